@@ -1,0 +1,51 @@
+"""detrkit: from a folder of images to a DETR detector in production."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from detrkit.api import evaluate, load, predict, resume, train
+    from detrkit.config import Config
+    from detrkit.errors import DetrkitError
+    from detrkit.inference.predictor import Detector
+    from detrkit.types import ClassMap
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "ClassMap",
+    "Config",
+    "Detector",
+    "DetrkitError",
+    "__version__",
+    "evaluate",
+    "load",
+    "predict",
+    "resume",
+    "train",
+]
+
+# Public name -> module. Imported on first use, so that `import detrkit` and `--help` stay free of torch.
+_HOMES = {
+    "ClassMap": "detrkit.types",
+    "Config": "detrkit.config",
+    "Detector": "detrkit.inference.predictor",
+    "DetrkitError": "detrkit.errors",
+    "evaluate": "detrkit.api",
+    "load": "detrkit.api",
+    "predict": "detrkit.api",
+    "resume": "detrkit.api",
+    "train": "detrkit.api",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'detrkit' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

@@ -1,0 +1,269 @@
+"""The configs of a run: frozen, strict, and the only home of defaults (presets override, nothing else does).
+
+No torch in here: the command line reads this page to print help.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+import pydantic
+import yaml
+
+from detrkit.errors import ConfigError
+
+Precision = Literal["32", "bf16", "16"]
+BackboneName = Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"]
+
+
+class _Section(pydantic.BaseModel):
+    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+class ModelConfig(_Section):
+    """The network. Defaults are the paper's DETR with ResNet-50 (arXiv:2005.12872, section 4 and A.4)."""
+
+    preset: str = pydantic.Field("detr-r50", description="preset that the model was made from")
+    family: str = pydantic.Field("detr", description="model family, a folder under families/")
+    backbone: BackboneName = "resnet50"
+    dilation: bool = pydantic.Field(False, description="DC5: the last stage keeps its resolution")
+    backbone_norm: Literal["auto", "frozen", "group", "batch"] = pydantic.Field(
+        "auto", description="auto: frozen batch norm with pretrained weights, group norm without"
+    )
+    frozen_stages: int | Literal["auto"] = pydantic.Field(
+        "auto",
+        description="backbone stages not trained, the stem counting as one; auto: 2 if pretrained, else 0",
+    )
+    position: Literal["sine", "learned"] = "sine"
+    position_temperature: float = pydantic.Field(10000.0, gt=0)
+    hidden_dim: int = pydantic.Field(256, gt=0, multiple_of=4)
+    num_heads: int = pydantic.Field(8, gt=0)
+    encoder_layers: int = pydantic.Field(6, ge=0)
+    decoder_layers: int = pydantic.Field(6, ge=1)
+    ffn_dim: int = pydantic.Field(2048, gt=0)
+    dropout: float = pydantic.Field(0.1, ge=0, lt=1)
+    pre_norm: bool = pydantic.Field(False, description="normalise before each block instead of after it")
+    num_queries: int = pydantic.Field(100, gt=0)
+    query_init: Literal["normal", "grid"] = pydantic.Field(
+        "normal", description="grid: queries start as position encodings of points spread over the image"
+    )
+    padding: Literal["exact", "published"] = pydantic.Field(
+        "exact",
+        description="exact: padding never changes a detection; published: the original code's handling, "
+        "in which it does",
+    )
+
+    @pydantic.model_validator(mode="after")
+    def _heads_divide(self) -> ModelConfig:
+        if self.hidden_dim % self.num_heads:
+            raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}")
+        return self
+
+
+class DataConfig(_Section):
+    """Where the images and annotations are, and how they are loaded."""
+
+    root: str | None = pydantic.Field(None, description="folder of the data set")
+    train_split: str = "train"
+    val_split: str = "val"
+    train_annotations: str | None = pydantic.Field(None, description="COCO JSON; found by layout if not given")
+    train_images: str | None = pydantic.Field(None, description="image folder; found by layout if not given")
+    val_annotations: str | None = None
+    val_images: str | None = None
+    workers: int | Literal["auto"] = pydantic.Field("auto", description="loader processes; auto: by CPU count")
+    prefetch: int = pydantic.Field(2, ge=1, description="batches each worker keeps ready")
+    pin_memory: bool | Literal["auto"] = pydantic.Field("auto", description="auto: on when training on CUDA")
+    on_bad_image: Literal["skip", "error"] = pydantic.Field(
+        "skip", description="skip: report an unreadable image and train without it; error: stop"
+    )
+
+
+class TransformConfig(_Section):
+    """The training recipe of DETR (paper A.4) and the resize of evaluation. Sizes in pixels."""
+
+    recipe: Literal["detr", "resize"] = pydantic.Field(
+        "detr", description="detr: flip, multi-scale resize, crop branch; resize: eval's resize and flip only"
+    )
+    scales: tuple[int, ...] = pydantic.Field(
+        (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
+        min_length=1,
+        description="short sides to draw from",
+    )
+    max_size: int = pydantic.Field(1333, gt=0, description="longest side allowed")
+    flip: float = pydantic.Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    crop: float = pydantic.Field(0.5, ge=0, le=1, description="probability of the crop branch")
+    crop_scales: tuple[int, ...] = pydantic.Field((400, 500, 600), min_length=1)
+    crop_range: tuple[int, int] = pydantic.Field((384, 600), description="least and greatest side of a crop")
+    eval_size: int = pydantic.Field(800, gt=0, description="short side in evaluation and prediction")
+    mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
+    std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+
+class LossConfig(_Section):
+    """Matching costs and loss weights (paper equations 1 to 2 and A.2, and the published code)."""
+
+    class_cost: float = 1.0
+    l1_cost: float = 5.0
+    giou_cost: float = 2.0
+    class_weight: float = 1.0
+    l1_weight: float = 5.0
+    giou_weight: float = 2.0
+    no_object_weight: float = pydantic.Field(0.1, ge=0, description="weight of no-object in the class loss")
+    aux: bool = pydantic.Field(True, description="supervise every decoder layer, not only the last")
+
+
+class TrainConfig(_Section):
+    """The loop."""
+
+    init: str = pydantic.Field(
+        "auto",
+        description="starting weights: published, backbone (ImageNet), none, or a path or hub id; "
+        "auto: published if the preset has them, else backbone, else none",
+    )
+    epochs: int = pydantic.Field(50, ge=1)
+    batch_size: int = pydantic.Field(4, ge=1, description="images a step and process (micro-batch)")
+    accumulate: int = pydantic.Field(1, ge=1, description="micro-batches per optimiser step")
+    lr: float = pydantic.Field(1e-4, gt=0)
+    backbone_lr: float = pydantic.Field(1e-5, ge=0)
+    weight_decay: float = pydantic.Field(1e-4, ge=0)
+    clip_norm: float = pydantic.Field(0.1, ge=0, description="largest gradient norm; 0 turns clipping off")
+    schedule: Literal["step", "cosine", "constant"] = "step"
+    drop_at: float = pydantic.Field(0.8, gt=0, le=1, description="share of training after which step drops lr")
+    drop_factor: float = pydantic.Field(0.1, gt=0, le=1)
+    warmup_steps: int = pydantic.Field(0, ge=0)
+    ema_decay: float | None = pydantic.Field(None, gt=0, lt=1, description="average weights; evaluated and saved")
+    precision: Precision = pydantic.Field("32", description="32, bf16 or 16 (mixed)")
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    devices: int = pydantic.Field(1, ge=1, description="processes, one GPU each")
+    num_nodes: int = pydantic.Field(1, ge=1)
+    seed: int = pydantic.Field(42, ge=0)
+    eval_every: int = pydantic.Field(1, ge=1, description="epochs between evaluations")
+    patience: int | None = pydantic.Field(None, ge=1, description="stop after so many evaluations without gain")
+    save_every_min: float = pydantic.Field(15.0, gt=0, description="minutes between checkpoints inside an epoch")
+    log_every: int = pydantic.Field(10, ge=1, description="steps between log lines")
+    log_images: int = pydantic.Field(4, ge=0, description="validation images drawn into TensorBoard")
+    max_detections: int = pydantic.Field(100, ge=1, description="detections an image in evaluation")
+
+
+class Config(_Section):
+    """Everything a run is made from; ``config.yaml`` of a run folder repeats the run."""
+
+    model: ModelConfig = ModelConfig()
+    data: DataConfig = DataConfig()
+    transforms: TransformConfig = TransformConfig()
+    loss: LossConfig = LossConfig()
+    train: TrainConfig = TrainConfig()
+
+
+def update_config(config: Config, changes: Mapping[str, Any]) -> Config:
+    """A new config with some values changed.
+
+    Args:
+        config: Where to start from; never mutated.
+        changes: Nested by section (``{"train": {"lr": 1e-4}}``) or dotted (``{"train.lr": 1e-4}``).
+
+    Raises:
+        ConfigError: An unknown key (the nearest name is suggested) or a value that cannot be.
+    """
+    merged = config.model_dump()
+    for key, value in _flatten(changes):
+        section = merged
+        *parents, last = key
+        for depth, name in enumerate(parents):
+            if not isinstance(section.get(name), dict):
+                raise ConfigError(_unknown_key(key[: depth + 1], section))
+            section = section[name]
+        if last not in section:
+            raise ConfigError(_unknown_key(key, section))
+        if isinstance(section[last], dict):
+            raise ConfigError(f"{'.'.join(key)} is a section; set one of its keys: {', '.join(section[last])}")
+        section[last] = value
+    return _validated(merged)
+
+
+def read_config(path: str | Path, base: Config | None = None) -> Config:
+    """Read a YAML config file, over ``base`` or the defaults.
+
+    Raises:
+        ConfigError: The file is missing, is not a YAML mapping, or holds an unknown key or a bad value.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read config {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if content is None:
+        content = {}
+    if not isinstance(content, dict):
+        raise ConfigError(f"{path} holds a {type(content).__name__}, expected sections such as train: and model:")
+    try:
+        return update_config(base or Config(), content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def write_config(config: Config, path: str | Path) -> None:
+    """Write every value, defaults included, as YAML."""
+    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
+    Path(path).write_text(text, encoding="utf-8")
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Turn ``["train.lr=1e-4", ...]`` of the command line into changes for :func:`update_config`.
+
+    Raises:
+        ConfigError: A piece has no ``=`` or its value is not YAML.
+    """
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment!r}: expected KEY=VALUE, for instance train.lr=1e-4")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment!r}: the value is not valid YAML: {error}") from error
+        # precision=16 or =32 reads as a number, but those are names
+        changes[key.strip()] = value.strip() if key.strip() == "train.precision" else parsed
+    return changes
+
+
+def _flatten(changes: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
+    flat: list[tuple[tuple[str, ...], Any]] = []
+    for key, value in changes.items():
+        parts = tuple(str(key).split("."))
+        if isinstance(value, Mapping):
+            flat += [(parts + rest, inner) for rest, inner in _flatten(value)]
+        else:
+            flat.append((parts, value))
+    return flat
+
+
+def _unknown_key(key: tuple[str, ...], section: Mapping[str, Any]) -> str:
+    near = difflib.get_close_matches(key[-1], section, n=1)
+    if not near:  # the right key in the wrong section
+        every = {f"{name}.{field}" for name, value in Config().model_dump().items() for field in value}
+        near = [name for name in sorted(every) if name.rpartition(".")[2] == key[-1]][:1]
+        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section)}"
+    else:
+        hint = f"did you mean {'.'.join((*key[:-1], near[0]))}?"
+    return f"unknown config key {'.'.join(key)}; {hint}"
+
+
+def _validated(values: dict[str, Any]) -> Config:
+    try:
+        return Config.model_validate(values)
+    except pydantic.ValidationError as error:
+        problems = [
+            f"{'.'.join(str(part) for part in item['loc'])} is {item['input']!r}: {item['msg']}"
+            for item in error.errors()
+        ]
+        raise ConfigError("; ".join(problems)) from error
+
+
+PRECISIONS: tuple[str, ...] = get_args(Precision)

@@ -1,0 +1,70 @@
+"""Every error detrkit raises on purpose.
+
+    DetrkitError
+    ├── UsageError               asked wrongly; the command line exits with 2
+    │   ├── ConfigError          an unknown key or a bad value in a config
+    │   └── MissingExtraError    an optional package is not installed
+    ├── DataError                a data set cannot be used as it is
+    │   ├── AnnotationError      an annotation file is cut off, of another kind, or contradicts itself
+    │   └── ImageError           an image is missing, truncated or of an unknown kind
+    ├── WeightsError             a weights file does not fit, is damaged, or cannot be fetched
+    ├── CheckpointError          a checkpoint cannot be written or read
+    └── TrainingError            training cannot go on
+        └── NonFiniteError       a loss or a gradient became NaN or infinite
+
+A message says what was got, what was expected, where, and what to do.
+"""
+
+from __future__ import annotations
+
+
+class DetrkitError(Exception):
+    """Base of every error that detrkit raises on purpose."""
+
+
+class UsageError(DetrkitError):
+    """The command or call was asked wrongly."""
+
+
+class ConfigError(UsageError):
+    """A config holds an unknown key or a value that cannot be."""
+
+
+class MissingExtraError(UsageError):
+    """An optional package is needed and is not installed.
+
+    Args:
+        package: The module that could not be imported.
+        extra: The extra of detrkit that brings it.
+    """
+
+    def __init__(self, package: str, extra: str):
+        super().__init__(f'{package} is not installed; run: pip install "detrkit[{extra}]"')
+
+
+class DataError(DetrkitError):
+    """A data set cannot be used as it is."""
+
+
+class AnnotationError(DataError):
+    """An annotation file is cut off, of another kind, or contradicts itself."""
+
+
+class ImageError(DataError):
+    """An image is missing, truncated or of a kind that cannot be decoded."""
+
+
+class WeightsError(DetrkitError):
+    """A weights file does not fit the model, is damaged, or cannot be fetched."""
+
+
+class CheckpointError(DetrkitError):
+    """A checkpoint cannot be written or read."""
+
+
+class TrainingError(DetrkitError):
+    """Training cannot go on."""
+
+
+class NonFiniteError(TrainingError):
+    """A loss or a gradient became NaN or infinite."""

@@ -1,0 +1,30 @@
+"""Model families. ``PRESETS`` names every model; importing this page does not import torch."""
+
+from __future__ import annotations
+
+import difflib
+
+from detrkit.config import Config
+from detrkit.errors import UsageError
+from detrkit.families.detr.presets import PRESETS as DETR_PRESETS
+from detrkit.families.preset import Preset
+
+PRESETS: dict[str, Preset] = {**DETR_PRESETS}
+
+
+def get_preset(name: str) -> Preset:
+    """The preset of a name.
+
+    Raises:
+        UsageError: There is none; the nearest name is suggested.
+    """
+    if name not in PRESETS:
+        near = difflib.get_close_matches(name, PRESETS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "see: detrkit models"
+        raise UsageError(f"no preset is called {name!r}; {hint} Known: {', '.join(PRESETS)}")
+    return PRESETS[name]
+
+
+def preset_config(name: str) -> Config:
+    """The config of a preset."""
+    return get_preset(name).config()

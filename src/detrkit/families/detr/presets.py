@@ -1,0 +1,120 @@
+"""Presets of classic DETR: plain functions returning configs, and the facts of the published weights.
+
+No torch in here: ``detrkit models`` and ``--help`` read this page.
+"""
+
+from __future__ import annotations
+
+from detrkit.config import BackboneName, Config, ModelConfig, TrainConfig, TransformConfig
+from detrkit.families.preset import Preset, PublishedWeights
+
+_BASE_URL = "https://dl.fbaipublicfiles.com/detr/"
+
+
+def _published(preset: str, sha256: str, box_ap: float) -> PublishedWeights:
+    suffix = preset.removeprefix("detr-")
+    return PublishedWeights(
+        url=f"{_BASE_URL}{preset}-{sha256[:8]}.pth",
+        sha256=sha256,
+        hub_id="facebook/detr-" + suffix.replace("r50", "resnet-50").replace("r101", "resnet-101"),
+        box_ap=box_ap,
+        licence="Apache-2.0",
+    )
+
+
+def _paper(preset: str, backbone: BackboneName, dilation: bool = False) -> Config:
+    return Config(model=ModelConfig(preset=preset, backbone=backbone, dilation=dilation))
+
+
+def detr_r18() -> Config:
+    """DETR with ResNet-18: the paper's transformer on a light backbone."""
+    return _paper("detr-r18", "resnet18")
+
+
+def detr_r34() -> Config:
+    """DETR with ResNet-34."""
+    return _paper("detr-r34", "resnet34")
+
+
+def detr_r50() -> Config:
+    """The paper's DETR (table 1)."""
+    return _paper("detr-r50", "resnet50")
+
+
+def detr_r50_dc5() -> Config:
+    """DETR-DC5: twice the resolution in the last stage (table 1)."""
+    return _paper("detr-r50-dc5", "resnet50", dilation=True)
+
+
+def detr_r101() -> Config:
+    """DETR with ResNet-101 (table 1)."""
+    return _paper("detr-r101", "resnet101")
+
+
+def detr_r101_dc5() -> Config:
+    """DETR-DC5 with ResNet-101 (table 1)."""
+    return _paper("detr-r101-dc5", "resnet101", dilation=True)
+
+
+def detr_tiny() -> Config:
+    """A DETR of about a million parameters for images of 128 pixels: learns the demo set on a CPU in minutes."""
+    return Config(
+        model=ModelConfig(
+            preset="detr-tiny",
+            backbone="tiny",
+            hidden_dim=128,
+            num_heads=4,
+            encoder_layers=2,
+            decoder_layers=3,
+            ffn_dim=256,
+            dropout=0.0,
+            num_queries=20,
+            query_init="grid",
+        ),
+        transforms=TransformConfig(recipe="resize", scales=(128,), max_size=192, eval_size=128),
+        train=TrainConfig(
+            init="none",
+            epochs=20,
+            batch_size=16,
+            lr=1e-3,
+            backbone_lr=1e-3,
+            clip_norm=1.0,
+            schedule="cosine",
+            warmup_steps=100,
+        ),
+    )
+
+
+PRESETS: dict[str, Preset] = {
+    "detr-tiny": Preset(detr_tiny, "demo and tests: small images, learns on a CPU in minutes", 1.6),
+    "detr-r18": Preset(detr_r18, "the paper's transformer on a light backbone", 28.9, "resnet18-f37072fd.pth"),
+    "detr-r34": Preset(detr_r34, "the paper's transformer on a middling backbone", 39.0, "resnet34-b627a593.pth"),
+    "detr-r50": Preset(
+        detr_r50,
+        "the paper's DETR",
+        41.5,
+        "resnet50-0676ba61.pth",
+        _published("detr-r50", "e632da11ec76ae67bac2f8579fbed3724e08dead7d200ca13e019b197784eadc", 42.0),
+    ),
+    "detr-r50-dc5": Preset(
+        detr_r50_dc5,
+        "finer last stage: better on small objects, twice the cost",
+        41.5,
+        "resnet50-0676ba61.pth",
+        _published("detr-r50-dc5", "f0fb7ef5", 43.3),
+    ),
+    "detr-r101": Preset(
+        detr_r101,
+        "deeper backbone",
+        60.5,
+        "resnet101-63fe2227.pth",
+        _published("detr-r101", "2c7b67e52d2e687cefa3c4a5e701a148664159c96725c62984600d2d9d5c4104", 43.5),
+    ),
+    "detr-r101-dc5": Preset(
+        detr_r101_dc5,
+        "deeper backbone and finer last stage: the best published AP",
+        60.5,
+        "resnet101-63fe2227.pth",
+        _published("detr-r101-dc5", "a2e86def", 44.9),
+    ),
+}

@@ -1,0 +1,154 @@
+"""Putting weights into a DETR that may differ from the one they come from."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+
+import torch
+from torch import Tensor
+
+from detrkit.errors import WeightsError
+from detrkit.families.detr.model import Detr
+from detrkit.families.weights import LoadReport, Weights
+from detrkit.types import ClassMap
+
+_HEAD = ("class_embed.weight", "class_embed.bias")
+_BODY = "backbone.0.body."
+
+
+def match_slots(data_classes: ClassMap, weights_classes: ClassMap) -> ClassMap:
+    """The data set's classes, on the checkpoint's slots where both have the same names.
+
+    A published checkpoint that goes on with COCO's classes thus keeps its head of 91 slots untouched; any other
+    set of classes gets a head of its own.
+    """
+    slot_by_name = {
+        _key(name): slot for name, slot in zip(weights_classes.names, weights_classes.slots, strict=True)
+    }
+    names = [_key(name) for name in data_classes.names]
+    if len(set(names)) != len(names) or set(names) != set(slot_by_name):
+        return data_classes
+    slots = tuple(slot_by_name[name] for name in names)
+    return dataclasses.replace(data_classes, slots=slots, num_slots=weights_classes.num_slots)
+
+
+def load_exactly(model: Detr, weights: Weights) -> LoadReport:
+    """Load a checkpoint into the model it belongs to.
+
+    Raises:
+        WeightsError: A tensor is missing, left over or of another shape.
+    """
+    own = model.state_dict()
+    missing = sorted(set(own) - set(weights.state))
+    left_over = sorted(set(weights.state) - set(own))
+    shapes = [
+        f"{name} is {tuple(weights.state[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in weights.state and weights.state[name].shape != tensor.shape
+    ]
+    problems = [f"missing {name}" for name in missing] + [f"unknown {name}" for name in left_over] + shapes
+    if problems:
+        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
+        raise WeightsError(f"{weights.source} does not fit the model: {'; '.join(problems[:4])}{more}")
+    model.load_state_dict(weights.state)
+    return LoadReport(weights.source, loaded=tuple(own))
+
+
+def transfer(model: Detr, weights: Weights, class_map: ClassMap) -> LoadReport:
+    """Load what fits, for fine-tuning and transfer learning; never raises on a misfit, but reports it.
+
+    Rows of the class head follow their class's name. Blocks that a deeper backbone has and the checkpoint does not
+    start as the identity: their last convolution is zeroed, so that a ResNet-101 initialised from a ResNet-50
+    first computes exactly what the ResNet-50 did.
+
+    Args:
+        model: Changed in place.
+        weights: Where the values come from.
+        class_map: Classes and slots of the model's head.
+    """
+    own = model.state_dict()
+    loaded: list[str] = []
+    replaced: dict[str, str] = {}
+    carried: tuple[str, ...] = ()
+    same_head = (class_map.slots, class_map.num_slots) == (
+        weights.class_map.slots,
+        weights.class_map.num_slots,
+    ) and ([_key(name) for name in class_map.names] == [_key(name) for name in weights.class_map.names])
+    same_head = same_head or match_slots(class_map, weights.class_map) == class_map
+    for name, tensor in own.items():
+        given = weights.state.get(name)
+        if given is None:
+            continue
+        if name in _HEAD and not same_head:
+            carried = _carry_rows(tensor, given, class_map, weights.class_map)
+            replaced[name] = f"{given.shape[0] - 1} label slots before, {tensor.shape[0] - 1} now"
+        elif given.shape != tensor.shape:
+            replaced[name] = f"shape {tuple(given.shape)} before, {tuple(tensor.shape)} now"
+        else:
+            own[name] = given
+            loaded.append(name)
+    model.load_state_dict(own)
+    missing = tuple(name for name in own if name not in weights.state)
+    return LoadReport(
+        weights.source,
+        loaded=tuple(loaded),
+        replaced=replaced,
+        missing=missing,
+        left_over=tuple(name for name in weights.state if name not in own),
+        carried=() if same_head else carried,
+        new_classes=() if same_head else tuple(name for name in class_map.names if name not in carried),
+        notes=_start_new_blocks_as_identity(model, missing),
+    )
+
+
+def transfer_backbone(model: Detr, state: dict[str, Tensor], source: str, class_map: ClassMap) -> LoadReport:
+    """Load torchvision's ImageNet weights into the backbone; everything else starts anew."""
+    own = model.state_dict()
+    fitting = {
+        _BODY + name: tensor
+        for name, tensor in state.items()
+        if _BODY + name in own and own[_BODY + name].shape == tensor.shape
+    }
+    if not fitting:
+        raise WeightsError(f"{source} holds no ResNet weights that fit this backbone; expected torchvision's file")
+    model.load_state_dict({**own, **fitting})
+    ignored = {name for name in state if name.startswith("fc.") or name.endswith("num_batches_tracked")}
+    return LoadReport(
+        source,
+        loaded=tuple(fitting),
+        missing=tuple(name for name in own if name not in fitting),
+        left_over=tuple(name for name in state if _BODY + name not in fitting and name not in ignored),
+        new_classes=class_map.names,
+    )
+
+
+@torch.no_grad()
+def _carry_rows(tensor: Tensor, given: Tensor, class_map: ClassMap, old: ClassMap) -> tuple[str, ...]:
+    """Copy the rows of classes that share a name, and of no-object, into ``tensor``; names that were found."""
+    old_slots = {_key(name): slot for name, slot in zip(old.names, old.slots, strict=True)}
+    found = []
+    for name, slot in zip(class_map.names, class_map.slots, strict=True):
+        if _key(name) in old_slots:
+            tensor[slot] = given[old_slots[_key(name)]]
+            found.append(name)
+    tensor[-1] = given[-1]
+    return tuple(found)
+
+
+@torch.no_grad()
+def _start_new_blocks_as_identity(model: Detr, missing: tuple[str, ...]) -> tuple[str, ...]:
+    pattern = re.compile(r"backbone\.0\.body\.(layer\d+)\.(\d+)\.conv1\.weight")
+    blocks = [match.groups() for match in map(pattern.fullmatch, missing) if match]
+    for stage, number in blocks:
+        block = getattr(model.backbone[0].body, stage)[int(number)]
+        last = block.conv3 if hasattr(block, "conv3") else block.conv2
+        if block.downsample is None:
+            last.weight.zero_()
+    if not blocks:
+        return ()
+    return (f"{len(blocks)} backbone blocks are new and start as the identity",)
+
+
+def _key(name: str) -> str:
+    return " ".join(name.casefold().split())

@@ -1,0 +1,323 @@
+"""Reading and writing DETR weights: the published ``.pth`` files and the hub's safetensors folders.
+
+A published checkpoint's label slots are raw COCO category ids: 91 of them, 80 used. They become a ClassMap over
+the 80 classes, so that nothing else in detrkit ever sees the gaps.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import pickle
+import re
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from detrkit.config import BackboneName, ModelConfig
+from detrkit.errors import WeightsError
+from detrkit.families.detr.coco_classes import COCO_CLASSES
+from detrkit.families.detr.layouts import State, hub_to_published, is_hub_layout, published_to_hub
+from detrkit.families.weights import Weights
+from detrkit.types import ClassMap
+
+_COCO_SLOTS = 91
+_BACKBONES: dict[tuple[int, bool], BackboneName] = {
+    (2, False): "resnet18",
+    (6, False): "resnet34",
+    (6, True): "resnet50",
+    (23, True): "resnet101",
+}
+_UNUSED_LABEL = "N/A"
+
+
+def coco_class_map() -> ClassMap:
+    """The classes of the published detection checkpoints: 80 of COCO in 91 slots that are category ids."""
+    ids = tuple(COCO_CLASSES)
+    return ClassMap(tuple(COCO_CLASSES.values()), ids, slots=ids, num_slots=_COCO_SLOTS)
+
+
+def read_weights(path: str | Path, model: ModelConfig | None = None) -> Weights:
+    """Read a DETR checkpoint of either layout.
+
+    Args:
+        path: A ``.pth`` file as published or written by the published training script, a ``.safetensors``
+            file, or a folder with ``config.json`` and ``model.safetensors``.
+        model: The model it is for, where the file cannot tell: DC5 changes no tensor's shape. None reads it from
+            the hub's config or the published file name.
+
+    Raises:
+        WeightsError: The file is missing or damaged, would run code, or is of another model.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = _single_safetensors(path)
+    state = _read_tensors(path)
+    hub = is_hub_layout(state)
+    if hub:
+        state = hub_to_published(state)
+    _check_is_detr(state, path)
+    hub_config = _read_hub_config(path.parent / "config.json") if path.suffix == ".safetensors" else {}
+    found = infer_model_config(state, path.name, hub_config)
+    if model is not None:
+        found = _merge(model, found, path)
+    return Weights(state, found, _class_map(state, hub_config), str(path))
+
+
+def write_published(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Write weights as the authors published theirs: one ``.pth`` with the tensors under ``model``."""
+    payload = {"model": {name: tensor.detach().cpu() for name, tensor in state.items()}}
+    _write_atomically(Path(path), lambda temporary: torch.save(payload, temporary))
+
+
+def write_hub(folder: str | Path, weights: Weights, eval_size: int, max_size: int) -> None:
+    """Write a folder that Hugging Face transformers opens: safetensors, config and preprocessor config.
+
+    Raises:
+        WeightsError: The backbone's norm is one that transformers' DETR does not have.
+    """
+    if not any(name.endswith("bn1.running_mean") for name in weights.state):
+        raise WeightsError(
+            "this model was trained from scratch with group norm in its backbone, which transformers' DETR "
+            "does not have; use the published layout instead"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu() for name, tensor in published_to_hub(weights.state).items()}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    _write_atomically(
+        folder / "model.safetensors",
+        lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}),
+    )
+    preprocessor = {
+        "image_processor_type": "DetrImageProcessor",
+        "format": "coco_detection",
+        "do_resize": True,
+        "do_normalize": True,
+        "size": {"shortest_edge": eval_size, "longest_edge": max_size},
+    }
+    _write_json(folder / "config.json", _hub_config(weights))
+    _write_json(folder / "preprocessor_config.json", preprocessor)
+
+
+def infer_model_config(
+    state: Mapping[str, Tensor], file_name: str = "", hub_config: Mapping[str, Any] | None = None
+) -> ModelConfig:
+    """The model a state dict belongs to, read off its shapes.
+
+    Heads and dilation leave no trace in the shapes: the hub's config or the file's name tells them, else 32
+    features a head and no dilation.
+    """
+    hub_config = hub_config or {}
+    hidden_dim = state["query_embed.weight"].shape[1]
+    backbone = _infer_backbone(state)
+    dilation = bool(hub_config.get("dilation", "dc5" in file_name.lower()))
+    preset = f"detr-{backbone.replace('resnet', 'r')}{'-dc5' if dilation else ''}"
+    first = "transformer.encoder.layers.0.linear1.weight"
+    if first not in state:
+        first = "transformer.decoder.layers.0.linear1.weight"
+    return ModelConfig(
+        preset=preset,
+        backbone=backbone,
+        dilation=dilation,
+        backbone_norm=_infer_norm(state),
+        frozen_stages=0 if backbone == "tiny" else "auto",
+        position="learned" if "backbone.1.row_embed.weight" in state else "sine",
+        hidden_dim=hidden_dim,
+        num_heads=int(hub_config.get("encoder_attention_heads", max(hidden_dim // 32, 1))),
+        encoder_layers=_count_layers(state, "encoder"),
+        decoder_layers=_count_layers(state, "decoder"),
+        ffn_dim=state[first].shape[0],
+        pre_norm="transformer.encoder.norm.weight" in state,
+        num_queries=state["query_embed.weight"].shape[0],
+    )
+
+
+def _infer_backbone(state: Mapping[str, Tensor]) -> BackboneName:
+    prefix = "backbone.0.body."
+    if state[f"{prefix}conv1.weight"].shape[-1] == 3:
+        return "tiny"
+    blocks = {
+        re.sub(r"\..*", "", name.removeprefix(f"{prefix}layer3.")) for name in state if f"{prefix}layer3." in name
+    }
+    kind = (len(blocks), f"{prefix}layer3.0.conv3.weight" in state)
+    if kind not in _BACKBONES:
+        raise WeightsError(
+            f"the backbone has {kind[0]} blocks in layer3, expected ResNet-18, -34, -50 or -101 "
+            f"({', '.join(str(count) for count, _ in _BACKBONES)})"
+        )
+    return _BACKBONES[kind]
+
+
+def _infer_norm(state: Mapping[str, Tensor]) -> Any:
+    if "backbone.0.body.bn1.running_mean" not in state:
+        return "group"
+    return "batch" if "backbone.0.body.bn1.num_batches_tracked" in state else "frozen"
+
+
+def _count_layers(state: Mapping[str, Tensor], part: str) -> int:
+    pattern = re.compile(rf"transformer\.{part}\.layers\.(\d+)\.")
+    return 1 + max((int(match.group(1)) for match in map(pattern.match, state) if match), default=-1)
+
+
+def _merge(wanted: ModelConfig, found: ModelConfig, path: Path) -> ModelConfig:
+    """What the caller says wins where the file cannot tell; where it can, both must agree."""
+    for field in (
+        "backbone",
+        "hidden_dim",
+        "encoder_layers",
+        "decoder_layers",
+        "ffn_dim",
+        "num_queries",
+        "pre_norm",
+    ):
+        if getattr(wanted, field) != getattr(found, field):
+            raise WeightsError(
+                f"{path} holds a model with {field} {getattr(found, field)}, but {wanted.preset} has "
+                f"{getattr(wanted, field)}; leave the model out to take what the file says"
+            )
+    return wanted.model_copy(
+        update={"backbone_norm": found.backbone_norm, "frozen_stages": found.frozen_stages}
+        if wanted.backbone_norm == "auto"
+        else {}
+    )
+
+
+def _class_map(state: Mapping[str, Tensor], hub_config: Mapping[str, Any]) -> ClassMap:
+    num_slots = state["class_embed.weight"].shape[0] - 1
+    labels = hub_config.get("id2label") or {}
+    named = {int(slot): str(name) for slot, name in labels.items() if str(name) != _UNUSED_LABEL}
+    if num_slots == _COCO_SLOTS and (not named or all(name.startswith("LABEL_") for name in named.values())):
+        return coco_class_map()
+    named = {slot: name for slot, name in sorted(named.items()) if slot < num_slots}
+    if not named:  # a custom head in the published layout: the file holds no names
+        named = {slot: f"class_{slot}" for slot in range(num_slots)}
+    slots = tuple(named)
+    return ClassMap(tuple(named.values()), slots, slots=slots, num_slots=num_slots)
+
+
+def _check_is_detr(state: Mapping[str, Tensor], path: Path) -> None:
+    if any(name.startswith("detr.") for name in state) or any("mask_head" in name for name in state):
+        raise WeightsError(f"{path} is a panoptic DETR; detrkit reads detection checkpoints so far")
+    needed = ("query_embed.weight", "class_embed.weight", "input_proj.weight", "backbone.0.body.conv1.weight")
+    missing = [name for name in needed if name not in state]
+    if missing:
+        some = ", ".join(list(state)[:3]) or "nothing"
+        raise WeightsError(
+            f"{path} is not a DETR checkpoint: {', '.join(missing)} not found; it holds {len(state)} tensors, "
+            f"such as {some}"
+        )
+
+
+def _read_tensors(path: Path) -> State:
+    if not path.is_file():
+        raise WeightsError(f"no weights file at {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except (SafetensorError, OSError) as error:
+            raise WeightsError(f"{path} is damaged or not a safetensors file: {error}") from error
+    content = load_tensors_only(path)
+    state = content.get("model", content) if isinstance(content, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
+        raise WeightsError(f"{path} holds no state dict; expected tensors by name, under 'model' as published")
+    return {str(name): tensor for name, tensor in state.items()}
+
+
+def load_tensors_only(path: Path) -> Any:
+    """Open a ``torch.save`` file of tensors and primitives, never running code from it.
+
+    The published training script also stores its argparse arguments, which hold plain values only.
+
+    Raises:
+        WeightsError: The file is damaged, or holds objects whose loading could run code.
+    """
+    try:
+        with torch.serialization.safe_globals([argparse.Namespace]):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path} is refused: it is damaged, or holds more than tensors and plain values, which could run "
+            "code when opened. Ask for a safetensors file, or for one with weights only"
+        ) from error
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path} is damaged or not a PyTorch file: {str(error).splitlines()[0]}") from error
+
+
+def _single_safetensors(folder: Path) -> Path:
+    files = sorted(folder.glob("*.safetensors"))
+    if len(files) != 1:
+        raise WeightsError(
+            f"{folder} holds {len(files)} .safetensors files, expected one (model.safetensors) beside config.json"
+        )
+    return files[0]
+
+
+def _read_hub_config(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        return {}
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
+    if not isinstance(content, dict) or content.get("model_type", "detr") != "detr":
+        kind = content.get("model_type") if isinstance(content, dict) else type(content).__name__
+        raise WeightsError(f"{path} is the config of a {kind} model, expected detr")
+    return content
+
+
+def _hub_config(weights: Weights) -> dict[str, Any]:
+    model = weights.config
+    labels = dict.fromkeys(range(weights.class_map.num_slots), _UNUSED_LABEL)
+    labels.update(zip(weights.class_map.slots, weights.class_map.names, strict=True))
+    return {
+        "architectures": ["DetrForObjectDetection"],
+        "model_type": "detr",
+        "backbone": model.backbone,
+        "use_timm_backbone": True,
+        "use_pretrained_backbone": False,
+        "dilation": model.dilation,
+        "position_embedding_type": model.position,
+        "d_model": model.hidden_dim,
+        "num_queries": model.num_queries,
+        "encoder_layers": model.encoder_layers,
+        "decoder_layers": model.decoder_layers,
+        "encoder_attention_heads": model.num_heads,
+        "decoder_attention_heads": model.num_heads,
+        "encoder_ffn_dim": model.ffn_dim,
+        "decoder_ffn_dim": model.ffn_dim,
+        "dropout": model.dropout,
+        "attention_dropout": 0.0,
+        "activation_function": "relu",
+        "id2label": {str(slot): label for slot, label in labels.items()},
+        # transformers keeps one slot per label, so the gaps must have distinct names here
+        "label2id": {
+            (label if label != _UNUSED_LABEL else f"{label} {slot}"): slot for slot, label in labels.items()
+        },
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    _write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+
+
+def _write_atomically(path: Path, write: Callable[[str], Any]) -> None:
+    """Write beside the place and rename, so that a full disk never leaves half a file under the name."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    os.close(handle)
+    try:
+        write(temporary)
+        Path(temporary).replace(path)
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"cannot write {path}: {error}") from error
+    finally:
+        Path(temporary).unlink(missing_ok=True)

@@ -1,0 +1,81 @@
+"""The families by name: what the rest of the house asks of a family, as plain functions."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from torch import Tensor, nn
+
+from detrkit.config import Config, ModelConfig
+from detrkit.errors import UsageError
+from detrkit.families.detr import model as detr_model
+from detrkit.families.detr import postprocess as detr_postprocess
+from detrkit.families.detr import transfer as detr_transfer
+from detrkit.families.detr import weights as detr_weights
+from detrkit.families.weights import LoadReport, Weights
+from detrkit.losses.criterion import Criterion
+from detrkit.nn.backbones.resnet import fold_frozen_norms
+from detrkit.types import ClassMap, ImageDetections, Outputs, SizeHW
+
+
+@dataclasses.dataclass(frozen=True)
+class Family:
+    """What every family can do.
+
+    Args:
+        build: Makes a model with random weights for so many label slots.
+        postprocess: Turns outputs into detections in pixels of the original images.
+        read_weights: Reads a published checkpoint.
+        load_exactly: Loads weights into the model they belong to.
+        transfer: Loads what fits into another model.
+        transfer_backbone: Loads ImageNet weights into the backbone.
+        match_slots: Puts a data set's classes on a checkpoint's slots where the names are the same.
+        prepare_inference: Changes a model in place so that it only detects, but faster.
+        write_published: Writes weights as the authors did.
+        write_hub: Writes a folder for Hugging Face transformers.
+    """
+
+    build: Callable[[ModelConfig, int], nn.Module]
+    postprocess: Callable[[Outputs, Sequence[SizeHW], ClassMap], list[ImageDetections]]
+    read_weights: Callable[[str | Path, ModelConfig | None], Weights]
+    load_exactly: Callable[[nn.Module, Weights], LoadReport]
+    transfer: Callable[[nn.Module, Weights, ClassMap], LoadReport]
+    transfer_backbone: Callable[[nn.Module, dict[str, Tensor], str, ClassMap], LoadReport]
+    match_slots: Callable[[ClassMap, ClassMap], ClassMap]
+    prepare_inference: Callable[[nn.Module], None]
+    write_published: Callable[[str | Path, dict[str, Tensor]], None]
+    write_hub: Callable[[str | Path, Weights, int, int], None]
+
+
+FAMILIES: dict[str, Family] = {
+    "detr": Family(
+        build=detr_model.build_detr,
+        postprocess=detr_postprocess.postprocess,
+        read_weights=detr_weights.read_weights,
+        load_exactly=detr_transfer.load_exactly,  # type: ignore[arg-type]
+        transfer=detr_transfer.transfer,  # type: ignore[arg-type]
+        transfer_backbone=detr_transfer.transfer_backbone,  # type: ignore[arg-type]
+        match_slots=detr_transfer.match_slots,
+        prepare_inference=lambda model: fold_frozen_norms(model.backbone[0]),  # type: ignore[index,arg-type]
+        write_published=detr_weights.write_published,
+        write_hub=detr_weights.write_hub,
+    ),
+}
+
+
+def get_family(name: str) -> Family:
+    """The family of a name.
+
+    Raises:
+        UsageError: There is none.
+    """
+    if name not in FAMILIES:
+        raise UsageError(f"no model family is called {name!r}; known: {', '.join(FAMILIES)}")
+    return FAMILIES[name]
+
+
+def build_criterion(config: Config, class_map: ClassMap) -> Criterion:
+    """The training loss of a model."""
+    return Criterion(config.loss, class_map, config.model.num_queries)

@@ -1,0 +1,1 @@
+"""Matching predictions to ground truth, and the losses of matched pairs."""

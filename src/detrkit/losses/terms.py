@@ -1,0 +1,53 @@
+"""Loss terms: pure functions, each summed per decoder layer and not yet normalised or weighted.
+
+Shapes: L layers, B images, Q queries, M matched pairs of a layer, S + 1 logits. All maths is float32.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchvision.ops import generalized_box_iou_loss
+
+from detrkit.ops.boxes import cxcywh_to_xyxy
+
+
+def class_loss(logits: Tensor, target_slots: Tensor, no_object_weight: float) -> Tensor:
+    """Cross-entropy over S classes and no-object (paper equation 2), no-object weighted down.
+
+    Args:
+        logits: ``[L, B, Q, S + 1]``.
+        target_slots: int64 ``[L, B, Q]``, S where no object is matched.
+        no_object_weight: Weight of queries without an object; others weigh 1.
+
+    Returns:
+        ``[L]``; divide by the sum of weights.
+    """
+    weights = torch.ones(logits.shape[-1], device=logits.device)
+    weights[-1] = no_object_weight
+    losses = functional.cross_entropy(
+        logits.float().flatten(0, 2), target_slots.flatten(), weight=weights, reduction="none"
+    )
+    return losses.view(target_slots.shape).sum(dim=(1, 2))
+
+
+def l1_loss(boxes_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:
+    """L1 between matched boxes ``[L, M, 4]`` (paper equation 9); ``[L]``, divide by the number of boxes."""
+    return (boxes_cxcywh.float() - target_cxcywh).abs().sum(dim=(1, 2))
+
+
+def giou_loss(boxes_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:
+    """1 - GIoU of matched boxes ``[L, M, 4]`` (paper equation 10); ``[L]``, divide by the number of boxes."""
+    losses = generalized_box_iou_loss(
+        cxcywh_to_xyxy(boxes_cxcywh.float()).flatten(0, 1), cxcywh_to_xyxy(target_cxcywh).flatten(0, 1)
+    )
+    return losses.view(boxes_cxcywh.shape[:2]).sum(dim=1)
+
+
+@torch.no_grad()
+def class_error(logits: Tensor, target_slots: Tensor) -> Tensor:
+    """Share of matched queries of the last layer whose best class is wrong, 0 to 1; 0 without objects."""
+    matched = target_slots[-1] != logits.shape[-1] - 1
+    wrong = (logits[-1, ..., :-1].argmax(-1) != target_slots[-1]) & matched
+    return wrong.sum() / matched.sum().clamp(min=1)

@@ -1,0 +1,1 @@
+"""Blocks with parameters that more than one model family is built from."""

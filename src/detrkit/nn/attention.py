@@ -1,0 +1,57 @@
+"""Multi-head attention with positions on queries and keys, through PyTorch's fused kernel."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Attention(nn.Module):
+    """Multi-head attention (arXiv:1706.03762, section 3.2.2), parameters laid out as nn.MultiheadAttention's.
+
+    Positions belong to queries and keys, never to values (arXiv:2005.12872, A.4); the caller adds them.
+
+    Args:
+        dim: Features D.
+        num_heads: Heads, a divisor of D.
+        dropout: On attention weights, in training.
+    """
+
+    def __init__(self, dim: int, num_heads: int, dropout: float = 0.0):
+        super().__init__()
+        self.num_heads = num_heads
+        self.dropout = dropout
+        projection = nn.Linear(dim, 3 * dim)
+        self.in_proj_weight = projection.weight
+        self.in_proj_bias = projection.bias
+        self.out_proj = nn.Linear(dim, dim)
+
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+        """Attend.
+
+        Args:
+            query: ``[B, N, D]``. The same tensor as ``key`` in self-attention saves a product.
+            key: ``[B, M, D]``.
+            value: ``[B, M, D]``.
+            attn_mask: bool, broadcastable to ``[B, heads, N, M]``, True = may attend; None = all may.
+
+        Returns:
+            ``[B, N, D]``.
+        """
+        dim = query.shape[-1]
+        weight, bias = self.in_proj_weight, self.in_proj_bias
+        if query is key:
+            q, k = functional.linear(query, weight[: 2 * dim], bias[: 2 * dim]).chunk(2, dim=-1)
+        else:
+            q = functional.linear(query, weight[:dim], bias[:dim])
+            k = functional.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
+        v = functional.linear(value, weight[2 * dim :], bias[2 * dim :])
+        q, k, v = (self._split_heads(part) for part in (q, k, v))
+        mixed = functional.scaled_dot_product_attention(
+            q, k, v, attn_mask=attn_mask, dropout_p=self.dropout if self.training else 0.0
+        )
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _split_heads(self, x: Tensor) -> Tensor:
+        """``[B, N, D]`` to ``[B, heads, N, D / heads]``."""
+        return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)

@@ -1,0 +1,25 @@
+"""Backbones: image in, one feature map out, with its padding mask. Each has ``num_channels``."""
+
+from __future__ import annotations
+
+from detrkit.config import ModelConfig
+from detrkit.nn.backbones.resnet import ResNetBackbone, build_resnet, build_tiny
+
+
+def build_backbone(config: ModelConfig) -> ResNetBackbone:
+    """The backbone a config names, with random weights.
+
+    A norm or a number of frozen stages still at ``auto`` is read as the setting for pretrained weights; the
+    tiny backbone has none and is always trained whole.
+    """
+    exact = config.padding == "exact"
+    if config.backbone == "tiny":
+        norm = "group" if config.backbone_norm == "auto" else config.backbone_norm
+        return build_tiny(norm=norm, exact_padding=exact)
+    return build_resnet(
+        config.backbone,
+        norm="frozen" if config.backbone_norm == "auto" else config.backbone_norm,
+        dilation=config.dilation,
+        frozen_stages=2 if config.frozen_stages == "auto" else config.frozen_stages,
+        exact_padding=exact,
+    )

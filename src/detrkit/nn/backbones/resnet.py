@@ -1,0 +1,231 @@
+"""ResNet backbones: torchvision builds them, this page runs them.
+
+The forward is ours for two reasons. A frozen batch norm is one multiplication and one addition per channel, so
+it is folded into the convolution before it, which saves two passes over every activation. And padding is kept
+at zero in front of every layer that looks at neighbours, so that an image inside a padded batch gets the
+features it would get alone (with torchvision's forward, biases leak in from the padding).
+
+Shapes: B images, H x W pixels, C = ``num_channels``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.models.resnet import BasicBlock, Bottleneck
+from torchvision.ops import FrozenBatchNorm2d
+
+from detrkit.nn.norm import PaddedGroupNorm
+
+
+class ResNetBackbone(nn.Module):
+    """Runs a ResNet: a stem ``conv1``, ``bn1``, ``maxpool``, then stages ``layer1``, ``layer2``, ... of blocks.
+
+    Every strided layer must map a size n to ceil(n / 2), as all of torchvision's do.
+
+    Args:
+        body: A torchvision ResNet without its classifier, or anything with the same parts.
+        num_channels: Channels of the last stage.
+        frozen_stages: How many stages are not trained, the stem counting as the first.
+        exact_padding: Keep padding at zero inside the network; False repeats the published code.
+    """
+
+    def __init__(self, body: nn.Module, num_channels: int, *, frozen_stages: int = 0, exact_padding: bool = True):
+        super().__init__()
+        self.body = body
+        self.num_channels = num_channels
+        self.exact_padding = exact_padding
+        stem = nn.ModuleList((body.conv1, body.bn1))  # type: ignore[arg-type]
+        for stage in [stem, *self._stages()][:frozen_stages]:
+            stage.requires_grad_(False)
+
+    def _stages(self) -> list[nn.Sequential]:
+        names = (f"layer{number}" for number in range(1, 5))
+        return [getattr(self.body, name) for name in names if hasattr(self.body, name)]
+
+    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
+        """Features of the last stage.
+
+        Args:
+            images: Normalised float ``[B, 3, H, W]``, zero on padding.
+            padding_mask: bool ``[B, H, W]``, True = padding; None = no padding anywhere, which is faster.
+
+        Returns:
+            Features ``[B, C, H / stride, W / stride]``, rounded up (what lies on padding is undefined), and
+            their padding mask, or None where the input had none.
+        """
+        exact = padding_mask is not None and self.exact_padding
+        valid = _ValidRegion(padding_mask, images.dtype) if exact else None
+        body: Any = self.body
+        stride = _stride(body.conv1)
+        x = functional.relu(_conv_norm(images, body.conv1, body.bn1, valid, stride))
+        x = body.maxpool(_masked(x, valid, stride))
+        stride *= _stride(body.maxpool)
+        for stage in self._stages():
+            for block in stage:
+                x = _run_block(block, x, valid, stride)
+                stride *= _stride(block.conv1) * _stride(block.conv2)
+        if padding_mask is None:
+            return x, None
+        if valid is not None:
+            return x, valid.at(stride)[:, 0] == 0
+        # the published code shrinks the pixel mask by nearest neighbour, which can take one row or column
+        # behind the image for valid
+        small = functional.interpolate(padding_mask[:, None].float(), size=x.shape[-2:])
+        return x, small[:, 0].bool()
+
+
+class _ValidRegion:
+    """Where the images of a padded batch lie, at any stride of the network.
+
+    An image of n rows alone would have ceil(n / stride) rows of features; those are the valid ones.
+    """
+
+    def __init__(self, padding_mask: Tensor | None, dtype: torch.dtype):
+        assert padding_mask is not None
+        self._padded_hw = padding_mask.shape[-2:]
+        self._heights = (~padding_mask[:, :, 0]).sum(1, keepdim=True)
+        self._widths = (~padding_mask[:, 0, :]).sum(1, keepdim=True)
+        self._dtype = dtype
+        self._by_stride: dict[int, Tensor] = {}
+
+    def at(self, stride: int) -> Tensor:
+        """1 on images and 0 on padding, ``[B, 1, ceil(H / stride), ceil(W / stride)]``."""
+        if stride not in self._by_stride:
+            height, width = ((side + stride - 1) // stride for side in self._padded_hw)
+            device = self._heights.device
+            rows = torch.arange(height, device=device) < (self._heights + stride - 1) // stride
+            columns = torch.arange(width, device=device) < (self._widths + stride - 1) // stride
+            inside = rows[:, None, :, None] & columns[:, None, None, :]
+            self._by_stride[stride] = inside.to(self._dtype)
+        return self._by_stride[stride]
+
+
+def _stride(layer: nn.Module) -> int:
+    stride = getattr(layer, "stride", 1)
+    return int(stride[0] if isinstance(stride, tuple) else stride)
+
+
+def _masked(x: Tensor, valid: _ValidRegion | None, stride: int) -> Tensor:
+    return x if valid is None else x * valid.at(stride).to(x.dtype)
+
+
+def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module, valid: _ValidRegion | None, stride: int) -> Tensor:
+    """Convolution and normalisation; ``stride`` is that of the output against the pixels."""
+    if isinstance(norm, FrozenBatchNorm2d):
+        weight, bias = folded_weight(conv, norm)
+        return functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+    x = conv(x)
+    if isinstance(norm, PaddedGroupNorm):
+        return norm(x, None if valid is None else valid.at(stride))  # type: ignore[no-any-return]
+    return norm(x)  # type: ignore[no-any-return]
+
+
+def _run_block(block: Any, x: Tensor, valid: _ValidRegion | None, stride: int) -> Tensor:
+    """One residual block; ``stride`` is that of ``x`` against the pixels."""
+    middle = stride * _stride(block.conv1)
+    out = middle * _stride(block.conv2)
+    if isinstance(block, Bottleneck):  # the two outer convolutions see one pixel and need no clean padding
+        y = functional.relu(_conv_norm(x, block.conv1, block.bn1, valid, middle))
+        y = functional.relu(_conv_norm(_masked(y, valid, middle), block.conv2, block.bn2, valid, out))
+        y = _conv_norm(y, block.conv3, block.bn3, valid, out)
+    else:
+        y = functional.relu(_conv_norm(_masked(x, valid, stride), block.conv1, block.bn1, valid, middle))
+        y = _conv_norm(_masked(y, valid, middle), block.conv2, block.bn2, valid, out)
+    if block.downsample is not None:
+        x = _conv_norm(x, block.downsample[0], block.downsample[1], valid, out)
+    return functional.relu(y + x)
+
+
+def folded_weight(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that equals ``norm(conv(x))``; differentiable in the weight."""
+    buffers = dict(norm.named_buffers())
+    scale = buffers["weight"] * (buffers["running_var"] + norm.eps).rsqrt()
+    return conv.weight * scale.view(-1, 1, 1, 1), buffers["bias"] - buffers["running_mean"] * scale
+
+
+def fold_frozen_norms(backbone: ResNetBackbone) -> None:
+    """Fold every frozen norm into its convolution for good, in place; for inference only.
+
+    The state dict no longer has the published names afterwards.
+    """
+    pairs: list[tuple[nn.Module, str, str]] = [(backbone.body, "conv1", "bn1")]
+    for stage in backbone._stages():
+        for block in stage:
+            pairs += [(block, f"conv{i}", f"bn{i}") for i in (1, 2, 3) if hasattr(block, f"conv{i}")]
+            if block.downsample is not None:
+                pairs.append((block.downsample, "0", "1"))  # type: ignore[arg-type]
+    for parent, conv_name, norm_name in pairs:
+        conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
+        if isinstance(norm, FrozenBatchNorm2d):
+            with torch.no_grad():
+                weight, bias = folded_weight(conv, norm)
+            conv.weight = nn.Parameter(weight, requires_grad=False)
+            conv.bias = nn.Parameter(bias, requires_grad=False)
+            setattr(parent, norm_name, nn.Identity())
+
+
+def build_resnet(
+    name: str, *, norm: str, dilation: bool, frozen_stages: int, exact_padding: bool
+) -> ResNetBackbone:
+    """A ResNet of torchvision with random weights.
+
+    Args:
+        name: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``.
+        norm: ``frozen`` batch norm (for pretrained weights), ``group`` or ``batch`` (trainable).
+        dilation: DC5: the last stage is dilated instead of strided (Bottleneck ResNets only).
+        frozen_stages: See :class:`ResNetBackbone`.
+        exact_padding: See :class:`ResNetBackbone`.
+    """
+    body = getattr(torchvision.models, name)(
+        weights=None, norm_layer=_NORMS[norm], replace_stride_with_dilation=(False, False, dilation)
+    )
+    num_channels = body.fc.in_features
+    del body.fc, body.avgpool
+    return ResNetBackbone(body, num_channels, frozen_stages=frozen_stages, exact_padding=exact_padding)
+
+
+def build_tiny(
+    widths: tuple[int, ...] = (32, 64, 96, 128), *, norm: str = "group", exact_padding: bool = True
+) -> ResNetBackbone:
+    """A small ResNet of torchvision's basic blocks, one a stage, stride 16 with the default four stages.
+
+    Args:
+        widths: Channels of each stage; the stem has the first's.
+        norm: As in :func:`build_resnet`.
+        exact_padding: See :class:`ResNetBackbone`.
+    """
+    norm_layer = _NORMS[norm]
+    body = nn.Module()
+    body.conv1 = nn.Conv2d(3, widths[0], kernel_size=3, stride=2, padding=1, bias=False)
+    body.bn1 = norm_layer(widths[0])
+    body.maxpool = nn.Identity()
+    before = widths[0]
+    for number, width in enumerate(widths, start=1):
+        stride = 1 if number == 1 else 2
+        downsample = None
+        if stride != 1 or before != width:
+            downsample = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), norm_layer(width))
+        block = BasicBlock(before, width, stride, downsample, norm_layer=norm_layer)
+        setattr(body, f"layer{number}", nn.Sequential(block))
+        before = width
+    for module in body.modules():
+        if isinstance(module, nn.Conv2d):
+            nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+    return ResNetBackbone(body, before, exact_padding=exact_padding)
+
+
+def _group_norm(channels: int) -> nn.Module:
+    return PaddedGroupNorm(min(32, channels // 4), channels)
+
+
+_NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "frozen": FrozenBatchNorm2d,
+    "group": _group_norm,
+    "batch": nn.BatchNorm2d,
+}

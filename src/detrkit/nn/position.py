@@ -1,0 +1,90 @@
+"""Position encodings of a feature map (paper A.4), as tokens ``[B, h * w, D]``.
+
+B may be 1 where no image is padded: the encoding then holds for every image of the batch.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor, nn
+
+
+def sine_features(positions: Tensor, dim: int, temperature: float) -> Tensor:
+    """Sines and cosines of positions, interleaved.
+
+    Args:
+        positions: Any shape ``[...]``, in radians of the slowest wave.
+        dim: Even number of features.
+        temperature: Ratio of the slowest wave's length to the fastest's, about.
+
+    Returns:
+        ``[..., dim]`` float32: sin, cos, sin, cos, ...
+    """
+    exponents = torch.arange(0, dim, 2, dtype=torch.float32, device=positions.device) / dim
+    angles = positions.float().unsqueeze(-1) / temperature**exponents
+    return torch.stack((angles.sin(), angles.cos()), dim=-1).flatten(-2)
+
+
+class SinePosition(nn.Module):
+    """Fixed two-dimensional sine encoding, normalised to the image without its padding.
+
+    Half of the features encode y, the other half x; positions run from 1/h to 1 of a full turn.
+
+    Args:
+        dim: Features in all, a multiple of 4.
+        temperature: As in :func:`sine_features`; the paper's is 10000.
+    """
+
+    def __init__(self, dim: int, temperature: float = 10000.0):
+        super().__init__()
+        self.dim = dim
+        self.temperature = temperature
+
+    def forward(self, features: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Encoding of features ``[B, C, h, w]`` whose padding is ``[B, h, w]`` (True = padding) or None."""
+        height, width = features.shape[-2:]
+        if padding_mask is None:
+            rows = torch.arange(1, height + 1, device=features.device)[None] / (height + 1e-6)
+            columns = torch.arange(1, width + 1, device=features.device)[None] / (width + 1e-6)
+        else:
+            # valid regions are rectangles at the top left, so the first column and row say it all
+            rows = _normalized_count(~padding_mask[:, :, 0])
+            columns = _normalized_count(~padding_mask[:, 0, :])
+        half = self.dim // 2
+        y = sine_features(rows * 2 * math.pi, half, self.temperature)[:, :, None].expand(-1, -1, width, -1)
+        x = sine_features(columns * 2 * math.pi, half, self.temperature)[:, None].expand(-1, height, -1, -1)
+        return torch.cat((y, x), dim=-1).flatten(1, 2)
+
+
+class LearnedPosition(nn.Module):
+    """Learned row and column embeddings (the published code's alternative), for maps up to 50 x 50.
+
+    Args:
+        dim: Features in all; half for columns, half for rows.
+    """
+
+    max_side = 50
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.row_embed = nn.Embedding(self.max_side, dim // 2)
+        self.col_embed = nn.Embedding(self.max_side, dim // 2)
+        nn.init.uniform_(self.row_embed.weight)
+        nn.init.uniform_(self.col_embed.weight)
+
+    def forward(self, features: Tensor, padding_mask: Tensor | None) -> Tensor:
+        """Encoding of features ``[B, C, h, w]``; padding does not count. Longer sides repeat the last row."""
+        height, width = features.shape[-2:]
+        device = features.device
+        y = self.row_embed(torch.arange(height, device=device).clamp(max=self.max_side - 1))
+        x = self.col_embed(torch.arange(width, device=device).clamp(max=self.max_side - 1))
+        grid = torch.cat((x[None].expand(height, -1, -1), y[:, None].expand(-1, width, -1)), dim=-1)
+        return grid.flatten(0, 1)[None]
+
+
+def _normalized_count(valid: Tensor) -> Tensor:
+    """1/n to 1 along the valid cells ``[B, n]``, staying at 1 on padding; float32."""
+    count = valid.float().cumsum(1)
+    return count / (count[:, -1:] + 1e-6)

@@ -1,0 +1,137 @@
+"""The transformer encoder and decoder of DETR (paper A.3 and figure 10).
+
+Shapes: B images, M image tokens, Q queries, D features, L decoder layers. Masks: True = may attend.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detrkit.nn.attention import Attention
+
+
+class EncoderLayer(nn.Module):
+    """Self-attention over image tokens and a feed-forward network, each with a residual and a norm.
+
+    Args:
+        dim: Features D.
+        num_heads: Attention heads.
+        ffn_dim: Features inside the feed-forward network.
+        dropout: On attention weights, inside the feed-forward network and on both residual branches.
+        pre_norm: Normalise the input of each branch instead of the sum after it.
+    """
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, pre_norm: bool = False):
+        super().__init__()
+        self.self_attn = Attention(dim, num_heads, dropout)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.pre_norm = pre_norm
+
+    def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """``[B, M, D]`` to ``[B, M, D]``."""
+        if self.pre_norm:
+            tokens = tokens + self._attend(self.norm1(tokens), positions, attn_mask)
+            return tokens + self._feed(self.norm2(tokens))
+        tokens = self.norm1(tokens + self._attend(tokens, positions, attn_mask))
+        return self.norm2(tokens + self._feed(tokens))  # type: ignore[no-any-return]
+
+    def _attend(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None) -> Tensor:
+        placed = tokens + positions
+        return self.dropout(self.self_attn(placed, placed, tokens, attn_mask))  # type: ignore[no-any-return]
+
+    def _feed(self, tokens: Tensor) -> Tensor:
+        hidden = self.dropout(functional.relu(self.linear1(tokens)))
+        return self.dropout(self.linear2(hidden))  # type: ignore[no-any-return]
+
+
+class DecoderLayer(nn.Module):
+    """Self-attention over queries, cross-attention to image tokens, feed-forward; arguments as EncoderLayer's."""
+
+    def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, pre_norm: bool = False):
+        super().__init__()
+        self.self_attn = Attention(dim, num_heads, dropout)
+        self.multihead_attn = Attention(dim, num_heads, dropout)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+        self.pre_norm = pre_norm
+
+    def forward(
+        self,
+        queries: Tensor,
+        query_positions: Tensor,
+        memory: Tensor,
+        placed_memory: Tensor,
+        attn_mask: Tensor | None,
+    ) -> Tensor:
+        """One round of refinement.
+
+        Args:
+            queries: ``[B, Q, D]``.
+            query_positions: ``[B, Q, D]`` or broadcastable, the learned object queries.
+            memory: ``[B, M, D]``, the encoder's output, read as values.
+            placed_memory: The same plus positions, read as keys; the same for every layer.
+            attn_mask: Which image tokens may be looked at.
+        """
+        if self.pre_norm:
+            queries = queries + self._attend_self(self.norm1(queries), query_positions)
+            normed = self.norm2(queries) + query_positions
+            queries = queries + self.dropout(self.multihead_attn(normed, placed_memory, memory, attn_mask))
+            return queries + self._feed(self.norm3(queries))
+        queries = self.norm1(queries + self._attend_self(queries, query_positions))
+        looked = self.multihead_attn(queries + query_positions, placed_memory, memory, attn_mask)
+        queries = self.norm2(queries + self.dropout(looked))
+        return self.norm3(queries + self._feed(queries))  # type: ignore[no-any-return]
+
+    def _attend_self(self, queries: Tensor, query_positions: Tensor) -> Tensor:
+        placed = queries + query_positions
+        return self.dropout(self.self_attn(placed, placed, queries))  # type: ignore[no-any-return]
+
+    def _feed(self, queries: Tensor) -> Tensor:
+        hidden = self.dropout(functional.relu(self.linear1(queries)))
+        return self.dropout(self.linear2(hidden))  # type: ignore[no-any-return]
+
+
+class Encoder(nn.Module):
+    """A stack of encoder layers, with a last norm only where layers normalise first (as published)."""
+
+    def __init__(self, layers: list[EncoderLayer], dim: int, pre_norm: bool = False):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(dim) if pre_norm else None
+
+    def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """``[B, M, D]`` to ``[B, M, D]``."""
+        for layer in self.layers:
+            tokens = layer(tokens, positions, attn_mask)
+        return tokens if self.norm is None else self.norm(tokens)
+
+
+class Decoder(nn.Module):
+    """A stack of decoder layers whose every output goes through one shared norm."""
+
+    def __init__(self, layers: list[DecoderLayer], dim: int):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.norm = nn.LayerNorm(dim)
+
+    def forward(
+        self, query_positions: Tensor, memory: Tensor, positions: Tensor, attn_mask: Tensor | None
+    ) -> Tensor:
+        """Outputs of all layers ``[L, B, Q, D]``; queries start at zero (paper A.3)."""
+        placed_memory = memory + positions
+        queries = torch.zeros_like(query_positions)
+        outputs = []
+        for layer in self.layers:
+            queries = layer(queries, query_positions, memory, placed_memory, attn_mask)
+            outputs.append(self.norm(queries))
+        return torch.stack(outputs)

@@ -1,0 +1,1 @@
+"""Stateless tensor maths: boxes and images."""

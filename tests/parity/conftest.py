@@ -1,0 +1,75 @@
+"""The same random weights in detrkit's DETR and in Hugging Face transformers'."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detrkit.config import ModelConfig
+from detrkit.families import preset_config
+from detrkit.families.detr.model import Detr, build_detr
+from detrkit.families.detr.weights import coco_class_map, write_hub
+from detrkit.families.weights import Weights
+
+
+@dataclasses.dataclass(frozen=True)
+class Pair:
+    ours: Detr
+    theirs: Any
+    config: ModelConfig
+
+
+def randomize(model: torch.nn.Module, seed: int = 0) -> None:
+    """Fresh random weights with frozen norms that do something, as trained ones would."""
+    generator = torch.Generator().manual_seed(seed)
+    for name, buffer in model.named_buffers():
+        if name.endswith("running_var"):
+            buffer.uniform_(0.5, 1.5, generator=generator)
+        elif name.endswith("running_mean"):
+            buffer.normal_(0, 0.1, generator=generator)
+        elif name.endswith("bias"):
+            buffer.normal_(0, 0.2, generator=generator)
+        elif name.endswith("weight"):
+            # small on residual branches, so that a hundred layers neither explode nor vanish
+            buffer.uniform_(0.2, 0.5, generator=generator) if "bn3" in name else buffer.uniform_(
+                0.7, 1.1, generator=generator
+            )
+
+
+def make_pair(preset: str, folder: Path) -> Pair:
+    from transformers import DetrForObjectDetection
+
+    torch.manual_seed(0)
+    config = preset_config(preset).model.model_copy(
+        update={"padding": "published", "dropout": 0.0, "backbone_norm": "frozen", "frozen_stages": 2}
+    )
+    ours = build_detr(config, 91).eval()
+    randomize(ours)
+    weights = Weights(ours.state_dict(), config, coco_class_map(), "random")
+    write_hub(folder, weights, eval_size=800, max_size=1333)
+    theirs = DetrForObjectDetection.from_pretrained(folder, attn_implementation="eager").eval()
+    theirs.config.dropout = 0.0
+    return Pair(ours, theirs, config)
+
+
+@pytest.fixture(scope="session", params=["detr-r50", "detr-r50-dc5", "detr-r101"])
+def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    return make_pair(request.param, tmp_path_factory.mktemp(request.param))
+
+
+def padded_batch(sizes_hw: list[tuple[int, int]], extra: int = 0, seed: int = 1) -> tuple[Tensor, Tensor]:
+    """Random images of several sizes in one tensor, zero on padding, and their mask (True = padding)."""
+    generator = torch.Generator().manual_seed(seed)
+    height = max(size[0] for size in sizes_hw) + extra
+    width = max(size[1] for size in sizes_hw) + extra
+    images = torch.zeros(len(sizes_hw), 3, height, width)
+    mask = torch.ones(len(sizes_hw), height, width, dtype=torch.bool)
+    for index, (h, w) in enumerate(sizes_hw):
+        images[index, :, :h, :w] = torch.randn(3, h, w, generator=generator)
+        mask[index, :h, :w] = False
+    return images, mask
