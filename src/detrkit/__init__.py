@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detrkit.api import evaluate, load, predict, resume, train
+    from detrkit.api import evaluate, export, load, predict, resume, train
     from detrkit.config import Config
     from detrkit.errors import DetrkitError
     from detrkit.inference.predictor import Detector
@@ -21,6 +21,7 @@ __all__ = [
     "DetrkitError",
     "__version__",
     "evaluate",
+    "export",
     "load",
     "predict",
     "resume",
@@ -34,6 +35,7 @@ _HOMES = {
     "Detector": "detrkit.inference.predictor",
     "DetrkitError": "detrkit.errors",
     "evaluate": "detrkit.api",
+    "export": "detrkit.api",
     "load": "detrkit.api",
     "predict": "detrkit.api",
     "resume": "detrkit.api",

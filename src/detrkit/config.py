@@ -6,6 +6,7 @@ No torch in here: the command line reads this page to print help.
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -39,6 +40,14 @@ class ModelConfig(_Section):
     )
     position: Literal["sine", "learned"] = "sine"
     position_temperature: float = pydantic.Field(10000.0, gt=0)
+    position_scale: float = pydantic.Field(
+        2 * math.pi, gt=0, description="radians of the fastest sine wave over the whole image"
+    )
+    position_at_input: bool = pydantic.Field(
+        False,
+        description="also add positions to the encoder's input and start queries from their embedding "
+        "(paper, table 3, 'at input'); small backbones see too little of the image to know where they are",
+    )
     hidden_dim: int = pydantic.Field(256, gt=0, multiple_of=4)
     num_heads: int = pydantic.Field(8, gt=0)
     encoder_layers: int = pydantic.Field(6, ge=0)
@@ -48,7 +57,14 @@ class ModelConfig(_Section):
     pre_norm: bool = pydantic.Field(False, description="normalise before each block instead of after it")
     num_queries: int = pydantic.Field(100, gt=0)
     query_init: Literal["normal", "grid"] = pydantic.Field(
-        "normal", description="grid: queries start as position encodings of points spread over the image"
+        "normal",
+        description="grid: queries start as position encodings of points spread over the image, and look there",
+    )
+    query_reference: bool = pydantic.Field(
+        False, description="boxes are learned offsets from a learned reference box of each query"
+    )
+    dense_supervision: bool = pydantic.Field(
+        False, description="in training only, the heads also read every image token of the encoder"
     )
     padding: Literal["exact", "published"] = pydantic.Field(
         "exact",
@@ -112,6 +128,7 @@ class LossConfig(_Section):
     l1_weight: float = 5.0
     giou_weight: float = 2.0
     no_object_weight: float = pydantic.Field(0.1, ge=0, description="weight of no-object in the class loss")
+    dense_weight: float = pydantic.Field(1.0, ge=0, description="weight of the loss of image tokens, if any")
     aux: bool = pydantic.Field(True, description="supervise every decoder layer, not only the last")
 
 

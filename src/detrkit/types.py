@@ -193,14 +193,29 @@ class Batch:
         )
 
 
-class Outputs(NamedTuple):
-    """What a detector's forward returns, stacked over decoder layers (last = final).
+class DenseOutputs(NamedTuple):
+    """What the heads say of every image token of the encoder; in training only. M tokens.
 
-    logits: ``[L, B, Q, S + 1]``, the last column is no-object. boxes_cxcywh: ``[L, B, Q, 4]``, 0 to 1.
+    logits: ``[B, M, S + 1]``. boxes_cxcywh: ``[B, M, 4]``, 0 to 1. points: centres of the tokens (x, y), 0 to 1
+    of the image without padding, ``[B or 1, M, 2]``. valid: False on padding, bool ``[B or 1, M]``.
     """
 
     logits: Tensor
     boxes_cxcywh: Tensor
+    points: Tensor
+    valid: Tensor
+
+
+class Outputs(NamedTuple):
+    """What a detector's forward returns, stacked over decoder layers (last = final).
+
+    logits: ``[L, B, Q, S + 1]``, the last column is no-object. boxes_cxcywh: ``[L, B, Q, 4]``, 0 to 1.
+    dense: for models that are supervised densely, in training only.
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+    dense: DenseOutputs | None = None
 
 
 class ImageDetections(NamedTuple):

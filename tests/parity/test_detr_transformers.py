@@ -31,7 +31,9 @@ def their_labels(truth: GroundTruth) -> list[dict[str, Tensor]]:
     slots = torch.tensor(coco_class_map().slots)[truth.labels]
     return [
         {"class_labels": labels, "boxes": boxes}
-        for labels, boxes in zip(slots.split(list(truth.counts)), truth.boxes_cxcywh.split(list(truth.counts)), strict=True)
+        for labels, boxes in zip(
+            slots.split(list(truth.counts)), truth.boxes_cxcywh.split(list(truth.counts)), strict=True
+        )
     ]
 
 
@@ -44,7 +46,9 @@ def their_layers(theirs: Any, images: Tensor, mask: Tensor) -> Outputs:
     caught: list[Tensor] = []
     decoder = theirs.model.decoder
     hooks = [
-        layer.register_forward_hook(lambda _m, _i, output: caught.append(output if isinstance(output, Tensor) else output[0]))
+        layer.register_forward_hook(
+            lambda _m, _i, output: caught.append(output if isinstance(output, Tensor) else output[0])
+        )
         for layer in decoder.layers
     ]
     theirs(images, pixel_mask=(~mask).long())
@@ -95,9 +99,7 @@ def test_loss_of_every_layer_equals_transformers(counts: tuple[int, ...]):
     ours = Criterion(LossConfig(), coco_class_map(), 12)(Outputs(logits, boxes), truth).total
     our_gradients = torch.autograd.grad(ours, (logits, raw_boxes))
     boxes = raw_boxes.sigmoid()
-    theirs, _, _ = ForObjectDetectionLoss(
-        logits[-1], their_labels(truth), "cpu", boxes[-1], config, logits, boxes
-    )
+    theirs, _, _ = ForObjectDetectionLoss(logits[-1], their_labels(truth), "cpu", boxes[-1], config, logits, boxes)
     their_gradients = torch.autograd.grad(theirs, (logits, raw_boxes), allow_unused=True)
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=0)
     for our, their in zip(our_gradients, their_gradients, strict=True):

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detrkit.config import LossConfig
 from detrkit.losses import terms
+from detrkit.losses.dense import dense_loss
 from detrkit.losses.matcher import HungarianMatcher, Matches
 from detrkit.types import ClassMap, GroundTruth, Outputs
 
@@ -81,7 +82,7 @@ class Criterion:
             normalizers: Those of the whole effective batch; this batch's own if not given.
         """
         if not self.config.aux:
-            outputs = Outputs(outputs.logits[-1:], outputs.boxes_cxcywh[-1:])
+            outputs = Outputs(outputs.logits[-1:], outputs.boxes_cxcywh[-1:], outputs.dense)
         whole = normalizers or self.normalizers(truth.counts)
         num_boxes, class_weight = max(whole.num_boxes, 1.0), max(whole.class_weight, 1e-6)
         if self._slots.device != truth.labels.device:
@@ -98,8 +99,14 @@ class Criterion:
             "giou": terms.giou_loss(boxes, target_boxes) / num_boxes,
         }
         total = torch.stack([self.weights[name] * value.sum() for name, value in per_layer.items()]).sum()
+        extra = {}
+        if outputs.dense is not None and self.config.dense_weight:
+            share = self.normalizers(truth.counts).class_weight / class_weight
+            extra["dense"] = dense_loss(outputs.dense, truth, slots, self.config, share)
+            total = total + self.config.dense_weight * extra["dense"]
         layer_terms = {name: value.detach() for name, value in per_layer.items()}
         last = {name: value[-1] for name, value in layer_terms.items()}
+        last.update({name: value.detach() for name, value in extra.items()})
         last["class_error"] = terms.class_error(outputs.logits, target_slots)
         return Losses(total=total, terms=last, layer_terms=layer_terms)
 

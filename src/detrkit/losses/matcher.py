@@ -12,7 +12,7 @@ import dataclasses
 
 import numpy as np
 import torch
-from scipy.optimize import linear_sum_assignment  # type: ignore[attr-defined]
+from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from detrkit.ops.boxes import broadcast_giou, cxcywh_to_xyxy

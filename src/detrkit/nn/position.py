@@ -35,12 +35,14 @@ class SinePosition(nn.Module):
     Args:
         dim: Features in all, a multiple of 4.
         temperature: As in :func:`sine_features`; the paper's is 10000.
+        scale: Radians of the fastest wave over the whole image; the paper's is one turn, 2 pi.
     """
 
-    def __init__(self, dim: int, temperature: float = 10000.0):
+    def __init__(self, dim: int, temperature: float = 10000.0, scale: float = 2 * math.pi):
         super().__init__()
         self.dim = dim
         self.temperature = temperature
+        self.scale = scale
 
     def forward(self, features: Tensor, padding_mask: Tensor | None) -> Tensor:
         """Encoding of features ``[B, C, h, w]`` whose padding is ``[B, h, w]`` (True = padding) or None."""
@@ -53,9 +55,15 @@ class SinePosition(nn.Module):
             rows = _normalized_count(~padding_mask[:, :, 0])
             columns = _normalized_count(~padding_mask[:, 0, :])
         half = self.dim // 2
-        y = sine_features(rows * 2 * math.pi, half, self.temperature)[:, :, None].expand(-1, -1, width, -1)
-        x = sine_features(columns * 2 * math.pi, half, self.temperature)[:, None].expand(-1, height, -1, -1)
+        y = sine_features(rows * self.scale, half, self.temperature)[:, :, None].expand(-1, -1, width, -1)
+        x = sine_features(columns * self.scale, half, self.temperature)[:, None].expand(-1, height, -1, -1)
         return torch.cat((y, x), dim=-1).flatten(1, 2)
+
+    def encode(self, points: Tensor) -> Tensor:
+        """Encoding ``[N, dim]`` of single points (x, y) ``[N, 2]``, 0 to 1 of the image."""
+        half = self.dim // 2
+        x, y = (sine_features(points[:, axis] * self.scale, half, self.temperature) for axis in (0, 1))
+        return torch.cat((y, x), dim=-1)
 
 
 class LearnedPosition(nn.Module):

@@ -125,11 +125,23 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(dim)
 
     def forward(
-        self, query_positions: Tensor, memory: Tensor, positions: Tensor, attn_mask: Tensor | None
+        self,
+        queries: Tensor,
+        query_positions: Tensor,
+        memory: Tensor,
+        positions: Tensor,
+        attn_mask: Tensor | None,
     ) -> Tensor:
-        """Outputs of all layers ``[L, B, Q, D]``; queries start at zero (paper A.3)."""
+        """Outputs of all layers ``[L, B, Q, D]``.
+
+        Args:
+            queries: What queries start as, ``[B, Q, D]``; zeros in the paper (A.3).
+            query_positions: The learned object queries, ``[B, Q, D]``.
+            memory: The encoder's output, ``[B, M, D]``.
+            positions: Of the image tokens, ``[B or 1, M, D]``.
+            attn_mask: Which image tokens may be looked at.
+        """
         placed_memory = memory + positions
-        queries = torch.zeros_like(query_positions)
         outputs = []
         for layer in self.layers:
             queries = layer(queries, query_positions, memory, placed_memory, attn_mask)

@@ -9,11 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.config import ModelConfig
+from detrkit.families.detr.initialization import initialize
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.mlp import MLP
-from detrkit.nn.position import LearnedPosition, SinePosition, sine_features
+from detrkit.nn.position import LearnedPosition, SinePosition
 from detrkit.nn.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer
-from detrkit.types import Outputs
+from detrkit.types import DenseOutputs, Outputs
 
 
 class Transformer(nn.Module):
@@ -35,6 +36,9 @@ class Detr(nn.Module):
         hidden_dim: Features D.
         num_queries: Queries Q, the most objects an image can have.
         num_slots: Label slots S; the head has S + 1 rows, the last for no-object.
+        position_at_input: Positions are added to the encoder's input too, and queries start as themselves.
+        query_reference: Boxes are offsets from a learned reference box of each query.
+        dense_supervision: In training, the heads also read the encoder's tokens.
     """
 
     def __init__(
@@ -46,6 +50,9 @@ class Detr(nn.Module):
         hidden_dim: int,
         num_queries: int,
         num_slots: int,
+        position_at_input: bool = False,
+        query_reference: bool = False,
+        dense_supervision: bool = False,
     ):
         super().__init__()
         channels = backbone.num_channels
@@ -56,6 +63,9 @@ class Detr(nn.Module):
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.input_proj = nn.Conv2d(channels, hidden_dim, kernel_size=1)
         self.backbone = nn.ModuleList((backbone, position))
+        self.position_at_input = position_at_input
+        self.dense_supervision = dense_supervision
+        self.query_reference = nn.Parameter(torch.zeros(num_queries, 4)) if query_reference else None
 
     def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> Outputs:
         """Detect.
@@ -72,11 +82,38 @@ class Detr(nn.Module):
         tokens = self.input_proj(features).flatten(2).transpose(1, 2)
         positions = position(features, feature_mask).to(tokens.dtype)
         attn_mask = None if feature_mask is None else ~feature_mask.flatten(1)[:, None, None, :]
+        if self.position_at_input:
+            tokens = tokens + positions
         memory = self.transformer.encoder(tokens, positions, attn_mask)
-        queries = self.query_embed.weight.to(tokens.dtype).expand(images.shape[0], -1, -1)
-        decoded = self.transformer.decoder(queries, memory, positions, attn_mask)
-        return Outputs(
-            logits=self.class_embed(decoded).float(), boxes_cxcywh=self.bbox_embed(decoded).float().sigmoid()
+        query_positions = self.query_embed.weight.to(tokens.dtype).expand(images.shape[0], -1, -1)
+        queries = query_positions if self.position_at_input else torch.zeros_like(query_positions)
+        decoded = self.transformer.decoder(queries, query_positions, memory, positions, attn_mask)
+        offsets = self.bbox_embed(decoded).float()
+        if self.query_reference is not None:
+            offsets = offsets + self.query_reference
+        dense = None
+        if self.training and self.dense_supervision:
+            dense = self._read_tokens(memory, features.shape[-2:], feature_mask)
+        return Outputs(self.class_embed(decoded).float(), offsets.sigmoid(), dense)
+
+    def _read_tokens(self, memory: Tensor, shape_hw: torch.Size, feature_mask: Tensor | None) -> DenseOutputs:
+        """The heads' word on every image token, and where the tokens lie."""
+        height, width = shape_hw
+        device = memory.device
+        if feature_mask is None:
+            valid = torch.ones(1, height, width, dtype=torch.bool, device=device)
+        else:
+            valid = ~feature_mask
+        rows = (torch.arange(height, device=device) + 0.5) / valid[:, :, :1].sum(1)
+        columns = (torch.arange(width, device=device) + 0.5) / valid[:, :1, :].sum(2)
+        points = torch.stack(
+            (columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)), dim=-1
+        )
+        return DenseOutputs(
+            logits=self.class_embed(memory).float(),
+            boxes_cxcywh=self.bbox_embed(memory).float().sigmoid(),
+            points=points.flatten(1, 2),
+            valid=valid.flatten(1),
         )
 
 
@@ -86,9 +123,9 @@ def build_detr(config: ModelConfig, num_slots: int) -> Detr:
     layer = (dim, config.num_heads, config.ffn_dim, config.dropout, config.pre_norm)
     encoder = Encoder([EncoderLayer(*layer) for _ in range(config.encoder_layers)], dim, config.pre_norm)
     decoder = Decoder([DecoderLayer(*layer) for _ in range(config.decoder_layers)], dim)
-    position: nn.Module = (
-        SinePosition(dim, config.position_temperature) if config.position == "sine" else LearnedPosition(dim)
-    )
+    position: nn.Module = LearnedPosition(dim)
+    if config.position == "sine":
+        position = SinePosition(dim, config.position_temperature, config.position_scale)
     model = Detr(
         build_backbone(config),
         position,
@@ -96,28 +133,9 @@ def build_detr(config: ModelConfig, num_slots: int) -> Detr:
         hidden_dim=dim,
         num_queries=config.num_queries,
         num_slots=num_slots,
+        position_at_input=config.position_at_input,
+        query_reference=config.query_reference,
+        dense_supervision=config.dense_supervision,
     )
-    for name, parameter in model.transformer.named_parameters():
-        if parameter.dim() > 1:
-            nn.init.xavier_uniform_(parameter)
-        elif name.endswith(("in_proj_bias", "out_proj.bias")):
-            nn.init.zeros_(parameter)
-    if config.query_init == "grid":
-        with torch.no_grad():
-            model.query_embed.weight.copy_(_grid_queries(config.num_queries, dim, config.position_temperature))
+    initialize(model, config)
     return model
-
-
-def _grid_queries(count: int, dim: int, temperature: float) -> Tensor:
-    """Sine encodings ``[count, dim]`` of points spread over the image.
-
-    A query that equals the encoding of a place attends to it from the first step, instead of having to find
-    one; this is initialisation only and changes nothing in the graph.
-    """
-    # a sequence that fills the square evenly for any count (R2, from the plastic number)
-    steps = torch.arange(1, count + 1, dtype=torch.float64)
-    y = (0.5 + steps * 0.7548776662466927) % 1.0
-    x = (0.5 + steps * 0.5698402909980532) % 1.0
-    turn = 2 * torch.pi
-    half = dim // 2
-    return torch.cat((sine_features(y * turn, half, temperature), sine_features(x * turn, half, temperature)), -1)

@@ -23,9 +23,7 @@ def match_slots(data_classes: ClassMap, weights_classes: ClassMap) -> ClassMap:
     A published checkpoint that goes on with COCO's classes thus keeps its head of 91 slots untouched; any other
     set of classes gets a head of its own.
     """
-    slot_by_name = {
-        _key(name): slot for name, slot in zip(weights_classes.names, weights_classes.slots, strict=True)
-    }
+    slot_by_name = _slot_by_name(weights_classes)
     names = [_key(name) for name in data_classes.names]
     if len(set(names)) != len(names) or set(names) != set(slot_by_name):
         return data_classes
@@ -71,11 +69,9 @@ def transfer(model: Detr, weights: Weights, class_map: ClassMap) -> LoadReport:
     loaded: list[str] = []
     replaced: dict[str, str] = {}
     carried: tuple[str, ...] = ()
-    same_head = (class_map.slots, class_map.num_slots) == (
-        weights.class_map.slots,
-        weights.class_map.num_slots,
-    ) and ([_key(name) for name in class_map.names] == [_key(name) for name in weights.class_map.names])
-    same_head = same_head or match_slots(class_map, weights.class_map) == class_map
+    same_head = class_map.num_slots == weights.class_map.num_slots and (
+        _slot_by_name(class_map) == _slot_by_name(weights.class_map)
+    )
     for name, tensor in own.items():
         given = weights.state.get(name)
         if given is None:
@@ -126,7 +122,7 @@ def transfer_backbone(model: Detr, state: dict[str, Tensor], source: str, class_
 @torch.no_grad()
 def _carry_rows(tensor: Tensor, given: Tensor, class_map: ClassMap, old: ClassMap) -> tuple[str, ...]:
     """Copy the rows of classes that share a name, and of no-object, into ``tensor``; names that were found."""
-    old_slots = {_key(name): slot for name, slot in zip(old.names, old.slots, strict=True)}
+    old_slots = _slot_by_name(old)
     found = []
     for name, slot in zip(class_map.names, class_map.slots, strict=True):
         if _key(name) in old_slots:
@@ -148,6 +144,10 @@ def _start_new_blocks_as_identity(model: Detr, missing: tuple[str, ...]) -> tupl
     if not blocks:
         return ()
     return (f"{len(blocks)} backbone blocks are new and start as the identity",)
+
+
+def _slot_by_name(class_map: ClassMap) -> dict[str, int]:
+    return {_key(name): slot for name, slot in zip(class_map.names, class_map.slots, strict=True)}
 
 
 def _key(name: str) -> str:

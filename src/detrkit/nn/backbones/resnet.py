@@ -106,7 +106,7 @@ class _ValidRegion:
         return self._by_stride[stride]
 
 
-def _stride(layer: nn.Module) -> int:
+def _stride(layer: Any) -> int:
     stride = getattr(layer, "stride", 1)
     return int(stride[0] if isinstance(stride, tuple) else stride)
 
@@ -191,12 +191,12 @@ def build_resnet(
 
 
 def build_tiny(
-    widths: tuple[int, ...] = (32, 64, 96, 128), *, norm: str = "group", exact_padding: bool = True
+    widths: tuple[int, ...] = (16, 32, 64, 128), *, norm: str = "group", exact_padding: bool = True
 ) -> ResNetBackbone:
-    """A small ResNet of torchvision's basic blocks, one a stage, stride 16 with the default four stages.
+    """A small ResNet of torchvision's basic blocks, one a stage and every stage strided: stride 16 by default.
 
     Args:
-        widths: Channels of each stage; the stem has the first's.
+        widths: Channels of the stem and of each stage.
         norm: As in :func:`build_resnet`.
         exact_padding: See :class:`ResNetBackbone`.
     """
@@ -206,12 +206,9 @@ def build_tiny(
     body.bn1 = norm_layer(widths[0])
     body.maxpool = nn.Identity()
     before = widths[0]
-    for number, width in enumerate(widths, start=1):
-        stride = 1 if number == 1 else 2
-        downsample = None
-        if stride != 1 or before != width:
-            downsample = nn.Sequential(nn.Conv2d(before, width, 1, stride, bias=False), norm_layer(width))
-        block = BasicBlock(before, width, stride, downsample, norm_layer=norm_layer)
+    for number, width in enumerate(widths[1:], start=1):
+        downsample = nn.Sequential(nn.Conv2d(before, width, 1, stride=2, bias=False), norm_layer(width))
+        block = BasicBlock(before, width, 2, downsample, norm_layer=norm_layer)
         setattr(body, f"layer{number}", nn.Sequential(block))
         before = width
     for module in body.modules():

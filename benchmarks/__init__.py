@@ -1,0 +1,1 @@
+"""Scripts that time detrkit beside its peers in one run."""

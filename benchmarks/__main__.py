@@ -1,0 +1,69 @@
+"""Run every benchmark and write ``docs/benchmarks.md``: ``make bench``, or ``python -m benchmarks --quick``."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+from pathlib import Path
+
+import torch
+
+from benchmarks import data_speed, detr_speed
+from benchmarks.timing import machine, table
+
+DOCS = Path(__file__).resolve().parents[1] / "docs"
+
+INTRODUCTION = """# Benchmarks
+
+Made by `make bench`, which times detrkit and its peers in turn in one run and writes this page. Medians;
+`times as fast` is the first row's median over this row's. Single times vary from machine to machine and from hour
+to hour,
+ratios much less.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--quick", action="store_true", help="few repeats, and print instead of writing the page")
+    parser.add_argument("--out", type=Path, help="the page to write")
+    parser.add_argument("--only", choices=("forward", "backbone", "train", "data"), help="one part, printed")
+    arguments = parser.parse_args()
+    repeats = 3 if arguments.quick else 7
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    parts = _parts(device, repeats, arguments.only)
+    today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
+    page = "\n".join([INTRODUCTION, f"## {today}, {device.type.upper()}", "", machine(), "", *parts])
+    if arguments.quick or arguments.only:
+        print(page)
+        return
+    path = arguments.out or DOCS / ("benchmarks.md" if device.type == "cpu" else "benchmarks-cuda.md")
+    path.write_text(page, encoding="utf-8")
+    print(f"written to {path}")
+
+
+def _parts(device: torch.device, repeats: int, only: str | None) -> list[str]:
+    parts = []
+    if only in (None, "data"):
+        title = "One 640 x 480 JPEG to the input of the model at 800 x 1066"
+        parts.append(table(title, data_speed.preprocessing(10 * repeats)))
+        title = "COCO evaluation, 5,000 images x 100 detections"
+        parts.append(
+            table(title, data_speed.evaluation(min(repeats, 3)), "AP of both was equal to the last digit.")
+        )
+    if only == "data":
+        return parts
+    ours, theirs = detr_speed.make_pair()
+    if only in (None, "forward"):
+        rows = detr_speed.forward(ours, theirs, device, repeats)
+        parts.append(table("Forward of detr-r50, one image of 800 x 1066, uint8 to boxes", rows))
+    if only in (None, "backbone"):
+        parts.append(table("The ResNet-50 backbone alone", detr_speed.backbone(ours, theirs, device, repeats)))
+    if only in (None, "train"):
+        for batch in (2,) if device.type == "cpu" else (2, 8, 32):
+            rows = detr_speed.training_step(ours, theirs, device, repeats, batch)
+            parts.append(table(f"Training step of detr-r50, {batch} images of 800 x 1066", rows))
+    return parts
+
+
+if __name__ == "__main__":
+    main()

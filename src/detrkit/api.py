@@ -1,0 +1,267 @@
+"""The verbs of detrkit as Python calls: load, train, resume, evaluate, predict, export. Thin and typed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from detrkit.config import Config, Precision, update_config
+from detrkit.errors import UsageError
+from detrkit.evaluation.coco import CocoMetrics
+from detrkit.evaluation.report import plot_precision_recall, write_metrics_json
+from detrkit.families.registry import get_family
+from detrkit.inference.draw import save_drawing
+from detrkit.inference.interop import write_predictions
+from detrkit.inference.predictor import Detector, ErrorReport
+from detrkit.models import load_model, preset_or_config, read_weights
+from detrkit.runs import Say, SplitEvaluator, read_split, resume_run, start_run
+from detrkit.training.loop import FitResult
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+    from detrkit.inference.sources import ImageSource
+
+Source = str | os.PathLike[str]
+
+logger = logging.getLogger(__name__)
+
+
+def load(
+    source: Source,
+    model: str | None = None,
+    *,
+    device: str = "auto",
+    precision: Precision = "32",
+    padding: Literal["exact", "published"] | None = None,
+) -> Detector:
+    """A detector from a preset name, a run, a checkpoint, a published file, a hub folder or id, or an address.
+
+    Args:
+        source: What to load; ``"detr-r50"`` fetches the published weights.
+        model: Preset the weights are for, where the file cannot tell: DC5 changes no tensor's shape.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        precision: ``32``, or ``bf16`` or ``16`` for mixed precision.
+        padding: ``exact``: an image gives the same detections alone and in any batch. ``published``: what the
+            authors' code does with padding, under which batch size changes detections. None: as configured.
+
+    Raises:
+        UsageError: The source is nothing that is known.
+        WeightsError: The weights cannot be fetched, are damaged, or are of another model.
+    """
+    loaded = load_model(source, model, padding=padding)
+    family = get_family(loaded.config.model.family)
+    family.prepare_inference(loaded.model)
+    return Detector(
+        loaded.model,
+        loaded.class_map,
+        loaded.config,
+        family.postprocess,
+        device=device,
+        precision=precision,
+        channels_last=True,
+    )
+
+
+def train(
+    model: str = "detr-r50",
+    data: Source | None = None,
+    *,
+    run: Source | None = None,
+    config: str | Path | None = None,
+    init: Source | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    changes: Mapping[str, Any] | None = None,
+    say: Say = print,
+) -> FitResult:
+    """Train on a COCO-format data set; returns the run, which every other verb takes as a model.
+
+    Args:
+        model: Preset to train.
+        data: Folder of the data set, in any layout that is read.
+        run: Folder for the run; ``runs/MODEL-1`` and so on if not given.
+        config: YAML file over the preset; the arguments here go over both.
+        init: Starting weights: ``published``, ``backbone``, ``none``, a path or a hub id.
+        epochs: Passes over the training images.
+        batch_size: Images a step and process.
+        lr: Learning rate of everything but the backbone.
+        changes: Any other config values, dotted: ``{"train.ema_decay": 0.999}``.
+        say: Where messages for people go.
+
+    Raises:
+        DetrkitError: Anything that config, data, weights or training have to complain about.
+    """
+    given = {
+        "data.root": None if data is None else os.fspath(data),
+        "train.init": None if init is None else os.fspath(init),
+        "train.epochs": epochs,
+        "train.batch_size": batch_size,
+        "train.lr": lr,
+    }
+    resolved = update_config(
+        preset_or_config(model, config),
+        {**(changes or {}), **{key: value for key, value in given.items() if value is not None}},
+    )
+    if resolved.data.root is None and resolved.data.train_annotations is None:
+        raise UsageError(
+            "no data given; give a folder as data, or set data.train_annotations and data.train_images"
+        )
+    run_dir = Path(run) if run is not None else _next_run(resolved.model.preset)
+    return start_run(resolved, run_dir, say)
+
+
+def resume(run: Source, *, epochs: int | None = None, say: Say = print) -> FitResult:
+    """Go on with a run from its last checkpoint, as if it had never stopped.
+
+    Args:
+        run: The run folder.
+        epochs: A new total, to train longer than was planned; schedules stretch accordingly.
+        say: Where messages for people go.
+    """
+
+    def change(config: Config) -> Config:
+        return config if epochs is None else update_config(config, {"train.epochs": epochs})
+
+    return resume_run(Path(run), say, change)
+
+
+def evaluate(
+    model: Source | Detector,
+    data: Source | None = None,
+    *,
+    split: str = "val",
+    out: Source | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    precision: Precision = "32",
+    say: Say = lambda _message: None,
+    progress: Callable[[int, int], None] | None = None,
+) -> CocoMetrics:
+    """COCO box metrics of a model on a data set: all 12 numbers and per class, no score threshold.
+
+    Args:
+        model: Anything that :func:`load` takes, or a detector.
+        data: Folder of the data set; the run's own if the model is a run.
+        split: Name of the split.
+        out: Folder for ``metrics.json``, ``detections.json`` (COCO result format) and the precision-recall
+            plot; nothing is written if not given.
+        batch_size: Images at once; the numbers do not depend on it.
+        device: As in :func:`load`.
+        precision: As in :func:`load`.
+        say: Where messages for people go.
+        progress: Called with images done and images in all.
+    """
+    detector = model if isinstance(model, Detector) else load(model, device=device, precision=precision)
+    if data is None and detector.config.data.root is None:
+        raise UsageError("no data given, and the model does not come from a run that knows its own")
+    part = read_split(detector.config, split, None if data is None else os.fspath(data), strict=True)
+    for line in part.lines():
+        say(line)
+    count = len(part.index)
+    evaluator = SplitEvaluator(
+        detector.config,
+        detector.class_map,
+        part,
+        detector.device,
+        batch_size=batch_size,
+        precision=detector.precision,
+        progress=None if progress is None else lambda done: progress(done, count),
+    )
+    collected = evaluator.collect(detector.model)
+    metrics = collected.finish()
+    if out is not None:
+        folder = Path(out)
+        folder.mkdir(parents=True, exist_ok=True)
+        write_metrics_json(folder / "metrics.json", metrics)
+        collected.write_results_json(folder / "detections.json")
+        plot_precision_recall(metrics, folder / "precision_recall.png")
+    return metrics
+
+
+def predict(
+    model: Source | Detector,
+    images: ImageSource | list[ImageSource],
+    *,
+    threshold: float = 0.5,
+    out: Source | None = None,
+    batch_size: int = 4,
+    on_error: ErrorReport | None = None,
+) -> list[sv.Detections]:
+    """Detections of images, files or folders, drawn and written if ``out`` is given.
+
+    Args:
+        model: Anything that :func:`load` takes, or a detector.
+        images: See :meth:`detrkit.inference.predictor.Detector.predict`.
+        threshold: Least score.
+        out: Folder for one drawn picture per image and ``predictions.json`` in COCO format.
+        batch_size: Images at once.
+        on_error: Called with name and error of each image that cannot be read, which is then left out.
+
+    Returns:
+        One ``supervision.Detections`` per image that could be read.
+    """
+    detector = model if isinstance(model, Detector) else load(model)
+    found: list[sv.Detections] = []
+    folder = None if out is None else Path(out)
+    if folder is not None:
+        folder.mkdir(parents=True, exist_ok=True)
+    taken: set[str] = set()
+    for item in detector.stream(images, threshold, batch_size, on_error, keep_images=folder is not None):
+        found.append(item.detections)
+        if folder is not None and item.image is not None:
+            save_drawing(folder / _drawing_name(item.source, taken), item.image, item.detections)
+    if folder is not None:
+        write_predictions(folder / "predictions.json", ((None, detections) for detections in found))
+    return found
+
+
+def export(model: Source, out: Source, *, layout: Literal["published", "hub"], preset: str | None = None) -> Path:
+    """Write a model's weights in another layout; the tensors stay bit-equal.
+
+    Args:
+        model: Anything that :func:`load` takes.
+        out: A ``.pth`` file for ``published``, a folder for ``hub``.
+        layout: ``published``: as the DETR authors published theirs. ``hub``: safetensors and config for Hugging
+            Face transformers.
+        preset: Preset the weights are for, where the file cannot tell.
+
+    Returns:
+        The file or folder written.
+    """
+    weights, config = read_weights(model, preset)
+    family = get_family(config.model.family)
+    path = Path(out)
+    if layout == "published":
+        if path.suffix not in (".pth", ".pt"):
+            raise UsageError(f"{path} should be a .pth file, since the published layout is one file")
+        family.write_published(path, weights.state)
+        (path.with_suffix(".classes.json")).write_text(
+            json.dumps(weights.class_map.to_dict(), indent=1) + "\n", encoding="utf-8"
+        )
+    else:
+        family.write_hub(path, weights, config.transforms.eval_size, config.transforms.max_size)
+    return path
+
+
+def _next_run(preset: str) -> Path:
+    base = Path("runs")
+    number = 1
+    while (base / f"{preset}-{number}").exists():
+        number += 1
+    return base / f"{preset}-{number}"
+
+
+def _drawing_name(source: str, taken: set[str]) -> str:
+    """A file name for the drawing of a source; images of the same name in two folders both get one."""
+    stem = Path(source).stem or "image"
+    name, number = f"{stem}.png", 2
+    while name in taken:
+        name, number = f"{stem}-{number}.png", number + 1
+    taken.add(name)
+    return name

@@ -1,0 +1,334 @@
+"""The command line. Nothing heavy is imported before a command runs, so that ``--help`` answers at once."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from detrkit.errors import DetrkitError, UsageError
+
+app = typer.Typer(
+    name="detrkit",
+    help="From a folder of images to a DETR detector in production.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Preset name (detr-r50), run folder, checkpoint, published .pth, Hugging Face folder or id, or address.",
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="DATA", help="Folder of the data set: COCO 2017, Roboflow COCO, or plain COCO."
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[str, typer.Option(help="32, bf16 or 16.")]
+BatchOption = Annotated[
+    int, typer.Option("--batch-size", min=1, help="Images at once; results do not depend on it.")
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
+AsOption = Annotated[
+    str | None,
+    typer.Option("--as", metavar="PRESET", help="Preset of the weights, where the file cannot tell (DC5)."),
+]
+
+
+@app.command()
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
+    images: Annotated[int | None, typer.Option(min=8, help="Training images to make.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over them.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Of the data and the training.")] = 0,
+) -> None:
+    """The whole road on a built-in data set, in minutes, on a CPU: data, training, evaluation, pictures."""
+    from detrkit.demo import run_demo
+
+    with _errors():
+        result = run_demo(out, images=images, epochs=epochs, seed=seed, say=_say)
+        _end_of_training(result.stopped, result.signal_number)
+
+
+@app.command()
+def doctor(as_json: JsonOption = False) -> None:
+    """Versions, devices, what is missing, what is known to clash. Exits with 1 if detrkit cannot work."""
+    from detrkit.doctor import examine
+
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=1))
+    else:
+        marks = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
+        for finding in findings:
+            advice = f" -> {finding.advice}" if finding.advice else ""
+            typer.echo(f"{marks[finding.status]}  {finding.name}: {finding.found}{advice}")
+        worst = [finding for finding in findings if finding.status == "error"]
+        typer.echo(f"{len(worst)} problems found." if worst else "detrkit can work here.")
+    if any(finding.status == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+@app.command()
+def models(as_json: JsonOption = False) -> None:
+    """Presets, and which have published weights: AP on COCO val2017, parameters, licence."""
+    from detrkit.families import PRESETS
+
+    if as_json:
+        rows = {
+            name: {
+                "summary": preset.summary,
+                "params_m": preset.params_m,
+                "published": None if preset.published is None else vars(preset.published),
+            }
+            for name, preset in PRESETS.items()
+        }
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    typer.echo(f"{'preset':14} {'params':>8} {'AP':>5}  {'weights':22} for")
+    for name, preset in PRESETS.items():
+        published = preset.published
+        ap = f"{published.box_ap:.1f}" if published else "-"
+        weights = (
+            f"COCO, {published.licence}"
+            if published
+            else ("ImageNet backbone" if preset.backbone_file else "none")
+        )
+        typer.echo(f"{name:14} {preset.params_m:>6.1f} M {ap:>5}  {weights:22} {preset.summary}")
+    typer.echo("AP: box AP on COCO val2017 as published. Start one with: detrkit train --model PRESET --data DATA")
+
+
+@app.command()
+def train(
+    model: Annotated[str, typer.Option(metavar="PRESET", help="Which model; see: detrkit models.")] = "detr-r50",
+    data: DataOption = None,
+    run: Annotated[
+        Path | None, typer.Option(help="Folder for the run; runs/MODEL-1 and so on if not given.")
+    ] = None,
+    init: Annotated[
+        str | None,
+        typer.Option(help="Starting weights: published, backbone (ImageNet), none, a path or a hub id."),
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step and process.")] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file over the preset.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.lr=1e-4; may repeat."),
+    ] = None,
+) -> None:
+    """Train or fine-tune on a COCO-format data set. Ctrl-C saves; go on with: detrkit resume RUN."""
+    from detrkit import api
+    from detrkit.config import parse_assignments
+
+    with _errors():
+        result = api.train(
+            model,
+            data,
+            run=run,
+            config=config,
+            init=init,
+            epochs=epochs,
+            batch_size=batch_size,
+            changes=parse_assignments(assignments or []),
+            say=_say,
+        )
+        _report_run(result)
+
+
+@app.command()
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run to go on with.")],
+    epochs: Annotated[int | None, typer.Option(min=1, help="A new total, to train longer than planned.")] = None,
+) -> None:
+    """Go on with a training that was stopped, from its last checkpoint."""
+    from detrkit import api
+
+    with _errors():
+        _report_run(api.resume(run, epochs=epochs, say=_say))
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelArgument,
+    data: DataOption = None,
+    split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "val",
+    out: Annotated[Path | None, typer.Option(help="Folder for metrics.json, detections.json and plots.")] = None,
+    batch_size: BatchOption = 4,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "32",
+    preset: AsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """COCO box metrics of any model on any data set: all 12 numbers and per class."""
+    from detrkit import api
+
+    with _errors():
+        detector = api.load(model, preset, device=device, precision=_precision(precision))
+        folder = out or _default_eval_folder(model)
+        with _progress("evaluating", as_json) as progress:
+            metrics = api.evaluate(
+                detector,
+                data,
+                split=split,
+                out=folder,
+                batch_size=batch_size,
+                say=_quiet if as_json else _say,
+                progress=progress,
+            )
+        if as_json:
+            typer.echo(json.dumps(metrics.to_dict(), indent=1))
+            return
+        from rich.console import Console
+
+        from detrkit.evaluation.report import class_table, metrics_table
+
+        console = Console()
+        console.print(class_table(metrics))
+        console.print(metrics_table(metrics))
+        _say(f"Written to {folder}: metrics.json, detections.json (COCO result format), precision_recall.png")
+
+
+@app.command()
+def predict(
+    model: ModelArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files or folders.")],
+    out: Annotated[Path, typer.Option(help="Folder for drawn pictures and predictions.json.")] = Path(
+        "predictions"
+    ),
+    threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score.")] = 0.5,
+    batch_size: BatchOption = 4,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "32",
+    preset: AsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Detect objects in images: draws them and writes predictions.json in COCO format."""
+    from detrkit import api
+
+    failures: list[str] = []
+    with _errors():
+        detector = api.load(model, preset, device=device, precision=_precision(precision))
+        found = api.predict(
+            detector,
+            [str(image) for image in images],
+            threshold=threshold,
+            out=out,
+            batch_size=batch_size,
+            on_error=lambda name, error: failures.append(f"{name}: {error}"),
+        )
+        for failure in failures:
+            typer.echo(f"skipped {failure}", err=True)
+        if as_json:
+            typer.echo((out / "predictions.json").read_text(encoding="utf-8"))
+        else:
+            count = sum(len(detections) for detections in found)
+            _say(f"{count} objects in {len(found)} images; drawn pictures and predictions.json in {out}")
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def export(
+    model: ModelArgument,
+    out: Annotated[Path, typer.Option(help="A .pth file for published, a folder for hub.")],
+    layout: Annotated[
+        str,
+        typer.Option(
+            "--format", help="published: as the DETR authors' files; hub: for Hugging Face transformers."
+        ),
+    ] = "hub",
+    preset: AsOption = None,
+) -> None:
+    """Write a model's weights in another layout, bit-equal."""
+    from detrkit import api
+
+    with _errors():
+        if layout not in ("published", "hub"):
+            raise UsageError(f"--format is {layout!r}, expected published or hub")
+        path = api.export(model, out, layout=layout, preset=preset)  # type: ignore[arg-type]
+        _say(f"Written to {path}")
+
+
+def main() -> None:
+    """Entry point of the ``detrkit`` command."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    app()
+
+
+@contextlib.contextmanager
+def _errors() -> Iterator[None]:
+    """Turn detrkit's errors into a message and an exit code: 2 asked wrongly, 1 failed, 130 interrupted."""
+    try:
+        yield
+    except UsageError as error:
+        _fail(str(error), 2)
+    except DetrkitError as error:
+        _fail(str(error), 1)
+    except KeyboardInterrupt:
+        _fail("interrupted", 130)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def _say(message: str) -> None:
+    typer.echo(message)
+
+
+def _quiet(_message: str) -> None:
+    pass
+
+
+def _precision(text: str) -> Any:
+    from detrkit.config import PRECISIONS
+
+    if text not in PRECISIONS:
+        raise UsageError(f"--precision is {text!r}, expected one of {', '.join(PRECISIONS)}")
+    return text
+
+
+def _report_run(result: Any) -> None:
+    best = "not evaluated" if result.best is None else f"best AP {result.best:.3f}"
+    _say(f"{result.epochs} epochs, {result.steps} steps, {best}. Run folder: {result.run_dir}")
+    _end_of_training(result.stopped, result.signal_number)
+
+
+def _end_of_training(stopped: str, signal_number: int | None) -> None:
+    if stopped == "interrupted":
+        raise typer.Exit(128 + (signal_number or 2))
+
+
+def _default_eval_folder(model: str) -> Path:
+    from detrkit.models import is_run
+
+    path = Path(model)
+    return path / "eval" if path.is_dir() and is_run(path) else Path("eval")
+
+
+@contextlib.contextmanager
+def _progress(title: str, hidden: bool) -> Iterator[Any]:
+    """A progress bar on standard error; gives a function of images done and images in all."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=hidden or not sys.stderr.isatty()) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,59 @@
+"""The whole road on a built-in data set: data, training, evaluation, drawn predictions, curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from detrkit import api
+from detrkit.data.synthetic import write_synthetic
+from detrkit.errors import UsageError
+from detrkit.evaluation.report import metrics_table
+from detrkit.runs import Say
+from detrkit.training.loop import FitResult
+
+PRESET = "detr-tiny"
+TRAIN_IMAGES = 3000
+VAL_IMAGES = 300
+DRAWN = 12
+
+
+def run_demo(
+    out: Path, *, images: int | None = None, epochs: int | None = None, seed: int = 0, say: Say = print
+) -> FitResult:
+    """Make a data set of drawn shapes, train a tiny DETR on it, evaluate it on held-out images, draw.
+
+    Args:
+        out: Folder for ``data/``, ``run/``, ``eval/`` and ``predictions/``.
+        images: Training images to make.
+        epochs: Passes over them; the preset's if not given.
+        seed: Of the data and the training.
+        say: Where messages for people go.
+
+    Raises:
+        UsageError: A demo was run in this folder already.
+    """
+    from rich.console import Console
+
+    out = Path(out)
+    if (out / "run").exists():
+        raise UsageError(f"{out} holds a demo already; remove it, or give another folder with --out")
+    train_images = images or TRAIN_IMAGES
+    say(f"1/4  drawing {train_images} images to train on and {VAL_IMAGES} to test on, into {out / 'data'}")
+    write_synthetic(out / "data", train_images=train_images, val_images=VAL_IMAGES, seed=seed)
+    say(f"2/4  training {PRESET} from random weights")
+    changes = {"train.seed": seed}
+    result = api.train(PRESET, out / "data", run=out / "run", epochs=epochs, changes=changes, say=say)
+    if result.stopped == "interrupted":
+        return result
+    say("3/4  evaluating on the held-out images")
+    detector = api.load(result)
+    metrics = api.evaluate(detector, out / "data", out=out / "eval", batch_size=16)
+    Console().print(metrics_table(metrics))
+    say("4/4  drawing predictions")
+    files = sorted((out / "data" / "val2017").iterdir())[:DRAWN]
+    api.predict(detector, [str(file) for file in files], out=out / "predictions")
+    say(
+        f"AP {metrics['AP']:.3f} on held-out images. Pictures: {out / 'predictions'}, "
+        f"curves: {out / 'run' / 'curves.png'}, numbers: {out / 'eval' / 'metrics.json'}"
+    )
+    return result

@@ -1,0 +1,156 @@
+"""What is installed, what is missing, and what is known to clash: ``detrkit doctor``."""
+
+from __future__ import annotations
+
+import dataclasses
+import importlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+from packaging.requirements import Requirement
+from packaging.version import Version
+
+Status = Literal["ok", "warning", "error"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One line of the report.
+
+    Args:
+        name: What was looked at.
+        status: ``error`` means that detrkit cannot work.
+        found: What was found.
+        advice: What to do, if anything.
+    """
+
+    name: str
+    status: Status
+    found: str
+    advice: str = ""
+
+
+def examine() -> list[Finding]:
+    """Look at the machine; slow, since it imports torch and tries its parts out."""
+    findings = [_python()]
+    findings += _packages()
+    findings += _torch_and_torchvision()
+    findings += _devices()
+    findings += [_workers(), _shared_memory(), _disk()]
+    return findings
+
+
+def _python() -> Finding:
+    version = platform.python_version()
+    if sys.version_info < (3, 11):
+        return Finding("Python", "error", version, "install Python 3.11 or newer")
+    return Finding("Python", "ok", f"{version} on {platform.system()} {platform.machine()}")
+
+
+def _packages() -> list[Finding]:
+    """Every requirement of detrkit, and the extras that are there, against what is installed."""
+    findings = []
+    for text in importlib.metadata.requires("detrkit") or []:
+        requirement = Requirement(text)
+        extra = _extra_of(requirement)
+        try:
+            version = importlib.metadata.version(requirement.name)
+        except importlib.metadata.PackageNotFoundError:
+            if extra is None:
+                advice = f'pip install "{requirement.name}{requirement.specifier}"'
+                findings.append(Finding(requirement.name, "error", "not installed", advice))
+            continue
+        if not requirement.specifier.contains(Version(version), prereleases=True):
+            advice = f'pip install "{requirement.name}{requirement.specifier}"'
+            status: Status = "error" if extra is None else "warning"
+            findings.append(Finding(requirement.name, status, version, advice))
+        elif extra is None:
+            findings.append(Finding(requirement.name, "ok", version))
+    return findings
+
+
+def _extra_of(requirement: Requirement) -> str | None:
+    return None if requirement.marker is None or requirement.marker.evaluate({"extra": ""}) else "extra"
+
+
+def _torch_and_torchvision() -> list[Finding]:
+    """The pair that clashes most: torchvision's compiled parts fit exactly one torch."""
+    try:
+        wanted = [Requirement(text) for text in importlib.metadata.requires("torchvision") or []]
+        torch_version = Version(importlib.metadata.version("torch"))
+    except importlib.metadata.PackageNotFoundError:
+        return []  # said already
+    for requirement in wanted:
+        if requirement.name == "torch" and not requirement.specifier.contains(torch_version, prereleases=True):
+            return [
+                Finding(
+                    "torch and torchvision",
+                    "error",
+                    f"torch {torch_version}, but torchvision wants torch{requirement.specifier}",
+                    "install the two together in one command: pip install --upgrade torch torchvision",
+                )
+            ]
+    try:
+        torch: Any = importlib.import_module("torch")
+        ops: Any = importlib.import_module("torchvision.ops")
+        ops.nms(torch.tensor([[0.0, 0.0, 1.0, 1.0]]), torch.ones(1), 0.5)
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        advice = "reinstall the two together: pip install --force-reinstall torch torchvision"
+        return [Finding("torch and torchvision", "error", str(error).splitlines()[0], advice)]
+    return [Finding("torch and torchvision", "ok", "torchvision's compiled operators work")]
+
+
+def _devices() -> list[Finding]:
+    try:
+        torch: Any = importlib.import_module("torch")
+    except (ImportError, OSError) as error:
+        return [Finding("torch", "error", str(error).splitlines()[0], "reinstall torch")]
+    findings = [Finding("CPU", "ok", f"{os.cpu_count()} cores, torch uses {torch.get_num_threads()} threads")]
+    if torch.cuda.is_available():
+        for number in range(torch.cuda.device_count()):
+            properties = torch.cuda.get_device_properties(number)
+            memory = properties.total_memory / 2**30
+            bf16 = "bf16" if torch.cuda.is_bf16_supported() else "no bf16"
+            findings.append(Finding(f"cuda:{number}", "ok", f"{properties.name}, {memory:.0f} GiB, {bf16}"))
+    elif torch.version.cuda and shutil.which("nvidia-smi"):
+        advice = "run nvidia-smi; a driver older than this CUDA needs is the usual reason"
+        found = f"a driver is there, but torch (CUDA {torch.version.cuda}) sees no GPU"
+        findings.append(Finding("CUDA", "warning", found, advice))
+    else:
+        found = "no GPU; training runs on the CPU"
+        findings.append(
+            Finding("CUDA", "ok", found, "use detr-tiny or small images, or --set train.precision=bf16")
+        )
+    return findings
+
+
+def _workers() -> Finding:
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    if count < (os.cpu_count() or 1):
+        advice = "the rest are reserved or limited by a container; data.workers=auto takes that into account"
+        return Finding("usable cores", "ok", f"{count} of {os.cpu_count()}", advice)
+    return Finding("usable cores", "ok", str(count))
+
+
+def _shared_memory() -> Finding:
+    """Loader workers hand batches over in /dev/shm, which containers make small."""
+    path = Path("/dev/shm")
+    if not path.is_dir():
+        return Finding("shared memory", "ok", "not a separate file system here")
+    free = shutil.disk_usage(path).free / 2**30
+    if free < 0.5:
+        advice = "in Docker: --ipc=host or --shm-size=8g; else --set data.workers=0"
+        return Finding("shared memory", "warning", f"{free:.2f} GiB free", advice)
+    return Finding("shared memory", "ok", f"{free:.1f} GiB free")
+
+
+def _disk() -> Finding:
+    free = shutil.disk_usage(Path.cwd()).free / 2**30
+    if free < 5:
+        return Finding("disk here", "warning", f"{free:.1f} GiB free", "a run of detr-r50 writes about 1.6 GiB")
+    return Finding("disk here", "ok", f"{free:.0f} GiB free")

@@ -1,0 +1,1 @@
+"""How good detections are: COCO box metrics, and the tables and pictures that show them."""

@@ -1,0 +1,334 @@
+"""COCO box metrics (https://cocodataset.org/#detection-eval), computed by hotcoco, equal to pycocotools'.
+
+Shapes: I images, K detections of one image, D detections in all, C classes of the data set,
+T = 10 IoU thresholds (0.50 to 0.95), R = 101 recall thresholds.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import hotcoco
+import numpy as np
+
+from detrkit.errors import DataError, UsageError
+from detrkit.evaluation.truth import CocoTruth, read_ground_truth
+from detrkit.files import atomic_file
+from detrkit.types import ClassMap, ImageDetections
+
+METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+UNDEFINED = -1.0  # pycocotools' value where there is nothing to measure, such as APs without small objects
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMetrics:
+    """How one class fares. AP and AP50 are ``UNDEFINED`` where the class has no objects."""
+
+    name: str
+    category_id: int
+    objects: int
+    AP: float
+    AP50: float
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoMetrics:
+    """The result of an evaluation.
+
+    Args:
+        values: The twelve COCO numbers by :data:`METRIC_NAMES`, 0 to 1; ``UNDEFINED`` (-1) where there is
+            nothing to measure. APs, APm, APl: objects under 32 x 32 pixels, up to 96 x 96, and above.
+        per_class: One entry per class of the data set, by ascending category id.
+        images: Images evaluated.
+        objects: Annotated objects in them; crowd regions are not counted.
+        detections: Detections in them that were measured.
+        max_detections: Detections per image and class that count; the ``100`` of ``AR100``.
+        unmatched_classes: Classes of the model that the data set lacks; their detections were ignored.
+        precision: Precision at each recall threshold for objects of all sizes, float64 ``[T, R, C]``,
+            ``UNDEFINED`` for a class without objects.
+    """
+
+    values: Mapping[str, float]
+    per_class: tuple[ClassMetrics, ...]
+    images: int
+    objects: int
+    detections: int
+    max_detections: int
+    unmatched_classes: tuple[str, ...]
+    precision: np.ndarray
+
+    def __getitem__(self, name: str) -> float:
+        return self.values[name]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: the twelve numbers at the top level, then ``per_class`` and the counts.
+
+        What is undefined becomes None (``null``), so that no program averages a -1.
+        """
+        per_class = [dataclasses.asdict(entry) for entry in self.per_class]
+        for entry in per_class:
+            entry.update(AP=_defined(entry["AP"]), AP50=_defined(entry["AP50"]))
+        return {
+            **{name: _defined(value) for name, value in self.values.items()},
+            "images": self.images,
+            "objects": self.objects,
+            "detections": self.detections,
+            "max_detections": self.max_detections,
+            "unmatched_classes": list(self.unmatched_classes),
+            "per_class": per_class,
+        }
+
+
+class CocoEvaluator:
+    """Collects detections image by image as compact arrays, then measures them.
+
+    The class map's ``class_id`` is carried to the data set's category by name, so a model from another
+    annotation file of the same classes is measured rightly whatever its ids are; where a name repeats, the
+    category id decides. No score threshold is applied.
+
+    Args:
+        annotations: COCO JSON file, its content, or a :class:`CocoTruth` (see ``ground_truth_from_index``).
+        class_map: The classes that the detections speak of; the data set's own when not given.
+        max_detections: Detections that count per image and class, best scores first, as in pycocotools.
+
+    Raises:
+        AnnotationError: The annotations cannot be read.
+        DataError: No class of the model is a class of the data set.
+    """
+
+    def __init__(
+        self,
+        annotations: str | Path | Mapping[str, Any] | CocoTruth,
+        class_map: ClassMap | None = None,
+        max_detections: int = 100,
+    ):
+        if max_detections < 1:
+            raise UsageError(f"max_detections is {max_detections}, expected 1 or more")
+        self.truth = annotations if isinstance(annotations, CocoTruth) else read_ground_truth(annotations)
+        self.max_detections = max_detections
+        self.class_map = class_map or self.truth.class_map
+        self._data_class_ids = match_classes(self.class_map, self.truth.class_map)
+        self._row_by_image_id = self.truth.row_by_image_id()
+        self._hotcoco_truth: hotcoco.COCO | None = None
+        self._added: dict[int, ImageDetections] = {}
+
+    def __len__(self) -> int:
+        return len(self._added)
+
+    def add(self, image_id: int, detections: ImageDetections) -> None:
+        """Take the detections of one image, in any order of score.
+
+        Raises:
+            DataError: The annotations do not list the image, or it was added before.
+        """
+        row = self._row_by_image_id.get(int(image_id))
+        if row is None:
+            raise DataError(
+                f"image id {image_id} is not among the {len(self._row_by_image_id)} of the annotations"
+            )
+        if row in self._added:
+            raise DataError(f"detections of image id {image_id} were added twice; start a new evaluator to repeat")
+        self._added[row] = ImageDetections(
+            np.array(detections.boxes_xyxy, dtype=np.float32).reshape(-1, 4),
+            np.array(detections.scores, dtype=np.float32).reshape(-1),
+            np.array(detections.class_ids, dtype=np.int32).reshape(-1),
+        )
+
+    def packed(self) -> dict[str, np.ndarray]:
+        """All detections as a few arrays, to be sent to another process and given to :meth:`add_packed`."""
+        rows = sorted(self._added)
+        counts = [len(self._added[row].scores) for row in rows]
+        boxes, scores, class_ids = self._columns(rows)
+        return {
+            "image_ids": self.truth.image_ids[rows],
+            "counts": np.array(counts, dtype=np.int64),
+            "boxes_xyxy": boxes,
+            "scores": scores,
+            "class_ids": class_ids,
+        }
+
+    def add_packed(self, packed: Mapping[str, np.ndarray]) -> None:
+        """Take another process's detections; images already here are skipped (samplers repeat some)."""
+        ends = np.cumsum(packed["counts"])
+        for image_id, count, end in zip(packed["image_ids"], packed["counts"], ends, strict=True):
+            part = slice(end - count, end)
+            if self._row_by_image_id.get(int(image_id)) not in self._added:
+                detections = (packed[name][part] for name in ("boxes_xyxy", "scores", "class_ids"))
+                self.add(int(image_id), ImageDetections(*detections))
+
+    def finish(self, image_ids: Sequence[int] | Literal["all", "added"] = "all") -> CocoMetrics:
+        """Measure what was added.
+
+        Args:
+            image_ids: Images to measure on. ``"all"`` of the annotations, so that an image never added counts
+                as one where nothing was found; only the ``"added"`` ones; or the given ids.
+
+        Raises:
+            DataError: A given id is not in the annotations, or there is no image to measure on.
+        """
+        rows = self._rows(image_ids)
+        if len(rows) == 0:
+            raise DataError("there are no images to evaluate; add detections or check the annotation file")
+        detections = self._result_array(rows)
+        if self._hotcoco_truth is None:
+            self._hotcoco_truth = self.truth.to_hotcoco()
+        evaluation = hotcoco.COCOeval(self._hotcoco_truth, self._hotcoco_truth.load_res(detections), "bbox")
+        limits = sorted({min(1, self.max_detections), min(10, self.max_detections), self.max_detections})
+        evaluation.params.img_ids = (rows + 1).tolist()
+        evaluation.params.max_dets = limits
+        evaluation.evaluate()
+        evaluation.accumulate()
+        curves = evaluation.eval
+        assert curves is not None
+        precision, recall = curves["precision"], curves["recall"]
+        measured = np.isin(self.truth.image_rows, rows) & ~self.truth.iscrowd
+        objects = np.bincount(self.truth.class_ids[measured], minlength=len(self.truth.class_map))
+        matched = set(np.flatnonzero(self._data_class_ids >= 0).tolist())
+        return CocoMetrics(
+            values=_summary(precision, recall, limits),
+            per_class=_per_class(precision, self.truth.class_map, objects),
+            images=len(rows),
+            objects=int(objects.sum()),
+            detections=len(detections),
+            max_detections=self.max_detections,
+            unmatched_classes=tuple(name for i, name in enumerate(self.class_map.names) if i not in matched),
+            precision=np.ascontiguousarray(precision[:, :, :, 0, -1]),
+        )
+
+    def write_results_json(self, path: str | Path) -> int:
+        """Write COCO's result format, image after image, and return the number of detections written.
+
+        The numbers are those that are measured here, to the last digit: ``bbox`` [x, y, width, height] in
+        float32 arithmetic as the published DETR code does it, ``category_id`` the data set's.
+        """
+        category_ids = np.array(self.truth.class_map.category_ids, dtype=np.int64)
+        written = 0
+        with atomic_file(Path(path)) as file:
+            file.write("[")
+            for row in sorted(self._added):
+                image_id = int(self.truth.image_ids[row])
+                results = self._result_array(np.array([row]))
+                for _, x, y, width, height, score, category in results.tolist():
+                    entry = {
+                        "image_id": image_id,
+                        "category_id": int(category_ids[int(category) - 1]),
+                        "bbox": [x, y, width, height],
+                        "score": score,
+                    }
+                    file.write(",\n" if written else "\n")
+                    file.write(json.dumps(entry))
+                    written += 1
+            file.write("\n]\n")
+        return written
+
+    def _rows(self, image_ids: Sequence[int] | Literal["all", "added"]) -> np.ndarray:
+        if isinstance(image_ids, str):
+            if image_ids not in ("all", "added"):
+                raise UsageError(f'image_ids is {image_ids!r}, expected "all", "added" or a list of image ids')
+            rows: Sequence[int] = range(len(self.truth.image_ids)) if image_ids == "all" else sorted(self._added)
+        else:
+            unknown = [image_id for image_id in image_ids if int(image_id) not in self._row_by_image_id]
+            if unknown:
+                raise DataError(f"image ids {unknown[:5]} are not in the annotations ({len(unknown)} in all)")
+            rows = sorted({self._row_by_image_id[int(image_id)] for image_id in image_ids})
+        return np.array(rows, dtype=np.int64)
+
+    def _columns(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        parts = [self._added[row] for row in rows]
+        return (
+            np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes_xyxy for part in parts)]),
+            np.concatenate([np.zeros(0, np.float32), *(part.scores for part in parts)]),
+            np.concatenate([np.zeros(0, np.int32), *(part.class_ids for part in parts)]),
+        )
+
+    def _result_array(self, rows: np.ndarray) -> np.ndarray:
+        """Columns image, x, y, width, height, score, category as ``COCO.load_res`` takes them: ``[D, 7]``."""
+        present = [row for row in rows.tolist() if row in self._added]
+        boxes, scores, class_ids = self._columns(present)
+        image = np.repeat(np.array(present, dtype=np.int64), [len(self._added[row].scores) for row in present])
+        data_class = self._data_class_ids[class_ids]
+        results: np.ndarray = np.empty((len(scores), 7), dtype=np.float64)
+        results[:, 0] = image + 1
+        results[:, 1:3] = boxes[:, :2]
+        results[:, 3:5] = boxes[:, 2:] - boxes[:, :2]
+        results[:, 5] = scores
+        results[:, 6] = data_class + 1
+        measured: np.ndarray = results[data_class >= 0]
+        return measured
+
+
+def match_classes(model_classes: ClassMap, data_classes: ClassMap) -> np.ndarray:
+    """The data set's class id for each class id of the model, int64 ``[model classes]``; -1 where none.
+
+    Raises:
+        DataError: Not one class is shared, which means the wrong data set or names in another language.
+    """
+    by_name = data_classes.class_id_by_name()
+    repeated = {
+        name for names in (model_classes.names, data_classes.names) for name in names if names.count(name) > 1
+    }
+    by_pair = {pair: i for i, pair in enumerate(zip(data_classes.names, data_classes.category_ids, strict=True))}
+    matched = [
+        by_pair.get((name, category_id), -1) if name in repeated else by_name.get(name, -1)
+        for name, category_id in zip(model_classes.names, model_classes.category_ids, strict=True)
+    ]
+    if matched and data_classes.names and max(matched) < 0:
+        raise DataError(
+            f"no class of the model is in the data set: the model knows {_some(model_classes.names)}, "
+            f"the annotations {_some(data_classes.names)}; evaluate on data with the same class names"
+        )
+    return np.array(matched, dtype=np.int64)
+
+
+def _summary(precision: np.ndarray, recall: np.ndarray, limits: Sequence[int]) -> dict[str, float]:
+    """The numbers of pycocotools' ``summarize``, with "AP" at the largest limit rather than always at 100.
+
+    Args:
+        precision: ``[T, R, C, 4, M]``: areas all, small, medium, large; M detection limits.
+        recall: ``[T, C, 4, M]``.
+        limits: Detections per image and class, ascending.
+    """
+    last = len(limits) - 1
+    first, second = 0, limits.index(min(10, limits[-1]))
+    values = {
+        "AP": _mean(precision[..., 0, last]),
+        "AP50": _mean(precision[0, ..., 0, last]),
+        "AP75": _mean(precision[5, ..., 0, last]),
+    }
+    values |= {f"AP{size}": _mean(precision[..., area, last]) for area, size in enumerate("sml", start=1)}
+    values |= {
+        "AR1": _mean(recall[..., 0, first]),
+        "AR10": _mean(recall[..., 0, second]),
+        "AR100": _mean(recall[..., 0, last]),
+    }
+    return values | {f"AR{size}": _mean(recall[..., area, last]) for area, size in enumerate("sml", start=1)}
+
+
+def _per_class(precision: np.ndarray, classes: ClassMap, objects: np.ndarray) -> tuple[ClassMetrics, ...]:
+    return tuple(
+        ClassMetrics(
+            name=name,
+            category_id=category_id,
+            objects=int(objects[class_id]),
+            AP=_mean(precision[:, :, class_id, 0, -1]),
+            AP50=_mean(precision[0, :, class_id, 0, -1]),
+        )
+        for class_id, (name, category_id) in enumerate(zip(classes.names, classes.category_ids, strict=True))
+    )
+
+
+def _mean(values: np.ndarray) -> float:
+    defined = values[values > UNDEFINED]
+    return float(np.mean(defined)) if len(defined) else UNDEFINED
+
+
+def _defined(value: float) -> float | None:
+    return None if value == UNDEFINED else value
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

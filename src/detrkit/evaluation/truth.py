@@ -1,0 +1,217 @@
+"""The ground truth that detections are measured against, as columns.
+
+Shapes: I images, N annotations, C classes of the data set.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import hotcoco
+import numpy as np
+
+from detrkit.errors import AnnotationError
+from detrkit.types import ClassMap
+
+CHECK_HINT = 'run "detrkit data check" to find every defect'
+
+
+class AnnotationIndex(Protocol):
+    """The part of ``detrkit.data.coco.CocoIndex`` that evaluation reads.
+
+    offsets: int ``[I + 1]``; annotations of image i are rows ``offsets[i]:offsets[i + 1]`` of the rest.
+    """
+
+    @property
+    def image_ids(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def sizes_hw(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def offsets(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def boxes_xyxy(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def labels(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def area(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def iscrowd(self) -> np.ndarray: ...  # noqa: D102
+
+    @property
+    def class_map(self) -> ClassMap: ...  # noqa: D102
+
+
+@dataclasses.dataclass(frozen=True)
+class CocoTruth:
+    """Every annotation of a data set, image after image.
+
+    Args:
+        image_ids: The data set's ids, int64 ``[I]``, ascending: COCO evaluation visits images in this order,
+            and the order decides between detections of equal score.
+        sizes_hw: int64 ``[I, 2]``.
+        image_rows: Row of ``image_ids`` that each annotation belongs to, int64 ``[N]``.
+        class_ids: Contiguous ids of ``class_map``, int64 ``[N]``.
+        boxes_xywh: float64 ``[N, 4]``, pixels; float64 as in the JSON file, since rounding moves an IoU that
+            lies on a threshold.
+        area: float64 ``[N]``, the annotated area, which decides small, medium or large.
+        iscrowd: bool ``[N]``.
+        class_map: Classes of the data set, by ascending category id.
+    """
+
+    image_ids: np.ndarray
+    sizes_hw: np.ndarray
+    image_rows: np.ndarray
+    class_ids: np.ndarray
+    boxes_xywh: np.ndarray
+    area: np.ndarray
+    iscrowd: np.ndarray
+    class_map: ClassMap
+
+    def row_by_image_id(self) -> dict[int, int]:
+        """Map from the data set's image id to the row in ``image_ids``."""
+        return {image_id: row for row, image_id in enumerate(self.image_ids.tolist())}
+
+    def to_hotcoco(self) -> hotcoco.COCO:
+        """The same as hotcoco's object, with row + 1 as image id and class id + 1 as category id.
+
+        The ids are replaced because results travel through float64, which cannot hold every 64-bit id, and
+        because pycocotools counts an annotation of id 0 (where Roboflow's exports start) as never found.
+        """
+        return hotcoco.COCO.from_arrays(
+            [
+                {"id": row + 1, "height": height, "width": width}
+                for row, (height, width) in enumerate(self.sizes_hw.tolist())
+            ],
+            [{"id": class_id + 1, "name": name} for class_id, name in enumerate(self.class_map.names)],
+            self.image_rows + 1,
+            self.class_ids + 1,
+            self.boxes_xywh,
+            area=self.area,
+            iscrowd=self.iscrowd,
+        )
+
+
+def ground_truth_from_index(index: AnnotationIndex) -> CocoTruth:
+    """Ground truth that evaluation shares with training: the repaired annotations of an index.
+
+    Coordinates keep the index's precision; see :class:`CocoTruth` on why float64 is better.
+    """
+    image_ids = np.asarray(index.image_ids, dtype=np.int64)
+    offsets = np.asarray(index.offsets, dtype=np.int64)
+    order = np.argsort(image_ids, kind="stable")
+    row_of_position = np.empty_like(order)
+    row_of_position[order] = np.arange(len(order))
+    image_rows = np.repeat(row_of_position, np.diff(offsets))
+    boxes = np.asarray(index.boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    class_map, new_class_ids = _by_category_id(index.class_map)
+    by_image = np.argsort(image_rows, kind="stable")
+    boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+    return CocoTruth(
+        image_ids=image_ids[order],
+        sizes_hw=np.asarray(index.sizes_hw, dtype=np.int64).reshape(-1, 2)[order],
+        image_rows=image_rows[by_image],
+        class_ids=new_class_ids[np.asarray(index.labels, dtype=np.int64)][by_image],
+        boxes_xywh=boxes_xywh[by_image],
+        area=np.asarray(index.area, dtype=np.float64)[by_image],
+        iscrowd=np.asarray(index.iscrowd, dtype=bool)[by_image],
+        class_map=class_map,
+    )
+
+
+def read_ground_truth(source: str | Path | Mapping[str, Any]) -> CocoTruth:
+    """Ground truth of a COCO JSON file, or of its content, with the file's own float64 values.
+
+    As in pycocotools, an annotation of an unlisted image or category does not count. ``area`` defaults to
+    the box's, ``iscrowd`` to 0.
+
+    Raises:
+        AnnotationError: The file cannot be read, is not COCO detection JSON, or an entry cannot be used.
+    """
+    where = "annotations" if isinstance(source, Mapping) else str(source)
+    content = source if isinstance(source, Mapping) else _read_json(Path(source))
+    for key in ("images", "annotations", "categories"):
+        if not isinstance(content.get(key), Sequence):
+            raise AnnotationError(f"{where}: expected COCO detection JSON with a list {key!r}; it has none")
+    try:
+        images = {int(image["id"]): image for image in content["images"]}
+        class_map = ClassMap.from_categories(content["categories"])
+    except (KeyError, TypeError, ValueError) as error:
+        raise AnnotationError(f"{where}: an image or category has no usable id or name ({error!r})") from error
+    image_ids = np.array(sorted(images), dtype=np.int64)
+    sizes = [(int(images[key].get("height") or 0), int(images[key].get("width") or 0)) for key in sorted(images)]
+    columns = _annotation_columns(content["annotations"], image_ids, class_map, where)
+    return CocoTruth(
+        image_ids=image_ids,
+        sizes_hw=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        class_map=class_map,
+        **columns,
+    )
+
+
+def _annotation_columns(
+    annotations: Sequence[Mapping[str, Any]], image_ids: np.ndarray, class_map: ClassMap, where: str
+) -> dict[str, np.ndarray]:
+    row_by_image_id = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
+    class_by_category = class_map.class_id_by_category()
+    rows, class_ids, boxes, areas, crowds = [], [], [], [], []
+    for number, annotation in enumerate(annotations):
+        try:
+            row = row_by_image_id.get(int(annotation["image_id"]))
+            class_id = class_by_category.get(int(annotation["category_id"]))
+            x, y, width, height = (float(value) for value in annotation["bbox"])
+            area = float(annotation["area"]) if annotation.get("area") is not None else width * height
+            crowd = bool(annotation.get("iscrowd", 0))
+        except (KeyError, TypeError, ValueError) as error:
+            raise AnnotationError(
+                f"{where}: annotation {number} needs image_id, category_id and bbox [x, y, width, height], "
+                f"got {error!r}; {CHECK_HINT}"
+            ) from error
+        if row is not None and class_id is not None:
+            rows.append(row)
+            class_ids.append(class_id)
+            boxes.append((x, y, width, height))
+            areas.append(area)
+            crowds.append(crowd)
+    boxes_xywh = np.array(boxes, dtype=np.float64).reshape(-1, 4)
+    area_column = np.array(areas, dtype=np.float64)
+    if not (np.isfinite(boxes_xywh).all() and np.isfinite(area_column).all()):
+        raise AnnotationError(f"{where}: a box or area is NaN or infinite; {CHECK_HINT}")
+    order = np.argsort(np.array(rows, dtype=np.int64), kind="stable")
+    return {
+        "image_rows": np.array(rows, dtype=np.int64)[order],
+        "class_ids": np.array(class_ids, dtype=np.int64)[order],
+        "boxes_xywh": boxes_xywh[order],
+        "area": area_column[order],
+        "iscrowd": np.array(crowds, dtype=bool)[order],
+    }
+
+
+def _by_category_id(class_map: ClassMap) -> tuple[ClassMap, np.ndarray]:
+    """The classes by ascending category id, and the new class id of each old one."""
+    order = np.argsort(np.array(class_map.category_ids, dtype=np.int64), kind="stable")
+    new_ids = np.empty_like(order)
+    new_ids[order] = np.arange(len(order))
+    names = tuple(class_map.names[old] for old in order)
+    return ClassMap(names, tuple(class_map.category_ids[old] for old in order)), new_ids
+
+
+def _read_json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except OSError as error:
+        raise AnnotationError(f"cannot read annotations {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise AnnotationError(f"{path} is not valid JSON, perhaps cut off: {error}") from error
+    if not isinstance(content, dict):
+        raise AnnotationError(f"{path} holds a {type(content).__name__}, expected a COCO JSON object")
+    return content

@@ -1,0 +1,1 @@
+"""From images to detections, and to the pictures and files that show them."""

@@ -1,0 +1,165 @@
+"""Every way of naming an image, turned into uint8 RGB tensors."""
+
+from __future__ import annotations
+
+import dataclasses
+import io
+import os
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+from detrkit.errors import DataError, ImageError, UsageError
+from detrkit.ops.images import decode_image
+
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
+WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image | Tensor
+
+
+@dataclasses.dataclass(frozen=True)
+class NamedSource:
+    """One image yet to be read.
+
+    Args:
+        name: The path as given, or ``image 3`` for an image in memory.
+        content: The path or the image.
+        skippable: Found by listing a folder, so that a broken one is reported and passed over.
+    """
+
+    name: str
+    content: Any
+    skippable: bool = False
+
+    def read(self) -> Tensor:
+        """The image as uint8 ``[3, H, W]`` RGB.
+
+        Raises:
+            ImageError: The file is missing or cannot be decoded.
+            UsageError: The image in memory is of a kind, dtype or shape that is not an image's.
+        """
+        if isinstance(self.content, Path):
+            if not self.content.exists():
+                raise ImageError(f"{self.name}: there is no such image file or folder")
+            return decode_image(self.content)
+        if isinstance(self.content, Image.Image):
+            return _from_pil(self.content, self.name)
+        if isinstance(self.content, Tensor):
+            return _from_tensor(self.content, self.name)
+        return _from_array(self.content, self.name)
+
+
+def list_sources(source: Any) -> tuple[list[NamedSource], bool]:
+    """The images that ``source`` names, and whether it named exactly one.
+
+    Args:
+        source: A path, a folder (its image files by name, sub-folders left out), a NumPy array HWC or HW, a
+            PIL image, a torch tensor CHW, or a list or tuple of any of these.
+
+    Raises:
+        DataError: A folder holds no image.
+        UsageError: ``source`` is of another type.
+    """
+    if isinstance(source, (list, tuple)):
+        found: list[NamedSource] = []
+        for position, item in enumerate(source):
+            found += _expand(item, f"image {position}")
+        return found, False
+    found = _expand(source, "image")
+    return found, not (isinstance(source, (str, os.PathLike)) and Path(source).is_dir())
+
+
+def list_folder(folder: Path) -> list[Path]:
+    """The image files of a folder by name, without its sub-folders and hidden files.
+
+    Raises:
+        DataError: There is none.
+    """
+    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
+    images = sorted(path for path in files if not path.name.startswith("."))
+    if not images:
+        kinds = " ".join(IMAGE_SUFFIXES)
+        folders = sum(path.is_dir() for path in folder.iterdir())
+        hint = f"; its {folders} sub-folders are not searched" if folders else ""
+        raise DataError(f"{folder}: no image in this folder, expected files with {kinds}{hint}")
+    return images
+
+
+def _expand(item: Any, name: str) -> list[NamedSource]:
+    if isinstance(item, (str, os.PathLike)):
+        path = Path(item)
+        if path.is_dir():
+            return [NamedSource(str(file), file, skippable=True) for file in list_folder(path)]
+        return [NamedSource(str(path), path)]
+    if isinstance(item, (np.ndarray, Image.Image, Tensor)):
+        return [NamedSource(name, item)]
+    raise UsageError(
+        f"{name} is a {type(item).__name__}, expected a path, a folder, a NumPy array [H, W, 3], "
+        "a PIL image, a torch tensor [3, H, W], or a list of these"
+    )
+
+
+def _from_pil(image: Image.Image, name: str) -> Tensor:
+    try:
+        upright = ImageOps.exif_transpose(image)
+        if upright.mode in WIDE_MODES:  # the same pixels must not depend on whether Pillow or detrkit opened them
+            content = io.BytesIO()
+            upright.save(content, format="TIFF")
+            return decode_image(content.getvalue())
+        if upright.mode in ("P", "PA"):  # Pillow warns when a transparent palette goes to RGB in one step
+            upright = upright.convert("RGBA")
+        upright = upright.convert("RGB")
+    except (OSError, SyntaxError, ValueError) as error:  # PIL decodes lazily, so a cut-off file shows only here
+        raise ImageError(f"{name}: the PIL image cannot be decoded: {error}") from error
+    return _from_array(np.array(upright), name)
+
+
+def _from_array(array: np.ndarray, name: str) -> Tensor:
+    _check_uint8(str(array.dtype), array.dtype == np.uint8, name, "NumPy array [H, W, 3]")
+    if array.ndim == 2:
+        array = array[:, :, None]
+    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
+        looks_chw = array.ndim == 3 and array.shape[0] in (1, 3, 4) and 0 not in array.shape
+        hint = "; it looks like [3, H, W]: use array.transpose(1, 2, 0)" if looks_chw else _batch_hint(array.ndim)
+        raise UsageError(
+            f"{name} is a NumPy array of shape {list(array.shape)}, expected [H, W], [H, W, 3] or [H, W, 4]{hint}"
+        )
+    # The copy lets go of the caller's memory, makes negative strides (BGR to RGB by [..., ::-1]) acceptable
+    # to torch, and read-only arrays safe.
+    return _three_channels(torch.from_numpy(array.transpose(2, 0, 1).copy()))
+
+
+def _from_tensor(tensor: Tensor, name: str) -> Tensor:
+    _check_uint8(str(tensor.dtype), tensor.dtype == torch.uint8, name, "torch tensor [3, H, W]")
+    if tensor.ndim == 2:
+        tensor = tensor[None]
+    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4) or 0 in tensor.shape:
+        looks_hwc = tensor.ndim == 3 and tensor.shape[2] in (1, 3, 4) and 0 not in tensor.shape
+        hint = "; it looks like [H, W, 3]: use tensor.permute(2, 0, 1)" if looks_hwc else _batch_hint(tensor.ndim)
+        raise UsageError(
+            f"{name} is a torch tensor of shape {list(tensor.shape)}, "
+            f"expected [H, W], [3, H, W] or [4, H, W]{hint}"
+        )
+    return _three_channels(tensor.detach().as_subclass(Tensor).cpu().contiguous())
+
+
+def _three_channels(image: Tensor) -> Tensor:
+    """Gray is repeated, and a fourth channel (alpha) is dropped, as when Pillow converts to RGB."""
+    return image.expand(3, -1, -1).contiguous() if len(image) == 1 else image[:3].contiguous()
+
+
+def _check_uint8(dtype: str, is_uint8: bool, name: str, expected: str) -> None:
+    if not is_uint8:
+        raise UsageError(
+            f"{name} has dtype {dtype}, expected a uint8 {expected} with values 0 to 255, not normalised; "
+            "values 0 to 1 become that by (image * 255).round() and a cast"
+        )
+
+
+def _batch_hint(ndim: int) -> str:
+    return "; pass several images as a list" if ndim == 4 else ""

@@ -1,0 +1,172 @@
+"""From what a person calls a model to weights and a model: preset, run, checkpoint, folder, address or hub id."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from detrkit.config import Config, ModelConfig, read_config
+from detrkit.errors import UsageError, WeightsError
+from detrkit.families import PRESETS, get_preset, preset_config
+from detrkit.families.download import download_hub_model, download_weights, is_url
+from detrkit.families.registry import get_family
+from detrkit.families.weights import LoadedModel, LoadReport, Weights
+from detrkit.training.checkpoint import CheckpointStore, is_checkpoint, read_model
+from detrkit.types import ClassMap
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+_TORCHVISION_URL = "https://download.pytorch.org/models/"
+
+
+def read_weights(source: str | os.PathLike[str], model: str | None = None) -> tuple[Weights, Config]:
+    """The weights a source names, and the config they go with.
+
+    Args:
+        source: A preset with published weights, a run folder, a checkpoint of a run, a published ``.pth``, a
+            ``.safetensors`` file or a folder from the Hugging Face hub, an address, or a hub id.
+        model: Preset the weights are for, where the file cannot tell (DC5 changes no tensor's shape).
+
+    Raises:
+        UsageError: The source is nothing that is known.
+        WeightsError: The weights cannot be fetched, are damaged, or are of another model.
+        CheckpointError: A run's checkpoint is damaged.
+    """
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    if path.exists():
+        return _read_path(path, model)
+    if text in PRESETS:
+        published = get_preset(text).published
+        if published is None:
+            having = ", ".join(name for name, preset in PRESETS.items() if preset.published)
+            raise UsageError(
+                f"{text} has no published weights; train it first and give the run folder. Published: {having}"
+            )
+        return _read_published(download_weights(published.url, published.sha256), model or text)
+    if is_url(text):
+        return _read_published(download_weights(text), model)
+    if _HUB_ID.fullmatch(text) and path.suffix not in (".pth", ".pt", ".safetensors"):
+        return _read_published(download_hub_model(text), model)
+    try:
+        get_preset(text)
+    except UsageError as error:
+        raise UsageError(f"no file or folder at {text}; as a preset: {error}") from None
+    raise AssertionError(text)
+
+
+def load_model(
+    source: str | os.PathLike[str], model: str | None = None, *, padding: str | None = None
+) -> LoadedModel:
+    """Read weights and build the model they belong to; see :func:`read_weights`."""
+    weights, config = read_weights(source, model)
+    if padding is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"padding": padding})})
+    network = build_model(config, weights.class_map)
+    report = get_family(config.model.family).load_exactly(network, weights)
+    return LoadedModel(network, config, weights.class_map, weights.source, report)
+
+
+def build_model(config: Config, class_map: ClassMap) -> nn.Module:
+    """A model with random weights and a head for the classes."""
+    return get_family(config.model.family).build(config.model, class_map.num_slots)
+
+
+def initialize(
+    model: nn.Module, config: Config, weights: Weights | None, class_map: ClassMap
+) -> LoadReport | None:
+    """Give a new model its starting weights as ``train.init`` says; None when it starts from random weights.
+
+    Args:
+        model: Changed in place.
+        config: Of the run, with ``train.init`` resolved.
+        weights: What :func:`starting_weights` returned.
+        class_map: Of the model's head.
+    """
+    family = get_family(config.model.family)
+    if weights is not None:
+        return family.transfer(model, weights, class_map)
+    if config.train.init == "backbone":
+        file = get_preset(config.model.preset).backbone_file
+        if file is None:
+            raise UsageError(
+                f"train.init is backbone, but there are no ImageNet weights for {config.model.preset}"
+            )
+        path = download_weights(_TORCHVISION_URL + file)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        return family.transfer_backbone(model, state, f"torchvision {file}", class_map)
+    return None
+
+
+def starting_weights(config: Config) -> tuple[Config, Weights | None]:
+    """The config with everything that depends on the starting weights resolved, and the weights if any.
+
+    ``init: auto`` becomes what the preset has; a backbone norm of ``auto`` becomes frozen batch norm with
+    pretrained weights and group norm without, since a frozen norm that was never trained only does harm.
+    """
+    preset = PRESETS.get(config.model.preset)
+    init = config.train.init
+    if init == "auto":
+        init = "none"
+        if preset is not None and preset.published is not None:
+            init = "published"
+        elif preset is not None and preset.backbone_file is not None:
+            init = "backbone"
+    weights = None
+    if init == "published":
+        if preset is None or preset.published is None:
+            raise UsageError(f"train.init is published, but {config.model.preset} has no published weights")
+        try:
+            weights, _ = read_weights(config.model.preset)
+        except WeightsError as error:
+            raise WeightsError(f"{error}. Or start from random weights with --init none") from error
+    elif init not in ("none", "backbone"):
+        weights, _ = read_weights(init)
+    norm = config.model.backbone_norm
+    frozen = config.model.frozen_stages
+    if norm == "auto":
+        norm = "frozen" if weights is None and init != "none" else "group"
+        if weights is not None:
+            norm = weights.config.backbone_norm
+    if frozen == "auto":
+        frozen = 2 if norm == "frozen" else 0
+    resolved = config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"backbone_norm": norm, "frozen_stages": frozen}),
+            "train": config.train.model_copy(update={"init": init}),
+        }
+    )
+    return resolved, weights
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a folder is the folder of a run."""
+    return (Path(path) / "config.yaml").is_file() or CheckpointStore(path).folder.is_dir()
+
+
+def _read_path(path: Path, model: str | None) -> tuple[Weights, Config]:
+    if (path.is_dir() and is_run(path)) or (path.is_file() and is_checkpoint(path)):
+        saved = read_model(path)
+        if model is not None and model != saved.config.model.preset:
+            raise WeightsError(f"{path} holds a {saved.config.model.preset}, but {model} was asked for")
+        return Weights(saved.state_dict, saved.config.model, saved.class_map, str(path)), saved.config
+    if path.suffix in (".yaml", ".yml"):
+        raise UsageError(f"{path} is a config, not a model; give --config {path} to detrkit train")
+    return _read_published(path, model)
+
+
+def _read_published(path: Path, model: str | None) -> tuple[Weights, Config]:
+    wanted: ModelConfig | None = None if model is None else preset_config(model).model
+    family = get_family((wanted or ModelConfig()).family)
+    weights = family.read_weights(path, wanted)
+    base = preset_config(weights.config.preset) if weights.config.preset in PRESETS else Config()
+    return weights, base.model_copy(update={"model": weights.config})
+
+
+def preset_or_config(model: str, config_file: str | Path | None) -> Config:
+    """The config to start from: the preset, then the file over it."""
+    base = preset_config(model)
+    return read_config(config_file, base) if config_file is not None else base

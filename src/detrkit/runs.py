@@ -1,0 +1,295 @@
+"""Training runs from a config: data, model and loop put together; where training meets evaluation."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import logging
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from detrkit.config import Config, read_config, write_config
+from detrkit.data.coco import CocoDataset, read_coco
+from detrkit.data.index import CocoIndex
+from detrkit.data.layout import SplitFiles, find_split
+from detrkit.data.loader import EpochBatchSampler, build_loader
+from detrkit.data.report import ReadReport
+from detrkit.data.transforms import eval_transform, train_transform
+from detrkit.errors import CheckpointError, DataError, UsageError
+from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics
+from detrkit.evaluation.report import plot_curves
+from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
+from detrkit.families import PRESETS
+from detrkit.families.registry import build_criterion, get_family
+from detrkit.inference.detect import detect_batches
+from detrkit.inference.draw import draw
+from detrkit.inference.interop import to_supervision
+from detrkit.models import build_model, initialize, starting_weights
+from detrkit.training.checkpoint import CheckpointStore
+from detrkit.training.loop import FitResult, fit
+from detrkit.training.run import make_fabric
+from detrkit.types import ClassMap
+
+Say = Callable[[str], None]
+
+logger = logging.getLogger(__name__)
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split of a data set, read.
+
+    Args:
+        files: Where it lies and how that was recognised.
+        index: Its images and annotations.
+        report: What was repaired or left out on reading.
+    """
+
+    files: SplitFiles
+    index: CocoIndex
+    report: ReadReport
+
+    def lines(self) -> list[str]:
+        """What people should know of it."""
+        head = f"{self.files.annotations}: {len(self.index)} images, {len(self.index.labels)} objects"
+        return [f"{head} ({self.files.reason}; images in {self.files.images})", *self.report.lines()]
+
+
+def read_split(config: Config, split: str, data: str | Path | None = None, *, strict: bool = False) -> Split:
+    """Find and read a split.
+
+    Args:
+        config: Its ``data`` section says where, unless ``data`` does.
+        split: Name of the split.
+        data: Folder of the data set.
+        strict: A missing image is an error, since evaluation without it would give another number.
+    """
+    files = find_split(data or config.data.root, split, config.data if data is None else None)
+    on_bad_image = "error" if strict else config.data.on_bad_image
+    index, report = read_coco(files.annotations, files.images, on_bad_image)
+    return Split(files, index, report)
+
+
+def start_run(config: Config, run_dir: Path, say: Say) -> FitResult:
+    """Train from a config in a new run folder.
+
+    Raises:
+        UsageError: The folder holds something already.
+        DetrkitError: Anything that data, weights or training have to complain about.
+    """
+    if run_dir.exists() and any(run_dir.iterdir()):
+        raise UsageError(f"{run_dir} is not empty; give another --run, or go on with: detrkit resume {run_dir}")
+    train, val = _read_data(config, say)
+    config, weights = starting_weights(config)
+    class_map = train.index.class_map
+    if weights is not None:
+        class_map = get_family(config.model.family).match_slots(class_map, weights.class_map)
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, class_map)
+    report = initialize(model, config, weights, class_map)
+    lines = scratch_warning(config, len(train.index)) if report is None else report.lines()
+    for line in lines:
+        say(line)
+    run_dir.mkdir(parents=True, exist_ok=True)
+    config = _absolute_root(config)
+    write_config(config, run_dir / "config.yaml")
+    (run_dir / "classes.json").write_text(json.dumps(class_map.to_dict(), indent=1) + "\n", encoding="utf-8")
+    (run_dir / "weights.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return _fit(config, model, class_map, train, val, run_dir, None)
+
+
+def resume_run(run_dir: Path, say: Say, changes: Callable[[Config], Config] = lambda config: config) -> FitResult:
+    """Go on with a run from its last checkpoint.
+
+    Raises:
+        UsageError: The folder is no run.
+        CheckpointError: Every checkpoint is damaged.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        raise UsageError(
+            f"{run_dir} is not a run folder: it has no config.yaml. Runs lie in runs/ unless told otherwise"
+        )
+    config = changes(read_config(run_dir / "config.yaml"))
+    store = CheckpointStore(run_dir)
+    if not store.folder.is_dir():
+        raise CheckpointError(
+            f"{run_dir} has no checkpoint yet: nothing to resume; start it anew in another folder"
+        )
+    payload = store.load_latest()
+    class_map = ClassMap.from_dict(payload["class_map"])
+    train, val = _read_data(config, say)
+    if train.index.class_map.names != class_map.names:
+        raise DataError(
+            f"{train.files.annotations} has other classes than the run was begun with; "
+            f"got {len(train.index.class_map)}, expected {len(class_map)}: {', '.join(class_map.names[:5])}, ..."
+        )
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, class_map)
+    return _fit(config, model, class_map, train, val, run_dir, payload)
+
+
+def scratch_warning(config: Config, images: int) -> list[str]:
+    """What a person must know who trains without pretrained weights."""
+    preset = PRESETS.get(config.model.preset)
+    if preset is not None and preset.published is None and preset.backbone_file is None:
+        return [f"{config.model.preset} starts from random weights, as it is meant to"]
+    passes = config.train.epochs * images
+    return [
+        "WARNING: the model starts from RANDOM weights, backbone included.",
+        "  DETR learns slowly from nothing: the authors trained 300 to 500 epochs on COCO's 118,000 images with an "
+        "ImageNet backbone.",
+        f"  This run sees {passes:,} images in all; below some millions expect an AP near 0.",
+        "  To fine-tune instead: --init published (COCO weights), --init backbone (ImageNet) or --init PATH.",
+    ]
+
+
+class SplitEvaluator:
+    """Evaluates models on one split, always in the same way; the one evaluator of training and ``eval``.
+
+    Args:
+        config: Preprocessing, loading and the number of detections.
+        class_map: The model's classes.
+        split: The images and their annotations.
+        device: Where the model is.
+        precision: As in :class:`detrkit.inference.predictor.Detector`.
+        batch_size: Images at once; the numbers do not depend on it.
+        progress: Called with the number of images done after each batch.
+    """
+
+    def __init__(
+        self,
+        config: Config,
+        class_map: ClassMap,
+        split: Split,
+        device: torch.device,
+        *,
+        batch_size: int | None = None,
+        precision: Any = "32",
+        progress: Callable[[int], None] | None = None,
+    ):
+        self.config = config
+        self.class_map = class_map
+        self.split = split
+        self.device = device
+        self.precision = precision
+        self.batch_size = batch_size or config.train.batch_size
+        self.progress = progress
+        self.truth: CocoTruth = ground_truth_from_index(split.index)
+
+    def __call__(self, model: nn.Module) -> CocoMetrics:
+        """The metrics of a model; see :meth:`collect`."""
+        return self.collect(model).finish()
+
+    def collect(self, model: nn.Module) -> CocoEvaluator:
+        """Run a model over the split; the evaluator then holds all its detections."""
+        evaluator = CocoEvaluator(self.truth, self.class_map, self.config.train.max_detections)
+        dataset = CocoDataset(
+            self.split.index, self.split.files.images, eval_transform(self.config.transforms), on_bad_image="error"
+        )
+        sampler = EpochBatchSampler(len(dataset), self.batch_size, seed=0, shuffle=False)
+        loader = build_loader(dataset, sampler, self.config.data, pin=self.device.type == "cuda")
+        batches = (batch for batch in loader if batch is not None)
+        postprocess = get_family(self.config.model.family).postprocess
+        found = detect_batches(
+            model,
+            postprocess,
+            batches,
+            self.class_map,
+            self.config,
+            self.device,
+            self.precision,
+            channels_last=True,
+        )
+        for done, (image_id, detections) in enumerate(found, start=1):
+            evaluator.add(image_id, detections)
+            if self.progress is not None and (done % self.batch_size == 0 or done == len(dataset)):
+                self.progress(done)
+        return evaluator
+
+    def draw_samples(self, model: nn.Module, count: int) -> list[tuple[str, np.ndarray]]:
+        """The first images of the split with what the model sees on them, uint8 ``[H, W, 3]``."""
+        index = self.split.index
+        dataset = CocoDataset(index, self.split.files.images, eval_transform(self.config.transforms))
+        sampler = EpochBatchSampler(min(count, len(index)), 1, seed=0, shuffle=False)
+        loader = build_loader(dataset, sampler, self.config.data.model_copy(update={"workers": 0}), pin=False)
+        postprocess = get_family(self.config.model.family).postprocess
+        batches = (batch for batch in loader if batch is not None)
+        rows = {int(image_id): row for row, image_id in enumerate(index.image_ids[: len(sampler)])}
+        drawn = []
+        for image_id, found in detect_batches(
+            model, postprocess, batches, self.class_map, self.config, self.device, self.precision
+        ):
+            image = dataset.read_image(rows[image_id]).permute(1, 2, 0).numpy()
+            detections = to_supervision(found, self.class_map, threshold=0.5)
+            drawn.append((index.file_name(rows[image_id]), draw(image, detections)))
+        return drawn
+
+
+def _read_data(config: Config, say: Say) -> tuple[Split, Split]:
+    train = read_split(config, config.data.train_split)
+    val = read_split(config, config.data.val_split, strict=True)
+    for split in (train, val):
+        for line in split.lines():
+            say(line)
+    return train, val
+
+
+def _fit(
+    config: Config,
+    model: nn.Module,
+    class_map: ClassMap,
+    train: Split,
+    val: Split,
+    run_dir: Path,
+    resume: Mapping[str, Any] | None,
+) -> FitResult:
+    fabric = make_fabric(config.train)
+    dataset = CocoDataset(
+        train.index,
+        train.files.images,
+        train_transform(config.transforms),
+        seed=config.train.seed,
+        on_bad_image=config.data.on_bad_image,
+    )
+    sampler = EpochBatchSampler(
+        len(dataset),
+        config.train.batch_size,
+        seed=config.train.seed,
+        shuffle=True,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+    )
+    loader = build_loader(dataset, sampler, config.data, pin=fabric.device.type == "cuda")
+    evaluator = SplitEvaluator(config, class_map, val, fabric.device, precision=config.train.precision)
+
+    def draw_samples(network: nn.Module) -> Sequence[tuple[str, np.ndarray]]:
+        return evaluator.draw_samples(network, config.train.log_images)
+
+    result = fit(
+        config,
+        model,
+        build_criterion(config, class_map),
+        loader,
+        class_map,
+        run_dir,
+        lambda network: evaluator(network).values,
+        draw_samples=draw_samples,
+        resume=resume,
+        fabric=fabric,
+    )
+    if fabric.is_global_zero:
+        plot_curves(run_dir / "metrics.jsonl", run_dir / "curves.png")
+    return result
+
+
+def _absolute_root(config: Config) -> Config:
+    """The config with a data folder that holds from any working directory."""
+    if config.data.root is None:
+        return config
+    root = str(Path(config.data.root).expanduser().resolve())
+    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})

@@ -1,0 +1,1 @@
+"""Training: the loop, the optimiser, averaged weights, checkpoints and the log."""

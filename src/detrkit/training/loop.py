@@ -1,0 +1,291 @@
+"""The training loop. :func:`fit` reads from top to bottom: epochs, steps, evaluation, checkpoints.
+
+A step is one change of the weights, from ``accumulate`` micro-batches on each process. It asks the device once
+per micro-batch, for the matcher; values to log are read every ``log_every`` steps.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import itertools
+import math
+import signal
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from lightning_fabric import Fabric
+from torch import nn
+from torch.utils.data import DataLoader
+
+from detrkit.config import Config
+from detrkit.errors import DataError
+from detrkit.losses.criterion import Criterion
+from detrkit.training.checkpoint import CheckpointStore
+from detrkit.training.log import RunLog, StepRecord, memory_gib
+from detrkit.training.optim import learning_rates
+from detrkit.training.run import (
+    DrawSamples,
+    Evaluate,
+    Run,
+    build_state,
+    check_finite,
+    make_fabric,
+    payload,
+    resume_state,
+    save_last,
+)
+from detrkit.training.signals import StopRequest
+from detrkit.training.step import agree, train_step
+from detrkit.types import Batch, ClassMap
+
+Ending = Literal["finished", "patience", "interrupted"]
+
+
+@dataclasses.dataclass(frozen=True)
+class FitResult:
+    """How a training ended.
+
+    Args:
+        run_dir: The run folder.
+        steps: Optimiser steps made since the beginning.
+        epochs: Epochs completed.
+        best: Highest AP of all evaluations; None before the first.
+        last_metrics: What the last evaluation gave.
+        stopped: Why training ended.
+        signal_number: The signal that interrupted it, if one did; a shell expects exit code 128 + this.
+    """
+
+    run_dir: Path
+    steps: int
+    epochs: int
+    best: float | None
+    last_metrics: Mapping[str, float]
+    stopped: Ending
+    signal_number: int | None = None
+
+    def __fspath__(self) -> str:
+        """The run folder, so that a result can be given wherever a run is asked for."""
+        return str(self.run_dir)
+
+
+def fit(
+    config: Config,
+    model: nn.Module,
+    criterion: Criterion,
+    train_loader: DataLoader[Batch | None],
+    class_map: ClassMap,
+    run_dir: Path,
+    evaluate: Evaluate,
+    *,
+    draw_samples: DrawSamples | None = None,
+    resume: Mapping[str, Any] | None = None,
+    fabric: Fabric | None = None,
+) -> FitResult:
+    """Train a model; save, evaluate and log as it goes.
+
+    Ctrl-C or SIGTERM finishes the step, saves and returns; a second one raises KeyboardInterrupt at once.
+
+    Args:
+        config: The resolved config of the run.
+        model: A detector, ``model(images, padding_mask) -> Outputs``; trained in place.
+        criterion: Gives the losses and their normalisers.
+        train_loader: Yields Batch, or None where no image could be read; its ``batch_sampler`` has
+            ``set_epoch(epoch, start_batch)``.
+        class_map: Saved in every checkpoint.
+        run_dir: Where metrics, events and checkpoints go.
+        evaluate: Gives the metrics of a model, AP among them; called on the first process only.
+        draw_samples: Gives pictures of the model's detections for TensorBoard.
+        resume: What :meth:`CheckpointStore.load_latest` returned, to go on from there.
+        fabric: Devices and precision; made from the config if not given.
+
+    Raises:
+        NonFiniteError: A loss or gradient is NaN or infinite; the weights are still those before it.
+        CheckpointError: A checkpoint cannot be written, or the one to resume from does not fit.
+        DataError: The loader has no batch.
+    """
+    fabric = fabric or make_fabric(config.train)
+    state, wrapped = build_state(config, model, fabric)
+    records = resume_state(state, resume, fabric) if resume is not None else 0
+    sampler: Any = train_loader.batch_sampler
+    sampler.set_epoch(0, 0)  # the length is what is left of the epoch
+    batches = len(train_loader)
+    if batches == 0:
+        raise DataError("the training data gives no batch; expected at least one image")
+    total_steps = math.ceil(batches / config.train.accumulate) * config.train.epochs
+    step = state.progress.step
+    first = fabric.is_global_zero
+    with (
+        RunLog(run_dir, total_steps, start_step=step, keep_records=records, enabled=first) as log,
+        StopRequest() as stop,
+    ):
+        run = Run(
+            config=config,
+            class_map=class_map,
+            run_dir=run_dir,
+            fabric=fabric,
+            model=wrapped,
+            criterion=criterion,
+            loader=train_loader,
+            evaluate=evaluate,
+            draw_samples=draw_samples,
+            state=state,
+            log=log,
+            store=CheckpointStore(run_dir),
+            stop=stop,
+            batches_per_epoch=batches,
+            total_steps=total_steps,
+            host_group=torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None,
+            saved_at_s=time.monotonic(),
+        )
+        if resume is not None:
+            log.event(step, run.epoch, f"resumed at step {step}")
+        stopped = _train(run)
+    progress = state.progress
+    return FitResult(
+        run_dir, progress.step, progress.epoch, progress.best, progress.metrics, stopped, stop.signal_number
+    )
+
+
+def _train(run: Run) -> Ending:
+    """Go through the epochs that are left."""
+    config, progress = run.config.train, run.state.progress
+    run.model.train()
+    while progress.epoch < config.epochs:
+        if config.patience is not None and progress.evals_without_gain >= config.patience:
+            message = f"no better AP in {config.patience} evaluations, best {progress.best}: stopped early"
+            run.log.event(progress.step, progress.epoch, message)
+            return "patience"
+        if not _train_epoch(run):
+            return _interrupted(run)
+        last = progress.epoch + 1 == config.epochs
+        if (last or (progress.epoch + 1) % config.eval_every == 0) and not _evaluate(run):
+            return _interrupted(run)
+        progress.epoch += 1
+        progress.batch = 0
+        save_last(run)
+    return "finished"
+
+
+def _train_epoch(run: Run) -> bool:
+    """Make the steps of an epoch that are left; False if a signal asked to stop before its end."""
+    progress, began_s = run.state.progress, time.monotonic()
+    if progress.batch >= run.batches_per_epoch:
+        return True  # interrupted while it was being evaluated
+    sampler: Any = run.loader.batch_sampler
+    sampler.set_epoch(progress.epoch, progress.batch)
+    batches = iter(run.loader)
+    run.stop.watch_no_workers()
+    while progress.batch < run.batches_per_epoch:
+        if run.stop.requested and run.fabric.world_size == 1:
+            return False
+        start_s = time.monotonic()
+        count = min(run.config.train.accumulate, run.batches_per_epoch - progress.batch)
+        try:
+            fetched = [batch for batch in itertools.islice(batches, count) if batch is not None]
+        except Exception:
+            if run.stop.requested:  # the signal reached the loader's workers too
+                return False
+            raise
+        wait_s = time.monotonic() - start_s
+        plan = agree(run, fetched)
+        if plan.stop:
+            return False
+        if plan.images:
+            train_step(run, fetched, plan)
+        progress.step += 1
+        progress.batch += count
+        run.state.window.add_time(time.monotonic() - start_s, wait_s)
+        run.log.advance(progress.step, run.epoch)
+        if progress.step % run.config.train.log_every == 0 or progress.step == run.total_steps:
+            _log_window(run)
+        if plan.save:
+            save_last(run)
+    run.log.epoch(progress.step, run.epoch, time.monotonic() - began_s)
+    return True
+
+
+def _evaluate(run: Run) -> bool:
+    """Evaluate the averaged weights, or the model's own; False if a signal asked to stop meanwhile."""
+    state, progress = run.state, run.state.progress
+    interruptible = run.fabric.world_size == 1  # other processes would wait for the result forever
+    if run.stop.requested and interruptible:
+        return False
+    metrics: dict[str, float] = {}
+    samples: Sequence[tuple[str, np.ndarray]] = ()
+    if run.fabric.is_global_zero:
+        try:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(state.ema.applied() if state.ema is not None else contextlib.nullcontext())
+                stack.enter_context(run.stop.immediate() if interruptible else contextlib.nullcontext())
+                state.module.eval()
+                metrics = {name: float(value) for name, value in run.evaluate(state.module).items()}
+                if run.draw_samples is not None and run.config.train.log_images:
+                    samples = run.draw_samples(state.module)
+        except KeyboardInterrupt:
+            if run.stop.insisted or not run.stop.requested:
+                raise
+            return False
+        except Exception:
+            if run.stop.requested and interruptible:  # the signal reached the evaluation's workers too
+                return False
+            raise
+        finally:
+            run.model.train()
+    if not interruptible:
+        metrics = run.fabric.broadcast(metrics)
+    _take_metrics(run, metrics)
+    run.log.images(progress.step, samples)
+    return True
+
+
+def _take_metrics(run: Run, metrics: dict[str, float]) -> None:
+    """Note an evaluation; keep the model if it is the best so far."""
+    progress = run.state.progress
+    ap = metrics.get("AP", math.nan)
+    better = not math.isnan(ap) and (progress.best is None or ap > progress.best)
+    progress.metrics = metrics
+    progress.evals_without_gain = 0 if better else progress.evals_without_gain + 1
+    run.log.evaluation(progress.step, run.epoch, metrics, best=better)
+    if better:
+        progress.best = ap
+        check_finite(run)
+        if run.fabric.is_global_zero:
+            run.store.save_best(payload(run))
+
+
+def _log_window(run: Run) -> None:
+    """Read and write the values of the steps since the last time."""
+    window, progress = run.state.window, run.state.progress
+    if not len(window):
+        return
+    check_finite(run)
+    means = window.means()
+    terms = {name: value for name, value in means.values.items() if name not in ("loss", "grad_norm")}
+    run.log.step(
+        StepRecord(
+            step=progress.step,
+            epoch=run.epoch,
+            loss=means.values["loss"],
+            terms=terms,
+            lrs=learning_rates(run.state.optimizer),
+            grad_norm=means.values["grad_norm"],
+            images_per_s=means.images_per_s,
+            data_wait=means.data_wait,
+            memory_gib=memory_gib(run.fabric.device),
+        )
+    )
+    window.clear()
+
+
+def _interrupted(run: Run) -> Ending:
+    """Save, and say how to go on."""
+    save_last(run)
+    name = signal.Signals(run.stop.signal_number).name if run.stop.signal_number else "another process"
+    step = run.state.progress.step
+    run.log.event(step, run.epoch, f"stopped by {name} at step {step}; go on with: detrkit resume {run.run_dir}")
+    return "interrupted"

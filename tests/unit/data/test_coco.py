@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detrkit.config import TransformConfig
+from detrkit.data.coco import CocoDataset, SampleKey, read_coco, sample_seed
+from detrkit.data.transforms import train_transform
+from detrkit.errors import AnnotationError, ImageError
+
+from .factory import annotation, coco, image_entry, write, write_noise
+
+SMALL = TransformConfig(scales=(40, 48, 56), max_size=90, crop_scales=(50, 60), crop_range=(30, 45))
+SEED_OF_1_2_3 = 12997252459554536576
+
+
+def small_dataset(folder: Path, on_bad_image: str = "skip", seed: int = 3) -> CocoDataset:
+    images = [image_entry(number) for number in (1, 2, 3)]
+    annotations = [annotation(1, 1), annotation(2, 1, bbox=[30, 20, 30, 20]), annotation(3, 2, iscrowd=1)]
+    index, _ = read_coco(write(folder, coco(images, annotations)), folder)
+    return CocoDataset(index, folder, train_transform(SMALL), seed=seed, on_bad_image=on_bad_image)  # type: ignore[arg-type]
+
+
+def test_target_follows_the_contract(tmp_path: Path) -> None:
+    dataset = small_dataset(tmp_path)
+    dataset.transform = None
+    sample = dataset[SampleKey(0, 0)]
+    assert sample is not None
+    image, target = sample
+    assert (image.dtype, image.shape) == (torch.uint8, (3, 40, 60))
+    assert target["boxes"].tolist() == [[5, 6, 25, 16], [30, 20, 60, 40]]
+    assert target["boxes"].dtype == torch.float32
+    assert target["boxes"].canvas_size == (40, 60)
+    assert (target["labels"].dtype, target["labels"].tolist()) == (torch.int64, [1, 1])
+    assert (target["area"].dtype, target["area"].tolist()) == (torch.float32, [200, 600])
+    assert (target["iscrowd"].dtype, target["iscrowd"].tolist()) == (torch.bool, [False, False])
+    assert (target["image_id"], target["orig_size_hw"]) == (1, (40, 60))
+
+
+def test_image_without_objects_and_crowd_only_image_are_legal(tmp_path: Path) -> None:
+    dataset = small_dataset(tmp_path)
+    for epoch in range(5):
+        empty, crowd = dataset[SampleKey(epoch, 2)], dataset[SampleKey(epoch, 1)]
+        assert empty is not None
+        assert crowd is not None
+        assert empty[1]["boxes"].shape == (0, 4)
+        assert crowd[1]["iscrowd"].all()
+
+
+def test_sample_depends_on_seed_epoch_and_image_only(tmp_path: Path) -> None:
+    def shapes(dataset: CocoDataset, epoch: int) -> list[tuple[int, ...]]:
+        samples = [dataset[SampleKey(epoch, row)] for row in range(3)]
+        return [(*sample[0].shape, int(sample[0].sum())) for sample in samples if sample is not None]
+
+    first = small_dataset(tmp_path)
+    expected = shapes(first, 4)
+    torch.manual_seed(99)
+    torch.rand(7)
+    assert shapes(small_dataset(tmp_path), 4) == expected
+    assert shapes(first, 5) != expected
+    assert shapes(small_dataset(tmp_path, seed=4), 4) != expected
+
+
+def test_reading_leaves_the_global_random_state_alone(tmp_path: Path) -> None:
+    dataset = small_dataset(tmp_path)
+    before = torch.random.get_rng_state()
+    dataset[SampleKey(0, 0)]
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_seeds_of_neighbours_differ() -> None:
+    seeds = {sample_seed(seed, epoch, row) for seed in range(5) for epoch in range(20) for row in range(50)}
+    assert len(seeds) == 5000
+    assert sample_seed(1, 2, 3) == SEED_OF_1_2_3  # the same on every machine and by every release
+
+
+def test_unreadable_image_is_skipped_and_said_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = small_dataset(tmp_path)
+    (tmp_path / "2.png").write_bytes(b"not an image")
+    with caplog.at_level(logging.WARNING):
+        assert dataset[SampleKey(0, 1)] is None
+        assert dataset[SampleKey(1, 1)] is None
+        assert dataset[SampleKey(0, 0)] is not None
+    assert len(caplog.records) == 1
+    assert str(tmp_path / "2.png") in caplog.text
+
+
+def test_unreadable_image_is_an_error_where_asked_for(tmp_path: Path) -> None:
+    dataset = small_dataset(tmp_path, on_bad_image="error")
+    (tmp_path / "2.png").write_bytes(b"not an image")
+    with pytest.raises(ImageError, match=r"2\.png"):
+        dataset[SampleKey(0, 1)]
+
+
+def test_image_replaced_by_a_link_to_elsewhere_is_refused(tmp_path: Path) -> None:
+    dataset = small_dataset(tmp_path / "images")
+    write_noise(tmp_path / "secret.png", 40, 60)
+    (tmp_path / "images" / "1.png").unlink()
+    (tmp_path / "images" / "1.png").symlink_to(tmp_path / "secret.png")
+    with pytest.raises(AnnotationError, match="outside the image folder"):
+        dataset[SampleKey(0, 0)]
+
+
+def test_boxes_are_scaled_to_a_resized_file(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    dataset = small_dataset(tmp_path)
+    write_noise(tmp_path / "1.png", 20, 90)
+    dataset.transform = None
+    with caplog.at_level(logging.WARNING):
+        for _ in range(2):
+            sample = dataset[SampleKey(0, 0)]
+    assert sample is not None
+    assert sample[1]["boxes"][0].tolist() == [7.5, 3, 37.5, 8]
+    assert sample[1]["area"][0] == 200 * 0.5 * 1.5
+    assert sample[1]["orig_size_hw"] == (20, 90)
+    assert len(caplog.records) == 1
+
+
+def test_boxes_stay_where_exif_exchanges_the_sides(tmp_path: Path) -> None:
+    dataset = small_dataset(tmp_path)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(np.zeros((40, 60, 3), np.uint8)).save(tmp_path / "1.png", exif=exif)
+    dataset.transform = None
+    sample = dataset[SampleKey(0, 0)]
+    assert sample is not None
+    assert sample[0].shape == (3, 60, 40)
+    assert sample[1]["boxes"].tolist() == [[5, 6, 25, 16], [30, 20, 40, 40]]
+
+
+def test_06_boxes_of_rotated_phone_photos_fit(shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:
+    folder = shared_data / "bad_inputs" / "06_coco_exif_rotated_string_boxes"
+    index, _ = read_coco(folder / "_annotations.coco.json", folder)
+    dataset = CocoDataset(index, folder, None)
+    with caplog.at_level(logging.WARNING):
+        samples = [dataset[SampleKey(0, row)] for row in range(len(dataset))]
+    assert not caplog.records  # the listed sizes are those of the upright images
+    for row, sample in enumerate(samples):
+        assert sample is not None
+        assert tuple(sample[0].shape[1:]) == tuple(index.sizes_hw[row])
+
+
+def test_real_training_samples_are_sound(shared_data: Path) -> None:
+    folder = shared_data / "coco_mini" / "train2017"
+    index, _ = read_coco(shared_data / "coco_mini" / "annotations" / "instances_train2017.json", folder)
+    dataset = CocoDataset(index, folder, train_transform(TransformConfig()))
+    for row in range(0, len(dataset), 6):
+        sample = dataset[SampleKey(0, row)]
+        assert sample is not None
+        image, target = sample
+        height, width = image.shape[1:]
+        boxes = target["boxes"]
+        assert boxes.canvas_size == (height, width)
+        assert ((boxes[:, 2:] > boxes[:, :2]) & (boxes[:, 2:] <= torch.tensor([width, height]) + 1e-3)).all()
+        assert max(height, width) <= 1333
+        assert len({len(target[key]) for key in ("boxes", "labels", "area", "iscrowd")}) == 1  # type: ignore[literal-required]

@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import gc
+from pathlib import Path
+
+import numpy as np
+import psutil
+import pytest
+import torch
+from torchvision import tv_tensors
+
+from detrkit.config import DataConfig, TransformConfig
+from detrkit.data.coco import CocoDataset, read_coco
+from detrkit.data.loader import EpochBatchSampler, auto_workers, build_loader, collate
+from detrkit.data.synthetic import write_synthetic
+from detrkit.data.transforms import eval_transform, train_transform
+from detrkit.types import Batch, Target
+
+TINY = TransformConfig(scales=(40, 48, 56), max_size=90, crop_scales=(50, 60), crop_range=(30, 45), eval_size=48)
+
+
+@pytest.fixture(scope="module")
+def synthetic(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic(tmp_path_factory.mktemp("synthetic"), 21, 5, size=64, seed=1)
+
+
+def training_set(root: Path) -> CocoDataset:
+    index, report = read_coco(root / "annotations" / "instances_train2017.json", root / "train2017")
+    assert report.is_sound
+    return CocoDataset(index, root / "train2017", train_transform(TINY), seed=5)
+
+
+def sample(height: int, width: int, boxes: list[list[float]], crowd: list[bool] | None = None, image_id: int = 1):
+    image = torch.full((3, height, width), 9, dtype=torch.uint8)
+    target = Target(
+        boxes=tv_tensors.BoundingBoxes(
+            torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=(height, width)
+        ),
+        labels=torch.arange(len(boxes)),
+        area=torch.ones(len(boxes)),
+        iscrowd=torch.tensor(crowd or [False] * len(boxes), dtype=torch.bool),
+        image_id=image_id,
+        orig_size_hw=(height, width),
+    )
+    return image, target
+
+
+def batches_of(dataset: CocoDataset, workers: int, epochs: int = 2) -> list[Batch]:
+    sampler = EpochBatchSampler(len(dataset), 4, seed=2)
+    loader = build_loader(dataset, sampler, DataConfig(workers=workers))
+    batches = []
+    for epoch in range(epochs):
+        sampler.set_epoch(epoch)
+        batches += [batch for batch in loader if batch is not None]
+    return batches
+
+
+def test_batch_pads_at_the_bottom_and_on_the_right() -> None:
+    batch = collate([sample(4, 6, [[0, 0, 3, 2]]), sample(5, 3, [[0, 0, 3, 5], [1, 1, 2, 2]])])
+    assert batch is not None
+    assert batch.images.shape == (2, 3, 5, 6)
+    assert batch.images.dtype == torch.uint8
+    assert batch.sizes_hw == ((4, 6), (5, 3))
+    for row, (height, width) in enumerate(batch.sizes_hw):
+        assert (batch.images[row, :, :height, :width] == 9).all()
+        assert not batch.padding_mask[row, :height, :width].any()
+        assert batch.padding_mask[row].sum() == 30 - height * width
+    assert (batch.images[batch.padding_mask[:, None].expand_as(batch.images)] == 0).all()
+    assert batch.truth.boxes_cxcywh[0].tolist() == [0.25, 0.25, 0.5, 0.5]
+    assert batch.truth.boxes_cxcywh[1].tolist() == [0.5, 0.5, 1, 1]
+    assert batch.truth.counts == (1, 2)
+    assert batch.truth.labels.tolist() == [0, 0, 1]
+    assert batch.is_padded
+
+
+def test_images_of_one_size_are_not_padded() -> None:
+    batch = collate([sample(4, 6, []), sample(4, 6, [])])
+    assert batch is not None
+    assert not batch.is_padded
+    assert not batch.padding_mask.any()
+    assert batch.truth.boxes_cxcywh.shape == (0, 4)
+    assert batch.truth.labels.dtype == torch.int64
+    assert batch.truth.counts == (0, 0)
+
+
+def test_crowd_regions_are_left_out_of_the_truth_but_not_of_the_targets() -> None:
+    boxes = [[0.0, 0, 3, 2], [0, 0, 1, 1]]
+    batch = collate([sample(4, 6, boxes, [True, False]), sample(4, 6, boxes, [True, True])])
+    assert batch is not None
+    assert batch.truth.counts == (1, 0)
+    assert batch.truth.labels.tolist() == [1]
+    assert [len(target["boxes"]) for target in batch.targets] == [2, 2]
+
+
+def test_order_of_a_batch_changes_only_the_order() -> None:
+    first, second = sample(4, 6, [[0, 0, 3, 2]], image_id=1), sample(5, 3, [[1, 1, 2, 2]], image_id=2)
+    forward, backward = collate([first, second]), collate([second, first])
+    assert forward is not None
+    assert backward is not None
+    assert torch.equal(forward.images, backward.images.flip(0))
+    assert torch.equal(forward.truth.boxes_cxcywh, backward.truth.boxes_cxcywh.flip(0))
+    assert backward.image_ids == (2, 1)
+
+
+def test_unreadable_images_are_left_out() -> None:
+    batch = collate([None, sample(4, 6, []), None])
+    assert batch is not None
+    assert len(batch.images) == 1
+    assert collate([None, None]) is None
+
+
+def test_sampler_shows_every_image_once_an_epoch() -> None:
+    sampler = EpochBatchSampler(10, 4, seed=1)
+    sampler.set_epoch(3)
+    batches = list(sampler)
+    assert [len(batch) for batch in batches] == [4, 4, 2]
+    assert len(sampler) == 3
+    assert sorted(key.row for batch in batches for key in batch) == list(range(10))
+    assert {key.epoch for batch in batches for key in batch} == {3}
+
+
+def test_order_is_a_function_of_seed_and_epoch() -> None:
+    def order(seed: int, epoch: int, shuffle: bool = True) -> list[int]:
+        sampler = EpochBatchSampler(50, 7, seed=seed, shuffle=shuffle)
+        sampler.set_epoch(epoch)
+        return [key.row for batch in sampler for key in batch]
+
+    assert order(1, 2) == order(1, 2)
+    assert order(1, 2) != order(1, 3)
+    assert order(1, 2) != order(2, 1)
+    assert order(1, 2, shuffle=False) == list(range(50))
+
+
+def test_epoch_can_start_in_the_middle() -> None:
+    whole, resumed = EpochBatchSampler(23, 4, seed=1), EpochBatchSampler(23, 4, seed=1)
+    whole.set_epoch(5)
+    resumed.set_epoch(5, start_batch=2)
+    assert list(resumed) == list(whole)[2:]
+    assert (len(resumed), resumed.num_batches) == (4, 6)
+    resumed.set_epoch(6)
+    assert len(resumed) == 6
+
+
+@pytest.mark.parametrize("num_images", [1, 7, 8, 9, 16, 33])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+@pytest.mark.parametrize("drop_last", [False, True])
+def test_processes_share_an_epoch_evenly(num_images: int, world_size: int, drop_last: bool) -> None:
+    shares = []
+    for rank in range(world_size):
+        sampler = EpochBatchSampler(num_images, 4, 1, rank=rank, world_size=world_size, drop_last=drop_last)
+        shares.append(list(sampler))
+        assert len(shares[-1]) == len(sampler)
+    assert (
+        len({tuple(len(batch) for batch in share) for share in shares}) == 1
+    )  # else a process would wait forever
+    rows = [key.row for share in shares for batch in share for key in batch]
+    if drop_last and num_images >= 4 * world_size:
+        assert len(rows) == len(set(rows)) == num_images // (4 * world_size) * 4 * world_size
+    else:
+        assert set(rows) == set(range(num_images))
+        assert len(rows) < num_images + world_size
+
+
+def test_number_of_workers_does_not_change_batches(synthetic: Path) -> None:
+    _assert_same(batches_of(training_set(synthetic), 0), batches_of(training_set(synthetic), 2))
+
+
+def _assert_same(expected: list[Batch], found: list[Batch]) -> None:
+    assert len(expected) == len(found) == 12
+    for first, second in zip(expected, found, strict=True):
+        assert torch.equal(first.images, second.images)
+        assert torch.equal(first.padding_mask, second.padding_mask)
+        assert torch.equal(first.truth.boxes_cxcywh, second.truth.boxes_cxcywh)
+        assert first.image_ids == second.image_ids
+        assert first.sizes_hw == second.sizes_hw
+    assert expected[0].image_ids != expected[6].image_ids
+    assert first.images.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_unreadable_image_does_not_end_the_epoch(synthetic: Path, tmp_path: Path) -> None:
+    root = write_synthetic(tmp_path, 5, 0, size=64)
+    (root / "train2017" / "000002.jpg").write_bytes(b"\xff\xd8 cut off")
+    batches = batches_of(training_set(root), 0, epochs=1)
+    assert sorted(image_id for batch in batches for image_id in batch.image_ids) == [1, 3, 4, 5]
+
+
+def test_evaluation_sees_every_image_in_order(shared_data: Path) -> None:
+    folder = shared_data / "coco_mini" / "val2017"
+    index, _ = read_coco(shared_data / "coco_mini" / "annotations" / "instances_val2017.json", folder, "error")
+    config = TransformConfig(eval_size=96, max_size=160)
+    dataset = CocoDataset(index, folder, eval_transform(config), on_bad_image="error")
+    sampler = EpochBatchSampler(len(dataset), 8, shuffle=False)
+    batches = list(build_loader(dataset, sampler, DataConfig(workers=0)))
+    assert [image_id for batch in batches for image_id in batch.image_ids] == index.image_ids.tolist()
+    crowds = sum(int(target["iscrowd"].sum()) for batch in batches for target in batch.targets)
+    assert crowds == index.iscrowd.sum() > 0
+    assert sum(sum(batch.truth.counts) for batch in batches) == (~index.iscrowd).sum()
+
+
+def test_auto_workers_leave_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    for cpus, expected in ((1, 1), (2, 1), (4, 3), (64, 4)):
+        monkeypatch.setattr("os.sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)), raising=False)
+        assert auto_workers() == expected
+
+
+@pytest.mark.slow
+def test_memory_of_a_worker_does_not_grow(shared_data: Path) -> None:
+    folder = shared_data / "coco_mini" / "train2017"
+    index, _ = read_coco(shared_data / "coco_mini" / "annotations" / "instances_train2017.json", folder)
+    dataset = CocoDataset(index, folder, train_transform(TransformConfig(scales=(160, 192), crop=0.0)))
+    sampler = EpochBatchSampler(len(dataset), 4, seed=2)
+    loader = build_loader(dataset, sampler, DataConfig(workers=1))
+    private_mb = []
+    for epoch in range(12):
+        sampler.set_epoch(epoch)
+        for _ in loader:
+            pass
+        gc.collect()
+        (worker,) = [
+            child for child in psutil.Process().children() if "resource_tracker" not in str(child.cmdline())
+        ]
+        private_mb.append(worker.memory_full_info().uss / 2**20)
+    # the first epochs fill caches; a list of annotations copied as it is touched would grow on and on
+    assert np.mean(private_mb[-3:]) - np.mean(private_mb[3:6]) < 8, private_mb

@@ -1,0 +1,134 @@
+"""Ground truth from JSON and from the data room's index."""
+
+import json
+import types
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detrkit.data.coco_json import read_coco
+from detrkit.errors import AnnotationError
+from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.truth import ground_truth_from_index, read_ground_truth
+from detrkit.types import ClassMap, ImageDetections
+
+SHARED = Path("/work/shared/data")
+
+
+def small_content():
+    return {
+        "images": [{"id": 9, "height": 20, "width": 30}, {"id": 4, "height": 10, "width": 10}],
+        "categories": [{"id": 8, "name": "b"}, {"id": 2, "name": "a"}],
+        "annotations": [
+            {"id": 0, "image_id": 9, "category_id": 8, "bbox": [1, 2, 3, 4], "iscrowd": 1},
+            {"id": 1, "image_id": 4, "category_id": 2, "bbox": [0.1, 0.2, 0.3, 0.4], "area": 7.5},
+        ],
+    }
+
+
+def small_index():
+    return types.SimpleNamespace(
+        image_ids=np.array([9, 4]),
+        sizes_hw=np.array([[20, 30], [10, 10]]),
+        offsets=np.array([0, 1, 2]),
+        boxes_xyxy=np.array([[1, 2, 4, 6], [0.5, 0.25, 0.75, 1.0]]),
+        labels=np.array([0, 1]),
+        area=np.array([12.0, 7.5]),
+        iscrowd=np.array([True, False]),
+        class_map=ClassMap(names=("b", "a"), category_ids=(8, 2)),
+    )
+
+
+def test_json_becomes_columns_sorted_by_image_id():
+    truth = read_ground_truth(small_content())
+    assert truth.image_ids.tolist() == [4, 9]
+    assert truth.sizes_hw.tolist() == [[10, 10], [20, 30]]
+    assert truth.image_rows.tolist() == [0, 1]
+    assert truth.class_map.names == ("a", "b")
+    assert truth.class_ids.tolist() == [0, 1]
+    assert truth.boxes_xywh.tolist() == [[0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]]
+    assert truth.area.tolist() == [7.5, 12.0]
+    assert truth.iscrowd.tolist() == [False, True]
+
+
+def test_index_becomes_the_same_columns_whatever_its_order():
+    truth = ground_truth_from_index(small_index())
+    assert truth.image_ids.tolist() == [4, 9]
+    assert truth.sizes_hw.tolist() == [[10, 10], [20, 30]]
+    assert truth.class_map.category_ids == (2, 8)
+    assert truth.class_ids.tolist() == [0, 1]
+    assert truth.boxes_xywh.tolist() == [[0.5, 0.25, 0.25, 0.75], [1, 2, 3, 4]]
+    assert truth.area.tolist() == [7.5, 12.0]
+    assert truth.iscrowd.tolist() == [False, True]
+
+
+def test_index_without_annotations_is_legal():
+    index = small_index()
+    index.offsets = np.zeros(3, np.int64)
+    for name in ("boxes_xyxy", "labels", "area", "iscrowd"):
+        setattr(index, name, getattr(index, name)[:0])
+    metrics = CocoEvaluator(ground_truth_from_index(index)).finish()
+    assert metrics.images == 2
+    assert metrics["AP"] == -1
+
+
+@pytest.mark.parametrize(
+    ("annotations", "images"),
+    [
+        ("coco_mini/annotations/instances_val2017.json", "coco_mini/val2017"),
+        ("bccd_voc/coco/instances_val.json", "bccd_voc/JPEGImages"),
+    ],
+)
+def test_real_annotations_by_index_and_by_json_give_the_same_metrics(annotations, images):
+    by_json = read_ground_truth(SHARED / annotations)
+    index, _ = read_coco(SHARED / annotations, SHARED / images)
+    by_index = ground_truth_from_index(index)
+    assert by_json.boxes_xywh == pytest.approx(by_index.boxes_xywh, abs=1e-9)
+    rng = np.random.default_rng(0)
+    evaluators = [CocoEvaluator(by_json), CocoEvaluator(by_index)]
+    for row, image_id in enumerate(by_json.image_ids.tolist()):
+        here = by_json.image_rows == row
+        boxes = by_json.boxes_xywh[here]
+        boxes[:, 2:] += boxes[:, :2]
+        # whole steps of a sixteenth keep many IoUs near a threshold
+        boxes = boxes + np.round(16 * rng.normal(0, 3, boxes.shape)) / 16
+        found = ImageDetections(boxes, np.round(rng.random(len(boxes)), 1), by_json.class_ids[here])
+        for evaluator in evaluators:
+            evaluator.add(image_id, found)
+    assert evaluators[0].finish().values == evaluators[1].finish().values
+
+
+def test_annotations_of_unlisted_images_and_categories_do_not_count():
+    content = small_content()
+    content["annotations"] += [
+        {"id": 5, "image_id": 77, "category_id": 2, "bbox": [1, 1, 1, 1]},
+        {"id": 6, "image_id": 9, "category_id": 77, "bbox": [1, 1, 1, 1]},
+    ]
+    assert len(read_ground_truth(content).area) == 2
+
+
+@pytest.mark.parametrize("bbox", [[1, 2, 3], ["x", 1, 1, 1], None, [float("nan"), 1, 1, 1]])
+def test_unusable_boxes_are_refused_and_say_what_to_run(bbox):
+    content = small_content()
+    content["annotations"][1]["bbox"] = bbox
+    with pytest.raises(AnnotationError, match="detrkit data check"):
+        read_ground_truth(content)
+
+
+def test_files_that_are_not_coco_detection_json_are_refused(tmp_path):
+    path = tmp_path / "annotations.json"
+    with pytest.raises(AnnotationError, match="cannot read"):
+        read_ground_truth(path)
+    path.write_text(json.dumps(small_content())[:-20])
+    with pytest.raises(AnnotationError, match="not valid JSON"):
+        read_ground_truth(path)
+    path.write_text("[]")
+    with pytest.raises(AnnotationError, match="list"):
+        read_ground_truth(path)
+    path.write_text('{"images": [], "categories": []}')
+    with pytest.raises(AnnotationError, match="'annotations'"):
+        read_ground_truth(path)
+    path.write_text('{"images": [{}], "categories": [], "annotations": []}')
+    with pytest.raises(AnnotationError, match="no usable id"):
+        read_ground_truth(path)

@@ -1,0 +1,42 @@
+"""Checkpoints with the published names and shapes, from random numbers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detrkit.config import ModelConfig
+from detrkit.families import preset_config
+from detrkit.families.detr.model import Detr, build_detr
+from tests.parity.conftest import randomize
+
+
+def small_config(**changes: object) -> ModelConfig:
+    """A DETR with a real ResNet but a small transformer, quick to build and save."""
+    base = {
+        "preset": "detr-r18",
+        "backbone": "resnet18",
+        "hidden_dim": 32,
+        "num_heads": 4,
+        "encoder_layers": 1,
+        "decoder_layers": 2,
+        "ffn_dim": 64,
+        "num_queries": 10,
+        "backbone_norm": "frozen",
+        "frozen_stages": 2,
+    }
+    return ModelConfig.model_validate({**base, **changes})
+
+
+def build(config: ModelConfig, num_slots: int = 91, seed: int = 0) -> Detr:
+    torch.manual_seed(seed)
+    model = build_detr(config, num_slots).eval()
+    if config.backbone_norm == "frozen":
+        randomize(model, seed)
+    return model
+
+
+@pytest.fixture(scope="session")
+def detr_r50() -> Detr:
+    config = preset_config("detr-r50").model.model_copy(update={"backbone_norm": "frozen", "frozen_stages": 2})
+    return build(config)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from detrkit.nn.attention import Attention
+from detrkit.nn.position import LearnedPosition, SinePosition
+from detrkit.nn.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer
+
+
+def test_attention_equals_torchs_multihead_attention():
+    torch.manual_seed(0)
+    ours, theirs = Attention(32, 4).eval(), nn.MultiheadAttention(32, 4, batch_first=True).eval()
+    ours.load_state_dict(theirs.state_dict())
+    query, key, value = torch.randn(2, 5, 32), torch.randn(2, 9, 32), torch.randn(2, 9, 32)
+    padding = torch.zeros(2, 9, dtype=torch.bool)
+    padding[1, 6:] = True
+    expected, _ = theirs(query, key, value, key_padding_mask=padding)
+    got = ours(query, key, value, attn_mask=~padding[:, None, None])
+    torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("pre_norm", [False, True])
+def test_layers_equal_torchs_transformer_layers_without_positions(pre_norm: bool):
+    torch.manual_seed(0)
+    encoder_layer = EncoderLayer(32, 4, 64, 0.0, pre_norm).eval()
+    theirs = nn.TransformerEncoderLayer(32, 4, 64, 0.0, batch_first=True, norm_first=pre_norm).eval()
+    encoder_layer.load_state_dict(theirs.state_dict())
+    tokens, zero = torch.randn(2, 7, 32), torch.zeros(1, 7, 32)
+    torch.testing.assert_close(encoder_layer(tokens, zero, None), theirs(tokens), rtol=1e-5, atol=1e-5)
+
+    decoder_layer = DecoderLayer(32, 4, 64, 0.0, pre_norm).eval()
+    theirs_decoder = nn.TransformerDecoderLayer(32, 4, 64, 0.0, batch_first=True, norm_first=pre_norm).eval()
+    decoder_layer.load_state_dict(theirs_decoder.state_dict())
+    queries = torch.randn(2, 3, 32)
+    got = decoder_layer(queries, torch.zeros(3, 32), tokens, tokens, None)
+    torch.testing.assert_close(got, theirs_decoder(queries, tokens), rtol=1e-5, atol=1e-5)
+
+
+def test_decoder_gives_every_layer_through_the_shared_norm():
+    decoder = Decoder([DecoderLayer(16, 2, 32, 0.0) for _ in range(3)], 16)
+    memory = torch.randn(2, 6, 16)
+    out = decoder(torch.zeros(2, 4, 16), torch.randn(2, 4, 16), memory, torch.zeros(1, 6, 16), None)
+    assert out.shape == (3, 2, 4, 16)
+    torch.testing.assert_close(out.mean(-1), torch.zeros(3, 2, 4), atol=1e-5, rtol=0)
+
+
+def test_only_pre_norm_encoders_have_a_last_norm():
+    layers = [EncoderLayer(16, 2, 32, 0.0)]
+    assert Encoder(layers, 16).norm is None
+    assert Encoder(layers, 16, pre_norm=True).norm is not None
+
+
+@pytest.mark.parametrize("position", [SinePosition(32), LearnedPosition(32)])
+def test_positions_of_an_image_do_not_depend_on_padding(position: nn.Module):
+    alone = position(torch.zeros(1, 8, 4, 6), None)
+    padding = torch.ones(1, 5, 9, dtype=torch.bool)
+    padding[0, :4, :6] = False
+    padded = position(torch.zeros(1, 8, 5, 9), padding).unflatten(1, (5, 9))[:, :4, :6].flatten(1, 2)
+    torch.testing.assert_close(padded, alone, rtol=0, atol=1e-6)
+
+
+def test_sine_positions_are_all_different_and_bounded():
+    tokens = SinePosition(32)(torch.zeros(1, 8, 6, 6), None)[0]
+    assert tokens.abs().max() <= 1
+    distances = torch.cdist(tokens, tokens) + torch.eye(36) * 9
+    assert distances.min() > 0.05
+
+
+def test_learned_positions_of_a_huge_map_repeat_the_last_instead_of_failing():
+    position = LearnedPosition(8)
+    tokens = position(torch.zeros(1, 8, 2, 60), None).unflatten(1, (2, 60))
+    torch.testing.assert_close(tokens[0, 0, 59], tokens[0, 0, 49])

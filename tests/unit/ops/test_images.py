@@ -1,0 +1,203 @@
+from __future__ import annotations
+
+import io
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from detrkit.errors import ImageError
+from detrkit.ops.images import decode_image, normalize_images, read_image_size, resize_image, resized_size_hw
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+UNREADABLE = {
+    "broken.png": "not an image that Pillow",
+    "broken_data_stream.png": "unrecognized data stream",
+    "decompression_bomb.gif": "exceeds limit",
+    "png_decompression_dos.png": "too large",
+    "truncated_end_chunk.png": "Truncated File Read",
+    "truncated_image.png": "truncated",
+    "truncated_jpeg.jpg": "truncated",
+    "unknown_compression_method.png": "not an image that Pillow",
+    "zero_width.gif": "not an image that Pillow",
+}
+RESCALED = ("10ct_32bit_128.tiff", "16bit.cropped.tif", "i_trns.png")
+"""Wide gray images, which Pillow cuts off at 255."""
+
+
+def encode(image: Image.Image, format: str = "PNG", **options: object) -> bytes:
+    stream = io.BytesIO()
+    image.save(stream, format=format, **options)
+    return stream.getvalue()
+
+
+def random_pixels(height: int, width: int, seed: int = 0) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64(seed)).integers(0, 256, (height, width, 3), dtype=np.uint8)
+
+
+def images_only(shared_data: Path) -> list[Path]:
+    folder = shared_data / "bad_inputs" / "09_images_only"
+    return sorted(path for path in folder.rglob("*") if path.is_file() and path.name != "LICENSE")
+
+
+def test_readable_odd_images_equal_pillow(shared_data: Path) -> None:
+    compared = 0
+    for path in images_only(shared_data):
+        if path.name in UNREADABLE or path.name in RESCALED:
+            continue
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            expected = np.array(ImageOps.exif_transpose(Image.open(path)).convert("RGB"))
+        image = decode_image(path)
+        assert image.dtype == torch.uint8
+        np.testing.assert_array_equal(image.permute(1, 2, 0).numpy(), expected, err_msg=path.name)
+        assert read_image_size(path) == expected.shape[:2], path.name
+        compared += 1
+    assert compared == 23
+
+
+@pytest.mark.parametrize(("name", "reason"), UNREADABLE.items())
+def test_unreadable_image_is_named(shared_data: Path, name: str, reason: str) -> None:
+    path = shared_data / "bad_inputs" / "09_images_only" / "pillow" / name
+    with pytest.raises(ImageError, match=reason) as caught:
+        decode_image(path)
+    assert str(path) in str(caught.value)
+
+
+def test_truncated_jpeg_of_a_real_set_is_an_error(shared_data: Path) -> None:
+    folder = shared_data / "bad_inputs" / "02_voc_truncated_jpeg" / "images"
+    for path in sorted(folder.iterdir()):
+        if path.name == "00090.jpg":
+            with pytest.raises(ImageError, match=r"00090\.jpg.*truncated"):
+                decode_image(path)
+        else:
+            assert decode_image(path).shape[0] == 3
+
+
+@pytest.mark.parametrize("progressive", [False, True])
+@pytest.mark.parametrize("cut", [1, 2, 20, 500, 3000])
+def test_every_cut_off_jpeg_is_an_error(progressive: bool, cut: int) -> None:
+    data = encode(Image.fromarray(random_pixels(60, 80)), "JPEG", progressive=progressive)
+    with pytest.raises(ImageError):
+        decode_image(data[:-cut])
+
+
+def test_bytes_after_the_end_of_a_jpeg_are_legal() -> None:
+    data = encode(Image.fromarray(random_pixels(20, 30)), "JPEG")
+    assert torch.equal(decode_image(data + b"trailing"), decode_image(data))
+
+
+def test_png_named_jpg_with_alpha_drops_alpha(shared_data: Path) -> None:
+    for path in sorted((shared_data / "bad_inputs" / "08_voc_png_named_jpg_rgba" / "images").iterdir()):
+        expected = np.array(Image.open(path))[:, :, :3]
+        np.testing.assert_array_equal(decode_image(path).permute(1, 2, 0).numpy(), expected)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize("format", ["JPEG", "PNG", "WEBP", "TIFF"])
+def test_exif_orientation_is_applied(orientation: int, format: str) -> None:
+    picture = Image.fromarray(random_pixels(24, 40))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(picture, format, exif=exif)
+    expected = np.array(ImageOps.exif_transpose(Image.open(io.BytesIO(data))).convert("RGB"))
+    np.testing.assert_array_equal(decode_image(data).permute(1, 2, 0).numpy(), expected)
+    assert read_image_size(data) == ((40, 24) if orientation >= 5 else (24, 40))
+
+
+def test_exif_behind_the_pixels_of_a_png_is_found(tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    data = encode(Image.fromarray(random_pixels(10, 20)), exif=exif)
+    start = data.index(b"eXIf") - 4
+    length = int.from_bytes(data[start : start + 4], "big") + 12
+    end = data.index(b"IEND") - 4
+    path = tmp_path / "late.png"
+    path.write_bytes(data[:start] + data[start + length : end] + data[start : start + length] + data[end:])
+    assert decode_image(path).shape == (3, 20, 10)
+    assert read_image_size(path) == (20, 10)
+    assert read_image_size(path.read_bytes()) == (20, 10)
+
+
+def test_16_bit_gray_is_scaled_by_its_full_range() -> None:
+    ramp = np.linspace(0, 65535, 256 * 4).astype(np.uint16).reshape(32, 32)
+    image = decode_image(encode(Image.fromarray(ramp)))
+    expected = np.rint(ramp / 257).astype(np.uint8)
+    for channel in image:
+        np.testing.assert_array_equal(channel.numpy(), expected)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [([0.0, 0.5, 1.0], [0, 128, 255]), ([0.0, 127.0, 255.0], [0, 127, 255]), ([-2.0, 0.0, 2.0], [0, 128, 255])],
+)
+def test_32_bit_floats_are_scaled_by_their_range(values: list[float], expected: list[int]) -> None:
+    image = decode_image(encode(Image.fromarray(np.array([values], dtype=np.float32)), "TIFF"))
+    assert image[0, 0].tolist() == expected
+
+
+def test_nan_in_a_float_image_is_black() -> None:
+    image = decode_image(encode(Image.fromarray(np.array([[np.nan, 1.0]], dtype=np.float32)), "TIFF"))
+    assert image[0, 0].tolist() == [0, 255]
+
+
+def test_first_frame_of_an_animation_is_taken() -> None:
+    frames = [Image.new("RGB", (8, 6), color) for color in ("red", "blue")]
+    image = decode_image(encode(frames[0], "GIF", save_all=True, append_images=frames[1:]))
+    assert image[:, 0, 0].tolist() == [255, 0, 0]
+
+
+def test_missing_and_empty_files_say_so(tmp_path: Path) -> None:
+    with pytest.raises(ImageError, match=r"gone\.jpg: there is no such file"):
+        decode_image(tmp_path / "gone.jpg")
+    (tmp_path / "empty.jpg").touch()
+    for read in (decode_image, read_image_size):
+        with pytest.raises(ImageError, match=r"empty\.jpg.*the file is empty"):
+            read(tmp_path / "empty.jpg")
+    with pytest.raises(ImageError, match="cannot be decoded"):
+        decode_image(tmp_path)
+    with pytest.raises(ImageError, match="image of 4 bytes: not an image"):
+        decode_image(b"text")
+
+
+def test_resized_sizes_equal_transformers() -> None:
+    reference = pytest.importorskip("transformers.image_transforms").get_size_with_aspect_ratio
+    random = np.random.Generator(np.random.PCG64(0))
+    sizes = [*random.integers(1, 3000, (3000, 2)).tolist(), (640, 480), (1, 1), (800, 800), (800, 1333)]
+    for height, width in sizes:
+        for short, longest in ((800, 1333), (480, 1333), (608, 1333), (400, None), (128, 213)):
+            expected = reference((height, width), short, longest)
+            if 0 in expected:
+                expected = tuple(max(1, side) for side in expected)  # transformers gives an image of no pixels
+            assert resized_size_hw((height, width), short, longest) == expected
+
+
+@pytest.mark.parametrize("by_pixel", [False, True])
+def test_resize_does_not_depend_on_how_memory_lies(by_pixel: bool) -> None:
+    from torchvision.transforms.v2.functional import resize
+
+    image = torch.from_numpy(random_pixels(50, 70)).permute(2, 0, 1)
+    expected = resize(image.contiguous(), [33, 90], antialias=True)
+    assert torch.equal(resize_image(image if by_pixel else image.contiguous(), (33, 90)), expected)
+    assert torch.equal(resize_image(image[:, 5:], (33, 90)), resize(image[:, 5:].contiguous(), [33, 90]))
+
+
+@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
+def test_normalized_pixels_follow_the_published_formula(memory_format: torch.memory_format) -> None:
+    images = torch.from_numpy(random_pixels(8, 10)).permute(2, 0, 1).repeat(2, 1, 1, 1)
+    images = images.contiguous(memory_format=memory_format)
+    padding_mask = torch.zeros(2, 8, 10, dtype=torch.bool)
+    padding_mask[1, 5:] = True
+    before = images.clone()
+    normalized = normalize_images(images, MEAN, STD, padding_mask)
+    expected = (images.float() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
+    # two roundings less than the published formula: a few float32 steps at values up to 2.7
+    torch.testing.assert_close(normalized[~padding_mask[:, None].expand_as(images)],
+                               expected[~padding_mask[:, None].expand_as(images)], rtol=0, atol=1e-6)  # fmt: skip
+    assert (normalized[1, :, 5:] == 0).all()
+    assert torch.equal(images, before)
+    assert normalized.is_contiguous(memory_format=memory_format)
+    assert normalized.dtype == torch.float32

@@ -1,0 +1,263 @@
+from __future__ import annotations
+
+import errno
+import io
+import os
+import pickle
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from detrkit.config import Config, update_config
+from detrkit.errors import CheckpointError
+from detrkit.training import checkpoint
+from detrkit.training.checkpoint import (
+    CheckpointStore,
+    is_checkpoint,
+    load_checkpoint,
+    read_model,
+    save_checkpoint,
+)
+from detrkit.types import ClassMap
+
+
+def payload(value: float = 1.0, **extra) -> dict:
+    config = update_config(Config(), {"train.epochs": 7})
+    return {
+        "config": config.model_dump(mode="json"),
+        "class_map": ClassMap(("cat", "dog"), (3, 9)).to_dict(),
+        "model": {"weight": torch.full((100, 10), value), "count": torch.tensor(5)},
+        "optimizer": {"state": {0: {"step": torch.tensor(3.0)}}, "param_groups": [{"betas": (0.9, 0.99)}]},
+        "ema": None,
+        **extra,
+    }
+
+
+def flip_a_byte(path: Path, place: int = 1000) -> None:
+    content = bytearray(path.read_bytes())
+    content[place] ^= 1
+    path.write_bytes(content)
+
+
+def files_in(folder: Path) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_what_is_saved_is_loaded(tmp_path):
+    path = tmp_path / "new" / "a.pt"
+    save_checkpoint(path, payload())
+    loaded = load_checkpoint(path)
+    assert torch.equal(loaded["model"]["weight"], torch.ones(100, 10))
+    assert loaded["optimizer"]["param_groups"] == [{"betas": (0.9, 0.99)}]
+    assert is_checkpoint(path)
+    assert files_in(path.parent) == ["a.pt"]
+    assert torch.load(path, weights_only=True)["format"] == checkpoint.FORMAT  # torch alone reads it too
+
+
+@pytest.mark.parametrize("place", [0, 1000, -100, -70, -1])
+def test_any_changed_byte_is_noticed(tmp_path, place):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, payload())
+    flip_a_byte(path, place)
+    with pytest.raises(CheckpointError, match=r"a\.pt is (damaged|cut off)"):
+        load_checkpoint(path)
+
+
+@pytest.mark.parametrize("keep", [0, 10, 5000, -1])
+def test_cut_off_file_is_noticed(tmp_path, keep):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, payload())
+    path.write_bytes(path.read_bytes()[:keep])
+    assert not is_checkpoint(path)
+    with pytest.raises(CheckpointError, match="cut off or not a detrkit checkpoint"):
+        load_checkpoint(path)
+
+
+def test_published_file_is_told_apart(tmp_path):
+    torch.save({"model": {"weight": torch.ones(2)}}, tmp_path / "detr.pth")
+    assert not is_checkpoint(tmp_path / "detr.pth")
+    assert not is_checkpoint(tmp_path / "missing.pth")
+    with pytest.raises(CheckpointError, match="not a detrkit checkpoint"):
+        read_model(tmp_path / "detr.pth")
+    with pytest.raises(CheckpointError, match="cannot read checkpoint"):
+        read_model(tmp_path / "missing.pth")
+
+
+class Payload:
+    def __init__(self, marker: Path):
+        self.marker = marker
+
+    def __reduce__(self):
+        return (os.mkdir, (str(self.marker),))
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_code_in_a_file_never_runs(tmp_path, zipped):
+    path, marker = tmp_path / "evil.pt", tmp_path / "ran"
+    buffer = io.BytesIO()
+    if zipped:
+        torch.save({"format": checkpoint.FORMAT, "x": Payload(marker)}, buffer)
+    else:
+        pickle.dump(Payload(marker), buffer)
+    digest = checkpoint.hashlib.sha256(buffer.getvalue()).hexdigest()
+    path.write_bytes(buffer.getvalue() + checkpoint._seal(digest))  # a correct hash proves no good will
+    with pytest.raises(CheckpointError, match="cannot be loaded safely"):
+        load_checkpoint(path)
+    assert not marker.exists()
+
+
+def test_other_format_or_version_is_named(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, {"format": "other"})
+    with pytest.raises(CheckpointError, match="no format: detrkit-checkpoint"):
+        load_checkpoint(path)
+    save_checkpoint(path, {"version": 99})
+    with pytest.raises(CheckpointError, match="version 99, this detrkit reads version 1"):
+        load_checkpoint(path)
+
+
+class FullDisk(io.FileIO):
+    room = 2000
+
+    def write(self, data) -> int:
+        if self.tell() + memoryview(data).nbytes > self.room:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return super().write(data)
+
+
+@pytest.mark.parametrize("room", [0, 2000, 6000])
+def test_full_disk_leaves_the_earlier_checkpoints(tmp_path, monkeypatch, room):
+    store = CheckpointStore(tmp_path)
+    store.save_last(payload(1.0))
+    store.save_last(payload(2.0))
+    before = files_in(store.folder)
+    monkeypatch.setattr(FullDisk, "room", room)
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "open", lambda path, mode="r": FullDisk(path, mode.replace("b", "")))
+        with pytest.raises(CheckpointError, match=r"no space left .* earlier checkpoints are untouched"):
+            store.save_last(payload(3.0))
+    assert files_in(store.folder) == before == ["last.pt", "previous.pt"]
+    assert store.load_latest()["model"]["weight"][0, 0] == 2.0
+    assert load_checkpoint(store.previous_path)["model"]["weight"][0, 0] == 1.0
+    store.save_last(payload(3.0))
+    assert store.load_latest()["model"]["weight"][0, 0] == 3.0
+
+
+def test_error_of_the_disk_at_fsync_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, payload(1.0))
+
+    def broken(descriptor):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", broken)
+        with pytest.raises(CheckpointError, match="Input/output error"):
+            save_checkpoint(path, payload(2.0))
+    assert files_in(tmp_path) == ["a.pt"]
+    assert load_checkpoint(path)["model"]["weight"][0, 0] == 1.0
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="no file size limits")
+def test_real_size_limit_gives_a_checkpoint_error(tmp_path):
+    script = """
+import resource, sys, torch
+from detrkit.errors import CheckpointError
+from detrkit.training.checkpoint import save_checkpoint
+path = sys.argv[1]
+save_checkpoint(path, {"model": torch.zeros(10)})
+resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))
+try:
+    save_checkpoint(path, {"model": torch.zeros(1_000_000)})
+except CheckpointError as error:
+    print("refused:", error)
+"""
+    path = tmp_path / "a.pt"
+    done = subprocess.run([sys.executable, "-c", script, str(path)], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith(f"refused: cannot write checkpoint {path}: File too large")
+    assert files_in(tmp_path) == ["a.pt"]
+    assert load_checkpoint(path)["model"].shape == (10,)
+
+
+def test_two_generations_are_kept(tmp_path):
+    store = CheckpointStore(tmp_path)
+    for value in (1.0, 2.0, 3.0):
+        store.save_last(payload(value))
+    assert files_in(store.folder) == ["last.pt", "previous.pt"]
+    assert store.load_latest()["model"]["weight"][0, 0] == 3.0
+    assert load_checkpoint(store.previous_path)["model"]["weight"][0, 0] == 2.0
+
+
+def test_damaged_newest_gives_the_one_before_with_a_warning(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.save_last(payload(1.0))
+    store.save_last(payload(2.0))
+    flip_a_byte(store.last_path)
+    again = CheckpointStore(tmp_path)
+    with pytest.warns(UserWarning, match=r"last\.pt is damaged.*using previous\.pt instead"):
+        assert again.load_latest()["model"]["weight"][0, 0] == 1.0
+    # and the damaged one does not push the good one out
+    again.save_last(payload(3.0))
+    assert load_checkpoint(store.previous_path)["model"]["weight"][0, 0] == 1.0
+    assert again.load_latest()["model"]["weight"][0, 0] == 3.0
+    flip_a_byte(store.last_path)
+    flip_a_byte(store.previous_path)
+    with pytest.raises(CheckpointError, match=r"no usable checkpoint in .*last\.pt is damaged.*previous\.pt is"):
+        store.load_latest()
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_crash_between_the_renames_loses_nothing(tmp_path, monkeypatch, fails_at):
+    store = CheckpointStore(tmp_path)
+    store.save_last(payload(1.0))
+    store.save_last(payload(2.0))
+    plain, calls = Path.replace, []
+
+    def crash(path, target):
+        calls.append(path)
+        if len(calls) == fails_at + 1:  # the first is that of save_checkpoint
+            raise KeyboardInterrupt
+        return plain(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "replace", crash)
+        with pytest.raises(KeyboardInterrupt):
+            store.save_last(payload(3.0))
+    again = CheckpointStore(tmp_path)
+    assert again.load_latest()["model"]["weight"][0, 0] == 3.0
+    again.save_last(payload(4.0))
+    assert again.load_latest()["model"]["weight"][0, 0] == 4.0
+    assert files_in(store.folder) == ["last.pt", "previous.pt"]
+
+
+def test_read_model_prefers_best_and_averages(tmp_path):
+    store = CheckpointStore(tmp_path)
+    with pytest.raises(CheckpointError, match="no usable checkpoint"):
+        read_model(tmp_path)
+    store.save_last(payload(1.0))
+    assert read_model(tmp_path).state_dict["weight"][0, 0] == 1.0
+    average = {"count": 4, "weights": {"weight": torch.full((100, 10), 8.0)}}
+    store.save_best(payload(2.0, ema=average))
+    config, class_map, state_dict = read_model(tmp_path)
+    assert config.train.epochs == 7
+    assert class_map == ClassMap(("cat", "dog"), (3, 9))
+    assert state_dict["weight"][0, 0] == 8.0
+    assert state_dict["count"] == 5
+    assert "optimizer" not in load_checkpoint(store.best_path)
+    assert read_model(store.last_path).state_dict["weight"][0, 0] == 1.0
+    flip_a_byte(store.best_path)
+    with pytest.warns(UserWarning, match=r"using last\.pt instead"):
+        assert read_model(tmp_path).state_dict["weight"][0, 0] == 1.0
+
+
+def test_checkpoint_without_model_or_with_bad_config_is_named(tmp_path):
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, {"model": {}})
+    with pytest.raises(CheckpointError, match="holds no model: config, class_map missing"):
+        read_model(path)
+    save_checkpoint(path, {**payload(), "config": {"train": {"speed": 3}}})
+    with pytest.raises(CheckpointError, match=r"unknown config key train\.speed"):
+        read_model(path)
