@@ -9,6 +9,26 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from detrkit.errors import UsageError
+
+
+def make_folder(path: str | os.PathLike[str]) -> Path:
+    """The folder, made if it is not there; asked for before the work whose results it is to hold.
+
+    Raises:
+        UsageError: It is a file, or cannot be made or written.
+    """
+    folder = Path(path)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        is_file = folder.exists() and not folder.is_dir()
+        reason = "it is a file" if is_file else error.strerror or error
+        raise UsageError(f"{folder} cannot be used as a folder for results: {reason}; give another") from error
+    if not os.access(folder, os.W_OK):
+        raise UsageError(f"{folder} cannot be written: permission denied; give another folder for results")
+    return folder
+
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[str]]:

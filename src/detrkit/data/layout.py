@@ -13,7 +13,7 @@ from pathlib import Path
 
 from detrkit.config import DataConfig
 from detrkit.data.coco_json import load_json
-from detrkit.errors import DataError
+from detrkit.errors import DataError, UsageError
 
 ROBOFLOW_FILE = "_annotations.coco.json"
 SPLIT_ALIASES = {
@@ -59,7 +59,8 @@ def find_split(root: str | Path | None, split: str, config: DataConfig | None = 
             paths are tried from ``root``, then from the working directory.
 
     Raises:
-        DataError: There is no such folder, split, or readable layout.
+        UsageError: There is no such folder, or no such file as the config names.
+        DataError: There is no such split or readable layout.
     """
     config = config or DataConfig()
     root = Path(root or config.root or ".")
@@ -69,7 +70,7 @@ def find_split(root: str | Path | None, split: str, config: DataConfig | None = 
         folder = _existing(images, root, "image folder") if images else find_image_folder(file, root)
         return SplitFiles(file, folder, "explicit", "named in the config")
     if not root.is_dir():
-        raise DataError(f"{root}: {_what_is_there(root)}")
+        raise UsageError(f"{root}: {_what_is_there(root)}")
     for layout, finder in LAYOUTS.items():
         files = finder(root).get(canonical_split(split))
         if files is not None:
@@ -110,7 +111,7 @@ def find_image_folder(annotations: Path, root: Path) -> Path:
     searched = ", ".join(str(folder) for folder in candidates if folder.is_dir())
     raise DataError(
         f"{annotations}: its images, for instance {names[0]!r}, are in none of {searched}; "
-        "name the folder: --set data.train_images=FOLDER (or data.val_images)"
+        "give a folder that holds both, or name this one: --set data.train_images=FOLDER (or data.val_images)"
     )
 
 
@@ -216,7 +217,7 @@ def _existing(path: str, root: Path, what: str) -> Path:
     for candidate in (root / path, Path(path)):
         if candidate.exists():
             return candidate
-    raise DataError(
+    raise UsageError(
         f"{path}: there is no such {what}, neither in {root} nor in the working directory{_near(root / path)}"
     )
 
@@ -240,9 +241,9 @@ def _nothing_found(root: Path, split: str) -> str:
         names = ", ".join(f"{name} ({file.relative_to(root)})" for name, file in sorted(splits.items()))
         others = [name for name in sorted(splits, key=lambda name: (name == "train", name)) if name != split]
         key = "train_split" if canonical_split(split) == "train" else "val_split"
-        advice = (
-            f"choose with --set data.{key}={others[0]}" if others else "check data.train_split and data.val_split"
-        )
+        advice = "check data.train_split and data.val_split"
+        if others:
+            advice = f"choose with --set data.{key}={others[0]} (in eval with --split {others[0]})"
         if key == "val_split" and others == ["train"]:
             advice = f"split off a part, or {advice}, which measures on the training images"
         return f"{root}: has no split {split!r}; it has {names}; {advice}"
@@ -264,4 +265,4 @@ def _other_format(root: Path) -> str:
         return "these are Pascal VOC annotations, which are not read yet: convert them to COCO JSON"
     names = sorted(entry.name for entry in islice(root.iterdir(), 1000))
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"found {shown or 'an empty folder'}; name the file: --set data.train_annotations=FILE"
+    return f"found {shown or 'an empty folder'}; name the file: --set data.train_annotations=FILE, or --data FILE in eval"

@@ -6,6 +6,7 @@ Geometry is in pixels of the final image unless it says share, which is of the i
 
 from __future__ import annotations
 
+import colorsys
 import json
 import math
 from pathlib import Path
@@ -31,6 +32,9 @@ MIN_CONTRAST = 0.3
 RING_HOLE = 0.55
 STAR_WAIST = 0.42
 CROSS_ARM = 0.34
+HUE_SPREAD = 0.08
+"""Standard deviation of an object's hue around that of its class, of a full turn. Like ripe fruit, a class has a
+typical colour; neighbours overlap so much that only the shape decides, and the clutter has all colours."""
 SUPERSAMPLING = 4
 JPEG_QUALITY = 95
 
@@ -115,7 +119,7 @@ def draw_scene(
         box = _place(random, size, side_share, [box for _, box in objects])
         if box is not None:
             class_id = int(random.integers(num_classes))
-            _draw_object(random, canvas, SHAPES[class_id], box)
+            _draw_object(random, canvas, SHAPES[class_id], box, class_id / num_classes)
             objects.append((class_id, box))
     return np.rint(canvas.clip(0, 1) * 255).astype(np.uint8), objects
 
@@ -146,18 +150,26 @@ def _covered(number: int, boxes: list[list[int]]) -> float:
     return covered / (width * height)
 
 
-def _draw_object(random: np.random.Generator, canvas: np.ndarray, shape: str, box: list[int]) -> None:
+def _draw_object(
+    random: np.random.Generator, canvas: np.ndarray, shape: str, box: list[int], hue: float
+) -> None:
     """Paint a shape with soft edges and a slight shading, its outline touching all sides of the box."""
     x, y, width, height = box
     mask = _shape_mask(shape, width, height, random.uniform(-ROTATION, ROTATION))[:, :, None]
     region = canvas[y : y + height, x : x + width]
     behind = region.mean(axis=(0, 1))
-    color = random.uniform(0, 1, 3)
+    color = _object_color(random, hue)
     while np.abs(color - behind).max() < MIN_CONTRAST:
-        color = random.uniform(0, 1, 3)
+        color = _object_color(random, hue)
     shading = np.linspace(-1, 1, width)[None, :, None] * random.uniform(-0.1, 0.1)
     shading = shading + np.linspace(-1, 1, height)[:, None, None] * random.uniform(-0.1, 0.1)
     region += (np.clip(color + shading, 0, 1) - region) * mask
+
+
+def _object_color(random: np.random.Generator, hue: float) -> np.ndarray:
+    """A colour around a hue (0 to 1), any saturation and brightness, so that none is like the background."""
+    varied = (hue + random.normal(0, HUE_SPREAD)) % 1.0
+    return np.array(colorsys.hsv_to_rgb(varied, random.uniform(0.3, 1), random.uniform(0.25, 1)))
 
 
 def _shape_mask(shape: str, width: int, height: int, turn: float) -> np.ndarray:

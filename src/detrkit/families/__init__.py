@@ -20,7 +20,7 @@ def get_preset(name: str) -> Preset:
     """
     if name not in PRESETS:
         near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see: detrkit models"
+        hint = f"did you mean {near[0]}?" if near else "see: detrkit models."
         raise UsageError(f"no preset is called {name!r}; {hint} Known: {', '.join(PRESETS)}")
     return PRESETS[name]
 

@@ -265,7 +265,7 @@ def _result(source: NamedSource, future: Future[_ReadImage], on_error: ErrorRepo
         if on_error is not None:
             on_error(source.name, error)
         elif source.skippable:
-            logger.warning("skipped %s: %s", source.name, error)
+            logger.warning("skipped %s", error)
         else:
             raise
         return None

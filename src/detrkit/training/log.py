@@ -95,7 +95,8 @@ class RunLog:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         if self._enabled:
-            self._bar.stop()
+            if self._console.is_terminal:  # elsewhere it was never started, and stopping prints an empty line
+                self._bar.stop()
             self._board.close()
             self._file.close()
 
@@ -132,7 +133,7 @@ class RunLog:
         for name, value in metrics.items():
             self._board.add_scalar(f"eval/{name}", value, step)
         shown = [name for name in _MAIN_METRICS if name in metrics]
-        numbers = "  ".join(f"{name} {metrics[name]:.3f}" for name in shown)
+        numbers = "  ".join(f"{name} {_three_digits(metrics[name])}" for name in shown)
         self._say(f"epoch {epoch} eval: {numbers}{'  (best so far)' if best else ''}")
 
     def epoch(self, step: int, epoch: int, seconds: float) -> None:
@@ -174,6 +175,11 @@ def memory_gib(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return float(psutil.Process().memory_info().rss) / 2**30
+
+
+def _three_digits(metric: float) -> str:
+    """COCO's -1 means that there is nothing to measure, such as no large object."""
+    return "-" if metric < 0 else f"{metric:.3f}"
 
 
 def _is_non_finite(value: Any) -> bool:

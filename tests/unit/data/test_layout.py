@@ -7,7 +7,7 @@ import pytest
 
 from detrkit.config import DataConfig
 from detrkit.data.layout import find_split
-from detrkit.errors import AnnotationError, DataError
+from detrkit.errors import AnnotationError, DataError, UsageError
 
 from .factory import coco, image_entry, write
 
@@ -98,7 +98,7 @@ def test_11_unusual_name_works_when_it_is_named(shared_data: Path) -> None:
 def test_configured_file_that_does_not_exist_suggests_near_names(tmp_path: Path) -> None:
     place(tmp_path, "annotations/instances_train.json", "train")
     config = DataConfig(train_annotations="annotations/instance_train.json")
-    with pytest.raises(DataError, match=r"no such annotation file.*did you mean instances_train\.json"):
+    with pytest.raises(UsageError, match=r"no such annotation file.*did you mean instances_train\.json"):
         find_split(tmp_path, "train", config)
 
 
@@ -138,9 +138,9 @@ def test_folders_without_annotations_say_what_is_there(tmp_path: Path, shared_da
         find_split(shared_data / "bad_inputs" / "09_images_only", "train")
     with pytest.raises(DataError, match="found an empty folder"):
         find_split(tmp_path, "train")
-    with pytest.raises(DataError, match=r"no such folder; did you mean coco_mini\?"):
+    with pytest.raises(UsageError, match=r"no such folder; did you mean coco_mini\?"):
         find_split(shared_data / "coco_mni", "train")
-    with pytest.raises(DataError, match="is a file, expected the folder"):
+    with pytest.raises(UsageError, match="is a file, expected the folder"):
         find_split(shared_data / "INDEX.md", "train")
 
 

@@ -5,7 +5,7 @@ No torch in here: ``detrkit models`` and ``--help`` read this page.
 
 from __future__ import annotations
 
-from detrkit.config import BackboneName, Config, ModelConfig, TrainConfig, TransformConfig
+from detrkit.config import BackboneName, Config, DataConfig, ModelConfig, TrainConfig, TransformConfig
 from detrkit.families.preset import Preset, PublishedWeights
 
 _BASE_URL = "https://dl.fbaipublicfiles.com/detr/"
@@ -78,9 +78,10 @@ def detr_tiny() -> Config:
             dense_supervision=True,
         ),
         transforms=TransformConfig(recipe="resize", scales=(128,), max_size=192, eval_size=128),
+        data=DataConfig(workers=0),  # decoding so small images costs less than handing them over
         train=TrainConfig(
             init="none",
-            epochs=20,
+            epochs=18,
             batch_size=16,
             lr=1e-3,
             backbone_lr=1e-3,

@@ -249,8 +249,12 @@ def load_tensors_only(path: Path) -> Any:
             f"{path} is refused: it is damaged, or holds more than tensors and plain values, which could run "
             "code when opened. Ask for a safetensors file, or for one with weights only"
         ) from error
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path} is damaged or not a PyTorch file: {str(error).splitlines()[0]}") from error
+    except Exception as error:  # any file may be given, and torch's old formats fail in many ways on what is none
+        if isinstance(error, (RuntimeError, EOFError, OSError)) and str(error):
+            reason = f": {str(error).splitlines()[0]}"
+        else:
+            reason = ", expected one such as detr-r50.pth"
+        raise WeightsError(f"{path} is damaged or not a PyTorch file{reason}") from error
 
 
 def _single_safetensors(folder: Path) -> Path:

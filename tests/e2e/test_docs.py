@@ -1,0 +1,103 @@
+"""Every command and every Python block of the README and the guides runs, in order, page by page."""
+
+from __future__ import annotations
+
+import itertools
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from detrkit.cli import app
+from detrkit.data.synthetic import write_synthetic
+from detrkit.families import preset_config
+from detrkit.families.detr.model import build_detr
+from detrkit.families.detr.weights import write_published
+
+ROOT = Path(__file__).parents[2]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+# Setting up the environment that these tests run in, which .ci/run does.
+SETS_UP = ("make ", "pip ", "conda ")
+
+
+@pytest.fixture(scope="module")
+def published_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights under the published name, standing in for the download."""
+    path = tmp_path_factory.mktemp("cache") / "weights" / "detr-r50-e632da11.pth"
+    torch.manual_seed(0)
+    config = preset_config("detr-r50").model.model_copy(update={"backbone_norm": "frozen"})
+    write_published(path, build_detr(config, 91).state_dict())
+    return path
+
+
+@pytest.fixture
+def desk(tmp_path: Path, published_file: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A working directory with what the guides talk about: a data set, a picture, weights."""
+    monkeypatch.setenv("DETRKIT_CACHE", str(published_file.parents[1]))
+    monkeypatch.chdir(tmp_path)
+    write_synthetic("my-dataset", train_images=3, val_images=2, size=96)
+    shutil.copy(next(Path("my-dataset/val2017").iterdir()), "street.jpg")
+    Path(published_file.name).symlink_to(published_file)
+    small = ["--set", "transforms.scales=[96]", "--set", "transforms.eval_size=96", "--set", "transforms.crop=0"]
+    run = ["train", "--model", "detr-r50", "--data", "my-dataset", "--epochs", "1", "--run", "runs/detr-r50-1"]
+    result = CliRunner().invoke(app, [*run, *small])
+    assert result.exit_code == 0, result.output
+    return tmp_path
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w+)\n(.*?)^```", page.read_text(encoding="utf-8"), flags=re.M | re.S)
+
+
+def run_command(line: str) -> None:
+    words = shlex.split(line, comments=True)
+    if not words or line.startswith(SETS_UP):
+        return
+    assert words[0] == "detrkit", f"do not know how to run {line!r}"
+    words = [
+        re.sub(r"^\d+$", "1", word) if before == "--epochs" else word for before, word in itertools.pairwise(words)
+    ]
+    if words[0] == "train":
+        words += [
+            "--set",
+            "transforms.eval_size=96",
+            "--set",
+            "transforms.scales=[96]",
+            "--set",
+            "transforms.crop=0",
+        ]
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def test_code_blocks_run(page: Path, desk: Path):
+    names: dict[str, object] = {}
+    for language, code in blocks(page):
+        if language == "bash":
+            for line in code.splitlines():
+                run_command(line)
+        elif language == "python":
+            code = re.sub(
+                r"epochs=\d+", "epochs=1, changes={'transforms.scales': [96], 'transforms.eval_size': 96}", code
+            )
+            exec(compile(code, str(page), "exec"), names)
+        else:
+            assert language == "text", f"{page}: what to do with a {language} block?"
+    assert Path.cwd() == desk
+
+
+def test_links_between_pages_lead_somewhere():
+    for page in PAGES:
+        for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
+            if "://" not in target:
+                assert (page.parent / target).exists(), f"{page.name} links to {target}"
+
+
+def test_the_first_code_block_is_on_the_first_screen():
+    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    assert next(i for i, line in enumerate(lines) if line.startswith("```")) < 22
