@@ -14,11 +14,12 @@ from detrkit.errors import UsageError
 from detrkit.evaluation.coco import CocoMetrics
 from detrkit.evaluation.report import plot_precision_recall, write_metrics_json
 from detrkit.families.registry import get_family
+from detrkit.files import atomic_file, make_folder
 from detrkit.inference.draw import save_drawing
 from detrkit.inference.interop import write_predictions
 from detrkit.inference.predictor import Detector, ErrorReport
-from detrkit.models import load_model, preset_or_config, read_weights
-from detrkit.runs import Say, SplitEvaluator, read_split, resume_run, start_run
+from detrkit.models import CLASSES_SUFFIX, load_model, preset_or_config, read_weights
+from detrkit.runs import Say, SplitEvaluator, read_split, resume_run, start_run, unknown_classes
 from detrkit.training.loop import FitResult
 
 if TYPE_CHECKING:
@@ -110,7 +111,8 @@ def train(
     )
     if resolved.data.root is None and resolved.data.train_annotations is None:
         raise UsageError(
-            "no data given; give a folder as data, or set data.train_annotations and data.train_images"
+            "no data given; give the folder of a data set (--data DATA), or set data.train_annotations and "
+            "data.val_annotations"
         )
     run_dir = Path(run) if run is not None else _next_run(resolved.model.preset)
     return start_run(resolved, run_dir, say)
@@ -147,7 +149,7 @@ def evaluate(
 
     Args:
         model: Anything that :func:`load` takes, or a detector.
-        data: Folder of the data set; the run's own if the model is a run.
+        data: Folder of the data set, or one COCO JSON file; the run's own if the model is a run.
         split: Name of the split.
         out: Folder for ``metrics.json``, ``detections.json`` (COCO result format) and the precision-recall
             plot; nothing is written if not given.
@@ -158,11 +160,11 @@ def evaluate(
         progress: Called with images done and images in all.
     """
     detector = model if isinstance(model, Detector) else load(model, device=device, precision=precision)
-    if data is None and detector.config.data.root is None:
-        raise UsageError("no data given, and the model does not come from a run that knows its own")
+    own = detector.config.data
+    if data is None and own.root is None and own.val_annotations is None:
+        raise UsageError("no data given (--data DATA), and the model does not come from a run that knows its own")
+    folder = None if out is None else make_folder(out)
     part = read_split(detector.config, split, None if data is None else os.fspath(data), strict=True)
-    for line in part.lines():
-        say(line)
     count = len(part.index)
     evaluator = SplitEvaluator(
         detector.config,
@@ -173,11 +175,11 @@ def evaluate(
         precision=detector.precision,
         progress=None if progress is None else lambda done: progress(done, count),
     )
+    for line in [*part.lines(), *unknown_classes(detector.class_map, part)]:
+        say(line)
     collected = evaluator.collect(detector.model)
     metrics = collected.finish()
-    if out is not None:
-        folder = Path(out)
-        folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None:
         write_metrics_json(folder / "metrics.json", metrics)
         collected.write_results_json(folder / "detections.json")
         plot_precision_recall(metrics, folder / "precision_recall.png")
@@ -208,9 +210,7 @@ def predict(
     """
     detector = model if isinstance(model, Detector) else load(model)
     found: list[sv.Detections] = []
-    folder = None if out is None else Path(out)
-    if folder is not None:
-        folder.mkdir(parents=True, exist_ok=True)
+    folder = None if out is None else make_folder(out)
     taken: set[str] = set()
     for item in detector.stream(images, threshold, batch_size, on_error, keep_images=folder is not None):
         found.append(item.detections)
@@ -241,20 +241,19 @@ def export(model: Source, out: Source, *, layout: Literal["published", "hub"], p
         if path.suffix not in (".pth", ".pt"):
             raise UsageError(f"{path} should be a .pth file, since the published layout is one file")
         family.write_published(path, weights.state)
-        (path.with_suffix(".classes.json")).write_text(
-            json.dumps(weights.class_map.to_dict(), indent=1) + "\n", encoding="utf-8"
-        )
+        with atomic_file(path.with_suffix(CLASSES_SUFFIX)) as file:
+            file.write(json.dumps(weights.class_map.to_dict(), indent=1) + "\n")
     else:
         family.write_hub(path, weights, config.transforms.eval_size, config.transforms.max_size)
     return path
 
 
 def _next_run(preset: str) -> Path:
-    base = Path("runs")
+    """The first folder without content; an empty one was made by the first process or a failed training."""
     number = 1
-    while (base / f"{preset}-{number}").exists():
+    while (run_dir := Path("runs") / f"{preset}-{number}").exists() and next(run_dir.iterdir(), None):
         number += 1
-    return base / f"{preset}-{number}"
+    return run_dir
 
 
 def _drawing_name(source: str, taken: set[str]) -> str:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import logging
+import os
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -27,7 +30,7 @@ ModelArgument = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="Preset name (detr-r50), run folder, checkpoint, published .pth, Hugging Face folder or id, or address.",
+        help="Preset (detr-r50), run folder, checkpoint, published .pth, Hugging Face folder or id, or address.",
     ),
 ]
 DataOption = Annotated[
@@ -36,10 +39,11 @@ DataOption = Annotated[
         "--data", metavar="DATA", help="Folder of the data set: COCO 2017, Roboflow COCO, or plain COCO."
     ),
 ]
-DeviceOption = Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")]
-PrecisionOption = Annotated[str, typer.Option(help="32, bf16 or 16.")]
+DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[str, typer.Option(metavar="PRECISION", help="32, bf16 or 16.")]
 BatchOption = Annotated[
-    int, typer.Option("--batch-size", min=1, help="Images at once; results do not depend on it.")
+    int,
+    typer.Option("--batch-size", min=1, metavar="N", help="Images at once; results do not depend on it."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
 AsOption = Annotated[
@@ -48,22 +52,22 @@ AsOption = Annotated[
 ]
 
 
-@app.command()
+@app.command(short_help="The whole road on a built-in data set, on a CPU.")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for everything the demo makes.")] = Path("demo"),
-    images: Annotated[int | None, typer.Option(min=8, help="Training images to make.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over them.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of the data and the training.")] = 0,
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything the demo makes.")] = Path("demo"),
+    images: Annotated[int | None, typer.Option(min=8, metavar="N", help="Training images to make.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over them.")] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the data and the training.")] = 0,
 ) -> None:
     """The whole road on a built-in data set, in minutes, on a CPU: data, training, evaluation, pictures."""
-    from detrkit.demo import run_demo
-
     with _errors():
+        from detrkit.demo import run_demo
+
         result = run_demo(out, images=images, epochs=epochs, seed=seed, say=_say)
         _end_of_training(result.stopped, result.signal_number)
 
 
-@app.command()
+@app.command(short_help="Versions, devices, what is missing, what clashes.")
 def doctor(as_json: JsonOption = False) -> None:
     """Versions, devices, what is missing, what is known to clash. Exits with 1 if detrkit cannot work."""
     from detrkit.doctor import examine
@@ -82,7 +86,7 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Presets, and which have published weights.")
 def models(as_json: JsonOption = False) -> None:
     """Presets, and which have published weights: AP on COCO val2017, parameters, licence."""
     from detrkit.families import PRESETS
@@ -111,19 +115,24 @@ def models(as_json: JsonOption = False) -> None:
     typer.echo("AP: box AP on COCO val2017 as published. Start one with: detrkit train --model PRESET --data DATA")
 
 
-@app.command()
+@app.command(short_help="Train or fine-tune on a COCO-format data set.")
 def train(
     model: Annotated[str, typer.Option(metavar="PRESET", help="Which model; see: detrkit models.")] = "detr-r50",
     data: DataOption = None,
     run: Annotated[
-        Path | None, typer.Option(help="Folder for the run; runs/MODEL-1 and so on if not given.")
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the run; runs/MODEL-1 and so on if not given."),
     ] = None,
     init: Annotated[
         str | None,
-        typer.Option(help="Starting weights: published, backbone (ImageNet), none, a path or a hub id."),
+        typer.Option(
+            metavar="INIT", help="Starting weights: published, backbone (ImageNet), none, a path or a hub id."
+        ),
     ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes over the training images.")] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Images a step and process.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Passes over the training images.")
+    ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Images a step and process.")] = None,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file over the preset.")] = None,
     assignments: Annotated[
         list[str] | None,
@@ -131,10 +140,12 @@ def train(
     ] = None,
 ) -> None:
     """Train or fine-tune on a COCO-format data set. Ctrl-C saves; go on with: detrkit resume RUN."""
-    from detrkit import api
-    from detrkit.config import parse_assignments
-
     with _errors():
+        from detrkit.config import parse_assignments
+
+        changes = parse_assignments(assignments or [])
+        from detrkit import api
+
         result = api.train(
             model,
             data,
@@ -143,30 +154,44 @@ def train(
             init=init,
             epochs=epochs,
             batch_size=batch_size,
-            changes=parse_assignments(assignments or []),
+            changes=changes,
             say=_say,
         )
         _report_run(result)
 
 
-@app.command()
+@app.command(short_help="Go on with a training that was stopped.")
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run to go on with.")],
-    epochs: Annotated[int | None, typer.Option(min=1, help="A new total, to train longer than planned.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="A new total, to train longer than planned.")
+    ] = None,
 ) -> None:
     """Go on with a training that was stopped, from its last checkpoint."""
-    from detrkit import api
-
     with _errors():
+        from detrkit import api
+
         _report_run(api.resume(run, epochs=epochs, say=_say))
 
 
-@app.command("eval")
+@app.command("eval", short_help="COCO box metrics of any model on any data set.")
 def evaluate(
     model: ModelArgument,
-    data: DataOption = None,
-    split: Annotated[str, typer.Option(help="Split to evaluate on.")] = "val",
-    out: Annotated[Path | None, typer.Option(help="Folder for metrics.json, detections.json and plots.")] = None,
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DATA", help="Folder of the data set, or one COCO JSON file; a run's own if not given."
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split to evaluate on.")] = "val",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for metrics.json, detections.json and plots; RUN/eval for a run, otherwise eval, with a "
+            "number if it is taken.",
+        ),
+    ] = None,
     batch_size: BatchOption = 4,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "32",
@@ -174,9 +199,9 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """COCO box metrics of any model on any data set: all 12 numbers and per class."""
-    from detrkit import api
-
     with _errors():
+        from detrkit import api
+
         detector = api.load(model, preset, device=device, precision=_precision(precision))
         folder = out or _default_eval_folder(model)
         with _progress("evaluating", as_json) as progress:
@@ -202,14 +227,18 @@ def evaluate(
         _say(f"Written to {folder}: metrics.json, detections.json (COCO result format), precision_recall.png")
 
 
-@app.command()
+@app.command(short_help="Detect objects in images and draw them.")
 def predict(
     model: ModelArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE...", help="Image files or folders.")],
-    out: Annotated[Path, typer.Option(help="Folder for drawn pictures and predictions.json.")] = Path(
-        "predictions"
-    ),
-    threshold: Annotated[float, typer.Option(min=0, max=1, help="Least score.")] = 0.5,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files or folders.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for drawn pictures and predictions.json; predictions, with a number if it is taken.",
+        ),
+    ] = None,
+    threshold: Annotated[float, typer.Option(min=0, max=1, metavar="SCORE", help="Least score.")] = 0.5,
     batch_size: BatchOption = 4,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "32",
@@ -217,46 +246,50 @@ def predict(
     as_json: JsonOption = False,
 ) -> None:
     """Detect objects in images: draws them and writes predictions.json in COCO format."""
-    from detrkit import api
-
     failures: list[str] = []
     with _errors():
+        from detrkit import api
+
         detector = api.load(model, preset, device=device, precision=_precision(precision))
+        folder = out or _free_folder(Path("predictions"))
         found = api.predict(
             detector,
             [str(image) for image in images],
             threshold=threshold,
-            out=out,
+            out=folder,
             batch_size=batch_size,
-            on_error=lambda name, error: failures.append(f"{name}: {error}"),
+            on_error=lambda _name, error: failures.append(str(error)),
         )
         for failure in failures:
             typer.echo(f"skipped {failure}", err=True)
         if as_json:
-            typer.echo((out / "predictions.json").read_text(encoding="utf-8"))
+            typer.echo((folder / "predictions.json").read_text(encoding="utf-8"), nl=False)
         else:
             count = sum(len(detections) for detections in found)
-            _say(f"{count} objects in {len(found)} images; drawn pictures and predictions.json in {out}")
+            what = f"{_count(count, 'object')} in {_count(len(found), 'image')}"
+            _say(f"{what}; drawn pictures and predictions.json in {folder}")
     if failures:
         raise typer.Exit(1)
 
 
-@app.command()
+@app.command(short_help="Write a model's weights in another layout.")
 def export(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(help="A .pth file for published, a folder for hub.")],
+    out: Annotated[Path, typer.Option(metavar="PATH", help="A .pth file for published, a folder for hub.")],
     layout: Annotated[
         str,
         typer.Option(
-            "--format", help="published: as the DETR authors' files; hub: for Hugging Face transformers."
+            "--format",
+            metavar="FORMAT",
+            help="published: as the DETR authors' files; hub: for Hugging Face transformers.",
         ),
     ] = "hub",
     preset: AsOption = None,
 ) -> None:
     """Write a model's weights in another layout, bit-equal."""
-    from detrkit import api
-
     with _errors():
+        from detrkit import api
+
         if layout not in ("published", "hub"):
             raise UsageError(f"--format is {layout!r}, expected published or hub")
         path = api.export(model, out, layout=layout, preset=preset)  # type: ignore[arg-type]
@@ -266,18 +299,24 @@ def export(
 def main() -> None:
     """Entry point of the ``detrkit`` command."""
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    warnings.showwarning = _show_warning  # type: ignore[assignment]
     app()
 
 
 @contextlib.contextmanager
 def _errors() -> Iterator[None]:
-    """Turn detrkit's errors into a message and an exit code: 2 asked wrongly, 1 failed, 130 interrupted."""
+    """Turn errors into a message and an exit code: 2 asked wrongly, 1 failed, 130 interrupted."""
     try:
         yield
     except UsageError as error:
         _fail(str(error), 2)
     except DetrkitError as error:
         _fail(str(error), 1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a folder taken away: the world's fault, and no traceback helps
+        where = f"{error.filename}: " if error.filename else ""
+        _fail(f"{where}{error.strerror or error}", 1)
     except KeyboardInterrupt:
         _fail("interrupted", 130)
 
@@ -287,8 +326,19 @@ def _fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
+def _show_warning(message: Warning | str, *_where: Any) -> None:
+    """A warning as people want it: what, not the line of Python that it came from."""
+    typer.echo(f"WARNING: {message}", err=True)
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
 def _say(message: str) -> None:
-    typer.echo(message)
+    """Print for people; of several training processes, only the first does."""
+    if all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "NODE_RANK")):
+        typer.echo(message)
 
 
 def _quiet(_message: str) -> None:
@@ -305,7 +355,8 @@ def _precision(text: str) -> Any:
 
 def _report_run(result: Any) -> None:
     best = "not evaluated" if result.best is None else f"best AP {result.best:.3f}"
-    _say(f"{result.epochs} epochs, {result.steps} steps, {best}. Run folder: {result.run_dir}")
+    done = f"{_count(result.epochs, 'epoch')}, {_count(result.steps, 'step')}"
+    _say(f"{done}, {best}. Run folder: {result.run_dir}")
     _end_of_training(result.stopped, result.signal_number)
 
 
@@ -318,7 +369,13 @@ def _default_eval_folder(model: str) -> Path:
     from detrkit.models import is_run
 
     path = Path(model)
-    return path / "eval" if path.is_dir() and is_run(path) else Path("eval")
+    return _free_folder(path / "eval" if path.is_dir() and is_run(path) else Path("eval"))
+
+
+def _free_folder(folder: Path) -> Path:
+    """The folder, or with the first number behind it that nothing was written to, so that no result is lost."""
+    names = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([folder], names) if not path.exists())
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ import pydantic
 import yaml
 
 from detrkit.errors import ConfigError
+from detrkit.files import atomic_file
 
 Precision = Literal["32", "bf16", "16"]
 BackboneName = Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"]
@@ -226,8 +227,8 @@ def read_config(path: str | Path, base: Config | None = None) -> Config:
 
 def write_config(config: Config, path: str | Path) -> None:
     """Write every value, defaults included, as YAML."""
-    text = yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, default_flow_style=None)
-    Path(path).write_text(text, encoding="utf-8")
+    with atomic_file(Path(path)) as file:
+        yaml.safe_dump(config.model_dump(mode="json"), file, sort_keys=False, default_flow_style=None)
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:

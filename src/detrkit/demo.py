@@ -30,13 +30,13 @@ def run_demo(
         say: Where messages for people go.
 
     Raises:
-        UsageError: A demo was run in this folder already.
+        UsageError: The folder holds something already.
     """
     from rich.console import Console
 
     out = Path(out)
-    if (out / "run").exists():
-        raise UsageError(f"{out} holds a demo already; remove it, or give another folder with --out")
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; remove it, or give another folder with --out")
     train_images = images or TRAIN_IMAGES
     say(f"1/4  drawing {train_images} images to train on and {VAL_IMAGES} to test on, into {out / 'data'}")
     write_synthetic(out / "data", train_images=train_images, val_images=VAL_IMAGES, seed=seed)

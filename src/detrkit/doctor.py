@@ -47,7 +47,7 @@ def examine() -> list[Finding]:
 
 def _python() -> Finding:
     version = platform.python_version()
-    if sys.version_info < (3, 11):
+    if sys.version_info < (3, 11):  # noqa: UP036 (pip can be told to ignore it)
         return Finding("Python", "error", version, "install Python 3.11 or newer")
     return Finding("Python", "ok", f"{version} on {platform.system()} {platform.machine()}")
 

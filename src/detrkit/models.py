@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import json
 import os
 import re
 from pathlib import Path
@@ -10,7 +12,7 @@ import torch
 from torch import nn
 
 from detrkit.config import Config, ModelConfig, read_config
-from detrkit.errors import UsageError, WeightsError
+from detrkit.errors import DataError, UsageError, WeightsError
 from detrkit.families import PRESETS, get_preset, preset_config
 from detrkit.families.download import download_hub_model, download_weights, is_url
 from detrkit.families.registry import get_family
@@ -19,6 +21,9 @@ from detrkit.training.checkpoint import CheckpointStore, is_checkpoint, read_mod
 from detrkit.types import ClassMap
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+CLASSES_SUFFIX = ".classes.json"
+"""Of the file beside an exported ``.pth``, which has no room for names."""
+
 _TORCHVISION_URL = "https://download.pytorch.org/models/"
 
 
@@ -37,6 +42,8 @@ def read_weights(source: str | os.PathLike[str], model: str | None = None) -> tu
     """
     text = os.fspath(source)
     path = Path(text).expanduser()
+    if model is not None:
+        get_preset(model)
     if path.exists():
         return _read_path(path, model)
     if text in PRESETS:
@@ -66,7 +73,14 @@ def load_model(
     if padding is not None:
         config = config.model_copy(update={"model": config.model.model_copy(update={"padding": padding})})
     network = build_model(config, weights.class_map)
-    report = get_family(config.model.family).load_exactly(network, weights)
+    try:
+        report = get_family(config.model.family).load_exactly(network, weights)
+    except WeightsError as error:
+        if model is not None:
+            raise
+        raise WeightsError(
+            f"{error}; if {source} is not a {config.model.preset}, name its preset: --as"
+        ) from error
     return LoadedModel(network, config, weights.class_map, weights.source, report)
 
 
@@ -155,6 +169,11 @@ def _read_path(path: Path, model: str | None) -> tuple[Weights, Config]:
         return Weights(saved.state_dict, saved.config.model, saved.class_map, str(path)), saved.config
     if path.suffix in (".yaml", ".yml"):
         raise UsageError(f"{path} is a config, not a model; give --config {path} to detrkit train")
+    if path.is_dir() and not any((path / name).exists() for name in ("config.json", "model.safetensors")):
+        raise UsageError(
+            f"{path} is a folder without a model; expected a run folder (config.yaml, checkpoints/) or one from "
+            "the Hugging Face hub (config.json, model.safetensors)"
+        )
     return _read_published(path, model)
 
 
@@ -163,7 +182,21 @@ def _read_published(path: Path, model: str | None) -> tuple[Weights, Config]:
     family = get_family((wanted or ModelConfig()).family)
     weights = family.read_weights(path, wanted)
     base = preset_config(weights.config.preset) if weights.config.preset in PRESETS else Config()
+    classes = path.with_suffix(CLASSES_SUFFIX)
+    if classes.is_file():
+        weights = dataclasses.replace(weights, class_map=_read_classes(classes, weights.class_map.num_slots))
     return weights, base.model_copy(update={"model": weights.config})
+
+
+def _read_classes(path: Path, num_slots: int) -> ClassMap:
+    """The classes that were written beside an exported file, which holds no names itself."""
+    try:
+        class_map = ClassMap.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        raise WeightsError(f"{path} does not hold classes as detrkit export writes them: {error}") from error
+    if class_map.num_slots != num_slots:
+        raise WeightsError(f"{path} is of a head with {class_map.num_slots} slots, the weights have {num_slots}")
+    return class_map
 
 
 def preset_or_config(model: str, config_file: str | Path | None) -> Config:

@@ -11,9 +11,10 @@ from typing import Any
 
 import numpy as np
 import torch
+from lightning_fabric import Fabric
 from torch import nn
 
-from detrkit.config import Config, read_config, write_config
+from detrkit.config import Config, DataConfig, read_config, write_config
 from detrkit.data.coco import CocoDataset, read_coco
 from detrkit.data.index import CocoIndex
 from detrkit.data.layout import SplitFiles, find_split
@@ -21,18 +22,20 @@ from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.report import ReadReport
 from detrkit.data.transforms import eval_transform, train_transform
 from detrkit.errors import CheckpointError, DataError, UsageError
-from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics
+from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics, match_classes
 from detrkit.evaluation.report import plot_curves
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 from detrkit.families import PRESETS
 from detrkit.families.registry import build_criterion, get_family
+from detrkit.files import atomic_file, make_folder
 from detrkit.inference.detect import detect_batches
 from detrkit.inference.draw import draw
 from detrkit.inference.interop import to_supervision
-from detrkit.models import build_model, initialize, starting_weights
+from detrkit.models import build_model, initialize, is_run, starting_weights
 from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.loop import FitResult, fit
 from detrkit.training.run import make_fabric
+from detrkit.training.state import Progress
 from detrkit.types import ClassMap
 
 Say = Callable[[str], None]
@@ -66,10 +69,15 @@ def read_split(config: Config, split: str, data: str | Path | None = None, *, st
     Args:
         config: Its ``data`` section says where, unless ``data`` does.
         split: Name of the split.
-        data: Folder of the data set.
+        data: Folder of the data set, or one COCO JSON file.
         strict: A missing image is an error, since evaluation without it would give another number.
     """
-    files = find_split(data or config.data.root, split, config.data if data is None else None)
+    named = config.data if data is None else DataConfig()
+    if data is not None and Path(data).suffix == ".json" and Path(data).is_file():
+        named = DataConfig(val_split=split, val_annotations=str(Path(data).resolve()))
+        folder = Path(data).parent
+        data = folder.parent if folder.name == "annotations" else folder
+    files = find_split(data or config.data.root, split, named)
     on_bad_image = "error" if strict else config.data.on_bad_image
     index, report = read_coco(files.annotations, files.images, on_bad_image)
     return Split(files, index, report)
@@ -79,11 +87,15 @@ def start_run(config: Config, run_dir: Path, say: Say) -> FitResult:
     """Train from a config in a new run folder.
 
     Raises:
-        UsageError: The folder holds something already.
+        UsageError: The folder holds something already, or is none.
         DetrkitError: Anything that data, weights or training have to complain about.
     """
-    if run_dir.exists() and any(run_dir.iterdir()):
-        raise UsageError(f"{run_dir} is not empty; give another --run, or go on with: detrkit resume {run_dir}")
+    if run_dir.is_dir() and any(run_dir.iterdir()):
+        advice = f", or go on with: detrkit resume {run_dir}" if is_run(run_dir) else ""
+        raise UsageError(f"{run_dir} is not empty; give another --run{advice}")
+    make_folder(run_dir)
+    fabric = make_fabric(config.train)  # starts the other processes, which look at the folder too: still empty
+    say = say if fabric.is_global_zero else _say_nothing
     train, val = _read_data(config, say)
     config, weights = starting_weights(config)
     class_map = train.index.class_map
@@ -93,14 +105,16 @@ def start_run(config: Config, run_dir: Path, say: Say) -> FitResult:
     model = build_model(config, class_map)
     report = initialize(model, config, weights, class_map)
     lines = scratch_warning(config, len(train.index)) if report is None else report.lines()
-    for line in lines:
+    for line in [*lines, *unknown_classes(class_map, val)]:
         say(line)
-    run_dir.mkdir(parents=True, exist_ok=True)
-    config = _absolute_root(config)
-    write_config(config, run_dir / "config.yaml")
-    (run_dir / "classes.json").write_text(json.dumps(class_map.to_dict(), indent=1) + "\n", encoding="utf-8")
-    (run_dir / "weights.txt").write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return _fit(config, model, class_map, train, val, run_dir, None)
+    config = _absolute_paths(config, train, val)
+    if fabric.is_global_zero:
+        write_config(config, run_dir / "config.yaml")
+        with atomic_file(run_dir / "classes.json") as file:
+            file.write(json.dumps(class_map.to_dict(), indent=1) + "\n")
+        with atomic_file(run_dir / "weights.txt") as file:
+            file.write("\n".join(lines) + "\n")
+    return _fit(fabric, config, model, class_map, train, val, run_dir, None)
 
 
 def resume_run(run_dir: Path, say: Say, changes: Callable[[Config], Config] = lambda config: config) -> FitResult:
@@ -114,14 +128,22 @@ def resume_run(run_dir: Path, say: Say, changes: Callable[[Config], Config] = la
         raise UsageError(
             f"{run_dir} is not a run folder: it has no config.yaml. Runs lie in runs/ unless told otherwise"
         )
-    config = changes(read_config(run_dir / "config.yaml"))
+    saved_config = read_config(run_dir / "config.yaml")
+    config = changes(saved_config)
     store = CheckpointStore(run_dir)
     if not store.folder.is_dir():
         raise CheckpointError(
             f"{run_dir} has no checkpoint yet: nothing to resume; start it anew in another folder"
         )
     payload = store.load_latest()
+    done = Progress(**payload["progress"])
+    if done.epoch >= config.train.epochs:
+        asked = f"{done.epoch} epochs are done, {config.train.epochs} were asked for"
+        say(f"{run_dir}: {asked}; to train longer, give a new total with --epochs")
+        return FitResult(run_dir, done.step, done.epoch, done.best, done.metrics, "finished")
     class_map = ClassMap.from_dict(payload["class_map"])
+    fabric = make_fabric(config.train)
+    say = say if fabric.is_global_zero else _say_nothing
     train, val = _read_data(config, say)
     if train.index.class_map.names != class_map.names:
         raise DataError(
@@ -130,7 +152,23 @@ def resume_run(run_dir: Path, say: Say, changes: Callable[[Config], Config] = la
         )
     torch.manual_seed(config.train.seed)
     model = build_model(config, class_map)
-    return _fit(config, model, class_map, train, val, run_dir, payload)
+    if config != saved_config and fabric.is_global_zero:
+        write_config(config, run_dir / "config.yaml")  # or the next resume would know nothing of it
+    return _fit(fabric, config, model, class_map, train, val, run_dir, payload)
+
+
+def unknown_classes(class_map: ClassMap, split: Split) -> list[str]:
+    """A warning if a split has objects of classes that the model does not know."""
+    classes = split.index.class_map
+    present = [classes.names[class_id] for class_id in np.unique(split.index.labels)]
+    unknown = [name for name in present if name not in class_map.names]
+    if not unknown:
+        return []
+    shown = ", ".join(unknown[:8]) + (", ..." if len(unknown) > 8 else "")
+    return [
+        f"WARNING: {split.files.annotations}: the model does not know {len(unknown)} of its {len(present)} "
+        f"classes ({shown}); their objects count as missed"
+    ]
 
 
 def scratch_warning(config: Config, images: int) -> list[str]:
@@ -141,8 +179,8 @@ def scratch_warning(config: Config, images: int) -> list[str]:
     passes = config.train.epochs * images
     return [
         "WARNING: the model starts from RANDOM weights, backbone included.",
-        "  DETR learns slowly from nothing: the authors trained 300 to 500 epochs on COCO's 118,000 images with an "
-        "ImageNet backbone.",
+        "  DETR learns slowly from nothing: the authors trained 300 to 500 epochs on COCO's 118,000 images with "
+        "an ImageNet backbone.",
         f"  This run sees {passes:,} images in all; below some millions expect an AP near 0.",
         "  To fine-tune instead: --init published (COCO weights), --init backbone (ImageNet) or --init PATH.",
     ]
@@ -159,6 +197,9 @@ class SplitEvaluator:
         precision: As in :class:`detrkit.inference.predictor.Detector`.
         batch_size: Images at once; the numbers do not depend on it.
         progress: Called with the number of images done after each batch.
+
+    Raises:
+        DataError: No class of the model is a class of the split.
     """
 
     def __init__(
@@ -180,6 +221,7 @@ class SplitEvaluator:
         self.batch_size = batch_size or config.train.batch_size
         self.progress = progress
         self.truth: CocoTruth = ground_truth_from_index(split.index)
+        match_classes(class_map, self.truth.class_map)  # better now than after an epoch
 
     def __call__(self, model: nn.Module) -> CocoMetrics:
         """The metrics of a model; see :meth:`collect`."""
@@ -233,13 +275,15 @@ class SplitEvaluator:
 def _read_data(config: Config, say: Say) -> tuple[Split, Split]:
     train = read_split(config, config.data.train_split)
     val = read_split(config, config.data.val_split, strict=True)
-    for split in (train, val):
-        for line in split.lines():
-            say(line)
+    for line in dict.fromkeys([*train.lines(), *val.lines()]):
+        say(line)
+    if train.files.annotations == val.files.annotations:
+        say("WARNING: the validation split is the training split; its AP says nothing about new images")
     return train, val
 
 
 def _fit(
+    fabric: Fabric,
     config: Config,
     model: nn.Module,
     class_map: ClassMap,
@@ -248,7 +292,6 @@ def _fit(
     run_dir: Path,
     resume: Mapping[str, Any] | None,
 ) -> FitResult:
-    fabric = make_fabric(config.train)
     dataset = CocoDataset(
         train.index,
         train.files.images,
@@ -287,9 +330,29 @@ def _fit(
     return result
 
 
-def _absolute_root(config: Config) -> Config:
-    """The config with a data folder that holds from any working directory."""
-    if config.data.root is None:
-        return config
-    root = str(Path(config.data.root).expanduser().resolve())
-    return config.model_copy(update={"data": config.data.model_copy(update={"root": root})})
+def _absolute_paths(config: Config, train: Split, val: Split) -> Config:
+    """The config with paths that hold from any working directory."""
+    found = {
+        "root": config.data.root,
+        "train_annotations": train.files.annotations,
+        "train_images": train.files.images,
+        "val_annotations": val.files.annotations,
+        "val_images": val.files.images,
+    }
+    given = {
+        key: path for key, path in found.items() if path is not None and getattr(config.data, key) is not None
+    }
+    absolute = {key: str(Path(path).expanduser().resolve()) for key, path in given.items()}
+    init = config.train.init
+    if Path(init).expanduser().exists() and init not in ("auto", "none", "published", "backbone"):
+        init = str(Path(init).expanduser().resolve())
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update=absolute),
+            "train": config.train.model_copy(update={"init": init}),
+        }
+    )
+
+
+def _say_nothing(_message: str) -> None:
+    """What all processes but the first have to say."""

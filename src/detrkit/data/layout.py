@@ -104,7 +104,9 @@ def find_image_folder(annotations: Path, root: Path) -> Path:
     names = _listed_names(annotations)
     candidates = list(dict.fromkeys(_image_folders(annotations, root)))
     hits = {folder: sum((folder / name).is_file() for name in names) for folder in candidates}
-    best = max(candidates, key=lambda folder: hits[folder])  # the likeliest comes first and wins a tie
+    # The training images may have the names of the validation images, and all of them where one of those is lost.
+    own = [folder for folder in candidates if hits[folder] and not _is_of_another_split(folder, root, annotations)]
+    best = max(own or candidates, key=lambda folder: hits[folder])  # the likeliest comes first and wins a tie
     if hits[best] or not names:  # a file without names is reported when it is read
         return best
     load_json(annotations)  # a damaged file is the first thing to say
@@ -113,6 +115,15 @@ def find_image_folder(annotations: Path, root: Path) -> Path:
         f"{annotations}: its images, for instance {names[0]!r}, are in none of {searched}; "
         "give a folder that holds both, or name this one: --set data.train_images=FOLDER (or data.val_images)"
     )
+
+
+def _is_of_another_split(folder: Path, root: Path, annotations: Path) -> bool:
+    """Whether a folder's name says that its images are of a split that the annotation file is not of."""
+    split = canonical_split(_split_of(annotations) or "")
+    if split not in SPLIT_ALIASES or not folder.is_relative_to(root):
+        return False
+    parts = (canonical_split(re.sub(r"20\d\d$", "", part)) for part in folder.relative_to(root).parts)
+    return any(part in SPLIT_ALIASES and part != split for part in parts)
 
 
 def _listed_names(annotations: Path) -> list[str]:
@@ -243,10 +254,11 @@ def _nothing_found(root: Path, split: str) -> str:
         key = "train_split" if canonical_split(split) == "train" else "val_split"
         advice = "check data.train_split and data.val_split"
         if others:
-            advice = f"choose with --set data.{key}={others[0]} (in eval with --split {others[0]})"
+            advice = f"choose with --set data.{key}={others[0]}"
         if key == "val_split" and others == ["train"]:
             advice = f"split off a part, or {advice}, which measures on the training images"
-        return f"{root}: has no split {split!r}; it has {names}; {advice}"
+        in_eval = f"; in eval, choose with --split {others[0]}" if others else ""
+        return f"{root}: has no split {split!r}; it has {names}; {advice}{in_eval}"
     looked = (
         "annotations/instances_*.json, <split>/_annotations.coco.json, <split>.json and _annotations.coco.json"
     )
@@ -265,4 +277,5 @@ def _other_format(root: Path) -> str:
         return "these are Pascal VOC annotations, which are not read yet: convert them to COCO JSON"
     names = sorted(entry.name for entry in islice(root.iterdir(), 1000))
     shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
-    return f"found {shown or 'an empty folder'}; name the file: --set data.train_annotations=FILE, or --data FILE in eval"
+    found = shown or "an empty folder"
+    return f"found {found}; name the file: --set data.train_annotations=FILE, or --data FILE in eval"

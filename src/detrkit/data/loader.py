@@ -9,16 +9,18 @@ import math
 import os
 import signal
 from collections.abc import Iterator, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler
 
 from detrkit.config import DataConfig
 from detrkit.data.coco import CocoDataset, Sample, SampleKey
+from detrkit.errors import DetrkitError
 from detrkit.ops.boxes import xyxy_to_cxcywh
+from detrkit.ops.images import pad_images
 from detrkit.types import Batch, GroundTruth, Target
 
 MAX_AUTO_WORKERS = 4
@@ -104,14 +106,7 @@ def collate(samples: Sequence[Sample | None]) -> Batch | None:
     if not kept:
         return None
     sizes_hw = tuple((image.shape[-2], image.shape[-1]) for image, _ in kept)
-    height, width = (max(sides) for sides in zip(*sizes_hw, strict=True))
-    # The images' own memory order makes this copy 20 times faster than to the other one.
-    images = torch.zeros((len(kept), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-    padding_mask = torch.ones((len(kept), height, width), dtype=torch.bool)
-    for row, (image, _) in enumerate(kept):
-        rows, columns = image.shape[-2:]
-        images[row, :, :rows, :columns] = image.as_subclass(Tensor)
-        padding_mask[row, :rows, :columns] = False
+    images, padding_mask = pad_images([image for image, _ in kept])
     targets = tuple(target for _, target in kept)
     return Batch(images, padding_mask, pack_targets(targets), targets, sizes_hw)
 
@@ -143,17 +138,53 @@ def build_loader(
         pin: Whether batches are put into page-locked memory, for CUDA.
     """
     workers = auto_workers() if config.workers == "auto" else config.workers
-    loader: DataLoader[Any] = DataLoader(
-        dataset,
+    return _Loader(
+        _ErrorsAsSamples(dataset),
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=collate,
+        collate_fn=_collate_or_error,
         pin_memory=pin,
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=config.prefetch if workers else None,
         persistent_workers=workers > 0,
     )
-    return loader
+
+
+class _ErrorsAsSamples(Dataset[Any]):
+    """Hands detrkit's errors on as samples: raised in a worker, torch would bury them in tracebacks."""
+
+    def __init__(self, dataset: CocoDataset):
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, key: SampleKey) -> Sample | DetrkitError | None:
+        try:
+            return self.dataset[key]
+        except DetrkitError as error:
+            return error
+
+
+def _collate_or_error(samples: Sequence[Sample | DetrkitError | None]) -> Batch | DetrkitError | None:
+    for sample in samples:
+        if isinstance(sample, DetrkitError):
+            return sample
+    return collate(cast("Sequence[Sample | None]", samples))
+
+
+class _Loader(DataLoader[Any]):
+    """Raises errors that come as batches."""
+
+    def __iter__(self) -> Any:
+        return _raising(super().__iter__())  # workers start here, not when the first batch is asked for
+
+
+def _raising(batches: Iterator[Batch | DetrkitError | None]) -> Iterator[Batch | None]:
+    for batch in batches:
+        if isinstance(batch, DetrkitError):
+            raise batch
+        yield batch
 
 
 def auto_workers() -> int:

@@ -130,7 +130,8 @@ def _place(
     """A box (x, y, width, height) that hides little of the others, or None if there is no room."""
     least, greatest = (share * size for share in side_share)
     for _ in range(30):
-        side, aspect = random.uniform(least, greatest), math.exp(random.uniform(-ASPECT_SPREAD, ASPECT_SPREAD))
+        side = math.sqrt(random.uniform(least**2, greatest**2))  # all areas alike
+        aspect = math.exp(random.uniform(-ASPECT_SPREAD, ASPECT_SPREAD))
         width, height = (round(min(max(length, least), greatest)) for length in (side * aspect, side / aspect))
         x, y = int(random.integers(0, size - width + 1)), int(random.integers(0, size - height + 1))
         boxes = [*others, [x, y, width, height]]
@@ -150,9 +151,7 @@ def _covered(number: int, boxes: list[list[int]]) -> float:
     return covered / (width * height)
 
 
-def _draw_object(
-    random: np.random.Generator, canvas: np.ndarray, shape: str, box: list[int], hue: float
-) -> None:
+def _draw_object(random: np.random.Generator, canvas: np.ndarray, shape: str, box: list[int], hue: float) -> None:
     """Paint a shape with soft edges and a slight shading, its outline touching all sides of the box."""
     x, y, width, height = box
     mask = _shape_mask(shape, width, height, random.uniform(-ROTATION, ROTATION))[:, :, None]

@@ -69,7 +69,9 @@ def metrics_table(metrics: CocoMetrics) -> Table:
         meaning = MEANINGS[name].format(max_detections=metrics.max_detections)
         table.add_row(label, percent(metrics[name]), meaning, end_section=name in ("AP75", "APl", "AR100"))
     if metrics.unmatched_classes:
-        table.caption = f"not in the data set, not measured: {', '.join(metrics.unmatched_classes)}"
+        shown = ", ".join(metrics.unmatched_classes[:8]) + (", ..." if len(metrics.unmatched_classes) > 8 else "")
+        count = len(metrics.unmatched_classes)
+        table.caption = f"{count} classes of the model not in the data set, not measured: {shown}"
     return table
 
 

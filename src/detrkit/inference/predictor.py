@@ -20,7 +20,7 @@ from detrkit.errors import ImageError, UsageError
 from detrkit.inference.detect import Postprocess, evaluation_mode, resolve_device, run_model
 from detrkit.inference.interop import sv, to_supervision
 from detrkit.inference.sources import ImageSource, NamedSource, list_sources
-from detrkit.ops.images import resize_image, resized_size_hw
+from detrkit.ops.images import pad_images, resize_image, resized_size_hw
 from detrkit.types import ClassMap, ImageDetections, SizeHW
 
 logger = logging.getLogger(__name__)
@@ -142,11 +142,12 @@ class Detector:
         if not resized:
             return []
         stacked, padding_mask = pad_images(resized)
+        padded = len({_size_hw(image) for image in resized}) > 1
         with evaluation_mode(self.model):
             outputs = run_model(
                 self.model,
                 stacked,
-                padding_mask,
+                padding_mask if padded else None,
                 self.config,
                 self.device,
                 self.precision,
@@ -221,27 +222,6 @@ class Detector:
         transforms = self.config.transforms
         size_hw = resized_size_hw(_size_hw(image), transforms.eval_size, transforms.max_size)
         return image if size_hw == _size_hw(image) else resize_image(image, size_hw)
-
-
-def pad_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-    """Stack images of several sizes, padded with 0 at the bottom and on the right.
-
-    Args:
-        images: uint8 ``[3, h, w]`` each.
-
-    Returns:
-        uint8 ``[B, 3, H, W]``, and the padding mask ``[B, H, W]``, True = padding, or None without any.
-    """
-    sizes = [_size_hw(image) for image in images]
-    if len(set(sizes)) == 1:
-        return torch.stack(list(images)), None
-    height, width = max(size[0] for size in sizes), max(size[1] for size in sizes)
-    stacked = torch.zeros((len(images), 3, height, width), dtype=torch.uint8)
-    padding_mask = torch.ones((len(images), height, width), dtype=torch.bool)
-    for row, (image, (own_height, own_width)) in enumerate(zip(images, sizes, strict=True)):
-        stacked[row, :, :own_height, :own_width] = image
-        padding_mask[row, :own_height, :own_width] = False
-    return stacked, padding_mask
 
 
 def group_by_size(sizes_hw: Sequence[SizeHW], batch_size: int) -> list[list[int]]:

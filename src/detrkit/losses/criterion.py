@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detrkit.config import LossConfig
 from detrkit.losses import terms
-from detrkit.losses.dense import dense_loss
+from detrkit.losses.dense import dense_terms
 from detrkit.losses.matcher import HungarianMatcher, Matches
 from detrkit.types import ClassMap, GroundTruth, Outputs
 
@@ -101,8 +101,11 @@ class Criterion:
         total = torch.stack([self.weights[name] * value.sum() for name, value in per_layer.items()]).sum()
         extra = {}
         if outputs.dense is not None and self.config.dense_weight:
-            share = self.normalizers(truth.counts).class_weight / class_weight
-            extra["dense"] = dense_loss(outputs.dense, truth, slots, self.config, share)
+            found = dense_terms(outputs.dense, truth, slots, self.config, self.num_queries)
+            divisors = {"class": class_weight, "l1": num_boxes, "giou": num_boxes}
+            extra["dense"] = torch.stack(
+                [self.weights[name] * value / divisors[name] for name, value in found.items()]
+            ).sum()
             total = total + self.config.dense_weight * extra["dense"]
         layer_terms = {name: value.detach() for name, value in per_layer.items()}
         last = {name: value[-1] for name, value in layer_terms.items()}

@@ -1,8 +1,11 @@
 """Supervision of every image token of the encoder: one object, many tokens (as in arXiv:1904.01355).
 
-A training aid. A set loss teaches through a handful of matched queries an image; reading the encoder's tokens with
-the same heads gives it hundreds, so that the tokens soon hold class and box and the decoder only has to choose. The
-model that detects is unchanged.
+A training aid. A set loss teaches through a handful of matched queries an image; reading the encoder's tokens
+with the same heads gives it hundreds, so that the tokens soon hold class and box and the decoder only has to
+choose. The model that detects is unchanged.
+
+Every object weighs 1, however many tokens it has, and what is no object weighs as much as unmatched queries
+would. The normalisers are then those of the queries, known from counts alone, and micro-batches add up exactly.
 
 Shapes: B images, M tokens, N objects of the batch, O the most objects of an image.
 """
@@ -12,44 +15,51 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import generalized_box_iou_loss
 
 from detrkit.config import LossConfig
-from detrkit.ops.boxes import cxcywh_to_xyxy
+from detrkit.ops.boxes import broadcast_giou, cxcywh_to_xyxy
 from detrkit.types import DenseOutputs, GroundTruth
 
 # A token belongs to an object if it lies within this share of the box's size from its centre.
 _CENTER_SHARE = 0.25
 
 
-def dense_loss(dense: DenseOutputs, truth: GroundTruth, slots: Tensor, config: LossConfig, share: float) -> Tensor:
-    """Weighted class, L1 and GIoU loss of the tokens, a scalar.
-
-    Normalised within the micro-batch, and weighted by ``share`` so that micro-batches add up.
+def dense_terms(
+    dense: DenseOutputs, truth: GroundTruth, slots: Tensor, config: LossConfig, num_queries: int
+) -> dict[str, Tensor]:
+    """Class, L1 and GIoU loss of the tokens, summed; to be divided as the queries' terms are.
 
     Args:
         dense: The heads' word on every token.
         truth: The batch's objects.
         slots: int64 ``[N]``, the logit column of each object's class.
-        config: The same weights as the queries have.
-        share: This batch's part of the effective batch, 0 to 1.
+        config: The weight of no-object.
+        num_queries: Queries of the model; so many predictions an image the tokens stand for.
+
+    Returns:
+        Scalars by the names of the queries' terms.
     """
     objects = assign_tokens(dense, truth)
     positive = objects >= 0
+    share = _object_shares(objects, len(slots))
     no_object = dense.logits.shape[-1] - 1
-    target_slots = torch.where(positive, slots[objects.clamp(min=0)] if len(slots) else no_object, no_object)
-    weights = torch.where(positive, 1.0, config.no_object_weight) * dense.valid
+    negative = dense.valid & ~positive
+    found = torch.tensor([min(count, num_queries) for count in truth.counts], dtype=torch.float32)
+    unmatched = (num_queries - found).to(share.device, non_blocking=True)[:, None]
+    weights = share + config.no_object_weight * unmatched * negative / negative.sum(1, keepdim=True).clamp(min=1)
+    if len(slots) == 0:
+        target_slots = torch.full_like(objects, no_object)
+        wanted = torch.zeros_like(dense.boxes_cxcywh)
+    else:
+        target_slots = torch.where(positive, slots[objects.clamp(min=0)], no_object)
+        wanted = truth.boxes_cxcywh[objects.clamp(min=0)]
     losses = functional.cross_entropy(dense.logits.flatten(0, 1), target_slots.flatten(), reduction="none")
-    class_part = (losses * weights.flatten()).sum() / weights.sum().clamp(min=1e-6)
-    chosen = truth.boxes_cxcywh[objects.clamp(min=0)] if len(slots) else dense.boxes_cxcywh.detach()
-    count = positive.sum().clamp(min=1)
-    mask = positive.flatten().float()
-    predicted, wanted = dense.boxes_cxcywh.flatten(0, 1), chosen.flatten(0, 1)
-    l1_part = ((predicted - wanted).abs().sum(-1) * mask).sum() / count
-    giou = generalized_box_iou_loss(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
-    giou_part = (giou * mask).sum() / count
-    total = config.class_weight * class_part + config.l1_weight * l1_part + config.giou_weight * giou_part
-    return share * total
+    giou = broadcast_giou(cxcywh_to_xyxy(dense.boxes_cxcywh), cxcywh_to_xyxy(wanted))
+    return {
+        "class": (losses * weights.flatten()).sum(),
+        "l1": ((dense.boxes_cxcywh - wanted).abs().sum(-1) * share).sum(),
+        "giou": ((1 - giou) * share).sum(),
+    }
 
 
 @torch.no_grad()
@@ -70,12 +80,22 @@ def assign_tokens(dense: DenseOutputs, truth: GroundTruth) -> Tensor:
     boxes[image_of, place_of] = truth.boxes_cxcywh
     number = torch.full((images, most), -1, dtype=torch.int64, device=device)
     number[image_of, place_of] = torch.arange(len(rows), device=device)
+    real = (number >= 0)[:, None]
 
     distance = (dense.points[:, :, None] - boxes[:, None, :, :2]).abs()  # [B, M, O, 2]
-    inside = (distance <= _CENTER_SHARE * boxes[:, None, :, 2:]).all(-1) & (number >= 0)[:, None]
+    inside = (distance <= _CENTER_SHARE * boxes[:, None, :, 2:]).all(-1)
     squared = distance.square().sum(-1).masked_fill(~dense.valid[..., None], torch.inf)
-    nearest = functional.one_hot(squared.argmin(1), tokens).bool().transpose(1, 2)
-    inside = (inside | (nearest & (number >= 0)[:, None])) & dense.valid[..., None]
+    inside = inside.scatter(1, squared.argmin(1, keepdim=True), True)
+    inside = inside & real & dense.valid[..., None]
     area = (boxes[..., 2] * boxes[..., 3])[:, None].expand(-1, tokens, -1).masked_fill(~inside, torch.inf)
     smallest, place = area.min(-1)
     return torch.where(smallest.isinf(), -1, number.gather(1, place))
+
+
+@torch.no_grad()
+def _object_shares(objects: Tensor, count: int) -> Tensor:
+    """One over the number of tokens of a token's object, float32 ``[B, M]``; 0 where there is none."""
+    flat = objects.flatten() + 1
+    tokens = torch.zeros(count + 1, device=objects.device).scatter_add(0, flat, torch.ones_like(flat).float())
+    shares = torch.where(flat > 0, 1 / tokens.clamp(min=1)[flat], 0.0)
+    return shares.view(objects.shape)

@@ -8,9 +8,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 from torch.nn import functional
-from torchvision.ops import generalized_box_iou_loss
 
-from detrkit.ops.boxes import cxcywh_to_xyxy
+from detrkit.ops.boxes import broadcast_giou, cxcywh_to_xyxy
 
 
 def class_loss(logits: Tensor, target_slots: Tensor, no_object_weight: float) -> Tensor:
@@ -38,11 +37,12 @@ def l1_loss(boxes_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:
 
 
 def giou_loss(boxes_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:
-    """1 - GIoU of matched boxes ``[L, M, 4]`` (paper equation 10); ``[L]``, divide by the number of boxes."""
-    losses = generalized_box_iou_loss(
-        cxcywh_to_xyxy(boxes_cxcywh.float()).flatten(0, 1), cxcywh_to_xyxy(target_cxcywh).flatten(0, 1)
-    )
-    return losses.view(boxes_cxcywh.shape[:2]).sum(dim=1)
+    """1 - GIoU of matched boxes ``[L, M, 4]`` (paper equation 10); ``[L]``, divide by the number of boxes.
+
+    torchvision's ``generalized_box_iou_loss`` indexes by a mask, for which the host waits for the device.
+    """
+    giou = broadcast_giou(cxcywh_to_xyxy(boxes_cxcywh.float()), cxcywh_to_xyxy(target_cxcywh))
+    return (1 - giou).sum(dim=1)
 
 
 @torch.no_grad()

@@ -37,10 +37,15 @@ def broadcast_giou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor) -> Tensor:
     first, second = boxes1_xyxy.float(), boxes2_xyxy.float()
     overlap = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
     hull = torch.maximum(first[..., 2:], second[..., 2:]) - torch.minimum(first[..., :2], second[..., :2])
-    intersection = overlap.clamp(min=0).prod(-1)
-    hull_area = hull.clamp(min=0).prod(-1)
-    area1 = (first[..., 2:] - first[..., :2]).prod(-1)
-    area2 = (second[..., 2:] - second[..., :2]).prod(-1)
+    intersection = _area(overlap.clamp(min=0))
+    hull_area = _area(hull.clamp(min=0))
+    area1 = _area(first[..., 2:] - first[..., :2])
+    area2 = _area(second[..., 2:] - second[..., :2])
     union = area1 + area2 - intersection
     tiny = torch.finfo(torch.float32).tiny
     return intersection / union.clamp(min=tiny) - (hull_area - union) / hull_area.clamp(min=tiny)
+
+
+def _area(sides: Tensor) -> Tensor:
+    """Product of width and height ``[..., 2]``; the backward of ``prod`` would ask the device for zeros."""
+    return sides[..., 0] * sides[..., 1]

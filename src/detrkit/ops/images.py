@@ -121,6 +121,27 @@ def resize_image(image: Tensor, size_hw: SizeHW) -> Tensor:
     return resized
 
 
+def pad_images(images: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """Stack images of several sizes, padded with 0 at the bottom and on the right.
+
+    Args:
+        images: uint8 ``[3, h, w]`` each.
+
+    Returns:
+        uint8 ``[B, 3, H, W]`` in the ``channels_last`` memory format, and the padding mask ``[B, H, W]``, True =
+        padding.
+    """
+    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
+    # The images' own memory order makes this copy 20 times faster than to the other one.
+    stacked = torch.zeros((len(images), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
+    padding_mask = torch.ones((len(images), height, width), dtype=torch.bool)
+    for row, image in enumerate(images):
+        rows, columns = image.shape[-2:]
+        stacked[row, :, :rows, :columns] = image.as_subclass(Tensor)
+        padding_mask[row, :rows, :columns] = False
+    return stacked, padding_mask
+
+
 def normalize_images(
     images: Tensor, mean: Sequence[float], std: Sequence[float], padding_mask: Tensor | None = None
 ) -> Tensor:
@@ -136,9 +157,17 @@ def normalize_images(
         float32 ``[B, 3, H, W]`` in the memory format of ``images``.
     """
     # Pageable and non-blocking: a plain copy to a GPU would wait for all its queued work.
-    shift = (torch.tensor(mean) * 255).view(-1, 1, 1).to(images.device, non_blocking=True)
-    scale = (torch.tensor(std) * 255).view(-1, 1, 1).to(images.device, non_blocking=True)
-    normalized = images.to(torch.float32, copy=True).sub_(shift).div_(scale)
+    factor = (1 / (255 * torch.tensor(std))).to(images.device, non_blocking=True)
+    shift = (-torch.tensor(mean) / torch.tensor(std)).to(images.device, non_blocking=True)
+    batch, channels, height, width = images.shape
+    rows = images.permute(0, 2, 3, 1)
+    if rows.is_contiguous():  # whole rows of pixels at once: a loop over three channels would not vectorise
+        flat = rows.view(batch * height, width * channels).to(torch.float32, copy=True)
+        flat.mul_(factor.repeat(width)).add_(shift.repeat(width))
+        normalized = flat.view(batch, height, width, channels).permute(0, 3, 1, 2)
+    else:
+        normalized = images.to(torch.float32, copy=True)
+        normalized.mul_(factor.view(-1, 1, 1)).add_(shift.view(-1, 1, 1))
     if padding_mask is not None:
         normalized.masked_fill_(padding_mask[:, None], 0.0)
     return normalized

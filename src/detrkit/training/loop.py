@@ -174,6 +174,7 @@ def _train(run: Run) -> Ending:
 def _train_epoch(run: Run) -> bool:
     """Make the steps of an epoch that are left; False if a signal asked to stop before its end."""
     progress, began_s = run.state.progress, time.monotonic()
+    images_seen = progress.batch  # of an epoch that is resumed, the images before are not known
     if progress.batch >= run.batches_per_epoch:
         return True  # interrupted while it was being evaluated
     sampler: Any = run.loader.batch_sampler
@@ -195,6 +196,7 @@ def _train_epoch(run: Run) -> bool:
         plan = agree(run, fetched)
         if plan.stop:
             return False
+        images_seen += plan.images
         if plan.images:
             train_step(run, fetched, plan)
         progress.step += 1
@@ -205,6 +207,10 @@ def _train_epoch(run: Run) -> bool:
             _log_window(run)
         if plan.save:
             save_last(run)
+    if not images_seen:
+        raise DataError(
+            f"not one training image could be read in epoch {run.epoch}; each is named in a warning above"
+        )
     run.log.epoch(progress.step, run.epoch, time.monotonic() - began_s)
     return True
 
@@ -233,6 +239,8 @@ def _evaluate(run: Run) -> bool:
         except Exception:
             if run.stop.requested and interruptible:  # the signal reached the evaluation's workers too
                 return False
+            if interruptible:  # the epoch shall not be lost because an image to measure on is broken
+                _evaluation_failed(run)
             raise
         finally:
             run.model.train()
@@ -241,6 +249,14 @@ def _evaluate(run: Run) -> bool:
     _take_metrics(run, metrics)
     run.log.images(progress.step, samples)
     return True
+
+
+def _evaluation_failed(run: Run) -> None:
+    """Save what was trained, from where a resumed run evaluates again."""
+    save_last(run)
+    step = run.state.progress.step
+    message = f"evaluation failed; step {step} is saved: mend it, then go on with: detrkit resume {run.run_dir}"
+    run.log.event(step, run.epoch, message)
 
 
 def _take_metrics(run: Run, metrics: dict[str, float]) -> None:

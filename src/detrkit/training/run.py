@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -74,6 +75,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
     use_cuda = has_cuda and config.device != "cpu"
     if config.precision == "16" and not use_cuda:
         raise ConfigError("train.precision is 16, which needs a CUDA device; use bf16 or 32 on the CPU")
+    # its notes on precision and processes say what the config says
+    logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     several = config.devices * config.num_nodes > 1
     precision: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
     fabric = Fabric(

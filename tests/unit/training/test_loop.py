@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import os
@@ -10,7 +11,7 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from detrkit.errors import CheckpointError, ConfigError, DataError, NonFiniteError
+from detrkit.errors import CheckpointError, ConfigError, DataError, ImageError, NonFiniteError
 from detrkit.training import loop, step
 from detrkit.training.checkpoint import CheckpointStore, load_checkpoint, read_model
 from detrkit.training.run import make_fabric
@@ -273,11 +274,32 @@ def test_cpu_float16_and_missing_cuda_are_config_errors(make_config):
 
 
 def test_unreadable_batches_are_skipped_without_losing_step(toy, make_config, make_loader):
-    loader = make_loader(12, 2, unreadable=frozenset(range(12)))
-    result = toy.fit(make_config(epochs=1), loader=loader)
+    loader = make_loader(12, 2, unreadable=frozenset(range(1, 12)))
+    result = toy.fit(make_config(epochs=1, log_every=1), loader=loader)
     assert result.steps == 6
-    assert records(toy.run_dir, "step") == []
-    assert same_state(CheckpointStore(toy.run_dir).load_latest()["model"], toy.model().state_dict())
+    assert len(records(toy.run_dir, "step")) == 1
+
+
+def test_epoch_without_a_readable_image_is_an_error(toy, make_config, make_loader):
+    loader = make_loader(12, 2, unreadable=frozenset(range(12)))
+    with pytest.raises(DataError, match="not one training image could be read in epoch 1"):
+        toy.fit(make_config(epochs=1), loader=loader)
+
+
+def test_failed_evaluation_saves_the_epoch_before_it(toy, make_config):
+    def fail(model):
+        raise ImageError("a.jpg: cannot be decoded")
+
+    with pytest.raises(ImageError, match=r"a\.jpg"):
+        toy.fit(make_config(epochs=2), evaluate=fail)
+    saved = CheckpointStore(toy.run_dir).load_latest()
+    assert saved["progress"]["step"] == 6
+    assert "go on with: detrkit resume" in records(toy.run_dir, "event")[-1]["message"]
+    other = dataclasses.replace(toy, run_dir=toy.run_dir.with_name("whole"))
+    other.fit(make_config(epochs=2))
+    toy.fit(make_config(epochs=2), resume=saved)
+    ended = [CheckpointStore(run.run_dir).load_latest()["model"] for run in (toy, other)]
+    assert same_state(*ended)
 
 
 def test_average_is_evaluated_and_saved(toy, make_config):

@@ -109,10 +109,11 @@ class Detr(nn.Module):
         points = torch.stack(
             (columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)), dim=-1
         )
+        points = points.flatten(1, 2)
         return DenseOutputs(
             logits=self.class_embed(memory).float(),
             boxes_cxcywh=self.bbox_embed(memory).float().sigmoid(),
-            points=points.flatten(1, 2),
+            points=points,
             valid=valid.flatten(1),
         )
 

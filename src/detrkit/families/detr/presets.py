@@ -64,7 +64,7 @@ def detr_tiny() -> Config:
             backbone="tiny",
             hidden_dim=128,
             num_heads=4,
-            encoder_layers=2,
+            encoder_layers=1,
             decoder_layers=3,
             ffn_dim=256,
             dropout=0.0,

@@ -87,7 +87,7 @@ def write_hub(folder: str | Path, weights: Weights, eval_size: int, max_size: in
     if not any(name.endswith("bn1.running_mean") for name in weights.state):
         raise WeightsError(
             "this model was trained from scratch with group norm in its backbone, which transformers' DETR "
-            "does not have; use the published layout instead"
+            "does not have; use the published layout instead: --format published --out FILE.pth"
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)

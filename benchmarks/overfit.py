@@ -1,0 +1,85 @@
+"""The over-fit check: can detr-r18, from random weights, learn 8 real images by heart?
+
+A detector that cannot has a fault in its data, loss, model or loop. Uses the first 8 annotated images of a
+folder in COCO layout: `python -m benchmarks.overfit --data ../shared/data/coco_mini`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+
+import detrkit
+from detrkit.config import parse_assignments
+from detrkit.data.layout import find_split
+
+IMAGES = 8
+SIZE = 320
+# Everything random is off, and the rate is that of a small set rather than COCO's.
+SETTINGS = {
+    "transforms.recipe": "resize",
+    "transforms.eval_size": SIZE,
+    "transforms.max_size": 2 * SIZE,
+    "transforms.flip": 0.0,
+    "model.dropout": 0.0,
+    "data.workers": 0,
+    "train.batch_size": IMAGES,
+    "train.precision": "bf16",
+    "train.log_every": 20,
+    "train.log_images": 0,
+    "train.schedule": "cosine",
+    "train.warmup_steps": 20,
+    "train.lr": 3e-4,
+    "train.backbone_lr": 3e-4,
+    "train.weight_decay": 0.0,
+    "train.epochs": 400,
+    "train.eval_every": 100,
+}
+
+
+def write_subset(source: Path, folder: Path, count: int = IMAGES) -> Path:
+    """A data set whose training and validation images are the same first ``count`` annotated ones."""
+    files = find_split(source, "train")
+    content = json.loads(files.annotations.read_text(encoding="utf-8"))
+    annotated = {annotation["image_id"] for annotation in content["annotations"]}
+    images = sorted(
+        (image for image in content["images"] if image["id"] in annotated), key=lambda image: image["id"]
+    )
+    chosen = images[:count]
+    ids = {image["id"] for image in chosen}
+    content["images"] = chosen
+    content["annotations"] = [item for item in content["annotations"] if item["image_id"] in ids]
+    (folder / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (folder / "annotations" / f"instances_{split}.json").write_text(json.dumps(content), encoding="utf-8")
+        (folder / split).mkdir()
+        for image in chosen:
+            (folder / split / image["file_name"]).symlink_to(files.images.resolve() / image["file_name"])
+    return folder
+
+
+def overfit(
+    source: Path, changes: dict[str, object] | None = None, say: Callable[[str], None] = print
+) -> dict[str, float]:
+    """Train on 8 images and measure on the same 8; the COCO numbers."""
+    with tempfile.TemporaryDirectory() as folder:
+        data = write_subset(source, Path(folder) / "data")
+        settings = {**SETTINGS, **(changes or {})}
+        run = detrkit.train("detr-r18", data, run=Path(folder) / "run", init="none", changes=settings, say=say)
+        return dict(run.last_metrics)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--set", dest="assignments", action="append", default=[])
+    arguments = parser.parse_args()
+    metrics = overfit(arguments.data, parse_assignments(arguments.assignments))
+    print(f"AP {metrics['AP']:.3f}, AP50 {metrics['AP50']:.3f} on the {IMAGES} images it was trained on")
+
+
+if __name__ == "__main__":
+    main()

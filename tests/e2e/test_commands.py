@@ -1,0 +1,270 @@
+"""Evaluation, prediction and export from the command line, and what it says to those who err."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import detrkit
+from detrkit.evaluation.coco import METRIC_NAMES
+from detrkit.families import preset_config
+from detrkit.families.detr.weights import write_published
+from detrkit.models import read_weights
+from tests.e2e.conftest import (
+    SIDE,
+    VAL_IMAGES,
+    Trained,
+    assert_equal,
+    finish,
+    records,
+    run_here,
+    run_well,
+    start,
+    train_arguments,
+)
+from tests.unit.families.conftest import build, small_config
+
+NUM_QUERIES = preset_config("detr-tiny").model.num_queries
+
+
+def reference_metrics(annotations: Path, detections: Path) -> list[float]:
+    """The twelve numbers of pycocotools."""
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        truth = COCO(str(annotations))
+        evaluation = COCOeval(truth, truth.loadRes(str(detections)), "bbox")
+        evaluation.evaluate()
+        evaluation.accumulate()
+        evaluation.summarize()
+    return [float(value) for value in evaluation.stats]
+
+
+def twelve(metrics: dict[str, Any]) -> list[float]:
+    return [-1.0 if metrics[name] is None else metrics[name] for name in METRIC_NAMES]
+
+
+@pytest.mark.parametrize("name", ["last", "best"])
+def test_eval_gives_the_numbers_of_pycocotools_and_of_training(
+    name: str, tiny_run: Trained, tiny_data: Path, tmp_path: Path
+):
+    checkpoint = tiny_run.run / "checkpoints" / f"{name}.pt"
+    run_well("eval", checkpoint, "--data", tiny_data, "--out", tmp_path)
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    annotations = tiny_data / "annotations" / "instances_val2017.json"
+    assert twelve(metrics) == reference_metrics(annotations, tmp_path / "detections.json")
+    logged = records(tiny_run.run, "eval")
+    of_it = logged[-1] if name == "last" else max(logged, key=lambda record: record["AP"])
+    assert of_it["AP"] > 0 or name == "last"
+    assert twelve(metrics) == [of_it[metric] for metric in METRIC_NAMES]
+    assert metrics["detections"] == VAL_IMAGES * NUM_QUERIES
+    assert (tmp_path / "precision_recall.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_eval_of_a_run_takes_its_best_checkpoint_and_loses_no_earlier_result(
+    tiny_run: Trained, tiny_data: Path, copy_of: Callable[[Path], Path]
+):
+    run = copy_of(tiny_run.run)
+    best = max(record["AP"] for record in records(run, "eval"))
+    assert json.loads(run_well("eval", run, "--json"))["AP"] == best
+    on_file = json.loads(
+        run_well("eval", run, "--data", tiny_data / "annotations" / "instances_val2017.json", "--json")
+    )
+    assert on_file["AP"] == best
+    run_well("eval", run, "--split", "train", "--batch-size", "24")
+    images = [json.loads((run / name / "metrics.json").read_text())["images"] for name in ("eval", "eval-3")]
+    assert images == [VAL_IMAGES, 24]
+
+
+def test_classes_that_the_model_does_not_know_are_told(
+    tiny_run: Trained, tiny_data: Path, copy_of: Callable[[Path], Path], tmp_path: Path
+):
+    data = copy_of(tiny_data)
+    annotations = data / "annotations" / "instances_val2017.json"
+    annotations.write_text(annotations.read_text().replace('"ring"', '"doughnut"'))
+    out = run_well("eval", tiny_run.run, "--data", data, "--out", tmp_path)
+    assert "does not know 1 of its" in out
+    assert "(doughnut); their objects count as missed" in out
+    assert "1 classes of the model not in the data set" in " ".join(out.split())
+
+
+def test_predict_draws_and_writes_every_query_at_threshold_zero(
+    tiny_run: Trained, tiny_data: Path, tmp_path: Path
+):
+    folder = tiny_data / "val2017"
+    out = run_well("predict", tiny_run.run, folder, "--out", tmp_path, "--threshold", "0")
+    assert f"{VAL_IMAGES * NUM_QUERIES} objects in {VAL_IMAGES} images" in out
+    names = sorted(path.stem for path in folder.iterdir())
+    assert sorted(path.stem for path in tmp_path.glob("*.png")) == names
+    with Image.open(tmp_path / f"{names[0]}.png") as drawn, Image.open(folder / f"{names[0]}.jpg") as image:
+        scale = drawn.width // image.width  # small images are enlarged, so that labels can be read
+        assert drawn.size == (scale * image.width, scale * image.height)
+        assert np.any(np.asarray(drawn.reduce(scale)) != np.asarray(image))
+    found = json.loads((tmp_path / "predictions.json").read_text())
+    files = [entry["file_name"] for entry in found]
+    assert {file: files.count(file) for file in files} == {
+        str(folder / f"{name}.jpg"): NUM_QUERIES for name in names
+    }
+    assert all(1 <= entry["category_id"] <= 6 and 0 < entry["score"] < 1 for entry in found)
+
+
+def test_predict_json_is_pure_and_broken_images_are_named_once(tiny_run: Trained, tmp_path: Path):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.new("RGB", (80, 50), "white").save(folder / "good.png")
+    (folder / "empty.png").write_bytes(b"")
+    (folder / "text.jpg").write_text("no image")
+    (folder / "notes.txt").write_text("not looked at")
+    arguments = ["predict", str(tiny_run.run), str(folder), "gone.jpg", "--threshold", "0", "--json"]
+    out, err = finish(start([*arguments, "--out", str(tmp_path / "out")]), 1)
+    assert {entry["file_name"] for entry in json.loads(out)} == {str(folder / "good.png")}
+    assert [line.split(": ")[0] for line in err.splitlines()] == [
+        f"skipped {folder / 'empty.png'}",
+        f"skipped {folder / 'text.jpg'}",
+        "skipped gone.jpg",
+    ]
+
+
+def test_default_folders_are_never_written_over(
+    tiny_run: Trained, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    image = tiny_data / "val2017" / "000001.jpg"
+    for _ in range(2):
+        run_well("predict", tiny_run.run, image)
+        run_well("eval", tiny_run.run / "checkpoints" / "last.pt")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eval", "eval-2", "predictions", "predictions-2"]
+
+
+def test_export_to_both_layouts_and_back_is_bit_equal(tmp_path: Path):
+    model = build(small_config(num_heads=1))
+    published, hub, again = tmp_path / "small.pth", tmp_path / "hub", tmp_path / "again.pth"
+    write_published(published, model.state_dict())
+    run_well("export", published, "--out", hub)
+    run_well("export", hub, "--format", "published", "--out", again)
+    first, between, last = (read_weights(path)[0] for path in (published, hub, again))
+    assert_equal(dict(first.state), dict(model.state_dict()))
+    assert_equal(dict(between.state), dict(first.state))
+    assert_equal(dict(last.state), dict(first.state))
+    assert first.class_map == between.class_map == last.class_map
+    assert last.class_map.names[0] == "person"
+
+
+def test_exported_run_keeps_weights_and_classes(tiny_run: Trained, tmp_path: Path):
+    file = tmp_path / "shapes.pth"
+    run_well("export", tiny_run.run, "--format", "published", "--out", file)
+    weights, original = read_weights(file, "detr-tiny")[0], read_weights(tiny_run.run)[0]
+    assert_equal(dict(weights.state), dict(original.state))
+    assert weights.class_map == original.class_map
+    unnamed = run_here("predict", file, "nothing.jpg", "--out", tmp_path / "out")
+    assert (unnamed.exit_code, "name its preset: --as" in unnamed.stderr) == (1, True)
+    refused = run_here("export", tiny_run.run, "--out", tmp_path / "hub")
+    assert (refused.exit_code, "--format published" in refused.stderr) == (1, True)
+
+
+def test_fine_tuning_carries_classes_by_name_and_says_so(
+    tiny_data: Path, copy_of: Callable[[Path], Path], tmp_path: Path
+):
+    source = build(small_config(num_heads=1), seed=3)
+    write_published(tmp_path / "coco.pth", source.state_dict())
+    data = copy_of(tiny_data)
+    for file in (data / "annotations").iterdir():
+        file.write_text(file.read_text().replace('"disc"', '"person"'))
+    lines: list[str] = []
+    model = {f"model.{key}": value for key, value in small_config(num_heads=1).model_dump().items()}
+    for resolved in ("model.backbone_norm", "model.frozen_stages"):
+        model[resolved] = "auto"
+    sizes = {"transforms.recipe": "resize", "transforms.eval_size": SIDE, "train.device": "cpu", "data.workers": 0}
+    result = detrkit.train(
+        "detr-r18",
+        data,
+        run=tmp_path / "run",
+        init=tmp_path / "coco.pth",
+        epochs=1,
+        batch_size=8,
+        changes={**model, **sizes},
+        say=lines.append,
+    )
+    report = (tmp_path / "run" / "weights.txt").read_text()
+    assert all(line in lines for line in report.splitlines())
+    assert "classes carried over by name: 1 (person)" in report
+    assert "classes that start anew: 5 (square, triangle, star, ring, cross)" in report
+    weights, config = read_weights(result)
+    assert config.model.backbone_norm == "frozen"
+    assert weights.class_map.names[0] == "person"
+    frozen = "backbone.0.body.layer1.0.conv1.weight"
+    assert torch.equal(weights.state[frozen], source.state_dict()[frozen])
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["train"], 2, "no data given"),
+        (["train", "--data", "{data}", "--model", "detr-r5"], 2, "did you mean detr-r50?"),
+        (["train", "--data", "{data}", "--set", "train.lrr=1"], 2, "did you mean train.lr?"),
+        (["train", "--data", "{data}", "--set", "train.lr"], 2, "expected KEY=VALUE"),
+        (["train", "--data", "{data}", "--set", "train.lr=fast"], 2, "train.lr is 'fast'"),
+        (["train", "--data", "{data}", "--set", "colour.lr=1"], 2, "unknown config key colour"),
+        (["train", "--data", "{data}", "--config", "gone.yaml"], 2, "cannot read config gone.yaml"),
+        (["train", "--data", "gone"], 2, "gone: there is no such folder"),
+        (["train", "--data", "{data}/val2017"], 1, "no COCO JSON found"),
+        (["train", "--data", "{data}", "--run", "{run}"], 2, "go on with: detrkit resume"),
+        (["train", "--data", "{data}", "--run", "{file}"], 2, "it is a file"),
+        (["train", "--data", "{data}", "--model", "detr-tiny", "--init", "published"], 2, "no published weights"),
+        (["train", "--data", "{data}", "--init", "gone.pth"], 2, "no file or folder at gone.pth"),
+        (["resume", "{data}"], 2, "is not a run folder"),
+        (["resume", "gone"], 2, "is not a run folder"),
+        (["eval", "{run}", "--data", "gone"], 2, "gone: there is no such folder"),
+        (["eval", "{run}", "--split", "test"], 1, "has no split 'test'; it has train"),
+        (["eval", "{run}", "--out", "{file}"], 2, "cannot be used as a folder for results"),
+        (["eval", "{run}", "--precision", "fp16"], 2, "expected one of 32, bf16, 16"),
+        (["eval", "{run}", "--device", "gpu"], 2, "device is 'gpu'"),
+        (["eval", "{run}", "--as", "detr-x"], 2, "no preset is called 'detr-x'"),
+        (["eval", "{data}"], 2, "is a folder without a model"),
+        (["eval", "{file}"], 1, "is damaged or not a PyTorch file"),
+        (["eval", "detr-tiny", "--data", "{data}"], 2, "has no published weights; train it first"),
+        (["predict", "{run}", "{data}", "--out", "{new}"], 1, "no image in this folder"),
+        (["predict", "{run}", "{data}/val2017", "--out", "{file}"], 2, "cannot be used as a folder"),
+        (["export", "{run}", "--out", "{new}", "--format", "onnx"], 2, "expected published or hub"),
+        (["export", "{run}", "--out", "{new}", "--format", "published"], 2, "should be a .pth file"),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) else None,
+)
+def test_mistakes_get_an_answer(
+    arguments: list[str], code: int, message: str, tiny_run: Trained, tiny_data: Path, tmp_path: Path
+):
+    file = tmp_path / "notes.txt"
+    file.write_text("hello")
+    places = {"data": tiny_data, "run": tiny_run.run, "file": file, "new": tmp_path / "new"}
+    result = run_here(*(argument.format(**places) for argument in arguments))
+    assert (result.exit_code, type(result.exception)) == (code, SystemExit)
+    assert message in result.stderr
+    assert result.stderr.startswith("error: ")
+
+
+def test_real_and_defective_data_is_trained_on_or_refused_in_words(shared_data: Path, tmp_path: Path):
+    bad = shared_data / "bad_inputs"
+    same = {"data__val_split": "train"}
+    for name, folder, settings, message in (
+        ("cut", bad / "01_json_truncated", {"data__train_split": "val"}, "the file stops at byte 1769472"),
+        ("lost", bad / "07_coco_missing_file_and_empty", same, "1 of 12 image files do not exist"),
+        ("ids", bad / "10_coco_unknown_category_ids", {}, "have a category that is not listed"),
+        ("text", bad / "11_coco_string_image_id", {}, "name the file: --set data.train_annotations"),
+        ("outside", bad / "05_coco_boxes_outside_image", same, "17 boxes leave their image (clipped)"),
+        ("strings", bad / "06_coco_exif_rotated_string_boxes", same, "4 boxes hold text instead of numbers"),
+        ("chess", shared_data / "chess_roboflow_coco", {}, "15 images, 105 objects"),
+    ):
+        result = run_here(*train_arguments(folder, tmp_path / name, epochs=1, **settings))
+        assert message in result.output, name
+        assert result.exit_code == (0 if name in ("outside", "strings", "chess") else 1), result.output
+        assert result.exit_code == 0 or type(result.exception) is SystemExit
