@@ -38,7 +38,7 @@ def preprocessing(repeats: int, jpeg: Path | None = None) -> list[Row]:
             size_hw = resized_size_hw((image.shape[-2], image.shape[-1]), config.eval_size, config.max_size)
             return normalize_images(resize_image(image, size_hw)[None], config.mean, config.std, None)
 
-        return time_in_turn({"transformers DetrImageProcessor": them, "detrkit": us}, repeats)
+        return time_in_turn({"transformers DetrImageProcessor": them, "detrkit": us}, repeats, inner=10)
 
 
 def evaluation(repeats: int, images: int = 5000, detections: int = 100) -> list[Row]:

@@ -27,13 +27,17 @@ class Row:
 
 
 def time_in_turn(
-    competitors: Mapping[str, Callable[[], object]], repeats: int, device: torch.device | None = None
+    competitors: Mapping[str, Callable[[], object]],
+    repeats: int,
+    device: torch.device | None = None,
+    inner: int = 1,
 ) -> list[Row]:
     """Run every competitor once to warm up, then all in turn ``repeats`` times.
 
     Args:
         competitors: Name to work; the first is the peer that the others' ratios are against.
         repeats: Counted runs of each.
+        inner: Times the work is done in one counted run, for work of milliseconds; times are of one.
         device: A CUDA device is waited for, and its peak memory noted.
     """
     cuda = device is not None and device.type == "cuda"
@@ -48,11 +52,12 @@ def time_in_turn(
                 torch.cuda.reset_peak_memory_stats()
                 torch.cuda.synchronize()
             start = time.perf_counter()
-            work()
+            for _ in range(inner):
+                work()
             if cuda:
                 torch.cuda.synchronize()
                 memory[name] = torch.cuda.max_memory_allocated() / 2**30
-            times[name].append(time.perf_counter() - start)
+            times[name].append((time.perf_counter() - start) / inner)
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = next(iter(medians.values()))
     return [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -17,11 +18,19 @@ class PaddedGroupNorm(nn.GroupNorm):
         """Normalise; with ``valid`` None every position counts."""
         if valid is None:
             return functional.group_norm(x, self.num_groups, self.weight, self.bias, self.eps)
-        batch, channels, height, width = x.shape
-        grouped = x.float().reshape(batch, self.num_groups, channels // self.num_groups, height, width)
-        weights = valid.float().unsqueeze(1)
-        count = weights.sum(dim=(2, 3, 4), keepdim=True) * (channels // self.num_groups)
-        mean = (grouped * weights).sum(dim=(2, 3, 4), keepdim=True) / count
-        variance = ((grouped - mean).square() * weights).sum(dim=(2, 3, 4), keepdim=True) / count
-        normalized = ((grouped - mean) * (variance + self.eps).rsqrt()).reshape(x.shape)
-        return (normalized * self.weight.view(-1, 1, 1) + self.bias.view(-1, 1, 1)).to(x.dtype)
+        channels_per_group = x.shape[1] // self.num_groups
+        values = x.float()
+        inside = values * valid
+        size = valid.float().sum(dim=(2, 3)) * channels_per_group  # [B, 1]
+        mean = _sum_groups(inside.sum(dim=(2, 3)), self.num_groups) / size
+        mean_square = _sum_groups((inside * inside).sum(dim=(2, 3)), self.num_groups) / size
+        rstd = ((mean_square - mean.square()).clamp(min=0) + self.eps).rsqrt()
+        # one multiplication and addition per channel, instead of passes over every group
+        scale = rstd.repeat_interleave(channels_per_group, dim=1) * self.weight
+        shift = self.bias - mean.repeat_interleave(channels_per_group, dim=1) * scale
+        return torch.addcmul(shift[:, :, None, None], values, scale[:, :, None, None]).to(x.dtype)
+
+
+def _sum_groups(sums: Tensor, num_groups: int) -> Tensor:
+    """``[B, C]`` to ``[B, num_groups]``."""
+    return sums.view(len(sums), num_groups, -1).sum(dim=2)

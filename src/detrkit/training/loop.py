@@ -43,6 +43,9 @@ from detrkit.training.signals import StopRequest
 from detrkit.training.step import agree, train_step
 from detrkit.types import Batch, ClassMap
 
+# An epoch without evaluation is saved at its end if the last save is longer ago than this.
+_SAVE_AFTER_S = 60.0
+
 Ending = Literal["finished", "patience", "interrupted"]
 
 
@@ -162,12 +165,14 @@ def _train(run: Run) -> Ending:
             return "patience"
         if not _train_epoch(run):
             return _interrupted(run)
-        last = progress.epoch + 1 == config.epochs
-        if (last or (progress.epoch + 1) % config.eval_every == 0) and not _evaluate(run):
+        due = progress.epoch + 1 == config.epochs or (progress.epoch + 1) % config.eval_every == 0
+        if due and not _evaluate(run):
             return _interrupted(run)
         progress.epoch += 1
         progress.batch = 0
-        save_last(run)
+        # epochs of a second would otherwise spend their time on checkpoints; processes cannot go by the clock
+        if due or run.fabric.world_size > 1 or time.monotonic() - run.saved_at_s > _SAVE_AFTER_S:
+            save_last(run)
     return "finished"
 
 

@@ -42,7 +42,7 @@ def test_r101_has_713_tensors():
     assert sum(p.numel() for p in model.parameters()) == pytest.approx(60.5e6, rel=3e-3)
 
 
-@pytest.mark.parametrize("name", [name for name in PRESETS if name != "detr-tiny"])
+@pytest.mark.parametrize("name", PRESETS)
 def test_parameters_of_the_preset_are_what_models_says(name: str):
     with torch.device("meta"):
         count = sum(p.numel() for p in build_detr(preset_config(name).model, 91).parameters())

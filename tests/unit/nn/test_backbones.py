@@ -44,7 +44,9 @@ def test_features_do_not_depend_on_padding(name: str, norm: str, dilation: bool)
                 alone, none = backbone(images[index : index + 1, :, :height, :width], None)
                 assert none is None
                 h, w = alone.shape[-2:]
-                torch.testing.assert_close(features[index, :, :h, :w], alone[0], rtol=1e-4, atol=1e-4)
+                difference = (features[index, :, :h, :w] - alone[0]).abs().max()
+                # rounding through up to 50 layers, against the largest feature
+                assert difference < 2e-5 * alone.abs().max()
                 assert not padding[index, :h, :w].any()
                 assert padding[index].sum() == padding[index].numel() - h * w
 

@@ -63,7 +63,7 @@ class ResNetBackbone(nn.Module):
         valid = _ValidRegion(padding_mask, images.dtype) if exact else None
         body: Any = self.body
         stride = _stride(body.conv1)
-        x = functional.relu(_conv_norm(images, body.conv1, body.bn1, valid, stride))
+        x = _relu(_conv_norm(images, body.conv1, body.bn1, valid, stride))
         x = body.maxpool(_masked(x, valid, stride))
         stride *= _stride(body.maxpool)
         for stage in self._stages():
@@ -131,15 +131,20 @@ def _run_block(block: Any, x: Tensor, valid: _ValidRegion | None, stride: int) -
     middle = stride * _stride(block.conv1)
     out = middle * _stride(block.conv2)
     if isinstance(block, Bottleneck):  # the two outer convolutions see one pixel and need no clean padding
-        y = functional.relu(_conv_norm(x, block.conv1, block.bn1, valid, middle))
-        y = functional.relu(_conv_norm(_masked(y, valid, middle), block.conv2, block.bn2, valid, out))
+        y = _relu(_conv_norm(x, block.conv1, block.bn1, valid, middle))
+        y = _relu(_conv_norm(_masked(y, valid, middle), block.conv2, block.bn2, valid, out))
         y = _conv_norm(y, block.conv3, block.bn3, valid, out)
     else:
-        y = functional.relu(_conv_norm(_masked(x, valid, stride), block.conv1, block.bn1, valid, middle))
+        y = _relu(_conv_norm(_masked(x, valid, stride), block.conv1, block.bn1, valid, middle))
         y = _conv_norm(_masked(y, valid, middle), block.conv2, block.bn2, valid, out)
     if block.downsample is not None:
         x = _conv_norm(x, block.downsample[0], block.downsample[1], valid, out)
-    return functional.relu(y + x)
+    return _relu(y.add_(x))
+
+
+def _relu(x: Tensor) -> Tensor:
+    """ReLU in place: what convolutions and norms give out is read by nobody else, gradients included."""
+    return functional.relu(x, inplace=True)
 
 
 def folded_weight(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
