@@ -30,6 +30,7 @@ SETTINGS = {
     "train.batch_size": BATCH,
     "train.warmup_steps": 0,
     "train.log_every": 1,
+    "train.eval_every": 1,
     "train.device": "cpu",
     "data.workers": 0,
 }
@@ -55,7 +56,7 @@ def start(arguments: Sequence[str], **options: Any) -> subprocess.Popen[str]:
 
 def finish(process: subprocess.Popen[str], code: int = 0) -> tuple[str, str]:
     """Its standard output and error, once it has ended as it should."""
-    out, err = process.communicate(timeout=120)
+    out, err = process.communicate(timeout=400)
     assert process.returncode == code, f"exit code {process.returncode}, expected {code}\n{out}\n{err}"
     assert "Traceback" not in out + err
     return out, err
