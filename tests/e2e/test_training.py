@@ -80,7 +80,7 @@ def test_config_of_the_run_repeats_it_whatever_the_number_of_workers(tiny_run: T
 
 def wait_for_step(run: Path, step: int) -> None:
     """Until the log of a run shows a step."""
-    deadline = time.monotonic() + 90
+    deadline = time.monotonic() + 400
     while time.monotonic() < deadline:
         if (run / "metrics.jsonl").exists() and f'"step": {step},' in (run / "metrics.jsonl").read_text():
             return
@@ -102,7 +102,7 @@ def test_interrupted_run_is_saved_and_resumed_to_the_same_weights(
     assert f"go on with: detrkit resume {run}" in err
     stopped_at = load_checkpoint(run / "checkpoints" / "last.pt")["progress"]["step"]
     assert 8 <= stopped_at < STEPS
-    run_well("resume", run)
+    finish(start(["resume", str(run)]))  # with as many threads as before: sums depend on it in the last bit
     assert_equal(trained(run), trained(tiny_run.run))
     assert records(run, "eval") == records(tiny_run.run, "eval")
     assert [record["step"] for record in records(run, "step")] == list(range(1, STEPS + 1))

@@ -121,7 +121,13 @@ def test_loss_and_gradient_of_every_parameter_equal_transformers(pair: Pair):
     config.auxiliary_loss = True
     try:
         theirs, _, _ = ForObjectDetectionLoss(
-            layers.logits[-1], their_labels(truth), "cpu", layers.boxes_cxcywh[-1], config, *layers
+            layers.logits[-1],
+            their_labels(truth),
+            "cpu",
+            layers.boxes_cxcywh[-1],
+            config,
+            layers.logits,
+            layers.boxes_cxcywh,
         )
     finally:
         config.auxiliary_loss = False
