@@ -35,8 +35,9 @@ def randomize(model: torch.nn.Module, seed: int = 0) -> None:
         elif name.endswith("bias"):
             buffer.normal_(0, 0.2, generator=generator)
         elif name.endswith("weight"):
-            # small on residual branches, so that a hundred layers neither explode nor vanish
-            buffer.uniform_(0.2, 0.5, generator=generator) if "bn3" in name else buffer.uniform_(
+            # Small on residual branches: a hundred layers must not turn float32 rounding into a difference. In
+            # float64, gradients agree to 1e-6 without that too.
+            buffer.uniform_(0.1, 0.25, generator=generator) if "bn3" in name else buffer.uniform_(
                 0.7, 1.1, generator=generator
             )
 
