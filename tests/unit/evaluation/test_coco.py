@@ -4,7 +4,6 @@ import contextlib
 import copy
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -15,11 +14,7 @@ from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, CocoEvaluator, match_classes
 from detrkit.types import ClassMap, ImageDetections
 
-SHARED = Path("/work/shared/data")
-REAL = [
-    SHARED / "coco_mini/annotations/instances_val2017.json",
-    SHARED / "bccd_voc/coco/instances_val.json",
-]
+REAL = ["coco_mini/annotations/instances_val2017.json", "bccd_voc/coco/instances_val.json"]
 
 
 def random_case(seed, images=25, classes=5, per_image=30, crowd=0.1, ties=True):
@@ -139,8 +134,9 @@ def test_metrics_equal_pycocotools_to_the_last_digit(seed, options, tmp_path):
         assert entry.category_id == 3 * class_id + 2
 
 
-@pytest.mark.parametrize("path", REAL, ids=lambda path: path.stem)
-def test_real_annotations_equal_pycocotools_to_the_last_digit(path, tmp_path):
+@pytest.mark.parametrize("name", REAL)
+def test_real_annotations_equal_pycocotools_to_the_last_digit(name, shared_data, tmp_path):
+    path = shared_data / name
     evaluator = CocoEvaluator(path)
     jittered_truth(evaluator)
     metrics = evaluator.finish()

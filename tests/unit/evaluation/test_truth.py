@@ -2,7 +2,6 @@
 
 import json
 import types
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,8 +11,6 @@ from detrkit.errors import AnnotationError
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.truth import ground_truth_from_index, read_ground_truth
 from detrkit.types import ClassMap, ImageDetections
-
-SHARED = Path("/work/shared/data")
 
 
 def small_content():
@@ -80,9 +77,9 @@ def test_index_without_annotations_is_legal():
         ("bccd_voc/coco/instances_val.json", "bccd_voc/JPEGImages"),
     ],
 )
-def test_real_annotations_by_index_and_by_json_give_the_same_metrics(annotations, images):
-    by_json = read_ground_truth(SHARED / annotations)
-    index, _ = read_coco(SHARED / annotations, SHARED / images)
+def test_real_annotations_by_index_and_by_json_give_the_same_metrics(annotations, images, shared_data):
+    by_json = read_ground_truth(shared_data / annotations)
+    index, _ = read_coco(shared_data / annotations, shared_data / images)
     by_index = ground_truth_from_index(index)
     assert by_json.boxes_xywh == pytest.approx(by_index.boxes_xywh, abs=1e-9)
     rng = np.random.default_rng(0)

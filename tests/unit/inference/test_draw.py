@@ -77,7 +77,10 @@ def test_no_detections_give_a_plain_copy():
 
 def test_many_classes_and_boxes_outside_the_image_are_drawn():
     boxes = [[-50, -50, 20, 20], [400, 400, 900, 900], [10, 10, 10, 10], [600, 600, 700, 700]]
-    draw(np.zeros((500, 500, 3), np.uint8), detections(boxes, class_ids=[0, 99, 1000, 24]))
+    drawn = draw(np.zeros((500, 500, 3), np.uint8), detections(boxes, class_ids=[0, 99, 1000, 24]))
+    assert drawn[:25, :25].any()
+    assert drawn[395:405, 420:].any()
+    assert not drawn[200:300, 200:300].any()
 
 
 def test_palette_is_dark_enough_for_white_text_and_stable():

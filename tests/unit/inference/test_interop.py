@@ -54,4 +54,5 @@ def test_a_class_map_without_classes_is_legal():
 
 
 def test_import_gives_no_warning_without_opencv():
-    subprocess.run([sys.executable, "-W", "error", "-c", "import detrkit.inference.interop"], check=True)
+    command = [sys.executable, "-W", "error", "-c", "import detrkit.inference.interop"]
+    assert subprocess.run(command, check=False).returncode == 0
