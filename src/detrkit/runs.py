@@ -34,7 +34,7 @@ from detrkit.inference.interop import to_supervision
 from detrkit.models import build_model, initialize, is_run, starting_weights
 from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.loop import FitResult, fit
-from detrkit.training.run import make_fabric
+from detrkit.training.run import leave_processes, make_fabric
 from detrkit.training.state import Progress
 from detrkit.types import ClassMap
 
@@ -327,6 +327,7 @@ def _fit(
     )
     if fabric.is_global_zero:
         plot_curves(run_dir / "metrics.jsonl", run_dir / "curves.png")
+    leave_processes(fabric)
     return result
 
 

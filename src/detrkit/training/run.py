@@ -90,6 +90,13 @@ def make_fabric(config: TrainConfig) -> Fabric:
     return fabric
 
 
+def leave_processes(fabric: Fabric) -> None:
+    """Part from the other processes together: one that just ends can bring its neighbours' threads down."""
+    if fabric.world_size > 1:
+        torch.distributed.barrier()
+        torch.distributed.destroy_process_group()
+
+
 def build_state(config: Config, model: nn.Module, fabric: Fabric) -> tuple[TrainingState, Any]:
     """The state at the beginning, and Fabric's wrapper around the model."""
     # the layout that the fast convolutions want; the numbers stay the same

@@ -19,7 +19,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from conftest import Toy, toy_config, toy_loader
-from detrkit.training.run import make_fabric
+from detrkit.training.run import leave_processes, make_fabric
 
 config = toy_config(epochs=3, accumulate=2, lr=1e-3, devices=2, ema_decay=0.9, log_every=1)
 toy = Toy(Path(sys.argv[1]), dropout=0.0, fabric=make_fabric(config.train))
@@ -48,6 +48,7 @@ toy.run_dir = Path(sys.argv[1]).with_name("stopped")
 result = toy.fit(config, loader=Stopping(toy_loader(16, 2, rank=rank, world_size=2)))
 assert (result.stopped, result.steps) == ("interrupted", 1), result
 assert (toy.run_dir / "checkpoints" / "last.pt").exists() or rank == 1
+leave_processes(toy.fabric)
 """
 
 
