@@ -86,6 +86,15 @@ class ReportBuilder:
         self._counts: Counter[Defect] = Counter()
         self._examples: dict[Defect, list[str]] = {}
 
+    @classmethod
+    def from_report(cls, report: ReadReport) -> ReportBuilder:
+        """A builder that goes on from a report."""
+        builder = cls(report.source)
+        for finding in report.findings:
+            builder._counts[finding.defect] = finding.count
+            builder._examples[finding.defect] = list(finding.examples)
+        return builder
+
     def add(self, defect: Defect, example: str, count: int = 1) -> None:
         """Count a defect; the first few examples are kept."""
         self._counts[defect] += count

@@ -7,8 +7,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from detrkit.data.coco_json import load_json, read_coco
+from detrkit.data.coco_json import load_json
 from detrkit.data.index import CocoIndex
+from detrkit.data.read import read_coco
 from detrkit.data.report import Defect, ReadReport
 from detrkit.errors import AnnotationError, DataError, ImageError
 
@@ -204,7 +205,7 @@ def test_exchanged_width_and_height_are_turned_where_boxes_prove_it(tmp_path: Pa
     ("content", "message"),
     [
         ([], "holds a list, expected a COCO object"),
-        ({"images": [], "categories": []}, "the data set is empty|lists no categories"),
+        ({"images": [], "categories": []}, "has no 'annotations'"),
         (coco([], []), "the data set is empty"),
         (coco([image_entry()], [], []), "lists no categories"),
         ({"images": [], "annotations": []}, "has no 'categories'.*found 'images', 'annotations'"),

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from detrkit.data.coco_json import read_coco
+from detrkit.data.read import read_coco
 from detrkit.data.index import CocoIndex, missing_images, pack_names
 
 from .factory import annotation, coco, image_entry, write

@@ -6,7 +6,7 @@ import types
 import numpy as np
 import pytest
 
-from detrkit.data.coco_json import read_coco
+from detrkit.data.read import read_coco
 from detrkit.errors import AnnotationError
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.truth import ground_truth_from_index, read_ground_truth

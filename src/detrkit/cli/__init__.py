@@ -2,20 +2,32 @@
 
 from __future__ import annotations
 
-import contextlib
-import itertools
 import json
 import logging
-import os
-import sys
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import Annotated, Any
 
 import typer
 
-from detrkit.errors import DetrkitError, UsageError
+from detrkit.cli import data as data_verbs
+from detrkit.cli.shared import (
+    AsOption,
+    BatchOption,
+    DataOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    PrecisionOption,
+    checked_precision,
+    counted,
+    errors,
+    free_folder,
+    progress_bar,
+    quiet,
+    say,
+)
+from detrkit.errors import UsageError
 
 app = typer.Typer(
     name="detrkit",
@@ -25,31 +37,7 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
     rich_markup_mode=None,
 )
-
-ModelArgument = Annotated[
-    str,
-    typer.Argument(
-        metavar="MODEL",
-        help="Preset (detr-r50), run folder, checkpoint, published .pth, Hugging Face folder or id, or address.",
-    ),
-]
-DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data", metavar="DATA", help="Folder of the data set: COCO 2017, Roboflow COCO, or plain COCO."
-    ),
-]
-DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
-PrecisionOption = Annotated[str, typer.Option(metavar="PRECISION", help="32, bf16 or 16.")]
-BatchOption = Annotated[
-    int,
-    typer.Option("--batch-size", min=1, metavar="N", help="Images at once; results do not depend on it."),
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
-AsOption = Annotated[
-    str | None,
-    typer.Option("--as", metavar="PRESET", help="Preset of the weights, where the file cannot tell (DC5)."),
-]
+app.add_typer(data_verbs.app, name="data")
 
 
 @app.command(short_help="The whole road on a built-in data set, on a CPU.")
@@ -60,10 +48,10 @@ def demo(
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the data and the training.")] = 0,
 ) -> None:
     """The whole road on a built-in data set, in minutes, on a CPU: data, training, evaluation, pictures."""
-    with _errors():
+    with errors():
         from detrkit.demo import run_demo
 
-        result = run_demo(out, images=images, epochs=epochs, seed=seed, say=_say)
+        result = run_demo(out, images=images, epochs=epochs, seed=seed, say=say)
         _end_of_training(result.stopped, result.signal_number)
 
 
@@ -140,7 +128,7 @@ def train(
     ] = None,
 ) -> None:
     """Train or fine-tune on a COCO-format data set. Ctrl-C saves; go on with: detrkit resume RUN."""
-    with _errors():
+    with errors():
         from detrkit.config import parse_assignments
 
         changes = parse_assignments(assignments or [])
@@ -155,7 +143,7 @@ def train(
             epochs=epochs,
             batch_size=batch_size,
             changes=changes,
-            say=_say,
+            say=say,
         )
         _report_run(result)
 
@@ -168,10 +156,10 @@ def resume(
     ] = None,
 ) -> None:
     """Go on with a training that was stopped, from its last checkpoint."""
-    with _errors():
+    with errors():
         from detrkit import api
 
-        _report_run(api.resume(run, epochs=epochs, say=_say))
+        _report_run(api.resume(run, epochs=epochs, say=say))
 
 
 @app.command("eval", short_help="COCO box metrics of any model on any data set.")
@@ -199,19 +187,19 @@ def evaluate(
     as_json: JsonOption = False,
 ) -> None:
     """COCO box metrics of any model on any data set: all 12 numbers and per class."""
-    with _errors():
+    with errors():
         from detrkit import api
 
-        detector = api.load(model, preset, device=device, precision=_precision(precision))
+        detector = api.load(model, preset, device=device, precision=checked_precision(precision))
         folder = out or _default_eval_folder(model)
-        with _progress("evaluating", as_json) as progress:
+        with progress_bar("evaluating", as_json) as progress:
             metrics = api.evaluate(
                 detector,
                 data,
                 split=split,
                 out=folder,
                 batch_size=batch_size,
-                say=_quiet if as_json else _say,
+                say=quiet if as_json else say,
                 progress=progress,
             )
         if as_json:
@@ -224,7 +212,7 @@ def evaluate(
         console = Console()
         console.print(class_table(metrics))
         console.print(metrics_table(metrics))
-        _say(f"Written to {folder}: metrics.json, detections.json (COCO result format), precision_recall.png")
+        say(f"Written to {folder}: metrics.json, detections.json (COCO result format), precision_recall.png")
 
 
 @app.command(short_help="Detect objects in images and draw them.")
@@ -247,11 +235,11 @@ def predict(
 ) -> None:
     """Detect objects in images: draws them and writes predictions.json in COCO format."""
     failures: list[str] = []
-    with _errors():
+    with errors():
         from detrkit import api
 
-        detector = api.load(model, preset, device=device, precision=_precision(precision))
-        folder = out or _free_folder(Path("predictions"))
+        detector = api.load(model, preset, device=device, precision=checked_precision(precision))
+        folder = out or free_folder(Path("predictions"))
         found = api.predict(
             detector,
             [str(image) for image in images],
@@ -266,8 +254,8 @@ def predict(
             typer.echo((folder / "predictions.json").read_text(encoding="utf-8"), nl=False)
         else:
             count = sum(len(detections) for detections in found)
-            what = f"{_count(count, 'object')} in {_count(len(found), 'image')}"
-            _say(f"{what}; drawn pictures and predictions.json in {folder}")
+            what = f"{counted(count, 'object')} in {counted(len(found), 'image')}"
+            say(f"{what}; drawn pictures and predictions.json in {folder}")
     if failures:
         raise typer.Exit(1)
 
@@ -287,13 +275,13 @@ def export(
     preset: AsOption = None,
 ) -> None:
     """Write a model's weights in another layout, bit-equal."""
-    with _errors():
+    with errors():
         from detrkit import api
 
         if layout not in ("published", "hub"):
             raise UsageError(f"--format is {layout!r}, expected published or hub")
         path = api.export(model, out, layout=layout, preset=preset)  # type: ignore[arg-type]
-        _say(f"Written to {path}")
+        say(f"Written to {path}")
 
 
 def main() -> None:
@@ -303,60 +291,15 @@ def main() -> None:
     app()
 
 
-@contextlib.contextmanager
-def _errors() -> Iterator[None]:
-    """Turn errors into a message and an exit code: 2 asked wrongly, 1 failed, 130 interrupted."""
-    try:
-        yield
-    except UsageError as error:
-        _fail(str(error), 2)
-    except DetrkitError as error:
-        _fail(str(error), 1)
-    except BrokenPipeError:
-        raise
-    except OSError as error:  # a full disk, a folder taken away: the world's fault, and no traceback helps
-        where = f"{error.filename}: " if error.filename else ""
-        _fail(f"{where}{error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        _fail("interrupted", 130)
-
-
-def _fail(message: str, code: int) -> NoReturn:
-    typer.echo(f"error: {message}", err=True)
-    raise typer.Exit(code)
-
-
 def _show_warning(message: Warning | str, *_where: Any) -> None:
     """A warning as people want it: what, not the line of Python that it came from."""
     typer.echo(f"WARNING: {message}", err=True)
 
 
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
-def _say(message: str) -> None:
-    """Print for people; of several training processes, only the first does."""
-    if all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "NODE_RANK")):
-        typer.echo(message)
-
-
-def _quiet(_message: str) -> None:
-    pass
-
-
-def _precision(text: str) -> Any:
-    from detrkit.config import PRECISIONS
-
-    if text not in PRECISIONS:
-        raise UsageError(f"--precision is {text!r}, expected one of {', '.join(PRECISIONS)}")
-    return text
-
-
 def _report_run(result: Any) -> None:
     best = "not evaluated" if result.best is None else f"best AP {result.best:.3f}"
-    done = f"{_count(result.epochs, 'epoch')}, {_count(result.steps, 'step')}"
-    _say(f"{done}, {best}. Run folder: {result.run_dir}")
+    done = f"{counted(result.epochs, 'epoch')}, {counted(result.steps, 'step')}"
+    say(f"{done}, {best}. Run folder: {result.run_dir}")
     _end_of_training(result.stopped, result.signal_number)
 
 
@@ -369,23 +312,4 @@ def _default_eval_folder(model: str) -> Path:
     from detrkit.models import is_run
 
     path = Path(model)
-    return _free_folder(path / "eval" if path.is_dir() and is_run(path) else Path("eval"))
-
-
-def _free_folder(folder: Path) -> Path:
-    """The folder, or with the first number behind it that nothing was written to, so that no result is lost."""
-    names = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    return next(path for path in itertools.chain([folder], names) if not path.exists())
-
-
-@contextlib.contextmanager
-def _progress(title: str, hidden: bool) -> Iterator[Any]:
-    """A progress bar on standard error; gives a function of images done and images in all."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=hidden or not sys.stderr.isatty()) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    return free_folder(path / "eval" if path.is_dir() and is_run(path) else Path("eval"))

@@ -1,0 +1,113 @@
+"""What all commands share: options, errors and exit codes, talking to people."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+
+from detrkit.errors import DetrkitError, UsageError
+
+ModelArgument = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="Preset (detr-r50), run folder, checkpoint, published .pth, Hugging Face folder or id, or address.",
+    ),
+]
+DataOption = Annotated[
+    Path | None,
+    typer.Option(
+        "--data",
+        metavar="DATA",
+        help="Data set: folder in COCO, Roboflow, YOLO or VOC layout, or its data.yaml.",
+    ),
+]
+DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[str, typer.Option(metavar="PRECISION", help="32, bf16 or 16.")]
+BatchOption = Annotated[
+    int,
+    typer.Option("--batch-size", min=1, metavar="N", help="Images at once; results do not depend on it."),
+]
+JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
+AsOption = Annotated[
+    str | None,
+    typer.Option("--as", metavar="PRESET", help="Preset of the weights, where the file cannot tell (DC5)."),
+]
+
+
+@contextlib.contextmanager
+def errors() -> Iterator[None]:
+    """Turn errors into a message and an exit code: 2 asked wrongly, 1 failed, 130 interrupted."""
+    try:
+        yield
+    except UsageError as error:
+        fail(str(error), 2)
+    except DetrkitError as error:
+        fail(str(error), 1)
+    except BrokenPipeError:
+        raise
+    except OSError as error:  # a full disk, a folder taken away: the world's fault, and no traceback helps
+        where = f"{error.filename}: " if error.filename else ""
+        fail(f"{where}{error.strerror or error}", 1)
+    except KeyboardInterrupt:
+        fail("interrupted", 130)
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """Say what went wrong on standard error and end the command."""
+    typer.echo(f"error: {message}", err=True)
+    raise typer.Exit(code)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 image`` or ``1,234 images``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"
+
+
+def say(message: str) -> None:
+    """Print for people; of several training processes, only the first does."""
+    if all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "NODE_RANK")):
+        typer.echo(message)
+
+
+def quiet(_message: str) -> None:
+    """Say nothing: where a program reads the output."""
+
+
+def checked_precision(text: str) -> Any:
+    """The precision if it is one.
+
+    Raises:
+        UsageError: It is none.
+    """
+    from detrkit.config import PRECISIONS
+
+    if text not in PRECISIONS:
+        raise UsageError(f"--precision is {text!r}, expected one of {', '.join(PRECISIONS)}")
+    return text
+
+
+def free_folder(folder: Path) -> Path:
+    """The folder, or with the first number behind it that nothing was written to, so that no result is lost."""
+    names = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
+    return next(path for path in itertools.chain([folder], names) if not path.exists())
+
+
+@contextlib.contextmanager
+def progress_bar(title: str, hidden: bool) -> Iterator[Any]:
+    """A progress bar on standard error; gives a function of images done and images in all."""
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, disable=hidden or not sys.stderr.isatty()) as bar:
+        task = bar.add_task(title, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)

@@ -1,0 +1,73 @@
+"""Reading a split of a data set, whatever its format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from detrkit.data.coco_json import load_coco_table
+from detrkit.data.index import CocoIndex, missing_images
+from detrkit.data.layout import SplitFiles
+from detrkit.data.repair import build_index
+from detrkit.data.report import Defect, ReadReport, ReportBuilder
+from detrkit.data.table import AnnotationTable
+from detrkit.errors import DataError, ImageError
+
+OnBadImage = Literal["skip", "error"]
+
+
+def load_table(files: SplitFiles) -> AnnotationTable:
+    """What the annotation files of a split say, nothing repaired.
+
+    Raises:
+        AnnotationError: They cannot be read at all.
+        DataError: There is nothing in them.
+    """
+    return load_coco_table(files.annotations)
+
+
+def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tuple[CocoIndex, ReadReport]:
+    """Read a split and check that its image files exist.
+
+    Args:
+        files: From :func:`detrkit.data.layout.find_split`.
+        on_bad_image: skip: listed images without a file are left out and reported; error: they are an error.
+
+    Raises:
+        AnnotationError: The annotations cannot be read, contradict themselves, or name a file outside the image
+            folder.
+        DataError: Nothing is left to work with.
+        ImageError: A listed image file does not exist and ``on_bad_image`` is error.
+    """
+    return _index_of(load_table(files), files.images, on_bad_image)
+
+
+def read_coco(annotations: Path, images: Path, on_bad_image: OnBadImage = "skip") -> tuple[CocoIndex, ReadReport]:
+    """Read a COCO JSON file whose file names are relative to ``images``; see :func:`read_split_files`."""
+    return _index_of(load_coco_table(Path(annotations)), Path(images), on_bad_image)
+
+
+def _index_of(table: AnnotationTable, images: Path, on_bad_image: OnBadImage) -> tuple[CocoIndex, ReadReport]:
+    index, found = build_index(table, images)
+    report = ReportBuilder.from_report(found)
+    try:
+        missing = missing_images(index, images)
+    except DataError as error:
+        raise type(error)(f"{table.source}: {error}") from error
+    if len(missing) == len(index):
+        raise DataError(
+            f"{table.source}: none of its {len(index)} image files exists, for instance {index.file_name(0)!r}; "
+            f"looked in {images}; set data.train_images or data.val_images to the folder that holds them"
+        )
+    for row in missing:
+        report.add(Defect.MISSING_IMAGE, index.file_name(int(row)))
+    if len(missing) and on_bad_image == "error":
+        raise ImageError(
+            f"{table.source}: {len(missing)} of {len(index)} image files do not exist in {images}, for instance "
+            f"{index.file_name(int(missing[0]))!r}; restore them or remove their entries"
+        )
+    if len(missing):
+        index = index.select(np.setdiff1d(np.arange(len(index)), missing))
+    return index, report.build()

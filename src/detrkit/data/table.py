@@ -1,0 +1,88 @@
+"""What annotation files say, as columns, before anything is repaired.
+
+Every format is read into an :class:`AnnotationTable`. :mod:`detrkit.data.repair` makes the index that training
+and evaluation use of it; ``detrkit data check`` looks for faults in it.
+
+Shapes: I images, N annotations of all of them, C categories.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from detrkit.data.report import ReadReport
+
+PlaceUnit = Literal["annotation", "line", "object"]
+
+
+@dataclasses.dataclass(frozen=True)
+class AnnotationTable:
+    """The annotations of one split as they are written, numbers for text where text is a number.
+
+    Args:
+        source: The file or folder that they come from, for messages.
+        image_ids: int64 ``[I]``; may repeat. From 1 in the order of names, where the format has no ids.
+        file_names: Relative to the image folder; may lead out of it, may repeat.
+        sizes_hw: Pixels as written, int32 ``[I, 2]``; 0 where nothing usable is written.
+        category_ids: Ids that the format itself has, ``[C]``; may repeat.
+        category_names: ``[C]``.
+        annotation_ids: int64 ``[N]``; may repeat. From 1 where the format has no ids.
+        image_refs: Image id that each annotation names, int64 ``[N]``.
+        category_refs: Category id that each annotation names, int64 ``[N]``.
+        boxes_xywh: Upper left corner, width and height in pixels, float64 ``[N, 4]``; NaN where there is no
+            number. Boxes of formats without pixels are scaled by ``sizes_hw``.
+        area: Pixels, float64 ``[N]``; NaN where none is written.
+        iscrowd: bool ``[N]``.
+        report: What could not be put into the columns, or only after a conversion.
+        label_files: File that each image's annotations are written in, ``[I]``; empty for a single file.
+        places: Line or object of each annotation in its label file, from 1, int64 ``[N]``; with
+            ``label_files`` only.
+        unit: What ``places`` counts.
+    """
+
+    source: Path
+    image_ids: np.ndarray
+    file_names: Sequence[str]
+    sizes_hw: np.ndarray
+    category_ids: Sequence[int]
+    category_names: Sequence[str]
+    annotation_ids: np.ndarray
+    image_refs: np.ndarray
+    category_refs: np.ndarray
+    boxes_xywh: np.ndarray
+    area: np.ndarray
+    iscrowd: np.ndarray
+    report: ReadReport
+    label_files: Sequence[str] = ()
+    places: np.ndarray | None = None
+    unit: PlaceUnit = "annotation"
+
+    def image_rows(self) -> np.ndarray:
+        """Row of ``image_ids`` that each annotation belongs to, the first where ids repeat; -1 if none."""
+        return positions_of(self.image_refs, self.image_ids)
+
+    def class_rows(self) -> np.ndarray:
+        """Row of ``category_ids`` of each annotation, the first where ids repeat; -1 if there is none."""
+        return positions_of(self.category_refs, np.array(self.category_ids, dtype=np.int64))
+
+    def place(self, row: int, image_row: int) -> str:
+        """Where an annotation is written, for messages: ``annotation 17``, ``labels/a.txt line 3``."""
+        if self.places is None or not self.label_files or image_row < 0:
+            return f"annotation {self.annotation_ids[row]}"
+        return f"{self.label_files[image_row]} {self.unit} {self.places[row]}"
+
+
+def positions_of(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:
+    """Position of each wanted id in ``ids``, the first where it repeats, -1 where it is missing; int64."""
+    if not len(ids):
+        return np.full(len(wanted), -1, dtype=np.int64)
+    order = np.argsort(ids, kind="stable")
+    places = np.searchsorted(ids, wanted, sorter=order)
+    found = order[np.minimum(places, len(ids) - 1)]
+    rows: np.ndarray = np.where(ids[found] == wanted, found, -1)
+    return rows
