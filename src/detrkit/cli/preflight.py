@@ -1,0 +1,73 @@
+"""``detrkit preflight``: will it learn?"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrkit.cli.shared import DataOption, JsonOption, errors, free_folder, quiet, say
+
+
+def preflight(
+    model: Annotated[
+        str,
+        typer.Option(
+            metavar="MODEL",
+            help="Preset to train, or a run, checkpoint or weights file to go on with as it is.",
+        ),
+    ] = "detr-r50",
+    data: DataOption = None,
+    init: Annotated[
+        str | None,
+        typer.Option(metavar="INIT", help="Starting weights, as in train."),
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file over the preset.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.lr=1e-4; may repeat."),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for preflight.html and verdict.json; preflight, with a number if it is taken.",
+        ),
+    ] = None,
+    seconds: Annotated[
+        float,
+        typer.Option(min=1, metavar="S", help="Time to over-fit a handful of images."),
+    ] = 15.0,
+    as_json: JsonOption = False,
+) -> None:
+    """Will it learn? Looks for what spoils a training, before the long run; about a minute on a CPU.
+
+    Annotations, labels against pixels, class head, a handful of images over-fitted at three learning rates, time
+    and memory. Exits with 1 if a fault is found.
+    """
+    with errors():
+        from detrkit.config import parse_assignments
+
+        changes = parse_assignments(assignments or [])
+        from detrkit import api
+
+        folder = out or free_folder(Path("preflight"))
+        verdict = api.preflight(
+            model,
+            data,
+            init=init,
+            config=config,
+            changes=changes,
+            out=folder,
+            seconds=seconds,
+            say=quiet if as_json else say,
+        )
+        if as_json:
+            typer.echo(json.dumps(verdict.to_dict(), indent=1))
+        else:
+            say(verdict.summary())
+            say(f"Pictures and curves: {folder / 'preflight.html'}")
+    if not verdict.ready:
+        raise typer.Exit(1)

@@ -1,0 +1,1 @@
+"""Will it learn? Everything that can be known in a minute, before the long run."""

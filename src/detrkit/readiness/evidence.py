@@ -1,0 +1,295 @@
+"""Do the boxes mark something, and do the labels fit what is in them? Answered from pixels, without a model.
+
+Small patches are described by edge directions and colours (after Dalal and Triggs, CVPR 2005), and a ridge
+regression is trained on some images and tried on others. How much better it does than chance, in standard
+deviations of chance, is the evidence: 5 to 70 on sound sets of 100 objects and more, about 0 where labels or boxes
+are shuffled.
+
+Shapes: N objects, D features, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from detrkit.data.index import CocoIndex, check_inside
+from detrkit.errors import ImageError
+from detrkit.ops.images import decode_image, resize_image
+
+CHANCE = 3.0
+"""Standard deviations below which a relation is not told from chance; chance exceeds it once in 740 times."""
+LEAST_OBJECTS = 60
+
+_PATCH = 32
+_CELLS = 4
+_DIRECTIONS = 8
+_RIDGE = 0.3
+_FOLDS = 5
+_SHUFFLES = 100
+_LEAST_SIDE = 6
+_MOST_SHARE = 0.6
+_CONTEXT = 0.25
+
+
+@dataclasses.dataclass(frozen=True)
+class Patches:
+    """What some objects look like.
+
+    Args:
+        objects: Features of what is inside each box, float32 ``[N, D]``.
+        labels: Contiguous class ids, int64 ``[N]``.
+        shapes: Size, place and aspect ratio of each box within its image, float64 ``[N, 5]``.
+        image_rows: Image of each object, int64 ``[N]``.
+        pairs: Features of boxes and, row by row, of as large places elsewhere in the same image, both with
+            something around them, float32 ``[2, M, D]``.
+        pair_rows: Image of each pair, int64 ``[M]``.
+        images_read: Images that were decoded.
+        unreadable: Images that could not be.
+        blank: Images of one colour.
+    """
+
+    objects: np.ndarray
+    labels: np.ndarray
+    shapes: np.ndarray
+    image_rows: np.ndarray
+    pairs: np.ndarray
+    pair_rows: np.ndarray
+    images_read: int
+    unreadable: tuple[str, ...]
+    blank: int
+
+
+def collect_patches(
+    index: CocoIndex, images: Path, *, most_objects: int = 1200, most_images: int = 200, seed: int = 0
+) -> Patches:
+    """Look at some images of a split, chosen by ``seed``, and at most 12 objects of each."""
+    random = np.random.Generator(np.random.PCG64(seed))
+    objects: list[np.ndarray] = []
+    labels: list[int] = []
+    shapes: list[list[float]] = []
+    image_rows: list[int] = []
+    boxes_and_elsewhere: list[tuple[np.ndarray, np.ndarray]] = []
+    pair_rows: list[int] = []
+    unreadable: list[str] = []
+    read = blank = 0
+    for row in random.permutation(len(index))[:most_images].tolist():
+        name = index.file_name(row)
+        try:
+            check_inside(name, images)
+            image = decode_image(images / name)
+        except ImageError as error:
+            unreadable.append(str(error))
+            continue
+        read += 1
+        blank += bool((image.amax((1, 2)) - image.amin((1, 2))).max() < 3)
+        boxes, classes = _boxes_in_file(index, row, (image.shape[1], image.shape[2]))
+        for place in random.permutation(len(boxes))[:12].tolist():
+            box = boxes[place]
+            crop = _crop(image, box, 0.0)
+            if min(crop.shape[1:]) < _LEAST_SIDE:
+                continue
+            objects.append(_features(crop))
+            labels.append(int(classes[place]))
+            shapes.append(_shape(box, image))
+            image_rows.append(row)
+            elsewhere = _elsewhere(box, image, random)
+            if elsewhere is not None:
+                boxes_and_elsewhere.append(
+                    (_features(_crop(image, box, _CONTEXT)), _features(_crop(image, elsewhere, _CONTEXT)))
+                )
+                pair_rows.append(row)
+        if len(objects) >= most_objects:
+            break
+    pairs = np.array(boxes_and_elsewhere, dtype=np.float32).reshape(-1, 2, _feature_count()).transpose(1, 0, 2)
+    return Patches(
+        objects=np.array(objects, dtype=np.float32).reshape(-1, _feature_count()),
+        labels=np.array(labels, dtype=np.int64),
+        shapes=np.array(shapes, dtype=np.float64).reshape(-1, 5),
+        image_rows=np.array(image_rows, dtype=np.int64),
+        pairs=pairs,
+        pair_rows=np.array(pair_rows, dtype=np.int64),
+        images_read=read,
+        unreadable=tuple(unreadable),
+        blank=blank,
+    )
+
+
+def label_evidence(
+    features: np.ndarray, labels: np.ndarray, image_rows: np.ndarray, *, within: bool = False
+) -> float:
+    """How far labels can be told from features, in standard deviations above shuffled labels.
+
+    Args:
+        features: ``[N, D]``.
+        labels: int ``[N]``.
+        image_rows: Image of each object, int ``[N]``; an image is either learnt from or tried on.
+        within: Compare with labels shuffled inside each image only, which leaves what whole images tell.
+    """
+    random = np.random.Generator(np.random.PCG64(0))
+    classes, targets = np.unique(labels, return_inverse=True)
+    images, groups = np.unique(image_rows, return_inverse=True)
+    if len(classes) < 2 or len(images) < 2:
+        return 0.0
+    kernel = _kernel(features, groups, random)
+    weight = 1 / np.sqrt(np.bincount(targets, minlength=len(classes)))
+
+    def agreement(order: np.ndarray) -> float:
+        chosen = np.zeros((len(targets), len(classes)))
+        chosen[np.arange(len(targets)), targets[order]] = weight[targets[order]]
+        return float(((kernel @ chosen) * chosen).sum())
+
+    by_image = np.argsort(groups, kind="stable")
+    shuffled = []
+    for _ in range(_SHUFFLES):
+        order = random.permutation(len(targets))
+        if within:
+            mixed = order[np.argsort(groups[order], kind="stable")]
+            order = np.empty_like(mixed)
+            order[by_image] = mixed
+        shuffled.append(agreement(order))
+    spread = float(np.std(shuffled))
+    if spread < 1e-9 * len(targets):  # patches without any difference tell nothing
+        return 0.0
+    return (agreement(np.arange(len(targets))) - float(np.mean(shuffled))) / spread
+
+
+def transfer_evidence(train: Patches, other: Patches, classes: int) -> np.ndarray:
+    """How well labels of one split are told by what was learnt on another, for each shift of the class ids.
+
+    Returns:
+        Standard deviations above chance if the other split's class ids were shifted by -1, 0 and 1 (and those that
+        leave the list came back at its other end), float64 ``[3]``.
+    """
+    mean, spread = train.objects.mean(0), train.objects.std(0) + 1e-6
+    seen = _one_hot(train.labels, classes)
+    seen = seen / np.sqrt(np.maximum(seen.sum(0), 1))
+    scores = ((other.objects - mean) / spread) @ _weights((train.objects - mean) / spread, seen)
+    scores -= scores.mean(axis=1, keepdims=True)
+    random = np.random.Generator(np.random.PCG64(0))
+
+    def agreement(labels: np.ndarray) -> float:
+        chosen = _one_hot(labels, classes)
+        return float((scores * (chosen / np.sqrt(np.maximum(chosen.sum(0), 1)))).sum())
+
+    chance = [agreement(random.permutation(other.labels)) for _ in range(_SHUFFLES)]
+    level, width = float(np.mean(chance)), float(np.std(chance))
+    if width < 1e-9 * len(other.labels):  # patches without any difference tell nothing
+        return np.zeros(3)
+    return np.array([(agreement((other.labels + shift) % classes) - level) / width for shift in (-1, 0, 1)])
+
+
+def box_evidence(pairs: np.ndarray, image_rows: np.ndarray) -> float:
+    """How far boxes can be told from other places of their image, in standard deviations above chance.
+
+    Args:
+        pairs: Features of boxes and of other places, ``[2, M, D]``.
+        image_rows: Image of each pair, int ``[M]``.
+    """
+    count = pairs.shape[1]
+    images, groups = np.unique(image_rows, return_inverse=True)
+    if len(images) < 2 or count < 2:
+        return 0.0
+    random = np.random.Generator(np.random.PCG64(0))
+    kernel = _kernel(pairs.reshape(2 * count, -1), np.tile(groups, 2), random)
+    scores = kernel @ np.repeat([1.0, -1.0], count)
+    gain = scores[:count] - scores[count:]
+    spread = float(gain.std()) / np.sqrt(count)
+    return float(gain.mean()) / spread if spread > 1e-9 else 0.0
+
+
+def _kernel(features: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """What each object's prediction makes of every other object's target, 0 inside a fold; ``[N, N]``."""
+    scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
+    fold_of_group = random.permutation(int(groups.max()) + 1) % _FOLDS
+    folds = fold_of_group[groups]
+    kernel = np.zeros((len(features), len(features)))
+    for fold in np.unique(folds):
+        tried, learnt = folds == fold, folds != fold
+        if not learnt.any():
+            continue
+        part = scaled[tried] @ _weights(scaled[learnt], np.eye(int(learnt.sum())))
+        kernel[np.ix_(tried, learnt)] = part - part.mean(axis=1, keepdims=True)
+    return kernel
+
+
+def _weights(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
+    """Ridge regression, ``[D, targets]``."""
+    count, width = features.shape
+    gram = features.T @ features / count + _RIDGE * np.eye(width)
+    weights: np.ndarray = np.linalg.solve(gram, features.T @ targets / count)
+    return weights
+
+
+def _one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
+    chosen: np.ndarray = np.eye(classes)[labels]
+    return chosen
+
+
+def _feature_count() -> int:
+    return _DIRECTIONS * _CELLS**2 + 3 * _CELLS**2 + 3 * _DIRECTIONS
+
+
+def _features(crop: Tensor) -> np.ndarray:
+    """Edge directions and colours by cell, and the colours of the whole; float32 ``[D]``."""
+    patch = resize_image(crop, (_PATCH, _PATCH)).numpy().astype(np.float32) / 255
+    gray = patch.mean(axis=0)
+    rise, run = np.zeros_like(gray), np.zeros_like(gray)
+    rise[1:-1] = gray[2:] - gray[:-2]
+    run[:, 1:-1] = gray[:, 2:] - gray[:, :-2]
+    strength = np.hypot(rise, run)
+    direction = np.minimum(np.arctan2(rise, run) % np.pi / np.pi * _DIRECTIONS, _DIRECTIONS - 1).astype(np.int64)
+    cells = np.arange(_PATCH) // (_PATCH // _CELLS)
+    places = (direction * _CELLS + cells[:, None]) * _CELLS + cells
+    edges = np.bincount(places.ravel(), strength.ravel(), _DIRECTIONS * _CELLS**2)
+    side = _PATCH // _CELLS
+    colors = patch.reshape(3, _CELLS, side, _CELLS, side).mean(axis=(2, 4)).ravel()
+    levels = (
+        np.minimum(patch * _DIRECTIONS, _DIRECTIONS - 1).astype(np.int64)
+        + _DIRECTIONS * np.arange(3)[:, None, None]
+    )
+    shares = np.bincount(levels.ravel(), minlength=3 * _DIRECTIONS) / _PATCH**2
+    edges_scaled = 3 * edges / (np.linalg.norm(edges) + 0.5)
+    return np.concatenate([edges_scaled, colors, np.sqrt(shares)]).astype(np.float32)
+
+
+def _boxes_in_file(index: CocoIndex, row: int, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes of single objects in pixels of the file, ``[n, 4]``, and their classes."""
+    rows = index.annotation_rows(row)
+    single = ~index.iscrowd[rows]
+    listed = index.sizes_hw[row]
+    turned = tuple(listed.tolist()) == size_hw[::-1]
+    scale = (1.0, 1.0) if turned else (size_hw[0] / listed[0], size_hw[1] / listed[1])
+    boxes = index.boxes_xyxy[rows][single] * np.array([scale[1], scale[0], scale[1], scale[0]])
+    return boxes, index.labels[rows][single]
+
+
+def _crop(image: Tensor, box: np.ndarray, context: float) -> Tensor:
+    height, width = image.shape[1:]
+    x, y = context * (box[2] - box[0]), context * (box[3] - box[1])
+    left, top = max(0, int(box[0] - x)), max(0, int(box[1] - y))
+    right, bottom = min(width, int(np.ceil(box[2] + x))), min(height, int(np.ceil(box[3] + y)))
+    return image[:, top:bottom, left:right]
+
+
+def _shape(box: np.ndarray, image: Tensor) -> list[float]:
+    height, width = image.shape[1:]
+    box_width, box_height = box[2] - box[0], box[3] - box[1]
+    centre = ((box[0] + box[2]) / 2 / width, (box[1] + box[3]) / 2 / height)
+    return [np.log(box_width / width), np.log(box_height / height), *centre, np.log(box_width / box_height)]
+
+
+def _elsewhere(box: np.ndarray, image: Tensor, random: np.random.Generator) -> np.ndarray | None:
+    """A box of the same size at that of eight places where they overlap least; None if it is too large."""
+    height, width = image.shape[1:]
+    box_width, box_height = box[2] - box[0], box[3] - box[1]
+    if box_width > _MOST_SHARE * width or box_height > _MOST_SHARE * height:
+        return None
+    corners = random.uniform(0, 1, (8, 2)) * (width - box_width, height - box_height)
+    across = np.minimum(box[2], corners[:, 0] + box_width) - np.maximum(box[0], corners[:, 0])
+    down = np.minimum(box[3], corners[:, 1] + box_height) - np.maximum(box[1], corners[:, 1])
+    x, y = corners[int(np.argmin(np.maximum(across, 0) * np.maximum(down, 0)))]
+    return np.array([x, y, x + box_width, y + box_height])

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detrkit.config import update_config
+from detrkit.data.synthetic import write_synthetic
+from detrkit.families import preset_config
+from detrkit.readiness.run import run_preflight
+from detrkit.readiness.verdict import Outcome, Verdict
+
+from .conftest import run_here, train_arguments
+from .preflight_faults import PLANTS, blank_images, plant
+
+
+@pytest.fixture(scope="module")
+def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("preflight") / "data"
+    write_synthetic(folder, train_images=60, val_images=30, size=96)
+    return folder
+
+
+def preflight(data: Path, out: Path, **changes: object) -> Verdict:
+    config = update_config(
+        preset_config("detr-tiny"),
+        {"data.root": str(data), "transforms.eval_size": 96, "transforms.scales": [96], **changes},
+    )
+    return run_preflight(config, out, budget_s=1.0, say=lambda _line: None)
+
+
+def names(verdict: Verdict) -> set[str]:
+    return {judgement.name for judgement in verdict.of(Outcome.FAULT)}
+
+
+def test_sound_set_is_ready_and_everything_is_said(sound: Path, tmp_path: Path):
+    result = run_here(
+        *("preflight", "--model", "detr-tiny", "--data", sound, "--out", tmp_path / "out", "--seconds", "1"),
+        *("--set", "transforms.eval_size=96", "--set", "transforms.scales=[96]"),
+    )
+    assert result.exit_code == 0, result.output
+    assert "READY" in result.stdout
+    assert "FAULT" not in result.stdout
+    assert "WARNING" not in result.stdout
+    verdict = json.loads((tmp_path / "out" / "verdict.json").read_text(encoding="utf-8"))
+    assert verdict["ready"]
+    asked = {judgement["name"] for judgement in verdict["judgements"]}
+    assert asked >= {"annotations", "objects", "boxes", "labels", "splits", "head", "learning", "time", "memory"}
+    learning = next(item for item in verdict["judgements"] if item["name"] == "learning")
+    assert learning["figures"]["last_loss"] < 0.9 * learning["figures"]["first_loss"]
+    page = (tmp_path / "out" / "preflight.html").read_text(encoding="utf-8")
+    assert page.count("<img") == 16  # the batch that the model will see
+    assert "<svg" in page
+
+
+@pytest.mark.parametrize("name", sorted(PLANTS))
+def test_planted_fault_is_named(name: str, sound: Path, tmp_path: Path):
+    change, expected = PLANTS[name]
+    verdict = preflight(plant(sound, tmp_path / "data", change), tmp_path / "out")
+    assert not verdict.ready
+    assert names(verdict) >= expected
+    assert expected.pop() in verdict.summary()
+
+
+def test_labels_of_the_training_split_alone_shuffled_are_named(sound: Path, tmp_path: Path):
+    data = plant(sound, tmp_path / "data", PLANTS["labels shuffled"][0], ("train",))
+    verdict = preflight(data, tmp_path / "out")
+    assert "labels_shuffled" in names(verdict)
+    assert not any(item.found.startswith("val: labels have nothing") for item in verdict.judgements)
+
+
+def test_ids_that_come_round_are_seen_between_splits(sound: Path, tmp_path: Path):
+    def turn(content: dict, random: np.random.Generator) -> None:
+        ids = sorted(entry["id"] for entry in content["categories"])
+        for entry in content["annotations"]:
+            entry["category_id"] = ids[(ids.index(entry["category_id"]) + 1) % len(ids)]
+
+    verdict = preflight(plant(sound, tmp_path / "data", turn, ("train",)), tmp_path / "out")
+    assert "class_ids_off_by_one" in names(verdict)
+
+
+def test_blank_images_are_named(sound: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(sound, data)
+    blank_images(data)
+    assert names(preflight(data, tmp_path / "out")) == {"images_blank"}
+
+
+@pytest.mark.parametrize("factor", [100, 1000])
+def test_learning_rate_far_too_high_is_named(factor: int, sound: Path, tmp_path: Path):
+    lr = preset_config("detr-tiny").train.lr * factor
+    verdict = preflight(sound, tmp_path / "out", **{"train.lr": lr, "train.backbone_lr": lr})
+    assert names(verdict) == {"learning_rate_too_high"}
+
+
+def test_learning_rate_far_too_low_is_named(sound: Path, tmp_path: Path):
+    verdict = preflight(sound, tmp_path / "out", **{"train.lr": 1e-8, "train.backbone_lr": 1e-8})
+    assert names(verdict) == {"loss_does_not_fall"}
+
+
+def test_head_of_another_data_set_is_named(sound: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    assert run_here(*train_arguments(sound, run, epochs=1)).exit_code == 0
+    own = run_here("preflight", "--model", run, "--data", sound, "--out", tmp_path / "own", "--seconds", "1")
+    assert own.exit_code == 0, own.output
+
+    def rename(content: dict, random: np.random.Generator) -> None:
+        for entry in content["categories"]:
+            entry["name"] = f"other {entry['id']}"
+
+    other = plant(sound, tmp_path / "data", rename)
+    result = run_here("preflight", "--model", run, "--data", other, "--out", tmp_path / "other", "--seconds", "1")
+    assert result.exit_code == 1
+    assert "NOT READY: head_not_replaced" in result.stdout
+    replaced = run_here(
+        *("preflight", "--model", "detr-tiny", "--init", run, "--data", other, "--out", tmp_path / "new"),
+        *("--seconds", "1", "--set", "transforms.eval_size=96", "--set", "transforms.scales=[96]"),
+    )
+    assert "head_not_replaced" not in replaced.stdout
+    assert replaced.exit_code == 0, replaced.output
+
+
+def test_missing_validation_split_is_a_fault_not_a_crash(sound: Path, tmp_path: Path):
+    data = tmp_path / "data"
+    shutil.copytree(sound, data)
+    (data / "annotations" / "instances_val2017.json").write_text('{"images": [', encoding="utf-8")
+    verdict = preflight(data, tmp_path / "out")
+    assert "data_unreadable" in names(verdict)
+
+
+def test_wrong_folder_is_wrong_use(tmp_path: Path):
+    result = run_here("preflight", "--model", "detr-tiny", "--data", tmp_path / "nothing", "--out", tmp_path / "out")
+    assert result.exit_code == 2
