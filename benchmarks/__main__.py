@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data_speed, detr_speed
+from benchmarks import data_speed, detr_speed, loading
 from benchmarks.timing import machine, table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -25,11 +25,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repeats, and print instead of writing the page")
     parser.add_argument("--out", type=Path, help="the page to write")
-    parser.add_argument("--only", choices=("forward", "backbone", "train", "data"), help="one part, printed")
+    parser.add_argument("--only", choices=("forward", "backbone", "train", "data", "loading"))
+    parser.add_argument("--data", type=Path, help="folder in COCO layout to load from; generated if not given")
     arguments = parser.parse_args()
     repeats = 3 if arguments.quick else 5
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    parts = _parts(device, repeats, arguments.only)
+    parts = _parts(device, repeats, arguments.only, arguments.data)
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     page = "\n".join([INTRODUCTION, f"## {today}, {device.type.upper()}", "", machine(), "", *parts])
     if arguments.quick or arguments.only:
@@ -40,14 +41,17 @@ def main() -> None:
     print(f"written to {path}")
 
 
-def _parts(device: torch.device, repeats: int, only: str | None) -> list[str]:
+def _parts(device: torch.device, repeats: int, only: str | None, data: Path | None) -> list[str]:
     parts = []
+    if only in (None, "loading"):
+        costs = loading.loading_table(loading.loading(repeats, data))
+        parts.append(f"### Training images at DETR's recipe, batches of {loading.BATCH}\n\n{costs}\n")
     if only in (None, "data"):
         title = "One 640 x 480 JPEG to the input of the model at 800 x 1066"
         parts.append(table(title, data_speed.preprocessing(repeats)))
         title = "COCO evaluation, 5,000 images x 100 detections"
         parts.append(table(title, data_speed.evaluation(1), "AP of both was equal to the last digit."))
-    if only == "data":
+    if only in ("data", "loading"):
         return parts
     ours, theirs = detr_speed.make_pair()
     if only in (None, "forward"):

@@ -28,7 +28,7 @@ def preprocessing(repeats: int, jpeg: Path | None = None) -> list[Row]:
     with tempfile.TemporaryDirectory() as folder:
         path = jpeg or Path(folder) / "image.jpg"
         if jpeg is None:
-            _natural_looking(480, 640).save(path, quality=90)
+            natural_looking(480, 640).save(path, quality=90)
 
         def them() -> Any:
             return processor(images=Image.open(path).convert("RGB"), return_tensors="pt")
@@ -88,7 +88,7 @@ def evaluation(repeats: int, images: int = 5000, detections: int = 100) -> list[
     return rows
 
 
-def _natural_looking(height: int, width: int) -> Image.Image:
+def natural_looking(height: int, width: int) -> Image.Image:
     """A picture with the smoothness of a photograph, so that the JPEG has a photograph's size."""
     random = np.random.default_rng(0)
     picture = np.zeros((height, width, 3))

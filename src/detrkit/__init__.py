@@ -24,6 +24,7 @@ __all__ = [
     "export",
     "load",
     "predict",
+    "preflight",
     "resume",
     "train",
 ]
@@ -38,6 +39,7 @@ _HOMES = {
     "export": "detrkit.api",
     "load": "detrkit.api",
     "predict": "detrkit.api",
+    "preflight": "detrkit.api",
     "resume": "detrkit.api",
     "train": "detrkit.api",
 }

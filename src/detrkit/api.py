@@ -13,14 +13,17 @@ from detrkit.config import Config, Precision, update_config
 from detrkit.errors import UsageError
 from detrkit.evaluation.coco import CocoMetrics
 from detrkit.evaluation.report import plot_precision_recall, write_metrics_json
+from detrkit.families import PRESETS
 from detrkit.families.registry import get_family
 from detrkit.files import atomic_file, make_folder
-from detrkit.inference.draw import save_drawing
 from detrkit.inference.interop import write_predictions
 from detrkit.inference.predictor import Detector, ErrorReport
 from detrkit.models import CLASSES_SUFFIX, load_model, preset_or_config, read_weights
+from detrkit.readiness.run import run_preflight
+from detrkit.readiness.verdict import Verdict
 from detrkit.runs import Say, SplitEvaluator, read_split, resume_run, start_run, unknown_classes
 from detrkit.training.loop import FitResult
+from detrkit.visual.drawing import save_drawing
 
 if TYPE_CHECKING:
     import supervision as sv
@@ -105,10 +108,7 @@ def train(
         "train.batch_size": batch_size,
         "train.lr": lr,
     }
-    resolved = update_config(
-        preset_or_config(model, config),
-        {**(changes or {}), **{key: value for key, value in given.items() if value is not None}},
-    )
+    resolved = _resolved(model, config, changes, given)
     if resolved.data.root is None and resolved.data.train_annotations is None:
         raise UsageError(
             "no data given; give the folder of a data set (--data DATA), or set data.train_annotations and "
@@ -116,6 +116,47 @@ def train(
         )
     run_dir = Path(run) if run is not None else _next_run(resolved.model.preset)
     return start_run(resolved, run_dir, say)
+
+
+def preflight(
+    model: str = "detr-r50",
+    data: Source | None = None,
+    *,
+    config: str | Path | None = None,
+    init: Source | None = None,
+    lr: float | None = None,
+    changes: Mapping[str, Any] | None = None,
+    out: Source = "preflight",
+    seconds: float = 15.0,
+    say: Say = print,
+) -> Verdict:
+    """Will it learn? What can be known of a training in about a minute, with a verdict and its reasons.
+
+    Args:
+        model: Preset to train; or a run, checkpoint or weights file, to go on with as it is.
+        data: Folder of the data set, in any layout that is read.
+        config: As for :func:`train`.
+        init: As for :func:`train`.
+        lr: As for :func:`train`.
+        changes: As for :func:`train`.
+        out: Folder for preflight.html and verdict.json.
+        seconds: To over-fit a handful of images at the training's learning rate.
+        say: Where judgements go as they are made.
+
+    Raises:
+        UsageError: Model or data are asked for wrongly.
+        WeightsError: The starting weights cannot be had.
+    """
+    given = {
+        "data.root": None if data is None else os.fspath(data),
+        "train.init": None if init is None else os.fspath(init),
+        "train.lr": lr,
+    }
+    is_preset = model in PRESETS or not Path(model).expanduser().exists()
+    base = model if is_preset else read_weights(model)[1].model.preset
+    resolved = _resolved(base, config, changes, given)
+    trained = None if is_preset else model
+    return run_preflight(resolved, Path(out), trained_model=trained, budget_s=seconds, say=say)
 
 
 def resume(run: Source, *, epochs: int | None = None, say: Say = print) -> FitResult:
@@ -264,3 +305,11 @@ def _drawing_name(source: str, taken: set[str]) -> str:
         name, number = f"{stem}-{number}.png", number + 1
     taken.add(name)
     return name
+
+
+def _resolved(
+    model: str, config: str | Path | None, changes: Mapping[str, Any] | None, given: Mapping[str, Any]
+) -> Config:
+    """The preset, the file over it, then changes, then the arguments that are given."""
+    arguments = {key: value for key, value in given.items() if value is not None}
+    return update_config(preset_or_config(model, config), {**(changes or {}), **arguments})

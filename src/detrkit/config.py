@@ -84,6 +84,9 @@ class DataConfig(_Section):
     """Where the images and annotations are, and how they are loaded."""
 
     root: str | None = pydantic.Field(None, description="folder of the data set")
+    layout: Literal["auto", "coco", "yolo", "voc", "panoptic"] = pydantic.Field(
+        "auto", description="layout of the data set; auto: by what lies in root"
+    )
     train_split: str = "train"
     val_split: str = "val"
     train_annotations: str | None = pydantic.Field(None, description="COCO JSON; found by layout if not given")
@@ -93,16 +96,67 @@ class DataConfig(_Section):
     workers: int | Literal["auto"] = pydantic.Field("auto", description="loader processes; auto: by CPU count")
     prefetch: int = pydantic.Field(2, ge=1, description="batches each worker keeps ready")
     pin_memory: bool | Literal["auto"] = pydantic.Field("auto", description="auto: on when training on CUDA")
+    fast_decode: bool = pydantic.Field(
+        True,
+        description="in training, read a JPEG at 1/2, 1/4 or 1/8 of its size where that is as large as training wants",
+    )
+    cache: str = pydantic.Field(
+        "auto",
+        description="folder that detrkit data cache made, for training; none: do without; auto: use one beside root",
+    )
+    buckets: bool = pydantic.Field(
+        False, description="in training, batches of images of similar size: far less padding, same augmentation"
+    )
     on_bad_image: Literal["skip", "error"] = pydantic.Field(
         "skip", description="skip: report an unreadable image and train without it; error: stop"
     )
 
 
-class TransformConfig(_Section):
-    """The training recipe of DETR (paper A.4) and the resize of evaluation. Sizes in pixels."""
+RecipeName = Literal["detr", "resize", "light", "strong", "mosaic"]
 
-    recipe: Literal["detr", "resize"] = pydantic.Field(
-        "detr", description="detr: flip, multi-scale resize, crop branch; resize: eval's resize and flip only"
+RECIPES: dict[str, dict[str, Any]] = {
+    "detr": {},
+    "resize": {"multi_scale": False},
+    "light": {"crop": 0.0, "photometric": 0.3, "photometric_strength": 0.5},
+    "strong": {
+        "crop": 0.0,
+        "photometric": 0.5,
+        "channel_shuffle": 0.5,
+        "zoom_out": 0.5,
+        "iou_crop": 0.8,
+        "min_box_side": 1.0,
+        "close_after": 0.95,
+    },
+    "mosaic": {
+        "crop": 0.0,
+        "photometric": 0.5,
+        "scale_jitter": (0.6, 1.6),
+        "mosaic": 0.5,
+        "mixup": 0.15,
+        "min_box_side": 1.0,
+        "close_after": 0.8,
+    },
+}
+"""What each recipe of augmentation sets; all else is the default of :class:`TransformConfig`.
+
+detr: the paper's. resize: evaluation's resize, and a flip. light: for fine-tuning on few images. strong: that of
+RT-DETR (arXiv:2304.08069) and D-FINE (arXiv:2410.13842), with detrkit's resize. mosaic: for many small objects.
+"""
+
+_RECIPE_KEYS = frozenset(key for changes in RECIPES.values() for key in changes)
+
+
+class TransformConfig(_Section):
+    """Augmentation in training and the resize of evaluation; the default is DETR's (paper A.4). Sizes in pixels.
+
+    Keys that are not given have the value of the recipe.
+    """
+
+    recipe: RecipeName = pydantic.Field(
+        "detr", description="named set of the values below: detr (the paper's), resize, light, strong or mosaic"
+    )
+    multi_scale: bool = pydantic.Field(
+        True, description="short side drawn from scales, with the crop branch; false: always eval_size, no branch"
     )
     scales: tuple[int, ...] = pydantic.Field(
         (480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800),
@@ -111,12 +165,67 @@ class TransformConfig(_Section):
     )
     max_size: int = pydantic.Field(1333, gt=0, description="longest side allowed")
     flip: float = pydantic.Field(0.5, ge=0, le=1, description="probability of a horizontal flip")
+    vertical_flip: float = pydantic.Field(0.0, ge=0, le=1, description="probability of a vertical flip")
     crop: float = pydantic.Field(0.5, ge=0, le=1, description="probability of the crop branch")
     crop_scales: tuple[int, ...] = pydantic.Field((400, 500, 600), min_length=1)
     crop_range: tuple[int, int] = pydantic.Field((384, 600), description="least and greatest side of a crop")
+    scale_jitter: tuple[float, float] = pydantic.Field(
+        (1.0, 1.0),
+        description="objects are shrunk or enlarged by a factor between these; enlarged images are cropped",
+    )
+    zoom_out: float = pydantic.Field(
+        0.0, ge=0, le=1, description="probability of placing the image on a larger canvas"
+    )
+    zoom_out_factor: float = pydantic.Field(
+        4.0, ge=1, le=16, description="greatest side of that canvas, in images"
+    )
+    iou_crop: float = pydantic.Field(
+        0.0, ge=0, le=1, description="probability of a crop that keeps a drawn share of at least one object"
+    )
+    photometric: float = pydantic.Field(
+        0.0, ge=0, le=1, description="probability each of changed brightness, contrast, saturation and hue"
+    )
+    photometric_strength: float = pydantic.Field(1.0, ge=0, le=2, description="1: as SSD; 0.5: half of it")
+    channel_shuffle: float = pydantic.Field(
+        0.0, ge=0, le=1, description="probability that red, green and blue change places"
+    )
+    mosaic: float = pydantic.Field(0.0, ge=0, le=1, description="probability that four images share one canvas")
+    mixup: float = pydantic.Field(0.0, ge=0, le=1, description="probability that another image shines through")
+    min_box_side: float = pydantic.Field(
+        0.0, ge=0, description="objects with a shorter side than this, as the network would see them, are dropped"
+    )
+    close_after: float = pydantic.Field(
+        1.0, ge=0, le=1, description="share of the epochs after which mosaic, mixup and zoom-out end"
+    )
+    on_device: bool | Literal["auto"] = pydantic.Field(
+        "auto", description="flips and colours of whole batches on the device; auto: on CUDA if colours change"
+    )
     eval_size: int = pydantic.Field(800, gt=0, description="short side in evaluation and prediction")
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
+
+    @pydantic.model_validator(mode="before")
+    @classmethod
+    def _fill_in_recipe(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        recipe = values.get("recipe")
+        return {**RECIPES.get(recipe, {}), **values} if isinstance(recipe, str) else values
+
+    @pydantic.model_validator(mode="after")
+    def _sizes_and_ranges(self) -> TransformConfig:
+        for name in ("scales", "crop_scales", "crop_range"):
+            if min(getattr(self, name)) < 1:
+                raise ValueError(f"{name} has {min(getattr(self, name))}, expected pixels, at least 1")
+        for name in ("crop_range", "scale_jitter"):
+            least, greatest = getattr(self, name)
+            if least > greatest:
+                raise ValueError(f"{name} is from {least} to {greatest}; expected the lesser number first")
+        if not 0.05 <= self.scale_jitter[0] <= self.scale_jitter[1] <= 20:
+            raise ValueError(f"scale_jitter is {self.scale_jitter}, expected factors of 0.05 to 20")
+        if min(self.std) <= 0:
+            raise ValueError(f"std is {self.std}, expected numbers above 0")
+        return self
 
 
 class LossConfig(_Section):
@@ -181,7 +290,8 @@ def update_config(config: Config, changes: Mapping[str, Any]) -> Config:
 
     Args:
         config: Where to start from; never mutated.
-        changes: Nested by section (``{"train": {"lr": 1e-4}}``) or dotted (``{"train.lr": 1e-4}``).
+        changes: Nested by section (``{"train": {"lr": 1e-4}}``) or dotted (``{"train.lr": 1e-4}``). A recipe
+            named in ``transforms.recipe`` brings all its values; keys named beside it, or later, override them.
 
     Raises:
         ConfigError: An unknown key (the nearest name is suggested) or a value that cannot be.
@@ -199,6 +309,11 @@ def update_config(config: Config, changes: Mapping[str, Any]) -> Config:
         if isinstance(section[last], dict):
             raise ConfigError(f"{'.'.join(key)} is a section; set one of its keys: {', '.join(section[last])}")
         section[last] = value
+    named = {key for key, _ in _flatten(changes)}
+    if ("transforms", "recipe") in named:  # what it sets comes with it, except what is named beside it
+        for name in _RECIPE_KEYS:
+            if ("transforms", name) not in named:
+                del merged["transforms"][name]
     return _validated(merged)
 
 

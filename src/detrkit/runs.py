@@ -15,10 +15,13 @@ from lightning_fabric import Fabric
 from torch import nn
 
 from detrkit.config import Config, DataConfig, read_config, write_config
-from detrkit.data.coco import CocoDataset, read_coco
+from detrkit.data.cache import ImageCache, find_cache, needed_size
+from detrkit.data.coco import CocoDataset
+from detrkit.data.device import augments_on_device
 from detrkit.data.index import CocoIndex
-from detrkit.data.layout import SplitFiles, find_split
+from detrkit.data.layout import SplitFiles, find_split, find_splits
 from detrkit.data.loader import EpochBatchSampler, build_loader
+from detrkit.data.read import read_split_files
 from detrkit.data.report import ReadReport
 from detrkit.data.transforms import eval_transform, train_transform
 from detrkit.errors import CheckpointError, DataError, UsageError
@@ -27,9 +30,9 @@ from detrkit.evaluation.report import plot_curves
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 from detrkit.families import PRESETS
 from detrkit.families.registry import build_criterion, get_family
+from detrkit.families.weights import LoadReport
 from detrkit.files import atomic_file, make_folder
 from detrkit.inference.detect import detect_batches
-from detrkit.inference.draw import draw
 from detrkit.inference.interop import to_supervision
 from detrkit.models import build_model, initialize, is_run, starting_weights
 from detrkit.training.checkpoint import CheckpointStore
@@ -37,6 +40,7 @@ from detrkit.training.loop import FitResult, fit
 from detrkit.training.run import leave_processes, make_fabric
 from detrkit.training.state import Progress
 from detrkit.types import ClassMap
+from detrkit.visual.drawing import draw
 
 Say = Callable[[str], None]
 
@@ -69,18 +73,64 @@ def read_split(config: Config, split: str, data: str | Path | None = None, *, st
     Args:
         config: Its ``data`` section says where, unless ``data`` does.
         split: Name of the split.
-        data: Folder of the data set, or one COCO JSON file.
+        data: Folder of the data set in any layout, its data.yaml, or one COCO JSON file.
         strict: A missing image is an error, since evaluation without it would give another number.
     """
-    named = config.data if data is None else DataConfig()
-    if data is not None and Path(data).suffix == ".json" and Path(data).is_file():
-        named = DataConfig(val_split=split, val_annotations=str(Path(data).resolve()))
-        folder = Path(data).parent
-        data = folder.parent if folder.name == "annotations" else folder
-    files = find_split(data or config.data.root, split, named)
     on_bad_image = "error" if strict else config.data.on_bad_image
-    index, report = read_coco(files.annotations, files.images, on_bad_image)
+    if data is not None and Path(data).suffix == ".json" and Path(data).is_file():
+        files = next(iter(find_splits(data).values()))  # whatever split it is called
+    else:
+        files = find_split(data or config.data.root, split, config.data if data is None else DataConfig())
+    index, report = read_split_files(files, on_bad_image)
     return Split(files, index, report)
+
+
+@dataclasses.dataclass(frozen=True)
+class Prepared:
+    """A model at the start of its training.
+
+    Args:
+        config: With everything resolved that depends on the weights.
+        model: With its starting weights.
+        class_map: Of its head.
+        report: What became of the weights; None if it starts from random ones.
+    """
+
+    config: Config
+    model: nn.Module
+    class_map: ClassMap
+    report: LoadReport | None
+
+
+def prepare_model(config: Config, train: Split) -> Prepared:
+    """The model that a training on a split starts from.
+
+    Raises:
+        WeightsError: The starting weights cannot be had.
+    """
+    config, weights = starting_weights(config)
+    class_map = train.index.class_map
+    if weights is not None:
+        class_map = get_family(config.model.family).match_slots(class_map, weights.class_map)
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, class_map)
+    report = initialize(model, config, weights, class_map)
+    return Prepared(config, model, class_map, report)
+
+
+def training_dataset(config: Config, train: Split, cache: ImageCache | None, device: str) -> CocoDataset:
+    """The training images as the loop gets them, for a device such as ``cpu`` or ``cuda``."""
+    on_device = augments_on_device(config.transforms, device)
+    return CocoDataset(
+        train.index,
+        train.files.images,
+        train_transform(config.transforms, config.train.epochs, on_device=on_device),
+        seed=config.train.seed,
+        on_bad_image=config.data.on_bad_image,
+        enough=needed_size(config.transforms),
+        fast_decode=config.data.fast_decode,
+        cache=cache,
+    )
 
 
 def start_run(config: Config, run_dir: Path, say: Say) -> FitResult:
@@ -97,24 +147,22 @@ def start_run(config: Config, run_dir: Path, say: Say) -> FitResult:
     fabric = make_fabric(config.train)  # starts the other processes, which look at the folder too: still empty
     say = say if fabric.is_global_zero else _say_nothing
     train, val = _read_data(config, say)
-    config, weights = starting_weights(config)
-    class_map = train.index.class_map
-    if weights is not None:
-        class_map = get_family(config.model.family).match_slots(class_map, weights.class_map)
-    torch.manual_seed(config.train.seed)
-    model = build_model(config, class_map)
-    report = initialize(model, config, weights, class_map)
-    lines = scratch_warning(config, len(train.index)) if report is None else report.lines()
+    prepared = prepare_model(config, train)
+    config, class_map = prepared.config, prepared.class_map
+    lines = scratch_warning(config, len(train.index)) if prepared.report is None else prepared.report.lines()
     for line in [*lines, *unknown_classes(class_map, val)]:
         say(line)
     config = _absolute_paths(config, train, val)
+    cache = _find_cache(config, train, say)
+    found = "none" if cache is None else str(cache.folder)  # a resumed run shall not find another
+    config = config.model_copy(update={"data": config.data.model_copy(update={"cache": found})})
     if fabric.is_global_zero:
         write_config(config, run_dir / "config.yaml")
         with atomic_file(run_dir / "classes.json") as file:
             file.write(json.dumps(class_map.to_dict(), indent=1) + "\n")
         with atomic_file(run_dir / "weights.txt") as file:
             file.write("\n".join(lines) + "\n")
-    return _fit(fabric, config, model, class_map, train, val, run_dir, None)
+    return _fit(fabric, config, prepared.model, class_map, train, val, cache, run_dir, None)
 
 
 def resume_run(run_dir: Path, say: Say, changes: Callable[[Config], Config] = lambda config: config) -> FitResult:
@@ -154,7 +202,7 @@ def resume_run(run_dir: Path, say: Say, changes: Callable[[Config], Config] = la
     model = build_model(config, class_map)
     if config != saved_config and fabric.is_global_zero:
         write_config(config, run_dir / "config.yaml")  # or the next resume would know nothing of it
-    return _fit(fabric, config, model, class_map, train, val, run_dir, payload)
+    return _fit(fabric, config, model, class_map, train, val, _find_cache(config, train, say), run_dir, payload)
 
 
 def unknown_classes(class_map: ClassMap, split: Split) -> list[str]:
@@ -277,9 +325,17 @@ def _read_data(config: Config, say: Say) -> tuple[Split, Split]:
     val = read_split(config, config.data.val_split, strict=True)
     for line in dict.fromkeys([*train.lines(), *val.lines()]):
         say(line)
-    if train.files.annotations == val.files.annotations:
+    if (train.files.annotations, train.files.listings) == (val.files.annotations, val.files.listings):
         say("WARNING: the validation split is the training split; its AP says nothing about new images")
     return train, val
+
+
+def _find_cache(config: Config, train: Split, say: Say) -> ImageCache | None:
+    needed = needed_size(config.transforms)
+    cache, lines = find_cache(config.data, config.data.train_split, train.index, train.files.images, needed)
+    for line in lines:
+        say(line)
+    return cache
 
 
 def _fit(
@@ -289,16 +345,11 @@ def _fit(
     class_map: ClassMap,
     train: Split,
     val: Split,
+    cache: ImageCache | None,
     run_dir: Path,
     resume: Mapping[str, Any] | None,
 ) -> FitResult:
-    dataset = CocoDataset(
-        train.index,
-        train.files.images,
-        train_transform(config.transforms),
-        seed=config.train.seed,
-        on_bad_image=config.data.on_bad_image,
-    )
+    dataset = training_dataset(config, train, cache, fabric.device.type)
     sampler = EpochBatchSampler(
         len(dataset),
         config.train.batch_size,
@@ -306,6 +357,7 @@ def _fit(
         shuffle=True,
         rank=fabric.global_rank,
         world_size=fabric.world_size,
+        size_of=dataset.sample_size if config.data.buckets else None,
     )
     loader = build_loader(dataset, sampler, config.data, pin=fabric.device.type == "cuda")
     evaluator = SplitEvaluator(config, class_map, val, fabric.device, precision=config.train.precision)

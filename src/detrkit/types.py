@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, TypedDict
+from typing import Any, NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision.tv_tensors import BoundingBoxes
+from torchvision.tv_tensors import BoundingBoxes, Mask
 
 from detrkit.errors import DataError
 
@@ -104,6 +104,7 @@ class Target(TypedDict):
     boxes: ``BoundingBoxes`` XYXY in pixels of the image it comes with, float32 ``[n, 4]``.
     labels: contiguous class ids, int64 ``[n]``. area: pixels of the original image, float32 ``[n]``.
     iscrowd: bool ``[n]``. image_id: the data set's own id. orig_size_hw: the file's size, EXIF applied.
+    masks: bool ``[n, H, W]``, pixels of the image that belong to each object; where the data set has any.
     """
 
     boxes: BoundingBoxes
@@ -112,6 +113,7 @@ class Target(TypedDict):
     iscrowd: Tensor
     image_id: int
     orig_size_hw: SizeHW
+    masks: NotRequired[Mask]
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,13 +13,14 @@ ROOT = Path(detrkit.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
     ("errors", "types", "config", "files"),
-    ("ops",),
+    ("ops", "visual"),
     ("data", "nn", "losses"),
     ("families",),
     ("training", "evaluation", "inference"),
     ("serving", "cluster"),
     ("models",),
     ("runs",),
+    ("readiness",),
     ("api",),
     ("demo", "doctor", "cli"),
 )
@@ -81,7 +82,9 @@ def test_the_ground_floor_does_not_import_torch_for_help():
         "errors.py",
         "config.py",
         "files.py",
-        "cli.py",
+        "cli/__init__.py",
+        "cli/shared.py",
+        "cli/data.py",
         "families/__init__.py",
         "families/detr/presets.py",
     ):

@@ -19,6 +19,7 @@ PUBLIC = {
     "export",
     "load",
     "predict",
+    "preflight",
     "resume",
     "train",
 }

@@ -132,5 +132,7 @@ def test_missing_validation_split_is_a_fault_not_a_crash(sound: Path, tmp_path: 
 
 
 def test_wrong_folder_is_wrong_use(tmp_path: Path):
-    result = run_here("preflight", "--model", "detr-tiny", "--data", tmp_path / "nothing", "--out", tmp_path / "out")
+    result = run_here(
+        "preflight", "--model", "detr-tiny", "--data", tmp_path / "nothing", "--out", tmp_path / "out"
+    )
     assert result.exit_code == 2

@@ -1,10 +1,20 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
-from detrkit.config import Config, parse_assignments, read_config, update_config, write_config
+from detrkit.config import (
+    RECIPES,
+    Config,
+    RecipeName,
+    TransformConfig,
+    parse_assignments,
+    read_config,
+    update_config,
+    write_config,
+)
 from detrkit.errors import ConfigError
 
 
@@ -89,3 +99,56 @@ def test_a_missing_file_is_named(tmp_path: Path):
 def test_an_empty_file_changes_nothing(tmp_path: Path):
     (tmp_path / "c.yaml").write_text("")
     assert read_config(tmp_path / "c.yaml") == Config()
+
+
+def test_a_recipe_brings_its_values_and_keys_beside_it_override_them():
+    config = update_config(Config(), {"transforms.recipe": "strong", "transforms.zoom_out": 0.1})
+    assert (config.transforms.zoom_out, config.transforms.iou_crop, config.transforms.crop) == (0.1, 0.8, 0.0)
+    again = update_config(config, {"transforms.recipe": "detr"})
+    assert again.transforms == TransformConfig()
+
+
+def test_a_recipe_leaves_values_alone_that_no_recipe_sets():
+    config = update_config(Config(), {"transforms.flip": 0.0, "transforms.scales": [100]})
+    changed = update_config(config, {"transforms": {"recipe": "mosaic"}})
+    assert (changed.transforms.flip, changed.transforms.scales) == (0.0, (100,))
+    assert changed.transforms.mosaic == 0.5
+
+
+def test_other_changes_leave_what_was_set_over_a_recipe():
+    config = update_config(Config(), {"transforms.recipe": "strong", "transforms.zoom_out": 0.1})
+    assert update_config(config, {"train.lr": 0.5}).transforms == config.transforms
+    assert update_config(config, {"transforms.iou_crop": 0.3}).transforms.zoom_out == 0.1
+
+
+def test_a_run_with_a_changed_recipe_is_written_and_read_whole(tmp_path: Path):
+    config = update_config(Config(), {"transforms.recipe": "mosaic", "transforms.mixup": 0.9})
+    write_config(config, tmp_path / "c.yaml")
+    assert read_config(tmp_path / "c.yaml") == config
+
+
+def test_every_recipe_has_a_name_and_only_known_keys():
+    assert set(RECIPES) == set(get_args(RecipeName))
+    for name, changes in RECIPES.items():
+        config = TransformConfig(recipe=name)
+        assert {key: getattr(config, key) for key in changes} == changes
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": "stong"}, r"recipe is 'stong'.*'strong'"),
+        ({"crop_range": [600, 384]}, "crop_range is from 600 to 384"),
+        ({"scale_jitter": [2.0, 0.5]}, r"scale_jitter is from 2\.0 to 0\.5"),
+        ({"scale_jitter": [0.0, 1.0]}, "expected factors"),
+        ({"mosaic": 1.2}, r"mosaic is 1\.2"),
+        ({"zoom_out_factor": 0.5}, r"zoom_out_factor is 0\.5"),
+        ({"scales": [480, 0]}, "scales has 0"),
+        ({"std": [0.2, 0.0, 0.2]}, "expected numbers above 0"),
+        ({"close_after": 5}, "close_after is 5"),
+        ({"zoomout": 0.5}, r"did you mean transforms\.zoom_out"),
+    ],
+)
+def test_augmentation_that_cannot_be_is_refused(changes: dict[str, object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        update_config(Config(), {"transforms": changes})

@@ -11,6 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from detrkit.cli import data as data_verbs
+from detrkit.cli.preflight import preflight
 from detrkit.cli.shared import (
     AsOption,
     BatchOption,
@@ -103,7 +104,10 @@ def models(as_json: JsonOption = False) -> None:
     typer.echo("AP: box AP on COCO val2017 as published. Start one with: detrkit train --model PRESET --data DATA")
 
 
-@app.command(short_help="Train or fine-tune on a COCO-format data set.")
+app.command(short_help="Will it learn? Faults found before the long run.")(preflight)
+
+
+@app.command(short_help="Train or fine-tune on your data set.")
 def train(
     model: Annotated[str, typer.Option(metavar="PRESET", help="Which model; see: detrkit models.")] = "detr-r50",
     data: DataOption = None,
@@ -127,7 +131,7 @@ def train(
         typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.lr=1e-4; may repeat."),
     ] = None,
 ) -> None:
-    """Train or fine-tune on a COCO-format data set. Ctrl-C saves; go on with: detrkit resume RUN."""
+    """Train or fine-tune on your data set. Ctrl-C saves; go on with: detrkit resume RUN."""
     with errors():
         from detrkit.config import parse_assignments
 

@@ -5,9 +5,10 @@ Shapes: I images, N annotations of all of them, n annotations of one.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Literal, NamedTuple
 
@@ -17,10 +18,11 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
-from detrkit.data.coco_json import read_coco
+from detrkit.data.cache import ImageCache
 from detrkit.data.index import CocoIndex, check_inside, missing_images
+from detrkit.data.read import read_coco
 from detrkit.errors import ImageError
-from detrkit.ops.images import decode_image
+from detrkit.ops.images import Enough, decode_enough, decode_image
 from detrkit.types import SizeHW, Target
 
 __all__ = ["CocoDataset", "CocoIndex", "Sample", "SampleKey", "Transform", "missing_images", "read_coco"]
@@ -48,6 +50,9 @@ class CocoDataset(Dataset[Sample | None]):
         seed: Of augmentation.
         on_bad_image: skip: log an unreadable image and return None for it; error: raise.
             Evaluation uses error, since a skipped image would change its numbers.
+        enough: Size that the transform wants at most; None if that is not known.
+        fast_decode: Read a JPEG at a fraction of its size if that is ``enough``; in training only.
+        cache: Copies to read in place of the images.
     """
 
     def __init__(
@@ -58,12 +63,18 @@ class CocoDataset(Dataset[Sample | None]):
         *,
         seed: int = 0,
         on_bad_image: Literal["skip", "error"] = "skip",
+        enough: Enough | None = None,
+        fast_decode: bool = False,
+        cache: ImageCache | None = None,
     ):
         self.index = index
         self.images = Path(os.path.realpath(images))
         self.transform = transform
         self.seed = seed
         self.on_bad_image = on_bad_image
+        self.enough = enough
+        self.fast_decode = fast_decode
+        self.cache = cache
         self._reported: set[int] = set()
         self._size_reported = False
 
@@ -79,7 +90,7 @@ class CocoDataset(Dataset[Sample | None]):
         """
         epoch, row = key
         try:
-            image = self.read_image(row)
+            image, target = self.read_sample(row)
         except ImageError as error:
             if self.on_bad_image == "error":
                 raise
@@ -87,12 +98,53 @@ class CocoDataset(Dataset[Sample | None]):
                 self._reported.add(row)
                 logger.warning("image left out of training: %s", error)
             return None
-        target = self.read_target(row, (image.shape[-2], image.shape[-1]))
         if self.transform is None:
             return image, target
-        with torch.random.fork_rng(devices=[]):
-            torch.default_generator.manual_seed(sample_seed(self.seed, epoch, row))
+        with _seeded(sample_seed(self.seed, epoch, row)):
+            compose = getattr(self.transform, "compose", None)  # see detrkit.data.compose
+            if compose is not None:
+                composed: Sample = compose(self, key, (tv_tensors.Image(image), target))
+                return composed
             return self.transform(tv_tensors.Image(image), target)
+
+    def read_sample(self, row: int) -> Sample:
+        """An image, uint8 ``[3, H, W]``, and its target, before any augmentation.
+
+        Raises:
+            ImageError: The image is unreadable.
+            AnnotationError: The file name leads out of the image folder.
+        """
+        image, file_hw = self._read(row)
+        return image, self.read_target(row, file_hw, (image.shape[-2], image.shape[-1]))
+
+    def sample_size(self, key: SampleKey) -> SizeHW:
+        """Size of the image that a key gives, found without reading it.
+
+        Augmentation is a function of seed, epoch and image, so it can be done beforehand on an image without
+        pixels. Where images are composed of several, or a file is not of the listed size, this is an estimate.
+        """
+        listed_hw = (int(self.index.sizes_hw[key.row, 0]), int(self.index.sizes_hw[key.row, 1]))
+        if self.transform is None:
+            return listed_hw
+        image = torch.empty((3, *listed_hw), dtype=torch.uint8, device="meta")
+        with _seeded(sample_seed(self.seed, key.epoch, key.row)):
+            augmented, _ = self.transform(tv_tensors.Image(image), self.read_target(key.row, listed_hw))
+        return augmented.shape[-2], augmented.shape[-1]
+
+    def _read(self, row: int) -> tuple[Tensor, SizeHW]:
+        """The image of a row or of its copy, perhaps at a fraction of its size, and the size of the file."""
+        name = self.index.file_name(row)
+        enough = self.enough if self.fast_decode else None
+        copy = self.cache.copy_of(row, name) if self.cache is not None else None
+        if self.cache is not None and copy is not None:
+            try:
+                return decode_enough(copy, enough)[0], self.cache.size_hw(row)
+            except ImageError as error:
+                if row not in self._reported:
+                    self._reported.add(row)
+                    logger.warning("the image itself is read, since its copy cannot be: %s", error)
+        check_inside(name, self.images)
+        return decode_enough(self.images / name, enough)
 
     def read_image(self, row: int) -> Tensor:
         """The image file of a row, as :func:`detrkit.ops.images.decode_image` gives it."""
@@ -100,18 +152,27 @@ class CocoDataset(Dataset[Sample | None]):
         check_inside(name, self.images)
         return decode_image(self.images / name)
 
-    def read_target(self, row: int, size_hw: SizeHW) -> Target:
-        """The annotations of a row for an image whose file is ``size_hw`` pixels."""
+    def read_target(self, row: int, size_hw: SizeHW, read_hw: SizeHW | None = None) -> Target:
+        """The annotations of a row for an image whose file is ``size_hw`` pixels.
+
+        Args:
+            row: Of the index.
+            size_hw: Size of the file.
+            read_hw: Size it was read at, to which only the boxes are scaled; that of the file if not given.
+        """
+        read_hw = read_hw or size_hw
         index, rows = self.index, self.index.annotation_rows(row)
         boxes, area = index.boxes_xyxy[rows], index.area[rows]
         listed_hw = (int(index.sizes_hw[row, 0]), int(index.sizes_hw[row, 1]))
         if listed_hw != size_hw:
             boxes, area = self._refit(row, boxes, area, listed_hw, size_hw)
+        if read_hw != size_hw:
+            boxes = boxes * (2 * (read_hw[1] / size_hw[1], read_hw[0] / size_hw[0]))
         return Target(
             boxes=tv_tensors.BoundingBoxes(
                 torch.from_numpy(boxes.astype(np.float32)),
                 format=tv_tensors.BoundingBoxFormat.XYXY,
-                canvas_size=size_hw,
+                canvas_size=read_hw,
             ),
             labels=torch.from_numpy(index.labels[rows].copy()),
             area=torch.from_numpy(area.astype(np.float32)),
@@ -123,11 +184,7 @@ class CocoDataset(Dataset[Sample | None]):
     def _refit(
         self, row: int, boxes: np.ndarray, area: np.ndarray, listed_hw: SizeHW, size_hw: SizeHW
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes and areas for a file that is not of the size its annotation says.
-
-        Height and width exchanged come from an EXIF orientation: people draw boxes on the upright image, so
-        these stay. Any other difference means that files were resized after annotation.
-        """
+        """Boxes and areas for a file that is not of the size its annotation says; told of once."""
         if not self._size_reported:
             self._size_reported = True
             logger.warning(
@@ -137,12 +194,36 @@ class CocoDataset(Dataset[Sample | None]):
                 size_hw,
                 listed_hw,
             )
-        scale_y, scale_x = 1.0, 1.0
-        if listed_hw != size_hw[::-1]:
-            scale_y, scale_x = size_hw[0] / listed_hw[0], size_hw[1] / listed_hw[1]
-        height, width = size_hw
-        scaled = boxes * (scale_x, scale_y, scale_x, scale_y)
-        return np.clip(scaled, 0, (width, height, width, height)), area * (scale_x * scale_y)
+        return fit_boxes(boxes, area, listed_hw, size_hw)
+
+
+def fit_boxes(
+    boxes: np.ndarray, area: np.ndarray, listed_hw: SizeHW, size_hw: SizeHW
+) -> tuple[np.ndarray, np.ndarray]:
+    """Boxes and areas in pixels of an image whose annotation says that it has another size.
+
+    Height and width exchanged come from an EXIF orientation: people draw boxes on the upright image, so these
+    stay. Any other difference means that the image was resized after annotation.
+    """
+    if listed_hw == size_hw:
+        return boxes, area
+    scale_y, scale_x = 1.0, 1.0
+    if listed_hw != size_hw[::-1]:
+        scale_y, scale_x = size_hw[0] / listed_hw[0], size_hw[1] / listed_hw[1]
+    height, width = size_hw
+    scaled = boxes * (scale_x, scale_y, scale_x, scale_y)
+    return np.clip(scaled, 0, (width, height, width, height)), area * (scale_x * scale_y)
+
+
+@contextlib.contextmanager
+def _seeded(seed: int) -> Iterator[None]:
+    """Seed torch's global generator for a while; ``torch.random.fork_rng`` looks at every device for that."""
+    state = torch.default_generator.get_state()
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        torch.default_generator.set_state(state)
 
 
 def sample_seed(seed: int, epoch: int, row: int) -> int:

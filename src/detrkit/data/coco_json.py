@@ -45,6 +45,7 @@ class _Annotation(msgspec.Struct, gc=False):
 class _Category(msgspec.Struct, gc=False):
     id: Any = msgspec.UNSET
     name: Any = None
+    supercategory: Any = None
 
 
 class _Content(msgspec.Struct, gc=False):
@@ -186,6 +187,7 @@ class _Columns:
             area=area,
             iscrowd=iscrowd,
             report=self.report.build(),
+            supercategories=_headings(classes),
         )
 
     def _chunk(self, annotations: _Entries, start: int) -> tuple[np.ndarray, ...]:
@@ -239,6 +241,12 @@ class _Columns:
 def _empty_columns(count: int) -> tuple[np.ndarray, ...]:
     ids, image_refs, category_refs = (np.empty(count, dtype=np.int64) for _ in range(3))
     return ids, image_refs, category_refs, np.empty((count, 4)), np.empty(count), np.empty(count, dtype=bool)
+
+
+def _headings(classes: Sequence[_Category]) -> list[str]:
+    """Names that other categories are grouped under; COCO's ``person`` is in a group of its own."""
+    names = {entry.supercategory for entry in classes if entry.supercategory != entry.name}
+    return sorted(name for name in names if isinstance(name, str))
 
 
 def _class_name(entry: _Category, category_id: int) -> str:

@@ -1,11 +1,12 @@
-"""From samples to padded batches, in an order that is a function of seed and epoch.
+"""From samples to padded batches.
 
 Shapes: B images, H x W the greatest height and width among them, N objects of the batch.
 """
 
 from __future__ import annotations
 
-import math
+import dataclasses
+import gc
 import os
 import signal
 from collections.abc import Iterator, Sequence
@@ -14,83 +15,51 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from detrkit.config import DataConfig
 from detrkit.data.coco import CocoDataset, Sample, SampleKey
+from detrkit.data.sampler import EpochBatchSampler
+from detrkit.data.transport import SPARE_SLOTS, Parcel, SharedSlots, batch_bytes, shared_buffer, split_buffer
 from detrkit.errors import DetrkitError
 from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.ops.images import pad_images
-from detrkit.types import Batch, GroundTruth, Target
+from detrkit.types import Batch, GroundTruth, SizeHW, Target
+
+__all__ = [
+    "EpochBatchSampler",
+    "LoadingFacts",
+    "auto_workers",
+    "available_cpus",
+    "build_loader",
+    "collate",
+    "pack_targets",
+]
 
 MAX_AUTO_WORKERS = 4
 
 
-class EpochBatchSampler(Sampler[list[SampleKey]]):
-    """Batches of keys in an order that depends on seed and epoch alone, shared out among processes.
-
-    Every process gets equally many batches: with ``drop_last``, images that do not fill a batch of every
-    process are left out of the epoch; without, the order starts over to fill them up. A single process without
-    ``drop_last`` sees every image exactly once.
+@dataclasses.dataclass(frozen=True)
+class LoadingFacts:
+    """What can be said of a loader when training waits for it.
 
     Args:
-        num_images: Images of the data set.
-        batch_size: Images a batch and process.
-        seed: Of the order.
-        shuffle: Whether the order differs from the data set's.
-        rank: This process.
-        world_size: Processes.
-        drop_last: Leave out what does not fill a batch, unless that would be everything.
+        workers: Loader processes of each training process.
+        processes: Training processes on this machine.
+        cpus: That this process may use.
+        image_short: Median short side of the images as they are read, in pixels.
+        needed_short: Short side that training asks for; None if unknown.
+        has_cache: Whether the images come from a cache.
+        data: The data set, as a person would name it to ``detrkit data cache``.
     """
 
-    def __init__(
-        self,
-        num_images: int,
-        batch_size: int,
-        seed: int = 0,
-        shuffle: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
-        drop_last: bool = False,
-    ):
-        assert num_images > 0
-        assert batch_size > 0
-        assert 0 <= rank < world_size
-        self.num_images, self.batch_size, self.seed, self.shuffle = num_images, batch_size, seed, shuffle
-        self.rank, self.world_size, self.drop_last = rank, world_size, drop_last
-        self.epoch = 0
-        self.start_batch = 0
-
-    @property
-    def num_batches(self) -> int:
-        """Batches of a whole epoch, wherever iteration starts."""
-        whole = self.num_images // (self.batch_size * self.world_size)
-        if self.drop_last and whole:
-            return whole
-        return math.ceil(math.ceil(self.num_images / self.world_size) / self.batch_size)
-
-    def __len__(self) -> int:
-        """Batches that iteration gives now."""
-        return max(0, self.num_batches - self.start_batch)
-
-    def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
-        """Choose the epoch, and the batch to start at when a run is resumed in the middle of one."""
-        self.epoch, self.start_batch = epoch, start_batch
-
-    def __iter__(self) -> Iterator[list[SampleKey]]:
-        epoch, rows = self.epoch, self._rows()
-        for batch in range(self.start_batch, self.num_batches):
-            start = batch * self.batch_size
-            yield [SampleKey(epoch, row) for row in rows[start : start + self.batch_size].tolist()]
-
-    def _rows(self) -> np.ndarray:
-        """Rows of this process: every ``world_size``-th of the epoch's order."""
-        order = np.arange(self.num_images)
-        if self.shuffle:
-            order = _shuffled(order, self.seed, self.epoch)
-        share = min(self.num_batches * self.batch_size, math.ceil(self.num_images / self.world_size))
-        rows: np.ndarray = np.resize(order, share * self.world_size)[self.rank :: self.world_size]
-        return rows
+    workers: int
+    processes: int
+    cpus: int
+    image_short: int
+    needed_short: int | None
+    has_cache: bool
+    data: str
 
 
 def collate(samples: Sequence[Sample | None]) -> Batch | None:
@@ -105,10 +74,9 @@ def collate(samples: Sequence[Sample | None]) -> Batch | None:
     kept = [sample for sample in samples if sample is not None]
     if not kept:
         return None
-    sizes_hw = tuple((image.shape[-2], image.shape[-1]) for image, _ in kept)
     images, padding_mask = pad_images([image for image, _ in kept])
     targets = tuple(target for _, target in kept)
-    return Batch(images, padding_mask, pack_targets(targets), targets, sizes_hw)
+    return Batch(images, padding_mask, pack_targets(targets), targets, _sizes_hw(kept))
 
 
 def pack_targets(targets: Sequence[Target]) -> GroundTruth:
@@ -129,7 +97,8 @@ def build_loader(
     """A loader whose batches do not depend on the number of workers.
 
     Workers stay alive between epochs; the epoch reaches them inside each key. Call ``sampler.set_epoch``
-    before iterating.
+    before iterating. Pixels of a batch from a worker lie in memory that is used again once nothing refers to
+    them, see :mod:`detrkit.data.transport`.
 
     Args:
         dataset: What the keys are looked up in.
@@ -138,16 +107,44 @@ def build_loader(
         pin: Whether batches are put into page-locked memory, for CUDA.
     """
     workers = auto_workers() if config.workers == "auto" else config.workers
-    return _Loader(
+    loader = _Loader(
         _ErrorsAsSamples(dataset),
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=_collate_or_error,
+        collate_fn=_Collate(_shared_slots(workers, config.prefetch, sampler.batch_size)),
         pin_memory=pin,
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=config.prefetch if workers else None,
         persistent_workers=workers > 0,
     )
+    loader.facts = _facts(dataset, sampler, config, workers)
+    return loader
+
+
+def _facts(dataset: CocoDataset, sampler: EpochBatchSampler, config: DataConfig, workers: int) -> LoadingFacts:
+    short = int(np.median(dataset.index.sizes_hw.min(axis=1)))
+    if dataset.cache is not None:
+        short = min(short, dataset.cache.short)
+    needed = dataset.enough
+    return LoadingFacts(
+        workers=workers,
+        processes=int(os.environ.get("LOCAL_WORLD_SIZE", sampler.world_size)),
+        cpus=available_cpus(),
+        image_short=short,
+        needed_short=max(needed.short, needed.least) if needed is not None else None,
+        has_cache=dataset.cache is not None,
+        data=config.root or "DATA",
+    )
+
+
+def _shared_slots(workers: int, prefetch: int, batch_size: int) -> SharedSlots | None:
+    """None where workers would not inherit them, or the system does not give so much."""
+    if not workers or torch.multiprocessing.get_start_method() != "fork":
+        return None
+    try:
+        return SharedSlots(workers, prefetch + SPARE_SLOTS, batch_size)
+    except OSError:
+        return None
 
 
 class _ErrorsAsSamples(Dataset[Any]):
@@ -166,15 +163,38 @@ class _ErrorsAsSamples(Dataset[Any]):
             return error
 
 
-def _collate_or_error(samples: Sequence[Sample | DetrkitError | None]) -> Batch | DetrkitError | None:
-    for sample in samples:
-        if isinstance(sample, DetrkitError):
-            return sample
-    return collate(cast("Sequence[Sample | None]", samples))
+class _Collate:
+    """Gives a batch, or in a worker the parcel that becomes one."""
+
+    def __init__(self, slots: SharedSlots | None):
+        self.slots = slots
+
+    def __call__(self, samples: Sequence[Sample | DetrkitError | None]) -> Batch | Parcel | DetrkitError | None:
+        for sample in samples:
+            if isinstance(sample, DetrkitError):
+                return sample
+        kept = cast("list[Sample]", [sample for sample in samples if sample is not None])
+        worker = get_worker_info()
+        if worker is None or not kept:
+            return collate(kept)
+        sizes_hw = _sizes_hw(kept)
+        num_bytes = batch_bytes(sizes_hw)
+        slot = self.slots.take(worker.id, num_bytes) if self.slots is not None else None
+        pixels: Tensor | tuple[int, int, int]
+        if self.slots is None or slot is None:
+            pixels = buffer = shared_buffer(num_bytes)
+        else:
+            pixels = (self.slots.key, worker.id, slot)
+            buffer = torch.from_numpy(self.slots.view(worker.id, slot))
+        pad_images([image for image, _ in kept], split_buffer(buffer, sizes_hw))
+        targets = [target for _, target in kept]
+        return Parcel(pixels, sizes_hw, pack_targets(targets), targets)
 
 
 class _Loader(DataLoader[Any]):
     """Raises errors that come as batches."""
+
+    facts: LoadingFacts
 
     def __iter__(self) -> Any:
         return _raising(super().__iter__())  # workers start here, not when the first batch is asked for
@@ -192,16 +212,19 @@ def auto_workers() -> int:
 
     Four give some 800 images a second by the recipe of DETR, more than one GPU trains on.
     """
-    cpus = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MAX_AUTO_WORKERS, cpus - 1))
+    return max(1, min(MAX_AUTO_WORKERS, available_cpus() - 1))
+
+
+def available_cpus() -> int:
+    """CPUs that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def _sizes_hw(samples: Sequence[Sample]) -> tuple[SizeHW, ...]:
+    return tuple((image.shape[-2], image.shape[-1]) for image, _ in samples)
 
 
 def _start_worker(worker_id: int) -> None:
     # torch's loader has set its workers to one thread already
+    gc.freeze()  # else the collector would write to, and so copy, every page that holds an object of the parent
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches all; the parent ends its workers itself
-
-
-def _shuffled(order: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """A permutation by NumPy's PCG64, whose streams are the same on every machine."""
-    shuffled: np.ndarray = np.random.Generator(np.random.PCG64((seed, epoch))).permutation(order)
-    return shuffled

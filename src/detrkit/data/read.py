@@ -8,6 +8,9 @@ from typing import Literal
 import numpy as np
 
 from detrkit.data.coco_json import load_coco_table
+from detrkit.data.formats.read_panoptic import load_panoptic_table
+from detrkit.data.formats.read_voc import load_voc_table
+from detrkit.data.formats.read_yolo import load_yolo_table
 from detrkit.data.index import CocoIndex, missing_images
 from detrkit.data.layout import SplitFiles
 from detrkit.data.repair import build_index
@@ -25,7 +28,8 @@ def load_table(files: SplitFiles) -> AnnotationTable:
         AnnotationError: They cannot be read at all.
         DataError: There is nothing in them.
     """
-    return load_coco_table(files.annotations)
+    readers = {"yolo": load_yolo_table, "voc": load_voc_table, "panoptic": load_panoptic_table}
+    return load_coco_table(files.annotations) if files.format == "coco" else readers[files.format](files)
 
 
 def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tuple[CocoIndex, ReadReport]:

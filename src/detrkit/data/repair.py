@@ -115,8 +115,12 @@ class _Repair:
         sizes_hw = self.table.sizes_hw.copy()
         for row in np.flatnonzero((sizes_hw < 1).any(axis=1)).tolist():
             name = self.table.file_names[row]
-            self.report.add(Defect.MISSING_SIZE, f"{name}: no height and width of 1 or more")
-            sizes_hw[row] = self._file_size_hw(name) or (1, 1)
+            size_hw = self._file_size_hw(name)
+            if size_hw is not None and not self.table.label_files:  # YOLO labels need no size
+                self.report.add(Defect.MISSING_SIZE, f"{name}: no height and width of 1 or more")
+            if size_hw is None and (self.images / name).is_file():
+                self.report.add(Defect.UNREADABLE_IMAGE, name)
+            sizes_hw[row] = size_hw or (1, 1)
         return sizes_hw
 
     def _file_size_hw(self, name: str) -> SizeHW | None:

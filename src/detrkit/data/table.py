@@ -43,6 +43,7 @@ class AnnotationTable:
         places: Line or object of each annotation in its label file, from 1, int64 ``[N]``; with
             ``label_files`` only.
         unit: What ``places`` counts.
+        supercategories: Names under which categories are grouped, each once; Roboflow lists one as a category.
     """
 
     source: Path
@@ -61,6 +62,7 @@ class AnnotationTable:
     label_files: Sequence[str] = ()
     places: np.ndarray | None = None
     unit: PlaceUnit = "annotation"
+    supercategories: Sequence[str] = ()
 
     def image_rows(self) -> np.ndarray:
         """Row of ``image_ids`` that each annotation belongs to, the first where ids repeat; -1 if none."""

@@ -1,34 +1,71 @@
-"""DETR's training recipe (arXiv:2005.12872, A.4, and the published code) on uint8 images and their boxes.
+"""The augmentation of training, step by step, and the resize of evaluation, on uint8 images and their targets.
 
-Randomness comes from torch's global generator, which :class:`detrkit.data.coco.CocoDataset` seeds for every
-sample. ``area`` of a target stays in pixels of the original image: resizing leaves it, cropping takes the share
-of the box that was cut off.
+The default is DETR's recipe (arXiv:2005.12872, A.4, and the published code). Randomness comes from torch's global
+generator, which :class:`detrkit.data.coco.CocoDataset` seeds for every sample. What becomes of boxes, areas and
+masks is said in :mod:`detrkit.data.geometry`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+import math
+from collections.abc import Callable, Sequence
 
 import torch
-from torchvision import tv_tensors
-from torchvision.transforms import v2
-from torchvision.transforms.v2 import functional as tv_functional
+from torch import Tensor
+from torchvision.ops import box_iou
 
 from detrkit.config import TransformConfig
 from detrkit.data.coco import Sample, Transform
-from detrkit.ops.images import resize_image, resized_size_hw
-from detrkit.types import Target
+from detrkit.data.compose import ComposedTransform
+from detrkit.data.geometry import (
+    crop_sample,
+    crop_target,
+    flip_sample,
+    pad_sample,
+    resize_sample,
+    select_objects,
+    size_of,
+)
+from detrkit.data.photometric import Photometric
+from detrkit.ops.images import resized_size_hw
+from detrkit.types import SizeHW, Target
+
+__all__ = [
+    "IoUCrop",
+    "RandomSizeCrop",
+    "ResizeShortSide",
+    "ScaleJitter",
+    "ZoomOut",
+    "crop_target",
+    "eval_transform",
+    "train_transform",
+]
+
+Step = Callable[[Tensor, Target], Sample]
+
+# The paper's crop branch resizes before it crops; without a bound, a strip of 1 x 5000 pixels would fill 2 GiB.
+# No image up to 13 times as long as wide is changed by it.
+_LONGEST_BEFORE_CROP = 8192
 
 
-def train_transform(config: TransformConfig) -> Transform:
-    """The augmentation of training: flip, then a multi-scale resize, with or without a crop before it."""
-    flip = v2.RandomHorizontalFlip(config.flip)
-    if config.recipe == "resize":
-        return v2.Compose([flip, ResizeShortSide([config.eval_size], config.max_size)])
-    resize = ResizeShortSide(config.scales, config.max_size)
-    crop = v2.Compose([ResizeShortSide(config.crop_scales), RandomSizeCrop(*config.crop_range), resize])
-    return v2.Compose([flip, v2.RandomChoice([resize, crop], p=[1 - config.crop, config.crop])])
+def train_transform(config: TransformConfig, epochs: int | None = None, *, on_device: bool = False) -> Transform:
+    """The augmentation of training.
+
+    Args:
+        config: What to do, how much and how often.
+        epochs: Of the whole training; ``close_after`` is a share of them, and without effect if not given.
+        on_device: Leave flips and colours to :func:`detrkit.data.device.augment_batch`.
+
+    Returns:
+        A transform; one that composes images or depends on the epoch is a
+        :class:`detrkit.data.compose.ComposedTransform`, which the data set hands itself to.
+    """
+    steps = Steps(_steps(config, on_device, closed=False))
+    closing = epochs is not None and config.close_after < 1
+    if not (config.mosaic or config.mixup or (closing and config.zoom_out)):
+        return steps
+    close_epoch = math.ceil(config.close_after * epochs) if closing and epochs is not None else None
+    return ComposedTransform(config, steps, Steps(_steps(config, on_device, closed=True)), close_epoch)
 
 
 def eval_transform(config: TransformConfig) -> Transform:
@@ -36,7 +73,79 @@ def eval_transform(config: TransformConfig) -> Transform:
     return ResizeShortSide([config.eval_size], config.max_size)
 
 
-class ResizeShortSide(v2.Transform):
+def _steps(config: TransformConfig, on_device: bool, closed: bool) -> list[Step]:
+    """What happens to one image, in order; a step that is turned off draws no random number."""
+    steps: list[Step] = []
+    if not on_device:
+        steps.append(RandomFlip(config.flip))
+        if config.vertical_flip:
+            steps.append(RandomFlip(config.vertical_flip, vertical=True))
+        if config.photometric or config.channel_shuffle:
+            steps.append(Photometric(config))
+    if config.zoom_out and not closed:
+        fill = tuple(round(255 * mean) for mean in config.mean)
+        # twice what the network sees: an IoU crop after it shall still find detail
+        steps.append(ZoomOut(config.zoom_out, config.zoom_out_factor, fill, 2 * config.max_size))
+    if config.iou_crop:
+        steps.append(IoUCrop(config.iou_crop))
+    if config.scale_jitter != (1.0, 1.0):
+        steps.append(ScaleJitter(*config.scale_jitter, _resize_step(config)))
+    else:
+        steps.append(_resize_step(config))
+    if config.min_box_side:
+        steps.append(DropThin(config.min_box_side))
+    return steps
+
+
+def _resize_step(config: TransformConfig) -> Step:
+    if not config.multi_scale:
+        return ResizeShortSide([config.eval_size], config.max_size)
+    resize = ResizeShortSide(config.scales, config.max_size)
+    first = ResizeShortSide(config.crop_scales, _LONGEST_BEFORE_CROP)
+    return CropBranch(config.crop, Steps([first, RandomSizeCrop(*config.crop_range), resize]), resize)
+
+
+class Steps:
+    """Steps one after the other."""
+
+    def __init__(self, steps: Sequence[Step]):
+        self.steps = tuple(steps)
+
+    def __call__(self, image: Tensor, target: Target) -> Sample:
+        """Augment one sample."""
+        for step in self.steps:
+            image, target = step(image, target)
+        return image, target
+
+
+class RandomFlip:
+    """Mirror with a probability."""
+
+    def __init__(self, probability: float, *, vertical: bool = False):
+        self.probability, self.vertical = probability, vertical
+
+    def __call__(self, image: Tensor, target: Target) -> Sample:
+        """Flip one sample, or not."""
+        if torch.rand(1) < self.probability:
+            return flip_sample(image, target, vertical=self.vertical)
+        return image, target
+
+
+class CropBranch:
+    """One of two steps: the paper's crop with a probability, else its plain resize."""
+
+    def __init__(self, probability: float, crop: Step, resize: Step):
+        self.probability, self.crop, self.resize = probability, crop, resize
+
+    def __call__(self, image: Tensor, target: Target) -> Sample:
+        """Do one of both."""
+        # drawn as torchvision's RandomChoice does, so that seeds give the samples that they have always given
+        weights = torch.tensor([1 - self.probability, self.probability])
+        step = self.crop if int(torch.multinomial(weights, 1)) else self.resize
+        return step(image, target)
+
+
+class ResizeShortSide:
     """Resize the short side to one of several lengths by :func:`detrkit.ops.images.resized_size_hw`.
 
     torchvision's ``RandomShortestSize`` does the same with another rounding.
@@ -47,26 +156,18 @@ class ResizeShortSide(v2.Transform):
     """
 
     def __init__(self, lengths: Sequence[int], longest: int | None = None):
-        super().__init__()
         self.lengths = tuple(lengths)
         self.longest = longest
 
-    def make_params(self, flat_inputs: list[Any]) -> dict[str, Any]:
-        """Draw the size for one sample."""
-        height, width = v2.query_size(flat_inputs)
+    def __call__(self, image: Tensor, target: Target) -> Sample:
+        """Resize one sample."""
         short = self.lengths[0]
         if len(self.lengths) > 1:
             short = self.lengths[int(torch.randint(len(self.lengths), ()))]
-        return {"size": resized_size_hw((height, width), short, self.longest)}
-
-    def transform(self, inpt: Any, params: dict[str, Any]) -> Any:
-        """Resize an image or boxes."""
-        if isinstance(inpt, tv_tensors.Image):
-            return tv_tensors.wrap(resize_image(inpt.as_subclass(torch.Tensor), params["size"]), like=inpt)
-        return self._call_kernel(tv_functional.resize, inpt, size=list(params["size"]))
+        return resize_sample(image, target, resized_size_hw(size_of(image), short, self.longest))
 
 
-class RandomSizeCrop(v2.Transform):
+class RandomSizeCrop:
     """Crop a random rectangle; boxes are clipped, and objects without a pixel in it removed.
 
     Args:
@@ -75,43 +176,160 @@ class RandomSizeCrop(v2.Transform):
     """
 
     def __init__(self, least: int, greatest: int):
-        super().__init__()
         self.least, self.greatest = least, greatest
 
-    def forward(self, image: tv_tensors.Image, target: Target) -> Sample:
+    def __call__(self, image: Tensor, target: Target) -> Sample:
         """Crop one sample."""
-        height, width = image.shape[-2:]
+        height, width = size_of(image)
         crop_height, crop_width = self._draw_side(height), self._draw_side(width)
         top = _draw_int(0, height - crop_height)
         left = _draw_int(0, width - crop_width)
-        region = (top, left, crop_height, crop_width)
-        return tv_functional.crop(image, *region), crop_target(target, *region)
+        return crop_sample(image, target, top, left, crop_height, crop_width)
 
     def _draw_side(self, side: int) -> int:
         return _draw_int(min(self.least, side), min(self.greatest, side))
 
 
-def crop_target(target: Target, top: int, left: int, height: int, width: int) -> Target:
-    """The target of a crop, in pixels of it: boxes clipped, objects outside it removed."""
-    whole = target["boxes"]
-    boxes = tv_functional.crop(whole, top, left, height, width)
-    keep = (boxes[:, 2:] > boxes[:, :2]).all(dim=1)
-    kept_share = _areas(boxes) / _areas(whole).clamp(min=torch.finfo(torch.float32).tiny)
-    return Target(
-        boxes=tv_tensors.wrap(boxes[keep], like=boxes),
-        labels=target["labels"][keep],
-        area=(target["area"] * kept_share)[keep],
-        iscrowd=target["iscrowd"][keep],
-        image_id=target["image_id"],
-        orig_size_hw=target["orig_size_hw"],
-    )
+class ScaleJitter:
+    """Objects smaller or larger by a random factor than the resize after it would make them.
+
+    Large-scale jitter (arXiv:2012.07177) without its fixed canvas, for batches are padded anyway: a factor above 1
+    cuts a part out of the image, which is then resized as the whole would be; below 1 the resized image is shrunk.
+
+    Args:
+        least: Least factor.
+        greatest: Greatest factor.
+        resize: The step to the size that the network sees.
+    """
+
+    def __init__(self, least: float, greatest: float, resize: Step):
+        self.least, self.greatest, self.resize = least, greatest, resize
+
+    def __call__(self, image: Tensor, target: Target) -> Sample:
+        """Cut and resize, or resize and shrink, one sample."""
+        # even in the logarithm: halved as often as doubled
+        factor = math.exp(_draw_float(math.log(self.least), math.log(self.greatest)))
+        if factor > 1:
+            height, width = size_of(image)
+            part_hw = max(1, round(height / factor)), max(1, round(width / factor))
+            top, left = _draw_int(0, height - part_hw[0]), _draw_int(0, width - part_hw[1])
+            image, target = crop_sample(image, target, top, left, *part_hw)
+        image, target = self.resize(image, target)
+        if factor < 1:
+            height, width = size_of(image)
+            image, target = resize_sample(
+                image, target, (max(1, round(height * factor)), max(1, round(width * factor)))
+            )
+        return image, target
 
 
-def _areas(boxes_xyxy: torch.Tensor) -> torch.Tensor:
-    plain = boxes_xyxy.as_subclass(torch.Tensor)
-    return (plain[:, 2:] - plain[:, :2]).prod(dim=1)
+class ZoomOut:
+    """Place the image somewhere on a larger canvas, as SSD did (arXiv:1512.02325): objects come out smaller.
+
+    torchvision's ``RandomZoomOut`` makes a canvas of 16 times the pixels whatever the size of the image.
+
+    Args:
+        probability: Of doing anything.
+        factor: Greatest side of the canvas, in sides of the image.
+        fill: RGB, 0 to 255.
+        longest: Greatest side of the canvas in pixels; where it would be longer, the image is shrunk first.
+    """
+
+    def __init__(self, probability: float, factor: float, fill: tuple[int, ...], longest: int):
+        self.probability, self.factor, self.longest = probability, factor, longest
+        self.fill = (fill[0], fill[1], fill[2])
+
+    def __call__(self, image: Tensor, target: Target) -> Sample:
+        """Pad one sample, or not."""
+        if torch.rand(1) >= self.probability:
+            return image, target
+        factor = _draw_float(1, self.factor)
+        shares = torch.rand(2).tolist()
+        height, width = size_of(image)
+        shrink = self.longest / (max(height, width) * factor)
+        if shrink < 1:
+            height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
+            image, target = resize_sample(image, target, (height, width))
+        canvas_hw = (int(height * factor), int(width * factor))
+        left, top = int((canvas_hw[1] - width) * shares[0]), int((canvas_hw[0] - height) * shares[1])
+        return pad_sample(image, target, left, top, canvas_hw, self.fill)
+
+
+class IoUCrop:
+    """SSD's crop (arXiv:1512.02325): one that has at least a drawn IoU with an object whose centre is in it.
+
+    Objects whose centre is outside are removed. The distribution is that of torchvision's ``RandomIoUCrop``, which
+    draws one rectangle after the other (7 ms an image, as long as decoding it), divides by zero on an image of
+    three pixels, and leaves labels and areas as they were.
+
+    Args:
+        probability: Of doing anything.
+    """
+
+    OPTIONS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, None)
+    """Least IoU to draw from; None leaves the image as it is."""
+    TRIALS = 40
+    LEAST_SCALE = 0.3
+    GREATEST_ASPECT = 2.0
+
+    def __init__(self, probability: float):
+        self.probability = probability
+
+    def __call__(self, image: Tensor, target: Target) -> Sample:
+        """Crop one sample, or not."""
+        if torch.rand(1) >= self.probability or not len(target["boxes"]):
+            return image, target
+        while True:
+            least_iou = self.OPTIONS[int(torch.randint(len(self.OPTIONS), ()))]
+            if least_iou is None:
+                return image, target
+            regions = self._draw_regions(size_of(image))
+            corners = target["boxes"].as_subclass(Tensor)
+            within = _centers_within(corners, regions)
+            good = within & (box_iou(corners, regions) >= least_iou)
+            found = torch.nonzero(good.any(dim=0)).flatten().tolist()
+            if found:
+                left, top, right, bottom = (int(edge) for edge in regions[found[0]].tolist())
+                return crop_sample(image, target, top, left, bottom - top, right - left, within[:, found[0]])
+
+    def _draw_regions(self, size_hw: SizeHW) -> Tensor:
+        """Some of ``TRIALS`` random rectangles, those of an allowed shape; whole pixels XYXY, ``[r, 4]``."""
+        size_wh = torch.tensor(size_hw[::-1], dtype=torch.float32)
+        sides, places = torch.rand(2, self.TRIALS, 2)
+        sides = torch.floor(size_wh * (self.LEAST_SCALE + (1 - self.LEAST_SCALE) * sides))
+        corner = torch.floor((size_wh - sides) * places)
+        aspect = sides[:, 0] / sides[:, 1].clamp(min=1)
+        allowed = (aspect >= 1 / self.GREATEST_ASPECT) & (aspect <= self.GREATEST_ASPECT) & (sides >= 1).all(dim=1)
+        return torch.cat([corner, corner + sides], dim=1)[allowed]
+
+
+class DropThin:
+    """Remove objects of which only a sliver is left.
+
+    Args:
+        least: Least side of a box in pixels.
+    """
+
+    def __init__(self, least: float):
+        self.least = least
+
+    def __call__(self, image: Tensor, target: Target) -> Sample:
+        """Filter one sample."""
+        corners = target["boxes"].as_subclass(Tensor)
+        thick = (corners[:, 2:] - corners[:, :2] >= self.least).all(dim=1)
+        return image, target if bool(thick.all()) else select_objects(target, thick)
+
+
+def _centers_within(boxes_xyxy: Tensor, regions_xyxy: Tensor) -> Tensor:
+    """Which boxes have their centre inside which regions, ``[n, r]``."""
+    centers = ((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2)[:, None]
+    return ((regions_xyxy[:, :2] < centers) & (centers < regions_xyxy[:, 2:])).all(dim=2)
 
 
 def _draw_int(least: int, greatest: int) -> int:
     """Uniform, both ends included."""
     return int(torch.randint(least, greatest + 1, ()))
+
+
+def _draw_float(least: float, greatest: float) -> float:
+    return least + (greatest - least) * float(torch.rand(()))

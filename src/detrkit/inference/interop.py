@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,7 @@ import numpy as np
 from detrkit.errors import UsageError
 from detrkit.files import atomic_file
 from detrkit.types import ClassMap, ImageDetections, SizeHW
-
-with warnings.catch_warnings():
-    # On import supervision warns that OpenCV is missing; nothing here draws through OpenCV.
-    warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
-    import supervision as sv
+from detrkit.visual.drawing import sv
 
 __all__ = ["sv", "to_coco", "to_supervision", "write_predictions"]
 

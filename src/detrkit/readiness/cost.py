@@ -92,7 +92,7 @@ def measure_cost(
 def _step(
     config: Config, model: nn.Module, criterion: Criterion, optimizer: torch.optim.AdamW, batch: Batch
 ) -> int:
-    """One step of training, which the host waits for; returns the bytes that its forward keeps for the backward."""
+    """One step of training, waited for; returns the bytes that the forward keeps for the backward."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -137,9 +137,7 @@ def judge_cost(config: Config, cost: Cost, train_images: int, val_images: int) -
         f"{train.batch_size} at {cost.step_s:.2f} s (measured at {height} x {width}), {train.epochs} epochs"
     )
     judgements = [Judgement("time", Outcome.NOTE, found, figures=figures)]
-    memory = (
-        f"peak {cost.memory_gib:.1f} of {cost.limit_gib:.0f} GiB on the first batches; larger images take more"
-    )
+    memory = f"about {cost.memory_gib:.1f} of {cost.limit_gib:.0f} GiB; the largest images take more"
     tight = cost.memory_gib > 0.8 * cost.limit_gib
     advice = "lower train.batch_size and raise train.accumulate" if tight else ""
     judgements.append(Judgement("memory", Outcome.WARNING if tight else Outcome.NOTE, memory, advice, figures))

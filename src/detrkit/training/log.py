@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
@@ -16,6 +17,12 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from torch.utils.tensorboard import SummaryWriter
+
+from detrkit.data.loader import LoadingFacts
+from detrkit.training.bottleneck import advise
+
+_LINES_TO_JUDGE = 2
+"""A single line with much waiting may be an accident."""
 
 _MAIN_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -55,6 +62,7 @@ class RunLog:
         total_steps: Steps of the whole training, for the bar and the time left.
         start_step: Steps made before, if the run is resumed.
         keep_records: Lines of an existing metrics.jsonl that stay; the rest came after the checkpoint.
+        loading: How data is loaded, to name a remedy where training waits for it; None to say nothing.
         enabled: False writes and shows nothing: all processes but the first.
         console: Where progress is shown; standard error if not given.
     """
@@ -66,6 +74,7 @@ class RunLog:
         *,
         start_step: int = 0,
         keep_records: int = 0,
+        loading: LoadingFacts | None = None,
         enabled: bool = True,
         console: Console | None = None,
     ):
@@ -73,6 +82,10 @@ class RunLog:
         self.total_steps = total_steps
         self._enabled = enabled
         self._console = console or Console(stderr=True)
+        self._loading = loading
+        self._waits: deque[float] = deque(maxlen=_LINES_TO_JUDGE)
+        self._is_first_line = True
+        self._advised: set[str] = set()
         if not enabled:
             return
         run_dir.mkdir(parents=True, exist_ok=True)
@@ -124,6 +137,22 @@ class RunLog:
         if not self._console.is_terminal:
             where = f"epoch {record.epoch} step {record.step}/{self.total_steps}"
             self._say(f"{where} loss {record.loss:.4f} lr {rates.get('lr', math.nan):.2e} {rate}")
+        self._advise(record)
+
+    def _advise(self, record: StepRecord) -> None:
+        """Name the remedy if training waits for data, each remedy once."""
+        if self._loading is None:
+            return
+        if self._is_first_line:  # has the start of the workers in it
+            self._is_first_line = False
+            return
+        self._waits.append(record.data_wait)
+        if len(self._waits) < _LINES_TO_JUDGE:
+            return
+        advice = advise(min(self._waits), self._loading)
+        if advice is not None and advice.kind not in self._advised:
+            self._advised.add(advice.kind)
+            self.event(record.step, record.epoch, advice.sentence)
 
     def evaluation(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
         """Write and show what an evaluation gave."""

@@ -123,7 +123,14 @@ def fit(
     step = state.progress.step
     first = fabric.is_global_zero
     with (
-        RunLog(run_dir, total_steps, start_step=step, keep_records=records, enabled=first) as log,
+        RunLog(
+            run_dir,
+            total_steps,
+            start_step=step,
+            keep_records=records,
+            loading=getattr(train_loader, "facts", None),
+            enabled=first,
+        ) as log,
         StopRequest() as stop,
     ):
         run = Run(

@@ -13,6 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from detrkit.data.device import augment_batch, augments_on_device
 from detrkit.losses.criterion import Losses, Normalizers
 from detrkit.ops.images import normalize_images
 from detrkit.training.optim import apply_gradients, lr_factor, set_lr
@@ -65,7 +66,7 @@ def train_step(run: Run, batches: Sequence[Batch], plan: Plan) -> None:
     found: list[Losses] = []
     for index, batch in enumerate(batches):
         with run.fabric.no_backward_sync(run.model, enabled=index < len(batches) - 1):
-            losses = _losses(run, batch, plan.normalizers)
+            losses = _losses(run, batch, plan.normalizers, index)
             run.fabric.backward(losses.total * share)
         found.append(losses)
     norm = apply_gradients(state.optimizer, config.clip_norm, state.scaler)
@@ -77,10 +78,13 @@ def train_step(run: Run, batches: Sequence[Batch], plan: Plan) -> None:
     state.window.add(step + 1, {**values, "grad_norm": norm}, image_ids, plan.images)
 
 
-def _losses(run: Run, batch: Batch, normalizers: Normalizers) -> Losses:
-    """Forward and criterion of a micro-batch."""
+def _losses(run: Run, batch: Batch, normalizers: Normalizers, index: int) -> Losses:
+    """Forward and criterion of a micro-batch, the ``index``-th of its step."""
     transforms = run.config.transforms
     batch = batch.to(run.fabric.device, non_blocking=True)
+    if augments_on_device(transforms, run.fabric.device.type):
+        place = (run.config.train.seed, run.state.progress.step, run.fabric.global_rank, index + 1)
+        batch = augment_batch(batch, transforms, _step_seed(*place))
     padding_mask = batch.padding_mask if batch.is_padded else None
     images = normalize_images(batch.images, transforms.mean, transforms.std, padding_mask)
     outputs = run.model(images.contiguous(memory_format=torch.channels_last), padding_mask)
@@ -103,6 +107,6 @@ def _blank_batch() -> Batch:
     return Batch(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), mask, truth, (), ((64, 64),))
 
 
-def _step_seed(seed: int, step: int, rank: int) -> int:
-    """Seed of dropout at a step; a function, so that nothing has to be saved and nothing else can shift it."""
-    return int(np.random.SeedSequence((seed, step, rank)).generate_state(1, np.uint64)[0] >> np.uint64(1))
+def _step_seed(*numbers: int) -> int:
+    """Seed of a step's dropout or augmentation; a function, so nothing has to be saved or can shift it."""
+    return int(np.random.SeedSequence(numbers).generate_state(1, np.uint64)[0] >> np.uint64(1))

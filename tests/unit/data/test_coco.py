@@ -8,10 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from detrkit.config import TransformConfig
+from detrkit.config import RECIPES, TransformConfig
 from detrkit.data.coco import CocoDataset, SampleKey, read_coco, sample_seed
 from detrkit.data.transforms import train_transform
 from detrkit.errors import AnnotationError, ImageError
+from detrkit.ops.images import Enough
 
 from .factory import annotation, coco, image_entry, write, write_noise
 
@@ -130,6 +131,70 @@ def test_boxes_stay_where_exif_exchanges_the_sides(tmp_path: Path) -> None:
     assert sample is not None
     assert sample[0].shape == (3, 60, 40)
     assert sample[1]["boxes"].tolist() == [[5, 6, 25, 16], [30, 20, 40, 40]]
+
+
+def large_dataset(folder: Path, **options: object) -> CocoDataset:
+    """Three JPEGs of 3 to 9 times what training asks for, one with odd sides and one that EXIF turns."""
+    sizes_hw = ((400, 600), (301, 453), (600, 500))
+    images = [image_entry(number + 1, f"{number + 1}.jpg", *size) for number, size in enumerate(sizes_hw)]
+    boxes = [[width / 4, height / 8, width / 2, height / 2] for height, width in sizes_hw]
+    annotations = [annotation(number + 1, number + 1, bbox=box) for number, box in enumerate(boxes)]
+    path = write(folder, coco(images, annotations), files=False)
+    for number, (height, width) in enumerate(sizes_hw):
+        noise = np.random.default_rng(number).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        exif = Image.Exif()
+        size = (width, height)
+        if number == 2:
+            exif[0x0112] = 6
+            size = (height, width)
+        Image.fromarray(noise).resize(size, Image.Resampling.BICUBIC).save(
+            folder / f"{number + 1}.jpg", quality=95, exif=exif
+        )
+    index, _ = read_coco(path, folder)
+    return CocoDataset(index, folder, enough=Enough(64, 120), **options)  # type: ignore[arg-type]
+
+
+def test_fast_decoding_leaves_boxes_areas_and_sizes_as_they_are(tmp_path: Path) -> None:
+    exact = large_dataset(tmp_path, transform=None)
+    fast = large_dataset(tmp_path, transform=None, fast_decode=True)
+    for row, size_hw in enumerate(((100, 150), (76, 114), (150, 125))):
+        image, target = exact.read_sample(row)
+        reduced, found = fast.read_sample(row)
+        assert tuple(reduced.shape[1:]) == found["boxes"].canvas_size == size_hw
+        for boxes, picture in ((target["boxes"], image), (found["boxes"], reduced)):
+            relative = boxes.as_subclass(torch.Tensor) / torch.tensor([picture.shape[2], picture.shape[1]] * 2)
+            assert relative[0].tolist() == pytest.approx([1 / 4, 1 / 8, 3 / 4, 5 / 8], abs=1e-6)
+        assert torch.equal(target["area"], found["area"])
+        assert found["orig_size_hw"] == target["orig_size_hw"] == tuple(image.shape[1:])
+
+
+def test_fast_decoding_changes_augmented_samples_hardly(tmp_path: Path) -> None:
+    config = TransformConfig(scales=(48, 64), max_size=120, crop=0.0)
+    exact = large_dataset(tmp_path, transform=train_transform(config))
+    fast = large_dataset(tmp_path, transform=train_transform(config), fast_decode=True)
+    for epoch in range(4):
+        for row in range(3):
+            first, second = exact[SampleKey(epoch, row)], fast[SampleKey(epoch, row)]
+            assert first is not None
+            assert second is not None
+            assert max(abs(a - b) for a, b in zip(first[0].shape, second[0].shape, strict=True)) <= 1
+            if first[0].shape == second[0].shape:
+                assert (first[0].double() - second[0].double()).square().mean() < 60  # 30 dB
+                torch.testing.assert_close(first[1]["boxes"], second[1]["boxes"], rtol=0, atol=1e-3)
+
+
+@pytest.mark.parametrize("recipe", ["detr", "resize", "light", "strong"])
+def test_size_of_a_sample_is_known_beforehand(tmp_path: Path, recipe: str) -> None:
+    dataset = small_dataset(tmp_path)
+    config = SMALL.model_dump() | {"eval_size": 48, "recipe": recipe} | RECIPES[recipe]
+    dataset.transform = train_transform(TransformConfig(**config))
+    before = torch.random.get_rng_state()
+    for epoch in range(12):
+        for row in range(3):
+            sample = dataset[SampleKey(epoch, row)]
+            assert sample is not None
+            assert dataset.sample_size(SampleKey(epoch, row)) == tuple(sample[0].shape[1:])
+    assert torch.equal(torch.random.get_rng_state(), before)
 
 
 def test_06_boxes_of_rotated_phone_photos_fit(shared_data: Path, caplog: pytest.LogCaptureFixture) -> None:

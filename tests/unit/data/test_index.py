@@ -5,8 +5,8 @@ from pathlib import Path
 
 import numpy as np
 
-from detrkit.data.read import read_coco
 from detrkit.data.index import CocoIndex, missing_images, pack_names
+from detrkit.data.read import read_coco
 
 from .factory import annotation, coco, image_entry, write
 

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import psutil
@@ -11,9 +12,13 @@ from torchvision import tv_tensors
 
 from detrkit.config import DataConfig, TransformConfig
 from detrkit.data.coco import CocoDataset, read_coco
+from detrkit.data.index import CocoIndex
 from detrkit.data.loader import EpochBatchSampler, auto_workers, build_loader, collate
 from detrkit.data.synthetic import write_synthetic
 from detrkit.data.transforms import eval_transform, train_transform
+from detrkit.data.transport import SharedSlots
+from detrkit.errors import ImageError
+from detrkit.ops.images import Enough
 from detrkit.types import Batch, Target
 
 TINY = TransformConfig(scales=(40, 48, 56), max_size=90, crop_scales=(50, 60), crop_range=(30, 45), eval_size=48)
@@ -203,22 +208,103 @@ def test_auto_workers_leave_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
         assert auto_workers() == expected
 
 
+def test_where_workers_cannot_share_memory_batches_are_the_same(
+    synthetic: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = batches_of(training_set(synthetic), 0)
+    monkeypatch.setattr(SharedSlots, "take", lambda *_: None)  # as if every batch were too large for a slot
+    _assert_same(expected, batches_of(training_set(synthetic), 1))
+    monkeypatch.setattr("torch.multiprocessing.get_start_method", lambda: "spawn")
+    assert (
+        build_loader(training_set(synthetic), EpochBatchSampler(21, 4), DataConfig(workers=1)).collate_fn.slots
+        is None
+    )
+
+
+def test_batches_that_are_kept_stay_as_they_were(synthetic: Path) -> None:
+    sampler = EpochBatchSampler(21, 2, seed=2)
+    kept, copies = [], []
+    for batch in build_loader(training_set(synthetic), sampler, DataConfig(workers=1, prefetch=1)):
+        assert batch is not None
+        kept.append(batch)  # more than there are slots
+        copies.append(batch.images.clone())
+    assert len(kept) == 11
+    for batch, copy in zip(kept, copies, strict=True):
+        assert torch.equal(batch.images, copy)
+
+
+def test_memory_between_processes_is_bounded_by_what_waits(synthetic: Path) -> None:
+    sampler = EpochBatchSampler(21, 2, seed=2)
+    loader = build_loader(training_set(synthetic), sampler, DataConfig(workers=1, prefetch=2))
+    slots = loader.collate_fn.slots
+    assert slots is not None
+    places = set()
+    for epoch in range(3):
+        sampler.set_epoch(epoch)
+        for batch in loader:
+            places.add(batch.images.data_ptr())
+            del batch
+    assert len(places) <= slots.slots == 4  # every batch lay in one of the slots
+
+
+def test_errors_of_a_worker_arrive_as_they_are(synthetic: Path, tmp_path: Path) -> None:
+    root = write_synthetic(tmp_path, 5, 0, size=64)
+    (root / "train2017" / "000002.jpg").write_bytes(b"\xff\xd8 cut off")
+    dataset = training_set(root)
+    dataset.on_bad_image = "error"
+    with pytest.raises(ImageError, match=r"000002\.jpg"):
+        list(build_loader(dataset, EpochBatchSampler(5, 2), DataConfig(workers=1)))
+
+
+def test_buckets_give_the_same_samples_in_other_batches(synthetic: Path) -> None:
+    def pixels(size_of: Any) -> dict[int, int]:
+        dataset = training_set(synthetic)
+        sampler = EpochBatchSampler(21, 4, seed=2, size_of=dataset.sample_size if size_of else None)
+        sampler.set_epoch(1)
+        found = {}
+        for batch in build_loader(dataset, sampler, DataConfig(workers=0)):
+            for row, image_id in enumerate(batch.image_ids):
+                found[image_id] = int(batch.images[row].sum())
+        return found
+
+    assert pixels(True) == pixels(False)
+
+
+def test_facts_say_how_data_is_loaded(synthetic: Path) -> None:
+    index = training_set(synthetic).index
+    dataset = CocoDataset(index, synthetic / "train2017", None, enough=Enough(56, 90, 60))
+    loader = build_loader(dataset, EpochBatchSampler(21, 4, world_size=2), DataConfig(workers=2, root="my-data"))
+    facts = loader.facts
+    assert (facts.workers, facts.processes, facts.image_short, facts.needed_short) == (2, 2, 64, 60)
+    assert (facts.has_cache, facts.data) == (False, "my-data")
+    assert facts.cpus >= 1
+
+
+def enlarged(index: CocoIndex, annotations: int) -> CocoIndex:
+    """The images over and over, until there are so many annotations."""
+    return index.select(np.resize(np.arange(len(index)), len(index) * -(-annotations // len(index.labels))))
+
+
 @pytest.mark.slow
-def test_memory_of_a_worker_does_not_grow(shared_data: Path) -> None:
+def test_memory_of_a_worker_is_small_and_does_not_grow(shared_data: Path) -> None:
     folder = shared_data / "coco_mini" / "train2017"
     index, _ = read_coco(shared_data / "coco_mini" / "annotations" / "instances_train2017.json", folder)
+    index = enlarged(index, 860_000)
+    assert len(index.labels) >= 860_000
     dataset = CocoDataset(index, folder, train_transform(TransformConfig(scales=(160, 192), crop=0.0)))
-    sampler = EpochBatchSampler(len(dataset), 4, seed=2)
-    loader = build_loader(dataset, sampler, DataConfig(workers=1))
+    sampler = EpochBatchSampler(len(index), 4, seed=2)
+    loader = build_loader(dataset, sampler, DataConfig(workers=2))
     private_mb = []
-    for epoch in range(12):
-        sampler.set_epoch(epoch)
-        for _ in loader:
-            pass
+    for epoch in range(4):
+        sampler.set_epoch(epoch, start_batch=sampler.num_batches - 100)
+        for batch in loader:
+            assert batch.images.sum() > 0  # pixels that nobody reads would count as the worker's own
         gc.collect()
-        (worker,) = [
+        workers = [
             child for child in psutil.Process().children() if "resource_tracker" not in str(child.cmdline())
         ]
-        private_mb.append(worker.memory_full_info().uss / 2**20)
-    # the first epochs fill caches; a list of annotations copied as it is touched would grow on and on
-    assert np.mean(private_mb[-3:]) - np.mean(private_mb[3:6]) < 8, private_mb
+        assert len(workers) == 2
+        private_mb.append([worker.memory_full_info().uss / 2**20 for worker in workers])
+    assert np.max(private_mb) < 50, private_mb
+    # the first epoch fills caches; a list of annotations copied as it is touched would grow on and on
+    assert (np.subtract(private_mb[3], private_mb[0]) < 8).all(), private_mb

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from detrkit.data.read import read_coco
 from detrkit.data.layout import find_split
+from detrkit.data.read import read_coco
 from detrkit.data.synthetic import SHAPES, draw_scene, write_synthetic
 from detrkit.errors import UsageError
 

@@ -3,10 +3,20 @@ from __future__ import annotations
 import pytest
 import torch
 from torchvision import tv_tensors
+from torchvision.transforms import v2
 
 from detrkit.config import TransformConfig
 from detrkit.data.coco import Sample
-from detrkit.data.transforms import RandomSizeCrop, ResizeShortSide, crop_target, eval_transform, train_transform
+from detrkit.data.transforms import (
+    IoUCrop,
+    RandomSizeCrop,
+    ResizeShortSide,
+    ScaleJitter,
+    ZoomOut,
+    crop_target,
+    eval_transform,
+    train_transform,
+)
 from detrkit.types import Target
 
 RECTANGLE = (100, 60, 180, 140)
@@ -134,3 +144,110 @@ def test_transform_changes_neither_image_nor_target_it_was_given() -> None:
     assert torch.equal(image, before[0])
     assert torch.equal(target["boxes"], before[1])
     assert torch.equal(target["area"], before[2])
+
+
+def test_iou_crop_has_the_distribution_of_torchvision() -> None:
+    """Sides and kept objects over many crops, beside torchvision's own; the bound is 4 standard errors."""
+    torch.manual_seed(0)
+    boxes = [(10, 10, 60, 90), (100, 60, 180, 140), (300, 150, 316, 196), (40, 20, 280, 190)]
+    image, target = painted()[0], target_of(boxes, (200, 320))
+    reference, ours = v2.Compose([v2.RandomIoUCrop(), v2.SanitizeBoundingBoxes()]), IoUCrop(1.0)
+    found, expected = [], []
+    for _ in range(500):
+        for crop, rows in ((ours, found), (reference, expected)):
+            cropped, left = crop(image, target)
+            rows.append([*cropped.shape[1:], cropped.shape[1:] == (200, 320), len(left["boxes"])])
+    for one, two in zip(torch.tensor(found).float().T, torch.tensor(expected).float().T, strict=True):
+        assert abs(one.mean() - two.mean()) < 4 * (one.var() / 500 + two.var() / 500).sqrt()
+        assert one.std() == pytest.approx(float(two.std()), rel=0.15)
+
+
+def test_iou_crop_keeps_at_least_one_object_and_all_with_their_centre_inside() -> None:
+    for seed in range(60):
+        torch.manual_seed(seed)
+        image, _ = painted()
+        boxes = [RECTANGLE, (0, 0, 20, 20), (200, 100, 320, 200)]
+        cropped, left = IoUCrop(1.0)(image, target_of(boxes, (200, 320)))
+        assert len(left["boxes"]) >= 1
+        assert 0.3 * 200 - 1 <= cropped.shape[1] <= 200
+        assert 0.3 * 320 - 1 <= cropped.shape[2] <= 320
+
+
+def test_iou_crop_without_objects_or_without_luck_leaves_the_image() -> None:
+    image, _ = painted()
+    assert IoUCrop(1.0)(image, target_of([], (200, 320)))[0] is image
+    assert IoUCrop(0.0)(image, painted()[1])[0] is image
+
+
+def test_zoom_out_places_the_image_anywhere_on_a_canvas_of_the_fill() -> None:
+    places = []
+    for seed in range(40):
+        torch.manual_seed(seed)
+        image, target = painted()
+        canvas, padded = ZoomOut(1.0, 3.0, (1, 2, 3), 10_000)(image + 10, target)
+        height, width = canvas.shape[1:]
+        assert 200 <= height <= 600
+        assert width / height == pytest.approx(1.6, abs=0.01)
+        left, top = (padded["boxes"][0, :2] - torch.tensor(RECTANGLE[:2])).int().tolist()
+        assert canvas[:, top + 5, left + 5].tolist() == [10, 10, 10]
+        assert (canvas == torch.tensor([1, 2, 3])[:, None, None]).all(0).sum() == height * width - 200 * 320
+        if height > 210:
+            places.append((left / (width - 320), top / (height - 200)))
+    low, high = torch.tensor(places).amin(0), torch.tensor(places).amax(0)
+    assert (low < 0.1).all()
+    assert (high > 0.9).all()
+
+
+def test_zoom_out_of_a_large_image_stays_within_bounds() -> None:
+    for seed in range(10):
+        torch.manual_seed(seed)
+        image, target = painted(500, 800)
+        canvas, padded = ZoomOut(1.0, 16.0, (0, 0, 0), 1000)(image, target)
+        assert max(canvas.shape) <= 1000
+        assert padded["boxes"].canvas_size == tuple(canvas.shape[1:])
+        assert padded["boxes"][0].tolist() == pytest.approx(bright_box(canvas), abs=1.1)
+
+
+def test_scale_jitter_makes_objects_smaller_and_larger_by_the_factors() -> None:
+    factors = []
+    for seed in range(150):
+        torch.manual_seed(seed)
+        image, _ = painted()
+        whole = target_of([(0, 0, 320, 200)], (200, 320))
+        resized, left = ScaleJitter(0.5, 2.0, ResizeShortSide([100]))(image, whole)
+        share = float(left["area"][0] / whole["area"][0])
+        factors.append((share**-0.5) * resized.shape[1] / 100)
+        assert resized.shape[2] <= 161
+    values = torch.tensor(factors).log2()
+    assert values.min() > -1.05
+    assert values.max() < 1.05
+    assert abs(float(values.mean())) < 0.2  # halved as often as doubled
+    assert ((values < 0).float().mean() - 0.5).abs() < 0.15
+
+
+def test_a_strip_does_not_fill_the_memory() -> None:
+    transform = train_transform(TransformConfig(crop=1.0))
+    for seed in range(6):
+        torch.manual_seed(seed)
+        image, target = torch.zeros(3, 1, 5000, dtype=torch.uint8), target_of([(10, 0, 4000, 1)], (1, 5000))
+        resized, _ = transform(tv_tensors.Image(image), target)
+        assert max(resized.shape) <= 1333
+    first = transform.steps[-1].crop.steps[0]  # type: ignore[attr-defined]
+    assert max(first(image, target)[0].shape) <= 8192
+
+
+def test_slivers_are_dropped_as_the_network_would_see_them() -> None:
+    boxes = [(0, 0, 320, 3), (0, 0, 320, 9), (5, 0, 8, 200)]
+    config = TransformConfig(recipe="resize", eval_size=100, flip=0.0, min_box_side=2.0)
+    _, left = train_transform(config)(painted()[0], target_of(boxes, (200, 320)))
+    assert left["labels"].tolist() == [1]
+
+
+def test_options_that_are_off_draw_nothing() -> None:
+    torch.manual_seed(0)
+    train_transform(TransformConfig())(*painted())
+    expected = torch.rand(())
+    torch.manual_seed(0)
+    off = TransformConfig(zoom_out_factor=2.0, photometric_strength=0.5, close_after=0.5)
+    train_transform(off, epochs=10)(*painted())
+    assert torch.equal(torch.rand(()), expected)

@@ -10,7 +10,16 @@ import torch
 from PIL import Image, ImageOps
 
 from detrkit.errors import ImageError
-from detrkit.ops.images import decode_image, normalize_images, read_image_size, resize_image, resized_size_hw
+from detrkit.ops.images import (
+    Enough,
+    decode_enough,
+    decode_image,
+    normalize_images,
+    pad_images,
+    read_image_size,
+    resize_image,
+    resized_size_hw,
+)
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNREADABLE = {
@@ -201,3 +210,91 @@ def test_normalized_pixels_follow_the_published_formula(memory_format: torch.mem
     assert torch.equal(images, before)
     assert normalized.is_contiguous(memory_format=memory_format)
     assert normalized.dtype == torch.float32
+
+
+def smooth_pixels(height: int, width: int) -> np.ndarray:
+    """A picture of soft shapes, as a photograph is; noise would be lost at any fraction of its size."""
+    small = Image.fromarray(random_pixels(12, 16))
+    return np.array(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def psnr(first: torch.Tensor, second: torch.Tensor) -> float:
+    return float(-10 * torch.log10(((first.double() - second.double()) / 255).square().mean()))
+
+
+@pytest.mark.parametrize(
+    ("size_hw", "short", "expected"),
+    [
+        ((400, 600), 201, (400, 600)),
+        ((400, 600), 200, (200, 300)),
+        ((401, 601), 200, (201, 301)),  # sides are rounded up
+        ((800, 1000), 101, (200, 250)),
+        ((800, 1000), 100, (100, 125)),
+        ((1700, 1999), 100, (213, 250)),  # an eighth at most
+        ((90, 60), 100, (90, 60)),
+    ],
+)
+def test_jpeg_is_decoded_at_the_smallest_fraction_that_is_enough(size_hw, short, expected) -> None:
+    data = encode(Image.fromarray(smooth_pixels(*size_hw)), "JPEG", quality=95)
+    image, whole_hw = decode_enough(data, Enough(short))
+    assert (image.shape[-2], image.shape[-1]) == expected
+    assert whole_hw == size_hw
+    assert decode_enough(data, None)[0].shape[1:] == size_hw
+
+
+def test_reduced_decoding_gives_nearly_the_same_picture() -> None:
+    data = encode(Image.fromarray(smooth_pixels(801, 1203)), "JPEG", quality=95)
+    reduced, _ = decode_enough(data, Enough(150))
+    assert reduced.shape == (3, 201, 301)
+    exact = resize_image(decode_image(data), (150, 225))
+    assert psnr(exact, resize_image(reduced, (150, 225))) > 35
+    assert psnr(exact, resize_image(reduced.flip(2), (150, 225))) < 25  # what a wrong picture would give
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_reduced_decoding_applies_exif_orientation(orientation: int) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = encode(Image.fromarray(smooth_pixels(240, 400)), "JPEG", quality=95, exif=exif)
+    image, whole_hw = decode_enough(data, Enough(100))
+    assert whole_hw == read_image_size(data) == tuple(decode_image(data).shape[1:])
+    assert tuple(image.shape[1:]) == (whole_hw[0] // 2, whole_hw[1] // 2)
+    assert psnr(resize_image(decode_image(data), (50, 60)), resize_image(image, (50, 60))) > 30
+
+
+@pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF"])
+def test_only_jpeg_can_be_decoded_at_a_fraction(format: str) -> None:
+    image, whole_hw = decode_enough(encode(Image.fromarray(random_pixels(80, 90)), format), Enough(10))
+    assert image.shape == (3, 80, 90)
+    assert whole_hw == (80, 90)
+
+
+def test_truncated_jpeg_is_an_error_at_a_fraction_too() -> None:
+    data = encode(Image.fromarray(random_pixels(400, 600)), "JPEG")
+    with pytest.raises(ImageError, match="truncated"):
+        decode_enough(data[:-500], Enough(100))
+
+
+def test_bound_of_the_long_side_makes_less_enough() -> None:
+    assert Enough(800).short_side((1000, 4000)) == 800
+    assert Enough(800, 1333).short_side((1000, 4000)) == 333
+    assert Enough(800, 1333, 600).short_side((1000, 4000)) == 600
+
+
+def test_padding_overwrites_what_the_memory_held() -> None:
+    images = [torch.full((3, 4, 6), 7, dtype=torch.uint8), torch.full((3, 5, 2), 8, dtype=torch.uint8)]
+    expected, expected_mask = pad_images(images)
+    out = torch.full((2, 3, 5, 6), 99, dtype=torch.uint8), torch.ones(2, 5, 6, dtype=torch.bool)
+    out[1][0, 0, 0] = True
+    out[1][1, 4, 5] = False
+    padded, padding_mask = pad_images(images, out)
+    assert padded is out[0]
+    assert torch.equal(padded, expected)
+    assert torch.equal(padding_mask, expected_mask)
+    assert expected_mask.sum() == 60 - 24 - 10
+    assert (expected[expected_mask[:, None].expand_as(expected)] == 0).all()
+
+
+def test_size_of_a_resize_is_known_without_pixels() -> None:
+    image = torch.empty(3, 20, 30, dtype=torch.uint8, device="meta")
+    assert resize_image(image, (7, 9)).shape == (3, 7, 9)

@@ -9,11 +9,12 @@ import pytest
 import torch
 from rich.console import Console
 
+from detrkit.data.loader import LoadingFacts
 from detrkit.training.log import RunLog, StepRecord, memory_gib
 
 
-def record(step: int, loss: float = 2.0) -> StepRecord:
-    return StepRecord(step, 1, loss, {"class": 1.0, "l1": 0.5}, {"model": 1e-4}, math.inf, 8.0, 0.25, 1.5)
+def record(step: int, loss: float = 2.0, wait: float = 0.25) -> StepRecord:
+    return StepRecord(step, 1, loss, {"class": 1.0, "l1": 0.5}, {"model": 1e-4}, math.inf, 8.0, wait, 1.5)
 
 
 def lines(run_dir) -> list[dict]:
@@ -91,3 +92,28 @@ def test_progress_is_shown(tmp_path, terminal):
 
 def test_memory_of_the_process_is_plausible():
     assert 0.01 < memory_gib(torch.device("cpu")) < 1000
+
+
+def advices(run_dir, waits: list[float], facts: LoadingFacts | None) -> list[tuple[int, str]]:
+    out = io.StringIO()
+    with RunLog(run_dir, 100, loading=facts, console=Console(file=out, width=300)) as log:
+        for step, wait in enumerate(waits, start=1):
+            log.step(record(step, wait=wait))
+    found = [(line["step"], line["message"]) for line in lines(run_dir) if line["kind"] == "event"]
+    assert all(message in out.getvalue() for _, message in found)
+    return found
+
+
+def test_waiting_for_data_is_explained_once(tmp_path):
+    facts = LoadingFacts(1, 1, 8, 480, 800, False, "DATA")
+    found = advices(tmp_path, [0.9, 0.5, 0.43, 0.6, 0.7, 0.1, 0.8, 0.8], facts)
+    assert found == [(3, "waiting for data 43 % of the time: raise data.workers (now 1; there are 8 CPUs)")]
+
+
+@pytest.mark.parametrize("waits", [[0.9, 0.1, 0.1], [0.9, 0.9], [0.1, 0.9, 0.1, 0.9, 0.1], [0.15] * 9])
+def test_no_remedy_is_named_for_a_single_wait_or_the_start(tmp_path, waits):
+    assert advices(tmp_path, waits, LoadingFacts(1, 1, 8, 480, 800, False, "DATA")) == []
+
+
+def test_no_remedy_is_named_where_nothing_is_known_of_loading(tmp_path):
+    assert advices(tmp_path, [0.9] * 5, None) == []

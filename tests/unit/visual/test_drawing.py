@@ -1,12 +1,11 @@
-"""Pictures of detections."""
+"""Pictures of detections and of annotated objects."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from detrkit.errors import UsageError
-from detrkit.inference.draw import class_palette, draw, label_texts, save_drawing
-from detrkit.inference.interop import sv
+from detrkit.visual.drawing import class_palette, draw, draw_objects, label_texts, save_drawing, sv
 
 
 def detections(boxes, class_ids=None, scores=None):
@@ -112,3 +111,35 @@ def test_drawing_is_saved_into_a_new_folder(tmp_path):
     )
     with Image.open(path) as image:
         assert image.size == (400, 500)
+
+
+def test_a_crowd_region_is_hatched_and_its_outline_broken():
+    image = np.zeros((500, 600, 3), np.uint8)
+    boxes = np.array([[100, 100, 300, 300], [350, 100, 550, 300]], dtype=np.float32)
+    drawn = draw_objects(image, boxes, np.array([1, 1]), crowd=np.array([False, True]))
+    plain_edge, crowd_edge = drawn[100, 105:295], drawn[100, 355:545]
+    assert plain_edge.any(axis=-1).all()
+    assert 0.3 < crowd_edge.any(axis=-1).mean() < 0.8
+    assert not drawn[120:280, 120:280].any()
+    assert 0.05 < drawn[120:280, 370:530].any(axis=-1).mean() < 0.3
+    assert not image.any()
+
+
+def test_crowd_regions_may_leave_the_image_or_be_empty():
+    boxes = np.array([[-50, -50, 20, 700], [590, 10, 590, 300], [700, 700, 900, 900]], dtype=np.float32)
+    drawn = draw_objects(np.zeros((500, 600, 3), np.uint8), boxes, np.arange(3), ["a", "b", "c"], np.ones(3, bool))
+    assert drawn.shape == (500, 600, 3)
+    assert drawn[100:400, :20].any()
+
+
+def test_boxes_without_labels_need_no_texts():
+    box = np.array([[100, 150, 300, 350]], dtype=np.float32)
+    image = np.zeros((500, 600, 3), np.uint8)
+    assert np.array_equal(draw_objects(image, box, np.array([2])), draw(image, detections(box, [2]), labels=False))
+
+
+def test_labels_of_unknown_origin_are_made_fit_to_be_drawn():
+    box = np.array([[100, 150, 300, 350]], dtype=np.float32)
+    image = np.zeros((500, 600, 3), np.uint8)
+    hostile, clean = (draw_objects(image, box, np.array([2]), [text]) for text in ("a\ud800\tb", "a\ufffd b"))
+    assert np.array_equal(hostile, clean)

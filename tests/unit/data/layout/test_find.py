@@ -6,10 +6,9 @@ from pathlib import Path
 import pytest
 
 from detrkit.config import DataConfig
-from detrkit.data.layout import find_split
+from detrkit.data.layout import Layout, find_split, find_splits
 from detrkit.errors import AnnotationError, DataError, UsageError
-
-from .factory import coco, image_entry, write
+from tests.unit.data.factory import coco, image_entry, write
 
 
 def place(root: Path, annotations: str, images: str, name: str = "1.png") -> None:
@@ -27,9 +26,9 @@ def place(root: Path, annotations: str, images: str, name: str = "1.png") -> Non
         ("coco_mini", "val", "annotations/instances_val2017.json", "val2017"),
         ("coco_panoptic_yolo", "train", "annotations/instances_train2017.json", "images/train2017"),
         ("coco_panoptic_yolo", "val", "annotations/instances_val2017_boxes.json", "images/val2017"),
-        ("bccd_voc", "train", "coco/instances_train.json", "JPEGImages"),
-        ("bccd_voc", "test", "coco/instances_test.json", "JPEGImages"),
-        ("cones_yolo", "val", "coco/instances_valid.json", "valid/images"),
+        ("bccd_voc", "train", "Annotations", "JPEGImages"),
+        ("bccd_voc", "trainval", "Annotations", "JPEGImages"),
+        ("cones_yolo", "val", "data.yaml", "valid/images"),
         ("chess_roboflow_coco", "val", "valid/_annotations.coco.json", "valid"),
         ("chess_roboflow_coco", "valid", "valid/_annotations.coco.json", "valid"),
         ("bad_inputs/07_coco_missing_file_and_empty", "train", "train/_annotations.coco.json", "train"),
@@ -41,7 +40,62 @@ def test_real_layouts_are_found(shared_data: Path, data: str, split: str, annota
     root = shared_data / data
     found = find_split(root, split)
     assert (found.annotations, found.images) == (root / annotations, root / images)
-    assert found.layout in found.reason
+    assert (root / annotations).name in found.reason
+
+
+@pytest.mark.parametrize(
+    ("data", "layout", "split", "annotations", "images"),
+    [
+        ("bccd_voc", "coco", "test", "coco/instances_test.json", "JPEGImages"),
+        ("cones_yolo", "coco", "val", "coco/instances_valid.json", "valid/images"),
+        ("coco_panoptic_yolo", "yolo", "train", "data.yaml", "images/train2017"),
+        ("coco_panoptic_yolo", "panoptic", "val", "annotations/panoptic_val2017.json", "images/val2017"),
+    ],
+)
+def test_another_layout_can_be_asked_for(
+    shared_data: Path, data: str, layout: Layout, split: str, annotations: str, images: str
+) -> None:
+    root = shared_data / data
+    found = find_split(root, split, DataConfig(layout=layout))
+    assert (found.annotations, found.images) == (root / annotations, root / images)
+    assert find_splits(root, layout)[split] == found
+
+
+def test_layouts_that_are_not_used_are_said(shared_data: Path) -> None:
+    for data, advice in (
+        ("coco_panoptic_yolo", "not used: YOLO (data.yaml): --set data.layout=yolo"),
+        ("bccd_voc", "not used: COCO JSON (coco/instances_train.json): --set data.layout=coco"),
+        ("cones_yolo", "not used: COCO JSON (coco/instances_train.json): --set data.layout=coco"),
+    ):
+        assert find_split(shared_data / data, "train").reason.endswith(advice)
+    assert "not used" not in find_split(shared_data / "coco_mini", "train").reason
+
+
+def test_lists_that_repeat_other_splits_are_no_split_of_their_own(shared_data: Path) -> None:
+    assert list(find_splits(shared_data / "bccd_voc")) == ["train", "val", "test"]
+    assert list(find_splits(shared_data / "bccd_voc", "coco")) == ["train", "val", "test"]
+
+
+def test_a_single_file_can_be_the_data_set(shared_data: Path) -> None:
+    root = shared_data / "coco_panoptic_yolo"
+    assert find_split(root / "data.yaml", "val").format == "yolo"
+    assert list(find_splits(root / "annotations" / "instances_train2017.json")) == ["train"]
+    found = find_splits(root / "annotations" / "panoptic_val2017.json")["val"]
+    assert (found.format, found.listings) == ("panoptic", (root / "annotations" / "panoptic_val2017",))
+    with pytest.raises(DataError, match="has no split 'val'; it has train"):
+        find_split(root / "annotations" / "instances_train2017.json", "val")
+
+
+def test_the_one_data_set_inside_a_folder_is_found_and_several_are_named(
+    tmp_path: Path, shared_data: Path
+) -> None:
+    (tmp_path / "download").mkdir()
+    eggs, kangaroos = (tmp_path / "download" / name for name in ("eggs", "kangaroos"))
+    eggs.symlink_to(shared_data / "bad_inputs" / "12_yolo_data_yaml_wrong_paths")
+    assert find_split(tmp_path, "train").images == eggs / "train" / "images"
+    kangaroos.symlink_to(shared_data / "bad_inputs" / "02_voc_truncated_jpeg")
+    with pytest.raises(DataError, match=r"sets: download/eggs \(YOLO\), download/kangaroos \(Pascal VOC\)"):
+        find_split(tmp_path, "train")
 
 
 @pytest.mark.parametrize(
@@ -87,10 +141,31 @@ def test_config_paths_win(tmp_path: Path, shared_data: Path) -> None:
     assert (found.annotations, found.images) == (tmp_path / "somewhere" / "boxes.json", tmp_path / "pictures")
 
 
-def test_11_unusual_name_works_when_it_is_named(shared_data: Path) -> None:
+@pytest.mark.parametrize(
+    ("annotations", "images", "split"),
+    [
+        ("annotations.json", "images", "train"),
+        ("labels.json", "data", "train"),
+        ("annotations/instances_default.json", "images", "train"),
+        ("validation/labels.json", "validation/data", "val"),
+        ("my_test_boxes.json", "pictures", "test"),
+        ("train2014/coco.json", "train2014", "train"),
+    ],
+)
+def test_json_files_of_any_name_are_recognised_by_what_they_hold(
+    tmp_path: Path, annotations: str, images: str, split: str
+) -> None:
+    place(tmp_path, annotations, images)
+    (tmp_path / "package.json").write_text('{"images": {}, "annotations": 1}')
+    found = find_splits(tmp_path)
+    assert {name: (files.annotations, files.images) for name, files in found.items()} == {
+        split: (tmp_path / annotations, tmp_path / images)
+    }
+
+
+def test_11_unusual_name_is_recognised_and_works_when_it_is_named(shared_data: Path) -> None:
     root = shared_data / "bad_inputs" / "11_coco_string_image_id"
-    with pytest.raises(DataError, match=r"found 000000002299\.jpg, gt_ignore_test\.json; name the file"):
-        find_split(root, "train")
+    assert find_split(root, "test").annotations.name == "gt_ignore_test.json"
     found = find_split(root, "train", DataConfig(train_annotations="gt_ignore_test.json"))
     assert found.images == root
 
@@ -119,20 +194,6 @@ def test_folder_of_several_data_sets_is_ambiguous(tmp_path: Path) -> None:
         find_split(tmp_path, "train")
 
 
-@pytest.mark.parametrize(
-    ("data", "kind"),
-    [
-        ("02_voc_truncated_jpeg", "Pascal VOC"),
-        ("08_voc_png_named_jpg_rgba", "Pascal VOC"),
-        ("04_yolo_mixed_polygons_bad_classes", "YOLO"),
-        ("12_yolo_data_yaml_wrong_paths", "YOLO"),
-    ],
-)
-def test_other_formats_are_recognised_and_said(shared_data: Path, data: str, kind: str) -> None:
-    with pytest.raises(DataError, match=f"{kind}.*not read yet: convert them to COCO JSON"):
-        find_split(shared_data / "bad_inputs" / data, "train")
-
-
 def test_folders_without_annotations_say_what_is_there(tmp_path: Path, shared_data: Path) -> None:
     with pytest.raises(DataError, match="found exif_orientation, pillow"):
         find_split(shared_data / "bad_inputs" / "09_images_only", "train")
@@ -140,7 +201,7 @@ def test_folders_without_annotations_say_what_is_there(tmp_path: Path, shared_da
         find_split(tmp_path, "train")
     with pytest.raises(UsageError, match=r"no such folder; did you mean coco_mini\?"):
         find_split(shared_data / "coco_mni", "train")
-    with pytest.raises(UsageError, match="is a file, expected the folder"):
+    with pytest.raises(UsageError, match="is a file, expected the folder of a data set, a COCO JSON"):
         find_split(shared_data / "INDEX.md", "train")
 
 

@@ -1,0 +1,227 @@
+"""The folder that a data set is written to: whole or not there, and nothing outside it."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import errno
+import itertools
+import os
+import posixpath
+import re
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from detrkit.data.index import CocoIndex, check_inside
+from detrkit.data.layout.base import IMAGE_SUFFIXES, is_kind
+from detrkit.errors import DataError, UsageError
+
+Progress = Callable[[int, int], None]
+"""Called with images done and images in all."""
+
+RESERVED_SPLITS = frozenset({"all", "annotations", "images", "imagesets", "jpegimages", "labels"})
+_NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
+
+
+@contextlib.contextmanager
+def new_folder(out: Path) -> Iterator[Path]:
+    """A folder to fill, which becomes ``out`` only when all of it is there.
+
+    Raises:
+        UsageError: ``out`` is a file, holds something already, or cannot be made.
+    """
+    out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, expected a folder to write to; give another")
+    if out.is_dir() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; give a new folder, so that nothing is lost or mixed")
+    temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
+    try:
+        temporary.mkdir(parents=True)
+    except OSError as error:
+        reason = error.strerror or error
+        raise UsageError(f"{out.parent}: cannot make a folder in it: {reason}; give another") from error
+    try:
+        yield temporary
+        if out.is_dir():
+            out.rmdir()
+        temporary.rename(out)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_split_names(names: list[str]) -> None:
+    """Refuse names of splits that could not be read back, or that lead out of a folder.
+
+    Raises:
+        UsageError: One is no plain word, or is the name of another folder of the layout.
+    """
+    for name in names:
+        if not re.fullmatch("[A-Za-z]+", name) or name.lower() in RESERVED_SPLITS:
+            raise UsageError(
+                f"{name!r} cannot be the name of a split; expected letters, such as train, val or test"
+            )
+    if not names:
+        raise UsageError("no split to write; name at least one")
+
+
+def inside_name(name: str) -> str:
+    """A file name of an image without ``.`` and ``..``, to be joined to a new folder.
+
+    Raises:
+        DataError: It is absolute or leads out of the folder.
+    """
+    plain = posixpath.normpath(name)
+    if posixpath.isabs(plain) or plain in (".", "..") or plain.startswith("../") or "\0" in name:
+        raise DataError(f"file name {name!r} leads out of its folder; correct the annotation file")
+    return plain
+
+
+@dataclasses.dataclass(frozen=True)
+class Written:
+    """A data set that was written.
+
+    Args:
+        path: Its folder.
+        notes: What the format could not hold, and what was done about it, in words.
+    """
+
+    path: Path
+    notes: tuple[str, ...] = ()
+
+
+def common_classes(splits: Mapping[str, tuple[CocoIndex, Path]]) -> tuple[list[str], dict[str, np.ndarray]]:
+    """The class names of all splits, and the number of each split's classes among them, int64.
+
+    Formats with one list of classes need it; annotation files of different splits may list different ones. A name
+    that a split has twice stays twice.
+    """
+    numbers: dict[tuple[str, int], int] = {}
+    found: dict[str, np.ndarray] = {}
+    for split, (index, _) in splits.items():
+        seen: Counter[str] = Counter()
+        own = []
+        for name in index.class_map.names:
+            own.append(numbers.setdefault((name, seen[name]), len(numbers)))
+            seen[name] += 1
+        found[split] = np.array(own, dtype=np.int64)
+    return [name for name, _ in numbers], found
+
+
+def distinct_names(names: Iterable[str], kinds: Mapping[str, str]) -> dict[str, str]:
+    """New names of images, such that no two differ only in their suffix, where formats put labels beside them.
+
+    Args:
+        names: Names as they are, relative to a folder.
+        kinds: Suffix to add to those names whose own is not that of an image.
+
+    Returns:
+        The name to use of each.
+    """
+    chosen: dict[str, str] = {}
+    taken: set[str] = set()
+    for name in names:
+        plain = re.sub(r"[\r\n]", "_", inside_name(name)) + kinds.get(name, "")
+        stem, dot, suffix = plain.rpartition(".")
+        candidates = itertools.chain(
+            [stem, f"{stem}_{suffix.lower()}"], (f"{stem}_{number}" for number in itertools.count(2))
+        )
+        free = next(candidate for candidate in candidates if candidate not in taken)
+        if name not in chosen:
+            taken.add(free)
+            chosen[name] = f"{free}{dot}{suffix}"
+    return chosen
+
+
+def missing_suffixes(index: CocoIndex, images: Path) -> dict[str, str]:
+    """Suffix of the true format of images whose names have none that tells, by name."""
+    found: dict[str, str] = {}
+    for name in map(index.file_name, range(len(index))):
+        if not is_kind(name.rpartition("/")[2], IMAGE_SUFFIXES):
+            found[name] = _true_suffix(images / name)
+    return found
+
+
+def renamed_note(renames: Mapping[str, str], why: str) -> tuple[str, ...]:
+    """What to say of images that were given another name; nothing where none was."""
+    changed = [(old, new) for old, new in renames.items() if inside_name(old) != new]
+    if not changed:
+        return ()
+    old, new = changed[0]
+    return (f"{len(changed)} images have a new name, such as {new} for {old}: {why}",)
+
+
+def _true_suffix(path: Path) -> str:
+    try:
+        with Image.open(path) as image:
+            return f".{(image.format or 'jpg').lower()}"
+    except (OSError, ValueError, SyntaxError):
+        return ".jpg"
+
+
+def place_image(source: Path, target: Path, *, copy: bool) -> None:
+    """Put an image file where a data set wants it: a hard link where the file system has one, else a copy."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    original = os.path.realpath(source)
+    if not copy:
+        try:
+            os.link(original, target)
+        except FileExistsError:
+            return  # listed twice
+        except OSError as error:
+            if error.errno not in _NO_LINK:
+                raise
+        else:
+            return
+    shutil.copyfile(original, target)
+
+
+def place_images(
+    index: CocoIndex,
+    images: Path,
+    folder: Path,
+    *,
+    copy: bool,
+    rename: Callable[[str], str] = inside_name,
+    progress: Callable[[], None] | None = None,
+) -> list[str]:
+    """Put every image of a split below ``folder``; returns their names there, in order.
+
+    Args:
+        index: The split.
+        images: Folder that its file names are relative to.
+        folder: Where the images go.
+        copy: Copy the bytes instead of linking.
+        rename: New name of an image by its old one.
+        progress: Called after each image.
+    """
+    names: list[str] = []
+    for row in range(len(index)):
+        listed = index.file_name(row)
+        check_inside(listed, images)
+        name = rename(listed)
+        place_image(images / listed, folder / name, copy=copy)
+        names.append(name)
+        if progress is not None:
+            progress()
+    return names
+
+
+def counting(progress: Progress | None, total: int) -> Callable[[], None] | None:
+    """A function that counts its calls up to ``total`` and tells ``progress``; None for None."""
+    if progress is None:
+        return None
+    tell, done = progress, 0
+
+    def count() -> None:
+        nonlocal done
+        done += 1
+        tell(done, total)
+
+    return count

@@ -1,0 +1,18 @@
+"""Finding the splits of a data set, whatever its layout."""
+
+from __future__ import annotations
+
+from detrkit.data.layout.base import Format, Layout, SplitFiles, canonical_split
+from detrkit.data.layout.coco import find_image_folder
+from detrkit.data.layout.find import find_split, find_splits, list_splits
+
+__all__ = [
+    "Format",
+    "Layout",
+    "SplitFiles",
+    "canonical_split",
+    "find_image_folder",
+    "find_split",
+    "find_splits",
+    "list_splits",
+]

@@ -1,0 +1,123 @@
+"""What describes every layout: the files of a split, and the names that people give to both."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Literal
+
+Format = Literal["coco", "yolo", "voc", "panoptic"]
+Layout = Literal["auto", "coco", "yolo", "voc", "panoptic"]
+
+SPLIT_ALIASES = {  # CVAT calls its only split default
+    "train": ("train", "training", "default"),
+    "val": ("val", "valid", "validation", "validate"),
+    "test": ("test", "testing"),
+}
+COMBINED_SPLITS = {"trainval": ("train", "val"), "all": ("train",)}
+"""Splits that repeat the images of others; they can be asked for by name, but are no further splits."""
+IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img", "data")
+_IMAGE_KINDS = "jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm mpo jp2 avif"
+IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _IMAGE_KINDS.split())
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitFiles:
+    """Where one split of a data set lies.
+
+    Args:
+        annotations: COCO JSON file; data.yaml or the folder of labels (YOLO), folder of XML files (Pascal VOC).
+        images: Folder that its file names are relative to.
+        layout: Name of the layout, for printing.
+        reason: Why this was chosen, in words.
+        format: Which reader it needs.
+        listings: What lists the images of this split, where the annotations do not: YOLO's image folders or text
+            files, Pascal VOC's ImageSets file; for COCO panoptic the folder of PNG files.
+        names: File that holds the class names, where they are neither in the annotations nor in data.yaml.
+        label_folders: Folders with the label files of every split, from which classes are gathered that no file
+            names.
+    """
+
+    annotations: Path
+    images: Path
+    layout: str
+    reason: str
+    format: Format = "coco"
+    listings: tuple[Path, ...] = ()
+    names: Path | None = None
+    label_folders: tuple[Path, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
+class Claim:
+    """A split that a layout has.
+
+    Args:
+        evidence: The file or folder that shows it.
+        files: Gives the whole description; called for the split that is asked for only, since it may have to
+            look into large files.
+    """
+
+    evidence: Path
+    files: Callable[[], SplitFiles]
+
+
+Claims = dict[str, Claim]
+
+
+def canonical_split(name: str) -> str:
+    """One spelling for a split: valid, validation and val are val."""
+    lowered = name.lower()
+    return next((split for split, aliases in SPLIT_ALIASES.items() if lowered in aliases), lowered)
+
+
+def split_of_folder(name: str) -> str | None:
+    """Split that a folder called so holds: train for ``Train``, val for ``val2017``; None for other names."""
+    split = canonical_split(re.sub(r"[_-]?20\d\d$", "", name))
+    return split if split in SPLIT_ALIASES else None
+
+
+def subfolders(folder: Path) -> list[Path]:
+    """Folders inside a folder, by name, hidden ones left out."""
+    try:
+        with os.scandir(folder) as entries:
+            names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
+    except OSError:
+        return []
+    return [folder / name for name in names]
+
+
+def child(folder: Path, *names: str) -> Path | None:
+    """The first folder inside a folder with one of the names, whatever its capitals."""
+    by_name = {path.name.lower(): path for path in subfolders(folder)}
+    return next((by_name[name.lower()] for name in names if name.lower() in by_name), None)
+
+
+def holds(folder: Path, *suffixes: str) -> bool:
+    """Whether a folder directly holds a file with one of the suffixes."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(is_kind(entry.name, suffixes) and entry.is_file() for entry in entries)
+    except OSError:
+        return False
+
+
+def walk_files(folder: Path, *suffixes: str) -> Iterator[str]:
+    """Files below a folder with one of the suffixes, as ``/``-separated names relative to it, in order."""
+    for where, folders, files in os.walk(folder):
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        prefix = "" if Path(where) == folder else Path(where).relative_to(folder).as_posix() + "/"
+        yield from (prefix + name for name in sorted(files) if is_kind(name, suffixes))
+
+
+def is_kind(name: str, suffixes: tuple[str, ...] | frozenset[str]) -> bool:
+    """Whether a file name ends in one of the suffixes and is not a hidden file, such as macOS's ``._1.jpg``."""
+    return not name.startswith(".") and name[name.rfind(".") :].lower() in suffixes if "." in name else False
+
+
+def relative(path: Path, root: Path) -> str:
+    """A path as said to people: relative to the data set where it lies in it."""
+    return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

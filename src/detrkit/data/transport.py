@@ -1,0 +1,190 @@
+"""Handing batches from a worker to the training process without copying pixels or opening files.
+
+torch's loader moves every tensor of a batch through a file in ``/dev/shm`` of its own: two dozen files for a
+batch of four images, each to be made, zeroed by the kernel page by page, sent and mapped. That took as long as
+all else that is done to an image, and fails where ``/dev/shm`` is small, as in a container. Here every worker
+writes pixels into a few slots of memory that both processes have mapped from the beginning; the rest is small and
+goes by value.
+
+Shapes: B images, H x W the greatest height and width among them, N objects of the batch, crowd regions too.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import mmap
+import weakref
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torchvision import tv_tensors
+
+from detrkit.types import Batch, GroundTruth, SizeHW, Target
+
+SPARE_SLOTS = 2
+"""Beyond the batches that wait to be asked for: the one in use, and the one being written."""
+
+# The largest image of the DETR recipe has 1333 x 1333 pixels, of three colours and one byte of padding mask.
+# Only memory that was written counts: a slot grows to its largest batch.
+_BYTES_AN_IMAGE = 4 * 1344 * 1344
+
+_keys = itertools.count()
+# Where a batch that arrives finds the memory that it lies in.
+_mapped: weakref.WeakValueDictionary[int, SharedSlots] = weakref.WeakValueDictionary()
+
+
+class SharedSlots:
+    """Memory that the process and its forked workers share, for a few batches of each worker.
+
+    A slot is taken by its worker, and given back when the last tensor that lies in it is gone.
+
+    Args:
+        workers: Worker processes, which are forked after this.
+        slots: Batches of each that may be on their way or in use.
+        images: Images of a batch.
+
+    Raises:
+        OSError: The system does not give so much address space.
+    """
+
+    def __init__(self, workers: int, slots: int, images: int):
+        self.slots = slots
+        self.capacity = -(-images * _BYTES_AN_IMAGE // mmap.PAGESIZE) * mmap.PAGESIZE
+        self._memory = [mmap.mmap(-1, slots * self.capacity) for _ in range(workers)]
+        self._taken = mmap.mmap(-1, workers * slots)
+        self.key = next(_keys)
+        _mapped[self.key] = self
+
+    def take(self, worker: int, num_bytes: int) -> int | None:
+        """A free slot of a worker; None if none is free, or the batch is too large for one."""
+        if num_bytes > self.capacity:
+            return None
+        for slot in range(self.slots):
+            if not self._taken[worker * self.slots + slot]:
+                self._taken[worker * self.slots + slot] = 1
+                return slot
+        return None
+
+    def give_back(self, worker: int, slot: int) -> None:
+        """Let the worker write there again."""
+        self._taken[worker * self.slots + slot] = 0
+
+    def view(self, worker: int, slot: int) -> np.ndarray:
+        """The memory of a slot, uint8 ``[capacity]``."""
+        return np.frombuffer(self._memory[worker], np.uint8, self.capacity, slot * self.capacity)
+
+    def received(self, worker: int, slot: int) -> Tensor:
+        """The memory of a slot, given back when neither this tensor nor a view of it is left."""
+        memory = self.view(worker, slot)
+        weakref.finalize(memory, self.give_back, worker, slot).atexit = False
+        return torch.from_numpy(memory)
+
+
+class Parcel:
+    """A batch on its way: pickled in a worker, it is a :class:`detrkit.types.Batch` again where it arrives."""
+
+    def __init__(
+        self,
+        pixels: Tensor | tuple[int, int, int],
+        sizes_hw: tuple[SizeHW, ...],
+        truth: GroundTruth,
+        targets: Sequence[Target],
+    ):
+        self.contents = (pixels, sizes_hw, _plain_truth(truth), _packed(targets))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _unpacked, self.contents
+
+
+def shared_buffer(num_bytes: int) -> Tensor:
+    """Memory that torch moves between processes in its own way: where there is no slot."""
+    storage: Any = torch.UntypedStorage
+    buffer = torch.empty(0, dtype=torch.uint8)
+    return buffer.set_(storage._new_shared(num_bytes), 0, (num_bytes,), (1,))
+
+
+def batch_bytes(sizes_hw: Sequence[SizeHW]) -> int:
+    """Memory of the pixels and the padding mask of images of these sizes."""
+    return 4 * len(sizes_hw) * math.prod(_padded_hw(sizes_hw))
+
+
+def split_buffer(buffer: Tensor, sizes_hw: Sequence[SizeHW]) -> tuple[Tensor, Tensor]:
+    """Pixels ``[B, 3, H, W]``, channels last, and mask ``[B, H, W]`` that lie in a buffer, uint8 ``[bytes]``."""
+    height, width = _padded_hw(sizes_hw)
+    area = len(sizes_hw) * height * width
+    pixels = buffer[: 3 * area].view(len(sizes_hw), height, width, 3).permute(0, 3, 1, 2)
+    return pixels, buffer[3 * area : 4 * area].view(torch.bool).view(len(sizes_hw), height, width)
+
+
+def _padded_hw(sizes_hw: Sequence[SizeHW]) -> SizeHW:
+    return max(height for height, _ in sizes_hw), max(width for _, width in sizes_hw)
+
+
+def _plain_truth(truth: GroundTruth) -> tuple[Any, ...]:
+    return truth.labels.numpy(), truth.boxes_cxcywh.numpy(), truth.counts
+
+
+def _packed(targets: Sequence[Target]) -> tuple[Any, ...]:
+    """All targets as a few arrays: unpickling hundreds of small ones would keep the training process busy."""
+    arrays = [
+        torch.cat([target["boxes"].as_subclass(Tensor) for target in targets]).numpy(),
+        torch.cat([target["labels"] for target in targets]).numpy(),
+        torch.cat([target["area"] for target in targets]).numpy(),
+        torch.cat([target["iscrowd"] for target in targets]).numpy(),
+    ]
+    counts = [len(target["labels"]) for target in targets]
+    names = [(target["image_id"], target["orig_size_hw"]) for target in targets]
+    masks = [target.get("masks") for target in targets]
+    return arrays, counts, names, masks
+
+
+def _unpacked(
+    pixels: Tensor | tuple[int, int, int],
+    sizes_hw: tuple[SizeHW, ...],
+    truth: tuple[np.ndarray, np.ndarray, tuple[int, ...]],
+    packed: tuple[Any, ...],
+) -> Batch:
+    """Called by pickle in the process that the batch was sent to."""
+    if isinstance(pixels, tuple):
+        key, worker, slot = pixels
+        pixels = _mapped[key].received(worker, slot)
+    images, padding_mask = split_buffer(pixels, sizes_hw)
+    labels, boxes_cxcywh, truth_counts = truth
+    return Batch(
+        images,
+        padding_mask,
+        GroundTruth(torch.from_numpy(labels), torch.from_numpy(boxes_cxcywh), truth_counts),
+        _unpacked_targets(sizes_hw, *packed),
+        sizes_hw,
+    )
+
+
+def _unpacked_targets(
+    sizes_hw: Sequence[SizeHW],
+    arrays: Sequence[np.ndarray],
+    counts: list[int],
+    names: Sequence[tuple[int, SizeHW]],
+    masks: Sequence[tv_tensors.Mask | None],
+) -> tuple[Target, ...]:
+    columns = [torch.split(torch.from_numpy(array), counts) for array in arrays]
+    targets = [
+        Target(
+            boxes=tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size_hw),
+            labels=labels,
+            area=area,
+            iscrowd=iscrowd,
+            image_id=image_id,
+            orig_size_hw=orig_size_hw,
+        )
+        for boxes, labels, area, iscrowd, size_hw, (image_id, orig_size_hw) in zip(
+            *columns, sizes_hw, names, strict=True
+        )
+    ]
+    for target, mask in zip(targets, masks, strict=True):
+        if mask is not None:
+            target["masks"] = mask
+    return tuple(targets)

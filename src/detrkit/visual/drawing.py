@@ -1,0 +1,168 @@
+"""Objects drawn into their image: what a model found, or what people annotated."""
+
+from __future__ import annotations
+
+import colorsys
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from detrkit.errors import UsageError
+from detrkit.visual.text import printable
+
+with warnings.catch_warnings():
+    # On import supervision warns that OpenCV is missing; nothing here draws through OpenCV.
+    warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
+    import supervision as sv
+
+__all__ = ["class_palette", "draw", "draw_objects", "label_texts", "save_drawing", "sv"]
+
+LEAST_SIDE = 480  # pixels; a smaller image is enlarged before drawing, else labels would cover it
+NUM_COLORS = 24
+MOST_LUMINANCE = 0.25  # of 1; white text on it has a contrast of 3.5
+
+
+def draw(image: np.ndarray, detections: sv.Detections, labels: bool = True) -> np.ndarray:
+    """A copy of the image with a box and, unless turned off, class name and score for each detection.
+
+    Best detections are drawn last, on top. Each class keeps its colour in every image. Lines and text grow
+    with the image, and an image whose longer side is under ``LEAST_SIDE`` is enlarged by a whole factor.
+
+    Args:
+        image: uint8 ``[H, W, 3]`` RGB, in whose pixels the boxes are; not changed.
+        detections: As :meth:`Detector.predict` returns them.
+        labels: Write class names and scores.
+
+    Raises:
+        UsageError: The image is not uint8 ``[H, W, 3]``.
+    """
+    _check_image(image)
+    scores = np.zeros(len(detections)) if detections.confidence is None else detections.confidence
+    order = np.argsort(scores, kind="stable")
+    texts = label_texts(detections)
+    return draw_objects(
+        image, detections.xyxy[order], _class_ids(detections)[order], [texts[i] for i in order] if labels else None
+    )
+
+
+def draw_objects(
+    image: np.ndarray,
+    boxes_xyxy: np.ndarray,
+    class_ids: np.ndarray,
+    texts: Sequence[str] | None = None,
+    crowd: np.ndarray | None = None,
+) -> np.ndarray:
+    """A copy of the image with boxes, the last on top; lines and text grow with the image as in :func:`draw`.
+
+    Args:
+        image: uint8 ``[H, W, 3]`` RGB, in whose pixels the boxes are; not changed.
+        boxes_xyxy: ``[n, 4]``.
+        class_ids: int64 ``[n]``; choose the colour.
+        texts: A label for each box, or none at all.
+        crowd: Boxes that are regions of many objects, bool ``[n]``: hatched, their outline broken.
+
+    Raises:
+        UsageError: The image is not uint8 ``[H, W, 3]``.
+    """
+    _check_image(image)
+    factor = -(-LEAST_SIDE // max(image.shape[:2]))
+    canvas = image.copy()
+    if factor > 1:
+        size = (image.shape[1] * factor, image.shape[0] * factor)
+        canvas = np.array(Image.fromarray(image).resize(size, Image.Resampling.BICUBIC))
+    if len(boxes_xyxy) == 0:
+        return canvas
+    boxes = boxes_xyxy * factor
+    palette = class_palette()
+    longest = max(canvas.shape[:2])
+    thickness = max(2, round(longest / 400))
+    whole = np.ones(len(boxes), dtype=bool) if crowd is None else ~crowd
+    canvas = _hatch(canvas, boxes[~whole], class_ids[~whole], thickness)
+    bgr = np.ascontiguousarray(canvas[:, :, ::-1])  # supervision draws in BGR
+    if whole.any():
+        box_annotator = sv.BoxAnnotator(color=palette, thickness=thickness)
+        bgr = box_annotator.annotate(bgr, sv.Detections(xyxy=boxes[whole], class_id=class_ids[whole]))
+    if texts is not None:
+        texts = [printable(text) for text in texts]
+        font_size = max(12, round(longest / 55))
+        anchors = _label_anchors(boxes, texts, canvas.shape[1], font_size)
+        label_annotator = sv.RichLabelAnnotator(
+            color=palette, font_size=font_size, text_padding=max(2, font_size // 5)
+        )
+        bgr = label_annotator.annotate(bgr, sv.Detections(xyxy=anchors, class_id=class_ids), texts)
+    return np.ascontiguousarray(bgr[:, :, ::-1])
+
+
+def save_drawing(path: str | Path, image: np.ndarray, detections: sv.Detections) -> Path:
+    """Draw and write an image file, its kind by the suffix; folders are made as needed."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(draw(image, detections)).save(path)
+    return path
+
+
+def label_texts(detections: sv.Detections) -> list[str]:
+    """``dog 0.93`` for each detection; the class id where there is no name, nothing where no score."""
+    names = [str(name) for name in detections.data.get("class_name", _class_ids(detections))]
+    if detections.confidence is None:
+        return names
+    return [f"{name} {score:.2f}" for name, score in zip(names, detections.confidence, strict=True)]
+
+
+def class_palette() -> sv.ColorPalette:
+    """Colours by class id, dark enough for white text; neighbouring ids are far apart in hue."""
+    golden = 0.618034
+    return sv.ColorPalette([_readable_color(i * golden % 1, (0.45, 0.35, 0.55)[i % 3]) for i in range(NUM_COLORS)])
+
+
+def _readable_color(hue: float, lightness: float) -> sv.Color:
+    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.9)
+    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
+    shade = min(1.0, (MOST_LUMINANCE / luminance) ** (1 / 2.2))
+    return sv.Color(*(round(255 * shade * value) for value in (red, green, blue)))
+
+
+def _class_ids(detections: sv.Detections) -> np.ndarray:
+    return np.zeros(len(detections), np.int64) if detections.class_id is None else detections.class_id
+
+
+def _check_image(image: np.ndarray) -> None:
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        raise UsageError(
+            f"draw got an array of dtype {image.dtype} and shape {list(image.shape)}, expected uint8 [H, W, 3] RGB"
+        )
+
+
+def _hatch(image: np.ndarray, boxes_xyxy: np.ndarray, class_ids: np.ndarray, thickness: int) -> np.ndarray:
+    """The image with slanted lines, half transparent, in each box, and a broken outline around it."""
+    height, width = image.shape[:2]
+    canvas = Image.fromarray(image)
+    inside = np.clip(boxes_xyxy, 0, (width, height, width, height)).round().astype(int)
+    for (left, top, right, bottom), class_id in zip(inside.tolist(), class_ids, strict=True):
+        if right - left < 2 or bottom - top < 2:
+            continue
+        color = class_palette().by_idx(int(class_id))
+        tile = Image.new("RGBA", (right - left, bottom - top))
+        pen = ImageDraw.Draw(tile)
+        for start in range(-tile.height, tile.width, 8 * thickness):
+            pen.line((start, tile.height, start + tile.height, 0), fill=(*color.as_rgb(), 120), width=thickness)
+        dash, edge = 5 * thickness, thickness - 1
+        for at in range(0, max(tile.size), 2 * dash):
+            for top_left in ((at, 0), (at, tile.height - thickness)):
+                pen.rectangle((*top_left, top_left[0] + dash, top_left[1] + edge), fill=color.as_rgb())
+            for top_left in ((0, at), (tile.width - thickness, at)):
+                pen.rectangle((*top_left, top_left[0] + edge, top_left[1] + dash), fill=color.as_rgb())
+        canvas.paste(tile, (left, top), tile)
+    return np.array(canvas)
+
+
+def _label_anchors(boxes_xyxy: np.ndarray, texts: Sequence[str], width: int, font_size: int) -> np.ndarray:
+    """Boxes to hang labels on: moved at the upper, left and right edge so that the label stays inside."""
+    text_widths = np.array([0.6 * font_size * len(text) for text in texts])
+    anchors = boxes_xyxy.copy()
+    anchors[:, 0] = np.maximum(np.minimum(anchors[:, 0], width - text_widths), 0)
+    anchors[:, 1] = np.maximum(anchors[:, 1], font_size * 1.6)
+    return anchors

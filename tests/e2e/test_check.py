@@ -1,0 +1,116 @@
+"""``detrkit data check`` on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.conftest import run_here, run_well
+
+
+@pytest.fixture
+def faulty(tiny_data: Path, copy_of) -> Path:
+    """Two errors and a warning."""
+    root: Path = copy_of(tiny_data)
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["bbox"] = [500, 3, 20, 20]
+    content["annotations"].append({**content["annotations"][1], "id": 9000})
+    path.write_text(json.dumps(content))
+    image = root / "train2017" / content["images"][-1]["file_name"]
+    image.write_bytes(image.read_bytes()[:600])
+    return root
+
+
+def test_a_clean_set_ends_with_zero(tiny_data):
+    out = run_well("data", "check", tiny_data)
+    assert "train: COCO 2017" in out
+    assert "Clean: 0 kinds of error, 0 kinds of warning" in out
+    run_well("data", "check", tiny_data, "--strict")
+
+
+def test_errors_end_with_one_and_are_named(faulty):
+    result = run_here("data", "check", faulty)
+    assert result.exit_code == 1
+    for words in ("truncated image files", "boxes fully outside", "exact duplicate boxes", "Not clean: 2 kinds"):
+        assert words in " ".join(result.stdout.replace("│", " ").split()), words
+
+
+def test_warnings_end_with_one_only_if_strict(tiny_data, copy_of):
+    root = copy_of(tiny_data)
+    path = root / "annotations" / "instances_train2017.json"
+    content = json.loads(path.read_text())
+    content["annotations"].append({**content["annotations"][1], "id": 9000})
+    path.write_text(json.dumps(content))
+    assert run_here("data", "check", root).exit_code == 0
+    assert run_here("data", "check", root, "--strict").exit_code == 1
+
+
+def test_json_is_all_that_is_printed(faulty):
+    result = run_here("data", "check", faulty, "--json")
+    assert result.exit_code == 1
+    content = json.loads(result.stdout)
+    assert content["schema_version"] == 1
+    assert content["clean"] is False
+    assert content["worst"] == "error"
+    found = {finding["kind"]: finding for finding in content["findings"]}
+    assert found["image_truncated"]["count"] == 1
+    assert found["box_outside"]["severity"] == "error"
+    assert found["duplicate_boxes"]["counts"] == {"train": 1}
+    assert found["duplicate_boxes"]["fixable"] is True
+    assert content["images_checked"] == 32
+
+
+def test_the_repaired_copy_is_clean_and_lists_its_changes(faulty, tmp_path):
+    out, page = tmp_path / "fixed", tmp_path / "check.html"
+    printed = run_well("data", "check", faulty, "--fix", out, "--html", page)
+    assert f"{out}/changes.txt" in printed.replace("\n", "")
+    assert "The copy: Clean" in printed
+    assert page.stat().st_size > 10_000
+    run_well("data", "check", out, "--strict")
+    changes = json.loads((out / "changes.json").read_text())["changes"]
+    assert {change["kind"] for change in changes} == {"image_truncated", "box_outside", "duplicate_boxes"}
+
+
+def test_slow_parts_can_be_left_out(faulty):
+    result = run_here("data", "check", faulty, "--no-images", "--json")
+    content = json.loads(result.stdout)
+    assert "image_truncated" not in {finding["kind"] for finding in content["findings"]}
+    assert content["skipped"] == ["image files were not decoded", "images were not compared with each other"]
+    result = run_here("data", "check", faulty, "--no-duplicates", "--json")
+    assert json.loads(result.stdout)["skipped"] == ["images were not compared with each other"]
+
+
+def test_queries_come_from_the_option_or_the_model(tiny_data):
+    def count(*options: str) -> int:
+        content = json.loads(run_well("data", "check", tiny_data, "--no-images", "--json", *options))
+        return sum(f["count"] for f in content["findings"] if f["kind"] == "more_objects_than_queries")
+
+    assert count() == 0
+    assert count("--queries", "1") > 0
+    assert count("--model", "detr-tiny") == 0
+
+
+def test_asking_wrongly_ends_with_two(tiny_data, tmp_path):
+    assert run_here("data", "check", tmp_path / "nowhere").exit_code == 2
+    assert run_here("data", "check", tiny_data, "--layout", "what").exit_code == 2
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "mine.txt").write_text("keep")
+    result = run_here("data", "check", tiny_data, "--fix", tmp_path / "full")
+    assert result.exit_code == 2
+    assert "not empty" in result.output
+
+
+def test_a_cut_off_file_is_a_finding_and_hides_no_other_split(tiny_data, copy_of):
+    root = copy_of(tiny_data)
+    path = root / "annotations" / "instances_val2017.json"
+    path.write_bytes(path.read_bytes()[:-300])
+    result = run_here("data", "check", root, "--json")
+    assert result.exit_code == 1
+    content = json.loads(result.stdout)
+    assert [split["name"] for split in content["splits"]] == ["train"]
+    (finding,) = [one for one in content["findings"] if one["severity"] == "error"]
+    assert finding["kind"] == "annotations_unreadable"
+    assert "at byte" in finding["examples"][0]

@@ -1,0 +1,151 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detrkit.config import TransformConfig
+from detrkit.data.compose import fill_tile, join_targets, load_composed, mixup, mosaic
+from detrkit.errors import ImageError
+
+from .scenes import SIZES, Scenes, assert_painted, assert_sound, color_of, make_target, painted_scene, random_scene
+
+MOSAIC = TransformConfig(mosaic=1.0)
+MIXUP = TransformConfig(mixup=1.0)
+
+
+def test_a_mosaic_shows_all_four_images_each_in_any_quarter() -> None:
+    flat = [torch.full((100, 150, 3), level, dtype=torch.uint8).permute(2, 0, 1) for level in (1, 2, 3, 4)]
+    samples = [(image, make_target(torch.zeros(0, 4), (100, 150))) for image in flat]
+    places, centers = set(), set()
+    for seed in range(60):
+        torch.manual_seed(seed)
+        image, _ = mosaic(samples)
+        assert image.shape == (3, 100, 150)
+        corners = image[0, [0, 0, -1, -1], [0, -1, 0, -1]].tolist()
+        assert sorted(corners) == [1, 2, 3, 4]
+        places |= set(enumerate(corners))
+        row, column = (int((image[0].select(axis, 0) == corners[0]).sum()) for axis in (1, 0))
+        assert (image[0, :row, :column] == corners[0]).all()
+        assert (image[0, row:, column:] == corners[3]).all()
+        centers.add((row, column))
+    assert len(places) == 16
+    assert {30 <= row <= 70 and 45 <= column <= 105 for row, column in centers} == {True}
+    assert len(centers) > 40
+
+
+def test_partners_of_any_shape_fill_their_tiles() -> None:
+    for seed in range(30):
+        torch.manual_seed(seed)
+        samples = [
+            random_scene(3, (100, 150), masks=True),
+            *(random_scene(row, SIZES[(seed + row) % len(SIZES)], masks=True) for row in range(3)),
+        ]
+        image, target = mosaic(samples)
+        assert_sound(image, target, [one for _, one in samples])
+        assert image.float().mean() > 60  # noise everywhere, no black tile
+
+
+def test_objects_of_a_mosaic_are_one_to_two_times_as_large_as_in_a_covered_tile() -> None:
+    whole = make_target(torch.tensor([[40.0, 40.0, 60.0, 60.0]]), (100, 100))
+    image = torch.zeros(100, 100, 3, dtype=torch.uint8).permute(2, 0, 1)
+    sides = []
+    for zoom in (1.0, 1.5, 2.0):
+        _, target = fill_tile((image, whole), (50, 50), zoom)
+        sides += [float(box[2] - box[0]) for box in target["boxes"]]
+    assert sides[0] == pytest.approx(10)
+    assert all(side <= 20.5 for side in sides)
+
+
+def test_mixup_keeps_the_objects_of_both_and_blends_their_pixels() -> None:
+    first, second = painted_scene(3), painted_scene(1)
+    torch.manual_seed(0)
+    image, target = mixup(first, second)
+    assert target["labels"].tolist() == [*first[1]["labels"].tolist(), *second[1]["labels"].tolist()]
+    assert target["image_id"] == first[1]["image_id"]
+    label, (x1, y1, x2, y2) = int(first[1]["labels"][0]), first[1]["boxes"][0].int().tolist()
+    shown = image[:, y1:y2, x1:x2].float().flatten(1).amin(1)  # where the second image is black
+    assert (shown >= color_of(label) * 0.39).all()
+    assert (shown <= color_of(label) * 0.61 + 1).all()
+
+
+def test_the_blend_is_never_lopsided() -> None:
+    light = torch.full((40, 40, 3), 200, dtype=torch.uint8).permute(2, 0, 1)
+    empty = make_target(torch.zeros(0, 4), (40, 40))
+    levels = set()
+    for seed in range(50):
+        torch.manual_seed(seed)
+        levels.add(int(mixup((light, empty), (torch.zeros_like(light), empty))[0][0, 0, 0]))
+    assert min(levels) >= 80
+    assert max(levels) <= 120
+    assert len(levels) > 10
+
+
+@pytest.mark.parametrize("config", [MOSAIC, MIXUP])
+def test_an_unreadable_partner_is_replaced_by_the_next_draw(config: TransformConfig) -> None:
+    samples = [painted_scene(seed) for seed in range(4)]
+    for seed in range(10):
+        scenes = Scenes(samples, broken={1, 2})
+        torch.manual_seed(seed)
+        image, target = load_composed(scenes, 0, samples[0], config)
+        assert {label // 4 for label in target["labels"].tolist()} <= {0, 3}
+        assert not torch.equal(image, samples[0][0])
+        assert scenes.read[-1] == 3
+
+
+def test_without_readable_partners_the_image_stays_alone() -> None:
+    samples = [painted_scene(seed) for seed in range(3)]
+    for config in (MOSAIC, MIXUP):
+        image, _ = load_composed(Scenes(samples, broken={0, 1, 2}), 0, samples[0], config)
+        assert torch.equal(image, samples[0][0])
+
+
+def test_an_unreadable_partner_stops_training_that_is_to_stop() -> None:
+    samples = [painted_scene(seed) for seed in range(2)]
+    with pytest.raises(ImageError, match="is broken"):
+        load_composed(Scenes(samples, broken={0, 1}, on_bad_image="error"), 0, samples[0], MIXUP)
+
+
+def test_an_image_too_small_to_share_is_left_alone() -> None:
+    small = random_scene(5, (31, 200))
+    scenes = Scenes([small])
+    assert load_composed(scenes, 0, small, TransformConfig(mosaic=1.0, mixup=1.0)) == small
+    assert scenes.read == []
+
+
+def test_partners_come_from_the_whole_data_set() -> None:
+    scenes = Scenes([painted_scene(seed) for seed in range(6)])
+    for seed in range(40):
+        torch.manual_seed(seed)
+        load_composed(scenes, 0, scenes.samples[0], MOSAIC)
+    assert set(scenes.read) == {1, 2, 3, 4, 5}
+    assert len(scenes.read) == 120
+
+
+@pytest.mark.parametrize("config", [MOSAIC, MIXUP])
+def test_a_data_set_of_one_image_has_nothing_to_compose(config: TransformConfig) -> None:
+    scenes = Scenes([painted_scene(1)])
+    assert load_composed(scenes, 0, scenes.samples[0], config) == scenes.samples[0]
+
+
+def test_the_probability_is_kept() -> None:
+    scenes = Scenes([painted_scene(seed, (40, 40)) for seed in range(4)])
+    torch.manual_seed(0)
+    for _ in range(200):
+        load_composed(scenes, 0, scenes.samples[0], TransformConfig(mixup=0.3))
+    assert 40 < len(scenes.read) < 80
+
+
+def test_boxes_of_a_mosaic_lie_on_their_objects() -> None:
+    samples = [painted_scene(seed, SIZES[seed], masks=True) for seed in range(4)]
+    looked = 0
+    for seed in range(30):
+        torch.manual_seed(seed)
+        looked += assert_painted(*mosaic(samples))
+    assert looked > 60
+
+
+def test_masks_are_joined_only_if_all_have_them() -> None:
+    boxes = torch.tensor([[1.0, 1.0, 5.0, 5.0]])
+    with_masks, without = make_target(boxes, (9, 9), 0, masks=True), make_target(boxes, (9, 9), 1)
+    assert "masks" not in join_targets([with_masks, without])
+    assert join_targets([with_masks, with_masks])["masks"].shape == (2, 9, 9)

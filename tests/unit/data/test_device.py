@@ -1,0 +1,143 @@
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import torch
+from torchvision.transforms.v2 import functional as tv_functional
+
+from detrkit.config import TransformConfig
+from detrkit.data.device import augment_batch, augments_on_device
+from detrkit.data.loader import collate, pack_targets
+from detrkit.data.transforms import train_transform
+from detrkit.types import Batch, GroundTruth
+
+from .scenes import assert_painted, assert_sound, painted_scene, random_scene
+
+FLIP = TransformConfig(flip=1.0)
+UPSIDE_DOWN = TransformConfig(flip=0.0, vertical_flip=1.0)
+STRONG = TransformConfig(recipe="strong", vertical_flip=0.5)
+
+
+def make_batch() -> Batch:
+    sizes = ((100, 150), (120, 90), (64, 64), (31, 150))
+    batch = collate([random_scene(seed, size, masks=seed % 2 == 0) for seed, size in enumerate(sizes, start=2)])
+    assert batch is not None
+    return batch
+
+
+@pytest.mark.parametrize(
+    ("config", "kernel"),
+    [(FLIP, tv_functional.horizontal_flip), (UPSIDE_DOWN, tv_functional.vertical_flip)],
+)
+def test_flips_stay_within_each_image(config: TransformConfig, kernel: object) -> None:
+    batch = make_batch()
+    flipped = augment_batch(batch, config, 0)
+    for row, (height, width) in enumerate(batch.sizes_hw):
+        expected = kernel(batch.images[row, :, :height, :width])  # type: ignore[operator]
+        assert torch.equal(flipped.images[row, :, :height, :width], expected)
+        assert flipped.images[row, :, height:].eq(0).all()
+        assert flipped.images[row, :, :, width:].eq(0).all()
+    assert torch.equal(flipped.padding_mask, batch.padding_mask)
+    assert flipped.sizes_hw == batch.sizes_hw
+
+
+def test_truth_and_targets_agree_after_everything() -> None:
+    batch = make_batch()
+    flips = set()
+    for seed in range(20):
+        found = augment_batch(batch, STRONG, seed)
+        truth = pack_targets(found.targets)
+        assert torch.allclose(found.truth.boxes_cxcywh, truth.boxes_cxcywh, atol=1e-6)
+        assert torch.equal(found.truth.labels, truth.labels)
+        assert found.truth.counts == batch.truth.counts
+        for image, size, target, before in zip(
+            found.images, found.sizes_hw, found.targets, batch.targets, strict=True
+        ):
+            assert_sound(image[:, : size[0], : size[1]], target, [before])
+            flips.add(tuple((target["boxes"] != before["boxes"]).any(0).tolist()))
+    assert len(flips) == 4  # neither, each, both
+
+
+def test_every_object_is_still_under_its_box() -> None:
+    batch = collate([painted_scene(seed, size, masks=True) for seed, size in enumerate(((100, 150), (120, 90)))])
+    assert batch is not None
+    looked = 0
+    for seed in range(10):
+        found = augment_batch(batch, TransformConfig(vertical_flip=0.5), seed)
+        for image, (height, width), target in zip(found.images, found.sizes_hw, found.targets, strict=True):
+            looked += assert_painted(image[:, :height, :width], target, reach=0.01, tolerance=0)
+    assert looked > 20
+
+
+def test_augmentation_is_a_function_of_the_seed() -> None:
+    batch = make_batch()
+    before = batch.images.clone(), batch.truth.boxes_cxcywh.clone()
+    torch.manual_seed(1)
+    one = augment_batch(batch, STRONG, 5)
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    two, other = augment_batch(batch, STRONG, 5), augment_batch(batch, STRONG, 6)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert torch.equal(one.images, two.images)
+    assert torch.equal(one.truth.boxes_cxcywh, two.truth.boxes_cxcywh)
+    assert not torch.equal(one.images, other.images)
+    assert torch.equal(batch.images, before[0])
+    assert torch.equal(batch.truth.boxes_cxcywh, before[1])
+
+
+def test_padding_stays_zero_and_memory_order_of_images_too() -> None:
+    batch = make_batch()
+    images = augment_batch(batch, STRONG, 3).images
+    assert images.dtype == torch.uint8
+    assert (images * batch.padding_mask[:, None]).eq(0).all()
+    assert (images != batch.images).any()
+
+
+def test_a_blank_batch_without_targets_is_legal() -> None:
+    truth = GroundTruth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (0,))
+    images, mask = torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.zeros(1, 64, 64, dtype=torch.bool)
+    batch = Batch(images, mask, truth, (), ((64, 64),))
+    for seed in range(5):
+        assert augment_batch(batch, STRONG, seed).targets == ()
+
+
+@pytest.mark.parametrize(
+    ("changes", "device_type", "expected"),
+    [
+        ({}, "cuda", False),
+        ({"photometric": 0.5}, "cuda", True),
+        ({"channel_shuffle": 0.5}, "cuda", True),
+        ({"photometric": 0.5}, "cpu", False),
+        ({"on_device": True}, "cpu", True),
+        ({"photometric": 0.5, "on_device": False}, "cuda", False),
+    ],
+)
+def test_what_is_left_to_the_device(changes: dict[str, object], device_type: str, expected: bool) -> None:
+    assert augments_on_device(TransformConfig(**changes), device_type) == expected  # type: ignore[arg-type]
+
+
+def test_workers_leave_to_the_device_what_it_does() -> None:
+    config = TransformConfig(recipe="resize", eval_size=100, flip=1.0, vertical_flip=1.0, photometric=1.0)
+    image, target = painted_scene(1)
+    left, left_target = train_transform(config, on_device=True)(image, target)
+    assert torch.equal(left, image)
+    assert torch.equal(left_target["boxes"], target["boxes"])
+    batch = collate([(left, left_target)])
+    assert batch is not None
+    plain = config.model_copy(update={"photometric": 0.0})
+    done, expected = augment_batch(batch, plain, 0), train_transform(plain)(image, target)
+    assert torch.equal(done.images[0], expected[0].as_subclass(torch.Tensor))
+    assert torch.allclose(done.targets[0]["boxes"], expected[1]["boxes"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs CUDA")
+def test_a_gpu_gives_what_the_cpu_gives() -> None:
+    batch = make_batch()
+    expected = augment_batch(batch, STRONG, 4)
+    found = augment_batch(batch.to(torch.device("cuda")), STRONG, 4)
+    assert found.images.is_cuda
+    assert (found.images.cpu().int() - expected.images.int()).abs().max() <= 1
+    assert torch.allclose(found.truth.boxes_cxcywh.cpu(), expected.truth.boxes_cxcywh)
+    assert dataclasses.replace(found, images=batch.images).sizes_hw == batch.sizes_hw

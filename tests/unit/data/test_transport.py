@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import gc
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torchvision import tv_tensors
+
+from detrkit.data.loader import collate, pack_targets
+from detrkit.data.transport import Parcel, SharedSlots, batch_bytes, split_buffer
+from detrkit.ops.images import pad_images
+from detrkit.types import Batch, Target
+
+
+def sample(height: int, width: int, objects: int, image_id: int) -> tuple[torch.Tensor, Target]:
+    generator = torch.Generator().manual_seed(image_id)
+    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
+    corner = torch.rand(objects, 2, generator=generator)
+    return image, Target(
+        boxes=tv_tensors.BoundingBoxes(
+            torch.cat([corner, corner + 1], 1), format="XYXY", canvas_size=(height, width)
+        ),
+        labels=torch.arange(objects),
+        area=torch.rand(objects, generator=generator),
+        iscrowd=torch.arange(objects) % 2 == 1,
+        image_id=image_id,
+        orig_size_hw=(2 * height, 2 * width),
+    )
+
+
+def send(slots: SharedSlots, samples: list[Any], worker: int = 0) -> Batch:
+    """Through the slots as a worker and a training process do, in one process."""
+    sizes_hw = tuple((image.shape[1], image.shape[2]) for image, _ in samples)
+    slot = slots.take(worker, batch_bytes(sizes_hw))
+    assert slot is not None
+    pad_images([image for image, _ in samples], split_buffer(torch.from_numpy(slots.view(worker, slot)), sizes_hw))
+    targets = [target for _, target in samples]
+    parcel = Parcel((slots.key, worker, slot), sizes_hw, pack_targets(targets), targets)
+    batch: Batch = pickle.loads(pickle.dumps(parcel))
+    return batch
+
+
+def assert_same(found: Batch, expected: Batch) -> None:
+    assert torch.equal(found.images, expected.images)
+    assert torch.equal(found.padding_mask, expected.padding_mask)
+    assert found.images.is_contiguous(memory_format=torch.channels_last)
+    assert found.sizes_hw == expected.sizes_hw
+    assert found.truth.counts == expected.truth.counts
+    assert torch.equal(found.truth.labels, expected.truth.labels)
+    assert torch.equal(found.truth.boxes_cxcywh, expected.truth.boxes_cxcywh)
+    for first, second in zip(found.targets, expected.targets, strict=True):
+        assert first.keys() == second.keys()
+        assert isinstance(first["boxes"], tv_tensors.BoundingBoxes)
+        assert first["boxes"].canvas_size == second["boxes"].canvas_size
+        assert first["boxes"].format == second["boxes"].format
+        for key, value in second.items():
+            same = torch.equal(first[key], value) if isinstance(value, torch.Tensor) else first[key] == value
+            assert same, key
+
+
+def test_a_batch_arrives_as_it_was_sent() -> None:
+    samples = [sample(6, 9, 3, 1), sample(8, 5, 0, 2), sample(8, 9, 1, 3)]
+    expected = collate(samples)
+    assert expected is not None
+    assert_same(send(SharedSlots(1, 2, 3), samples), expected)
+
+
+def test_a_batch_without_objects_arrives() -> None:
+    samples = [sample(6, 9, 0, 1)]
+    expected = collate(samples)
+    assert expected is not None
+    batch = send(SharedSlots(1, 1, 1), samples)
+    assert_same(batch, expected)
+    assert batch.targets[0]["boxes"].shape == (0, 4)
+
+
+def test_masks_arrive() -> None:
+    image, target = sample(6, 9, 2, 1)
+    target["masks"] = tv_tensors.Mask(torch.rand(2, 6, 9) > 0.5)
+    batch = send(SharedSlots(1, 1, 2), [(image, target), sample(4, 4, 1, 2)])
+    assert torch.equal(batch.targets[0]["masks"], target["masks"])
+    assert "masks" not in batch.targets[1]
+
+
+def test_a_slot_is_used_again_once_nothing_refers_to_it() -> None:
+    slots = SharedSlots(2, 2, 1)
+    first, second = send(slots, [sample(4, 4, 1, 1)]), send(slots, [sample(5, 5, 1, 2)])
+    assert slots.take(0, 64) is None
+    assert slots.take(1, 64) is not None  # another worker has slots of its own
+    kept = first.images[0, 0]  # a view is a reference too
+    expected = kept.clone()
+    del first
+    gc.collect()
+    assert slots.take(0, 64) is None
+    assert torch.equal(kept, expected)
+    del kept
+    gc.collect()
+    slot = slots.take(0, 64)
+    assert slot is not None
+    assert second.images.shape == (1, 3, 5, 5)
+
+
+def test_a_batch_too_large_for_a_slot_gets_none() -> None:
+    slots = SharedSlots(1, 1, 1)
+    assert slots.take(0, slots.capacity + 1) is None
+    assert slots.take(0, slots.capacity) == 0
+
+
+def test_the_largest_batch_of_the_published_recipe_fits() -> None:
+    assert SharedSlots(1, 1, 4).capacity >= batch_bytes([(1333, 800), (800, 1333), (800, 800), (1, 1)])
+
+
+@pytest.mark.parametrize("order", [[0, 1], [1, 0]])
+def test_a_used_slot_leaves_no_trace_in_the_next_batch(order: list[int]) -> None:
+    slots = SharedSlots(1, 1, 2)
+    contents = [[sample(9, 9, 1, 1), sample(3, 4, 1, 2)], [sample(4, 7, 1, 3), sample(8, 2, 1, 4)]]
+    for number in order:
+        expected = collate(contents[number])
+        assert expected is not None
+        assert_same(send(slots, contents[number]), expected)
+        gc.collect()

@@ -1,0 +1,61 @@
+"""Augmentation of batches inside the step."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from detrkit.config import update_config
+from detrkit.training import step as step_module
+
+ON = {"transforms.on_device": True, "transforms.photometric": 0.5}
+
+
+def batches_of(toy, config, make_loader, monkeypatch) -> list[torch.Tensor]:
+    """Images as they reach the model, step after step."""
+    seen = []
+
+    def catch(images, mean, std, padding_mask=None):
+        seen.append(images.clone())
+        return normalize(images, mean, std, padding_mask)
+
+    normalize = step_module.normalize_images
+    with monkeypatch.context() as patch:
+        patch.setattr(step_module, "normalize_images", catch)
+        toy.fit(config, loader=make_loader(4, 2))
+    return seen
+
+
+def test_batches_are_augmented_by_seed_and_step(toy, tmp_path, make_config, make_loader, monkeypatch):
+    config = update_config(make_config(), {"transforms.flip": 0.0})
+    plain = batches_of(toy, config, make_loader, monkeypatch)
+    toy.run_dir = tmp_path / "second"
+    first = batches_of(toy, update_config(config, ON), make_loader, monkeypatch)
+    toy.run_dir = tmp_path / "third"
+    again = batches_of(toy, update_config(config, ON), make_loader, monkeypatch)
+    toy.run_dir = tmp_path / "fourth"
+    other = batches_of(toy, update_config(config, {**ON, "train.seed": 1}), make_loader, monkeypatch)
+    assert len(plain) == len(first) == 4
+    assert all(torch.equal(one, two) for one, two in zip(first, again, strict=True))
+    assert not any(torch.equal(one, two) for one, two in zip(first, plain, strict=True))
+    assert not all(torch.equal(one, two) for one, two in zip(first, other, strict=True))
+
+
+def test_micro_batches_of_a_step_are_augmented_each_in_its_own_way(toy, make_config, make_loader, monkeypatch):
+    seeds = []
+    augment = step_module.augment_batch
+
+    def catch(batch, config, seed):
+        seeds.append(seed)
+        return augment(batch, config, seed)
+
+    monkeypatch.setattr(step_module, "augment_batch", catch)
+    toy.fit(update_config(make_config(accumulate=2), ON), loader=make_loader(8, 2))
+    assert len(seeds) == len(set(seeds)) == 8
+
+
+@pytest.mark.parametrize("changes", [{}, {"transforms.photometric": 0.5}])
+def test_without_a_gpu_workers_augment_unless_told_otherwise(toy, make_config, make_loader, monkeypatch, changes):
+    monkeypatch.setattr(step_module, "augment_batch", lambda *_: pytest.fail("augmented on the device"))
+    result = toy.fit(update_config(make_config(), changes), loader=make_loader(4, 2))
+    assert result.steps == 4
