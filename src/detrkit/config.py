@@ -98,11 +98,11 @@ class DataConfig(_Section):
     pin_memory: bool | Literal["auto"] = pydantic.Field("auto", description="auto: on when training on CUDA")
     fast_decode: bool = pydantic.Field(
         True,
-        description="in training, read a JPEG at 1/2, 1/4 or 1/8 of its size where that is as large as training wants",
+        description="in training, read a JPEG at 1/2, 1/4 or 1/8 of its size where that is large enough",
     )
     cache: str = pydantic.Field(
         "auto",
-        description="folder that detrkit data cache made, for training; none: do without; auto: use one beside root",
+        description="folder that detrkit data cache made, for training; none: without; auto: one beside root",
     )
     buckets: bool = pydantic.Field(
         False, description="in training, batches of images of similar size: far less padding, same augmentation"

@@ -24,6 +24,7 @@ from detrkit.training.optim import apply_gradients, build_optimizer
 from detrkit.types import Batch, ClassMap
 
 _MOST_STEPS = 2
+_SLOW_STEP_S = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +81,7 @@ def measure_cost(
         share = len(samples) / len(part.targets)
         step_times.append((time.monotonic() - started) * share)
         kept_gib.append(kept * share / 2**30)
-        if len(step_times) == _MOST_STEPS:
+        if len(step_times) == _MOST_STEPS or step_times[-1] > _SLOW_STEP_S:
             break
     if whole is None:
         raise DataError("no image of the training split can be read; run: detrkit data check")

@@ -64,7 +64,7 @@ class Patches:
 
 
 def collect_patches(
-    index: CocoIndex, images: Path, *, most_objects: int = 1200, most_images: int = 200, seed: int = 0
+    index: CocoIndex, images: Path, *, most_objects: int = 900, most_images: int = 150, seed: int = 0
 ) -> Patches:
     """Look at some images of a split, chosen by ``seed``, and at most 12 objects of each."""
     random = np.random.Generator(np.random.PCG64(seed))

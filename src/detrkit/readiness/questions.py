@@ -25,6 +25,8 @@ from detrkit.types import ClassMap
 
 TOO_FAST = 1.15
 """A tenth or a hundredth of the learning rate must leave so many times less loss to say that it is too high."""
+FAR_TOO_HIGH = 30.0
+"""Times the preset's learning rate that no batch size makes up for."""
 LEARNT = 0.9
 """Share of the loss at the beginning that may be left of a handful of images after some steps."""
 COLLAPSED = 1e-3
@@ -360,27 +362,39 @@ def judge_rehearsal(rehearsal: Rehearsal, preset_lr: float | None, pretrained: b
 
 
 def _too_fast(rehearsal: Rehearsal, preset_lr: float | None) -> Judgement | None:
-    """A judgement if slower steps get further, from the same weights on the same images."""
+    """A judgement if slower steps get further, or keep images apart, from the same weights on the same images."""
     main = rehearsal.main
     at = min(len(trial.losses) for trial in (main, *rehearsal.slower)) - 1
     reached = main.loss_at(at) if main.finite else math.inf
     best = min(rehearsal.slower, key=lambda trial: trial.loss_at(at))
-    least = best.loss_at(at)
-    if not math.isfinite(least) or reached < TOO_FAST * least or (main.finite and main.share_left < 0.3):
-        return None
+    apart = max(rehearsal.slower, key=lambda trial: trial.box_spread[1])
+    learnt = main.finite and main.share_left < 0.3
+    times = main.lr / preset_lr if preset_lr else 0.0
     usual = f"; the preset's is {preset_lr:g}" if preset_lr is not None and preset_lr != main.lr else ""
     got = f"{reached:.1f}" if math.isfinite(reached) else "not finite"
+    figures = {"lr": main.lr, "loss": got, "better_lr": best.lr, "better_loss": best.loss_at(at)}
+    if math.isfinite(best.loss_at(at)) and reached > TOO_FAST * best.loss_at(at) and not learnt:
+        found = f"the loss is {got}, at {best.lr:g} it is {best.loss_at(at):.1f}"
+        better = best.lr
+    elif main.box_spread[1] < COLLAPSED and apart.box_spread[1] > 10 * COLLAPSED and not learnt:
+        found = f"all images get the same boxes, at {apart.lr:g} they do not"
+        better = apart.lr
+    elif times > FAR_TOO_HIGH:
+        found = f"the loss is {got}, and the rate is {times:.0f} times the preset's"
+        better = preset_lr or best.lr
+    else:
+        return None
     return Judgement(
         "learning_rate_too_high",
         Outcome.FAULT,
-        f"after {at + 1} steps at train.lr={main.lr:g} the loss is {got}, at {best.lr:g} it is {least:.1f}",
-        f"lower train.lr to about {best.lr:g}{usual}",
-        {"lr": main.lr, "loss": got, "better_lr": best.lr, "better_loss": least},
+        f"after {at + 1} steps at train.lr={main.lr:g} {found}",
+        f"lower train.lr to about {better:g}{usual if better != preset_lr else ''}",
+        figures,
     )
 
 
 def _judge_spread(rehearsal: Rehearsal, pretrained: bool) -> Judgement:
-    over_queries, over_images = rehearsal.box_spread
+    over_queries, over_images = rehearsal.main.box_spread
     figures = {"over_queries": over_queries, "over_images": over_images, "before": rehearsal.before_spread}
     found = f"boxes vary by {over_queries:.3f} over queries and {over_images:.3f} over images (of 1)"
     collapsed = over_queries < COLLAPSED and not over_images > COLLAPSED

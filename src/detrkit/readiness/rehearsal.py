@@ -31,8 +31,8 @@ HANDFUL = 4
 MOST_PIXELS = 160 * 160 * 4
 """Of all images together: a step of the paper's model then takes half a second on two cores."""
 MOST_OBJECTS = 12
-LEAST_STEPS, MOST_STEPS = 20, 120
-TRIAL_STEPS = 15
+LEAST_STEPS, MOST_STEPS = 12, 120
+LEAST_TRIAL_STEPS, MOST_TRIAL_STEPS = 8, 20
 _AVERAGED = 4
 
 
@@ -46,6 +46,7 @@ class Trial:
         terms: First and last value of each term of the last layer.
         gradient_norms: Before clipping, of each step.
         step_s: Median seconds of a step.
+        box_spread: Standard deviation of the boxes' coordinates over queries and over images afterwards, 0 to 1.
     """
 
     lr: float
@@ -53,6 +54,7 @@ class Trial:
     terms: Mapping[str, tuple[float, float]]
     gradient_norms: tuple[float, ...]
     step_s: float
+    box_spread: tuple[float, float]
 
     @property
     def finite(self) -> bool:
@@ -77,8 +79,7 @@ class Rehearsal:
     Args:
         main: At the learning rate of the config.
         slower: At a tenth and a hundredth of it, with fewer steps, from the same weights.
-        box_spread: Standard deviation of the boxes' coordinates over queries, and over images, after it; 0 to 1.
-        before_spread: The same before it.
+        before_spread: Standard deviation of the boxes' coordinates over queries and over images before it, 0 to 1.
         images: How many images it was.
         size_hw: Of the padded batch.
         trained: The model after it.
@@ -87,7 +88,6 @@ class Rehearsal:
 
     main: Trial
     slower: tuple[Trial, ...]
-    box_spread: tuple[float, float]
     before_spread: tuple[float, float]
     images: int
     size_hw: tuple[int, int]
@@ -112,19 +112,18 @@ def rehearse(
     start = model.to(device)
     before = _box_spread(start, config, batch)
     trained = copy.deepcopy(start)
-    main = _train(config, trained, class_map, batch, MOST_STEPS, budget_s)
+    main = _train(config, trained, class_map, batch, (LEAST_STEPS, MOST_STEPS), budget_s)
     slower = []
     for factor in (0.1, 0.01):
         slowed = config.train.model_copy(
             update={"lr": config.train.lr * factor, "backbone_lr": config.train.backbone_lr * factor}
         )
-        steps = min(TRIAL_STEPS, len(main.losses))
         trial = config.model_copy(update={"train": slowed})
-        slower.append(_train(trial, copy.deepcopy(start), class_map, batch, steps, math.inf))
+        steps = (LEAST_TRIAL_STEPS, MOST_TRIAL_STEPS)
+        slower.append(_train(trial, copy.deepcopy(start), class_map, batch, steps, budget_s / 3))
     return Rehearsal(
         main=main,
         slower=tuple(slower),
-        box_spread=_box_spread(trained, config, batch),
         before_spread=before,
         images=len(batch.targets),
         size_hw=(batch.images.shape[2], batch.images.shape[3]),
@@ -182,7 +181,7 @@ def _train(
     model: nn.Module,
     class_map: ClassMap,
     batch: Batch,
-    most_steps: int,
+    least_and_most: tuple[int, int],
     budget_s: float,
 ) -> Trial:
     """Change ``model`` by steps on always the same batch, in float32."""
@@ -197,9 +196,9 @@ def _train(
     losses, norms, times = [], [], []
     terms: list[dict[str, float]] = []
     begin = time.monotonic()
-    for step in range(most_steps):
+    for step in range(least_and_most[1]):
         started = time.monotonic()
-        if step >= LEAST_STEPS and started - begin > budget_s:
+        if step >= least_and_most[0] and started - begin > budget_s:
             break
         torch.manual_seed(step)
         outputs = model(images, mask)
@@ -218,7 +217,8 @@ def _train(
         times.append(time.monotonic() - started)
     changes = {name: (terms[0][name], terms[-1][name]) for name in terms[0]} if terms else {}
     step_s = float(np.median(times)) if times else math.nan
-    return Trial(config.train.lr, tuple(losses), changes, tuple(norms), step_s)
+    spread = _box_spread(model, config, batch)
+    return Trial(config.train.lr, tuple(losses), changes, tuple(norms), step_s, spread)
 
 
 def _box_spread(model: nn.Module, config: Config, batch: Batch) -> tuple[float, float]:

@@ -66,11 +66,11 @@ class Finding:
     @property
     def splits(self) -> tuple[str, ...]:
         """Splits that it was found in."""
-        return tuple(self.counts)
+        return tuple(dict.fromkeys([*self.counts, *(place.split for place in self.places)]))
 
     def __str__(self) -> str:
         shown = "; ".join(self.examples[:3]) + ("; ..." if self.count > 3 else "")
-        return f"{self.severity.value}: {self.title}: {self.count} ({', '.join(self.counts)}): {shown}"
+        return f"{self.severity.value}: {self.title}: {self.count} ({', '.join(self.splits)}): {shown}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -247,6 +247,7 @@ def _finding_dict(finding: Finding) -> dict[str, Any]:
         "title": finding.title,
         "count": finding.count,
         "counts": dict(finding.counts),
+        "splits": list(finding.splits),
         "examples": list(finding.examples),
         "advice": finding.advice,
         "fixable": finding.fixable,

@@ -18,7 +18,7 @@ from detrkit.data.formats.write_coco import write_coco_json
 def fix_panoptic(files: PanopticFiles, folder: Path, copy: bool, changes: list[Change]) -> None:
     """Write ``annotations/NAME.json`` and its PNG files below ``folder``."""
     content = files.content
-    categories = {entry.get("id") for entry in content.get("categories", [])}
+    categories = {entry.get("id") for entry in content.get("categories") or []}
     sizes = {entry.get("id"): (entry.get("height"), entry.get("width")) for entry in content.get("images", [])}
     target = folder / "annotations" / files.name
     kept = []
@@ -55,7 +55,7 @@ def _fixed_segments(
     at_id = {segment_id: at for at, segment_id in enumerate(mask.ids.tolist())}
     fixed: list[dict[str, Any]] = []
     done: set[int] = set()
-    for segment in entry.get("segments_info", []):
+    for segment in entry.get("segments_info") or []:
         segment_id = segment.get("id")
         what = f"{entry.get('file_name')}: segment {segment_id}"
         fault = ""

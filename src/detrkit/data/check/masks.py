@@ -24,6 +24,7 @@ BOX_PIXELS = 2.0
 BOX_SHARE = 0.02
 """Of the side of the box: labelling tools round polygons on a smaller copy of the image."""
 OUTSIDE_PIXELS = 2.0
+FARTHEST = 1e9
 AREA_FACTOR, AREA_PIXELS = 2.0, 64.0
 """An area is far from that of its mask if it is more than twice or less than half of it, and by so many pixels."""
 
@@ -60,7 +61,7 @@ def decode_masks(split: SplitData) -> Masks | None:
         size_hw = None if image < 0 else split.table.sizes_hw[image].tolist()
         try:
             _decode(content, row, size_hw, masks)
-        except (ValueError, TypeError, KeyError, IndexError, RuntimeError) as error:
+        except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OverflowError) as error:
             masks.fault[row] = str(error) or type(error).__name__
     return masks if np.isfinite(masks.area).any() or masks.fault or masks.is_short.any() else None
 
@@ -137,8 +138,8 @@ def _decode(content: Any, row: int, size_hw: list[int] | None, masks: Masks) -> 
     if not whole:
         return
     points = np.concatenate(whole)
-    if not np.isfinite(points).all():
-        raise ValueError("a polygon has coordinates that are no numbers")
+    if not (np.abs(points) < FARTHEST).all():
+        raise ValueError("a polygon has coordinates that are no numbers, or no pixels")
     masks.bounds_xyxy[row] = [*points.min(axis=0), *points.max(axis=0)]
     masks.area[row] = sum(_shoelace(part) for part in whole)
 

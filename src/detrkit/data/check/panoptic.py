@@ -70,9 +70,9 @@ def check_panoptic(
     files: PanopticFiles, found: Findings, workers: int | None, progress: Callable[[str, int, int], None] | None
 ) -> None:
     """Compare the segments of every image with its PNG."""
-    categories = {entry.get("id") for entry in files.content.get("categories", [])}
-    sizes = {entry.get("id"): entry for entry in files.content.get("images", [])}
-    entries: Sequence[Mapping[str, Any]] = files.content["annotations"]
+    categories = {entry.get("id") for entry in _objects(files.content, "categories")}
+    sizes = {entry.get("id"): entry for entry in _objects(files.content, "images")}
+    entries = _objects(files.content, "annotations")
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         masks = pool.map(lambda entry: read_mask(files, entry), entries)
         for done, (entry, mask) in enumerate(zip(entries, masks, strict=True)):
@@ -126,6 +126,12 @@ def segment_ids(path: Path) -> np.ndarray:
     return ids
 
 
+def _objects(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """The entries of a list that are objects."""
+    entries = content.get(key)
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
 def _check_entry(
     files: PanopticFiles,
     entry: Mapping[str, Any],
@@ -135,7 +141,7 @@ def _check_entry(
     found: Findings,
 ) -> None:
     name, place = str(entry.get("file_name")), Place(files.name)
-    listed = [segment for segment in entry.get("segments_info", []) if isinstance(segment, dict)]
+    listed = [segment for segment in entry.get("segments_info") or [] if isinstance(segment, dict)]
     for segment in listed:
         if segment.get("category_id") not in categories:
             words = f"{name}: segment {segment.get('id')} has category {segment.get('category_id')}"
@@ -153,6 +159,7 @@ def _check_entry(
         expected = f"{image.get('width')} x {image.get('height')}"
         words = f"{name} has {mask.size_hw[1]} x {mask.size_hw[0]}, the image {expected}"
         found.add("panoptic_size_mismatch", place, words)
+        return
     _check_segments(name, place, listed, mask, found)
 
 

@@ -12,6 +12,7 @@ from typing import NamedTuple
 import msgspec
 import numpy as np
 
+from detrkit.data.coco_json import load_json
 from detrkit.data.layout import SplitFiles
 from detrkit.data.table import AnnotationTable
 from detrkit.types import SizeHW
@@ -114,8 +115,9 @@ def read_masks(split: SplitData) -> Sequence[msgspec.Raw] | None:
         return None
     try:
         entries = msgspec.json.decode(content, type=_Content).annotations
-    except msgspec.MsgspecError:
-        return None  # odd files, such as with NaN; reading them has said so
+    except msgspec.MsgspecError:  # odd files, such as with NaN, go the slow way
+        listed = load_json(split.table.source)["annotations"]
+        return [msgspec.Raw(msgspec.json.encode(entry.get("segmentation"))) for entry in listed]
     return [entry.segmentation for entry in entries]
 
 

@@ -22,10 +22,12 @@ UNION_SHARE = 0.95
 MEASURES = ("test", "val")
 """Splits that keep an image that lies in several, the first before the second."""
 MAX_SHOWN = 4
-LEAST_AGREEMENT = 0.5
+LEAST_AGREEMENT = 0.75
 """Share of objects that copies have in common."""
 TELLING_OBJECTS = 3
 """So many objects, all of which agree, are not in the same places by chance, and pixels need not be looked at."""
+TELLING_BITS = 22
+"""Nor need they where few objects agree, and the hashes differ by no more than compressing and resizing does."""
 MOST_COMPARED = 20
 """Images of another split that each image is compared with, pixel by pixel."""
 
@@ -137,12 +139,13 @@ def _report_near(
             for at in positions:
                 distance = hamming(words[at], words[candidates])
                 order = np.argsort(distance, kind="stable")[:MOST_COMPARED]
-                near = [candidates[number] for number in order if distance[number] <= MAX_DISTANCE]
-                copies = [candidate for candidate in near if scene.is_copy(at, candidate)]
-                if copies or near:
-                    pair = [members[at][1], members[(copies or near)[0]][1]]
+                near = [int(number) for number in order if distance[number] <= MAX_DISTANCE]
+                copies = [number for number in near if scene.is_copy(at, candidates[number], distance[number])]
+                if near:
+                    nearest = (copies or near)[0]
+                    pair = [members[at][1], members[candidates[nearest]][1]]
                     kind = "near_duplicate_in_two_splits" if copies else "same_scene_in_two_splits"
-                    bits = int(hamming(words[at], words[(copies or near)[0]]))
+                    bits = int(distance[nearest])
                     found.add_group(kind, pair, _are(pair, told, f"{bits} of 256 bits differ"))
         if len(positions) > 1:
             group = [members[at][1] for at in positions]
@@ -156,12 +159,12 @@ class _Scene:
         self.paths, self.objects = paths, objects
         self.thumbnails: dict[int, Thumbnail | None] = {}
 
-    def is_copy(self, one: int, two: int) -> bool:
-        """Whether two of the images are copies of one picture."""
+    def is_copy(self, one: int, two: int, bits: int) -> bool:
+        """Whether two of the images, whose hashes differ by so many bits, are copies of one picture."""
         share = agreement(self.objects[one], self.objects[two])
         if share is not None and share < LEAST_AGREEMENT:
             return False
-        if share == 1 and len(self.objects[one].names) >= TELLING_OBJECTS:
+        if share == 1 and (len(self.objects[one].names) >= TELLING_OBJECTS or bits <= TELLING_BITS):
             return True
         first, second = self._thumbnail(one), self._thumbnail(two)
         return first is not None and second is not None and is_copy(first, second)

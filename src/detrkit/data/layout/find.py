@@ -161,6 +161,8 @@ def _search(root: Path, layout: Layout) -> list[tuple[_Finder, Claims]]:
     asked = [finder for finder in FINDERS if layout in ("auto", finder.format)]
     found: list[tuple[_Finder, Claims]] = []
     for finder in asked:
+        if found and finder.find is find_coco_by_content:  # reads files of up to 500 MB
+            continue
         try:
             claims = finder.find(root)
         except DataError:

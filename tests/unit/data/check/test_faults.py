@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.faults import PLANTERS, prepare, run_kind
+from benchmarks.faults import prepare, run_kind
+from benchmarks.planting import PLANTERS
 from detrkit.data.check import CheckResult, check_data
 from detrkit.data.check.kinds import KINDS
 

@@ -64,7 +64,8 @@ def test_pairs_of_images_are_shown_side_by_side(shapes, tmp_path):
     for path in (shapes / "annotations").iterdir():
         (root / "annotations" / path.name).write_bytes(path.read_bytes())
     checked = examine(root)
-    assert checked.result.count("image_in_two_splits") == 1
+    (finding,) = [one for one in checked.result.findings if one.kind == "image_in_two_splits"]
+    assert (finding.count, finding.splits) == (1, ("train", "val"))
     page = write_check_page(tmp_path / "page.html", checked).read_text()
     assert 'alt="train: 000002.jpg = val: 000005.jpg"' in page
     (width, height) = re.search(r'width="(\d+)" height="(\d+)" alt="train: 000002.jpg =', page).groups()

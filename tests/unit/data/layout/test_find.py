@@ -163,6 +163,15 @@ def test_json_files_of_any_name_are_recognised_by_what_they_hold(
     }
 
 
+def test_json_files_are_not_searched_where_their_name_says_enough(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place(tmp_path, "annotations/instances_train.json", "train")
+    (tmp_path / "annotations" / "captions_train.json").write_text("{}")
+    monkeypatch.setattr("detrkit.data.layout.coco._holds_coco", lambda _file: pytest.fail("searched a file"))
+    assert find_split(tmp_path, "train").annotations.name == "instances_train.json"
+
+
 def test_11_unusual_name_is_recognised_and_works_when_it_is_named(shared_data: Path) -> None:
     root = shared_data / "bad_inputs" / "11_coco_string_image_id"
     assert find_split(root, "test").annotations.name == "gt_ignore_test.json"
