@@ -118,6 +118,33 @@ def collect_patches(
     )
 
 
+def offset_evidence(index: CocoIndex, images: Path, *, seed: int = 0) -> dict[float, tuple[float, float]]:
+    """Evidence of labels and of boxes where boxes lie, and where they would lie moved by half their own size.
+
+    Boxes written by their centre and read by their corner lie half their size too far right and down.
+
+    Returns:
+        For the shifts 0, -0.5 and 0.5 of the box's width and height, :func:`label_evidence` by look and
+        :func:`box_evidence`, of those objects that are inside their image at all three.
+    """
+    sizes = index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]
+    limits = np.repeat(index.sizes_hw[:, ::-1], np.diff(index.offsets), axis=0)
+    inside = (index.boxes_xyxy[:, :2] >= sizes / 2) & (index.boxes_xyxy[:, 2:] + sizes / 2 <= limits)
+    found = {}
+    for shift in (0.0, -0.5, 0.5):
+        moved = dataclasses.replace(
+            index,
+            boxes_xyxy=index.boxes_xyxy + np.tile(shift * sizes, 2),
+            iscrowd=index.iscrowd | ~inside.all(axis=1),
+        )
+        patches = collect_patches(moved, images, most_objects=500, most_images=100, seed=seed)
+        if len(patches.labels) < LEAST_OBJECTS or len(patches.pair_rows) < LEAST_OBJECTS:
+            return {}
+        by_look = label_evidence(patches.objects, patches.labels, patches.image_rows)
+        found[shift] = by_look, box_evidence(patches.pairs, patches.pair_rows)
+    return found
+
+
 def label_evidence(
     features: np.ndarray, labels: np.ndarray, image_rows: np.ndarray, *, within: bool = False
 ) -> float:

@@ -23,9 +23,9 @@ from detrkit.families.registry import get_family
 from detrkit.files import atomic_file, make_folder
 from detrkit.inference.detect import resolve_device
 from detrkit.models import load_model
-from detrkit.readiness import questions
+from detrkit.readiness import data_questions, training_questions
 from detrkit.readiness.cost import judge_cost, measure_cost
-from detrkit.readiness.evidence import Patches, collect_patches
+from detrkit.readiness.evidence import Patches, collect_patches, offset_evidence
 from detrkit.readiness.page import write_preflight_page
 from detrkit.readiness.rehearsal import Rehearsal, gather_handful, rehearse
 from detrkit.readiness.verdict import Judgement, Outcome, Verdict
@@ -82,7 +82,7 @@ def run_preflight(
             say(judgement.line())
 
     check = check_data(config.data.root, images=False, duplicates=False, queries=config.model.num_queries)
-    tell(questions.judge_check(check))
+    tell(data_questions.judge_check(check))
     splits = _read_splits(config, tell)
     if splits is not None:
         train, val = splits
@@ -125,7 +125,7 @@ def _read_splits(config: Config, tell: Callable[[list[Judgement]], None]) -> tup
 def _ids_of_unreadable(config: Config, name: str) -> list[Judgement]:
     """Where not one annotation can be used, their ids may tell why."""
     try:
-        return questions.judge_category_ids(name, load_table(find_split(config.data.root, name, config.data)))
+        return data_questions.judge_category_ids(name, load_table(find_split(config.data.root, name, config.data)))
     except DetrkitError:
         return []
 
@@ -139,16 +139,19 @@ def _look_at_data(config: Config, train: Split, val: Split, tell: Callable[[list
         if name == "val" and same:
             tell([Judgement("val_is_train", Outcome.WARNING, "the validation split is the training split")])
             continue
-        tell(questions.judge_category_ids(name, load_table(split.files)))
+        tell(data_questions.judge_category_ids(name, load_table(split.files)))
         patches = collect_patches(split.index, split.files.images, seed=config.train.seed)
         looked[name] = patches
-        found = questions.judge_objects(name, split.index, patches)
+        found = data_questions.judge_objects(name, split.index, patches)
         if len(split.index.labels) and not any(item.outcome is Outcome.FAULT for item in found):
-            found += questions.judge_boxes_and_labels(name, patches)
+            found += data_questions.judge_boxes_and_labels(name, patches)
+            if name == "train" and not any(item.outcome is Outcome.FAULT for item in found):
+                moved = offset_evidence(split.index, split.files.images, seed=config.train.seed)
+                found += data_questions.judge_offset(name, moved)
         sound &= not any(item.outcome is Outcome.FAULT for item in found)
         tell(found)
     if sound and "val" in looked and _same_classes(train, val):
-        tell(questions.judge_splits(looked["train"], looked["val"], len(train.index.class_map)))
+        tell(data_questions.judge_splits(looked["train"], looked["val"], len(train.index.class_map)))
     return looked["train"]
 
 
@@ -169,7 +172,9 @@ def _judge_head(candidate: _Candidate, train: Split, val: Split) -> tuple[ClassM
     used = np.unique(np.concatenate([train.index.labels, val.index.labels])) if _same_classes(train, val) else None
     wanted = data if used is None else _only(data, used)
     slots = _logit_slots(candidate)
-    judgement = questions.judge_head(candidate.class_map, slots, wanted, candidate.lines, candidate.as_it_is)
+    judgement = training_questions.judge_head(
+        candidate.class_map, slots, wanted, candidate.lines, candidate.as_it_is
+    )
     if judgement.outcome is not Outcome.OK:
         return None, judgement
     if not candidate.as_it_is:
@@ -217,7 +222,7 @@ def _try(
         return None, None
     preset = config.model.preset
     usual = preset_config(preset).train.lr if preset in PRESETS else None
-    tell(questions.judge_rehearsal(rehearsal, usual, candidate.pretrained))
+    tell(training_questions.judge_rehearsal(rehearsal, usual, candidate.pretrained))
     try:
         cost = measure_cost(config, candidate.model, class_map, dataset, device)
     except (torch.OutOfMemoryError, MemoryError) as error:

@@ -28,6 +28,7 @@ SETS: list[tuple[str, Layout]] = [
     ("bad_inputs/02_voc_truncated_jpeg", "auto"),
     ("bad_inputs/03_voc_no_extension_zero_box", "auto"),
     ("bad_inputs/04_yolo_mixed_polygons_bad_classes", "auto"),
+    ("bad_inputs/05_coco_boxes_outside_image", "auto"),
     ("bad_inputs/06_coco_exif_rotated_string_boxes", "auto"),
     ("bad_inputs/07_coco_missing_file_and_empty", "auto"),
     ("bad_inputs/08_voc_png_named_jpg_rgba", "auto"),

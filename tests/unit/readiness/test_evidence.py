@@ -1,17 +1,21 @@
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from detrkit.data.read import read_coco
+from detrkit.data.synthetic import write_synthetic
+from detrkit.readiness.data_questions import judge_offset
 from detrkit.readiness.evidence import (
     CHANCE,
     Patches,
     box_evidence,
     collect_patches,
     label_evidence,
+    offset_evidence,
     transfer_evidence,
 )
 
@@ -111,3 +115,22 @@ def test_real_sets_are_sound_and_shuffled_ones_are_not(name: str, shared_data: P
     turned = generator(1).random(swapped.shape[1]) < 0.5
     swapped[:, turned] = swapped[::-1, turned]
     assert abs(box_evidence(swapped, patches.pair_rows)) < CHANCE + 1
+
+
+@pytest.mark.parametrize("name", ["chess", "blood cells"])
+def test_boxes_written_by_their_centre_fit_better_where_they_belong(name: str, shared_data: Path):
+    annotations, images = SETS[name]
+    index, _ = read_coco(shared_data / annotations, shared_data / images)
+    assert judge_offset("train", offset_evidence(index, shared_data / images)) == []
+    sizes = index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]
+    for shift in (0.5, -0.5):
+        wrong = dataclasses.replace(index, boxes_xyxy=index.boxes_xyxy + np.tile(shift * sizes, 2))
+        (fault,) = judge_offset("train", offset_evidence(wrong, shared_data / images))
+        assert fault.name == "boxes_off_by_half"
+        assert fault.figures["shift"] == -shift
+
+
+def test_few_objects_tell_nothing_of_an_offset(tmp_path: Path):
+    write_synthetic(tmp_path, train_images=8, val_images=2, size=64)
+    index, _ = read_coco(tmp_path / "annotations/instances_train2017.json", tmp_path / "train2017")
+    assert judge_offset("train", offset_evidence(index, tmp_path / "train2017")) == []

@@ -84,20 +84,17 @@ def write_voc(
             thin = 0 if decimals else int(_vanishes(index).any(axis=1).sum())
             if thin:
                 notes.append(
-                    f"{split}: {thin} boxes too thin for whole pixels made one wide (not with --decimals)"
+                    f"{split}: {thin} boxes too thin for whole pixels are written with decimals"
                 )
         _write_list(folder / LABELS_FILE, "".join(f"{text}\n" for text in texts))
     return Written(Path(out), tuple(notes))
 
 
 def whole_pixels(index: CocoIndex) -> np.ndarray:
-    """Boxes with corners at whole pixels, the nearest, but at least one pixel wide and high; int64 ``[N, 4]``."""
-    limits = np.repeat(index.sizes_hw[:, ::-1], np.diff(index.offsets), axis=0).astype(np.int64)
-    corners = np.rint(index.boxes_xyxy).astype(np.int64)
-    middle = np.floor((index.boxes_xyxy[:, :2] + index.boxes_xyxy[:, 2:]) / 2).astype(np.int64)
-    vanishes = _vanishes(index)
-    first = np.where(vanishes, np.clip(middle, 0, np.maximum(limits - 1, 0)), corners[:, :2])
-    return np.concatenate([first, np.where(vanishes, first + 1, corners[:, 2:])], axis=1)
+    """Boxes with corners at the nearest whole pixels, as they are where that leaves nothing; ``[N, 4]``."""
+    vanishes = np.tile(_vanishes(index), 2)
+    rounded: np.ndarray = np.where(vanishes, index.boxes_xyxy, np.rint(index.boxes_xyxy))
+    return rounded
 
 
 def _vanishes(index: CocoIndex) -> np.ndarray:
