@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import data_speed, detr_speed, loading
+from benchmarks import annotations, data_speed, detr_speed, loading
 from benchmarks.timing import machine, table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -25,7 +25,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repeats, and print instead of writing the page")
     parser.add_argument("--out", type=Path, help="the page to write")
-    parser.add_argument("--only", choices=("forward", "backbone", "train", "data", "loading"))
+    parser.add_argument("--only", choices=("forward", "backbone", "train", "data", "loading", "annotations"))
     parser.add_argument("--data", type=Path, help="folder in COCO layout to load from; generated if not given")
     arguments = parser.parse_args()
     repeats = 3 if arguments.quick else 5
@@ -46,12 +46,15 @@ def _parts(device: torch.device, repeats: int, only: str | None, data: Path | No
     if only in (None, "loading"):
         costs = loading.loading_table(loading.loading(repeats, data))
         parts.append(f"### Training images at DETR's recipe, batches of {loading.BATCH}\n\n{costs}\n")
+    if only in (None, "annotations"):
+        reading = annotations.reading_table(min(repeats, 3))
+        parts.append(f"### Reading an annotation file of the size of COCO's training split\n\n{reading}\n")
     if only in (None, "data"):
         title = "One 640 x 480 JPEG to the input of the model at 800 x 1066"
         parts.append(table(title, data_speed.preprocessing(repeats)))
         title = "COCO evaluation, 5,000 images x 100 detections"
         parts.append(table(title, data_speed.evaluation(1), "AP of both was equal to the last digit."))
-    if only in ("data", "loading"):
+    if only in ("data", "loading", "annotations"):
         return parts
     ours, theirs = detr_speed.make_pair()
     if only in (None, "forward"):

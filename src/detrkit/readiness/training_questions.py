@@ -65,7 +65,7 @@ def judge_rehearsal(rehearsal: Rehearsal, preset_lr: float | None, pretrained: b
             trial.loss_at(len(rehearsal.slower[0].losses) - 1) for trial in (main, *rehearsal.slower)
         ],
     }
-    too_fast = _too_fast(rehearsal, preset_lr)
+    too_fast = _too_fast(rehearsal, preset_lr, pretrained)
     if too_fast is not None:
         return [too_fast]
     if not main.finite:
@@ -107,7 +107,7 @@ def judge_rehearsal(rehearsal: Rehearsal, preset_lr: float | None, pretrained: b
     return judgements
 
 
-def _too_fast(rehearsal: Rehearsal, preset_lr: float | None) -> Judgement | None:
+def _too_fast(rehearsal: Rehearsal, preset_lr: float | None, pretrained: bool) -> Judgement | None:
     """A judgement if slower steps get further, or keep images apart, from the same weights on the same images."""
     main = rehearsal.main
     at = min(len(trial.losses) for trial in (main, *rehearsal.slower)) - 1
@@ -119,7 +119,9 @@ def _too_fast(rehearsal: Rehearsal, preset_lr: float | None) -> Judgement | None
     usual = f"; the preset's is {preset_lr:g}" if preset_lr is not None and preset_lr != main.lr else ""
     got = f"{reached:.1f}" if math.isfinite(reached) else "not finite"
     figures = {"lr": main.lr, "loss": got, "better_lr": best.lr, "better_loss": best.loss_at(at)}
-    if math.isfinite(best.loss_at(at)) and reached > TOO_FAST * best.loss_at(at) and not learnt:
+    # A trained model may lose a little at first at any rate that is worth training with.
+    slower_is_better = reached > TOO_FAST * best.loss_at(at) and (not pretrained or reached > main.losses[0])
+    if math.isfinite(best.loss_at(at)) and slower_is_better and not learnt:
         found = f"the loss is {got}, at {best.lr:g} it is {best.loss_at(at):.1f}"
         better = best.lr
     elif main.box_spread[1] < COLLAPSED and apart.box_spread[1] > 10 * COLLAPSED and not learnt:
