@@ -56,6 +56,7 @@ class SharedSlots:
         self.capacity = -(-images * _BYTES_AN_IMAGE // mmap.PAGESIZE) * mmap.PAGESIZE
         self._memory = [mmap.mmap(-1, slots * self.capacity) for _ in range(workers)]
         self._taken = mmap.mmap(-1, workers * slots)
+        self._met = np.zeros((workers, slots), dtype=np.int64)
         self.key = next(_keys)
         _mapped[self.key] = self
 
@@ -77,9 +78,17 @@ class SharedSlots:
         """The memory of a slot, uint8 ``[capacity]``."""
         return np.frombuffer(self._memory[worker], np.uint8, self.capacity, slot * self.capacity)
 
-    def received(self, worker: int, slot: int) -> Tensor:
-        """The memory of a slot, given back when neither this tensor nor a view of it is left."""
+    def received(self, worker: int, slot: int, num_bytes: int) -> Tensor:
+        """The memory of a slot, given back when neither this tensor nor a view of it is left.
+
+        Pages that are new here are met at once: until then they would be the worker's alone, and its memory would
+        look twice as large as it is.
+        """
         memory = self.view(worker, slot)
+        met = int(self._met[worker, slot])
+        if num_bytes > met:
+            memory[met : num_bytes : mmap.PAGESIZE].max()
+            self._met[worker, slot] = num_bytes
         weakref.finalize(memory, self.give_back, worker, slot).atexit = False
         return torch.from_numpy(memory)
 
@@ -151,7 +160,7 @@ def _unpacked(
     """Called by pickle in the process that the batch was sent to."""
     if isinstance(pixels, tuple):
         key, worker, slot = pixels
-        pixels = _mapped[key].received(worker, slot)
+        pixels = _mapped[key].received(worker, slot, batch_bytes(sizes_hw))
     images, padding_mask = split_buffer(pixels, sizes_hw)
     labels, boxes_cxcywh, truth_counts = truth
     return Batch(

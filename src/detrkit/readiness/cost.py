@@ -24,6 +24,7 @@ from detrkit.training.optim import apply_gradients, build_optimizer
 from detrkit.types import Batch, ClassMap
 
 _STEPS = 2
+_SLOW_STEP_S = 5.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,8 +75,9 @@ def measure_cost(
             continue
         whole = collate(samples)
         load_times.append(time.monotonic() - started)
-        # On a CPU a few images stand for all, padded as a batch is; a GPU is asked for the real thing.
-        part = whole if device.type == "cuda" else collate(samples[: 1 + len(step_times)])
+        # On a slow device two images stand for all, padded as a batch is.
+        few = device.type != "cuda" and (not step_times or step_times[0] > _SLOW_STEP_S)
+        part = collate(samples[: 1 + len(step_times)]) if few else whole
         assert part is not None
         started = time.monotonic()
         kept = _step(config, model, criterion, optimizer, part.to(device))

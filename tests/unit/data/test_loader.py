@@ -1,18 +1,18 @@
 from __future__ import annotations
 
-import gc
+import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import psutil
 import pytest
 import torch
 from torchvision import tv_tensors
 
 from detrkit.config import DataConfig, TransformConfig
 from detrkit.data.coco import CocoDataset, read_coco
-from detrkit.data.index import CocoIndex
 from detrkit.data.loader import EpochBatchSampler, auto_workers, build_loader, collate
 from detrkit.data.synthetic import write_synthetic
 from detrkit.data.transforms import eval_transform, train_transform
@@ -280,31 +280,41 @@ def test_facts_say_how_data_is_loaded(synthetic: Path) -> None:
     assert facts.cpus >= 1
 
 
-def enlarged(index: CocoIndex, annotations: int) -> CocoIndex:
-    """The images over and over, until there are so many annotations."""
-    return index.select(np.resize(np.arange(len(index)), len(index) * -(-annotations // len(index.labels))))
+MEMORY_SCRIPT = """
+import gc, json, sys
+from pathlib import Path
+import numpy as np, psutil
+from detrkit.config import DataConfig, TransformConfig
+from detrkit.data.coco import CocoDataset
+from detrkit.data.loader import EpochBatchSampler, build_loader
+from detrkit.data.read import read_coco
+from detrkit.data.transforms import train_transform
+
+root = Path(sys.argv[1])
+index, _ = read_coco(root / "annotations" / "instances_train2017.json", root / "train2017")
+index = index.select(np.resize(np.arange(len(index)), len(index) * -(-860_000 // len(index.labels))))
+assert len(index.labels) >= 860_000
+dataset = CocoDataset(index, root / "train2017", train_transform(TransformConfig()))
+sampler = EpochBatchSampler(len(index), 4, seed=2)
+loader = build_loader(dataset, sampler, DataConfig(workers=2))
+private_mb = []
+for epoch in range(4):
+    sampler.set_epoch(epoch, start_batch=sampler.num_batches - 60)
+    for batch in loader:
+        pass
+    gc.collect()
+    me = psutil.Process()
+    workers = [child for child in me.children() if child.cmdline() == me.cmdline()]  # not torch's resource tracker
+    private_mb.append([worker.memory_full_info().uss / 2**20 for worker in workers])
+print(json.dumps(private_mb))
+"""
 
 
 @pytest.mark.slow
 def test_memory_of_a_worker_is_small_and_does_not_grow(shared_data: Path) -> None:
-    folder = shared_data / "coco_mini" / "train2017"
-    index, _ = read_coco(shared_data / "coco_mini" / "annotations" / "instances_train2017.json", folder)
-    index = enlarged(index, 860_000)
-    assert len(index.labels) >= 860_000
-    dataset = CocoDataset(index, folder, train_transform(TransformConfig(scales=(160, 192), crop=0.0)))
-    sampler = EpochBatchSampler(len(index), 4, seed=2)
-    loader = build_loader(dataset, sampler, DataConfig(workers=2))
-    private_mb = []
-    for epoch in range(4):
-        sampler.set_epoch(epoch, start_batch=sampler.num_batches - 100)
-        for batch in loader:
-            assert batch.images.sum() > 0  # pixels that nobody reads would count as the worker's own
-        gc.collect()
-        workers = [
-            child for child in psutil.Process().children() if "resource_tracker" not in str(child.cmdline())
-        ]
-        assert len(workers) == 2
-        private_mb.append([worker.memory_full_info().uss / 2**20 for worker in workers])
+    command = [sys.executable, "-W", "ignore", "-c", MEMORY_SCRIPT, str(shared_data / "coco_mini")]
+    private_mb = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+    assert np.shape(private_mb) == (4, 2)
     assert np.max(private_mb) < 50, private_mb
     # the first epoch fills caches; a list of annotations copied as it is touched would grow on and on
     assert (np.subtract(private_mb[3], private_mb[0]) < 8).all(), private_mb

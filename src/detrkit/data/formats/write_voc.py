@@ -83,9 +83,7 @@ def write_voc(
                 notes.append(f"{split}: {int(index.iscrowd.sum())} crowd regions written as difficult objects")
             thin = 0 if decimals else int(_vanishes(index).any(axis=1).sum())
             if thin:
-                notes.append(
-                    f"{split}: {thin} boxes too thin for whole pixels are written with decimals"
-                )
+                notes.append(f"{split}: {thin} boxes too thin for whole pixels are written with decimals")
         _write_list(folder / LABELS_FILE, "".join(f"{text}\n" for text in texts))
     return Written(Path(out), tuple(notes))
 
