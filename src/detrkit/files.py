@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import uuid
 from collections.abc import Iterator
@@ -31,18 +32,51 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[str]]:
-    """Open a text file for writing that takes the place of ``path`` only when all of it is on the disk.
+def atomic_bytes(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+    """Open a file for writing that takes the place of ``path`` only when all of it is written.
 
     The temporary file lies in the same folder: a rename across file systems is a copy, which can be cut off.
+
+    Args:
+        path: The final name; its folder is made if it is not there.
+        durable: Wait until file and name are on the disk, so that a power cut leaves the old or the new file.
+            Without, for thousands of small files, only a crash of the program is provided for.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    # The name is short, since that of the file may be as long as the file system allows.
+    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
-        with temporary.open("x", encoding="utf-8") as file:
+        with temporary.open("xb") as file:
             yield file
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         temporary.replace(path)
+        if durable:
+            sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def atomic_file(path: Path) -> Iterator[IO[str]]:
+    """The same for text in UTF-8, durable."""
+    with atomic_bytes(path) as file:
+        text = io.TextIOWrapper(file, encoding="utf-8")
+        try:
+            yield text
+            text.flush()
+        finally:
+            with contextlib.suppress(OSError):  # what could not be written has been told
+                text.detach()
+
+
+def sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut; Windows has no such call and needs none."""
+    if os.name != "posix":
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -8,15 +8,13 @@ Shapes: I images of the data set, M of the cache.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import io
 import os
-import uuid
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
@@ -24,6 +22,7 @@ from detrkit.config import DataConfig, TransformConfig
 from detrkit.data.index import CocoIndex, check_inside, pack_names
 from detrkit.data.layout import canonical_split
 from detrkit.errors import AnnotationError, DataError
+from detrkit.files import atomic_bytes
 from detrkit.ops.images import Enough
 from detrkit.types import SizeHW
 
@@ -219,7 +218,7 @@ def write_manifest(folder: Path, split: str, settings: CacheSettings, entries: M
         name_offsets=name_offsets,
         entries=np.array(list(entries.values()), dtype=np.int64).reshape(len(entries), len(Entry._fields)),
     )
-    with atomic_bytes(manifest_path(folder, split), durable=True) as file:
+    with atomic_bytes(manifest_path(folder, split)) as file:
         file.write(content.getbuffer())
 
 
@@ -251,23 +250,3 @@ def read_manifest(folder: Path, split: str) -> tuple[CacheSettings, dict[str, En
     if version != VERSION:
         raise DataError(f"{path} has version {version}, expected {VERSION}; remove {folder} and {advice}")
     return CacheSettings(short, quality, source), entries
-
-
-@contextlib.contextmanager
-def atomic_bytes(path: Path, durable: bool = False) -> Iterator[IO[bytes]]:
-    """Open a file for writing that takes the place of ``path`` only when all of it is written.
-
-    Args:
-        path: The final name.
-        durable: Wait until it is on the disk, so that a power cut leaves the old or the new file.
-    """
-    temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            yield file
-            if durable:
-                file.flush()
-                os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

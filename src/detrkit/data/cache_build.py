@@ -25,7 +25,6 @@ from detrkit.data.cache import (
     VERSION,
     CacheSettings,
     Entry,
-    atomic_bytes,
     copies_folder,
     copy_name,
     is_current,
@@ -38,7 +37,7 @@ from detrkit.data.index import CocoIndex, check_inside
 from detrkit.data.layout import canonical_split
 from detrkit.data.loader import available_cpus
 from detrkit.errors import DataError, ImageError
-from detrkit.files import atomic_file, make_folder
+from detrkit.files import atomic_bytes, atomic_file, make_folder
 from detrkit.ops.images import Enough, decode_enough, decode_image, read_image_size
 from detrkit.types import SizeHW
 
@@ -271,7 +270,7 @@ def _link(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             raise
-        with source.open("rb") as original, atomic_bytes(target) as file:
+        with source.open("rb") as original, atomic_bytes(target, durable=False) as file:
             shutil.copyfileobj(original, file)
 
 
@@ -280,7 +279,7 @@ def _write_smaller(source: Path, target: Path, settings: CacheSettings) -> None:
     pixels, whole_hw = decode_enough(source, Enough(settings.short * 3 // 2))
     height, width = reduced_hw(whole_hw, settings.short)
     image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
-    with atomic_bytes(target) as file:
+    with atomic_bytes(target, durable=False) as file:
         image.resize((width, height), Image.Resampling.LANCZOS).save(file, "JPEG", quality=settings.quality)
 
 

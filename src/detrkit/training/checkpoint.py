@@ -10,7 +10,6 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import uuid
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
@@ -21,6 +20,7 @@ from torch import Tensor
 
 from detrkit.config import Config, update_config
 from detrkit.errors import CheckpointError, ConfigError, DataError
+from detrkit.files import atomic_bytes, sync_folder
 from detrkit.types import ClassMap
 
 FORMAT = "detrkit-checkpoint"
@@ -49,23 +49,15 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
         CheckpointError: The disk is full or cannot be written; nothing has changed then.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary.open("xb") as file:
+        with atomic_bytes(path) as file:
             writer = _HashingWriter(file)
             torch.save({"format": FORMAT, "version": VERSION, **payload}, writer)  # type: ignore[arg-type]
             if writer.error is not None:
                 raise writer.error
             file.write(_seal(writer.digest.hexdigest()))
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-        _sync_folder(path.parent)
     except OSError as error:
         raise CheckpointError(_write_problem(path, error)) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -156,7 +148,7 @@ class CheckpointStore:
             if self._last_is_sound or _is_sound(self.last_path):
                 self.last_path.replace(self.previous_path)
             self._fresh_path.replace(self.last_path)
-            _sync_folder(self.folder)
+            sync_folder(self.folder)
         except OSError as error:
             raise CheckpointError(_write_problem(self.last_path, error)) from error
         self._last_is_sound = True
@@ -263,17 +255,6 @@ def _is_sound(path: Path) -> bool:
     except (OSError, CheckpointError):
         return False
     return True
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut; Windows has no such call and needs none."""
-    if os.name != "posix":
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def _write_problem(path: Path, error: OSError) -> str:

@@ -7,19 +7,18 @@ the 80 classes, so that nothing else in detrkit ever sees the gaps.
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
-import os
 import pickle
 import re
-import tempfile
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor
 
 from detrkit.config import BackboneName, ModelConfig
@@ -27,6 +26,7 @@ from detrkit.errors import WeightsError
 from detrkit.families.detr.coco_classes import COCO_CLASSES
 from detrkit.families.detr.layouts import State, hub_to_published, is_hub_layout, published_to_hub
 from detrkit.families.weights import Weights
+from detrkit.files import atomic_bytes
 from detrkit.types import ClassMap
 
 _COCO_SLOTS = 91
@@ -75,7 +75,8 @@ def read_weights(path: str | Path, model: ModelConfig | None = None) -> Weights:
 def write_published(path: str | Path, state: Mapping[str, Tensor]) -> None:
     """Write weights as the authors published theirs: one ``.pth`` with the tensors under ``model``."""
     payload = {"model": {name: tensor.detach().cpu() for name, tensor in state.items()}}
-    _write_atomically(Path(path), lambda temporary: torch.save(payload, temporary))
+    with _writing(Path(path)) as file:
+        torch.save(payload, file)
 
 
 def write_hub(folder: str | Path, weights: Weights, eval_size: int, max_size: int) -> None:
@@ -93,10 +94,8 @@ def write_hub(folder: str | Path, weights: Weights, eval_size: int, max_size: in
     folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu() for name, tensor in published_to_hub(weights.state).items()}
     tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    _write_atomically(
-        folder / "model.safetensors",
-        lambda temporary: save_file(tensors, temporary, metadata={"format": "pt"}),
-    )
+    with _writing(folder / "model.safetensors") as file:
+        file.write(save(tensors, metadata={"format": "pt"}))
     preprocessor = {
         "image_processor_type": "DetrImageProcessor",
         "format": "coco_detection",
@@ -312,18 +311,15 @@ def _hub_config(weights: Weights) -> dict[str, Any]:
 
 def _write_json(path: Path, content: dict[str, Any]) -> None:
     text = json.dumps(content, indent=2) + "\n"
-    _write_atomically(path, lambda temporary: Path(temporary).write_text(text, encoding="utf-8"))
+    with _writing(path) as file:
+        file.write(text.encode())
 
 
-def _write_atomically(path: Path, write: Callable[[str], Any]) -> None:
-    """Write beside the place and rename, so that a full disk never leaves half a file under the name."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    os.close(handle)
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[IO[bytes]]:
+    """A file that is whole or not there, its errors in terms of weights."""
     try:
-        write(temporary)
-        Path(temporary).replace(path)
+        with atomic_bytes(path) as file:
+            yield file
     except (OSError, RuntimeError, SafetensorError) as error:
         raise WeightsError(f"cannot write {path}: {error}") from error
-    finally:
-        Path(temporary).unlink(missing_ok=True)
