@@ -19,7 +19,7 @@ from urllib.parse import urlsplit
 from detrkit.errors import DataError
 
 TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
-USER_AGENT = "detrkit (https://pypi.org/project/detrkit)"
+USER_AGENT = "detrkit data fetch"
 
 _CONTENT_RANGE = re.compile(r"bytes (\d+)-(\d+)/(\d+)$")
 
