@@ -81,12 +81,17 @@ def judge_category_ids(split: str, table: AnnotationTable) -> list[Judgement]:
                     {"shift": shift},
                 )
             ]
-    heading = [row for row, name in enumerate(table.category_names) if name in table.supercategories]
-    used = positions_of(refs, listed)
-    is_heading_used = any(row in used for row in heading)
-    last = int(np.argmax(listed)) if len(listed) else 0
-    if len(listed) > 2 and is_heading_used and last not in used and last not in heading:
-        name = table.category_names[heading[0]]
+    # Roboflow lists the heading of all categories first, and gives it no objects.
+    order = np.argsort(listed, kind="stable")
+    used = np.unique(positions_of(refs, listed))
+    headings = [name for name in table.supercategories if name != "none"]
+    if len(order) > 2 and headings == [table.category_names[order[0]]]:
+        first, last = order[0], order[-1]
+        shifted = first in used and last not in used and len(used) == len(order) - 1
+    else:
+        shifted = False
+    if shifted:
+        name = table.category_names[first]
         return [
             Judgement(
                 "class_ids_off_by_one",

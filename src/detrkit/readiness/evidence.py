@@ -16,6 +16,7 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from detrkit.data.coco import fit_boxes
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.errors import ImageError
 from detrkit.ops.images import decode_image, resize_image
@@ -287,11 +288,9 @@ def _boxes_in_file(index: CocoIndex, row: int, size_hw: tuple[int, int]) -> tupl
     """Boxes of single objects in pixels of the file, ``[n, 4]``, and their classes."""
     rows = index.annotation_rows(row)
     single = ~index.iscrowd[rows]
-    listed = index.sizes_hw[row]
-    turned = tuple(listed.tolist()) == size_hw[::-1]
-    scale = (1.0, 1.0) if turned else (size_hw[0] / listed[0], size_hw[1] / listed[1])
-    boxes = index.boxes_xyxy[rows][single] * np.array([scale[1], scale[0], scale[1], scale[0]])
-    return boxes, index.labels[rows][single]
+    listed_hw = (int(index.sizes_hw[row, 0]), int(index.sizes_hw[row, 1]))
+    boxes, _ = fit_boxes(index.boxes_xyxy[rows], index.area[rows], listed_hw, size_hw)
+    return boxes[single], index.labels[rows][single]
 
 
 def _crop(image: Tensor, box: np.ndarray, context: float) -> Tensor:

@@ -62,7 +62,8 @@ class Trial:
         return all(map(math.isfinite, self.losses)) and all(map(math.isfinite, self.gradient_norms))
 
     def loss_at(self, step: int) -> float:
-        """Mean of the few losses that end with a step; infinite where one was not finite."""
+        """Mean of the few losses up to a step, or up to the last; infinite where one is not finite."""
+        step = min(step, len(self.losses) - 1)
         mean = float(np.mean(self.losses[max(0, step - _AVERAGED + 1) : step + 1]))
         return mean if math.isfinite(mean) else math.inf
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -13,10 +13,11 @@ import torch
 from torch import nn
 
 from detrkit.config import Config
-from detrkit.data.check.run import check_data
-from detrkit.data.layout import find_split
+from detrkit.data.check.run import examine
+from detrkit.data.layout import canonical_split, find_split
 from detrkit.data.preview import draw_sample
 from detrkit.data.read import load_table
+from detrkit.data.table import AnnotationTable
 from detrkit.errors import DataError, DetrkitError, UsageError
 from detrkit.families import PRESETS, preset_config
 from detrkit.families.registry import get_family
@@ -69,7 +70,7 @@ def run_preflight(
         UsageError: The data or model is asked for wrongly, or ``out`` cannot be written.
         WeightsError: The model's weights cannot be had.
     """
-    if config.data.root is None:
+    if config.data.root is None and config.data.train_annotations is None:
         raise UsageError("no data given; give the folder of a data set: --data DATA")
     make_folder(out)
     judgements: list[Judgement] = []
@@ -81,9 +82,11 @@ def run_preflight(
         for judgement in found:
             say(judgement.line())
 
-    check = check_data(config.data.root, images=False, duplicates=False, queries=config.model.num_queries)
-    tell(data_questions.judge_check(check))
+    tables = _check(config, tell)
     splits = _read_splits(config, tell)
+    for name in (config.data.train_split, config.data.val_split):
+        tell(_judge_ids(config, name, tables))
+    tables.clear()
     if splits is not None:
         train, val = splits
         seen = _look_at_data(config, train, val, tell)
@@ -91,6 +94,7 @@ def run_preflight(
         known, head = _judge_head(candidate, train, val)
         tell([head])
         if known is not None and len(train.index.labels) and seen.images_read:
+            say(f"...     over-fitting a handful of images, some {2 * budget_s:.0f} s at most on a slow machine")
             rehearsal, batch = _try(candidate, known, train, val, budget_s, tell)
     verdict = Verdict(tuple(judgements))
     with atomic_file(out / "verdict.json") as file:
@@ -118,16 +122,30 @@ def _read_splits(config: Config, tell: Callable[[list[Judgement]], None]) -> tup
             raise
         except DataError as error:
             tell([Judgement("data_unreadable", Outcome.FAULT, f"{name}: {error}", "run: detrkit data check")])
-            tell(_ids_of_unreadable(config, name))
     return (found[0], found[1]) if len(found) == 2 else None
 
 
-def _ids_of_unreadable(config: Config, name: str) -> list[Judgement]:
-    """Where not one annotation can be used, their ids may tell why."""
+def _check(config: Config, tell: Callable[[list[Judgement]], None]) -> dict[str, AnnotationTable]:
+    """Check the annotations; gives the table of each split, by canonical name."""
+    if config.data.root is None:
+        found = "not checked, since data.train_annotations names files and no folder; run: detrkit data check FILE"
+        tell([Judgement("annotations", Outcome.NOTE, found)])
+        return {}
+    queries = config.model.num_queries
+    checked = examine(config.data.root, layout=config.data.layout, images=False, duplicates=False, queries=queries)
+    tell(data_questions.judge_check(checked.result))
+    return {split.name: split.table for split in checked.splits}
+
+
+def _judge_ids(config: Config, name: str, tables: Mapping[str, AnnotationTable]) -> list[Judgement]:
+    """Asked even of a split of which not one annotation can be used: the ids may tell why."""
     try:
-        return data_questions.judge_category_ids(name, load_table(find_split(config.data.root, name, config.data)))
+        table = tables.get(canonical_split(name))
+        if table is None:
+            table = load_table(find_split(config.data.root, name, config.data))
     except DetrkitError:
         return []
+    return data_questions.judge_category_ids(name, table)
 
 
 def _look_at_data(config: Config, train: Split, val: Split, tell: Callable[[list[Judgement]], None]) -> Patches:
@@ -139,7 +157,6 @@ def _look_at_data(config: Config, train: Split, val: Split, tell: Callable[[list
         if name == "val" and same:
             tell([Judgement("val_is_train", Outcome.WARNING, "the validation split is the training split")])
             continue
-        tell(data_questions.judge_category_ids(name, load_table(split.files)))
         patches = collect_patches(split.index, split.files.images, seed=config.train.seed)
         looked[name] = patches
         found = data_questions.judge_objects(name, split.index, patches)
