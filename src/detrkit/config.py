@@ -9,7 +9,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
@@ -251,10 +251,36 @@ class TrainConfig(_Section):
         "auto: published if the preset has them, else backbone, else none",
     )
     epochs: int = pydantic.Field(50, ge=1)
-    batch_size: int = pydantic.Field(4, ge=1, description="images a step and process (micro-batch)")
-    accumulate: int = pydantic.Field(1, ge=1, description="micro-batches per optimiser step")
+    batch_size: int = pydantic.Field(4, ge=1, description="images a batch and process")
+    accumulate: int = pydantic.Field(1, ge=1, description="batches per optimiser step")
+    micro_batch: Annotated[int, pydantic.Field(ge=1)] | Literal["auto"] | None = pydantic.Field(
+        None,
+        description="images through the network at once, if fewer than batch_size: less memory, same gradient; "
+        "auto: the largest that fits",
+    )
+    on_oom: Literal["halve", "error"] = pydantic.Field(
+        "halve", description="when memory runs out: halve the micro-batch and repeat the step, or stop"
+    )
+    pixel_budget: int | None = pydantic.Field(
+        None, ge=1, description="pixels that a micro-batch may have; more is treated as memory that ran out"
+    )
+    recompute: bool = pydantic.Field(
+        False,
+        description="activation checkpointing: activations are computed again in the backward pass, not kept",
+    )
     lr: float = pydantic.Field(1e-4, gt=0)
     backbone_lr: float = pydantic.Field(1e-5, ge=0)
+    lr_scale: dict[str, float] = pydantic.Field(
+        default_factory=dict,
+        description="factor of the learning rate by part of the model; parts are listed by detrkit models --parts",
+    )
+    layer_decay: float = pydantic.Field(
+        1.0, gt=0, le=1, description="each layer further from the heads learns at this times the rate of the next"
+    )
+    freeze: tuple[str, ...] = pydantic.Field((), description="parts of the model that are not trained")
+    head_steps: int = pydantic.Field(
+        0, ge=0, description="first steps, in which only what has no pretrained weights (the heads) learns"
+    )
     weight_decay: float = pydantic.Field(1e-4, ge=0)
     clip_norm: float = pydantic.Field(0.1, ge=0, description="largest gradient norm; 0 turns clipping off")
     schedule: Literal["step", "cosine", "constant"] = "step"
@@ -263,6 +289,16 @@ class TrainConfig(_Section):
     warmup_steps: int = pydantic.Field(0, ge=0)
     ema_decay: float | None = pydantic.Field(None, gt=0, lt=1, description="average weights; evaluated and saved")
     precision: Precision = pydantic.Field("32", description="32, bf16 or 16 (mixed)")
+    deterministic: bool = pydantic.Field(
+        False, description="on CUDA, only kernels that give the same bits each time: exact resume, somewhat slower"
+    )
+    on_nonfinite: Literal["skip", "stop"] = pydantic.Field(
+        "skip", description="a step with a NaN or infinite loss or gradient changes no weight; then go on, or stop"
+    )
+    max_bad_steps: int = pydantic.Field(
+        5, ge=1, description="steps of that kind in a row after which training stops"
+    )
+    alarms: bool = pydantic.Field(True, description="say so when training goes wrong in one of the known ways")
     device: Literal["auto", "cpu", "cuda"] = "auto"
     devices: int = pydantic.Field(1, ge=1, description="processes, one GPU each")
     num_nodes: int = pydantic.Field(1, ge=1)
@@ -270,8 +306,15 @@ class TrainConfig(_Section):
     eval_every: int = pydantic.Field(1, ge=1, description="epochs between evaluations")
     patience: int | None = pydantic.Field(None, ge=1, description="stop after so many evaluations without gain")
     save_every_min: float = pydantic.Field(15.0, gt=0, description="minutes between checkpoints inside an epoch")
+    save_every_steps: int | None = pydantic.Field(
+        None, ge=1, description="steps between checkpoints inside an epoch, besides the minutes"
+    )
     log_every: int = pydantic.Field(10, ge=1, description="steps between log lines")
     log_images: int = pydantic.Field(4, ge=0, description="validation images drawn into TensorBoard")
+    trackers: tuple[Literal["tensorboard", "wandb", "mlflow"], ...] = pydantic.Field(
+        ("tensorboard",), description="where curves go besides metrics.jsonl"
+    )
+    project: str = pydantic.Field("detrkit", min_length=1, description="project or experiment of wandb and mlflow")
     max_detections: int = pydantic.Field(100, ge=1, description="detections an image in evaluation")
 
 

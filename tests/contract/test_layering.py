@@ -20,7 +20,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("serving", "cluster"),
     ("models",),
     ("runs",),
-    ("readiness",),
+    ("readiness", "tuning", "profiling"),
     ("api",),
     ("demo", "doctor", "cli"),
 )
