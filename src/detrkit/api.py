@@ -79,9 +79,10 @@ def train(
     config: str | Path | None = None,
     init: Source | None = None,
     epochs: int | None = None,
-    batch_size: int | None = None,
+    batch_size: int | Literal["auto"] | None = None,
     lr: float | None = None,
     changes: Mapping[str, Any] | None = None,
+    go_on: bool = False,
     say: Say = print,
 ) -> FitResult:
     """Train on a COCO-format data set; returns the run, which every other verb takes as a model.
@@ -93,9 +94,11 @@ def train(
         config: YAML file over the preset; the arguments here go over both.
         init: Starting weights: ``published``, ``backbone``, ``none``, a path or a hub id.
         epochs: Passes over the training images.
-        batch_size: Images a step and process.
+        batch_size: Images a batch and process; ``auto``: as configured, through memory in the largest pieces that
+            fit, which changes no gradient.
         lr: Learning rate of everything but the backbone.
         changes: Any other config values, dotted: ``{"train.ema_decay": 0.999}``.
+        go_on: If the run folder holds a training already, go on with that one.
         say: Where messages for people go.
 
     Raises:
@@ -105,7 +108,8 @@ def train(
         "data.root": None if data is None else os.fspath(data),
         "train.init": None if init is None else os.fspath(init),
         "train.epochs": epochs,
-        "train.batch_size": batch_size,
+        "train.batch_size": None if batch_size == "auto" else batch_size,
+        "train.micro_batch": "auto" if batch_size == "auto" else None,
         "train.lr": lr,
     }
     resolved = _resolved(model, config, changes, given)
@@ -115,7 +119,7 @@ def train(
             "data.val_annotations"
         )
     run_dir = Path(run) if run is not None else _next_run(resolved.model.preset)
-    return start_run(resolved, run_dir, say)
+    return start_run(resolved, run_dir, say, go_on=go_on)
 
 
 def preflight(

@@ -10,7 +10,8 @@
     ├── WeightsError             a weights file does not fit, is damaged, or cannot be fetched
     ├── CheckpointError          a checkpoint cannot be written or read
     └── TrainingError            training cannot go on
-        └── NonFiniteError       a loss or a gradient became NaN or infinite
+        ├── NonFiniteError       losses or gradients stay NaN or infinite
+        └── MemoryExhaustedError a single image does not fit into memory
 
 A message says what was got, what was expected, where, and what to do.
 """
@@ -67,4 +68,8 @@ class TrainingError(DetrkitError):
 
 
 class NonFiniteError(TrainingError):
-    """A loss or a gradient became NaN or infinite."""
+    """Losses or gradients stay NaN or infinite."""
+
+
+class MemoryExhaustedError(TrainingError):
+    """A single image does not fit into memory."""

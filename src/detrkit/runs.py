@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.read import read_split_files
 from detrkit.data.report import ReadReport
 from detrkit.data.transforms import eval_transform, train_transform
-from detrkit.errors import CheckpointError, DataError, UsageError
+from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics, match_classes
 from detrkit.evaluation.report import plot_curves
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
@@ -37,7 +38,8 @@ from detrkit.inference.interop import to_supervision
 from detrkit.models import build_model, initialize, is_run, starting_weights
 from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.loop import FitResult, fit
-from detrkit.training.run import leave_processes, make_fabric
+from detrkit.training.processes import leave_processes, make_fabric
+from detrkit.training.run import OnEvaluation
 from detrkit.training.state import Progress
 from detrkit.types import ClassMap
 from detrkit.visual.drawing import draw
@@ -133,16 +135,40 @@ def training_dataset(config: Config, train: Split, cache: ImageCache | None, dev
     )
 
 
-def start_run(config: Config, run_dir: Path, say: Say) -> FitResult:
+def start_run(
+    config: Config,
+    run_dir: Path,
+    say: Say,
+    *,
+    on_evaluation: OnEvaluation | None = None,
+    go_on: bool = False,
+) -> FitResult:
     """Train from a config in a new run folder.
+
+    Args:
+        config: What to train.
+        run_dir: The run folder; made if it is not there.
+        say: Where messages for people go.
+        on_evaluation: As for :func:`detrkit.training.loop.fit`.
+        go_on: If the folder holds a run already, go on with that one and its own config.
 
     Raises:
         UsageError: The folder holds something already, or is none.
         DetrkitError: Anything that data, weights or training have to complain about.
     """
     if run_dir.is_dir() and any(run_dir.iterdir()):
+        # torchrun starts a failed training again, by the very same command
+        if (run_dir / "config.yaml").is_file() and (
+            go_on or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
+        ):
+            return resume_run(run_dir, say, on_evaluation=on_evaluation)
         advice = f", or go on with: detrkit resume {run_dir}" if is_run(run_dir) else ""
         raise UsageError(f"{run_dir} is not empty; give another --run{advice}")
+    return _begin_run(config, run_dir, say, on_evaluation)
+
+
+def _begin_run(config: Config, run_dir: Path, say: Say, on_evaluation: OnEvaluation | None) -> FitResult:
+    """Train from the start."""
     make_folder(run_dir)
     fabric = make_fabric(config.train)  # starts the other processes, which look at the folder too: still empty
     say = say if fabric.is_global_zero else _say_nothing
@@ -162,11 +188,24 @@ def start_run(config: Config, run_dir: Path, say: Say) -> FitResult:
             file.write(json.dumps(class_map.to_dict(), indent=1) + "\n")
         with atomic_file(run_dir / "weights.txt") as file:
             file.write("\n".join(lines) + "\n")
-    return _fit(fabric, config, prepared.model, class_map, train, val, cache, run_dir, None)
+    parts = (prepared.model, class_map, train, val, cache)
+    return _fit(fabric, config, *parts, run_dir, None, on_evaluation)
 
 
-def resume_run(run_dir: Path, say: Say, changes: Callable[[Config], Config] = lambda config: config) -> FitResult:
-    """Go on with a run from its last checkpoint.
+def resume_run(
+    run_dir: Path,
+    say: Say,
+    changes: Callable[[Config], Config] = lambda config: config,
+    *,
+    on_evaluation: OnEvaluation | None = None,
+) -> FitResult:
+    """Go on with a run from its last checkpoint; one that was stopped before its first begins anew.
+
+    Args:
+        run_dir: The run folder.
+        say: Where messages for people go.
+        changes: Gives the config to go on with.
+        on_evaluation: As for :func:`detrkit.training.loop.fit`.
 
     Raises:
         UsageError: The folder is no run.
@@ -179,10 +218,9 @@ def resume_run(run_dir: Path, say: Say, changes: Callable[[Config], Config] = la
     saved_config = read_config(run_dir / "config.yaml")
     config = changes(saved_config)
     store = CheckpointStore(run_dir)
-    if not store.folder.is_dir():
-        raise CheckpointError(
-            f"{run_dir} has no checkpoint yet: nothing to resume; start it anew in another folder"
-        )
+    if not store.has_any():
+        say(f"{run_dir} was stopped before its first checkpoint: it begins anew")
+        return _begin_run(config, run_dir, say, on_evaluation)
     payload = store.load_latest()
     done = Progress(**payload["progress"])
     if done.epoch >= config.train.epochs:
@@ -202,7 +240,8 @@ def resume_run(run_dir: Path, say: Say, changes: Callable[[Config], Config] = la
     model = build_model(config, class_map)
     if config != saved_config and fabric.is_global_zero:
         write_config(config, run_dir / "config.yaml")  # or the next resume would know nothing of it
-    return _fit(fabric, config, model, class_map, train, val, _find_cache(config, train, say), run_dir, payload)
+    parts = (model, class_map, train, val, _find_cache(config, train, say))
+    return _fit(fabric, config, *parts, run_dir, payload, on_evaluation)
 
 
 def unknown_classes(class_map: ClassMap, split: Split) -> list[str]:
@@ -348,6 +387,7 @@ def _fit(
     cache: ImageCache | None,
     run_dir: Path,
     resume: Mapping[str, Any] | None,
+    on_evaluation: OnEvaluation | None,
 ) -> FitResult:
     dataset = training_dataset(config, train, cache, fabric.device.type)
     sampler = EpochBatchSampler(
@@ -374,6 +414,7 @@ def _fit(
         run_dir,
         lambda network: evaluator(network).values,
         draw_samples=draw_samples,
+        on_evaluation=on_evaluation,
         resume=resume,
         fabric=fabric,
     )

@@ -7,6 +7,7 @@ Q queries, S label slots of the head (without no-object), K detections of one im
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NotRequired, TypedDict
 
@@ -181,6 +182,25 @@ class Batch:
             padding_mask=self.padding_mask.to(device, non_blocking=non_blocking),
             truth=self.truth.to(device, non_blocking=non_blocking),
         )
+
+    def split(self, size: int) -> tuple[Batch, ...]:
+        """The same images in batches of at most ``size``, each padded no further than it needs; views, no copies."""
+        count = len(self.sizes_hw)
+        if size >= count:
+            return (self,)
+        ends = list(itertools.accumulate(self.truth.counts, initial=0))
+        parts = []
+        for start in range(0, count, size):
+            images = slice(start, min(start + size, count))
+            objects = slice(ends[images.start], ends[images.stop])
+            sizes = self.sizes_hw[images]
+            height, width = (max(side) for side in zip(*sizes, strict=True))
+            truth = GroundTruth(
+                self.truth.labels[objects], self.truth.boxes_cxcywh[objects], self.truth.counts[images]
+            )
+            pixels, mask = self.images[images, :, :height, :width], self.padding_mask[images, :height, :width]
+            parts.append(Batch(pixels, mask, truth, self.targets[images], sizes))
+        return tuple(parts)
 
     def pin_memory(self) -> Batch:
         """The same batch in page-locked memory, called by torch's loader when pinning is on."""

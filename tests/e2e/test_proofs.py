@@ -23,7 +23,8 @@ from detrkit.families.registry import build_criterion
 from detrkit.inference.predictor import Detector
 from detrkit.models import build_model
 from detrkit.training import step
-from detrkit.training.run import Run, build_state, make_fabric
+from detrkit.training.processes import make_fabric
+from detrkit.training.run import Run, build_state
 from detrkit.training.step import agree, train_step
 from detrkit.types import Batch, ClassMap, Target
 from tests.unit.families.conftest import small_config

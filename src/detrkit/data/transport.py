@@ -25,8 +25,9 @@ from torchvision import tv_tensors
 
 from detrkit.types import Batch, GroundTruth, SizeHW, Target
 
-SPARE_SLOTS = 2
-"""Beyond the batches that wait to be asked for: the one in use, and the one being written."""
+SPARE_SLOTS = 3
+"""Beyond the batches that wait to be asked for: the one in use, the one before it (kept until its step is known to
+be sound), and the one being written."""
 
 # The largest image of the DETR recipe has 1333 x 1333 pixels, of three colours and one byte of padding mask.
 # Only memory that was written counts: a slot grows to its largest batch.

@@ -162,6 +162,10 @@ class CheckpointStore:
         only_training = ("optimizer", "scaler", "window")
         save_checkpoint(self.best_path, {key: payload[key] for key in payload if key not in only_training})
 
+    def has_any(self) -> bool:
+        """Whether there is a state to resume from, be it damaged."""
+        return any(path.exists() for path in (self._fresh_path, self.last_path, self.previous_path))
+
     def load_latest(self) -> dict[str, Any]:
         """The newest state that is whole; says so when that is not the newest written.
 

@@ -23,22 +23,15 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from detrkit.config import Config
-from detrkit.errors import DataError
+from detrkit.errors import CheckpointError, DataError, DetrkitError
 from detrkit.losses.criterion import Criterion
 from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.log import RunLog, StepRecord, memory_gib
+from detrkit.training.nonfinite import settle
 from detrkit.training.optim import learning_rates
-from detrkit.training.run import (
-    DrawSamples,
-    Evaluate,
-    Run,
-    build_state,
-    check_finite,
-    make_fabric,
-    payload,
-    resume_state,
-    save_last,
-)
+from detrkit.training.processes import make_fabric
+from detrkit.training.run import DrawSamples, Evaluate, OnEvaluation, Run, build_state, resume_state
+from detrkit.training.saving import payload, save_last
 from detrkit.training.signals import StopRequest
 from detrkit.training.step import agree, train_step
 from detrkit.types import Batch, ClassMap
@@ -46,7 +39,7 @@ from detrkit.types import Batch, ClassMap
 # An epoch without evaluation is saved at its end if the last save is longer ago than this.
 _SAVE_AFTER_S = 60.0
 
-Ending = Literal["finished", "patience", "interrupted"]
+Ending = Literal["finished", "patience", "pruned", "interrupted"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -59,7 +52,7 @@ class FitResult:
         epochs: Epochs completed.
         best: Highest AP of all evaluations; None before the first.
         last_metrics: What the last evaluation gave.
-        stopped: Why training ended.
+        stopped: Why training ended; pruned: ``on_evaluation`` wanted it.
         signal_number: The signal that interrupted it, if one did; a shell expects exit code 128 + this.
     """
 
@@ -86,6 +79,7 @@ def fit(
     evaluate: Evaluate,
     *,
     draw_samples: DrawSamples | None = None,
+    on_evaluation: OnEvaluation | None = None,
     resume: Mapping[str, Any] | None = None,
     fabric: Fabric | None = None,
 ) -> FitResult:
@@ -101,13 +95,15 @@ def fit(
             ``set_epoch(epoch, start_batch)``.
         class_map: Saved in every checkpoint.
         run_dir: Where metrics, events and checkpoints go.
-        evaluate: Gives the metrics of a model, AP among them; called on the first process only.
-        draw_samples: Gives pictures of the model's detections for TensorBoard.
+        evaluate: Gives the metrics of a model, AP among them; called on every process, the first one's count.
+        draw_samples: Gives pictures of the model's detections for TensorBoard; called on the first process.
+        on_evaluation: Given epoch and metrics after each evaluation, on the first process; True ends training.
         resume: What :meth:`CheckpointStore.load_latest` returned, to go on from there.
         fabric: Devices and precision; made from the config if not given.
 
     Raises:
-        NonFiniteError: A loss or gradient is NaN or infinite; the weights are still those before it.
+        NonFiniteError: Too many losses or gradients in a row were NaN or infinite; they changed no weight.
+        MemoryExhaustedError: Memory does not hold a training step of a single image.
         CheckpointError: A checkpoint cannot be written, or the one to resume from does not fit.
         DataError: The loader has no batch.
     """
@@ -143,6 +139,7 @@ def fit(
             loader=train_loader,
             evaluate=evaluate,
             draw_samples=draw_samples,
+            on_evaluation=on_evaluation,
             state=state,
             log=log,
             store=CheckpointStore(run_dir),
@@ -151,10 +148,15 @@ def fit(
             total_steps=total_steps,
             host_group=torch.distributed.new_group(backend="gloo") if fabric.world_size > 1 else None,
             saved_at_s=time.monotonic(),
+            saved_step=step,
         )
         if resume is not None:
             log.event(step, run.epoch, f"resumed at step {step}")
-        stopped = _train(run)
+        try:
+            stopped = _train(run)
+        except DetrkitError:
+            _save_what_is_done(run)
+            raise
     progress = state.progress
     return FitResult(
         run_dir, progress.step, progress.epoch, progress.best, progress.metrics, stopped, stop.signal_number
@@ -175,12 +177,32 @@ def _train(run: Run) -> Ending:
         due = progress.epoch + 1 == config.epochs or (progress.epoch + 1) % config.eval_every == 0
         if due and not _evaluate(run):
             return _interrupted(run)
+        pruned = due and _is_pruned(run)
         progress.epoch += 1
         progress.batch = 0
         # epochs of a second would otherwise spend their time on checkpoints; processes cannot go by the clock
         if due or run.fabric.world_size > 1 or time.monotonic() - run.saved_at_s > _SAVE_AFTER_S:
             save_last(run)
+        if pruned:
+            run.log.event(progress.step, progress.epoch, "ended early, as its caller asked after the evaluation")
+            return "pruned"
     return "finished"
+
+
+def _is_pruned(run: Run) -> bool:
+    """Whether whoever started the training wants no more of it."""
+    pruned = False
+    if run.on_evaluation is not None and run.fabric.is_global_zero:
+        pruned = run.on_evaluation(run.epoch, run.state.progress.metrics)
+    return bool(run.fabric.broadcast(pruned)) if run.fabric.world_size > 1 else pruned
+
+
+def _save_what_is_done(run: Run) -> None:
+    """Save the steps since the last save before an error ends the run; several processes in trouble cannot."""
+    if run.fabric.world_size > 1 or run.state.progress.step == run.saved_step:
+        return
+    with contextlib.suppress(CheckpointError):  # the disk may be what the error is about
+        save_last(run)
 
 
 def _train_epoch(run: Run) -> bool:
@@ -235,27 +257,27 @@ def _evaluate(run: Run) -> bool:
         return False
     metrics: dict[str, float] = {}
     samples: Sequence[tuple[str, np.ndarray]] = ()
-    if run.fabric.is_global_zero:
-        try:
-            with contextlib.ExitStack() as stack:
-                stack.enter_context(state.ema.applied() if state.ema is not None else contextlib.nullcontext())
-                stack.enter_context(run.stop.immediate() if interruptible else contextlib.nullcontext())
-                state.module.eval()
-                metrics = {name: float(value) for name, value in run.evaluate(state.module).items()}
-                if run.draw_samples is not None and run.config.train.log_images:
-                    samples = run.draw_samples(state.module)
-        except KeyboardInterrupt:
-            if run.stop.insisted or not run.stop.requested:
-                raise
-            return False
-        except Exception:
-            if run.stop.requested and interruptible:  # the signal reached the evaluation's workers too
-                return False
-            if interruptible:  # the epoch shall not be lost because an image to measure on is broken
-                _evaluation_failed(run)
+    try:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(state.ema.applied() if state.ema is not None else contextlib.nullcontext())
+            stack.enter_context(run.stop.immediate() if interruptible else contextlib.nullcontext())
+            state.module.eval()
+            metrics = {name: float(value) for name, value in run.evaluate(state.module).items()}
+            wanted = run.draw_samples is not None and run.config.train.log_images and run.fabric.is_global_zero
+            if wanted and run.draw_samples is not None:
+                samples = run.draw_samples(state.module)
+    except KeyboardInterrupt:
+        if run.stop.insisted or not run.stop.requested:
             raise
-        finally:
-            run.model.train()
+        return False
+    except Exception:
+        if run.stop.requested and interruptible:  # the signal reached the evaluation's workers too
+            return False
+        if interruptible:  # the epoch shall not be lost because an image to measure on is broken
+            _evaluation_failed(run)
+        raise
+    finally:
+        run.model.train()
     if not interruptible:
         metrics = run.fabric.broadcast(metrics)
     _take_metrics(run, metrics)
@@ -281,7 +303,7 @@ def _take_metrics(run: Run, metrics: dict[str, float]) -> None:
     run.log.evaluation(progress.step, run.epoch, metrics, best=better)
     if better:
         progress.best = ap
-        check_finite(run)
+        settle(run)
         if run.fabric.is_global_zero:
             run.store.save_best(payload(run))
 
@@ -291,7 +313,6 @@ def _log_window(run: Run) -> None:
     window, progress = run.state.window, run.state.progress
     if not len(window):
         return
-    check_finite(run)
     means = window.means()
     terms = {name: value for name, value in means.values.items() if name not in ("loss", "grad_norm")}
     run.log.step(

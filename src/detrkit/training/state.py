@@ -28,6 +28,9 @@ class Progress:
         best: Highest AP so far.
         evals_without_gain: Evaluations since then.
         metrics: What the last evaluation gave.
+        micro_batch: Images through the network at once, since memory ran out; None: as configured.
+        bad_steps: Steps in a row, the last included, whose loss or gradient was not finite.
+        bad_steps_saved: How many of all such steps were saved for replay.
     """
 
     step: int = 0
@@ -36,6 +39,9 @@ class Progress:
     best: float | None = None
     evals_without_gain: int = 0
     metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    micro_batch: int | None = None
+    bad_steps: int = 0
+    bad_steps_saved: int = 0
 
 
 @dataclasses.dataclass

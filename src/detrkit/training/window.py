@@ -43,8 +43,8 @@ class StepWindow:
     def __len__(self) -> int:
         return len(self.steps)
 
-    def add(self, step: int, values: dict[str, Tensor], image_ids: tuple[int, ...], images: int) -> None:
-        """Note a step.
+    def add(self, step: int, values: dict[str, Tensor], image_ids: tuple[int, ...], images: int) -> Tensor:
+        """Note a step; returns its values as one tensor, float32 ``[n]`` on the device.
 
         Args:
             step: Its number.
@@ -54,9 +54,11 @@ class StepWindow:
         """
         self.names = tuple(values)
         self.steps.append(step)
-        self._pending.append(torch.stack([value.float() for value in values.values()]))
+        row = torch.stack([value.float() for value in values.values()])
+        self._pending.append(row)
         self.image_ids.append(image_ids)
         self.images += images
+        return row
 
     def add_time(self, seconds: float, wait_s: float) -> None:
         """Note how long a step took in all, and how much of that it waited for data."""

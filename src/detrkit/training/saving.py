@@ -1,0 +1,31 @@
+"""What a checkpoint of a training holds, and when it is written."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from detrkit.training.nonfinite import settle
+from detrkit.training.run import Run
+
+
+def save_last(run: Run) -> None:
+    """Save the state to resume from; all processes take part."""
+    settle(run)
+    run.log.flush()
+    saved = payload(run)
+    if run.fabric.is_global_zero:
+        run.store.save_last(saved)
+    run.saved_at_s = time.monotonic()
+    run.saved_step = run.state.progress.step
+
+
+def payload(run: Run) -> dict[str, Any]:
+    """What a checkpoint of the run holds."""
+    return {
+        "config": run.config.model_dump(mode="json"),
+        "class_map": run.class_map.to_dict(),
+        "world_size": run.fabric.world_size,
+        "records": run.log.records,
+        **run.state.state_dict(),
+    }
