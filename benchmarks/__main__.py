@@ -8,7 +8,8 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import annotations, data_speed, detr_speed, loading
+from benchmarks import annotations, data_speed, detr_speed, gpu_training, loading
+from benchmarks.detr_speed import Job
 from benchmarks.timing import machine, table
 
 DOCS = Path(__file__).resolve().parents[1] / "docs"
@@ -19,6 +20,12 @@ Made by `make bench`, which times detrkit and its peers in turn in one run and w
 `times as fast` is the first row's median over this row's. Single times vary from machine to machine and from hour
 to hour, ratios much less.
 """
+
+MEMORY_NOTE = (
+    "Peak memory: of three steps in a process of its own, above the level after building the model (gradients, "
+    "optimiser, activations, temporaries); resident memory as the kernel's highest mark (VmHWM, set back through "
+    "/proc/self/clear_refs). In brackets: the part of the first row's."
+)
 
 
 def main() -> None:
@@ -63,9 +70,12 @@ def _parts(device: torch.device, repeats: int, only: str | None, data: Path | No
     if only in (None, "backbone"):
         parts.append(table("The ResNet-50 backbone alone", detr_speed.backbone(ours, theirs, device, repeats)))
     if only in (None, "train"):
-        for batch in (2,) if device.type == "cpu" else (2, 8, 32):
-            rows = detr_speed.training_step(ours, theirs, device, repeats, batch)
-            parts.append(table(f"Training step of detr-r50, {batch} images of 800 x 1066", rows))
+        if device.type == "cuda":
+            rates = gpu_training.gpu_report(device, max(repeats, 10))
+            parts.append(f"### Training of detr-r50, images of 800 x 1066\n\n{rates}\n")
+        else:
+            rows = detr_speed.training_step(ours, theirs, Job(device), repeats)
+            parts.append(table("Training step of detr-r50, 2 images of 800 x 1066", rows, MEMORY_NOTE))
     return parts
 
 

@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import copy
+import ctypes
+import dataclasses
+import gc
+import subprocess
+import sys
 import tempfile
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,14 +20,25 @@ from benchmarks.timing import Row, time_in_turn
 from detrkit.config import TrainConfig
 from detrkit.families import preset_config
 from detrkit.families.detr.weights import coco_class_map
-from detrkit.families.registry import build_criterion, get_family
+from detrkit.families.registry import build_criterion, find_places, get_family
 from detrkit.families.weights import Weights
 from detrkit.inference.detect import run_model
-from detrkit.training.optim import build_optimizer
+from detrkit.nn.recompute import set_recompute
+from detrkit.profiling.memory import PeakMemory
+from detrkit.training.optim import apply_gradients, build_optimizer
 from detrkit.types import GroundTruth
 
 SIZE_HW = (800, 1066)
 OBJECTS = 7  # an image of COCO has so many on average
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """What is trained on: images of one size, without padding."""
+
+    device: torch.device
+    batch: int = 2
+    size_hw: tuple[int, int] = SIZE_HW
 
 
 def make_pair() -> tuple[nn.Module, Any]:
@@ -97,58 +114,107 @@ def backbone(ours: nn.Module, theirs: Any, device: torch.device, repeats: int) -
     )
 
 
-def training_step(ours: nn.Module, theirs: Any, device: torch.device, repeats: int, batch: int = 2) -> list[Row]:
-    """Forward, loss over all layers, backward and AdamW step, dropout on."""
+THEIRS = "transformers, eager float32"
+RECOMPUTE = "detrkit bf16, recompute"
+COMPILED = "detrkit bf16, torch.compile"
+
+
+def training_work(name: str, ours: nn.Module, theirs: Any, job: Job) -> Callable[[], object]:
+    """Forward, loss over all layers, backward, clipping and AdamW step, dropout on; models are changed."""
     config = preset_config("detr-r50")
     class_map = coco_class_map()
     generator = torch.Generator().manual_seed(0)
-    counts = (OBJECTS,) * batch
+    counts = (OBJECTS,) * job.batch
     labels = torch.randint(0, 80, (sum(counts),), generator=generator)
     boxes = torch.rand(sum(counts), 4, generator=generator) * 0.3 + 0.2
-    truth = GroundTruth(labels, boxes, counts).to(device)
-    slots = torch.tensor(class_map.slots)[labels].to(device)
-    their_labels = [
-        {"class_labels": part, "boxes": box}
-        for part, box in zip(slots.split(OBJECTS), truth.boxes_cxcywh.split(OBJECTS), strict=True)
-    ]
-    pixels = torch.randn(batch, 3, *SIZE_HW, device=device)
-    last = pixels.contiguous(memory_format=torch.channels_last)
+    truth = GroundTruth(labels, boxes, counts).to(job.device)
+    pixels = torch.randn(job.batch, 3, *job.size_hw, device=job.device)
+    mixed = torch.autocast(job.device.type, dtype=torch.bfloat16, enabled="bf16" in name)
+    if name.startswith("transformers"):
+        theirs = theirs.train().to(job.device)
+        theirs.config.auxiliary_loss = True
+        slots = torch.tensor(class_map.slots)[labels].to(job.device)
+        their_labels = [
+            {"class_labels": part, "boxes": box}
+            for part, box in zip(slots.split(OBJECTS), truth.boxes_cxcywh.split(OBJECTS), strict=True)
+        ]
+        parameters = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
+        their_optimizer = torch.optim.AdamW(parameters, lr=1e-4)
+
+        def them() -> None:
+            with mixed:
+                loss = theirs(pixels, labels=their_labels).loss
+            loss.backward()
+            nn.utils.clip_grad_norm_(theirs.parameters(), 0.1)
+            their_optimizer.step()
+            their_optimizer.zero_grad()
+
+        return them
+    model = ours.train().to(job.device, memory_format=torch.channels_last)
+    set_recompute(model, "recompute" in name)
+    optimizer = build_optimizer(model, TrainConfig(), find_places(model, config.model))
     criterion = build_criterion(config, class_map)
+    last = pixels.contiguous(memory_format=torch.channels_last)
+    runs = torch.compile(model) if "compile" in name else model
 
-    theirs = theirs.train().to(device)
-    theirs.config.auxiliary_loss = True
-    their_optimizer = torch.optim.AdamW([p for p in theirs.parameters() if p.requires_grad], lr=1e-4)
+    def us() -> None:
+        with mixed:
+            outputs = runs(last)
+        criterion(outputs, truth).total.backward()
+        apply_gradients(optimizer, 0.1)
+        optimizer.zero_grad()
 
-    def them() -> None:
-        theirs(pixels, labels=their_labels).loss.backward()
-        nn.utils.clip_grad_norm_(theirs.parameters(), 0.1)
-        their_optimizer.step()
-        their_optimizer.zero_grad()
+    return us
 
-    def us(model: nn.Module, dtype: torch.dtype | None) -> Callable[[], object]:
-        optimizer = build_optimizer(model, TrainConfig())
-        parameters = [p for p in model.parameters() if p.requires_grad]
 
-        def work() -> None:
-            with torch.autocast(device.type, dtype=dtype, enabled=dtype is not None):
-                outputs = model(last)
-            criterion(outputs, truth).total.backward()
-            nn.utils.clip_grad_norm_(parameters, 0.1)
-            optimizer.step()
-            optimizer.zero_grad()
-
-        return work
-
-    plain = copy.deepcopy(ours).train().to(device, memory_format=torch.channels_last)
-    mixed = copy.deepcopy(plain)
-    competitors: dict[str, Callable[[], object]] = {
-        "transformers, eager float32": them,
-        "detrkit float32": us(plain, None),
-        "detrkit bf16": us(mixed, torch.bfloat16),
+def training_step(ours: nn.Module, theirs: Any, job: Job, repeats: int) -> list[Row]:
+    """Training steps on the CPU timed in turn; the peak memory of each in a process of its own."""
+    competitors = {
+        name: training_work(name, ours if number == 1 else copy.deepcopy(ours), theirs, job)
+        for number, name in enumerate((THEIRS, "detrkit float32", "detrkit bf16", RECOMPUTE))
     }
-    if device.type == "cuda":
-        compiled = torch.compile(copy.deepcopy(plain))
-        competitors["detrkit bf16, torch.compile"] = us(compiled, torch.bfloat16)
-    rows = time_in_turn(competitors, repeats, device)
+    rows = time_in_turn(competitors, repeats, job.device)
     theirs.config.auxiliary_loss = False
-    return rows
+    return [dataclasses.replace(row, memory_gib=memory_of_its_own(row.name, job) / 2**30) for row in rows]
+
+
+def memory_of_its_own(name: str, job: Job) -> int:
+    """Peak memory in bytes of three training steps in a new process, see :func:`measure_memory`."""
+    size = "x".join(map(str, job.size_hw))
+    command = [sys.executable, "-m", "benchmarks.detr_speed", name, job.device.type, str(job.batch), size]
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+    return int(done.stdout.strip().rpartition("\n")[2])
+
+
+def measure_memory(name: str, job: Job) -> int:
+    """Peak memory above the level after building the model: gradients, optimiser, activations, temporaries.
+
+    On the CPU the resident memory of the process, whose highest mark Linux keeps and sets back on request; what a
+    sampler would miss between two samples is in it, and what the allocator holds back too.
+    """
+    ours, theirs = make_pair()
+    ours, theirs = (None, theirs) if name.startswith("transformers") else (ours, None)
+    if job.device.type == "cuda":
+        (ours or theirs).to(job.device)
+    memory = PeakMemory(job.device)
+    gc.collect()
+    if sys.platform == "linux":
+        ctypes.CDLL(None).malloc_trim(0)  # what building left behind is no part of the level
+    level = memory.now()
+    memory.reset()
+    work = training_work(name, ours, theirs, job)  # type: ignore[arg-type]
+    for _ in range(3):
+        work()
+    return memory.peak() - level
+
+
+def main() -> None:
+    """Print the peak memory of one competitor, for :func:`memory_of_its_own`."""
+    name, device, batch, size = sys.argv[1:]
+    height, width = map(int, size.split("x"))
+    print(measure_memory(name, Job(torch.device(device), int(batch), (height, width))))
+
+
+if __name__ == "__main__":
+    main()

@@ -74,8 +74,11 @@ def table(title: str, rows: list[Row], note: str = "") -> str:
         "| | median | min to max | times as fast | peak memory |",
         "|---|---|---|---|---|",
     ]
+    first = rows[0].memory_gib if rows else None
     for row in rows:
-        memory = "" if row.memory_gib is None else f"{row.memory_gib:.1f} GiB"
+        memory = "" if row.memory_gib is None else f"{row.memory_gib:.2f} GiB"
+        if first and row.memory_gib is not None:
+            memory += f" ({row.memory_gib / first:.2f})"
         lines.append(
             f"| {row.name} | {_seconds(row.median_s)} | {_seconds(row.least_s)} to {_seconds(row.greatest_s)} "
             f"| {row.ratio:.2f} | {memory} |"

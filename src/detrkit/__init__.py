@@ -6,7 +6,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detrkit.api import evaluate, export, load, predict, resume, train
+    from detrkit.api import evaluate, export, load, predict, replay, resume, train
     from detrkit.config import Config
     from detrkit.errors import DetrkitError
     from detrkit.inference.predictor import Detector
@@ -25,6 +25,7 @@ __all__ = [
     "load",
     "predict",
     "preflight",
+    "replay",
     "resume",
     "train",
 ]
@@ -40,6 +41,7 @@ _HOMES = {
     "load": "detrkit.api",
     "predict": "detrkit.api",
     "preflight": "detrkit.api",
+    "replay": "detrkit.api",
     "resume": "detrkit.api",
     "train": "detrkit.api",
 }

@@ -14,15 +14,17 @@ from detrkit.errors import UsageError
 from detrkit.evaluation.coco import CocoMetrics
 from detrkit.evaluation.report import plot_precision_recall, write_metrics_json
 from detrkit.families import PRESETS
-from detrkit.families.registry import get_family
+from detrkit.families.registry import build_criterion, get_family
 from detrkit.files import atomic_file, make_folder
 from detrkit.inference.interop import write_predictions
 from detrkit.inference.predictor import Detector, ErrorReport
-from detrkit.models import CLASSES_SUFFIX, load_model, preset_or_config, read_weights
+from detrkit.models import CLASSES_SUFFIX, build_model, load_model, preset_or_config, read_weights
 from detrkit.readiness.run import run_preflight
 from detrkit.readiness.verdict import Verdict
 from detrkit.runs import Say, SplitEvaluator, read_split, resume_run, start_run, unknown_classes
+from detrkit.training.diagnosis import Diagnosis
 from detrkit.training.loop import FitResult
+from detrkit.training.replay import find_step, read_step, replay_step
 from detrkit.visual.drawing import save_drawing
 
 if TYPE_CHECKING:
@@ -83,6 +85,7 @@ def train(
     lr: float | None = None,
     changes: Mapping[str, Any] | None = None,
     go_on: bool = False,
+    ray_workers: int | None = None,
     say: Say = print,
 ) -> FitResult:
     """Train on a COCO-format data set; returns the run, which every other verb takes as a model.
@@ -99,6 +102,7 @@ def train(
         lr: Learning rate of everything but the backbone.
         changes: Any other config values, dotted: ``{"train.ema_decay": 0.999}``.
         go_on: If the run folder holds a training already, go on with that one.
+        ray_workers: Train on a Ray cluster, with so many processes; see :mod:`detrkit.cluster.ray`.
         say: Where messages for people go.
 
     Raises:
@@ -119,6 +123,10 @@ def train(
             "data.val_annotations"
         )
     run_dir = Path(run) if run is not None else _next_run(resolved.model.preset)
+    if ray_workers is not None:
+        from detrkit.cluster.ray import train_on_ray
+
+        return train_on_ray(resolved, run_dir, num_workers=ray_workers, go_on=go_on, say=say)
     return start_run(resolved, run_dir, say, go_on=go_on)
 
 
@@ -161,6 +169,24 @@ def preflight(
     resolved = _resolved(base, config, changes, given)
     trained = None if is_preset else model
     return run_preflight(resolved, Path(out), trained_model=trained, budget_s=seconds, say=say)
+
+
+def replay(source: Source) -> Diagnosis:
+    """Repeat a training step whose loss or gradient was not finite, and find where it began; nothing is trained.
+
+    Args:
+        source: A file that training saved (``RUN/nonfinite/step-...pt``), or the run: the first step saved in it.
+
+    Returns:
+        Whether the step was repeated bit for bit, and the first module, loss term, weight or box at fault.
+
+    Raises:
+        UsageError: There is no such file.
+        CheckpointError: It is damaged, or no saved step.
+    """
+    saved = read_step(find_step(source))
+    network = build_model(saved.config, saved.class_map)
+    return replay_step(saved, network, build_criterion(saved.config, saved.class_map))
 
 
 def resume(run: Source, *, epochs: int | None = None, say: Say = print) -> FitResult:
@@ -295,6 +321,8 @@ def export(model: Source, out: Source, *, layout: Literal["published", "hub"], p
 
 def _next_run(preset: str) -> Path:
     """The first folder without content; an empty one was made by the first process or a failed training."""
+    if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
+        raise UsageError("torchrun --max-restarts needs a run to go on with: name its folder with --run DIR")
     number = 1
     while (run_dir := Path("runs") / f"{preset}-{number}").exists() and next(run_dir.iterdir(), None):
         number += 1

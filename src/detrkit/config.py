@@ -9,7 +9,7 @@ import difflib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args, get_origin
 
 import pydantic
 import yaml
@@ -270,9 +270,10 @@ class TrainConfig(_Section):
     )
     lr: float = pydantic.Field(1e-4, gt=0)
     backbone_lr: float = pydantic.Field(1e-5, ge=0)
-    lr_scale: dict[str, float] = pydantic.Field(
+    lr_scale: dict[str, Annotated[float, pydantic.Field(gt=0)]] = pydantic.Field(
         default_factory=dict,
-        description="factor of the learning rate by part of the model; parts are listed by detrkit models --parts",
+        description="factor of the learning rate by part of the model, the most specific part counting; parts are "
+        "listed by detrkit models --parts PRESET",
     )
     layer_decay: float = pydantic.Field(
         1.0, gt=0, le=1, description="each layer further from the heads learns at this times the rate of the next"
@@ -317,6 +318,11 @@ class TrainConfig(_Section):
     project: str = pydantic.Field("detrkit", min_length=1, description="project or experiment of wandb and mlflow")
     max_detections: int = pydantic.Field(100, ge=1, description="detections an image in evaluation")
 
+    @pydantic.field_validator("freeze", mode="before")
+    @classmethod
+    def _one_part(cls, value: Any) -> Any:
+        return [value] if isinstance(value, str) else value
+
 
 class Config(_Section):
     """Everything a run is made from; ``config.yaml`` of a run folder repeats the run."""
@@ -341,6 +347,10 @@ def update_config(config: Config, changes: Mapping[str, Any]) -> Config:
     """
     merged = config.model_dump()
     for key, value in _flatten(changes):
+        mapping, entry = key[:2], ".".join(key[2:])
+        if mapping in _MAPPINGS and entry:  # one entry, whose name may have dots
+            merged[mapping[0]][mapping[1]][entry] = value
+            continue
         section = merged
         *parents, last = key
         for depth, name in enumerate(parents):
@@ -349,7 +359,7 @@ def update_config(config: Config, changes: Mapping[str, Any]) -> Config:
             section = section[name]
         if last not in section:
             raise ConfigError(_unknown_key(key, section))
-        if isinstance(section[last], dict):
+        if isinstance(section[last], dict) and key not in _MAPPINGS:
             raise ConfigError(f"{'.'.join(key)} is a section; set one of its keys: {', '.join(section[last])}")
         section[last] = value
     named = {key for key, _ in _flatten(changes)}
@@ -409,14 +419,25 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     return changes
 
 
-def _flatten(changes: Mapping[str, Any]) -> list[tuple[tuple[str, ...], Any]]:
+_MAPPINGS = frozenset(
+    (section, name)
+    for section, of in Config.model_fields.items()
+    for name, field in of.annotation.model_fields.items()  # type: ignore[union-attr]
+    if get_origin(field.annotation) is dict
+)
+"""Keys whose value is a mapping with names of its own: given whole it replaces, by one of its names it adds."""
+
+
+def _flatten(changes: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
     flat: list[tuple[tuple[str, ...], Any]] = []
     for key, value in changes.items():
-        parts = tuple(str(key).split("."))
-        if isinstance(value, Mapping):
-            flat += [(parts + rest, inner) for rest, inner in _flatten(value)]
+        path = (*above, *str(key).split("."))
+        if isinstance(value, Mapping) and path not in _MAPPINGS:
+            flat += _flatten(value, path)
         else:
-            flat.append((parts, value))
+            if isinstance(value, Mapping):
+                value = {".".join(names): inner for names, inner in _flatten(value)}
+            flat.append((path, value))
     return flat
 
 

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import io
 import os
+import re
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
 from detrkit.errors import UsageError
+
+_TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
@@ -21,7 +25,7 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
     """
     folder = Path(path)
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_durably(folder)
     except OSError as error:
         is_file = folder.exists() and not folder.is_dir()
         reason = "it is a file" if is_file else error.strerror or error
@@ -42,7 +46,10 @@ def atomic_bytes(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
         durable: Wait until file and name are on the disk, so that a power cut leaves the old or the new file.
             Without, for thousands of small files, only a crash of the program is provided for.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if durable:
+        _make_durably(path.parent)
+    else:
+        path.parent.mkdir(parents=True, exist_ok=True)
     # The name is short, since that of the file may be as long as the file system allows.
     temporary = path.with_name(f".{uuid.uuid4().hex}.tmp")
     try:
@@ -71,12 +78,40 @@ def atomic_file(path: Path) -> Iterator[IO[str]]:
                 text.detach()
 
 
+def is_leftover(path: Path) -> bool:
+    """Whether a file is what :func:`atomic_bytes` was writing when its process was killed."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Delete what killed processes left half written; nobody may be writing into the folder now."""
+    if folder.is_dir():
+        for path in filter(is_leftover, list(folder.iterdir())):
+            path.unlink(missing_ok=True)
+
+
 def sync_folder(folder: Path) -> None:
     """Make a rename survive a power cut; Windows has no such call and needs none."""
     if os.name != "posix":
         return
-    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        descriptor = os.open(folder, os.O_RDONLY)
+    except PermissionError:  # one may write there without being allowed to list it
+        return
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # file systems that know of no such thing
+            raise
     finally:
         os.close(descriptor)
+
+
+def _make_durably(folder: Path) -> None:
+    """Make a folder and those above it; a power cut would otherwise take it away with all that is in it."""
+    if folder.is_dir():
+        return
+    if not folder.parent.exists():
+        _make_durably(folder.parent)
+    folder.mkdir(exist_ok=True)
+    sync_folder(folder.parent)

@@ -15,7 +15,8 @@ from detrkit.config import Config, ModelConfig, read_config
 from detrkit.errors import DataError, UsageError, WeightsError
 from detrkit.families import PRESETS, get_preset, preset_config
 from detrkit.families.download import download_hub_model, download_weights, is_url
-from detrkit.families.registry import get_family
+from detrkit.families.parts import check_parts, freeze_parts, is_inside, part_names
+from detrkit.families.registry import find_places, get_family
 from detrkit.families.weights import LoadedModel, LoadReport, Weights
 from detrkit.training.checkpoint import CheckpointStore, is_checkpoint, read_model
 from detrkit.types import ClassMap
@@ -23,6 +24,19 @@ from detrkit.types import ClassMap
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CLASSES_SUFFIX = ".classes.json"
 """Of the file beside an exported ``.pth``, which has no room for names."""
+
+# Slots of COCO's published head, for counting parameters.
+_COCO_SLOTS = 91
+_SILENT_FIELDS = (
+    "num_heads",
+    "dilation",
+    "pre_norm",
+    "position",
+    "position_temperature",
+    "position_scale",
+    "position_at_input",
+    "query_reference",
+)
 
 _TORCHVISION_URL = "https://download.pytorch.org/models/"
 
@@ -85,8 +99,16 @@ def load_model(
 
 
 def build_model(config: Config, class_map: ClassMap) -> nn.Module:
-    """A model with random weights and a head for the classes."""
-    return get_family(config.model.family).build(config.model, class_map.num_slots)
+    """A model with random weights and a head for the classes, frozen where ``train.freeze`` says so.
+
+    Raises:
+        ConfigError: The config names a part that the model does not have, or freezes everything.
+    """
+    model = get_family(config.model.family).build(config.model, class_map.num_slots)
+    places = find_places(model, config.model)
+    check_parts(places, config.train, config.model.preset)
+    freeze_parts(model, places, config.train)
+    return model
 
 
 def initialize(
@@ -102,7 +124,13 @@ def initialize(
     """
     family = get_family(config.model.family)
     if weights is not None:
-        return family.transfer(model, weights, class_map)
+        report = family.transfer(model, weights, class_map)
+        notes = (
+            *report.notes,
+            *_differences(weights.config, config.model),
+            *_training_notes(model, config, report),
+        )
+        return dataclasses.replace(report, notes=notes)
     if config.train.init == "backbone":
         file = get_preset(config.model.preset).backbone_file
         if file is None:
@@ -111,8 +139,56 @@ def initialize(
             )
         path = download_weights(_TORCHVISION_URL + file)
         state = torch.load(path, map_location="cpu", weights_only=True)
-        return family.transfer_backbone(model, state, f"torchvision {file}", class_map)
+        report = family.transfer_backbone(model, state, f"torchvision {file}", class_map)
+        return dataclasses.replace(report, notes=(*report.notes, *_training_notes(model, config, report)))
     return None
+
+
+def _differences(before: ModelConfig, now: ModelConfig) -> list[str]:
+    """What no tensor's shape shows, and yet makes another function of the same weights."""
+    return [
+        f"WARNING: the weights were trained with model.{field} {getattr(before, field)}, and go on with "
+        f"{getattr(now, field)}"
+        for field in _SILENT_FIELDS
+        if getattr(before, field) != getattr(now, field)
+    ]
+
+
+def _training_notes(model: nn.Module, config: Config, report: LoadReport) -> list[str]:
+    """What is frozen, and what learns alone at first."""
+    notes = []
+    parameters = dict(model.named_parameters())
+    if config.train.freeze:
+        trained = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in parameters.values())
+        share = f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained"
+        notes.append(f"frozen: {', '.join(config.train.freeze)}; {share}")
+    if config.train.head_steps:
+        places = find_places(model, config.model)
+        new = [name for name in parameters if name in report.new_tensors and parameters[name].requires_grad]
+        parts = ", ".join(dict.fromkeys(places[name].part for name in new))
+        steps = f"train.head_steps {config.train.head_steps}"
+        notes.append(
+            f"{steps}: at first only what is new learns, {parts}"
+            if new
+            else f"{steps} has no effect: nothing that is trained starts anew"
+        )
+    return notes
+
+
+def model_parts(preset: str) -> dict[str, int]:
+    """The parts of a preset with COCO's head, from the image to the detections, and the parameters of each.
+
+    A part inside another, such as ``backbone.stem``, is counted in both.
+    """
+    config = preset_config(preset)
+    model = get_family(config.model.family).build(config.model, _COCO_SLOTS)
+    places = find_places(model, config.model)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return {
+        part: sum(size for name, size in sizes.items() if is_inside(places[name].part, part))
+        for part in part_names(places)
+    }
 
 
 def starting_weights(config: Config) -> tuple[Config, Weights | None]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from lightning_fabric import Fabric
 from torch import nn
 
-from detrkit.config import Config, DataConfig, read_config, write_config
+from detrkit.config import Config, DataConfig, read_config, update_config, write_config
 from detrkit.data.cache import ImageCache, find_cache, needed_size
 from detrkit.data.coco import CocoDataset
 from detrkit.data.device import augments_on_device
@@ -24,24 +23,34 @@ from detrkit.data.layout import SplitFiles, find_split, find_splits
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.read import read_split_files
 from detrkit.data.report import ReadReport
+from detrkit.data.sampler import EvaluationBatchSampler
 from detrkit.data.transforms import eval_transform, train_transform
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics, match_classes
 from detrkit.evaluation.report import plot_curves
+from detrkit.evaluation.together import collect_together
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 from detrkit.families import PRESETS
 from detrkit.families.registry import build_criterion, get_family
 from detrkit.families.weights import LoadReport
-from detrkit.files import atomic_file, make_folder
+from detrkit.files import atomic_file, is_leftover, make_folder
 from detrkit.inference.detect import detect_batches
 from detrkit.inference.interop import to_supervision
 from detrkit.models import build_model, initialize, is_run, starting_weights
 from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.loop import FitResult, fit
-from detrkit.training.processes import leave_processes, make_fabric
+from detrkit.training.processes import (
+    Peers,
+    check_same_state,
+    is_restarted,
+    leave_processes,
+    lost_peers,
+    make_fabric,
+)
 from detrkit.training.run import OnEvaluation
 from detrkit.training.state import Progress
-from detrkit.types import ClassMap
+from detrkit.training.trial import find_micro_batch
+from detrkit.types import ClassMap, ImageDetections
 from detrkit.visual.drawing import draw
 
 Say = Callable[[str], None]
@@ -156,11 +165,10 @@ def start_run(
         UsageError: The folder holds something already, or is none.
         DetrkitError: Anything that data, weights or training have to complain about.
     """
-    if run_dir.is_dir() and any(run_dir.iterdir()):
+    if run_dir.is_dir() and not all(map(is_leftover, run_dir.iterdir())):
         # torchrun starts a failed training again, by the very same command
-        if (run_dir / "config.yaml").is_file() and (
-            go_on or int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0"))
-        ):
+        go_on = go_on or is_restarted()
+        if go_on and (run_dir / "config.yaml").is_file():
             return resume_run(run_dir, say, on_evaluation=on_evaluation)
         advice = f", or go on with: detrkit resume {run_dir}" if is_run(run_dir) else ""
         raise UsageError(f"{run_dir} is not empty; give another --run{advice}")
@@ -173,7 +181,8 @@ def _begin_run(config: Config, run_dir: Path, say: Say, on_evaluation: OnEvaluat
     fabric = make_fabric(config.train)  # starts the other processes, which look at the folder too: still empty
     say = say if fabric.is_global_zero else _say_nothing
     train, val = _read_data(config, say)
-    prepared = prepare_model(config, train)
+    with fabric.rank_zero_first(local=True):  # one process of a machine fetches the weights
+        prepared = prepare_model(config, train)
     config, class_map = prepared.config, prepared.class_map
     lines = scratch_warning(config, len(train.index)) if prepared.report is None else prepared.report.lines()
     for line in [*lines, *unknown_classes(class_map, val)]:
@@ -182,6 +191,12 @@ def _begin_run(config: Config, run_dir: Path, say: Say, on_evaluation: OnEvaluat
     cache = _find_cache(config, train, say)
     found = "none" if cache is None else str(cache.folder)  # a resumed run shall not find another
     config = config.model_copy(update={"data": config.data.model_copy(update={"cache": found})})
+    if config.train.micro_batch == "auto":
+        fits = find_micro_batch(
+            config, prepared.model, build_criterion(config, class_map), train.index, fabric, say
+        )
+        say(str(fits))
+        config = update_config(config, {"train.micro_batch": fits.images})
     if fabric.is_global_zero:
         write_config(config, run_dir / "config.yaml")
         with atomic_file(run_dir / "classes.json") as file:
@@ -226,9 +241,11 @@ def resume_run(
     if done.epoch >= config.train.epochs:
         asked = f"{done.epoch} epochs are done, {config.train.epochs} were asked for"
         say(f"{run_dir}: {asked}; to train longer, give a new total with --epochs")
+        _draw_curves(run_dir)
         return FitResult(run_dir, done.step, done.epoch, done.best, done.metrics, "finished")
     class_map = ClassMap.from_dict(payload["class_map"])
     fabric = make_fabric(config.train)
+    check_same_state(fabric, payload)
     say = say if fabric.is_global_zero else _say_nothing
     train, val = _read_data(config, say)
     if train.index.class_map.names != class_map.names:
@@ -284,6 +301,7 @@ class SplitEvaluator:
         precision: As in :class:`detrkit.inference.predictor.Detector`.
         batch_size: Images at once; the numbers do not depend on it.
         progress: Called with the number of images done after each batch.
+        peers: The processes that share the work; the first gets all detections.
 
     Raises:
         DataError: No class of the model is a class of the split.
@@ -299,14 +317,16 @@ class SplitEvaluator:
         batch_size: int | None = None,
         precision: Any = "32",
         progress: Callable[[int], None] | None = None,
+        peers: Peers | None = None,
     ):
         self.config = config
         self.class_map = class_map
         self.split = split
         self.device = device
         self.precision = precision
-        self.batch_size = batch_size or config.train.batch_size
+        self.batch_size = batch_size or _batch_that_fits(config)
         self.progress = progress
+        self.peers = peers
         self.truth: CocoTruth = ground_truth_from_index(split.index)
         match_classes(class_map, self.truth.class_map)  # better now than after an epoch
 
@@ -314,17 +334,46 @@ class SplitEvaluator:
         """The metrics of a model; see :meth:`collect`."""
         return self.collect(model).finish()
 
+    def measure(self, model: nn.Module) -> Mapping[str, float]:
+        """The twelve numbers, on the first process; nothing on the others, which do their share all the same."""
+        evaluator = self.collect(model)
+        return evaluator.finish().values if self.peers is None or self.peers.rank == 0 else {}
+
     def collect(self, model: nn.Module) -> CocoEvaluator:
-        """Run a model over the split; the evaluator then holds all its detections."""
+        """Run a model over the split; the evaluator then holds all its detections, once each.
+
+        With several processes, the batches are those that one alone would make, dealt out in turn, so that the
+        detections are the same to the last bit. The first process's evaluator gets all, the others keep theirs.
+
+        Raises:
+            DataError: An image cannot be read; raised on all processes.
+        """
         evaluator = CocoEvaluator(self.truth, self.class_map, self.config.train.max_detections)
+        share = self._detections(model)
+        if self.peers is None:
+            for done, (image_id, detections) in enumerate(share, start=1):
+                evaluator.add(image_id, detections)
+                self._tell(done)
+        else:
+            self.peers.share_statistics(model)
+            collect_together(self.peers, evaluator, share, len(self.split.index), self.batch_size)
+        return evaluator
+
+    def _tell(self, done: int) -> None:
+        if self.progress is not None and (done % self.batch_size == 0 or done == len(self.split.index)):
+            self.progress(done)
+
+    def _detections(self, model: nn.Module) -> Iterator[tuple[int, ImageDetections]]:
+        """Image id and detections of this process's images."""
         dataset = CocoDataset(
             self.split.index, self.split.files.images, eval_transform(self.config.transforms), on_bad_image="error"
         )
-        sampler = EpochBatchSampler(len(dataset), self.batch_size, seed=0, shuffle=False)
+        rank, world_size = (0, 1) if self.peers is None else (self.peers.rank, self.peers.world_size)
+        sampler = EvaluationBatchSampler(len(dataset), self.batch_size, rank, world_size)
         loader = build_loader(dataset, sampler, self.config.data, pin=self.device.type == "cuda")
         batches = (batch for batch in loader if batch is not None)
         postprocess = get_family(self.config.model.family).postprocess
-        found = detect_batches(
+        return detect_batches(
             model,
             postprocess,
             batches,
@@ -334,11 +383,6 @@ class SplitEvaluator:
             self.precision,
             channels_last=True,
         )
-        for done, (image_id, detections) in enumerate(found, start=1):
-            evaluator.add(image_id, detections)
-            if self.progress is not None and (done % self.batch_size == 0 or done == len(dataset)):
-                self.progress(done)
-        return evaluator
 
     def draw_samples(self, model: nn.Module, count: int) -> list[tuple[str, np.ndarray]]:
         """The first images of the split with what the model sees on them, uint8 ``[H, W, 3]``."""
@@ -357,6 +401,12 @@ class SplitEvaluator:
             detections = to_supervision(found, self.class_map, threshold=0.5)
             drawn.append((index.file_name(rows[image_id]), draw(image, detections)))
         return drawn
+
+
+def _batch_that_fits(config: Config) -> int:
+    """Images that the device is known to hold at once, of those that a batch of training has."""
+    train = config.train
+    return min(train.batch_size, train.micro_batch) if isinstance(train.micro_batch, int) else train.batch_size
 
 
 def _read_data(config: Config, say: Say) -> tuple[Split, Split]:
@@ -400,28 +450,43 @@ def _fit(
         size_of=dataset.sample_size if config.data.buckets else None,
     )
     loader = build_loader(dataset, sampler, config.data, pin=fabric.device.type == "cuda")
-    evaluator = SplitEvaluator(config, class_map, val, fabric.device, precision=config.train.precision)
+    evaluator = SplitEvaluator(
+        config,
+        class_map,
+        val,
+        fabric.device,
+        precision=config.train.precision,
+        peers=Peers() if fabric.world_size > 1 else None,
+    )
 
     def draw_samples(network: nn.Module) -> Sequence[tuple[str, np.ndarray]]:
         return evaluator.draw_samples(network, config.train.log_images)
 
-    result = fit(
-        config,
-        model,
-        build_criterion(config, class_map),
-        loader,
-        class_map,
-        run_dir,
-        lambda network: evaluator(network).values,
-        draw_samples=draw_samples,
-        on_evaluation=on_evaluation,
-        resume=resume,
-        fabric=fabric,
-    )
-    if fabric.is_global_zero:
-        plot_curves(run_dir / "metrics.jsonl", run_dir / "curves.png")
-    leave_processes(fabric)
+    with lost_peers():
+        result = fit(
+            config,
+            model,
+            build_criterion(config, class_map),
+            loader,
+            class_map,
+            run_dir,
+            evaluator.measure,
+            draw_samples=draw_samples,
+            on_evaluation=on_evaluation,
+            resume=resume,
+            fabric=fabric,
+        )
+        if fabric.is_global_zero:
+            _draw_curves(run_dir)
+        leave_processes(fabric)
     return result
+
+
+def _draw_curves(run_dir: Path) -> None:
+    """Draw ``curves.png``, unless it shows all there is; a training may be killed after its last checkpoint."""
+    log, picture = run_dir / "metrics.jsonl", run_dir / "curves.png"
+    if log.exists() and not (picture.exists() and picture.stat().st_mtime_ns > log.stat().st_mtime_ns):
+        plot_curves(log, picture)
 
 
 def _absolute_paths(config: Config, train: Split, val: Split) -> Config:

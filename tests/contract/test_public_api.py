@@ -20,6 +20,7 @@ PUBLIC = {
     "load",
     "predict",
     "preflight",
+    "replay",
     "resume",
     "train",
 }

@@ -68,6 +68,51 @@ def test_assignments_of_the_command_line(text: str, key: str, value: object):
     assert getattr(config.train, key) == value
 
 
+@pytest.mark.parametrize(
+    "assignments",
+    [
+        ["train.lr_scale={backbone: 0.1, backbone.stem: 0.5}"],
+        ["train.lr_scale={backbone: 0.1}", "train.lr_scale.backbone.stem=0.5"],
+        ["train.lr_scale.backbone=0.1", "train.lr_scale.backbone.stem=0.5"],
+    ],
+)
+def test_a_mapping_is_set_whole_or_by_its_names(assignments: list[str]):
+    config = update_config(Config(), parse_assignments(assignments))
+    assert config.train.lr_scale == {"backbone": 0.1, "backbone.stem": 0.5}
+
+
+def test_a_mapping_given_whole_replaces_and_by_a_name_adds(tmp_path: Path):
+    config = update_config(Config(), {"train": {"lr_scale": {"encoder": {"layer1": 0.5}}}})
+    assert config.train.lr_scale == {"encoder.layer1": 0.5}
+    assert update_config(config, {"train.lr_scale.decoder": 2}).train.lr_scale == {
+        "encoder.layer1": 0.5,
+        "decoder": 2,
+    }
+    assert update_config(config, {"train": {"lr_scale": {"decoder": 2}}}).train.lr_scale == {"decoder": 2}
+    assert update_config(config, {"train.lr_scale": {}}).train.lr_scale == {}
+    assert config.train.lr_scale == {"encoder.layer1": 0.5}
+    write_config(config, tmp_path / "c.yaml")
+    assert read_config(tmp_path / "c.yaml") == config
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("train.lr_scale=3", r"train\.lr_scale is 3"),
+        ("train.lr_scale={encoder: 0}", r"train\.lr_scale\.encoder is 0: .*greater than 0"),
+        ("train.lr_scale.encoder=much", r"train\.lr_scale\.encoder is 'much'"),
+        ("train.freeze=3", r"train\.freeze is 3"),
+    ],
+)
+def test_a_mapping_or_parts_that_cannot_be_are_refused(text: str, message: str):
+    with pytest.raises(ConfigError, match=message):
+        update_config(Config(), parse_assignments([text]))
+
+
+def test_one_part_to_freeze_needs_no_brackets():
+    assert update_config(Config(), parse_assignments(["train.freeze=backbone"])).train.freeze == ("backbone",)
+
+
 def test_an_assignment_without_a_value_is_refused():
     with pytest.raises(ConfigError, match="expected KEY=VALUE"):
         parse_assignments(["train.lr"])

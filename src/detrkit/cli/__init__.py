@@ -6,12 +6,15 @@ import json
 import logging
 import warnings
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
 from detrkit.cli import data as data_verbs
+from detrkit.cli.models import models
+from detrkit.cli.plot import plot
 from detrkit.cli.preflight import preflight
+from detrkit.cli.profile import profile
 from detrkit.cli.shared import (
     AsOption,
     BatchOption,
@@ -28,6 +31,7 @@ from detrkit.cli.shared import (
     quiet,
     say,
 )
+from detrkit.cli.tune import tune
 from detrkit.errors import UsageError
 
 app = typer.Typer(
@@ -75,36 +79,11 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-@app.command(short_help="Presets, and which have published weights.")
-def models(as_json: JsonOption = False) -> None:
-    """Presets, and which have published weights: AP on COCO val2017, parameters, licence."""
-    from detrkit.families import PRESETS
-
-    if as_json:
-        rows = {
-            name: {
-                "summary": preset.summary,
-                "params_m": preset.params_m,
-                "published": None if preset.published is None else vars(preset.published),
-            }
-            for name, preset in PRESETS.items()
-        }
-        typer.echo(json.dumps(rows, indent=1))
-        return
-    typer.echo(f"{'preset':14} {'params':>8} {'AP':>5}  {'weights':22} for")
-    for name, preset in PRESETS.items():
-        published = preset.published
-        ap = f"{published.box_ap:.1f}" if published else "-"
-        weights = (
-            f"COCO, {published.licence}"
-            if published
-            else ("ImageNet backbone" if preset.backbone_file else "none")
-        )
-        typer.echo(f"{name:14} {preset.params_m:>6.1f} M {ap:>5}  {weights:22} {preset.summary}")
-    typer.echo("AP: box AP on COCO val2017 as published. Start one with: detrkit train --model PRESET --data DATA")
-
-
+app.command(short_help="Presets, and which have published weights.")(models)
 app.command(short_help="Will it learn? Faults found before the long run.")(preflight)
+app.command(short_help="Search for settings by many short trainings.")(tune)
+app.command(short_help="Where a training step's time and memory go.")(profile)
+app.command(short_help="Curves of one or several runs.")(plot)
 
 
 @app.command(short_help="Train or fine-tune on your data set.")
@@ -124,15 +103,41 @@ def train(
     epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Passes over the training images.")
     ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, metavar="N", help="Images a step and process.")] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            "--batch-size",
+            "--batch",
+            metavar="N|auto",
+            help="Images a batch and process; auto: as configured, in the largest pieces that memory holds.",
+        ),
+    ] = None,
+    go_on: Annotated[
+        bool, typer.Option("--resume", help="If --run holds a training already, go on with that one.")
+    ] = False,
     config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file over the preset.")] = None,
     assignments: Annotated[
         list[str] | None,
         typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.lr=1e-4; may repeat."),
     ] = None,
+    ray: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Train on a Ray cluster, with N processes of a GPU or CPU each."),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Do not train: repeat a step that was not finite, saved in RUN/nonfinite, and find where it began.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --replay: print what it found as JSON.")] = False,
 ) -> None:
     """Train or fine-tune on your data set. Ctrl-C saves; go on with: detrkit resume RUN."""
     with errors():
+        if replay is not None:
+            _replay(replay, as_json)
+            return
         from detrkit.config import parse_assignments
 
         changes = parse_assignments(assignments or [])
@@ -145,7 +150,9 @@ def train(
             config=config,
             init=init,
             epochs=epochs,
-            batch_size=batch_size,
+            batch_size=_batch_size(batch),
+            go_on=go_on,
+            ray_workers=ray,
             changes=changes,
             say=say,
         )
@@ -298,6 +305,25 @@ def main() -> None:
 def _show_warning(message: Warning | str, *_where: Any) -> None:
     """A warning as people want it: what, not the line of Python that it came from."""
     typer.echo(f"WARNING: {message}", err=True)
+
+
+def _batch_size(text: str | None) -> int | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size is {text!r}, expected a number of images, at least 1, or auto")
+    return int(text)
+
+
+def _replay(source: Path, as_json: bool) -> None:
+    from detrkit import api
+
+    diagnosis = api.replay(source)
+    if as_json:
+        typer.echo(json.dumps(diagnosis.to_dict(), indent=1, allow_nan=False))
+        return
+    for line in [f"{diagnosis.file}:", *diagnosis.lines()]:
+        say(line)
 
 
 def _report_run(result: Any) -> None:

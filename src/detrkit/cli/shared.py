@@ -44,7 +44,7 @@ AsOption = Annotated[
 
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
-    """Turn errors into a message and an exit code: 2 asked wrongly, 1 failed, 130 interrupted."""
+    """Turn errors into a message and an exit code: 2 asked wrongly, 1 failed, 130 interrupted (143 by SIGTERM)."""
     try:
         yield
     except UsageError as error:
@@ -56,13 +56,19 @@ def errors() -> Iterator[None]:
     except OSError as error:  # a full disk, a folder taken away: the world's fault, and no traceback helps
         where = f"{error.filename}: " if error.filename else ""
         fail(f"{where}{error.strerror or error}", 1)
-    except KeyboardInterrupt:
-        fail("interrupted", 130)
+    except KeyboardInterrupt as error:  # a training tells the number of its signal
+        fail("interrupted", 128 + next(iter(error.args), 2))
 
 
 def fail(message: str, code: int) -> NoReturn:
-    """Say what went wrong on standard error and end the command."""
-    typer.echo(f"error: {message}", err=True)
+    """Say what went wrong on standard error and end the command.
+
+    Of several training processes, all find what was asked wrongly; other faults may be one process's own.
+    """
+    if _is_first_process():
+        typer.echo(f"error: {message}", err=True)
+    elif code != 2:
+        typer.echo(f"process {os.environ.get('RANK', os.environ.get('LOCAL_RANK'))}: error: {message}", err=True)
     raise typer.Exit(code)
 
 
@@ -73,8 +79,13 @@ def counted(number: int, noun: str) -> str:
 
 def say(message: str) -> None:
     """Print for people; of several training processes, only the first does."""
-    if all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "NODE_RANK")):
+    if _is_first_process():
         typer.echo(message)
+
+
+def _is_first_process() -> bool:
+    """By what torchrun, or Fabric's launcher, told this process."""
+    return all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "NODE_RANK"))
 
 
 def quiet(_message: str) -> None:

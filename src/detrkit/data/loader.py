@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader, Dataset, get_worker_info
 
 from detrkit.config import DataConfig
 from detrkit.data.coco import CocoDataset, Sample, SampleKey
-from detrkit.data.sampler import EpochBatchSampler
+from detrkit.data.sampler import EpochBatchSampler, EvaluationBatchSampler
 from detrkit.data.transport import SPARE_SLOTS, Parcel, SharedSlots, batch_bytes, shared_buffer, split_buffer
 from detrkit.errors import DetrkitError
 from detrkit.ops.boxes import xyxy_to_cxcywh
@@ -92,7 +92,10 @@ def pack_targets(targets: Sequence[Target]) -> GroundTruth:
 
 
 def build_loader(
-    dataset: CocoDataset, sampler: EpochBatchSampler, config: DataConfig, pin: bool = False
+    dataset: CocoDataset,
+    sampler: EpochBatchSampler | EvaluationBatchSampler,
+    config: DataConfig,
+    pin: bool = False,
 ) -> DataLoader[Batch | None]:
     """A loader whose batches do not depend on the number of workers.
 
@@ -121,7 +124,9 @@ def build_loader(
     return loader
 
 
-def _facts(dataset: CocoDataset, sampler: EpochBatchSampler, config: DataConfig, workers: int) -> LoadingFacts:
+def _facts(
+    dataset: CocoDataset, sampler: EpochBatchSampler | EvaluationBatchSampler, config: DataConfig, workers: int
+) -> LoadingFacts:
     short = int(np.median(dataset.index.sizes_hw.min(axis=1)))
     if dataset.cache is not None:
         short = min(short, dataset.cache.short)

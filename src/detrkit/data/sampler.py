@@ -21,9 +21,10 @@ WINDOW = 32
 class EpochBatchSampler(Sampler[list[SampleKey]]):
     """Batches of keys in an order that depends on seed and epoch alone, shared out among processes.
 
-    Every process gets equally many batches: with ``drop_last``, images that do not fill a batch of every
-    process are left out of the epoch; without, the order starts over to fill them up. A single process without
-    ``drop_last`` sees every image exactly once.
+    Every image is in exactly one batch of one process. Every process gets equally many batches; the last may be
+    smaller than others by one image on some processes, or empty. The batches of all processes together are
+    those of one process with ``world_size`` times the batch size. With ``drop_last``, images that do not fill a
+    batch of every process are left out of the epoch.
 
     With ``size_of``, images of similar size form a batch, which is then padded little. The images of
     ``WINDOW`` batches, random as ever, are sorted into batches by shape, and the batches shuffled.
@@ -81,7 +82,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         first = 0 if self.size_of is None else self.start_batch // WINDOW * WINDOW
         for begin in range(first, self.num_batches, WINDOW):
             window = rows[begin * size : (begin + WINDOW) * size]
-            if self.size_of is not None:
+            if self.size_of is not None and len(window):
                 sizes = [self.size_of(SampleKey(epoch, row)) for row in window.tolist()]
                 window = window[_bucketed(np.array(sizes), size, (self.seed, epoch, begin))]
             for batch in range(begin, min(begin + WINDOW, self.num_batches)):
@@ -94,9 +95,37 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         order = np.arange(self.num_images)
         if self.shuffle:
             order = _shuffled(order, self.seed, self.epoch)
-        share = min(self.num_batches * self.batch_size, math.ceil(self.num_images / self.world_size))
-        rows: np.ndarray = np.resize(order, share * self.world_size)[self.rank :: self.world_size]
-        return rows
+        return order[self.rank :: self.world_size][: self.num_batches * self.batch_size]
+
+
+class EvaluationBatchSampler(Sampler[list[SampleKey]]):
+    """Batches in the order of the data set, dealt out among processes in turn: every image exactly once.
+
+    The batches are those of a single process, so that none is padded differently. A process may get one batch
+    less than another, or none.
+
+    Args:
+        num_images: Images of the data set.
+        batch_size: Images a batch.
+        rank: This process.
+        world_size: Processes.
+    """
+
+    def __init__(self, num_images: int, batch_size: int, rank: int = 0, world_size: int = 1):
+        assert batch_size > 0
+        assert 0 <= rank < world_size
+        self.num_images, self.batch_size, self.rank, self.world_size = num_images, batch_size, rank, world_size
+
+    def __len__(self) -> int:
+        return len(self._starts())
+
+    def __iter__(self) -> Iterator[list[SampleKey]]:
+        for start in self._starts():
+            rows = range(start, min(start + self.batch_size, self.num_images))
+            yield [SampleKey(0, row) for row in rows]
+
+    def _starts(self) -> range:
+        return range(self.rank * self.batch_size, self.num_images, self.world_size * self.batch_size)
 
 
 def _bucketed(sizes_hw: np.ndarray, batch_size: int, seed: tuple[int, ...]) -> np.ndarray:

@@ -3,20 +3,27 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib.style
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
-from detrkit.errors import DataError
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, CocoMetrics
 from detrkit.files import atomic_file
+from detrkit.visual.curves import plot_curves
+from detrkit.visual.picture import COLORS, STYLE, save_figure
+
+__all__ = [
+    "class_table",
+    "metrics_table",
+    "percent",
+    "plot_curves",
+    "plot_precision_recall",
+    "write_metrics_json",
+]
 
 MEANINGS = {
     "AP": "IoU 0.50 to 0.95",
@@ -33,28 +40,6 @@ MEANINGS = {
     "ARl": "large objects",
 }
 MOST_CLASSES_DRAWN = 10
-COLORS = (
-    "#1f5fbf",
-    "#d9480f",
-    "#2b8a3e",
-    "#862e9c",
-    "#0b7285",
-    "#c2255c",
-    "#5c940d",
-    "#e67700",
-    "#495057",
-    "#3b5bdb",
-)
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "font.size": 10,
-}
 
 
 def metrics_table(metrics: CocoMetrics) -> Table:
@@ -99,33 +84,6 @@ def write_metrics_json(path: str | Path, metrics: CocoMetrics) -> None:
         file.write("\n")
 
 
-def read_metrics_log(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a run's ``metrics.jsonl``; a last line cut off by a crash is left out.
-
-    Raises:
-        DataError: The file cannot be read, or another line is not a JSON object.
-    """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise DataError(f"cannot read the log {path}: {error.strerror or error}") from error
-    records = []
-    for number, line in enumerate(lines, start=1):
-        if not line.strip():
-            continue
-        try:
-            record = json.loads(line)
-        except ValueError as error:
-            if number == len(lines):
-                break
-            raise DataError(f"{path}: line {number} is not JSON: {error}") from error
-        if not isinstance(record, dict):
-            raise DataError(f"{path}: line {number} is a {type(record).__name__}, expected a JSON object")
-        records.append(record)
-    return records
-
-
 def plot_precision_recall(metrics: CocoMetrics, path: str | Path) -> Path:
     """Draw precision over recall: the mean over classes at several IoUs, and single classes at IoU 0.50.
 
@@ -150,7 +108,7 @@ def plot_precision_recall(metrics: CocoMetrics, path: str | Path) -> Path:
             _plot_classes(right, metrics, defined, recall)
         else:
             left.text(0.5, 0.5, "no objects annotated", ha="center", va="center", color="gray")
-        return _save(figure, path)
+        return save_figure(figure, path)
 
 
 def _plot_classes(axes: Axes, metrics: CocoMetrics, defined: list[int], recall: np.ndarray) -> None:
@@ -162,82 +120,3 @@ def _plot_classes(axes: Axes, metrics: CocoMetrics, defined: list[int], recall: 
     if len(most) < len(defined):
         axes.set_title(f"The {len(most)} commonest of {len(defined)} classes, IoU 0.50")
     axes.legend(loc="upper left", bbox_to_anchor=(1, 1), fontsize=9)
-
-
-def plot_curves(log: str | Path | Iterable[Mapping[str, Any]], path: str | Path) -> Path:
-    """Draw the loss, the learning rate and the AP of a run.
-
-    Args:
-        log: ``metrics.jsonl`` or its records: ``{"kind": "step", "step", "epoch", "loss", "lr"}`` and
-            ``{"kind": "eval", "epoch", "AP", "AP50"}``; other kinds and keys are passed over.
-        path: The PNG to write.
-
-    Raises:
-        DataError: The log cannot be read.
-    """
-    records = read_metrics_log(log) if isinstance(log, (str, Path)) else list(log)
-    steps = _columns(records, "step", ("step", "loss"))
-    with matplotlib.style.context(STYLE, after_reset=True):
-        figure = Figure(figsize=(11, 4.2), layout="constrained")
-        left, right = figure.subplots(1, 2)
-        left.set(xlabel="step", title="Training loss")
-        right.set(xlabel="epoch", title="AP on the validation set, %")
-        _plot_loss(left, steps["step"], steps["loss"], _columns(records, "step", ("step", "lr")))
-        for name, color in zip(("AP50", "AP"), (COLORS[1], COLORS[0]), strict=True):
-            evals = _columns(records, "eval", ("epoch", name))
-            if len(evals[name]):
-                marker = "o" if len(evals[name]) <= 60 else None
-                values = 100 * evals[name]
-                best = int(np.argmax(values))
-                label = f"{name}, best {values[best]:.1f} in epoch {evals['epoch'][best]:.0f}"
-                right.plot(evals["epoch"], values, color=color, lw=2, marker=marker, ms=4, label=label)
-        if right.lines:
-            right.set_ylim(bottom=0)
-            right.xaxis.get_major_locator().set_params(integer=True)
-            right.legend(loc="lower right")
-        else:
-            right.text(0.5, 0.5, "no evaluation yet", ha="center", transform=right.transAxes, color="gray")
-        return _save(figure, path)
-
-
-def _plot_loss(axes: Axes, steps: np.ndarray, loss: np.ndarray, rates: Mapping[str, np.ndarray]) -> None:
-    if not len(loss):
-        axes.text(0.5, 0.5, "no steps yet", ha="center", transform=axes.transAxes, color="gray")
-        return
-    window = max(1, len(loss) // 30)
-    axes.plot(steps, loss, color=COLORS[0], lw=1, alpha=0.3 if window > 1 else 1, label="loss")
-    if window > 1:
-        smooth = np.convolve(loss, np.ones(window) / window, mode="valid")
-        middle = steps[window // 2 : window // 2 + len(smooth)]
-        axes.plot(middle, smooth, color=COLORS[0], lw=2, label=f"mean of {window} records")
-    # a few wild first steps must not flatten the rest of the curve
-    axes.set_ylim(min(0.0, float(loss.min())), 1.05 * float(np.percentile(loss, 99.5)) or 1.0)
-    if len(rates["lr"]):
-        twin = axes.twinx()
-        twin.plot(rates["step"], rates["lr"], color=COLORS[8], lw=1, ls="--")
-        twin.set_ylim(0, 1.35 * float(rates["lr"].max()) or 1.0)
-        twin.set_ylabel("learning rate (dashed)", color=COLORS[8])
-        twin.grid(False)
-        twin.spines["right"].set_visible(True)
-        twin.ticklabel_format(axis="y", style="sci", scilimits=(0, 0))
-        axes.set_zorder(twin.get_zorder() + 1)  # the loss and its legend lie over the dashed line
-        axes.patch.set_visible(False)
-    axes.legend(loc="upper right", frameon=True, facecolor="white", edgecolor="none", framealpha=0.9)
-
-
-def _columns(records: Iterable[Mapping[str, Any]], kind: str, keys: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """Columns of the records of a kind that have every key as a finite, defined number."""
-    rows = [[record.get(key) for key in keys] for record in records if record.get("kind") == kind]
-    kept = [row for row in rows if all(isinstance(value, (int, float)) and np.isfinite(value) for value in row)]
-    table = np.array(kept, dtype=np.float64).reshape(-1, len(keys))
-    if kind == "eval":
-        table = table[table[:, -1] > UNDEFINED]
-    return {key: table[:, column] for column, key in enumerate(keys)}
-
-
-def _save(figure: Figure, path: str | Path) -> Path:
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    FigureCanvasAgg(figure)
-    figure.savefig(path, dpi=130)
-    return path

@@ -11,9 +11,11 @@ from torch import Tensor, nn
 from detrkit.config import Config, ModelConfig
 from detrkit.errors import UsageError
 from detrkit.families.detr import model as detr_model
+from detrkit.families.detr import parts as detr_parts
 from detrkit.families.detr import postprocess as detr_postprocess
 from detrkit.families.detr import transfer as detr_transfer
 from detrkit.families.detr import weights as detr_weights
+from detrkit.families.parts import Place
 from detrkit.families.weights import LoadReport, Weights
 from detrkit.losses.criterion import Criterion
 from detrkit.nn.backbones.resnet import fold_frozen_norms
@@ -32,6 +34,8 @@ class Family:
         transfer: Loads what fits into another model.
         transfer_backbone: Loads ImageNet weights into the backbone.
         match_slots: Puts a data set's classes on a checkpoint's slots where the names are the same.
+        part_of: Names the innermost part that a parameter, given by name, belongs to.
+        depth_of: Counts the layers between a parameter and the detections.
         prepare_inference: Changes a model in place so that it only detects, but faster.
         write_published: Writes weights as the authors did.
         write_hub: Writes a folder for Hugging Face transformers.
@@ -44,6 +48,8 @@ class Family:
     transfer: Callable[[nn.Module, Weights, ClassMap], LoadReport]
     transfer_backbone: Callable[[nn.Module, dict[str, Tensor], str, ClassMap], LoadReport]
     match_slots: Callable[[ClassMap, ClassMap], ClassMap]
+    part_of: Callable[[str], str]
+    depth_of: Callable[[str, ModelConfig], int]
     prepare_inference: Callable[[nn.Module], None]
     write_published: Callable[[str | Path, dict[str, Tensor]], None]
     write_hub: Callable[[str | Path, Weights, int, int], None]
@@ -58,6 +64,8 @@ FAMILIES: dict[str, Family] = {
         transfer=detr_transfer.transfer,  # type: ignore[arg-type]
         transfer_backbone=detr_transfer.transfer_backbone,  # type: ignore[arg-type]
         match_slots=detr_transfer.match_slots,
+        part_of=detr_parts.part_of,
+        depth_of=detr_parts.depth_of,
         prepare_inference=lambda model: fold_frozen_norms(model.backbone[0]),  # type: ignore[index,arg-type]
         write_published=detr_weights.write_published,
         write_hub=detr_weights.write_hub,
@@ -74,6 +82,13 @@ def get_family(name: str) -> Family:
     if name not in FAMILIES:
         raise UsageError(f"no model family is called {name!r}; known: {', '.join(FAMILIES)}")
     return FAMILIES[name]
+
+
+def find_places(model: nn.Module, config: ModelConfig) -> dict[str, Place]:
+    """The part and depth of each parameter of a model, by name."""
+    family = get_family(config.family)
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    return {name: Place(family.part_of(name), family.depth_of(name, config)) for name in names}
 
 
 def build_criterion(config: Config, class_map: ClassMap) -> Criterion:

@@ -56,6 +56,11 @@ class LoadReport:
         """Whether every tensor found its place and nothing was left."""
         return not (self.replaced or self.missing or self.left_over)
 
+    @property
+    def new_tensors(self) -> frozenset[str]:
+        """Names in the model that start anew."""
+        return frozenset(self.replaced) | frozenset(self.missing)
+
     def lines(self) -> list[str]:
         """The report for people, a fact a line."""
         total = len(self.loaded) + len(self.replaced) + len(self.missing)

@@ -35,6 +35,21 @@ class Normalizers:
 
 
 @dataclasses.dataclass(frozen=True)
+class LastLayer:
+    """What the last layer said of the images, detached.
+
+    Args:
+        logits: ``[B, Q, S + 1]``.
+        boxes_cxcywh: ``[B, Q, 4]``.
+        matched: Whether a query was matched with an object, bool ``[B, Q]``.
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+    matched: Tensor
+
+
+@dataclasses.dataclass(frozen=True)
 class Losses:
     """One step's losses.
 
@@ -42,11 +57,13 @@ class Losses:
         total: Weighted sum over terms and layers, to call ``backward`` on.
         terms: The last layer's value of each term, normalised but unweighted, detached.
         layer_terms: The same for every layer, ``[L]`` each.
+        last: What they are of, of the last layer.
     """
 
     total: Tensor
     terms: dict[str, Tensor]
     layer_terms: dict[str, Tensor]
+    last: LastLayer
 
 
 class Criterion:
@@ -111,7 +128,9 @@ class Criterion:
         last = {name: value[-1] for name, value in layer_terms.items()}
         last.update({name: value.detach() for name, value in extra.items()})
         last["class_error"] = terms.class_error(outputs.logits, target_slots)
-        return Losses(total=total, terms=last, layer_terms=layer_terms)
+        matched = target_slots[-1] != outputs.logits.shape[-1] - 1
+        seen = LastLayer(outputs.logits[-1].detach(), outputs.boxes_cxcywh[-1].detach(), matched)
+        return Losses(total=total, terms=last, layer_terms=layer_terms, last=seen)
 
 
 def _target_slots(logits: Tensor, matches: Matches, slots: Tensor) -> Tensor:

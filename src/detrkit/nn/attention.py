@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
+
+from detrkit.nn.dropout import cpu_dropout_attention
 
 
 class Attention(nn.Module):
@@ -47,9 +50,11 @@ class Attention(nn.Module):
             k = functional.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
         v = functional.linear(value, weight[2 * dim :], bias[2 * dim :])
         q, k, v = (self._split_heads(part) for part in (q, k, v))
-        mixed = functional.scaled_dot_product_attention(
-            q, k, v, attn_mask=attn_mask, dropout_p=self.dropout if self.training else 0.0
-        )
+        rate = self.dropout if self.training else 0.0
+        if rate and q.device.type == "cpu" and not torch.compiler.is_compiling():
+            mixed = cpu_dropout_attention(q, k, v, attn_mask, rate)
+        else:
+            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=rate)
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split_heads(self, x: Tensor) -> Tensor:

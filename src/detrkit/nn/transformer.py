@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from detrkit.nn.attention import Attention
+from detrkit.nn.dropout import relu_dropout
+from detrkit.nn.recompute import Recomputing, run_part
 
 
 class EncoderLayer(nn.Module):
@@ -46,7 +47,7 @@ class EncoderLayer(nn.Module):
         return self.dropout(self.self_attn(placed, placed, tokens, attn_mask))  # type: ignore[no-any-return]
 
     def _feed(self, tokens: Tensor) -> Tensor:
-        hidden = self.dropout(functional.relu(self.linear1(tokens)))
+        hidden = relu_dropout(self.linear1(tokens), self.dropout.p, self.training)
         return self.dropout(self.linear2(hidden))  # type: ignore[no-any-return]
 
 
@@ -97,11 +98,11 @@ class DecoderLayer(nn.Module):
         return self.dropout(self.self_attn(placed, placed, queries))  # type: ignore[no-any-return]
 
     def _feed(self, queries: Tensor) -> Tensor:
-        hidden = self.dropout(functional.relu(self.linear1(queries)))
+        hidden = relu_dropout(self.linear1(queries), self.dropout.p, self.training)
         return self.dropout(self.linear2(hidden))  # type: ignore[no-any-return]
 
 
-class Encoder(nn.Module):
+class Encoder(Recomputing):
     """A stack of encoder layers, with a last norm only where layers normalise first (as published)."""
 
     def __init__(self, layers: list[EncoderLayer], dim: int, pre_norm: bool = False):
@@ -112,11 +113,11 @@ class Encoder(nn.Module):
     def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None) -> Tensor:
         """``[B, M, D]`` to ``[B, M, D]``."""
         for layer in self.layers:
-            tokens = layer(tokens, positions, attn_mask)
+            tokens = run_part(self, layer, layer, tokens, positions, attn_mask)
         return tokens if self.norm is None else self.norm(tokens)
 
 
-class Decoder(nn.Module):
+class Decoder(Recomputing):
     """A stack of decoder layers whose every output goes through one shared norm."""
 
     def __init__(self, layers: list[DecoderLayer], dim: int):
@@ -144,6 +145,6 @@ class Decoder(nn.Module):
         placed_memory = memory + positions
         outputs = []
         for layer in self.layers:
-            queries = layer(queries, query_positions, memory, placed_memory, attn_mask)
+            queries = run_part(self, layer, layer, queries, query_positions, memory, placed_memory, attn_mask)
             outputs.append(self.norm(queries))
         return torch.stack(outputs)

@@ -14,7 +14,7 @@ from detrkit.config import Config
 from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, auto_workers, collate
 from detrkit.errors import DataError
-from detrkit.families.registry import build_criterion
+from detrkit.families.registry import build_criterion, find_places
 from detrkit.inference.detect import autocast
 from detrkit.losses.criterion import Criterion
 from detrkit.ops.images import normalize_images
@@ -60,7 +60,7 @@ def measure_cost(
     sampler.set_epoch(0)
     model.to(device).to(memory_format=torch.channels_last)
     model.train()
-    optimizer = build_optimizer(model, train)
+    optimizer = build_optimizer(model, train, find_places(model, config.model))
     criterion = build_criterion(config, class_map)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)

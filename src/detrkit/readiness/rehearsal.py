@@ -21,10 +21,11 @@ from detrkit.data.index import CocoIndex
 from detrkit.data.loader import collate
 from detrkit.data.transforms import ResizeShortSide
 from detrkit.errors import DataError
-from detrkit.families.registry import build_criterion
+from detrkit.families.registry import build_criterion, find_places
 from detrkit.inference.detect import evaluation_mode
 from detrkit.ops.images import normalize_images
-from detrkit.training.optim import apply_gradients, build_optimizer
+from detrkit.training.optim import build_optimizer
+from detrkit.training.single import single_step
 from detrkit.types import Batch, ClassMap
 
 HANDFUL = 4
@@ -189,11 +190,7 @@ def _train(
     criterion = build_criterion(config, class_map)
     model.to(memory_format=torch.channels_last)
     model.train()
-    optimizer = build_optimizer(model, config.train)
-    mask = batch.padding_mask if batch.is_padded else None
-    transforms = config.transforms
-    images = normalize_images(batch.images, transforms.mean, transforms.std, mask)
-    images = images.contiguous(memory_format=torch.channels_last)
+    optimizer = build_optimizer(model, config.train, find_places(model, config.model))
     losses, norms, times = [], [], []
     terms: list[dict[str, float]] = []
     begin = time.monotonic()
@@ -202,19 +199,12 @@ def _train(
         if step >= least_and_most[0] and started - begin > budget_s:
             break
         torch.manual_seed(step)
-        outputs = model(images, mask)
-        finite = all(bool(part.isfinite().all()) for part in (outputs.logits, outputs.boxes_cxcywh))
-        if not finite:
-            losses.append(math.nan)
-            norms.append(math.nan)
+        made = single_step(model, criterion, optimizer, [batch], config.transforms, config.train.clip_norm)
+        losses.append(made.loss)
+        norms.append(made.grad_norm)
+        if not made.terms:
             break
-        found = criterion(outputs, batch.truth)
-        found.total.backward()  # type: ignore[no-untyped-call]
-        norm = apply_gradients(optimizer, config.train.clip_norm)
-        optimizer.zero_grad(set_to_none=True)
-        losses.append(float(found.total.detach()))
-        norms.append(float(norm))
-        terms.append({name: float(value) for name, value in found.terms.items() if not name.endswith("error")})
+        terms.append({name: value for name, value in made.terms.items() if not name.endswith("error")})
         times.append(time.monotonic() - started)
     changes = {name: (terms[0][name], terms[-1][name]) for name in terms[0]} if terms else {}
     step_s = float(np.median(times)) if times else math.nan

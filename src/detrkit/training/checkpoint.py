@@ -20,11 +20,14 @@ from torch import Tensor
 
 from detrkit.config import Config, update_config
 from detrkit.errors import CheckpointError, ConfigError, DataError
-from detrkit.files import atomic_bytes, sync_folder
+from detrkit.files import atomic_bytes, remove_leftovers, sync_folder
 from detrkit.types import ClassMap
 
 FORMAT = "detrkit-checkpoint"
 VERSION = 1
+
+_ONLY_TRAINING = ("optimizer", "scaler", "window", "health", "log")
+"""What the best model is kept without."""
 
 _SEAL_START = b"\ndetrkit-checkpoint sha256 "
 _SEAL_LENGTH = len(_SEAL_START) + 64 + 1
@@ -159,8 +162,12 @@ class CheckpointStore:
         Raises:
             CheckpointError: The disk is full or cannot be written; the former best is untouched.
         """
-        only_training = ("optimizer", "scaler", "window")
-        save_checkpoint(self.best_path, {key: payload[key] for key in payload if key not in only_training})
+        save_checkpoint(self.best_path, {key: payload[key] for key in payload if key not in _ONLY_TRAINING})
+
+    def remove_leftovers(self) -> None:
+        """Delete what a killed training left half written, each as large as a checkpoint."""
+        remove_leftovers(self.folder)
+        remove_leftovers(self.folder.parent)
 
     def has_any(self) -> bool:
         """Whether there is a state to resume from, be it damaged."""
@@ -194,6 +201,8 @@ class CheckpointStore:
                 warnings.warn(f"{'; '.join(problems)}; using {path.name} instead", stacklevel=3)
             return payload
         reason = "; ".join(problems) or "it is empty; is this a run folder that was trained?"
+        if problems and self.best_path not in paths and _is_sound(self.best_path):
+            reason += f"; its {self.best_path.name} is whole: begin a new run with --init {self.best_path}"
         raise CheckpointError(f"no usable checkpoint in {self.folder}: {reason}")
 
 
@@ -207,7 +216,7 @@ class _HashingWriter:
     def __init__(self, file: IO[bytes]):
         self.file = file
         self.digest = hashlib.sha256()
-        self.error: OSError | None = None
+        self.error: OSError | KeyboardInterrupt | None = None
 
     def write(self, data: bytes) -> int:
         size = memoryview(data).nbytes
@@ -215,7 +224,7 @@ class _HashingWriter:
             try:
                 self.file.write(data)
                 self.digest.update(data)
-            except OSError as error:
+            except (OSError, KeyboardInterrupt) as error:
                 self.error = error
         return size
 

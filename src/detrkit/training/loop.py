@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 from detrkit.config import Config
 from detrkit.errors import CheckpointError, DataError, DetrkitError
 from detrkit.losses.criterion import Criterion
+from detrkit.training.alarms import Progressed
 from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.log import RunLog, StepRecord, memory_gib
 from detrkit.training.nonfinite import settle
@@ -97,7 +98,8 @@ def fit(
         run_dir: Where metrics, events and checkpoints go.
         evaluate: Gives the metrics of a model, AP among them; called on every process, the first one's count.
         draw_samples: Gives pictures of the model's detections for TensorBoard; called on the first process.
-        on_evaluation: Given epoch and metrics after each evaluation, on the first process; True ends training.
+        on_evaluation: Given epoch and metrics after each evaluation; True ends training. Called on every
+            process, the first one's answer counts.
         resume: What :meth:`CheckpointStore.load_latest` returned, to go on from there.
         fabric: Devices and precision; made from the config if not given.
 
@@ -109,7 +111,7 @@ def fit(
     """
     fabric = fabric or make_fabric(config.train)
     state, wrapped = build_state(config, model, fabric)
-    records = resume_state(state, resume, fabric) if resume is not None else 0
+    log_position = resume_state(state, resume, fabric) if resume is not None else None
     sampler: Any = train_loader.batch_sampler
     sampler.set_epoch(0, 0)  # the length is what is left of the epoch
     batches = len(train_loader)
@@ -118,13 +120,17 @@ def fit(
     total_steps = math.ceil(batches / config.train.accumulate) * config.train.epochs
     step = state.progress.step
     first = fabric.is_global_zero
+    store = CheckpointStore(run_dir)
+    if first:
+        store.remove_leftovers()
     with (
         RunLog(
             run_dir,
             total_steps,
             start_step=step,
-            keep_records=records,
+            resume_at=log_position,
             loading=getattr(train_loader, "facts", None),
+            config=config,
             enabled=first,
         ) as log,
         StopRequest() as stop,
@@ -142,7 +148,7 @@ def fit(
             on_evaluation=on_evaluation,
             state=state,
             log=log,
-            store=CheckpointStore(run_dir),
+            store=store,
             stop=stop,
             batches_per_epoch=batches,
             total_steps=total_steps,
@@ -192,7 +198,7 @@ def _train(run: Run) -> Ending:
 def _is_pruned(run: Run) -> bool:
     """Whether whoever started the training wants no more of it."""
     pruned = False
-    if run.on_evaluation is not None and run.fabric.is_global_zero:
+    if run.on_evaluation is not None:
         pruned = run.on_evaluation(run.epoch, run.state.progress.metrics)
     return bool(run.fabric.broadcast(pruned)) if run.fabric.world_size > 1 else pruned
 
@@ -207,7 +213,7 @@ def _save_what_is_done(run: Run) -> None:
 
 def _train_epoch(run: Run) -> bool:
     """Make the steps of an epoch that are left; False if a signal asked to stop before its end."""
-    progress, began_s = run.state.progress, time.monotonic()
+    progress, began_s, save_at_end = run.state.progress, time.monotonic(), False
     images_seen = progress.batch  # of an epoch that is resumed, the images before are not known
     if progress.batch >= run.batches_per_epoch:
         return True  # interrupted while it was being evaluated
@@ -223,9 +229,11 @@ def _train_epoch(run: Run) -> bool:
         try:
             fetched = [batch for batch in itertools.islice(batches, count) if batch is not None]
         except Exception:
-            if run.stop.requested:  # the signal reached the loader's workers too
+            if not run.stop.requested or run.stop.insisted:
+                raise
+            if run.fabric.world_size == 1:  # the signal reached the loader's workers too
                 return False
-            raise
+            fetched = []  # the others must hear of it before they wait for this process's gradients
         wait_s = time.monotonic() - start_s
         plan = agree(run, fetched)
         if plan.stop:
@@ -239,13 +247,16 @@ def _train_epoch(run: Run) -> bool:
         run.log.advance(progress.step, run.epoch)
         if progress.step % run.config.train.log_every == 0 or progress.step == run.total_steps:
             _log_window(run)
-        if plan.save:
+        save_at_end = plan.save and progress.batch >= run.batches_per_epoch
+        if plan.save and not save_at_end:
             save_last(run)
     if not images_seen:
         raise DataError(
             f"not one training image could be read in epoch {run.epoch}; each is named in a warning above"
         )
     run.log.epoch(progress.step, run.epoch, time.monotonic() - began_s)
+    if save_at_end:  # after the line of the epoch, which a run resumed from here does not write again
+        save_last(run)
     return True
 
 
@@ -271,6 +282,8 @@ def _evaluate(run: Run) -> bool:
             raise
         return False
     except Exception:
+        if run.stop.insisted:
+            raise
         if run.stop.requested and interruptible:  # the signal reached the evaluation's workers too
             return False
         if interruptible:  # the epoch shall not be lost because an image to measure on is broken
@@ -304,8 +317,9 @@ def _take_metrics(run: Run, metrics: dict[str, float]) -> None:
     if better:
         progress.best = ap
         settle(run)
+        saved = payload(run)  # all processes take part: they add up what is in the window
         if run.fabric.is_global_zero:
-            run.store.save_best(payload(run))
+            run.store.save_best(saved)
 
 
 def _log_window(run: Run) -> None:
@@ -314,6 +328,8 @@ def _log_window(run: Run) -> None:
     if not len(window):
         return
     means = window.means()
+    health = run.state.health
+    figures = health.figures()
     terms = {name: value for name, value in means.values.items() if name not in ("loss", "grad_norm")}
     run.log.step(
         StepRecord(
@@ -326,9 +342,23 @@ def _log_window(run: Run) -> None:
             images_per_s=means.images_per_s,
             data_wait=means.data_wait,
             memory_gib=memory_gib(run.fabric.device),
+            health=figures,
         )
     )
+    health.clear()
+    if run.config.train.alarms:
+        _alarm(run, terms, figures)
     window.clear()
+
+
+def _alarm(run: Run, terms: Mapping[str, float], figures: Mapping[str, float]) -> None:
+    """Say what goes wrong, if something does."""
+    window = run.state.window
+    losses = window.rows()[:, window.names.index("loss")].tolist()
+    use = run.state.health.last_use
+    line = Progressed(window.steps, losses, window.image_ids, run.total_steps, terms, figures, use)
+    for message in run.state.alarms.look(line):
+        run.log.event(run.state.progress.step, run.epoch, message)
 
 
 def _interrupted(run: Run) -> Ending:

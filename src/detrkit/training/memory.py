@@ -1,22 +1,33 @@
-"""Memory that runs out: recognised, and how a step goes on with fewer images at once."""
+"""Memory that runs out: recognised, how much there is, and how a step goes on with fewer images at once."""
 
 from __future__ import annotations
 
 import gc
+import os
+from pathlib import Path
 
+import psutil
 import torch
 
 from detrkit.errors import MemoryExhaustedError
 
-# What torch says where the host's memory is refused; CUDA has a class of its own.
-_HOST_WORDS = ("can't allocate memory", "not enough memory", "Cannot allocate memory", "std::bad_alloc")
+# What torch and the libraries under it say where memory is refused; allocators of torch have classes of their own.
+_WORDS = (
+    "can't allocate memory",
+    "not enough memory",
+    "Cannot allocate memory",
+    "std::bad_alloc",
+    "out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
 
 
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the GPU or of the host."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
-    return isinstance(error, RuntimeError) and any(words in str(error) for words in _HOST_WORDS)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
 
 
 def check_pixel_budget(shape: torch.Size, budget: int | None) -> None:
@@ -55,3 +66,41 @@ def halved(micro_batch: int, reason: str) -> int:
             "train.precision=bf16, smaller transforms.scales and transforms.max_size, or take a smaller model"
         )
     return micro_batch // 2
+
+
+def available_bytes(device: torch.device) -> int:
+    """Memory that this process could still take, of the GPU or of the host; containers' limits count."""
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    room = [psutil.virtual_memory().available, *_container_room(Path("/sys/fs/cgroup"))]
+    if hasattr(psutil, "RLIMIT_AS"):
+        process = psutil.Process()
+        limit = process.rlimit(psutil.RLIMIT_AS)[0]
+        if limit != psutil.RLIM_INFINITY:
+            room.append(limit - process.memory_info().vms)
+    return max(0, min(room))
+
+
+def resident_bytes() -> int:
+    """Memory of the host that this process holds now."""
+    return int(psutil.Process(os.getpid()).memory_info().rss)
+
+
+def _container_room(root: Path) -> list[int]:
+    """What the limits of a container leave, by its control group of either version; files in its cache can go."""
+    room = []
+    for limit_file, usage_file, cache_name in (
+        ("memory.max", "memory.current", "inactive_file"),
+        ("memory/memory.limit_in_bytes", "memory/memory.usage_in_bytes", "total_inactive_file"),
+    ):
+        try:
+            limit = (root / limit_file).read_text(encoding="ascii").strip()
+            used = int((root / usage_file).read_text(encoding="ascii"))
+            statistics = ((root / usage_file).parent / "memory.stat").read_text(encoding="ascii")
+            if limit != "max":
+                cached = dict(line.split() for line in statistics.splitlines()).get(cache_name, "0")
+                room.append(int(limit) - used + int(cached))
+        except (OSError, ValueError):  # no such group, or not ours to read
+            continue
+    return room

@@ -8,117 +8,234 @@ waited for the device anyway; no weight has changed in between, so weights and b
 from __future__ import annotations
 
 import dataclasses
+import platform
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrkit.errors import NonFiniteError
 from detrkit.training.checkpoint import save_checkpoint
+from detrkit.training.memory import is_out_of_memory
 from detrkit.training.run import LastStep, Run
+from detrkit.training.trace import watch_forward
 from detrkit.types import Batch
 
 MOST_SAVED = 3
 """Bad steps of a run that are saved: each holds all weights."""
 
+REPLAY_FOLDER = "nonfinite"
+"""Of a run folder."""
+
 # Below this the float16 loss scale means that no step has had finite gradients for very long.
 _LEAST_SCALE = 2.0**-14
 
 
-def find_damage(batches: Sequence[Batch]) -> str:
-    """What is wrong with boxes of batches on the host: the first not finite or without area; or nothing."""
+@dataclasses.dataclass(frozen=True)
+class DamagedBox:
+    """A box that no training can use.
+
+    Args:
+        image_id: The data set's id of its image.
+        number: Which of the image's objects, from 1.
+        box_cxcywh: As it is.
+    """
+
+    image_id: int
+    number: int
+    box_cxcywh: tuple[float, ...]
+
+    def __str__(self) -> str:
+        numbers = ", ".join(f"{value:.4g}" for value in self.box_cxcywh)
+        return (
+            f"image {self.image_id} has a box cxcywh ({numbers}), its object number {self.number}; "
+            "expected finite numbers and an area"
+        )
+
+
+def damaged_boxes(batches: Sequence[Batch]) -> list[DamagedBox]:
+    """Boxes of batches on the host that are not finite or have no area."""
+    found = []
     for batch in batches:
         boxes = batch.truth.boxes_cxcywh.numpy()
         sound = np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)
         if sound.all():
             continue
-        place = int(np.flatnonzero(~sound)[0])
-        image = int(np.searchsorted(np.cumsum(batch.truth.counts), place, side="right"))
-        numbers = ", ".join(f"{value:.4g}" for value in boxes[place])
-        return f"image {batch.image_ids[image]} has a box cxcywh ({numbers}), expected finite numbers and an area"
-    return ""
+        ends = np.cumsum(batch.truth.counts)
+        for place in np.flatnonzero(~sound).tolist():
+            image = int(np.searchsorted(ends, place, side="right"))
+            number = place - int(ends[image]) + batch.truth.counts[image] + 1
+            found.append(DamagedBox(batch.image_ids[image], number, tuple(boxes[place].tolist())))
+    return found
 
 
-def note_step(run: Run, last: Mapping[str, Any], row: Tensor, scale: Tensor | None) -> None:
+def find_damage(batches: Sequence[Batch]) -> str:
+    """What is wrong with boxes of batches on the host: the first not finite or without area; or nothing."""
+    return next((str(box) for box in damaged_boxes(batches)), "")
+
+
+def bad_weights(model: nn.Module) -> list[str]:
+    """Names of weights and buffers that are not finite."""
+    state = model.state_dict()
+    return [
+        name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())
+    ]
+
+
+def note_step(
+    run: Run, facts: Mapping[str, Any], names: Sequence[str], row: Tensor, others: Mapping[str, Tensor]
+) -> None:
     """Remember a step until its values have reached the host.
 
     Args:
         run: The training.
-        last: All fields of :class:`LastStep` but values and arrived.
+        facts: All fields of :class:`LastStep` but names, values and arrived.
+        names: Of the values in the row.
         row: float32 ``[n]`` on the device.
-        scale: Loss scale of the step on the device, if there is one.
+        others: Scalars on the device, by name.
     """
-    values, arrived = _to_host(row if scale is None else torch.cat((row, scale.float().reshape(1))))
-    run.last_step = LastStep(**last, values=values, arrived=arrived)
+    if others:
+        row = torch.cat((row, torch.stack([value.float().reshape(()) for value in others.values()])))
+    values, arrived = _to_host(row)
+    run.last_step = LastStep(**facts, names=(*names, *others), values=values, arrived=arrived)
 
 
 def settle(run: Run) -> None:
-    """Look at the step before, before any weight changes; save it if it was bad."""
+    """Look at the step before, before any weight changes; if it was bad, count it, save it and say so.
+
+    All processes take part, and count the same.
+    """
     last, run.last_step = run.last_step, None
     if last is None:
         return
     last.arrived()
-    values = dict(zip(last.names, last.values.numpy().tolist(), strict=False))
-    bad = not _is_finite(values["loss"]) or bool(last.damage)
-    if not _is_finite(values["grad_norm"]):
-        # with float16 an infinite gradient alone is the loss scale finding its level, unless it sank to nothing
-        bad |= last.scale is None or last.scale < _LEAST_SCALE
-    run.was_bad = bad
-    if bad:
-        _report(run, last, values)
+    values = dict(zip(last.names, last.values.numpy().tolist(), strict=True))
+    own = _is_own_fault(last, values)
+    is_bad = own
+    if run.fabric.world_size > 1:
+        flag = torch.tensor([int(own)])
+        torch.distributed.all_reduce(flag, group=run.host_group)
+        is_bad = bool(flag)
+    progress = run.state.progress
+    progress.bad_steps = progress.bad_steps + 1 if is_bad else 0
+    if not is_bad:
+        return
+    is_saved = progress.bad_steps_saved < MOST_SAVED
+    progress.bad_steps_saved += is_saved  # the same on all processes: the first one's count goes into checkpoints
+    message = _report(run, last, values, is_saved) if own else ""
+    for line in _all_messages(run, message):
+        run.log.event(last.step, last.epoch, line)
 
 
-def count_bad_step(run: Run, bad: bool | None) -> None:
-    """Count the bad steps in a row, the same on all processes; stop if there are too many.
-
-    Args:
-        run: The training.
-        bad: Whether the step that was looked at last was bad on any process; None if none was since the last call.
+def check_bad_steps(run: Run) -> None:
+    """Stop if too many steps in a row were bad; the same on all processes.
 
     Raises:
         NonFiniteError: The config wants to stop at the first, or there were too many in a row.
     """
-    if bad is None:
-        return
     progress, config = run.state.progress, run.config.train
-    progress.bad_steps = progress.bad_steps + 1 if bad else 0
-    run.was_bad = None
-    if not bad or (config.on_nonfinite == "skip" and progress.bad_steps < config.max_bad_steps):
+    many = progress.bad_steps
+    if many == 0 or (config.on_nonfinite == "skip" and many < config.max_bad_steps):
         return
-    many = f"{progress.bad_steps} steps in a row were" if progress.bad_steps > 1 else "a step was"
+    progress.bad_steps = 0  # whoever mends the cause and resumes has as many steps again
+    steps = f"{many} steps in a row were" if many > 1 else "a step was"
+    weights = bad_weights(run.state.module)
+    advice = "the weights are unharmed and saved. Find where it began: detrkit train --replay {}; then mend the boxes "
+    advice += "of the images it names, lower train.lr, or set train.precision=32"
+    if weights:
+        advice = f"{len(weights)} weights are not finite themselves, such as {weights[0]}, so that no step can be; "
+        advice += "look with: detrkit train --replay {}; then begin from sound weights (--init)"
     raise NonFiniteError(
-        f"{many} not finite, the last before step {progress.step + 1}; expected finite losses and gradients; the "
-        f"weights are unharmed and saved. Find where it began: detrkit train --replay {folder_of(run)}; then mend "
-        "the boxes of the images it names, lower train.lr, or set train.precision=32"
+        f"{steps} not finite, the last before step {progress.step + 1}; expected finite losses and gradients; "
+        f"{advice.format(folder_of(run))}"
     )
 
 
 def folder_of(run: Run) -> str:
     """Where the bad steps of a run are saved."""
-    return str(run.run_dir / "nonfinite")
+    return str(run.run_dir / REPLAY_FOLDER)
 
 
-def _report(run: Run, last: LastStep, values: Mapping[str, float]) -> None:
-    """Say what was not finite, and save all that it takes to repeat it."""
-    progress = run.state.progress
-    numbers = ", ".join(f"{name} {value:.4g}" for name, value in values.items())
+def _is_own_fault(last: LastStep, values: Mapping[str, float]) -> bool:
+    """Whether the step was not finite because of what this process did."""
+    if last.damage or not _is_finite(values["loss"]):
+        return True
+    # with float16 an infinite gradient alone is the loss scale finding its level, unless it sank to nothing
+    if "scale" in values and values["scale"] >= _LEAST_SCALE:
+        return False
+    return not _is_finite(values.get("own_grad_norm", values["grad_norm"]))
+
+
+def _all_messages(run: Run, message: str) -> list[str]:
+    """What the processes have to say of a bad step, on the first process."""
+    if run.fabric.world_size == 1:
+        return [message]
+    found: list[Any] = [None] * run.fabric.world_size
+    torch.distributed.all_gather_object(found, message, group=run.host_group)
+    return [f"process {process}: {text}" for process, text in enumerate(found) if text]
+
+
+def _report(run: Run, last: LastStep, values: Mapping[str, float], is_saved: bool) -> str:
+    """Save all that it takes to repeat a bad step; says what was not finite, where, and how to repeat it."""
+    terms = (name for name in last.names if name != "scale")
+    numbers = ", ".join(f"{name} {values[name]:.4g}" for name in terms)
     ids = [image_id for batch in last.batches for image_id in batch.image_ids]
     shown = f"{', '.join(map(str, ids[:8]))}{' ...' if len(ids) > 8 else ''}"
-    what = last.damage or numbers
-    message = f"step {last.step} of epoch {last.epoch} is not finite: {what}; images {shown}; it changed no weight"
-    if progress.bad_steps_saved < MOST_SAVED:
-        progress.bad_steps_saved += 1
-        path = run.run_dir / "nonfinite" / f"step-{last.step:06d}-process-{run.fabric.global_rank}.pt"
+    found = last.damage or _where(run, last)
+    message = (
+        f"step {last.step} of epoch {last.epoch} is not finite{': ' if found else ''}{found}; {numbers}; "
+        f"images {shown}; it changed no weight"
+    )
+    if is_saved:
+        path = run.run_dir / REPLAY_FOLDER / f"step-{last.step:06d}-process-{run.fabric.global_rank}.pt"
         path.parent.mkdir(exist_ok=True)
         save_checkpoint(path, _replay(run, last, values))
         message += f"; find where it began: detrkit train --replay {path}"
-    run.log.event(last.step, last.epoch, message)
+    return message
+
+
+def _where(run: Run, last: LastStep) -> str:
+    """Where it stopped being finite, if a forward pass can tell; weights, batch and seed are still the step's."""
+    weights = bad_weights(run.state.module)
+    if weights:
+        others = f" and {len(weights) - 1} others" if len(weights) > 1 else ""
+        return f"the weight {weights[0]}{others} is not finite"
+    norms = [part for part in run.state.module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
+    buffers = [buffer for norm in norms for buffer in norm.buffers()]
+    before = [buffer.clone() for buffer in buffers]
+    try:
+        return _trace(run, last)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return ""
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)
+
+
+@torch.no_grad()
+def _trace(run: Run, last: LastStep) -> str:
+    """The first module whose output is not finite, or the images that were not when they came in."""
+    passes, model = run.passes, run.state.module
+    passes.seed(last.step - 1)
+    for part in passes.micro_batches(last.batches, last.step - 1, last.micro_batch):
+        images, padding_mask = passes.inputs(part)
+        with run.fabric.autocast(), watch_forward(model) as watch:
+            model(images, padding_mask)
+        if watch.input_rows:
+            named = [part.image_ids[row] for row in watch.input_rows if row < len(part.image_ids)]
+            return f"the pixels of image {', '.join(map(str, named))} are not finite"
+        if watch.found is not None:
+            return str(watch.found)
+    return ""
 
 
 def _replay(run: Run, last: LastStep, values: Mapping[str, float]) -> dict[str, Any]:
     """What a replay file holds; weights and all are those that the step began with."""
+    names = [name for name, _ in run.state.module.named_modules()]
     return {
         "kind": "replay",
         "config": run.config.model_dump(mode="json"),
@@ -128,14 +245,22 @@ def _replay(run: Run, last: LastStep, values: Mapping[str, float]) -> dict[str, 
         "epoch": last.epoch,
         "process": run.fabric.global_rank,
         "world_size": run.fabric.world_size,
+        "share": last.share,
         "micro_batch": last.micro_batch,
         "num_threads": torch.get_num_threads(),
+        "machine": machine(run.fabric.device),
+        "resting": [name for name, trains in zip(names, last.training, strict=True) if not trains],
         "normalizers": dataclasses.astuple(last.normalizers),
-        "scale": last.scale,
         "values": dict(values),
         "damage": last.damage,
         "batches": [_pack(batch) for batch in last.batches],
     }
+
+
+def machine(device: torch.device) -> str:
+    """What the last bits of a step depend on, in words."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or "CPU")
+    return f"{device.type} ({name}), torch {torch.__version__}"
 
 
 def _pack(batch: Batch) -> dict[str, Any]:

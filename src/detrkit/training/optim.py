@@ -1,46 +1,84 @@
-"""AdamW with DETR's parameter groups, and the learning rate as a pure function of the step."""
+"""AdamW with DETR's parameter groups, and learning rates as pure functions of the step."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from detrkit.config import TrainConfig
+from detrkit.errors import ConfigError
+from detrkit.families.parts import Places, most_specific
 
 # Words that mark a bare parameter (not a layer's weight) as an embedding.
 _EMBEDDING_WORDS = ("embed", "query", "queries", "position")
 
 
-def build_optimizer(model: nn.Module, config: TrainConfig) -> torch.optim.AdamW:
+def build_optimizer(
+    model: nn.Module, config: TrainConfig, places: Places | None = None, new: Collection[str] = ()
+) -> torch.optim.AdamW:
     """AdamW over the parameters that are trained.
 
-    Parameters named ``backbone.*`` have their own learning rate. Norms, biases and embeddings have no weight
-    decay; the published DETR decays them too, which pulls queries and positions to zero for no gain.
-    Always fused: one kernel instead of hundreds, and the only kind that can skip a step without asking the
-    device (:func:`apply_gradients`).
+    Parameters named ``backbone.*`` have their own learning rate; ``train.lr_scale`` and ``train.layer_decay``
+    multiply both. Norms, biases and embeddings have no weight decay; the published DETR decays them too, which
+    pulls queries and positions to zero for no gain. Always fused: one kernel instead of hundreds, and the only
+    kind that can skip a step without asking the device (:func:`apply_gradients`).
+
+    Args:
+        model: Frozen already where it shall be.
+        config: Learning rates and weight decay.
+        places: The part and depth of each parameter; needed for ``lr_scale`` and ``layer_decay``.
+        new: Names of parameters that start anew while the rest has pretrained weights, for ``head_steps``;
+            what they were is kept in the optimiser's state (:func:`new_parameters`).
+
+    Raises:
+        ConfigError: No parameter is left to train.
     """
-    groups: dict[str, list[nn.Parameter]] = {}
-    for name, parameter, decays in _trained_parameters(model):
-        part = "backbone" if name.startswith("backbone.") else "model"
-        groups.setdefault(part if decays else f"{part}_no_decay", []).append(parameter)
-    rates = {"backbone": config.backbone_lr, "model": config.lr}
-    return torch.optim.AdamW(
-        [
+    groups: dict[str, dict[str, Any]] = {}
+    trained = list(_trained_parameters(model))
+    if not trained:
+        raise ConfigError("nothing is left to train: every parameter is frozen; see train.freeze")
+    # Without a pretrained rest there is nothing to hold still.
+    apart = set(new) if config.head_steps and not {name for name, *_ in trained} <= set(new) else set()
+    for name, parameter, decays in trained:
+        label, rate = _rate(name, config, places)
+        key = label + ("_new" if name in apart else "") + ("" if decays else "_no_decay")
+        group = groups.setdefault(
+            key,
             {
-                "params": groups[name],
-                "name": name,
-                "lr": rates[name.split("_")[0]],
-                "base_lr": rates[name.split("_")[0]],
-                "weight_decay": 0.0 if name.endswith("no_decay") else config.weight_decay,
-            }
-            for name in sorted(groups)
-        ],
-        lr=config.lr,
-        fused=True,
-    )
+                "params": [],
+                "name": key,
+                "lr": rate,
+                "base_lr": rate,
+                "weight_decay": config.weight_decay if decays else 0.0,
+                "new": name in apart,
+            },
+        )
+        group["params"].append((name, parameter))
+    return torch.optim.AdamW([groups[key] for key in sorted(groups)], lr=config.lr, fused=True)
+
+
+def new_parameters(optimizer_state: Mapping[str, Any]) -> frozenset[str]:
+    """``new`` of :func:`build_optimizer`, as a saved state of that optimiser has it."""
+    groups = optimizer_state["param_groups"]
+    return frozenset(name for group in groups if group.get("new") for name in group["param_names"])
+
+
+def _rate(name: str, config: TrainConfig, places: Places | None) -> tuple[str, float]:
+    """What to call the learning rate of a parameter, and its value."""
+    kind, rate = ("backbone", config.backbone_lr) if name.startswith("backbone.") else ("model", config.lr)
+    if not config.lr_scale and config.layer_decay == 1.0:
+        return kind, rate
+    assert places is not None, "lr_scale and layer_decay need the places of the parameters"
+    place = places[name]
+    scaled = most_specific(place.part, config.lr_scale)
+    factor = (config.lr_scale[scaled] if scaled else 1.0) * config.layer_decay**place.depth
+    if factor == 1.0:
+        return kind, rate
+    return (place.part if config.layer_decay < 1.0 else scaled or kind), rate * factor
 
 
 def _trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter, bool]]:
@@ -57,15 +95,18 @@ def _trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter, b
             yield name, parameter, parameter.ndim > 1 and not embedding
 
 
-def lr_factor(step: int, total_steps: int, config: TrainConfig) -> float:
+def lr_factor(step: int, total_steps: int, config: TrainConfig, first_step: int = 0) -> float:
     """What the base learning rates are multiplied by at a step; depends on nothing else, so resume is exact.
 
     Args:
         step: The optimiser step about to be made, from 0.
         total_steps: Steps of the whole training.
         config: Chooses linear warm-up and then a step drop, a cosine to zero, or a constant.
+        first_step: Where learning and its warm-up begin; 0 before.
     """
-    warmup = min(1.0, (step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
+    if step < first_step:
+        return 0.0
+    warmup = min(1.0, (step - first_step + 1) / config.warmup_steps) if config.warmup_steps else 1.0
     if config.schedule == "step":
         return warmup * (config.drop_factor if step >= round(config.drop_at * total_steps) else 1.0)
     if config.schedule == "cosine":
@@ -74,21 +115,80 @@ def lr_factor(step: int, total_steps: int, config: TrainConfig) -> float:
     return warmup
 
 
-def set_lr(optimizer: torch.optim.Optimizer, factor: float) -> None:
-    """Give every parameter group its base learning rate times ``factor``."""
+def set_lr(optimizer: torch.optim.Optimizer, factor: float, rest_factor: float | None = None) -> None:
+    """Give every parameter group its base learning rate times ``factor``.
+
+    Args:
+        optimizer: From :func:`build_optimizer`.
+        factor: Of the learning rates.
+        rest_factor: Of those that have pretrained weights, where others start anew. At 0 they rest: their
+            gradients are dropped (:func:`apply_gradients`), and they work as in evaluation (:func:`train_mode`).
+    """
+    some_new = any(group.get("new") for group in optimizer.param_groups)
     for group in optimizer.param_groups:
-        group["lr"] = group["base_lr"] * factor
+        rests = some_new and rest_factor is not None and not group.get("new")
+        group["lr"] = group["base_lr"] * (rest_factor if rests else factor)
+
+
+def set_step_lr(optimizer: torch.optim.Optimizer, step: int, total_steps: int, config: TrainConfig) -> None:
+    """Set all learning rates for a step as the config says: :func:`lr_factor`, ``head_steps`` included."""
+    rest_factor = lr_factor(step, total_steps, config, first_step=config.head_steps)
+    set_lr(optimizer, lr_factor(step, total_steps, config), rest_factor)
+
+
+def train_mode(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    """Put what learns into training mode, and every module whose parameters all rest into evaluation mode.
+
+    A frozen part then does in training what it will do in detection: its batch norms use their running
+    statistics and leave them alone, and its dropout is off.
+    """
+    learning = {
+        id(parameter)
+        for group in optimizer.param_groups
+        if group["lr"] > 0
+        for parameter in group["params"]
+        if parameter.requires_grad
+    }
+    if _set_mode(model, learning):
+        model.training = True
+
+
+def _set_mode(module: nn.Module, learning: set[int]) -> bool | None:
+    """Set the mode of everything inside a module; whether any of its parameters learns, None if it has none.
+
+    Called at every step: modules that are right already are left alone, since setting is what takes time.
+    """
+    learns: bool | None = None
+    for parameter in module._parameters.values():
+        if parameter is not None:
+            learns = bool(learns) or id(parameter) in learning
+    inside = [(child, _set_mode(child, learning)) for child in module._modules.values() if child is not None]
+    found = [state for _, state in inside if state is not None]
+    if found:
+        learns = bool(learns) or any(found)
+    if learns:
+        for child, state in inside:
+            if child.training == (state is not False):
+                continue
+            if state:
+                child.training = True
+            else:
+                child.train(state is None)
+    return learns
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Current learning rate of ``model`` and, where it is trained, ``backbone``."""
-    return {group["name"].split("_")[0]: float(group["lr"]) for group in optimizer.param_groups}
+    """Current learning rates: of ``model`` and ``backbone``, where they are trained, and of parts with others."""
+    return {group["name"].removesuffix("_no_decay"): float(group["lr"]) for group in optimizer.param_groups}
 
 
 def apply_gradients(
     optimizer: torch.optim.AdamW, clip_norm: float, scaler: torch.amp.GradScaler | None = None
 ) -> Tensor:
     """Clip, then make the optimiser step, unless a gradient is not finite: then no weight changes.
+
+    Groups at a learning rate of 0 rest: without their gradients, neither their weights nor their moments
+    change, and the norm is that of the others.
 
     Nothing here waits for the device. ``found_inf`` is the flag by which torch's own GradScaler tells a fused
     optimiser to skip; set by hand it guards float32 and bfloat16 as well.
@@ -101,6 +201,10 @@ def apply_gradients(
     Returns:
         The gradient norm before clipping, a scalar on the device.
     """
+    for group in optimizer.param_groups:
+        if group["lr"] == 0:
+            for parameter in group["params"]:
+                parameter.grad = None
     if scaler is not None:
         scaler.unscale_(optimizer)
     parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]

@@ -2,29 +2,44 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import TorchElasticEnvironment
 from torch import Tensor, nn
 
 from detrkit.config import TrainConfig
-from detrkit.errors import ConfigError
+from detrkit.errors import ConfigError, TrainingError
 
 _BUCKET_BYTES = 64 * 2**20
 """Gradients are exchanged in pieces of about this size: few messages, little extra memory."""
+
+# What gloo and NCCL say when the process at the other end is gone.
+_LOST_WORDS = (
+    "Connection closed by peer",
+    "Connection reset by peer",
+    "Broken pipe",
+    "Connection refused",
+    "gloo/transport",
+    "NCCL communicator was aborted",
+    "remote process exited",
+)
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
     """Devices, processes and precision as the config wants them, launched.
 
-    Under torchrun the number of processes and machines is what torchrun started.
+    Under torchrun the number of processes and machines is what torchrun started; a process group that is there
+    already, such as Ray's, is taken as it is.
 
     Raises:
-        ConfigError: The config asks for CUDA and torch sees no such device, or for float16 on the CPU.
+        ConfigError: The config asks for CUDA and torch sees no such device, or for float16 on the CPU; or the
+            machines have unequal numbers of processes.
     """
     has_cuda = torch.cuda.is_available()
     if config.device == "cuda" and not has_cuda:
@@ -45,17 +60,109 @@ def make_fabric(config: TrainConfig) -> Fabric:
         devices=devices,
         num_nodes=nodes,
         precision=precision[config.precision],
+        plugins=[TorchElasticEnvironment()] if _is_launched() else None,
     )
     fabric.launch()
     return fabric
 
 
+def _is_launched() -> bool:
+    """Whether somebody else started all processes and told each its place as torchrun does."""
+    there = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return "TORCHELASTIC_RUN_ID" in os.environ or (there and "LOCAL_WORLD_SIZE" in os.environ)
+
+
 def _processes(config: TrainConfig) -> tuple[int, int]:
     """Processes on a machine, and machines."""
-    if "TORCHELASTIC_RUN_ID" not in os.environ:
+    if not _is_launched():
         return config.devices, config.num_nodes
     local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
+    if world % local:
+        raise ConfigError(
+            f"{world} processes, {local} of them on this machine; expected equally many on every machine"
+        )
     return local, world // local
+
+
+def is_restarted() -> bool:
+    """Whether torchrun has started this training again after a process failed."""
+    return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
+
+
+class Peers:
+    """The processes of a training, as one of them sees them: what they exchange on the host, without a device.
+
+    To be made on all processes at once.
+
+    Attributes:
+        rank: This process.
+        world_size: How many there are.
+    """
+
+    def __init__(self) -> None:
+        self.rank = torch.distributed.get_rank()
+        self.world_size = torch.distributed.get_world_size()
+        self._group: Any = torch.distributed.new_group(backend="gloo")
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, on the first process; nothing on the others."""
+        values: list[Any] = [None] * self.world_size if self.rank == 0 else []
+        torch.distributed.gather_object(value, values if self.rank == 0 else None, dst=0, group=self._group)
+        return values
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """Every process's value, on all of them."""
+        values: list[Any] = [None] * self.world_size
+        torch.distributed.all_gather_object(values, value, group=self._group)
+        return values
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on one of them."""
+        flags = torch.tensor([int(flag)])
+        torch.distributed.all_reduce(flags, group=self._group)
+        return bool(flags)
+
+    def share_statistics(self, model: nn.Module) -> None:
+        """Give every process the first one's running means of batch norms: each has seen other images."""
+        for part in model.modules():
+            if isinstance(part, nn.modules.batchnorm._BatchNorm):
+                for buffer in part.buffers():
+                    torch.distributed.broadcast(buffer, 0)
+
+
+def check_same_state(fabric: Fabric, state: Mapping[str, Any]) -> None:
+    """See to it that all processes resume from the same checkpoint.
+
+    Raises:
+        TrainingError: This one has read another than the first.
+    """
+    if fabric.world_size == 1:
+        return
+    own = [state["progress"][name] for name in ("step", "epoch", "batch")]
+    first = fabric.broadcast(own)
+    if own != first:
+        raise TrainingError(
+            f"process {fabric.global_rank} reads a checkpoint of step {own[0]}, the first process one of step "
+            f"{first[0]}; expected one run folder on a disk that all machines share"
+        )
+
+
+@contextlib.contextmanager
+def lost_peers() -> Iterator[None]:
+    """Say what it means when the exchange with another process breaks off.
+
+    Raises:
+        TrainingError: Another process has ended.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if not any(words in str(error) for words in _LOST_WORDS):
+            raise
+        raise TrainingError(
+            "another process of the training has ended, and its message tells why; what was saved last is whole: "
+            "go on with the same command and --resume (torchrun --max-restarts and Ray do so by themselves)"
+        ) from error
 
 
 def leave_processes(fabric: Fabric) -> None:

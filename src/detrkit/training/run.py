@@ -16,10 +16,13 @@ from torch.utils.data import DataLoader
 from detrkit.config import Config
 from detrkit.errors import CheckpointError
 from detrkit.losses.criterion import Criterion, Normalizers
+from detrkit.training.alarms import Alarms
 from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.ema import Ema
+from detrkit.training.health import Health
 from detrkit.training.log import RunLog
 from detrkit.training.optim import build_optimizer
+from detrkit.training.passes import Passes
 from detrkit.training.signals import StopRequest
 from detrkit.training.state import Progress, TrainingState
 from detrkit.training.window import StepWindow
@@ -39,12 +42,15 @@ class LastStep:
     Args:
         step: Its number, from 1.
         epoch: Its epoch, from 1.
-        names: Of the values.
-        values: float32 on the host, once ``arrived``; the loss scale after them, where there is one.
+        names: Of the values: the loss and its terms, ``grad_norm``; ``own_grad_norm`` of this process before the
+            processes' average, where there are several; ``scale`` of the loss, where float16 has one.
+        values: float32 on the host, once ``arrived``.
         arrived: Waits until they are there; by then they are.
         batches: What it was trained on, on the host.
         normalizers: Of its losses.
+        share: 0 if this process had no image and took part with a blank one, otherwise 1.
         micro_batch: Images at once.
+        training: Whether each module of the model was in training mode.
         damage: What was wrong with its boxes, known beforehand; empty if nothing.
     """
 
@@ -55,13 +61,10 @@ class LastStep:
     arrived: Callable[[], None]
     batches: Sequence[Batch]
     normalizers: Normalizers
+    share: float
     micro_batch: int
+    training: tuple[bool, ...]
     damage: str
-
-    @property
-    def scale(self) -> float | None:
-        """Loss scale that it was made with; None without a scaler."""
-        return float(self.values.numpy()[-1]) if len(self.values) > len(self.names) else None
 
 
 @dataclasses.dataclass
@@ -96,6 +99,11 @@ class Run:
         return self.state.progress.epoch + 1
 
     @property
+    def passes(self) -> Passes:
+        """What makes the gradients of a step."""
+        return Passes(self.config, self.fabric, self.model, self.criterion, self.fabric.global_rank)
+
+    @property
     def micro_batch(self) -> int:
         """Images through the network at once."""
         config = self.config.train
@@ -109,22 +117,25 @@ def build_state(config: Config, model: nn.Module, fabric: Fabric) -> tuple[Train
     # the layout that the fast convolutions want; the numbers stay the same
     model.to(memory_format=torch.channels_last)
     wrapped = fabric.setup_module(model)
-    window = StepWindow()
+    window, health = StepWindow(), Health()
     if fabric.world_size > 1:
         window = StepWindow(lambda rows: cast("Tensor", fabric.all_reduce(rows, reduce_op="mean")))
+        health = Health(lambda rows: cast("Tensor", fabric.all_reduce(rows, reduce_op="sum")))
     state = TrainingState(
         module=model,
         optimizer=build_optimizer(model, config.train),
         scaler=getattr(fabric.strategy.precision, "scaler", None),
         ema=Ema(model, config.train.ema_decay) if config.train.ema_decay is not None else None,
         window=window,
+        health=health,
+        alarms=Alarms(config),
         progress=Progress(),
     )
     return state, wrapped
 
 
-def resume_state(state: TrainingState, resume: Mapping[str, Any], fabric: Fabric) -> int:
-    """Restore a saved state; returns the lines of metrics.jsonl that belong to it."""
+def resume_state(state: TrainingState, resume: Mapping[str, Any], fabric: Fabric) -> Mapping[str, Any]:
+    """Restore a saved state; returns where its log ended, as :meth:`RunLog.position` told."""
     processes = resume.get("world_size")
     if processes != fabric.world_size:
         raise CheckpointError(
@@ -132,4 +143,5 @@ def resume_state(state: TrainingState, resume: Mapping[str, Any], fabric: Fabric
             "repeat and leave out images; use as many, or begin a new run from its weights with train.init"
         )
     state.load_state_dict(resume)
-    return int(resume["records"])
+    found: Mapping[str, Any] = resume.get("log") or {"records": resume.get("records", 0)}
+    return found

@@ -12,8 +12,7 @@ from detrkit.training.run import Run
 def save_last(run: Run) -> None:
     """Save the state to resume from; all processes take part."""
     settle(run)
-    run.log.flush()
-    saved = payload(run)
+    saved = {**payload(run), "log": run.log.position()}  # which waits until the log is on the disk
     if run.fabric.is_global_zero:
         run.store.save_last(saved)
     run.saved_at_s = time.monotonic()
@@ -26,6 +25,5 @@ def payload(run: Run) -> dict[str, Any]:
         "config": run.config.model_dump(mode="json"),
         "class_map": run.class_map.to_dict(),
         "world_size": run.fabric.world_size,
-        "records": run.log.records,
         **run.state.state_dict(),
     }

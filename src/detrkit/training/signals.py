@@ -7,12 +7,14 @@ import os
 import signal
 import threading
 from collections.abc import Iterator
-from types import FrameType
+from types import FrameType, TracebackType
 from typing import Any
 
 
 class StopRequest:
     """Catches SIGINT and SIGTERM inside ``with``; a second signal aborts at once with KeyboardInterrupt.
+
+    Its argument is the number of the first signal, by which a command finds its exit code.
 
     Outside the main thread Python cannot catch signals; nothing is requested there then.
 
@@ -63,11 +65,16 @@ class StopRequest:
                 self._former[number] = signal.signal(number, self._handle)
         return self
 
-    def __exit__(self, *exc_info: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         for number, handler in self._former.items():
             # None: it was not set from Python, and cannot be
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         self._former.clear()
+        if self.insisted and isinstance(error, Exception):
+            # what C++ called when the signal came tells of an error of its own, and not of the interruption
+            raise KeyboardInterrupt(self.signal_number) from error
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._owner:
@@ -78,8 +85,10 @@ class StopRequest:
             self.signal_number = number
             self.watch_no_workers()
         if self.insisted or self._immediate:
-            raise KeyboardInterrupt
+            raise KeyboardInterrupt(self.signal_number)
         name = signal.Signals(number).name
+        if any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "NODE_RANK")):
+            return  # torchrun has told all processes; the first talks
         # not print(): the signal may have come in the middle of one, and that is an error in Python
         os.write(2, f"\n{name}: finishing this step, then saving; once more aborts at once\n".encode())
 

@@ -10,7 +10,9 @@ import torch
 from torch import nn
 
 from detrkit.errors import CheckpointError
+from detrkit.training.alarms import Alarms
 from detrkit.training.ema import Ema
+from detrkit.training.health import Health
 from detrkit.training.window import StepWindow
 
 
@@ -53,6 +55,8 @@ class TrainingState:
     scaler: torch.amp.GradScaler | None
     ema: Ema | None
     window: StepWindow
+    health: Health
+    alarms: Alarms
     progress: Progress
 
     def state_dict(self) -> dict[str, Any]:
@@ -63,6 +67,8 @@ class TrainingState:
             "scaler": self.scaler.state_dict() if self.scaler is not None else None,
             "ema": self.ema.state_dict() if self.ema is not None else None,
             "window": self.window.state_dict(),
+            "health": self.health.state_dict(),
+            "alarms": self.alarms.state_dict(),
             "progress": dataclasses.asdict(self.progress),
         }
 
@@ -83,6 +89,9 @@ class TrainingState:
             self.module.load_state_dict(state["model"])
             self.optimizer.load_state_dict(state["optimizer"])
             self.window.load_state_dict(state["window"])
+            if "health" in state:  # checkpoints of before know nothing of it
+                self.health.load_state_dict(state["health"])
+                self.alarms.load_state_dict(state["alarms"])
             self.progress = Progress(**state["progress"])
             if self.scaler is not None:
                 self.scaler.load_state_dict(state["scaler"])

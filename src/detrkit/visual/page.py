@@ -1,7 +1,7 @@
 """Pages of results as one HTML file each, which needs nothing else: no network, no fonts, no libraries.
 
-All text is escaped, and the page's own policy forbids every request, and every script but the one that sorts
-tables, so that a class name or a file name cannot do anything.
+All text is escaped, and the page's own policy forbids every request, and every script but its own, so that a
+class name or a file name cannot do anything.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Value = str | int | float | None
 
 
 class Block(Protocol):
-    """Something that stands in a section."""
+    """Something that stands in a section; it may bring a ``script`` and ``styles``, which the page has once."""
 
     def html(self) -> str:
         """Its element."""
@@ -242,9 +242,16 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         + "</section>"
         for number, section in enumerate(sections)
     )
-    script_hash = base64.b64encode(hashlib.sha256(SCRIPT.encode()).digest()).decode()
+    blocks = [block for section in sections for block in section.blocks]
+    styles = "".join(dict.fromkeys((STYLES, *(getattr(block, "styles", "") for block in blocks))))
+    scripts = [
+        text for text in dict.fromkeys((SCRIPT, *(getattr(block, "script", "") for block in blocks))) if text
+    ]
+    hashes = " ".join(
+        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
+    )
     policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{script_hash}'; "
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
         "base-uri 'none'; form-action 'none'"
     )
     return (
@@ -252,10 +259,10 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         '<meta name="color-scheme" content="light dark"><meta name="generator" content="detrkit">'
-        f"<title>{escaped(title)}</title><style>{STYLES}</style></head>\n<body>"
+        f"<title>{escaped(title)}</title><style>{styles}</style></head>\n<body>"
         f"<header><h1>{escaped(title)}</h1><p>{escaped(subtitle)}</p>"
         f'<nav aria-label="Contents"><ul>{contents}</ul></nav></header>\n<main>{parts}</main>\n'
-        f"<script>{SCRIPT}</script></body></html>\n"
+        f"{''.join(f'<script>{text}</script>' for text in scripts)}</body></html>\n"
     )
 
 

@@ -257,11 +257,11 @@ def _inline(svg: str, title: str) -> str:
 def _number_axis(axis: Axis, log: bool) -> None:
     """Few and short numbers, without the mathematics that matplotlib writes powers of ten in."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)) if log else MaxNLocator(6))
-    axis.set_major_formatter(FuncFormatter(_short_number))
+    axis.set_major_formatter(FuncFormatter(short_number))
     axis.set_minor_formatter(NullFormatter())
 
 
-def _short_number(value: float, _position: object = None) -> str:
+def short_number(value: float, _position: object = None) -> str:
     """``1.5k`` for 1500, ``0.05`` as it is."""
     for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
         if abs(value) >= factor:

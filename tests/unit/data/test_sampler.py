@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
 from detrkit.data.coco import SampleKey
-from detrkit.data.sampler import WINDOW, EpochBatchSampler
+from detrkit.data.sampler import WINDOW, EpochBatchSampler, EvaluationBatchSampler
 from detrkit.ops.images import resized_size_hw
 
 SCALES = (480, 544, 608, 672, 736, 800)
@@ -73,10 +75,35 @@ def test_a_bucketed_epoch_can_be_resumed_anywhere(start: int) -> None:
 @pytest.mark.parametrize("drop_last", [False, True])
 def test_processes_share_a_bucketed_epoch_evenly(drop_last: bool) -> None:
     shares = [batches(1003, 4, rank=rank, world_size=3, drop_last=drop_last) for rank in range(3)]
-    assert len({tuple(len(keys) for keys in share) for share in shares}) == 1
+    assert len({len(share) for share in shares}) == 1
     rows = [key.row for share in shares for keys in share for key in keys]
-    assert len(set(rows)) == (1003 // 12 * 12 if drop_last else 1003)
-    assert len(rows) <= 1003 + 2
+    assert len(set(rows)) == len(rows) == (1003 // 12 * 12 if drop_last else 1003)
+
+
+def test_any_number_of_processes_makes_the_steps_of_one_with_larger_batches() -> None:
+    """Awkward lengths: fewer images than processes, one over, one short of full batches."""
+    for num_images, world_size, size in itertools.product((1, 2, 3, 5, 16, 17, 31, 64), (2, 3, 4, 7), (1, 2, 4)):
+        whole = EpochBatchSampler(num_images, size * world_size, seed=5)
+        shares = [
+            EpochBatchSampler(num_images, size, 5, rank=rank, world_size=world_size) for rank in range(world_size)
+        ]
+        for epoch, start in ((0, 0), (3, 1)):
+            for sampler in (whole, *shares):
+                sampler.set_epoch(epoch, start)
+            steps = [sorted(key for keys in step for key in keys) for step in zip(*shares, strict=True)]
+            assert steps == [sorted(keys) for keys in whole], (num_images, world_size, size)
+            for sampler in shares:
+                assert len(list(sampler)) == len(sampler)
+
+
+def test_evaluation_batches_are_dealt_out_whole_and_once() -> None:
+    for num_images, world_size, size in itertools.product((1, 2, 5, 16, 17), (1, 2, 3, 7), (1, 4)):
+        shares = [EvaluationBatchSampler(num_images, size, rank, world_size) for rank in range(world_size)]
+        dealt = sorted(tuple(key.row for key in keys) for share in shares for keys in share)
+        assert dealt == [tuple(range(i, min(i + size, num_images))) for i in range(0, num_images, size)]
+        turns = [len(share) for share in shares]
+        assert turns == [len(list(share)) for share in shares]
+        assert max(turns) - min(turns) <= 1
 
 
 def test_buckets_hold_the_images_that_plain_batches_would() -> None:

@@ -10,14 +10,11 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from detrkit.errors import DataError
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, ClassMetrics, CocoMetrics
 from detrkit.evaluation.report import (
     class_table,
     metrics_table,
-    plot_curves,
     plot_precision_recall,
-    read_metrics_log,
     write_metrics_json,
 )
 
@@ -73,38 +70,6 @@ def test_metrics_json_has_the_numbers_at_its_top_and_null_where_undefined(tmp_pa
 def test_precision_recall_picture_is_drawn(classes, tmp_path):
     path = plot_precision_recall(make_metrics(classes), tmp_path / "new" / "pr.png")
     assert np.asarray(Image.open(path).convert("L")).std() > 5
-
-
-def records(steps=100, epochs=5):
-    log = [{"kind": "step", "step": i, "epoch": 0, "loss": 9.0 / (i + 1), "lr": 1e-4} for i in range(steps)]
-    return log + [{"kind": "eval", "epoch": i, "AP": 0.1 * i, "AP50": 0.15 * i} for i in range(epochs)]
-
-
-@pytest.mark.parametrize(("steps", "epochs"), [(0, 0), (1, 1), (100, 0), (0, 5), (400, 80)])
-def test_curves_are_drawn_from_any_part_of_a_run(steps, epochs, tmp_path):
-    path = plot_curves(records(steps, epochs), tmp_path / "curves.png")
-    assert np.asarray(Image.open(path)).shape[1] > 1000
-
-
-def test_curves_pass_over_undefined_and_foreign_records(tmp_path):
-    log = [*records(), {"kind": "eval", "epoch": 5, "AP": None}, {"kind": "eval", "epoch": 6, "AP": -1}]
-    log += [{"kind": "step", "step": 101, "loss": float("nan")}, {"kind": "note"}, {}]
-    plot_curves(log, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 1000
-
-
-def test_log_without_its_cut_off_last_line_is_read(tmp_path):
-    path = tmp_path / "metrics.jsonl"
-    path.write_text('{"kind": "step"}\n\n{"kind": "eval"}\n{"ki')
-    assert [record["kind"] for record in read_metrics_log(path)] == ["step", "eval"]
-    path.write_text('{"ki\n{"kind": "eval"}\n')
-    with pytest.raises(DataError, match="line 1"):
-        read_metrics_log(path)
-    path.write_text("[]\n")
-    with pytest.raises(DataError, match="expected a JSON object"):
-        read_metrics_log(path)
-    with pytest.raises(DataError, match="cannot read"):
-        read_metrics_log(tmp_path / "none.jsonl")
 
 
 def test_pyplot_and_its_global_state_are_not_used():

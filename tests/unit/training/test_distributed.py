@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from detrkit.errors import TrainingError
 from detrkit.training.checkpoint import CheckpointStore
+from detrkit.training.processes import lost_peers
+from tests.unit.training.gradients import CASES, one_process
+
+pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 
 SCRIPT = """
 import os
@@ -19,6 +26,7 @@ import sys
 from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from conftest import Toy, toy_config, toy_loader
+from gradients import two_processes
 from detrkit.training.processes import leave_processes, make_fabric
 
 config = toy_config(epochs=3, accumulate=2, lr=1e-3, devices=2, ema_decay=0.9, log_every=1)
@@ -44,10 +52,27 @@ class Stopping:
             yield batch
 
 
+class LosingWorkers(Stopping):
+    '''A signal that reaches the workers of one process too, whose loader then fails.'''
+
+    def __iter__(self):
+        for batch in super().__iter__():
+            if rank == 1 and batch.image_ids == second:
+                raise RuntimeError("DataLoader worker is killed by signal")
+            yield batch
+
+
 toy.run_dir = Path(sys.argv[1]).with_name("stopped")
 result = toy.fit(config, loader=Stopping(toy_loader(16, 2, rank=rank, world_size=2)))
 assert (result.stopped, result.steps) == ("interrupted", 1), result
 assert (toy.run_dir / "checkpoints" / "last.pt").exists() or rank == 1
+
+second = list(toy_loader(16, 2, rank=rank, world_size=2))[2].image_ids
+toy.run_dir = Path(sys.argv[1]).with_name("lost-workers")
+result = toy.fit(config, loader=LosingWorkers(toy_loader(16, 2, rank=rank, world_size=2)))
+assert (result.stopped, result.steps) == ("interrupted", 1), result
+
+two_processes(toy.fabric, Path(sys.argv[1]).parent)
 leave_processes(toy.fabric)
 """
 
@@ -57,25 +82,65 @@ def losses(run_dir: Path) -> list[float]:
     return [line["loss"] for line in lines if line["kind"] == "step"]
 
 
-@pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
-def test_two_processes_equal_one(toy, make_config, make_loader, tmp_path):
-    order = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
-    # the second process finds no image in the first step, and half of its images in the second
-    unreadable = order[1:8:2] + order[9:12:2]
-    script = tmp_path / "train.py"
+# The second process finds no image in the first step, and half of its images in the second.
+ORDER = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
+UNREADABLE = ORDER[1:8:2] + ORDER[9:12:2]
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What two processes under torchrun have left."""
+    folder = tmp_path_factory.mktemp("two")
+    script = folder / "train.py"
     script.write_text(SCRIPT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(tmp_path / "two"), str(Path(__file__).parent), " ".join(map(str, unreadable))]
-    done = subprocess.run([*launcher, str(script), *arguments], capture_output=True, text=True, timeout=300)
+    arguments = [str(folder / "two"), str(Path(__file__).parent), " ".join(map(str, UNREADABLE))]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    command = [*launcher, str(script), *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
     assert done.returncode == 0, done.stderr
+    return folder
 
+
+def test_two_processes_equal_one(toy: Any, make_config: Any, make_loader: Any, two: Path):
     toy.dropout = 0.0
     model = toy.model()
     config = make_config(epochs=3, lr=1e-3, ema_decay=0.9, log_every=1)
-    toy.fit(config, model=model, loader=make_loader(16, 8, unreadable=frozenset(unreadable)))
-    saved = CheckpointStore(tmp_path / "two").load_latest()
+    toy.fit(config, model=model, loader=make_loader(16, 8, unreadable=frozenset(UNREADABLE)))
+    saved = CheckpointStore(two / "two").load_latest()
     assert saved["world_size"] == 2
     # sums in another order; AdamW divides by the gradient's size, which magnifies the rounding
-    assert losses(tmp_path / "two") == pytest.approx(losses(toy.run_dir), rel=1e-4)
+    assert losses(two / "two") == pytest.approx(losses(toy.run_dir), rel=1e-4)
     for name, expected in model.state_dict().items():
         torch.testing.assert_close(saved["model"][name], expected, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("name", list(CASES))
+def test_gradients_of_two_processes_are_those_of_one(name: str, two: Path, tmp_path: Path):
+    """To 1e-5 of each parameter's largest gradient: float32 sums in another order differ by some 1e-6."""
+    expected = one_process(CASES[name], tmp_path)
+    found = torch.load(two / f"gradients-{name}.pt", weights_only=True)
+    assert found.keys() == expected.keys()
+    largest = max(gradient.abs().max() for gradient in expected.values())
+    for parameter, gradient in expected.items():
+        # of a gradient that is nought but for rounding, there is nothing to compare
+        scale = max(gradient.abs().max(), 1e-5 * largest)
+        assert (found[parameter] - gradient).abs().max() <= 1e-5 * scale, parameter
+
+
+@pytest.mark.parametrize(
+    "said",
+    [
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:538] Connection closed by peer [127.0.0.1]:12345",
+        "[../third_party/gloo/gloo/transport/tcp/pair.cc:150] read: Connection reset by peer",
+        "NCCL error: remote process exited or there was a network error",
+    ],
+)
+def test_a_lost_process_is_told_in_words(said: str):
+    with pytest.raises(TrainingError, match="another process of the training has ended"), lost_peers():
+        raise RuntimeError(said)
+
+
+def test_other_errors_stay_what_they_are():
+    with pytest.raises(RuntimeError, match="shapes do not match"), lost_peers():
+        raise RuntimeError("shapes do not match")

@@ -3,14 +3,21 @@ from __future__ import annotations
 import io
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from rich.console import Console
 
+from detrkit.config import Config, update_config
 from detrkit.data.loader import LoadingFacts
-from detrkit.training.log import RunLog, StepRecord, memory_gib
+from detrkit.errors import CheckpointError
+from detrkit.training.log import RunLog, StepRecord, host_gib, memory_gib
+from tests.unit.training.disk import FullDisk, count_values, read_events, scalars
 
 
 def record(step: int, loss: float = 2.0, wait: float = 0.25) -> StepRecord:
@@ -28,7 +35,9 @@ def lines(run_dir) -> list[dict]:
 def test_records_are_one_json_object_a_line(tmp_path):
     with RunLog(tmp_path, 10) as log:
         log.step(record(1))
-        assert lines(tmp_path)[0] == {
+        first = lines(tmp_path)[0]
+        assert 0 <= first.pop("elapsed_s") < 60
+        assert first == {
             "kind": "step",
             "step": 1,
             "epoch": 1,
@@ -117,3 +126,209 @@ def test_no_remedy_is_named_for_a_single_wait_or_the_start(tmp_path, waits):
 
 def test_no_remedy_is_named_where_nothing_is_known_of_loading(tmp_path):
     assert advices(tmp_path, [0.9] * 5, None) == []
+
+
+FULL = {
+    "layers": {"class": (3.0, 2.0), "l1": (0.5, math.nan)},
+    "grad_norms": {"backbone": 0.25},
+    "clipped": 0.5,
+    "loss_scale": 1024.0,
+    "host_gib": 2.5,
+    "micro_batch": 2,
+}
+
+
+def full_record(step: int) -> StepRecord:
+    rates = {"model": 1e-4, "backbone": 1e-5}
+    return StepRecord(step, 1, 1.0 / step, {"class": 1.0}, rates, 0.5, 8.0, 0.25, 1.5, **FULL)
+
+
+def quiet(run_dir: Path, **options: Any) -> RunLog:
+    return RunLog(run_dir, 100, console=Console(file=io.StringIO()), **options)
+
+
+def test_what_a_step_knows_besides_is_recorded(tmp_path):
+    with quiet(tmp_path) as log:
+        log.step(full_record(1))
+    line = lines(tmp_path)[0]
+    assert line["layers"] == {"class": [3.0, 2.0], "l1": [0.5, None]}
+    assert (line["grad_norm_backbone"], line["clipped"], line["loss_scale"]) == (0.25, 0.5, 1024.0)
+    assert (line["host_gib"], line["micro_batch"], line["lr_backbone"]) == (2.5, 2, 1e-5)
+
+
+def test_tensorboard_has_everything_in_groups(tmp_path):
+    config = update_config(Config(), {"train.lr": 0.5, "model.dropout": 0.25})
+    with quiet(tmp_path, config=config) as log:
+        log.step(full_record(1))
+        log.step(full_record(2))
+        log.evaluation(2, 1, {"AP": 0.5, "AP50": 0.75, "APl": -1.0}, best=True)
+        log.images(2, [("one.jpg", np.zeros((40, 2000, 3), np.uint8))])
+    counted = count_values(tmp_path)
+    assert set(counted.values()) == {1}
+    steps = {tag for tag, step in counted if step == 1}
+    assert steps == {
+        *("loss/total", "loss/class", "lr/model", "lr/backbone", "layers/class/1", "layers/class/2"),
+        *("layers/l1/1", "layers/l1/2", "gradient/norm", "gradient/norm_backbone", "gradient/clipped"),
+        *("gradient/loss_scale", "speed/images_per_s", "speed/data_wait", "speed/micro_batch"),
+        *("memory/gib", "memory/host_gib"),
+    }
+    assert {tag for tag, step in counted if step == 2} - steps == {"eval/AP", "eval/AP50", "samples/one.jpg"}
+    assert scalars(tmp_path, "loss/total") == {1: 1.0, 2: 0.5}
+    values = {value.tag: value for event in read_events(tmp_path) for value in event.summary.value}
+    picture = values["samples/one.jpg"].image
+    assert (picture.height, picture.width) == (19, 960)
+    assert picture.encoded_image_string.startswith(b"\xff\xd8")
+    assert b"dropout: 0.25" in values["config/text_summary"].tensor.string_val[0]
+    assert b"train.lr" in values["_hparams_/session_start_info"].metadata.plugin_data.content
+    assert b"layers/class/" in values["custom_scalars__config__"].tensor.string_val[0]
+
+
+def train_from(run_dir: Path, first: int, last: int, **options: Any) -> dict[str, Any]:
+    """Log steps and evaluations; the position after each is returned by step."""
+    positions = {}
+    with quiet(run_dir, start_step=first - 1, config=Config(), **options) as log:
+        for step in range(first, last + 1):
+            log.step(full_record(step))
+            if step % 5 == 0:
+                log.evaluation(step, 1, {"AP": 0.01 * step}, best=True)
+                log.images(step, [("one", np.zeros((8, 8, 3), np.uint8))])
+            positions[step] = log.position()
+    return positions
+
+
+@pytest.mark.parametrize("saved", [1, 5, 12])
+def test_resumed_log_has_no_gap_and_no_double(tmp_path, saved):
+    train_from(tmp_path / "whole", 1, 20)
+    positions = train_from(tmp_path / "run", 1, 14)
+    json.dumps(positions)  # primitives only
+    train_from(tmp_path / "run", saved + 1, 17, resume_at=positions[saved])
+    again = train_from(tmp_path / "run", saved + 1, 16, resume_at=positions[saved])
+    train_from(tmp_path / "run", 17, 20, resume_at=again[16])
+    assert count_values(tmp_path / "run") == count_values(tmp_path / "whole")
+    assert set(count_values(tmp_path / "run").values()) == {1}
+    assert scalars(tmp_path / "run", "loss/total") == scalars(tmp_path / "whole", "loss/total")
+    times = [line.pop("elapsed_s") for line in lines(tmp_path / "run") if line["kind"] == "step"]
+    assert times == sorted(times)
+    without = [[{**line, "elapsed_s": 0} for line in lines(tmp_path / name)] for name in ("run", "whole")]
+    assert without[0] == without[1]
+
+
+def test_killed_writer_is_resumed_like_one_that_ended(tmp_path):
+    """Half a record at the end of both files, and a newer file of which the checkpoint knows nothing."""
+    positions = train_from(tmp_path, 1, 6)
+    train_from(tmp_path, 7, 8, resume_at=positions[6])
+    for path in (tmp_path / "metrics.jsonl", *tmp_path.glob("events.*")):
+        with path.open("ab") as file:
+            file.write(b"\x07half")
+    train_from(tmp_path, 5, 9, resume_at=positions[4])
+    counted = count_values(tmp_path)
+    assert set(counted.values()) == {1}
+    assert {step for tag, step in counted if tag == "loss/total"} == set(range(1, 10))
+    assert len(list(tmp_path.glob("events.*"))) == 2
+    assert [line["step"] for line in lines(tmp_path) if line["kind"] == "step"] == list(range(1, 10))
+
+
+def test_files_that_hold_less_than_the_checkpoint_knew_are_said_and_gone_on_from(tmp_path):
+    positions = train_from(tmp_path, 1, 6)
+    events = next(tmp_path.glob("events.*"))
+    events.write_bytes(events.read_bytes()[: positions[4]["events"][events.name] + 7])
+    (tmp_path / "metrics.jsonl").write_text("".join((tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)[:4]))
+    out = io.StringIO()
+    position = {**positions[6], "events": {**positions[6]["events"], "events.out.tfevents.1.lost": 9}}
+    with RunLog(tmp_path, 9, start_step=6, resume_at=position, console=Console(file=out, width=999)) as log:
+        log.step(full_record(7))
+    said = out.getvalue()
+    assert "metrics.jsonl has 4 lines, the checkpoint knew 7: its curves have a gap" in said
+    assert f"{events.name} has" in said
+    assert "events.out.tfevents.1.lost is missing" in said
+    assert {step for tag, step in count_values(tmp_path) if tag == "loss/total"} == {1, 2, 3, 4, 7}
+
+
+def test_run_that_begins_anew_keeps_nothing(tmp_path):
+    train_from(tmp_path, 1, 6)
+    train_from(tmp_path, 1, 3)
+    assert {step for tag, step in count_values(tmp_path) if tag == "loss/total"} == {1, 2, 3}
+    assert set(count_values(tmp_path).values()) == {1}
+
+
+def test_checkpoint_that_knows_lines_only_is_resumed_and_tensorboard_told(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train_from(tmp_path, 1, 6)
+    train_from(tmp_path, 4, 8, keep_records=3)
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss/total")] == list(range(1, 9))
+    assert [line["step"] for line in lines(tmp_path) if line["kind"] == "step"] == list(range(1, 9))
+
+
+def test_other_files_are_never_cut(tmp_path):
+    (tmp_path / "run").mkdir()
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    with quiet(tmp_path / "run", resume_at={"records": 0, "events": {"../outside": 2}}):
+        pass
+    assert outside.read_text() == "precious"
+
+
+def test_full_disk_is_said_once_and_ends_at_the_checkpoint(tmp_path, monkeypatch):
+    out = io.StringIO()
+    disk = FullDisk(monkeypatch, room=10_000)
+    with RunLog(tmp_path, 10, console=Console(file=out, width=999)) as log:
+        log.step(full_record(1))
+        log.position()
+        disk.room = 300  # half a line
+        for step in range(2, 6):
+            log.step(full_record(step))
+        assert out.getvalue().count("no space left") == 1
+        with pytest.raises(CheckpointError, match=r"no space left for .*go on with: detrkit resume"):
+            log.position()
+        assert len(lines(tmp_path)) < 5  # only whole ones
+        disk.room = 100_000
+        log.position()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5]
+    assert sorted(scalars(tmp_path, "loss/total")) == [1, 2, 3, 4, 5]
+
+
+LIMITED = """
+import io, resource, sys
+from pathlib import Path
+from rich.console import Console
+from detrkit.errors import CheckpointError
+from detrkit.training.log import RunLog
+from tests.unit.training.test_log import full_record
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+try:
+    with RunLog(Path(sys.argv[1]), 100, console=Console(file=sys.stderr, width=999)) as log:
+        for step in range(1, 60):
+            log.step(full_record(step))
+        log.position()
+except CheckpointError as error:
+    print(error)
+print("imported", sorted({"wandb", "mlflow"} & set(sys.modules)))
+"""
+
+
+def test_limit_of_the_system_ends_cleanly(tmp_path):
+    command = [sys.executable, "-W", "error", "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "cannot write" in done.stdout
+    assert done.stdout.endswith("imported []\n")  # trackers that nobody asked for
+    assert done.stderr.count("WARNING: ") == 1
+    assert "Traceback" not in done.stderr
+    kept = [line["step"] for line in lines(tmp_path)]
+    assert kept == list(range(1, len(kept) + 1))
+    assert sorted(scalars(tmp_path, "loss/total")) == list(range(1, len(scalars(tmp_path, "loss/total")) + 1))
+
+
+def test_no_events_are_written_where_tensorboard_is_not_wanted(tmp_path):
+    with quiet(tmp_path, config=update_config(Config(), {"train.trackers": []})) as log:
+        log.step(full_record(1))
+        log.images(1, [("one", np.zeros((8, 8, 3), np.uint8))])
+        assert log.position()["events"] == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_memory_of_the_host_is_that_of_a_run_without_gpu():
+    assert host_gib() == pytest.approx(memory_gib(torch.device("cpu")), rel=0.2)

@@ -18,7 +18,7 @@ from detrkit.training.checkpoint import CheckpointStore, load_checkpoint, read_m
 from detrkit.training.processes import make_fabric
 
 SCALER = {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
-TIMED = ("images_per_s", "data_wait", "memory_gib", "seconds")
+TIMED = ("images_per_s", "data_wait", "memory_gib", "seconds", "elapsed_s")
 
 
 def records(run_dir: Path, *kinds: str) -> list[dict]:

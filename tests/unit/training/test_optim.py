@@ -7,7 +7,18 @@ import torch
 from torch import nn
 
 from detrkit.config import TrainConfig
-from detrkit.training.optim import apply_gradients, build_optimizer, learning_rates, lr_factor, set_lr
+from detrkit.errors import ConfigError
+from detrkit.families.parts import Place
+from detrkit.training.optim import (
+    apply_gradients,
+    build_optimizer,
+    learning_rates,
+    lr_factor,
+    new_parameters,
+    set_lr,
+    set_step_lr,
+    train_mode,
+)
 
 
 class Model(nn.Module):
@@ -111,6 +122,182 @@ def test_gradient_that_is_not_finite_changes_nothing(value):
     assert all(torch.equal(before[name], tensor) for name, tensor in model.state_dict().items())
     after = [tensor for state in optimizer.state.values() for tensor in state.values()]
     assert all(torch.equal(old, new) for old, new in zip(moments, after, strict=True))
+
+
+def names_by_group(optimizer: torch.optim.Optimizer) -> dict[str, set[str]]:
+    return {group["name"]: set(group["param_names"]) for group in optimizer.param_groups}
+
+
+def places(model: nn.Module) -> dict[str, Place]:
+    """Every top module is a part, the head at the top; the backbone has a stage for each of its modules."""
+    depths = {"class_embed": 0, "norm": 1, "attention": 1, "query_embed": 2, "level_embed": 2}
+    found = {}
+    for name, _ in model.named_parameters(remove_duplicate=False):
+        top, _, rest = name.partition(".")
+        inner = rest.partition(".")[0]
+        found[name] = (
+            Place(f"backbone.{inner}", 5 - int(inner)) if top == "backbone" else Place(top, depths.get(top, 0))
+        )
+    return found
+
+
+def test_the_most_specific_part_sets_the_rate():
+    model = Model()
+    config = TrainConfig(
+        lr=1e-3, backbone_lr=1e-4, lr_scale={"backbone": 0.5, "backbone.2": 3.0, "attention": 0.1}
+    )
+    optimizer = build_optimizer(model, config, places(model))
+    assert learning_rates(optimizer) == pytest.approx(
+        {"model": 1e-3, "attention": 1e-4, "backbone": 5e-5, "backbone.2": 3e-4}
+    )
+    groups = names_by_group(optimizer)
+    assert groups["backbone.2"] == {"backbone.2.weight"}
+    assert groups["attention_no_decay"] == {"attention.in_proj_bias", "attention.out_proj.bias"}
+    assert sum(len(group) for group in groups.values()) == sum(p.requires_grad for p in model.parameters())
+
+
+def test_layer_decay_is_a_power_of_the_depth_and_multiplies_the_other_factors():
+    model = Model()
+    config = TrainConfig(lr=1.0, backbone_lr=0.1, layer_decay=0.5, lr_scale={"attention": 3.0})
+    rates = learning_rates(build_optimizer(model, config, places(model)))
+    assert rates == pytest.approx(
+        {
+            "model": 1.0,
+            "norm": 0.5,
+            "attention": 1.5,
+            "query_embed": 0.25,
+            "level_embed": 0.25,
+            "backbone.0": 0.1 / 2**5,
+            "backbone.1": 0.1 / 2**4,
+            "backbone.2": 0.1 / 2**3,
+        }
+    )
+
+
+def test_a_scale_of_one_makes_no_group_of_its_own():
+    model = Model()
+    optimizer = build_optimizer(model, TrainConfig(lr_scale={"norm": 1.0}), places(model))
+    assert set(names_by_group(optimizer)) == {"backbone", "backbone_no_decay", "model", "model_no_decay"}
+
+
+def test_nothing_to_train_is_refused():
+    with pytest.raises(ConfigError, match="every parameter is frozen"):
+        build_optimizer(Model().requires_grad_(False), TrainConfig())
+
+
+HEAD = {"class_embed.weight", "class_embed.bias"}
+HEAD_CONFIG = TrainConfig(lr=1e-2, backbone_lr=1e-2, head_steps=3, schedule="constant", warmup_steps=2)
+
+
+def loss_of(model: nn.Module) -> torch.Tensor:
+    """Something that every parameter has a gradient of."""
+    return sum((parameter.square().sum() + parameter.sum() for parameter in model.parameters()), torch.zeros(()))
+
+
+def test_in_the_head_steps_nothing_but_what_is_new_moves():
+    torch.manual_seed(0)
+    model = Model()
+    optimizer = build_optimizer(model, HEAD_CONFIG, new=HEAD)
+    before = {name: parameter.detach().clone() for name, parameter in model.named_parameters()}
+    rates = []
+    for step in range(5):
+        set_step_lr(optimizer, step, 10, HEAD_CONFIG)
+        rates.append(learning_rates(optimizer))
+        loss_of(model).backward()
+        head_norm = nn.utils.get_total_norm([model.class_embed.weight.grad, model.class_embed.bias.grad])
+        norm = apply_gradients(optimizer, clip_norm=0.1)
+        optimizer.zero_grad()
+        moved = {name for name, parameter in model.named_parameters() if not torch.equal(parameter, before[name])}
+        if step < 3:
+            assert moved == HEAD
+            assert len(optimizer.state) == 2  # the others have no moments
+            assert norm == head_norm
+        else:
+            assert norm > head_norm
+    assert moved == set(before) - {"backbone.0.weight"}
+    # the warm-up of the rest begins where its learning does
+    assert [rate["model_new"] for rate in rates] == pytest.approx([5e-3, 1e-2, 1e-2, 1e-2, 1e-2])
+    assert [rate["backbone"] for rate in rates] == pytest.approx([0, 0, 0, 5e-3, 1e-2])
+    assert [rate["model"] for rate in rates] == pytest.approx([0, 0, 0, 5e-3, 1e-2])
+
+
+def test_a_gradient_that_is_not_finite_in_a_resting_group_harms_nothing():
+    model = Model()
+    optimizer = build_optimizer(model, HEAD_CONFIG, new=HEAD)
+    set_step_lr(optimizer, 0, 10, HEAD_CONFIG)
+    loss_of(model).backward()
+    model.norm.weight.grad.fill_(math.nan)
+    assert apply_gradients(optimizer, clip_norm=0.1).isfinite()
+
+
+@pytest.mark.parametrize("new", [set(), {name for name, _ in Model().named_parameters()}])
+def test_head_steps_need_something_new_and_something_old(new: set[str]):
+    optimizer = build_optimizer(Model(), HEAD_CONFIG, new=new)
+    assert set(names_by_group(optimizer)) == {"backbone", "backbone_no_decay", "model", "model_no_decay"}
+    set_step_lr(optimizer, 1, 10, HEAD_CONFIG)
+    assert set(learning_rates(optimizer).values()) == {1e-2}
+
+
+def test_what_is_new_is_known_from_a_saved_state():
+    first = build_optimizer(Model(), HEAD_CONFIG, new=HEAD)
+    saved = first.state_dict()
+    assert new_parameters(saved) == HEAD
+    again = build_optimizer(Model(), HEAD_CONFIG, new=new_parameters(saved))
+    again.load_state_dict(saved)
+    assert names_by_group(again) == names_by_group(first)
+    assert new_parameters(build_optimizer(Model(), TrainConfig()).state_dict()) == frozenset()
+
+
+def test_a_state_of_before_parts_had_rates_still_loads():
+    model = Model()
+    optimizer = build_optimizer(model, TrainConfig())
+    saved = optimizer.state_dict()
+    for group in saved["param_groups"]:
+        del group["new"], group["param_names"]
+    assert new_parameters(saved) == frozenset()
+    again = build_optimizer(Model(), TrainConfig())
+    again.load_state_dict(saved)
+    set_step_lr(again, 0, 10, TrainConfig(head_steps=5))
+    loss_of(model).backward()
+    apply_gradients(again, clip_norm=0.1)
+    assert learning_rates(again) == {"backbone": 1e-5, "model": 1e-4}
+
+
+def modes(model: nn.Module) -> dict[str, bool]:
+    return {name: module.training for name, module in model.named_modules()}
+
+
+def test_modules_whose_parameters_all_rest_work_as_in_evaluation():
+    layer = nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5))
+    model = nn.Sequential(layer, nn.BatchNorm1d(2), nn.Dropout(0.5), nn.Linear(2, 2))
+    layer.requires_grad_(False)
+    model[1].requires_grad_(False)
+    optimizer = build_optimizer(model, TrainConfig())
+    for calls in range(2):
+        train_mode(model, optimizer)
+        assert modes(model) == {"": True, "0": False, "0.0": False, "0.1": False, "1": False, "2": True, "3": True}
+        if calls == 0:
+            model.eval()
+    model.train()
+    train_mode(model, optimizer)
+    assert not model[0][1].training
+
+
+def test_resting_modules_wake_after_the_head_steps():
+    model = Model()
+    optimizer = build_optimizer(model, HEAD_CONFIG, new=HEAD)
+    set_step_lr(optimizer, 2, 10, HEAD_CONFIG)
+    train_mode(model, optimizer)
+    assert [name for name, training in modes(model).items() if training] == ["", "class_embed"]
+    statistics = model.backbone[1].running_mean.clone()
+    model.backbone(torch.randn(2, 3, 4, 4))
+    assert torch.equal(model.backbone[1].running_mean, statistics)
+    set_step_lr(optimizer, 3, 10, HEAD_CONFIG)
+    train_mode(model, optimizer)
+    still = [name for name, training in modes(model).items() if not training]
+    assert still == []
+    model.backbone(torch.randn(2, 3, 4, 4))
+    assert not torch.equal(model.backbone[1].running_mean, statistics)
 
 
 def test_step_schedule_warms_up_and_drops():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detrkit.config import update_config
-from detrkit.training import step as step_module
+from detrkit.training import passes
 
 ON = {"transforms.on_device": True, "transforms.photometric": 0.5}
 
@@ -19,9 +19,9 @@ def batches_of(toy, config, make_loader, monkeypatch) -> list[torch.Tensor]:
         seen.append(images.clone())
         return normalize(images, mean, std, padding_mask)
 
-    normalize = step_module.normalize_images
+    normalize = passes.normalize_images
     with monkeypatch.context() as patch:
-        patch.setattr(step_module, "normalize_images", catch)
+        patch.setattr(passes, "normalize_images", catch)
         toy.fit(config, loader=make_loader(4, 2))
     return seen
 
@@ -43,19 +43,19 @@ def test_batches_are_augmented_by_seed_and_step(toy, tmp_path, make_config, make
 
 def test_micro_batches_of_a_step_are_augmented_each_in_its_own_way(toy, make_config, make_loader, monkeypatch):
     seeds = []
-    augment = step_module.augment_batch
+    augment = passes.augment_batch
 
     def catch(batch, config, seed):
         seeds.append(seed)
         return augment(batch, config, seed)
 
-    monkeypatch.setattr(step_module, "augment_batch", catch)
+    monkeypatch.setattr(passes, "augment_batch", catch)
     toy.fit(update_config(make_config(accumulate=2), ON), loader=make_loader(8, 2))
     assert len(seeds) == len(set(seeds)) == 8
 
 
 @pytest.mark.parametrize("changes", [{}, {"transforms.photometric": 0.5}])
 def test_without_a_gpu_workers_augment_unless_told_otherwise(toy, make_config, make_loader, monkeypatch, changes):
-    monkeypatch.setattr(step_module, "augment_batch", lambda *_: pytest.fail("augmented on the device"))
+    monkeypatch.setattr(passes, "augment_batch", lambda *_: pytest.fail("augmented on the device"))
     result = toy.fit(update_config(make_config(), changes), loader=make_loader(4, 2))
     assert result.steps == 4

@@ -21,9 +21,10 @@ from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
 from detrkit.nn.norm import PaddedGroupNorm
+from detrkit.nn.recompute import Recomputing, run_part
 
 
-class ResNetBackbone(nn.Module):
+class ResNetBackbone(Recomputing):
     """Runs a ResNet: a stem ``conv1``, ``bn1``, ``maxpool``, then stages ``layer1``, ``layer2``, ... of blocks.
 
     Every strided layer must map a size n to ceil(n / 2), as all of torchvision's do.
@@ -68,7 +69,7 @@ class ResNetBackbone(nn.Module):
         stride *= _stride(body.maxpool)
         for stage in self._stages():
             for block in stage:
-                x = _run_block(block, x, valid, stride)
+                x = run_part(self, block, _run_block, block, x, valid, stride)
                 stride *= _stride(block.conv1) * _stride(block.conv2)
         if padding_mask is None:
             return x, None

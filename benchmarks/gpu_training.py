@@ -1,0 +1,156 @@
+"""Training on a GPU: images a second, peak memory and model FLOP utilisation, batch by batch."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import gc
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from benchmarks import detr_speed
+from benchmarks.detr_speed import COMPILED, THEIRS, Job
+from detrkit.profiling.flops import Peak, count_flops, find_peak, peak_tflops, utilisation
+from detrkit.profiling.memory import PeakMemory
+from detrkit.training.memory import free_memory, is_out_of_memory
+
+BATCHES = (2, 4, 8, 16, 32)
+NAMES = (THEIRS, "transformers, bf16 autocast", "detrkit float32", "detrkit bf16", COMPILED)
+WARM_UP = 3
+
+Make = Callable[[int], Callable[[], object]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Rate:
+    """One competitor at one batch size; all None where memory ran out.
+
+    Args:
+        name: Of the competitor.
+        batch: Images a step.
+        images_per_s: From the median step.
+        memory_gib: Peak, the model included.
+        utilisation: Share of the device's peak, 0 to 1; None too where that is not known.
+    """
+
+    name: str
+    batch: int
+    images_per_s: float | None = None
+    memory_gib: float | None = None
+    utilisation: float | None = None
+
+
+def training_rates(
+    competitors: Mapping[str, Make],
+    device: torch.device,
+    batches: Sequence[int],
+    repeats: int,
+    flops_of: Callable[[int], int],
+    peak: Peak | None,
+) -> list[Rate]:
+    """Each competitor at each batch size, one after the other, since they would share the memory.
+
+    Args:
+        competitors: Makes the step for a batch size.
+        device: To train on.
+        batches: Images a step.
+        repeats: Counted steps.
+        flops_of: Floating-point operations of a step, forward and backward, by batch size; the same for all
+            competitors, whatever they compute besides.
+        peak: Of the device, if known.
+    """
+    found = []
+    for batch in batches:
+        flops = flops_of(batch)
+        for name, make in competitors.items():
+            try:
+                seconds, memory = _measure(make, batch, device, repeats)
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+                free_memory()
+                found.append(Rate(name, batch))
+                continue
+            precision = "bf16" if "bf16" in name else "32"
+            share = None if peak is None else utilisation(flops, seconds, peak_tflops(peak, precision))
+            found.append(Rate(name, batch, batch / seconds, memory / 2**30, share))
+    return found
+
+
+def _measure(make: Make, batch: int, device: torch.device, repeats: int) -> tuple[float, int]:
+    """Median seconds of a step, and the peak memory in bytes."""
+    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    memory = PeakMemory(device)
+    gc.collect()
+    free_memory()
+    memory.reset()
+    work = make(batch)
+    times = []
+    for _ in range(WARM_UP + repeats):
+        wait()
+        began = time.perf_counter()
+        work()
+        wait()
+        times.append(time.perf_counter() - began)
+    return statistics.median(times[WARM_UP:]), memory.peak()
+
+
+def rates_table(rates: Sequence[Rate]) -> str:
+    """A Markdown table; the first competitor of each batch size is what the others are compared with."""
+    lines = [
+        "| images a step | | images/s | times as fast | peak memory | utilisation |",
+        "|---|---|---|---|---|---|",
+    ]
+    first: dict[int, Rate] = {}
+    for rate in rates:
+        base = first.setdefault(rate.batch, rate)
+        if rate.images_per_s is None or rate.memory_gib is None:
+            lines.append(f"| {rate.batch} | {rate.name} | out of memory | | | |")
+            continue
+        faster = "" if base.images_per_s is None else f"{rate.images_per_s / base.images_per_s:.2f}"
+        share = "" if rate.utilisation is None else f"{rate.utilisation:.1%}"
+        memory = f"{rate.memory_gib:.1f} GiB"
+        lines.append(f"| {rate.batch} | {rate.name} | {rate.images_per_s:.1f} | {faster} | {memory} | {share} |")
+    return "\n".join(lines)
+
+
+def gpu_report(
+    device: torch.device,
+    repeats: int,
+    batches: Sequence[int] = BATCHES,
+    size_hw: tuple[int, int] = detr_speed.SIZE_HW,
+    names: Sequence[str] = NAMES,
+) -> str:
+    """The table of DETR-R50 against transformers', and what it is measured against."""
+    ours, theirs = detr_speed.make_pair()
+
+    def make(name: str) -> Make:
+        def work(batch: int) -> Callable[[], object]:
+            # copies, so that what an out of memory leaves on the device goes with them
+            mine, other = copy.deepcopy(ours), copy.deepcopy(theirs)
+            return detr_speed.training_work(name, mine, other, Job(device, batch, size_hw))
+
+        return work
+
+    def flops_of(batch: int) -> int:
+        return per_image * batch
+
+    per_image = count_step(make("detrkit float32")(1))
+    peak = find_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+    rates = training_rates({name: make(name) for name in names}, device, batches, repeats, flops_of, peak)
+    lines = [rates_table(rates), "", f"Forward and backward of an image: {per_image / 1e9:.0f} GFLOP."]
+    if peak is not None:
+        tf32 = peak_tflops(peak, "32") == peak.tf32
+        float32 = f"{peak_tflops(peak, '32'):g} ({'TF32' if tf32 else 'FP32'})"
+        lines.append(f"Peak, dense: {peak.bf16:g} TFLOP/s in bf16, {float32} in float32; {peak.source}.")
+    return "\n".join(lines)
+
+
+def count_step(work: Callable[[], object]) -> int:
+    """Floating-point operations of a step."""
+    with count_flops() as count:
+        work()
+    return count.total

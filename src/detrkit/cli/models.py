@@ -1,0 +1,70 @@
+"""``detrkit models``: the presets, and the parts of one."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated
+
+import typer
+
+from detrkit.cli.shared import JsonOption, errors
+from detrkit.families import PRESETS
+
+
+def models(
+    parts: Annotated[
+        str | None,
+        typer.Option(
+            "--parts",
+            metavar="PRESET",
+            help="List the parts of a preset instead, by the names that train.freeze and train.lr_scale take.",
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Presets, and which have published weights: AP on COCO val2017, parameters, licence."""
+    with errors():
+        if parts is not None:
+            _list_parts(parts, as_json)
+        else:
+            _list_presets(as_json)
+
+
+def _list_presets(as_json: bool) -> None:
+    if as_json:
+        rows = {
+            name: {
+                "summary": preset.summary,
+                "params_m": preset.params_m,
+                "published": None if preset.published is None else vars(preset.published),
+            }
+            for name, preset in PRESETS.items()
+        }
+        typer.echo(json.dumps(rows, indent=1))
+        return
+    typer.echo(f"{'preset':14} {'params':>8} {'AP':>5}  {'weights':22} for")
+    for name, preset in PRESETS.items():
+        published = preset.published
+        ap = f"{published.box_ap:.1f}" if published else "-"
+        weights = (
+            f"COCO, {published.licence}"
+            if published
+            else ("ImageNet backbone" if preset.backbone_file else "none")
+        )
+        typer.echo(f"{name:14} {preset.params_m:>6.1f} M {ap:>5}  {weights:22} {preset.summary}")
+    typer.echo("AP: box AP on COCO val2017 as published. Start one with: detrkit train --model PRESET --data DATA")
+
+
+def _list_parts(preset: str, as_json: bool) -> None:
+    from detrkit.models import model_parts
+
+    sizes = model_parts(preset)
+    if as_json:
+        typer.echo(json.dumps(sizes, indent=1))
+        return
+    typer.echo(f"{'part of ' + preset:24} {'parameters':>12}")
+    for name, size in sizes.items():
+        typer.echo(f"{'  ' * name.count('.') + name:24} {size:>12,}")
+    total = sum(size for name, size in sizes.items() if "." not in name)
+    typer.echo(f"{'in all, with COCO head':24} {total:>12,}")
+    typer.echo("Freeze some: --set 'train.freeze=[backbone]'. Other rates: --set 'train.lr_scale={encoder: 0.1}'")

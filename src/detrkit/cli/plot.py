@@ -1,0 +1,70 @@
+"""``detrkit plot``: curves of one or several runs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from detrkit.cli.shared import JsonOption, errors, free_folder, say
+from detrkit.errors import UsageError
+
+
+def plot(
+    runs: Annotated[
+        list[Path], typer.Argument(metavar="RUN", help="Folders of runs, finished or still training.")
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A .png or .html file; curves.html in the folder of a single run, otherwise here, with a number if "
+            "it is taken.",
+        ),
+    ] = None,
+    metric: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME", help="What to draw, as in metrics.jsonl, such as AP50; may repeat. All else."
+        ),
+    ] = None,
+    smooth: Annotated[
+        float,
+        typer.Option(
+            min=0, max=0.999, metavar="S", help="Weight of the past in curves of steps; 0 does not smooth."
+        ),
+    ] = 0.6,
+    across: Annotated[
+        str, typer.Option("--x", metavar="AXIS", help="step, epoch or time (hours of training).")
+    ] = "step",
+    as_json: JsonOption = False,
+) -> None:
+    """Draw curves of one or several runs: losses, AP, learning rates, gradient norms, speed and memory.
+
+    An .html file shows values under the pointer and what differs between the runs' configs.
+    """
+    with errors():
+        if across not in ("step", "epoch", "time"):
+            raise UsageError(f"--x is {across!r}, expected step, epoch or time")
+        from detrkit.visual.overview import plot_runs
+
+        choice: Any = across
+        path = out or (runs[0] / "curves.html" if _is_one_folder(runs) else free_folder(Path("curves.html")))
+        drawn = plot_runs(runs, path, metrics=metric or (), across=choice, smooth=smooth)
+        if as_json:
+            typer.echo(json.dumps(drawn.to_dict(), indent=1))
+            return
+        for run in drawn.runs:
+            best = (
+                "not evaluated yet"
+                if run.best_ap is None
+                else f"best AP {run.best_ap:.3f} in epoch {run.best_epoch}"
+            )
+            say(f"{run.name}: {run.steps:,} steps, {best}")
+        say(f"Written to {drawn.path}")
+
+
+def _is_one_folder(runs: list[Path]) -> bool:
+    return len(runs) == 1 and runs[0].is_dir()

@@ -1,0 +1,80 @@
+"""``detrkit profile``: where a training step's time and memory go."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrkit.cli.shared import DataOption, JsonOption, errors, free_folder, quiet, say
+from detrkit.errors import UsageError
+
+
+def profile(
+    run: Annotated[
+        Path | None,
+        typer.Argument(metavar="[RUN]", help="Folder of a run, to watch a training with its config."),
+    ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(metavar="PRESET", help="Which model, where no run is given; detr-r50 if not given."),
+    ] = None,
+    data: DataOption = None,
+    init: Annotated[str | None, typer.Option(metavar="INIT", help="Starting weights, as in train.")] = None,
+    config: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="YAML file over the preset or the run's config.")
+    ] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.precision=bf16."),
+    ] = None,
+    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps to take the median of.")] = 10,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for profile.json and profile.html; profile, with a number if it is taken.",
+        ),
+    ] = None,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="Also write trace.json, for chrome://tracing or ui.perfetto.dev.")
+    ] = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Where a training step's time and memory go, and what to change.
+
+    Trains for some steps with the real loop, loader and settings, and keeps nothing of it.
+    """
+    with errors():
+        if run is not None and model is not None:
+            raise UsageError(f"both the run {run} and --model {model} are given; give one of them")
+        if run is not None and not (run / "config.yaml").is_file():
+            raise UsageError(f"{run} is not a run folder: it has no config.yaml; for a preset give --model")
+        os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or --trace complains of GPUs that are not there
+        from detrkit.config import parse_assignments
+
+        changes = parse_assignments(assignments or [])
+        from detrkit.profiling.verbs import profile as watch
+
+        folder = out or free_folder(Path("profile"))
+        found = watch(
+            run or model,
+            data,
+            config=config,
+            init=init,
+            changes=changes,
+            steps=steps,
+            out=folder,
+            trace=trace,
+            say=quiet if as_json else say,
+        )
+        if as_json:
+            typer.echo(json.dumps(found.to_dict(), indent=1))
+            return
+        for line in found.lines():
+            say(line)
+        files = "profile.json, profile.html" + (", trace.json" if trace else "")
+        say(f"Written to {folder}: {files}")

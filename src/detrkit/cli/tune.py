@@ -1,0 +1,154 @@
+"""``detrkit tune``: search for settings, and the learning-rate range test."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from detrkit.cli.shared import DataOption, JsonOption, errors, fail, free_folder, quiet, say
+from detrkit.errors import UsageError
+
+SHOWN_TRIALS = 5
+
+
+def tune(
+    model: Annotated[
+        str | None, typer.Option(metavar="PRESET", help="Which model to train; detr-r50 if not given.")
+    ] = None,
+    data: DataOption = None,
+    trials: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Trials in all, finished ones counted; 20 at first.")
+    ] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Epochs of each trial.")] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder of the study; give it again to go on. tune, or lr-range with a free number.",
+        ),
+    ] = None,
+    workers: Annotated[
+        int, typer.Option(min=1, metavar="N", help="Trials side by side; CPUs and GPUs are shared out.")
+    ] = 1,
+    space: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="YAML of config keys and their ranges or choices; see docs/tuning.md."),
+    ] = None,
+    pruner: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME", help="How hopeless trials end early: median (if not given), hyperband or none."
+        ),
+    ] = None,
+    no_prune: Annotated[bool, typer.Option("--no-prune", help="Train every trial to its end.")] = False,
+    storage: Annotated[
+        str | None,
+        typer.Option(metavar="URL", help="Database for several machines; DIR/study.db if not given."),
+    ] = None,
+    study: Annotated[
+        str | None, typer.Option(metavar="NAME", help="Name in that database; that of DIR if not given.")
+    ] = None,
+    init: Annotated[
+        str | None, typer.Option(metavar="INIT", help="Starting weights of every trial, as in train.")
+    ] = None,
+    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file over the preset.")] = None,
+    assignments: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.lr=1e-4; may repeat."),
+    ] = None,
+    lr_range: Annotated[
+        bool,
+        typer.Option("--lr-range", help="No search: one short training with a rising learning rate suggests one."),
+    ] = False,
+    steps: Annotated[int, typer.Option(min=20, metavar="N", help="Steps of --lr-range.")] = 120,
+    as_json: JsonOption = False,
+) -> None:
+    """Search for settings: many short trainings, the best config ready to train. Needs detrkit[tune].
+
+    Stopped in any way, it goes on with: detrkit tune --out DIR
+    """
+    with errors():
+        from detrkit.config import parse_assignments
+
+        changes = parse_assignments(assignments or [])
+        tell = quiet if as_json else say
+        if lr_range:
+            _only_search(trials=trials, space=space, pruner=pruner, storage=storage, study=study)
+            from detrkit.tuning import verbs
+
+            folder = out or free_folder(Path("lr-range"))
+            found = verbs.lr_range(
+                model or "detr-r50",
+                data,
+                config=config,
+                init=init,
+                changes=changes,
+                out=folder,
+                steps=steps,
+                say=tell,
+            )
+            if as_json:
+                typer.echo(json.dumps(found.to_dict(), indent=1))
+            else:
+                say("\n".join(found.lines()))
+                say(f"Curve: {folder / 'lr_range.png'}; figures: {folder / 'lr_range.json'}")
+            return
+        from detrkit.tuning import verbs
+
+        result = verbs.tune(
+            model,
+            data,
+            config=config,
+            init=init,
+            epochs=epochs,
+            changes=changes,
+            out=out or Path("tune"),
+            trials=trials,
+            space=space,
+            pruner=_pruner(pruner, no_prune),
+            storage=storage,
+            study=study,
+            workers=workers,
+            say=tell,
+        )
+        if as_json:
+            typer.echo(json.dumps(result.to_dict(), indent=1))
+        else:
+            _report(result)
+    if result.stopped == "interrupted":
+        raise typer.Exit(128 + (result.signal_number or 2))
+    if result.best is None:
+        fail("no trial is complete; the reasons are in trials.csv", 1)
+
+
+def _pruner(name: str | None, no_prune: bool) -> Any:
+    if name not in (None, "median", "hyperband", "none"):
+        raise UsageError(f"--pruner is {name!r}, expected median, hyperband or none")
+    if no_prune and name not in (None, "none"):
+        raise UsageError(f"--no-prune and --pruner {name} contradict each other; give one")
+    return "none" if no_prune else name
+
+
+def _only_search(**options: object) -> None:
+    given = [f"--{name}" for name, value in options.items() if value is not None]
+    if given:
+        raise UsageError(f"{', '.join(given)} belong to the search; --lr-range takes none of them")
+
+
+def _report(result: Any) -> None:
+    from detrkit.tuning.results import table_of_best
+
+    if result.best is not None:
+        rows = table_of_best(result.trials, SHOWN_TRIALS)
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        say("")
+        for row in rows:
+            say("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
+        say("")
+        say(f"Train the best: detrkit train --config {result.out / 'best.yaml'}")
+    say(f"Page: {result.out / 'tune.html'}; table: {result.out / 'trials.csv'}; runs: {result.out / 'trials'}")
+    if result.stopped == "interrupted":
+        say(f"Stopped; go on with: detrkit tune --out {result.out}")

@@ -1,0 +1,1 @@
+"""Adapters to clusters, around the same training."""

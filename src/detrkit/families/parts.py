@@ -1,0 +1,85 @@
+"""The parts of a model by name: what can be frozen, or trained at a rate of its own.
+
+A part inside another carries its name: ``backbone.stage1`` is inside ``backbone``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterable, Mapping
+
+from torch import nn
+
+from detrkit.config import TrainConfig
+from detrkit.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a parameter lies in its model.
+
+    Args:
+        part: The innermost part.
+        depth: Layers between it and the detections; 0 for the heads.
+    """
+
+    part: str
+    depth: int
+
+
+Places = Mapping[str, Place]
+"""The place of every parameter, by its name."""
+
+
+def is_inside(part: str, outer: str) -> bool:
+    """Whether a part is another or lies in it."""
+    return part == outer or part.startswith(f"{outer}.")
+
+
+def part_names(places: Places) -> tuple[str, ...]:
+    """Every part of a model, from the image to the detections; an outer part before what is in it."""
+    order: dict[str, int] = {}
+    for place in sorted(places.values(), key=lambda place: place.depth, reverse=True):
+        for part in _outer_parts(place.part):
+            order.setdefault(part, len(order))
+    return tuple(sorted(order, key=lambda name: [order[part] for part in _outer_parts(name)]))
+
+
+def _outer_parts(part: str) -> list[str]:
+    """A part and those it lies in, the outermost first."""
+    pieces = part.split(".")
+    return [".".join(pieces[:end]) for end in range(1, len(pieces) + 1)]
+
+
+def most_specific(part: str, choices: Iterable[str]) -> str | None:
+    """Of the named parts that a part lies in, the innermost; None if it lies in none of them."""
+    return max((outer for outer in choices if is_inside(part, outer)), key=len, default=None)
+
+
+def check_parts(places: Places, config: TrainConfig, preset: str) -> None:
+    """See that all parts which a config names are parts of the model, and that something is left to train.
+
+    Raises:
+        ConfigError: One is not, and the nearest name is suggested; or everything is frozen.
+    """
+    known = part_names(places)
+    for key, names in (("freeze", config.freeze), ("lr_scale", tuple(config.lr_scale))):
+        for name in names:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f"did you mean {near[0]}? " if near else ""
+                raise ConfigError(
+                    f"train.{key} names {name!r}, which is no part of {preset}; {hint}Parts: {', '.join(known)}"
+                )
+    if all(most_specific(place.part, config.freeze) for place in places.values()):
+        raise ConfigError(
+            f"train.freeze is {', '.join(config.freeze)}: nothing is left to train. Parts: {', '.join(known)}"
+        )
+
+
+def freeze_parts(model: nn.Module, places: Places, config: TrainConfig) -> None:
+    """Let the parameters of ``train.freeze`` want no gradients; what was frozen already stays so."""
+    for name, parameter in model.named_parameters():
+        if most_specific(places[name].part, config.freeze):
+            parameter.requires_grad_(False)

@@ -1,0 +1,206 @@
+"""What a network says of its images, watched on the device: how many objects, how different its boxes are.
+
+A loss alone does not tell a network with one answer to everything from one that learns slowly; these figures do.
+Everything is added up on the device and read once per log line. How much boxes vary is seen without dropout, whose
+noise alone moves the boxes of a DETR that has learnt nothing by a tenth of the image: every 50 steps a few images
+pass through the network as in detection.
+
+Shapes: B images of a micro-batch, Q queries, n images whose boxes are looked at.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.losses.criterion import LastLayer
+from detrkit.training.passes import Passes
+from detrkit.types import Batch
+
+MATCHES_TO_JUDGE = 50
+"""Matches per query, on average, after which the use of the queries is judged."""
+
+PROBE_EVERY = 50
+"""Steps between looks at the boxes."""
+
+_PROBED = 8
+"""Images whose boxes are looked at."""
+
+_NUM_SUMS = 6
+"""Columns before those of the queries."""
+
+
+@dataclasses.dataclass(frozen=True)
+class QueryUse:
+    """How the queries were used over the last many images.
+
+    Args:
+        dead: Queries that were never matched with an object.
+        queries: All queries.
+        images: Images looked at.
+        matches: Objects in them that a query was matched with.
+    """
+
+    dead: int
+    queries: int
+    images: int
+    matches: int
+
+    @property
+    def objects_per_image(self) -> float:
+        """Matched objects per image."""
+        return self.matches / max(self.images, 1)
+
+
+class Health:
+    """Figures of the last decoder layer's outputs over the steps since the last log line.
+
+    Args:
+        reduce: Sums a tensor over the processes; the identity for one process.
+    """
+
+    def __init__(self, reduce: Callable[[Tensor], Tensor] = lambda rows: rows):
+        self._reduce = reduce
+        self._step: list[Tensor] = []  # [6 + Q] of each micro-batch of the present step, on the device
+        self._pending: list[Tensor] = []  # the same of each step of this process
+        self._settled: Tensor | None = None  # [k, 6 + Q] over all processes, on the host
+        self._use: Tensor | None = None  # images, then how often each query was matched, [1 + Q] on the host
+        self.last_use: QueryUse | None = None
+
+    @torch.no_grad()
+    def observe(self, last: LastLayer, share: float = 1.0) -> None:
+        """Add a micro-batch; asks the device for nothing.
+
+        Outputs that are not finite count as no image at all: their step changes nothing.
+
+        Args:
+            last: The last layer's outputs, detached.
+            share: 0 for a process that has no image and takes part with a blank one.
+        """
+        logits = last.logits.float()
+        is_object = logits[..., :-1].amax(-1) > logits[..., -1]
+        probability = 1 - logits.softmax(-1)[..., -1]
+        row = torch.stack((is_object.float().mean(1).sum(), probability.mean(1).sum()))
+        images, nothing = torch.full_like(row[:1], len(logits)), torch.zeros_like(row[:1])
+        self._add(torch.cat((images, row, nothing, nothing, nothing, last.matched.sum(0).float())), share)
+
+    @torch.no_grad()
+    def observe_boxes(self, boxes_cxcywh: Tensor, share: float = 1.0) -> None:
+        """Add boxes ``[n, Q, 4]`` of at least two images that the same weights gave without dropout."""
+        boxes = boxes_cxcywh.float()
+        spread = torch.stack((boxes.var(0, correction=1).mean(), boxes.var(1, correction=0).mean()))
+        nothing = torch.zeros_like(spread[:1])
+        row = torch.cat((nothing, nothing, nothing, spread, nothing + 1, nothing.expand(boxes.shape[1])))
+        self._add(row, share)
+
+    def _add(self, row: Tensor, share: float) -> None:
+        self._step.append(torch.where(row.isfinite().all(), row * share, 0.0))
+
+    def end_step(self) -> None:
+        """Add up the micro-batches of a step, of which processes may have made different numbers."""
+        if self._step:
+            self._pending.append(torch.stack(self._step).sum(0))
+            self._step = []
+
+    def figures(self) -> dict[str, float]:
+        """The window's figures; empty before the first image. All processes take part.
+
+        - ``objects_share``: share of the queries whose best class is an object, 0 to 1.
+        - ``object_probability``: mean probability of an object.
+        - ``matched_share``: share of the queries that were matched with an object, thus what ``objects_share``
+          should come to.
+        - ``box_spread_images``: standard deviation of a query's box over images, all of cx, cy, w and h together,
+          in shares of the image; where the window has a look at the boxes.
+        - ``box_spread_queries``: the same over the queries of an image.
+        - ``queries_used``: share of the queries matched at least once in the last many images, once known.
+        """
+        rows = self._settle()
+        if rows is None or not float(rows[:, 0].sum()):
+            return {}
+        sums = rows.double().sum(0).tolist()
+        images, objects, probability, over_images, over_queries, looks, *matched = sums
+        found = {
+            "objects_share": objects / images,
+            "object_probability": probability / images,
+            "matched_share": sum(matched) / (images * len(matched)),
+        }
+        if looks:
+            found["box_spread_images"] = math.sqrt(over_images / looks)
+            found["box_spread_queries"] = math.sqrt(over_queries / looks)
+        if self.last_use is not None:
+            found["queries_used"] = 1 - self.last_use.dead / self.last_use.queries
+        return found
+
+    def clear(self) -> None:
+        """Begin a new window; how often the queries were matched is counted on."""
+        rows = self._settle()
+        self._settled = None
+        if rows is None:
+            return
+        sums = rows.double().sum(0)
+        fresh = torch.cat((sums[:1], sums[_NUM_SUMS:]))
+        self._use = fresh if self._use is None else self._use + fresh
+        images, matched = self._use[0], self._use[1:]
+        if matched.sum() >= MATCHES_TO_JUDGE * len(matched):
+            dead = int((matched == 0).sum())
+            self.last_use = QueryUse(dead, len(matched), int(images), int(matched.sum()))
+            self._use = None
+
+    def state_dict(self) -> dict[str, Any]:
+        """Tensors and primitives, the same on all processes, which all take part."""
+        return {
+            "rows": self._settle(),
+            "use": self._use,
+            "last_use": dataclasses.asdict(self.last_use) if self.last_use is not None else None,
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """The inverse of :meth:`state_dict`."""
+        self._step, self._pending, self._settled, self._use = [], [], state["rows"], state["use"]
+        self.last_use = QueryUse(**state["last_use"]) if state["last_use"] is not None else None
+
+    def _settle(self) -> Tensor | None:
+        """The window's rows over all processes, on the host; the one place that waits for the device."""
+        self.end_step()
+        if self._pending:
+            fresh = self._reduce(torch.stack(self._pending)).cpu()
+            self._settled = fresh if self._settled is None else torch.cat((self._settled, fresh))
+            self._pending = []
+        return self._settled
+
+
+@torch.no_grad()
+def probe_boxes(
+    passes: Passes, module: nn.Module, batches: Sequence[Batch], step: int, micro_batch: int
+) -> Tensor:
+    """Boxes of a few images as in detection, without dropout, float32 ``[n, Q, 4]``; n is at least two.
+
+    Args:
+        passes: Of the run.
+        module: The detector itself, which no other process waits for.
+        batches: Of the step, on the host.
+        step: Its number, from 0.
+        micro_batch: Images at once.
+    """
+    modes = [(inner, inner.training) for inner in module.modules()]
+    module.eval()
+    found: list[Tensor] = []
+    try:
+        for part in passes.micro_batches(batches[:1], step, min(micro_batch, _PROBED)):
+            images, padding_mask = passes.inputs(part)
+            if len(images) == 1 and not found:  # a single image is compared with itself upside down
+                images = torch.cat((images, images.flip(2)))
+                padding_mask = None if padding_mask is None else torch.cat((padding_mask, padding_mask.flip(1)))
+            with passes.fabric.autocast():
+                found.append(module(images, padding_mask).boxes_cxcywh[-1].float())
+            if sum(map(len, found)) >= _PROBED:
+                break
+    finally:
+        for inner, mode in modes:
+            inner.training = mode
+    return torch.cat(found)

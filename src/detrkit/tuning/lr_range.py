@@ -1,0 +1,244 @@
+"""The learning-rate range test: train with a rising rate until the loss rises too (Smith, arXiv:1506.01186)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+from detrkit.config import Config
+from detrkit.data.device import augment_batch, augments_on_device
+from detrkit.data.loader import EpochBatchSampler, build_loader
+from detrkit.errors import DataError, TrainingError, UsageError
+from detrkit.families.registry import build_criterion, find_places
+from detrkit.files import atomic_bytes, atomic_file, make_folder
+from detrkit.inference.detect import resolve_device
+from detrkit.runs import prepare_model, read_split, training_dataset
+from detrkit.training.optim import build_optimizer, set_lr
+from detrkit.training.single import single_step
+from detrkit.types import Batch
+
+Say = Callable[[str], None]
+
+LOWEST, HIGHEST = 1e-7, 1.0
+SMOOTHING = 0.9
+"""Share of the running mean kept at each step, by which divergence is seen while it comes."""
+SPREAD = 0.5
+"""Standard deviation in decades of the bell over which the curve is averaged afterwards: batches of a detector
+differ by as much as its loss falls in the whole test, and a running mean would lag."""
+DIVERGED = 1.5
+"""A smoothed loss this much above its least value has left for good. Smith's classifiers explode; a detector's
+boxes are bounded, and so is most of its loss, so that no greater factor is ever reached by some models."""
+LEAST_FALL = 0.03
+"""Share by which the loss must have fallen to speak of learning."""
+_MARGIN = 10.0
+_LINES = 10
+
+
+@dataclasses.dataclass(frozen=True)
+class LrRange:
+    """What a range test saw.
+
+    Args:
+        rates: Learning rate of each step, of everything but the backbone.
+        losses: Of each step; NaN where it was not finite.
+        smoothed: Losses averaged over neighbouring rates.
+        steepest: Rate at which the smoothed loss fell fastest per decade.
+        lowest: Rate at which it was least.
+        diverged: Rate at which it rose for good; None if it never did.
+        configured: The config's rate.
+        suggested: The steepest, or a tenth of the lowest if that is less: a rate may be held for some steps that
+            would not do for thousands.
+    """
+
+    rates: tuple[float, ...]
+    losses: tuple[float, ...]
+    smoothed: tuple[float, ...]
+    steepest: float
+    lowest: float
+    diverged: float | None
+    configured: float
+    suggested: float
+
+    def to_dict(self) -> dict[str, Any]:
+        """As JSON has it."""
+        values = dataclasses.asdict(self)
+        values["losses"] = [loss if math.isfinite(loss) else None for loss in self.losses]
+        return values
+
+    def lines(self) -> list[str]:
+        """What it says, for people."""
+        end = f"{self.diverged:.1e}" if self.diverged is not None else f"never, up to {self.rates[-1]:.0e}"
+        ratio = self.suggested / self.configured
+        verdict = "the config's own is as good" if 1 / 3 <= ratio <= 3 else f"{ratio:.2g} times the config's own"
+        return [
+            f"fell fastest at {self.steepest:.1e}, least at {self.lowest:.1e}, diverged: {end}",
+            f"suggested: train.lr={self.suggested:.1e} (config: {self.configured:.1e}; {verdict})",
+        ]
+
+
+def run_lr_range(config: Config, out: Path, *, steps: int = 120, say: Say = print) -> LrRange:
+    """Train for some steps while the learning rate rises from 1e-7 to 1, and suggest one.
+
+    In float32 and without schedule, averaged weights or evaluation; augmentation, batches, optimiser and clipping
+    are those of training. The backbone's rate rises in its ratio to the other.
+
+    Args:
+        config: Of the training to come.
+        out: Folder for lr_range.json and lr_range.png.
+        steps: From the lowest to the highest rate, if it does not diverge before.
+        say: Told how it goes.
+
+    Raises:
+        UsageError: No data is given, or the folder cannot be used.
+        DataError: No image can be read.
+        TrainingError: The loss fell at no rate.
+    """
+    if config.data.root is None and config.data.train_annotations is None:
+        raise UsageError("no data given; give the folder of a data set: --data DATA")
+    make_folder(out)
+    rates = np.geomspace(LOWEST, HIGHEST, steps).tolist()
+    losses: list[float] = []
+    for rate, loss in _train(config, rates, say):
+        losses.append(loss)
+        means = running_means(losses)
+        if len(losses) % max(1, steps // _LINES) == 0:
+            say(f"step {len(losses)}/{steps}: train.lr={rate:.1e}, loss {means[-1]:.3f}")
+        if has_diverged(means):
+            break
+    found = judge(rates[: len(losses)], losses, config.train.lr)
+    with atomic_file(out / "lr_range.json") as file:
+        file.write(json.dumps(found.to_dict(), indent=1) + "\n")
+    _write_plot(out / "lr_range.png", found)
+    return found
+
+
+def running_means(losses: Sequence[float]) -> list[float]:
+    """Running mean that is not drawn to its first value; infinite from the first loss on that is not finite."""
+    means, mean = [], 0.0
+    for count, loss in enumerate(losses, start=1):
+        mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
+        value = mean / (1 - SMOOTHING**count)
+        means.append(value if math.isfinite(value) else math.inf)
+    return means
+
+
+def has_diverged(means: Sequence[float]) -> bool:
+    """Whether the loss, by its running means, has left for good."""
+    return not math.isfinite(means[-1]) or means[-1] > DIVERGED * min(means)
+
+
+def smooth(rates: Sequence[float], losses: Sequence[float]) -> list[float]:
+    """Losses averaged over neighbouring rates; those above the level of the beginning count as that level.
+
+    Without that limit the losses of the last, diverging steps would bend the curve decades before them.
+    """
+    decades = np.log10(np.array(rates))
+    level = float(
+        np.median([loss for loss in losses[: max(3, len(losses) // 5)] if math.isfinite(loss)] or [math.inf])
+    )
+    values = np.array([min(loss, level) if math.isfinite(loss) else level for loss in losses])
+    weights = np.exp(-0.5 * ((decades[:, None] - decades[None, :]) / SPREAD) ** 2)
+    return [float(value) for value in weights @ values / weights.sum(axis=1)]
+
+
+def judge(rates: Sequence[float], losses: Sequence[float], configured: float) -> LrRange:
+    """Read a rate off the curve.
+
+    Args:
+        rates: Rising evenly in the logarithm.
+        losses: Of the step at each.
+        configured: The config's rate.
+
+    Raises:
+        TrainingError: The loss fell at no rate.
+    """
+    smoothed = smooth(rates, losses)
+    least = int(np.argmin(smoothed))
+    if not math.isfinite(smoothed[0]) or smoothed[least] > (1 - LEAST_FALL) * smoothed[0]:
+        raise TrainingError(
+            f"the loss fell at no learning rate from {rates[0]:.0e} to {rates[-1]:.0e}: look for the cause with: "
+            "detrkit preflight"
+        )
+    steepest = rates[int(np.argmin(np.gradient(np.array(smoothed[: least + 1]))))]
+    diverged = rates[-1] if has_diverged(running_means(losses)) else None
+    suggested = min(steepest, rates[least] / _MARGIN)
+    return LrRange(
+        rates=tuple(rates),
+        losses=tuple(losses),
+        smoothed=tuple(smoothed),
+        steepest=steepest,
+        lowest=rates[least],
+        diverged=diverged,
+        configured=configured,
+        suggested=float(f"{suggested:.1e}"),
+    )
+
+
+def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[float, float]]:
+    """Rate and loss of each step."""
+    train = read_split(config, config.data.train_split)
+    prepared = prepare_model(config, train)
+    config, model = prepared.config, prepared.model
+    device = resolve_device(config.train.device)
+    say(f"{len(train.index)} images of {train.files.annotations}, at most {len(rates)} steps on {device}")
+    model.to(device).to(memory_format=torch.channels_last)
+    model.train()
+    criterion = build_criterion(config, prepared.class_map)
+    optimizer = build_optimizer(model, config.train, find_places(model, config.model))
+    dataset = training_dataset(config, train, None, device.type)
+    sampler = EpochBatchSampler(len(dataset), config.train.batch_size, seed=config.train.seed, shuffle=True)
+    loader = build_loader(dataset, sampler, config.data, pin=device.type == "cuda")
+    batches = _endless(loader, sampler)
+    for step, rate in enumerate(rates):
+        parts = list(itertools.islice(batches, config.train.accumulate))
+        torch.manual_seed(step)
+        parts = [part.to(device) for part in parts]
+        if augments_on_device(config.transforms, device.type):
+            parts = [augment_batch(part, config.transforms, step) for part in parts]
+        set_lr(optimizer, rate / config.train.lr)
+        made = single_step(model, criterion, optimizer, parts, config.transforms, config.train.clip_norm)
+        yield rate, made.loss
+
+
+def _endless(loader: Any, sampler: EpochBatchSampler) -> Iterator[Batch]:
+    """Batches of one epoch after the other."""
+    for epoch in itertools.count():
+        sampler.set_epoch(epoch, 0)
+        found = False
+        for batch in loader:
+            if batch is not None:
+                found = True
+                yield batch
+        if not found:
+            raise DataError("not one training image could be read; run: detrkit data check")
+
+
+def _write_plot(path: Path, found: LrRange) -> None:
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes: Axes = figure.add_subplot()
+    axes.plot(found.rates, found.losses, ".", ms=3, color="#868e96", label="of each step")
+    axes.plot(found.rates, found.smoothed, color="#3b82f6", lw=2, label="smoothed")
+    marks = {"config": (found.configured, "#868e96", ":"), "suggested": (found.suggested, "#e8710a", "-")}
+    for name, (rate, color, style) in marks.items():
+        axes.axvline(rate, color=color, ls=style, lw=1.5, label=f"{name}: {rate:.1e}")
+    finite = [value for value in found.smoothed if math.isfinite(value)]
+    axes.set_ylim(0, 1.3 * max(finite))
+    axes.set_xscale("log")
+    axes.set_xlabel("train.lr")
+    axes.set_ylabel("loss")
+    axes.legend(fontsize=8)
+    axes.grid(alpha=0.2)
+    with atomic_bytes(path) as file:
+        canvas.print_figure(file, format="png", dpi=120)

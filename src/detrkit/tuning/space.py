@@ -1,0 +1,344 @@
+"""What is searched: config keys with ranges or choices, from a YAML file or by default.
+
+No torch and no Optuna in here, except where distributions are made.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from detrkit.config import Config, update_config
+from detrkit.errors import ConfigError, UsageError
+
+# Trials with other values of these could not be compared, or would not be one process on one device.
+_FIXED_KEYS = (
+    "data.root",
+    "data.layout",
+    "data.val_split",
+    "data.val_annotations",
+    "data.val_images",
+    "model.preset",
+    "model.family",
+    "train.device",
+    "train.devices",
+    "train.num_nodes",
+    "train.eval_every",
+    "train.max_detections",
+)
+_RANGE_FIELDS = ("low", "high", "log", "step", "times")
+_EMA_DECAYS = (0.99, 0.999, 0.9999)
+# An average over 1 / (1 - decay) steps says something only if training is some times longer.
+_LEAST_EMA_LENGTHS = 5
+
+
+@dataclasses.dataclass(frozen=True)
+class Dimension:
+    """One searched key.
+
+    Args:
+        key: Dotted config key.
+        low: Least value of a range; None for choices.
+        high: Greatest value.
+        log: Drawn evenly in the logarithm.
+        step: Distance of the values of a range, if it is a grid.
+        integer: Whole numbers only.
+        times: Another key whose value the drawn number is multiplied with.
+        choices: Values to choose from instead.
+    """
+
+    key: str
+    low: float | None = None
+    high: float | None = None
+    log: bool = False
+    step: float | None = None
+    integer: bool = False
+    times: str | None = None
+    choices: tuple[Any, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """Of the parameter, in the study and in tables."""
+        return self.key if self.times is None else f"{self.key}/{self.times}"
+
+    def distribution(self) -> Any:
+        """As Optuna has it; choices that are lists are written as JSON."""
+        from optuna import distributions
+
+        if self.choices:
+            return distributions.CategoricalDistribution([_label(choice) for choice in self.choices])
+        assert self.low is not None
+        assert self.high is not None
+        if self.integer:
+            step = 1 if self.step is None else int(self.step)
+            return distributions.IntDistribution(int(self.low), int(self.high), log=self.log, step=step)
+        return distributions.FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+
+    def value(self, parameter: Any) -> Any:
+        """The value that a parameter of the study stands for, before ``times``."""
+        if not self.choices:
+            return parameter
+        return next(choice for choice in self.choices if _label(choice) == parameter)
+
+    def parameter(self, config: Config) -> Any:
+        """The parameter that gives the config's own value; KeyError if it is outside."""
+        own = value_of(config, self.key)
+        if self.choices:
+            if _plain(own) not in [_plain(choice) for choice in self.choices]:
+                raise KeyError(self.key)
+            return _label(own)
+        if self.times is not None:
+            own = own / value_of(config, self.times)
+        assert self.low is not None
+        assert self.high is not None
+        if not isinstance(own, int | float) or not self.low <= own <= self.high:
+            raise KeyError(self.key)
+        return own
+
+    def to_dict(self) -> dict[str, Any]:
+        """What is not at its default, as JSON has it."""
+        values = dataclasses.asdict(self)
+        return {
+            name: values[name] for name in values if values[name] != type(self).__dataclass_fields__[name].default
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Space:
+    """All searched keys."""
+
+    dimensions: tuple[Dimension, ...]
+
+    def distributions(self) -> dict[str, Any]:
+        """Of every parameter by name, as Optuna has them."""
+        return {dimension.name: dimension.distribution() for dimension in self.dimensions}
+
+    def apply(self, config: Config, parameters: Mapping[str, Any]) -> Config:
+        """The config of a trial.
+
+        Raises:
+            ConfigError: The values do not go together.
+        """
+        values = {part.key: part.value(parameters[part.name]) for part in self.dimensions if part.times is None}
+        for part in self.dimensions:
+            if part.times is not None:
+                other = values.get(part.times, value_of(config, part.times))
+                values[part.key] = parameters[part.name] * other
+        # naming a recipe sets all its keys anew; the config's own may have been changed one by one
+        if values.get("transforms.recipe") == config.transforms.recipe:
+            del values["transforms.recipe"]
+        return update_config(config, values)
+
+    def own_parameters(self, config: Config) -> tuple[dict[str, Any], list[str]]:
+        """Parameters that give the config itself, and the names of those that the space leaves out."""
+        own, outside = {}, []
+        for dimension in self.dimensions:
+            try:
+                own[dimension.name] = dimension.parameter(config)
+            except KeyError:
+                outside.append(dimension.name)
+        return own, outside
+
+    def to_list(self) -> list[dict[str, Any]]:
+        """As JSON has it."""
+        return [dimension.to_dict() for dimension in self.dimensions]
+
+    @classmethod
+    def from_list(cls, values: list[dict[str, Any]]) -> Space:
+        """The space that :meth:`to_list` came from."""
+        lists = [{**value, "choices": tuple(value.get("choices", ()))} for value in values]
+        return cls(tuple(Dimension(**value) for value in lists))
+
+
+def default_space(config: Config, steps: int) -> Space:
+    """What is searched if nothing is said: around the config's own values, and only what has an effect.
+
+    Args:
+        config: Of the training to be tuned.
+        steps: Optimiser steps of a trial; a short training has no use for a long average of weights.
+    """
+    train = config.train
+    dimensions = [Dimension("train.lr", train.lr / 10, train.lr * 10, log=True)]
+    if train.backbone_lr > 0:
+        ratio = train.backbone_lr / train.lr
+        low, high = min(0.03, ratio / 3), max(1.0, ratio)
+        dimensions.append(Dimension("train.backbone_lr", low, high, log=True, times="train.lr"))
+    if train.weight_decay > 0:
+        low, high = min(1e-5, train.weight_decay), max(1e-2, train.weight_decay)
+        dimensions.append(Dimension("train.weight_decay", low, high, log=True))
+    if train.schedule == "step":
+        dimensions.append(Dimension("train.drop_at", min(0.6, train.drop_at), max(0.95, train.drop_at)))
+    decays = [decay for decay in _EMA_DECAYS if steps * (1 - decay) >= _LEAST_EMA_LENGTHS]
+    if train.ema_decay is not None and train.ema_decay not in decays:
+        decays.append(train.ema_decay)
+    if decays:
+        dimensions.append(Dimension("train.ema_decay", choices=(None, *sorted(decays))))
+    recipes = dict.fromkeys((config.transforms.recipe, "light", "strong"))
+    dimensions.append(Dimension("transforms.recipe", choices=tuple(recipes)))
+    return Space(tuple(dimensions))
+
+
+def read_space(path: str | Path, config: Config) -> Space:
+    """Read a space file: config keys, each with a range or a list of choices.
+
+    Args:
+        path: YAML such as ``train.lr: {low: 1e-5, high: 1e-3, log: true}``, ``transforms.recipe: [detr, light]``.
+        config: Of the training to be tuned; every bound and choice is tried on it.
+
+    Raises:
+        UsageError: The file cannot be read, or holds an unknown key, an impossible range, or a value that the
+            config does not take.
+    """
+    path = Path(path)
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read space {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(content, dict) or not content:
+        raise UsageError(
+            f"{path} holds {'nothing' if not content else f'a {type(content).__name__}'}, expected config keys "
+            "such as train.lr: {low: 1e-5, high: 1e-3, log: true}"
+        )
+    flat = _flat(content)
+    if repeated := [key for number, (key, _) in enumerate(flat) if key in [other for other, _ in flat[:number]]]:
+        raise UsageError(f"{path}: {repeated[0]} stands there twice; expected each key once")
+    try:
+        space = Space(tuple(_dimension(key, value) for key, value in flat))
+        _check(space, config)
+    except UsageError as error:
+        raise UsageError(f"{path}: {error}") from error
+    return space
+
+
+def value_of(config: Config, key: str) -> Any:
+    """The value of a dotted key."""
+    value: Any = config
+    for name in key.split("."):
+        value = getattr(value, name)
+    return value
+
+
+def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
+    """Keys may be dotted or nested by section; a mapping with a range in it ends the nesting."""
+    found: list[tuple[str, Any]] = []
+    for name, value in content.items():
+        key = f"{prefix}{name}"
+        is_section = (
+            isinstance(value, dict) and not any(field in value for field in _RANGE_FIELDS) and "." not in key
+        )
+        found += _flat(value, f"{key}.") if is_section else [(key, value)]
+    return found
+
+
+def _dimension(key: str, value: Any) -> Dimension:
+    if key in _FIXED_KEYS:
+        raise UsageError(f"{key} cannot be searched: trials would not be comparable, or not run; set it for all")
+    if isinstance(value, list):
+        return _choices(key, value)
+    if not isinstance(value, dict) or not {"low", "high"} <= value.keys():
+        shown = json.dumps(value, default=str)
+        raise UsageError(f"{key} is {shown}, expected a range {{low: ..., high: ...}} or a list of choices")
+    unknown = [str(name) for name in value if name not in _RANGE_FIELDS]
+    if unknown:
+        raise UsageError(f"{key}: a range has no {', '.join(unknown)}; expected {', '.join(_RANGE_FIELDS)}")
+    return _range(key, value)
+
+
+def _choices(key: str, values: list[Any]) -> Dimension:
+    plain = [_plain(value) for value in values]
+    if len(values) < 2 or len({json.dumps(value, default=str) for value in plain}) < len(values):
+        raise UsageError(
+            f"{key}: {json.dumps(plain, default=str)} is no choice; expected two or more different values"
+        )
+    if key == "train.precision":  # 16 and 32 are names there
+        values = [str(value) for value in values]
+    return Dimension(key, choices=tuple(values))
+
+
+def _range(key: str, value: Mapping[str, Any]) -> Dimension:
+    low, high = _number(key, "low", value["low"]), _number(key, "high", value["high"])
+    log, times = value.get("log", False), value.get("times")
+    step = None if value.get("step") is None else _number(key, "step", value["step"])
+    if not isinstance(log, bool):
+        raise UsageError(f"{key}: log is {log!r}, expected true or false")
+    if times is not None and not isinstance(times, str):
+        raise UsageError(f"{key}: times is {times!r}, expected a config key such as train.lr")
+    if low >= high:
+        raise UsageError(f"{key} goes from {low:g} to {high:g}; expected low below high")
+    if log and low <= 0:
+        raise UsageError(f"{key}: low is {low:g}, expected above 0 with log: true")
+    if step is not None and (log or step <= 0 or step > high - low):
+        raise UsageError(f"{key}: step is {step:g}, expected above 0, at most high - low, and without log")
+    numbers = [low, high] if step is None else [low, high, step]
+    integer = times is None and all(isinstance(number, int) for number in numbers)
+    return Dimension(key, low, high, log, step, integer, times)
+
+
+def _number(key: str, field: str, value: Any) -> float:
+    """A number; YAML 1.1 takes 1e-5, without a dot, for a text."""
+    try:
+        number = float(value) if not isinstance(value, bool | int) else value
+    except (TypeError, ValueError):
+        number = math.nan
+    if isinstance(value, bool) or not math.isfinite(number):
+        raise UsageError(f"{key}: {field} is {value!r}, expected a number")
+    return number
+
+
+def _check(space: Space, config: Config) -> None:
+    """Try every bound and choice on the config, whose own errors are the best."""
+    for dimension in space.dimensions:
+        ends = dimension.choices or (dimension.low, dimension.high)
+        factor = 1.0
+        if dimension.times is not None:
+            other = _checked_value(config, dimension.times)
+            if isinstance(other, bool) or not isinstance(other, int | float) or other <= 0:
+                raise UsageError(
+                    f"{dimension.key}: times is {dimension.times}, which is {other!r}, not a number above 0"
+                )
+            if any(part.key == dimension.times and part.times is not None for part in space.dimensions):
+                raise UsageError(f"{dimension.key}: times is {dimension.times}, which is itself a multiple")
+            factor = float(other)
+        for end in ends:
+            update_config(config, {dimension.key: end if dimension.times is None else end * factor})
+        _check_whole_numbers(dimension, config)
+
+
+def _check_whole_numbers(dimension: Dimension, config: Config) -> None:
+    """A key that takes whole numbers only gives no range of fractions; a key of fractions, no whole numbers."""
+    if dimension.choices or dimension.times is not None:
+        return
+    assert dimension.low is not None
+    assert dimension.high is not None
+    middle = dimension.low + (dimension.step or (dimension.high - dimension.low) * 0.618034)
+    if not dimension.integer:
+        try:
+            update_config(config, {dimension.key: middle})
+        except ConfigError as error:
+            raise UsageError(f"{error}; write low and high as whole numbers") from error
+
+
+def _checked_value(config: Config, key: str) -> Any:
+    """A config's value of a key from a file, whose absence is told as the config does."""
+    try:
+        return value_of(config, key)
+    except AttributeError:
+        update_config(config, {key: 1.0})
+        raise
+
+
+def _label(choice: Any) -> Any:
+    """A choice as the study holds it."""
+    return json.dumps(_plain(choice)) if isinstance(choice, list | tuple | dict) else choice
+
+
+def _plain(value: Any) -> Any:
+    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value

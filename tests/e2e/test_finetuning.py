@@ -1,0 +1,257 @@
+"""Fine-tuning from the command line: what is carried over, what stays still, what learns at which rate."""
+
+from __future__ import annotations
+
+import json
+import signal
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detrkit.config import ModelConfig
+from detrkit.data.synthetic import write_synthetic
+from detrkit.families import preset_config
+from detrkit.families.detr.model import build_detr
+from detrkit.families.detr.weights import write_published
+from detrkit.training.checkpoint import load_checkpoint, read_model
+from detrkit.training.log import RunLog
+from tests.e2e.conftest import (
+    BATCH,
+    SIDE,
+    TRAIN_IMAGES,
+    assert_equal,
+    records,
+    run_here,
+    run_well,
+    train_arguments,
+    trained,
+)
+
+EPOCH_STEPS = TRAIN_IMAGES // BATCH
+BODY = ("backbone", "input_proj", "encoder", "queries", "decoder")
+CLASS_HEAD = {"class_embed.weight", "class_embed.bias"}
+
+
+@pytest.fixture(scope="module")
+def source(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run to go on from, with all that could move: batch norm, and averaged weights."""
+    run = tmp_path_factory.mktemp("runs") / "source"
+    settings: dict[str, Any] = {"model__backbone_norm": "batch", "train__ema_decay": 0.5, "train__log_images": 0}
+    run_well(*train_arguments(tiny_data, run, epochs=1, **settings))
+    return run
+
+
+@pytest.fixture(scope="module")
+def other_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Four classes, two of which the source knows, one of them in other letters."""
+    root = tmp_path_factory.mktemp("others")
+    write_synthetic(root, train_images=TRAIN_IMAGES, val_images=4, size=SIDE, seed=5, num_classes=4)
+    for path in (root / "annotations").iterdir():
+        content = json.loads(path.read_text())
+        for category, name in zip(content["categories"], ("gem", "Square", "comet", "star"), strict=True):
+            category["name"] = name
+        path.write_text(json.dumps(content))
+    return root
+
+
+def fine_tune(source: Path, data: Path, run: Path, epochs: int = 1, **settings: Any) -> list[str]:
+    settings = {"train__init": str(source), "train__log_images": 0, **settings}
+    return train_arguments(data, run, epochs=epochs, **settings)
+
+
+def changed(run: Path, source: Path) -> set[str]:
+    """Tensors of the network, running statistics included, that a training has changed."""
+    before = read_model(source).state_dict
+    now = load_checkpoint(run / "checkpoints" / "last.pt")["model"]
+    assert now.keys() == before.keys()
+    return {name for name, tensor in now.items() if not torch.equal(tensor, before[name])}
+
+
+def parts_of(names: set[str]) -> set[str]:
+    return {name.split(".")[0] for name in names}
+
+
+def test_a_run_goes_on_with_other_classes_from_its_averaged_best_weights(
+    source: Path, other_data: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    out = run_well(*fine_tune(source, other_data, run, train__freeze=[*BODY, "box_head"], train__lr=1e-30))
+    assert "classes carried over by name: 2 (Square, star)" in out
+    assert "classes that start anew: 2 (gem, comet)" in out
+    assert "frozen: backbone, input_proj, encoder, queries, decoder, box_head; 0.00 of" in out
+    averages = load_checkpoint(source / "checkpoints" / "best.pt")["ema"]["weights"]
+    state = load_checkpoint(run / "checkpoints" / "last.pt")["model"]
+    for name, average in averages.items():
+        assert name in CLASS_HEAD or torch.equal(state[name], average), name
+    rows, old_rows = state["class_embed.weight"], averages["class_embed.weight"]
+    torch.testing.assert_close(rows[[1, 3, 4]], old_rows[[1, 3, 6]])  # square, star and no-object
+    assert read_model(run).class_map.names == ("gem", "Square", "comet", "star")
+
+
+def test_frozen_parts_are_bit_equal_after_training_and_the_heads_are_not(
+    source: Path, other_data: Path, tmp_path: Path
+):
+    run_well(*fine_tune(source, other_data, tmp_path / "run", train__freeze=list(BODY)))
+    found = changed(tmp_path / "run", source)
+    assert parts_of(found) == {"class_embed", "bbox_embed"}
+    assert len(found) == 2 + 6
+
+
+def test_a_frozen_stage_leaves_the_others_free(source: Path, other_data: Path, tmp_path: Path):
+    run_well(*fine_tune(source, other_data, tmp_path / "run", train__freeze="backbone.stage2"))
+    still = set(read_model(source).state_dict) - changed(tmp_path / "run", source)
+    assert still == {name for name in read_model(source).state_dict if name.startswith("backbone.0.body.layer2.")}
+
+
+def test_each_part_learns_at_its_own_rate(source: Path, other_data: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    scales = {"backbone": 0.1, "backbone.stem": 0.5, "decoder": 0.2}
+    run_well(*fine_tune(source, other_data, run, train__lr_scale=scales, train__schedule="constant"))
+    record = records(run, "step")[-1]
+    rates = {name: record[name] for name in record if name.startswith("lr")}
+    assert rates == pytest.approx({"lr": 1e-3, "lr_backbone": 1e-4, "lr_backbone.stem": 5e-4, "lr_decoder": 2e-4})
+
+
+def test_layer_decay_slows_what_is_deep(source: Path, other_data: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    run_well(*fine_tune(source, other_data, run, train__layer_decay=0.5, train__schedule="constant"))
+    record = records(run, "step")[-1]
+    assert record["lr"] == 1e-3  # the heads
+    assert record["lr_decoder.layer3"] == pytest.approx(1e-3 / 2)
+    assert record["lr_encoder.layer1"] == pytest.approx(1e-3 / 2**4)
+    assert record["lr_backbone.stem"] == pytest.approx(1e-3 / 2**9)
+
+
+def test_in_the_head_steps_nothing_else_moves_not_even_the_optimiser(
+    source: Path, other_data: Path, tmp_path: Path
+):
+    run = tmp_path / "run"
+    out = run_well(*fine_tune(source, other_data, run, train__head_steps=EPOCH_STEPS))
+    assert f"train.head_steps {EPOCH_STEPS}: at first only what is new learns, class_head" in out
+    assert changed(run, source) == CLASS_HEAD
+    optimizer = load_checkpoint(run / "checkpoints" / "last.pt")["optimizer"]
+    new = [number for group in optimizer["param_groups"] if group["new"] for number in group["params"]]
+    assert set(optimizer["state"]) == set(new)
+    assert {record["lr"] for record in records(run, "step")} == {0.0}
+    run_well("resume", run, "--epochs", "2")
+    assert len(changed(run, source)) > len(read_model(source).state_dict) / 2
+    assert [record["lr"] > 0 for record in records(run, "step")] == [False] * EPOCH_STEPS + [True] * EPOCH_STEPS
+
+
+def test_a_run_resumed_within_the_head_steps_ends_with_the_same_weights(
+    source: Path, other_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    steps = 2 * EPOCH_STEPS
+    settings = {"epochs": 2, "train__head_steps": steps - 3, "train__layer_decay": 0.8, "model__dropout": 0.1}
+    run_well(*fine_tune(source, other_data, tmp_path / "whole", **settings))
+    advance = RunLog.advance
+
+    def stop_at_step_2(log: RunLog, step: int, epoch: int) -> None:
+        advance(log, step, epoch)
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    run = tmp_path / "run"
+    with monkeypatch.context() as patch:
+        patch.setattr(RunLog, "advance", stop_at_step_2)
+        assert run_here(*fine_tune(source, other_data, run, **settings)).exit_code == 143
+    assert load_checkpoint(run / "checkpoints" / "last.pt")["progress"]["step"] == 2
+    assert changed(run, source) == CLASS_HEAD
+    run_well("resume", run)
+    assert_equal(trained(run), trained(tmp_path / "whole"))
+    assert len(changed(run, source)) > len(CLASS_HEAD)
+
+
+def test_the_same_classes_leave_nothing_for_head_steps(source: Path, tiny_data: Path, tmp_path: Path):
+    arguments = fine_tune(source, tiny_data, tmp_path / "run", train__head_steps=50, train__schedule="constant")
+    assert "train.head_steps 50 has no effect: nothing that is trained starts anew" in run_well(*arguments)
+    assert {record["lr"] for record in records(tmp_path / "run", "step")} == {1e-3}
+
+
+def test_weights_of_another_function_are_warned_of(source: Path, tiny_data: Path, tmp_path: Path):
+    out = run_well(*fine_tune(source, tiny_data, tmp_path / "run", model__num_heads=8))
+    assert "WARNING: the weights were trained with model.num_heads 4, and go on with 8" in out
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"train__freeze": ["backbon"]},
+            "train.freeze names 'backbon', which is no part of detr-tiny; did you mean",
+        ),
+        ({"train__lr_scale": {"neck": 0.1}}, "Parts: backbone, backbone.stem, backbone.stage1"),
+        ({"train__freeze": [*BODY, "class_head", "box_head"]}, "nothing is left to train"),
+    ],
+)
+def test_parts_that_cannot_be_are_refused_before_anything_is_written(
+    settings: dict[str, Any], message: str, tiny_data: Path, tmp_path: Path
+):
+    result = run_here(*train_arguments(tiny_data, tmp_path / "run", **settings))
+    assert result.exit_code == 2
+    assert message in result.output
+    assert not (tmp_path / "run" / "config.yaml").exists()
+
+
+SMALL = {
+    "model.hidden_dim": 32,
+    "model.num_heads": 1,
+    "model.encoder_layers": 1,
+    "model.decoder_layers": 2,
+    "model.ffn_dim": 32,
+    "model.num_queries": 10,
+    "transforms.recipe": "resize",
+    "train.freeze": ["backbone"],  # keeps checkpoints small
+    "train.log_images": 0,
+}
+
+
+def published(preset: str, path: Path) -> Path:
+    """Random weights of a preset with a small transformer, in the published layout."""
+    small = {key.partition(".")[2]: value for key, value in SMALL.items() if key.startswith("model.")}
+    config = ModelConfig.model_validate(
+        {**preset_config(preset).model.model_dump(), **small, "backbone_norm": "frozen", "frozen_stages": 2}
+    )
+    torch.manual_seed(0)
+    write_published(path, build_detr(config, 91).state_dict())
+    return path
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "said"),
+    [
+        ("detr-r18", "detr-r34", "8 backbone blocks are new and start as the identity"),
+        pytest.param(
+            "detr-r50",
+            "detr-r101",
+            "17 backbone blocks are new and start as the identity",
+            marks=pytest.mark.slow,
+        ),
+        pytest.param("detr-r50", "detr-r50-dc5", "model.dilation False", marks=pytest.mark.slow),
+    ],
+)
+def test_a_backbone_goes_over_into_a_larger_one(
+    before: str, after: str, said: str, tiny_data: Path, tmp_path: Path
+):
+    init = published(before, tmp_path / "random.pth")
+    settings = {key.replace(".", "__"): value for key, value in SMALL.items()}
+    arguments = train_arguments(tiny_data, tmp_path / "run", epochs=1, **settings, train__init=str(init))
+    arguments[arguments.index("detr-tiny")] = after
+    assert said in run_well(*arguments)
+    state, given = read_model(tmp_path / "run").state_dict, torch.load(init, weights_only=True)["model"]
+    body = {name for name in given if name.startswith("backbone.0.body.")}
+    assert body <= set(state)
+    assert all(torch.equal(state[name], given[name]) for name in body)
+    assert read_model(tmp_path / "run").config.model.preset == after
+
+
+def test_parts_of_a_preset_are_listed_with_their_parameters():
+    sizes = json.loads(run_well("models", "--parts", "detr-tiny", "--json"))
+    assert list(sizes)[:3] == ["backbone", "backbone.stem", "backbone.stage1"]
+    assert sizes["class_head"] == 128 * 92 + 92
+    text = run_well("models", "--parts", "detr-tiny")
+    assert f"{sizes['backbone']:,}" in text
+    assert "train.freeze" in text
+    assert run_here("models", "--parts", "detr-tin").exit_code == 2

@@ -1,0 +1,89 @@
+"""Out of memory in real trainings, by the command: micro-batches found, halved, kept."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detrkit.config import read_config
+from tests.e2e.conftest import SIDE, assert_equal, records, run_here, run_well, train_arguments, trained
+
+BUDGET = 2 * SIDE * SIDE
+
+
+def events(run: Path) -> list[str]:
+    return [record["message"] for record in records(run, "event")]
+
+
+def memory_settings(**settings: Any) -> dict[str, Any]:
+    """A ResNet's and the transformer's worth of a training: averages and dropout on, sizes fixed."""
+    return {"train__ema_decay": 0.9, "model__dropout": 0.1, "data__workers": 0, **settings}
+
+
+def test_batch_auto_trains_as_the_number_does(tiny_data: Path, tmp_path: Path):
+    found, given = tmp_path / "auto", tmp_path / "number"
+    arguments = train_arguments(tiny_data, found, 1, **memory_settings(train__pixel_budget=BUDGET))
+    out = run_well(*arguments, "--batch", "auto")
+    assert "2 images fit at once" in out
+    assert "a batch of 4 goes in pieces of 2, with the same gradient" in out
+    assert read_config(found / "config.yaml").train.micro_batch == 2
+    assert not any("memory ran out" in message for message in events(found))
+    run_well(*train_arguments(tiny_data, given, 1, **memory_settings(train__micro_batch=2)))
+    assert_equal(trained(found), trained(given))
+
+
+def test_a_run_that_runs_out_of_memory_goes_on_and_says_so(tiny_data: Path, tmp_path: Path):
+    halved, given = tmp_path / "halved", tmp_path / "number"
+    run_well(*train_arguments(tiny_data, halved, 1, **memory_settings(train__pixel_budget=BUDGET)))
+    run_well(*train_arguments(tiny_data, given, 1, **memory_settings(train__micro_batch=2)))
+    (message,) = events(halved)
+    assert message.startswith("memory ran out at step 1 (4 x 64 x 64 are 16,384 pixels")
+    ours, theirs = trained(halved), trained(given)
+    assert ours["progress"].pop("micro_batch") == 2
+    assert theirs["progress"].pop("micro_batch") is None
+    assert_equal(ours, theirs)
+
+
+def test_an_image_that_does_not_fit_is_an_error_with_advice(tiny_data: Path, tmp_path: Path):
+    result = run_here(*train_arguments(tiny_data, tmp_path / "run", 1, train__pixel_budget=100))
+    assert result.exit_code == 1
+    assert "memory does not hold a training step of a single image" in result.stderr
+    assert "train.recompute=true" in result.stderr
+    result = run_here(
+        *train_arguments(tiny_data, tmp_path / "auto", 1, train__pixel_budget=100), "--batch", "auto"
+    )
+    assert result.exit_code == 1
+    assert "a single image" in result.stderr
+
+
+def test_images_of_many_sizes_meet_the_error_where_they_exceed_the_budget(
+    tiny_data: Path, tmp_path: Path, monkeypatch: Any
+):
+    """Multi-scale: the first batch that exceeds the budget decides, and the run ends as one that knew."""
+    from detrkit.training import loop
+
+    settings = memory_settings(
+        transforms__multi_scale=True, transforms__scales=[48, 56, 64, 72], transforms__crop=0.0
+    )
+    halved, given = tmp_path / "halved", tmp_path / "number"
+    run_well(*train_arguments(tiny_data, halved, 2, train__pixel_budget=4 * 68 * 68, **settings))
+    (message,) = events(halved)
+    step = int(message.split(" at step ")[1].split(" ")[0])
+    assert 1 < step < 12, "choose a seed or budget that is met in the middle"
+    train_step = loop.train_step
+
+    def smaller(run: Any, batches: Any, plan: Any) -> None:
+        if run.state.progress.step + 1 == step:
+            run.state.progress.micro_batch = 2
+        train_step(run, batches, plan)
+
+    monkeypatch.setattr(loop, "train_step", smaller)
+    run_well(*train_arguments(tiny_data, given, 2, **settings))
+    assert_equal(trained(halved), trained(given))
+    lines = [record["loss"] for record in records(halved, "step")]
+    assert lines == [record["loss"] for record in records(given, "step")]
+    assert json.dumps(lines)
+    assert all(torch.isfinite(torch.tensor(lines)))

@@ -1,0 +1,105 @@
+"""Training on Ray, here one machine with two workers."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from detrkit.config import Config, parse_assignments, update_config
+from detrkit.errors import MissingExtraError, UsageError
+from detrkit.families import preset_config
+from tests.e2e.conftest import records
+from tests.e2e.processes import arguments, assert_same_training, ended, popen, torchrun, wait_for_step
+
+pytest.importorskip("ray")
+
+# A Ray session of its own, without network or dashboard, that ends with the process.
+SCRIPT = """
+import os
+import sys
+import ray
+from detrkit.cli import main
+
+ray.init(
+    address="local",
+    num_cpus=2,
+    include_dashboard=False,
+    object_store_memory=100 * 2**20,
+    _node_ip_address="127.0.0.1",
+    runtime_env={"env_vars": {"OMP_NUM_THREADS": "1", "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}},
+)
+main()
+"""
+
+
+def on_ray(tmp_path: Path, command: list[str], workers: int = 2) -> Any:
+    script = tmp_path / "on_ray.py"
+    script.write_text(SCRIPT)
+    return popen([sys.executable, str(script), *command, "--ray", str(workers)])
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def test_ray_that_is_not_installed_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    from detrkit.cluster.ray import train_on_ray
+
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "detrkit\[ray\]"'):
+        train_on_ray(preset_config("detr-tiny"), tmp_path / "run", num_workers=2)
+
+
+def test_a_folder_with_another_run_is_refused_before_ray_starts(tmp_path: Path):
+    import ray
+
+    from detrkit.cluster.ray import train_on_ray
+
+    (tmp_path / "config.yaml").write_text("model: {}\n")
+    with pytest.raises(UsageError, match="--resume"):
+        train_on_ray(preset_config("detr-tiny"), tmp_path, num_workers=2)
+    with pytest.raises(UsageError, match="at least 1"):
+        train_on_ray(preset_config("detr-tiny"), tmp_path / "run", num_workers=0)
+    assert not ray.is_initialized()
+
+
+def test_paths_hold_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from detrkit.cluster.ray import _with_absolute_paths
+
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "my-dataset").mkdir()
+    changes = parse_assignments(["data.root=my-dataset", "train.init=published"])
+    config = _with_absolute_paths(update_config(Config(), changes))
+    assert config.data.root == str(tmp_path / "my-dataset")
+    assert config.train.init == "published"
+
+
+@pytest.mark.slow
+def test_two_ray_workers_train_as_two_processes_do(tiny_data: Path, tmp_path: Path):
+    """Bit for bit, undisturbed and with one worker killed in the middle."""
+    plain, whole, killed = (tmp_path / name for name in ("torchrun", "ray", "killed"))
+    code, _, err = ended(torchrun(arguments(tiny_data, plain)))
+    assert code == 0, err
+
+    code, out, err = ended(on_ray(tmp_path, arguments(tiny_data, whole)))
+    assert code == 0, out + err
+    assert_same_training(whole, plain)
+    assert f"Run folder: {whole}" in out
+
+    process = on_ray(tmp_path, arguments(tiny_data, killed))
+    wait_for_step(process, killed, 4)
+    children = psutil.Process(process.pid).children(recursive=True)
+    workers = [child for child in children if "RayTrainWorker" in _title(child)]
+    assert len(workers) == 2
+    workers[1].kill()
+    code, out, err = ended(process)
+    assert code == 0, out + err
+    assert any("resumed at step" in event["message"] for event in records(killed, "event"))
+    assert_same_training(killed, plain)

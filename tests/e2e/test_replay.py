@@ -1,0 +1,129 @@
+"""A bad step of a real model, and ``detrkit train --replay``."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from detrkit.cli import app
+from detrkit.config import Config, update_config
+from detrkit.families.registry import build_criterion
+from detrkit.models import build_model
+from detrkit.training import loop
+from detrkit.training.trace import watch_forward
+from tests.e2e.conftest import records, run_here, run_well, train_arguments
+from tests.e2e.test_proofs import CLASSES, inputs, make_batch, resnet_config, tiny_config
+
+BAD_STEP = 3
+
+
+@pytest.fixture
+def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any, Any], None]], None]:
+    """Does something to run and batches before the third step of a training."""
+    train_step = loop.train_step
+
+    def install(change: Callable[[Any, Any], None]) -> None:
+        def changed(run: Any, batches: Any, plan: Any) -> None:
+            if run.state.progress.step + 1 == BAD_STEP:
+                change(run, batches)
+            train_step(run, batches, plan)
+
+        monkeypatch.setattr(loop, "train_step", changed)
+
+    return install
+
+
+def plant(name: str) -> Callable[[Any, Any], None]:
+    def change(run: Any, _batches: Any) -> None:
+        with torch.no_grad():
+            run.state.module.get_parameter(name).view(-1)[7] = math.nan
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "weight", ["transformer.encoder.layers.0.linear1.weight", "backbone.0.body.conv1.weight", "class_embed.bias"]
+)
+def test_a_weight_of_the_real_model_is_named_and_the_step_replayed(
+    tiny_data: Path, tmp_path: Path, spoil: Any, weight: str
+):
+    weight = weight if not weight.startswith("backbone") else first_of_backbone()
+    spoil(plant(weight))
+    run = tmp_path / "run"
+    result = run_here(*train_arguments(tiny_data, run, 2, train__max_bad_steps=2, model__dropout=0.1))
+    assert result.exit_code == 1
+    assert f"such as {weight}" in result.stderr
+    messages = [record["message"] for record in records(run, "event")]
+    assert [message.split(" of epoch")[0] for message in messages] == ["step 3", "step 4", "step 5"]
+    found = json.loads(run_well("train", "--replay", run, "--json"))
+    assert (found["step"], found["equal"]) == (BAD_STEP, True)
+    assert found["bad_weights"] == [weight]
+    assert found["forward"]["module"] == weight.rpartition(".")[0]
+    text = run_well("train", "--replay", run / "nonfinite")
+    assert "Repeated bit for bit." in text
+    assert f"Where it began: the weight {weight} is not finite before the step" in text
+
+
+def first_of_backbone() -> str:
+    names = [name for name, _ in build_model(tiny_config(), CLASSES).named_parameters()]
+    return next(name for name in names if name.startswith("backbone.") and name.endswith("weight"))
+
+
+def test_a_gradient_of_the_real_model_is_followed_to_its_module(
+    tiny_data: Path, tmp_path: Path, spoil: Any, monkeypatch: pytest.MonkeyPatch
+):
+    """The square root of nothing behind a layer: the loss is finite, and equal to the last bit."""
+
+    def rooted(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
+        return output + (output - output).sqrt()
+
+    def change(run: Any, _batches: Any) -> None:
+        handle = run.state.module.transformer.encoder.layers[1].linear2.register_forward_hook(rooted)
+        end = run.passes.fabric.__class__.backward
+
+        def backward(self: Any, *arguments: Any, **options: Any) -> None:
+            end(self, *arguments, **options)
+            handle.remove()
+
+        monkeypatch.setattr(run.fabric.__class__, "backward", backward)
+
+    spoil(change)
+    run = tmp_path / "run"
+    run_well(*train_arguments(tiny_data, run, 1, model__dropout=0.1, train__precision="bf16"))
+    assert [record["step"] for record in records(run, "step") if record["grad_norm"] is None] == [BAD_STEP]
+    monkeypatch.undo()
+    found = json.loads(run_well("train", "--replay", run, "--json"))
+    # the fault itself was a hook and is gone: the losses are those of the step, and its gradient is sound
+    assert {name for name, pair in found["values"].items() if pair["recorded"] != pair["now"]} == {"grad_norm"}
+    assert found["cause"].startswith("nothing")
+
+
+@pytest.mark.parametrize("make_config", [tiny_config, resnet_config])
+def test_a_sound_model_has_no_module_to_blame(make_config: Callable[[], Config]):
+    torch.manual_seed(0)
+    config = update_config(make_config(), {"model.dense_supervision": True})
+    model = build_model(config, CLASSES).train()
+    for padded in (False, True):
+        with watch_forward(model) as watch:
+            model(*inputs(padded))
+        assert watch.found is None
+    batch = make_batch(0, 1)
+    losses = build_criterion(config, CLASSES)(model(batch.images.float() / 255, batch.padding_mask), batch.truth)
+    assert bool(losses.total.isfinite())
+
+
+def test_replay_of_nothing_is_asked_wrongly(tiny_run: Any, tmp_path: Path):
+    result = run_here("train", "--replay", tiny_run.run)
+    assert result.exit_code == 2
+    assert "holds no saved step" in result.stderr
+    result = run_here("train", "--replay", tiny_run.run / "checkpoints" / "last.pt")
+    assert result.exit_code == 1
+    assert "expected a saved step" in result.stderr
+    assert app.info.name == "detrkit"

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import pytest
+from torch import nn
+
+from detrkit.config import TrainConfig
+from detrkit.errors import ConfigError
+from detrkit.families.detr.parts import depth_of, part_of
+from detrkit.families.parts import Place, check_parts, freeze_parts, is_inside, most_specific, part_names
+from detrkit.families.registry import find_places
+from tests.unit.families.conftest import build, small_config
+
+CONFIG = small_config(encoder_layers=2, decoder_layers=3)
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "depth"),
+    [
+        ("class_embed.weight", "class_head", 0),
+        ("bbox_embed.layers.2.bias", "box_head", 0),
+        ("transformer.decoder.norm.weight", "decoder.norm", 0),
+        ("transformer.decoder.layers.2.linear1.weight", "decoder.layer3", 1),
+        ("transformer.decoder.layers.0.norm1.bias", "decoder.layer1", 3),
+        ("query_embed.weight", "queries", 3),
+        ("query_reference", "queries", 3),
+        ("transformer.encoder.norm.weight", "encoder.norm", 4),
+        ("transformer.encoder.layers.1.linear1.weight", "encoder.layer2", 4),
+        ("transformer.encoder.layers.0.linear1.weight", "encoder.layer1", 5),
+        ("input_proj.weight", "input_proj", 6),
+        ("backbone.1.row_embed.weight", "position", 6),
+        ("backbone.0.body.layer4.1.conv2.weight", "backbone.stage4", 7),
+        ("backbone.0.body.layer1.0.conv1.weight", "backbone.stage1", 10),
+        ("backbone.0.body.bn1.weight", "backbone.stem", 11),
+    ],
+)
+def test_part_and_depth_of_every_kind_of_parameter(name: str, part: str, depth: int):
+    assert part_of(name) == part
+    assert depth_of(name, CONFIG) == depth
+
+
+def test_layers_of_two_digits_are_not_mistaken():
+    config = small_config(encoder_layers=12, decoder_layers=6)
+    assert part_of("transformer.encoder.layers.11.linear1.weight") == "encoder.layer12"
+    assert depth_of("transformer.encoder.layers.11.linear1.weight", config) == 7
+
+
+@pytest.mark.parametrize("changes", [{}, {"position": "learned"}, {"pre_norm": True, "query_reference": True}])
+def test_every_parameter_of_a_detr_is_in_a_known_part(changes: dict[str, object]):
+    config = small_config(**changes)
+    parts = part_names(find_places(build(config), config))
+    outer = {"backbone", "position", "input_proj", "encoder", "decoder", "queries", "class_head", "box_head"}
+    assert {part.partition(".")[0] for part in parts} == outer - (set() if "position" in changes else {"position"})
+
+
+def test_parts_are_listed_from_the_image_to_the_detections():
+    assert part_names(find_places(build(CONFIG), CONFIG)) == (
+        "backbone",
+        *("backbone.stem", "backbone.stage1", "backbone.stage2", "backbone.stage3", "backbone.stage4"),
+        "input_proj",
+        *("encoder", "encoder.layer1", "encoder.layer2"),
+        *("decoder", "decoder.layer1", "decoder.layer2", "decoder.layer3", "decoder.norm"),
+        "queries",
+        "class_head",
+        "box_head",
+    )
+
+
+def test_a_part_is_inside_only_whole_names():
+    assert is_inside("encoder.layer1", "encoder")
+    assert is_inside("encoder", "encoder")
+    assert not is_inside("encoder.layer12", "encoder.layer1")
+    assert not is_inside("encoder", "encoder.layer1")
+    assert most_specific("backbone.stage1", ("backbone", "backbone.stage1", "encoder")) == "backbone.stage1"
+    assert most_specific("decoder", ("backbone",)) is None
+
+
+def test_freezing_a_part_freezes_exactly_its_parameters():
+    model = build(small_config(frozen_stages=1))
+    places = find_places(model, CONFIG)
+    freeze_parts(model, places, TrainConfig(freeze=("backbone.stage4", "decoder")))
+    frozen = {places[name].part for name, parameter in model.named_parameters() if not parameter.requires_grad}
+    assert frozen == {"backbone.stem", "backbone.stage4", "decoder.layer1", "decoder.layer2", "decoder.norm"}
+    trained = {places[name].part for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert not frozen & trained
+
+
+@pytest.mark.parametrize(
+    ("train", "message"),
+    [
+        (
+            {"freeze": ("encodr",)},
+            r"train\.freeze names 'encodr', which is no part of toy; did you mean encoder\?",
+        ),
+        ({"lr_scale": {"neck": 0.5}}, r"train\.lr_scale names 'neck'.* Parts: encoder, encoder\.layer1, head$"),
+        ({"freeze": ("encoder", "head")}, r"freeze is encoder, head: nothing is left to train"),
+    ],
+)
+def test_a_config_with_parts_that_cannot_be_is_refused(train: dict[str, object], message: str):
+    places = {"a": Place("encoder.layer1", 1), "b": Place("head", 0)}
+    with pytest.raises(ConfigError, match=message):
+        check_parts(places, TrainConfig.model_validate(train), "toy")
+
+
+def test_a_module_that_no_family_knows_is_a_part_by_its_name():
+    model = nn.ModuleDict({"neck": nn.Linear(1, 1)})
+    assert set(find_places(model, CONFIG).values()) == {Place("neck", 0)}

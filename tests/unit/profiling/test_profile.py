@@ -1,0 +1,160 @@
+from __future__ import annotations
+
+import inspect
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from detrkit.data.device import augment_batch
+from detrkit.data.synthetic import write_synthetic
+from detrkit.errors import DataError, UsageError
+from detrkit.ops.images import normalize_images
+from detrkit.profiling.clock import PhaseClock
+from detrkit.profiling.instruments import model_parts, watch_model
+from detrkit.profiling.report import Profile
+from detrkit.profiling.verbs import profile
+from detrkit.training import passes, step
+from detrkit.training.ema import Ema
+from detrkit.training.optim import apply_gradients
+from detrkit.types import Batch
+
+SETTINGS: dict[str, Any] = {
+    "transforms.scales": [64],
+    "transforms.eval_size": 64,
+    "train.batch_size": 4,
+    "train.device": "cpu",
+    "train.ema_decay": 0.9,
+    "data.workers": 0,
+}
+FORWARD_PARTS = {
+    "forward",
+    "forward: backbone.0 (ResNetBackbone)",
+    "forward: backbone.1 (SinePosition)",
+    "forward: bbox_embed (MLP)",
+    "forward: class_embed (Linear)",
+    "forward: input_proj (Conv2d)",
+    "forward: transformer.decoder (Decoder)",
+    "forward: transformer.encoder (Encoder)",
+}
+OTHERS = {"data", "transfer", "normalisation", "matching", "loss", "backward", "optimiser", "EMA", "rest"}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_synthetic(tmp_path_factory.mktemp("shapes"), train_images=6, val_images=2, size=64, seed=1)
+
+
+def watch(data: Path, out: Path, said: list[str] | None = None, **changes: Any) -> Profile:
+    say = (lambda _message: None) if said is None else said.append
+    named = {key.replace("__", "."): value for key, value in changes.items()}
+    return profile("detr-tiny", data, steps=2, out=out, changes={**SETTINGS, **named}, say=say)
+
+
+@pytest.fixture(scope="module")
+def plain(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Profile:
+    return watch(data, tmp_path_factory.mktemp("profile") / "plain")
+
+
+def test_every_part_of_a_step_is_told_and_they_add_up(plain: Profile):
+    assert set(plain.measured.phases) == FORWARD_PARTS | OTHERS
+    assert list(plain.measured.phases)[-1] == "rest"
+    assert len(plain.measured.timed) == 2
+    for made in plain.measured.timed:
+        assert made.seconds == pytest.approx(sum(made.phases.values()))
+        assert made.images in (2, 4)  # 6 images make a batch of 4 and one of 2
+        assert all(seconds >= 0 for seconds in made.phases.values())
+    shares = [share for _, _, share in plain.time_rows()]
+    assert sum(shares) == pytest.approx(1)
+    assert plain.measured.images_per_s > 0
+    assert plain.utilisation is None  # no CPU is in the table
+
+
+def test_memory_is_told_by_kind(plain: Profile):
+    memory = plain.measured.memory
+    trained = memory.gradients
+    assert memory.parameters == pytest.approx(trained, rel=0.01)
+    assert memory.optimizer == pytest.approx(2 * trained, rel=0.01)  # two moments
+    assert memory.ema == pytest.approx(trained, rel=0.01)
+    assert set(memory.activations) <= FORWARD_PARTS
+    assert memory.kept > 2**20
+    assert memory.others >= 0
+    assert memory.limit > memory.peak
+    assert plain.measured.flops > 10**8
+
+
+def test_files_hold_what_was_said(plain: Profile):
+    found = json.loads((plain.folder / "profile.json").read_text())
+    assert found["phases_s"] == plain.measured.phases
+    assert found["memory"]["activations"] == plain.measured.memory.activations
+    assert found["batch_size"] == 4
+    page = (plain.folder / "profile.html").read_text()
+    assert "transformer.encoder (Encoder)" in page
+    assert "src=" not in page
+    text = "\n".join(plain.lines())
+    assert "detr-tiny, 4 images a batch, float32" in text
+    assert "matching" in text
+    assert not (plain.folder / "trace.json").exists()
+
+
+def test_nothing_stays_on_the_training_code(plain: Profile):
+    assert plain.measured.timed
+    assert step.apply_gradients is apply_gradients
+    assert passes.normalize_images is normalize_images
+    assert passes.augment_batch is augment_batch
+    for method in (Batch.to, inspect.unwrap(Ema.update)):
+        assert method.__code__.co_name != "counted"
+
+
+def test_recomputing_keeps_less(plain: Profile, data: Path, tmp_path: Path):
+    saving = watch(data, tmp_path / "saving", train__recompute=True, train__ema_decay=None)
+    assert saving.measured.memory.kept < 0.5 * plain.measured.memory.kept
+    assert saving.measured.memory.ema == 0
+    assert "EMA" not in saving.measured.phases
+
+
+def test_micro_batches_and_accumulated_batches_are_one_step(data: Path, tmp_path: Path):
+    said: list[str] = []
+    found = watch(data, tmp_path / "p", said, train__accumulate=2, train__micro_batch=1)
+    assert [made.images for made in found.measured.timed] == [6, 6]
+    assert any("6 images" in line for line in said)
+
+
+def test_a_trace_is_for_the_browser_and_names_the_phases(data: Path, tmp_path: Path):
+    found = profile(
+        "detr-tiny", data, steps=1, out=tmp_path / "p", changes=SETTINGS, trace=True, say=lambda _message: None
+    )
+    events = json.loads((found.folder / "trace.json").read_text())["traceEvents"]
+    assert {"matching", "backward", "optimiser", "data"} <= {event.get("name") for event in events}
+
+
+def test_parts_are_timed_by_the_outermost_that_runs():
+    inner = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
+    model = torch.nn.Sequential(inner, torch.nn.Linear(2, 2))
+    clock = PhaseClock(lambda: None)
+    assert set(model_parts(model)) == {"0", "0.0", "0.1", "1"}
+    with watch_model(model, clock):
+        model(torch.zeros(1, 2))
+        inner(torch.zeros(1, 2))  # by itself it is no part of a forward
+    assert set(clock.end_step()) == {"rest", "forward", "forward: 0 (Sequential)", "forward: 1 (Linear)"}
+    model(torch.zeros(1, 2))
+    assert set(clock.end_step()) == {"rest"}
+
+
+def test_wrong_questions_are_answered(data: Path, tmp_path: Path):
+    with pytest.raises(UsageError, match="no data"):
+        profile("detr-tiny", out=tmp_path / "p")
+    with pytest.raises(UsageError, match="steps is 0"):
+        profile("detr-tiny", data, steps=0, out=tmp_path / "p")
+    with pytest.raises(UsageError, match="detr-nonsense"):
+        profile("detr-nonsense", data, out=tmp_path / "p")
+
+
+def test_data_without_a_readable_image_is_an_error(tmp_path: Path):
+    broken = write_synthetic(tmp_path / "broken", train_images=2, val_images=1, size=64)
+    for image in (broken / "train2017").iterdir():
+        image.write_bytes(b"no image")
+    with pytest.raises(DataError, match="not one training image"):
+        watch(broken, tmp_path / "p")

@@ -1,0 +1,182 @@
+"""The gradient of one optimiser step, through the whole loop: by one process, and by two."""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor, nn
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+from detrkit.config import Config, update_config
+from detrkit.families import preset_config
+from detrkit.families.registry import build_criterion
+from detrkit.models import build_model
+from detrkit.training.loop import fit
+from detrkit.types import Batch, ClassMap, GroundTruth
+
+SIDE = 64
+CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))
+SMALL_RESNET = {
+    "model.backbone": "resnet18",
+    "model.backbone_norm": "frozen",
+    "model.hidden_dim": 32,
+    "model.num_heads": 4,
+    "model.encoder_layers": 1,
+    "model.decoder_layers": 2,
+    "model.ffn_dim": 32,
+    "model.num_queries": 10,
+}
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """A step of two processes.
+
+    Args:
+        preset: What is trained.
+        model: Changes of the preset.
+        on_oom: By which the gradients are exchanged after or within the backward pass.
+        batches: Objects of each image, of each batch, of each process; a batch None is one without images.
+        micro_batch: Images at once.
+    """
+
+    preset: str
+    model: dict[str, Any]
+    on_oom: str
+    batches: tuple[list[tuple[int, ...] | None], list[tuple[int, ...] | None]]
+    micro_batch: int | None = None
+
+
+PLAIN = ([(2, 0)], [(1, 3)])
+NO_OBJECTS = ([(2, 5)], [(0, 0)])
+NO_IMAGES = ([(2, 1, 3)], [None])
+ACCUMULATED = ([(2, 0, 1), (1,)], [(3, 1), None])
+
+CASES = {
+    f"{preset}-{on_oom}-{name}": Case(preset, model, on_oom, batches, micro_batch)
+    for preset, model in (("detr-tiny", {}), ("detr-r50", SMALL_RESNET))
+    for on_oom in ("halve", "error")
+    for name, batches, micro_batch in (
+        ("plain", PLAIN, None),
+        ("no-objects", NO_OBJECTS, None),
+        ("no-images", NO_IMAGES, None),
+        ("accumulated", ACCUMULATED, 2),
+    )
+}
+
+
+def two_processes(fabric: Fabric, folder: Path) -> None:
+    """Make the step of every case, and leave its gradients in the folder."""
+    for name, case in CASES.items():
+        batches = case.batches[fabric.global_rank]
+        first = [len(objects or ()) for objects in (case.batches[0] if fabric.global_rank else [])]
+        places = sum(first)
+        loaded = []
+        for objects in batches:
+            loaded.append(None if objects is None else _batch(objects, places))
+            places += len(objects or ())
+        gradients = _step(case, loaded, folder / name, fabric, accumulate=len(batches))
+        if fabric.is_global_zero:
+            torch.save(gradients, folder / f"gradients-{name}.pt")
+
+
+def one_process(case: Case, folder: Path) -> dict[str, Tensor]:
+    """The gradients of all images in one batch."""
+    objects = [count for batches in case.batches for batch in batches for count in batch or ()]
+    plain = dataclasses.replace(case, micro_batch=None)
+    return _step(plain, [_batch(tuple(objects), 0)], folder / "one", Fabric(accelerator="cpu", devices=1), 1)
+
+
+def _step(
+    case: Case, batches: list[Batch | None], run_dir: Path, fabric: Fabric, accumulate: int
+) -> dict[str, Tensor]:
+    config = _config(case, accumulate)
+    torch.manual_seed(0)
+    model = build_model(config, CLASSES)
+    gradients: dict[str, Tensor] = {}
+    with _noting_gradients(model, gradients):
+        loader: Any = _Loader(batches)
+        fit(
+            config,
+            model,
+            build_criterion(config, CLASSES),
+            loader,
+            CLASSES,
+            run_dir,
+            lambda _model: {"AP": 0.0},
+            fabric=fabric,
+        )
+    return gradients
+
+
+def _config(case: Case, accumulate: int) -> Config:
+    return update_config(
+        preset_config(case.preset),
+        {
+            **case.model,
+            "model.dropout": 0.0,
+            "transforms.mean": [0.5, 0.5, 0.5],
+            "train": {
+                "device": "cpu",
+                "epochs": 1,
+                "batch_size": 3,
+                "accumulate": accumulate,
+                "micro_batch": case.micro_batch,
+                "on_oom": case.on_oom,
+                "clip_norm": 0,
+                "trackers": [],
+            },
+        },
+    )
+
+
+@contextlib.contextmanager
+def _noting_gradients(model: nn.Module, gradients: dict[str, Tensor]) -> Iterator[None]:
+    def note(*_: Any) -> None:
+        assert not gradients, "more than one step"
+        for name, parameter in model.named_parameters():
+            if parameter.grad is not None:
+                gradients[name] = parameter.grad.detach().clone()
+
+    handle = register_optimizer_step_pre_hook(note)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+class _Loader:
+    """Batches that are there already."""
+
+    def __init__(self, batches: list[Batch | None]):
+        self.batches = batches
+        self.batch_sampler = self
+
+    def set_epoch(self, _epoch: int, _start_batch: int = 0) -> None:
+        pass
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+    def __iter__(self) -> Iterator[Batch | None]:
+        return iter(self.batches)
+
+
+def _batch(objects: tuple[int, ...], first_place: int) -> Batch:
+    """Images that are functions of their places."""
+    images, boxes, labels = [], [], []
+    for place, count in enumerate(objects, start=first_place):
+        generator = torch.Generator().manual_seed(place)
+        images.append(torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8, generator=generator))
+        centers = torch.rand(count, 2, generator=generator) * 0.5 + 0.25
+        boxes.append(torch.cat((centers, torch.rand(count, 2, generator=generator) * 0.3 + 0.1), 1))
+        labels.append(torch.randint(0, 3, (count,), generator=generator))
+    truth = GroundTruth(torch.cat(labels), torch.cat(boxes), objects)
+    mask = torch.zeros(len(objects), SIDE, SIDE, dtype=torch.bool)
+    return Batch(torch.stack(images), mask, truth, (), tuple((SIDE, SIDE) for _ in objects))

@@ -1,0 +1,235 @@
+"""Memory that runs out in the middle of a run: fewer images at once, the same gradient."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from detrkit.config import update_config
+from detrkit.errors import MemoryExhaustedError
+from detrkit.training import memory
+from detrkit.training import step as step_module
+from detrkit.training.checkpoint import CheckpointStore
+from detrkit.training.memory import available_bytes, halved, is_out_of_memory
+from detrkit.training.passes import Passes
+from tests.unit.training.test_nonfinite import StopAfter, WithBatchNorm, assert_same, state_of
+
+SIDE = 32
+PIXELS = SIDE * SIDE
+COLOURS = {"transforms.on_device": True, "transforms.photometric": 0.5}
+
+
+def events(run_dir: Path) -> list[str]:
+    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    return [line["message"] for line in lines if line["kind"] == "event"]
+
+
+def from_step(monkeypatch: pytest.MonkeyPatch, step: int, change: Any) -> None:
+    """Call ``change(run)`` before a step, counted from 1."""
+    train_step = step_module.train_step
+
+    def changed(run, batches, plan):
+        if run.state.progress.step + 1 == step:
+            change(run)
+        train_step(run, batches, plan)
+
+    monkeypatch.setattr("detrkit.training.loop.train_step", changed)
+
+
+def shrink_budget(images: int) -> Any:
+    def change(run: Any) -> None:
+        run.config = update_config(run.config, {"train.pixel_budget": images * PIXELS})
+
+    return change
+
+
+def shrink_micro_batch(images: int) -> Any:
+    def change(run: Any) -> None:
+        run.state.progress.micro_batch = images
+
+    return change
+
+
+@pytest.mark.parametrize("step", [1, 5])
+@pytest.mark.parametrize("settings", [{}, {"accumulate": 2, "precision": "bf16"}])
+def test_a_run_that_meets_the_error_ends_as_one_with_the_smaller_micro_batch(
+    toy, tmp_path, make_config, make_loader, monkeypatch, step, settings
+):
+    """With dropout, averages, a trained batch norm and augmentation on the device; 8 images, of which 3 fit."""
+    config = update_config(make_config(epochs=2, batch_size=8, ema_decay=0.9, **settings), COLOURS)
+    with monkeypatch.context() as patch:
+        from_step(patch, step, shrink_budget(3))
+        toy.fit(config, model=WithBatchNorm(toy.model()), loader=make_loader(48, 8))
+    other = type(toy)(tmp_path / "other")
+    with monkeypatch.context() as patch:
+        from_step(patch, step, shrink_micro_batch(2))
+        other.fit(config, model=WithBatchNorm(other.model()), loader=make_loader(48, 8))
+    assert_same(state_of(toy.run_dir), state_of(other.run_dir))
+    found = events(toy.run_dir)
+    assert [f"memory ran out at step {step} (" in message for message in found] == [True, True]
+    assert "from here on 4 images at once instead of 8" in found[0]
+    assert "from here on 2 images at once instead of 4" in found[1]
+    assert not events(other.run_dir)
+    assert CheckpointStore(toy.run_dir).load_latest()["progress"]["micro_batch"] == 2
+
+
+def test_the_gradient_is_that_of_the_whole_batch(toy, make_config, make_loader, monkeypatch):
+    toy.dropout = 0.0
+    model = toy.model()
+    found: list[dict[str, Tensor]] = []
+
+    def catch(optimizer, clip_norm, scaler=None):
+        found.append({name: weight.grad.clone() for name, weight in model.named_parameters()})
+        raise StopIteration
+
+    monkeypatch.setattr(step_module, "apply_gradients", catch)
+    for budget in (None, 3 * PIXELS):
+        with pytest.raises(StopIteration):
+            toy.fit(make_config(batch_size=8, pixel_budget=budget), model=model, loader=make_loader(8, 8))
+        model.zero_grad()
+    for name, whole in found[0].items():
+        assert (found[1][name] - whole).norm() <= 1e-5 * whole.norm(), name
+
+
+def test_a_resumed_run_keeps_the_smaller_micro_batch(toy, tmp_path, make_config, make_loader):
+    config = make_config(epochs=2, batch_size=4, pixel_budget=2 * PIXELS)
+    toy.fit(config, loader=make_loader(16, 4))
+    broken = type(toy)(tmp_path / "broken")
+    broken.fit(config, loader=StopAfter(make_loader(16, 4), 0, None, signal_at=3))
+    saved = CheckpointStore(broken.run_dir).load_latest()
+    assert (saved["progress"]["step"], saved["progress"]["micro_batch"]) == (3, 2)
+    broken.fit(config, loader=make_loader(16, 4), resume=saved)
+    assert_same(state_of(broken.run_dir), state_of(toy.run_dir))
+    assert sum("memory ran out" in message for message in events(broken.run_dir)) == 1
+
+
+def test_a_single_image_too_large_saves_and_says_what_to_do(toy, make_config, make_loader, monkeypatch):
+    model = toy.model()
+
+    def tiny_budget(run: Any) -> None:
+        run.config = update_config(run.config, {"train.pixel_budget": 1})
+
+    from_step(monkeypatch, 3, tiny_budget)
+    with pytest.raises(MemoryExhaustedError, match=r"does not hold .* a single image .*train\.recompute=true"):
+        toy.fit(make_config(), model=model, loader=make_loader())
+    saved = CheckpointStore(toy.run_dir).load_latest()
+    assert saved["progress"]["step"] == 2
+    assert_same(saved["model"], model.state_dict())
+
+
+def test_recovery_can_be_turned_off(toy, make_config, make_loader):
+    with pytest.raises(torch.OutOfMemoryError, match=r"train\.pixel_budget is 1,024"):
+        toy.fit(make_config(pixel_budget=PIXELS, on_oom="error"), loader=make_loader())
+
+
+def test_memory_refused_by_the_host_is_recognised_and_recovered_from(toy, make_config, make_loader, monkeypatch):
+    """The error is torch's own: 4 EiB are more than any machine has."""
+    losses, tries = Passes.losses, []
+
+    def greedy(self, batch, normalizers):
+        tries.append(len(batch.sizes_hw))
+        if len(batch.sizes_hw) > 1:
+            torch.empty(2**60, dtype=torch.float32)
+        return losses(self, batch, normalizers)
+
+    monkeypatch.setattr(Passes, "losses", greedy)
+    result = toy.fit(make_config(epochs=1), loader=make_loader(4, 2))
+    assert result.stopped == "finished"
+    assert tries == [2, 1, 1, 1, 1]
+
+
+@pytest.mark.parametrize(
+    ("error", "is_memory"),
+    [
+        (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 MiB"), True),
+        (MemoryError(), True),
+        (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 4 bytes"), True),
+        (RuntimeError("std::bad_alloc"), True),
+        (RuntimeError("CUDA error: out of memory"), True),
+        (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling cublasCreate"), True),
+        (RuntimeError("shape '[2]' is invalid for input of size 3"), False),
+        (ValueError("out of memory"), False),
+    ],
+)
+def test_errors_of_memory_are_told_from_others(error, is_memory):
+    assert is_out_of_memory(error) is is_memory
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="RLIMIT_AS is of Linux")
+def test_an_address_limit_is_recognised_and_counted():
+    script = (
+        "import resource, torch\n"
+        "from detrkit.training.memory import available_bytes, is_out_of_memory\n"
+        "import psutil\n"
+        "limit = psutil.Process().memory_info().vms + 2**29\n"
+        "resource.setrlimit(resource.RLIMIT_AS, (limit, limit))\n"
+        "assert available_bytes(torch.device('cpu')) <= 2**29\n"
+        "try:\n    torch.ones(2**28)\n"
+        "except RuntimeError as error:\n    assert is_out_of_memory(error), error\n"
+        "else:\n    raise AssertionError('1 GiB was there')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_container_limits_what_is_available(tmp_path, monkeypatch):
+    (tmp_path / "memory.max").write_text("3000\n")
+    (tmp_path / "memory.current").write_text("2500\n")
+    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 200\n")
+    assert memory._container_room(tmp_path) == [700]
+    (tmp_path / "memory.max").write_text("max\n")
+    assert memory._container_room(tmp_path) == []
+    assert available_bytes(torch.device("cpu")) > 0
+
+
+def test_a_micro_batch_is_halved_down_to_one():
+    assert [halved(count, "full") for count in (8, 5, 2)] == [4, 2, 1]
+    with pytest.raises(MemoryExhaustedError, match=r"\(full\).*train\.precision=bf16"):
+        halved(1, "full")
+
+
+TWO_PROCESSES = """
+import sys
+from pathlib import Path
+sys.path[:0] = sys.argv[2:4]
+from conftest import Toy, toy_config, toy_loader
+from detrkit.config import update_config
+from detrkit.training.processes import leave_processes, make_fabric
+
+config = toy_config(epochs=2, lr=1e-3, devices=2, batch_size=4)
+toy = Toy(Path(sys.argv[1]), dropout=0.0, fabric=make_fabric(config.train))
+rank = toy.fabric.global_rank
+if rank == 1:
+    config = update_config(config, {"train.pixel_budget": 2 * 32 * 32})
+toy.fit(config, loader=toy_loader(16, 4, rank=rank, world_size=2))
+leave_processes(toy.fabric)
+"""
+
+
+def test_an_error_on_one_of_two_processes_halves_both(toy, tmp_path, make_config, make_loader):
+    """From the very first step on, and the result is that of one process with all images."""
+    script = tmp_path / "train.py"
+    script.write_text(TWO_PROCESSES)
+    here = Path(__file__).parent
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    arguments = [str(tmp_path / "two"), str(here), str(here.parents[2])]
+    done = subprocess.run([*launcher, str(script), *arguments], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    found = events(tmp_path / "two")
+    assert len(found) == 1
+    assert "memory ran out at step 1 (of another process): from here on 2 images at once" in found[0]
+    toy.dropout = 0.0
+    model = toy.model()
+    toy.fit(make_config(epochs=2, lr=1e-3, batch_size=8), model=model, loader=make_loader(16, 8))
+    saved = CheckpointStore(tmp_path / "two").load_latest()
+    assert saved["progress"]["micro_batch"] == 2
+    for name, expected in model.state_dict().items():
+        # sums in another order; AdamW divides by the gradient's size, which magnifies the rounding
+        torch.testing.assert_close(saved["model"][name], expected, rtol=1e-3, atol=1e-5)

@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.config import Config, update_config
+from detrkit.errors import TrainingError, UsageError
+from detrkit.tuning.lr_range import has_diverged, judge, run_lr_range, running_means, smooth
+
+RATES = np.geomspace(1e-7, 1, 120).tolist()
+
+
+def curve(falls_at: float, rises_at: float, noise: float = 0.0, seed: int = 0) -> list[float]:
+    """Losses of a model that begins to learn at one rate and is destroyed at another."""
+    random = np.random.default_rng(seed)
+    rates = np.array(RATES)
+    fall = 10 / (1 + np.exp(-3 * np.log10(rates / falls_at)))
+    rise = 60 / (1 + np.exp(-6 * np.log10(rates / rises_at)))
+    return (20 - fall + rise + noise * random.standard_normal(len(rates))).tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_suggestion_lies_where_the_loss_falls(seed: int):
+    found = judge(RATES, curve(1e-3, 0.5, noise=1.0, seed=seed), configured=1e-4)
+    assert 1e-4 < found.suggested < 1e-2
+    assert found.suggested <= found.steepest * 1.1
+    assert found.lowest < 0.5
+
+
+def test_a_rate_ten_times_higher_is_suggested_for_a_curve_ten_times_higher():
+    one, ten = judge(RATES, curve(1e-4, 0.05), 1e-4), judge(RATES, curve(1e-3, 0.5), 1e-4)
+    assert ten.suggested / one.suggested == pytest.approx(10, rel=0.3)
+
+
+def test_a_loss_that_never_falls_is_an_error():
+    with pytest.raises(TrainingError, match=r"fell at no learning rate.*detrkit preflight"):
+        judge(RATES, [20.0] * len(RATES), 1e-4)
+
+
+def test_a_loss_that_is_not_finite_is_divergence():
+    losses = [*curve(1e-3, 10)[:100], math.nan]
+    assert has_diverged(running_means(losses))
+    assert not has_diverged(running_means(losses[:-1]))
+    found = judge(RATES[:101], losses, 1e-3)
+    assert found.diverged == RATES[100]
+    assert found.to_dict()["losses"][-1] is None
+
+
+def test_divergence_does_not_bend_the_curve_before_it():
+    calm, wild = curve(1e-3, 10), curve(1e-3, 10)
+    wild[-8:] = [1e6] * 8
+    assert np.allclose(smooth(RATES, calm)[:75], smooth(RATES, wild)[:75], rtol=0.01)
+
+
+def test_a_real_training_gives_a_rate_and_a_picture(config: Config, tmp_path: Path):
+    said: list[str] = []
+    changes = {"transforms.scales": [32], "transforms.eval_size": 32, "train.batch_size": 4, "train.accumulate": 2}
+    found = run_lr_range(update_config(config, changes), tmp_path / "lr", steps=40, say=said.append)
+    assert json.loads((tmp_path / "lr" / "lr_range.json").read_text(encoding="utf-8")) == found.to_dict() | {
+        name: list(found.to_dict()[name]) for name in ("rates", "losses", "smoothed")
+    }
+    assert found.rates[0] == pytest.approx(1e-7)
+    assert len(found.losses) == len(found.rates) == len(found.smoothed)
+    assert 1e-4 < found.suggested < 1e-2  # detr-tiny's own is 1e-3
+    with Image.open(tmp_path / "lr" / "lr_range.png") as picture:
+        assert picture.size[0] > 600
+    assert any("step" in line for line in said)
+    assert "train.lr=" in "\n".join(found.lines())
+
+
+def test_the_range_test_wants_data(config: Config, tmp_path: Path):
+    with pytest.raises(UsageError, match="no data given"):
+        run_lr_range(update_config(config, {"data.root": None}), tmp_path / "lr")

@@ -1,0 +1,268 @@
+"""Searches with played trainings: what is done once, what goes on, what ends them."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from detrkit.config import Config, read_config, update_config
+from detrkit.errors import MissingExtraError, NonFiniteError, TrainingError, UsageError
+from detrkit.tuning.run import run_tuning
+from detrkit.tuning.study import Place, Watch, open_study
+from tests.unit.tuning.conftest import Played
+
+
+def quiet(_message: str) -> None: ...
+
+
+def by_rate(config: Config, epoch: int) -> float:
+    """Best at a learning rate of 1e-3, and better each epoch."""
+    return 0.1 * epoch / (1 + abs(config.train.lr - 1e-3) * 1000)
+
+
+def study_of(out: Path):
+    return open_study(Place(out, None, out.name))
+
+
+class PowerCut(BaseException):
+    """What no handler sees."""
+
+
+def raising(error: BaseException, at: tuple[int, int]) -> Callable[[int, int], None]:
+    def before(number: int, epoch: int) -> None:
+        if (number, epoch) == at:
+            raise error
+
+    return before
+
+
+def test_trials_are_counted_and_none_is_repeated(config: Config, tmp_path: Path):
+    out = tmp_path / "study"
+    played = Played(by_rate)
+    result = run_tuning(config, out, trials=4, say=quiet, train=played)
+    assert played.numbers == [0, 1, 2, 3]
+    assert result.stopped == "finished"
+    assert played.configs[0][1] == config  # the config's own values come first
+    before = [(trial.values, trial.datetime_complete) for trial in study_of(out).trials]
+    again = Played(by_rate)
+    assert run_tuning(None, out, say=quiet, train=again).trials == result.trials
+    assert again.numbers == []
+    assert run_tuning(None, out, trials=6, say=quiet, train=again).total == 6
+    assert again.numbers == [4, 5]
+    assert [(trial.values, trial.datetime_complete) for trial in study_of(out).trials][:4] == before
+
+
+def test_parameters_do_not_depend_on_restarts(config: Config, tmp_path: Path):
+    whole, parts = Played(by_rate), Played(by_rate)
+    run_tuning(config, tmp_path / "whole", trials=6, say=quiet, train=whole)
+    for _ in range(8):
+        stop = raising(KeyboardInterrupt(), at=(len(set(parts.numbers)) - 1, 2))
+        parts.before = stop if len(parts.configs) % 2 else None
+        if run_tuning(config, tmp_path / "parts", trials=6, say=quiet, train=parts).stopped == "finished":
+            break
+    assert dict(parts.configs) == dict(whole.configs)
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt(), PowerCut()], ids=["interrupted", "killed"])
+def test_a_trial_that_was_stopped_goes_on(config: Config, tmp_path: Path, error: BaseException):
+    out = tmp_path / "study"
+    played = Played(by_rate, raising(error, at=(1, 3)))
+    if isinstance(error, KeyboardInterrupt):
+        assert run_tuning(config, out, trials=3, pruner="none", say=quiet, train=played).stopped == "interrupted"
+    else:
+        with pytest.raises(PowerCut):
+            run_tuning(config, out, trials=3, pruner="none", say=quiet, train=played)
+        study = study_of(out)
+        stopped = study.trials[1]
+        assert Watch().is_dead(stopped, Place(out, None, out.name)) is False  # this process has it
+        gone = {**stopped.user_attrs["owner"], "process": 2**22 + 1}
+        study._storage.set_trial_user_attr(stopped._trial_id, "owner", gone)
+    assert [trial.state.name for trial in study_of(out).trials] == ["COMPLETE", "RUNNING"]
+    again = Played(by_rate)
+    result = run_tuning(None, out, say=quiet, train=again)
+    assert again.numbers == [1, 2]
+    assert again.configs[0] == played.configs[1]
+    assert [trial.state for trial in result.trials] == ["complete"] * 3
+    assert set(result.trials[1].curve) == {1, 2, 3}
+
+
+def test_the_process_of_a_trial_is_known_by_its_start_too(config: Config, tmp_path: Path):
+    out = tmp_path / "study"
+    with pytest.raises(PowerCut):
+        run_tuning(config, out, say=quiet, train=Played(by_rate, raising(PowerCut(), at=(0, 1))))
+    study, place = study_of(out), Place(out, None, out.name)
+    trial = study.trials[0]
+    other = {**trial.user_attrs["owner"], "started": trial.user_attrs["owner"]["started"] - 1000}
+    study._storage.set_trial_user_attr(trial._trial_id, "owner", other)
+    assert Watch().is_dead(study_of(out).trials[0], place)
+
+
+def test_another_machines_trial_is_dead_only_after_silence(
+    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "study"
+    with pytest.raises(PowerCut):
+        run_tuning(config, out, say=quiet, train=Played(by_rate, raising(PowerCut(), at=(0, 1))))
+    study, place, watch = study_of(out), Place(out, None, out.name), Watch()
+    number = study.trials[0]._trial_id
+    study._storage.set_trial_user_attr(number, "owner", {"machine": "far away", "process": 1, "started": 0})
+    now = 0.0
+    monkeypatch.setattr("time.monotonic", lambda: now)
+    assert not watch.is_dead(study_of(out).trials[0], place)
+    now = 80.0
+    assert not watch.is_dead(study_of(out).trials[0], place)
+    study._storage.set_trial_user_attr(number, "beat", "1-1")
+    now = 160.0
+    assert not watch.is_dead(study_of(out).trials[0], place)
+    now = 260.0
+    assert watch.is_dead(study_of(out).trials[0], place)
+    elsewhere = Place(tmp_path / "not shared", None, out.name)
+    assert not watch.is_dead(study_of(out).trials[0], elsewhere)  # its run is not here to go on with
+
+
+def test_a_trial_that_fails_is_noted_and_the_others_go_on(config: Config, tmp_path: Path):
+    played = Played(by_rate, raising(NonFiniteError("step 7 is not finite"), at=(1, 2)))
+    result = run_tuning(config, tmp_path / "study", trials=3, say=quiet, train=played)
+    assert [trial.state for trial in result.trials] == ["complete", "fail", "complete"]
+    assert result.trials[1].reason == "step 7 is not finite"
+    rows = list(csv.DictReader((tmp_path / "study" / "trials.csv").read_text(encoding="utf-8").splitlines()))
+    assert [row["reason"] for row in rows] == ["", "step 7 is not finite", ""]
+    assert "step 7 is not finite" in (tmp_path / "study" / "tune.html").read_text(encoding="utf-8")
+
+
+def test_if_all_of_the_first_fail_the_search_stops(config: Config, tmp_path: Path):
+    def before(number: int, epoch: int) -> None:
+        raise MemoryError("too much")
+
+    played = Played(by_rate, before)
+    with pytest.raises(TrainingError, match="first 3 trials all failed, the last with: out of memory: too much"):
+        run_tuning(config, tmp_path / "study", trials=8, say=quiet, train=played)
+    assert played.numbers == [0, 1, 2]
+    mended = Played(by_rate)
+    assert run_tuning(None, tmp_path / "study", say=quiet, train=mended).best is not None
+    assert mended.numbers == [3, 4, 5, 6, 7]
+
+
+def test_a_fault_of_the_program_is_not_hidden(config: Config, tmp_path: Path):
+    with pytest.raises(ZeroDivisionError):
+        run_tuning(
+            config, tmp_path / "s", say=quiet, train=Played(by_rate, raising(ZeroDivisionError(), at=(0, 1)))
+        )
+    assert study_of(tmp_path / "s").trials[0].state.name == "FAIL"
+
+
+def test_hopeless_trials_are_pruned_and_the_last_epoch_is_not(config: Config, tmp_path: Path):
+    def worse_and_worse(_config: Config, epoch: int) -> float:
+        return 0.5 / (1 + len(played.configs)) * epoch
+
+    played = Played(worse_and_worse)
+    result = run_tuning(config, tmp_path / "study", trials=6, say=quiet, train=played)
+    assert [trial.state for trial in result.trials] == ["complete"] * 4 + ["pruned"] * 2
+    assert result.trials[5].epochs == 1
+    kept = Played(worse_and_worse)
+    played.configs.clear()
+    result = run_tuning(config, tmp_path / "all", trials=6, pruner="none", say=quiet, train=kept)
+    assert {trial.state for trial in result.trials} == {"complete"}
+
+
+def test_no_evaluation_is_no_result(config: Config, tmp_path: Path):
+    result = run_tuning(
+        config, tmp_path / "s", trials=1, say=quiet, train=Played(lambda _config, _epoch: float("nan"))
+    )
+    assert result.best is None
+    assert result.config is None
+    assert not (tmp_path / "s" / "best.yaml").exists()
+
+
+def test_only_the_best_keeps_all_its_checkpoints(config: Config, tmp_path: Path):
+    def ap(config: Config, epoch: int) -> float:
+        return {0: 0.2, 1: 0.4, 2: 0.3}[played.numbers[-1]] * epoch
+
+    played = Played(ap, raising(NonFiniteError("bad"), at=(3, 1)))
+    result = run_tuning(config, tmp_path / "s", trials=4, pruner="none", say=quiet, train=played)
+    files = [sorted(path.name for path in (trial.run_dir / "checkpoints").iterdir()) for trial in result.trials]
+    assert files == [["best.pt"], ["best.pt", "last.pt", "previous.pt"], ["best.pt"], []]
+
+
+def test_the_best_config_is_ready_to_train(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    root = Path(config.data.root or "")
+    monkeypatch.chdir(root.parent)
+    given = update_config(config, {"data.root": root.name})
+    played = Played(by_rate)
+    result = run_tuning(given, tmp_path / "s", trials=5, say=quiet, train=played)
+    assert result.best is not None
+    best = read_config(tmp_path / "s" / "best.yaml")
+    assert best == dict(played.configs)[result.best.number]
+    assert best.data.root == root.name  # as given: no path of this machine
+    assert "best.yaml" in json.dumps(result.to_dict())
+
+
+def test_settings_must_agree_with_the_study(config: Config, tmp_path: Path, few_images: Path):
+    out = tmp_path / "study"
+    run_tuning(config, out, trials=1, say=quiet, train=Played(by_rate))
+    other = update_config(config, {"train.batch_size": 7})
+    with pytest.raises(UsageError, match=r"train\.batch_size is 16 in the study, 7 now"):
+        run_tuning(other, out, trials=2, say=quiet, train=Played(by_rate))
+    with pytest.raises(UsageError, match="pruning is median in the study, none now"):
+        run_tuning(None, out, trials=2, pruner="none", say=quiet, train=Played(by_rate))
+    space = tmp_path / "space.yaml"
+    space.write_text("train.lr: {low: 1e-5, high: 1e-3}", encoding="utf-8")
+    with pytest.raises(UsageError, match=r"the search of train\.lr is low .* in the study"):
+        run_tuning(config, out, trials=2, space=space, say=quiet, train=Played(by_rate))
+    assert len(study_of(out).trials) == 1
+    same = Played(by_rate)
+    run_tuning(config, out, trials=2, say=quiet, train=same)
+    assert same.numbers == [1]
+
+
+def test_changed_data_is_seen(config: Config, tmp_path: Path):
+    from detrkit.data.synthetic import write_synthetic
+
+    root = write_synthetic(tmp_path / "data", train_images=3, val_images=2, size=32)
+    config = update_config(config, {"data.root": str(root)})
+    run_tuning(config, tmp_path / "s", trials=1, say=quiet, train=Played(by_rate))
+    write_synthetic(root, train_images=4, val_images=2, size=32)
+    with pytest.raises(UsageError, match="training images: 3 when the study was begun, 4 now"):
+        run_tuning(None, tmp_path / "s", trials=2, say=quiet, train=Played(by_rate))
+
+
+def test_what_cannot_be_searched_is_refused(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    with pytest.raises(UsageError, match=r"train\.devices is 2.*--workers"):
+        run_tuning(update_config(config, {"train.devices": 2}), tmp_path / "s", say=quiet)
+    with pytest.raises(UsageError, match="no data given"):
+        run_tuning(update_config(config, {"data.root": None}), tmp_path / "s", say=quiet)
+    with pytest.raises(UsageError, match="holds no study to go on with"):
+        run_tuning(None, tmp_path / "s", say=quiet)
+    with pytest.raises(UsageError, match="not the address of a database"):
+        run_tuning(config, tmp_path / "s", storage="my database", say=quiet)
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "thesis.tex").touch()
+    with pytest.raises(UsageError, match="not empty and holds no study"):
+        run_tuning(config, tmp_path / "full", say=quiet)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match="not for torchrun"):
+        run_tuning(config, tmp_path / "s", say=quiet)
+
+
+def test_any_database_of_optuna_will_do(config: Config, tmp_path: Path):
+    url = f"sqlite:///{tmp_path / 'shared.db'}"
+    one = run_tuning(config, tmp_path / "one", trials=2, storage=url, say=quiet, train=Played(by_rate))
+    assert len(one.trials) == 2
+    assert not (tmp_path / "one" / "study.db").exists()
+    with pytest.raises(UsageError, match="give its address again: --storage"):
+        run_tuning(config, tmp_path / "one", say=quiet, train=Played(by_rate))
+    more = Played(by_rate)
+    run_tuning(None, tmp_path / "one", trials=3, storage=url, say=quiet, train=more)
+    assert more.numbers == [2]
+
+
+def test_without_optuna_the_extra_is_named(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "optuna", None)
+    with pytest.raises(MissingExtraError, match=r'pip install "detrkit\[tune\]"'):
+        run_tuning(config, tmp_path / "s", say=quiet)
+    assert not (tmp_path / "s").exists()

@@ -1,0 +1,145 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.errors import UsageError
+from detrkit.visual.curves import build_panels, draw_panels, plot_curves, smoothed
+from detrkit.visual.history import History, Series
+from tests.unit.visual.runs import make_records
+
+
+def run(name: str = "one", steps: int = 40, **options) -> History:
+    return History(name, Path(name), {}, list(make_records(steps, **options)))
+
+
+def titles(panels) -> dict[str, list[str]]:
+    return {panel.title: [line.name for line in panel.lines] for panel in panels}
+
+
+def test_one_run_shows_what_belongs_together_in_one_panel():
+    panels = build_panels([run()])
+    assert titles(panels) == {
+        "Loss, weighted sum of terms and layers": ["loss"],
+        "Loss class": ["loss_class"],
+        "AP, %": ["AP", "AP50"],
+        "Learning rate": ["model", "backbone"],
+        "Gradient norm before clipping": ["all"],
+        "Loss class of each layer": ["layer 1", "layer 3"],
+    }
+    groups = ["Losses", "Losses", "Evaluation", "Optimiser", "Optimiser", "Losses by decoder layer"]
+    assert [panel.group for panel in panels] == groups
+    assert [panel.parts for panel in panels] == [False, False, True, True, False, True]
+
+
+def test_several_runs_share_every_panel_in_the_same_colours():
+    panels = build_panels([run("one", evaluated=False), run("two")])
+    assert titles(panels)["Loss class"] == ["one", "two"]
+    assert titles(panels)["AP50, %"] == ["two"]
+    assert not any(title.endswith("of each layer") for title in titles(panels))
+    assert {line.number for panel in panels for line in panel.lines if line.name == "two"} == {1}
+    assert not any(panel.parts for panel in panels)
+
+
+def test_picture_of_several_runs_shows_the_main_metrics_of_the_evaluation():
+    def records():
+        return [{"kind": "eval", "step": 1, "epoch": 1, "AP": 0.1, "AP50": 0.2, "ARm": 0.3, "F1": 0.4}]
+
+    runs = [History(name, Path(name), {}, records()) for name in ("one", "two")]
+    assert list(titles(build_panels(runs, brief=True))) == ["AP, %", "AP50, %"]
+    assert list(titles(build_panels(runs))) == ["AP, %", "AP50, %", "ARm, %", "F1"]
+    other = [History(name, Path(name), {}, [{"kind": "eval", "step": 1, "F1": 0.4}]) for name in ("one", "two")]
+    assert list(titles(build_panels(other, brief=True))) == ["F1"]
+
+
+def test_only_what_is_asked_for_is_drawn():
+    assert list(titles(build_panels([run()], metrics=["AP50", "lr_backbone"]))) == [
+        "AP50, %",
+        "Learning rate of backbone",
+    ]
+    assert titles(build_panels([run()], metrics=["layers.class"])) == {
+        "Loss class of each layer": ["layer 1", "layer 3"]
+    }
+    assert list(titles(build_panels([run("one"), run("two")], metrics=["layers.class"]))) == [
+        "Loss class of layer 1",
+        "Loss class of layer 3",
+    ]
+    with pytest.raises(UsageError, match="no run has a metric los; did you mean loss"):
+        build_panels([run()], metrics=["los"])
+
+
+def test_shares_are_drawn_in_percent_and_evaluations_never_smoothed():
+    (panel,) = build_panels([run()], metrics=["AP"], smooth=0.9)
+    assert panel.lines[0].series.y.tolist() == pytest.approx([5, 10, 15, 20])
+    assert panel.lines[0].raw is None
+    (panel,) = build_panels([run()], metrics=["loss"], smooth=0.9)
+    assert len(panel.lines[0].raw) == 40
+    (panel,) = build_panels([run()], metrics=["loss"], smooth=0)
+    assert panel.lines[0].raw is None
+
+
+def test_time_needs_to_have_been_recorded():
+    (panel,) = build_panels([run()], metrics=["loss"], across="time")
+    assert panel.x_label == "minutes of training"
+    assert panel.lines[0].series.x[-1] == pytest.approx(40)
+    (panel,) = build_panels([run(steps=200)], metrics=["loss"], across="time")
+    assert panel.x_label == "hours of training"
+    with pytest.raises(UsageError, match="no times are recorded in old"):
+        build_panels([run(), run("old", timed=False)], across="time")
+
+
+def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():
+    x = np.arange(50.0)
+    assert smoothed(Series(x, np.full(50, 3.0)), 0.9).y == pytest.approx(np.full(50, 3.0))
+    steps = smoothed(Series(x, (x >= 25).astype(float)), 0.5).y
+    assert steps[24] == 0
+    assert steps[25] == pytest.approx(0.5, abs=1e-6)
+    assert smoothed(Series(x, x), 0.9).y[0] == 0
+
+
+def test_a_wild_first_step_does_not_flatten_the_rest():
+    records = list(make_records(400))
+    records[0]["loss"] = 1e6
+    (panel,) = build_panels([History("one", Path(), {}, records)], metrics=["loss"], smooth=0)
+    assert panel.limits()[1][1] < 10
+
+
+@pytest.mark.parametrize("value", [0.0, -2.0, 3.0, 1e-12])
+def test_limits_of_a_constant_have_a_width(value):
+    records = [{"kind": "step", "step": 5, "loss": value}]
+    (panel,) = build_panels([History("one", Path(), {}, records)])
+    (x0, x1), (y0, y1) = panel.limits()
+    assert x0 < 5 < x1
+    assert y0 <= value <= y1
+    assert y0 < y1
+
+
+def test_pictures_of_any_number_of_runs_are_drawn(tmp_path):
+    runs = [run(f"run $x_{number}$", steps=3 + number) for number in range(12)]
+    panels = build_panels(runs, metrics=["loss", "lr"])
+    path = draw_panels(panels, tmp_path / "new" / "curves.png", {run.name: run.name for run in runs})
+    picture = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
+    assert len(np.unique(picture, axis=0)) > 50
+    draw_panels(build_panels(runs[:1]), tmp_path / "one.png", {runs[0].name: "one"})
+
+
+def records(steps=100, epochs=5):
+    log = [{"kind": "step", "step": i, "epoch": 0, "loss": 9.0 / (i + 1), "lr": 1e-4} for i in range(steps)]
+    evals = [{"kind": "eval", "step": 20 * i, "epoch": i, "AP": 0.1 * i, "AP50": 0.15 * i} for i in range(epochs)]
+    return log + evals
+
+
+@pytest.mark.parametrize(("steps", "epochs"), [(0, 0), (1, 1), (100, 0), (0, 5), (400, 80)])
+def test_curves_are_drawn_from_any_part_of_a_run(steps, epochs, tmp_path):
+    path = plot_curves(records(steps, epochs), tmp_path / "curves.png")
+    assert np.asarray(Image.open(path)).shape[1] > 1000
+
+
+def test_curves_pass_over_undefined_and_foreign_records(tmp_path):
+    log = [*records(), {"kind": "eval", "step": 5, "AP": None}, {"kind": "eval", "step": 6, "epoch": 6, "AP": -1}]
+    log += [{"kind": "step", "step": 101, "loss": float("nan")}, {"kind": "note"}, {}]
+    plot_curves(log, tmp_path / "curves.png")
+    assert (tmp_path / "curves.png").stat().st_size > 1000

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detrkit.errors import DataError, UsageError
+from detrkit.visual.chart import thinned
+from detrkit.visual.history import Series
+from detrkit.visual.overview import plot_runs
+from tests.unit.visual.runs import make_run
+
+
+class Page(HTMLParser):
+    """Its elements, and the data of its charts."""
+
+    def __init__(self, path: Path):
+        super().__init__()
+        self.text = path.read_text()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.charts: list[dict] = []
+        self.feed(self.text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data):
+        if self.tags and self.tags[-1] == ("script", {"type": "application/json"}) and data.startswith("{"):
+            self.charts.append(json.loads(data))
+
+
+def test_page_of_one_run_has_its_curves_and_numbers(tmp_path):
+    run = make_run(tmp_path / "one")
+    drawn = plot_runs([run], tmp_path / "curves.html")
+    page = Page(drawn.path)
+    (summary,) = drawn.runs
+    assert (summary.steps, summary.epochs, summary.best_epoch) == (40, 4, 4)
+    assert summary.best_ap == pytest.approx(0.2)
+    assert len(page.charts) == 6
+    lines = {line["name"]: line for chart in page.charts for line in chart["lines"]}
+    assert lines["AP"]["x"] == [10, 20, 30, 40]
+    assert lines["AP"]["y"] == [5, 10, 15, 20]
+    assert {"backbone", "layer 1", "layer 3"} <= set(lines)
+    assert len([tag for tag, given in page.tags if given.get("data-line") is not None]) == len(
+        [line for chart in page.charts for line in chart["lines"]]
+    )
+    assert "http" not in page.text.replace("http-equiv", "")
+
+
+def test_page_of_several_runs_says_what_differs_and_lets_each_be_switched_off(tmp_path):
+    runs = [make_run(tmp_path / name, config={"train": {"lr": lr}}) for name, lr in (("one", 0.5), ("two", 0.25))]
+    drawn = plot_runs(runs, tmp_path / "curves.html", across="epoch")
+    assert drawn.differences == {"train.lr": ["0.5", "0.25"]}
+    page = Page(drawn.path)
+    assert ">train.lr</th>" in page.text
+    buttons = {given["data-name"] for tag, given in page.tags if tag == "button" and "data-name" in given}
+    assert buttons == {"one", "two"}
+    json.dumps(drawn.to_dict())
+
+
+def test_nothing_in_a_name_can_act(tmp_path):
+    evil = '</script><img src=x onerror=alert(1)> "&$x$'
+    run = make_run(tmp_path / evil.replace("/", "_"), config={"model": {"a": evil}})
+    other = make_run(tmp_path / "other", config={"model": {"a": "<b>"}})
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps({"kind": "eval", "step": 41, "epoch": 5, "</script><i>": 1.0}) + "\n")
+    page = Page(plot_runs([run, other], tmp_path / "curves.html").path)
+    assert not any(tag in ("img", "b") for tag, _ in page.tags)
+    assert "</script><" not in page.text.replace("</script></figure>", "").replace("</script></body>", "").replace(
+        "</script><script>", ""
+    )
+    policy = next(given["content"] for tag, given in page.tags if tag == "meta" and "http-equiv" in given)
+    assert policy.count("'sha256-") == 2
+    plot_runs([run, other], tmp_path / "curves.png")
+
+
+def test_every_script_of_the_page_is_allowed_by_its_policy(tmp_path):
+    import base64
+    import hashlib
+
+    page = Page(plot_runs([make_run(tmp_path / "one")], tmp_path / "curves.html").path)
+    scripts = re.findall(r"<script>(.*?)</script>", page.text, flags=re.S)
+    assert len(scripts) == 2
+    for script in scripts:
+        digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
+        assert f"'sha256-{digest}'" in page.text
+
+
+def test_run_that_is_still_written_and_never_evaluated_is_drawn(tmp_path):
+    run = make_run(tmp_path / "one", steps=7, evaluated=False)
+    with (run / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "step", "st')
+    drawn = plot_runs([run], tmp_path / "curves.html")
+    assert (drawn.runs[0].steps, drawn.runs[0].epochs, drawn.runs[0].best_ap) == (7, 0, None)
+
+
+def test_nothing_recorded_yet_is_said(tmp_path):
+    run = make_run(tmp_path / "one", steps=0)
+    with pytest.raises(DataError, match="nothing is recorded yet"):
+        plot_runs([run], tmp_path / "curves.html")
+    plot_runs([run, make_run(tmp_path / "two", steps=3)], tmp_path / "curves.html")
+
+
+def test_other_kinds_of_files_are_refused_before_anything_is_read(tmp_path):
+    with pytest.raises(UsageError, match=r"expected a file that ends in \.png or \.html"):
+        plot_runs([tmp_path / "none"], tmp_path / "curves.pdf")
+
+
+def test_long_lines_keep_their_spikes():
+    y = np.zeros(100_000)
+    y[[77, 50_123]] = 9, -9
+    thin = thinned(Series(np.arange(100_000.0), y))
+    assert len(thin) <= 600
+    assert (thin.y.max(), thin.y.min()) == (9, -9)
+    assert np.all(np.diff(thin.x) > 0)
