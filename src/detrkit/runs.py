@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +28,6 @@ from detrkit.data.sampler import EvaluationBatchSampler
 from detrkit.data.transforms import eval_transform, train_transform
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics, match_classes
-from detrkit.evaluation.report import plot_curves
 from detrkit.evaluation.together import collect_together
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 from detrkit.families import PRESETS
@@ -49,8 +49,10 @@ from detrkit.training.processes import (
 )
 from detrkit.training.run import OnEvaluation
 from detrkit.training.state import Progress
+from detrkit.training.trackers import check_trackers
 from detrkit.training.trial import find_micro_batch
 from detrkit.types import ClassMap, ImageDetections
+from detrkit.visual.curves import plot_curves
 from detrkit.visual.drawing import draw
 
 Say = Callable[[str], None]
@@ -172,6 +174,7 @@ def start_run(
             return resume_run(run_dir, say, on_evaluation=on_evaluation)
         advice = f", or go on with: detrkit resume {run_dir}" if is_run(run_dir) else ""
         raise UsageError(f"{run_dir} is not empty; give another --run{advice}")
+    check_trackers(config.train.trackers)
     return _begin_run(config, run_dir, say, on_evaluation)
 
 
@@ -241,7 +244,9 @@ def resume_run(
     if done.epoch >= config.train.epochs:
         asked = f"{done.epoch} epochs are done, {config.train.epochs} were asked for"
         say(f"{run_dir}: {asked}; to train longer, give a new total with --epochs")
-        _draw_curves(run_dir)
+        if os.environ.get("RANK", "0") == "0":  # it may have been killed after its last checkpoint
+            store.remove_leftovers()
+            _draw_curves(run_dir)
         return FitResult(run_dir, done.step, done.epoch, done.best, done.metrics, "finished")
     class_map = ClassMap.from_dict(payload["class_map"])
     fabric = make_fabric(config.train)
@@ -483,7 +488,7 @@ def _fit(
 
 
 def _draw_curves(run_dir: Path) -> None:
-    """Draw ``curves.png``, unless it shows all there is; a training may be killed after its last checkpoint."""
+    """Draw ``curves.png``, unless it shows all there is."""
     log, picture = run_dir / "metrics.jsonl", run_dir / "curves.png"
     if log.exists() and not (picture.exists() and picture.stat().st_mtime_ns > log.stat().st_mtime_ns):
         plot_curves(log, picture)

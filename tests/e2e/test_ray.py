@@ -21,6 +21,9 @@ pytest.importorskip("ray")
 SCRIPT = """
 import os
 import sys
+os.environ.update(
+    RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S="300", RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled"
+)
 import ray
 from detrkit.cli import main
 

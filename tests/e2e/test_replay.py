@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 import torch
-from torch import nn
 
-from detrkit.cli import app
 from detrkit.config import Config, update_config
 from detrkit.families.registry import build_criterion
 from detrkit.models import build_model
+from detrkit.nn.transformer import EncoderLayer
 from detrkit.training import loop
+from detrkit.training.passes import step_seed
 from detrkit.training.trace import watch_forward
 from tests.e2e.conftest import records, run_here, run_well, train_arguments
 from tests.e2e.test_proofs import CLASSES, inputs, make_batch, resnet_config, tiny_config
@@ -76,33 +76,41 @@ def first_of_backbone() -> str:
     return next(name for name in names if name.startswith("backbone.") and name.endswith("weight"))
 
 
-def test_a_gradient_of_the_real_model_is_followed_to_its_module(
-    tiny_data: Path, tmp_path: Path, spoil: Any, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("fault", ["forward", "backward"])
+def test_a_fault_in_a_layer_of_the_real_model_is_found(
+    tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str
 ):
-    """The square root of nothing behind a layer: the loss is finite, and equal to the last bit."""
+    """A division by nothing, or the square root of nothing, in the encoder: in one step, known by its seed."""
+    seed, forward = step_seed(Config().train.seed, BAD_STEP - 1, 0), EncoderLayer.forward
 
-    def rooted(_module: nn.Module, _inputs: Any, output: torch.Tensor) -> torch.Tensor:
-        return output + (output - output).sqrt()
+    def faulty(self: EncoderLayer, *arguments: Any) -> torch.Tensor:
+        output = forward(self, *arguments)
+        nothing = output - output
+        if torch.initial_seed() != seed:
+            return output
+        return output + (nothing.sqrt() if fault == "backward" else nothing / nothing)
 
-    def change(run: Any, _batches: Any) -> None:
-        handle = run.state.module.transformer.encoder.layers[1].linear2.register_forward_hook(rooted)
-        end = run.passes.fabric.__class__.backward
-
-        def backward(self: Any, *arguments: Any, **options: Any) -> None:
-            end(self, *arguments, **options)
-            handle.remove()
-
-        monkeypatch.setattr(run.fabric.__class__, "backward", backward)
-
-    spoil(change)
+    monkeypatch.setattr(EncoderLayer, "forward", faulty)
     run = tmp_path / "run"
-    run_well(*train_arguments(tiny_data, run, 1, model__dropout=0.1, train__precision="bf16"))
+    settings = {"model__dropout": 0.1, "train__precision": "bf16", "train__micro_batch": 3}
+    run_well(*train_arguments(tiny_data, run, 1, **settings))
     assert [record["step"] for record in records(run, "step") if record["grad_norm"] is None] == [BAD_STEP]
-    monkeypatch.undo()
     found = json.loads(run_well("train", "--replay", run, "--json"))
-    # the fault itself was a hook and is gone: the losses are those of the step, and its gradient is sound
-    assert {name for name, pair in found["values"].items() if pair["recorded"] != pair["now"]} == {"grad_norm"}
-    assert found["cause"].startswith("nothing")
+    assert (found["step"], found["equal"]) == (BAD_STEP, True)
+    if fault == "forward":
+        assert (found["forward"]["module"], found["forward"]["kind"]) == (
+            "transformer.encoder.layers.0",
+            "EncoderLayer",
+        )
+        assert records(run, "event")[0]["message"].startswith(
+            "step 3 of epoch 1 is not finite: transformer.encoder.layers.0 (EncoderLayer) is the first module"
+        )
+        return
+    assert math.isfinite(found["values"]["loss"]["now"])
+    last = build_model(tiny_config(), CLASSES).transformer.encoder.layers
+    assert found["backward"]["module"] == f"transformer.encoder.layers.{len(last) - 1}"
+    assert found["backward"]["operation"] == "SqrtBackward0"
+    assert "nothing.sqrt()" in found["backward"]["line"]
 
 
 @pytest.mark.parametrize("make_config", [tiny_config, resnet_config])
@@ -126,4 +134,3 @@ def test_replay_of_nothing_is_asked_wrongly(tiny_run: Any, tmp_path: Path):
     result = run_here("train", "--replay", tiny_run.run / "checkpoints" / "last.pt")
     assert result.exit_code == 1
     assert "expected a saved step" in result.stderr
-    assert app.info.name == "detrkit"

@@ -60,8 +60,8 @@ def test_tensorboard_has_curves_and_pictures(tiny_run: Trained):
     board = EventAccumulator(str(tiny_run.run), size_guidance={"images": 0, "scalars": 0})
     board.Reload()
     tags = board.Tags()
-    assert {"train/loss", "train/lr", "train/grad_norm", "eval/AP"} <= set(tags["scalars"])
-    assert len(board.Scalars("train/loss")) == STEPS
+    assert {"loss/total", "lr/model", "gradient/norm", "eval/AP"} <= set(tags["scalars"])
+    assert len(board.Scalars("loss/total")) == STEPS
     assert len(tags["images"]) == 4
     assert all(len(board.Images(tag)) == EPOCHS for tag in tags["images"])
 

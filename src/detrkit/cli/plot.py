@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from detrkit.cli.shared import JsonOption, errors, free_folder, say
+from detrkit.cli.shared import JsonOption, errors, say
 from detrkit.errors import UsageError
 
 
@@ -20,8 +21,8 @@ def plot(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="A .png or .html file; curves.html in the folder of a single run, otherwise here, with a number if "
-            "it is taken.",
+            help="A .png or .html file; curves.html in the folder of a single run, otherwise here, and with a "
+            "number if that is taken.",
         ),
     ] = None,
     metric: Annotated[
@@ -51,7 +52,7 @@ def plot(
         from detrkit.visual.overview import plot_runs
 
         choice: Any = across
-        path = out or (runs[0] / "curves.html" if _is_one_folder(runs) else free_folder(Path("curves.html")))
+        path = out or (runs[0] / "curves.html" if _is_one_folder(runs) else _free_file())
         drawn = plot_runs(runs, path, metrics=metric or (), across=choice, smooth=smooth)
         if as_json:
             typer.echo(json.dumps(drawn.to_dict(), indent=1))
@@ -68,3 +69,9 @@ def plot(
 
 def _is_one_folder(runs: list[Path]) -> bool:
     return len(runs) == 1 and runs[0].is_dir()
+
+
+def _free_file() -> Path:
+    """curves.html here, or with the first number that is not taken."""
+    names = itertools.chain(["curves.html"], (f"curves-{number}.html" for number in itertools.count(2)))
+    return next(path for path in map(Path, names) if not path.exists())

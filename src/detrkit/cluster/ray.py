@@ -7,6 +7,7 @@ training goes on from the last checkpoint of the run folder, which all machines 
 from __future__ import annotations
 
 import dataclasses
+import uuid
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -81,7 +82,7 @@ def train_on_ray(
             resources_per_worker=dict(resources) if resources is not None else None,
         ),
         run_config=ray.train.RunConfig(
-            name="ray",
+            name=uuid.uuid4().hex[:8],  # Ray would go on with records of the same name
             storage_path=str(place),
             failure_config=ray.train.FailureConfig(max_failures=max_failures),
         ),

@@ -13,17 +13,7 @@ from rich.table import Table
 
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, CocoMetrics
 from detrkit.files import atomic_file
-from detrkit.visual.curves import plot_curves
 from detrkit.visual.picture import COLORS, STYLE, save_figure
-
-__all__ = [
-    "class_table",
-    "metrics_table",
-    "percent",
-    "plot_curves",
-    "plot_precision_recall",
-    "write_metrics_json",
-]
 
 MEANINGS = {
     "AP": "IoU 0.50 to 0.95",

@@ -52,7 +52,7 @@ def utilisation_of(config: Config, measured: Measured) -> float | None:
 def has_bf16(device: torch.device) -> bool:
     """Whether a device has units for bfloat16 arithmetic, which then is faster than float32."""
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     supported: Any = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
     return bool(supported())
 

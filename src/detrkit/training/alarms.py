@@ -1,6 +1,6 @@
 """Alarms: training that goes wrong in one of the known ways says so, and what to do about it.
 
-All is judged by steps, never by log lines, so that a run raises the same alarms whatever ``log_every`` is. The
+All is judged by steps, never by log lines: ``log_every`` decides when an alarm is said, and hardly whether. The
 thresholds were measured on sound and on spoiled trainings; docs/alarms.md has the figures.
 """
 
@@ -26,8 +26,8 @@ MANY_SPIKES = 3
 """So many spikes within four blocks, while the loss falls no more, tell of the learning rate, not of a batch."""
 
 LEAST_SPREAD, LEAST_SPREAD_OF_ALL = 0.003, 0.01
-"""Boxes that vary less over images, in shares of the image, are the same for every image; likewise if they vary less
-than the second both over images and over queries."""
+"""Boxes that vary less over images, in shares of the image, are the same for every image; so are those that vary
+less than the second over images and over queries."""
 
 POOR_FIT = 0.4
 """GIoU loss above which boxes do not fit. Below it the same boxes for every image are right."""
@@ -151,7 +151,7 @@ class Alarms:
     def _judge_spike(self, step: int, loss: float, image_ids: Sequence[int]) -> str | None:
         """A message if the loss of one step stands out."""
         past = self._past
-        if len(past.recent) < BLOCK:
+        if len(past.recent) < BLOCK or loss <= SPIKE_RATIO * min(past.recent):  # the second saves the medians
             return None
         usual, sigma = _center_and_sigma(past.recent)
         if loss <= max(usual + SPIKE_SIGMAS * sigma, SPIKE_RATIO * usual):

@@ -27,9 +27,10 @@ from detrkit.errors import CheckpointError, DataError, DetrkitError
 from detrkit.losses.criterion import Criterion
 from detrkit.training.alarms import Progressed
 from detrkit.training.checkpoint import CheckpointStore
-from detrkit.training.log import RunLog, StepRecord, memory_gib
+from detrkit.training.log import RunLog, StepRecord, host_gib, memory_gib
 from detrkit.training.nonfinite import settle
 from detrkit.training.optim import learning_rates
+from detrkit.training.passes import LAYER
 from detrkit.training.processes import make_fabric
 from detrkit.training.run import DrawSamples, Evaluate, OnEvaluation, Run, build_state, resume_state
 from detrkit.training.saving import payload, save_last
@@ -181,6 +182,8 @@ def _train(run: Run) -> Ending:
         if not _train_epoch(run):
             return _interrupted(run)
         due = progress.epoch + 1 == config.epochs or (progress.epoch + 1) % config.eval_every == 0
+        if due and run.fabric.world_size > 1:
+            save_last(run)  # an evaluation by several processes cannot be interrupted, only killed
         if due and not _evaluate(run):
             return _interrupted(run)
         pruned = due and _is_pruned(run)
@@ -309,17 +312,22 @@ def _evaluation_failed(run: Run) -> None:
 def _take_metrics(run: Run, metrics: dict[str, float]) -> None:
     """Note an evaluation; keep the model if it is the best so far."""
     progress = run.state.progress
+    former = progress.metrics, progress.evals_without_gain, progress.best
     ap = metrics.get("AP", math.nan)
     better = not math.isnan(ap) and (progress.best is None or ap > progress.best)
     progress.metrics = metrics
     progress.evals_without_gain = 0 if better else progress.evals_without_gain + 1
-    run.log.evaluation(progress.step, run.epoch, metrics, best=better)
     if better:
         progress.best = ap
-        settle(run)
-        saved = payload(run)  # all processes take part: they add up what is in the window
-        if run.fabric.is_global_zero:
-            run.store.save_best(saved)
+        try:
+            settle(run)
+            saved = payload(run)  # all processes take part: they add up what is in the window
+            if run.fabric.is_global_zero:
+                run.store.save_best(saved)
+        except CheckpointError:  # a run resumed from here evaluates again, and keeps the best then
+            progress.metrics, progress.evals_without_gain, progress.best = former
+            raise
+    run.log.evaluation(progress.step, run.epoch, metrics, best=better)
 
 
 def _log_window(run: Run) -> None:
@@ -330,7 +338,9 @@ def _log_window(run: Run) -> None:
     means = window.means()
     health = run.state.health
     figures = health.figures()
-    terms = {name: value for name, value in means.values.items() if name not in ("loss", "grad_norm")}
+    terms, layers = _terms_and_layers(means.values)
+    config, scaler = run.config.train, run.state.scaler
+    norms = window.rows()[:, window.names.index("grad_norm")]
     run.log.step(
         StepRecord(
             step=progress.step,
@@ -342,6 +352,11 @@ def _log_window(run: Run) -> None:
             images_per_s=means.images_per_s,
             data_wait=means.data_wait,
             memory_gib=memory_gib(run.fabric.device),
+            layers=layers,
+            clipped=float((norms > config.clip_norm).float().mean()) if config.clip_norm else None,
+            loss_scale=scaler.get_scale() if scaler is not None else None,
+            host_gib=host_gib() if run.fabric.device.type == "cuda" else None,
+            micro_batch=run.micro_batch if run.micro_batch < config.batch_size else None,
             health=figures,
         )
     )
@@ -349,6 +364,18 @@ def _log_window(run: Run) -> None:
     if run.config.train.alarms:
         _alarm(run, terms, figures)
     window.clear()
+
+
+def _terms_and_layers(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, list[float]]]:
+    """The terms of a step, and those of every layer, out of all its values."""
+    terms: dict[str, float] = {}
+    layers: dict[str, list[float]] = {}
+    for name, value in values.items():
+        if name.startswith(LAYER):
+            layers.setdefault(name.split("/")[1], []).append(value)
+        elif name not in ("loss", "grad_norm"):
+            terms[name] = value
+    return terms, layers
 
 
 def _alarm(run: Run, terms: Mapping[str, float], figures: Mapping[str, float]) -> None:
@@ -366,5 +393,6 @@ def _interrupted(run: Run) -> Ending:
     save_last(run)
     name = signal.Signals(run.stop.signal_number).name if run.stop.signal_number else "another process"
     step = run.state.progress.step
+    run.log.ending = "interrupted"
     run.log.event(step, run.epoch, f"stopped by {name} at step {step}; go on with: detrkit resume {run.run_dir}")
     return "interrupted"

@@ -19,6 +19,9 @@ from detrkit.ops.images import normalize_images
 from detrkit.training.memory import check_pixel_budget
 from detrkit.types import Batch
 
+LAYER = "layer/"
+"""With what the names of a layer's values begin."""
+
 
 @dataclasses.dataclass(frozen=True)
 class Passes:
@@ -112,6 +115,15 @@ def summed_values(found: Sequence[Losses]) -> dict[str, Tensor]:
         column = torch.stack([losses.terms[name] for losses in found])
         values[name] = column.mean() if name.endswith("error") else column.sum()
     return values
+
+
+def layer_values(found: Sequence[Losses]) -> dict[str, Tensor]:
+    """Each term of every decoder layer, summed over micro-batches; named ``layer/TERM/NUMBER``, numbers from 1."""
+    return {
+        f"{LAYER}{name}/{number}": value
+        for name in found[0].layer_terms
+        for number, value in enumerate(torch.stack([losses.layer_terms[name] for losses in found]).sum(0), start=1)
+    }
 
 
 def step_seed(*numbers: int) -> int:

@@ -11,10 +11,12 @@ from typing import Any
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins.environments import TorchElasticEnvironment
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 
 from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError, TrainingError
+from detrkit.training.rendezvous import join_processes
 
 _BUCKET_BYTES = 64 * 2**20
 """Gradients are exchanged in pieces of about this size: few messages, little extra memory."""
@@ -56,12 +58,15 @@ def make_fabric(config: TrainConfig) -> Fabric:
     precision: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
     fabric = Fabric(
         accelerator="cuda" if use_cuda else "cpu",
-        strategy="ddp" if devices * nodes > 1 else "auto",
+        # without exchanging buffers: on_oom would wait for a process that ran out of memory before its forward pass
+        strategy=DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto",
         devices=devices,
         num_nodes=nodes,
         precision=precision[config.precision],
         plugins=[TorchElasticEnvironment()] if _is_launched() else None,
     )
+    if devices * nodes > 1 and "TORCHELASTIC_RUN_ID" in os.environ and not torch.distributed.is_initialized():
+        join_processes("nccl" if use_cuda else "gloo")
     fabric.launch()
     return fabric
 

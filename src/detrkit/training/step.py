@@ -20,7 +20,7 @@ from detrkit.training.health import PROBE_EVERY, probe_boxes
 from detrkit.training.memory import free_memory, halved, is_out_of_memory
 from detrkit.training.nonfinite import check_bad_steps, find_damage, note_step, settle
 from detrkit.training.optim import apply_gradients, lr_factor, set_lr
-from detrkit.training.passes import summed_values
+from detrkit.training.passes import layer_values, summed_values
 from detrkit.training.processes import average_gradients
 from detrkit.training.run import Run
 from detrkit.types import Batch, GroundTruth
@@ -96,7 +96,8 @@ def train_step(run: Run, batches: Sequence[Batch], plan: Plan) -> None:
         state.ema.update()
     values = {**{name: value * share for name, value in summed_values(found).items()}, "grad_norm": norm}
     image_ids = tuple(itertools.chain.from_iterable(batch.image_ids for batch in batches))
-    row = state.window.add(step + 1, values, image_ids, plan.images)
+    layers = {name: value * share for name, value in layer_values(found).items()}
+    row = state.window.add(step + 1, {**values, **layers}, image_ids, plan.images)[: len(values)]
     facts = {
         "step": step + 1,
         "epoch": run.epoch,

@@ -53,7 +53,6 @@ class Case:
     micro_batch: int | None = None
 
 
-PLAIN = ([(2, 0)], [(1, 3)])
 NO_OBJECTS = ([(2, 5)], [(0, 0)])
 NO_IMAGES = ([(2, 1, 3)], [None])
 ACCUMULATED = ([(2, 0, 1), (1,)], [(3, 1), None])
@@ -63,7 +62,6 @@ CASES = {
     for preset, model in (("detr-tiny", {}), ("detr-r50", SMALL_RESNET))
     for on_oom in ("halve", "error")
     for name, batches, micro_batch in (
-        ("plain", PLAIN, None),
         ("no-objects", NO_OBJECTS, None),
         ("no-images", NO_IMAGES, None),
         ("accumulated", ACCUMULATED, 2),

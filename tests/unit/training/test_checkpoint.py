@@ -261,3 +261,148 @@ def test_checkpoint_without_model_or_with_bad_config_is_named(tmp_path):
     save_checkpoint(path, {**payload(), "config": {"train": {"speed": 3}}})
     with pytest.raises(CheckpointError, match=r"unknown config key train\.speed"):
         read_model(path)
+
+
+class Disk:
+    """Notes what reaches the disk, and when: (what, name of the file or folder)."""
+
+    def __init__(self, patch: pytest.MonkeyPatch):
+        self.done: list[tuple[str, str]] = []
+        self.sizes: dict[str, int] = {}  # of each file when it was synced last
+        self.before_rename: dict[str, dict[str, int]] = {}  # sizes by target
+        self._fsync, self._replace = os.fsync, Path.replace
+        patch.setattr(os, "fsync", self.fsync)
+        patch.setattr(Path, "replace", lambda path, target: self.rename(path, Path(target)))
+
+    def fsync(self, descriptor: int) -> None:
+        self._fsync(descriptor)
+        path = Path(f"/proc/self/fd/{descriptor}").readlink()
+        self.sizes[path.name] = path.stat().st_size
+        self.done.append(("sync", "temporary" if path.suffix == ".tmp" else path.name))
+
+    def rename(self, path: Path, target: Path) -> None:
+        self.before_rename[target.name] = dict(self.sizes)
+        self._replace(path, target)
+        self.done.append(("rename", target.name))
+
+
+needs_proc = pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="names of open files are Linux's")
+
+
+@needs_proc
+def test_checkpoint_is_on_the_disk_before_an_older_one_goes(tmp_path, monkeypatch):
+    """In this order power loss at any instant leaves a whole checkpoint under a name that is looked for."""
+    store = CheckpointStore(tmp_path / "run")
+    store.save_last(payload(1.0))
+    disk = Disk(monkeypatch)
+    store.save_last(payload(2.0))
+    assert disk.done == [
+        ("sync", "temporary"),
+        ("rename", "next.pt"),
+        ("sync", "checkpoints"),
+        ("rename", "previous.pt"),
+        ("rename", "last.pt"),
+        ("sync", "checkpoints"),
+    ]
+
+
+@needs_proc
+def test_new_folders_are_on_the_disk_before_what_lies_in_them(tmp_path, monkeypatch):
+    disk = Disk(monkeypatch)
+    CheckpointStore(tmp_path / "runs" / "one").save_last(payload())
+    assert disk.done[:4] == [("sync", tmp_path.name), ("sync", "runs"), ("sync", "one"), ("sync", "temporary")]
+
+
+@needs_proc
+def test_log_is_on_the_disk_before_the_checkpoint_that_refers_to_it(toy, make_config, monkeypatch):
+    disk = Disk(monkeypatch)
+    toy.fit(make_config(epochs=1, log_every=1))
+    log = load_checkpoint(CheckpointStore(toy.run_dir).last_path)["log"]
+    synced = disk.before_rename["next.pt"]
+    assert {name: synced[name] for name in log["events"]} == log["events"]
+    lines = (toy.run_dir / "metrics.jsonl").read_bytes()[: synced["metrics.jsonl"]].count(b"\n")
+    assert lines == log["records"] > 0
+    assert disk.done.index(("sync", toy.run_dir.name)) < disk.done.index(("rename", "next.pt"))
+
+
+def test_interruption_inside_the_write_leaves_the_earlier_checkpoint(tmp_path, monkeypatch):
+    """torch's writer is C++, and tells of an error of its own where Python's code was interrupted."""
+    path = tmp_path / "a.pt"
+    save_checkpoint(path, payload(1.0))
+    plain, calls = checkpoint.hashlib.sha256, []
+
+    class Interrupted:
+        def __init__(self):
+            self.inner = plain()
+
+        def update(self, data):
+            calls.append(data)
+            if len(calls) == 7:
+                raise KeyboardInterrupt(15)
+            self.inner.update(data)
+
+        def hexdigest(self):
+            return self.inner.hexdigest()
+
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoint.hashlib, "sha256", Interrupted)
+        with pytest.raises(KeyboardInterrupt) as caught:
+            save_checkpoint(path, payload(2.0))
+    assert caught.value.args == (15,)
+    assert files_in(tmp_path) == ["a.pt"]
+    assert load_checkpoint(path)["model"]["weight"][0, 0] == 1.0
+
+
+def test_leftovers_of_killed_writes_are_deleted_and_nothing_else(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.remove_leftovers()  # nothing is there yet
+    store.save_last(payload())
+    left = [store.folder / f".{'0a' * 16}.tmp", tmp_path / f".{'1b' * 16}.tmp"]
+    others = [store.folder / "mine.tmp", tmp_path / ".hidden", tmp_path / f"{'1b' * 16}.tmp"]
+    for path in (*left, *others):
+        path.write_bytes(b"x")
+    store.remove_leftovers()
+    assert not any(path.exists() for path in left)
+    assert all(path.exists() for path in (*others, store.last_path))
+
+
+@pytest.mark.parametrize("damage", ["bit", "cut", "empty", "garbage", "unreadable"])
+def test_every_damage_of_the_newest_is_recognised(tmp_path, damage):
+    store = CheckpointStore(tmp_path)
+    store.save_last(payload(1.0))
+    store.save_last(payload(2.0))
+    content = store.last_path.read_bytes()
+    if damage == "bit":
+        flip_a_byte(store.last_path, len(content) // 2)
+    elif damage == "unreadable":  # as a folder is; root may read whatever permissions say
+        store.last_path.unlink()
+        store.last_path.mkdir()
+    else:
+        changed = {"cut": content[:-4096], "empty": b"", "garbage": os.urandom(len(content))}
+        store.last_path.write_bytes(changed[damage])
+    with pytest.warns(UserWarning, match=r"last\.pt.*using previous\.pt instead"):
+        assert CheckpointStore(tmp_path).load_latest()["model"]["weight"][0, 0] == 1.0
+
+
+def test_checkpoint_without_permission_is_passed_over(tmp_path):
+    if os.geteuid() == 0:
+        pytest.skip("root may read everything")
+    store = CheckpointStore(tmp_path)
+    store.save_last(payload(1.0))
+    store.save_last(payload(2.0))
+    store.last_path.chmod(0)
+    with pytest.warns(
+        UserWarning, match=r"cannot read checkpoint .*last\.pt: Permission denied; using previous\.pt"
+    ):
+        assert store.load_latest()["model"]["weight"][0, 0] == 1.0
+
+
+def test_whole_best_is_named_where_both_states_are_damaged(tmp_path):
+    store = CheckpointStore(tmp_path)
+    store.save_last(payload(1.0))
+    flip_a_byte(store.last_path)
+    with pytest.raises(CheckpointError, match=r"last\.pt is damaged[^;]*$"):
+        store.load_latest()
+    store.save_best(payload(1.0))
+    with pytest.raises(CheckpointError, match=rf"begin a new run with --init {store.best_path}$"):
+        store.load_latest()

@@ -18,7 +18,7 @@ QUERIES = 4
 
 
 def seen(images: int, objects: int = 0, matched: tuple[int, ...] = ()) -> LastLayer:
-    """Outputs in which the first ``objects`` queries of each image predict one with probability 0.9, others 0.1."""
+    """Outputs in which the first ``objects`` queries of each image predict one at 0.9, the others at 0.1."""
     logits = torch.zeros(images, QUERIES, 2)
     logits[..., 1] = math.log(9.0)
     logits[:, :objects, 1] = -math.log(9.0)

@@ -232,7 +232,8 @@ def test_files_that_hold_less_than_the_checkpoint_knew_are_said_and_gone_on_from
     positions = train_from(tmp_path, 1, 6)
     events = next(tmp_path.glob("events.*"))
     events.write_bytes(events.read_bytes()[: positions[4]["events"][events.name] + 7])
-    (tmp_path / "metrics.jsonl").write_text("".join((tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)[:4]))
+    kept = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)[:4]
+    (tmp_path / "metrics.jsonl").write_text("".join(kept))
     out = io.StringIO()
     position = {**positions[6], "events": {**positions[6]["events"], "events.out.tfevents.1.lost": 9}}
     with RunLog(tmp_path, 9, start_step=6, resume_at=position, console=Console(file=out, width=999)) as log:

@@ -336,7 +336,7 @@ def test_images_go_to_tensorboard(toy, make_config):
     events = EventAccumulator(str(toy.run_dir))
     events.Reload()
     assert events.Tags()["images"] == ["samples/one"]
-    assert {"train/loss", "train/lr", "eval/AP"} <= set(events.Tags()["scalars"])
+    assert {"loss/total", "lr/model", "eval/AP"} <= set(events.Tags()["scalars"])
 
 
 def test_resume_with_another_model_is_refused(toy, make_config):

@@ -19,7 +19,8 @@ from detrkit.training import step as step_module
 from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.memory import available_bytes, halved, is_out_of_memory
 from detrkit.training.passes import Passes
-from tests.unit.training.test_nonfinite import StopAfter, WithBatchNorm, assert_same, state_of
+from tests.unit.training.faults import assert_same
+from tests.unit.training.test_nonfinite import StopAfter, WithBatchNorm, state_of
 
 SIDE = 32
 PIXELS = SIDE * SIDE

@@ -18,17 +18,9 @@ from torch import Tensor, nn
 from detrkit.errors import NonFiniteError
 from detrkit.training import step as step_module
 from detrkit.training.checkpoint import CheckpointStore
-from tests.unit.training.faults import (
-    FaultAt,
-    Faulty,
-    SpoilBatch,
-    nan_box,
-    nan_pixels,
-    nan_weight,
-    thin_box,
-)
+from tests.unit.training.faults import Faulty, SpoilBatch, assert_same, nan_box, nan_pixels, nan_weight, thin_box
 
-TIMED = ("images_per_s", "data_wait", "memory_gib", "seconds")
+TIMED = ("images_per_s", "data_wait", "memory_gib", "seconds", "elapsed_s")
 
 
 def lines_of(run_dir: Path, kind: str = "event") -> list[dict[str, Any]]:
@@ -42,10 +34,6 @@ def messages(run_dir: Path) -> list[str]:
 
 def saved_steps(run_dir: Path) -> list[str]:
     return sorted(path.name for path in (run_dir / "nonfinite").iterdir())
-
-
-def assert_same(one: Any, two: Any) -> None:
-    torch.testing.assert_close(one, two, rtol=0, atol=0, equal_nan=True)
 
 
 def state_of(run_dir: Path) -> dict[str, Any]:
@@ -74,10 +62,10 @@ def test_a_damaged_batch_is_caught_at_its_step_and_named(toy, make_config, make_
 
 
 @pytest.mark.parametrize("fault", ["forward", "backward"])
-def test_a_fault_inside_the_network_is_caught_and_named(toy, make_config, make_loader, fault):
+def test_a_fault_inside_the_network_is_caught_and_named(toy, make_config, fault):
     model = toy.model()
-    model.layers[0] = faulty = Faulty(model.layers[0])
-    toy.fit(make_config(epochs=1), model=model, loader=FaultAt(make_loader(12, 2), 2, faulty, fault))
+    model.layers[0] = Faulty(model.layers[0], fault, step=2)
+    toy.fit(make_config(epochs=1), model=model)
     (message,) = messages(toy.run_dir)
     assert message.startswith("step 2 of epoch 1 is not finite")
     if fault == "forward":
@@ -86,18 +74,14 @@ def test_a_fault_inside_the_network_is_caught_and_named(toy, make_config, make_l
         assert re.search(r"loss [\d.]+, .*grad_norm nan", message)
 
 
-def test_float16_overflow_is_caught_and_called_so(toy, make_config, make_loader, float16_fabric):
+def test_float16_overflow_is_caught_and_called_so(toy, make_config, float16_fabric):
     toy.fabric = float16_fabric
     float16_fabric.strategy.precision.scaler._init_scale = 2.0**8
     model = toy.model()
-    model.layers[1] = faulty = Faulty(model.layers[1])
+    model.layers[1] = Faulty(model.layers[1], "overflow", step=4)
     with torch.no_grad():
-        faulty.layer.weight.mul_(50)
-    toy.fit(
-        make_config(epochs=1, precision="16"),
-        model=model,
-        loader=FaultAt(make_loader(12, 2), 4, faulty, "overflow"),
-    )
+        model.layers[1].layer.weight.mul_(50)
+    toy.fit(make_config(epochs=1, precision="16"), model=model)
     (message,) = messages(toy.run_dir)
     assert message.startswith("step 4 of epoch 1 is not finite: layers.1.layer (Linear)")
     assert re.search(r"float16 overflows: its output reaches [\d.e+]+, float16 holds 65,504", message)

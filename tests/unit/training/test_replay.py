@@ -18,7 +18,8 @@ from detrkit.training.checkpoint import load_checkpoint, save_checkpoint
 from detrkit.training.diagnosis import Diagnosis, NumberPair
 from detrkit.training.replay import find_step, read_step, replay_step
 from detrkit.training.trace import trace_backward, watch_forward
-from tests.unit.training.faults import FaultAt, Faulty, SpoilBatch, nan_box, nan_pixels, nan_weight, thin_box
+from detrkit.types import Batch
+from tests.unit.training.faults import Faulty, SpoilBatch, nan_box, nan_pixels, nan_weight, thin_box
 
 COLOURS = {"transforms.on_device": True, "transforms.photometric": 0.5}
 
@@ -63,17 +64,16 @@ def test_a_weight_is_named(toy, make_config, make_loader):
     assert ("class", 0) not in found.bad_terms
 
 
-def faulty_toy(toy: Any, layer: int = 0) -> tuple[nn.Module, Faulty]:
+def faulty_toy(toy: Any, fault: str, step: int, layer: int = 0) -> nn.Module:
     model = toy.model()
-    model.layers[layer] = faulty = Faulty(model.layers[layer])
-    return model, faulty
+    model.layers[layer] = Faulty(model.layers[layer], fault, step)
+    return model
 
 
-def test_the_module_is_named_in_which_values_stop_being_finite(toy, make_config, make_loader):
+def test_the_module_is_named_in_which_values_stop_being_finite(toy, make_config):
     config = make_config(epochs=1)
-    model, faulty = faulty_toy(toy)
-    toy.fit(config, model=model, loader=FaultAt(make_loader(), 4, faulty, "forward"))
-    faulty.fault = "forward"
+    model = faulty_toy(toy, "forward", 4)
+    toy.fit(config, model=model)
     found = replayed(toy, config, model)
     assert found.forward is not None
     assert (found.forward.module, found.forward.kind) == ("layers.0", "Faulty")
@@ -87,9 +87,8 @@ def test_the_module_is_named_in_which_values_stop_being_finite(toy, make_config,
 def test_the_module_is_named_in_which_a_gradient_stops_being_finite(toy, make_config, make_loader, settings):
     """The losses are finite here, so that their bits tell whether dropout and augmentation are the same."""
     config = update_config(make_config(epochs=1, **settings), COLOURS)
-    model, faulty = faulty_toy(toy)
-    toy.fit(config, model=model, loader=FaultAt(make_loader(24, 4), 3, faulty, "backward"))
-    faulty.fault = "backward"
+    model = faulty_toy(toy, "backward", 3)
+    toy.fit(config, model=model, loader=make_loader(24, 4))
     found = replayed(toy, config, model)
     assert math.isfinite(found.values["loss"].recorded)
     assert math.isnan(found.values["grad_norm"].recorded)
@@ -100,26 +99,24 @@ def test_the_module_is_named_in_which_a_gradient_stops_being_finite(toy, make_co
     assert "(x - x).sqrt() (faults.py, line" in found.backward.line
 
 
-def test_other_dropout_would_be_seen(toy, make_config, make_loader):
+def test_other_dropout_would_be_seen(toy, make_config):
     config = make_config(epochs=1)
-    model, faulty = faulty_toy(toy)
-    toy.fit(config, model=model, loader=FaultAt(make_loader(), 3, faulty, "backward"))
-    faulty.fault = "backward"
+    model = faulty_toy(toy, "backward", 3)
+    toy.fit(config, model=model)
     saved = dataclasses.replace(read_step(find_step(toy.run_dir)), process=1)
     found = replay_step(saved, model, toy.criterion(config))
     assert not found.is_equal
     assert any("NOT equal to the training" in line for line in found.lines())
 
 
-def test_float16_overflow_is_named_as_such(toy, make_config, make_loader, float16_fabric):
+def test_float16_overflow_is_named_as_such(toy, make_config, float16_fabric):
     toy.fabric = float16_fabric
     float16_fabric.strategy.precision.scaler._init_scale = 2.0**8
     config = make_config(epochs=1, precision="16")
-    model, faulty = faulty_toy(toy, layer=1)
+    model = faulty_toy(toy, "overflow", 4, layer=1)
     with torch.no_grad():
-        faulty.layer.weight.mul_(50)
-    toy.fit(config, model=model, loader=FaultAt(make_loader(), 4, faulty, "overflow"))
-    faulty.fault = "overflow"
+        model.layers[1].layer.weight.mul_(50)
+    toy.fit(config, model=model)
     found = replayed(toy, config, model)
     assert found.forward is not None
     assert found.forward.overflows
@@ -128,22 +125,17 @@ def test_float16_overflow_is_named_as_such(toy, make_config, make_loader, float1
     assert found.forward.exact > 65504
     assert found.forward.entered < 65504
     assert "bf16" in found.advice
-    # and the very same model is sound in bfloat16's range
     assert found.to_dict()["overflow"] is True
 
 
-def test_modules_that_rested_rest_again(toy, make_config, make_loader, monkeypatch):
+def test_modules_that_rested_rest_again(toy, make_config, make_loader):
     config = make_config(epochs=1)
-    model, faulty = faulty_toy(toy)
+    model = faulty_toy(toy, "backward", 3)
 
-    class Resting(FaultAt):
-        def __iter__(self):
-            for batch in super().__iter__():
-                model.dropout.training = False
-                yield batch
+    def rest(_batch: Batch) -> None:
+        model.dropout.training = False
 
-    toy.fit(config, model=model, loader=Resting(make_loader(), 3, faulty, "backward"))
-    faulty.fault = "backward"
+    toy.fit(config, model=model, loader=SpoilBatch(make_loader(), 3, rest))
     assert read_step(find_step(toy.run_dir)).resting == ("dropout",)
     replayed(toy, config, model)
 

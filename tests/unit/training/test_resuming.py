@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
 from benchmarks.killing import differences, without
-from detrkit.errors import DetrkitError
+from detrkit.errors import CheckpointError, DetrkitError
 from detrkit.training import alarms, health
 from detrkit.training.checkpoint import CheckpointStore, load_checkpoint
 from detrkit.training.loop import FitResult
@@ -189,7 +189,7 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(alarms, "BLOCK", 4)  # so that there is something to remember
-        patch.setattr(health, "MATCHES_TO_JUDGE", 1)
+        patch.setattr(health, "MATCHES_TO_JUDGE", 4)
         yield find
 
 
@@ -284,3 +284,23 @@ def test_what_killed_processes_left_half_written_is_deleted(tmp_path: Path):
     (tmp_path / ".notes.tmp").write_bytes(b"somebody else's")
     play(scene, tmp_path, resume=CheckpointStore(tmp_path).load_latest())
     assert sorted(path.name for path in tmp_path.rglob(".*")) == [".notes.tmp"]
+
+
+def test_evaluation_whose_best_model_could_not_be_saved_is_repeated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """A disk that is full for a moment: the state is saved a moment later, without an evaluation half noted."""
+    scene = Scene((), kill_at=math.inf, train={"save_every_steps": None})
+    whole, run = tmp_path / "whole", tmp_path / "run"
+    play(scene, whole)
+
+    def full(*_args: Any) -> None:
+        raise CheckpointError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(CheckpointStore, "save_best", full)
+        assert play(scene, run) == "no space left"
+    payload = CheckpointStore(run).load_latest()
+    assert (payload["progress"]["step"], payload["progress"]["best"]) == (7, None)
+    play(scene, run, resume=payload)
+    assert differences(whole, run) == []

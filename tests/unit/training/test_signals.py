@@ -75,3 +75,30 @@ print(result.stopped, result.signal_number, result.steps, flush=True)
     assert out.split()[:2] == ["interrupted", str(int(number))], err
     assert (run_dir / "checkpoints" / "last.pt").exists()
     assert "Traceback" not in err, err
+
+
+def interrupted_twice(error: Exception) -> None:
+    """C++ that calls Python, as torch's writer of files does, makes an error of its own of an interruption."""
+    os.kill(os.getpid(), signal.SIGTERM)
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    except KeyboardInterrupt as interruption:
+        raise error from interruption
+
+
+def test_second_signal_is_told_whatever_error_it_became():
+    stop = StopRequest()
+    with pytest.raises(KeyboardInterrupt) as caught, stop:
+        interrupted_twice(RuntimeError("unexpected pos"))
+    assert stop.insisted
+    assert caught.value.args == (signal.SIGTERM,)  # the first one is what the exit code tells
+
+
+def interrupted_once(error: Exception) -> None:
+    os.kill(os.getpid(), signal.SIGTERM)
+    raise error
+
+
+def test_error_after_one_signal_stays_that_error():
+    with pytest.raises(RuntimeError, match="of its own"), StopRequest():
+        interrupted_once(RuntimeError("of its own"))

@@ -17,6 +17,12 @@ from detrkit.tuning.study import Place, Watch, open_study
 from tests.unit.tuning.conftest import Played
 
 
+@pytest.fixture(autouse=True)
+def no_page(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its plots take longer than everything else here; test_page.py looks at it."""
+    monkeypatch.setattr("detrkit.tuning.run.write_study_page", lambda path, *_parts: path)
+
+
 def quiet(_message: str) -> None: ...
 
 
@@ -132,7 +138,6 @@ def test_a_trial_that_fails_is_noted_and_the_others_go_on(config: Config, tmp_pa
     assert result.trials[1].reason == "step 7 is not finite"
     rows = list(csv.DictReader((tmp_path / "study" / "trials.csv").read_text(encoding="utf-8").splitlines()))
     assert [row["reason"] for row in rows] == ["", "step 7 is not finite", ""]
-    assert "step 7 is not finite" in (tmp_path / "study" / "tune.html").read_text(encoding="utf-8")
 
 
 def test_if_all_of_the_first_fail_the_search_stops(config: Config, tmp_path: Path):
