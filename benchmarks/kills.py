@@ -165,8 +165,8 @@ def try_to_lose(scene: Scene, victims: Victims, plan: Sequence[str], workers: in
     kills: list[str] = []
     problems: list[str] = []
     for moment in plan:
-        for _ in range(5):
-            typical = scene.resumed if kills else scene.ended
+        typical = scene.resumed if kills else scene.ended
+        for _ in range(8):
             ended, words = _kill_once(scene, victims, run, workers, moment, typical, rng)
             if ended.was_killed:
                 kills.append(words)
@@ -174,8 +174,12 @@ def try_to_lose(scene: Scene, victims: Victims, plan: Sequence[str], workers: in
                 break
             if ended.code:
                 return Trial(tuple(kills), (f"ended with {ended.code}: {ended.said[-2000:]}",))
-            shutil.rmtree(run)  # it had ended before the kill came
-            kills.clear()
+            if kills:  # it had ended before it could be killed once more
+                break
+            shutil.rmtree(run)
+            typical = dataclasses.replace(typical, seconds=ended.seconds)
+    if not kills:
+        return Trial((), ("it was never killed",))
     ended = victims.run(_go_on(scene, run, workers, rng))
     if ended.code:
         return Trial(tuple(kills), (f"ended with {ended.code}: {ended.said[-2000:]}",))

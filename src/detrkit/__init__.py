@@ -6,10 +6,12 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detrkit.api import evaluate, export, load, predict, replay, resume, train
+    from detrkit.api import evaluate, export, load, predict, preflight, replay, resume, train
     from detrkit.config import Config
     from detrkit.errors import DetrkitError
     from detrkit.inference.predictor import Detector
+    from detrkit.profiling.verbs import profile
+    from detrkit.tuning.verbs import lr_range, tune
     from detrkit.types import ClassMap
 
 __version__ = "0.1.0"
@@ -23,11 +25,14 @@ __all__ = [
     "evaluate",
     "export",
     "load",
+    "lr_range",
     "predict",
     "preflight",
+    "profile",
     "replay",
     "resume",
     "train",
+    "tune",
 ]
 
 # Public name -> module. Imported on first use, so that `import detrkit` and `--help` stay free of torch.
@@ -39,11 +44,14 @@ _HOMES = {
     "evaluate": "detrkit.api",
     "export": "detrkit.api",
     "load": "detrkit.api",
+    "lr_range": "detrkit.tuning.verbs",
     "predict": "detrkit.api",
     "preflight": "detrkit.api",
+    "profile": "detrkit.profiling.verbs",
     "replay": "detrkit.api",
     "resume": "detrkit.api",
     "train": "detrkit.api",
+    "tune": "detrkit.tuning.verbs",
 }
 
 

@@ -6,7 +6,7 @@ import dataclasses
 import json
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -207,7 +207,8 @@ def _begin_run(config: Config, run_dir: Path, say: Say, on_evaluation: OnEvaluat
         with atomic_file(run_dir / "weights.txt") as file:
             file.write("\n".join(lines) + "\n")
     parts = (prepared.model, class_map, train, val, cache)
-    return _fit(fabric, config, *parts, run_dir, None, on_evaluation)
+    new = () if prepared.report is None else prepared.report.new_tensors
+    return _fit(fabric, config, *parts, run_dir, None, on_evaluation, new)
 
 
 def resume_run(
@@ -443,6 +444,7 @@ def _fit(
     run_dir: Path,
     resume: Mapping[str, Any] | None,
     on_evaluation: OnEvaluation | None,
+    new: Collection[str] = (),
 ) -> FitResult:
     dataset = training_dataset(config, train, cache, fabric.device.type)
     sampler = EpochBatchSampler(
@@ -478,6 +480,7 @@ def _fit(
             evaluator.measure,
             draw_samples=draw_samples,
             on_evaluation=on_evaluation,
+            new=new,
             resume=resume,
             fabric=fabric,
         )

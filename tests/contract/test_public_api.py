@@ -18,11 +18,14 @@ PUBLIC = {
     "evaluate",
     "export",
     "load",
+    "lr_range",
     "predict",
     "preflight",
+    "profile",
     "replay",
     "resume",
     "train",
+    "tune",
 }
 
 
@@ -49,7 +52,22 @@ def test_light_imports_stay_free_of_torch(code: str):
 
 
 @pytest.mark.parametrize(
-    "command", ["", "demo", "doctor", "models", "train", "resume", "eval", "predict", "export"]
+    "command",
+    [
+        "",
+        "demo",
+        "doctor",
+        "models",
+        "preflight",
+        "train",
+        "resume",
+        "tune",
+        "plot",
+        "profile",
+        "eval",
+        "predict",
+        "export",
+    ],
 )
 def test_help_of_every_command_is_there_and_does_not_import_torch(command: str):
     check = (

@@ -97,11 +97,11 @@ def test_comparison_sees_that_a_part_of_the_checkpoint_is_missing(component: str
     ("moment", "number", "workers", "group"),
     [
         (Moment("evaluation", 8), TERM, 0, False),
-        (Moment("loader", 4), INT, 2, True),
+        (Moment("loader", 1), INT, 2, True),
         pytest.param(Moment("step", 6), TERM, 2, True, marks=pytest.mark.slow),
         pytest.param(Moment("evaluation", 8), INT, 2, True, marks=pytest.mark.slow),
         pytest.param(Moment("evaluation", 8), TERM, 2, True, marks=pytest.mark.slow),
-        pytest.param(Moment("loader", 5), TERM, 2, True, marks=pytest.mark.slow),
+        pytest.param(Moment("loader", 1), TERM, 2, True, marks=pytest.mark.slow),
         pytest.param(Moment("write", 5000), TERM, 0, False, marks=pytest.mark.slow),
         pytest.param(Moment("write", 5000), INT, 2, True, marks=pytest.mark.slow),
         pytest.param(Moment("rename", 20), TERM, 2, True, marks=pytest.mark.slow),
@@ -117,8 +117,9 @@ def test_signal_saves_and_the_exit_code_is_that_of_a_shell(
     assert ended.code == 128 + number, ended.said
     assert f"go on with: detrkit resume {run}" in ended.said
     assert "Traceback" not in ended.said
-    logged = max(map(int, re.findall(r'"kind": "step", "step": (\d+)', (run / "metrics.jsonl").read_text())))
-    assert load_checkpoint(run / "checkpoints" / "last.pt")["progress"]["step"] >= logged  # not one step is lost
+    steps = re.findall(r'"kind": "step", "step": (\d+)', (run / "metrics.jsonl").read_text())
+    saved = load_checkpoint(run / "checkpoints" / "last.pt")["progress"]["step"]
+    assert saved >= max(map(int, steps), default=0)  # not one step is lost
     go_on(run, scene, victims)
 
 

@@ -15,7 +15,6 @@ from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.errors import UsageError
 from detrkit.files import make_folder
 from detrkit.models import is_run, preset_or_config
-from detrkit.nn.recompute import set_recompute
 from detrkit.profiling.advice import advise, utilisation_of
 from detrkit.profiling.measure import WARM_UP, Measured, measure_training
 from detrkit.profiling.memory import PeakMemory
@@ -109,7 +108,6 @@ def _measure(config: Config, steps: int, trace: Path | None, say: Say) -> tuple[
     fabric = make_fabric(config.train)
     at_rest = PeakMemory(fabric.device).now()
     prepared = prepare_model(config, train)
-    set_recompute(prepared.model, config.train.recompute)
     dataset = training_dataset(prepared.config, train, cache, fabric.device.type)
     sampler = EpochBatchSampler(
         len(dataset),

@@ -12,7 +12,7 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -29,7 +29,7 @@ from detrkit.training.alarms import Progressed
 from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.log import RunLog, StepRecord, host_gib, memory_gib
 from detrkit.training.nonfinite import settle
-from detrkit.training.optim import learning_rates
+from detrkit.training.optim import learning_rates, new_parameters
 from detrkit.training.passes import LAYER
 from detrkit.training.processes import make_fabric
 from detrkit.training.run import DrawSamples, Evaluate, OnEvaluation, Run, build_state, resume_state
@@ -82,6 +82,7 @@ def fit(
     *,
     draw_samples: DrawSamples | None = None,
     on_evaluation: OnEvaluation | None = None,
+    new: Collection[str] = (),
     resume: Mapping[str, Any] | None = None,
     fabric: Fabric | None = None,
 ) -> FitResult:
@@ -101,6 +102,7 @@ def fit(
         draw_samples: Gives pictures of the model's detections for TensorBoard; called on the first process.
         on_evaluation: Given epoch and metrics after each evaluation; True ends training. Called on every
             process, the first one's answer counts.
+        new: Names of the parameters without pretrained weights, which learn alone in ``train.head_steps``.
         resume: What :meth:`CheckpointStore.load_latest` returned, to go on from there.
         fabric: Devices and precision; made from the config if not given.
 
@@ -111,7 +113,9 @@ def fit(
         DataError: The loader has no batch.
     """
     fabric = fabric or make_fabric(config.train)
-    state, wrapped = build_state(config, model, fabric)
+    if resume is not None:
+        new = new_parameters(resume["optimizer"])
+    state, wrapped = build_state(config, model, fabric, new)
     log_position = resume_state(state, resume, fabric) if resume is not None else None
     sampler: Any = train_loader.batch_sampler
     sampler.set_epoch(0, 0)  # the length is what is left of the epoch

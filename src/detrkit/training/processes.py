@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import logging
 import os
 from collections.abc import Iterable, Iterator, Mapping
@@ -58,8 +59,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     precision: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
     fabric = Fabric(
         accelerator="cuda" if use_cuda else "cpu",
-        # without exchanging buffers: on_oom would wait for a process that ran out of memory before its forward pass
-        strategy=DDPStrategy(broadcast_buffers=False) if devices * nodes > 1 else "auto",
+        strategy=DDPStrategy(**_no_exchange_of_buffers()) if devices * nodes > 1 else "auto",
         devices=devices,
         num_nodes=nodes,
         precision=precision[config.precision],
@@ -69,6 +69,15 @@ def make_fabric(config: TrainConfig) -> Fabric:
         join_processes("nccl" if use_cuda else "gloo")
     fabric.launch()
     return fabric
+
+
+def _no_exchange_of_buffers() -> dict[str, Any]:
+    """DDP's option not to exchange buffers before each forward pass; torch 2.15 warns of the former name.
+
+    With ``on_oom=halve`` it would wait there for a process that ran out of memory before.
+    """
+    names = inspect.signature(nn.parallel.DistributedDataParallel.__init__).parameters
+    return {"forward_sync_buffers" if "forward_sync_buffers" in names else "broadcast_buffers": False}
 
 
 def _is_launched() -> bool:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, cast
 
@@ -15,7 +15,9 @@ from torch.utils.data import DataLoader
 
 from detrkit.config import Config
 from detrkit.errors import CheckpointError
+from detrkit.families.registry import find_places
 from detrkit.losses.criterion import Criterion, Normalizers
+from detrkit.nn.recompute import set_recompute
 from detrkit.training.alarms import Alarms
 from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.ema import Ema
@@ -91,7 +93,6 @@ class Run:
     saved_at_s: float
     saved_step: int = -1
     last_step: LastStep | None = None
-    was_bad: bool | None = None  # the step looked at last, until it is counted
 
     @property
     def epoch(self) -> int:
@@ -112,10 +113,13 @@ class Run:
         return min(configured, config.batch_size, found if found is not None else configured)
 
 
-def build_state(config: Config, model: nn.Module, fabric: Fabric) -> tuple[TrainingState, Any]:
+def build_state(
+    config: Config, model: nn.Module, fabric: Fabric, new: Collection[str] = ()
+) -> tuple[TrainingState, Any]:
     """The state at the beginning, and Fabric's wrapper around the model."""
     # the layout that the fast convolutions want; the numbers stay the same
     model.to(memory_format=torch.channels_last)
+    set_recompute(model, config.train.recompute)
     wrapped = fabric.setup_module(model)
     window, health = StepWindow(), Health()
     if fabric.world_size > 1:
@@ -123,7 +127,7 @@ def build_state(config: Config, model: nn.Module, fabric: Fabric) -> tuple[Train
         health = Health(lambda rows: cast("Tensor", fabric.all_reduce(rows, reduce_op="sum")))
     state = TrainingState(
         module=model,
-        optimizer=build_optimizer(model, config.train),
+        optimizer=build_optimizer(model, config.train, find_places(model, config.model), new),
         scaler=getattr(fabric.strategy.precision, "scaler", None),
         ema=Ema(model, config.train.ema_decay) if config.train.ema_decay is not None else None,
         window=window,

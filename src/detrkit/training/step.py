@@ -19,7 +19,7 @@ from detrkit.losses.criterion import Losses, Normalizers
 from detrkit.training.health import PROBE_EVERY, probe_boxes
 from detrkit.training.memory import free_memory, halved, is_out_of_memory
 from detrkit.training.nonfinite import check_bad_steps, find_damage, note_step, settle
-from detrkit.training.optim import apply_gradients, lr_factor, set_lr
+from detrkit.training.optim import apply_gradients, set_step_lr, train_mode
 from detrkit.training.passes import layer_values, summed_values
 from detrkit.training.processes import average_gradients
 from detrkit.training.run import Run
@@ -74,7 +74,8 @@ def train_step(run: Run, batches: Sequence[Batch], plan: Plan) -> None:
     """
     config, state = run.config.train, run.state
     step = state.progress.step
-    set_lr(state.optimizer, lr_factor(step, run.total_steps, config))
+    set_step_lr(state.optimizer, step, run.total_steps, config)
+    train_mode(run.model, state.optimizer)
     # a process without images takes part with a loss of zero: the others wait for its gradients
     share = 1.0 if batches else 0.0
     damage = find_damage(batches)

@@ -185,7 +185,7 @@ def _try_sizes(
             break
         try:
             if trial is None:
-                trial = _Trial(config, model, criterion, fabric)
+                trial = _Trial(config, model, criterion, worst, fabric)
                 used[0] = _held_bytes(fabric.device) - base
             used[count] = trial.measure(worst, count, base)
         except Exception as error:
@@ -210,7 +210,7 @@ def _try_sizes(
 class _Trial:
     """A copy of a training that may be spoiled."""
 
-    def __init__(self, config: Config, model: nn.Module, criterion: Criterion, fabric: Fabric):
+    def __init__(self, config: Config, model: nn.Module, criterion: Criterion, worst: WorstCase, fabric: Fabric):
         self.config = config
         # learning rates by part need what only the real model's builder knows, and take no memory
         plain = config.train.model_copy(update={"lr_scale": {}, "layer_decay": 1.0, "head_steps": 0})
@@ -223,7 +223,8 @@ class _Trial:
         # what the exchange between processes holds besides: a second set of gradients
         weights = [weight for weight in network.parameters() if weight.requires_grad]
         self.exchange = [torch.empty_like(weight) for weight in weights] if fabric.world_size > 1 else []
-        self._step([_batch([(_SMALL_SIDE, _SMALL_SIDE)], 1)], 1)  # makes the optimiser's state
+        height, width = (min(_SMALL_SIDE, side) for side in worst.single_hw)
+        self._step([_batch([(height, width)], 1)], 1)  # makes the optimiser's state
 
     def measure(self, worst: WorstCase, count: int, base: int) -> int:
         """Bytes that a step with so many images at once takes at its peak, above ``base``."""

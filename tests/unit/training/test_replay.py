@@ -18,7 +18,6 @@ from detrkit.training.checkpoint import load_checkpoint, save_checkpoint
 from detrkit.training.diagnosis import Diagnosis, NumberPair
 from detrkit.training.replay import find_step, read_step, replay_step
 from detrkit.training.trace import trace_backward, watch_forward
-from detrkit.types import Batch
 from tests.unit.training.faults import Faulty, SpoilBatch, nan_box, nan_pixels, nan_weight, thin_box
 
 COLOURS = {"transforms.on_device": True, "transforms.photometric": 0.5}
@@ -128,16 +127,15 @@ def test_float16_overflow_is_named_as_such(toy, make_config, float16_fabric):
     assert found.to_dict()["overflow"] is True
 
 
-def test_modules_that_rested_rest_again(toy, make_config, make_loader):
+def test_modules_that_rested_rest_again(toy, make_config):
+    """Dropout in a frozen backbone is off, in the replay too."""
     config = make_config(epochs=1)
     model = faulty_toy(toy, "backward", 3)
-
-    def rest(_batch: Batch) -> None:
-        model.dropout.training = False
-
-    toy.fit(config, model=model, loader=SpoilBatch(make_loader(), 3, rest))
-    assert read_step(find_step(toy.run_dir)).resting == ("dropout",)
-    replayed(toy, config, model)
+    model.backbone.append(nn.Dropout(0.5))
+    model.backbone.requires_grad_(False)
+    toy.fit(config, model=model)
+    assert "backbone.2" in read_step(find_step(toy.run_dir)).resting
+    replayed(toy, config, model.train())
 
 
 def test_the_first_saved_step_is_taken(toy, make_config, make_loader):

@@ -143,6 +143,12 @@ class Played:
     killed: Path
     ending: str
 
+    def killed_run(self) -> Path:
+        """The killed run at its own place, which its log tells."""
+        run = self.killed.with_name("run")
+        shutil.rmtree(run, ignore_errors=True)
+        return Path(shutil.copytree(self.killed, run))
+
 
 def play(scene: Scene, run: Path, *, kill_at: float = math.inf, resume: Any = None) -> str:
     """Train; returns how that ended, in words."""
@@ -180,9 +186,11 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
     def find(name: str) -> Played:
         if name not in found:
             scene = SCENES[name]
-            whole, killed = folder / name / "whole", folder / name / "killed"
-            ending = play(scene, whole)
-            how = play(scene, killed, kill_at=scene.kill_at)
+            run, whole, killed = (folder / name / part for part in ("run", "whole", "killed"))
+            ending = play(scene, run)
+            run.rename(whole)
+            how = play(scene, run, kill_at=scene.kill_at)
+            run.rename(killed)
             assert how == ("killed" if math.isfinite(scene.kill_at) else ending)
             found[name] = Played(scene, whole, killed, ending)
         return found[name]
@@ -194,19 +202,17 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], 
 
 
 @pytest.mark.parametrize("name", SCENES)
-def test_killed_run_ends_as_the_uninterrupted_one(name: str, stage: Callable[[str], Played], tmp_path: Path):
+def test_killed_run_ends_as_the_uninterrupted_one(name: str, stage: Callable[[str], Played]):
     played = stage(name)
-    run = Path(shutil.copytree(played.killed, tmp_path / "run"))
+    run = played.killed_run()
     ending = play(played.scene, run, resume=CheckpointStore(run).load_latest())
     assert compare(played, run, ending) == []
 
 
 @pytest.mark.parametrize(("name", "part"), [(name, part) for name in SCENES for part in SCENES[name].parts])
-def test_without_any_one_saved_part_it_would_not(
-    name: str, part: str, stage: Callable[[str], Played], tmp_path: Path
-):
+def test_without_any_one_saved_part_it_would_not(name: str, part: str, stage: Callable[[str], Played]):
     played = stage(name)
-    run = Path(shutil.copytree(played.killed, tmp_path / "run"))
+    run = played.killed_run()
     payload = without(CheckpointStore(run).load_latest(), fresh_state(played.scene), part)
     try:
         problems = compare(played, run, play(played.scene, run, resume=payload))
