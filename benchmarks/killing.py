@@ -14,6 +14,7 @@ import dataclasses
 import functools
 import json
 import os
+import re
 import resource
 import select
 import signal
@@ -379,7 +380,7 @@ def _checkpoint(path: Path) -> dict[str, Any]:
 
 def _records(run: Path) -> list[dict[str, Any]]:
     lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    records = [json.loads(line.replace(str(run), "RUN")) for line in lines]
+    records = [json.loads(re.sub(r"[^ ]*/nonfinite", "nonfinite", line)) for line in lines]
     return [
         {key: value for key, value in record.items() if key not in _TIMED}
         for record in records

@@ -31,7 +31,7 @@ from PIL import Image
 from benchmarks.killing import Ended, Moment, Victims, differences
 
 TRAIN_IMAGES, VAL_IMAGES, SIDE, EPOCHS = 16, 6, 64, 4
-STEPS_PER_EPOCH, SAVE_EVERY, LOG_EVERY = 4, 3, 2
+SAVE_EVERY, LOG_EVERY = 3, 2
 SETTINGS: dict[str, Any] = {
     "model.dropout": 0.1,
     "transforms.recipe": "mosaic",
@@ -72,13 +72,14 @@ COMPONENTS = (
     "ema.count",
     "ema.weights",
     "window.rows",
+    "health.rows",
+    "alarms",
     "progress.step",
     "progress.epoch",
     "progress.batch",
-    "progress.best",
-    "progress.evals_without_gain",
     "log.records",
     "log.events",
+    "log.layout",
 )
 """Parts of a checkpoint that this run needs; tests/unit/training/test_resuming.py has scenes for all of them."""
 
@@ -245,8 +246,8 @@ def kill_and_compare(
 def resume_without(component: str, scene: Scene, victims: Victims) -> list[str]:
     """What differs if a run is resumed without one part of its checkpoint; empty if it cannot be seen."""
     run = scene.folder / f"without-{component}"
-    # inside the last epoch and inside a log window, after an evaluation that was no gain
-    victims.run(scene.arguments(run, 0, go_on=False), Moment("step", 3 * STEPS_PER_EPOCH + 2))
+    # in the last evaluation: saved last inside the epoch and inside a log window, and logged since
+    victims.run(scene.arguments(run, 0, go_on=False), Moment("evaluation", (EPOCHS - 1) * VAL_IMAGES + 2))
     ended = victims.run(["resume", str(run)], without=component)
     if ended.code:
         return [f"it cannot be resumed: {ended.said.strip().splitlines()[-1]}"]
@@ -274,7 +275,9 @@ def _with_all(arguments: argparse.Namespace, folder: Path) -> int:
     options = (arguments.kills, arguments.seed, arguments.workers, folder, arguments.temporary)
     for workers, trial in kill_and_compare(*options):
         found[workers].append(trial)
-        print(f"workers {workers}: {'; '.join(trial.kills)}: {'; '.join(trial.problems) or 'equal'}", flush=True)
+        print(
+            f"workers {workers}: {'; '.join(trial.kills)}: {'; '.join(trial.problems[:5]) or 'equal'}", flush=True
+        )
     for workers, trials in found.items():
         equal = sum(not trial.problems for trial in trials)
         kills = sum(len(trial.kills) for trial in trials)

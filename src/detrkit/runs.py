@@ -246,7 +246,7 @@ def resume_run(
         asked = f"{done.epoch} epochs are done, {config.train.epochs} were asked for"
         say(f"{run_dir}: {asked}; to train longer, give a new total with --epochs")
         if os.environ.get("RANK", "0") == "0":  # it may have been killed after its last checkpoint
-            store.remove_leftovers()
+            store.tidy_up()
             _draw_curves(run_dir)
         return FitResult(run_dir, done.step, done.epoch, done.best, done.metrics, "finished")
     class_map = ClassMap.from_dict(payload["class_map"])

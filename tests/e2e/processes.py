@@ -56,7 +56,7 @@ def ended(process: subprocess.Popen[str], timeout: float = 500) -> tuple[int, st
 
 def wait_for_step(process: subprocess.Popen[str], run: Path, step: int) -> None:
     """Until a run's records tell of a step."""
-    end = time.monotonic() + 300
+    end = time.monotonic() + 900
     while time.monotonic() < end:
         assert process.poll() is None, process.communicate()
         if (run / "metrics.jsonl").exists() and any(r["step"] >= step for r in whole_records(run)):

@@ -45,6 +45,14 @@ def on_ray(tmp_path: Path, command: list[str], workers: int = 2) -> Any:
     return popen([sys.executable, str(script), *command, "--ray", str(workers)])
 
 
+def training_workers(pid: int) -> list[psutil.Process]:
+    """Ray's workers that train: those that have started workers of their loaders."""
+    ray = {
+        child.pid for child in psutil.Process(pid).children(recursive=True) if _title(child).startswith("ray::")
+    }
+    return [psutil.Process(parent) for parent in sorted({psutil.Process(child).ppid() for child in ray} & ray)]
+
+
 def _title(process: psutil.Process) -> str:
     try:
         return " ".join(process.cmdline())
@@ -84,25 +92,38 @@ def test_paths_hold_from_any_working_directory(tmp_path: Path, monkeypatch: pyte
     assert config.train.init == "published"
 
 
-@pytest.mark.slow
-def test_two_ray_workers_train_as_two_processes_do(tiny_data: Path, tmp_path: Path):
-    """Bit for bit, undisturbed and with one worker killed in the middle."""
-    plain, whole, killed = (tmp_path / name for name in ("torchrun", "ray", "killed"))
-    code, _, err = ended(torchrun(arguments(tiny_data, plain)))
+@pytest.fixture(scope="module")
+def by_torchrun(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    run = tmp_path_factory.mktemp("processes") / "torchrun"
+    code, _, err = ended(torchrun(arguments(tiny_data, run)))
     assert code == 0, err
+    return run
 
-    code, out, err = ended(on_ray(tmp_path, arguments(tiny_data, whole)))
-    assert code == 0, out + err
-    assert_same_training(whole, plain)
-    assert f"Run folder: {whole}" in out
 
-    process = on_ray(tmp_path, arguments(tiny_data, killed))
-    wait_for_step(process, killed, 4)
-    children = psutil.Process(process.pid).children(recursive=True)
-    workers = [child for child in children if "RayTrainWorker" in _title(child)]
-    assert len(workers) == 2
-    workers[1].kill()
-    code, out, err = ended(process)
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_two_ray_workers_train_bit_for_bit_as_two_processes_do(by_torchrun: Path, tiny_data: Path, tmp_path: Path):
+    run = tmp_path / "run"
+    code, out, err = ended(on_ray(tmp_path, arguments(tiny_data, run)), timeout=1500)
     assert code == 0, out + err
-    assert any("resumed at step" in event["message"] for event in records(killed, "event"))
-    assert_same_training(killed, plain)
+    assert f"Run folder: {run}" in out
+    assert_same_training(run, by_torchrun)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_ray_restarts_after_a_killed_worker_and_the_run_ends_as_if_nothing_had_been(
+    by_torchrun: Path, tiny_data: Path, tmp_path: Path
+):
+    run = tmp_path / "killed"
+    process = on_ray(tmp_path, arguments(tiny_data, run))
+    try:
+        wait_for_step(process, run, 4)
+        workers = training_workers(process.pid)
+        assert len(workers) == 2
+        workers[1].kill()
+    finally:
+        code, out, err = ended(process, timeout=1500)
+    assert code == 0, out + err
+    assert any("resumed at step" in event["message"] for event in records(run, "event"))
+    assert_same_training(run, by_torchrun)

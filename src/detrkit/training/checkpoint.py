@@ -148,12 +148,16 @@ class CheckpointStore:
         """
         save_checkpoint(self._fresh_path, payload)
         try:
-            if self._last_is_sound or _is_sound(self.last_path):
-                self.last_path.replace(self.previous_path)
-            self._fresh_path.replace(self.last_path)
-            sync_folder(self.folder)
+            self._put_in_place()
         except OSError as error:
             raise CheckpointError(_write_problem(self.last_path, error)) from error
+
+    def _put_in_place(self) -> None:
+        """The fresh checkpoint becomes the last, the last the previous."""
+        if self._last_is_sound or _is_sound(self.last_path):
+            self.last_path.replace(self.previous_path)
+        self._fresh_path.replace(self.last_path)
+        sync_folder(self.folder)
         self._last_is_sound = True
 
     def save_best(self, payload: Mapping[str, Any]) -> None:
@@ -164,10 +168,19 @@ class CheckpointStore:
         """
         save_checkpoint(self.best_path, {key: payload[key] for key in payload if key not in _ONLY_TRAINING})
 
-    def remove_leftovers(self) -> None:
-        """Delete what a killed training left half written, each as large as a checkpoint."""
-        remove_leftovers(self.folder)
-        remove_leftovers(self.folder.parent)
+    def tidy_up(self) -> None:
+        """End what a killed training had begun: give a whole checkpoint its name, delete what is half written.
+
+        Raises:
+            CheckpointError: The folder cannot be written.
+        """
+        try:
+            remove_leftovers(self.folder)
+            remove_leftovers(self.folder.parent)
+            if _is_sound(self._fresh_path):
+                self._put_in_place()
+        except OSError as error:
+            raise CheckpointError(_write_problem(self.last_path, error)) from error
 
     def has_any(self) -> bool:
         """Whether there is a state to resume from, be it damaged."""

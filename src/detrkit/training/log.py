@@ -101,7 +101,8 @@ class RunLog:
             lines = f"{self.records:,} lines, the checkpoint knew {wanted:,}"
             self._say(f"WARNING: {run_dir / 'metrics.jsonl'} has {lines}: its curves have a gap")
         self._file = AppendFile(run_dir / "metrics.jsonl")
-        self._board = self._open_board(config, start_step, position.get("events"), is_new=not wanted)
+        is_new = not wanted and "events" not in position
+        self._board = self._open_board(config, start_step, position.get("events"), is_new=is_new)
 
     def _open_trackers(self, config: Config | None) -> Trackers:
         names = config.train.trackers if config is not None else ()

@@ -127,7 +127,7 @@ def fit(
     first = fabric.is_global_zero
     store = CheckpointStore(run_dir)
     if first:
-        store.remove_leftovers()
+        store.tidy_up()
     with (
         RunLog(
             run_dir,

@@ -142,14 +142,14 @@ def check_bad_steps(run: Run) -> None:
     progress.bad_steps = 0  # whoever mends the cause and resumes has as many steps again
     steps = f"{many} steps in a row were" if many > 1 else "a step was"
     weights = bad_weights(run.state.module)
-    advice = "the weights are unharmed and saved. Find where it began: detrkit train --replay {}; then mend the boxes "
-    advice += "of the images it names, lower train.lr, or set train.precision=32"
+    state = "the weights are unharmed and saved"
+    advice = "mend the boxes of the images it names, lower train.lr, or set train.precision=32"
     if weights:
-        advice = f"{len(weights)} weights are not finite themselves, such as {weights[0]}, so that no step can be; "
-        advice += "look with: detrkit train --replay {}; then begin from sound weights (--init)"
+        state = f"{len(weights)} weights are not finite themselves, such as {weights[0]}, so that no step can be"
+        advice = "begin from sound weights (--init)"
     raise NonFiniteError(
         f"{steps} not finite, the last before step {progress.step + 1}; expected finite losses and gradients; "
-        f"{advice.format(folder_of(run))}"
+        f"{state}. Find where it began: detrkit train --replay {folder_of(run)}; then {advice}"
     )
 
 

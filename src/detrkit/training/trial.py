@@ -27,8 +27,8 @@ from detrkit.training.passes import Passes
 from detrkit.training.run import build_state
 from detrkit.types import Batch, GroundTruth, SizeHW
 
-# Shares of the free memory that are used. The host's is shared with the loader's workers and other programs, and does
-# not refuse politely; a GPU's needs some room for pieces too small to be used.
+# Shares of the free memory that are used. The host's is shared with the loader's workers and other programs, and
+# does not refuse politely; a GPU's needs some room for pieces too small to be used.
 _SHARE = {"cpu": 0.8, "cuda": 0.9}
 _WATCH_EVERY_S = 0.005
 _SMALL_SIDE = 64

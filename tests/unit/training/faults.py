@@ -51,7 +51,8 @@ def nan_weight(model: nn.Module, name: str) -> Callable[[Batch], None]:
 
     def spoil(_batch: Batch) -> None:
         with torch.no_grad():
-            model.get_parameter(name).view(-1)[0] = math.nan
+            weight = model.get_parameter(name)
+            weight[(0,) * weight.ndim] = math.nan
 
     return spoil
 

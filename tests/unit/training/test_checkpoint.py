@@ -355,13 +355,13 @@ def test_interruption_inside_the_write_leaves_the_earlier_checkpoint(tmp_path, m
 
 def test_leftovers_of_killed_writes_are_deleted_and_nothing_else(tmp_path):
     store = CheckpointStore(tmp_path)
-    store.remove_leftovers()  # nothing is there yet
+    store.tidy_up()  # nothing is there yet
     store.save_last(payload())
     left = [store.folder / f".{'0a' * 16}.tmp", tmp_path / f".{'1b' * 16}.tmp"]
     others = [store.folder / "mine.tmp", tmp_path / ".hidden", tmp_path / f"{'1b' * 16}.tmp"]
     for path in (*left, *others):
         path.write_bytes(b"x")
-    store.remove_leftovers()
+    store.tidy_up()
     assert not any(path.exists() for path in left)
     assert all(path.exists() for path in (*others, store.last_path))
 
@@ -406,3 +406,18 @@ def test_whole_best_is_named_where_both_states_are_damaged(tmp_path):
     store.save_best(payload(1.0))
     with pytest.raises(CheckpointError, match=rf"begin a new run with --init {store.best_path}$"):
         store.load_latest()
+
+
+@pytest.mark.parametrize("fails_at", [1, 2])
+def test_newest_checkpoint_gets_its_name_when_the_run_goes_on(tmp_path, monkeypatch, fails_at):
+    """A training killed between the renames of its very last save will not save again."""
+    store = CheckpointStore(tmp_path)
+    store.save_last(payload(1.0))
+    store.save_last(payload(2.0))
+    save_checkpoint(store.folder / "next.pt", payload(3.0))
+    if fails_at == 2:
+        store.last_path.replace(store.previous_path)
+    CheckpointStore(tmp_path).tidy_up()
+    assert files_in(store.folder) == ["last.pt", "previous.pt"]
+    assert load_checkpoint(store.last_path)["model"]["weight"][0, 0] == 3.0
+    assert load_checkpoint(store.previous_path)["model"]["weight"][0, 0] == 2.0

@@ -221,7 +221,7 @@ def test_an_error_on_one_of_two_processes_halves_both(toy, tmp_path, make_config
     here = Path(__file__).parent
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
     arguments = [str(tmp_path / "two"), str(here), str(here.parents[2])]
-    done = subprocess.run([*launcher, str(script), *arguments], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*launcher, str(script), *arguments], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     found = events(tmp_path / "two")
     assert len(found) == 1

@@ -113,17 +113,17 @@ SCENES = {
         train={"epochs": 9, "patience": 3},
         scores=(0.5, 0.4, 0.3, 0.2, 0.1),
     ),
-    "after the end": Scene(
+    "after-the-end": Scene(
         ("progress.metrics",), kill_at=math.inf, train={"epochs": 9, "patience": 1}, scores=(0.5, 0.4)
     ),
-    "little memory": Scene(("progress.micro_batch",), kill_at=10, train={"pixel_budget": 32 * 32}),
-    "bad steps": Scene(
+    "little-memory": Scene(("progress.micro_batch",), kill_at=10, train={"pixel_budget": 32 * 32}),
+    "bad-steps": Scene(
         ("progress.bad_steps",),
         kill_at=12,
         train={"max_bad_steps": 3, "save_every_steps": 1},
         spoiled=frozenset((10, 11, 12)),
     ),
-    "many bad steps": Scene(("progress.bad_steps_saved",), kill_at=16, spoiled=frozenset((2, 5, 9, 13, 17, 19))),
+    "many-bad-steps": Scene(("progress.bad_steps_saved",), kill_at=16, spoiled=frozenset((2, 5, 9, 13, 17, 19))),
     "float16": Scene(("scaler",), kill_at=17, half=True),
 }
 
