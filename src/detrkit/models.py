@@ -18,6 +18,7 @@ from detrkit.families.download import download_hub_model, download_weights, is_u
 from detrkit.families.parts import check_parts, freeze_parts, is_inside, part_names
 from detrkit.families.registry import find_places, get_family
 from detrkit.families.weights import LoadedModel, LoadReport, Weights
+from detrkit.nn.recompute import set_recompute
 from detrkit.training.checkpoint import CheckpointStore, is_checkpoint, read_model
 from detrkit.types import ClassMap
 
@@ -99,7 +100,7 @@ def load_model(
 
 
 def build_model(config: Config, class_map: ClassMap) -> nn.Module:
-    """A model with random weights and a head for the classes, frozen where ``train.freeze`` says so.
+    """A model with random weights and a head for the classes; frozen, and frugal in training, as ``train`` says.
 
     Raises:
         ConfigError: The config names a part that the model does not have, or freezes everything.
@@ -108,6 +109,7 @@ def build_model(config: Config, class_map: ClassMap) -> nn.Module:
     places = find_places(model, config.model)
     check_parts(places, config.train, config.model.preset)
     freeze_parts(model, places, config.train)
+    set_recompute(model, config.train.recompute)
     return model
 
 

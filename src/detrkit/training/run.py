@@ -17,7 +17,6 @@ from detrkit.config import Config
 from detrkit.errors import CheckpointError
 from detrkit.families.registry import find_places
 from detrkit.losses.criterion import Criterion, Normalizers
-from detrkit.nn.recompute import set_recompute
 from detrkit.training.alarms import Alarms
 from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.ema import Ema
@@ -119,7 +118,6 @@ def build_state(
     """The state at the beginning, and Fabric's wrapper around the model."""
     # the layout that the fast convolutions want; the numbers stay the same
     model.to(memory_format=torch.channels_last)
-    set_recompute(model, config.train.recompute)
     wrapped = fabric.setup_module(model)
     window, health = StepWindow(), Health()
     if fabric.world_size > 1:
