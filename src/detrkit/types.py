@@ -184,7 +184,7 @@ class Batch:
         )
 
     def split(self, size: int) -> tuple[Batch, ...]:
-        """The same images in batches of at most ``size``, each padded no further than it needs; views, no copies."""
+        """The same images in batches of at most ``size``, each padded no further than it needs; all are views."""
         count = len(self.sizes_hw)
         if size >= count:
             return (self,)

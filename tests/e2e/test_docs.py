@@ -59,9 +59,10 @@ def run_command(line: str) -> None:
         return
     assert words[0] == "detrkit", f"do not know how to run {line!r}"
     words = [
-        re.sub(r"^\d+$", "1", word) if before == "--epochs" else word for before, word in itertools.pairwise(words)
+        re.sub(r"^\d+$", "1", word) if before in ("--epochs", "--trials") else word
+        for before, word in itertools.pairwise(words)
     ]
-    if words[0] == "train":
+    if words[0] == "train" or (words[0] == "tune" and "--data" in words):
         words += [
             "--set",
             "transforms.eval_size=96",

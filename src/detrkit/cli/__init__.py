@@ -128,7 +128,7 @@ def train(
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Do not train: repeat a step that was not finite, saved in RUN/nonfinite, and find where it began.",
+            help="Do not train: repeat a step that was not finite (RUN/nonfinite) and find where it began.",
         ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="With --replay: print what it found as JSON.")] = False,

@@ -112,12 +112,15 @@ def settle(run: Run) -> None:
         return
     last.arrived()
     values = dict(zip(last.names, last.values.numpy().tolist(), strict=True))
-    own = _is_own_fault(last, values)
-    is_bad = own
+    own, shared = _is_own_fault(last, values), _is_bad(values)
     if run.fabric.world_size > 1:
-        flag = torch.tensor([int(own)])
-        torch.distributed.all_reduce(flag, group=run.host_group)
-        is_bad = bool(flag)
+        flags = torch.tensor([int(own), int(shared)])
+        torch.distributed.all_reduce(flags, group=run.host_group)
+        somebodys = bool(flags[0])
+        is_bad = somebodys or bool(flags[1])
+        own = own or (shared and not somebodys)
+    else:
+        own = is_bad = own or shared
     progress = run.state.progress
     progress.bad_steps = progress.bad_steps + 1 if is_bad else 0
     if not is_bad:
@@ -159,13 +162,18 @@ def folder_of(run: Run) -> str:
 
 
 def _is_own_fault(last: LastStep, values: Mapping[str, float]) -> bool:
-    """Whether the step was not finite because of what this process did."""
+    """Whether this process surely made the step not finite."""
     if last.damage or not _is_finite(values["loss"]):
         return True
+    return "own_grad_norm" in values and not _is_finite(values["own_grad_norm"]) and _is_bad(values)
+
+
+def _is_bad(values: Mapping[str, float]) -> bool:
+    """Whether the gradient of all processes was not finite."""
     # with float16 an infinite gradient alone is the loss scale finding its level, unless it sank to nothing
     if "scale" in values and values["scale"] >= _LEAST_SCALE:
         return False
-    return not _is_finite(values.get("own_grad_norm", values["grad_norm"]))
+    return not _is_finite(values["grad_norm"])
 
 
 def _all_messages(run: Run, message: str) -> list[str]:

@@ -117,19 +117,17 @@ def test_two_processes_equal_one(toy: Any, make_config: Any, make_loader: Any, t
 
 @pytest.mark.parametrize("name", list(CASES))
 def test_gradients_of_two_processes_are_those_of_one(name: str, two: Path, tmp_path: Path):
-    """To 1e-5 of each parameter's largest gradient: float32 sums in another order differ by some 1e-6.
+    """To 1e-5 of each parameter's largest gradient, 2e-6 in all: sums in another order differ by some 1e-6.
 
-    A gradient hundreds of times smaller than the largest of the model is the difference of larger ones, which have
-    rounding errors of their own (the weight of one layer norm: 2.6e-5 of 0.001); it is measured against 0.3 % of
-    the largest.
+    Three pieces against one are allowed 5e-5 for a parameter alone: one layer norm's gradient (0.001, where others
+    have 0.2) is the difference of larger ones, and comes out at 1.8e-5.
     """
     expected = one_process(CASES[name], tmp_path)
     found = torch.load(two / f"gradients-{name}.pt", weights_only=True)
     assert found.keys() == expected.keys()
-    largest = max(gradient.abs().max() for gradient in expected.values())
+    bound = 5e-5 if name.endswith("accumulated") else 1e-5
     for parameter, gradient in expected.items():
-        scale = max(gradient.abs().max(), 3e-3 * largest)
-        assert (found[parameter] - gradient).abs().max() <= 1e-5 * scale, parameter
+        assert (found[parameter] - gradient).abs().max() <= bound * gradient.abs().max(), parameter
     whole, own = (torch.cat([part[key].flatten() for key in expected]) for part in (expected, found))
     assert (own - whole).norm() <= 2e-6 * whole.norm()
 

@@ -3,8 +3,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
-import re
 import os
+import re
 import signal
 from pathlib import Path
 
