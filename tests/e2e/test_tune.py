@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from detrkit.data.synthetic import write_synthetic
 from tests.e2e.conftest import BATCH, SETTINGS, finish, records, run_here, run_well, start
 
 EPOCHS = 2
@@ -123,14 +124,19 @@ def test_what_is_asked_wrongly_ends_with_2(
     assert not Path("study", "trials").exists()
 
 
-def test_the_range_test_suggests_a_rate_that_learns(tiny_data: Path, tmp_path: Path):
-    settings = [part for key, value in SETTINGS.items() for part in ("--set", f"{key}={json.dumps(value)}")]
-    arguments = ["--model", "detr-tiny", "--data", tiny_data, *settings]
+def test_the_range_test_suggests_a_rate_that_learns(tmp_path: Path):
+    data = write_synthetic(tmp_path / "shapes", train_images=200, val_images=8, size=64, seed=1)
+    settings = [
+        part
+        for key, value in {**SETTINGS, "train.batch_size": 8}.items()
+        for part in ("--set", f"{key}={json.dumps(value)}")
+    ]
+    arguments = ["--model", "detr-tiny", "--data", data, *settings]
     out = tmp_path / "lr"
-    found = json.loads(run_well("tune", "--lr-range", *arguments, "--out", out, "--steps", "60", "--json"))
+    found = json.loads(run_well("tune", "--lr-range", *arguments, "--out", out, "--steps", "100", "--json"))
     assert 1e-4 <= found["suggested"] <= 1e-2  # the preset's own is 1e-3
     assert (out / "lr_range.png").stat().st_size > 1000
     rate = ["--set", f"train.lr={found['suggested']}", "--set", f"train.backbone_lr={found['suggested']}"]
-    run_well("train", *arguments, *rate, "--run", tmp_path / "run", "--epochs", "3")
+    run_well("train", *arguments, *rate, "--run", tmp_path / "run", "--epochs", "2")
     losses = [record["loss"] for record in records(tmp_path / "run", "step")]
     assert sum(losses[-4:]) < 0.97 * sum(losses[:4])
