@@ -163,7 +163,7 @@ def _curves(result: StudyResult) -> _Drawing:
             style: dict[str, Any] = {"color": _GREY, "lw": 1, "alpha": 0.6}
             if trial.number in best:
                 style = {"color": COLORS[best[trial.number]], "lw": 1.8, "label": f"trial {trial.number}"}
-            ends = "x" if trial.state == "pruned" else ""
+            ends = "x" if trial.state == "pruned" else "."
             epochs = list(trial.curve)
             axes.plot(epochs, list(trial.curve.values()), marker=ends, markevery=[len(epochs) - 1], ms=5, **style)
         _whole_numbers(axes)
