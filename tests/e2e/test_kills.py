@@ -130,7 +130,6 @@ def test_signal_saves_and_the_exit_code_is_that_of_a_shell(
         (Moment("write", 9000), TERM),
         pytest.param(Moment("step", 10), INT, marks=pytest.mark.slow),
         pytest.param(Moment("rename", 31), TERM, marks=pytest.mark.slow),
-        pytest.param(Moment("evaluation", 8), TERM, marks=pytest.mark.slow),
         pytest.param(Moment("sync", 50), INT, marks=pytest.mark.slow),
     ],
 )

@@ -169,7 +169,7 @@ def test_an_unreadable_image_of_one_process_ends_all_of_them(tiny_data: Path, tm
     code, _, err = ended(torchrun(arguments(data, tmp_path / "run")))
     assert code == 1
     assert image.name in err
-    assert 'Traceback (most recent call last):\n  File "<frozen runpy>"' not in err
+    assert "detrkit/runs.py" not in err  # torchrun prints a traceback of its own, not of the training
 
 
 @pytest.mark.slow
