@@ -89,7 +89,11 @@ def wait_for_step(run: Path, step: int) -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "code", "workers"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 0)], ids=["SIGINT", "SIGTERM"]
+    ("number", "code", "workers"),
+    [
+        pytest.param(signal.SIGINT, 130, 1, id="SIGINT"),
+        pytest.param(signal.SIGTERM, 143, 0, id="SIGTERM", marks=pytest.mark.slow),
+    ],
 )
 def test_interrupted_run_is_saved_and_resumed_to_the_same_weights(
     number: int, code: int, workers: int, tiny_run: Trained, tiny_data: Path, tmp_path: Path

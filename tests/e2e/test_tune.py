@@ -81,6 +81,7 @@ def test_a_killed_search_finishes_its_remaining_trials_only(tiny_data: Path, tmp
     assert trials_in(out) == after
 
 
+@pytest.mark.slow
 def test_two_workers_share_a_study(tiny_data: Path, tmp_path: Path):
     out = tmp_path / "study"
     said, _ = finish(start(tune_arguments(tiny_data, out, "--trials", "4", "--workers", "2")))

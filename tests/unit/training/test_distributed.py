@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -115,6 +116,16 @@ def test_two_processes_equal_one(toy: Any, make_config: Any, make_loader: Any, t
         torch.testing.assert_close(saved["model"][name], expected, rtol=1e-3, atol=1e-5)
 
 
+@pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As torchrun gives its processes: sums by another number of threads are other sums."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.usefixtures("one_thread")
 @pytest.mark.parametrize("name", list(CASES))
 def test_gradients_of_two_processes_are_those_of_one(name: str, two: Path, tmp_path: Path):
     """To 1e-5 of each parameter's largest gradient, 2e-6 in all: sums in another order differ by some 1e-6.
