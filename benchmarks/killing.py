@@ -178,10 +178,11 @@ def _around(owner: Any, name: str, hit: Hit, *, before: bool = False, after: boo
 
 
 def _in_start(hit: Hit) -> None:
-    from detrkit import runs
+    from detrkit.runs import prepare, run, split
 
-    for name in ("make_fabric", "read_split_files", "build_model", "write_config"):
-        _around(runs, name, hit, before=True, after=True)
+    for module, name in ((run, "make_fabric"), (split, "read_split_files"), (prepare, "build_model")):
+        _around(module, name, hit, before=True, after=True)
+    _around(run, "write_config", hit, before=True, after=True)
 
 
 def _in_write(hit: Hit) -> None:

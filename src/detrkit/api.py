@@ -21,7 +21,9 @@ from detrkit.inference.predictor import Detector, ErrorReport
 from detrkit.models import CLASSES_SUFFIX, build_model, load_model, preset_or_config, read_weights
 from detrkit.readiness.run import run_preflight
 from detrkit.readiness.verdict import Verdict
-from detrkit.runs import Say, SplitEvaluator, read_split, resume_run, start_run, unknown_classes
+from detrkit.runs.evaluator import SplitEvaluator
+from detrkit.runs.run import Say, resume_run, start_run
+from detrkit.runs.split import read_split, unknown_classes
 from detrkit.training.diagnosis import Diagnosis
 from detrkit.training.loop import FitResult
 from detrkit.training.replay import find_step, read_step, replay_step

@@ -8,7 +8,7 @@ from detrkit import api
 from detrkit.data.synthetic import write_synthetic
 from detrkit.errors import UsageError
 from detrkit.evaluation.report import metrics_table
-from detrkit.runs import Say
+from detrkit.runs.run import Say
 from detrkit.training.loop import FitResult
 
 PRESET = "detr-tiny"

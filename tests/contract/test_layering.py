@@ -20,7 +20,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("serving",),
     ("models",),
     ("runs",),
-    ("readiness", "tuning", "profiling", "cluster"),
+    ("adapters",),
+    ("readiness", "tuning", "profiling", "cluster", "comparison", "robustness"),
     ("api",),
     ("demo", "doctor", "cli"),
 )

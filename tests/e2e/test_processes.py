@@ -15,7 +15,8 @@ import torch
 
 from detrkit.config import read_config
 from detrkit.models import build_model
-from detrkit.runs import SplitEvaluator, read_split
+from detrkit.runs.evaluator import SplitEvaluator
+from detrkit.runs.split import read_split
 from detrkit.training.checkpoint import read_model
 from tests.e2e.conftest import Trained, records, run_here
 from tests.e2e.processes import (
@@ -169,7 +170,7 @@ def test_an_unreadable_image_of_one_process_ends_all_of_them(tiny_data: Path, tm
     code, _, err = ended(torchrun(arguments(data, tmp_path / "run")))
     assert code == 1
     assert image.name in err
-    assert "detrkit/runs.py" not in err  # torchrun prints a traceback of its own, not of the training
+    assert "detrkit/runs/" not in err  # torchrun prints a traceback of its own, not of the training
 
 
 @pytest.mark.slow

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from detrkit.cli import data as data_verbs
+from detrkit.cli.evaluate import evaluate
 from detrkit.cli.models import models
 from detrkit.cli.plot import plot
 from detrkit.cli.preflight import preflight
@@ -27,8 +28,6 @@ from detrkit.cli.shared import (
     counted,
     errors,
     free_folder,
-    progress_bar,
-    quiet,
     say,
 )
 from detrkit.cli.tune import tune
@@ -79,6 +78,7 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
+app.command("eval", short_help="COCO box metrics of any model on any data set.")(evaluate)
 app.command(short_help="Presets, and which have published weights.")(models)
 app.command(short_help="Will it learn? Faults found before the long run.")(preflight)
 app.command(short_help="Search for settings by many short trainings.")(tune)
@@ -171,59 +171,6 @@ def resume(
         from detrkit import api
 
         _report_run(api.resume(run, epochs=epochs, say=say))
-
-
-@app.command("eval", short_help="COCO box metrics of any model on any data set.")
-def evaluate(
-    model: ModelArgument,
-    data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DATA", help="Folder of the data set, or one COCO JSON file; a run's own if not given."
-        ),
-    ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Split to evaluate on.")] = "val",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for metrics.json, detections.json and plots; RUN/eval for a run, otherwise eval, with a "
-            "number if it is taken.",
-        ),
-    ] = None,
-    batch_size: BatchOption = 4,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "32",
-    preset: AsOption = None,
-    as_json: JsonOption = False,
-) -> None:
-    """COCO box metrics of any model on any data set: all 12 numbers and per class."""
-    with errors():
-        from detrkit import api
-
-        detector = api.load(model, preset, device=device, precision=checked_precision(precision))
-        folder = out or _default_eval_folder(model)
-        with progress_bar("evaluating", as_json) as progress:
-            metrics = api.evaluate(
-                detector,
-                data,
-                split=split,
-                out=folder,
-                batch_size=batch_size,
-                say=quiet if as_json else say,
-                progress=progress,
-            )
-        if as_json:
-            typer.echo(json.dumps(metrics.to_dict(), indent=1))
-            return
-        from rich.console import Console
-
-        from detrkit.evaluation.report import class_table, metrics_table
-
-        console = Console()
-        console.print(class_table(metrics))
-        console.print(metrics_table(metrics))
-        say(f"Written to {folder}: metrics.json, detections.json (COCO result format), precision_recall.png")
 
 
 @app.command(short_help="Detect objects in images and draw them.")
@@ -336,10 +283,3 @@ def _report_run(result: Any) -> None:
 def _end_of_training(stopped: str, signal_number: int | None) -> None:
     if stopped == "interrupted":
         raise typer.Exit(128 + (signal_number or 2))
-
-
-def _default_eval_folder(model: str) -> Path:
-    from detrkit.models import is_run
-
-    path = Path(model)
-    return free_folder(path / "eval" if path.is_dir() and is_run(path) else Path("eval"))

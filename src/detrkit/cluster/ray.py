@@ -14,7 +14,7 @@ from typing import Any
 
 from detrkit.config import Config
 from detrkit.errors import MissingExtraError, TrainingError, UsageError
-from detrkit.runs import Say, start_run
+from detrkit.runs.run import Say, start_run
 from detrkit.training.loop import FitResult
 
 _PATHS = {

@@ -16,6 +16,7 @@ import hotcoco
 import numpy as np
 
 from detrkit.errors import DataError, UsageError
+from detrkit.evaluation.matching import Found, Matches, match_detections
 from detrkit.evaluation.truth import CocoTruth, read_ground_truth
 from detrkit.files import atomic_file
 from detrkit.types import ClassMap, ImageDetections
@@ -171,17 +172,8 @@ class CocoEvaluator:
             DataError: A given id is not in the annotations, or there is no image to measure on.
         """
         rows = self._rows(image_ids)
-        if len(rows) == 0:
-            raise DataError("there are no images to evaluate; add detections or check the annotation file")
-        detections = self._result_array(rows)
-        if self._hotcoco_truth is None:
-            self._hotcoco_truth = self.truth.to_hotcoco()
-        evaluation = hotcoco.COCOeval(self._hotcoco_truth, self._hotcoco_truth.load_res(detections), "bbox")
-        limits = sorted({min(1, self.max_detections), min(10, self.max_detections), self.max_detections})
-        evaluation.params.img_ids = (rows + 1).tolist()
-        evaluation.params.max_dets = limits
-        evaluation.evaluate()
-        evaluation.accumulate()
+        evaluation = self.measure(image_ids)
+        limits = evaluation.params.max_dets
         curves = evaluation.eval
         assert curves is not None
         precision, recall = curves["precision"], curves["recall"]
@@ -193,11 +185,53 @@ class CocoEvaluator:
             per_class=_per_class(precision, self.truth.class_map, objects),
             images=len(rows),
             objects=int(objects.sum()),
-            detections=len(detections),
+            detections=self._count(rows),
             max_detections=self.max_detections,
             unmatched_classes=tuple(name for i, name in enumerate(self.class_map.names) if i not in matched),
             precision=np.ascontiguousarray(precision[:, :, :, 0, -1]),
         )
+
+    def measure(self, image_ids: Sequence[int] | Literal["all", "added"] = "all") -> hotcoco.COCOeval:
+        """Hotcoco's evaluation, accumulated, for the figures of its own such as error types.
+
+        Its image ids are ``truth``'s rows + 1, its category ids the data set's class ids + 1.
+
+        Args:
+            image_ids: As for :meth:`finish`.
+
+        Raises:
+            DataError: As for :meth:`finish`.
+        """
+        rows = self._rows(image_ids)
+        if len(rows) == 0:
+            raise DataError("there are no images to evaluate; add detections or check the annotation file")
+        if self._hotcoco_truth is None:
+            self._hotcoco_truth = self.truth.to_hotcoco()
+        results = self._hotcoco_truth.load_res(self._result_array(rows))
+        evaluation = hotcoco.COCOeval(self._hotcoco_truth, results, "bbox")
+        evaluation.params.img_ids = (rows + 1).tolist()
+        evaluation.params.max_dets = sorted(
+            {min(1, self.max_detections), min(10, self.max_detections), self.max_detections}
+        )
+        evaluation.evaluate()
+        evaluation.accumulate()
+        return evaluation
+
+    def matches(self, image_ids: Sequence[int] | Literal["all", "added"] = "all") -> Matches:
+        """Which detection found which object, at every IoU: what all explanations are made from.
+
+        Args:
+            image_ids: As for :meth:`finish`.
+        """
+        rows = self._rows(image_ids)
+        results = self._result_array(rows)
+        found = Found(
+            image_rows=results[:, 0].astype(np.int64) - 1,
+            class_ids=results[:, 6].astype(np.int64) - 1,
+            scores=results[:, 5],
+            boxes_xywh=results[:, 1:5],
+        )
+        return match_detections(self.truth, found, rows, self.max_detections)
 
     def write_results_json(self, path: str | Path) -> int:
         """Write COCO's result format, image after image, and return the number of detections written.
@@ -224,6 +258,11 @@ class CocoEvaluator:
                     written += 1
             file.write("\n]\n")
         return written
+
+    def _count(self, rows: np.ndarray) -> int:
+        """Detections of these images that are measured."""
+        added = (self._added[row].class_ids for row in rows.tolist() if row in self._added)
+        return sum(int((self._data_class_ids[class_ids] >= 0).sum()) for class_ids in added)
 
     def _rows(self, image_ids: Sequence[int] | Literal["all", "added"]) -> np.ndarray:
         if isinstance(image_ids, str):

@@ -19,7 +19,8 @@ from detrkit.profiling.advice import advise, utilisation_of
 from detrkit.profiling.measure import WARM_UP, Measured, measure_training
 from detrkit.profiling.memory import PeakMemory
 from detrkit.profiling.report import Profile, write_profile
-from detrkit.runs import prepare_model, read_split, training_dataset
+from detrkit.runs.prepare import prepare_model, training_dataset
+from detrkit.runs.split import read_split
 from detrkit.training.processes import make_fabric
 
 Source = str | os.PathLike[str]

@@ -30,7 +30,8 @@ from detrkit.readiness.evidence import Patches, collect_patches, offset_evidence
 from detrkit.readiness.page import write_preflight_page
 from detrkit.readiness.rehearsal import Rehearsal, gather_handful, rehearse
 from detrkit.readiness.verdict import Judgement, Outcome, Verdict
-from detrkit.runs import Split, prepare_model, read_split, training_dataset
+from detrkit.runs.prepare import prepare_model, training_dataset
+from detrkit.runs.split import Split, read_split
 from detrkit.types import Batch, ClassMap
 
 Say = Callable[[str], None]

@@ -23,7 +23,8 @@ from detrkit.errors import DataError, TrainingError, UsageError
 from detrkit.families.registry import build_criterion, find_places
 from detrkit.files import atomic_bytes, atomic_file, make_folder
 from detrkit.inference.detect import resolve_device
-from detrkit.runs import prepare_model, read_split, training_dataset
+from detrkit.runs.prepare import prepare_model, training_dataset
+from detrkit.runs.split import read_split
 from detrkit.training.optim import build_optimizer, set_lr
 from detrkit.training.single import single_step
 from detrkit.types import Batch

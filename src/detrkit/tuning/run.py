@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from detrkit.config import Config
 from detrkit.errors import UsageError
-from detrkit.runs import read_split
+from detrkit.runs.split import read_split
 from detrkit.tuning.page import write_study_page
 from detrkit.tuning.results import StudyResult, best_config, read_trials, write_results
 from detrkit.tuning.settings import Pruner, Settings

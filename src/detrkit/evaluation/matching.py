@@ -1,0 +1,228 @@
+"""Which detection found which object: COCO's matching for every IoU threshold at once, as columns.
+
+hotcoco counts, and does not say cheaply which detection was counted for what; explanations, intervals and
+thresholds need exactly that. The rules are those of pycocotools' ``evaluateImg`` for objects of all sizes, and the
+tests hold them against its answers.
+
+Shapes: D detections, N annotations, P pairs of the two, T IoU thresholds, C classes, I images.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from detrkit.evaluation.truth import CocoTruth
+
+IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
+"""pycocotools' own values, to the last bit."""
+
+LEAST_IOU = 0.1
+"""Of a pair that is kept; below it a detection has nothing to do with an object (TIDE's background)."""
+
+_MOST_PAIRS = 500_000
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """Detections of many images as columns, in the data set's own classes.
+
+    Args:
+        image_rows: Row of the truth's ``image_ids``, int64 ``[D]``.
+        class_ids: Contiguous ids of the truth's class map, int64 ``[D]``.
+        scores: float64 ``[D]``.
+        boxes_xywh: float64 ``[D, 4]``, pixels.
+    """
+
+    image_rows: np.ndarray
+    class_ids: np.ndarray
+    scores: np.ndarray
+    boxes_xywh: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.scores)
+
+    def select(self, rows: np.ndarray) -> Found:
+        """Those at some rows, or where a mask is True."""
+        return Found(self.image_rows[rows], self.class_ids[rows], self.scores[rows], self.boxes_xywh[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class Pairs:
+    """Detections and objects of one image that overlap by ``LEAST_IOU`` or more, of the same class or not.
+
+    Args:
+        detections: Rows of the detections, int64 ``[P]``, ascending.
+        objects: Rows of the truth's annotations, int64 ``[P]``.
+        iou: float64 ``[P]``; with a crowd region, the share of the detection that lies inside.
+    """
+
+    detections: np.ndarray
+    objects: np.ndarray
+    iou: np.ndarray
+
+    def select(self, rows: np.ndarray) -> Pairs:
+        """Those at some rows, or where a mask is True."""
+        return Pairs(self.detections[rows], self.objects[rows], self.iou[rows])
+
+
+@dataclasses.dataclass(frozen=True)
+class Matches:
+    """What became of every detection and every object.
+
+    Args:
+        truth: All annotations; ``measured`` says which count.
+        rows: Images that are measured, rows of the truth, int64 ``[I]``, ascending.
+        found: The detections that count: of each image and class the best ``max_detections``. Ordered by image,
+            and by descending score within it.
+        matched: Annotation that a detection found, -1 for none, int32 ``[T, D]``.
+        ignored: Found a crowd region, so that it is neither right nor wrong, bool ``[T, D]``.
+        found_by: Detection that found an object, -1 for none, int32 ``[T, N]``; -1 for crowd regions.
+        measured: Objects to be found: in a measured image and no crowd region, bool ``[N]``.
+        pairs: Overlaps, for what matching does not tell.
+    """
+
+    truth: CocoTruth
+    rows: np.ndarray
+    found: Found
+    matched: np.ndarray
+    ignored: np.ndarray
+    found_by: np.ndarray
+    measured: np.ndarray
+    pairs: Pairs
+
+    @property
+    def correct(self) -> np.ndarray:
+        """Whether a detection counts as right, bool ``[T, D]``."""
+        correct: np.ndarray = (self.matched >= 0) & ~self.ignored
+        return correct
+
+    def by_score(self, class_id: int) -> np.ndarray:
+        """Rows of a class's detections as COCO ranks them, best first; equal scores by image."""
+        rows = np.flatnonzero(self.found.class_ids == class_id)
+        ranked: np.ndarray = rows[np.argsort(-self.found.scores[rows], kind="stable")]
+        return ranked
+
+    def objects_by_class(self) -> np.ndarray:
+        """Objects to be found of each class, int64 ``[C]``."""
+        counts: np.ndarray = np.bincount(self.truth.class_ids[self.measured], minlength=len(self.truth.class_map))
+        return counts
+
+
+def match_detections(truth: CocoTruth, found: Found, rows: np.ndarray, max_detections: int = 100) -> Matches:
+    """Match detections to objects as COCO does, at ``IOU_THRESHOLDS``.
+
+    In order of score, each detection takes the free object of its class that it overlaps most, if by the threshold
+    or more; what then remains may lie in crowd regions, which are never used up.
+
+    Args:
+        truth: The annotations.
+        found: Detections of images in ``rows``, in any order; equal scores of an image keep theirs.
+        rows: Images to measure on, int64, ascending.
+        max_detections: Of each image and class.
+    """
+    found = found.select(np.lexsort((-found.scores, found.image_rows)))
+    found = found.select(_rank_in_class(found) < max_detections)
+    in_rows = np.zeros(len(truth.image_ids), dtype=bool)
+    in_rows[rows] = True
+    measured_image = in_rows[truth.image_rows]
+    pairs = overlapping_pairs(truth, found, measured_image)
+    same = truth.class_ids[pairs.objects] == found.class_ids[pairs.detections]
+    matched, found_by = _match(pairs.select(same), truth.iscrowd, found)
+    ignored = (matched >= 0) & truth.iscrowd[matched] if len(truth.iscrowd) else np.zeros_like(matched, bool)
+    return Matches(truth, rows, found, matched, ignored, found_by, measured_image & ~truth.iscrowd, pairs)
+
+
+def overlapping_pairs(truth: CocoTruth, found: Found, usable: np.ndarray) -> Pairs:
+    """Detections (ordered by image) with the usable annotations of their images that they overlap."""
+    objects = np.flatnonzero(usable)  # ordered by image, as the truth is
+    images = truth.image_rows[objects]
+    first = np.searchsorted(images, found.image_rows, side="left")
+    counts = np.searchsorted(images, found.image_rows, side="right") - first
+    ends = np.cumsum(counts)
+    parts = []
+    start = 0
+    while start < len(found):
+        done = int(ends[start - 1]) if start else 0
+        stop = max(start + 1, int(np.searchsorted(ends, done + _MOST_PAIRS, side="right")))
+        detections = np.repeat(np.arange(start, stop), counts[start:stop])
+        begin = np.repeat(ends[start:stop] - counts[start:stop] - done, counts[start:stop])
+        places = np.arange(len(detections)) - begin
+        partners = objects[np.repeat(first[start:stop], counts[start:stop]) + places]
+        iou = _iou(found.boxes_xywh[detections], truth.boxes_xywh[partners], truth.iscrowd[partners])
+        near = iou >= LEAST_IOU
+        parts.append((detections[near], partners[near], iou[near]))
+        start = stop
+    if not parts:
+        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
+    detections, partners, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
+    return Pairs(detections, partners, iou)
+
+
+def _iou(detections: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
+    """IoU of boxes ``[P, 4]`` XYWH with each other, operation by operation as pycocotools: that decides ties."""
+    low = np.maximum(detections[:, :2], objects[:, :2])
+    high = np.minimum(detections[:, 2:] + detections[:, :2], objects[:, 2:] + objects[:, :2])
+    sides = np.maximum(high - low, 0)
+    inner = sides[:, 0] * sides[:, 1]
+    area = detections[:, 2] * detections[:, 3]
+    union = np.where(crowd, area, area + objects[:, 2] * objects[:, 3] - inner)
+    iou: np.ndarray = np.divide(inner, union, out=np.zeros_like(inner), where=inner > 0)
+    return iou
+
+
+def _rank_in_class(found: Found) -> np.ndarray:
+    """Each detection's place among those of its image and class; detections are ordered by image and score."""
+    order = np.lexsort((found.class_ids, found.image_rows))  # stable: keeps the order by score
+    image, class_id = found.image_rows[order], found.class_ids[order]
+    begins = np.ones(len(order), dtype=bool)
+    begins[1:] = (image[1:] != image[:-1]) | (class_id[1:] != class_id[:-1])
+    return _unsorted(order, _places(begins))
+
+
+def _match(pairs: Pairs, iscrowd: np.ndarray, found: Found) -> tuple[np.ndarray, np.ndarray]:
+    """``matched [T, D]`` and ``found_by [T, N]`` from pairs of the same class, ordered by detection."""
+    thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
+    matched = np.full((len(thresholds), len(found)), -1, dtype=np.int32)
+    found_by = np.full((len(thresholds), len(iscrowd)), -1, dtype=np.int32)
+    pairs = pairs.select(pairs.iou >= thresholds[0])
+    # Of the objects that a detection may take, it takes the first: a real one before a crowd region, the one it
+    # overlaps most, and of equals the last.
+    pairs = pairs.select(np.lexsort((-pairs.objects, -pairs.iou, iscrowd[pairs.objects], pairs.detections)))
+    for row in _rounds(pairs, found):
+        detections, objects = pairs.detections[row], pairs.objects[row]
+        crowd = iscrowd[objects]
+        begins = np.flatnonzero(np.r_[True, detections[1:] != detections[:-1]])
+        place = np.arange(len(row))
+        for number, threshold in enumerate(thresholds):
+            free = (pairs.iou[row] >= threshold) & ((found_by[number, objects] < 0) | crowd)
+            taken = np.minimum.reduceat(np.where(free, place, len(row)), begins)
+            taken = taken[taken < len(row)]
+            matched[number, detections[taken]] = objects[taken]
+            real = taken[~crowd[taken]]
+            found_by[number, objects[real]] = detections[real]
+    return matched, found_by
+
+
+def _rounds(pairs: Pairs, found: Found) -> list[np.ndarray]:
+    """Rows of the pairs in rounds: the best detection of every image and class, then the second best, ..."""
+    if len(pairs.detections) == 0:
+        return []
+    begins = np.r_[True, pairs.detections[1:] != pairs.detections[:-1]]
+    detections = pairs.detections[begins]
+    turn = _rank_in_class(found.select(detections))[np.cumsum(begins) - 1]
+    order = np.argsort(turn, kind="stable")
+    return np.split(order, np.flatnonzero(np.diff(turn[order])) + 1)
+
+
+def _places(begins: np.ndarray) -> np.ndarray:
+    """Places 0, 1, 2, ... counted anew wherever a group begins."""
+    positions = np.arange(len(begins))
+    return positions - np.maximum.accumulate(np.where(begins, positions, 0))
+
+
+def _unsorted(order: np.ndarray, values: np.ndarray) -> np.ndarray:
+    result = np.empty_like(values)
+    result[order] = values
+    return result

@@ -1,0 +1,1 @@
+"""Training runs from a config: data, model and loop put together; where training meets evaluation."""
