@@ -17,8 +17,9 @@ demo: $(STAMP)
 	rm -rf demo
 	$(BIN)/detrkit demo --out demo
 
+# Every core has a process of tests of its own, whose arithmetic then takes no second one.
 test: $(STAMP)
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -19,11 +19,14 @@ from detrkit.cli.profile import profile
 from detrkit.cli.shared import (
     AsOption,
     BatchOption,
+    ConfigOption,
     DataOption,
     DeviceOption,
+    InitOption,
     JsonOption,
     ModelArgument,
     PrecisionOption,
+    SetOption,
     checked_precision,
     counted,
     errors,
@@ -94,12 +97,7 @@ def train(
         Path | None,
         typer.Option(metavar="DIR", help="Folder for the run; runs/MODEL-1 and so on if not given."),
     ] = None,
-    init: Annotated[
-        str | None,
-        typer.Option(
-            metavar="INIT", help="Starting weights: published, backbone (ImageNet), none, a path or a hub id."
-        ),
-    ] = None,
+    init: InitOption = None,
     epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="Passes over the training images.")
     ] = None,
@@ -115,11 +113,8 @@ def train(
     go_on: Annotated[
         bool, typer.Option("--resume", help="If --run holds a training already, go on with that one.")
     ] = False,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file over the preset.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.lr=1e-4; may repeat."),
-    ] = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
     ray: Annotated[
         int | None,
         typer.Option(min=1, metavar="N", help="Train on a Ray cluster, with N processes of a GPU or CPU each."),

@@ -8,7 +8,17 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import DataOption, JsonOption, errors, free_folder, quiet, say
+from detrkit.cli.shared import (
+    ConfigOption,
+    DataOption,
+    InitOption,
+    JsonOption,
+    SetOption,
+    errors,
+    free_folder,
+    quiet,
+    say,
+)
 
 
 def preflight(
@@ -20,15 +30,9 @@ def preflight(
         ),
     ] = "detr-r50",
     data: DataOption = None,
-    init: Annotated[
-        str | None,
-        typer.Option(metavar="INIT", help="Starting weights, as in train."),
-    ] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file over the preset.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.lr=1e-4; may repeat."),
-    ] = None,
+    init: InitOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
     out: Annotated[
         Path | None,
         typer.Option(

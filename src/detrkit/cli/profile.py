@@ -9,7 +9,17 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import DataOption, JsonOption, errors, free_folder, quiet, say
+from detrkit.cli.shared import (
+    ConfigOption,
+    DataOption,
+    InitOption,
+    JsonOption,
+    SetOption,
+    errors,
+    free_folder,
+    quiet,
+    say,
+)
 from detrkit.errors import UsageError
 
 
@@ -23,14 +33,9 @@ def profile(
         typer.Option(metavar="PRESET", help="Which model, where no run is given; detr-r50 if not given."),
     ] = None,
     data: DataOption = None,
-    init: Annotated[str | None, typer.Option(metavar="INIT", help="Starting weights, as in train.")] = None,
-    config: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="YAML file over the preset or the run's config.")
-    ] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.precision=bf16."),
-    ] = None,
+    init: InitOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
     steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps to take the median of.")] = 10,
     out: Annotated[
         Path | None,

@@ -29,6 +29,21 @@ DataOption = Annotated[
         help="Data set: folder in COCO, Roboflow, YOLO or VOC layout, or its data.yaml.",
     ),
 ]
+InitOption = Annotated[
+    str | None,
+    typer.Option(
+        "--init",
+        metavar="INIT",
+        help="Starting weights: published, backbone (ImageNet), none, a path or a hub id.",
+    ),
+]
+ConfigOption = Annotated[
+    Path | None, typer.Option("--config", metavar="FILE", help="YAML file over the preset or the run's config.")
+]
+SetOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.lr=1e-4; may repeat."),
+]
 DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
 PrecisionOption = Annotated[str, typer.Option(metavar="PRECISION", help="32, bf16 or 16.")]
 BatchOption = Annotated[

