@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from benchmarks import annotations, data_speed, detr_speed, gpu_training, loading
+from benchmarks import annotations, data_speed, detr_speed, evaluation, gpu_training, loading
 from benchmarks.detr_speed import Job
 from benchmarks.timing import machine, table
 
@@ -32,7 +32,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="few repeats, and print instead of writing the page")
     parser.add_argument("--out", type=Path, help="the page to write")
-    parser.add_argument("--only", choices=("forward", "backbone", "train", "data", "loading", "annotations"))
+    parser.add_argument(
+        "--only", choices=("forward", "backbone", "train", "data", "loading", "annotations", "evaluation")
+    )
     parser.add_argument("--data", type=Path, help="folder in COCO layout to load from; generated if not given")
     arguments = parser.parse_args()
     repeats = 3 if arguments.quick else 5
@@ -61,7 +63,10 @@ def _parts(device: torch.device, repeats: int, only: str | None, data: Path | No
         parts.append(table(title, data_speed.preprocessing(repeats)))
         title = "COCO evaluation, 5,000 images x 100 detections"
         parts.append(table(title, data_speed.evaluation(1), "AP of both was equal to the last digit."))
-    if only in ("data", "loading", "annotations"):
+    if only in (None, "evaluation"):
+        costs = evaluation.costs_table(evaluation.costs())
+        parts.append(f"### Evaluation of 5,000 images x 100 detections, step by step\n\n{costs}\n")
+    if only in ("data", "loading", "annotations", "evaluation"):
         return parts
     ours, theirs = detr_speed.make_pair()
     if only in (None, "forward"):

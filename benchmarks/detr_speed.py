@@ -24,7 +24,7 @@ from detrkit.families.registry import build_criterion, find_places, get_family
 from detrkit.families.weights import Weights
 from detrkit.inference.detect import run_model
 from detrkit.nn.recompute import set_recompute
-from detrkit.profiling.memory import PeakMemory
+from detrkit.ops.meters import PeakMemory
 from detrkit.training.optim import apply_gradients, build_optimizer
 from detrkit.types import GroundTruth
 

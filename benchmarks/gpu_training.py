@@ -13,8 +13,8 @@ import torch
 
 from benchmarks import detr_speed
 from benchmarks.detr_speed import COMPILED, THEIRS, Job
-from detrkit.profiling.flops import Peak, count_flops, find_peak, peak_tflops, utilisation
-from detrkit.profiling.memory import PeakMemory
+from detrkit.ops.meters import PeakMemory, count_flops
+from detrkit.profiling.flops import Peak, find_peak, peak_tflops, utilisation
 from detrkit.training.memory import free_memory, is_out_of_memory
 
 BATCHES = (2, 4, 8, 16, 32)

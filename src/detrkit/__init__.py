@@ -6,10 +6,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from detrkit.adapters.thresholds import choose_thresholds
     from detrkit.api import evaluate, export, load, predict, preflight, replay, resume, train
+    from detrkit.comparison.verbs import compare
     from detrkit.config import Config
     from detrkit.errors import DetrkitError
     from detrkit.inference.predictor import Detector
+    from detrkit.profiling.benchmark import benchmark
     from detrkit.profiling.verbs import profile
     from detrkit.tuning.verbs import lr_range, tune
     from detrkit.types import ClassMap
@@ -22,6 +25,9 @@ __all__ = [
     "Detector",
     "DetrkitError",
     "__version__",
+    "benchmark",
+    "choose_thresholds",
+    "compare",
     "evaluate",
     "export",
     "load",
@@ -41,6 +47,9 @@ _HOMES = {
     "Config": "detrkit.config",
     "Detector": "detrkit.inference.predictor",
     "DetrkitError": "detrkit.errors",
+    "choose_thresholds": "detrkit.adapters.thresholds",
+    "compare": "detrkit.comparison.verbs",
+    "benchmark": "detrkit.profiling.benchmark",
     "evaluate": "detrkit.api",
     "export": "detrkit.api",
     "load": "detrkit.api",

@@ -5,25 +5,29 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from detrkit.config import Config, Precision, update_config
+from detrkit.adapters.evaluate import evaluate_subject, origin_of
+from detrkit.adapters.find import find_subject, load_detector
+from detrkit.adapters.subject import DetectorSubject, Subject
+from detrkit.adapters.thresholds import own_thresholds
+from detrkit.config import Config, DataConfig, Precision, update_config
 from detrkit.errors import UsageError
-from detrkit.evaluation.coco import CocoMetrics
-from detrkit.evaluation.report import plot_precision_recall, write_metrics_json
+from detrkit.evaluation.analysis import RESAMPLES, Evaluation, Progress
+from detrkit.evaluation.report import write_evaluation
 from detrkit.families import PRESETS
 from detrkit.families.registry import build_criterion, get_family
 from detrkit.files import atomic_file, make_folder
 from detrkit.inference.interop import write_predictions
 from detrkit.inference.predictor import Detector, ErrorReport
-from detrkit.models import CLASSES_SUFFIX, build_model, load_model, preset_or_config, read_weights
+from detrkit.models import CLASSES_SUFFIX, build_model, preset_or_config, read_weights
 from detrkit.readiness.run import run_preflight
 from detrkit.readiness.verdict import Verdict
-from detrkit.runs.evaluator import SplitEvaluator
 from detrkit.runs.run import Say, resume_run, start_run
 from detrkit.runs.split import read_split, unknown_classes
+from detrkit.thresholds import Thresholds, read_thresholds
 from detrkit.training.diagnosis import Diagnosis
 from detrkit.training.loop import FitResult
 from detrkit.training.replay import find_step, read_step, replay_step
@@ -49,6 +53,8 @@ def load(
 ) -> Detector:
     """A detector from a preset name, a run, a checkpoint, a published file, a hub folder or id, or an address.
 
+    That of a run for which thresholds were chosen has them as its ``thresholds``, and predicts with them.
+
     Args:
         source: What to load; ``"detr-r50"`` fetches the published weights.
         model: Preset the weights are for, where the file cannot tell: DC5 changes no tensor's shape.
@@ -61,18 +67,11 @@ def load(
         UsageError: The source is nothing that is known.
         WeightsError: The weights cannot be fetched, are damaged, or are of another model.
     """
-    loaded = load_model(source, model, padding=padding)
-    family = get_family(loaded.config.model.family)
-    family.prepare_inference(loaded.model)
-    return Detector(
-        loaded.model,
-        loaded.class_map,
-        loaded.config,
-        family.postprocess,
-        device=device,
-        precision=precision,
-        channels_last=True,
-    )
+    detector = load_detector(source, model, device=device, precision=precision, padding=padding)
+    file = own_thresholds(source)
+    if file is not None:
+        detector.thresholds = read_thresholds(file, detector.class_map)
+    return detector
 
 
 def train(
@@ -207,7 +206,7 @@ def resume(run: Source, *, epochs: int | None = None, say: Say = print) -> FitRe
 
 
 def evaluate(
-    model: Source | Detector,
+    model: Source | Detector | Subject,
     data: Source | None = None,
     *,
     split: str = "val",
@@ -215,55 +214,65 @@ def evaluate(
     batch_size: int | None = None,
     device: str = "auto",
     precision: Precision = "32",
+    preset: str | None = None,
+    explain: bool = True,
+    resamples: int = RESAMPLES,
+    latency_images: int = 0,
     say: Say = lambda _message: None,
-    progress: Callable[[int, int], None] | None = None,
-) -> CocoMetrics:
-    """COCO box metrics of a model on a data set: all 12 numbers and per class, no score threshold.
+    progress: Progress | None = None,
+) -> Evaluation:
+    """How good a model is on a data set, how sure that is, and why: all 12 COCO numbers and what explains them.
 
     Args:
-        model: Anything that :func:`load` takes, or a detector.
+        model: Anything that :func:`load` takes; ``torchvision:NAME``, ``hf:ID`` or a file of detections as
+            :func:`detrkit.adapters.find.find_subject` describes; a detector, or a subject.
         data: Folder of the data set, or one COCO JSON file; the run's own if the model is a run.
         split: Name of the split.
-        out: Folder for ``metrics.json``, ``detections.json`` (COCO result format) and the precision-recall
-            plot; nothing is written if not given.
+        out: Folder for the report, ``metrics.json``, ``detections.json`` (COCO result format) and the rest; if not
+            given, nothing is written.
         batch_size: Images at once; the numbers do not depend on it.
         device: As in :func:`load`.
         precision: As in :func:`load`.
+        preset: Preset the weights are for, where the file cannot tell.
+        explain: Find out why; otherwise only the numbers and their intervals.
+        resamples: Of the bootstrap behind the intervals; 0 for none.
+        latency_images: Images to time the model on; 0 for none.
         say: Where messages for people go.
-        progress: Called with images done and images in all.
+        progress: Called with what is being done, steps done and steps in all.
+
+    Returns:
+        ``evaluation["AP"]``, ``evaluation.per_class[0]``, and the parts that explain.
     """
-    detector = model if isinstance(model, Detector) else load(model, device=device, precision=precision)
-    own = detector.config.data
-    if data is None and own.root is None and own.val_annotations is None:
+    subject = _subject(model, preset, device, precision)
+    config = subject.detector.config.data if isinstance(subject, DetectorSubject) else DataConfig()
+    if data is None and config.root is None and config.val_annotations is None:
         raise UsageError("no data given (--data DATA), and the model does not come from a run that knows its own")
     folder = None if out is None else make_folder(out)
-    part = read_split(detector.config, split, None if data is None else os.fspath(data), strict=True)
-    count = len(part.index)
-    evaluator = SplitEvaluator(
-        detector.config,
-        detector.class_map,
-        part,
-        detector.device,
-        batch_size=batch_size,
-        precision=detector.precision,
-        progress=None if progress is None else lambda done: progress(done, count),
-    )
-    for line in [*part.lines(), *unknown_classes(detector.class_map, part)]:
+    where = None if data is None else os.fspath(data)
+    part = read_split(config, split, where, strict=True, pixels=subject.stages is not None)
+    subject = subject.bind(part)
+    for line in [*part.lines(), *unknown_classes(subject.class_map, part)]:
         say(line)
-    collected = evaluator.collect(detector.model)
-    metrics = collected.finish()
+    evaluation, evaluator = evaluate_subject(
+        subject,
+        part,
+        origin=origin_of(subject, part, where or config.root or "", split),
+        batch_size=batch_size,
+        explain=explain,
+        resamples=resamples,
+        latency_images=latency_images,
+        progress=progress,
+    )
     if folder is not None:
-        write_metrics_json(folder / "metrics.json", metrics)
-        collected.write_results_json(folder / "detections.json")
-        plot_precision_recall(metrics, folder / "precision_recall.png")
-    return metrics
+        write_evaluation(folder, evaluation, evaluator)
+    return evaluation
 
 
 def predict(
     model: Source | Detector,
     images: ImageSource | list[ImageSource],
     *,
-    threshold: float = 0.5,
+    threshold: float | Thresholds | None = None,
     out: Source | None = None,
     batch_size: int = 4,
     on_error: ErrorReport | None = None,
@@ -273,7 +282,7 @@ def predict(
     Args:
         model: Anything that :func:`load` takes, or a detector.
         images: See :meth:`detrkit.inference.predictor.Detector.predict`.
-        threshold: Least score.
+        threshold: Least score, or thresholds by class; None: the model's own if it has any, otherwise 0.5.
         out: Folder for one drawn picture per image and ``predictions.json`` in COCO format.
         batch_size: Images at once.
         on_error: Called with name and error of each image that cannot be read, which is then left out.
@@ -339,6 +348,14 @@ def _drawing_name(source: str, taken: set[str]) -> str:
         name, number = f"{stem}-{number}.png", number + 1
     taken.add(name)
     return name
+
+
+def _subject(model: Source | Detector | Subject, preset: str | None, device: str, precision: Precision) -> Subject:
+    if isinstance(model, Detector):
+        return DetectorSubject(model.config.model.preset, model)
+    if isinstance(model, str | os.PathLike):
+        return find_subject(model, preset, device=device, precision=precision)
+    return model
 
 
 def _resolved(

@@ -48,7 +48,7 @@ def run_demo(
     say("3/4  evaluating on the held-out images")
     detector = api.load(result)
     metrics = api.evaluate(detector, out / "data", out=out / "eval", batch_size=16)
-    Console().print(metrics_table(metrics))
+    Console().print(metrics_table(metrics.metrics, metrics.intervals))
     say("4/4  drawing predictions")
     files = sorted((out / "data" / "val2017").iterdir())[:DRAWN]
     api.predict(detector, [str(file) for file in files], out=out / "predictions")

@@ -12,7 +12,7 @@ import detrkit
 ROOT = Path(detrkit.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "types", "config", "files"),
+    ("errors", "types", "config", "files", "thresholds"),
     ("ops", "visual"),
     ("data", "nn", "losses"),
     ("families",),

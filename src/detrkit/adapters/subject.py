@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor, nn
 
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.coco import CocoEvaluator, ImageResults
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 from detrkit.inference.detect import evaluation_mode, run_model
 from detrkit.inference.predictor import Detector
@@ -49,7 +49,9 @@ class Subject(Protocol):
     """Something whose detections on a split can be had.
 
     ``name`` is what people call it; ``kind`` says what it is, such as detrkit, torchvision or results.
-    ``class_map`` names the classes of its detections. ``stages`` is None where nothing can be run.
+    ``class_map`` names the classes of its detections; a file of detections holds none before it is bound to a
+    split. ``stages`` is None where nothing can be run. ``settings`` is all that its detections depend on besides
+    its weights, as text; empty where nothing can be run.
     """
 
     name: str
@@ -57,6 +59,14 @@ class Subject(Protocol):
     class_map: ClassMap
     stages: Stages | None
     max_detections: int
+    settings: str
+
+    def bind(self, split: Split, /) -> Subject:
+        """The same on a split, its ``class_map`` known.
+
+        Raises:
+            DataError: It cannot be of that split.
+        """
 
     def detect(
         self,
@@ -65,7 +75,7 @@ class Subject(Protocol):
         batch_size: int | None = None,
         progress: Progress | None = None,
         change: ImageChange | None = None,
-    ) -> Iterator[tuple[int, ImageDetections]]:
+    ) -> Iterator[tuple[int, ImageDetections | ImageResults]]:
         """Image id and detections of every image of a split, once each.
 
         Args:
@@ -144,6 +154,11 @@ class DetectorSubject:
         self.class_map = detector.class_map
         self.stages: Stages | None = DetectorStages(detector)
         self.max_detections = detector.config.train.max_detections
+        self.settings = f"{detector.config.model_dump_json()} {detector.precision}"
+
+    def bind(self, _split: Split, /) -> DetectorSubject:
+        """Itself: it knows its classes."""
+        return self
 
     def detect(
         self,
@@ -189,6 +204,7 @@ def collect(
     Raises:
         DataError: No class of the subject is a class of the split, or an image cannot be read.
     """
+    subject = subject.bind(split)
     evaluator = CocoEvaluator(
         truth or ground_truth_from_index(split.index), subject.class_map, subject.max_detections
     )

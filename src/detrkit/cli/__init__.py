@@ -11,6 +11,8 @@ from typing import Annotated, Any, Literal
 import typer
 
 from detrkit.cli import data as data_verbs
+from detrkit.cli.benchmark import benchmark
+from detrkit.cli.compare import compare
 from detrkit.cli.evaluate import evaluate
 from detrkit.cli.models import models
 from detrkit.cli.plot import plot
@@ -31,8 +33,10 @@ from detrkit.cli.shared import (
     counted,
     errors,
     free_folder,
+    quiet,
     say,
 )
+from detrkit.cli.thresholds import thresholds
 from detrkit.cli.tune import tune
 from detrkit.errors import UsageError
 
@@ -82,10 +86,13 @@ def doctor(as_json: JsonOption = False) -> None:
 
 
 app.command("eval", short_help="COCO box metrics of any model on any data set.")(evaluate)
+app.command(short_help="Which of several detectors is better, and how sure that is.")(compare)
+app.command(short_help="The score from which detections are taken.")(thresholds)
 app.command(short_help="Presets, and which have published weights.")(models)
 app.command(short_help="Will it learn? Faults found before the long run.")(preflight)
 app.command(short_help="Search for settings by many short trainings.")(tune)
 app.command(short_help="Where a training step's time and memory go.")(profile)
+app.command(short_help="How fast models are on this machine.")(benchmark)
 app.command(short_help="Curves of one or several runs.")(plot)
 
 
@@ -179,7 +186,21 @@ def predict(
             help="Folder for drawn pictures and predictions.json; predictions, with a number if it is taken.",
         ),
     ] = None,
-    threshold: Annotated[float, typer.Option(min=0, max=1, metavar="SCORE", help="Least score.")] = 0.5,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SCORE",
+            help="Least score; thresholds.json of a run if it has one, otherwise 0.5.",
+        ),
+    ] = None,
+    threshold_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--thresholds", metavar="FILE", help="Least scores by class, as detrkit thresholds writes them."
+        ),
+    ] = None,
     batch_size: BatchOption = 4,
     device: DeviceOption = "auto",
     precision: PrecisionOption = "32",
@@ -192,11 +213,12 @@ def predict(
         from detrkit import api
 
         detector = api.load(model, preset, device=device, precision=checked_precision(precision))
+        chosen = _threshold(detector, model, threshold, threshold_file, quiet if as_json else say)
         folder = out or free_folder(Path("predictions"))
         found = api.predict(
             detector,
             [str(image) for image in images],
-            threshold=threshold,
+            threshold=chosen,
             out=folder,
             batch_size=batch_size,
             on_error=lambda _name, error: failures.append(str(error)),
@@ -247,6 +269,19 @@ def main() -> None:
 def _show_warning(message: Warning | str, *_where: Any) -> None:
     """A warning as people want it: what, not the line of Python that it came from."""
     typer.echo(f"WARNING: {message}", err=True)
+
+
+def _threshold(detector: Any, model: str, number: float | None, file: Path | None, say: Any) -> Any:
+    """The threshold that was asked for, and which one it is said where it was not."""
+    from detrkit.thresholds import FILE_NAME, read_thresholds
+
+    if number is not None and file is not None:
+        raise UsageError("--threshold and --thresholds both say from which score on; give one")
+    if file is not None:
+        return read_thresholds(file, detector.class_map)
+    if number is None and detector.thresholds is not None:
+        say(f"Thresholds of {Path(model) / FILE_NAME}; --threshold SCORE for another")
+    return number
 
 
 def _batch_size(text: str | None) -> int | Literal["auto"] | None:

@@ -18,7 +18,7 @@ from detrkit.data.report import Defect, ReadReport, ReportBuilder
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import DataError, ImageError
 
-OnBadImage = Literal["skip", "error"]
+OnBadImage = Literal["skip", "error", "keep"]
 
 
 def load_table(files: SplitFiles) -> AnnotationTable:
@@ -37,7 +37,8 @@ def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tu
 
     Args:
         files: From :func:`detrkit.data.layout.find_split`.
-        on_bad_image: skip: listed images without a file are left out and reported; error: they are an error.
+        on_bad_image: skip: listed images without a file are left out and reported; error: they are an error; keep:
+            files are not looked for, since nobody needs their pixels.
 
     Raises:
         AnnotationError: The annotations cannot be read, contradict themselves, or name a file outside the image
@@ -56,6 +57,8 @@ def read_coco(annotations: Path, images: Path, on_bad_image: OnBadImage = "skip"
 def _index_of(table: AnnotationTable, images: Path, on_bad_image: OnBadImage) -> tuple[CocoIndex, ReadReport]:
     index, found = build_index(table, images)
     report = ReportBuilder.from_report(found)
+    if on_bad_image == "keep":
+        return index, report.build()
     try:
         missing = missing_images(index, images)
     except DataError as error:

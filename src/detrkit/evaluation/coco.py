@@ -10,7 +10,7 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import hotcoco
 import numpy as np
@@ -22,7 +22,19 @@ from detrkit.files import atomic_file
 from detrkit.types import ClassMap, ImageDetections
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
+MAX_DETECTIONS = 100  # of each image and class, COCO's own limit
 UNDEFINED = -1.0  # pycocotools' value where there is nothing to measure, such as APs without small objects
+
+
+class ImageResults(NamedTuple):
+    """Detections of one image as COCO's result format has them, which no arithmetic has touched.
+
+    boxes_xywh: ``[K, 4]``, pixels. scores: ``[K]``. class_ids: ``[K]``, contiguous. float32 or float64.
+    """
+
+    boxes_xywh: np.ndarray
+    scores: np.ndarray
+    class_ids: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +117,7 @@ class CocoEvaluator:
         self,
         annotations: str | Path | Mapping[str, Any] | CocoTruth,
         class_map: ClassMap | None = None,
-        max_detections: int = 100,
+        max_detections: int = MAX_DETECTIONS,
     ):
         if max_detections < 1:
             raise UsageError(f"max_detections is {max_detections}, expected 1 or more")
@@ -115,13 +127,13 @@ class CocoEvaluator:
         self._data_class_ids = match_classes(self.class_map, self.truth.class_map)
         self._row_by_image_id = self.truth.row_by_image_id()
         self._hotcoco_truth: hotcoco.COCO | None = None
-        self._added: dict[int, ImageDetections] = {}
+        self._added: dict[int, ImageResults] = {}
 
     def __len__(self) -> int:
         return len(self._added)
 
-    def add(self, image_id: int, detections: ImageDetections) -> None:
-        """Take the detections of one image, in any order of score.
+    def add(self, image_id: int, detections: ImageDetections | ImageResults) -> None:
+        """Take the detections of one image, in any order of score; those of a result file to the last digit.
 
         Raises:
             DataError: The annotations do not list the image, or it was added before.
@@ -133,11 +145,7 @@ class CocoEvaluator:
             )
         if row in self._added:
             raise DataError(f"detections of image id {image_id} were added twice; start a new evaluator to repeat")
-        self._added[row] = ImageDetections(
-            np.array(detections.boxes_xyxy, dtype=np.float32).reshape(-1, 4),
-            np.array(detections.scores, dtype=np.float32).reshape(-1),
-            np.array(detections.class_ids, dtype=np.int32).reshape(-1),
-        )
+        self._added[row] = _as_results(detections)
 
     def packed(self) -> dict[str, np.ndarray]:
         """All detections as a few arrays, to be sent to another process and given to :meth:`add_packed`."""
@@ -147,7 +155,7 @@ class CocoEvaluator:
         return {
             "image_ids": self.truth.image_ids[rows],
             "counts": np.array(counts, dtype=np.int64),
-            "boxes_xyxy": boxes,
+            "boxes_xywh": boxes,
             "scores": scores,
             "class_ids": class_ids,
         }
@@ -158,21 +166,26 @@ class CocoEvaluator:
         for image_id, count, end in zip(packed["image_ids"], packed["counts"], ends, strict=True):
             part = slice(end - count, end)
             if self._row_by_image_id.get(int(image_id)) not in self._added:
-                detections = (packed[name][part] for name in ("boxes_xyxy", "scores", "class_ids"))
-                self.add(int(image_id), ImageDetections(*detections))
+                detections = (packed[name][part] for name in ("boxes_xywh", "scores", "class_ids"))
+                self.add(int(image_id), ImageResults(*detections))
 
-    def finish(self, image_ids: Sequence[int] | Literal["all", "added"] = "all") -> CocoMetrics:
+    def finish(
+        self,
+        image_ids: Sequence[int] | Literal["all", "added"] = "all",
+        evaluation: hotcoco.COCOeval | None = None,
+    ) -> CocoMetrics:
         """Measure what was added.
 
         Args:
             image_ids: Images to measure on. ``"all"`` of the annotations, so that an image never added counts
                 as one where nothing was found; only the ``"added"`` ones; or the given ids.
+            evaluation: Of the same images, from :meth:`measure`, where it is there already.
 
         Raises:
             DataError: A given id is not in the annotations, or there is no image to measure on.
         """
         rows = self._rows(image_ids)
-        evaluation = self.measure(image_ids)
+        evaluation = evaluation or self.measure(image_ids)
         limits = evaluation.params.max_dets
         curves = evaluation.eval
         assert curves is not None
@@ -279,7 +292,7 @@ class CocoEvaluator:
     def _columns(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         parts = [self._added[row] for row in rows]
         return (
-            np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes_xyxy for part in parts)]),
+            np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes_xywh for part in parts)]),
             np.concatenate([np.zeros(0, np.float32), *(part.scores for part in parts)]),
             np.concatenate([np.zeros(0, np.int32), *(part.class_ids for part in parts)]),
         )
@@ -292,12 +305,22 @@ class CocoEvaluator:
         data_class = self._data_class_ids[class_ids]
         results: np.ndarray = np.empty((len(scores), 7), dtype=np.float64)
         results[:, 0] = image + 1
-        results[:, 1:3] = boxes[:, :2]
-        results[:, 3:5] = boxes[:, 2:] - boxes[:, :2]
+        results[:, 1:5] = boxes
         results[:, 5] = scores
         results[:, 6] = data_class + 1
         measured: np.ndarray = results[data_class >= 0]
         return measured
+
+
+def _as_results(detections: ImageDetections | ImageResults) -> ImageResults:
+    """A compact copy; sides are float32 arithmetic where corners are float32, as in the published DETR code."""
+    class_ids = np.array(detections.class_ids, dtype=np.int32).reshape(-1)
+    if isinstance(detections, ImageResults):
+        boxes = np.array(detections.boxes_xywh).reshape(-1, 4)
+        return ImageResults(boxes, np.array(detections.scores).reshape(-1), class_ids)
+    boxes = np.array(detections.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
+    boxes[:, 2:] -= boxes[:, :2]
+    return ImageResults(boxes, np.array(detections.scores, dtype=np.float32).reshape(-1), class_ids)
 
 
 def match_classes(model_classes: ClassMap, data_classes: ClassMap) -> np.ndarray:

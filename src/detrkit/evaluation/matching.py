@@ -129,7 +129,7 @@ def match_detections(truth: CocoTruth, found: Found, rows: np.ndarray, max_detec
     measured_image = in_rows[truth.image_rows]
     pairs = overlapping_pairs(truth, found, measured_image)
     same = truth.class_ids[pairs.objects] == found.class_ids[pairs.detections]
-    matched, found_by = _match(pairs.select(same), truth.iscrowd, found)
+    matched, found_by = match_pairs(pairs.select(same), truth.iscrowd, found)
     ignored = (matched >= 0) & truth.iscrowd[matched] if len(truth.iscrowd) else np.zeros_like(matched, bool)
     return Matches(truth, rows, found, matched, ignored, found_by, measured_image & ~truth.iscrowd, pairs)
 
@@ -181,9 +181,11 @@ def _rank_in_class(found: Found) -> np.ndarray:
     return _unsorted(order, _places(begins))
 
 
-def _match(pairs: Pairs, iscrowd: np.ndarray, found: Found) -> tuple[np.ndarray, np.ndarray]:
+def match_pairs(
+    pairs: Pairs, iscrowd: np.ndarray, found: Found, iou_thresholds: np.ndarray = IOU_THRESHOLDS
+) -> tuple[np.ndarray, np.ndarray]:
     """``matched [T, D]`` and ``found_by [T, N]`` from pairs of the same class, ordered by detection."""
-    thresholds = np.minimum(IOU_THRESHOLDS, 1 - 1e-10)
+    thresholds = np.minimum(iou_thresholds, 1 - 1e-10)
     matched = np.full((len(thresholds), len(found)), -1, dtype=np.int32)
     found_by = np.full((len(thresholds), len(iscrowd)), -1, dtype=np.int32)
     pairs = pairs.select(pairs.iou >= thresholds[0])

@@ -21,6 +21,7 @@ from detrkit.inference.detect import Postprocess, evaluation_mode, resolve_devic
 from detrkit.inference.interop import sv, to_supervision
 from detrkit.inference.sources import ImageSource, NamedSource, list_sources
 from detrkit.ops.images import pad_images, resize_image, resized_size_hw
+from detrkit.thresholds import Thresholds
 from detrkit.types import ClassMap, ImageDetections, SizeHW
 
 logger = logging.getLogger(__name__)
@@ -29,6 +30,7 @@ WASTE_LIMIT = 1.25  # padded pixels over real pixels, above which a batch is spl
 WINDOW_BATCHES = 4  # batches read at once, among which images of similar size are put together
 
 MOST_READERS = 8
+DEFAULT_THRESHOLD = 0.5
 GPU_BATCH_SIZE = 8
 
 ErrorReport = Callable[[str, ImageError], None]
@@ -60,6 +62,7 @@ class Detector:
         device: ``auto``, ``cpu``, ``cuda`` or a torch device.
         precision: ``32``, or ``bf16`` or ``16`` for autocast.
         channels_last: NHWC layout, faster convolutions, equal up to rounding.
+        thresholds: Chosen for this model, used where no threshold is given.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Detector:
         device: str | torch.device = "auto",
         precision: Precision = "32",
         channels_last: bool = False,
+        thresholds: Thresholds | None = None,
     ):
         self.device = resolve_device(device)
         self.model = model.to(self.device)
@@ -79,11 +83,12 @@ class Detector:
         self.postprocess = postprocess
         self.precision: Precision = precision
         self.channels_last = channels_last
+        self.thresholds = thresholds
 
     def predict(
         self,
         source: ImageSource | Sequence[ImageSource],
-        threshold: float = 0.5,
+        threshold: float | Thresholds | None = None,
         batch_size: int | None = None,
         on_error: ErrorReport | None = None,
     ) -> sv.Detections | list[sv.Detections]:
@@ -93,7 +98,8 @@ class Detector:
             source: A path, a folder, a uint8 NumPy array ``[H, W, 3]`` RGB (gray ``[H, W]`` and ``[H, W, 4]``
                 too; OpenCV's BGR must be turned by ``[..., ::-1]``), a PIL image, a uint8 torch tensor
                 ``[3, H, W]``, or a list or tuple mixing these.
-            threshold: 0 to 1.
+            threshold: 0 to 1; or thresholds by class, whose calibration the scores then get too. None: this
+                model's own ``thresholds`` if it has any, otherwise ``DEFAULT_THRESHOLD``.
             batch_size: Images the model sees at once; the detections do not depend on it. None: 1 on the CPU,
                 where a batch gains nothing and padding costs, and ``GPU_BATCH_SIZE`` on a GPU.
             on_error: Called with name and error of each image that cannot be read, which is then left out.
@@ -118,7 +124,7 @@ class Detector:
     def stream(
         self,
         source: ImageSource | Sequence[ImageSource],
-        threshold: float = 0.5,
+        threshold: float | Thresholds | None = None,
         batch_size: int | None = None,
         on_error: ErrorReport | None = None,
         keep_images: bool = False,
@@ -158,14 +164,18 @@ class Detector:
     def _stream(
         self,
         sources: Sequence[NamedSource],
-        threshold: float,
+        threshold: float | Thresholds | None,
         batch_size: int | None,
         on_error: ErrorReport | None,
         keep_images: bool,
     ) -> Iterator[Prediction]:
         if batch_size is None:
             batch_size = 1 if self.device.type == "cpu" else GPU_BATCH_SIZE
-        if not 0 <= threshold <= 1:
+        if threshold is None:
+            threshold = DEFAULT_THRESHOLD if self.thresholds is None else self.thresholds
+        if isinstance(threshold, Thresholds):
+            threshold = threshold.for_classes(self.class_map)
+        elif not 0 <= threshold <= 1:
             raise UsageError(f"threshold is {threshold}, expected 0 to 1")
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, expected 1 or more")
@@ -195,7 +205,7 @@ class Detector:
             pool.shutdown(cancel_futures=True)
 
     def _predict_window(
-        self, images: Sequence[_ReadImage], threshold: float, batch_size: int
+        self, images: Sequence[_ReadImage], threshold: float | Thresholds, batch_size: int
     ) -> Iterator[Prediction]:
         found: dict[int, ImageDetections] = {}
         for group in group_by_size([_size_hw(image.resized) for image in images], batch_size):
@@ -206,11 +216,10 @@ class Detector:
                 source=image.source.name,
                 image=None if image.original is None else image.original.permute(1, 2, 0).numpy(),
                 detections=to_supervision(
-                    found[i],
+                    _taken(found[i], threshold),
                     self.class_map,
                     source=image.source.name,
                     size_hw=image.orig_size_hw,
-                    threshold=threshold,
                 ),
             )
 
@@ -236,6 +245,17 @@ def group_by_size(sizes_hw: Sequence[SizeHW], batch_size: int) -> list[list[int]
                 continue
         groups.append([position])
     return groups
+
+
+def _taken(found: ImageDetections, threshold: float | Thresholds) -> ImageDetections:
+    """Detections from the threshold on, with the scores to be shown."""
+    scores = found.scores
+    if isinstance(threshold, Thresholds):
+        keep = threshold.apply(scores, found.class_ids)
+        scores = threshold.calibrated(scores).astype(np.float32)
+    else:
+        keep = scores >= threshold
+    return ImageDetections(found.boxes_xyxy[keep], scores[keep], found.class_ids[keep])
 
 
 def _result(source: NamedSource, future: Future[_ReadImage], on_error: ErrorReport | None) -> _ReadImage | None:

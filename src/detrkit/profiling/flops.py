@@ -1,14 +1,12 @@
-"""Arithmetic of a piece of work, and what share of a GPU's peak it reaches (MFU, arXiv:2204.02311, appendix B)."""
+"""What share of a GPU's peak arithmetic a piece of work reaches (MFU, arXiv:2204.02311, appendix B)."""
 
 from __future__ import annotations
 
-import contextlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
 
 
 class Peak(NamedTuple):
@@ -66,25 +64,3 @@ def _may_use_tf32() -> bool:
 def utilisation(flops: float, seconds: float, tflops: float) -> float:
     """Share of the peak that work reached, 0 to 1."""
     return flops / seconds / (tflops * 1e12)
-
-
-class FlopCount:
-    """Floating-point operations counted so far, a multiplication and an addition being two."""
-
-    def __init__(self, counter: FlopCounterMode):
-        self._counter = counter
-
-    @property
-    def total(self) -> int:
-        """Of everything inside :func:`count_flops` up to now."""
-        return int(self._counter.get_total_flops())
-
-
-@contextlib.contextmanager
-def count_flops() -> Iterator[FlopCount]:
-    """Count those of matrix products, convolutions and attention inside, backward included; the rest is little.
-
-    What is computed twice by :mod:`detrkit.nn.recompute` counts twice: count without it for a utilisation.
-    """
-    with FlopCounterMode(display=False) as counter:
-        yield FlopCount(counter)

@@ -22,10 +22,10 @@ from detrkit.config import Config
 from detrkit.data.loader import LoadingFacts
 from detrkit.errors import DataError
 from detrkit.families.registry import build_criterion
+from detrkit.ops.meters import PeakMemory, count_flops
 from detrkit.profiling.clock import REST, PhaseClock
-from detrkit.profiling.flops import count_flops
 from detrkit.profiling.instruments import DATA, StateSeen, TimedCriterion, watch_model, watch_step
-from detrkit.profiling.memory import PeakMemory, count_kept, tensor_bytes
+from detrkit.profiling.memory import count_kept, tensor_bytes
 from detrkit.training.loop import fit
 from detrkit.types import Batch, ClassMap
 

@@ -15,9 +15,9 @@ from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.errors import UsageError
 from detrkit.files import make_folder
 from detrkit.models import is_run, preset_or_config
+from detrkit.ops.meters import PeakMemory
 from detrkit.profiling.advice import advise, utilisation_of
 from detrkit.profiling.measure import WARM_UP, Measured, measure_training
-from detrkit.profiling.memory import PeakMemory
 from detrkit.profiling.report import Profile, write_profile
 from detrkit.runs.prepare import prepare_model, training_dataset
 from detrkit.runs.split import read_split

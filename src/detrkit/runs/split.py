@@ -12,6 +12,7 @@ from detrkit.data.index import CocoIndex
 from detrkit.data.layout import SplitFiles, find_split, find_splits
 from detrkit.data.read import read_split_files
 from detrkit.data.report import ReadReport
+from detrkit.errors import DataError
 from detrkit.types import ClassMap
 
 
@@ -35,7 +36,14 @@ class Split:
         return [f"{head} ({self.files.reason}; images in {self.files.images})", *self.report.lines()]
 
 
-def read_split(config: Config, split: str, data: str | Path | None = None, *, strict: bool = False) -> Split:
+def read_split(
+    config: Config | DataConfig,
+    split: str,
+    data: str | Path | None = None,
+    *,
+    strict: bool = False,
+    pixels: bool = True,
+) -> Split:
     """Find and read a split.
 
     Args:
@@ -43,14 +51,25 @@ def read_split(config: Config, split: str, data: str | Path | None = None, *, st
         split: Name of the split.
         data: Folder of the data set in any layout, its data.yaml, or one COCO JSON file.
         strict: A missing image is an error, since evaluation without it would give another number.
+        pixels: False: image files need not be there.
     """
-    on_bad_image = "error" if strict else config.data.on_bad_image
+    own = config if isinstance(config, DataConfig) else config.data
+    on_bad_image = ("error" if strict else own.on_bad_image) if pixels else "keep"
     if data is not None and Path(data).suffix == ".json" and Path(data).is_file():
-        files = next(iter(find_splits(data).values()))  # whatever split it is called
+        files = _files_of_json(Path(data), pixels)
     else:
-        files = find_split(data or config.data.root, split, config.data if data is None else DataConfig())
+        files = find_split(data or own.root, split, own if data is None else DataConfig())
     index, report = read_split_files(files, on_bad_image)
     return Split(files, index, report)
+
+
+def _files_of_json(path: Path, pixels: bool) -> SplitFiles:
+    try:
+        return next(iter(find_splits(path).values()))  # whatever split it is called
+    except DataError:
+        if pixels:
+            raise
+        return SplitFiles(path, path.parent, "COCO JSON", "its images were not found, and are not needed")
 
 
 def unknown_classes(class_map: ClassMap, split: Split) -> list[str]:

@@ -110,9 +110,6 @@ STYLES = """
 .chart .raw{fill:none;stroke-width:1;opacity:.28}
 .chart .off{display:none}
 .chart .rule{stroke:currentColor;opacity:.45;visibility:hidden}
-.tip{position:absolute;top:2rem;pointer-events:none;background:var(--card);border:1px solid var(--line);
-border-radius:.35rem;padding:.3rem .5rem;font-size:.8rem;line-height:1.35;max-width:60%;overflow-wrap:anywhere;
-font-variant-numeric:tabular-nums;z-index:1}
 .tip i,.legend i{display:inline-block;width:.7rem;height:.7rem;border-radius:.15rem;margin-right:.4rem}
 .legend{display:flex;flex-wrap:wrap;gap:.25rem .5rem;list-style:none;margin:.25rem 0;padding:0;font-size:.85rem}
 .legend button{font:inherit;color:inherit;background:var(--card);border:1px solid var(--line);border-radius:1rem;

@@ -14,7 +14,7 @@ header p,small,figcaption,caption{color:var(--dim)}
 header p{margin:.25rem 0 1rem;overflow-wrap:anywhere}
 nav ul{display:flex;flex-wrap:wrap;gap:.25rem 1.25rem;list-style:none;margin:0;padding:0}
 a{color:var(--accent)}
-p{max-width:70ch}
+p{max-width:70ch}h1,p{overflow-wrap:anywhere}
 p.warning{border-left:4px solid var(--warn);padding:.25rem .75rem;background:var(--card)}
 :focus-visible{outline:2px solid var(--accent);outline-offset:2px}
 .cards{display:grid;grid-template-columns:repeat(auto-fill,minmax(10.5rem,1fr));gap:.75rem;margin:0}
@@ -27,6 +27,7 @@ table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 caption{text-align:left;padding:.5rem .75rem}
 th,td{padding:.25rem .75rem;text-align:left;font-weight:400;border-top:1px solid var(--line);
 overflow-wrap:anywhere}
+tbody th,td.text{min-width:8.5rem}td.text:last-child{min-width:11rem}
 thead th{position:sticky;top:0;background:var(--card);border:0;white-space:nowrap}
 th.count,td.count,th.number,td.number,th.percent,td.percent{text-align:right;white-space:nowrap}
 td.bar{background:linear-gradient(to left,var(--bar) var(--share),transparent 0)}
@@ -45,6 +46,9 @@ svg text{font-family:system-ui,"Noto Sans",sans-serif!important}
 .gallery.wide{grid-template-columns:1fr}
 img{max-width:100%;height:auto;display:block;border-radius:.35rem;background:var(--card)}
 .gallery figcaption{margin:.3rem 0 0}
+.tip{position:absolute;top:2rem;pointer-events:none;background:var(--card);border:1px solid var(--line);
+border-radius:.35rem;padding:.3rem .5rem;font-size:.8rem;line-height:1.35;max-width:60%;overflow-wrap:anywhere;
+font-variant-numeric:tabular-nums;white-space:pre-line;z-index:1}
 @media print{:root{--ink:#000;--dim:#444;--paper:#fff;--card:#f2f2f2;--line:#bbb;--accent:#000}
 body{max-width:none;padding:0;font-size:11px}nav{display:none}.scroll{max-height:none;overflow:visible;border:0}
 figure,tr,.cards div{break-inside:avoid}h2{break-after:avoid}thead th{position:static}

@@ -8,6 +8,7 @@ from PIL import Image
 from detrkit.errors import ImageError, UsageError
 from detrkit.inference.interop import sv
 from detrkit.inference.predictor import group_by_size, pad_images
+from detrkit.thresholds import ClassThreshold, ScoreScale, Thresholds
 
 QUERIES = 6
 
@@ -45,6 +46,52 @@ def test_threshold_keeps_scores_equal_to_it(detector, make_image):
     found = detector.predict(image, threshold=limit)
     assert len(found) == (everything.confidence >= limit).sum() >= 3
     assert len(detector.predict(image, threshold=1.0)) == 0
+
+
+def per_class(*scores, scale=None):
+    names, categories = ("cat", "dog", "gnu"), (17, 18, 44)
+    entries = (ClassThreshold(*entry) for entry in zip(names, categories, scores, strict=True))
+    return Thresholds(tuple(entries), 0.5, scale=scale or ScoreScale())
+
+
+def test_thresholds_by_class_keep_each_class_from_its_own_score_on(detector, make_image):
+    image = make_image(3)
+    everything = detector.predict(image, threshold=0.0)
+    present = np.unique(everything.class_id)
+    assert len(present) == 1
+    limits = [1.0, 1.0, 1.0]
+    limits[present[0]] = float(everything.confidence[2])
+    found = detector.predict(image, per_class(*limits))
+    assert same(found, everything[everything.confidence >= everything.confidence[2]])
+    limits[present[0]], limits[present[0] - 1] = 1.0, 0.0
+    assert len(detector.predict(image, per_class(*limits))) == 0
+
+
+def test_calibrated_scores_are_what_is_shown_and_compared(detector, make_image):
+    image = make_image(3)
+    scale = ScoreScale(2.0, -1.0)
+    everything = detector.predict(image, threshold=0.0)
+    shown = scale(everything.confidence)
+    found = detector.predict(image, per_class(*[float(shown[3])] * 3, scale=scale))
+    assert 3 < len(found) < QUERIES or len(np.unique(shown)) < QUERIES
+    np.testing.assert_allclose(found.confidence, shown[: len(found)], rtol=1e-6)
+    assert found.confidence.dtype == np.float32
+
+
+def test_a_detectors_own_thresholds_hold_unless_another_is_given(detector, make_image):
+    image = make_image(3)
+    before = detector.predict(image)
+    assert len(before) == len(detector.predict(image, threshold=0.5))
+    detector.thresholds = per_class(1.0, 1.0, 1.0)
+    assert len(detector.predict(image)) == 0
+    assert len(next(detector.stream([image])).detections) == 0
+    assert len(detector.predict(image, threshold=0.0)) == QUERIES
+
+
+def test_thresholds_of_another_model_are_refused(detector, make_image):
+    foreign = Thresholds((ClassThreshold("zebra", 1, 0.5),), 0.5)
+    with pytest.raises(UsageError, match="classes that the model does not have"):
+        detector.predict(make_image(), foreign)
 
 
 def test_nothing_above_the_threshold_is_an_empty_detections_object(detector, make_image):

@@ -1,5 +1,6 @@
 """Tables, metrics.json and pictures."""
 
+import dataclasses
 import io
 import json
 import subprocess
@@ -13,6 +14,7 @@ from rich.console import Console
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, ClassMetrics, CocoMetrics
 from detrkit.evaluation.report import (
     class_table,
+    errors_table,
     metrics_table,
     plot_precision_recall,
     write_metrics_json,
@@ -75,3 +77,48 @@ def test_precision_recall_picture_is_drawn(classes, tmp_path):
 def test_pyplot_and_its_global_state_are_not_used():
     code = "import sys, detrkit.evaluation.report; print('matplotlib.pyplot' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
+
+
+def test_intervals_stand_beside_their_numbers(plain):
+    value = plain.intervals.values["AP"]
+    text = rendered(metrics_table(plain.metrics, plain.intervals))
+    assert f"{100 * value.low:.1f} to {100 * value.high:.1f}" in text
+    assert "95 % interval" in text
+    known = plain.intervals.per_class[0]["AP"]
+    assert f"{100 * known.low:.1f} to {100 * known.high:.1f}" in rendered(
+        class_table(plain.metrics, plain.intervals)
+    )
+
+
+def test_names_are_not_read_as_markup_of_the_terminal():
+    metrics = make_metrics()
+    odd = ("[bold red]x[/]", "[/]", "esc\x1b[31m", "line\nbreak", "right\u202eto left")
+    metrics = dataclasses.replace(
+        metrics,
+        per_class=tuple(ClassMetrics(name, i, 3, 0.5, 0.5) for i, name in enumerate(odd)),
+        unmatched_classes=odd,
+    )
+    text = rendered(class_table(metrics)) + rendered(metrics_table(metrics))
+    assert text.count("[bold red]x[/]") == 2
+    assert "\x1b" not in text
+    assert "\u202e" not in text
+    assert "line break" in text
+
+
+def test_errors_are_listed_dearest_first(plain):
+    lines = [line.split("│") for line in rendered(errors_table(plain.errors)).splitlines() if line.startswith("│")]
+    costs = [float(line[2]) for line in lines if line[2].strip()]
+    assert costs == sorted(costs, reverse=True)
+    assert {line[1].strip() for line in lines if line[2].strip()} == {
+        "classification",
+        "localization",
+        "both",
+        "duplicate",
+        "background",
+        "missed",
+    }
+
+
+@pytest.mark.parametrize("table", [class_table, metrics_table])
+def test_tables_of_edge_cases_are_drawn(table, edge):
+    assert "nan" not in rendered(table(edge.metrics, edge.intervals))

@@ -1,0 +1,102 @@
+"""``detrkit benchmark``: how fast models are on this machine."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrkit.cli.shared import DataOption, JsonOption, errors, fail, free_folder, progress_bar, quiet, say
+from detrkit.errors import UsageError
+
+
+def benchmark(
+    models: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="MODEL...",
+            help="Presets (built with random weights, which are as fast), run folders, checkpoints, "
+            "torchvision:NAME, torchvision:NAME@random, hf:ID.",
+        ),
+    ],
+    batch_sizes: Annotated[str, typer.Option(metavar="N,N", help="Images at once.")] = "1",
+    sizes: Annotated[
+        str, typer.Option(metavar="N,N", help="Short sides of the input; each model's own if not given.")
+    ] = "",
+    threads: Annotated[
+        str, typer.Option(metavar="N,N", help="Threads of the CPU; torch's own choice if not given.")
+    ] = "",
+    device: Annotated[str, typer.Option(metavar="DEVICE,DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, typer.Option(metavar="P,P", help="32, bf16 or 16.")] = "32",
+    backends: Annotated[str, typer.Option(metavar="B,B", help="eager or compile (torch.compile).")] = "eager",
+    image: Annotated[
+        list[Path] | None,
+        typer.Option(metavar="FILE", help="Image to detect in; may repeat. A made-up one if not given."),
+    ] = None,
+    data: DataOption = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split of --data.")] = "val",
+    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Batches timed of each setting.")] = 20,
+    warm_up: Annotated[int, typer.Option(min=0, metavar="N", help="Batches before, at least.")] = 3,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR", help="Folder for speed.json and speed.html; speed, with a number if it is taken."
+        ),
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Speed alone: latency percentiles, images a second, parameters, arithmetic and memory of models.
+
+    Every combination of the settings is measured; all take turns, so that a machine that slows down hurts all
+    alike. What cannot be measured, for want of memory say, is told in its row.
+    """
+    with errors():
+        counts = {
+            "--batch-sizes": _numbers(batch_sizes, "--batch-sizes"),
+            "--sizes": _numbers(sizes, "--sizes"),
+            "--threads": _numbers(threads, "--threads"),
+        }
+        from detrkit.profiling.benchmark import benchmark as measure
+
+        folder = out or free_folder(Path("speed"))
+        with progress_bar("timing", as_json) as progress:
+            speed = measure(
+                models,
+                batch_sizes=counts["--batch-sizes"],
+                sizes=counts["--sizes"],
+                threads=counts["--threads"],
+                devices=_words(device),
+                precisions=_words(precision),
+                backends=_words(backends),
+                images=image or [],
+                data=data,
+                split=split,
+                repeats=repeats,
+                warm_up=warm_up,
+                out=folder,
+                say=quiet,  # the table ends with the same notes
+                progress=progress,
+            )
+        if as_json:
+            typer.echo(json.dumps(speed.to_dict(), indent=1))
+        else:
+            from detrkit.profiling.speed_report import speed_lines
+
+            for line in speed_lines(speed):
+                say(line)
+            say(f"Written to {folder}: speed.json, speed.html")
+        if all(row.problem for row in speed.rows):
+            fail(f"nothing could be measured: {speed.rows[0].problem}", 1)
+
+
+def _words(text: str) -> list[str]:
+    return [part.strip() for part in text.split(",") if part.strip()]
+
+
+def _numbers(text: str, option: str) -> list[int]:
+    try:
+        return [int(word) for word in _words(text)]
+    except ValueError as error:
+        raise UsageError(f"{option} is {text!r}, expected numbers with commas between, such as 1,4") from error

@@ -1,0 +1,1 @@
+"""Several detectors on the same images, measured by the same evaluator."""

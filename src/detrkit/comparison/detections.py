@@ -1,0 +1,152 @@
+"""Detections of each detector, kept as COCO results, so that a comparison that was killed need not repeat them.
+
+Detections are taken from an earlier comparison only if everything that they depend on is the same: the weights, to
+the last bit, the settings, the images. The file itself is checked too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+import detrkit
+from detrkit.adapters.results import ResultsSubject
+from detrkit.adapters.subject import Progress, Stages, Subject, collect
+from detrkit.errors import DataError
+from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.truth import CocoTruth
+from detrkit.files import atomic_file
+from detrkit.runs.split import Split
+
+FOLDER = "detections"
+
+_MANIFEST = "made_from.json"
+_LONGEST_STEM = 80
+
+
+class DetectionStore:
+    """The folder with the detections of a comparison.
+
+    Args:
+        folder: Of the comparison.
+        split: What was detected on.
+    """
+
+    def __init__(self, folder: Path, split: Split):
+        self.folder = folder / FOLDER
+        self.split = split
+        self._images = _images_digest(split)
+
+    def obtain(
+        self,
+        subject: Subject,
+        stem: str,
+        truth: CocoTruth,
+        batch_size: int | None,
+        progress: Progress | None,
+    ) -> tuple[CocoEvaluator, bool]:
+        """The evaluator with a subject's detections, and whether they are those of an earlier comparison.
+
+        Args:
+            subject: What detects, bound to the split.
+            stem: Name of its file, without the suffix.
+            truth: Annotations to measure on; the file holds detections of all classes of the split.
+            batch_size: As for :meth:`Subject.detect`.
+            progress: As for :meth:`Subject.detect`.
+        """
+        if subject.stages is None:
+            return collect(subject, self.split, truth=truth, progress=progress), False
+        path = self.folder / f"{stem}.json"
+        key = self._key(subject, subject.stages)
+        kept = self._kept(path, key)
+        if kept is not None:
+            return collect(kept, self.split, truth=truth), True
+        everything = collect(subject, self.split, batch_size=batch_size, progress=progress)
+        everything.write_results_json(path)
+        self._note(path, key, subject)
+        # What is measured is what was written: the same numbers now and when the file is used.
+        return collect(ResultsSubject(path), self.split, truth=truth), False
+
+    def _key(self, subject: Subject, stages: Stages) -> str:
+        """Changes with anything that the detections depend on."""
+        digest = hashlib.sha256()
+        classes = json.dumps(subject.class_map.to_dict())
+        versions = f"{detrkit.__version__} {torch.__version__}"
+        for text in (versions, subject.kind, subject.settings, classes, self._images):
+            digest.update(f"{len(text)}:{text}".encode())
+        for name, tensor in sorted(stages.network.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
+            digest.update(flat.numpy().tobytes())
+        return digest.hexdigest()
+
+    def _kept(self, path: Path, key: str) -> ResultsSubject | None:
+        entry = self._manifest().get(path.name, {})
+        if not isinstance(entry, dict) or entry.get("key") != key or not path.is_file():
+            return None
+        if entry.get("sha256") != _file_digest(path):
+            return None
+        try:
+            return ResultsSubject(path)
+        except DataError:
+            return None
+
+    def _note(self, path: Path, key: str, subject: Subject) -> None:
+        manifest = self._manifest()
+        manifest[path.name] = {
+            "model": subject.name,
+            "kind": subject.kind,
+            "data": str(self.split.files.annotations),
+            "key": key,
+            "sha256": _file_digest(path),
+        }
+        with atomic_file(self.folder / _MANIFEST) as file:
+            file.write(json.dumps(manifest, indent=1) + "\n")
+
+    def _manifest(self) -> dict[str, Any]:
+        try:
+            content = json.loads((self.folder / _MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            return {}
+        return content if isinstance(content, dict) else {}
+
+
+def file_stems(names: Sequence[str]) -> list[str]:
+    """A file name without its suffix for each detector, different ones even where case does not count."""
+    stems: list[str] = []
+    taken: set[str] = set()
+    for name in names:
+        base = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[-_LONGEST_STEM:] or "model"
+        stem, number = base, 2
+        while stem.lower() in taken or stem.lower() == Path(_MANIFEST).stem:
+            stem, number = f"{base}-{number}", number + 1
+        taken.add(stem.lower())
+        stems.append(stem)
+    return stems
+
+
+def _images_digest(split: Split) -> str:
+    """Changes when the list of images does, or one of the files by its size or time."""
+    digest = hashlib.sha256()
+    index, root = split.index, Path(split.files.images)
+    digest.update(index.image_ids.tobytes())
+    digest.update(index.name_bytes.tobytes())
+    digest.update(json.dumps(index.class_map.to_dict()).encode())
+    for row in range(len(index)):
+        try:
+            state = (root / index.file_name(row)).stat()
+        except OSError:
+            continue
+        digest.update(f"{state.st_size} {state.st_mtime_ns};".encode())
+    return digest.hexdigest()
+
+
+def _file_digest(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,256 @@
+"""``compare.html``: several detectors on one page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from matplotlib.axes import Axes
+
+from detrkit.adapters.cost import NOT_COUNTED
+from detrkit.comparison.pictures import disagreement_pictures
+from detrkit.comparison.result import MEASURES, Comparison, Contender, Duel, known, usable
+from detrkit.evaluation.bootstrap import LEAST_IMAGES
+from detrkit.runs.split import Split
+from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Plots, Section, Table, Text, Value
+from detrkit.visual.plots import COLORS, Plot, svg_plot
+from detrkit.visual.text import shortened
+
+MOST_PICTURES = 12
+"""Of each pair of detectors; with more than three detectors fewer, so that the page stays small."""
+
+_MOST_PICTURES_IN_ALL = 36
+_LOG_RATIO = 8.0
+_LEAST_SPAN = 2.0  # percent points of AP upwards, so that no difference looks greater than it is
+
+
+def comparison_sections(comparison: Comparison, split: Split) -> list[Section]:
+    """All of the page.
+
+    Args:
+        comparison: What was found.
+        split: Its images, for pictures.
+    """
+    pictures = min(MOST_PICTURES, max(_MOST_PICTURES_IN_ALL // len(comparison.duels), 3))
+    sections = [
+        Section("Who is better", _summary(comparison)),
+        Section("Detectors", _detectors(comparison)),
+    ]
+    for duel in comparison.duels:
+        pair = f"{shortened(duel.challenger.name, 40)} against {shortened(duel.reference.name, 40)}"
+        sections.append(Section(f"Classes: {pair}", _classes(duel)))
+        sections.append(Section(f"Images: {pair}", _images(duel, split, pictures)))
+    return sections
+
+
+def _summary(comparison: Comparison) -> list[Block]:
+    best = max(comparison.contenders, key=lambda contender: contender.metrics["AP"])
+    cards = [
+        Card("highest AP", _percent(known(best.metrics["AP"])), best.name),
+        Card("images", f"{comparison.images:,}", f"{comparison.objects:,} objects"),
+        Card("classes", str(len(comparison.class_map)), f"{len(comparison.left_out)} left out"),
+    ]
+    timed = [contender for contender in comparison.contenders if contender.latency is not None]
+    if timed:
+        fastest = min(timed, key=_median)
+        cards.append(Card("fastest", f"{_median(fastest):.1f} ms", fastest.name))
+    return [
+        *(Text(note, "warning") for note in comparison.notes),
+        Cards(cards),
+        *(Text(f"{verdict}.") for verdict in comparison.verdicts),
+        _differences(comparison),
+        Text(
+            f"The true difference, on endlessly many images of the same kind, lies in the interval with "
+            f"{100 * comparison.confidence:g} % confidence, by {comparison.resamples:,} resamples of the images, "
+            "the same for both detectors. Where the interval holds 0, other images could turn the order around."
+        ),
+    ]
+
+
+def _differences(comparison: Comparison) -> Table:
+    rows: list[list[Value]] = []
+    for duel in comparison.duels:
+        for measure, entry in duel.differences.values.items():
+            difference = usable(entry)
+            numbers: list[Value] = [None, None, None, None]
+            if difference is not None:
+                numbers = [
+                    100 * difference.value,
+                    100 * difference.low,
+                    100 * difference.high,
+                    difference.probability,
+                ]
+            rows.append([duel.challenger.name, duel.reference.name, measure, *numbers])
+    columns = [
+        Column("detector"),
+        Column("against"),
+        Column("measure"),
+        Column("difference", "number"),
+        Column("from", "number"),
+        Column("to", "number"),
+        Column("better in resamples", "percent", digits=0),
+    ]
+    return Table(columns, rows, "Differences in percent points")
+
+
+def _detectors(comparison: Comparison) -> list[Block]:
+    most = comparison.contenders[0].metrics.max_detections
+    accuracy = [
+        Column(f"AR{most}" if measure == "AR100" else measure, "number", bar=measure == "AP")
+        for measure in MEASURES
+    ]
+    speed = [
+        Column("median ms", "number", bar=True),
+        Column("95 % ms", "number"),
+        Column("parameters (M)", "number"),
+        Column("GFLOPs", "number"),
+        Column("memory (MB)", "number"),
+    ]
+    rows = [detector_row(contender) for contender in comparison.contenders]
+    first, head = 2 + len(accuracy), [Column("detector"), Column("kind")]
+    blocks: list[Block] = [
+        Table([*head, *accuracy], [row[:first] for row in rows], "Accuracy in percent, on the same images"),
+        Table([*head, *speed], [[*row[:2], *row[first:]] for row in rows], "Speed and cost"),
+    ]
+    timed = [contender for contender in comparison.contenders if contender.latency is not None]
+    if len(timed) > 1:
+        blocks.append(Plots([accuracy_against_latency(timed)]))
+    if timed:
+        latency = timed[0].latency
+        assert latency is not None
+        threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
+        blocks.append(
+            Text(
+                f"Times are from pixels in memory to detections, one image at a time, on {latency.device} with "
+                f"{threads}: {latency.runs} runs each on {latency.images} images, the detectors "
+                "taking turns."
+            )
+        )
+    blocks.append(
+        Text(
+            f"A multiplication and an addition are two FLOPs; not counted: {NOT_COUNTED}. Memory is what one "
+            "detection takes at most beyond the weights."
+        )
+    )
+    return blocks
+
+
+def detector_row(contender: Contender) -> list[Value]:
+    """The figures of a detector, accuracy in percent: as in the table of detectors."""
+    latency, cost = contender.latency, contender.cost
+    accuracy = [known(contender.metrics[measure]) for measure in MEASURES]
+    return [
+        contender.name,
+        contender.kind,
+        *(None if value is None else 100 * value for value in accuracy),
+        None if latency is None else latency.total.p50,
+        None if latency is None else latency.total.p95,
+        None if cost is None else cost.parameters / 1e6,
+        None if cost is None else cost.flops / 1e9,
+        None if cost is None else cost.peak_bytes / 1e6,
+    ]
+
+
+def accuracy_against_latency(timed: Sequence[Contender]) -> Plot:
+    """A point for each detector, its name beside it."""
+    times = [_median(contender) for contender in timed]
+    values = [100 * (known(contender.metrics["AP"]) or 0.0) for contender in timed]
+
+    def draw(axes: Axes) -> None:
+        if max(times) > _LOG_RATIO * min(times):
+            axes.set_xscale("log")
+        for number, (contender, time, value) in enumerate(zip(timed, times, values, strict=True)):
+            axes.scatter([time], [value], s=36, color=COLORS[number % len(COLORS)], zorder=3)
+            left = time > (max(times) + min(times)) / 2
+            axes.annotate(
+                shortened(contender.name),
+                (time, value),
+                xytext=(-7 if left else 7, 6 if number % 2 else -13),  # neighbours above and below
+                ha="right" if left else "left",
+                textcoords="offset points",
+            )
+        axes.margins(0.12, 0.2)
+        low, high = axes.get_ylim()
+        more = max(_LEAST_SPAN - (high - low), 0) / 2
+        axes.set_ylim(max(low - more, -0.25), high + more)
+        axes.set_xlabel("median latency of one image (ms)")
+        axes.set_ylabel("AP (%)")
+
+    return svg_plot("AP against latency", draw, height=3.2)
+
+
+def _classes(duel: Duel) -> list[Block]:
+    entries = duel.classes
+    certain = [entry for entry in entries if entry.beyond_chance]
+    sure = [entry for entry in entries if entry.difference is not None]
+    chance = (1 - duel.differences.confidence) * len(sure)
+    rows: list[list[Value]] = []
+    for entry in entries:
+        difference = entry.difference
+        numbers: list[Value] = [None, None]
+        if difference is not None:
+            numbers = [100 * difference.low, 100 * difference.high]
+        verdict = "" if difference is None or not entry.beyond_chance else "gain" if difference.low > 0 else "loss"
+        accuracy = [_hundred(value) for value in (entry.first, entry.second, entry.value)]
+        rows.append([entry.name, entry.objects, *accuracy, *numbers, verdict])
+    columns = [
+        Column("class"),
+        Column("objects", "count"),
+        Column(f"AP {shortened(duel.reference.name, 24)}", "number"),
+        Column(f"AP {shortened(duel.challenger.name, 24)}", "number"),
+        Column("difference", "number"),
+        Column("from", "number"),
+        Column("to", "number"),
+        Column("beyond chance"),
+    ]
+    return [
+        Text(f"{duel.verdict()}."),
+        Table(columns, rows, f"AP by class: what {shortened(duel.challenger.name, 40)} has more"),
+        Text(
+            f"The interval leaves out 0 for {len(certain)} of {len(sure)} classes; by chance alone that would "
+            f"be about {chance:.0f}, so a single class is a hint rather than a proof. Classes in fewer "
+            f"than {LEAST_IMAGES} images have no interval."
+        ),
+    ]
+
+
+def _images(duel: Duel, split: Split, most: int) -> list[Block]:
+    images = duel.images
+    better, worse = int((images.gain > 0).sum()), int((images.gain < 0).sum())
+    first, second = shortened(duel.reference.name, 40), shortened(duel.challenger.name, 40)
+    explanation = (
+        f"Each detector at the score where its F1 over all classes is best "
+        f"({_threshold(images.first.threshold)} for {first}, {_threshold(images.second.threshold)} for {second}). "
+        "Mistakes are objects missed and detections that are false, averaged over COCO's ten IoU thresholds. "
+        "Disagreement counts the objects that only one of them finds, and how far apart their numbers of false "
+        "detections are."
+    )
+    total = float(images.gain.sum())
+    counts = (
+        f"{second} makes fewer mistakes on {better:,} images and more on {worse:,}; in all {abs(total):,.1f} "
+        f"{'fewer' if total >= 0 else 'more'}. images.csv has every image."
+    )
+    if not len(images.ranked()):
+        return [Text(explanation), Text("There is no image on which they disagree.")]
+    pictures = disagreement_pictures(duel, split, most)
+    if not pictures:
+        return [Text(explanation), Text(counts), Text("The images are not there to be shown.")]
+    legend = f"Left: annotated. Middle: {first}. Right: {second}. What is false at IoU 0.5 says so."
+    return [Text(explanation), Text(counts), Text(legend), Gallery(pictures, wide=True)]
+
+
+def _median(contender: Contender) -> float:
+    assert contender.latency is not None
+    return contender.latency.total.p50
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def _hundred(value: float | None) -> float | None:
+    return None if value is None else 100 * value
+
+
+def _threshold(score: float) -> str:
+    return f"{score:.2f}" if np.isfinite(score) else "none, since nothing is right,"

@@ -1,0 +1,100 @@
+"""Images that two detectors disagree on: what is annotated, and what each of them finds, side by side."""
+
+from __future__ import annotations
+
+import numpy as np
+from PIL import Image
+
+from detrkit.comparison.images import Operation
+from detrkit.comparison.result import Duel
+from detrkit.data.coco import CocoDataset
+from detrkit.errors import DetrkitError
+from detrkit.evaluation.matching import Matches
+from detrkit.runs.split import Split
+from detrkit.types import ClassMap
+from detrkit.visual.drawing import draw_objects
+from detrkit.visual.page import Picture
+from detrkit.visual.text import shortened
+
+LONGEST = 640
+"""Pixels of the longer side of each of the three pictures."""
+
+_GAP = 8
+_LONGEST_NAME = 24
+_CORRECT_AT = 0  # row of IoU 0.5
+
+
+def disagreement_pictures(duel: Duel, split: Split, most: int) -> list[Picture]:
+    """Pictures of the images with most disagreement, the greatest first; an image that cannot be read is left out.
+
+    Args:
+        duel: Two detectors.
+        split: The images.
+        most: Pictures.
+    """
+    differences = duel.images
+    dataset = CocoDataset(split.index, split.files.images, None, on_bad_image="error")
+    truth = duel.reference.matches.truth
+    rows = {int(image_id): row for row, image_id in enumerate(split.index.image_ids)}
+    pictures: list[Picture] = []
+    for place in differences.ranked().tolist():
+        if len(pictures) == most:
+            break
+        truth_row = int(differences.rows[place])
+        row = rows[int(truth.image_ids[truth_row])]
+        try:
+            image = dataset.read_image(row).permute(1, 2, 0).numpy()
+        except DetrkitError:
+            continue
+        drawn = side_by_side(duel, image, truth_row)
+        caption = (
+            f"{split.index.file_name(row)}: {differences.objects[place]} objects; mistakes: {duel.reference.name} "
+            f"{differences.first.mistakes[place]:.1f}, {duel.challenger.name} "
+            f"{differences.second.mistakes[place]:.1f}; disagreement {differences.disagreement[place]:.1f}"
+        )
+        pictures.append(Picture.of(drawn, caption, longest=3 * LONGEST))
+    return pictures
+
+
+def side_by_side(duel: Duel, image: np.ndarray, truth_row: int) -> np.ndarray:
+    """Annotations, the first detector's detections, the second's, from left to right, uint8 ``[H, W, 3]``."""
+    scale = min(1.0, LONGEST / max(image.shape[:2]))
+    if scale < 1:
+        size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
+        image = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
+    pictures = [
+        _draw_truth(duel.reference.matches, truth_row, image, scale),
+        _draw_found(duel.reference.matches, duel.images.first, truth_row, image, scale),
+        _draw_found(duel.challenger.matches, duel.images.second, truth_row, image, scale),
+    ]
+    gap = np.full((pictures[0].shape[0], _GAP, 3), 128, dtype=np.uint8)
+    return np.concatenate([pictures[0], gap, pictures[1], gap, pictures[2]], axis=1)
+
+
+def _draw_truth(matches: Matches, truth_row: int, image: np.ndarray, scale: float) -> np.ndarray:
+    truth = matches.truth
+    rows = np.flatnonzero(truth.image_rows == truth_row)
+    texts = [_short(truth.class_map, int(class_id)) for class_id in truth.class_ids[rows]]
+    boxes = _corners(truth.boxes_xywh[rows]) * scale
+    return draw_objects(image, boxes, truth.class_ids[rows], texts, truth.iscrowd[rows])
+
+
+def _draw_found(
+    matches: Matches, operation: Operation, truth_row: int, image: np.ndarray, scale: float
+) -> np.ndarray:
+    found = matches.found
+    rows = np.flatnonzero((found.image_rows == truth_row) & (found.scores >= operation.threshold))[::-1]
+    right = matches.correct[_CORRECT_AT, rows] | matches.ignored[_CORRECT_AT, rows]
+    texts = [
+        f"{'' if good else 'false: '}{_short(matches.truth.class_map, int(class_id))} {score:.2f}"
+        for class_id, score, good in zip(found.class_ids[rows], found.scores[rows], right, strict=True)
+    ]
+    return draw_objects(image, _corners(found.boxes_xywh[rows]) * scale, found.class_ids[rows], texts)
+
+
+def _corners(boxes_xywh: np.ndarray) -> np.ndarray:
+    return np.concatenate([boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]], axis=1)
+
+
+def _short(class_map: ClassMap, class_id: int) -> str:
+    return shortened(class_map.names[class_id], _LONGEST_NAME)

@@ -1,0 +1,218 @@
+"""Everything that an evaluation tells, from one set of detections: the numbers, how sure they are, and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import datetime
+import functools
+import hashlib
+import importlib.metadata
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from detrkit.errors import UsageError
+from detrkit.evaluation.bootstrap import LEAST_RESAMPLES, Intervals, bootstrap
+from detrkit.evaluation.calibration import Calibration, calibrate
+from detrkit.evaluation.coco import UNDEFINED, ClassMetrics, CocoEvaluator, CocoMetrics
+from detrkit.evaluation.confusion import Confusion, confusion
+from detrkit.evaluation.error_types import ErrorTypes, classify_errors
+from detrkit.evaluation.failures import Failures, find_failures
+from detrkit.evaluation.matching import Matches
+from detrkit.evaluation.overlaps import SIZE_LIMITS, Overlaps, overlaps
+from detrkit.evaluation.score_curves import ScoreCurves, score_curves
+from detrkit.types import Latency
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, steps done and steps in all."""
+
+RESAMPLES = 1000
+DEFAULT_SCORE = 0.5
+"""From which detections are taken where no threshold can be learned, since there are no objects or detections."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Origin:
+    """What was evaluated on what.
+
+    Args:
+        model: Its name.
+        kind: What it is, such as detrkit, torchvision or results.
+        data: Name or path of the data set.
+        split: Of it.
+        annotations: The annotation file, where it is one.
+        seen_in_training: The model was trained on these images.
+        settings: What else the numbers depend on, such as precision.
+    """
+
+    model: str = ""
+    kind: str = ""
+    data: str = ""
+    split: str = ""
+    annotations: Path | None = None
+    seen_in_training: bool = False
+    settings: Mapping[str, str | int | float | bool | None] = dataclasses.field(default_factory=dict)
+
+    def provenance(self) -> dict[str, Any]:
+        """Versions, the hour, and a hash of the annotations, so that a number can be traced."""
+        file = self.annotations
+        return {
+            "detrkit": importlib.metadata.version("detrkit"),
+            "hotcoco": importlib.metadata.version("hotcoco"),
+            "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+            "annotations": None if file is None else str(file),
+            "annotations_sha256": None
+            if file is None or not file.is_file()
+            else hashlib.sha256(file.read_bytes()).hexdigest(),
+            "settings": dict(self.settings),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Evaluation:
+    """The result of an evaluation. Its numbers are those of ``metrics``; what was not asked for is None.
+
+    Args:
+        metrics: The twelve COCO numbers, and AP of each class.
+        matches: Which detection found which object.
+        origin: What was evaluated on what.
+        provenance: See :meth:`Origin.provenance`.
+        intervals: How far AP, AP50, AP75 and classes may be off by the choice of images.
+        errors: Of what kind the errors are, and what each kind costs.
+        curves: Precision, recall and F1 against the score threshold.
+        overlaps: How well boxes fit.
+        confusion: Which class is taken for which, at the threshold of the best F1.
+        calibration: Whether scores mean what they say; None also where they are not 0 to 1.
+        failures: Every error at the threshold of the best F1, with pictures of the worst.
+        latency: How long a detection takes.
+    """
+
+    metrics: CocoMetrics
+    matches: Matches
+    origin: Origin
+    provenance: Mapping[str, Any]
+    intervals: Intervals | None = None
+    errors: ErrorTypes | None = None
+    curves: ScoreCurves | None = None
+    overlaps: Overlaps | None = None
+    confusion: Confusion | None = None
+    calibration: Calibration | None = None
+    failures: Failures | None = None
+    latency: Latency | None = None
+
+    def __getitem__(self, name: str) -> float:
+        return self.metrics[name]
+
+    @property
+    def values(self) -> Mapping[str, float]:
+        """The twelve COCO numbers."""
+        return self.metrics.values
+
+    @property
+    def per_class(self) -> tuple[ClassMetrics, ...]:
+        """One entry per class of the data set, by ascending category id."""
+        return self.metrics.per_class
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """Of the data set, by class id."""
+        return self.matches.truth.class_map.names
+
+    @property
+    def score(self) -> float:
+        """Threshold of the best F1 of all classes together, at which errors are counted and shown."""
+        return best_score(self.curves)
+
+    def objects_by_size(self) -> dict[str, int]:
+        """Objects that are small, medium and large by COCO's limits."""
+        area = self.matches.truth.area[self.matches.measured]
+        return {
+            name: int(((area >= least) & (area < limit)).sum()) for name, (least, limit) in SIZE_LIMITS.items()
+        }
+
+    def to_dict(self) -> dict[str, Any]:
+        """The content of ``metrics.json``; see ``metrics.schema.json``."""
+        from detrkit.evaluation.report.metrics_file import content_of
+
+        return content_of(self)
+
+
+def analyze(
+    evaluator: CocoEvaluator,
+    *,
+    origin: Origin | None = None,
+    explain: bool = True,
+    resamples: int = RESAMPLES,
+    file_names: Sequence[str] | None = None,
+    read_image: Callable[[int], np.ndarray | None] | None = None,
+    latency: Latency | None = None,
+    progress: Progress | None = None,
+    image_ids: Sequence[int] | Literal["all"] = "all",
+) -> Evaluation:
+    """Measure and explain what an evaluator has collected.
+
+    Args:
+        evaluator: With all detections.
+        origin: What was evaluated on what.
+        explain: Find out why the numbers are what they are; otherwise only the numbers and their intervals.
+        resamples: Of the bootstrap; 0 for no intervals.
+        file_names: Of each row of the truth's images; their ids if not given.
+        read_image: Gives the image of such a row, uint8 ``[H, W, 3]``, None if it cannot be read; without it there
+            are no pictures of failures.
+        latency: Measured before.
+        progress: Called with what is being done, steps done and steps in all.
+        image_ids: To measure on; all of the annotations if not given.
+
+    Raises:
+        DataError: There is no image to measure on.
+        UsageError: ``resamples`` are too few.
+    """
+    check_resamples(resamples)
+    origin = origin or Origin()
+    measured = evaluator.measure(image_ids)
+    metrics = evaluator.finish(image_ids, measured)
+    matches = evaluator.matches(image_ids)
+    found = Evaluation(metrics, matches, origin, origin.provenance(), latency=latency)
+    if resamples and metrics.objects:
+        tell = None if progress is None else lambda done: progress("resampling", done, resamples)
+        found = dataclasses.replace(found, intervals=bootstrap(matches, resamples, progress=tell))
+    if not explain:
+        return found
+    curves, errors = score_curves(matches), classify_errors(matches)
+    names = list(map(str, matches.truth.image_ids.tolist())) if file_names is None else file_names
+    looking = None if progress is None else functools.partial(progress, "looking at failures")
+    score = best_score(curves)
+    return dataclasses.replace(
+        found,
+        errors=errors,
+        curves=curves,
+        overlaps=overlaps(matches),
+        confusion=confusion(matches, score),
+        calibration=calibrate(matches) if _are_probabilities(matches.found.scores) else None,
+        failures=find_failures(matches, errors, names, read_image, score=score, progress=looking),
+    )
+
+
+def check_resamples(resamples: int) -> None:
+    """Refuse a number of resamples that gives no intervals, better before the hours of work than after.
+
+    Raises:
+        UsageError: It is neither 0 nor enough.
+    """
+    if resamples != 0 and resamples < LEAST_RESAMPLES:
+        raise UsageError(
+            f"resamples is {resamples}, expected 0 (no intervals) or {LEAST_RESAMPLES} and more (1,000 is usual)"
+        )
+
+
+def _are_probabilities(scores: np.ndarray) -> bool:
+    """Files of results may hold scores of any kind, which can be ranked but mean nothing by themselves."""
+    return bool(((scores >= 0) & (scores <= 1)).all())
+
+
+def best_score(curves: ScoreCurves | None) -> float:
+    """Threshold of the best F1 of all classes together, ``DEFAULT_SCORE`` where there is none."""
+    score = UNDEFINED if curves is None else float(curves.best_score[0])
+    return DEFAULT_SCORE if score == UNDEFINED or not np.isfinite(score) else score

@@ -1,0 +1,23 @@
+"""Where a detector fails: every failure, the worst images, the labels to blame, and what failure goes with."""
+
+from detrkit.evaluation.failures.causes import Cause
+from detrkit.evaluation.failures.entries import KINDS
+from detrkit.evaluation.failures.find import Failure, Failures, find_failures
+from detrkit.evaluation.failures.images import ImageResult
+from detrkit.evaluation.failures.sections import failure_sections
+from detrkit.evaluation.failures.suspects import REASONS, Suspect
+from detrkit.evaluation.failures.tables import suspects_as_coco, write_failures
+
+__all__ = [
+    "KINDS",
+    "REASONS",
+    "Cause",
+    "Failure",
+    "Failures",
+    "ImageResult",
+    "Suspect",
+    "failure_sections",
+    "find_failures",
+    "suspects_as_coco",
+    "write_failures",
+]

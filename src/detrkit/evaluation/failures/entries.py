@@ -1,0 +1,160 @@
+"""Every failure above a score threshold as columns: false positives by kind, and objects that were missed.
+
+Shapes: F failures, D detections, N annotations.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from detrkit.evaluation.error_types import ErrorKind, ErrorTypes
+from detrkit.evaluation.matching import Matches
+from detrkit.evaluation.overlaps import SIZE_LIMITS
+from detrkit.evaluation.truth import CocoTruth
+
+KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
+"""What can go wrong, by code; the first five are false positives (TIDE, arXiv:2008.08115)."""
+
+MISSED = KINDS.index("missed")
+FALSE_POSITIVES = KINDS[:MISSED]
+
+SIZES = tuple(SIZE_LIMITS)
+
+_CODE_BY_KIND = np.full(max(ErrorKind) + 1, -1, dtype=np.int64)
+for _code, _name in enumerate(FALSE_POSITIVES):
+    _CODE_BY_KIND[ErrorKind[_name.upper()]] = _code
+_CODE_BY_KIND.setflags(write=False)
+
+
+@dataclasses.dataclass(frozen=True)
+class FailureTable:
+    """Failures, worst first.
+
+    The severity of a false positive is the square of its score, and half of that for a duplicate: a confident
+    error outweighs much clutter. That of a missed object is 0.25 for the smallest up to 1 for one that fills its
+    image, linear in the share of the image's side: a large object is hard to overlook.
+
+    Args:
+        kinds: Codes of :data:`KINDS`, int64 ``[F]``.
+        image_rows: Rows of the truth's ``image_ids``, int64 ``[F]``.
+        detections: The false positive, or of a missed object the detection that comes nearest to it; rows of
+            ``Matches.found``, -1 for none, int64 ``[F]``.
+        objects: The missed object, or the one that explains the false positive; rows of the truth's annotations,
+            -1 for none, int64 ``[F]``.
+        iou: Of detection and object, NaN unless there are both, float64 ``[F]``.
+        severity: 0 to 1, float64 ``[F]``.
+    """
+
+    kinds: np.ndarray
+    image_rows: np.ndarray
+    detections: np.ndarray
+    objects: np.ndarray
+    iou: np.ndarray
+    severity: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.kinds)
+
+    def select(self, rows: np.ndarray) -> FailureTable:
+        """Those at some rows, or where a mask is True."""
+        return FailureTable(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
+
+
+def failure_table(matches: Matches, errors: ErrorTypes, score: float) -> FailureTable:
+    """Everything that goes wrong when detections below ``score`` are not shown."""
+    false, missed = _false_positives(matches, errors, score), _missed(matches, errors, score)
+    columns = (
+        np.concatenate([getattr(false, field.name), getattr(missed, field.name)])
+        for field in dataclasses.fields(FailureTable)
+    )
+    table = FailureTable(*columns)
+    return table.select(np.argsort(-table.severity, kind="stable"))
+
+
+def right_detections(matches: Matches, score: float) -> np.ndarray:
+    """Detections that are shown and right at an IoU of 0.5, bool ``[D]``."""
+    right: np.ndarray = matches.correct[0] & (matches.found.scores >= score)
+    return right
+
+
+def found_objects(matches: Matches, score: float) -> np.ndarray:
+    """Objects that a shown detection finds at an IoU of 0.5, bool ``[N]``."""
+    finder = matches.found_by[0]
+    found: np.ndarray = finder >= 0
+    found[found] = matches.found.scores[finder[found]] >= score
+    found &= matches.measured
+    return found
+
+
+def certainty(scores: np.ndarray) -> np.ndarray:
+    """Scores themselves if they lie in 0 to 1; of other kinds of scores, the share of all that is no higher."""
+    if len(scores) == 0 or (scores.min() >= 0 and scores.max() <= 1):
+        return scores
+    shares: np.ndarray = np.searchsorted(np.sort(scores), scores, side="right") / len(scores)
+    return shares
+
+
+def side_shares(truth: CocoTruth, image_rows: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
+    """Square root of the share of its image that each box takes, 0 to 1; 0.5 where the image's size is unknown."""
+    image_area = truth.sizes_hw[image_rows].prod(axis=1).astype(np.float64)
+    area = np.maximum(boxes_xywh[:, 2] * boxes_xywh[:, 3], 0)
+    share = np.divide(area, image_area, out=np.full(len(area), 0.25), where=image_area > 0)
+    shares: np.ndarray = np.sqrt(np.minimum(share, 1))
+    return shares
+
+
+def sizes_of(area: np.ndarray) -> np.ndarray:
+    """Codes of :data:`SIZES` by area in pixels."""
+    limits = [limit for _, limit in SIZE_LIMITS.values()][:-1]
+    codes: np.ndarray = np.searchsorted(limits, area, side="right")
+    return codes
+
+
+def _false_positives(matches: Matches, errors: ErrorTypes, score: float) -> FailureTable:
+    codes = _CODE_BY_KIND[errors.kinds]
+    rows = np.flatnonzero((codes >= 0) & (matches.found.scores >= score))
+    codes = codes[rows]
+    objects = errors.partner[rows].astype(np.int64)
+    weight = np.where(codes == KINDS.index("duplicate"), 0.5, 1.0)
+    return FailureTable(
+        kinds=codes,
+        image_rows=matches.found.image_rows[rows],
+        detections=rows,
+        objects=objects,
+        iou=np.where(objects >= 0, errors.iou[rows], np.nan),
+        severity=weight * certainty(matches.found.scores)[rows] ** 2,
+    )
+
+
+def _missed(matches: Matches, errors: ErrorTypes, score: float) -> FailureTable:
+    """Objects not found, unless a shown detection has only the class or only the place wrong, as in TIDE."""
+    objects = np.flatnonzero(matches.measured & ~(errors.touched_at >= score))
+    detections, iou = _nearest(matches, objects)
+    truth = matches.truth
+    images = truth.image_rows[objects]
+    return FailureTable(
+        kinds=np.full(len(objects), MISSED, dtype=np.int64),
+        image_rows=images,
+        detections=detections,
+        objects=objects,
+        iou=iou,
+        severity=0.25 + 0.75 * side_shares(truth, images, truth.boxes_xywh[objects]),
+    )
+
+
+def _nearest(matches: Matches, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """For each object the detection that finds it under the threshold, else the one that overlaps it most."""
+    pairs = matches.pairs
+    wanted = np.zeros(len(matches.truth.class_ids), dtype=bool)
+    wanted[objects] = True
+    pairs = pairs.select(wanted[pairs.objects])
+    finds = matches.found_by[0][pairs.objects] == pairs.detections
+    pairs = pairs.select(np.lexsort((pairs.detections, -pairs.iou, ~finds, pairs.objects)))
+    first = np.searchsorted(pairs.objects, objects)
+    detections, iou = np.full(len(objects), -1, dtype=np.int64), np.full(len(objects), np.nan)
+    has = first < len(pairs.objects)
+    has[has] = pairs.objects[first[has]] == objects[has]
+    detections[has], iou[has] = pairs.detections[first[has]], pairs.iou[first[has]]
+    return detections, iou

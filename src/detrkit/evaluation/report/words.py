@@ -1,0 +1,65 @@
+"""How figures of an evaluation are written, for the terminal, the page and the summary alike."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from detrkit.evaluation.coco import UNDEFINED, CocoMetrics
+from detrkit.visual.text import shortened
+
+if TYPE_CHECKING:
+    from detrkit.evaluation.bootstrap import Interval
+
+MEANINGS = {
+    "AP": "IoU 0.50 to 0.95",
+    "AP50": "IoU 0.50",
+    "AP75": "IoU 0.75",
+    "APs": "small objects, under 32² pixels",
+    "APm": "medium objects, 32² to 96²",
+    "APl": "large objects, over 96²",
+    "AR1": "best detection per class and image",
+    "AR10": "best 10",
+    "AR100": "best {max_detections}",
+    "ARs": "small objects",
+    "ARm": "medium objects",
+    "ARl": "large objects",
+}
+
+ERROR_NAMES = {
+    "classification": "well placed, but called another class",
+    "localization": "right class, but badly placed (IoU 0.1 to 0.5)",
+    "both": "wrong class and badly placed",
+    "duplicate": "the object was found already, with a higher score",
+    "background": "nothing is annotated there",
+    "missed": "an object that no detection comes near",
+}
+
+MORE_ERROR_NAMES = {
+    "false_positives": "all wrong detections",
+    "false_negatives": "all objects that were not found",
+}
+
+
+def percent(value: float | None) -> str:
+    """``42.0`` for 0.42, ``-`` where undefined."""
+    return "-" if value is None or value == UNDEFINED else f"{100 * value:.1f}"
+
+
+def range_of(interval: Interval | None) -> str:
+    """``41.2 to 42.8``, ``-`` where there is none."""
+    return "-" if interval is None else f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
+
+
+def label_of(name: str, metrics: CocoMetrics) -> str:
+    """The name of a metric with the number of detections that really counted."""
+    return f"AR{metrics.max_detections}" if name == "AR100" else name
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """``1 image`` or ``1,234 images``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
+
+
+def quoted(name: str) -> str:
+    """A class name inside a sentence."""
+    return f'"{shortened(name, 40)}"'

@@ -1,0 +1,82 @@
+"""Instruments that are read before and after a piece of work: peak memory, floating-point operations."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+_CLEAR_REFS = Path("/proc/self/clear_refs")
+_STATUS = Path("/proc/self/status")
+
+
+class PeakMemory:
+    """The most memory in use since :meth:`reset`, in bytes.
+
+    On CUDA what torch's allocator handed out. On the CPU the resident memory of this process, whose peak the
+    kernel notes at every page: Linux sets its mark back (``/proc/self/clear_refs``); elsewhere it is that of the
+    whole life of the process, an upper bound.
+    """
+
+    def __init__(self, device: torch.device):
+        self._cuda = device.type == "cuda"
+        self._device = device
+
+    def now(self) -> int:
+        """In use at this moment."""
+        if self._cuda:
+            return torch.cuda.memory_allocated(self._device)
+        return int(psutil.Process().memory_info().rss)
+
+    def reset(self) -> None:
+        """Forget what was before."""
+        if self._cuda:
+            torch.cuda.reset_peak_memory_stats(self._device)
+            return
+        with contextlib.suppress(OSError):
+            _CLEAR_REFS.write_text("5", encoding="ascii")
+
+    def peak(self) -> int:
+        """The most since then."""
+        if self._cuda:
+            return torch.cuda.max_memory_allocated(self._device)
+        if _STATUS.exists():
+            for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
+                if line.startswith("VmHWM:"):
+                    return int(line.split()[1]) * 1024
+        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return most if sys.platform == "darwin" else most * 1024
+
+    def limit(self) -> int:
+        """All there is."""
+        if self._cuda:
+            return int(torch.cuda.get_device_properties(self._device).total_memory)
+        return int(psutil.virtual_memory().total)
+
+
+class FlopCount:
+    """Floating-point operations counted so far, a multiplication and an addition being two."""
+
+    def __init__(self, counter: FlopCounterMode):
+        self._counter = counter
+
+    @property
+    def total(self) -> int:
+        """Of everything inside :func:`count_flops` up to now."""
+        return int(self._counter.get_total_flops())
+
+
+@contextlib.contextmanager
+def count_flops() -> Iterator[FlopCount]:
+    """Count those of matrix products, convolutions and attention inside, backward included; the rest is little.
+
+    What is computed twice by :mod:`detrkit.nn.recompute` counts twice: count without it for a utilisation.
+    """
+    with FlopCounterMode(display=False) as counter:
+        yield FlopCount(counter)

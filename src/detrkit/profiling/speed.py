@@ -1,0 +1,359 @@
+"""How fast detectors are: every setting of every model, measured in turn on one machine."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import os
+import platform
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from detrkit.adapters.cost import Cost, count_cost, peak_memory
+from detrkit.adapters.find import find_subject
+from detrkit.adapters.latency import Stopwatch
+from detrkit.adapters.subject import DetectorSubject, Stages, Subject
+from detrkit.config import PRECISIONS, Precision
+from detrkit.errors import DetrkitError, UsageError
+from detrkit.families import PRESETS, preset_config
+from detrkit.families.registry import get_family
+from detrkit.inference.detect import resolve_device
+from detrkit.inference.predictor import Detector
+from detrkit.models import build_model
+from detrkit.training.memory import free_memory, is_out_of_memory
+from detrkit.types import ClassMap, Latency, Percentiles
+
+BACKENDS = ("eager", "compile")
+
+_CLASSES = 91
+"""Rows of the class head of a model made here; those of the published ones."""
+_CPU_INFO = Path("/proc/cpuinfo")
+
+
+@dataclasses.dataclass(frozen=True)
+class Setting:
+    """One row of the table.
+
+    Args:
+        model: As :func:`detrkit.adapters.find.find_subject` takes it.
+        device: auto, cpu, cuda or cuda:N.
+        precision: 32, bf16 or 16.
+        backend: eager, or compile for ``torch.compile``.
+        size: Short side of the network's input; None for the model's own.
+        batch_size: Images at once.
+        threads: That torch may use on the CPU; None for its own choice.
+    """
+
+    model: str
+    device: str = "auto"
+    precision: Precision = "32"
+    backend: str = "eager"
+    size: int | None = None
+    batch_size: int = 1
+    threads: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
+class SpeedRow:
+    """What was found for a setting: figures, or why there are none.
+
+    Args:
+        setting: What was asked.
+        latency: Times of a batch.
+        cost: Parameters, arithmetic and memory of a batch.
+        problem: Why it could not be measured.
+    """
+
+    setting: Setting
+    latency: Latency | None = None
+    cost: Cost | None = None
+    problem: str = ""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            **dataclasses.asdict(self.setting),
+            "latency": None if self.latency is None else self.latency.to_dict(),
+            "cost": None if self.cost is None else self.cost.to_dict(),
+            "problem": self.problem or None,
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Speed:
+    """A table of speeds.
+
+    Args:
+        rows: One of each setting.
+        environment: The machine and what is installed.
+        images: What was detected, in words.
+        decode: Time to read and decode an image file, where there were files.
+        notes: What a reader must know.
+    """
+
+    rows: tuple[SpeedRow, ...]
+    environment: dict[str, Any]
+    images: str
+    decode: Percentiles | None
+    notes: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {
+            "environment": self.environment,
+            "images": self.images,
+            "decode_ms": None if self.decode is None else dataclasses.asdict(self.decode),
+            "notes": list(self.notes),
+            "rows": [row.to_dict() for row in self.rows],
+        }
+
+
+def all_settings(
+    models: Sequence[str],
+    *,
+    devices: Sequence[str] = ("auto",),
+    precisions: Sequence[str] = ("32",),
+    backends: Sequence[str] = ("eager",),
+    sizes: Sequence[int | None] = (None,),
+    batch_sizes: Sequence[int] = (1,),
+    threads: Sequence[int | None] = (None,),
+) -> list[Setting]:
+    """Every combination, models side by side.
+
+    Raises:
+        UsageError: A value is none that is known, or there is none.
+    """
+    for name, values in {"model": models, "device": devices, "batch size": batch_sizes}.items():
+        if not values:
+            raise UsageError(f"no {name} is given; give at least one")
+    _check_known("precision", precisions, PRECISIONS)
+    _check_known("backend", backends, BACKENDS)
+    for name, numbers in {"batch size": batch_sizes, "size": sizes, "threads": threads}.items():
+        small = [number for number in numbers if number is not None and number < 1]
+        if small:
+            raise UsageError(f"{name} is {small[0]}, expected at least 1")
+    grid = itertools.product(devices, precisions, backends, sizes, batch_sizes, threads)
+    return [
+        Setting(model, device, precision, backend, size, batch_size, thread_count)  # type: ignore[arg-type]
+        for device, precision, backend, size, batch_size, thread_count in grid
+        for model in dict.fromkeys(models)
+    ]
+
+
+def measure_speed(
+    settings: Sequence[Setting],
+    images: Sequence[Tensor],
+    *,
+    repeats: int,
+    warm_up: int,
+    progress: Callable[[int, int], None] | None = None,
+    find: Callable[[Setting], Subject] | None = None,
+) -> list[SpeedRow]:
+    """Measure settings in turn, a batch of each at a time, so that a machine that slows down hurts all alike.
+
+    A setting that fails, say for want of memory, does not stop the others.
+
+    Args:
+        settings: The rows.
+        images: uint8 ``[3, H, W]`` RGB in memory; used again and again to fill a batch.
+        repeats: Batches that are timed of each.
+        warm_up: Batches before, at least.
+        progress: Called with batches done and batches in all; making a setting ready counts as one.
+        find: Makes a subject; :func:`find_fast` if not given.
+    """
+    usual = torch.get_num_threads()
+    try:
+        rows = [_Row(setting, images, usual) for setting in settings]
+        subjects: dict[Setting, Subject] = {}
+        tell = progress or (lambda _done, _total: None)
+        total = (1 + repeats) * len(rows)
+        for place, row in enumerate(rows, start=1):
+            row.prepare(subjects, find or find_fast, warm_up)
+            tell(place, total)
+        for turn in range(repeats):
+            # each turn begins with another row, so that none always follows the same
+            for place in range(len(rows)):
+                rows[(turn + place) % len(rows)].run()
+                tell((1 + turn) * len(rows) + place + 1, total)
+        return [row.read() for row in rows]
+    finally:
+        torch.set_num_threads(usual)
+
+
+def find_fast(setting: Setting) -> Subject:
+    """The subject of a setting. A preset gets random weights, which are as fast and need no download."""
+    if setting.model not in PRESETS:
+        subject = find_subject(setting.model, device=setting.device, precision=setting.precision)
+        if subject.stages is None:
+            raise UsageError(f"{setting.model} is a file of detections; give a model that runs")
+        return subject
+    config, preset = preset_config(setting.model), PRESETS[setting.model]
+    if config.model.backbone_norm == "auto":
+        # as their weights have it: frozen norms are folded into convolutions, others take time
+        norm = "frozen" if preset.published or preset.backbone_file else "group"
+        config = config.model_copy(update={"model": config.model.model_copy(update={"backbone_norm": norm})})
+    family = get_family(config.model.family)
+    classes = ClassMap(tuple(f"class {i}" for i in range(_CLASSES)), tuple(range(_CLASSES)))
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = build_model(config, classes)
+    family.prepare_inference(model)
+    detector = Detector(
+        model,
+        classes,
+        config,
+        family.postprocess,
+        device=setting.device,
+        precision=setting.precision,
+        channels_last=True,
+    )
+    return DetectorSubject(setting.model, detector)
+
+
+def resized(subject: Subject, size: int) -> Stages:
+    """The stages of a subject with another input size; the longest side allowed changes alike.
+
+    Raises:
+        UsageError: It is of a kind whose size cannot be chosen.
+    """
+    if isinstance(subject, DetectorSubject):
+        detector = subject.detector
+        own = detector.config.transforms
+        longest = None if own.max_size is None else max(round(own.max_size * size / own.eval_size), size)
+        transforms = own.model_copy(update={"eval_size": size, "max_size": longest})
+        config = detector.config.model_copy(update={"transforms": transforms})
+        detector = Detector(
+            detector.model,
+            detector.class_map,
+            config,
+            detector.postprocess,
+            device=detector.device,
+            precision=detector.precision,
+            channels_last=detector.channels_last,
+        )
+        stages: Stages | None = DetectorSubject(subject.name, detector).stages
+        assert stages is not None
+        return stages
+    transform: Any = getattr(subject.stages, "transform", None)
+    if subject.stages is None or not hasattr(transform, "min_size") or transform.fixed_size is not None:
+        raise UsageError(f"the input size of {subject.name} cannot be chosen; leave out --sizes for it")
+    transform.max_size = round(transform.max_size * size / transform.min_size[-1])
+    transform.min_size = (size,)
+    return subject.stages
+
+
+def describe_environment() -> dict[str, Any]:
+    """The machine and what is installed, for whoever compares figures."""
+    return {
+        "cpu": _cpu_name(),
+        "cores": os.cpu_count(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "date": time.strftime("%Y-%m-%d %H:%M", time.gmtime()) + " UTC",
+    }
+
+
+class _Row:
+    """A setting at work."""
+
+    def __init__(self, setting: Setting, images: Sequence[Tensor], usual_threads: int):
+        self.setting = setting
+        self.problem = ""
+        self._images = list(itertools.islice(itertools.cycle(images), max(len(images), setting.batch_size)))
+        self._threads = setting.threads or usual_threads
+        self._cost: Cost | None = None
+        self._stopwatch: Stopwatch | None = None
+
+    def prepare(self, subjects: dict[Setting, Subject], find: Callable[[Setting], Subject], warm_up: int) -> None:
+        """Make the subject, or take that of another row which differs in batch size or threads alone."""
+        key = dataclasses.replace(self.setting, batch_size=1, threads=None)
+
+        def work() -> None:
+            new = key not in subjects
+            if new:
+                subjects[key] = find(self.setting)
+            stages = subjects[key].stages
+            if self.setting.size is not None:
+                stages = resized(subjects[key], self.setting.size)
+            assert stages is not None
+            batch = self._images[: self.setting.batch_size]
+            self._cost = count_cost(stages, batch)
+            if self.setting.backend == "compile":
+                if new:
+                    stages.network.compile()
+                self._cost = dataclasses.replace(self._cost, peak_bytes=peak_memory(stages, batch))
+            self._stopwatch = Stopwatch(stages, self._images, batch_size=self.setting.batch_size)
+            self._stopwatch.warm_up(warm_up)
+
+        self._try(work)
+
+    def run(self) -> None:
+        """Time one batch."""
+        if self._stopwatch is not None:
+            self._try(self._stopwatch.run)
+
+    def read(self) -> SpeedRow:
+        """What was found."""
+        if self._stopwatch is None or self.problem:
+            return SpeedRow(self.setting, problem=self.problem)
+        latency = dataclasses.replace(self._stopwatch.read(), threads=self._threads)
+        return SpeedRow(self.setting, latency, self._cost)
+
+    def _try(self, work: Callable[[], None]) -> None:
+        torch.set_num_threads(self._threads)
+        try:
+            work()
+        except Exception as error:  # whatever a compiler or a foreign model raises is that row's result
+            self.problem = _told(error)
+            self._stopwatch = None
+            free_memory()
+
+
+def made_up_image(height: int = 480, width: int = 640) -> Tensor:
+    """A picture with edges and noise, always the same: uint8 ``[3, H, W]``."""
+    random = np.random.default_rng(0)
+    rows, columns = np.mgrid[:height, :width]
+    pixels = np.stack([128 + 90 * np.sin(rows / 17 + i) * np.cos(columns / 23 - i) for i in range(3)])
+    pixels[:, height // 4 : height // 2, width // 4 : width // 2] += 60
+    noisy = pixels + random.normal(0, 12, pixels.shape)
+    return torch.from_numpy(np.clip(noisy, 0, 255).astype(np.uint8))
+
+
+def device_of(setting: Setting) -> str:
+    """The device that a setting means; as it was given where there is none such."""
+    try:
+        return str(resolve_device(setting.device))
+    except UsageError:
+        return setting.device
+
+
+def _check_known(name: str, values: Sequence[str], known: Sequence[str]) -> None:
+    for value in values:
+        if value not in known:
+            raise UsageError(f"{name} is {value!r}, expected one of {', '.join(known)}")
+
+
+def _told(error: Exception) -> str:
+    """An error in one line."""
+    if is_out_of_memory(error):
+        return "out of memory"
+    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return text if isinstance(error, DetrkitError) else f"{type(error).__name__}: {text}"[:300]
+
+
+def _cpu_name() -> str:
+    if _CPU_INFO.is_file():
+        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
+            if line.startswith("model name"):
+                return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()

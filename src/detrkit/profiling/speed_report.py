@@ -1,0 +1,196 @@
+"""A table of speeds in words and as a page."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detrkit.adapters.cost import NOT_COUNTED
+from detrkit.files import atomic_file
+from detrkit.profiling.speed import Setting, Speed, SpeedRow, device_of
+from detrkit.types import Latency
+from detrkit.visual.chart import Charts
+from detrkit.visual.curves import Line, Panel
+from detrkit.visual.history import Series
+from detrkit.visual.page import Block, Card, Cards, Column, Plots, Section, Table, Text, Value, write_page
+from detrkit.visual.plots import bars
+from detrkit.visual.text import shortened
+
+EXPLANATION = (
+    "Times are of a whole batch, from pixels in memory to detections; files are not read meanwhile. All rows take "
+    "turns, one batch each, so that a machine that slows down hurts all alike. Arithmetic counts a multiplication "
+    f"and an addition as two, where papers often count one, and leaves out {NOT_COUNTED}. Memory is what a batch "
+    "takes beyond the weights: on the CPU by what the process grows, on CUDA by what torch hands out."
+)
+
+_AXES: Sequence[tuple[str, str]] = (
+    ("batch_size", "batch size"),
+    ("size", "size of the input"),
+    ("threads", "threads"),
+)
+
+
+def speed_lines(speed: Speed) -> list[str]:
+    """The table for people."""
+    names = row_names(speed.rows)
+    width = max(10, *(len(name) for name in names))
+    heads = f"{'median':>10} {'p95':>10} {'images/s':>9} {'params':>8} {'GFLOP':>8} {'memory':>9}"
+    lines = [f"{'model':{width}} {heads}"]
+    for name, row in zip(names, speed.rows, strict=True):
+        if row.latency is None or row.cost is None:
+            lines.append(f"{name:{width}} {row.problem}")
+            continue
+        total, cost = row.latency.total, row.cost
+        speeds = f"{total.p50:>7.1f} ms {total.p95:>7.1f} ms {row.latency.images_per_s:>9.2f}"
+        costs = f"{cost.parameters / 1e6:>6.1f} M {cost.flops / 1e9:>8.1f} {cost.peak_bytes / 2**20:>5,.0f} MiB"
+        lines.append(f"{name:{width}} {speeds} {costs}")
+    return [*lines, "", f"on {machine(speed)}; {speed.images}", *speed.notes]
+
+
+def machine(speed: Speed) -> str:
+    """The machine in a few words."""
+    environment = speed.environment
+    gpu = f", {environment['gpu']}" if environment["gpu"] else ""
+    return f"{environment['cpu']}, {environment['cores']} cores{gpu}, torch {environment['torch']}"
+
+
+def row_names(rows: Sequence[SpeedRow]) -> list[str]:
+    """A name for each row: the model, and what differs between rows."""
+    told: Sequence[tuple[str, Callable[[Setting], str]]] = (
+        ("device", device_of),
+        ("precision", lambda setting: {"32": "float32", "16": "float16", "bf16": "bf16"}[setting.precision]),
+        ("backend", lambda setting: setting.backend),
+        ("size", lambda setting: "own size" if setting.size is None else f"size {setting.size}"),
+        ("batch_size", lambda setting: f"batch {setting.batch_size}"),
+        ("threads", lambda setting: f"{setting.threads} threads"),
+    )
+    settings = [row.setting for row in rows]
+    differing = [tell for field, tell in told if len({getattr(setting, field) for setting in settings}) > 1]
+    return [", ".join([setting.model, *(tell(setting) for tell in differing)]) for setting in settings]
+
+
+def write_speed(folder: Path, speed: Speed) -> None:
+    """Write ``speed.json`` and ``speed.html``."""
+    with atomic_file(folder / "speed.json") as file:
+        file.write(json.dumps(speed.to_dict(), indent=1, allow_nan=False) + "\n")
+    sections = [
+        Section("Speed", [_cards(speed), *(Text(note) for note in speed.notes), *_plots(speed)]),
+        Section("All figures", [_table(speed), *_problems(speed), _stages(speed), Text(EXPLANATION)]),
+        Section("Machine", [_environment(speed)]),
+    ]
+    write_page(folder / "speed.html", "Speed of detectors", f"{machine(speed)}; {speed.images}", sections)
+
+
+def _cards(speed: Speed) -> Cards:
+    measured = _measured(speed)
+    cards = [Card("settings", str(len(speed.rows)), f"{len(speed.rows) - len(measured)} could not be measured")]
+    if measured:
+        name, latency = min(measured, key=lambda entry: entry[1].total.p50)
+        cards.append(Card("shortest wait", f"{latency.total.p50:.1f} ms", shortened(name, 60)))
+        name, latency = max(measured, key=lambda entry: entry[1].images_per_s)
+        cards.append(Card("most images a second", f"{latency.images_per_s:.2f}", shortened(name, 60)))
+    if speed.decode is not None:
+        cards.append(Card("to read and decode a file", f"{speed.decode.p50:.1f} ms", "median, not in the times"))
+    return Cards(cards)
+
+
+def _measured(speed: Speed) -> list[tuple[str, Latency]]:
+    named = zip(row_names(speed.rows), speed.rows, strict=True)
+    return [(name, row.latency) for name, row in named if row.latency is not None]
+
+
+def _plots(speed: Speed) -> list[Block]:
+    measured = _measured(speed)
+    if not measured:
+        return []
+    waits = {shortened(name, 44): latency.total.p50 for name, latency in measured}
+    rates = {shortened(name, 44): latency.images_per_s for name, latency in measured}
+    blocks: list[Block] = [Plots([bars("Median of a batch, ms", waits, "ms"), bars("Images a second", rates)])]
+    panels = [panel for field, label in _AXES for panel in _against(speed, field, label)]
+    return [*blocks, Charts(panels)] if panels else blocks
+
+
+def _against(speed: Speed, field: str, label: str) -> list[Panel]:
+    """Two panels with a setting across, where rows differ in it."""
+    known = [row for row in speed.rows if row.latency is not None and getattr(row.setting, field) is not None]
+    if len({getattr(row.setting, field) for row in known}) < 2:
+        return []
+    groups: dict[str, list[SpeedRow]] = {}
+    for name, row in zip(row_names(_without(known, field)), known, strict=True):
+        groups.setdefault(name, []).append(row)
+    waits, rates = [], []
+    for number, (name, rows) in enumerate(groups.items()):
+        rows = sorted(rows, key=lambda row: getattr(row.setting, field))
+        across = np.array([getattr(row.setting, field) for row in rows], dtype=float)
+        latencies = [row.latency for row in rows if row.latency is not None]
+        waits.append(Line(name, number, Series(across, np.array([one.total.p50 for one in latencies]))))
+        rates.append(Line(name, number, Series(across, np.array([one.images_per_s for one in latencies]))))
+    return [
+        Panel(f"Median of a batch against {label}, ms", "", label, waits, parts=True),
+        Panel(f"Images a second against {label}", "", label, rates, parts=True),
+    ]
+
+
+def _without(rows: Sequence[SpeedRow], field: str) -> list[SpeedRow]:
+    """The rows with one setting made equal, so that their names do not speak of it."""
+    first = getattr(rows[0].setting, field)
+    return [dataclasses.replace(row, setting=dataclasses.replace(row.setting, **{field: first})) for row in rows]
+
+
+def _table(speed: Speed) -> Table:
+    columns = [
+        Column("setting"),
+        Column("median, ms", "number", bar=True),
+        Column("p95, ms", "number"),
+        Column("p99, ms", "number"),
+        Column("images/s", "number", digits=2),
+        Column("parameters, M", "number"),
+        Column("GFLOP", "number"),
+        Column("memory, MiB", "number", digits=0),
+        Column("input"),
+    ]
+    rows: list[list[Value]] = []
+    for name, row in zip(row_names(speed.rows), speed.rows, strict=True):
+        if row.latency is None or row.cost is None:
+            rows.append([name, *[None] * 8])
+            continue
+        total, cost = row.latency.total, row.cost
+        figures = [cost.parameters / 1e6, cost.flops / 1e9, cost.peak_bytes / 2**20]
+        shape = " x ".join(map(str, cost.input_shape))
+        rows.append([name, total.p50, total.p95, total.p99, row.latency.images_per_s, *figures, shape])
+    return Table(columns, rows, "All settings")
+
+
+def _problems(speed: Speed) -> list[Block]:
+    """Why some settings have no figures."""
+    named = zip(row_names(speed.rows), speed.rows, strict=True)
+    rows: list[list[Value]] = [[name, row.problem] for name, row in named if row.latency is None]
+    return [Table([Column("setting"), Column("problem")], rows, "Could not be measured")] if rows else []
+
+
+def _stages(speed: Speed) -> Table:
+    stages = ("preprocess", "model", "postprocess", "total")
+    columns = [Column("setting"), *(Column(f"{stage}, ms", "number", digits=2) for stage in stages)]
+    columns += [Column("batches timed", "count"), Column("warm-up", "count"), Column("threads", "count")]
+    rows: list[list[Value]] = [
+        [
+            name,
+            *(getattr(row.latency, stage).p50 for stage in stages),
+            row.latency.runs,
+            row.latency.warm_up,
+            row.latency.threads,
+        ]
+        for name, row in zip(row_names(speed.rows), speed.rows, strict=True)
+        if row.latency is not None
+    ]
+    return Table(columns, rows, "Medians by stage")
+
+
+def _environment(speed: Speed) -> Table:
+    found = speed.environment.items()
+    rows: list[list[Value]] = [[name, "-" if value is None else str(value)] for name, value in found]
+    return Table([Column("what"), Column("found")], rows, "Machine and versions")

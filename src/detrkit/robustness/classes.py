@@ -1,0 +1,295 @@
+"""Which class of a data set is which class of a model, by name, or as a person says.
+
+A name must be the same to the letter; names that are only alike are suggested, never taken. Where several
+classes on either side are said to be one, they are measured as one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+
+from detrkit.adapters.subject import Progress, Stages, Subject
+from detrkit.data.index import CocoIndex
+from detrkit.errors import UsageError
+from detrkit.evaluation.coco import ImageResults
+from detrkit.runs.evaluator import ImageChange
+from detrkit.runs.split import Split
+from detrkit.types import ClassMap, ImageDetections
+
+ClassNames = Mapping[str, Sequence[str]]
+"""The model's names for a data set's name; none: it has no counterpart, even if the model knows the name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassPair:
+    """A class that the model and the data share.
+
+    Args:
+        class_id: Of the classes to measure.
+        data: The data set's names for it.
+        model: The model's.
+    """
+
+    class_id: int
+    data: tuple[str, ...]
+    model: tuple[str, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMatch:
+    """The classes that a model and a data set share, as classes to measure.
+
+    Args:
+        classes: Those to measure: the data set's, joined where several are one to the model.
+        of_data: Class to measure of each class of the data set, int64.
+        of_model: Class to measure of each class of the model, int64; -1 where there is none.
+        pairs: Those that the model knows.
+        model_only: Names of the model's other classes.
+        data_only: Names of the data set's other classes.
+        suggestions: A name of ``data_only`` and one of ``model_only`` that may mean the same.
+    """
+
+    classes: ClassMap
+    of_data: np.ndarray
+    of_model: np.ndarray
+    pairs: tuple[ClassPair, ...]
+    model_only: tuple[str, ...]
+    data_only: tuple[str, ...]
+    suggestions: tuple[tuple[str, str], ...]
+
+    def matched(self) -> np.ndarray:
+        """Classes to measure that the model knows, ascending."""
+        return np.unique(self.of_model[self.of_model >= 0])
+
+    def index(self, index: CocoIndex) -> CocoIndex:
+        """A data set's index with the classes to measure."""
+        return dataclasses.replace(index, labels=self.of_data[index.labels], class_map=self.classes)
+
+    def lines(self) -> list[str]:
+        """What people should know of it."""
+        lines = []
+        if self.data_only:
+            lines.append(f"classes of the data that the model does not know: {_some(self.data_only)}")
+        if self.model_only:
+            lines.append(f"classes of the model that the data does not have: {_some(self.model_only)}")
+        lines += [
+            f"did you mean {ours!r} (the model's) by {theirs!r} (the data's)? Say so in a file: --classes FILE"
+            for theirs, ours in self.suggestions
+        ]
+        return lines
+
+
+def match_names(model: ClassMap, data: ClassMap, names: ClassNames | None = None) -> ClassMatch:
+    """Match classes by name; see :class:`ClassMatch`.
+
+    Args:
+        model: The model's classes.
+        data: The data set's.
+        names: The model's names for the data set's where they differ.
+
+    Raises:
+        UsageError: ``names`` speaks of classes that are not there.
+    """
+    given = dict(names or {})
+    ours = _ids_by_name(model)
+    _check_names(given, model, data)
+    by_pair = {pair: i for i, pair in enumerate(zip(model.names, model.category_ids, strict=True))}
+    links = []
+    for pair in zip(data.names, data.category_ids, strict=True):
+        named = [model_id for name in given.get(pair[0], (pair[0],)) for model_id in ours.get(name, ())]
+        # of classes that share a name, the category id decides, as everywhere
+        same = pair in by_pair and pair[0] not in given and data.names.count(pair[0]) > 1
+        links.append([by_pair[pair]] if same else named)
+    group_of_data, group_of_model = _groups(links, len(model))
+    members: dict[int, list[int]] = {}
+    for class_id, group in enumerate(group_of_data):
+        members.setdefault(group, []).append(class_id)
+    numbers = {group: number for number, group in enumerate(members)}
+    known = [group for group, class_ids in members.items() if any(links[class_id] for class_id in class_ids)]
+    model_names = {group: _names(model, group_of_model, group) for group in members}
+    data_only = tuple(data.names[class_id] for class_id, linked in enumerate(links) if not linked)
+    model_only = tuple(
+        name for name, group in zip(model.names, group_of_model, strict=True) if group not in numbers
+    )
+    return ClassMatch(
+        classes=ClassMap(
+            names=tuple(_label(data, class_ids, model_names[group]) for group, class_ids in members.items()),
+            category_ids=tuple(min(data.category_ids[i] for i in class_ids) for class_ids in members.values()),
+        ),
+        of_data=np.array([numbers[group] for group in group_of_data], dtype=np.int64),
+        of_model=np.array([numbers.get(group, -1) for group in group_of_model], dtype=np.int64),
+        pairs=tuple(
+            ClassPair(numbers[group], tuple(data.names[i] for i in members[group]), model_names[group])
+            for group in known
+        ),
+        model_only=model_only,
+        data_only=data_only,
+        suggestions=_suggest([name for name in data_only if name not in given], model_only),
+    )
+
+
+def read_class_names(path: str | Path, data_sets: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]]]:
+    """A file of names: one map for all data sets, or one for each by its name.
+
+    A map goes from a data set's class name to the model's: a name, a list of names, or nothing.
+
+    Raises:
+        UsageError: It is no such file, or speaks of a data set that is not there.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise UsageError(f"{path} is not valid YAML: {error}") from error
+    return resolve_class_names(content, data_sets, str(path))
+
+
+def resolve_class_names(
+    content: Any, data_sets: Sequence[str], where: str = "classes"
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """Class names by data set; see :func:`read_class_names`.
+
+    Raises:
+        UsageError: It is something else, or speaks of a data set that is not there.
+    """
+    example = "expected {data set: {its class: model's class}} or {its class: model's class}"
+    if not isinstance(content, Mapping) or not content:
+        raise UsageError(f"{where} holds a {type(content).__name__}; {example}")
+    nested = [isinstance(value, Mapping) for value in content.values()]
+    if not any(nested):
+        return dict.fromkeys(data_sets, _checked(content, where))
+    if not all(nested):
+        raise UsageError(f"{where} mixes maps of data sets with names of classes; {example}")
+    unknown = [str(name) for name in content if name not in data_sets]
+    if unknown:
+        raise UsageError(f"{where} speaks of data {_some(unknown)}; there is {_some(data_sets)}")
+    return {name: _checked(content[name], f"{where}: {name}") if name in content else {} for name in data_sets}
+
+
+class TranslatedSubject:
+    """A subject whose detections speak of the classes to measure; those of other classes are left out.
+
+    Args:
+        subject: What detects.
+        split: Where, with the data set's own classes.
+        match: Of these and the subject's.
+    """
+
+    def __init__(self, subject: Subject, split: Split, match: ClassMatch):
+        self.subject = subject
+        # Its images alone matter; classes that have nothing in common with the subject's would be refused.
+        index = split.index
+        unlabelled = dataclasses.replace(index, labels=np.zeros_like(index.labels), class_map=subject.class_map)
+        self.split = dataclasses.replace(split, index=unlabelled)
+        self.match = match
+        self.name, self.kind = subject.name, subject.kind
+        self.class_map = match.classes
+        self.stages: Stages | None = subject.stages
+        self.max_detections = subject.max_detections
+        self.settings = subject.settings
+
+    def bind(self, _split: Split, /) -> TranslatedSubject:
+        """Itself: it is bound."""
+        return self
+
+    def detect(
+        self,
+        split: Split,
+        *,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        change: ImageChange | None = None,
+    ) -> Iterator[tuple[int, ImageDetections | ImageResults]]:
+        """See :class:`detrkit.adapters.subject.Subject`; always on its own split."""
+        found = self.subject.detect(self.split, batch_size=batch_size, progress=progress, change=change)
+        for image_id, detections in found:
+            boxes, scores, class_ids = detections
+            measured = self.match.of_model[class_ids]
+            kept = measured >= 0
+            yield image_id, type(detections)(boxes[kept], scores[kept], measured[kept])
+
+
+def _checked(names: Mapping[Any, Any], where: str) -> dict[str, tuple[str, ...]]:
+    checked = {}
+    for name, value in names.items():
+        values = [] if value is None else value if isinstance(value, list | tuple) else [value]
+        if not isinstance(name, str) or not all(isinstance(item, str) for item in values):
+            raise UsageError(
+                f"{where}: {name!r}: {value!r} is not a class name and the model's name for it, a list of such, "
+                "or nothing; put numbers into quotes"
+            )
+        checked[name] = tuple(values)
+    return checked
+
+
+def _check_names(given: ClassNames, model: ClassMap, data: ClassMap) -> None:
+    for name in given:
+        if name not in data.names:
+            raise UsageError(f"the data has no class {name!r}{_near(name, data.names)}")
+    for name in dict.fromkeys(name for names in given.values() for name in names):
+        if name not in model.names:
+            raise UsageError(f"the model has no class {name!r}{_near(name, model.names)}")
+
+
+def _near(name: str, names: Sequence[str]) -> str:
+    near = difflib.get_close_matches(name, names, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; it has {_some(names)}"
+
+
+def _ids_by_name(classes: ClassMap) -> dict[str, list[int]]:
+    found: dict[str, list[int]] = {}
+    for class_id, name in enumerate(classes.names):
+        found.setdefault(name, []).append(class_id)
+    return found
+
+
+def _groups(links: Sequence[Sequence[int]], model_classes: int) -> tuple[list[int], list[int]]:
+    """A number for each class of the data and of the model, the same for all that are linked."""
+    parents = list(range(len(links) + model_classes))
+
+    def root(node: int) -> int:
+        while parents[node] != node:
+            node = parents[node]
+        return node
+
+    for class_id, linked in enumerate(links):
+        for model_id in linked:
+            first, second = sorted((root(class_id), root(len(links) + model_id)))
+            parents[second] = first
+    roots = [root(node) for node in range(len(parents))]
+    return roots[: len(links)], roots[len(links) :]
+
+
+def _names(model: ClassMap, groups: Sequence[int], group: int) -> tuple[str, ...]:
+    return tuple(name for name, other in zip(model.names, groups, strict=True) if other == group)
+
+
+def _label(data: ClassMap, class_ids: Sequence[int], model_names: Sequence[str]) -> str:
+    """The data set's name, or the model's where several classes of the data are one to it."""
+    names = dict.fromkeys(data.names[class_id] for class_id in class_ids)
+    if len(names) > 1 and len(model_names) == 1:
+        return model_names[0]
+    return " + ".join(names)
+
+
+def _suggest(theirs: Sequence[str], ours: Sequence[str]) -> tuple[tuple[str, str], ...]:
+    plain = {_plain(name): name for name in reversed(ours)}
+    return tuple((name, plain[_plain(name)]) for name in theirs if _plain(name) in plain)
+
+
+def _plain(name: str) -> str:
+    """A name without what people spell differently: case, separators, a plural."""
+    letters = "".join(character for character in name.casefold() if character.isalnum())
+    return letters.removesuffix("s") if len(letters) > 3 else letters
+
+
+def _some(names: Sequence[str]) -> str:
+    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

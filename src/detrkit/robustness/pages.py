@@ -1,0 +1,189 @@
+"""Both studies as pages."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from torch import Tensor
+
+from detrkit.evaluation.coco import CocoMetrics
+from detrkit.robustness.corruptions import CORRUPTIONS, Corruption
+from detrkit.robustness.several import SHOWN, DataResult, Generalization
+from detrkit.robustness.study import Robustness
+from detrkit.visual.chart import Charts
+from detrkit.visual.curves import Line, Panel
+from detrkit.visual.history import Series
+from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Picture, Plots, Section, Table, Text, Value
+from detrkit.visual.page import write_page as write
+from detrkit.visual.plots import bars
+from detrkit.visual.text import shortened
+
+_STRIP_WIDTH = 260
+_GAP = 6
+
+
+def write_robustness(path: Path, found: Robustness, sample: Tensor | None) -> None:
+    """Write the page of a study of corruptions.
+
+    Args:
+        path: The file.
+        found: What was measured.
+        sample: An image of the data set, uint8 ``[3, H, W]``, to show the corruptions on.
+    """
+    sections = [
+        Section("Result", [_robustness_cards(found)]),
+        Section("AP against severity", [_severity_charts(found)]),
+        Section("Corruptions", [_corruption_table(found)]),
+    ]
+    if sample is not None:
+        sections.append(Section("What they look like", [_gallery(found, sample)]))
+    subtitle = f"{found.model} on {found.data}, {found.images:,} images"
+    write(path, "Robustness under common corruptions", subtitle, sections)
+
+
+def write_generalization(path: Path, found: Generalization) -> None:
+    """Write the page of a detector on several data sets."""
+    ap = {result.name: 100 * (_value(result.shared, "AP") or 0.0) for result in found.results}
+    note = (
+        "AP over the classes that the model shares with the data. The last column is over all classes of the "
+        "data, in which a class that the model does not know counts as never found."
+    )
+    sections = [
+        Section("Result", [Text(note), Plots([bars("AP of shared classes, %", ap)]), _several_table(found)]),
+        Section("Classes", [block for result in found.results for block in _class_blocks(result)]),
+    ]
+    write(path, "One detector on several data sets", found.model, sections)
+
+
+def strip(image: Tensor, name: str, severities: Sequence[int], seed: int = 0, image_id: int = 0) -> np.ndarray:
+    """An image and its corruptions side by side, made small after they were done: uint8 ``[H, W, 3]``."""
+    shown = [image, *(Corruption(name, severity, seed)(image, image_id) for severity in severities)]
+    small = [_small(one) for one in shown]
+    gap = np.full((small[0].shape[0], _GAP, 3), 128, dtype=np.uint8)
+    parts = [part for one in small for part in (one, gap)][:-1]
+    return np.concatenate(parts, axis=1)
+
+
+def _small(image: Tensor) -> np.ndarray:
+    """Every so many pixels the mean of their square."""
+    pixels: np.ndarray = image.permute(1, 2, 0).numpy()
+    step = max(pixels.shape[1] // _STRIP_WIDTH, 1)
+    height, width = pixels.shape[0] // step * step, pixels.shape[1] // step * step
+    if step == 1 or height == 0:
+        return pixels
+    blocks = pixels[:height, :width].reshape(height // step, step, width // step, step, -1)
+    mean: np.ndarray = blocks.mean(axis=(1, 3)).astype(np.uint8)
+    return mean
+
+
+def _robustness_cards(found: Robustness) -> Cards:
+    severities = ", ".join(map(str, found.severities))
+    return Cards(
+        [
+            Card("clean AP", _percent(found.clean["AP"])),
+            Card("mPC", _percent(found.mpc()), f"mean of {len(found.cells)} corruptions, severities {severities}"),
+            Card("rPC", _percent(found.rpc()), "of the clean AP is left"),
+        ]
+    )
+
+
+def _severity_charts(found: Robustness) -> Charts:
+    """A panel for each kind of corruption, and one for the kinds."""
+    kinds = {kind: [name for name in names if name in found.cells] for kind, names in CORRUPTIONS.items()}
+    kinds = {kind: names for kind, names in kinds.items() if names}
+    means = [Line(kind, number, _curve(found, names)) for number, (kind, names) in enumerate(kinds.items())]
+    panels = [Panel("Mean of each kind: AP, %", "", "severity", means, parts=True)]
+    for kind, names in kinds.items():
+        lines = [Line(name, number, _curve(found, [name])) for number, name in enumerate(names)]
+        panels.append(Panel(f"{kind.capitalize()}: AP, %", "", "severity", lines, parts=True))
+    return Charts([panel for panel in panels if all(len(line.series) for line in panel.lines)])
+
+
+def _curve(found: Robustness, names: Sequence[str]) -> Series:
+    """Mean AP of some corruptions over severities; severity 0 is the clean image."""
+    points = [(0, found.clean["AP"])]
+    for severity in found.severities:
+        values = [found.cells[name][severity]["AP"] for name in names]
+        defined = [value for value in values if value is not None]
+        points.append((severity, float(np.mean(defined)) if defined else None))
+    known = [(severity, 100 * value) for severity, value in points if value is not None]
+    return Series(np.array([x for x, _ in known], dtype=float), np.array([y for _, y in known], dtype=float))
+
+
+def _corruption_table(found: Robustness) -> Table:
+    kind_of = {name: kind for kind, names in CORRUPTIONS.items() for name in names}
+    columns = [
+        Column("corruption"),
+        Column("kind"),
+        *(Column(f"AP at {severity}", "percent") for severity in found.severities),
+        Column("mean", "percent", bar=True),
+        Column("of the clean", "percent"),
+    ]
+    clean = found.clean["AP"]
+    rows: list[list[Value]] = []
+    for name, by_severity in found.cells.items():
+        mean = found.mean(name)
+        share = mean / clean if mean is not None and clean else None
+        values = [by_severity[severity]["AP"] for severity in found.severities]
+        rows.append([name, kind_of[name], *values, mean, share])
+    return Table(columns, rows, "AP by corruption and severity")
+
+
+def _gallery(found: Robustness, sample: Tensor) -> Gallery:
+    pictures = []
+    severities = found.severities if len(found.severities) <= 3 else found.severities[::2]
+    told = ", ".join(map(str, severities))
+    for name in found.cells:
+        picture = Picture.of(
+            strip(sample, name, severities, found.seed), f"{name}: as it is, severity {told}", longest=1100
+        )
+        pictures.append(picture)
+    return Gallery(pictures, wide=True)
+
+
+def _several_table(found: Generalization) -> Table:
+    columns = [
+        Column("data"),
+        Column("images", "count"),
+        Column("objects", "count"),
+        Column("classes"),
+        *(Column(name, "percent", bar=name == "AP") for name in SHOWN),
+        Column("AP of all classes", "percent"),
+    ]
+    rows: list[list[Value]] = [
+        [
+            shortened(result.name, 60),
+            result.images,
+            result.objects,
+            f"{len(result.match.matched())} of {len(result.match.classes)}",
+            *(_value(result.shared, name) for name in SHOWN),
+            _value(result.everything, "AP"),
+        ]
+        for result in found.results
+    ]
+    return Table(columns, rows, f"{found.model} on each data set")
+
+
+def _class_blocks(result: DataResult) -> list[Block]:
+    match = result.match
+    shared = [] if result.shared is None else result.shared.to_dict()["per_class"]
+    ap = {entry["category_id"]: entry["AP"] for entry in shared}
+    rows: list[list[Value]] = [
+        [", ".join(pair.data), ", ".join(pair.model), ap.get(match.classes.category_ids[pair.class_id])]
+        for pair in match.pairs
+    ]
+    rows += [[name, None, None] for name in match.data_only]
+    columns = [Column("class of the data"), Column("class of the model"), Column("AP", "percent", bar=True)]
+    lines: list[Block] = [Text(f"{result.name}: {line}") for line in match.lines()]
+    return [Table(columns, rows, f"Classes of {result.name}"), *lines]
+
+
+def _value(metrics: CocoMetrics | None, name: str) -> float | None:
+    value: float | None = None if metrics is None else metrics.to_dict()[name]
+    return value
+
+
+def _percent(share: float | None) -> str:
+    return "-" if share is None else f"{100 * share:.1f} %"

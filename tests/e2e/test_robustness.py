@@ -1,0 +1,72 @@
+"""A trained model on several data sets and on corrupted images, as ``detrkit eval`` does it."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+import detrkit
+from detrkit.adapters.find import find_subject
+from detrkit.errors import UsageError
+from detrkit.robustness.verbs import corrupt, generalize
+from tests.e2e.conftest import Trained
+
+
+def test_clean_and_corrupted_numbers_are_those_of_the_one_evaluator(
+    tiny_run: Trained, tiny_data: Path, tmp_path: Path
+):
+    out = tmp_path / "out"
+    found = corrupt(tiny_run.run, corruptions=["contrast", "noise"], severities=[5], out=out, device="cpu")
+    plain = detrkit.evaluate(tiny_run.run, tiny_data).to_dict()
+    assert found.clean == {name: plain[name] for name in found.clean}
+    assert list(found.cells) == ["gaussian_noise", "shot_noise", "impulse_noise", "contrast"]
+    assert found.cells["contrast"][5] != found.clean
+    written = json.loads((out / "robustness.json").read_text(encoding="utf-8"))
+    assert written == json.loads(json.dumps(found.to_dict()))
+    assert (out / "robustness.html").stat().st_size > 10_000
+    said = []
+    again = corrupt(tiny_run.run, corruptions=["contrast"], severities=[5], out=out, device="cpu", say=said.append)
+    assert again.cells["contrast"] == found.cells["contrast"]
+    assert any("holds 2 of 2 results" in line for line in said)
+
+
+def test_several_data_sets_with_renamed_classes(tiny_run: Trained, tiny_data: Path, tmp_path: Path):
+    renamed = Path(shutil.copytree(tiny_data, tmp_path / tiny_data.name))
+    for file in (renamed / "annotations").glob("*.json"):
+        content = json.loads(file.read_text(encoding="utf-8"))
+        for category in content["categories"]:
+            category["name"] = category["name"].upper()
+        file.write_text(json.dumps(content), encoding="utf-8")
+    names = find_subject(tiny_run.run, device="cpu").class_map.names
+    said = []
+    with pytest.raises(UsageError, match="none of the data sets has a class 'moon'"):
+        generalize(tiny_run.run, [tiny_data, renamed], classes={"moon": names[0]}, device="cpu")
+    found = generalize(tiny_run.run, [tiny_data, renamed], device="cpu", say=said.append)
+    first, second = found.results
+    assert second.name == f"{first.name}-2"
+    assert second.shared is None
+    assert sum("did you mean" in line for line in said) == len(names)
+    mapped = generalize(
+        tiny_run.run,
+        [tiny_data, renamed],
+        classes={name.upper(): name for name in names},
+        out=tmp_path / "out",
+        device="cpu",
+    )
+    one, two = mapped.results
+    plain = detrkit.evaluate(tiny_run.run, tiny_data)
+    assert one.shared is not None
+    assert two.shared is not None
+    assert one.shared.values == two.shared.values == plain.values
+    assert two.match.classes.names == tuple(name.upper() for name in names)
+    assert (tmp_path / "out" / "generalization.html").is_file()
+    assert json.loads((tmp_path / "out" / "generalization.json").read_text(encoding="utf-8"))["data"]
+
+
+def test_corruptions_reach_another_toolkits_model_through_its_own_reader(tiny_data: Path):
+    subject = find_subject("torchvision:ssdlite320_mobilenet_v3_large@random", device="cpu")
+    with pytest.raises(detrkit.DetrkitError, match="no class of the model"):
+        corrupt(subject, tiny_data, corruptions=["fog"], severities=[1])

@@ -1,0 +1,110 @@
+"""What the page says of failures, with names that try to be more than text."""
+
+from __future__ import annotations
+
+import dataclasses
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+
+from detrkit.evaluation.failures import KINDS, failure_sections
+from detrkit.evaluation.failures.sections import MOST_IMAGES
+from detrkit.types import ClassMap
+from detrkit.visual.page import render_page
+
+from .cases import failures_of, found_of, generated_truth, simulated_detector, truth_of, with_label_errors
+from .test_tables import HOSTILE
+
+TITLES = ["Failures", "What failure goes with", "Images, worst first", "Labels to check"]
+
+
+class Elements(HTMLParser):
+    def __init__(self) -> None:
+        super().__init__()
+        self.tags: set[str] = set()
+        self.attributes: set[str] = set()
+        self.scripts = 0
+        self.text = ""
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.add(tag)
+        self.attributes |= {name for name, _ in attrs}
+        self.scripts += tag == "script"
+
+    def handle_data(self, data: str) -> None:
+        self.text += data
+
+
+def page_of(failures) -> str:
+    return render_page("title", "", failure_sections(failures))
+
+
+def gray(row: int) -> np.ndarray:
+    return np.full((480, 640, 3), 120, np.uint8)
+
+
+@pytest.fixture(scope="module")
+def failures():
+    plain = generated_truth(0, images=80)
+    return failures_of(with_label_errors(plain).truth, simulated_detector(plain), read_image=gray)
+
+
+def test_there_are_four_sections_with_pictures_and_tables(failures):
+    sections = failure_sections(failures)
+    assert [section.title for section in sections] == TITLES
+    page = page_of(failures)
+    assert page.count("<img ") == len(failures.pictures) + len(failures.suspect_pictures) > 60
+    assert f"The worst 80 of {len(failures.images)} images" in page
+    for kind in KINDS:
+        assert f'<th scope="row" class="text">{kind}</th>' in page
+
+
+@pytest.mark.parametrize("pictured", [True, False])
+def test_hostile_names_stay_text(failures, pictured):
+    hostile = [*HOSTILE, '"><img src=x onerror=alert(1)>', "</script><b>bold</b>", "</select><h3>"]
+    names = tuple(hostile[number] for number in (-1, -2, -3, 8, 9, 11))
+    truth = dataclasses.replace(
+        failures.matches.truth, class_map=ClassMap(names, failures.matches.truth.class_map.category_ids)
+    )
+    files = [f"{hostile[row % len(hostile)]}{row}" for row in range(len(failures.file_names))]
+    found = failures_of(truth, failures.matches.found, read_image=gray if pictured else None, file_names=files)
+    page = page_of(found)
+    elements = Elements()
+    elements.feed(page)
+    assert not {name for name in elements.attributes if name.startswith("on")}
+    baseline = Elements()
+    baseline.feed(page_of(failures))
+    assert elements.tags <= baseline.tags
+    assert elements.scripts <= baseline.scripts
+    assert "<script>alert(1)</script>" in elements.text
+    assert '"><img src=x onerror=alert(1)>' in elements.text
+    assert "\u202e" not in page
+    assert page.encode("utf-8", "strict")
+
+
+def test_long_names_are_shortened_under_pictures(failures):
+    files = ["n" * 500 + f"{row}.jpg" for row in range(len(failures.file_names))]
+    found = failures_of(failures.matches.truth, failures.matches.found, read_image=gray, file_names=files)
+    assert max(len(picture.caption) for _, picture in (*found.pictures, *found.suspect_pictures)) < 260
+
+
+def test_without_pictures_the_worst_failures_are_a_table(failures):
+    found = failures_of(failures.matches.truth, failures.matches.found)
+    page = page_of(found)
+    assert "<img " not in page
+    assert "The worst failures" in page
+    assert found.describe(found.worst(1)[0]) in page
+    assert "were not measured" in page
+
+
+def test_a_poor_model_is_said_to_be_a_poor_judge():
+    truth = generated_truth(0, images=60)
+    clutter = [(row, 0, 0.9, (20.0 * k, 400.0, 15.0, 15.0)) for row in range(60) for k in range(12)]
+    assert "too often to be a good judge" in page_of(failures_of(truth, found_of(*clutter)))
+    assert "too often to be a good judge" not in page_of(failures_of(truth, simulated_detector(truth)))
+
+
+def test_the_list_of_images_is_cut():
+    page = page_of(failures_of(truth_of(images=MOST_IMAGES + 5), found_of()))
+    assert f"The worst {MOST_IMAGES} of {MOST_IMAGES + 5} images" in page

@@ -1,0 +1,174 @@
+"""Files that spreadsheets and labelling tools can open without harm."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import json
+
+import numpy as np
+import pytest
+
+from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.failures import KINDS, suspects_as_coco, write_failures
+from detrkit.evaluation.failures.tables import write_csv
+from detrkit.types import ClassMap
+
+from .cases import failures_of, found_of, generated_truth, simulated_detector, truth_of, with_label_errors
+
+HOSTILE = [
+    '=HYPERLINK("http://example.org","x")',
+    "+1+1",
+    "-2+3",
+    "@SUM(A1)",
+    "\t=1+1",
+    "  =1+1",
+    "\n=1",
+    "\uff1d1+1",
+    "<script>alert(1)</script>",
+    "quote \" comma , and '",
+    "line\nbreak\r\nand more",
+    "\u202egpj.exe",
+    "🦜🏴‍☠️",
+    "x" * 500,
+    "half \ud83d of a pair",
+    "zero \0 byte",
+    "",
+]
+
+
+def read(path):
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.parametrize("text", HOSTILE)
+def test_no_cell_begins_a_formula_and_each_is_read_back(text, tmp_path):
+    path = write_csv(tmp_path / "table.csv", ["a", "b"], [[text, 1.5], [None, -2]])
+    with path.open(newline="", encoding="utf-8") as file:
+        (head, first, second) = list(csv.reader(file))
+    assert head == ["a", "b"]
+    assert first[1] == "1.5"
+    assert second == ["", "-2"]  # numbers may be negative
+    assert first[0].lstrip()[:1] not in tuple("=+-@\uff1d\uff0b\uff0d\uff20")
+    assert first[0][:1] not in ("\t", "\n", "\r")
+    clean = text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
+    assert first[0] in (clean, f"'{clean}")
+    assert (first[0] == clean) == (HOSTILE.index(text) > 7)
+
+
+def hostile_failures():
+    truth = with_label_errors(generated_truth(0, images=40), 0.1).truth
+    names = tuple(HOSTILE[number] for number in (0, 8, 9, 10, 11, 12))
+    truth = dataclasses.replace(truth, class_map=ClassMap(names, truth.class_map.category_ids))
+    found = simulated_detector(generated_truth(0, images=40))
+    failures = failures_of(truth, found)
+    files = [HOSTILE[row % len(HOSTILE)] + str(row) for row in range(40)]
+    return failures_of(truth, found), dataclasses.replace(
+        failures,
+        file_names=files,
+        images=tuple(dataclasses.replace(image, file_name=files[image.image_row]) for image in failures.images),
+        suspects=tuple(
+            dataclasses.replace(entry, file_name=files[entry.image_row]) for entry in failures.suspects
+        ),
+    )
+
+
+def test_all_files_hold_hostile_names_as_text(tmp_path):
+    _, failures = hostile_failures()
+    paths = write_failures(failures, tmp_path / "new folder")
+    assert [path.name for path in paths] == ["images.csv", "failures.csv", "label_errors.csv", "label_errors.json"]
+    for path in paths[:3]:
+        rows = read(path)
+        for row in rows:
+            for name in ("file_name", "class", "other_class", "proposed_class", "explanation", "reason", "kind"):
+                cell = row.get(name) or ""
+                assert cell.lstrip()[:1] not in tuple("=+-@\uff1d"), (path.name, name, cell)
+    assert len(read(paths[0])) == 40
+    assert len(read(paths[1])) == len(failures.table)
+    assert len(read(paths[2])) == len(failures.suspects) > 5
+
+
+def test_failures_csv_says_what_the_entries_say(tmp_path):
+    failures = failures_of(generated_truth(1, images=60), simulated_detector(generated_truth(1, images=60)))
+    write_failures(failures, tmp_path)
+    rows = read(tmp_path / "failures.csv")
+    names = failures.class_names
+    assert {row["kind"] for row in rows} >= {"missed", "background", "classification"}
+    for row, entry in zip(rows, failures.worst(len(failures.table)), strict=True):
+        assert (row["kind"], row["file_name"], row["size"]) == (entry.kind, entry.file_name, entry.size)
+        assert int(row["image_id"]) == entry.image_id
+        assert row["class"] == names[entry.class_id]
+        assert row["other_class"] == ("" if entry.other_class_id is None else names[entry.other_class_id])
+        for cell, value in ((row["score"], entry.score), (row["iou"], entry.iou)):
+            assert (cell == "") == (value is None)
+            assert value is None or float(cell) == pytest.approx(value, abs=1e-4)
+        for side, box in (("found", entry.found_xywh), ("object", entry.object_xywh)):
+            cells = [row[f"{side}_{name}"] for name in ("x", "y", "width", "height")]
+            assert (cells[0] == "") == (box is None)
+            assert box is None or [float(cell) for cell in cells] == pytest.approx(box.tolist(), abs=0.01)
+
+
+def test_images_csv_has_every_image_with_its_counts(tmp_path):
+    failures = failures_of(truth_of((0, 0, (1.0, 1.0, 50.0, 50.0))), found_of((1, 0, 0.9, (1.0, 1.0, 50.0, 50.0))))
+    write_failures(failures, tmp_path)
+    rows = read(tmp_path / "images.csv")
+    assert list(rows[0]) == ["file_name", "image_id", "severity", "objects", "right", *KINDS, "f1", "mean_iou"]
+    assert [row["image_id"] for row in rows] == ["10", "7", "13"]
+    assert [rows[0][name] for name in ("objects", "right", "background", "missed", "f1", "mean_iou")] == [
+        "0",
+        "0",
+        "1",
+        "0",
+        "0.0",
+        "",
+    ]
+    assert rows[2]["f1"] == ""
+
+
+def test_suspects_in_coco_format_keep_the_ids_of_the_data_set(tmp_path):
+    failures = failures_of(*suspicious())
+    content = suspects_as_coco(failures)
+    truth = failures.matches.truth
+    assert [category["id"] for category in content["categories"]] == list(truth.class_map.category_ids)
+    images = {image["id"]: image for image in content["images"]}
+    assert set(images) == {suspect.image_id for suspect in failures.suspects}
+    assert {(image["height"], image["width"]) for image in images.values()} == {(480, 640)}
+    assert len({annotation["id"] for annotation in content["annotations"]}) == len(content["annotations"])
+    reasons = set()
+    for annotation, suspect in zip(content["annotations"], failures.suspects, strict=True):
+        judgement = annotation["suspect"]
+        reasons.add(judgement["reason"])
+        labelled = suspect.class_id is not None
+        class_id = suspect.class_id if labelled else suspect.proposed_class_id
+        box = suspect.box_xywh if labelled else suspect.proposed_box_xywh
+        assert annotation["category_id"] == truth.class_map.category_ids[class_id]
+        assert annotation["bbox"] == pytest.approx(box, abs=0.01)
+        assert annotation["image_id"] == suspect.image_id
+        assert judgement["rank"] == pytest.approx(suspect.rank, abs=1e-4)
+        if judgement["reason"] == "missing label":
+            assert judgement["proposed_category_id"] == annotation["category_id"]
+    assert reasons >= {"missing label", "wrong class", "badly placed box"}
+    write_failures(failures, tmp_path)
+    assert json.loads((tmp_path / "label_errors.json").read_text(encoding="utf-8")) == json.loads(
+        json.dumps(content)
+    )
+
+
+def test_suspects_in_coco_format_are_annotations_that_evaluation_reads(tmp_path):
+    write_failures(failures_of(*suspicious()), tmp_path)
+    evaluator = CocoEvaluator(tmp_path / "label_errors.json")
+    assert len(evaluator.truth.class_ids) > 20
+    assert np.isfinite(evaluator.truth.boxes_xywh).all()
+
+
+def test_nothing_at_all_gives_files_with_heads_alone(tmp_path):
+    write_failures(failures_of(truth_of(images=1), found_of()), tmp_path)
+    assert read(tmp_path / "failures.csv") == read(tmp_path / "label_errors.csv") == []
+    assert len(read(tmp_path / "images.csv")) == 1
+    assert json.loads((tmp_path / "label_errors.json").read_text())["annotations"] == []
+
+
+def suspicious():
+    truth = generated_truth(2)
+    return with_label_errors(truth).truth, simulated_detector(truth)

@@ -1,0 +1,78 @@
+"""metrics.json and its schema."""
+
+from __future__ import annotations
+
+import json
+
+import jsonschema
+import pytest
+
+from detrkit.evaluation.report import metrics_file
+from detrkit.evaluation.report.metrics_file import SCHEMA_FILE, write_metrics_json
+from tests.unit.evaluation.report.conftest import HOSTILE
+
+SCHEMA = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+
+
+def written(evaluation, folder):
+    write_metrics_json(folder / "metrics.json", evaluation)
+    text = (folder / "metrics.json").read_text(encoding="utf-8")
+    return json.loads(text, parse_constant=lambda name: pytest.fail(f"{name} is no JSON"))
+
+
+def check(content):
+    jsonschema.validate(content, SCHEMA, cls=jsonschema.Draft202012Validator)
+
+
+def test_the_schema_is_a_schema_and_refuses_what_is_wrong(plain, tmp_path):
+    jsonschema.Draft202012Validator.check_schema(SCHEMA)
+    content = written(plain, tmp_path)
+    for change in (
+        {"AP": 42.0},
+        {"AP": -1},
+        {"images": "40"},
+        {"schema_version": 2},
+        {"errors": {"cost": {}}},
+        {"confusion": {"matrix": [[-1]], "classes": [], "score": 0.5, "iou": 0.5}},
+    ):
+        with pytest.raises(jsonschema.ValidationError):
+            check({**content, **change})
+    with pytest.raises(jsonschema.ValidationError):
+        check({name: value for name, value in content.items() if name != "intervals"})
+
+
+def test_a_full_evaluation_follows_the_schema_and_names_every_key_of_it(plain, tmp_path):
+    content = written(plain, tmp_path)
+    check(content)
+    assert set(content) == set(SCHEMA["properties"])
+    assert not [name for name, value in content.items() if value is None]
+    assert set(content["per_class"][0]) == set(SCHEMA["properties"]["per_class"]["items"]["properties"])
+    assert content["AP"] == plain["AP"]
+    assert content["intervals"]["values"]["AP"]["low"] <= content["AP"]
+    assert content["confusion"]["classes"] == [*plain.class_names, None]
+    assert len(content["score_curves"]["thresholds"]) == len(content["score_curves"]["f1"])
+
+
+def test_edge_cases_follow_the_schema(edge, tmp_path):
+    check(written(edge, tmp_path))
+
+
+def test_what_was_not_asked_for_is_null(plain, tmp_path):
+    from tests.unit.evaluation.report.conftest import only_numbers
+
+    content = written(only_numbers(), tmp_path)
+    parts = ("intervals", "errors", "score_curves", "overlaps", "confusion", "calibration", "failures", "latency")
+    assert [content[name] for name in parts] == [None] * len(parts)
+
+
+def test_hostile_names_are_kept_as_they_are(hostile, tmp_path):
+    content = written(hostile, tmp_path)
+    check(content)
+    assert [entry["name"] for entry in content["per_class"]] == HOSTILE
+
+
+def test_the_matrix_of_very_many_classes_is_left_out(plain, tmp_path, monkeypatch):
+    monkeypatch.setattr(metrics_file, "MOST_CONFUSED_CLASSES", 3)
+    content = written(plain, tmp_path)
+    assert content["confusion"] is None
+    check(content)

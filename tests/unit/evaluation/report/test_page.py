@@ -1,0 +1,147 @@
+"""report.html."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+
+from detrkit.evaluation.report.page import report_sections, write_report
+from detrkit.evaluation.report.reasons import MOST_CLASSES_CONFUSED
+from detrkit.visual.text import printable
+from tests.unit.evaluation.report.conftest import HOSTILE, made
+from tests.unit.evaluation.report.simulated import detected, generated
+
+
+class Page(HTMLParser):
+    """Elements, their attributes, and text outside of scripts and styles."""
+
+    def __init__(self, html: str):
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.texts: list[str] = []
+        self.data: list[str] = []
+        self._inside = ""
+        self.feed(html)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append((tag, dict(attrs)))
+        self._inside = tag
+
+    def handle_endtag(self, tag):
+        self._inside = ""
+
+    def handle_data(self, data):
+        (self.data if self._inside == "script" else self.texts).append(data)
+
+    @property
+    def text(self) -> str:
+        return "\n".join(self.texts)
+
+
+@pytest.fixture(scope="module")
+def page(plain, tmp_path_factory) -> str:
+    return write_report(tmp_path_factory.mktemp("page") / "report.html", plain).read_text(encoding="utf-8")
+
+
+def test_every_question_has_its_section(plain):
+    titles = [section.title for section in report_sections(plain)]
+    assert titles == [
+        "In short",
+        "Numbers",
+        "Classes",
+        "Errors",
+        "Failures",
+        "What failure goes with",
+        "Images, worst first",
+        "Labels to check",
+        "Curves",
+        "Confusion",
+        "Boxes",
+        "Calibration",
+        "Latency",
+        "How it was measured",
+    ]
+
+
+def test_figures_on_the_page_are_those_of_the_evaluation(page, plain):
+    text = Page(page).text
+    assert f"AP is {100 * plain['AP']:.1f}" in text
+    section = page[page.index(">Classes</h2>") : page.index(">Errors</h2>")]
+    rows = re.findall(r"<tr>(.*?)</tr>", section, re.S)
+    classes = {
+        match[1]: row for row in rows if (match := re.match(r'<th scope="row" class="text">(class \d)</th>', row))
+    }
+    for entry in plain.per_class:
+        assert f'data-v="{entry.objects}"' in classes[entry.name]
+        assert f">{100 * entry.AP:.1f}</td>" in classes[entry.name]
+    for kind in ("missed", "background"):
+        assert f">{100 * plain.errors.cost[kind]:.1f}</td>" in page
+
+
+def test_nothing_is_fetched_and_nothing_but_the_pages_own_script_runs(page, plain):
+    found = Page(page)
+    addresses = [
+        value
+        for tag, attributes in found.tags
+        for name, value in attributes.items()
+        if name in ("src", "href", "srcset", "xlink:href", "action", "data", "poster", "formaction")
+    ]
+    assert addresses
+    assert all(address.startswith(("data:image/jpeg;base64,", "#")) for address in addresses)
+    assert not re.search(r"url\(|@import|https?:(?!//www\.w3\.org/)", re.sub(r"base64,[\w+/=]+", "", page))
+    assert not [name for _, attributes in found.tags for name in attributes if name.startswith("on")]
+    policy = next(a["content"] for tag, a in found.tags if tag == "meta" and "http-equiv" in a)
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy.split("script-src")[1]
+
+
+def test_hostile_names_show_as_text_and_make_no_element(hostile, tmp_path):
+    names = [f"class {i}" for i in range(len(HOSTILE))]
+    origin = type(hostile.origin)("model", "kind", "data", "split", settings={"a": "b"})
+    harmless = made(generated(images=30, names=names), read_image=lambda _row: None, origin=origin)
+    pages = [
+        Page(write_report(tmp_path / f"{i}.html", evaluation).read_text(encoding="utf-8"))
+        for i, evaluation in enumerate((hostile, harmless))
+    ]
+    allowed = {(tag, name) for tag, attributes in pages[1].tags for name in (*attributes, "")}
+    allowed |= {("img", name) for name in ("loading", "width", "height", "alt", "src", "")}
+    assert {(tag, name) for tag, attributes in pages[0].tags for name in (*attributes, "")} <= allowed
+    for name in HOSTILE:
+        assert printable(name) in pages[0].text
+    assert "\u202e" not in "".join(pages[0].texts + pages[0].data)
+
+
+def test_data_inside_the_page_cannot_end_its_element(hostile, tmp_path):
+    html = write_report(tmp_path / "report.html", hostile).read_text(encoding="utf-8")
+    blobs = re.findall(r'<script type="application/json">(.*?)</script>', html, re.S)
+    assert len(blobs) == 4
+    names = {line["name"] for blob in blobs for line in json.loads(blob)["lines"]}
+    assert HOSTILE[0] in names
+    assert all("<" not in blob for blob in blobs)
+
+
+def test_edge_cases_have_a_page(edge, tmp_path):
+    html = write_report(tmp_path / "report.html", edge).read_text(encoding="utf-8")
+    assert not re.search(r"\bnan\b|-1\.0|-100\.0|\binf\b", Page(html).text)
+    assert "</html>" in html
+
+
+def test_of_many_classes_the_most_confused_are_shown(tmp_path):
+    evaluation = made(generated(images=80, names=[f"class {i}" for i in range(45)], seed=5))
+    html = write_report(tmp_path / "report.html", evaluation).read_text(encoding="utf-8")
+    assert f"The {MOST_CLASSES_CONFUSED} most confused of 45 classes are shown." in html
+    confused = Page(html).tags
+    columns = [a["data-columns"] for tag, a in confused if tag == "svg" and a.get("data-above")]
+    assert columns == [str(MOST_CLASSES_CONFUSED + 1)]
+
+
+def test_images_that_cannot_be_read_are_counted_and_the_rest_is_there(tmp_path):
+    content = generated()
+    evaluation = made(content, read_image=lambda _row: None)
+    html = write_report(tmp_path / "report.html", evaluation).read_text(encoding="utf-8")
+    assert "<img" not in html
+    assert "images could not be read" in html
+    assert detected(content).finish()["AP"] == evaluation["AP"]

@@ -1,0 +1,69 @@
+"""summary.md."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from detrkit.evaluation.report.summary import markdown_name, summarize, write_summary
+from tests.unit.evaluation.report.conftest import HOSTILE
+
+ROW = re.compile(r"^\|(.*)\|$", re.M)
+
+
+def test_headline_numbers_classes_and_errors_are_there(plain):
+    text = summarize(plain)
+    low, high = plain.intervals.values["AP"].low, plain.intervals.values["AP"].high
+    assert text.startswith(f"## AP {100 * plain['AP']:.1f} ({100 * low:.1f} to {100 * high:.1f})\n")
+    assert f"| % | {100 * plain['AP']:.1f} | {100 * plain['AP50']:.1f} |" in text
+    dearest = max(("classification", "missed", "background"), key=lambda name: plain.errors.cost[name])
+    assert re.search(r"dearest first:\n\n.*\n.*\n\| " + dearest, text)
+    assert all(f"`{name}`" in text for name in plain.class_names)
+    assert "[report.html](report.html)" in text
+    assert "10.0 ms median" in text
+
+
+def test_every_row_of_a_table_has_as_many_cells(plain, hostile):
+    for evaluation in (plain, hostile):
+        blocks = [block for block in summarize(evaluation).split("\n\n") if block.startswith("|")]
+        assert len(blocks) == 3
+        for block in blocks:
+            assert len({line.count("|") for line in block.splitlines()}) == 1
+
+
+@pytest.mark.parametrize(
+    "name", [*HOSTILE, "", " ", "`", "a`b", "|", "@team", "#1", "http://x.y", "**b**", "a\nb", "\\|"]
+)
+def test_names_mean_nothing_to_markdown(name):
+    text = markdown_name(name)
+    inside = text.removeprefix("<code>").removesuffix("</code>")
+    if inside != text:
+        assert re.fullmatch(r"(?:&#\d+;|[^\W_])*", inside)
+    else:
+        assert re.fullmatch(r"`[\w ./-]+`", text)
+    assert len(text) < 500
+
+
+def test_hostile_names_reach_the_summary_harmless(hostile):
+    text = summarize(hostile)
+    for bait in ("<script", "<img", "](http", "@someone", "\u202e", "[link]"):
+        assert bait not in text
+
+
+def test_edge_cases_have_a_summary(edge, tmp_path):
+    text = write_summary(tmp_path / "summary.md", edge).read_text(encoding="utf-8")
+    assert text.startswith("## AP ")
+    assert "nan" not in text
+    assert "-100" not in text
+
+
+def test_the_best_and_the_worst_of_many_classes():
+    from tests.unit.evaluation.report.conftest import many_classes
+
+    evaluation = many_classes()
+    text = summarize(evaluation)
+    defined = sorted((entry for entry in evaluation.per_class if entry.objects), key=lambda entry: entry.AP)
+    if len(defined) > 10:
+        assert "The 5 best and the 5 worst" in text
+    assert f"`{defined[-1].name}`" in text

@@ -1,0 +1,50 @@
+"""The table of published results says what the presets say, and what can be counted."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from detrkit.families import PRESETS, preset_config
+from detrkit.families.registry import get_family
+from detrkit.ops.meters import count_flops
+
+PAGE = Path(__file__).parents[3] / "docs" / "published.md"
+PUBLISHED = {name: preset for name, preset in PRESETS.items() if preset.published}
+
+
+def table() -> dict[str, list[str]]:
+    rows = [
+        line.strip("| ").split(" | ") for line in PAGE.read_text(encoding="utf-8").splitlines() if "| `" in line
+    ]
+    return {row[0].strip("`"): [cell.strip("`") for cell in row[1:]] for row in rows}
+
+
+def test_every_published_model_is_in_the_table_and_no_other():
+    assert list(table()) == list(PUBLISHED)
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_row_of_a_model_is_what_its_preset_says(name: str):
+    preset = PRESETS[name]
+    assert preset.published is not None
+    ap, file, hub_id, params, *_ = table()[name]
+    assert float(ap) == preset.published.box_ap
+    assert file == preset.published.url.rpartition("/")[2]
+    assert hub_id == preset.published.hub_id
+    assert float(params) == preset.params_m
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_the_arithmetic_of_a_model_is_what_is_counted(name: str):
+    config = preset_config(name).model.model_copy(update={"backbone_norm": "frozen"})
+    with torch.device("meta"):
+        model = get_family(config.family).build(config, 91).eval().requires_grad_(False)
+        with torch.inference_mode(), count_flops() as count:
+            model(torch.zeros(1, 3, 800, 1066), None)
+    gflop = float(table()[name][4])
+    assert count.total / 1e9 == pytest.approx(gflop, abs=0.05)
+    # the paper's count takes a multiplication and an addition as one, on images that are a little larger
+    assert 1 < float(table()[name][5]) / (gflop / 2) < 1.1

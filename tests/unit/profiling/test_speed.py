@@ -1,0 +1,182 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+import detrkit
+from detrkit.adapters.find import find_subject
+from detrkit.errors import UsageError
+from detrkit.profiling.speed import (
+    Setting,
+    Speed,
+    SpeedRow,
+    all_settings,
+    describe_environment,
+    find_fast,
+    made_up_image,
+    measure_speed,
+    resized,
+)
+from detrkit.profiling.speed_report import row_names, speed_lines, write_speed
+from tests.unit.adapters.fakes import FakeStages
+
+
+class FakeSubject:
+    kind = "fake"
+
+    def __init__(self, name: str, turns: list[str] | None = None, fail: Exception | None = None):
+        self.name, self.turns, self.fail = name, turns, fail
+        self.threads: list[int] = []
+        self.stages: Any = FakeStages(self.on_stage)
+
+    def on_stage(self, stage: str) -> None:
+        if stage == "model":
+            if self.fail is not None:
+                raise self.fail
+            self.threads.append(torch.get_num_threads())
+            if self.turns is not None:
+                self.turns.append(self.name)
+
+
+def test_rows_take_turns_and_none_always_follows_the_same():
+    turns: list[str] = []
+    subjects = {name: FakeSubject(name, turns) for name in "ABC"}
+    told = []
+    rows = measure_speed(
+        all_settings("ABC"),
+        [made_up_image(8, 8)],
+        repeats=3,
+        warm_up=0,
+        find=lambda setting: subjects[setting.model],  # type: ignore[arg-type,return-value]
+        progress=lambda done, of: told.append((done, of)),
+    )
+    assert turns[-9:] == ["A", "B", "C", "B", "C", "A", "C", "A", "B"]
+    assert [row.latency.runs for row in rows if row.latency] == [3, 3, 3]
+    assert told == [(done, 12) for done in range(1, 13)]
+
+
+def test_a_setting_that_fails_is_told_and_the_others_go_on():
+    subjects = {
+        "good": FakeSubject("good"),
+        "large": FakeSubject("large", fail=torch.OutOfMemoryError("CUDA out of memory. Tried to allocate")),
+        "odd": FakeSubject("odd", fail=ValueError("\nno such\nkernel")),
+    }
+    rows = measure_speed(
+        all_settings(list(subjects)),
+        [made_up_image(8, 8)],
+        repeats=2,
+        warm_up=1,
+        find=lambda setting: subjects[setting.model],  # type: ignore[arg-type,return-value]
+    )
+    assert [row.problem for row in rows] == ["", "out of memory", "ValueError: no such"]
+    assert rows[0].latency is not None
+    assert rows[1].latency is rows[1].cost is None
+
+
+def test_batches_threads_and_sharing_of_a_subject():
+    made = []
+
+    def find(setting: Setting) -> FakeSubject:
+        made.append(FakeSubject(setting.model))
+        return made[-1]
+
+    usual = torch.get_num_threads()
+    settings = all_settings(["A"], batch_sizes=[1, 3], threads=[1, 2])
+    rows = measure_speed(settings, [made_up_image(8, 8)], repeats=1, warm_up=0, find=find)  # type: ignore[arg-type]
+    assert torch.get_num_threads() == usual
+    assert len(made) == 1
+    assert set(made[0].threads) == {1, 2}
+    found = [(row.latency.batch_size, row.latency.threads) for row in rows if row.latency]
+    assert found == [(1, 1), (1, 2), (3, 1), (3, 2)]
+    assert [row.cost.input_shape[0] for row in rows if row.cost] == [1, 1, 3, 3]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"precisions": ["64"]}, "precision is '64'"),
+        ({"backends": ["jit"]}, "backend is 'jit', expected one of eager, compile"),
+        ({"batch_sizes": [0]}, "batch size is 0"),
+        ({"batch_sizes": []}, "no batch size is given"),
+        ({"threads": [0]}, "threads is 0"),
+    ],
+)
+def test_wrong_settings_are_refused_at_once(given: dict[str, Any], message: str):
+    with pytest.raises(UsageError, match=message):
+        all_settings(["A"], **given)
+
+
+def test_the_size_of_the_input_can_be_chosen():
+    tiny = find_fast(Setting("detr-tiny", device="cpu"))
+    assert tiny.stages is not None
+    wide = made_up_image(100, 150)
+    own, small = (stages.preprocess([wide])[0].shape for stages in (tiny.stages, resized(tiny, 64)))
+    assert tuple(own) == (1, 3, 128, 192)
+    assert tuple(small) == (1, 3, 64, 96)
+    ssd = find_subject("torchvision:ssdlite320_mobilenet_v3_large@random", device="cpu")
+    with pytest.raises(UsageError, match="input size of ssdlite320_mobilenet_v3_large@random cannot be chosen"):
+        resized(ssd, 64)
+
+
+def test_a_preset_has_random_weights_and_as_many_parameters_as_it_says():
+    subject = find_fast(Setting("detr-tiny", device="cpu"))
+    assert subject.stages is not None
+    assert sum(p.numel() for p in subject.stages.network.parameters()) == pytest.approx(1.1e6, rel=0.02)
+
+
+def test_names_tell_models_apart_and_only_what_differs():
+    rows = [SpeedRow(setting) for setting in all_settings(["A", "B"], batch_sizes=[1, 4], sizes=[None, 64])]
+    assert row_names(rows)[:2] == ["A, own size, batch 1", "B, own size, batch 1"]
+    assert row_names(rows[:2]) == ["A", "B"]
+
+
+def test_benchmark_writes_a_table_for_people_and_programs(tmp_path: Path):
+    file = tmp_path / "picture.png"
+    Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(file)
+    speed = detrkit.benchmark(
+        ["detr-tiny", "<b>nothing</b>"],
+        batch_sizes=[1, 2],
+        images=[file],
+        devices=["cpu"],
+        repeats=1,
+        warm_up=0,
+        out=tmp_path / "out",
+    )
+    assert [bool(row.problem) for row in speed.rows] == [False, True, False, True]
+    assert speed.decode is not None
+    lines = speed_lines(speed)
+    assert "detr-tiny, batch 1" in lines[1]
+    assert "random weights" in lines[-1]
+    written = json.loads((tmp_path / "out" / "speed.json").read_text(encoding="utf-8"))
+    assert written["rows"][0]["latency"]["runs"] == 1
+    assert written["rows"][1]["problem"].startswith("no file or folder")
+    assert written["environment"]["torch"] == torch.__version__
+    page = (tmp_path / "out" / "speed.html").read_text(encoding="utf-8")
+    assert "<b>nothing" not in page
+    assert "Images a second against batch size" in page
+
+
+def test_a_table_without_any_figure_is_still_a_page(tmp_path: Path):
+    speed = Speed((SpeedRow(Setting("A"), problem="out of memory"),), describe_environment(), "nothing", None, ())
+    write_speed(tmp_path, speed)
+    assert "out of memory" in (tmp_path / "speed.html").read_text(encoding="utf-8")
+
+
+def test_images_and_data_together_are_refused(tmp_path: Path):
+    with pytest.raises(UsageError, match="both images and data"):
+        detrkit.benchmark("detr-tiny", images=["a.png"], data=tmp_path)
+    with pytest.raises(UsageError, match="repeats is 0"):
+        detrkit.benchmark("detr-tiny", repeats=0)
+
+
+@pytest.mark.slow
+def test_a_compiled_model_is_measured_or_its_error_told():
+    speed = detrkit.benchmark("detr-tiny", backends=["eager", "compile"], devices=["cpu"], repeats=2, warm_up=1)
+    assert not speed.rows[0].problem
+    assert speed.rows[1].latency is not None or speed.rows[1].problem
