@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from detrkit.adapters.evaluate import evaluate_subject, origin_of
 from detrkit.adapters.find import find_subject, load_detector
-from detrkit.adapters.subject import DetectorSubject, Subject
+from detrkit.adapters.subject import DetectorSubject, Subject, read_split_for
 from detrkit.adapters.thresholds import own_thresholds
-from detrkit.config import Config, DataConfig, Precision, update_config
+from detrkit.config import Config, Precision, update_config
 from detrkit.errors import UsageError
 from detrkit.evaluation.analysis import RESAMPLES, Evaluation, Progress
 from detrkit.evaluation.report import write_evaluation
@@ -26,7 +26,7 @@ from detrkit.models import CLASSES_SUFFIX, build_model, preset_or_config, read_w
 from detrkit.readiness.run import run_preflight
 from detrkit.readiness.verdict import Verdict
 from detrkit.runs.run import Say, resume_run, start_run
-from detrkit.runs.split import read_split, unknown_classes
+from detrkit.runs.split import unknown_classes
 from detrkit.thresholds import Thresholds, read_thresholds
 from detrkit.training.diagnosis import Diagnosis
 from detrkit.training.loop import FitResult
@@ -244,19 +244,15 @@ def evaluate(
         ``evaluation["AP"]``, ``evaluation.per_class[0]``, and the parts that explain.
     """
     subject = _subject(model, preset, device, precision)
-    config = subject.detector.config.data if isinstance(subject, DetectorSubject) else DataConfig()
-    if data is None and config.root is None and config.val_annotations is None:
-        raise UsageError("no data given (--data DATA), and the model does not come from a run that knows its own")
+    part, where = read_split_for([subject], split, data)
     folder = None if out is None else make_folder(out)
-    where = None if data is None else os.fspath(data)
-    part = read_split(config, split, where, strict=True, pixels=subject.stages is not None)
     subject = subject.bind(part)
     for line in [*part.lines(), *unknown_classes(subject.class_map, part)]:
         say(line)
     evaluation, evaluator = evaluate_subject(
         subject,
         part,
-        origin=origin_of(subject, part, where or config.root or "", split),
+        origin=origin_of(subject, part, where, split),
         batch_size=batch_size,
         explain=explain,
         resamples=resamples,

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from detrkit.config import DataConfig
+from detrkit.errors import UsageError
 from detrkit.evaluation.coco import CocoEvaluator, ImageResults
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 from detrkit.inference.detect import evaluation_mode, run_model
 from detrkit.inference.predictor import Detector
 from detrkit.ops.images import pad_images, resize_image, resized_size_hw
 from detrkit.runs.evaluator import ImageChange, SplitEvaluator
-from detrkit.runs.split import Split
+from detrkit.runs.split import Split, read_split
 from detrkit.types import ClassMap, ImageDetections, SizeHW
 
 Progress = Callable[[int], None]
@@ -211,3 +214,38 @@ def collect(
     for image_id, detections in subject.detect(split, batch_size=batch_size, progress=progress, change=change):
         evaluator.add(image_id, detections)
     return evaluator
+
+
+def read_split_for(
+    subjects: Sequence[Subject],
+    split: str,
+    data: str | os.PathLike[str] | None = None,
+    *,
+    pixels: bool | None = None,
+) -> tuple[Split, str]:
+    """The split to measure on, and what its data set is called: that given, or what the first run was trained on.
+
+    Args:
+        subjects: What shall be measured, all on the same.
+        split: Name of the split.
+        data: Folder of the data set in any layout, or one COCO JSON file.
+        pixels: Whether the image files must be there; None: if any of the subjects runs.
+
+    Raises:
+        UsageError: No data is given, and no subject comes from a run that knows its own.
+        DataError: The data cannot be read.
+    """
+    if pixels is None:
+        pixels = any(subject.stages is not None for subject in subjects)
+    if data is not None:
+        where = os.fspath(data)
+        return read_split(DataConfig(), split, where, strict=True, pixels=pixels), where
+    own = [subject.detector.config.data for subject in subjects if isinstance(subject, DetectorSubject)]
+    config = next(
+        (config for config in own if config.root is not None or config.val_annotations is not None), None
+    )
+    if config is None:
+        models = "the model does not come" if len(subjects) == 1 else "none of the models comes"
+        raise UsageError(f"no data given (--data DATA), and {models} from a run that knows its own")
+    part = read_split(config, split, strict=True, pixels=pixels)
+    return part, config.root or config.val_annotations or ""

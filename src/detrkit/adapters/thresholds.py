@@ -11,8 +11,7 @@ from typing import Any
 
 from detrkit.adapters.evaluate import origin_of
 from detrkit.adapters.find import Source, find_subject
-from detrkit.adapters.subject import DetectorSubject, Subject, collect
-from detrkit.config import DataConfig
+from detrkit.adapters.subject import DetectorSubject, Subject, collect, read_split_for
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.matching import Matches
@@ -26,7 +25,7 @@ from detrkit.evaluation.thresholds import (
 )
 from detrkit.inference.predictor import Detector
 from detrkit.models import is_run
-from detrkit.runs.split import read_split, unknown_classes
+from detrkit.runs.split import unknown_classes
 from detrkit.thresholds import FILE_NAME, Thresholds, write_thresholds
 
 Say = Callable[[str], None]
@@ -153,19 +152,14 @@ def _collected(
     subject: Subject, data: Source | None, split: str, batch_size: int | None, say: Say, progress: Progress | None
 ) -> tuple[CocoEvaluator, str]:
     """What a subject detects on a split, and the name of the data set."""
-    config = subject.detector.config.data if isinstance(subject, DetectorSubject) else DataConfig()
-    if data is None and config.root is None and config.val_annotations is None:
-        raise UsageError("no data given (--data DATA), and the model does not come from a run that knows its own")
-    where = None if data is None else os.fspath(data)
-    part = read_split(config, split, where, strict=True, pixels=subject.stages is not None)
+    part, where = read_split_for([subject], split, data)
     subject = subject.bind(part)
     for line in [*part.lines(), *unknown_classes(subject.class_map, part)]:
         say(line)
     if origin_of(subject, part).seen_in_training:
         say(f"WARNING: the model was trained on {split}, where it is surer and better than on new images")
     report = None if progress is None else functools.partial(_report, progress, len(part.index))
-    root = data or config.root or config.val_annotations or ""
-    return collect(subject, part, batch_size=batch_size, progress=report), Path(root).resolve().name
+    return collect(subject, part, batch_size=batch_size, progress=report), Path(where).resolve().name
 
 
 def _report(progress: Progress, count: int, done: int) -> None:

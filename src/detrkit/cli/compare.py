@@ -34,8 +34,12 @@ def compare(
         ),
     ],
     data: Annotated[
-        Path, typer.Option(metavar="DATA", help="Folder of the data set in any layout, or one COCO JSON file.")
-    ],
+        Path | None,
+        typer.Option(
+            metavar="DATA",
+            help="Folder of the data set in any layout, or one COCO JSON file; the first run's own if not given.",
+        ),
+    ] = None,
     split: Annotated[str, typer.Option(metavar="NAME", help="Split to compare on.")] = "val",
     out: Annotated[
         Path,

@@ -12,19 +12,19 @@ from torch import Tensor
 from detrkit.adapters.cost import Cost, count_cost
 from detrkit.adapters.find import find_subject
 from detrkit.adapters.latency import Stopwatch
-from detrkit.adapters.subject import Subject
+from detrkit.adapters.subject import Subject, read_split_for
 from detrkit.comparison.classes import ComparedClasses, Which, choose_classes
 from detrkit.comparison.detections import DetectionStore, file_stems
 from detrkit.comparison.images import compare_images, operate
 from detrkit.comparison.result import Comparison, Contender, Duel, best_of, unique_names
 from detrkit.comparison.write import write_comparison
-from detrkit.config import DataConfig, Precision
+from detrkit.config import Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.evaluation.bootstrap import paired_bootstrap
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.files import make_folder
-from detrkit.runs.split import Split, read_split
+from detrkit.runs.split import Split
 from detrkit.types import Latency
 
 Source = str | os.PathLike[str]
@@ -39,7 +39,7 @@ _LATENCY_ROUNDS = 3
 
 def compare(
     models: Sequence[Source],
-    data: Source,
+    data: Source | None = None,
     *,
     split: str = "val",
     out: Source = "compare",
@@ -58,7 +58,7 @@ def compare(
     Args:
         models: Two or more, each anything that :func:`detrkit.load` takes, ``torchvision:NAME``, ``hf:ID`` or a
             COCO result file. Of files alone, the images need not be there.
-        data: Folder of the data set in any layout, or one COCO JSON file.
+        data: Folder of the data set in any layout, or one COCO JSON file; that of the first run if not given.
         split: Name of the split.
         out: Folder for ``compare.html``, ``compare.json``, ``compare.md``, ``compare.csv``, ``classes.csv``,
             ``images.csv`` and the detections of each. Detections that are there already, of the same weights on
@@ -78,11 +78,10 @@ def compare(
         DetrkitError: A model cannot be loaded or run, or the data cannot be read.
     """
     _check(models, latency_images, classes, reference)
-    folder = make_folder(out)
     names = unique_names([os.fspath(model) for model in models])
     found = _find(models, names, device, precision, progress)
-    pixels = any(subject.stages is not None for subject in found)
-    part = read_split(DataConfig(), split, os.fspath(data), strict=True, pixels=pixels)
+    part, _ = read_split_for(found, split, data)
+    folder = make_folder(out)
     subjects = [subject.bind(part) for subject in found]
     chosen = choose_classes(subjects, ground_truth_from_index(part.index), classes)
     notes = chosen.lines(names)

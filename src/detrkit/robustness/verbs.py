@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.adapters.find import find_subject
-from detrkit.adapters.subject import DetectorSubject, Subject
-from detrkit.config import Config, Precision
+from detrkit.adapters.subject import DetectorSubject, Subject, read_split_for
+from detrkit.config import Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.errors import DataError, UsageError
 from detrkit.files import atomic_file, make_folder
@@ -20,7 +20,7 @@ from detrkit.robustness.corruptions import SEVERITIES, find_corruptions
 from detrkit.robustness.pages import write_generalization, write_robustness
 from detrkit.robustness.several import Generalization, evaluate_on_several
 from detrkit.robustness.study import Robustness, evaluate_corruptions
-from detrkit.runs.split import Split, read_split
+from detrkit.runs.split import Split
 
 Source = str | os.PathLike[str]
 Model = Source | Detector | Subject
@@ -71,9 +71,7 @@ def generalize(
         names = read(classes, list(named))  # type: ignore[arg-type]
     subject = _subject(model, preset, device, precision)
     folder = None if out is None else make_folder(out)
-    splits = {
-        name: read_split(_config(subject), split, os.fspath(path), strict=True) for name, path in named.items()
-    }
+    splits = {name: read_split_for([subject], split, path)[0] for name, path in named.items()}
     for part in splits.values():
         for line in part.lines():
             say(line)
@@ -130,11 +128,8 @@ def corrupt(
     """
     chosen = find_corruptions(corruptions)
     subject = _subject(model, preset, device, precision)
-    config = _config(subject)
-    if data is None and config.data.root is None and config.data.val_annotations is None:
-        raise UsageError("no data given (--data DATA), and the model does not come from a run that knows its own")
+    part, _ = read_split_for([subject], split, data, pixels=True)
     folder = None if out is None else make_folder(out)
-    part = read_split(config, split, None if data is None else os.fspath(data), strict=True)
     for line in part.lines():
         say(line)
     found = evaluate_corruptions(
@@ -159,12 +154,6 @@ def _subject(model: Model, preset: str | None, device: str, precision: Precision
     if isinstance(model, str | os.PathLike):
         return find_subject(model, preset, device=device, precision=precision)
     return DetectorSubject(model.config.model.preset, model) if isinstance(model, Detector) else model
-
-
-def _config(subject: Subject) -> Config:
-    """How a subject's data is read: a run knows its own."""
-    detector = getattr(subject, "detector", None)
-    return detector.config if isinstance(detector, Detector) else Config()
 
 
 def _named(data: Sequence[Source]) -> dict[str, Source]:
