@@ -129,15 +129,18 @@ METHODS: dict[str, Callable[[Resampled], Ends]] = {
 DIFFERENCE_METHODS = {"percentile": percentile, "basic": basic, OURS: our_difference}
 
 
-def cover(setting: Setting, sets: int, resamples: int, jobs: int = 1, endless: int = ENDLESS) -> Coverage:
+def cover(
+    setting: Setting, sets: int, resamples: int, jobs: int = 1, endless: int = ENDLESS, first_seed: int = 0
+) -> Coverage:
     """Simulate a setting's sets, each with its own seed, and compare intervals with the true values."""
     truth = true_values(setting, endless)
     one = functools.partial(_one_set, setting, truth, resamples)
+    seeds = range(first_seed, first_seed + sets)
     if jobs > 1:
         with ProcessPoolExecutor(jobs) as pool:
-            results = list(pool.map(one, range(sets), chunksize=10))
+            results = list(pool.map(one, seeds, chunksize=10))
     else:
-        results = [one(seed) for seed in range(sets)]
+        results = [one(seed) for seed in seeds]
     values = np.array([result[3] for result in results])
     overall = values[..., -1]
     return Coverage(
@@ -227,9 +230,13 @@ def main() -> None:
     parser.add_argument("--resamples", type=int, default=1000)
     parser.add_argument("--jobs", type=int, default=1, help="processes")
     parser.add_argument("--settings", type=int, nargs="*", help="numbers of the settings, all if not given")
+    parser.add_argument("--first-seed", type=int, default=0, help="of the sets; the others follow")
     arguments = parser.parse_args()
     chosen = [SETTINGS[number] for number in arguments.settings or range(len(SETTINGS))]
-    coverages = [cover(setting, arguments.sets, arguments.resamples, arguments.jobs) for setting in chosen]
+    coverages = [
+        cover(setting, arguments.sets, arguments.resamples, arguments.jobs, first_seed=arguments.first_seed)
+        for setting in chosen
+    ]
     error = 100 * np.sqrt(CONFIDENCE * (1 - CONFIDENCE) / arguments.sets)
     print(f"Share of {CONFIDENCE:.0%} intervals that hold the true value, in percent (+- {error:.1f}): ")
     print(f"{arguments.sets:,} sets of each setting, {arguments.resamples:,} resamples.\n")

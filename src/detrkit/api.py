@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from detrkit.adapters.evaluate import evaluate_subject, origin_of
 from detrkit.adapters.find import find_subject, load_detector
 from detrkit.adapters.subject import DetectorSubject, Subject, read_split_for
-from detrkit.adapters.thresholds import own_thresholds
+from detrkit.adapters.thresholds import own_thresholds, place_of_thresholds
 from detrkit.config import Config, Precision, update_config
 from detrkit.errors import UsageError
 from detrkit.evaluation.analysis import RESAMPLES, Evaluation, Progress
@@ -27,7 +27,7 @@ from detrkit.readiness.run import run_preflight
 from detrkit.readiness.verdict import Verdict
 from detrkit.runs.run import Say, resume_run, start_run
 from detrkit.runs.split import unknown_classes
-from detrkit.thresholds import Thresholds, read_thresholds
+from detrkit.thresholds import Thresholds, read_thresholds, write_thresholds
 from detrkit.training.diagnosis import Diagnosis
 from detrkit.training.loop import FitResult
 from detrkit.training.replay import find_step, read_step, replay_step
@@ -300,7 +300,7 @@ def predict(
 
 
 def export(model: Source, out: Source, *, layout: Literal["published", "hub"], preset: str | None = None) -> Path:
-    """Write a model's weights in another layout; the tensors stay bit-equal.
+    """Write a model's weights in another layout; the tensors stay bit-equal, its thresholds go with them.
 
     Args:
         model: Anything that :func:`load` takes.
@@ -323,6 +323,9 @@ def export(model: Source, out: Source, *, layout: Literal["published", "hub"], p
             file.write(json.dumps(weights.class_map.to_dict(), indent=1) + "\n")
     else:
         family.write_hub(path, weights, config.transforms.eval_size, config.transforms.max_size)
+    thresholds = own_thresholds(model)
+    if thresholds is not None:
+        write_thresholds(place_of_thresholds(path), read_thresholds(thresholds, weights.class_map))
     return path
 
 

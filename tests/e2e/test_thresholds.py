@@ -88,3 +88,13 @@ def test_evaluation_uses_no_thresholds(run: Path, tiny_run: Trained, tiny_data: 
     )
     assert with_them["AR100"] == without["AR100"]
     assert with_them["AP"] == without["AP"]
+
+
+def test_thresholds_go_with_an_exported_model(run: Path, tmp_path: Path):
+    out = detrkit.export(run, tmp_path / "exported.pth", layout="published")
+    assert (tmp_path / "exported.thresholds.json").is_file()
+    exported, own = detrkit.load(out, "detr-tiny"), detrkit.load(run)
+    assert exported.thresholds is not None
+    assert [(entry.name, entry.score, entry.own) for entry in exported.thresholds.classes] == [
+        (entry.name, entry.score, entry.own) for entry in own.thresholds.classes
+    ]

@@ -24,12 +24,13 @@ from detrkit.evaluation.thresholds import (
     thresholds_for,
 )
 from detrkit.inference.predictor import Detector
-from detrkit.models import is_run
 from detrkit.runs.split import unknown_classes
 from detrkit.thresholds import FILE_NAME, Thresholds, write_thresholds
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
+
+_MODEL_FILES = (".pth", ".pt", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,10 +119,14 @@ def choose_thresholds(
 
 
 def own_thresholds(source: Source) -> Path | None:
-    """The file of thresholds that lies in a run; None for other models, and where there is none."""
-    folder = Path(source).expanduser()
-    file = folder / FILE_NAME
-    return file if folder.is_dir() and is_run(folder) and file.is_file() else None
+    """The file of thresholds that lies in a model's folder, or beside its file; None where there is none."""
+    file = place_of_thresholds(Path(source).expanduser())
+    return file if file.is_file() else None
+
+
+def place_of_thresholds(model: Path) -> Path:
+    """``thresholds.json`` in a model's folder, ``NAME.thresholds.json`` beside its file."""
+    return model.with_suffix(f".{FILE_NAME}") if model.suffix in _MODEL_FILES else model / FILE_NAME
 
 
 def _subject(model: Source | Detector | Subject, device: str) -> Subject:

@@ -195,11 +195,11 @@ def test_a_command_that_makes_no_sense_exits_with_2(
     assert message in result.output
 
 
-def test_only_a_run_has_thresholds_of_its_own(tmp_path: Path):
+def test_thresholds_lie_in_a_models_folder_or_beside_its_file(tmp_path: Path):
     assert own_thresholds("detr-r50") is None
+    assert own_thresholds(tmp_path) is None
     (tmp_path / "thresholds.json").write_text("{}")
-    assert own_thresholds(tmp_path) is None
-    (tmp_path / "config.yaml").write_text("")
     assert own_thresholds(tmp_path) == tmp_path / "thresholds.json"
-    (tmp_path / "thresholds.json").unlink()
-    assert own_thresholds(tmp_path) is None
+    assert own_thresholds(tmp_path / "model.pth") is None
+    (tmp_path / "model.thresholds.json").write_text("{}")
+    assert own_thresholds(tmp_path / "model.pth") == tmp_path / "model.thresholds.json"
