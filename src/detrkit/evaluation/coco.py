@@ -7,12 +7,12 @@ T = 10 IoU thresholds (0.50 to 0.95), R = 101 recall thresholds.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import hotcoco
+import msgspec
 import numpy as np
 
 from detrkit.errors import DataError, UsageError
@@ -252,23 +252,27 @@ class CocoEvaluator:
         The numbers are those that are measured here, to the last digit: ``bbox`` [x, y, width, height] in
         float32 arithmetic as the published DETR code does it, ``category_id`` the data set's.
         """
-        category_ids = np.array(self.truth.class_map.category_ids, dtype=np.int64)
+        category_ids = self.truth.class_map.category_ids
+        encode = msgspec.json.Encoder().encode  # ten times as fast as json, with the same digits
         written = 0
         with atomic_file(Path(path)) as file:
             file.write("[")
             for row in sorted(self._added):
                 image_id = int(self.truth.image_ids[row])
-                results = self._result_array(np.array([row]))
-                for _, x, y, width, height, score, category in results.tolist():
-                    entry = {
+                results = self._result_array(np.array([row])).tolist()
+                entries = [
+                    {
                         "image_id": image_id,
-                        "category_id": int(category_ids[int(category) - 1]),
-                        "bbox": [x, y, width, height],
+                        "category_id": category_ids[int(category) - 1],
+                        "bbox": box,
                         "score": score,
                     }
+                    for _, *box, score, category in results
+                ]
+                if entries:
                     file.write(",\n" if written else "\n")
-                    file.write(json.dumps(entry))
-                    written += 1
+                    file.write(b",\n".join(map(encode, entries)).decode())
+                    written += len(entries)
             file.write("\n]\n")
         return written
 

@@ -66,7 +66,7 @@ def row_names(rows: Sequence[SpeedRow]) -> list[str]:
         ("backend", lambda setting: setting.backend),
         ("size", lambda setting: "own size" if setting.size is None else f"size {setting.size}"),
         ("batch_size", lambda setting: f"batch {setting.batch_size}"),
-        ("threads", lambda setting: f"{setting.threads} threads"),
+        ("threads", lambda setting: f"{setting.threads} thread{'' if setting.threads == 1 else 's'}"),
     )
     settings = [row.setting for row in rows]
     differing = [tell for field, tell in told if len({getattr(setting, field) for setting in settings}) > 1]
