@@ -12,7 +12,7 @@ import detrkit
 from detrkit.adapters.find import find_subject
 from detrkit.errors import UsageError
 from detrkit.robustness.verbs import corrupt, generalize
-from tests.e2e.conftest import Trained
+from tests.e2e.conftest import Trained, run_here, run_well
 
 
 def test_clean_and_corrupted_numbers_are_those_of_the_one_evaluator(
@@ -70,3 +70,33 @@ def test_corruptions_reach_another_toolkits_model_through_its_own_reader(tiny_da
     subject = find_subject("torchvision:ssdlite320_mobilenet_v3_large@random", device="cpu")
     with pytest.raises(detrkit.DetrkitError, match="no class of the model"):
         corrupt(subject, tiny_data, corruptions=["fog"], severities=[1])
+
+
+def test_the_command_line_gives_the_same_numbers(tiny_run: Trained, tiny_data: Path, tmp_path: Path):
+    plain = detrkit.evaluate(tiny_run.run, tiny_data)
+    several = json.loads(
+        run_well("eval", tiny_run.run, "--data", tiny_data, "--data", tiny_data, "--out", tmp_path / "g", "--json")
+    )
+    assert several == json.loads((tmp_path / "g" / "generalization.json").read_text(encoding="utf-8"))
+    assert len(generalize(tiny_run.run, [tiny_data, tiny_data]).results) == 2
+    words = ("--corruptions", "contrast, fog", "--severities", "5,1", "--out", tmp_path / "c")
+    worse = json.loads(run_well("eval", tiny_run.run, *words, "--json"))
+    assert worse == json.loads((tmp_path / "c" / "robustness.json").read_text(encoding="utf-8"))
+    assert worse["clean"]["AP"] == plain.to_dict()["AP"]
+    said = run_well("eval", tiny_run.run, *words)
+    assert "mPC" in said
+    assert "robustness.html" in said
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--corruptions", "fog", "--severities", "0"), "--severities is '0'"),
+        (("--corruptions", "frost"), "frost"),
+        (("--corruptions", "fog", "--data", "a", "--data", "b"), "one --data"),
+    ],
+)
+def test_what_is_asked_wrongly_is_said(tiny_run: Trained, words: tuple[str, ...], message: str):
+    result = run_here("eval", tiny_run.run, *words)
+    assert result.exit_code == 2
+    assert message in result.output

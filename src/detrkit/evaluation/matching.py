@@ -198,7 +198,7 @@ def match_pairs(
         begins = np.flatnonzero(np.r_[True, detections[1:] != detections[:-1]])
         place = np.arange(len(row))
         for number, threshold in enumerate(thresholds):
-            free = (pairs.iou[row] >= threshold) & ((found_by[number, objects] < 0) | crowd)
+            free = (pairs.iou[row] >= threshold) & (found_by[number, objects] < 0)  # crowd regions always are
             taken = np.minimum.reduceat(np.where(free, place, len(row)), begins)
             taken = taken[taken < len(row)]
             matched[number, detections[taken]] = objects[taken]

@@ -67,6 +67,19 @@ def test_many_detections_of_an_image_are_cut_like_pycocotools(tmp_path):
     np.testing.assert_array_equal(matches.found_by, found_by)
 
 
+def test_of_objects_that_overlap_alike_pycocotools_choice_is_taken(tmp_path):
+    content, detections = random_case(11, images=10, crowd=0.2)
+    twice = [{**entry, "id": entry["id"] + 1000} for entry in content["annotations"]]
+    content = {**content, "annotations": [*content["annotations"], *twice]}  # every object labelled twice
+    evaluator = evaluate(content, detections)
+    matches = evaluator.matches()
+    matched, ignored, found_by = expected_matches(content, written(evaluator, tmp_path), matches)
+    assert ((found_by >= 0).sum(1) > 20).any()
+    np.testing.assert_array_equal(matches.matched, matched)
+    np.testing.assert_array_equal(matches.ignored, ignored)
+    np.testing.assert_array_equal(matches.found_by, found_by)
+
+
 def test_chosen_images_leave_the_others_out():
     content, detections = random_case(5)
     evaluator = evaluate(content, detections)
