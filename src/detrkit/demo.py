@@ -47,13 +47,13 @@ def run_demo(
         return result
     say("3/4  evaluating on the held-out images")
     detector = api.load(result)
-    metrics = api.evaluate(detector, out / "data", out=out / "eval", batch_size=16)
-    Console().print(metrics_table(metrics.metrics, metrics.intervals))
+    evaluation = api.evaluate(detector, out / "data", out=out / "eval", batch_size=16)
+    Console().print(metrics_table(evaluation.metrics, evaluation.intervals))
     say("4/4  drawing predictions")
     files = sorted((out / "data" / "val2017").iterdir())[:DRAWN]
     api.predict(detector, [str(file) for file in files], out=out / "predictions")
     say(
-        f"AP {metrics['AP']:.3f} on held-out images. Pictures: {out / 'predictions'}, "
-        f"curves: {out / 'run' / 'curves.png'}, numbers: {out / 'eval' / 'metrics.json'}"
+        f"AP {evaluation['AP']:.3f} on held-out images. Pictures: {out / 'predictions'}, "
+        f"curves: {out / 'run' / 'curves.png'}, how good and why: {out / 'eval' / 'report.html'}"
     )
     return result
