@@ -85,7 +85,7 @@ def doctor(as_json: JsonOption = False) -> None:
         raise typer.Exit(1)
 
 
-app.command("eval", short_help="COCO box metrics of any model on any data set.")(evaluate)
+app.command("eval", short_help="How good a model is, how sure that is, and why.")(evaluate)
 app.command(short_help="Which of several detectors is better, and how sure that is.")(compare)
 app.command(short_help="The score from which detections are taken.")(thresholds)
 app.command(short_help="Presets, and which have published weights.")(models)
