@@ -60,7 +60,7 @@ def thresholds(
     ] = 10,
     out: Annotated[
         Path | None,
-        typer.Option(metavar="FILE", help="thresholds.json: in the run for a run, where predict finds it, otherwise here."),
+        typer.Option(metavar="FILE", help="thresholds.json in a run, where predict finds it, or here."),
     ] = None,
     batch_size: BatchOption = 4,
     device: DeviceOption = "auto",
