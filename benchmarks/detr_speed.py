@@ -18,8 +18,8 @@ from torch import nn
 
 from benchmarks.timing import Row, time_in_turn
 from detrkit.config import TrainConfig
-from detrkit.families import preset_config
 from detrkit.families.detr.weights import coco_class_map
+from detrkit.families.recipes import preset_config
 from detrkit.families.registry import build_criterion, find_places, get_family
 from detrkit.families.weights import Weights
 from detrkit.inference.detect import run_model

@@ -44,7 +44,7 @@ SETTINGS = {
     "model.position_at_input": True,
     "model.position_scale": 25.0,
     "model.position_temperature": 20.0,
-    "model.dense_supervision": True,
+    "aids.dense": "center",
 }
 
 

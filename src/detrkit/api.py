@@ -18,11 +18,12 @@ from detrkit.errors import UsageError
 from detrkit.evaluation.analysis import RESAMPLES, Evaluation, Progress
 from detrkit.evaluation.report import write_evaluation
 from detrkit.families import PRESETS
+from detrkit.families.recipes import resolve_config
 from detrkit.families.registry import build_criterion, get_family
 from detrkit.files import atomic_file, make_folder
 from detrkit.inference.interop import write_predictions
 from detrkit.inference.predictor import Detector, ErrorReport
-from detrkit.models import CLASSES_SUFFIX, build_model, preset_or_config, read_weights
+from detrkit.models import CLASSES_SUFFIX, build_model, read_weights
 from detrkit.readiness.run import run_preflight
 from detrkit.readiness.verdict import Verdict
 from detrkit.runs.run import Say, resume_run, start_run
@@ -84,6 +85,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | Literal["auto"] | None = None,
     lr: float | None = None,
+    recipe: Literal["auto", "plain", "fast"] | None = None,
     changes: Mapping[str, Any] | None = None,
     go_on: bool = False,
     ray_workers: int | None = None,
@@ -101,6 +103,8 @@ def train(
         batch_size: Images a batch and process; ``auto``: as configured, through memory in the largest pieces that
             fit, which changes no gradient.
         lr: Learning rate of everything but the backbone.
+        recipe: How to train: ``plain`` as published, ``fast`` to learn from scratch and from little data; ``auto``
+            (the default) is ``fast`` where training starts without pretrained weights.
         changes: Any other config values, dotted: ``{"train.ema_decay": 0.999}``.
         go_on: If the run folder holds a training already, go on with that one.
         ray_workers: Train on a Ray cluster, with so many processes; see :mod:`detrkit.cluster.ray`.
@@ -116,6 +120,7 @@ def train(
         "train.batch_size": None if batch_size == "auto" else batch_size,
         "train.micro_batch": "auto" if batch_size == "auto" else None,
         "train.lr": lr,
+        "train.recipe": recipe,
     }
     resolved = _resolved(model, config, changes, given)
     if resolved.data.root is None and resolved.data.train_annotations is None:
@@ -360,6 +365,6 @@ def _subject(model: Source | Detector | Subject, preset: str | None, device: str
 def _resolved(
     model: str, config: str | Path | None, changes: Mapping[str, Any] | None, given: Mapping[str, Any]
 ) -> Config:
-    """The preset, the file over it, then changes, then the arguments that are given."""
+    """The preset with its recipe, the file over it, then changes, then the arguments that are given."""
     arguments = {key: value for key, value in given.items() if value is not None}
-    return update_config(preset_or_config(model, config), {**(changes or {}), **arguments})
+    return resolve_config(model, config, {**(changes or {}), **arguments})

@@ -18,7 +18,7 @@ from detrkit.errors import ConfigError
 from detrkit.files import atomic_file
 
 Precision = Literal["32", "bf16", "16"]
-BackboneName = Literal["tiny", "resnet18", "resnet34", "resnet50", "resnet101"]
+BackboneName = Literal["tiny", "mini", "nano", "resnet18", "resnet34", "resnet50", "resnet101"]
 
 
 class _Section(pydantic.BaseModel):
@@ -57,15 +57,15 @@ class ModelConfig(_Section):
     dropout: float = pydantic.Field(0.1, ge=0, lt=1)
     pre_norm: bool = pydantic.Field(False, description="normalise before each block instead of after it")
     num_queries: int = pydantic.Field(100, gt=0)
+    levels: int = pydantic.Field(
+        1, ge=1, le=5, description="feature maps that are read, each half the size of the one before (two_stage)"
+    )
     query_init: Literal["normal", "grid"] = pydantic.Field(
         "normal",
         description="grid: queries start as position encodings of points spread over the image, and look there",
     )
     query_reference: bool = pydantic.Field(
         False, description="boxes are learned offsets from a learned reference box of each query"
-    )
-    dense_supervision: bool = pydantic.Field(
-        False, description="in training only, the heads also read every image token of the encoder"
     )
     padding: Literal["exact", "published"] = pydantic.Field(
         "exact",
@@ -238,13 +238,48 @@ class LossConfig(_Section):
     l1_weight: float = 5.0
     giou_weight: float = 2.0
     no_object_weight: float = pydantic.Field(0.1, ge=0, description="weight of no-object in the class loss")
+    class_targets: Literal["hard", "iou"] = pydantic.Field(
+        "hard",
+        description="what a matched query's class should score: 1, or the IoU of its box with the object (as in "
+        "VarifocalNet, arXiv:2008.13367), the rest going to no-object",
+    )
     dense_weight: float = pydantic.Field(1.0, ge=0, description="weight of the loss of image tokens, if any")
+    group_weight: float = pydantic.Field(1.0, ge=0, description="weight of further sets of queries, if any")
+    denoising_weight: float = pydantic.Field(1.0, ge=0, description="weight of noised objects' loss, if any")
     aux: bool = pydantic.Field(True, description="supervise every decoder layer, not only the last")
+
+
+class AidsConfig(_Section):
+    """Parts that exist in training only; the model that detects has none of them, nor has any export."""
+
+    dense: Literal["none", "center", "aligned"] = pydantic.Field(
+        "none",
+        description="the heads also read every image token of the encoder; the tokens of an object are those near "
+        "its centre (FCOS, arXiv:1904.01355) or those that find it best (TOOD, arXiv:2108.07755)",
+    )
+    groups: int = pydantic.Field(
+        1, ge=1, description="sets of queries, each matched by itself (Group DETR, arXiv:2207.13085)"
+    )
+    denoising: int = pydantic.Field(
+        0,
+        ge=0,
+        description="queries made from noised objects, so many times each object (DN-DETR, arXiv:2203.01305; with "
+        "as many that shall find nothing: DINO, arXiv:2203.03605)",
+    )
+    label_noise: float = pydantic.Field(0.2, ge=0, le=1, description="share of noised objects with a random class")
+    box_noise: float = pydantic.Field(
+        0.4, gt=0, le=1, description="most that a noised corner moves, in halves of the box's side"
+    )
 
 
 class TrainConfig(_Section):
     """The loop."""
 
+    recipe: Literal["auto", "plain", "fast"] = pydantic.Field(
+        "auto",
+        description="named set of values for loss, aids and optimisation: plain (as published) or fast; auto: "
+        "fast without pretrained weights",
+    )
     init: str = pydantic.Field(
         "auto",
         description="starting weights: published, backbone (ImageNet), none, or a path or hub id; "
@@ -331,6 +366,7 @@ class Config(_Section):
     data: DataConfig = DataConfig()
     transforms: TransformConfig = TransformConfig()
     loss: LossConfig = LossConfig()
+    aids: AidsConfig = AidsConfig()
     train: TrainConfig = TrainConfig()
 
 
@@ -346,7 +382,8 @@ def update_config(config: Config, changes: Mapping[str, Any]) -> Config:
         ConfigError: An unknown key (the nearest name is suggested) or a value that cannot be.
     """
     merged = config.model_dump()
-    for key, value in _flatten(changes):
+    flat = _renamed(_flatten(changes))
+    for key, value in flat:
         mapping, entry = key[:2], ".".join(key[2:])
         if mapping in _MAPPINGS and entry:  # one entry, whose name may have dots
             merged[mapping[0]][mapping[1]][entry] = value
@@ -362,7 +399,7 @@ def update_config(config: Config, changes: Mapping[str, Any]) -> Config:
         if isinstance(section[last], dict) and key not in _MAPPINGS:
             raise ConfigError(f"{'.'.join(key)} is a section; set one of its keys: {', '.join(section[last])}")
         section[last] = value
-    named = {key for key, _ in _flatten(changes)}
+    named = {key for key, _ in flat}
     if ("transforms", "recipe") in named:  # what it sets comes with it, except what is named beside it
         for name in _RECIPE_KEYS:
             if ("transforms", name) not in named:
@@ -428,6 +465,12 @@ _MAPPINGS = frozenset(
 """Keys whose value is a mapping with names of its own: given whole it replaces, by one of its names it adds."""
 
 
+_MOVED: dict[tuple[str, ...], tuple[tuple[str, ...], dict[bool, str]]] = {
+    ("model", "dense_supervision"): (("aids", "dense"), {True: "center", False: "none"}),
+}
+"""Keys of older files and checkpoints: what each is called now, and what its values are."""
+
+
 def _flatten(changes: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
     flat: list[tuple[tuple[str, ...], Any]] = []
     for key, value in changes.items():
@@ -439,6 +482,16 @@ def _flatten(changes: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tu
                 value = {".".join(names): inner for names, inner in _flatten(value)}
             flat.append((path, value))
     return flat
+
+
+def _renamed(flat: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
+    """The same changes by today's names; a key that is named by both names keeps what the new one says."""
+    old = [
+        (_MOVED[key][0], _MOVED[key][1].get(value, value) if isinstance(value, bool) else value)
+        for key, value in flat
+        if key in _MOVED
+    ]
+    return old + [(key, value) for key, value in flat if key not in _MOVED]
 
 
 def _unknown_key(key: tuple[str, ...], section: Mapping[str, Any]) -> str:

@@ -3,29 +3,40 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
+
+import torch
 
 from detrkit import api
 from detrkit.data.synthetic import write_synthetic
 from detrkit.errors import UsageError
 from detrkit.evaluation.report import metrics_table
+from detrkit.ops.processor import has_fast_bf16
 from detrkit.runs.run import Say
 from detrkit.training.loop import FitResult
 
-PRESET = "detr-tiny"
+PRESET = "detr-tiny-two-stage"
 TRAIN_IMAGES = 3000
 VAL_IMAGES = 300
 DRAWN = 12
 
 
 def run_demo(
-    out: Path, *, images: int | None = None, epochs: int | None = None, seed: int = 0, say: Say = print
+    out: Path,
+    *,
+    images: int | None = None,
+    epochs: int | None = None,
+    model: str = PRESET,
+    seed: int = 0,
+    say: Say = print,
 ) -> FitResult:
-    """Make a data set of drawn shapes, train a tiny DETR on it, evaluate it on held-out images, draw.
+    """Make a data set of drawn shapes, train a small DETR on it, evaluate it on held-out images, draw.
 
     Args:
         out: Folder for ``data/``, ``run/``, ``eval/`` and ``predictions/``.
         images: Training images to make.
         epochs: Passes over them; the preset's if not given.
+        model: Preset to train, one for images of 128 pixels.
         seed: Of the data and the training.
         say: Where messages for people go.
 
@@ -40,9 +51,11 @@ def run_demo(
     train_images = images or TRAIN_IMAGES
     say(f"1/4  drawing {train_images} images to train on and {VAL_IMAGES} to test on, into {out / 'data'}")
     write_synthetic(out / "data", train_images=train_images, val_images=VAL_IMAGES, seed=seed)
-    say(f"2/4  training {PRESET} from random weights")
-    changes = {"train.seed": seed}
-    result = api.train(PRESET, out / "data", run=out / "run", epochs=epochs, changes=changes, say=say)
+    say(f"2/4  training {model} from random weights")
+    changes: dict[str, Any] = {"train.seed": seed}
+    if not torch.cuda.is_available() and has_fast_bf16():
+        changes["train.precision"] = "bf16"
+    result = api.train(model, out / "data", run=out / "run", epochs=epochs, changes=changes, say=say)
     if result.stopped == "interrupted":
         return result
     say("3/4  evaluating on the held-out images")

@@ -11,11 +11,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from detrkit.config import Config, ModelConfig, read_config
+from detrkit.config import AidsConfig, Config, ModelConfig
 from detrkit.errors import DataError, UsageError, WeightsError
-from detrkit.families import PRESETS, get_preset, preset_config
+from detrkit.families import PRESETS, get_preset
 from detrkit.families.download import download_hub_model, download_weights, is_url
 from detrkit.families.parts import check_parts, freeze_parts, is_inside, part_names
+from detrkit.families.recipes import preset_config
 from detrkit.families.registry import find_places, get_family
 from detrkit.families.weights import LoadedModel, LoadReport, Weights
 from detrkit.nn.recompute import set_recompute
@@ -100,12 +101,16 @@ def load_model(
 
 
 def build_model(config: Config, class_map: ClassMap) -> nn.Module:
-    """A model with random weights and a head for the classes; frozen, and frugal in training, as ``train`` says.
+    """A model with random weights and a head for the classes, with the training aids that the config names.
+
+    It is frozen, and frugal in training, as ``train`` says.
 
     Raises:
         ConfigError: The config names a part that the model does not have, or freezes everything.
     """
-    model = get_family(config.model.family).build(config.model, class_map.num_slots)
+    family = get_family(config.model.family)
+    model = family.build(config.model, class_map.num_slots)
+    family.add_aids(model, config.model, config.aids)
     places = find_places(model, config.model)
     check_parts(places, config.train, config.model.preset)
     freeze_parts(model, places, config.train)
@@ -244,7 +249,8 @@ def _read_path(path: Path, model: str | None) -> tuple[Weights, Config]:
         saved = read_model(path)
         if model is not None and model != saved.config.model.preset:
             raise WeightsError(f"{path} holds a {saved.config.model.preset}, but {model} was asked for")
-        return Weights(saved.state_dict, saved.config.model, saved.class_map, str(path)), saved.config
+        config = saved.config.model_copy(update={"aids": AidsConfig()})  # what detects has none
+        return Weights(saved.state_dict, config.model, saved.class_map, str(path)), config
     if path.suffix in (".yaml", ".yml"):
         raise UsageError(f"{path} is a config, not a model; give --config {path} to detrkit train")
     if path.is_dir() and not any((path / name).exists() for name in ("config.json", "model.safetensors")):
@@ -275,9 +281,3 @@ def _read_classes(path: Path, num_slots: int) -> ClassMap:
     if class_map.num_slots != num_slots:
         raise WeightsError(f"{path} is of a head with {class_map.num_slots} slots, the weights have {num_slots}")
     return class_map
-
-
-def preset_or_config(model: str, config_file: str | Path | None) -> Config:
-    """The config to start from: the preset, then the file over it."""
-    base = preset_config(model)
-    return read_config(config_file, base) if config_file is not None else base

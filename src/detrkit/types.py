@@ -228,16 +228,49 @@ class DenseOutputs(NamedTuple):
     valid: Tensor
 
 
+class GroupOutputs(NamedTuple):
+    """What further sets of queries say, each to be matched by itself; in training only. G sets.
+
+    logits: ``[L, B, G, Q, S + 1]``. boxes_cxcywh: ``[L, B, G, Q, 4]``, 0 to 1.
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+
+
+class DenoisedOutputs(NamedTuple):
+    """What queries say that were made from noised objects; in training only. K queries.
+
+    logits: ``[L, B, K, S + 1]``. boxes_cxcywh: ``[L, B, K, 4]``, 0 to 1. objects: int64 ``[B, K]``, the place in
+    the packed ground truth of the object to give back; NO_OBJECT where nothing is to be found, NO_QUERY where an
+    image has fewer objects than another. copies: how often each object was noised.
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+    objects: Tensor
+    copies: int
+
+
+NO_OBJECT, NO_QUERY = -1, -2
+
+
 class Outputs(NamedTuple):
     """What a detector's forward returns, stacked over decoder layers (last = final).
 
     logits: ``[L, B, Q, S + 1]``, the last column is no-object. boxes_cxcywh: ``[L, B, Q, 4]``, 0 to 1.
-    dense: for models that are supervised densely, in training only.
+    dense, groups, denoised: of training aids, in training only.
     """
 
     logits: Tensor
     boxes_cxcywh: Tensor
     dense: DenseOutputs | None = None
+    groups: GroupOutputs | None = None
+    denoised: DenoisedOutputs | None = None
+
+
+Objects = tuple[Tensor, Tensor, tuple[int, ...]]
+"""What a model that trains with noised objects is told of a batch: logit columns, boxes and counts."""
 
 
 class ImageDetections(NamedTuple):

@@ -16,8 +16,8 @@ from PIL import Image
 
 import detrkit
 from detrkit.evaluation.coco import METRIC_NAMES
-from detrkit.families import preset_config
 from detrkit.families.detr.weights import write_published
+from detrkit.families.recipes import preset_config
 from detrkit.models import read_weights
 from tests.e2e.conftest import (
     SIDE,

@@ -15,9 +15,9 @@ from typer.testing import CliRunner
 
 from detrkit.cli import app
 from detrkit.data.synthetic import write_synthetic
-from detrkit.families import preset_config
 from detrkit.families.detr.model import build_detr
 from detrkit.families.detr.weights import write_published
+from detrkit.families.recipes import preset_config
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]

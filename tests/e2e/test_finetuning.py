@@ -12,9 +12,9 @@ import torch
 
 from detrkit.config import ModelConfig
 from detrkit.data.synthetic import write_synthetic
-from detrkit.families import preset_config
 from detrkit.families.detr.model import build_detr
 from detrkit.families.detr.weights import write_published
+from detrkit.families.recipes import preset_config
 from detrkit.training.checkpoint import load_checkpoint, read_model
 from detrkit.training.log import RunLog
 from tests.e2e.conftest import (

@@ -9,7 +9,7 @@ import pytest
 
 from detrkit.config import update_config
 from detrkit.data.synthetic import write_synthetic
-from detrkit.families import preset_config
+from detrkit.families.recipes import preset_config
 from detrkit.readiness.run import run_preflight
 from detrkit.readiness.verdict import Outcome, Verdict
 

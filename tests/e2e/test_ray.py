@@ -11,7 +11,7 @@ import pytest
 
 from detrkit.config import Config, parse_assignments, update_config
 from detrkit.errors import MissingExtraError, UsageError
-from detrkit.families import preset_config
+from detrkit.families.recipes import preset_config
 from tests.e2e.conftest import records
 from tests.e2e.processes import arguments, assert_same_training, ended, popen, torchrun, wait_for_step
 

@@ -119,7 +119,7 @@ def test_a_fault_in_a_layer_of_the_real_model_is_found(
 @pytest.mark.parametrize("make_config", [tiny_config, resnet_config])
 def test_a_sound_model_has_no_module_to_blame(make_config: Callable[[], Config]):
     torch.manual_seed(0)
-    config = update_config(make_config(), {"model.dense_supervision": True})
+    config = update_config(make_config(), {"aids.dense": "center"})
     model = build_model(config, CLASSES).train()
     for padded in (False, True):
         with watch_forward(model) as watch:

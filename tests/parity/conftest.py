@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from detrkit.config import ModelConfig
-from detrkit.families import preset_config
 from detrkit.families.detr.model import Detr, build_detr
 from detrkit.families.detr.weights import coco_class_map, write_hub
+from detrkit.families.recipes import preset_config
 from detrkit.families.weights import Weights
 
 

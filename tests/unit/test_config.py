@@ -197,3 +197,27 @@ def test_every_recipe_has_a_name_and_only_known_keys():
 def test_augmentation_that_cannot_be_is_refused(changes: dict[str, object], message: str):
     with pytest.raises(ConfigError, match=message):
         update_config(Config(), {"transforms": changes})
+
+
+@pytest.mark.parametrize(("before", "now"), [(True, "center"), (False, "none")])
+def test_keys_of_older_files_are_still_read(before: bool, now: str, tmp_path: Path):
+    path = tmp_path / "config.yaml"
+    path.write_text(f"model: {{num_queries: 7, dense_supervision: {str(before).lower()}}}\n")
+    for base in (None, update_config(Config(), {"aids.dense": "aligned"})):
+        config = read_config(path, base)
+        assert (config.aids.dense, config.model.num_queries) == (now, 7)
+    assert update_config(Config(), {"model.dense_supervision": before}).aids.dense == now
+    assert not hasattr(config.model, "dense_supervision")
+
+
+def test_todays_name_of_a_key_goes_over_its_old_one():
+    for changes in (
+        {"aids.dense": "aligned", "model.dense_supervision": True},
+        {"model.dense_supervision": True, "aids.dense": "aligned"},
+    ):
+        assert update_config(Config(), changes).aids.dense == "aligned"
+
+
+def test_a_bad_value_of_an_old_key_is_refused():
+    with pytest.raises(ConfigError, match=r"aids\.dense is 'perhaps'"):
+        update_config(Config(), {"model.dense_supervision": "perhaps"})

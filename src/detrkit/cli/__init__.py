@@ -28,6 +28,7 @@ from detrkit.cli.shared import (
     JsonOption,
     ModelArgument,
     PrecisionOption,
+    RecipeOption,
     SetOption,
     checked_precision,
     counted,
@@ -56,13 +57,16 @@ def demo(
     out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything the demo makes.")] = Path("demo"),
     images: Annotated[int | None, typer.Option(min=8, metavar="N", help="Training images to make.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over them.")] = None,
+    model: Annotated[
+        str, typer.Option(metavar="PRESET", help="Model to train, such as detr-tiny, the classic one.")
+    ] = "detr-tiny-two-stage",
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the data and the training.")] = 0,
 ) -> None:
     """The whole road on a built-in data set, in minutes, on a CPU: data, training, evaluation, pictures."""
     with errors():
         from detrkit.demo import run_demo
 
-        result = run_demo(out, images=images, epochs=epochs, seed=seed, say=say)
+        result = run_demo(out, images=images, epochs=epochs, model=model, seed=seed, say=say)
         _end_of_training(result.stopped, result.signal_number)
 
 
@@ -120,6 +124,7 @@ def train(
     go_on: Annotated[
         bool, typer.Option("--resume", help="If --run holds a training already, go on with that one.")
     ] = False,
+    recipe: RecipeOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     ray: Annotated[
@@ -153,6 +158,7 @@ def train(
             init=init,
             epochs=epochs,
             batch_size=_batch_size(batch),
+            recipe=recipe,  # type: ignore[arg-type]
             go_on=go_on,
             ray_workers=ray,
             changes=changes,

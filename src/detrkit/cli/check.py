@@ -76,7 +76,7 @@ def check(
 
 
 def _queries(model: str) -> int:
-    from detrkit.families import preset_config
+    from detrkit.families.recipes import preset_config
 
     return int(preset_config(model).model.num_queries)
 

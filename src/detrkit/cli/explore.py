@@ -139,7 +139,7 @@ def preview(
 
 def _config(model: str, assignments: list[str] | None) -> Config:
     from detrkit.config import parse_assignments, update_config
-    from detrkit.families import preset_config
+    from detrkit.families.recipes import preset_config
 
     return update_config(preset_config(model), parse_assignments(assignments or []))
 

@@ -37,6 +37,15 @@ InitOption = Annotated[
         help="Starting weights: published, backbone (ImageNet), none, a path or a hub id.",
     ),
 ]
+RecipeOption = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="RECIPE",
+        help="How to train: plain (as published), fast (from scratch, little data) or auto: fast without "
+        "pretrained weights.",
+    ),
+]
 ConfigOption = Annotated[
     Path | None, typer.Option("--config", metavar="FILE", help="YAML file over the preset or the run's config.")
 ]

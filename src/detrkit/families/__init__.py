@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import difflib
 
-from detrkit.config import Config
 from detrkit.errors import UsageError
 from detrkit.families.detr.presets import PRESETS as DETR_PRESETS
 from detrkit.families.preset import Preset
+from detrkit.families.two_stage.presets import PRESETS as TWO_STAGE_PRESETS
 
-PRESETS: dict[str, Preset] = {**DETR_PRESETS}
+PRESETS: dict[str, Preset] = {**DETR_PRESETS, **TWO_STAGE_PRESETS}
 
 
 def get_preset(name: str) -> Preset:
@@ -23,8 +23,3 @@ def get_preset(name: str) -> Preset:
         hint = f"did you mean {near[0]}?" if near else "see: detrkit models."
         raise UsageError(f"no preset is called {name!r}; {hint} Known: {', '.join(PRESETS)}")
     return PRESETS[name]
-
-
-def preset_config(name: str) -> Config:
-    """The config of a preset."""
-    return get_preset(name).config()

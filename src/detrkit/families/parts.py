@@ -13,6 +13,7 @@ from torch import nn
 
 from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError
+from detrkit.nn.aids import AIDS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -72,7 +73,8 @@ def check_parts(places: Places, config: TrainConfig, preset: str) -> None:
                 raise ConfigError(
                     f"train.{key} names {name!r}, which is no part of {preset}; {hint}Parts: {', '.join(known)}"
                 )
-    if all(most_specific(place.part, config.freeze) for place in places.values()):
+    own = [place.part for name, place in places.items() if not name.startswith(AIDS)]
+    if all(most_specific(part, config.freeze) for part in own):
         raise ConfigError(
             f"train.freeze is {', '.join(config.freeze)}: nothing is left to train. Parts: {', '.join(known)}"
         )

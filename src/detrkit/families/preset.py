@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 from detrkit.config import Config
 
@@ -32,11 +33,12 @@ class Preset:
     """A named model.
 
     Args:
-        config: Makes the config; nothing is shared between calls.
+        config: Makes the config, trained as published; nothing is shared between calls.
         summary: One line on what it is for.
         params_m: Parameters in millions, with COCO's head.
         backbone_file: File name of torchvision's ImageNet weights for the backbone, if there are any.
         published: Published weights, if there are any.
+        fast: What the recipe ``fast`` sets for this preset besides; see :mod:`detrkit.families.recipes`.
     """
 
     config: Callable[[], Config]
@@ -44,3 +46,4 @@ class Preset:
     params_m: float
     backbone_file: str | None = None
     published: PublishedWeights | None = None
+    fast: Mapping[str, Any] = dataclasses.field(default_factory=dict)

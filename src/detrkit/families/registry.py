@@ -8,14 +8,17 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
-from detrkit.config import Config, ModelConfig
+from detrkit.config import AidsConfig, Config, ModelConfig
 from detrkit.errors import UsageError
+from detrkit.families import transfer
 from detrkit.families.detr import model as detr_model
 from detrkit.families.detr import parts as detr_parts
-from detrkit.families.detr import postprocess as detr_postprocess
-from detrkit.families.detr import transfer as detr_transfer
 from detrkit.families.detr import weights as detr_weights
 from detrkit.families.parts import Place
+from detrkit.families.postprocess import postprocess
+from detrkit.families.two_stage import model as two_stage_model
+from detrkit.families.two_stage import parts as two_stage_parts
+from detrkit.families.two_stage import weights as two_stage_weights
 from detrkit.families.weights import LoadReport, Weights
 from detrkit.losses.criterion import Criterion
 from detrkit.nn.backbones.resnet import fold_frozen_norms
@@ -28,6 +31,7 @@ class Family:
 
     Args:
         build: Makes a model with random weights for so many label slots.
+        add_aids: Gives a model what it has in training only.
         postprocess: Turns outputs into detections in pixels of the original images.
         read_weights: Reads a published checkpoint.
         load_exactly: Loads weights into the model they belong to.
@@ -42,6 +46,7 @@ class Family:
     """
 
     build: Callable[[ModelConfig, int], nn.Module]
+    add_aids: Callable[[nn.Module, ModelConfig, AidsConfig], None]
     postprocess: Callable[[Outputs, Sequence[SizeHW], ClassMap], list[ImageDetections]]
     read_weights: Callable[[str | Path, ModelConfig | None], Weights]
     load_exactly: Callable[[nn.Module, Weights], LoadReport]
@@ -58,17 +63,33 @@ class Family:
 FAMILIES: dict[str, Family] = {
     "detr": Family(
         build=detr_model.build_detr,
-        postprocess=detr_postprocess.postprocess,
+        add_aids=detr_model.add_aids,  # type: ignore[arg-type]
+        postprocess=postprocess,
         read_weights=detr_weights.read_weights,
-        load_exactly=detr_transfer.load_exactly,  # type: ignore[arg-type]
-        transfer=detr_transfer.transfer,  # type: ignore[arg-type]
-        transfer_backbone=detr_transfer.transfer_backbone,  # type: ignore[arg-type]
-        match_slots=detr_transfer.match_slots,
+        load_exactly=transfer.load_exactly,
+        transfer=transfer.transfer,
+        transfer_backbone=transfer.transfer_backbone,
+        match_slots=transfer.match_slots,
         part_of=detr_parts.part_of,
         depth_of=detr_parts.depth_of,
         prepare_inference=lambda model: fold_frozen_norms(model.backbone[0]),  # type: ignore[index,arg-type]
         write_published=detr_weights.write_published,
         write_hub=detr_weights.write_hub,
+    ),
+    "two_stage": Family(
+        build=two_stage_model.build_two_stage,
+        add_aids=two_stage_model.add_aids,  # type: ignore[arg-type]
+        postprocess=postprocess,
+        read_weights=two_stage_weights.read_weights,
+        load_exactly=transfer.load_exactly,
+        transfer=transfer.transfer,
+        transfer_backbone=transfer.transfer_backbone,
+        match_slots=transfer.match_slots,
+        part_of=two_stage_parts.part_of,
+        depth_of=two_stage_parts.depth_of,
+        prepare_inference=lambda model: fold_frozen_norms(model.backbone[0]),  # type: ignore[index,arg-type]
+        write_published=two_stage_weights.write_published,
+        write_hub=two_stage_weights.write_hub,
     ),
 }
 
@@ -93,4 +114,4 @@ def find_places(model: nn.Module, config: ModelConfig) -> dict[str, Place]:
 
 def build_criterion(config: Config, class_map: ClassMap) -> Criterion:
     """The training loss of a model."""
-    return Criterion(config.loss, class_map, config.model.num_queries)
+    return Criterion(config.loss, class_map, config.model.num_queries, config.aids.dense)

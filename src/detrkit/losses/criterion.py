@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -12,7 +12,8 @@ from detrkit.config import LossConfig
 from detrkit.losses import terms
 from detrkit.losses.dense import dense_terms
 from detrkit.losses.matcher import HungarianMatcher, Matches
-from detrkit.types import ClassMap, GroundTruth, Outputs
+from detrkit.ops.boxes import broadcast_giou, broadcast_iou, cxcywh_to_xyxy
+from detrkit.types import NO_QUERY, ClassMap, DenoisedOutputs, GroundTruth, GroupOutputs, Objects, Outputs
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,11 +74,15 @@ class Criterion:
         config: Costs and weights.
         class_map: Tells which logit column each class has.
         num_queries: Queries of the model.
+        dense_assignment: Which tokens belong to an object, if tokens are supervised; see :mod:`.dense`.
     """
 
-    def __init__(self, config: LossConfig, class_map: ClassMap, num_queries: int):
+    def __init__(
+        self, config: LossConfig, class_map: ClassMap, num_queries: int, dense_assignment: str = "center"
+    ):
         self.config = config
         self.num_queries = num_queries
+        self.dense_assignment = dense_assignment
         self.matcher = HungarianMatcher(config.class_cost, config.l1_cost, config.giou_cost)
         self.weights = {"class": config.class_weight, "l1": config.l1_weight, "giou": config.giou_weight}
         self._slots = torch.tensor(class_map.slots, dtype=torch.int64)
@@ -90,6 +95,16 @@ class Criterion:
             num_boxes=float(sum(counts)), class_weight=matched + self.config.no_object_weight * unmatched
         )
 
+    def slots_of(self, truth: GroundTruth) -> Tensor:
+        """The logit column of each object's class, int64 ``[N]``."""
+        if self._slots.device != truth.labels.device:
+            self._slots = self._slots.to(truth.labels.device)
+        return self._slots[truth.labels]
+
+    def objects(self, truth: GroundTruth) -> Objects:
+        """What a model is told of a batch, whose aids begin with its objects."""
+        return self.slots_of(truth), truth.boxes_cxcywh, truth.counts
+
     def __call__(self, outputs: Outputs, truth: GroundTruth, normalizers: Normalizers | None = None) -> Losses:
         """The losses of a batch.
 
@@ -99,38 +114,107 @@ class Criterion:
             normalizers: Those of the whole effective batch; this batch's own if not given.
         """
         if not self.config.aux:
-            outputs = Outputs(outputs.logits[-1:], outputs.boxes_cxcywh[-1:], outputs.dense)
+            outputs = _last_only(outputs)
         whole = normalizers or self.normalizers(truth.counts)
-        num_boxes, class_weight = max(whole.num_boxes, 1.0), max(whole.class_weight, 1e-6)
-        if self._slots.device != truth.labels.device:
-            self._slots = self._slots.to(truth.labels.device)
-        slots = self._slots[truth.labels]
-        matches = self.matcher(outputs, truth, slots)
-        target_slots = _target_slots(outputs.logits, matches, slots)
-        layers = torch.arange(outputs.logits.shape[0], device=slots.device)[:, None]
-        boxes = outputs.boxes_cxcywh[layers, matches.images, matches.queries]
-        target_boxes = truth.boxes_cxcywh[matches.objects]
-        per_layer = {
-            "class": terms.class_loss(outputs.logits, target_slots, self.config.no_object_weight) / class_weight,
-            "l1": terms.l1_loss(boxes, target_boxes) / num_boxes,
-            "giou": terms.giou_loss(boxes, target_boxes) / num_boxes,
-        }
-        total = torch.stack([self.weights[name] * value.sum() for name, value in per_layer.items()]).sum()
+        divisors = _divisors(max(whole.num_boxes, 1.0), max(whole.class_weight, 1e-6))
+        slots = self.slots_of(truth)
+        layers = outputs.logits.shape[0]
+        every = _join_groups(outputs)
+        matches = self.matcher(every, truth, slots)  # of all sets at once: one transfer to the host
+        target_slots = _target_slots(every.logits, matches, slots)
+        terms_of_all = self._set_terms(every, matches, target_slots, truth)
+        per_layer = {name: value[:layers] / divisors[name] for name, value in terms_of_all.items()}
+        total = self._weighted(per_layer)
         extra = {}
+        if outputs.groups is not None:
+            sets = outputs.groups.logits.shape[2]
+            extra["groups"] = self._weighted(
+                {name: value[layers:] / (sets * divisors[name]) for name, value in terms_of_all.items()}
+            )
+            total = total + self.config.group_weight * extra["groups"]
+        if outputs.denoised is not None:
+            extra["denoising"] = self._denoising(outputs.denoised, truth, slots, divisors["l1"])
+            total = total + self.config.denoising_weight * extra["denoising"]
         if outputs.dense is not None and self.config.dense_weight:
-            found = dense_terms(outputs.dense, truth, slots, self.config, self.num_queries)
-            divisors = {"class": class_weight, "l1": num_boxes, "giou": num_boxes}
-            extra["dense"] = torch.stack(
-                [self.weights[name] * value / divisors[name] for name, value in found.items()]
-            ).sum()
+            found = dense_terms(outputs.dense, truth, slots, self.config, self.num_queries, self.dense_assignment)
+            extra["dense"] = self._weighted({name: value / divisors[name] for name, value in found.items()})
             total = total + self.config.dense_weight * extra["dense"]
         layer_terms = {name: value.detach() for name, value in per_layer.items()}
         last = {name: value[-1] for name, value in layer_terms.items()}
         last.update({name: value.detach() for name, value in extra.items()})
-        last["class_error"] = terms.class_error(outputs.logits, target_slots)
-        matched = target_slots[-1] != outputs.logits.shape[-1] - 1
+        own_slots = target_slots[:layers]
+        last["class_error"] = terms.class_error(outputs.logits, own_slots)
+        matched = own_slots[-1] != outputs.logits.shape[-1] - 1
         seen = LastLayer(outputs.logits[-1].detach(), outputs.boxes_cxcywh[-1].detach(), matched)
         return Losses(total=total, terms=last, layer_terms=layer_terms, last=seen)
+
+    def _weighted(self, values: Mapping[str, Tensor]) -> Tensor:
+        """The weighted sum of all terms and layers."""
+        return torch.stack([self.weights[name] * value.sum() for name, value in values.items()]).sum()
+
+    def _set_terms(
+        self, outputs: Outputs, matches: Matches, target_slots: Tensor, truth: GroundTruth
+    ) -> dict[str, Tensor]:
+        """Each term of every layer, summed: ``[L]``."""
+        layers = torch.arange(outputs.logits.shape[0], device=target_slots.device)[:, None]
+        boxes = outputs.boxes_cxcywh[layers, matches.images, matches.queries]
+        wanted = truth.boxes_cxcywh[matches.objects]
+        scores = None
+        if self.config.class_targets == "iou":
+            overlaps = broadcast_iou(cxcywh_to_xyxy(boxes.detach()), cxcywh_to_xyxy(wanted))
+            scores = torch.ones(target_slots.shape, device=boxes.device)
+            scores[layers, matches.images, matches.queries] = overlaps
+        return {
+            "class": terms.class_loss(outputs.logits, target_slots, self.config.no_object_weight, scores),
+            "l1": terms.l1_loss(boxes, wanted),
+            "giou": terms.giou_loss(boxes, wanted),
+        }
+
+    def _denoising(self, found: DenoisedOutputs, truth: GroundTruth, slots: Tensor, num_boxes: float) -> Tensor:
+        """The weighted loss of noised objects, a mean over the copies of each; nothing has to be matched."""
+        if found.objects.shape[1] == 0:
+            return found.logits.sum() * 0.0
+        no_object = found.logits.shape[-1] - 1
+        positive = found.objects >= 0
+        chosen = found.objects.clamp(min=0)
+        wanted = truth.boxes_cxcywh[chosen]
+        target_slots = torch.where(positive, slots[chosen], no_object).expand(found.logits.shape[:-1])
+        corners, wanted_corners = cxcywh_to_xyxy(found.boxes_cxcywh), cxcywh_to_xyxy(wanted)
+        scores = None
+        if self.config.class_targets == "iou":
+            scores = torch.where(positive, broadcast_iou(corners.detach(), wanted_corners), 1.0)
+        exists = found.objects != NO_QUERY
+        weights = torch.where(positive, 1.0, self.config.no_object_weight) * exists
+        each = {
+            "class": terms.soft_cross_entropy(found.logits, target_slots, scores) * weights,
+            "l1": (found.boxes_cxcywh - wanted).abs().sum(-1) * positive,
+            "giou": (1 - broadcast_giou(corners, wanted_corners)) * positive,
+        }
+        weight = found.copies * num_boxes
+        divisors = _divisors(weight, weight * (1 + self.config.no_object_weight))
+        return self._weighted({name: value.sum() / divisors[name] for name, value in each.items()})
+
+
+def _divisors(num_boxes: float, class_weight: float) -> dict[str, float]:
+    return {"class": class_weight, "l1": num_boxes, "giou": num_boxes}
+
+
+def _last_only(outputs: Outputs) -> Outputs:
+    """Without the layers before the last."""
+    groups, denoised = outputs.groups, outputs.denoised
+    if groups is not None:
+        groups = GroupOutputs(groups.logits[-1:], groups.boxes_cxcywh[-1:])
+    if denoised is not None:
+        denoised = denoised._replace(logits=denoised.logits[-1:], boxes_cxcywh=denoised.boxes_cxcywh[-1:])
+    return Outputs(outputs.logits[-1:], outputs.boxes_cxcywh[-1:], outputs.dense, groups, denoised)
+
+
+def _join_groups(outputs: Outputs) -> Outputs:
+    """Every layer of every set of queries as a layer of its own, the model's own set first."""
+    if outputs.groups is None:
+        return outputs
+    logits, boxes = (part.transpose(1, 2).flatten(0, 1) for part in outputs.groups)  # [L * G, B, Q, ...]
+    return Outputs(torch.cat((outputs.logits, logits)), torch.cat((outputs.boxes_cxcywh, boxes)))
 
 
 def _target_slots(logits: Tensor, matches: Matches, slots: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""Supervision of every image token of the encoder: one object, many tokens (as in arXiv:1904.01355).
+"""Supervision of every image token of the encoder: one object, many tokens.
 
 A training aid. A set loss teaches through a handful of matched queries an image; reading the encoder's tokens
 with the same heads gives it hundreds, so that the tokens soon hold class and box and the decoder only has to
@@ -12,20 +12,30 @@ Shapes: B images, M tokens, N objects of the batch, O the most objects of an ima
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from detrkit.config import LossConfig
-from detrkit.ops.boxes import broadcast_giou, cxcywh_to_xyxy
+from detrkit.losses.terms import soft_cross_entropy
+from detrkit.ops.boxes import broadcast_giou, broadcast_iou, cxcywh_to_xyxy
 from detrkit.types import DenseOutputs, GroundTruth
 
 # A token belongs to an object if it lies within this share of the box's size from its centre.
 _CENTER_SHARE = 0.25
+# The tokens that fit an object best, by score^1 * IoU^6 (TOOD's exponents), are its own; at most so many.
+_BEST_TOKENS = 10
+_SCORE_POWER, _IOU_POWER = 1.0, 6.0
 
 
 def dense_terms(
-    dense: DenseOutputs, truth: GroundTruth, slots: Tensor, config: LossConfig, num_queries: int
+    dense: DenseOutputs,
+    truth: GroundTruth,
+    slots: Tensor,
+    config: LossConfig,
+    num_queries: int,
+    assignment: str = "center",
 ) -> dict[str, Tensor]:
     """Class, L1 and GIoU loss of the tokens, summed; to be divided as the queries' terms are.
 
@@ -33,13 +43,14 @@ def dense_terms(
         dense: The heads' word on every token.
         truth: The batch's objects.
         slots: int64 ``[N]``, the logit column of each object's class.
-        config: The weight of no-object.
+        config: The weight of no-object, and what a class should score.
         num_queries: Queries of the model; so many predictions an image the tokens stand for.
+        assignment: ``center`` or ``aligned``, as in :class:`detrkit.config.AidsConfig`.
 
     Returns:
         Scalars by the names of the queries' terms.
     """
-    objects = assign_tokens(dense, truth)
+    objects = assign_tokens(dense, truth) if assignment == "center" else align_tokens(dense, truth, slots)
     positive = objects >= 0
     share = _object_shares(objects, len(slots))
     no_object = dense.logits.shape[-1] - 1
@@ -53,43 +64,93 @@ def dense_terms(
     else:
         target_slots = torch.where(positive, slots[objects.clamp(min=0)], no_object)
         wanted = truth.boxes_cxcywh[objects.clamp(min=0)]
-    losses = functional.cross_entropy(dense.logits.flatten(0, 1), target_slots.flatten(), reduction="none")
-    giou = broadcast_giou(cxcywh_to_xyxy(dense.boxes_cxcywh), cxcywh_to_xyxy(wanted))
+    corners, wanted_corners = cxcywh_to_xyxy(dense.boxes_cxcywh), cxcywh_to_xyxy(wanted)
+    scores = None
+    if config.class_targets == "iou":
+        scores = torch.where(positive, broadcast_iou(corners.detach(), wanted_corners), 1.0)
+    losses = soft_cross_entropy(dense.logits, target_slots, scores)
+    giou = broadcast_giou(corners, wanted_corners)
     return {
-        "class": (losses * weights.flatten()).sum(),
+        "class": (losses * weights).sum(),
         "l1": ((dense.boxes_cxcywh - wanted).abs().sum(-1) * share).sum(),
         "giou": ((1 - giou) * share).sum(),
     }
 
 
+class _Padded(NamedTuple):
+    """The objects image by image. number: int64 ``[B, O]``, -1 = none; boxes: ``[B, O, 4]``."""
+
+    number: Tensor
+    boxes: Tensor
+
+
 @torch.no_grad()
 def assign_tokens(dense: DenseOutputs, truth: GroundTruth) -> Tensor:
-    """The object each token is to find, int64 ``[B, M]``; -1 for none.
+    """The object each token is to find, int64 ``[B, M]``; -1 for none (as in FCOS, arXiv:1904.01355).
 
     Tokens near an object's centre and always the nearest one belong to it; between several objects the smallest
     wins. Nothing here asks the device for a value.
     """
-    images, tokens = dense.logits.shape[:2]
-    device = dense.logits.device
+    padded = _pad_objects(dense, truth)
+    if padded is None:
+        return _nothing(dense)
+    number, boxes = padded
+    distance = (dense.points[:, :, None] - boxes[:, None, :, :2]).abs()  # [B, M, O, 2]
+    inside = (distance <= _CENTER_SHARE * boxes[:, None, :, 2:]).all(-1)
+    squared = distance.square().sum(-1).masked_fill(~dense.valid[..., None], torch.inf)
+    inside = inside.scatter(1, squared.argmin(1, keepdim=True), True)
+    inside = inside & (number >= 0)[:, None] & dense.valid[..., None]
+    area = boxes[:, None, :, 2] * boxes[:, None, :, 3]
+    smallest, place = torch.where(inside, area, torch.inf).min(-1)
+    return torch.where(smallest.isinf(), -1, number.gather(1, place))
+
+
+@torch.no_grad()
+def align_tokens(dense: DenseOutputs, truth: GroundTruth, slots: Tensor) -> Tensor:
+    """The object each token is to find, int64 ``[B, M]``; -1 for none (task-aligned, arXiv:2108.07755).
+
+    Of the tokens inside an object's box, or failing those the one nearest its centre, the ten belong to it that
+    score its class and overlap it best at present; between several objects the best overlap wins.
+    """
+    padded = _pad_objects(dense, truth)
+    if padded is None:
+        return _nothing(dense)
+    number, boxes = padded
+    real = (number >= 0)[:, None] & dense.valid[..., None]  # [B, M, O]
+    distance = (dense.points[:, :, None] - boxes[:, None, :, :2]).abs()
+    inside = (distance <= 0.5 * boxes[:, None, :, 2:]).all(-1)
+    squared = distance.square().sum(-1).masked_fill(~dense.valid[..., None], torch.inf)
+    inside = inside.scatter(1, squared.argmin(1, keepdim=True), True) & real
+    columns = slots[number.clamp(min=0)][:, None].expand(-1, dense.logits.shape[1], -1)
+    score = dense.logits.float().softmax(-1).gather(2, columns)
+    iou = broadcast_iou(cxcywh_to_xyxy(dense.boxes_cxcywh)[:, :, None], cxcywh_to_xyxy(boxes)[:, None])
+    fit = torch.where(inside, score**_SCORE_POWER * iou**_IOU_POWER + 1e-9, 0.0)
+    # where nothing overlaps yet, nearness to the centre decides
+    size = boxes[:, None, :, 2:].square().sum(-1).clamp(min=1e-12)  # a box may be a point
+    fit = fit + torch.where(inside, 1e-10 / (1.0 + squared / size), 0.0)
+    best = fit.topk(min(_BEST_TOKENS, fit.shape[1]), dim=1)
+    chosen = torch.zeros_like(inside).scatter(1, best.indices, best.values > 0)
+    overlap, place = torch.where(chosen, iou + 1e-6, -1.0).max(-1)
+    return torch.where(overlap < 0, -1, number.gather(1, place))
+
+
+def _nothing(dense: DenseOutputs) -> Tensor:
+    return torch.full(dense.logits.shape[:2], -1, dtype=torch.int64, device=dense.logits.device)
+
+
+def _pad_objects(dense: DenseOutputs, truth: GroundTruth) -> _Padded | None:
+    """The objects of each image beside those of the others; None where there is none at all."""
+    images, device = dense.logits.shape[0], dense.logits.device
     most = max(truth.counts, default=0)
     if most == 0:
-        return torch.full((images, tokens), -1, dtype=torch.int64, device=device)
+        return None
     rows = [(image, place) for image, count in enumerate(truth.counts) for place in range(count)]
     image_of, place_of = torch.tensor(rows).to(device, non_blocking=True).unbind(1)
     boxes = torch.full((images, most, 4), 9.0, device=device)
     boxes[image_of, place_of] = truth.boxes_cxcywh
     number = torch.full((images, most), -1, dtype=torch.int64, device=device)
     number[image_of, place_of] = torch.arange(len(rows), device=device)
-    real = (number >= 0)[:, None]
-
-    distance = (dense.points[:, :, None] - boxes[:, None, :, :2]).abs()  # [B, M, O, 2]
-    inside = (distance <= _CENTER_SHARE * boxes[:, None, :, 2:]).all(-1)
-    squared = distance.square().sum(-1).masked_fill(~dense.valid[..., None], torch.inf)
-    inside = inside.scatter(1, squared.argmin(1, keepdim=True), True)
-    inside = inside & real & dense.valid[..., None]
-    area = (boxes[..., 2] * boxes[..., 3])[:, None].expand(-1, tokens, -1).masked_fill(~inside, torch.inf)
-    smallest, place = area.min(-1)
-    return torch.where(smallest.isinf(), -1, number.gather(1, place))
+    return _Padded(number, boxes)
 
 
 @torch.no_grad()

@@ -12,23 +12,44 @@ from torch.nn import functional
 from detrkit.ops.boxes import broadcast_giou, cxcywh_to_xyxy
 
 
-def class_loss(logits: Tensor, target_slots: Tensor, no_object_weight: float) -> Tensor:
+def class_loss(
+    logits: Tensor, target_slots: Tensor, no_object_weight: float, scores: Tensor | None = None
+) -> Tensor:
     """Cross-entropy over S classes and no-object (paper equation 2), no-object weighted down.
 
     Args:
         logits: ``[L, B, Q, S + 1]``.
         target_slots: int64 ``[L, B, Q]``, S where no object is matched.
         no_object_weight: Weight of queries without an object; others weigh 1.
+        scores: ``[L, B, Q]``, what the class of a matched query should score, the rest being no-object's; 1 if
+            not given.
 
     Returns:
         ``[L]``; divide by the sum of weights.
     """
-    weights = torch.ones(logits.shape[-1], device=logits.device)
-    weights[-1] = no_object_weight
+    losses = soft_cross_entropy(logits, target_slots, scores)
+    weights = torch.where(target_slots == logits.shape[-1] - 1, no_object_weight, 1.0)
+    return (losses * weights).sum(dim=(1, 2))
+
+
+def soft_cross_entropy(logits: Tensor, target_slots: Tensor, scores: Tensor | None) -> Tensor:
+    """Cross-entropy with ``scores`` of the target column and the rest of the last one, no-object.
+
+    Args:
+        logits: ``[..., S + 1]``.
+        target_slots: int64 ``[...]``.
+        scores: ``[...]``, 0 to 1; None = 1 everywhere.
+
+    Returns:
+        ``[...]`` float32.
+    """
     losses = functional.cross_entropy(
-        logits.float().flatten(0, 2), target_slots.flatten(), weight=weights, reduction="none"
-    )
-    return losses.view(target_slots.shape).sum(dim=(1, 2))
+        logits.float().flatten(0, -2), target_slots.flatten(), reduction="none"
+    ).view(target_slots.shape)
+    if scores is None:
+        return losses
+    no_object = -functional.log_softmax(logits.float(), dim=-1)[..., -1]
+    return scores * losses + (1 - scores) * no_object
 
 
 def l1_loss(boxes_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:

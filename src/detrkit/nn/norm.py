@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.ops import FrozenBatchNorm2d
 
 
 class PaddedGroupNorm(nn.GroupNorm):
@@ -29,6 +32,19 @@ class PaddedGroupNorm(nn.GroupNorm):
         scale = rstd.repeat_interleave(channels_per_group, dim=1) * self.weight
         shift = self.bias - mean.repeat_interleave(channels_per_group, dim=1) * scale
         return torch.addcmul(shift[:, :, None, None], values, scale[:, :, None, None]).to(x.dtype)
+
+
+def group_norm(channels: int) -> nn.Module:
+    """Group norm with groups of at least four channels, at most 32 groups."""
+    return PaddedGroupNorm(min(32, channels // 4), channels)
+
+
+NORMS: dict[str, Callable[[int], nn.Module]] = {
+    "frozen": FrozenBatchNorm2d,
+    "group": group_norm,
+    "batch": nn.BatchNorm2d,
+}
+"""Norms by the names that configs give them, made for a number of channels."""
 
 
 def _sum_groups(sums: Tensor, num_groups: int) -> Tensor:

@@ -73,6 +73,7 @@ class DecoderLayer(nn.Module):
         memory: Tensor,
         placed_memory: Tensor,
         attn_mask: Tensor | None,
+        query_mask: Tensor | None = None,
     ) -> Tensor:
         """One round of refinement.
 
@@ -82,20 +83,21 @@ class DecoderLayer(nn.Module):
             memory: ``[B, M, D]``, the encoder's output, read as values.
             placed_memory: The same plus positions, read as keys; the same for every layer.
             attn_mask: Which image tokens may be looked at.
+            query_mask: Which queries may look at which, bool, broadcastable to ``[B, heads, Q, Q]``; None = all.
         """
         if self.pre_norm:
-            queries = queries + self._attend_self(self.norm1(queries), query_positions)
+            queries = queries + self._attend_self(self.norm1(queries), query_positions, query_mask)
             normed = self.norm2(queries) + query_positions
             queries = queries + self.dropout(self.multihead_attn(normed, placed_memory, memory, attn_mask))
             return queries + self._feed(self.norm3(queries))
-        queries = self.norm1(queries + self._attend_self(queries, query_positions))
+        queries = self.norm1(queries + self._attend_self(queries, query_positions, query_mask))
         looked = self.multihead_attn(queries + query_positions, placed_memory, memory, attn_mask)
         queries = self.norm2(queries + self.dropout(looked))
         return self.norm3(queries + self._feed(queries))  # type: ignore[no-any-return]
 
-    def _attend_self(self, queries: Tensor, query_positions: Tensor) -> Tensor:
+    def _attend_self(self, queries: Tensor, query_positions: Tensor, query_mask: Tensor | None) -> Tensor:
         placed = queries + query_positions
-        return self.dropout(self.self_attn(placed, placed, queries))  # type: ignore[no-any-return]
+        return self.dropout(self.self_attn(placed, placed, queries, query_mask))  # type: ignore[no-any-return]
 
     def _feed(self, queries: Tensor) -> Tensor:
         hidden = relu_dropout(self.linear1(queries), self.dropout.p, self.training)
@@ -132,6 +134,7 @@ class Decoder(Recomputing):
         memory: Tensor,
         positions: Tensor,
         attn_mask: Tensor | None,
+        query_mask: Tensor | None = None,
     ) -> Tensor:
         """Outputs of all layers ``[L, B, Q, D]``.
 
@@ -141,10 +144,12 @@ class Decoder(Recomputing):
             memory: The encoder's output, ``[B, M, D]``.
             positions: Of the image tokens, ``[B or 1, M, D]``.
             attn_mask: Which image tokens may be looked at.
+            query_mask: As in :class:`DecoderLayer`.
         """
         placed_memory = memory + positions
+        masks = (attn_mask, query_mask)
         outputs = []
         for layer in self.layers:
-            queries = run_part(self, layer, layer, queries, query_positions, memory, placed_memory, attn_mask)
+            queries = run_part(self, layer, layer, queries, query_positions, memory, placed_memory, *masks)
             outputs.append(self.norm(queries))
         return torch.stack(outputs)

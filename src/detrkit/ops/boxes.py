@@ -46,6 +46,15 @@ def broadcast_giou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor) -> Tensor:
     return intersection / union.clamp(min=tiny) - (hull_area - union) / hull_area.clamp(min=tiny)
 
 
+def broadcast_iou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor) -> Tensor:
+    """IoU of boxes that broadcast against each other; shapes as for :func:`broadcast_giou`, 0 without area."""
+    first, second = boxes1_xyxy.float(), boxes2_xyxy.float()
+    overlap = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
+    intersection = _area(overlap.clamp(min=0))
+    areas = _area(first[..., 2:] - first[..., :2]) + _area(second[..., 2:] - second[..., :2])
+    return intersection / (areas - intersection).clamp(min=torch.finfo(torch.float32).tiny)
+
+
 def _area(sides: Tensor) -> Tensor:
     """Product of width and height ``[..., 2]``; the backward of ``prod`` would ask the device for zeros."""
     return sides[..., 0] * sides[..., 1]

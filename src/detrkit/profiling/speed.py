@@ -21,7 +21,8 @@ from detrkit.adapters.latency import Stopwatch
 from detrkit.adapters.subject import DetectorSubject, Stages, Subject
 from detrkit.config import PRECISIONS, Precision
 from detrkit.errors import DetrkitError, UsageError
-from detrkit.families import PRESETS, preset_config
+from detrkit.families import PRESETS
+from detrkit.families.recipes import preset_config
 from detrkit.families.registry import get_family
 from detrkit.inference.detect import resolve_device
 from detrkit.inference.predictor import Detector

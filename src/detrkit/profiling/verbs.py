@@ -13,8 +13,9 @@ from detrkit.config import Config, read_config, update_config
 from detrkit.data.cache import find_cache, needed_size
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.errors import UsageError
+from detrkit.families.recipes import resolve_config
 from detrkit.files import make_folder
-from detrkit.models import is_run, preset_or_config
+from detrkit.models import is_run
 from detrkit.ops.meters import PeakMemory
 from detrkit.profiling.advice import advise, utilisation_of
 from detrkit.profiling.measure import WARM_UP, Measured, measure_training
@@ -92,10 +93,11 @@ def _resolve(
     elif Path(name).is_dir() and is_run(name):
         raise UsageError(f"{name} has no config.yaml; name the preset instead: --model PRESET --data DATA")
     else:
-        base = preset_or_config(name, config)
+        base = None
     given = {"data.root": data, "train.init": init}
     arguments = {key: os.fspath(value) for key, value in given.items() if value is not None}
-    return update_config(base, {**(changes or {}), **arguments, "train.devices": 1, "train.num_nodes": 1})
+    asked = {**(changes or {}), **arguments, "train.devices": 1, "train.num_nodes": 1}
+    return resolve_config(name, config, asked) if base is None else update_config(base, asked)
 
 
 def _measure(config: Config, steps: int, trace: Path | None, say: Say) -> tuple[Config, Measured]:

@@ -109,7 +109,7 @@ def _step(
     images = normalize_images(batch.images, config.transforms.mean, config.transforms.std, mask)
     counting = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
     with autocast(images.device, config.train.precision), counting:
-        outputs = model(images.contiguous(memory_format=torch.channels_last), mask)
+        outputs = model(images.contiguous(memory_format=torch.channels_last), mask, criterion.objects(batch.truth))
     outputs = outputs._replace(logits=outputs.logits.float(), boxes_cxcywh=outputs.boxes_cxcywh.float())
     losses = criterion(outputs, batch.truth)
     losses.total.backward()  # type: ignore[no-untyped-call]

@@ -19,7 +19,8 @@ from detrkit.data.preview import draw_sample
 from detrkit.data.read import load_table
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import DataError, DetrkitError, UsageError
-from detrkit.families import PRESETS, preset_config
+from detrkit.families import PRESETS
+from detrkit.families.recipes import preset_config
 from detrkit.families.registry import get_family
 from detrkit.files import atomic_file, make_folder
 from detrkit.inference.detect import resolve_device

@@ -21,6 +21,7 @@ from torch import Tensor
 from detrkit.config import Config, update_config
 from detrkit.errors import CheckpointError, ConfigError, DataError
 from detrkit.files import atomic_bytes, remove_leftovers, sync_folder
+from detrkit.nn.aids import without_aids
 from detrkit.types import ClassMap
 
 FORMAT = "detrkit-checkpoint"
@@ -122,7 +123,7 @@ def read_model(path: str | Path) -> SavedModel:
     except (ConfigError, DataError, KeyError, TypeError) as error:
         raise CheckpointError(f"{path}: its config or classes cannot be used: {error}") from error
     averages = payload["ema"]["weights"] if payload.get("ema") else {}
-    return SavedModel(config, class_map, {**payload["model"], **averages})
+    return SavedModel(config, class_map, without_aids({**payload["model"], **averages}))
 
 
 class CheckpointStore:
@@ -166,7 +167,11 @@ class CheckpointStore:
         Raises:
             CheckpointError: The disk is full or cannot be written; the former best is untouched.
         """
-        save_checkpoint(self.best_path, {key: payload[key] for key in payload if key not in _ONLY_TRAINING})
+        kept = {key: payload[key] for key in payload if key not in _ONLY_TRAINING}
+        kept["model"] = without_aids(payload["model"])
+        if payload.get("ema"):
+            kept["ema"] = {**payload["ema"], "weights": without_aids(payload["ema"]["weights"])}
+        save_checkpoint(self.best_path, kept)
 
     def tidy_up(self) -> None:
         """End what a killed training had begun: give a whole checkpoint its name, delete what is half written.

@@ -232,7 +232,7 @@ def _trace(run: Run, last: LastStep) -> str:
     for part in passes.micro_batches(last.batches, last.step - 1, last.micro_batch):
         images, padding_mask = passes.inputs(part)
         with run.fabric.autocast(), watch_forward(model) as watch:
-            model(images, padding_mask)
+            model(images, padding_mask, passes.criterion.objects(part.truth))
         if watch.input_rows:
             named = [part.image_ids[row] for row in watch.input_rows if row < len(part.image_ids)]
             return f"the pixels of image {', '.join(map(str, named))} are not finite"

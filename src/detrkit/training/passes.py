@@ -105,7 +105,8 @@ class Passes:
 
     def losses(self, batch: Batch, normalizers: Normalizers) -> Losses:
         """Forward and criterion of a micro-batch on the device."""
-        return self.criterion(self.model(*self.inputs(batch)), batch.truth, normalizers)
+        outputs = self.model(*self.inputs(batch), self.criterion.objects(batch.truth))
+        return self.criterion(outputs, batch.truth, normalizers)
 
 
 def summed_values(found: Sequence[Losses]) -> dict[str, Tensor]:

@@ -61,7 +61,8 @@ def single_step(
     for batch in batches:
         mask = batch.padding_mask if batch.is_padded else None
         images = normalize_images(batch.images, transforms.mean, transforms.std, mask)
-        outputs = model(images.contiguous(memory_format=torch.channels_last), mask)
+        images = images.contiguous(memory_format=torch.channels_last)
+        outputs = model(images, mask, criterion.objects(batch.truth))
         # the matcher takes no numbers that are not finite
         if not all(bool(part.isfinite().all()) for part in (outputs.logits, outputs.boxes_cxcywh)):
             optimizer.zero_grad(set_to_none=True)

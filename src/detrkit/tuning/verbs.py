@@ -7,8 +7,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from detrkit.config import Config, update_config
-from detrkit.models import preset_or_config
+from detrkit.config import Config
+from detrkit.families.recipes import resolve_config
 from detrkit.tuning.lr_range import LrRange, run_lr_range
 from detrkit.tuning.results import StudyResult
 from detrkit.tuning.run import run_tuning
@@ -114,8 +114,8 @@ def _resolved(
     changes: Mapping[str, Any] | None,
     given: Mapping[str, Any],
 ) -> Config:
-    """The preset, the file over it, then changes, then the arguments that are given."""
+    """The preset with its recipe, the file over it, then changes, then the arguments that are given."""
     arguments = {key: value for key, value in given.items() if value is not None}
     if data is not None:
         arguments["data.root"] = os.fspath(data)
-    return update_config(preset_or_config(model or _DEFAULT_MODEL, config), {**(changes or {}), **arguments})
+    return resolve_config(model or _DEFAULT_MODEL, config, {**(changes or {}), **arguments})

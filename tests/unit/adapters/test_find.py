@@ -12,9 +12,9 @@ import detrkit
 from detrkit.adapters.find import find_subject, load_detector
 from detrkit.adapters.subject import DetectorSubject, collect
 from detrkit.errors import UsageError, WeightsError
-from detrkit.families import preset_config
 from detrkit.families.detr.model import build_detr
 from detrkit.families.detr.weights import write_published
+from detrkit.families.recipes import preset_config
 from tests.unit.adapters.splits import split_of, write_split
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from detrkit.config import ModelConfig
-from detrkit.families import preset_config
 from detrkit.families.detr.model import Detr, build_detr
+from detrkit.families.recipes import preset_config
 from tests.parity.conftest import randomize
 
 

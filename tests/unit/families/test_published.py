@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.families import PRESETS, preset_config
+from detrkit.families import PRESETS
+from detrkit.families.recipes import preset_config
 from detrkit.families.registry import get_family
 from detrkit.ops.meters import count_flops
 

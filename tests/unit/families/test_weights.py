@@ -10,13 +10,16 @@ import pytest
 import torch
 
 from detrkit.errors import WeightsError
-from detrkit.families import PRESETS, preset_config
+from detrkit.families import PRESETS
 from detrkit.families.detr.coco_classes import COCO_CLASSES
 from detrkit.families.detr.layouts import hub_to_published, published_to_hub
 from detrkit.families.detr.model import Detr, build_detr
-from detrkit.families.detr.transfer import load_exactly, match_slots, transfer
 from detrkit.families.detr.weights import coco_class_map, read_weights, write_hub, write_published
+from detrkit.families.recipes import preset_config
+from detrkit.families.registry import get_family
+from detrkit.families.transfer import load_exactly, match_slots, transfer
 from detrkit.families.weights import Weights
+from detrkit.nn.backbones import SMALL_BACKBONES
 from detrkit.types import ClassMap
 from tests.unit.families.conftest import build, small_config
 
@@ -44,9 +47,24 @@ def test_r101_has_713_tensors():
 
 @pytest.mark.parametrize("name", PRESETS)
 def test_parameters_of_the_preset_are_what_models_says(name: str):
+    config = preset_config(name).model
     with torch.device("meta"):
-        count = sum(p.numel() for p in build_detr(preset_config(name).model, 91).parameters())
+        count = sum(p.numel() for p in get_family(config.family).build(config, 91).parameters())
     assert count / 1e6 == pytest.approx(PRESETS[name].params_m, abs=0.15)
+
+
+@pytest.mark.parametrize("backbone", SMALL_BACKBONES)
+def test_a_small_backbone_is_told_by_its_stem(backbone: str, tmp_path: Path):
+    config = small_config(backbone=backbone, backbone_norm="group", frozen_stages=0)
+    state = build(config, 3).state_dict()
+    write_published(tmp_path / "some.pth", state)
+    assert read_weights(tmp_path / "some.pth").config.backbone == backbone
+    read = read_weights(tmp_path / "some.pth", config.model_copy(update={"query_init": "grid"}))
+    assert (read.config.query_init, read.config.frozen_stages) == ("grid", 0)
+    assert equal_states(read.state, state)
+    other = "nano" if backbone == "tiny" else "tiny"
+    with pytest.raises(WeightsError, match=f"holds a model with backbone {backbone}, but detr-r18 has {other}"):
+        read_weights(tmp_path / "some.pth", config.model_copy(update={"backbone": other}))
 
 
 def test_published_to_hub_and_back_is_bit_equal(tmp_path: Path, detr_r50: Detr):

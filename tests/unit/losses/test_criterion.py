@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import itertools
 
 import numpy as np
@@ -9,7 +10,15 @@ import torch
 from detrkit.config import LossConfig
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.matcher import HungarianMatcher
-from detrkit.types import ClassMap, GroundTruth, Outputs
+from detrkit.types import (
+    NO_OBJECT,
+    NO_QUERY,
+    ClassMap,
+    DenoisedOutputs,
+    GroundTruth,
+    GroupOutputs,
+    Outputs,
+)
 
 CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))
 
@@ -153,3 +162,215 @@ def test_labels_go_to_the_slots_of_the_class_map():
     truth = GroundTruth(torch.tensor([1]), torch.tensor([[0.5, 0.5, 0.2, 0.2]]), (1,))
     outputs = Outputs(logits, truth.boxes_cxcywh.expand(1, 1, 2, 4))
     assert Criterion(LossConfig(), sparse, 2)(outputs, truth).terms["class"].item() < 0.01
+
+
+def make_groups(sets: int = 2, layers: int = 2, images: int = 3, queries: int = 6, seed: int = 5) -> GroupOutputs:
+    generator = torch.Generator().manual_seed(seed)
+    shape = (layers, images, sets, queries)
+    logits = torch.randn(*shape, 4, generator=generator)
+    boxes = torch.rand(*shape, 4, generator=generator) * 0.5 + 0.2
+    return GroupOutputs(logits.requires_grad_(), boxes.requires_grad_())
+
+
+def make_denoised(counts: tuple[int, ...], copies: int = 2, layers: int = 2, seed: int = 6) -> DenoisedOutputs:
+    """As of :func:`detrkit.nn.denoising.noise_objects`: in each copy every object, then as many of nothing."""
+    generator = torch.Generator().manual_seed(seed)
+    most = max(counts)
+    objects = torch.full((len(counts), copies, 2, most), NO_QUERY)
+    start = 0
+    for image, count in enumerate(counts):
+        objects[image, :, 0, :count] = torch.arange(start, start + count)
+        objects[image, :, 1, :count] = NO_OBJECT
+        start += count
+    queries = copies * 2 * most
+    logits = torch.randn(layers, len(counts), queries, 4, generator=generator)
+    boxes = torch.rand(layers, len(counts), queries, 4, generator=generator) * 0.5 + 0.2
+    return DenoisedOutputs(logits.requires_grad_(), boxes.requires_grad_(), objects.flatten(1), copies)
+
+
+TARGETS = pytest.mark.parametrize("class_targets", ["hard", "iou"])
+
+
+@TARGETS
+def test_sets_of_queries_are_matched_one_by_one_and_averaged(class_targets: str):
+    outputs, truth, groups = make_outputs(), make_truth((2, 0, 4)), make_groups(sets=3)
+    config = LossConfig.model_validate({"class_targets": class_targets, "group_weight": 0.5})
+    criterion = Criterion(config, CLASSES, 6)
+    found = criterion(outputs._replace(groups=groups), truth)
+    own = criterion(outputs, truth)
+    one_by_one = [
+        criterion(Outputs(groups.logits[:, :, number], groups.boxes_cxcywh[:, :, number]), truth).total
+        for number in range(3)
+    ]
+    mean = torch.stack(one_by_one).mean()
+    torch.testing.assert_close(found.terms["groups"], mean.detach(), rtol=1e-5, atol=0)
+    torch.testing.assert_close(found.total, own.total + 0.5 * mean, rtol=1e-5, atol=0)
+    for name, value in own.layer_terms.items():
+        torch.testing.assert_close(found.layer_terms[name], value)
+    torch.testing.assert_close(found.terms["class_error"], own.terms["class_error"])
+    assert torch.equal(found.last.matched, own.last.matched)
+
+
+def iou_of(one: list[float], two: list[float]) -> float:
+    (ax, ay, aw, ah), (bx, by, bw, bh) = one, two
+    width = max(0.0, min(ax + aw / 2, bx + bw / 2) - max(ax - aw / 2, bx - bw / 2))
+    height = max(0.0, min(ay + ah / 2, by + bh / 2) - max(ay - ah / 2, by - bh / 2))
+    return width * height / (aw * ah + bw * bh - width * height)
+
+
+def giou_of(one: list[float], two: list[float]) -> float:
+    (ax, ay, aw, ah), (bx, by, bw, bh) = one, two
+    width = max(ax + aw / 2, bx + bw / 2) - min(ax - aw / 2, bx - bw / 2)
+    height = max(ay + ah / 2, by + bh / 2) - min(ay - ah / 2, by - bh / 2)
+    union = (aw * ah + bw * bh) / (1 + iou_of(one, two))
+    return iou_of(one, two) - (width * height - union) / (width * height)
+
+
+def test_iou_targets_are_soft_labels():
+    """Of a matched query its class shall score the overlap, no-object the rest: cross-entropy with that label."""
+    outputs, truth = make_outputs(layers=1), make_truth((2, 0, 3))
+    criterion = Criterion(LossConfig(class_targets="iou"), CLASSES, 6)
+    matches = criterion.matcher(outputs, truth, truth.labels)
+    labels = torch.zeros(3, 6, 4)
+    labels[..., 3] = 1.0
+    weights = torch.full((3, 6), 0.1)
+    for image, query, target in zip(*(part[0].tolist() for part in dataclasses.astuple(matches)), strict=True):
+        overlap = iou_of(outputs.boxes_cxcywh[0, image, query].tolist(), truth.boxes_cxcywh[target].tolist())
+        labels[image, query] = 0.0
+        labels[image, query, truth.labels[target]] = overlap
+        labels[image, query, 3] = 1 - overlap
+        weights[image, query] = 1.0
+    losses = torch.nn.functional.cross_entropy(
+        outputs.logits[0].flatten(0, 1), labels.flatten(0, 1), reduction="none"
+    )
+    wanted = (losses * weights.flatten()).sum() / weights.sum()
+    found = criterion(outputs, truth)
+    torch.testing.assert_close(found.terms["class"], wanted.detach(), rtol=1e-5, atol=0)
+    hard = Criterion(LossConfig(), CLASSES, 6)(outputs, truth)
+    torch.testing.assert_close(found.terms["l1"], hard.terms["l1"])
+    assert found.terms["class"] != hard.terms["class"]
+
+
+def test_iou_targets_move_no_box():
+    """Or a box would learn to lie beside its object, where the class is easier."""
+    outputs, truth = make_outputs(layers=1), make_truth((2, 0, 3))
+    config = LossConfig(class_targets="iou", l1_weight=0, giou_weight=0)
+    Criterion(config, CLASSES, 6)(outputs, truth).total.backward()
+    assert not outputs.boxes_cxcywh.grad.any()
+    assert outputs.logits.grad.any()
+
+
+@TARGETS
+def test_noised_objects_are_given_back_without_matching(class_targets: str):
+    """Against a plain loop over queries."""
+    counts, copies = (2, 0, 3), 2
+    outputs, truth, denoised = make_outputs(), make_truth(counts), make_denoised(counts, copies)
+    config = LossConfig.model_validate({"class_targets": class_targets, "denoising_weight": 0.5})
+    found = Criterion(config, CLASSES, 6)(outputs._replace(denoised=denoised), truth)
+    logs = denoised.logits.log_softmax(-1)
+    sums = {"class": 0.0, "l1": 0.0, "giou": 0.0}
+    for layer, image in itertools.product(range(2), range(3)):
+        for query, target in enumerate(denoised.objects[image].tolist()):
+            if target == NO_QUERY:
+                continue
+            if target == NO_OBJECT:
+                sums["class"] -= 0.1 * logs[layer, image, query, 3].item()
+                continue
+            box = denoised.boxes_cxcywh[layer, image, query].tolist()
+            wanted = truth.boxes_cxcywh[target].tolist()
+            score = iou_of(box, wanted) if class_targets == "iou" else 1.0
+            row = logs[layer, image, query]
+            sums["class"] -= score * row[truth.labels[target]].item() + (1 - score) * row[3].item()
+            sums["l1"] += sum(abs(a - b) for a, b in zip(box, wanted, strict=True))
+            sums["giou"] += 1 - giou_of(box, wanted)
+    pairs = copies * sum(counts)  # as many that find nothing, each weighing a tenth
+    wanted = sums["class"] / (pairs * 1.1) + 5 * sums["l1"] / pairs + 2 * sums["giou"] / pairs
+    assert found.terms["denoising"].item() == pytest.approx(wanted, rel=1e-5)
+    own = Criterion(config, CLASSES, 6)(outputs, truth)
+    torch.testing.assert_close(found.total, own.total + 0.5 * found.terms["denoising"], rtol=1e-5, atol=0)
+
+
+def test_queries_of_no_object_teach_nothing():
+    counts = (1, 3)
+    denoised = make_denoised(counts)
+    outputs = make_outputs(images=2)._replace(denoised=denoised)
+    Criterion(LossConfig(), CLASSES, 6)(outputs, make_truth(counts)).total.backward()
+    padding, negative = denoised.objects == NO_QUERY, denoised.objects == NO_OBJECT
+    assert padding.any()
+    assert not denoised.logits.grad[:, padding].any()
+    assert not denoised.boxes_cxcywh.grad[:, padding | negative].any()
+    assert denoised.logits.grad[:, ~padding].any(-1).all()
+    assert denoised.boxes_cxcywh.grad[:, denoised.objects >= 0].any(-1).all()
+
+
+@TARGETS
+def test_aids_of_images_without_objects_are_legal(class_targets: str):
+    empty = GroundTruth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (0, 0, 0))
+    denoised = DenoisedOutputs(torch.zeros(2, 3, 0, 4), torch.zeros(2, 3, 0, 4), torch.zeros(3, 0).long(), 2)
+    outputs, groups = make_outputs(), make_groups()
+    config = LossConfig.model_validate({"class_targets": class_targets})
+    losses = Criterion(config, CLASSES, 6)(outputs._replace(groups=groups, denoised=denoised), empty)
+    losses.total.backward()
+    assert losses.terms["denoising"] == 0
+    assert losses.total.isfinite()
+    assert groups.logits.grad.any()
+    assert not groups.boxes_cxcywh.grad.any()
+
+
+@TARGETS
+def test_gradients_of_micro_batches_add_up_with_every_aid(class_targets: str):
+    counts = (3, 0, 1, 2)
+    truth = make_truth(counts)
+    outputs, groups, denoised = make_outputs(images=4), make_groups(images=4), make_denoised(counts)
+    leaves = [*outputs[:2], *groups, *denoised[:2]]
+    criterion = Criterion(LossConfig.model_validate({"class_targets": class_targets}), CLASSES, 6)
+    whole = criterion(outputs._replace(groups=groups, denoised=denoised), truth)
+    wanted = torch.autograd.grad(whole.total, leaves)
+    shared = criterion.normalizers(counts[:2]) + criterion.normalizers(counts[2:])
+    total = torch.zeros(())
+    for images, objects in ((slice(0, 2), slice(0, 3)), (slice(2, 4), slice(3, 6))):
+        places = denoised.objects[images]
+        part = Outputs(
+            outputs.logits[:, images],
+            outputs.boxes_cxcywh[:, images],
+            groups=GroupOutputs(groups.logits[:, images], groups.boxes_cxcywh[:, images]),
+            denoised=DenoisedOutputs(
+                denoised.logits[:, images],
+                denoised.boxes_cxcywh[:, images],
+                torch.where(places >= 0, places - objects.start, places),
+                denoised.copies,
+            ),
+        )
+        part_truth = GroundTruth(truth.labels[objects], truth.boxes_cxcywh[objects], counts[images])
+        total = total + criterion(part, part_truth, shared).total
+    torch.testing.assert_close(total, whole.total, rtol=1e-5, atol=0)
+    for one, two in zip(torch.autograd.grad(total, leaves), wanted, strict=True):
+        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)
+
+
+def test_all_aids_together_still_ask_the_device_once(monkeypatch: pytest.MonkeyPatch):
+    transfers = []
+    original = torch.Tensor.cpu
+    monkeypatch.setattr(
+        torch.Tensor, "cpu", lambda self, *a, **k: transfers.append(self.shape) or original(self, *a, **k)
+    )
+    for name in ("item", "tolist", "numpy", "__bool__", "__float__", "__int__", "nonzero"):
+        method = getattr(torch.Tensor, name)
+        monkeypatch.setattr(
+            torch.Tensor, name, lambda self, *a, _m=method, _n=name, **k: transfers.append(_n) or _m(self, *a, **k)
+        )
+    counts = (2, 0, 4)
+    outputs = make_outputs()._replace(groups=make_groups(), denoised=make_denoised(counts))
+    Criterion(LossConfig(class_targets="iou"), CLASSES, 6)(outputs, make_truth(counts))
+    assert transfers == [torch.Size([6, 6, 6]), "numpy"]  # two layers of three sets
+
+
+def test_without_aux_only_the_last_layer_of_every_aid_counts():
+    counts = (1, 2, 1)
+    outputs, truth = make_outputs(layers=3), make_truth(counts)
+    groups, denoised = make_groups(layers=3), make_denoised(counts, layers=3)
+    criterion = Criterion(LossConfig(aux=False), CLASSES, 6)
+    criterion(outputs._replace(groups=groups, denoised=denoised), truth).total.backward()
+    for leaf in (*outputs[:2], *groups, *denoised[:2]):
+        assert not leaf.grad[:-1].any()
+        assert leaf.grad[-1].any()

@@ -38,7 +38,7 @@ class ToyDetector(nn.Module):
         self.bbox_embed = nn.Linear(dim, 4)
         self.register_buffer("scale", torch.ones(()))
 
-    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> Outputs:
+    def forward(self, images: Tensor, padding_mask: Tensor | None = None, objects: object = None) -> Outputs:
         features = self.backbone(images).flatten(2).transpose(1, 2)
         weights = (features @ self.query_embed.weight.to(features.dtype).T).softmax(1)
         x = weights.transpose(1, 2) @ features + self.query_embed.weight

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from detrkit.config import Config, update_config
-from detrkit.families import preset_config
+from detrkit.families.recipes import preset_config
 from detrkit.families.registry import build_criterion
 from detrkit.models import build_model
 from detrkit.training.loop import fit

@@ -119,7 +119,7 @@ class WithBatchNorm(nn.Module):
         self.norm = nn.BatchNorm2d(3)
         self.detector = detector
 
-    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> Any:
+    def forward(self, images: Tensor, padding_mask: Tensor | None = None, objects: object = None) -> Any:
         return self.detector(self.norm(images), padding_mask)
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from detrkit.config import Config, update_config, write_config
 from detrkit.data.synthetic import write_synthetic
-from detrkit.families import preset_config
+from detrkit.families.recipes import preset_config
 from detrkit.training.loop import FitResult
 
 OnEvaluation = Callable[[int, Mapping[str, float]], bool]

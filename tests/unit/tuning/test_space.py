@@ -6,7 +6,7 @@ import pytest
 
 from detrkit.config import Config, update_config
 from detrkit.errors import UsageError
-from detrkit.families import preset_config
+from detrkit.families.recipes import preset_config
 from detrkit.tuning.space import Dimension, Space, default_space, read_space
 
 

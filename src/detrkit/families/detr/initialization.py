@@ -51,6 +51,27 @@ def initialize(model: Any, config: ModelConfig) -> None:
 
 
 @torch.no_grad()
+def initialize_aids(model: Any, config: ModelConfig) -> None:
+    """Draw the starting weights of a model's aids: each further set of queries spread in its own way."""
+    aids = model.aids
+    if aids.box_embed is not None:
+        nn.init.zeros_(aids.box_embed.layers[-1].weight)  # a noised object begins at its place, like any query
+        nn.init.zeros_(aids.box_embed.layers[-1].bias)
+    if aids.group_queries is None:
+        return
+    sets = aids.group_queries.shape[0]
+    cell = 1 / math.ceil(math.sqrt(config.num_queries))
+    points = spread_points(config.num_queries).expand(sets, -1, -1)
+    points = (points + cell * (torch.rand(points.shape) - 0.5)).clamp(0.02, 0.98)
+    if aids.group_query_references is not None:
+        side = torch.full_like(points, _FIRST_SIDE)
+        aids.group_query_references.copy_(torch.cat((points, side), dim=-1).logit())
+    if config.query_init == "grid":
+        encoded = model.backbone[1].encode(points.flatten(0, 1))
+        aids.group_queries.copy_(encoded.view(aids.group_queries.shape))
+
+
+@torch.no_grad()
 def look_near(attention: Attention) -> None:
     """Start a cross-attention so that a query attends to its own place and copies what is there.
 

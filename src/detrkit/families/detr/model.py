@@ -8,13 +8,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detrkit.config import ModelConfig
-from detrkit.families.detr.initialization import initialize
+from detrkit.config import AidsConfig, ModelConfig
+from detrkit.families.detr.aids import DetrAids, Queries, take_apart
+from detrkit.families.detr.initialization import initialize, initialize_aids
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import LearnedPosition, SinePosition
 from detrkit.nn.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer
-from detrkit.types import DenseOutputs, Outputs
+from detrkit.types import DenseOutputs, Objects, Outputs
 
 
 class Transformer(nn.Module):
@@ -38,7 +39,10 @@ class Detr(nn.Module):
         num_slots: Label slots S; the head has S + 1 rows, the last for no-object.
         position_at_input: Positions are added to the encoder's input too, and queries start as themselves.
         query_reference: Boxes are offsets from a learned reference box of each query.
-        dense_supervision: In training, the heads also read the encoder's tokens.
+
+    Attributes:
+        aids: Further queries in training; see :func:`add_aids`.
+        reads_tokens: In training, the heads also read the encoder's tokens.
     """
 
     def __init__(
@@ -52,7 +56,6 @@ class Detr(nn.Module):
         num_slots: int,
         position_at_input: bool = False,
         query_reference: bool = False,
-        dense_supervision: bool = False,
     ):
         super().__init__()
         channels = backbone.num_channels
@@ -64,15 +67,19 @@ class Detr(nn.Module):
         self.input_proj = nn.Conv2d(channels, hidden_dim, kernel_size=1)
         self.backbone = nn.ModuleList((backbone, position))
         self.position_at_input = position_at_input
-        self.dense_supervision = dense_supervision
+        self.reads_tokens = False
+        self.aids: DetrAids | None = None
         self.query_reference = nn.Parameter(torch.zeros(num_queries, 4)) if query_reference else None
 
-    def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> Outputs:
+    def forward(
+        self, images: Tensor, padding_mask: Tensor | None = None, objects: Objects | None = None
+    ) -> Outputs:
         """Detect.
 
         Args:
             images: Normalised float ``[B, 3, H, W]``, zero on padding.
             padding_mask: bool ``[B, H, W]``, True = padding; None = no padding anywhere, which is faster.
+            objects: What lies in the images, for aids of training that begin there; ignored in detection.
 
         Returns:
             Logits ``[L, B, Q, S + 1]`` and boxes cxcywh ``[L, B, Q, 4]``, 0 to 1 of the image without padding.
@@ -85,16 +92,27 @@ class Detr(nn.Module):
         if self.position_at_input:
             tokens = tokens + positions
         memory = self.transformer.encoder(tokens, positions, attn_mask)
-        query_positions = self.query_embed.weight.to(tokens.dtype).expand(images.shape[0], -1, -1)
-        queries = query_positions if self.position_at_input else torch.zeros_like(query_positions)
-        decoded = self.transformer.decoder(queries, query_positions, memory, positions, attn_mask)
+        positions_of_queries = self.query_embed.weight.to(tokens.dtype).expand(images.shape[0], -1, -1)
+        queries = Queries(positions_of_queries, None, self.query_reference)
+        further = None
+        if self.training and self.aids is not None:
+            further = self.aids(queries, position, objects)
+            queries = further.queries
+        query_mask = None if further is None else further.mask
+        starts = queries.positions if self.position_at_input else torch.zeros_like(queries.positions)
+        if queries.contents is not None:
+            starts = starts + queries.contents
+        decoded = self.transformer.decoder(starts, queries.positions, memory, positions, attn_mask, query_mask)
         offsets = self.bbox_embed(decoded).float()
-        if self.query_reference is not None:
-            offsets = offsets + self.query_reference
-        dense = None
-        if self.training and self.dense_supervision:
+        if queries.references is not None:
+            offsets = offsets + queries.references
+        logits, boxes = self.class_embed(decoded).float(), offsets.sigmoid()
+        dense, groups, denoised = None, None, None
+        if further is not None:
+            logits, boxes, groups, denoised = take_apart(logits, boxes, len(self.query_embed.weight), further)
+        if self.training and self.reads_tokens:
             dense = self._read_tokens(memory, features.shape[-2:], feature_mask)
-        return Outputs(self.class_embed(decoded).float(), offsets.sigmoid(), dense)
+        return Outputs(logits, boxes, dense, groups, denoised)
 
     def _read_tokens(self, memory: Tensor, shape_hw: torch.Size, feature_mask: Tensor | None) -> DenseOutputs:
         """The heads' word on every image token, and where the tokens lie."""
@@ -136,7 +154,16 @@ def build_detr(config: ModelConfig, num_slots: int) -> Detr:
         num_slots=num_slots,
         position_at_input=config.position_at_input,
         query_reference=config.query_reference,
-        dense_supervision=config.dense_supervision,
     )
     initialize(model, config)
     return model
+
+
+def add_aids(model: Detr, config: ModelConfig, aids: AidsConfig) -> None:
+    """Give a model, in place, what it has in training only; its own weights stay as they are."""
+    model.reads_tokens = aids.dense != "none"
+    if aids.groups > 1 or aids.denoising:
+        num_slots = model.class_embed.out_features - 1
+        has_references = model.query_reference is not None
+        model.aids = DetrAids(aids, config.hidden_dim, config.num_queries, num_slots, has_references)
+        initialize_aids(model, config)

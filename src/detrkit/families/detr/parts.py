@@ -45,7 +45,7 @@ def depth_of(name: str, config: ModelConfig) -> int:
     outer, _, inner = part.partition(".")
     number = int(re.sub(r"\D", "", inner) or 0)
     decoder, encoder = config.decoder_layers, config.decoder_layers + config.encoder_layers
-    stages = 3 if config.backbone == "tiny" else 4
+    stages = 3 if config.backbone in ("tiny", "mini", "nano") else 4
     if part in _HEADS:
         return 0
     if outer == "decoder":

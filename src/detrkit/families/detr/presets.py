@@ -59,42 +59,54 @@ def detr_r101_dc5() -> Config:
 def detr_tiny() -> Config:
     """A DETR of about a million parameters for images of 128 pixels: learns the demo set on a CPU in minutes."""
     return Config(
-        model=ModelConfig(
-            preset="detr-tiny",
-            backbone="tiny",
-            hidden_dim=128,
-            num_heads=4,
-            encoder_layers=1,
-            decoder_layers=3,
-            ffn_dim=256,
-            dropout=0.0,
-            pre_norm=True,
-            position_temperature=20.0,
-            position_scale=25.0,
-            position_at_input=True,
-            num_queries=25,
-            query_init="grid",
-            query_reference=True,
-            dense_supervision=True,
-        ),
+        model=_small("detr-tiny", "tiny", num_queries=25, encoder_layers=1, ffn_dim=256),
         transforms=TransformConfig(recipe="resize", scales=(128,), max_size=192, eval_size=128),
         data=DataConfig(workers=0),  # decoding so small images costs less than handing them over
-        train=TrainConfig(
-            init="none",
-            epochs=14,
-            eval_every=2,
-            batch_size=16,
-            lr=1e-3,
-            backbone_lr=1e-3,
-            clip_norm=1.0,
-            schedule="cosine",
-            warmup_steps=100,
-        ),
+        train=TrainConfig(init="none", epochs=14, eval_every=2, batch_size=16),
     )
 
 
+def detr_nano() -> Config:
+    """A classic DETR of under three million parameters for few images and no pretrained weights, of stride 16."""
+    return Config(
+        model=_small("detr-nano", "nano", num_queries=100, encoder_layers=2, ffn_dim=512),
+        transforms=TransformConfig(recipe="resize", scales=(320,), max_size=480, eval_size=320),
+        train=TrainConfig(init="none", epochs=100, eval_every=5, batch_size=8),
+    )
+
+
+def _small(
+    preset: str, backbone: BackboneName, *, num_queries: int, encoder_layers: int, ffn_dim: int
+) -> ModelConfig:
+    """The network of small presets: the classic graph, which knows where it looks from the start."""
+    return ModelConfig(
+        preset=preset,
+        backbone=backbone,
+        hidden_dim=128,
+        num_heads=4,
+        encoder_layers=encoder_layers,
+        decoder_layers=3,
+        ffn_dim=ffn_dim,
+        dropout=0.0,
+        pre_norm=True,
+        position_temperature=20.0,
+        position_scale=25.0,
+        position_at_input=True,
+        num_queries=num_queries,
+        query_reference=True,
+    )
+
+
+_SMALL_FAST = {"model.query_init": "grid", "train.lr": 1e-3, "train.backbone_lr": 1e-3}
+
+
 PRESETS: dict[str, Preset] = {
-    "detr-tiny": Preset(detr_tiny, "demo and tests: small images, learns on a CPU in minutes", 1.1),
+    "detr-tiny": Preset(
+        detr_tiny, "demo and tests: small images, learns on a CPU in minutes", 1.1, fast=_SMALL_FAST
+    ),
+    "detr-nano": Preset(
+        detr_nano, "little data, no pretrained weights: stride 16, the classic graph", 2.5, fast=_SMALL_FAST
+    ),
     "detr-r18": Preset(detr_r18, "the paper's transformer on a light backbone", 28.9, "resnet18-f37072fd.pth"),
     "detr-r34": Preset(detr_r34, "the paper's transformer on a middling backbone", 39.0, "resnet34-b627a593.pth"),
     "detr-r50": Preset(

@@ -27,6 +27,7 @@ from detrkit.families.detr.coco_classes import COCO_CLASSES
 from detrkit.families.detr.layouts import State, hub_to_published, is_hub_layout, published_to_hub
 from detrkit.families.weights import Weights
 from detrkit.files import atomic_bytes
+from detrkit.nn.backbones import SMALL_BACKBONES
 from detrkit.types import ClassMap
 
 _COCO_SLOTS = 91
@@ -128,7 +129,7 @@ def infer_model_config(
         backbone=backbone,
         dilation=dilation,
         backbone_norm=_infer_norm(state),
-        frozen_stages=0 if backbone == "tiny" else "auto",
+        frozen_stages=0 if backbone in SMALL_BACKBONES else "auto",
         position="learned" if "backbone.1.row_embed.weight" in state else "sine",
         hidden_dim=hidden_dim,
         num_heads=int(hub_config.get("encoder_attention_heads", max(hidden_dim // 32, 1))),
@@ -142,8 +143,15 @@ def infer_model_config(
 
 def _infer_backbone(state: Mapping[str, Tensor]) -> BackboneName:
     prefix = "backbone.0.body."
-    if state[f"{prefix}conv1.weight"].shape[-1] == 3:
-        return "tiny"
+    stem = state[f"{prefix}conv1.weight"]
+    if stem.shape[-1] == 3:
+        names = {channels[0]: name for name, channels in SMALL_BACKBONES.items()}
+        if stem.shape[0] not in names:
+            raise WeightsError(
+                f"the backbone's stem has {stem.shape[0]} channels, expected one of "
+                f"{', '.join(f'{count} ({name})' for count, name in names.items())}"
+            )
+        return names[stem.shape[0]]
     blocks = {
         re.sub(r"\..*", "", name.removeprefix(f"{prefix}layer3.")) for name in state if f"{prefix}layer3." in name
     }

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
-from detrkit.config import ModelConfig
+from detrkit.config import BackboneName, ModelConfig
 from detrkit.nn.backbones.resnet import ResNetBackbone, build_resnet, build_tiny
+
+SMALL_BACKBONES: dict[BackboneName, tuple[int, ...]] = {
+    "tiny": (16, 32, 64, 128),
+    "mini": (24, 48, 96, 192),
+    "nano": (32, 64, 128, 256),
+}
+"""Channels of the stem and of each stage of backbones that are always trained whole; of stride 16."""
 
 
 def build_backbone(config: ModelConfig) -> ResNetBackbone:
     """The backbone a config names, with random weights.
 
     A norm or a number of frozen stages still at ``auto`` is read as the setting for pretrained weights; the
-    tiny backbone has none and is always trained whole.
+    small backbones have none and are always trained whole.
     """
     exact = config.padding == "exact"
-    if config.backbone == "tiny":
+    if config.backbone in SMALL_BACKBONES:
         norm = "group" if config.backbone_norm == "auto" else config.backbone_norm
-        return build_tiny(norm=norm, exact_padding=exact)
+        return build_tiny(SMALL_BACKBONES[config.backbone], norm=norm, exact_padding=exact)
     return build_resnet(
         config.backbone,
         norm="frozen" if config.backbone_norm == "auto" else config.backbone_norm,

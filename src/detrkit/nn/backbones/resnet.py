@@ -10,7 +10,6 @@ Shapes: B images, H x W pixels, C = ``num_channels``.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -20,7 +19,7 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from detrkit.nn.norm import PaddedGroupNorm
+from detrkit.nn.norm import NORMS, PaddedGroupNorm
 from detrkit.nn.recompute import Recomputing, run_part
 
 
@@ -49,6 +48,12 @@ class ResNetBackbone(Recomputing):
         names = (f"layer{number}" for number in range(1, 5))
         return [getattr(self.body, name) for name in names if hasattr(self.body, name)]
 
+    @property
+    def stage_channels(self) -> list[int]:
+        """Channels of every stage, fine to coarse."""
+        blocks: list[Any] = [stage[-1] for stage in self._stages()]
+        return [(block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels for block in blocks]
+
     def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
         """Features of the last stage.
 
@@ -60,6 +65,13 @@ class ResNetBackbone(Recomputing):
             Features ``[B, C, H / stride, W / stride]``, rounded up (what lies on padding is undefined), and
             their padding mask, or None where the input had none.
         """
+        (last,) = self.pyramid(images, padding_mask, 1)
+        return last
+
+    def pyramid(
+        self, images: Tensor, padding_mask: Tensor | None, levels: int
+    ) -> list[tuple[Tensor, Tensor | None]]:
+        """Features of the last stages, fine to coarse, each as :meth:`forward` gives those of the last one."""
         exact = padding_mask is not None and self.exact_padding
         valid = _ValidRegion(padding_mask, images.dtype) if exact else None
         body: Any = self.body
@@ -67,18 +79,27 @@ class ResNetBackbone(Recomputing):
         x = _relu(_conv_norm(images, body.conv1, body.bn1, valid, stride))
         x = body.maxpool(_masked(x, valid, stride))
         stride *= _stride(body.maxpool)
-        for stage in self._stages():
+        stages = self._stages()
+        found: list[tuple[Tensor, Tensor | None]] = []
+        for number, stage in enumerate(stages):
             for block in stage:
                 x = run_part(self, block, _run_block, block, x, valid, stride)
                 stride *= _stride(block.conv1) * _stride(block.conv2)
-        if padding_mask is None:
-            return x, None
-        if valid is not None:
-            return x, valid.at(stride)[:, 0] == 0
-        # the published code shrinks the pixel mask by nearest neighbour, which can take one row or column
-        # behind the image for valid
-        small = functional.interpolate(padding_mask[:, None].float(), size=x.shape[-2:])
-        return x, small[:, 0].bool()
+            if len(stages) - number <= levels:
+                found.append((x, _shrunk_mask(x, padding_mask, valid, stride)))
+        return found
+
+
+def _shrunk_mask(x: Tensor, padding_mask: Tensor | None, valid: _ValidRegion | None, stride: int) -> Tensor | None:
+    """The padding mask of a feature map."""
+    if padding_mask is None:
+        return None
+    if valid is not None:
+        return valid.at(stride)[:, 0] == 0
+    # the published code shrinks the pixel mask by nearest neighbour, which can take one row or column
+    # behind the image for valid
+    small = functional.interpolate(padding_mask[:, None].float(), size=x.shape[-2:])
+    return small[:, 0].bool()
 
 
 class _ValidRegion:
@@ -189,7 +210,7 @@ def build_resnet(
         exact_padding: See :class:`ResNetBackbone`.
     """
     body = getattr(torchvision.models, name)(
-        weights=None, norm_layer=_NORMS[norm], replace_stride_with_dilation=(False, False, dilation)
+        weights=None, norm_layer=NORMS[norm], replace_stride_with_dilation=(False, False, dilation)
     )
     num_channels = body.fc.in_features
     del body.fc, body.avgpool
@@ -206,7 +227,7 @@ def build_tiny(
         norm: As in :func:`build_resnet`.
         exact_padding: See :class:`ResNetBackbone`.
     """
-    norm_layer = _NORMS[norm]
+    norm_layer = NORMS[norm]
     body = nn.Module()
     body.conv1 = nn.Conv2d(3, widths[0], kernel_size=3, stride=2, padding=1, bias=False)
     body.bn1 = norm_layer(widths[0])
@@ -221,14 +242,3 @@ def build_tiny(
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
     return ResNetBackbone(body, before, exact_padding=exact_padding)
-
-
-def _group_norm(channels: int) -> nn.Module:
-    return PaddedGroupNorm(min(32, channels // 4), channels)
-
-
-_NORMS: dict[str, Callable[[int], nn.Module]] = {
-    "frozen": FrozenBatchNorm2d,
-    "group": _group_norm,
-    "batch": nn.BatchNorm2d,
-}

@@ -1,19 +1,20 @@
-"""Putting weights into a DETR that may differ from the one they come from."""
+"""Putting weights into a model that may differ from the one they come from; the same for every family."""
 
 from __future__ import annotations
 
 import dataclasses
 import re
+from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrkit.errors import WeightsError
-from detrkit.families.detr.model import Detr
 from detrkit.families.weights import LoadReport, Weights
 from detrkit.types import ClassMap
 
-_HEAD = ("class_embed.weight", "class_embed.bias")
+# Class heads, by the name that they have in every family.
+_HEAD = re.compile(r"(?:.*\.)?class_embed\.(?:\d+\.)?(?:weight|bias)")
 _BODY = "backbone.0.body."
 
 
@@ -31,7 +32,7 @@ def match_slots(data_classes: ClassMap, weights_classes: ClassMap) -> ClassMap:
     return dataclasses.replace(data_classes, slots=slots, num_slots=weights_classes.num_slots)
 
 
-def load_exactly(model: Detr, weights: Weights) -> LoadReport:
+def load_exactly(model: nn.Module, weights: Weights) -> LoadReport:
     """Load a checkpoint into the model it belongs to.
 
     Raises:
@@ -53,7 +54,7 @@ def load_exactly(model: Detr, weights: Weights) -> LoadReport:
     return LoadReport(weights.source, loaded=tuple(own))
 
 
-def transfer(model: Detr, weights: Weights, class_map: ClassMap) -> LoadReport:
+def transfer(model: nn.Module, weights: Weights, class_map: ClassMap) -> LoadReport:
     """Load what fits, for fine-tuning and transfer learning; never raises on a misfit, but reports it.
 
     Rows of the class head follow their class's name. Blocks that a deeper backbone has and the checkpoint does not
@@ -76,7 +77,7 @@ def transfer(model: Detr, weights: Weights, class_map: ClassMap) -> LoadReport:
         given = weights.state.get(name)
         if given is None:
             continue
-        if name in _HEAD and not same_head:
+        if _HEAD.fullmatch(name) and not same_head:
             carried = _carry_rows(tensor, given, class_map, weights.class_map)
             replaced[name] = f"{given.shape[0] - 1} label slots before, {tensor.shape[0] - 1} now"
         elif given.shape != tensor.shape:
@@ -98,7 +99,7 @@ def transfer(model: Detr, weights: Weights, class_map: ClassMap) -> LoadReport:
     )
 
 
-def transfer_backbone(model: Detr, state: dict[str, Tensor], source: str, class_map: ClassMap) -> LoadReport:
+def transfer_backbone(model: nn.Module, state: dict[str, Tensor], source: str, class_map: ClassMap) -> LoadReport:
     """Load torchvision's ImageNet weights into the backbone; everything else starts anew."""
     own = model.state_dict()
     fitting = {
@@ -133,11 +134,11 @@ def _carry_rows(tensor: Tensor, given: Tensor, class_map: ClassMap, old: ClassMa
 
 
 @torch.no_grad()
-def _start_new_blocks_as_identity(model: Detr, missing: tuple[str, ...]) -> tuple[str, ...]:
+def _start_new_blocks_as_identity(model: nn.Module, missing: tuple[str, ...]) -> tuple[str, ...]:
     pattern = re.compile(r"backbone\.0\.body\.(layer\d+)\.(\d+)\.conv1\.weight")
     blocks = [match.groups() for match in map(pattern.fullmatch, missing) if match]
     for stage, number in blocks:
-        block = getattr(model.backbone[0].body, stage)[int(number)]
+        block: Any = model.get_submodule(f"backbone.0.body.{stage}.{number}")
         last = block.conv3 if hasattr(block, "conv3") else block.conv2
         if block.downsample is None:
             last.weight.zero_()

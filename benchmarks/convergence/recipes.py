@@ -1,0 +1,47 @@
+"""What detrkit is trained with: the one table to edit.
+
+In this order, later over earlier: the preset, its recipe of training, the data set and its sizes, ``changes``.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, Literal
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """One way to train one of detrkit's models.
+
+    Args:
+        preset: The model.
+        recipe: As ``train.recipe``.
+        changes: Config values over both, dotted.
+        against: Name of the entry whose final AP this one shall reach sooner.
+    """
+
+    preset: str
+    recipe: Literal["plain", "fast"]
+    changes: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    against: str | None = None
+
+
+RECIPES: dict[str, Recipe] = {
+    "tiny-plain": Recipe("detr-tiny", "plain"),
+    "tiny-fast": Recipe("detr-tiny", "fast", against="tiny-plain"),
+    "nano-plain": Recipe("detr-nano", "plain"),
+    "nano-fast": Recipe("detr-nano", "fast", against="nano-plain"),
+    "two-stage-plain": Recipe("detr-nano-two-stage", "plain"),
+    "two-stage-fast": Recipe("detr-nano-two-stage", "fast", against="two-stage-plain"),
+    # fast, one thing at a time as it is in plain
+    "nano-no-dense": Recipe("detr-nano", "fast", {"aids.dense": "none"}, "nano-plain"),
+    "nano-no-grid": Recipe("detr-nano", "fast", {"model.query_init": "normal"}, "nano-plain"),
+    "nano-clip0.1": Recipe("detr-nano", "fast", {"train.clip_norm": 0.1}, "nano-plain"),
+    "nano-no-ema": Recipe("detr-nano", "fast", {"train.ema_decay": None}, "nano-plain"),
+    "nano-slow": Recipe("detr-nano", "fast", {"train.lr": 1e-4, "train.backbone_lr": 1e-5}, "nano-plain"),
+    "nano-step": Recipe("detr-nano", "fast", {"train.schedule": "step"}, "nano-plain"),
+    "two-stage-no-dense": Recipe("detr-nano-two-stage", "fast", {"aids.dense": "none"}, "two-stage-plain"),
+    "two-stage-no-denoising": Recipe("detr-nano-two-stage", "fast", {"aids.denoising": 0}, "two-stage-plain"),
+    "two-stage-hard": Recipe("detr-nano-two-stage", "fast", {"loss.class_targets": "hard"}, "two-stage-plain"),
+}

@@ -1,0 +1,257 @@
+"""A two-stage DETR: the encoder proposes boxes, the best become queries, a decoder refines and chooses among them.
+
+Two-stage selection is Deformable DETR's (arXiv:2010.04159, A.4) in the shape that RT-DETR gave it
+(arXiv:2304.08069): self-attention on the coarsest map only, maps mixed by convolutions, deformable attention in
+the decoder. Like the classic model it scores by a softmax with no-object, and needs no suppression.
+
+Shapes: B images, H x W pixels, M tokens of all levels, D features, Q queries, L layers, S label slots.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.config import AidsConfig, ModelConfig
+from detrkit.errors import ConfigError
+from detrkit.nn.backbones import build_backbone
+from detrkit.nn.backbones.resnet import ResNetBackbone
+from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Memory
+from detrkit.nn.deformable import valid_shares
+from detrkit.nn.denoising import NoisedObjects, block_mask, noise_objects
+from detrkit.nn.mlp import MLP
+from detrkit.nn.position import SinePosition
+from detrkit.nn.pyramid import FeaturePyramid
+from detrkit.nn.selection import Cells, best_tokens, hide_missing, locate_cells, take_tokens
+from detrkit.nn.transformer import Encoder, EncoderLayer
+from detrkit.types import NO_QUERY, DenoisedOutputs, DenseOutputs, Objects, Outputs
+
+# The logit of no-object at first, against 0 of every class: most tokens hold none.
+_FIRST_NO_OBJECT = 2.0
+
+
+class TokenHeads(nn.Module):
+    """What a token says: a class, and a box as an offset from its anchor.
+
+    Args:
+        dim: Features D.
+        num_slots: Label slots S.
+    """
+
+    def __init__(self, dim: int, num_slots: int):
+        super().__init__()
+        self.class_embed = nn.Linear(dim, num_slots + 1)
+        self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
+        start_heads(self.class_embed, self.bbox_embed)
+
+    def forward(self, tokens: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
+        """Logits ``[B, M, S + 1]``, and boxes before the sigmoid ``[B, M, 4]``, both float32."""
+        offsets = self.bbox_embed(tokens).float()
+        return self.class_embed(tokens).float(), offsets + anchors.logit(eps=1e-4)
+
+
+class TwoStageAids(nn.Module):
+    """What training adds: heads that many tokens of an object learn from, and classes of noised objects."""
+
+    def __init__(self, config: AidsConfig, dim: int, num_slots: int):
+        super().__init__()
+        self.config = config
+        self.token_heads = TokenHeads(dim, num_slots) if config.dense != "none" else None
+        self.num_slots = num_slots
+        self.label_embed = nn.Embedding(num_slots, dim) if config.denoising else None
+
+    def noise(self, objects: Objects | None) -> NoisedObjects | None:
+        """Noised objects to make queries from, if there shall be any."""
+        if self.label_embed is None or objects is None:
+            return None
+        config = self.config
+        return noise_objects(
+            objects,
+            config.denoising,
+            self.num_slots,
+            label_noise=config.label_noise,
+            box_noise=config.box_noise,
+        )
+
+
+class TwoStageDetr(nn.Module):
+    """Backbone, feature pyramid, selection of queries, decoder.
+
+    Args:
+        backbone: Gives maps of several strides.
+        levels: Of the backbone's maps, how many are read.
+        pyramid: Mixes them, and may add coarser ones.
+        position: Position encodings, for the pyramid's attention.
+        decoder: Refines boxes.
+        dim: Features D.
+        num_queries: Queries Q, the most objects an image can have.
+        num_slots: Label slots S; heads have S + 1 rows, the last for no-object.
+
+    Attributes:
+        aids: Parts of training; see :func:`add_aids`.
+    """
+
+    def __init__(
+        self,
+        backbone: ResNetBackbone,
+        levels: int,
+        pyramid: FeaturePyramid,
+        position: nn.Module,
+        decoder: BoxDecoder,
+        *,
+        dim: int,
+        num_queries: int,
+        num_slots: int,
+    ):
+        super().__init__()
+        self.backbone = nn.ModuleList((backbone, position))
+        self.levels = levels
+        self.pyramid = pyramid
+        self.token_proj = nn.Linear(dim, dim)
+        self.token_norm = nn.LayerNorm(dim)
+        self.token_heads = TokenHeads(dim, num_slots)
+        self.decoder = decoder
+        self.num_queries = num_queries
+        self.num_slots = num_slots
+        self.aids: TwoStageAids | None = None
+
+    def forward(
+        self, images: Tensor, padding_mask: Tensor | None = None, objects: Objects | None = None
+    ) -> Outputs:
+        """Detect.
+
+        Args:
+            images: Normalised float ``[B, 3, H, W]``, zero on padding.
+            padding_mask: bool ``[B, H, W]``, True = padding; None = no padding anywhere, which is faster.
+            objects: What lies in the images, for aids of training that begin there; ignored in detection.
+
+        Returns:
+            Logits ``[L, B, Q, S + 1]`` and boxes cxcywh ``[L, B, Q, 4]``, 0 to 1 of the image without padding.
+            In training the selected tokens' own come first, as a layer more.
+        """
+        memory, cells = self._encode(images, padding_mask)
+        features = self.token_norm(self.token_proj(memory.tokens))
+        logits, offsets = self.token_heads(features, cells.anchors)
+        chosen, real = best_tokens(logits, cells.valid, self.num_queries)
+        own_logits, own_offsets = take_tokens(logits, chosen), take_tokens(offsets, chosen)
+        queries, references = take_tokens(features, chosen).detach(), own_offsets.detach()
+        aids = self.aids if self.training else None
+        noised = None if aids is None else aids.noise(objects)
+        if noised is not None and aids is not None and aids.label_embed is not None:
+            queries = torch.cat((queries, aids.label_embed(noised.slots).to(queries.dtype)), dim=1)
+            references = torch.cat((references, noised.boxes_cxcywh.logit(eps=1e-4)), dim=1)
+        # known on the host: an image may have fewer tokens than there are queries
+        lacking = memory.padding_mask is not None or features.shape[1] < self.num_queries
+        query_mask = _query_mask(real, noised) if lacking or noised is not None else None
+        found_logits, found_boxes = self.decoder(queries, references, memory, query_mask)
+        denoised = None
+        if noised is not None and aids is not None:
+            answers = (found_logits[:, :, self.num_queries :], found_boxes[:, :, self.num_queries :])
+            denoised = DenoisedOutputs(*answers, noised.objects, aids.config.denoising)
+        found_logits, found_boxes = found_logits[:, :, : self.num_queries], found_boxes[:, :, : self.num_queries]
+        if self.training:
+            found_logits = torch.cat((own_logits[None], found_logits))
+            found_boxes = torch.cat((own_offsets.sigmoid()[None], found_boxes))
+        if lacking:
+            found_logits, found_boxes = hide_missing(found_logits, found_boxes, real)
+        dense = None
+        if aids is not None and aids.token_heads is not None:
+            dense = _read_tokens(aids.token_heads, features, cells)
+        return Outputs(found_logits, found_boxes, dense, denoised=denoised)
+
+    def _encode(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Memory, Cells]:
+        """The image as tokens of all levels, and where they lie."""
+        backbone, position = self.backbone
+        assert isinstance(backbone, ResNetBackbone)
+        maps, masks = zip(*backbone.pyramid(images, padding_mask, self.levels), strict=True)
+        mixed, mixed_masks = self.pyramid(maps, masks, position)
+        shapes_hw = [(int(x.shape[-2]), int(x.shape[-1])) for x in mixed]
+        cells = locate_cells(shapes_hw, mixed_masks, images.device)
+        tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in mixed], dim=1)
+        return _memory(tokens, shapes_hw, mixed_masks), cells
+
+
+def _query_mask(real: Tensor, noised: NoisedObjects | None) -> Tensor:
+    """Which queries may look at which: the model's own at each other, a copy's objects at each other."""
+    blocks, exists = torch.zeros_like(real[0], dtype=torch.int64), real
+    if noised is not None:
+        blocks = torch.cat((blocks, noised.blocks + 1))
+        exists = torch.cat((real, noised.objects != NO_QUERY), dim=1)
+    return block_mask(blocks, exists)
+
+
+def _read_tokens(heads: TokenHeads, features: Tensor, cells: Cells) -> DenseOutputs:
+    logits, offsets = heads(features, cells.anchors)
+    return DenseOutputs(logits, offsets.sigmoid(), cells.points, cells.valid)
+
+
+def _memory(tokens: Tensor, shapes_hw: list[tuple[int, int]], masks: list[Tensor | None]) -> Memory:
+    known = [mask.flatten(1) for mask in masks if mask is not None]
+    if not known:
+        return Memory(tokens, shapes_hw, None, None)
+    padding_mask = torch.cat(known, dim=1)
+    return Memory(tokens, shapes_hw, padding_mask, valid_shares(padding_mask, shapes_hw))
+
+
+@torch.no_grad()
+def start_heads(class_embed: nn.Linear, bbox_embed: MLP) -> None:
+    """Begin with no objects, and with boxes where they are."""
+    last = bbox_embed.layers[-1]
+    assert isinstance(last, nn.Linear)
+    nn.init.zeros_(last.weight)
+    nn.init.zeros_(last.bias)
+    nn.init.zeros_(class_embed.bias)
+    class_embed.bias[-1] = _FIRST_NO_OBJECT
+
+
+def build_two_stage(config: ModelConfig, num_slots: int) -> TwoStageDetr:
+    """A two-stage DETR with random weights.
+
+    Raises:
+        ConfigError: The config asks for what this family does not have.
+    """
+    if config.position != "sine":
+        raise ConfigError(f"model.position is {config.position}; the two_stage family has sine positions only")
+    dim = config.hidden_dim
+    backbone = build_backbone(config)
+    norm = "group" if config.backbone_norm in ("auto", "group") else "batch"
+    channels = backbone.stage_channels[-2:] if config.levels > 1 else backbone.stage_channels[-1:]
+    encoder = None
+    if config.encoder_layers:
+        layer = (dim, config.num_heads, config.ffn_dim, config.dropout, config.pre_norm)
+        encoder = Encoder([EncoderLayer(*layer) for _ in range(config.encoder_layers)], dim, config.pre_norm)
+    pyramid = FeaturePyramid(channels, dim, encoder, extra_levels=config.levels - len(channels), norm=norm)
+    layers = [
+        BoxDecoderLayer(dim, config.num_heads, config.ffn_dim, config.dropout, config.levels)
+        for _ in range(config.decoder_layers)
+    ]
+    decoder = BoxDecoder(layers, dim, num_slots)
+    for class_head, box_head in zip(decoder.class_embed, decoder.bbox_embed, strict=True):
+        assert isinstance(class_head, nn.Linear)
+        assert isinstance(box_head, MLP)
+        start_heads(class_head, box_head)
+    return TwoStageDetr(
+        backbone,
+        len(channels),
+        pyramid,
+        SinePosition(dim, config.position_temperature, config.position_scale),
+        decoder,
+        dim=dim,
+        num_queries=config.num_queries,
+        num_slots=num_slots,
+    )
+
+
+def add_aids(model: TwoStageDetr, _config: ModelConfig, aids: AidsConfig) -> None:
+    """Give a model, in place, what it has in training only; its own weights stay as they are.
+
+    Raises:
+        ConfigError: The aids are of learned queries, which this family does not have.
+    """
+    if aids.groups > 1:
+        raise ConfigError(
+            f"aids.groups is {aids.groups}, but the queries of the two_stage family are not learned; set it to 1"
+        )
+    if aids.dense != "none" or aids.denoising:
+        dim = model.token_proj.out_features
+        model.aids = TwoStageAids(aids, dim, model.num_slots)

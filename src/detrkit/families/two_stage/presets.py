@@ -1,0 +1,68 @@
+"""Presets of the two-stage DETR: plain functions returning configs. No torch in here."""
+
+from __future__ import annotations
+
+from detrkit.config import BackboneName, Config, DataConfig, ModelConfig, TrainConfig, TransformConfig
+from detrkit.families.preset import Preset
+
+
+def detr_tiny_two_stage() -> Config:
+    """A DETR of two million parameters for images of 128 pixels: learns the demo set on a CPU in minutes."""
+    return Config(
+        model=_two_stage("detr-tiny-two-stage", "mini", hidden_dim=96, ffn_dim=256, num_queries=30),
+        transforms=TransformConfig(recipe="resize", scales=(128,), max_size=192, eval_size=128),
+        data=DataConfig(workers=0),  # decoding so small images costs less than handing them over
+        train=TrainConfig(init="none", epochs=8, eval_every=2, batch_size=16),
+    )
+
+
+def detr_nano_two_stage() -> Config:
+    """A DETR of under four million parameters whose queries are chosen from the image: for little data."""
+    return Config(
+        model=_two_stage("detr-nano-two-stage", "nano", hidden_dim=128, ffn_dim=512, num_queries=100),
+        transforms=TransformConfig(recipe="resize", scales=(320,), max_size=480, eval_size=320),
+        train=TrainConfig(init="none", epochs=100, eval_every=5, batch_size=8),
+    )
+
+
+def _two_stage(
+    preset: str, backbone: BackboneName, *, hidden_dim: int, ffn_dim: int, num_queries: int
+) -> ModelConfig:
+    return ModelConfig(
+        preset=preset,
+        family="two_stage",
+        backbone=backbone,
+        backbone_norm="batch",
+        frozen_stages=0,
+        levels=3,
+        hidden_dim=hidden_dim,
+        num_heads=4,
+        encoder_layers=1,
+        decoder_layers=3,
+        ffn_dim=ffn_dim,
+        dropout=0.0,
+        num_queries=num_queries,
+    )
+
+
+_FAST = {
+    "aids.dense": "none",
+    "aids.denoising": 2,
+    "train.lr": 1e-3,
+    "train.backbone_lr": 1e-3,
+}
+
+PRESETS: dict[str, Preset] = {
+    "detr-tiny-two-stage": Preset(
+        detr_tiny_two_stage,
+        "the demo: small images, queries chosen from the image, learns on a CPU in minutes",
+        2.0,
+        fast=_FAST,
+    ),
+    "detr-nano-two-stage": Preset(
+        detr_nano_two_stage,
+        "little data, no pretrained weights: queries chosen from the image",
+        3.6,
+        fast=_FAST,
+    ),
+}

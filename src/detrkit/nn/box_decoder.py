@@ -1,0 +1,109 @@
+"""A decoder whose queries are boxes, refined from layer to layer (arXiv:2010.04159, A.4; arXiv:2304.08069).
+
+Shapes: B images, M image tokens, Q queries, D features, L layers, S label slots.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detrkit.nn.attention import Attention
+from detrkit.nn.deformable import DeformableAttention
+from detrkit.nn.mlp import MLP
+from detrkit.nn.recompute import Recomputing, run_part
+
+
+class Memory(NamedTuple):
+    """The image tokens that queries look at. tokens: ``[B, M, D]``. shapes_hw: of each level.
+
+    padding_mask: bool ``[B, M]``, True = padding, or None. shares: of :func:`detrkit.nn.deformable.valid_shares`.
+    """
+
+    tokens: Tensor
+    shapes_hw: Sequence[tuple[int, int]]
+    padding_mask: Tensor | None
+    shares: Tensor | None
+
+
+class BoxDecoderLayer(nn.Module):
+    """Self-attention of queries, deformable attention around their boxes, feed-forward; norms after each.
+
+    Args:
+        dim: Features D.
+        num_heads: Attention heads.
+        ffn_dim: Features inside the feed-forward network.
+        dropout: On attention weights and branches.
+        num_levels: Feature maps.
+        num_points: Points a head and level.
+    """
+
+    def __init__(
+        self, dim: int, num_heads: int, ffn_dim: int, dropout: float, num_levels: int, num_points: int = 4
+    ):
+        super().__init__()
+        self.self_attn = Attention(dim, num_heads, dropout)
+        self.cross_attn = DeformableAttention(dim, num_heads, num_levels, num_points)
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        self.norm1 = nn.LayerNorm(dim)
+        self.norm2 = nn.LayerNorm(dim)
+        self.norm3 = nn.LayerNorm(dim)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, queries: Tensor, positions: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None
+    ) -> Tensor:
+        """One round: ``[B, Q, D]`` to ``[B, Q, D]``, with positions ``[B, Q, D]`` and boxes ``[B, Q, 4]``."""
+        placed = queries + positions
+        queries = self.norm1(queries + self.dropout(self.self_attn(placed, placed, queries, query_mask)))
+        looked = self.cross_attn(queries + positions, references, *memory)
+        queries = self.norm2(queries + self.dropout(looked))
+        fed = self.linear2(self.dropout(functional.relu(self.linear1(queries))))
+        return self.norm3(queries + self.dropout(fed))  # type: ignore[no-any-return]
+
+
+class BoxDecoder(Recomputing):
+    """A stack of layers; after each, a class and a box, which is where the next one looks.
+
+    Args:
+        layers: Their number is L.
+        dim: Features D.
+        num_slots: Label slots S; class heads have S + 1 rows, the last for no-object.
+    """
+
+    def __init__(self, layers: list[BoxDecoderLayer], dim: int, num_slots: int):
+        super().__init__()
+        self.layers = nn.ModuleList(layers)
+        self.query_pos = MLP(4, 2 * dim, dim, num_layers=2)
+        self.class_embed = nn.ModuleList(nn.Linear(dim, num_slots + 1) for _ in layers)
+        self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in layers)
+
+    def forward(
+        self, queries: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Refine.
+
+        Args:
+            queries: What queries start as, ``[B, Q, D]``.
+            references: Their boxes before the sigmoid, cxcywh ``[B, Q, 4]`` float32.
+            memory: The image.
+            query_mask: Which queries may look at which; as in :class:`detrkit.nn.transformer.DecoderLayer`.
+
+        Returns:
+            Logits ``[L, B, Q, S + 1]`` and boxes cxcywh ``[L, B, Q, 4]``, 0 to 1, both float32.
+        """
+        logits, boxes = [], []
+        for layer, class_head, box_head in zip(self.layers, self.class_embed, self.bbox_embed, strict=True):
+            places = references.sigmoid()
+            positions = self.query_pos(places).to(queries.dtype)
+            queries = run_part(self, layer, layer, queries, positions, places, memory, query_mask)
+            refined = box_head(queries).float() + references
+            logits.append(class_head(queries).float())
+            boxes.append(refined.sigmoid())
+            references = refined.detach()
+        return torch.stack(logits), torch.stack(boxes)

@@ -1,0 +1,117 @@
+"""A pyramid of feature maps: self-attention on the coarsest, then a way down and up again between them.
+
+Attention inside the coarsest map only is RT-DETR's (arXiv:2304.08069, section 4.2), the way down FPN's
+(arXiv:1612.03144), the way up PAN's (arXiv:1803.01534).
+
+Shapes: B images, D features, h x w cells of a level. Levels go from fine to coarse.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detrkit.nn.norm import NORMS, PaddedGroupNorm
+from detrkit.nn.transformer import Encoder
+
+
+class ConvNorm(nn.Module):
+    """A convolution, a norm and a ReLU, none of which lets padding leak into the image."""
+
+    def __init__(self, channels: int, dim: int, kernel_size: int, stride: int = 1, *, norm: str, act: bool = True):
+        super().__init__()
+        self.conv = nn.Conv2d(channels, dim, kernel_size, stride, kernel_size // 2, bias=False)
+        self.norm = NORMS[norm](dim)
+        self.act = act
+        nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
+
+    def forward(self, x: Tensor, valid: Tensor | None, valid_out: Tensor | None = None) -> Tensor:
+        """Apply to ``[B, C, h, w]``.
+
+        Args:
+            x: Features.
+            valid: ``[B, 1, h, w]``, 1 on the image and 0 on padding; None = no padding.
+            valid_out: The same of the output, where its size differs.
+        """
+        x = self.conv(x if valid is None else x * valid.to(x.dtype))
+        inside = valid if valid_out is None else valid_out
+        x = self.norm(x, inside) if isinstance(self.norm, PaddedGroupNorm) else self.norm(x)
+        return functional.relu(x, inplace=True) if self.act else x
+
+
+class FeaturePyramid(nn.Module):
+    """Mixes feature maps of several strides, each half the size of the one before.
+
+    Args:
+        channels: Of the backbone's maps, fine to coarse.
+        dim: Features D.
+        encoder: Self-attention on the coarsest level; None = none.
+        extra_levels: Further levels that begin with a strided convolution of the last map.
+        norm: As for backbones.
+    """
+
+    def __init__(
+        self, channels: Sequence[int], dim: int, encoder: Encoder | None, *, extra_levels: int = 0, norm: str
+    ):
+        super().__init__()
+        levels = len(channels) + extra_levels
+        self.lateral = nn.ModuleList(ConvNorm(count, dim, 1, norm=norm, act=False) for count in channels)
+        self.extra = nn.ModuleList(
+            ConvNorm(channels[-1] if number == 0 else dim, dim, 3, 2, norm=norm, act=False)
+            for number in range(extra_levels)
+        )
+        self.encoder = encoder
+        self.down = nn.ModuleList(ConvNorm(dim, dim, 3, norm=norm) for _ in range(levels - 1))
+        self.stride = nn.ModuleList(ConvNorm(dim, dim, 3, 2, norm=norm, act=False) for _ in range(levels - 1))
+        self.up = nn.ModuleList(ConvNorm(dim, dim, 3, norm=norm) for _ in range(levels - 1))
+
+    def forward(
+        self, maps: Sequence[Tensor], masks: Sequence[Tensor | None], position: nn.Module
+    ) -> tuple[list[Tensor], list[Tensor | None]]:
+        """Mix.
+
+        Args:
+            maps: ``[B, C, h, w]`` each, fine to coarse.
+            masks: bool ``[B, h, w]`` each, True = padding; None = no padding.
+            position: Gives position encodings of a feature map as tokens.
+
+        Returns:
+            ``[B, D, h, w]`` of every level, further ones included, and their masks.
+        """
+        masks = list(masks)
+        mixed = [layer(x, _valid(mask)) for layer, x, mask in zip(self.lateral, maps, masks, strict=True)]
+        last = maps[-1]
+        for layer in self.extra:
+            # a level of n cells has (n + 1) // 2 on the next, of the image as of the padded map
+            below = masks[-1]
+            masks.append(None if below is None else below[:, ::2, ::2])
+            last = layer(last, _valid(below), _valid(masks[-1]))
+            mixed.append(last)
+        valid = [_valid(mask) for mask in masks]
+        if self.encoder is not None:
+            mixed[-1] = self._attend(mixed[-1], masks[-1], position)
+        for level in reversed(range(len(mixed) - 1)):
+            mixed[level] = self.down[level](mixed[level] + _enlarged(mixed[level + 1], mixed[level]), valid[level])
+        for level in range(len(mixed) - 1):
+            strided = self.stride[level](mixed[level], valid[level], valid[level + 1])
+            mixed[level + 1] = self.up[level](mixed[level + 1] + strided, valid[level + 1])
+        return mixed, masks
+
+    def _attend(self, x: Tensor, mask: Tensor | None, position: nn.Module) -> Tensor:
+        assert self.encoder is not None
+        tokens = x.flatten(2).transpose(1, 2)
+        attn_mask = None if mask is None else ~mask.flatten(1)[:, None, None, :]
+        tokens = self.encoder(tokens, position(x, mask).to(tokens.dtype), attn_mask)
+        return tokens.transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
+
+
+def _valid(mask: Tensor | None) -> Tensor | None:
+    return None if mask is None else (~mask)[:, None].float()
+
+
+def _enlarged(coarse: Tensor, fine: Tensor) -> Tensor:
+    """Every cell twice along both axes; interpolating to the size would depend on the padding."""
+    height, width = fine.shape[-2:]
+    return coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[:, :, :height, :width]

@@ -1,0 +1,193 @@
+"""Multi-scale deformable sampling: weighted sums of points of several feature maps (arXiv:2010.04159, eq. 3).
+
+Shapes: B images, M cells of all levels one after another (each level row by row), H heads, C features of a head,
+Q queries, L levels, S points of a query and head over all levels, level by level. Cells have their centres at
+half-integers (``align_corners=False``), and the map is zero outside.
+
+On the CPU a map is a table with a row for each cell and head, and a query's sum is a bag of rows with weights.
+Forward and backward take about half the time of ``grid_sample``, because what is read at a point is never written
+out. Elsewhere, and in what is compiled or exported, ``grid_sample`` does the work.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional
+
+from detrkit.errors import UsageError
+
+
+def deformable_sample(
+    values: Tensor,
+    shapes_hw: Sequence[tuple[int, int]],
+    points: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+) -> Tensor:
+    """Sum values at sampling points, each read bilinearly and multiplied by its weight.
+
+    Everything is computed in float32, autocast or not.
+
+    Args:
+        values: ``[B, M, H, C]``, zero on padding.
+        shapes_hw: Height and width of each level.
+        points: Points of each level; their sum is S.
+        locations: ``[B, Q, H, S, 2]``, (x, y), 0 to 1 over the level's map with its padding; may lie outside.
+        weights: ``[B, Q, H, S]``.
+
+    Returns:
+        ``[B, Q, H * C]`` in the dtype of ``values``.
+
+    Raises:
+        UsageError: Shapes contradict each other.
+    """
+    _check_shapes(values, shapes_hw, points, locations, weights)
+    by_rows = values.device.type == "cpu" and not torch.compiler.is_compiling()
+    sample = _sample_rows if by_rows else _sample_grids
+    # none of the operations inside is one that autocast turns to bf16
+    return sample(values.float(), shapes_hw, points, locations.float(), weights.float()).to(values.dtype)
+
+
+def _sample_grids(
+    values: Tensor, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """As :func:`deformable_sample`, through ``grid_sample``."""
+    batch, _, heads, features = values.shape
+    cells = [height * width for height, width in shapes_hw]
+    maps = torch.split(values.permute(0, 2, 3, 1).flatten(0, 1), cells, dim=2)
+    grids = torch.split((2 * locations - 1).transpose(1, 2).flatten(0, 1), list(points), dim=2)
+    sampled = [
+        functional.grid_sample(
+            level.reshape(-1, features, height, width), grid, padding_mode="zeros", align_corners=False
+        )
+        for level, (height, width), grid in zip(maps, shapes_hw, grids, strict=True)
+    ]  # each [B * H, C, Q, points]
+    sums = (torch.cat(sampled, dim=3) * weights.transpose(1, 2).flatten(0, 1)[:, None]).sum(3)
+    return sums.view(batch, heads * features, -1).transpose(1, 2)
+
+
+def _sample_rows(
+    values: Tensor, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """As :func:`deformable_sample`, as bags of the rows of a table."""
+    batch, num_queries, heads, _ = weights.shape
+    rows, shares = _corners(values.shape[1], shapes_hw, points, locations, weights)
+    rows, shares = rows.flatten(0, 2), shares.flatten(0, 2)
+    table = values.reshape(-1, values.shape[3])
+    sums: Tensor = functional.embedding_bag(rows, table.detach(), mode="sum", per_sample_weights=shares)
+    sums = _TableGradient.apply(sums, table, rows, shares.detach())
+    return sums.view(batch, num_queries, heads * values.shape[3])
+
+
+def _corners(
+    cells: int, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The four cells around each point, and what each adds.
+
+    Args:
+        cells: M.
+        shapes_hw: Height and width of each level.
+        points: Points of each level.
+        locations: ``[B, Q, H, S, 2]``.
+        weights: ``[B, Q, H, S]``.
+
+    Returns:
+        Rows of the table ``[B, Q, H, 4 * S]``, and their weights, 0 for a cell outside the map.
+    """
+    batch, _, heads, _ = weights.shape
+    device = weights.device
+    level = torch.arange(len(shapes_hw), device=device).repeat_interleave(torch.tensor(points, device=device))
+    sizes = torch.tensor(shapes_hw, device=device)
+    starts = sizes.prod(1).cumsum(0) - sizes.prod(1)
+    height, width = sizes[level].unbind(1)  # of the level of each point, [S]
+    image_start = torch.arange(batch, device=device)[:, None, None, None] * cells
+    first_rows = (image_start + starts[level]) * heads + torch.arange(heads, device=device)[:, None]
+
+    columns = [(cell * heads, share) for cell, share in _neighbours(locations[..., 0], width)]
+    lines = [
+        (torch.addcmul(first_rows, cell, width * heads), share * weights)
+        for cell, share in _neighbours(locations[..., 1], height)
+    ]
+    rows = torch.cat([line + column for line, _ in lines for column, _ in columns], dim=3)
+    shares = torch.cat([line * column for _, line in lines for _, column in columns], dim=3)
+    return rows, shares
+
+
+def _neighbours(locations: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """The two cells next to a point along one axis, low and high, and their shares of it.
+
+    A cell outside the map counts as the map's first or last one, with a share of 0.
+
+    Args:
+        locations: ``[..., S]``, 0 to 1.
+        size: Cells along the axis, ``[S]``.
+    """
+    position = locations * size - 0.5
+    floor = position.detach().floor()
+    fraction = position - floor
+    low = floor.long()
+    neighbours = []
+    for cell, share in ((low, 1 - fraction), (low + 1, fraction)):
+        inside = (cell >= 0) & (cell < size)
+        neighbours.append((cell.clamp(min=0).minimum(size - 1), share * inside))
+    return neighbours
+
+
+class _TableGradient(torch.autograd.Function):
+    """Passes bags of rows through, and gives the table the gradient that they would have given it.
+
+    The gradient is itself made of bags: for each row of the table, the queries that read it. That is
+    faster than what ``embedding_bag`` does, and the same for any number of threads.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, sums: Tensor, table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
+        ctx.save_for_backward(rows, shares)
+        ctx.table_rows = len(table)
+        return sums.view_as(sums)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
+        if not ctx.needs_input_grad[1]:
+            return gradient, None, None, None
+        rows, shares = ctx.saved_tensors
+        readings = rows.flatten()
+        order = readings.argsort(stable=True)
+        counts = torch.bincount(readings, minlength=ctx.table_rows)
+        to_table = functional.embedding_bag(
+            order.div(rows.shape[1], rounding_mode="floor"),
+            gradient,
+            counts.cumsum(0) - counts,
+            mode="sum",
+            per_sample_weights=shares.flatten()[order],
+        )
+        return gradient, to_table, None, None
+
+
+def _check_shapes(
+    values: Tensor, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
+) -> None:
+    """Whoever builds a model meets these; torch's own words would be about bags or grids."""
+    if values.ndim != 4:
+        raise UsageError(f"values have shape {list(values.shape)}, expected [images, cells, heads, features]")
+    if len(points) != len(shapes_hw):
+        raise UsageError(f"points are {list(points)}, expected one count for each of {len(shapes_hw)} levels")
+    cells = sum(height * width for height, width in shapes_hw)
+    if values.shape[1] != cells:
+        raise UsageError(
+            f"values hold {values.shape[1]} cells, expected {cells} of the levels {list(shapes_hw)}; "
+            "give the levels one after another, each as (height, width)"
+        )
+    batch, _, heads, _ = values.shape
+    queries = weights.shape[1] if weights.ndim > 1 else 0
+    expected = [batch, queries, heads, sum(points)]
+    if list(weights.shape) != expected:
+        raise UsageError(f"weights have shape {list(weights.shape)}, expected {expected} (B, Q, heads, points)")
+    if list(locations.shape) != [*expected, 2]:
+        raise UsageError(f"locations have shape {list(locations.shape)}, expected {[*expected, 2]} (x, y last)")

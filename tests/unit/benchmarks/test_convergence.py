@@ -1,0 +1,355 @@
+"""The harness of convergence: budgets, data sets, runs that are not made twice, tables and curves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+import detrkit
+from benchmarks.convergence import __main__ as harness
+from benchmarks.convergence import report, runs
+from benchmarks.convergence.budget import Budget, epochs_within, evaluations_every, measure_epoch
+from benchmarks.convergence.competitors import Conditions, config_of
+from benchmarks.convergence.data_sets import DATA_SETS, Files, find_data, write_subset
+from benchmarks.convergence.recipes import RECIPES, Recipe
+from detrkit.config import Config
+from detrkit.data.synthetic import write_synthetic
+from detrkit.errors import TrainingError, UsageError
+from detrkit.runs.split import read_split
+
+QUICK = ("--quick", "--recipes", "plain,fast", "--device", "cpu", "--threads", "1")
+
+
+@pytest.fixture(autouse=True)
+def _small_recipes(monkeypatch: pytest.MonkeyPatch):
+    """Recipes of the tests' own, so that the table can be edited freely."""
+    small = {"model.decoder_layers": 1, "model.num_queries": 5, "train.batch_size": 4}
+    for name in list(RECIPES):
+        monkeypatch.delitem(RECIPES, name)
+    monkeypatch.setitem(RECIPES, "plain", Recipe("detr-tiny", "plain", small))
+    monkeypatch.setitem(RECIPES, "fast", Recipe("detr-tiny", "fast", small, against="plain"))
+
+
+@pytest.fixture
+def demo(tmp_path: Path) -> Files:
+    return find_data("demo", None, tmp_path / "made", quick=True)
+
+
+class TestBudget:
+    def test_epochs_fill_most_of_the_minutes_and_never_more(self):
+        assert epochs_within(14, 10.0) == 81  # 97 % of 840 s
+        assert epochs_within(1, 58.2) == 1
+        assert epochs_within(1, 58.3) == 1  # one at least, and the table says that it took longer
+        assert epochs_within(10, 0.5) * 0.5 <= 600
+
+    @pytest.mark.parametrize(("epochs", "every"), [(1, 1), (6, 1), (12, 1), (60, 5), (100, 8), (1000, 83)])
+    def test_there_are_about_twelve_evaluations(self, epochs: int, every: int):
+        assert evaluations_every(epochs) == every
+        assert epochs // every <= 13
+
+    @pytest.mark.parametrize("given", [{}, {"minutes": 1.0, "epochs": 1}, {"minutes": 0.0}, {"epochs": 0}])
+    def test_it_is_either_minutes_or_epochs_and_something(self, given: dict[str, Any]):
+        with pytest.raises(UsageError, match=r"budget"):
+            Budget(**given)
+
+    def test_an_epoch_is_measured_on_few_images_and_without_the_first(self, demo: Files, tmp_path: Path):
+        seen: dict[str, Any] = {}
+
+        def train(config: Config, run_dir: Path, on_evaluation: Any) -> None:
+            run_dir.mkdir(parents=True)
+            lines = [{"kind": "epoch", "step": 0, "epoch": n, "seconds": s} for n, s in enumerate((9, 2, 4))]
+            (run_dir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
+            content = json.loads(Path(config.data.train_annotations or "").read_text())
+            seen.update(images=len(content["images"]), epochs=config.train.epochs, ends=on_evaluation(3, {}))
+
+        config = config_of("plain", demo, 0, Conditions(device="cpu"))
+        many = write_synthetic(tmp_path / "many", 300, 1, size=16)
+        files = Files(
+            "many", many / "annotations" / "instances_train2017.json", many / "train2017", *demo_val(demo)
+        )
+        seconds = measure_epoch(train, config, files, tmp_path / "work")
+        assert seen["images"] == 120  # 30 batches of 4
+        assert seen["ends"] is True
+        assert seen["epochs"] >= 100  # the beginning of a long training, not the end of a short one
+        assert seconds == pytest.approx((2 + 4) / 2 * 75 / 30)
+        assert not (tmp_path / "work").exists()
+
+
+def demo_val(demo: Files) -> tuple[Path, Path, tuple[int, int]]:
+    return demo.val_annotations, demo.val_images, demo.size
+
+
+class TestDataSets:
+    @pytest.mark.parametrize(
+        ("name", "train", "val", "classes"),
+        [("bccd", 205, 72, 3), ("chess", None, None, 14), ("cones", None, None, 2), ("coco", 180, 110, 80)],
+    )
+    def test_every_real_set_is_read(
+        self, shared_data: Path, tmp_path: Path, name: str, train: int | None, val: int | None, classes: int
+    ):
+        files = find_data(name, shared_data, tmp_path)
+        config = config_of("plain", files, 0, Conditions(device="cpu"))
+        parts = [read_split(config, split, strict=True) for split in ("train", "val")]
+        found = [len(part.index) for part in parts]
+        assert found == [train or found[0], val or found[1]]
+        assert min(found) >= 10
+        assert files.train_count() == found[0]
+        names = [{part.index.file_name(row) for row in range(len(part.index))} for part in parts]
+        assert not names[0] & names[1]
+        assert len(parts[0].index.class_map) == classes
+        assert config.transforms.eval_size == DATA_SETS[name].size[0]
+
+    def test_a_missing_folder_is_named(self, tmp_path: Path):
+        with pytest.raises(UsageError, match=r"bccd_voc.*--data"):
+            find_data("bccd", None, tmp_path)
+        with pytest.raises(UsageError, match=r"no folder .*cones_yolo"):
+            find_data("cones", tmp_path, tmp_path)
+        (tmp_path / "bccd_voc").mkdir()
+        with pytest.raises(UsageError, match=r"instances_train\.json is not there"):
+            find_data("bccd", tmp_path, tmp_path)
+        with pytest.raises(UsageError, match=r"'cats'; known: demo, bccd"):
+            find_data("cats", tmp_path, tmp_path)
+
+    def test_the_demo_set_is_drawn_once(self, demo: Files, tmp_path: Path):
+        before = demo.val_images.stat().st_mtime_ns
+        again = find_data("demo", None, tmp_path / "made", quick=True)
+        assert again == demo
+        assert demo.val_images.stat().st_mtime_ns == before
+
+    def test_a_subset_keeps_all_classes_and_only_its_own_objects(self, demo: Files, tmp_path: Path):
+        whole = json.loads(demo.train_annotations.read_text())
+        part = json.loads(write_subset(demo.train_annotations, tmp_path / "part.json", 3).read_text())
+        ids = {image["id"] for image in part["images"]}
+        assert len(ids) == 3
+        assert part["categories"] == whole["categories"]
+        assert part["annotations"] == [item for item in whole["annotations"] if item["image_id"] in ids]
+
+
+class TestRuns:
+    def test_recipes_and_peers_run_and_what_is_complete_is_not_made_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        command = [*QUICK, "--peers", "fcos-mobilenet", "--out", str(tmp_path)]
+        assert harness.main(command) == 0
+        printed = capsys.readouterr().out
+        results = json.loads((tmp_path / "results.json").read_text())["runs"]
+        assert [result["competitor"] for result in results] == ["fast", "fcos-mobilenet", "plain"]
+        for result in results:
+            (point,) = result["points"]
+            assert point["epoch"] == result["epochs"] == 1
+            assert 0 < 60 * point["minutes"] == pytest.approx(result["training_s"])
+            assert result["training_s"] < result["total_s"]
+            assert result["machine"]["threads"] == 1
+            assert "versions" in result["machine"]
+            assert (tmp_path / "runs" / result["name"] / "config.yaml").is_file()
+        assert (tmp_path / "table.md").read_text().strip() == printed.rpartition("written to")[0].strip()
+        with Image.open(tmp_path / "curves.png") as picture:
+            assert picture.width > 800
+
+        made = []
+        monkeypatch.setattr(harness, "make", lambda job, *_: made.append(job.name) or results[0])
+        assert harness.main(command) == 0
+        assert made == []
+        (tmp_path / "runs" / "demo-fast-s0" / "result.json").unlink()  # as if it had been killed
+        assert harness.main(command) == 0
+        assert made == ["demo-fast-s0"]
+
+        monkeypatch.setitem(RECIPES, "plain", Recipe("detr-tiny", "plain", {"train.lr": 3e-3}))
+        assert harness.main(command) == 2
+        assert "train.lr" in capsys.readouterr().err
+        made.clear()
+        assert harness.main([*command, "--redo"]) == 0
+        assert made == ["demo-plain-s0", "demo-fast-s0", "demo-fcos-mobilenet-s0"]
+
+    def test_commands_repeat_the_runs(self, tmp_path: Path):
+        assert (
+            harness.main([*QUICK, "--recipes", "fast", "--peers", "fcos-mobilenet", "--out", str(tmp_path)]) == 0
+        )
+        ours, theirs = (tmp_path / "runs" / f"demo-{name}-s0" for name in ("fast", "fcos-mobilenet"))
+        commands = (tmp_path / "commands.txt").read_text().splitlines()
+        assert (
+            commands[0] == f"detrkit train --model detr-tiny --config {ours}/config.yaml --run repeat-{ours.name}"
+        )
+        assert commands[1].startswith(f"python -m benchmarks.convergence --repeat {theirs}/config.yaml")
+        detrkit.train("detr-tiny", config=ours / "config.yaml", run=tmp_path / "again", say=lambda _line: None)
+        assert harness.main(["--repeat", f"{theirs}/config.yaml", "--out", str(tmp_path / "peer")]) == 0
+        for first, second in ((ours, tmp_path / "again"), (theirs, tmp_path / "peer")):
+            assert untimed(first) == untimed(second)
+
+    def test_minutes_become_epochs_by_a_rehearsal(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(runs, "measure_epoch", lambda *_: 29.0)
+        monkeypatch.setattr(runs, "train", lambda config, run_dir, _: write_log(run_dir, config.train.epochs))
+        monkeypatch.setattr(runs, "_parameters", lambda *_: 7)
+        files = find_data("demo", None, tmp_path, quick=True)
+        job = runs.Job("plain", files, 0, Budget(minutes=1), Conditions(device="cpu", threads=1))
+        said: list[str] = []
+        result = runs.make(job, tmp_path, said.append)
+        assert result["epochs"] == 2
+        assert result["rehearsed_epoch_s"] == 29.0
+        assert "2 of them fit into 1 min" in said[0]
+        assert runs.result_of(job, tmp_path) == json.loads(json.dumps(result))
+
+    def test_ctrl_c_leaves_what_is_complete_and_says_how_to_go_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        def train(config: Config, run_dir: Path, _on_evaluation: Any) -> None:
+            if "fast" in run_dir.name:
+                write_log(run_dir, 1)
+                raise KeyboardInterrupt
+            write_log(run_dir, config.train.epochs)
+
+        monkeypatch.setattr(runs, "train", train)
+        monkeypatch.setattr(runs, "_parameters", lambda *_: 7)
+        assert harness.main([*QUICK, "--out", str(tmp_path)]) == 130
+        assert "the same command goes on" in capsys.readouterr().err
+        written = json.loads((tmp_path / "results.json").read_text())["runs"]
+        assert [result["name"] for result in written] == ["demo-plain-s0"]
+        assert not (tmp_path / "runs" / "demo-fast-s0" / "result.json").exists()
+
+    def test_one_that_fails_is_told_of_and_the_others_go_on(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ):
+        def train(config: Config, run_dir: Path, _on_evaluation: Any) -> None:
+            if "plain" in run_dir.name:
+                raise TrainingError("the loss is nan")
+            write_log(run_dir, config.train.epochs)
+
+        monkeypatch.setattr(runs, "train", train)
+        monkeypatch.setattr(runs, "_parameters", lambda *_: 7)
+        assert harness.main([*QUICK, "--out", str(tmp_path)]) == 1
+        assert "demo-plain-s0: TrainingError: the loss is nan" in capsys.readouterr().out
+        assert "| fast |" in (tmp_path / "table.md").read_text()
+
+    @pytest.mark.parametrize(
+        ("arguments", "message"),
+        [
+            (["--recipes", "quickest", "--epochs", "1"], "no competitor is called 'quickest'"),
+            (["--recipes", "none", "--epochs", "1"], "no competitor is asked for"),
+            (["--recipes", "plain"], "--minutes or as --epochs"),
+            (["--recipes", "plain", "--epochs", "1", "--seeds", "a"], "--seeds is 'a'"),
+        ],
+    )
+    def test_what_is_asked_wrongly_is_said(
+        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+    ):
+        assert harness.main([*arguments, "--out", str(tmp_path)]) == 2
+        assert message in capsys.readouterr().err
+
+    def test_the_list_names_all(self, capsys: pytest.CaptureFixture[str]):
+        assert harness.main(["--list"]) == 0
+        printed = capsys.readouterr().out
+        for name in (*DATA_SETS, "plain", "fast", "dfine-n-clip0.1", "rtdetrv2-n", "fcos-r18", "retinanet-r18"):
+            assert f"  {name} " in printed
+
+
+def untimed(run_dir: Path) -> list[dict[str, Any]]:
+    """What a run recorded, without times and memory."""
+    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    timed = ("seconds", "elapsed_s", "images_per_s", "data_wait", "memory_gib")
+    return [{name: value for name, value in record.items() if name not in timed} for record in records]
+
+
+def write_log(run_dir: Path, epochs: int) -> None:
+    run_dir.mkdir(parents=True)
+    with (run_dir / "metrics.jsonl").open("w") as file:
+        for epoch in range(1, epochs + 1):
+            for record in ({"kind": "epoch", "seconds": 30.0}, {"kind": "eval", "AP": 0.1 * epoch, "AP50": 0.2}):
+                file.write(json.dumps({**record, "step": epoch, "epoch": epoch}) + "\n")
+
+
+def made_up(
+    competitor: str,
+    aps: Sequence[float],
+    *,
+    seed: int = 0,
+    every: int = 1,
+    budget: Mapping[str, Any] | None = None,
+) -> dict[str, Any]:
+    """A result with so many evaluations, half a minute an epoch."""
+    points = [
+        {"epoch": every * n, "minutes": every * n / 2, "AP": ap, "AP50": 1.5 * ap} for n, ap in enumerate(aps, 1)
+    ]
+    epochs = every * len(aps)
+    return {
+        "name": f"demo-{competitor}-s{seed}",
+        "data": "demo",
+        "competitor": competitor,
+        "seed": seed,
+        "parameters": 1_234_567,
+        "epochs": epochs,
+        "training_s": 30.0 * epochs,
+        "total_s": 36.0 * epochs,
+        "AP": aps[-1],
+        "AP50": 1.5 * aps[-1],
+        "best_AP": max(aps),
+        "points": points,
+        "command": "again",
+        "machine": {"processor": "quick"},
+        "asked": {"budget": budget or {"minutes": None, "epochs": epochs}},
+    }
+
+
+class TestReport:
+    def test_figures_are_means_over_seeds(self):
+        results = [made_up("plain", [0.1, 0.2, 0.4, 0.3], seed=1), made_up("plain", [0.0, 0.1, 0.2, 0.2])]
+        (row,) = report.standings(results)[2:]
+        cells = [cell.strip() for cell in row.split("|")[1:-1]]
+        assert cells == [
+            "plain",
+            "1.23",
+            "0, 1",
+            "4",
+            "**0.250** (0.200, 0.300)",
+            "0.375",
+            "0.300",
+            "0.050, 0.150, 0.300",
+            "2.00",
+            "2.40",
+            "4 epochs",
+        ]
+
+    def test_a_budget_that_was_exceeded_is_said(self):
+        within = made_up("plain", [0.1, 0.2], budget={"minutes": 1.0, "epochs": None})
+        over = made_up("fast", [0.1, 0.2, 0.3], budget={"minutes": 1.2, "epochs": None})
+        first, second = report.standings([within, over])[2:]
+        assert first.endswith("| 1 min |")
+        assert second.endswith("| 1.2 min, **25.0% over** |")
+
+    def test_epochs_to_reach_are_a_share_of_the_other_recipes_epochs_by_seed(self):
+        results = [
+            made_up("plain", [0.1, 0.2, 0.3], every=4),
+            made_up("fast", [0.2, 0.3, 0.5], every=2),
+            made_up("plain", [0.1, 0.9], every=4, seed=1),
+            made_up("fast", [0.2, 0.3, 0.5], every=2, seed=1),
+            made_up("plain", [0.0], seed=2),
+            made_up("fast", [0.2], seed=2),
+            made_up("fast", [0.2], seed=3),
+        ]
+        assert report.epochs_to_reach(results)[2:] == [
+            "| fast | plain: 0.300 | 0 | epoch 4 of 12: 33% | 2.00 |",
+            "| fast | plain: 0.900 | 1 | not reached | |",
+            "| fast | plain: 0.000 | 2 | nothing to reach | |",
+        ]
+        assert report.epochs_to_reach([made_up("plain", [0.1])]) == []
+
+    def test_the_page_has_every_point_and_the_failures(self):
+        text = report.page([made_up("plain", [0.1, 0.25], every=3)], {"demo-fast-s0": "it diverged"})
+        assert "| plain | 0 | 6 | 3.00 | 0.250 | 0.375 |" in text
+        assert "- demo-fast-s0: it diverged" in text
+        assert "- processor: quick" in text
+
+    def test_curves_of_runs_of_different_lengths_are_drawn(self, tmp_path: Path):
+        results = [
+            made_up("plain", [0.1, 0.2, 0.3]),
+            made_up("plain", [0.1, 0.3], seed=1, every=2),
+            made_up("fcos-r18", [0.5]),
+            {**made_up("plain", [0.3, 0.4]), "data": "bccd"},
+        ]
+        path = report.draw_curves(results, tmp_path / "curves.png")
+        with Image.open(path) as picture:
+            assert picture.height > 700

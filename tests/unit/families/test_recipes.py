@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from detrkit.config import Config, ModelConfig, read_config, update_config, write_config
+from detrkit.errors import ConfigError, UsageError
+from detrkit.families import PRESETS, get_preset
+from detrkit.families.recipes import FAST, PLAIN, apply_recipe, preset_config, resolve_config, resolve_recipe
+from tests.e2e.conftest import run_here
+
+WITH_WEIGHTS = [name for name, preset in PRESETS.items() if preset.published or preset.backbone_file]
+WITHOUT = [name for name in PRESETS if name not in WITH_WEIGHTS]
+
+
+def values(config: Config, keys: Any) -> dict[str, Any]:
+    found = config.model_dump()
+    return {key: found[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
+
+
+def test_there_are_presets_of_both_kinds():
+    assert {"detr-r50", "detr-r18"} <= set(WITH_WEIGHTS)
+    assert {"detr-tiny", "detr-nano", "detr-nano-two-stage"} <= set(WITHOUT)
+
+
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
+def test_with_pretrained_weights_plain_is_the_default(name: str):
+    for init in (None, "auto", "backbone", "published", "runs/some-run"):
+        config = resolve_config(name, None, {} if init is None else {"train.init": init})
+        assert config.train.recipe == "plain"
+        assert values(config, PLAIN) == PLAIN
+
+
+@pytest.mark.parametrize("name", WITH_WEIGHTS)
+def test_from_random_weights_fast_is_the_default(name: str):
+    config = resolve_config(name, None, {"train.init": "none"})
+    assert config.train.recipe == "fast"
+    assert values(config, FAST) == FAST
+    assert config.train.lr > 1e-4
+
+
+@pytest.mark.parametrize("name", WITHOUT)
+def test_presets_without_pretrained_weights_are_fast(name: str):
+    config = preset_config(name)
+    assert config == resolve_config(name, None, {})
+    assert config.train.recipe == "fast"
+    wanted = {**FAST, **PRESETS[name].fast}
+    assert values(config, wanted) == wanted
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_plain_is_exactly_as_published(name: str):
+    """The values of the paper and its code are those that the config has by itself."""
+    config = resolve_config(name, None, {"train.recipe": "plain"})
+    assert values(config, PLAIN) == values(Config(), PLAIN) == PLAIN
+    assert config.train.recipe == "plain"
+    own = get_preset(name).config()
+    assert update_config(config, {"train.recipe": "auto"}) == own
+    changed = {key for key in values(own, PLAIN) if values(own, [key]) != values(Config(), [key])}
+    assert changed == set()
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_a_recipe_never_changes_what_the_model_computes(name: str):
+    """Only how queries begin, which no weights that are loaded keep."""
+    plain, fast = (resolve_config(name, None, {"train.recipe": recipe}) for recipe in ("plain", "fast"))
+    same = {"query_init": "normal"}
+    assert plain.model.model_copy(update=same) == fast.model.model_copy(update=same)
+    assert (plain.data, plain.transforms) == (fast.data, fast.transforms)
+    assert plain.train.epochs == fast.train.epochs
+
+
+def test_recipes_set_the_same_keys():
+    """Or one would leave behind what another has set."""
+    every = set(FAST).union(*(preset.fast for preset in PRESETS.values()))
+    assert every <= set(PLAIN)
+    for name in PRESETS:
+        fast = apply_recipe(get_preset(name).config(), "fast")
+        back = apply_recipe(fast, "plain")
+        assert update_config(back, {"train.recipe": "auto"}) == get_preset(name).config()
+
+
+def test_the_config_of_detr_r50_is_what_it_was():
+    before = Config(model=ModelConfig(preset="detr-r50", backbone="resnet50"))
+    assert preset_config("detr-r50") == update_config(before, {"train.recipe": "plain"})
+    assert before == Config()
+    published = {
+        "model": {"hidden_dim": 256, "num_heads": 8, "encoder_layers": 6, "decoder_layers": 6, "ffn_dim": 2048},
+        "loss": {"class_cost": 1, "l1_cost": 5, "giou_cost": 2, "l1_weight": 5, "giou_weight": 2},
+        "train": {"lr": 1e-4, "backbone_lr": 1e-5, "weight_decay": 1e-4, "clip_norm": 0.1, "schedule": "step"},
+    }
+    assert update_config(preset_config("detr-r50"), published) == preset_config("detr-r50")
+
+
+def test_fine_tuning_at_the_pace_of_fast_keeps_the_learning_rates_of_pretrained_weights():
+    config = resolve_config("detr-r50", None, {"train.recipe": "fast"})
+    assert (config.train.lr, config.train.backbone_lr) == (1e-4, 1e-5)
+    assert (config.train.schedule, config.aids.dense) == ("cosine", "center")
+
+
+@pytest.mark.parametrize("recipe", ["plain", "fast", "auto"])
+def test_what_is_asked_for_goes_over_the_recipe(recipe: str, tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {clip_norm: 0.7, lr: 5.0e-4}\naids: {groups: 4}\n")
+    changes = {"train.recipe": recipe, "train.init": "none", "train.lr": 2e-4, "aids.dense": "aligned"}
+    config = resolve_config("detr-r18", file, changes)
+    assert (config.train.clip_norm, config.train.lr) == (0.7, 2e-4)
+    assert (config.aids.groups, config.aids.dense) == (4, "aligned")
+    assert config.train.recipe == ("plain" if recipe == "plain" else "fast")
+    assert config.train.schedule == ("step" if recipe == "plain" else "cosine")
+
+
+def test_a_file_names_the_recipe_and_the_command_line_another(tmp_path: Path):
+    file = tmp_path / "mine.yaml"
+    file.write_text("train: {recipe: fast}\n")
+    assert resolve_config("detr-r50", file, {}).train.ema_decay == FAST["train.ema_decay"]
+    config = resolve_config("detr-r50", file, {"train.recipe": "plain"})
+    assert (config.train.recipe, config.train.ema_decay) == ("plain", None)
+    file.write_text("train: {init: none}\n")
+    assert resolve_config("detr-r50", file, {}).train.recipe == "fast"
+    assert resolve_config("detr-r50", file, {"train.init": "backbone"}).train.recipe == "plain"
+
+
+@pytest.mark.parametrize(
+    ("preset", "changes"),
+    [
+        ("detr-r50", {"train.init": "none", "train.lr": 7e-4}),
+        ("detr-tiny", {"train.recipe": "plain"}),
+        ("detr-nano-two-stage", {"aids.denoising": 5}),
+    ],
+)
+def test_a_resolved_config_read_again_is_itself(preset: str, changes: dict[str, Any], tmp_path: Path):
+    config = resolve_config(preset, None, changes)
+    write_config(config, tmp_path / "config.yaml")
+    assert resolve_config(preset, tmp_path / "config.yaml", {}) == config
+    assert resolve_config("detr-r50", tmp_path / "config.yaml", {}) == config  # the preset is in the file
+    assert read_config(tmp_path / "config.yaml") == config
+
+
+def test_a_config_without_a_known_preset_resolves():
+    config = update_config(Config(), {"model.preset": "mine"})
+    assert resolve_recipe(config) == "fast"
+    assert resolve_recipe(update_config(config, {"train.recipe": "plain"})) == "plain"
+
+
+def test_an_unknown_preset_or_recipe_is_refused():
+    with pytest.raises(UsageError, match="no preset is called 'detr-r5'"):
+        resolve_config("detr-r5", None, {})
+    with pytest.raises(ConfigError, match=r"train\.recipe is 'quick'.*'auto', 'plain' or 'fast'"):
+        resolve_config("detr-r50", None, {"train.recipe": "quick"})
+
+
+def test_an_unknown_recipe_on_the_command_line_is_asked_wrongly(tmp_path: Path):
+    result = run_here("train", "--model", "detr-tiny", "--data", tmp_path, "--recipe", "quick")
+    assert result.exit_code == 2
+    assert "train.recipe is 'quick'" in result.stderr
+    assert "'auto', 'plain' or 'fast'" in result.stderr

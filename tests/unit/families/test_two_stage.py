@@ -1,0 +1,292 @@
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from detrkit.config import Config, update_config
+from detrkit.errors import ConfigError, WeightsError
+from detrkit.families.parts import part_names
+from detrkit.families.recipes import preset_config
+from detrkit.families.registry import build_criterion, find_places, get_family
+from detrkit.families.two_stage.parts import depth_of, part_of
+from detrkit.families.weights import Weights
+from detrkit.models import build_model, load_model, model_parts
+from detrkit.nn.recompute import set_recompute
+from detrkit.training.optim import apply_gradients, build_optimizer
+from detrkit.types import ClassMap, GroundTruth, Outputs
+from tests.parity.conftest import padded_batch
+
+CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))
+PRESET = "detr-nano-two-stage"
+SMALL = {
+    "backbone": "tiny",
+    "hidden_dim": 32,
+    "num_heads": 4,
+    "ffn_dim": 48,
+    "num_queries": 12,
+    "decoder_layers": 2,
+}
+NO_AIDS = {"aids": {"dense": "none", "denoising": 0}}
+
+
+def make_config(**model: Any) -> Config:
+    return update_config(preset_config(PRESET), {"model": {**SMALL, **model}, **NO_AIDS})
+
+
+def build(config: Config, classes: ClassMap = CLASSES) -> nn.Module:
+    """A model whose norms and heads do something, as those of a trained one would."""
+    torch.manual_seed(0)
+    model = build_model(config, classes)
+    for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
+        with torch.no_grad():
+            if name.endswith("running_var"):
+                tensor.uniform_(0.5, 1.5)
+            elif name.endswith("running_mean") or (tensor.ndim == 1 and "weight" not in name):
+                tensor.uniform_(-0.3, 0.3)
+            elif tensor.ndim > 1 and not tensor.any():
+                nn.init.normal_(tensor, std=0.05)
+    return model
+
+
+def alone_and_padded(model: nn.Module, sizes: list[tuple[int, int]], extra: int) -> tuple[list[Outputs], Outputs]:
+    images, mask = padded_batch(sizes, extra=extra)
+    images[mask[:, None].expand_as(images)] = 0.0
+    model.eval()
+    with torch.no_grad():
+        together = model(images, mask)
+        alone = [
+            model(images[row : row + 1, :, :height, :width].contiguous())
+            for row, (height, width) in enumerate(sizes)
+        ]
+    return alone, together
+
+
+@pytest.mark.parametrize("norm", ["batch", "group"])
+@pytest.mark.parametrize(
+    ("sizes", "extra"),
+    [
+        pytest.param([(64, 96), (96, 64), (32, 32)], 32, id="whole-cells"),
+        pytest.param([(70, 90), (45, 63), (33, 97)], 13, id="any-size"),
+    ],
+)
+@pytest.mark.parametrize("levels", [1, 3, 5])
+def test_padding_changes_no_detection(norm: str, sizes: list[tuple[int, int]], extra: int, levels: int):
+    model = build(make_config(backbone_norm=norm, levels=levels))
+    alone, together = alone_and_padded(model, sizes, extra)
+    for row, own in enumerate(alone):
+        torch.testing.assert_close(together.logits[:, row : row + 1], own.logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(together.boxes_cxcywh[:, row : row + 1], own.boxes_cxcywh, rtol=1e-4, atol=1e-4)
+
+
+def test_an_image_of_fewer_tokens_than_queries_gives_the_same_in_any_batch():
+    """Its missing queries must neither be padding nor be seen by the others, and find nothing."""
+    model = build(make_config(num_queries=60))
+    alone, together = alone_and_padded(model, [(96, 96), (32, 40)], 0)
+    assert alone[1].logits.shape[2] == 60
+    tokens = sum(h * w for h, w in ((4, 5), (2, 3), (1, 2)))
+    assert tokens < 60
+    for row, own in enumerate(alone):
+        torch.testing.assert_close(together.logits[:, row : row + 1], own.logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(together.boxes_cxcywh[:, row : row + 1], own.boxes_cxcywh, rtol=1e-4, atol=1e-4)
+    scores = alone[1].logits[-1, 0].softmax(-1)[:, :-1].amax(-1)
+    assert (scores[tokens:] < 1e-8).all()
+    assert (scores[:tokens] > 1e-4).all()
+
+
+def test_selected_tokens_are_never_padding(monkeypatch: pytest.MonkeyPatch):
+    seen: list[tuple[Tensor, Tensor]] = []
+    from detrkit.families.two_stage import model as module
+
+    choose = module.best_tokens
+
+    def watch(logits: Tensor, valid: Tensor, count: int) -> Any:
+        chosen, real = choose(logits, valid, count)
+        seen.append((valid.gather(1, chosen), real))
+        return chosen, real
+
+    monkeypatch.setattr(module, "best_tokens", watch)
+    model = build(make_config())
+    nn.init.constant_(model.token_heads.class_embed.weight, 0.0)  # nothing but its place tells tokens apart
+    alone_and_padded(model, [(128, 128), (40, 40)], 0)
+    inside, real = seen[0]
+    assert inside.all()
+    assert real.all()
+
+
+def make_truth(counts: tuple[int, ...]) -> GroundTruth:
+    generator = torch.Generator().manual_seed(1)
+    total = sum(counts)
+    boxes = torch.cat((torch.rand(total, 2, generator=generator) * 0.6 + 0.2, torch.full((total, 2), 0.3)), dim=1)
+    return GroundTruth(torch.randint(0, 3, (total,), generator=generator), boxes, counts)
+
+
+def test_training_answers_with_the_selected_tokens_as_a_layer_more():
+    model = build(make_config())
+    images = torch.randn(2, 3, 64, 64)
+    model.eval()
+    assert model(images).logits.shape == (2, 2, 12, 4)
+    model.train()
+    outputs = model(images)
+    assert outputs.logits.shape == (3, 2, 12, 4)
+    assert outputs.boxes_cxcywh.shape == (3, 2, 12, 4)
+    assert outputs[2:] == (None, None, None)
+
+
+def test_a_few_steps_on_two_images_lower_every_loss():
+    config = update_config(preset_config(PRESET), {"model": SMALL, "loss.class_targets": "hard"})
+    assert (config.aids.dense, config.aids.denoising) == ("aligned", 2)  # the recipe that is its default
+    torch.manual_seed(0)
+    model = build_model(config, CLASSES).train()
+    criterion, truth = build_criterion(config, CLASSES), make_truth((3, 1))
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
+    optimizer = build_optimizer(model, config.train, find_places(model, config.model))
+    losses = []
+    for _ in range(40):
+        found = criterion(model(images, None, criterion.objects(truth)), truth)
+        found.total.backward()
+        apply_gradients(optimizer, config.train.clip_norm)
+        optimizer.zero_grad()
+        losses.append(found.terms)
+    for name in ("class", "l1", "giou", "dense", "denoising"):
+        first, last = (sum(float(terms[name]) for terms in part) for part in (losses[:5], losses[-5:]))
+        assert last < 0.75 * first, f"{name}: {first / 5:.3f} to {last / 5:.3f}"
+
+
+def test_every_own_parameter_learns_from_a_step():
+    model = build(make_config()).train()
+    criterion, truth = build_criterion(make_config(), CLASSES), make_truth((3, 0))
+    criterion(model(torch.randn(2, 3, 64, 64)), truth).total.backward()
+    assert [name for name, p in model.named_parameters() if p.grad is None or not p.grad.any()] == []
+
+
+def test_bfloat16_gives_nearly_the_same_and_finite_gradients():
+    config = update_config(preset_config(PRESET), {"model": SMALL})
+    model = build(config).train()
+    criterion, truth = build_criterion(config, CLASSES), make_truth((3, 1))
+    images, mask = padded_batch([(64, 96), (70, 50)])
+    wanted = model(images, mask)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        outputs = model(images, mask, criterion.objects(truth))
+    assert outputs.logits.dtype == outputs.boxes_cxcywh.dtype == torch.float32
+    assert outputs.denoised is not None
+    criterion(outputs, truth).total.backward()
+    assert all(bool(p.grad.isfinite().all()) for p in model.parameters() if p.grad is not None)
+    # other tokens may be chosen where scores are close; the best token's box hardly moves
+    assert (outputs.boxes_cxcywh[0].mean() - wanted.boxes_cxcywh[0].mean()).abs() < 0.05
+
+
+@pytest.mark.parametrize(("norm", "padded"), [("batch", False), ("group", True)])
+def test_recomputing_gives_the_same_bits(norm: str, padded: bool):
+    config = update_config(preset_config(PRESET), {"model": {**SMALL, "backbone_norm": norm, "dropout": 0.1}})
+    plain = build(config).train()
+    saving = copy.deepcopy(plain)
+    assert set_recompute(saving, True) == 3  # backbone, the pyramid's encoder, decoder
+    images, mask = padded_batch([(64, 96), (70, 50)])
+    criterion, truth = build_criterion(config, CLASSES), make_truth((3, 1))
+    for model in (plain, saving):
+        torch.manual_seed(5)
+        outputs = model(images, mask if padded else None, criterion.objects(truth))
+        criterion(outputs, truth).total.backward()
+    found = dict(saving.named_parameters())
+    for name, parameter in plain.named_parameters():
+        assert torch.equal(parameter.grad, found[name].grad), name  # type: ignore[arg-type]
+    buffers = dict(saving.named_buffers())
+    assert all(torch.equal(buffer, buffers[name]) for name, buffer in plain.named_buffers())
+
+
+@pytest.mark.parametrize(
+    ("name", "part", "depth"),
+    [
+        ("decoder.class_embed.2.weight", "class_head", 0),
+        ("decoder.bbox_embed.0.layers.1.bias", "box_head", 0),
+        ("decoder.layers.2.linear1.weight", "decoder.layer3", 1),
+        ("decoder.layers.0.cross_attn.value_proj.bias", "decoder.layer1", 3),
+        ("decoder.query_pos.layers.0.weight", "queries", 3),
+        ("token_proj.weight", "selection", 4),
+        ("token_heads.class_embed.bias", "selection.class_head", 4),
+        ("token_heads.bbox_embed.layers.0.weight", "selection.box_head", 4),
+        ("pyramid.encoder.layers.0.norm1.bias", "pyramid", 5),
+        ("backbone.0.body.layer3.0.conv1.weight", "backbone.stage3", 6),
+        ("backbone.0.body.layer1.0.bn1.weight", "backbone.stage1", 8),
+        ("backbone.0.body.conv1.weight", "backbone.stem", 9),
+    ],
+)
+def test_part_and_depth_of_every_kind_of_parameter(name: str, part: str, depth: int):
+    config = preset_config(PRESET).model
+    assert part_of(name) == part
+    assert depth_of(name, config) == depth
+
+
+def test_every_parameter_has_a_place_and_stages_count_on_from_the_pyramid():
+    for backbone, stages in (("tiny", 3), ("mini", 3), ("resnet18", 4)):
+        config = make_config(backbone=backbone)
+        places = find_places(build(config), config.model)
+        outer = {place.part.partition(".")[0] for place in places.values()}
+        assert outer == {"backbone", "pyramid", "selection", "queries", "decoder", "class_head", "box_head"}
+        depth = {place.part: place.depth for place in places.values()}
+        assert depth[f"backbone.stage{stages}"] == depth["pyramid"] + 1
+        assert depth["backbone.stem"] == depth["pyramid"] + stages + 1
+
+
+def test_parts_are_listed_with_their_sizes_and_can_be_frozen():
+    sizes = model_parts(PRESET)
+    assert list(sizes)[:2] == ["backbone", "backbone.stem"]
+    assert list(sizes)[-2:] == ["class_head", "box_head"]
+    outer = sum(size for name, size in sizes.items() if "." not in name)
+    model = build_model(preset_config(PRESET), ClassMap(("a",), (1,)))
+    assert 3.2e6 < outer < 3.9e6
+    frozen = update_config(make_config(), {"train.freeze": ["backbone", "pyramid", "selection.class_head"]})
+    model = build(frozen)
+    places = find_places(model, frozen.model)
+    still = {places[name].part.partition(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
+    assert still == {"backbone", "pyramid", "selection"}
+    assert not model.token_heads.class_embed.weight.requires_grad
+    assert model.token_heads.bbox_embed.layers[0].weight.requires_grad
+    assert set(part_names(places)) >= {"backbone.stage1", "decoder.layer2", "queries"}
+
+
+def test_rows_of_every_class_head_follow_their_names():
+    before, now = ClassMap(("cat", "dog", "bird"), (1, 2, 3)), ClassMap(("horse", "Bird", "cat"), (4, 5, 6))
+    config = make_config()
+    source, model = build(config, before), build(config, now)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1.0)
+    report = get_family("two_stage").transfer(
+        model, Weights(source.state_dict(), config.model, before, "before"), now
+    )
+    assert report.carried == ("Bird", "cat")
+    assert report.new_classes == ("horse",)
+    heads = ["token_heads.class_embed", "decoder.class_embed.0", "decoder.class_embed.1"]
+    assert set(report.replaced) == {f"{head}.{leaf}" for head in heads for leaf in ("weight", "bias")}
+    assert (report.missing, report.left_over) == ((), ())
+    old, new = source.state_dict(), model.state_dict()
+    for name in report.replaced:
+        torch.testing.assert_close(new[name][[1, 2, 3]], old[name][[2, 0, 3]])
+        assert not torch.equal(new[name][0], old[name][1])
+    assert all(torch.equal(new[name], old[name]) for name in report.loaded)
+
+
+def test_a_layout_that_nobody_published_is_refused(tmp_path: Path):
+    family = get_family("two_stage")
+    model = build(make_config())
+    advice = "a two-stage model has no published layout; pass on its run folder or a checkpoint"
+    with pytest.raises(WeightsError, match=rf"model\.pth cannot be written: {advice}"):
+        family.write_published(tmp_path / "model.pth", model.state_dict())
+    weights = Weights(model.state_dict(), make_config().model, CLASSES, "here")
+    with pytest.raises(WeightsError, match=f"hub cannot be written: {advice}"):
+        family.write_hub(tmp_path / "hub", weights, 320, 480)
+    (tmp_path / "some.pth").write_bytes(b"")
+    with pytest.raises(WeightsError, match=rf"some\.pth cannot be read as {PRESET}: {advice}"):
+        load_model(tmp_path / "some.pth", PRESET)
+    assert not (tmp_path / "model.pth").exists()
+
+
+def test_learned_positions_are_refused():
+    with pytest.raises(ConfigError, match=r"model\.position is learned"):
+        build(make_config(position="learned"))

@@ -1,0 +1,155 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch.nn import functional
+
+from detrkit.nn.denoising import NoisedObjects, block_mask, noise_objects
+from detrkit.types import NO_OBJECT, NO_QUERY, Objects
+
+LABEL_NOISE, BOX_NOISE = 0.25, 0.4
+
+
+def make_objects(counts: tuple[int, ...], num_slots: int = 7, seed: int = 0) -> Objects:
+    """Boxes far enough from the border that noise leaves them inside the image."""
+    generator = torch.Generator().manual_seed(seed)
+    total = sum(counts)
+    centers = torch.rand(total, 2, generator=generator) * 0.2 + 0.4
+    sides = torch.rand(total, 2, generator=generator) * 0.2 + 0.1
+    slots = torch.randint(0, num_slots, (total,), generator=generator)
+    return slots, torch.cat((centers, sides), dim=1), counts
+
+
+def noised(objects: Objects, copies: int = 2, num_slots: int = 7, seed: int = 0, **noise: float) -> NoisedObjects:
+    torch.manual_seed(seed)
+    return noise_objects(
+        objects, copies, num_slots, **{"label_noise": LABEL_NOISE, "box_noise": BOX_NOISE, **noise}
+    )
+
+
+def corners(boxes: torch.Tensor) -> torch.Tensor:
+    return torch.cat((boxes[..., :2] - boxes[..., 2:] / 2, boxes[..., :2] + boxes[..., 2:] / 2), dim=-1)
+
+
+def moves(found: NoisedObjects, objects: Objects, image: int, start: int, count: int) -> torch.Tensor:
+    """How far each corner of an image's queries lies from its object's: halves of its sides [copies, 2, n, 4]."""
+    boxes = objects[1][start : start + count]
+    most = max(objects[2])
+    queries = corners(found.boxes_cxcywh[image]).view(-1, 2, most, 4)[:, :, :count]
+    return (queries - corners(boxes)).abs() / (0.5 * boxes[:, 2:].repeat(1, 2))
+
+
+def test_each_object_lies_once_near_and_once_further_off_in_every_copy():
+    objects = make_objects((5, 2))
+    found = noised(objects, copies=60)
+    most, copies = 5, 60
+    assert found.objects.shape == (2, copies * 2 * most)
+    for image, start, count in ((0, 0, 5), (1, 5, 2)):
+        pairs = found.objects[image].view(copies, 2, most)
+        assert (pairs[:, 0, :count] == torch.arange(start, start + count)).all()
+        assert (pairs[:, 1, :count] == NO_OBJECT).all()
+        assert (pairs[:, :, count:] == NO_QUERY).all()
+        moved = moves(found, objects, image, start, count)
+        near, far = moved[:, 0], moved[:, 1]
+        assert near.max() <= BOX_NOISE + 1e-4
+        assert near.max() > 0.9 * BOX_NOISE  # and really that far
+        assert near.mean().item() == pytest.approx(BOX_NOISE / 2, rel=0.1)
+        assert far.min() >= BOX_NOISE - 1e-4
+        assert far.max() <= 2 * BOX_NOISE + 1e-4
+        assert far.mean().item() == pytest.approx(1.5 * BOX_NOISE, rel=0.1)
+
+
+def test_corners_move_by_themselves_to_all_sides():
+    objects = make_objects((1,))
+    found = noised(objects, copies=400)
+    moved = (corners(found.boxes_cxcywh[0]) - corners(objects[1]))[..., :4]
+    shares = (moved > 0).float().mean(0)
+    torch.testing.assert_close(shares, torch.full((4,), 0.5), rtol=0, atol=0.08)
+    assert torch.corrcoef(moved.T).fill_diagonal_(0).abs().max() < 0.15
+
+
+def test_the_share_of_wrong_labels_is_the_one_asked_for():
+    slots, boxes, counts = make_objects((10,), num_slots=80)
+    found = noised((slots, boxes, counts), copies=200, num_slots=80)
+    told = found.slots.view(-1, 10)
+    wrong = (told != slots).float().mean().item()
+    assert wrong == pytest.approx(LABEL_NOISE * 79 / 80, abs=0.03)
+    assert (told.min(), told.max()) == (0, 79)  # any slot, never no-object's
+    true = noised((slots, boxes, counts), num_slots=80, label_noise=0.0)
+    assert torch.equal(true.slots.view(-1, 10), slots.expand(4, -1))
+
+
+def test_boxes_stay_in_the_image_and_keep_a_size():
+    boxes = torch.tensor([[0.01, 0.5, 0.02, 1.0], [0.99, 0.99, 0.02, 0.02], [0.5, 0.5, 0.0, 0.0]])
+    found = noised((torch.zeros(3, dtype=torch.int64), boxes, (3,)), copies=50, box_noise=1.0)
+    assert (found.boxes_cxcywh[..., 2:] >= 1e-3).all()
+    assert corners(found.boxes_cxcywh).min() >= -1e-3
+    assert corners(found.boxes_cxcywh).max() <= 1 + 1e-3
+    assert found.boxes_cxcywh.logit(eps=1e-4).isfinite().all()
+
+
+def test_an_image_without_objects_has_queries_that_are_none():
+    found = noised(make_objects((0, 3)))
+    assert (found.objects[0] == NO_QUERY).all()
+    assert found.boxes_cxcywh[0].isfinite().all()
+    assert (found.objects[1] != NO_QUERY).all()
+
+
+@pytest.mark.parametrize("counts", [(0,), (0, 0), ()])
+def test_a_batch_without_objects_has_no_queries(counts: tuple[int, ...]):
+    found = noised((torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), counts))
+    assert found.slots.shape == (len(counts), 0)
+    assert found.boxes_cxcywh.shape == (len(counts), 0, 4)
+    assert found.blocks.shape == (0,)
+
+
+def test_of_more_than_a_hundred_objects_the_first_are_noised():
+    objects = make_objects((130, 2))
+    found = noised(objects, copies=1)
+    assert found.objects.shape == (2, 200)
+    assert torch.equal(found.objects[0].view(2, 100)[0], torch.arange(100))
+    assert torch.equal(found.objects[1].view(2, 100)[0, :2], torch.tensor([130, 131]))  # not 100 and 101
+    assert moves(found, (objects[0], objects[1], (100, 2)), 1, 130, 2)[:, 0].max() <= BOX_NOISE + 1e-4
+
+
+def test_copies_are_blocks():
+    assert noised(make_objects((3, 1)), copies=2).blocks.tolist() == [0] * 6 + [1] * 6
+
+
+def test_the_seed_alone_decides():
+    objects = make_objects((4, 0, 2))
+    first, second, other = noised(objects), noised(objects), noised(objects, seed=1)
+    assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
+    assert not torch.equal(first.boxes_cxcywh, other.boxes_cxcywh)
+
+
+def test_noise_has_no_gradient_and_leaves_the_objects_alone():
+    slots, boxes, counts = make_objects((2,))
+    before = boxes.clone()
+    assert not noised((slots, boxes.requires_grad_(), counts)).boxes_cxcywh.requires_grad
+    assert torch.equal(boxes, before)
+
+
+def test_a_mask_keeps_blocks_apart():
+    mask = block_mask(torch.tensor([0, 0, 1, 1, 2]))[0, 0]
+    assert mask.int().tolist() == [
+        [1, 1, 0, 0, 0],
+        [1, 1, 0, 0, 0],
+        [0, 0, 1, 1, 0],
+        [0, 0, 1, 1, 0],
+        [0, 0, 0, 0, 1],
+    ]
+
+
+def test_queries_that_are_none_are_seen_by_nobody_and_attention_stays_finite():
+    exists = torch.tensor([[True, True, False, True], [False, False, False, False]])
+    mask = block_mask(torch.tensor([0, 0, 0, 1]), exists)
+    assert mask.shape == (2, 1, 4, 4)
+    assert mask.diagonal(dim1=-2, dim2=-1).all()  # whose softmax would be that of nothing
+    others = mask & ~torch.eye(4, dtype=torch.bool)
+    assert others[0, 0].int().tolist() == [[0, 1, 0, 0], [1, 0, 0, 0], [1, 1, 0, 0], [0, 0, 0, 0]]
+    assert not others[1].any()
+    values = torch.randn(2, 1, 4, 8)
+    for dtype in (torch.float32, torch.bfloat16):
+        part = values.to(dtype)
+        assert functional.scaled_dot_product_attention(part, part, part, attn_mask=mask).isfinite().all()

@@ -1,0 +1,94 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from detrkit.nn.position import SinePosition
+from detrkit.nn.pyramid import ConvNorm, FeaturePyramid
+from detrkit.nn.transformer import Encoder, EncoderLayer
+
+DIM = 16
+# Maps of an image of 70 x 90 pixels at strides 8 and 16, and of a batch that pads it.
+SIZES, PADDED = [(9, 12), (5, 6)], [(13, 15), (7, 8)]
+
+
+def build(norm: str = "group", *, extra_levels: int = 1, encoder: bool = True) -> FeaturePyramid:
+    torch.manual_seed(0)
+    layers = Encoder([EncoderLayer(DIM, 2, 32, 0.0)], DIM) if encoder else None
+    pyramid = FeaturePyramid((8, 12), DIM, layers, extra_levels=extra_levels, norm=norm).eval()
+    for name, buffer in pyramid.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.uniform_(0.5, 1.5)
+    for name, parameter in pyramid.named_parameters():
+        if ".norm.bias" in name:  # as after training: padding would leak through it
+            torch.nn.init.uniform_(parameter, -0.5, 0.5)
+    return pyramid
+
+
+def make_maps(sizes: list[tuple[int, int]], images: int = 1) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    return [torch.randn(images, c, *size, generator=generator) for c, size in zip((8, 12), sizes, strict=True)]
+
+
+@pytest.mark.parametrize("extra_levels", [0, 1, 2])
+def test_levels_halve_and_have_one_width(extra_levels: int):
+    mixed, masks = build(extra_levels=extra_levels)(make_maps(SIZES), [None, None], SinePosition(DIM))
+    sizes = [(9, 12), (5, 6), (3, 3), (2, 2)][: 2 + extra_levels]
+    assert [tuple(x.shape) for x in mixed] == [(1, DIM, *size) for size in sizes]
+    assert masks == [None] * len(sizes)
+
+
+@pytest.mark.parametrize("norm", ["group", "batch"])
+@pytest.mark.parametrize("extra_levels", [0, 2])
+def test_padding_changes_nothing(norm: str, extra_levels: int):
+    pyramid, position = build(norm, extra_levels=extra_levels), SinePosition(DIM)
+    alone = make_maps(SIZES)
+    padded, masks = [], []
+    for x, (height, width), (full_height, full_width) in zip(alone, SIZES, PADDED, strict=True):
+        beside = torch.randn(2, x.shape[1], full_height, full_width)  # rubbish on the padding of the first
+        beside[0, :, :height, :width] = x[0]
+        mask = torch.zeros(2, full_height, full_width, dtype=torch.bool)
+        mask[0, height:], mask[0, :, width:] = True, True
+        padded.append(beside)
+        masks.append(mask)
+    with torch.no_grad():
+        wanted, _ = pyramid(alone, [None, None], position)
+        found, found_masks = pyramid(padded, masks, position)
+    for level, (x, y, mask) in enumerate(zip(wanted, found, found_masks, strict=True)):
+        height, width = x.shape[-2:]
+        assert mask is not None
+        assert not mask[0, :height, :width].any()
+        assert int((~mask[0]).sum()) == height * width
+        torch.testing.assert_close(y[:1, :, :height, :width], x, rtol=1e-4, atol=1e-5, msg=f"level {level}")
+
+
+def test_every_level_sees_every_other():
+    pyramid, position = build(encoder=False), SinePosition(DIM)
+    maps = [x.requires_grad_() for x in make_maps(SIZES)]
+    mixed, _ = pyramid(maps, [None, None], position)
+    for x in mixed:
+        grads = torch.autograd.grad(x.square().sum(), maps, retain_graph=True)
+        assert all(bool(grad.abs().sum() > 0) for grad in grads)
+
+
+def test_without_attention_the_coarsest_map_stays_local_and_with_it_not():
+    far = make_maps([(32, 32), (16, 16)])
+    changed = [x.clone() for x in far]
+    changed[-1][:, :, -1, -1] += 5.0
+    for encoder in (False, True):
+        pyramid = build("batch", extra_levels=0, encoder=encoder)
+        with torch.no_grad():
+            one, _ = pyramid(far, [None, None], SinePosition(DIM))
+            two, _ = pyramid(changed, [None, None], SinePosition(DIM))
+        assert torch.equal(one[-1][:, :, 0, 0], two[-1][:, :, 0, 0]) is not encoder
+
+
+def test_convolution_and_norm_are_torchs_own_where_nothing_is_padded():
+    torch.manual_seed(0)
+    layer = ConvNorm(8, DIM, 3, 2, norm="batch").eval()
+    x = torch.randn(2, 8, 9, 7)
+    wanted = functional.relu(layer.norm(functional.conv2d(x, layer.conv.weight, None, 2, 1)))
+    torch.testing.assert_close(layer(x, None), wanted)
+    assert not hasattr(layer.conv, "bias") or layer.conv.bias is None
