@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,10 +15,8 @@ from detrkit.errors import UsageError
 from detrkit.files import atomic_file
 
 QUICK_IMAGES = 8
-QUICK_SIZE = (
-    96,
-    128,
-)  # of 64, FCOS would make maps of 1 x 1, and torch 2.15 wrong bf16 gradients from them on CPUs
+# of 64 pixels FCOS would make maps of 1 x 1, and torch 2.15 wrong bf16 gradients from them on CPUs
+QUICK_SIZE = (96, 128)
 DEMO_IMAGES = (3000, 300)
 DEMO = "demo"
 
@@ -39,6 +38,7 @@ class DataSet:
         train: Images to train on.
         val: Images to measure on.
         size: Short side and greatest long side in pixels, for recipes and peers alike.
+        augment: Further config values of augmentation, for recipes and peers alike.
     """
 
     summary: str
@@ -46,7 +46,10 @@ class DataSet:
     train: Part
     val: Part
     size: tuple[int, int]
+    augment: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
+
+_FEW_IMAGES = {"transforms.scale_jitter": [0.8, 1.25]}
 
 DATA_SETS: dict[str, DataSet] = {
     DEMO: DataSet(
@@ -62,6 +65,7 @@ DATA_SETS: dict[str, DataSet] = {
         Part("coco/instances_train.json", "JPEGImages"),
         Part("coco/instances_test.json", "JPEGImages"),
         (240, 320),
+        {**_FEW_IMAGES, "transforms.vertical_flip": 0.5},
     ),
     "chess": DataSet(
         "chess pieces, 12 classes: train and valid",
@@ -69,6 +73,7 @@ DATA_SETS: dict[str, DataSet] = {
         Part("train/_annotations.coco.json", "train"),
         Part("valid/_annotations.coco.json", "valid"),
         (240, 320),
+        _FEW_IMAGES,
     ),
     "cones": DataSet(
         "cones and cubes, of videos: train and valid",
@@ -76,6 +81,7 @@ DATA_SETS: dict[str, DataSet] = {
         Part("coco/instances_train.json", "train/images"),
         Part("coco/instances_valid.json", "valid/images"),
         (240, 320),
+        _FEW_IMAGES,
     ),
     "coco": DataSet(
         "a sample of COCO 2017, 80 classes: train and val",
@@ -116,6 +122,7 @@ class Files:
             "transforms.eval_size": short,
             "transforms.max_size": longest,
             "transforms.scales": [short],
+            **DATA_SETS[self.name].augment,
         }
 
     def paths(self) -> dict[str, Any]:

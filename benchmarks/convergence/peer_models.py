@@ -8,6 +8,7 @@ Shapes: B images, n objects of one, K detections of one.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -160,7 +161,9 @@ def fcos_resnet18(num_classes: int, _least_hw: SizeHW) -> PeerNetwork:
 
 def fcos_mobilenet(num_classes: int, _least_hw: SizeHW) -> PeerNetwork:
     """FCOS on MobileNetV3-small and a feature pyramid of 96 channels: the smallest."""
-    body = torchvision.models.mobilenet_v3_small(weights=None).features
+    # its own momentum of 0.01 is for long trainings: in short ones evaluation would see statistics of long ago
+    norm = functools.partial(nn.BatchNorm2d, eps=0.001, momentum=0.1)
+    body = torchvision.models.mobilenet_v3_small(weights=None, norm_layer=norm).features
     # outputs of strides 8, 16 and 32, before the next downsampling
     backbone = BackboneWithFPN(body, {"3": "0", "8": "1", "12": "2"}, [24, 48, 576], 96, LastLevelP6P7(96, 96))
     return TorchvisionPeer(FCOS(backbone, num_classes, score_thresh=SCORE))

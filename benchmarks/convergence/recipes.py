@@ -27,6 +27,8 @@ class Recipe:
     against: str | None = None
 
 
+_RATES = {"train.lr": 1e-3, "train.backbone_lr": 1e-3, "train.clip_norm": 5.0}
+
 RECIPES: dict[str, Recipe] = {
     "tiny-plain": Recipe("detr-tiny", "plain"),
     "tiny-fast": Recipe("detr-tiny", "fast", against="tiny-plain"),
@@ -34,6 +36,9 @@ RECIPES: dict[str, Recipe] = {
     "nano-fast": Recipe("detr-nano", "fast", against="nano-plain"),
     "two-stage-plain": Recipe("detr-nano-two-stage", "plain"),
     "two-stage-fast": Recipe("detr-nano-two-stage", "fast", against="two-stage-plain"),
+    # plain, but for the rates that small models need
+    "tiny-plain-1e-3": Recipe("detr-tiny", "plain", _RATES, "tiny-plain"),
+    "nano-plain-1e-3": Recipe("detr-nano", "plain", _RATES, "nano-plain"),
     # fast, one thing at a time as it is in plain
     "nano-no-dense": Recipe("detr-nano", "fast", {"aids.dense": "none"}, "nano-plain"),
     "nano-no-grid": Recipe("detr-nano", "fast", {"model.query_init": "normal"}, "nano-plain"),
@@ -41,7 +46,14 @@ RECIPES: dict[str, Recipe] = {
     "nano-no-ema": Recipe("detr-nano", "fast", {"train.ema_decay": None}, "nano-plain"),
     "nano-slow": Recipe("detr-nano", "fast", {"train.lr": 1e-4, "train.backbone_lr": 1e-5}, "nano-plain"),
     "nano-step": Recipe("detr-nano", "fast", {"train.schedule": "step"}, "nano-plain"),
-    "two-stage-no-dense": Recipe("detr-nano-two-stage", "fast", {"aids.dense": "none"}, "two-stage-plain"),
     "two-stage-no-denoising": Recipe("detr-nano-two-stage", "fast", {"aids.denoising": 0}, "two-stage-plain"),
-    "two-stage-hard": Recipe("detr-nano-two-stage", "fast", {"loss.class_targets": "hard"}, "two-stage-plain"),
+    # fast and more
+    "nano-denoising": Recipe("detr-nano", "fast", {"aids.denoising": 2}, "nano-plain"),
+    "nano-groups": Recipe("detr-nano", "fast", {"aids.groups": 4}, "nano-plain"),
+    "nano-iou": Recipe("detr-nano", "fast", {"loss.class_targets": "iou"}, "nano-plain"),
+    "two-stage-aligned": Recipe("detr-nano-two-stage", "fast", {"aids.dense": "aligned"}, "two-stage-plain"),
+    "two-stage-iou": Recipe("detr-nano-two-stage", "fast", {"loss.class_targets": "iou"}, "two-stage-plain"),
+    "two-stage-no-jitter": Recipe(
+        "detr-nano-two-stage", "fast", {"transforms.scale_jitter": (1.0, 1.0)}, "two-stage-plain"
+    ),
 }

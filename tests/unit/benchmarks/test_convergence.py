@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from PIL import Image
 
 import detrkit
 from benchmarks.convergence import __main__ as harness
-from benchmarks.convergence import report, runs
+from benchmarks.convergence import competitors, report, runs
 from benchmarks.convergence.budget import Budget, epochs_within, evaluations_every, measure_epoch
 from benchmarks.convergence.competitors import Conditions, config_of
 from benchmarks.convergence.data_sets import DATA_SETS, Files, find_data, write_subset
@@ -22,6 +23,7 @@ from detrkit.data.synthetic import write_synthetic
 from detrkit.errors import TrainingError, UsageError
 from detrkit.runs.split import read_split
 
+REAL_RECIPES = dict(RECIPES)
 QUICK = ("--quick", "--recipes", "plain,fast", "--device", "cpu", "--threads", "1")
 
 
@@ -82,6 +84,24 @@ class TestBudget:
 
 def demo_val(demo: Files) -> tuple[Path, Path, tuple[int, int]]:
     return demo.val_annotations, demo.val_images, demo.size
+
+
+class TestRecipes:
+    @pytest.mark.parametrize("name", REAL_RECIPES)
+    def test_every_entry_of_the_table_is_a_config(self, demo: Files, name: str, monkeypatch: pytest.MonkeyPatch):
+        recipe = REAL_RECIPES[name]
+        monkeypatch.setitem(RECIPES, name, recipe)
+        config = config_of(name, demo, 3, Conditions(device="cpu", precision="bf16"))
+        assert config.model.preset == recipe.preset
+        assert config.train.recipe == recipe.recipe
+        assert (config.train.seed, config.train.precision) == (3, "bf16")
+        assert (config.transforms.eval_size, config.transforms.max_size) == demo.size
+        assert recipe.against is None or REAL_RECIPES[recipe.against].preset == recipe.preset
+
+    def test_an_interrupted_training_ends_the_harness_too(self, demo: Files, monkeypatch: pytest.MonkeyPatch):
+        monkeypatch.setattr(competitors, "start_run", lambda *_, **__: SimpleNamespace(stopped="interrupted"))
+        with pytest.raises(KeyboardInterrupt):
+            competitors.train(config_of("plain", demo, 0, Conditions(device="cpu")), Path("never made"))
 
 
 class TestDataSets:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
 from benchmarks.convergence import peer_training
@@ -103,11 +104,25 @@ class Oracle(PeerNetwork):
         return [Found(each.boxes_xyxy, torch.ones(len(each.labels)), each.labels) for each in found]
 
 
+def make_higher(files: Files) -> None:
+    """Images that are not square, with the same objects."""
+    content = json.loads(files.val_annotations.read_text())
+    for entry in content["images"]:
+        higher = Image.new("RGB", (128, 190))
+        with Image.open(files.val_images / entry["file_name"]) as image:
+            higher.paste(image)
+        higher.save(files.val_images / entry["file_name"])
+        entry["height"] = 190
+    files.val_annotations.write_text(json.dumps(content))
+
+
 def test_boxes_come_back_in_pixels_of_the_files(demo: Files):
     config = update_config(
         config_for("fcos-mobilenet", demo), {"transforms.eval_size": 50, "transforms.max_size": 77}
     )
+    make_higher(demo)
     val = read_split(config, "val", strict=True)
+    assert set(map(tuple, val.index.sizes_hw.tolist())) == {(190, 128)}
     stages = PeerStages(Oracle(batch_of(config, val)), config, 6, CPU)
     subject = StagedSubject("oracle", "peer", val.index.class_map, stages, "")
     assert collect(subject, val, batch_size=3).finish()["AP"] == pytest.approx(1.0, abs=1e-6)

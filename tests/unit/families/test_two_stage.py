@@ -32,6 +32,7 @@ SMALL = {
     "decoder_layers": 2,
 }
 NO_AIDS = {"aids": {"dense": "none", "denoising": 0}}
+WITH_AIDS = {"aids": {"dense": "aligned", "denoising": 2}}
 
 
 def make_config(**model: Any) -> Config:
@@ -138,8 +139,7 @@ def test_training_answers_with_the_selected_tokens_as_a_layer_more():
 
 
 def test_a_few_steps_on_two_images_lower_every_loss():
-    config = update_config(preset_config(PRESET), {"model": SMALL, "loss.class_targets": "hard"})
-    assert (config.aids.dense, config.aids.denoising) == ("aligned", 2)  # the recipe that is its default
+    config = update_config(preset_config(PRESET), {"model": SMALL, **WITH_AIDS, "loss.class_targets": "hard"})
     torch.manual_seed(0)
     model = build_model(config, CLASSES).train()
     criterion, truth = build_criterion(config, CLASSES), make_truth((3, 1))
@@ -165,7 +165,7 @@ def test_every_own_parameter_learns_from_a_step():
 
 
 def test_bfloat16_gives_nearly_the_same_and_finite_gradients():
-    config = update_config(preset_config(PRESET), {"model": SMALL})
+    config = update_config(preset_config(PRESET), {"model": SMALL, **WITH_AIDS})
     model = build(config).train()
     criterion, truth = build_criterion(config, CLASSES), make_truth((3, 1))
     images, mask = padded_batch([(64, 96), (70, 50)])
@@ -182,7 +182,9 @@ def test_bfloat16_gives_nearly_the_same_and_finite_gradients():
 
 @pytest.mark.parametrize(("norm", "padded"), [("batch", False), ("group", True)])
 def test_recomputing_gives_the_same_bits(norm: str, padded: bool):
-    config = update_config(preset_config(PRESET), {"model": {**SMALL, "backbone_norm": norm, "dropout": 0.1}})
+    config = update_config(
+        preset_config(PRESET), {"model": {**SMALL, "backbone_norm": norm, "dropout": 0.1}, **WITH_AIDS}
+    )
     plain = build(config).train()
     saving = copy.deepcopy(plain)
     assert set_recompute(saving, True) == 3  # backbone, the pyramid's encoder, decoder

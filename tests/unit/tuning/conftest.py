@@ -53,6 +53,5 @@ def few_images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def config(few_images: Path) -> Config:
-    return update_config(
-        preset_config("detr-tiny"), {"data.root": str(few_images), "train.epochs": 3, "train.eval_every": 1}
-    )
+    train = {"epochs": 3, "eval_every": 1, "ema_decay": None}
+    return update_config(preset_config("detr-tiny"), {"data.root": str(few_images), "train": train})

@@ -5,6 +5,8 @@ No torch in here: ``detrkit models`` and ``--help`` read this page.
 
 from __future__ import annotations
 
+from typing import Any
+
 from detrkit.config import BackboneName, Config, DataConfig, ModelConfig, TrainConfig, TransformConfig
 from detrkit.families.preset import Preset, PublishedWeights
 
@@ -69,14 +71,22 @@ def detr_tiny() -> Config:
 def detr_nano() -> Config:
     """A classic DETR of under three million parameters for few images and no pretrained weights, of stride 16."""
     return Config(
-        model=_small("detr-nano", "nano", num_queries=100, encoder_layers=2, ffn_dim=512),
+        model=_small(
+            "detr-nano",
+            "nano",
+            num_queries=100,
+            encoder_layers=2,
+            ffn_dim=512,
+            backbone_norm="batch",
+            frozen_stages=0,
+        ),
         transforms=TransformConfig(recipe="resize", scales=(320,), max_size=480, eval_size=320),
         train=TrainConfig(init="none", epochs=100, eval_every=5, batch_size=8),
     )
 
 
 def _small(
-    preset: str, backbone: BackboneName, *, num_queries: int, encoder_layers: int, ffn_dim: int
+    preset: str, backbone: BackboneName, *, num_queries: int, encoder_layers: int, ffn_dim: int, **others: Any
 ) -> ModelConfig:
     """The network of small presets: the classic graph, which knows where it looks from the start."""
     return ModelConfig(
@@ -94,6 +104,7 @@ def _small(
         position_at_input=True,
         num_queries=num_queries,
         query_reference=True,
+        **others,
     )
 
 
