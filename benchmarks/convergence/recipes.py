@@ -47,8 +47,8 @@ RECIPES: dict[str, Recipe] = {
     "nano-slow": Recipe("detr-nano", "fast", {"train.lr": 1e-4, "train.backbone_lr": 1e-5}, "nano-plain"),
     "nano-step": Recipe("detr-nano", "fast", {"train.schedule": "step"}, "nano-plain"),
     "two-stage-no-denoising": Recipe("detr-nano-two-stage", "fast", {"aids.denoising": 0}, "two-stage-plain"),
+    "nano-no-denoising": Recipe("detr-nano", "fast", {"aids.denoising": 0}, "nano-plain"),
     # fast and more
-    "nano-denoising": Recipe("detr-nano", "fast", {"aids.denoising": 2}, "nano-plain"),
     "nano-groups": Recipe("detr-nano", "fast", {"aids.groups": 4}, "nano-plain"),
     "nano-iou": Recipe("detr-nano", "fast", {"loss.class_targets": "iou"}, "nano-plain"),
     "two-stage-aligned": Recipe("detr-nano-two-stage", "fast", {"aids.dense": "aligned"}, "two-stage-plain"),

@@ -116,7 +116,10 @@ PRESETS: dict[str, Preset] = {
         detr_tiny, "demo and tests: small images, learns on a CPU in minutes", 1.1, fast=_SMALL_FAST
     ),
     "detr-nano": Preset(
-        detr_nano, "little data, no pretrained weights: stride 16, the classic graph", 2.5, fast=_SMALL_FAST
+        detr_nano,
+        "little data, no pretrained weights: stride 16, the classic graph",
+        2.5,
+        fast={**_SMALL_FAST, "aids.denoising": 2},
     ),
     "detr-r18": Preset(detr_r18, "the paper's transformer on a light backbone", 28.9, "resnet18-f37072fd.pth"),
     "detr-r34": Preset(detr_r34, "the paper's transformer on a middling backbone", 39.0, "resnet34-b627a593.pth"),
