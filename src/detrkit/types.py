@@ -259,7 +259,8 @@ class Outputs(NamedTuple):
     """What a detector's forward returns, stacked over decoder layers (last = final).
 
     logits: ``[L, B, Q, S + 1]``, the last column is no-object. boxes_cxcywh: ``[L, B, Q, 4]``, 0 to 1.
-    dense, groups, denoised: of training aids, in training only.
+    dense, groups, denoised: of training aids, in training only. proposes: the first layer is that of tokens which
+    became queries (two-stage, in training only).
     """
 
     logits: Tensor
@@ -267,6 +268,7 @@ class Outputs(NamedTuple):
     dense: DenseOutputs | None = None
     groups: GroupOutputs | None = None
     denoised: DenoisedOutputs | None = None
+    proposes: bool = False
 
 
 Objects = tuple[Tensor, Tensor, tuple[int, ...]]

@@ -200,13 +200,17 @@ def _divisors(num_boxes: float, class_weight: float) -> dict[str, float]:
 
 
 def _last_only(outputs: Outputs) -> Outputs:
-    """Without the layers before the last."""
+    """Without the layers before the last; tokens that become queries are always taught."""
+    kept = [0, -1] if outputs.proposes else [-1]
     groups, denoised = outputs.groups, outputs.denoised
     if groups is not None:
         groups = GroupOutputs(groups.logits[-1:], groups.boxes_cxcywh[-1:])
     if denoised is not None:
         denoised = denoised._replace(logits=denoised.logits[-1:], boxes_cxcywh=denoised.boxes_cxcywh[-1:])
-    return Outputs(outputs.logits[-1:], outputs.boxes_cxcywh[-1:], outputs.dense, groups, denoised)
+    logits, boxes = (
+        torch.stack([part[place] for place in kept]) for part in (outputs.logits, outputs.boxes_cxcywh)
+    )
+    return Outputs(logits, boxes, outputs.dense, groups, denoised)
 
 
 def _join_groups(outputs: Outputs) -> Outputs:

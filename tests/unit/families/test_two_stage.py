@@ -135,7 +135,7 @@ def test_training_answers_with_the_selected_tokens_as_a_layer_more():
     outputs = model(images)
     assert outputs.logits.shape == (3, 2, 12, 4)
     assert outputs.boxes_cxcywh.shape == (3, 2, 12, 4)
-    assert outputs[2:] == (None, None, None)
+    assert outputs[2:] == (None, None, None, True)
 
 
 def test_a_few_steps_on_two_images_lower_every_loss():

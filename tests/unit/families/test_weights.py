@@ -166,6 +166,23 @@ def test_names_of_transformers_own_resnet_are_read():
     torch.testing.assert_close(got.boxes_cxcywh[-1], expected.pred_boxes, atol=1e-4, rtol=0)
 
 
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"backbone": "nano", "backbone_norm": "batch", "frozen_stages": 0}, "the backbone nano"),
+        ({"position_at_input": True, "query_reference": True}, "model.position_at_input, model.query_reference"),
+        ({"pre_norm": True}, "model.pre_norm"),
+        ({"backbone_norm": "group", "frozen_stages": 0}, "group norm in its backbone"),
+    ],
+)
+def test_what_transformers_lacks_is_not_written_for_it(tmp_path: Path, changes: dict[str, object], named: str):
+    config = small_config(**changes)
+    weights = Weights(build(config).state_dict(), config, coco_class_map(), "x")
+    with pytest.raises(WeightsError, match=rf"this model has .*{named}.*, which transformers' DETR does not have"):
+        write_hub(tmp_path / "hub", weights, 800, 1333)
+    assert not (tmp_path / "hub").exists()
+
+
 def test_transformers_opens_what_we_write_and_gives_the_same(tmp_path: Path):
     from transformers import DetrForObjectDetection
 

@@ -365,6 +365,16 @@ def test_all_aids_together_still_ask_the_device_once(monkeypatch: pytest.MonkeyP
     assert transfers == [torch.Size([6, 6, 6]), "numpy"]  # two layers of three sets
 
 
+def test_without_aux_tokens_that_become_queries_are_taught_all_the_same():
+    outputs, truth = make_outputs(layers=3), make_truth((2, 0, 3))
+    criterion = Criterion(LossConfig(aux=False), CLASSES, 6)
+    found = criterion(outputs._replace(proposes=True), truth).total
+    outer = Outputs(outputs.logits[[0, 2]], outputs.boxes_cxcywh[[0, 2]])
+    torch.testing.assert_close(found, Criterion(LossConfig(), CLASSES, 6)(outer, truth).total)
+    found.backward()
+    assert [bool(layer.any()) for layer in outputs.logits.grad] == [True, False, True]
+
+
 def test_without_aux_only_the_last_layer_of_every_aid_counts():
     counts = (1, 2, 1)
     outputs, truth = make_outputs(layers=3), make_truth(counts)

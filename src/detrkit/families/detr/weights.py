@@ -84,12 +84,13 @@ def write_hub(folder: str | Path, weights: Weights, eval_size: int, max_size: in
     """Write a folder that Hugging Face transformers opens: safetensors, config and preprocessor config.
 
     Raises:
-        WeightsError: The backbone's norm is one that transformers' DETR does not have.
+        WeightsError: The model has something that transformers' DETR does not have.
     """
-    if not any(name.endswith("bn1.running_mean") for name in weights.state):
+    foreign = _foreign_to_hub(weights)
+    if foreign:
         raise WeightsError(
-            "this model was trained from scratch with group norm in its backbone, which transformers' DETR "
-            "does not have; use the published layout instead: --format published --out FILE.pth"
+            f"this model has {', '.join(foreign)}, which transformers' DETR does not have; "
+            "use the published layout instead: --format published --out FILE.pth"
         )
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -284,6 +285,18 @@ def _read_hub_config(path: Path) -> dict[str, Any]:
         kind = content.get("model_type") if isinstance(content, dict) else type(content).__name__
         raise WeightsError(f"{path} is the config of a {kind} model, expected detr")
     return content
+
+
+def _foreign_to_hub(weights: Weights) -> list[str]:
+    """What of a model transformers' DETR lacks, without which its weights are worth nothing."""
+    config = weights.config
+    found = []
+    if not any(name.endswith("bn1.running_mean") for name in weights.state):
+        found.append("group norm in its backbone (trained from scratch)")
+    if config.backbone in SMALL_BACKBONES:
+        found.append(f"the backbone {config.backbone}")
+    options = ("pre_norm", "position_at_input", "query_reference")
+    return found + [f"model.{name}" for name in options if getattr(config, name)]
 
 
 def _hub_config(weights: Weights) -> dict[str, Any]:

@@ -157,7 +157,7 @@ class TwoStageDetr(nn.Module):
         dense = None
         if aids is not None and aids.token_heads is not None:
             dense = _read_tokens(aids.token_heads, features, cells)
-        return Outputs(found_logits, found_boxes, dense, denoised=denoised)
+        return Outputs(found_logits, found_boxes, dense, denoised=denoised, proposes=self.training)
 
     def _encode(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Memory, Cells]:
         """The image as tokens of all levels, and where they lie."""
