@@ -42,7 +42,8 @@ def _list_presets(as_json: bool) -> None:
         }
         typer.echo(json.dumps(rows, indent=1))
         return
-    typer.echo(f"{'preset':14} {'params':>8} {'AP':>5}  {'weights':22} for")
+    width = max(map(len, PRESETS))
+    typer.echo(f"{'preset':{width}} {'params':>8} {'AP':>5}  {'weights':22} for")
     for name, preset in PRESETS.items():
         published = preset.published
         ap = f"{published.box_ap:.1f}" if published else "-"
@@ -51,7 +52,7 @@ def _list_presets(as_json: bool) -> None:
             if published
             else ("ImageNet backbone" if preset.backbone_file else "none")
         )
-        typer.echo(f"{name:14} {preset.params_m:>6.1f} M {ap:>5}  {weights:22} {preset.summary}")
+        typer.echo(f"{name:{width}} {preset.params_m:>6.1f} M {ap:>5}  {weights:22} {preset.summary}")
     typer.echo("AP: box AP on COCO val2017 as published. Start one with: detrkit train --model PRESET --data DATA")
 
 
