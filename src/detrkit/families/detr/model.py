@@ -14,6 +14,7 @@ from detrkit.families.detr.initialization import initialize, initialize_aids
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import LearnedPosition, SinePosition
+from detrkit.nn.selection import locate_cells
 from detrkit.nn.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer
 from detrkit.types import DenseOutputs, Objects, Outputs
 
@@ -116,23 +117,12 @@ class Detr(nn.Module):
 
     def _read_tokens(self, memory: Tensor, shape_hw: torch.Size, feature_mask: Tensor | None) -> DenseOutputs:
         """The heads' word on every image token, and where the tokens lie."""
-        height, width = shape_hw
-        device = memory.device
-        if feature_mask is None:
-            valid = torch.ones(1, height, width, dtype=torch.bool, device=device)
-        else:
-            valid = ~feature_mask
-        rows = (torch.arange(height, device=device) + 0.5) / valid[:, :, :1].sum(1)
-        columns = (torch.arange(width, device=device) + 0.5) / valid[:, :1, :].sum(2)
-        points = torch.stack(
-            (columns[:, None, :].expand(-1, height, -1), rows[:, :, None].expand(-1, -1, width)), dim=-1
-        )
-        points = points.flatten(1, 2)
+        cells = locate_cells([(shape_hw[0], shape_hw[1])], [feature_mask], memory.device)
         return DenseOutputs(
             logits=self.class_embed(memory).float(),
             boxes_cxcywh=self.bbox_embed(memory).float().sigmoid(),
-            points=points,
-            valid=valid.flatten(1),
+            points=cells.points,
+            valid=cells.valid,
         )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 
 from detrkit.config import ModelConfig
+from detrkit.nn.backbones import SMALL_BACKBONES
 
 _HEADS = ("class_head", "box_head", "decoder.norm")
 
@@ -45,7 +46,7 @@ def depth_of(name: str, config: ModelConfig) -> int:
     outer, _, inner = part.partition(".")
     number = int(re.sub(r"\D", "", inner) or 0)
     decoder, encoder = config.decoder_layers, config.decoder_layers + config.encoder_layers
-    stages = 3 if config.backbone in ("tiny", "mini", "nano") else 4
+    stages = 3 if config.backbone in SMALL_BACKBONES else 4
     if part in _HEADS:
         return 0
     if outer == "decoder":
