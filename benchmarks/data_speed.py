@@ -13,10 +13,11 @@ import torch
 from PIL import Image
 
 from benchmarks.timing import Row, time_in_turn
+from detrkit.classes import ClassMap
 from detrkit.config import TransformConfig
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.ops.images import decode_image, normalize_images, resize_image, resized_size_hw
-from detrkit.types import ClassMap, ImageDetections
+from detrkit.types import ImageDetections
 
 
 def preprocessing(repeats: int, jpeg: Path | None = None) -> list[Row]:

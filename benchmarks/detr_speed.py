@@ -18,13 +18,13 @@ from torch import nn
 
 from benchmarks.timing import Row, time_in_turn
 from detrkit.config import TrainConfig
+from detrkit.detectors.batches import run_model
 from detrkit.families.detr.weights import coco_class_map
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import build_criterion, find_places, get_family
 from detrkit.families.weights import Weights
-from detrkit.inference.detect import run_model
+from detrkit.hardware import PeakMemory
 from detrkit.nn.recompute import set_recompute
-from detrkit.ops.meters import PeakMemory
 from detrkit.training.optim import apply_gradients, build_optimizer
 from detrkit.types import GroundTruth
 

@@ -23,9 +23,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from detrkit.classes import ClassMap
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth
-from detrkit.types import ClassMap, ImageDetections
+from detrkit.types import ImageDetections
 
 if TYPE_CHECKING:
     from detrkit.evaluation.analysis import Evaluation
@@ -128,7 +129,7 @@ def step(name: str, evaluator: CocoEvaluator, resamples: int, folder: Path) -> C
     if name.startswith("everything"):
         return functools.partial(analyzed, evaluator, 0 if name == "everything but the bootstrap" else resamples)
     if name == "files and report":
-        from detrkit.evaluation.report.files import write_evaluation
+        from detrkit.evaluation.report.write import write_evaluation
 
         return functools.partial(write_evaluation, folder / "eval", analyzed(evaluator, LEAST), evaluator)
     if name == PEER:

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.planting import PLANTERS, DataCopy, Key, Planter
-from detrkit.data.check import CheckResult, Finding, Severity, examine
-from detrkit.data.check.fix import fix_data
-from detrkit.data.formats.write_coco import write_coco
-from detrkit.data.layout import find_splits
+from detrkit.curation.check import CheckResult, Finding, Severity, examine
+from detrkit.curation.fix.fix import fix_data
+from detrkit.data.formats import find_splits
+from detrkit.data.formats.coco.write import write_coco
 from detrkit.data.read import read_split_files
 
 

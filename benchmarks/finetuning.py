@@ -20,8 +20,8 @@ from typing import Any
 import numpy as np
 
 import detrkit
-from detrkit.data.synthetic import write_synthetic
-from detrkit.models import is_run
+from detrkit.curation.synthetic import write_synthetic
+from detrkit.families.build import is_run
 
 PRETRAINING_IMAGES = 3000
 PRETRAINING_CLASSES = 3

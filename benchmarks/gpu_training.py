@@ -13,7 +13,7 @@ import torch
 
 from benchmarks import detr_speed
 from benchmarks.detr_speed import COMPILED, THEIRS, Job
-from detrkit.ops.meters import PeakMemory, count_flops
+from detrkit.hardware import PeakMemory, count_flops
 from detrkit.profiling.flops import Peak, find_peak, peak_tflops, utilisation
 from detrkit.training.memory import free_memory, is_out_of_memory
 

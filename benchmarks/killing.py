@@ -178,7 +178,8 @@ def _around(owner: Any, name: str, hit: Hit, *, before: bool = False, after: boo
 
 
 def _in_start(hit: Hit) -> None:
-    from detrkit.runs import prepare, run, split
+    from detrkit.data import split
+    from detrkit.training import prepare, run
 
     for module, name in ((run, "make_fabric"), (split, "read_split_files"), (prepare, "build_model")):
         _around(module, name, hit, before=True, after=True)
@@ -186,7 +187,7 @@ def _in_start(hit: Hit) -> None:
 
 
 def _in_write(hit: Hit) -> None:
-    from detrkit.training import checkpoint
+    from detrkit import checkpoint
 
     plain = checkpoint._HashingWriter.write
 
@@ -214,7 +215,7 @@ def _in_evaluation(hit: Hit) -> None:
 
 
 def _in_log(hit: Hit) -> None:
-    from detrkit.training.append import AppendFile
+    from detrkit.training.telemetry.append import AppendFile
 
     plain = AppendFile._write_piece
 
@@ -240,14 +241,15 @@ def _in_loader(hit: Hit) -> None:
 
 
 def _in_cut(hit: Hit) -> None:
-    from detrkit.training import log, tensorboard
+    from detrkit.training.telemetry import log, tensorboard
 
     for module in (log, tensorboard):
         _around(module, "cut", hit, before=True, after=True)
 
 
 def _in_load(hit: Hit) -> None:
-    from detrkit.training import checkpoint, loop
+    from detrkit import checkpoint
+    from detrkit.training import loop
 
     _around(checkpoint, "load_checkpoint", hit, after=True)
     _around(loop, "resume_state", hit, before=True, after=True)
@@ -302,9 +304,9 @@ def _serve() -> int:
     import torch._dynamo  # noqa: F401
     import torchvision  # noqa: F401
 
-    from detrkit import api, cli, runs  # noqa: F401
+    from detrkit.api import verbs as api  # noqa: F401
     from detrkit.families.registry import get_family
-    from detrkit.training import tensorboard  # noqa: F401
+    from detrkit.training.telemetry import tensorboard  # noqa: F401
 
     get_family("detr")
 
@@ -367,7 +369,7 @@ def differences(reference: Path, run: Path) -> list[str]:
 
 def _checkpoint(path: Path) -> dict[str, Any]:
     """A checkpoint without clocks, the position in the log (which has the lines of resuming) and the workers."""
-    from detrkit.training.checkpoint import load_checkpoint
+    from detrkit.checkpoint import load_checkpoint
 
     payload = load_checkpoint(path)
     payload.pop("log", None)

@@ -223,7 +223,7 @@ def _last_step(run: Path) -> int:
 
 def _after_kill(run: Path) -> list[str]:
     """What must hold at any moment: no file under a final name is damaged, and few steps are lost."""
-    from detrkit.training.checkpoint import load_checkpoint
+    from detrkit.checkpoint import load_checkpoint
 
     payloads = {path.name: load_checkpoint(path) for path in (run / "checkpoints").glob("*.pt")}
     steps = [payload["progress"]["step"] for name, payload in payloads.items() if name != "best.pt"]

@@ -34,7 +34,7 @@ from torchvision.transforms import v2
 from benchmarks.data_speed import natural_looking
 from detrkit.config import DataConfig, TransformConfig
 from detrkit.data.coco import CocoDataset
-from detrkit.data.layout import find_split
+from detrkit.data.formats import find_split
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.read import read_split_files
 from detrkit.data.transforms import train_transform

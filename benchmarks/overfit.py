@@ -14,7 +14,7 @@ from pathlib import Path
 
 import detrkit
 from detrkit.config import parse_assignments
-from detrkit.data.layout import find_split
+from detrkit.data.formats import find_split
 
 IMAGES = 8
 SIZE = 320  # of the longer side, in pixels

@@ -11,9 +11,9 @@ import dataclasses
 
 import numpy as np
 
+from detrkit.classes import ClassMap
 from detrkit.evaluation.matching import Found, Matches, match_detections
 from detrkit.evaluation.truth import CocoTruth
-from detrkit.types import ClassMap
 
 SIDE = 640
 

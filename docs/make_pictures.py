@@ -11,9 +11,9 @@ from PIL import Image, ImageDraw
 from torchvision import tv_tensors
 
 from detrkit.config import RECIPES, TransformConfig
+from detrkit.curation.synthetic import draw_scene
 from detrkit.data.coco import Sample, SampleKey
 from detrkit.data.compose import ComposedTransform
-from detrkit.data.synthetic import draw_scene
 from detrkit.data.transforms import train_transform
 from detrkit.types import Target
 

@@ -19,7 +19,7 @@ from benchmarks.convergence.recipes import RECIPES
 from detrkit.config import Config, update_config
 from detrkit.errors import UsageError
 from detrkit.families.recipes import resolve_config
-from detrkit.runs.run import start_run
+from detrkit.training.run import start_run
 
 
 @dataclasses.dataclass(frozen=True)

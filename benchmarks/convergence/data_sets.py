@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detrkit.data.synthetic import write_synthetic
+from detrkit.curation.synthetic import write_synthetic
 from detrkit.errors import UsageError
 from detrkit.files import atomic_file
 

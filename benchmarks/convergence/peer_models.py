@@ -22,7 +22,7 @@ from torchvision.models.detection.image_list import ImageList
 from torchvision.ops import box_convert
 from torchvision.ops.feature_pyramid_network import LastLevelP6P7
 
-from detrkit.types import SizeHW
+from detrkit.classes import SizeHW
 
 MULTIPLE = 32
 """Sides of the input are a multiple of it: the coarsest level is twice upsampled onto finer ones."""

@@ -19,18 +19,19 @@ from torchvision.ops import box_convert
 
 from benchmarks.convergence.peer_models import MULTIPLE, Found, Objects, PeerNetwork
 from benchmarks.convergence.peers import PEERS
-from detrkit.adapters.staged import StagedSubject, labelled_detections
-from detrkit.adapters.subject import collect
+from detrkit.classes import SizeHW
 from detrkit.config import Config, write_config
 from detrkit.data.loader import EpochBatchSampler, build_loader
+from detrkit.data.split import Split, read_split
+from detrkit.detectors.batches import autocast, resolve_device
+from detrkit.detectors.staged import StagedSubject, labelled_detections
+from detrkit.detectors.stages import collect
 from detrkit.errors import TrainingError
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.files import make_folder
-from detrkit.inference.detect import autocast, resolve_device
 from detrkit.ops.images import normalize_images, pad_images, resize_image, resized_size_hw
-from detrkit.runs.prepare import training_dataset
-from detrkit.runs.split import Split, read_split
-from detrkit.types import Batch, ImageDetections, SizeHW
+from detrkit.training.prepare import training_dataset
+from detrkit.types import Batch, ImageDetections
 
 OnEvaluation = Callable[[int, Mapping[str, float]], bool]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.convergence import peer_models
 from benchmarks.convergence.peer_models import PeerNetwork
-from detrkit.types import SizeHW
+from detrkit.classes import SizeHW
 
 FAMILY = "peer"
 """What stands in place of a family in the config of a peer's run."""

@@ -31,11 +31,11 @@ from benchmarks.convergence.competitors import (
 from benchmarks.convergence.data_sets import Files
 from benchmarks.convergence.peers import PEERS
 from benchmarks.timing import machine
-from detrkit import api
+from detrkit.api import verbs as api
 from detrkit.config import Config, update_config
+from detrkit.data.split import read_split
 from detrkit.errors import UsageError
 from detrkit.files import atomic_file
-from detrkit.runs.split import read_split
 from detrkit.visual.history import read_metrics_log
 
 RESULT = "result.json"

@@ -6,16 +6,16 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from detrkit.adapters.thresholds import choose_thresholds
-    from detrkit.api import evaluate, export, load, predict, preflight, replay, resume, train
-    from detrkit.comparison.verbs import compare
+    from detrkit.api.benchmark import benchmark
+    from detrkit.api.compare import compare
+    from detrkit.api.profile import profile
+    from detrkit.api.thresholds import choose_thresholds
+    from detrkit.api.tune import lr_range, tune
+    from detrkit.api.verbs import evaluate, export, load, predict, preflight, replay, resume, train
+    from detrkit.classes import ClassMap
     from detrkit.config import Config
+    from detrkit.detectors.detector import Detector
     from detrkit.errors import DetrkitError
-    from detrkit.inference.predictor import Detector
-    from detrkit.profiling.benchmark import benchmark
-    from detrkit.profiling.verbs import profile
-    from detrkit.tuning.verbs import lr_range, tune
-    from detrkit.types import ClassMap
 
 __version__ = "0.1.0"
 
@@ -43,24 +43,24 @@ __all__ = [
 
 # Public name -> module. Imported on first use, so that `import detrkit` and `--help` stay free of torch.
 _HOMES = {
-    "ClassMap": "detrkit.types",
+    "ClassMap": "detrkit.classes",
     "Config": "detrkit.config",
-    "Detector": "detrkit.inference.predictor",
+    "Detector": "detrkit.detectors.detector",
     "DetrkitError": "detrkit.errors",
-    "choose_thresholds": "detrkit.adapters.thresholds",
-    "compare": "detrkit.comparison.verbs",
-    "benchmark": "detrkit.profiling.benchmark",
-    "evaluate": "detrkit.api",
-    "export": "detrkit.api",
-    "load": "detrkit.api",
-    "lr_range": "detrkit.tuning.verbs",
-    "predict": "detrkit.api",
-    "preflight": "detrkit.api",
-    "profile": "detrkit.profiling.verbs",
-    "replay": "detrkit.api",
-    "resume": "detrkit.api",
-    "train": "detrkit.api",
-    "tune": "detrkit.tuning.verbs",
+    "choose_thresholds": "detrkit.api.thresholds",
+    "compare": "detrkit.api.compare",
+    "benchmark": "detrkit.api.benchmark",
+    "evaluate": "detrkit.api.verbs",
+    "export": "detrkit.api.verbs",
+    "load": "detrkit.api.verbs",
+    "lr_range": "detrkit.api.tune",
+    "predict": "detrkit.api.verbs",
+    "preflight": "detrkit.api.verbs",
+    "profile": "detrkit.api.profile",
+    "replay": "detrkit.api.verbs",
+    "resume": "detrkit.api.verbs",
+    "train": "detrkit.api.verbs",
+    "tune": "detrkit.api.tune",
 }
 
 

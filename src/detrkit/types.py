@@ -8,95 +8,14 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple, NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
 import torch
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, Mask
 
-from detrkit.errors import DataError
-
-SizeHW = tuple[int, int]
-
-
-@dataclasses.dataclass(frozen=True)
-class ClassMap:
-    """The classes of a data set: contiguous ids inside, the data set's own ids and names at the edges.
-
-    ``class_id`` is the position in ``names`` (0 to C-1). ``category_ids[class_id]`` is the id that the
-    data set's annotation file uses. ``slots[class_id]`` is the row of the class head that scores the class:
-    the same as ``class_id``, except for heads like the published DETR's, whose 91 rows are raw COCO ids.
-
-    Args:
-        names: One name per class, as the data set spells it.
-        category_ids: One id per class; any distinct integers, gaps and zero allowed.
-        slots: One row of the head per class; ``range(C)`` when not given.
-        num_slots: Rows of the head without no-object; ``C`` when not given.
-
-    Raises:
-        DataError: The lengths differ, or ids or slots repeat.
-    """
-
-    names: tuple[str, ...]
-    category_ids: tuple[int, ...]
-    slots: tuple[int, ...] = ()
-    num_slots: int = 0
-
-    def __post_init__(self) -> None:
-        count = len(self.names)
-        if len(self.category_ids) != count:
-            raise DataError(f"a class map has {count} names but {len(self.category_ids)} category ids")
-        if len(set(self.category_ids)) != count:
-            raise DataError(f"category ids repeat: {sorted(self.category_ids)}; every class needs its own")
-        if not self.slots:
-            object.__setattr__(self, "slots", tuple(range(count)))
-        if not self.num_slots:
-            object.__setattr__(self, "num_slots", max(self.slots, default=-1) + 1)
-        if len(self.slots) != count or len(set(self.slots)) != count:
-            raise DataError(f"a class map of {count} classes needs {count} distinct slots, got {self.slots}")
-        if any(not 0 <= slot < self.num_slots for slot in self.slots):
-            raise DataError(f"slots must lie in 0 to {self.num_slots - 1}, got {self.slots}")
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    @classmethod
-    def from_categories(cls, categories: Sequence[Mapping[str, Any]]) -> ClassMap:
-        """Class map of a COCO ``categories`` list, ordered by category id."""
-        ordered = sorted(categories, key=lambda category: int(category["id"]))
-        return cls(
-            names=tuple(str(category["name"]) for category in ordered),
-            category_ids=tuple(int(category["id"]) for category in ordered),
-        )
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> ClassMap:
-        """The inverse of :meth:`to_dict`."""
-        return cls(
-            names=tuple(data["names"]),
-            category_ids=tuple(data["category_ids"]),
-            slots=tuple(data["slots"]),
-            num_slots=int(data["num_slots"]),
-        )
-
-    def to_dict(self) -> dict[str, Any]:
-        """Plain lists, ready for JSON."""
-        return {
-            "names": list(self.names),
-            "category_ids": list(self.category_ids),
-            "slots": list(self.slots),
-            "num_slots": self.num_slots,
-        }
-
-    def class_id_by_category(self) -> dict[int, int]:
-        """Map from the data set's category id to the contiguous class id."""
-        return {category_id: class_id for class_id, category_id in enumerate(self.category_ids)}
-
-    def class_id_by_name(self) -> dict[str, int]:
-        """Map from class name to contiguous class id (the first, where a name repeats)."""
-        return {name: class_id for class_id, name in reversed(list(enumerate(self.names)))}
+from detrkit.classes import SizeHW
 
 
 class Target(TypedDict):
@@ -284,87 +203,3 @@ class ImageDetections(NamedTuple):
     boxes_xyxy: np.ndarray
     scores: np.ndarray
     class_ids: np.ndarray
-
-
-@dataclasses.dataclass(frozen=True)
-class Percentiles:
-    """How long something takes, in milliseconds: half of the runs take at most ``p50``, and so on."""
-
-    p50: float
-    p90: float
-    p95: float
-    p99: float
-    min: float
-    mean: float
-
-    @classmethod
-    def of(cls, milliseconds: Sequence[float] | np.ndarray) -> Percentiles:
-        """Those of some runs; between two runs they are interpolated.
-
-        Raises:
-            DataError: There is no run.
-        """
-        values = np.asarray(milliseconds, dtype=np.float64)
-        if values.size == 0:
-            raise DataError("there are no times to take percentiles of; measure at least one run")
-        p50, p90, p95, p99 = np.percentile(values, (50, 90, 95, 99)).tolist()
-        return cls(p50, p90, p95, p99, float(values.min()), float(values.mean()))
-
-
-@dataclasses.dataclass(frozen=True)
-class Latency:
-    """How long a detector takes from pixels in memory to detections, by stage.
-
-    Times are of a whole batch, which is what each of its images waits for. The percentiles of the stages do not
-    add up to those of the total, since not all stages are slow in the same run.
-
-    Args:
-        preprocess: From uint8 images to the network's input, on the device.
-        model: The network.
-        postprocess: From its outputs to detections in pixels, on the host.
-        total: All three.
-        batch_size: Images at once.
-        images: Different images that were used.
-        runs: Timed, after the warm-up.
-        warm_up: Runs before, which do not count.
-        device: As people call it.
-        threads: That torch may use on the CPU for one operation.
-        decode: Reading and decoding an image file, each; not in ``total``. None where no files were read.
-    """
-
-    preprocess: Percentiles
-    model: Percentiles
-    postprocess: Percentiles
-    total: Percentiles
-    batch_size: int
-    images: int
-    runs: int
-    warm_up: int
-    device: str
-    threads: int
-    decode: Percentiles | None = None
-
-    @property
-    def images_per_s(self) -> float:
-        """Images a second, one batch after the other."""
-        return 1000 * self.batch_size / self.total.mean
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; times in milliseconds."""
-        stages = ("preprocess", "model", "postprocess", "total")
-        facts = ("batch_size", "images", "runs", "warm_up", "device", "threads")
-        return {
-            **{f"{name}_ms": dataclasses.asdict(getattr(self, name)) for name in stages},
-            "decode_ms": None if self.decode is None else dataclasses.asdict(self.decode),
-            "images_per_s": self.images_per_s,
-            **{name: getattr(self, name) for name in facts},
-        }
-
-    @classmethod
-    def from_dict(cls, data: Mapping[str, Any]) -> Latency:
-        """The inverse of :meth:`to_dict`."""
-        stages = ("preprocess", "model", "postprocess", "total")
-        decode = data["decode_ms"]
-        fields: dict[str, Any] = {name: Percentiles(**data[f"{name}_ms"]) for name in stages}
-        fields |= {name: data[name] for name in ("batch_size", "images", "runs", "warm_up", "device", "threads")}
-        return cls(**fields, decode=None if decode is None else Percentiles(**decode))

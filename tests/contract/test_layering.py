@@ -1,95 +1,173 @@
-"""Who may import whom. The rows are the floors of the house, from the ground up."""
+"""Who may import whom. The rows are the floors of the house, from the ground up (docs: CONTRIBUTING.md)."""
 
 from __future__ import annotations
 
 import ast
+import functools
 from pathlib import Path
-
-import pytest
 
 import detrkit
 
 ROOT = Path(detrkit.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "types", "config", "files", "thresholds"),
-    ("ops", "visual"),
-    ("data", "nn", "losses"),
+    ("errors", "classes", "latency", "files", "config", "types", "threshold_file"),
+    ("ops", "visual", "checkpoint", "distributed", "download", "preprocess", "hardware"),
+    ("data", "nn", "losses", "runtimes"),
+    ("evaluation",),
     ("families",),
-    ("training", "evaluation", "inference"),
-    ("serving",),
-    ("models",),
-    ("runs",),
-    ("adapters",),
-    ("readiness", "tuning", "profiling", "cluster", "comparison", "robustness"),
+    ("curation",),
+    ("detectors",),
+    ("training",),
+    ("serving", "export", "tuning", "preflight", "profiling", "comparison", "robustness"),
     ("api",),
-    ("demo", "doctor", "cli"),
+    ("cli",),
 )
-GROUND = FLOORS[0]
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
+# One floor, but not one room: a runtime never imports torch, and training is handed its evaluation.
+DOORS = {"detectors": {"training/run.py"}}
+WITHOUT_TORCH = ("errors", "classes", "files", "config", "threshold_file", "runtimes", "cli", "families/__init__")
+TORCH = {"torch", "torchvision", "supervision", "lightning_fabric", "tensorboard", "matplotlib"}
 
 
-def room_of(path: Path) -> str:
-    return path.relative_to(ROOT).parts[0].removesuffix(".py")
+def name_of(path: Path) -> str:
+    """Dotted name of a file inside the package, such as ``data.formats.yolo.read``."""
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
-def imported_rooms(path: Path) -> set[str]:
-    """Rooms of detrkit that a file imports anywhere, inside functions and type checks too."""
-    rooms = set()
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        names = []
+FILES = {name_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+@functools.cache
+def tree_of(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+def imports_of(path: Path, *, at_the_top: bool = False) -> set[str]:
+    """Files of detrkit that a file imports, inside functions and type checks too unless ``at_the_top``."""
+    tree = tree_of(path)
+    found = set()
+    for node in tree.body if at_the_top else ast.walk(tree):
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}: relative import"
-            names = [node.module or ""]
-            if node.module == "detrkit":
-                names = [f"detrkit.{alias.name}" for alias in node.names]
-        rooms |= {name.split(".")[1] for name in names if name.startswith("detrkit.")}
-    return rooms
+            names = [f"{node.module}.{alias.name}" for alias in node.names] + [str(node.module)]
+        else:
+            continue
+        found |= {
+            name.removeprefix("detrkit.")
+            for name in names
+            if name.startswith("detrkit.") and name.removeprefix("detrkit.") in FILES
+        }
+    return found - {name_of(path)}
 
 
-FILES = sorted(path for path in ROOT.rglob("*.py") if path not in (ROOT / "__init__.py", ROOT / "__main__.py"))
+def room_of(name: str) -> str:
+    return name.split(".")[0]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_a_room_imports_only_from_floors_below(path: Path):
-    room = room_of(path)
-    assert room in FLOOR_OF, f"{room} has no floor; add it to FLOORS where it belongs"
-    for other in imported_rooms(path) - {room}:
-        assert other in FLOOR_OF, f"{path} imports unknown room {other}"
-        below = FLOOR_OF[other] < FLOOR_OF[room]
-        neighbours_on_the_ground = room in GROUND and other in GROUND
-        top = FLOOR_OF[room] == FLOOR_OF[other] == len(FLOORS) - 1 and room == "cli"
-        assert below or neighbours_on_the_ground or top, f"{path.relative_to(ROOT)} ({room}) imports {other}"
+def circles(graph: dict[str, set[str]]) -> list[list[str]]:
+    """Circles of a graph, one for each that a walk along its arrows runs into."""
+    found: list[list[str]] = []
+    done: set[str] = set()
+
+    def visit(name: str, way: list[str]) -> None:
+        if name in way:
+            found.append([*way[way.index(name) :], name])
+        elif name not in done:
+            for other in sorted(graph[name]):
+                visit(other, [*way, name])
+            done.add(name)
+
+    for name in sorted(graph):
+        visit(name, [])
+    return found
 
 
-OUTSIDE_FAMILIES = [path for path in FILES if room_of(path) != "families"]
+def breaches(files: dict[str, Path]) -> list[str]:
+    """Arrows that run upwards or sideways, and those through a wall that has one door."""
+    found = []
+    for name, path in files.items():
+        room = room_of(name)
+        if not name or name == "__main__":
+            continue
+        if room not in FLOOR_OF:
+            found.append(f"{name}: room {room} has no floor; add it to FLOORS where it belongs")
+            continue
+        for other in imports_of(path):
+            into = room_of(other)
+            door = path.relative_to(ROOT).as_posix() in DOORS.get(into, {path.relative_to(ROOT).as_posix()})
+            if into not in FLOOR_OF or room == into:
+                continue
+            ground = FLOOR_OF[room] == FLOOR_OF[into] == 0
+            if not ground and FLOOR_OF[into] >= FLOOR_OF[room]:
+                found.append(f"{name} ({room}) imports {other}")
+            if room == "training" and not door:
+                found.append(f"{name} imports {other}: of training, only {DOORS[into]} may")
+    return found
 
 
-@pytest.mark.parametrize("path", OUTSIDE_FAMILIES, ids=lambda path: str(path.relative_to(ROOT)))
-def test_no_family_is_named_outside_families(path: Path):
-    allowed_defaults = {"config", "api", "cli", "demo"}  # defaults and help name a preset
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-        if isinstance(node, ast.Compare):
-            texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
-            assert not any(isinstance(t, str) and t.startswith(("detr", "rtdetr", "dfine")) for t in texts), path
-    if room_of(path) not in allowed_defaults:
-        assert not any("families.detr" in str(room) for room in imported_rooms(path))
+def test_a_room_imports_only_from_floors_below():
+    assert breaches(FILES) == []
 
 
-def test_the_ground_floor_does_not_import_torch_for_help():
-    for name in (
-        "errors.py",
-        "config.py",
-        "files.py",
-        "cli/__init__.py",
-        "cli/shared.py",
-        "cli/data.py",
-        "families/__init__.py",
-        "families/detr/presets.py",
-    ):
-        tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
-        top_level = [node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)]
-        modules = {getattr(node, "module", None) or node.names[0].name for node in top_level}
-        assert not any(str(module).split(".")[0] in ("torch", "torchvision", "supervision") for module in modules)
+def test_no_circle():
+    graph = {name: imports_of(path) for name, path in FILES.items() if name}
+    graph = {name: {other for other in others if other in graph} for name, others in graph.items()}
+    # A package's own __init__ names what lies in it, which is no arrow from outside.
+    for name in graph:
+        graph[name] = {other for other in graph[name] if not name.startswith(f"{other}.")}
+    assert [" -> ".join(circle) for circle in circles(graph)] == []
+
+
+def test_no_family_is_named_outside_families():
+    found = []
+    for name, path in FILES.items():
+        if room_of(name) == "families":
+            continue
+        for node in ast.walk(tree_of(path)):
+            if isinstance(node, ast.Compare):
+                texts = [part.value for part in ast.walk(node) if isinstance(part, ast.Constant)]
+                if any(isinstance(text, str) and text.startswith(("detr", "rtdetr", "dfine")) for text in texts):
+                    found.append(f"{name}: line {node.lineno} compares with a family's name")
+        found += [
+            f"{name} imports {other}"
+            for other in imports_of(path)
+            if other.startswith("families.") and FILES[other].parent != ROOT / "families"
+        ]
+    assert found == []
+
+
+def test_what_prints_help_does_not_import_torch():
+    found = []
+    for name, path in FILES.items():
+        relative = path.relative_to(ROOT).with_suffix("").as_posix()
+        if not any(relative == start or relative.startswith(f"{start}/") for start in WITHOUT_TORCH):
+            continue
+        for node in tree_of(path).body:
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                module = getattr(node, "module", None) or node.names[0].name
+                if str(module).split(".")[0] in TORCH:
+                    found.append(f"{name} imports {module}")
+    assert found == []
+
+
+def test_planted_breaches_are_found(tmp_path, monkeypatch):
+    """The rules above can fail: an arrow upwards, one through the wall of training, and a circle."""
+    monkeypatch.setitem(globals(), "ROOT", tmp_path)
+    texts = {
+        "data/reading.py": "import detrkit.training.loop",
+        "training/loop.py": "from detrkit.detectors import load",
+        "detectors/load.py": "from detrkit.detectors import stages",
+        "detectors/stages.py": "def late():\n    from detrkit.detectors.load import find",
+    }
+    for name, text in texts.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text, encoding="utf-8")
+    files = {name_of(tmp_path / name): tmp_path / name for name in texts}
+    monkeypatch.setitem(globals(), "FILES", files)
+    assert [line.split(" imports ")[0] for line in breaches(files)] == ["data.reading (data)", "training.loop"]
+    graph = {name: imports_of(path) for name, path in files.items()}
+    assert circles(graph) == [["detectors.load", "detectors.stages", "detectors.load"]]

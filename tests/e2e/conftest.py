@@ -17,9 +17,9 @@ import torch
 from click.testing import Result
 from typer.testing import CliRunner
 
+from detrkit.checkpoint import load_checkpoint
 from detrkit.cli import app
-from detrkit.data.synthetic import write_synthetic
-from detrkit.training.checkpoint import load_checkpoint
+from detrkit.curation.synthetic import write_synthetic
 
 TRAIN_IMAGES, VAL_IMAGES, SIDE, BATCH, EPOCHS = 24, 8, 64, 4, 4
 STEPS = TRAIN_IMAGES // BATCH * EPOCHS

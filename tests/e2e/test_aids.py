@@ -13,13 +13,12 @@ import torch
 import yaml
 
 import detrkit
+from detrkit.checkpoint import AIDS, load_checkpoint, read_model, save_checkpoint
 from detrkit.config import AidsConfig, read_config
+from detrkit.families.build import read_weights
 from detrkit.families.recipes import PLAIN
-from detrkit.models import read_weights
-from detrkit.nn.aids import AIDS
 from detrkit.training import loop
-from detrkit.training.checkpoint import load_checkpoint, read_model, save_checkpoint
-from detrkit.training.log import RunLog
+from detrkit.training.telemetry.log import RunLog
 from tests.e2e.conftest import assert_equal, records, run_here, run_well, train_arguments, trained
 
 SMALL = {"model__hidden_dim": 32, "model__ffn_dim": 32, "model__decoder_layers": 2, "model__num_queries": 10}

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from detrkit.training import loop
-from detrkit.training.run import Run
+from detrkit.training.session import Run
 from detrkit.training.step import Plan
 from detrkit.types import Batch
 from tests.e2e.conftest import Trained, records, run_well, train_arguments

@@ -16,9 +16,9 @@ from PIL import Image
 
 import detrkit
 from detrkit.evaluation.coco import METRIC_NAMES
+from detrkit.families.build import read_weights
 from detrkit.families.detr.weights import write_published
 from detrkit.families.recipes import preset_config
-from detrkit.models import read_weights
 from tests.e2e.conftest import (
     SIDE,
     VAL_IMAGES,

@@ -13,7 +13,7 @@ from pycocotools.cocoeval import COCOeval
 
 from detrkit.evaluation.coco import METRIC_NAMES
 from tests.e2e.conftest import Trained, run_here, run_well
-from tests.unit.adapters.tiny import save_transformers
+from tests.unit.detectors.tiny import save_transformers
 
 SSD = "torchvision:ssdlite320_mobilenet_v3_large@random"
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.data.synthetic import write_synthetic
+from detrkit.curation.synthetic import write_synthetic
 from tests.e2e.conftest import records, run_here, run_well, train_arguments
 
 TRAIN, VAL, SIDE = 4, 2, 32

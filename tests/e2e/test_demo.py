@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from detrkit import demo
+from detrkit.cli import demo
 from detrkit.config import read_config
 from tests.e2e.conftest import run_here, run_well
 

@@ -14,7 +14,7 @@ import torch
 from typer.testing import CliRunner
 
 from detrkit.cli import app
-from detrkit.data.synthetic import write_synthetic
+from detrkit.curation.synthetic import write_synthetic
 from detrkit.families.detr.model import build_detr
 from detrkit.families.detr.weights import write_published
 from detrkit.families.recipes import preset_config

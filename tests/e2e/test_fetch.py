@@ -18,13 +18,13 @@ import pytest
 from click.testing import Result
 from typer.testing import CliRunner
 
-import detrkit.data.fetch
+import detrkit.curation.fetch
 from detrkit.cli import app
-from detrkit.cli.fetch import _lines
-from detrkit.data.fetch import CATALOGUE, Archive, DatasetEntry, Part, dataset
-from detrkit.data.fetch.download import kept_bytes
-from tests.unit.data.fetch.server import Hosted, Server, running_server
-from tests.unit.data.fetch.test_dataset import zipped
+from detrkit.cli.data.fetch import _lines
+from detrkit.curation.fetch import CATALOGUE, Archive, DatasetEntry, Part, dataset
+from detrkit.curation.fetch.download import kept_bytes
+from tests.unit.curation.fetch.server import Hosted, Server, running_server
+from tests.unit.curation.fetch.test_dataset import zipped
 
 IMAGES = {f"set/images/{n}.jpg": random.Random(n).randbytes(30_000) for n in range(10)}
 
@@ -43,7 +43,7 @@ def hosted(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> H
     hosted = server.host("set.zip", zipped(IMAGES))
     entry = small_entry(server.address("set.zip"), hosted.sha256)
     changed = {**CATALOGUE, "bccd": entry, "other": dataclasses.replace(entry, name="other")}
-    monkeypatch.setattr(detrkit.data.fetch, "CATALOGUE", changed)
+    monkeypatch.setattr(detrkit.curation.fetch, "CATALOGUE", changed)
     monkeypatch.setattr(dataset, "CATALOGUE", changed)
     monkeypatch.chdir(tmp_path)
     return hosted
@@ -134,8 +134,11 @@ def test_a_failure_exits_with_1(hosted: Hosted):
 def start(hosted: Hosted, server: Server, **options: Any) -> subprocess.Popen[str]:
     """The command in a process of its own, with the small data set in its catalogue."""
     code = f"""
-import dataclasses, detrkit.data.fetch as package
-from detrkit.data.fetch import Archive, CATALOGUE, Part, dataset, pieces, web
+import dataclasses, detrkit.curation.fetch as package
+from detrkit.curation.fetch import Archive, CATALOGUE, Part
+from detrkit.curation.fetch import dataset
+from detrkit.curation.fetch import pieces
+from detrkit.curation.fetch import web
 from detrkit.cli import main
 archive = Archive({server.address("set.zip")!r}, "images", sha256={hosted.sha256!r}, hash_source="the test")
 entry = dataclasses.replace(CATALOGUE["bccd"], parts=(Part("all", "images", (archive,)),))
@@ -203,7 +206,11 @@ def test_on_a_terminal_a_bar_shows_speed_and_time_left(hosted: Hosted, monkeypat
     hosted.pause_s = 0.01
     read, write = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", TERMINAL.format(url=detrkit.data.fetch.CATALOGUE["bccd"].parts[0].archives[0].url)],
+        [
+            sys.executable,
+            "-c",
+            TERMINAL.format(url=detrkit.curation.fetch.CATALOGUE["bccd"].parts[0].archives[0].url),
+        ],
         stderr=write,
         stdout=subprocess.DEVNULL,
         env={**os.environ, "TERM": "xterm", "COLUMNS": "120"},
@@ -227,8 +234,10 @@ def test_on_a_terminal_a_bar_shows_speed_and_time_left(hosted: Hosted, monkeypat
 
 
 TERMINAL = """
-import dataclasses, detrkit.data.fetch as package
-from detrkit.data.fetch import Archive, CATALOGUE, Part, dataset, web
+import dataclasses, detrkit.curation.fetch as package
+from detrkit.curation.fetch import Archive, CATALOGUE, Part
+from detrkit.curation.fetch import dataset
+from detrkit.curation.fetch import web
 from detrkit.cli import main
 import sys
 entry = dataclasses.replace(CATALOGUE["bccd"], parts=(Part("all", "images", (Archive({url!r}, "images"),)),))

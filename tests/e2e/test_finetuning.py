@@ -10,13 +10,13 @@ from typing import Any
 import pytest
 import torch
 
+from detrkit.checkpoint import load_checkpoint, read_model
 from detrkit.config import ModelConfig
-from detrkit.data.synthetic import write_synthetic
+from detrkit.curation.synthetic import write_synthetic
 from detrkit.families.detr.model import build_detr
 from detrkit.families.detr.weights import write_published
 from detrkit.families.recipes import preset_config
-from detrkit.training.checkpoint import load_checkpoint, read_model
-from detrkit.training.log import RunLog
+from detrkit.training.telemetry.log import RunLog
 from tests.e2e.conftest import (
     BATCH,
     SIDE,

@@ -15,7 +15,7 @@ import pytest
 
 from benchmarks.killing import Moment, Victims, differences
 from benchmarks.kills import COMPONENTS, PLANS, Scene, kill_and_compare, make_scene, resume_without, try_to_lose
-from detrkit.training.checkpoint import load_checkpoint
+from detrkit.checkpoint import load_checkpoint
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and uses Linux's signals and file systems")
 

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from detrkit.config import update_config
-from detrkit.data.synthetic import write_synthetic
+from detrkit.curation.synthetic import write_synthetic
 from detrkit.families.recipes import preset_config
-from detrkit.readiness.run import run_preflight
-from detrkit.readiness.verdict import Outcome, Verdict
+from detrkit.preflight.run import run_preflight
+from detrkit.preflight.verdict import Outcome, Verdict
 
 from .conftest import run_here, train_arguments
 from .preflight_faults import PLANTS, blank_images, plant

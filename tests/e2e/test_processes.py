@@ -13,11 +13,11 @@ from pathlib import Path
 import pytest
 import torch
 
+from detrkit.checkpoint import read_model
 from detrkit.config import read_config
-from detrkit.models import build_model
-from detrkit.runs.evaluator import SplitEvaluator
-from detrkit.runs.split import read_split
-from detrkit.training.checkpoint import read_model
+from detrkit.data.split import read_split
+from detrkit.detectors.on_split import SplitEvaluator
+from detrkit.families.build import build_model
 from tests.e2e.conftest import Trained, records, run_here
 from tests.e2e.processes import (
     arguments,

@@ -15,18 +15,19 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torchvision import tv_tensors
 
+from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.data.loader import collate
+from detrkit.detectors.detector import Detector
+from detrkit.distributed import make_fabric
+from detrkit.families.build import build_model
 from detrkit.families.postprocess import postprocess
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import build_criterion
-from detrkit.inference.predictor import Detector
-from detrkit.models import build_model
 from detrkit.training import step
-from detrkit.training.processes import make_fabric
-from detrkit.training.run import Run, build_state
+from detrkit.training.session import Run, build_state
 from detrkit.training.step import agree, train_step
-from detrkit.types import Batch, ClassMap, Target
+from detrkit.types import Batch, Target
 from tests.unit.families.conftest import small_config
 
 CLASSES = ClassMap(("cat", "dog", "bird"), (3, 5, 9))

@@ -61,7 +61,7 @@ def _title(process: psutil.Process) -> str:
 
 
 def test_ray_that_is_not_installed_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    from detrkit.cluster.ray import train_on_ray
+    from detrkit.training.ray import train_on_ray
 
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(MissingExtraError, match=r'pip install "detrkit\[ray\]"'):
@@ -71,7 +71,7 @@ def test_ray_that_is_not_installed_is_told_with_the_command(monkeypatch: pytest.
 def test_a_folder_with_another_run_is_refused_before_ray_starts(tmp_path: Path):
     import ray
 
-    from detrkit.cluster.ray import train_on_ray
+    from detrkit.training.ray import train_on_ray
 
     (tmp_path / "config.yaml").write_text("model: {}\n")
     with pytest.raises(UsageError, match="--resume"):
@@ -82,7 +82,7 @@ def test_a_folder_with_another_run_is_refused_before_ray_starts(tmp_path: Path):
 
 
 def test_paths_hold_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from detrkit.cluster.ray import _with_absolute_paths
+    from detrkit.training.ray import _with_absolute_paths
 
     monkeypatch.chdir(tmp_path)
     (tmp_path / "my-dataset").mkdir()

@@ -13,12 +13,12 @@ import pytest
 import torch
 
 from detrkit.config import Config, update_config
+from detrkit.families.build import build_model
 from detrkit.families.registry import build_criterion
-from detrkit.models import build_model
 from detrkit.nn.transformer import EncoderLayer
 from detrkit.training import loop
-from detrkit.training.passes import step_seed
-from detrkit.training.trace import watch_forward
+from detrkit.training.forward_backward import step_seed
+from detrkit.training.nonfinite.trace import watch_forward
 from tests.e2e.conftest import records, run_here, run_well, train_arguments
 from tests.e2e.test_proofs import CLASSES, inputs, make_batch, resnet_config, tiny_config
 

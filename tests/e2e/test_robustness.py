@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 import detrkit
-from detrkit.adapters.find import find_subject
+from detrkit.api.generalize import corrupt, generalize
+from detrkit.detectors.load import find_subject
 from detrkit.errors import UsageError
-from detrkit.robustness.verbs import corrupt, generalize
 from tests.e2e.conftest import Trained, run_here, run_well
 
 

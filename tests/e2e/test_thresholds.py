@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 import detrkit
-from detrkit.thresholds import read_thresholds, write_thresholds
+from detrkit.threshold_file import read_thresholds, write_thresholds
 from tests.e2e.conftest import Trained, run_here, run_well
 
 

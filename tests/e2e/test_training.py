@@ -12,7 +12,7 @@ import pytest
 import yaml
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
-from detrkit.training.checkpoint import load_checkpoint, read_model
+from detrkit.checkpoint import load_checkpoint, read_model
 from tests.e2e.conftest import (
     EPOCHS,
     STEPS,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.data.synthetic import write_synthetic
+from detrkit.curation.synthetic import write_synthetic
 from tests.e2e.conftest import BATCH, SETTINGS, finish, records, run_here, run_well, start
 
 EPOCHS = 2

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detrkit.checkpoint import AIDS, without_aids
+from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
+from detrkit.families.build import build_model
 from detrkit.families.recipes import preset_config
-from detrkit.models import build_model
-from detrkit.nn.aids import AIDS, without_aids
-from detrkit.types import ClassMap, Objects, Outputs
+from detrkit.types import Objects, Outputs
 from tests.parity.conftest import padded_batch
 
 CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))

@@ -3,8 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 
+from detrkit.classes import ClassMap
 from detrkit.errors import DataError
-from detrkit.types import Batch, ClassMap, GroundTruth
+from detrkit.types import Batch, GroundTruth
 
 
 def test_category_ids_with_gaps_and_zero_become_contiguous():

@@ -13,7 +13,7 @@ import typer
 from detrkit.cli import data as data_verbs
 from detrkit.cli.benchmark import benchmark
 from detrkit.cli.compare import compare
-from detrkit.cli.evaluate import evaluate
+from detrkit.cli.eval import evaluate
 from detrkit.cli.models import models
 from detrkit.cli.plot import plot
 from detrkit.cli.preflight import preflight
@@ -64,7 +64,7 @@ def demo(
 ) -> None:
     """The whole road on a built-in data set, in minutes, on a CPU: data, training, evaluation, pictures."""
     with errors():
-        from detrkit.demo import run_demo
+        from detrkit.cli.demo import run_demo
 
         result = run_demo(out, images=images, epochs=epochs, model=model, seed=seed, say=say)
         _end_of_training(result.stopped, result.signal_number)
@@ -73,7 +73,7 @@ def demo(
 @app.command(short_help="Versions, devices, what is missing, what clashes.")
 def doctor(as_json: JsonOption = False) -> None:
     """Versions, devices, what is missing, what is known to clash. Exits with 1 if detrkit cannot work."""
-    from detrkit.doctor import examine
+    from detrkit.cli.doctor import examine
 
     findings = examine()
     if as_json:
@@ -148,7 +148,7 @@ def train(
         from detrkit.config import parse_assignments
 
         changes = parse_assignments(assignments or [])
-        from detrkit import api
+        from detrkit.api import verbs as api
 
         result = api.train(
             model,
@@ -176,7 +176,7 @@ def resume(
 ) -> None:
     """Go on with a training that was stopped, from its last checkpoint."""
     with errors():
-        from detrkit import api
+        from detrkit.api import verbs as api
 
         _report_run(api.resume(run, epochs=epochs, say=say))
 
@@ -216,7 +216,7 @@ def predict(
     """Detect objects in images: draws them and writes predictions.json in COCO format."""
     failures: list[str] = []
     with errors():
-        from detrkit import api
+        from detrkit.api import verbs as api
 
         detector = api.load(model, preset, device=device, precision=checked_precision(precision))
         chosen = _threshold(detector, model, threshold, threshold_file, quiet if as_json else say)
@@ -257,7 +257,7 @@ def export(
 ) -> None:
     """Write a model's weights in another layout, bit-equal."""
     with errors():
-        from detrkit import api
+        from detrkit.api import verbs as api
 
         if layout not in ("published", "hub"):
             raise UsageError(f"--format is {layout!r}, expected published or hub")
@@ -279,7 +279,7 @@ def _show_warning(message: Warning | str, *_where: Any) -> None:
 
 def _threshold(detector: Any, model: str, number: float | None, file: Path | None, say: Any) -> Any:
     """The threshold that was asked for, and which one it is said where it was not."""
-    from detrkit.thresholds import FILE_NAME, read_thresholds
+    from detrkit.threshold_file import FILE_NAME, read_thresholds
 
     if number is not None and file is not None:
         raise UsageError("--threshold and --thresholds both say from which score on; give one")
@@ -299,7 +299,7 @@ def _batch_size(text: str | None) -> int | Literal["auto"] | None:
 
 
 def _replay(source: Path, as_json: bool) -> None:
-    from detrkit import api
+    from detrkit.api import verbs as api
 
     diagnosis = api.replay(source)
     if as_json:

@@ -58,7 +58,7 @@ def benchmark(
             "--sizes": _numbers(sizes, "--sizes"),
             "--threads": _numbers(threads, "--threads"),
         }
-        from detrkit.profiling.benchmark import benchmark as measure
+        from detrkit.api.benchmark import benchmark as measure
 
         folder = out or free_folder(Path("speed"))
         with progress_bar("timing", as_json) as progress:

@@ -71,7 +71,7 @@ def compare(
     """Compare detectors on the same images with the same evaluator: accuracy, speed, and how sure it is."""
     with errors():
         checked = checked_precision(precision)
-        from detrkit.comparison.verbs import compare as compare_models
+        from detrkit.api.compare import compare as compare_models
         from detrkit.comparison.write import FILES
 
         with _progress(as_json) as progress:

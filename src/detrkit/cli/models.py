@@ -57,7 +57,7 @@ def _list_presets(as_json: bool) -> None:
 
 
 def _list_parts(preset: str, as_json: bool) -> None:
-    from detrkit.models import model_parts
+    from detrkit.families.build import model_parts
 
     sizes = model_parts(preset)
     if as_json:

@@ -55,7 +55,7 @@ def preflight(
         from detrkit.config import parse_assignments
 
         changes = parse_assignments(assignments or [])
-        from detrkit import api
+        from detrkit.api import verbs as api
 
         folder = out or free_folder(Path("preflight"))
         verdict = api.preflight(

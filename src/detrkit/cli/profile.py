@@ -62,7 +62,7 @@ def profile(
         from detrkit.config import parse_assignments
 
         changes = parse_assignments(assignments or [])
-        from detrkit.profiling.verbs import profile as watch
+        from detrkit.api.profile import profile as watch
 
         folder = out or free_folder(Path("profile"))
         found = watch(

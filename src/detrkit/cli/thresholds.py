@@ -21,7 +21,7 @@ from detrkit.cli.shared import (
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from detrkit.adapters.thresholds import ThresholdChoice
+    from detrkit.api.thresholds import ThresholdChoice
 
 
 def thresholds(
@@ -68,10 +68,10 @@ def thresholds(
 ) -> None:
     """Choose the score from which detections are taken, class by class, and check it on other images."""
     with errors():
-        from detrkit.adapters.thresholds import choose_thresholds
+        from detrkit.api.thresholds import choose_thresholds
         from detrkit.errors import UsageError
-        from detrkit.models import is_run
-        from detrkit.thresholds import FILE_NAME
+        from detrkit.families.build import is_run
+        from detrkit.threshold_file import FILE_NAME
 
         if f1 and (precision is not None or recall is not None):
             raise UsageError("--f1 goes with neither --precision nor --recall; give one of the three")

@@ -83,7 +83,7 @@ def tune(
         tell = quiet if as_json else say
         if lr_range:
             _only_search(trials=trials, space=space, pruner=pruner, storage=storage, study=study)
-            from detrkit.tuning import verbs
+            from detrkit.api import tune as verbs
 
             folder = out or free_folder(Path("lr-range"))
             found = verbs.lr_range(
@@ -102,7 +102,7 @@ def tune(
                 say("\n".join(found.lines()))
                 say(f"Curve: {folder / 'lr_range.png'}; figures: {folder / 'lr_range.json'}")
             return
-        from detrkit.tuning import verbs
+        from detrkit.api import tune as verbs
 
         result = verbs.tune(
             model,

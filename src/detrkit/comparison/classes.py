@@ -8,11 +8,11 @@ from typing import Literal
 
 import numpy as np
 
-from detrkit.adapters.subject import Subject
+from detrkit.classes import ClassMap
+from detrkit.detectors.stages import Subject
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import match_classes
 from detrkit.evaluation.truth import CocoTruth
-from detrkit.types import ClassMap
 from detrkit.visual.text import shortened
 
 Which = Literal["shared", "all"]

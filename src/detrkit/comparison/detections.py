@@ -16,13 +16,13 @@ from typing import Any
 import torch
 
 import detrkit
-from detrkit.adapters.results import ResultsSubject
-from detrkit.adapters.subject import Progress, Stages, Subject, collect
+from detrkit.data.split import Split
+from detrkit.detectors.results import ResultsSubject
+from detrkit.detectors.stages import Progress, Stages, Subject, collect
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.files import atomic_file
-from detrkit.runs.split import Split
 
 FOLDER = "detections"
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.axes import Axes
 
-from detrkit.adapters.cost import NOT_COUNTED
 from detrkit.comparison.pictures import disagreement_pictures
 from detrkit.comparison.result import MEASURES, Comparison, Contender, Duel, known, usable
+from detrkit.data.split import Split
+from detrkit.detectors.cost import NOT_COUNTED
 from detrkit.evaluation.bootstrap import LEAST_IMAGES
-from detrkit.runs.split import Split
 from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Plots, Section, Table, Text, Value
 from detrkit.visual.plots import COLORS, Plot, svg_plot
 from detrkit.visual.text import shortened

@@ -5,13 +5,13 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from detrkit.classes import ClassMap
 from detrkit.comparison.images import Operation
 from detrkit.comparison.result import Duel
 from detrkit.data.coco import CocoDataset
+from detrkit.data.split import Split
 from detrkit.errors import DetrkitError
 from detrkit.evaluation.matching import Matches
-from detrkit.runs.split import Split
-from detrkit.types import ClassMap
 from detrkit.visual.drawing import draw_objects
 from detrkit.visual.page import Picture
 from detrkit.visual.text import shortened

@@ -7,12 +7,13 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from detrkit.adapters.cost import Cost
+from detrkit.classes import ClassMap
 from detrkit.comparison.images import ImageDifferences
+from detrkit.detectors.cost import Cost
 from detrkit.evaluation.bootstrap import LEAST_IMAGES, Difference, Differences
 from detrkit.evaluation.coco import UNDEFINED, CocoMetrics
 from detrkit.evaluation.matching import Matches
-from detrkit.types import ClassMap, Latency
+from detrkit.latency import Latency
 
 MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
 VERSION = 1

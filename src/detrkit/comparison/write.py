@@ -8,10 +8,10 @@ from pathlib import Path
 
 from detrkit.comparison.page import comparison_sections, detector_row
 from detrkit.comparison.result import MEASURES, Comparison, Contender
+from detrkit.data.split import Split
 from detrkit.evaluation.failures.tables import Cell, write_csv
 from detrkit.evaluation.report.summary import markdown_name
 from detrkit.files import atomic_file
-from detrkit.runs.split import Split
 from detrkit.visual.page import write_page
 from detrkit.visual.text import printable
 

@@ -18,13 +18,13 @@ from typing import NamedTuple
 
 import numpy as np
 
+from detrkit.classes import SizeHW
 from detrkit.config import DataConfig, TransformConfig
+from detrkit.data.formats import canonical_split
 from detrkit.data.index import CocoIndex, check_inside, pack_names
-from detrkit.data.layout import canonical_split
 from detrkit.errors import AnnotationError, DataError
 from detrkit.files import atomic_bytes
 from detrkit.ops.images import Enough
-from detrkit.types import SizeHW
 
 VERSION = 1
 _COPY_SUFFIXES = (".jpg", ".jpeg")

@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from detrkit.classes import SizeHW
 from detrkit.data.cache import (
     VERSION,
     CacheSettings,
@@ -33,13 +34,12 @@ from detrkit.data.cache import (
     write_manifest,
 )
 from detrkit.data.coco import fit_boxes
+from detrkit.data.formats import canonical_split
 from detrkit.data.index import CocoIndex, check_inside
-from detrkit.data.layout import canonical_split
 from detrkit.data.loader import available_cpus
 from detrkit.errors import DataError, ImageError
 from detrkit.files import atomic_bytes, atomic_file, make_folder
 from detrkit.ops.images import Enough, decode_enough, decode_image, read_image_size
-from detrkit.types import SizeHW
 
 Progress = Callable[[int, int], None]
 

@@ -18,12 +18,13 @@ from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
+from detrkit.classes import SizeHW
 from detrkit.data.cache import ImageCache
 from detrkit.data.index import CocoIndex, check_inside, missing_images
 from detrkit.data.read import read_coco
 from detrkit.errors import ImageError
 from detrkit.ops.images import Enough, decode_enough, decode_image
-from detrkit.types import SizeHW, Target
+from detrkit.types import Target
 
 __all__ = ["CocoDataset", "CocoIndex", "Sample", "SampleKey", "Transform", "missing_images", "read_coco"]
 

@@ -14,11 +14,12 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
+from detrkit.classes import SizeHW
 from detrkit.config import TransformConfig
 from detrkit.data.coco import Sample, SampleKey
 from detrkit.data.geometry import crop_sample, resize_sample, size_of
 from detrkit.errors import ImageError
-from detrkit.types import SizeHW, Target
+from detrkit.types import Target
 
 LEAST_SIDE = 32
 """Pixels; an image with a shorter side is not composed: nothing could be seen on its tiles."""

@@ -16,9 +16,10 @@ from torch import Tensor
 from torchvision import tv_tensors
 from torchvision.transforms.v2 import functional as tv_functional
 
+from detrkit.classes import SizeHW
 from detrkit.data.coco import Sample
 from detrkit.ops.images import resize_image
-from detrkit.types import SizeHW, Target
+from detrkit.types import Target
 
 _TINY = torch.finfo(torch.float32).tiny
 

@@ -16,8 +16,8 @@ from pathlib import Path
 
 import numpy as np
 
+from detrkit.classes import ClassMap
 from detrkit.errors import AnnotationError
-from detrkit.types import ClassMap
 
 
 @dataclasses.dataclass(frozen=True)

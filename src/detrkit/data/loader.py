@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, get_worker_info
 
+from detrkit.classes import SizeHW
 from detrkit.config import DataConfig
 from detrkit.data.coco import CocoDataset, Sample, SampleKey
 from detrkit.data.sampler import EpochBatchSampler, EvaluationBatchSampler
@@ -24,7 +25,7 @@ from detrkit.data.transport import SPARE_SLOTS, Parcel, SharedSlots, batch_bytes
 from detrkit.errors import DetrkitError
 from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.ops.images import pad_images
-from detrkit.types import Batch, GroundTruth, SizeHW, Target
+from detrkit.types import Batch, GroundTruth, Target
 
 __all__ = [
     "EpochBatchSampler",

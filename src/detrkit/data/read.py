@@ -7,14 +7,14 @@ from typing import Literal
 
 import numpy as np
 
-from detrkit.data.coco_json import load_coco_table
-from detrkit.data.formats.read_panoptic import load_panoptic_table
-from detrkit.data.formats.read_voc import load_voc_table
-from detrkit.data.formats.read_yolo import load_yolo_table
+from detrkit.data.faults import Defect, ReadReport, ReportBuilder
+from detrkit.data.formats import SplitFiles
+from detrkit.data.formats.coco.read import load_coco_table
+from detrkit.data.formats.panoptic.read import load_panoptic_table
+from detrkit.data.formats.voc.read import load_voc_table
+from detrkit.data.formats.yolo.read import load_yolo_table
 from detrkit.data.index import CocoIndex, missing_images
-from detrkit.data.layout import SplitFiles
 from detrkit.data.repair import build_index
-from detrkit.data.report import Defect, ReadReport, ReportBuilder
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import DataError, ImageError
 
@@ -36,7 +36,7 @@ def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tu
     """Read a split and check that its image files exist.
 
     Args:
-        files: From :func:`detrkit.data.layout.find_split`.
+        files: From :func:`detrkit.data.formats.find_split`.
         on_bad_image: skip: listed images without a file are left out and reported; error: they are an error; keep:
             files are not looked for, since nobody needs their pixels.
 

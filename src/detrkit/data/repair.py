@@ -10,12 +10,12 @@ from typing import Any
 
 import numpy as np
 
+from detrkit.classes import ClassMap, SizeHW
+from detrkit.data.faults import Defect, ReadReport, ReportBuilder
 from detrkit.data.index import CocoIndex, check_inside, pack_names
-from detrkit.data.report import Defect, ReadReport, ReportBuilder
 from detrkit.data.table import AnnotationTable, positions_of
 from detrkit.errors import AnnotationError, DataError, ImageError
 from detrkit.ops.images import read_image_size
-from detrkit.types import ClassMap, SizeHW
 
 CLIP_REPORTED_PIXELS = 0.01
 """Boxes that leave their image by less are clipped without a word; rounding does that."""

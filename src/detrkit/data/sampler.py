@@ -11,8 +11,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 from torch.utils.data import Sampler
 
+from detrkit.classes import SizeHW
 from detrkit.data.coco import SampleKey
-from detrkit.types import SizeHW
 
 WINDOW = 32
 """Batches whose images are sorted by shape together: more would pad less, and mix images less."""

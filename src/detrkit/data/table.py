@@ -15,7 +15,7 @@ from typing import Literal
 
 import numpy as np
 
-from detrkit.data.report import ReadReport
+from detrkit.data.faults import ReadReport
 
 PlaceUnit = Literal["annotation", "line", "object"]
 

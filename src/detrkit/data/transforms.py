@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from torchvision.ops import box_iou
 
+from detrkit.classes import SizeHW
 from detrkit.config import TransformConfig
 from detrkit.data.coco import Sample, Transform
 from detrkit.data.compose import ComposedTransform
@@ -28,7 +29,7 @@ from detrkit.data.geometry import (
 )
 from detrkit.data.photometric import Photometric
 from detrkit.ops.images import resized_size_hw
-from detrkit.types import SizeHW, Target
+from detrkit.types import Target
 
 __all__ = [
     "IoUCrop",

@@ -23,7 +23,8 @@ import torch
 from torch import Tensor
 from torchvision import tv_tensors
 
-from detrkit.types import Batch, GroundTruth, SizeHW, Target
+from detrkit.classes import SizeHW
+from detrkit.types import Batch, GroundTruth, Target
 
 SPARE_SLOTS = 3
 """Beyond the batches that wait to be asked for: the one in use, the one before it (kept until its step is known to

@@ -23,7 +23,7 @@ from detrkit.evaluation.failures import Failures, find_failures
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.overlaps import SIZE_LIMITS, Overlaps, overlaps
 from detrkit.evaluation.score_curves import ScoreCurves, score_curves
-from detrkit.types import Latency
+from detrkit.latency import Latency
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done and steps in all."""

@@ -18,7 +18,7 @@ from detrkit.errors import DataError
 from detrkit.evaluation.coco import UNDEFINED
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.score_curves import iou_row
-from detrkit.thresholds import ScoreScale, logits_of
+from detrkit.threshold_file import ScoreScale, logits_of
 
 _TEMPERATURES = (0.05, 20.0)
 _BIASES = (-20.0, 20.0)

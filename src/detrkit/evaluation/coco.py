@@ -15,11 +15,12 @@ import hotcoco
 import msgspec
 import numpy as np
 
+from detrkit.classes import ClassMap
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.matching import Found, Matches, match_detections
 from detrkit.evaluation.truth import CocoTruth, read_ground_truth
 from detrkit.files import atomic_file
-from detrkit.types import ClassMap, ImageDetections
+from detrkit.types import ImageDetections
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 MAX_DETECTIONS = 100  # of each image and class, COCO's own limit

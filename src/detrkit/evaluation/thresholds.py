@@ -11,13 +11,13 @@ from typing import Any, Literal
 
 import numpy as np
 
+from detrkit.classes import ClassMap
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.calibration import calibrate, fit_temperature
 from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator, match_classes
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.score_curves import Cuts, class_cuts, iou_row, together_cuts
-from detrkit.thresholds import ClassThreshold, ScoreScale, Thresholds
-from detrkit.types import ClassMap
+from detrkit.threshold_file import ClassThreshold, ScoreScale, Thresholds
 
 LEAST_OBJECTS = 10
 """Of a class for a threshold of its own: with fewer, one detection more or less moves it far."""

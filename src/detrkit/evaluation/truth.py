@@ -14,8 +14,8 @@ from typing import Any, Protocol
 import hotcoco
 import numpy as np
 
+from detrkit.classes import ClassMap
 from detrkit.errors import AnnotationError
-from detrkit.types import ClassMap
 
 CHECK_HINT = 'run "detrkit data check" to find every defect'
 

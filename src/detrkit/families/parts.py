@@ -11,9 +11,9 @@ from collections.abc import Iterable, Mapping
 
 from torch import nn
 
+from detrkit.checkpoint import AIDS
 from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError
-from detrkit.nn.aids import AIDS
 
 
 @dataclasses.dataclass(frozen=True)

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 
 import torch
 
+from detrkit.classes import ClassMap, SizeHW
 from detrkit.ops.boxes import cxcywh_to_xyxy
-from detrkit.types import ClassMap, ImageDetections, Outputs, SizeHW
+from detrkit.types import ImageDetections, Outputs
 
 
 @torch.no_grad()

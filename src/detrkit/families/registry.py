@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor, nn
 
+from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import AidsConfig, Config, ModelConfig
 from detrkit.errors import UsageError
 from detrkit.families import transfer
@@ -22,7 +23,7 @@ from detrkit.families.two_stage import weights as two_stage_weights
 from detrkit.families.weights import LoadReport, Weights
 from detrkit.losses.criterion import Criterion
 from detrkit.nn.backbones.resnet import fold_frozen_norms
-from detrkit.types import ClassMap, ImageDetections, Outputs, SizeHW
+from detrkit.types import ImageDetections, Outputs
 
 
 @dataclasses.dataclass(frozen=True)

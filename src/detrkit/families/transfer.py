@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from detrkit.classes import ClassMap
 from detrkit.errors import WeightsError
 from detrkit.families.weights import LoadReport, Weights
-from detrkit.types import ClassMap
 
 # Class heads, by the name that they have in every family.
 _HEAD = re.compile(r"(?:.*\.)?class_embed\.(?:\d+\.)?(?:weight|bias)")

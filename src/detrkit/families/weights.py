@@ -6,8 +6,8 @@ import dataclasses
 
 from torch import Tensor, nn
 
+from detrkit.classes import ClassMap
 from detrkit.config import Config, ModelConfig
-from detrkit.types import ClassMap
 
 
 @dataclasses.dataclass(frozen=True)

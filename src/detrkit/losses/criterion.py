@@ -8,12 +8,13 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
+from detrkit.classes import ClassMap
 from detrkit.config import LossConfig
 from detrkit.losses import terms
 from detrkit.losses.dense import dense_terms
 from detrkit.losses.matcher import HungarianMatcher, Matches
 from detrkit.ops.boxes import broadcast_giou, broadcast_iou, cxcywh_to_xyxy
-from detrkit.types import NO_QUERY, ClassMap, DenoisedOutputs, GroundTruth, GroupOutputs, Objects, Outputs
+from detrkit.types import NO_QUERY, DenoisedOutputs, GroundTruth, GroupOutputs, Objects, Outputs
 
 
 @dataclasses.dataclass(frozen=True)

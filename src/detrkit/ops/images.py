@@ -25,8 +25,8 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torchvision.transforms.v2 import functional as tv_functional
 
+from detrkit.classes import SizeHW
 from detrkit.errors import ImageError
-from detrkit.types import SizeHW
 
 ImageFile = str | os.PathLike[str] | bytes
 

@@ -11,7 +11,7 @@ from detrkit.config import Config
 from detrkit.profiling.flops import find_peak, peak_tflops, utilisation
 from detrkit.profiling.instruments import AVERAGE, BACKWARD, FORWARD, MATCHING, NORMALIZE, OPTIMIZER, TRANSFER
 from detrkit.profiling.measure import Measured
-from detrkit.training.bottleneck import advise as advise_on_loading
+from detrkit.training.telemetry.bottleneck import advise as advise_on_loading
 
 _MUCH_TO_COMPUTE = 0.5
 _MUCH_OPTIMIZER, _MUCH_AVERAGE, _MUCH_MATCHING, _MUCH_MOVING = 0.15, 0.1, 0.1, 0.1

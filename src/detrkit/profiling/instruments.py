@@ -18,7 +18,8 @@ from detrkit.data.device import augment_batch
 from detrkit.losses.criterion import Criterion, Losses, Normalizers
 from detrkit.ops.images import normalize_images
 from detrkit.profiling.clock import PhaseClock
-from detrkit.training import passes, step
+from detrkit.training import forward_backward as passes
+from detrkit.training import step
 from detrkit.training.ema import Ema
 from detrkit.training.optim import apply_gradients
 from detrkit.types import Batch, GroundTruth, Outputs

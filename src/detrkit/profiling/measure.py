@@ -18,16 +18,17 @@ from torch import nn
 from torch.profiler import ProfilerActivity
 from torch.utils.data import DataLoader
 
+from detrkit.classes import ClassMap
 from detrkit.config import Config
 from detrkit.data.loader import LoadingFacts
 from detrkit.errors import DataError
 from detrkit.families.registry import build_criterion
-from detrkit.ops.meters import PeakMemory, count_flops
+from detrkit.hardware import PeakMemory, count_flops
 from detrkit.profiling.clock import REST, PhaseClock
 from detrkit.profiling.instruments import DATA, StateSeen, TimedCriterion, watch_model, watch_step
 from detrkit.profiling.memory import count_kept, tensor_bytes
 from detrkit.training.loop import fit
-from detrkit.types import Batch, ClassMap
+from detrkit.types import Batch
 
 WARM_UP = 2
 """Steps before any is counted: memory is new, kernels are chosen, workers start."""

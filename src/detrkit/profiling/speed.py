@@ -15,20 +15,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrkit.adapters.cost import Cost, count_cost, peak_memory
-from detrkit.adapters.find import find_subject
-from detrkit.adapters.latency import Stopwatch
-from detrkit.adapters.subject import DetectorSubject, Stages, Subject
+from detrkit.classes import ClassMap
 from detrkit.config import PRECISIONS, Precision
+from detrkit.detectors.batches import resolve_device
+from detrkit.detectors.cost import Cost, count_cost, peak_memory
+from detrkit.detectors.detector import Detector
+from detrkit.detectors.load import find_subject
+from detrkit.detectors.measure_latency import Stopwatch
+from detrkit.detectors.stages import DetectorSubject, Stages, Subject
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.families import PRESETS
+from detrkit.families.build import build_model
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import get_family
-from detrkit.inference.detect import resolve_device
-from detrkit.inference.predictor import Detector
-from detrkit.models import build_model
+from detrkit.latency import Latency, Percentiles
 from detrkit.training.memory import free_memory, is_out_of_memory
-from detrkit.types import ClassMap, Latency, Percentiles
 
 BACKENDS = ("eager", "compile")
 
@@ -42,7 +43,7 @@ class Setting:
     """One row of the table.
 
     Args:
-        model: As :func:`detrkit.adapters.find.find_subject` takes it.
+        model: As :func:`detrkit.detectors.load.find_subject` takes it.
         device: auto, cpu, cuda or cuda:N.
         precision: 32, bf16 or 16.
         backend: eager, or compile for ``torch.compile``.

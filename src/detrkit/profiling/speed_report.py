@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
-from detrkit.adapters.cost import NOT_COUNTED
+from detrkit.detectors.cost import NOT_COUNTED
 from detrkit.files import atomic_file
+from detrkit.latency import Latency
 from detrkit.profiling.speed import Setting, Speed, SpeedRow, device_of
-from detrkit.types import Latency
 from detrkit.visual.chart import Charts
 from detrkit.visual.curves import Line, Panel
 from detrkit.visual.history import Series

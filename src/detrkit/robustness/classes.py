@@ -15,13 +15,14 @@ from typing import Any
 import numpy as np
 import yaml
 
-from detrkit.adapters.subject import Progress, Stages, Subject
+from detrkit.classes import ClassMap
 from detrkit.data.index import CocoIndex
+from detrkit.data.split import Split
+from detrkit.detectors.on_split import ImageChange
+from detrkit.detectors.stages import Progress, Stages, Subject
 from detrkit.errors import UsageError
 from detrkit.evaluation.coco import ImageResults
-from detrkit.runs.evaluator import ImageChange
-from detrkit.runs.split import Split
-from detrkit.types import ClassMap, ImageDetections
+from detrkit.types import ImageDetections
 
 ClassNames = Mapping[str, Sequence[str]]
 """The model's names for a data set's name; none: it has no counterpart, even if the model knows the name."""
@@ -208,7 +209,7 @@ class TranslatedSubject:
         progress: Progress | None = None,
         change: ImageChange | None = None,
     ) -> Iterator[tuple[int, ImageDetections | ImageResults]]:
-        """See :class:`detrkit.adapters.subject.Subject`; always on its own split."""
+        """See :class:`detrkit.detectors.stages.Subject`; always on its own split."""
         found = self.subject.detect(self.split, batch_size=batch_size, progress=progress, change=change)
         for image_id, detections in found:
             boxes, scores, class_ids = detections

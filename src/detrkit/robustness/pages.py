@@ -10,7 +10,7 @@ from torch import Tensor
 
 from detrkit.evaluation.coco import CocoMetrics
 from detrkit.robustness.corruptions import CORRUPTIONS, Corruption
-from detrkit.robustness.several import SHOWN, DataResult, Generalization
+from detrkit.robustness.generalization import SHOWN, DataResult, Generalization
 from detrkit.robustness.study import Robustness
 from detrkit.visual.chart import Charts
 from detrkit.visual.curves import Line, Panel

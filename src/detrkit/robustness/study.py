@@ -11,12 +11,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from detrkit.adapters.subject import Subject, collect
+from detrkit.data.split import Split
+from detrkit.detectors.stages import Subject, collect
 from detrkit.errors import UsageError
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.robustness.corruptions import COMMON, SEVERITIES, Corruption, check_corruption, check_severity
 from detrkit.robustness.journal import Journal
-from detrkit.runs.split import Split
 
 CLEAN = "clean"
 

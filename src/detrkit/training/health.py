@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.losses.criterion import LastLayer
-from detrkit.training.passes import Passes
+from detrkit.training.forward_backward import Passes
 from detrkit.types import Batch
 
 MATCHES_TO_JUDGE = 50

@@ -22,21 +22,22 @@ from lightning_fabric import Fabric
 from torch import nn
 from torch.utils.data import DataLoader
 
+from detrkit.checkpoint import CheckpointStore
+from detrkit.classes import ClassMap
 from detrkit.config import Config
+from detrkit.distributed import make_fabric
 from detrkit.errors import CheckpointError, DataError, DetrkitError
 from detrkit.losses.criterion import Criterion
 from detrkit.training.alarms import Progressed
-from detrkit.training.checkpoint import CheckpointStore
-from detrkit.training.log import RunLog, StepRecord, host_gib, memory_gib
-from detrkit.training.nonfinite import settle
+from detrkit.training.forward_backward import LAYER
+from detrkit.training.nonfinite.watch import settle
 from detrkit.training.optim import learning_rates, new_parameters
-from detrkit.training.passes import LAYER
-from detrkit.training.processes import make_fabric
-from detrkit.training.run import DrawSamples, Evaluate, OnEvaluation, Run, build_state, resume_state
 from detrkit.training.saving import payload, save_last
+from detrkit.training.session import DrawSamples, Evaluate, OnEvaluation, Run, build_state, resume_state
 from detrkit.training.signals import StopRequest
 from detrkit.training.step import agree, train_step
-from detrkit.types import Batch, ClassMap
+from detrkit.training.telemetry.log import RunLog, StepRecord, host_gib, memory_gib
+from detrkit.types import Batch
 
 # An epoch without evaluation is saved at its end if the last save is longer ago than this.
 _SAVE_AFTER_S = 60.0

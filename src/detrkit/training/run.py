@@ -1,149 +1,274 @@
-"""A training in progress: its parts, and how they are put together or restored."""
+"""Training runs begun and gone on with, each in its folder."""
 
 from __future__ import annotations
 
-import dataclasses
+import json
+import os
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch import nn
 
-from detrkit.config import Config
-from detrkit.errors import CheckpointError
-from detrkit.families.registry import find_places
-from detrkit.losses.criterion import Criterion, Normalizers
-from detrkit.training.alarms import Alarms
-from detrkit.training.checkpoint import CheckpointStore
-from detrkit.training.ema import Ema
-from detrkit.training.health import Health
-from detrkit.training.log import RunLog
-from detrkit.training.optim import build_optimizer
-from detrkit.training.passes import Passes
-from detrkit.training.signals import StopRequest
-from detrkit.training.state import Progress, TrainingState
-from detrkit.training.window import StepWindow
-from detrkit.types import Batch, ClassMap
+from detrkit.checkpoint import CheckpointStore
+from detrkit.classes import ClassMap
+from detrkit.config import Config, read_config, update_config, write_config
+from detrkit.data.cache import ImageCache, find_cache, needed_size
+from detrkit.data.loader import EpochBatchSampler, build_loader
+from detrkit.data.split import Split, read_split, unknown_classes
+from detrkit.detectors.on_split import SplitEvaluator
+from detrkit.distributed import (
+    Peers,
+    check_same_state,
+    is_restarted,
+    leave_processes,
+    lost_peers,
+    make_fabric,
+)
+from detrkit.errors import DataError, UsageError
+from detrkit.families.build import build_model, is_run
+from detrkit.families.registry import build_criterion
+from detrkit.files import atomic_file, is_leftover, make_folder
+from detrkit.training.loop import FitResult, fit
+from detrkit.training.micro_batch import find_micro_batch
+from detrkit.training.prepare import prepare_model, scratch_warning, training_dataset
+from detrkit.training.session import OnEvaluation
+from detrkit.training.state import Progress
+from detrkit.training.telemetry.trackers import check_trackers
+from detrkit.visual.curves import plot_curves
 
-Evaluate = Callable[[nn.Module], Mapping[str, float]]
-DrawSamples = Callable[[nn.Module], Sequence[tuple[str, np.ndarray]]]
-OnEvaluation = Callable[[int, Mapping[str, float]], bool]
+Say = Callable[[str], None]
 
 
-@dataclasses.dataclass(frozen=True)
-class LastStep:
-    """The step before the present one, until its values have reached the host.
-
-    A bad step is known of one step late, and changed no weight: then all is still here to repeat it.
+def start_run(
+    config: Config,
+    run_dir: Path,
+    say: Say,
+    *,
+    on_evaluation: OnEvaluation | None = None,
+    go_on: bool = False,
+) -> FitResult:
+    """Train from a config in a new run folder.
 
     Args:
-        step: Its number, from 1.
-        epoch: Its epoch, from 1.
-        names: Of the values: the loss and its terms, ``grad_norm``; ``own_grad_norm`` of this process before the
-            processes' average, where there are several; ``scale`` of the loss, where float16 has one.
-        values: float32 on the host, once ``arrived``.
-        arrived: Waits until they are there; by then they are.
-        batches: What it was trained on, on the host.
-        normalizers: Of its losses.
-        share: 0 if this process had no image and took part with a blank one, otherwise 1.
-        micro_batch: Images at once.
-        training: Whether each module of the model was in training mode.
-        damage: What was wrong with its boxes, known beforehand; empty if nothing.
+        config: What to train.
+        run_dir: The run folder; made if it is not there.
+        say: Where messages for people go.
+        on_evaluation: As for :func:`detrkit.training.loop.fit`.
+        go_on: If the folder holds a run already, go on with that one and its own config.
+
+    Raises:
+        UsageError: The folder holds something already, or is none.
+        DetrkitError: Anything that data, weights or training have to complain about.
     """
-
-    step: int
-    epoch: int
-    names: tuple[str, ...]
-    values: Tensor
-    arrived: Callable[[], None]
-    batches: Sequence[Batch]
-    normalizers: Normalizers
-    share: float
-    micro_batch: int
-    training: tuple[bool, ...]
-    damage: str
+    if run_dir.is_dir() and not all(map(is_leftover, run_dir.iterdir())):
+        # torchrun starts a failed training again, by the very same command
+        go_on = go_on or is_restarted()
+        if go_on and (run_dir / "config.yaml").is_file():
+            return resume_run(run_dir, say, on_evaluation=on_evaluation)
+        advice = f", or go on with: detrkit resume {run_dir}" if is_run(run_dir) else ""
+        raise UsageError(f"{run_dir} is not empty; give another --run{advice}")
+    check_trackers(config.train.trackers)
+    return _begin_run(config, run_dir, say, on_evaluation)
 
 
-@dataclasses.dataclass
-class Run:
-    """The parts of a training, handed from function to function."""
-
-    config: Config
-    class_map: ClassMap
-    run_dir: Path
-    fabric: Fabric
-    model: Any  # Fabric's wrapper, which brings mixed precision and gradient exchange; its inside is state.module
-    criterion: Criterion
-    loader: DataLoader[Batch | None]
-    evaluate: Evaluate
-    draw_samples: DrawSamples | None
-    on_evaluation: OnEvaluation | None
-    state: TrainingState
-    log: RunLog
-    store: CheckpointStore
-    stop: StopRequest
-    batches_per_epoch: int
-    total_steps: int
-    host_group: Any
-    saved_at_s: float
-    saved_step: int = -1
-    last_step: LastStep | None = None
-
-    @property
-    def epoch(self) -> int:
-        """The present epoch as people count, from 1."""
-        return self.state.progress.epoch + 1
-
-    @property
-    def passes(self) -> Passes:
-        """What makes the gradients of a step."""
-        return Passes(self.config, self.fabric, self.model, self.criterion, self.fabric.global_rank)
-
-    @property
-    def micro_batch(self) -> int:
-        """Images through the network at once."""
-        config = self.config.train
-        configured = config.micro_batch if isinstance(config.micro_batch, int) else config.batch_size
-        found = self.state.progress.micro_batch
-        return min(configured, config.batch_size, found if found is not None else configured)
-
-
-def build_state(
-    config: Config, model: nn.Module, fabric: Fabric, new: Collection[str] = ()
-) -> tuple[TrainingState, Any]:
-    """The state at the beginning, and Fabric's wrapper around the model."""
-    # the layout that the fast convolutions want; the numbers stay the same
-    model.to(memory_format=torch.channels_last)
-    wrapped = fabric.setup_module(model)
-    window, health = StepWindow(), Health()
-    if fabric.world_size > 1:
-        window = StepWindow(lambda rows: cast("Tensor", fabric.all_reduce(rows, reduce_op="mean")))
-        health = Health(lambda rows: cast("Tensor", fabric.all_reduce(rows, reduce_op="sum")))
-    state = TrainingState(
-        module=model,
-        optimizer=build_optimizer(model, config.train, find_places(model, config.model), new),
-        scaler=getattr(fabric.strategy.precision, "scaler", None),
-        ema=Ema(model, config.train.ema_decay) if config.train.ema_decay is not None else None,
-        window=window,
-        health=health,
-        alarms=Alarms(config),
-        progress=Progress(),
-    )
-    return state, wrapped
-
-
-def resume_state(state: TrainingState, resume: Mapping[str, Any], fabric: Fabric) -> Mapping[str, Any]:
-    """Restore a saved state; returns where its log ended, as :meth:`RunLog.position` told."""
-    processes = resume.get("world_size")
-    if processes != fabric.world_size:
-        raise CheckpointError(
-            f"the run was trained by {processes} processes and is resumed by {fabric.world_size}, which would "
-            "repeat and leave out images; use as many, or begin a new run from its weights with train.init"
+def _begin_run(config: Config, run_dir: Path, say: Say, on_evaluation: OnEvaluation | None) -> FitResult:
+    """Train from the start."""
+    make_folder(run_dir)
+    fabric = make_fabric(config.train)  # starts the other processes, which look at the folder too: still empty
+    say = say if fabric.is_global_zero else _say_nothing
+    train, val = _read_data(config, say)
+    with fabric.rank_zero_first(local=True):  # one process of a machine fetches the weights
+        prepared = prepare_model(config, train)
+    config, class_map = prepared.config, prepared.class_map
+    lines = scratch_warning(config, len(train.index)) if prepared.report is None else prepared.report.lines()
+    for line in [*lines, *unknown_classes(class_map, val)]:
+        say(line)
+    config = _absolute_paths(config, train, val)
+    cache = _find_cache(config, train, say)
+    found = "none" if cache is None else str(cache.folder)  # a resumed run shall not find another
+    config = config.model_copy(update={"data": config.data.model_copy(update={"cache": found})})
+    if config.train.micro_batch == "auto":
+        fits = find_micro_batch(
+            config, prepared.model, build_criterion(config, class_map), train.index, fabric, say
         )
-    state.load_state_dict(resume)
-    found: Mapping[str, Any] = resume.get("log") or {"records": resume.get("records", 0)}
-    return found
+        say(str(fits))
+        config = update_config(config, {"train.micro_batch": fits.images})
+    if fabric.is_global_zero:
+        write_config(config, run_dir / "config.yaml")
+        with atomic_file(run_dir / "classes.json") as file:
+            file.write(json.dumps(class_map.to_dict(), indent=1) + "\n")
+        with atomic_file(run_dir / "weights.txt") as file:
+            file.write("\n".join(lines) + "\n")
+    parts = (prepared.model, class_map, train, val, cache)
+    new = () if prepared.report is None else prepared.report.new_tensors
+    return _fit(fabric, config, *parts, run_dir, None, on_evaluation, new)
+
+
+def resume_run(
+    run_dir: Path,
+    say: Say,
+    changes: Callable[[Config], Config] = lambda config: config,
+    *,
+    on_evaluation: OnEvaluation | None = None,
+) -> FitResult:
+    """Go on with a run from its last checkpoint; one that was stopped before its first begins anew.
+
+    Args:
+        run_dir: The run folder.
+        say: Where messages for people go.
+        changes: Gives the config to go on with.
+        on_evaluation: As for :func:`detrkit.training.loop.fit`.
+
+    Raises:
+        UsageError: The folder is no run.
+        CheckpointError: Every checkpoint is damaged.
+    """
+    if not (run_dir / "config.yaml").is_file():
+        raise UsageError(
+            f"{run_dir} is not a run folder: it has no config.yaml. Runs lie in runs/ unless told otherwise"
+        )
+    saved_config = read_config(run_dir / "config.yaml")
+    config = changes(saved_config)
+    store = CheckpointStore(run_dir)
+    if not store.has_any():
+        say(f"{run_dir} was stopped before its first checkpoint: it begins anew")
+        return _begin_run(config, run_dir, say, on_evaluation)
+    payload = store.load_latest()
+    done = Progress(**payload["progress"])
+    if done.epoch >= config.train.epochs:
+        asked = f"{done.epoch} epochs are done, {config.train.epochs} were asked for"
+        say(f"{run_dir}: {asked}; to train longer, give a new total with --epochs")
+        if os.environ.get("RANK", "0") == "0":  # it may have been killed after its last checkpoint
+            store.tidy_up()
+            _draw_curves(run_dir)
+        return FitResult(run_dir, done.step, done.epoch, done.best, done.metrics, "finished")
+    class_map = ClassMap.from_dict(payload["class_map"])
+    fabric = make_fabric(config.train)
+    check_same_state(fabric, payload)
+    say = say if fabric.is_global_zero else _say_nothing
+    train, val = _read_data(config, say)
+    if train.index.class_map.names != class_map.names:
+        raise DataError(
+            f"{train.files.annotations} has other classes than the run was begun with; "
+            f"got {len(train.index.class_map)}, expected {len(class_map)}: {', '.join(class_map.names[:5])}, ..."
+        )
+    torch.manual_seed(config.train.seed)
+    model = build_model(config, class_map)
+    if config != saved_config and fabric.is_global_zero:
+        write_config(config, run_dir / "config.yaml")  # or the next resume would know nothing of it
+    parts = (model, class_map, train, val, _find_cache(config, train, say))
+    return _fit(fabric, config, *parts, run_dir, payload, on_evaluation)
+
+
+def _read_data(config: Config, say: Say) -> tuple[Split, Split]:
+    train = read_split(config, config.data.train_split)
+    val = read_split(config, config.data.val_split, strict=True)
+    for line in dict.fromkeys([*train.lines(), *val.lines()]):
+        say(line)
+    if (train.files.annotations, train.files.listings) == (val.files.annotations, val.files.listings):
+        say("WARNING: the validation split is the training split; its AP says nothing about new images")
+    return train, val
+
+
+def _find_cache(config: Config, train: Split, say: Say) -> ImageCache | None:
+    needed = needed_size(config.transforms)
+    cache, lines = find_cache(config.data, config.data.train_split, train.index, train.files.images, needed)
+    for line in lines:
+        say(line)
+    return cache
+
+
+def _fit(
+    fabric: Fabric,
+    config: Config,
+    model: nn.Module,
+    class_map: ClassMap,
+    train: Split,
+    val: Split,
+    cache: ImageCache | None,
+    run_dir: Path,
+    resume: Mapping[str, Any] | None,
+    on_evaluation: OnEvaluation | None,
+    new: Collection[str] = (),
+) -> FitResult:
+    dataset = training_dataset(config, train, cache, fabric.device.type)
+    sampler = EpochBatchSampler(
+        len(dataset),
+        config.train.batch_size,
+        seed=config.train.seed,
+        shuffle=True,
+        rank=fabric.global_rank,
+        world_size=fabric.world_size,
+        size_of=dataset.sample_size if config.data.buckets else None,
+    )
+    loader = build_loader(dataset, sampler, config.data, pin=fabric.device.type == "cuda")
+    evaluator = SplitEvaluator(
+        config,
+        class_map,
+        val,
+        fabric.device,
+        precision=config.train.precision,
+        peers=Peers() if fabric.world_size > 1 else None,
+    )
+
+    def draw_samples(network: nn.Module) -> Sequence[tuple[str, np.ndarray]]:
+        return evaluator.draw_samples(network, config.train.log_images)
+
+    with lost_peers():
+        result = fit(
+            config,
+            model,
+            build_criterion(config, class_map),
+            loader,
+            class_map,
+            run_dir,
+            evaluator.measure,
+            draw_samples=draw_samples,
+            on_evaluation=on_evaluation,
+            new=new,
+            resume=resume,
+            fabric=fabric,
+        )
+        if fabric.is_global_zero:
+            _draw_curves(run_dir)
+        leave_processes(fabric)
+    return result
+
+
+def _draw_curves(run_dir: Path) -> None:
+    """Draw ``curves.png``, unless it shows all there is."""
+    log, picture = run_dir / "metrics.jsonl", run_dir / "curves.png"
+    if log.exists() and not (picture.exists() and picture.stat().st_mtime_ns > log.stat().st_mtime_ns):
+        plot_curves(log, picture)
+
+
+def _absolute_paths(config: Config, train: Split, val: Split) -> Config:
+    """The config with paths that hold from any working directory."""
+    found = {
+        "root": config.data.root,
+        "train_annotations": train.files.annotations,
+        "train_images": train.files.images,
+        "val_annotations": val.files.annotations,
+        "val_images": val.files.images,
+    }
+    given = {
+        key: path for key, path in found.items() if path is not None and getattr(config.data, key) is not None
+    }
+    absolute = {key: str(Path(path).expanduser().resolve()) for key, path in given.items()}
+    init = config.train.init
+    if Path(init).expanduser().exists() and init not in ("auto", "none", "published", "backbone"):
+        init = str(Path(init).expanduser().resolve())
+    return config.model_copy(
+        update={
+            "data": config.data.model_copy(update=absolute),
+            "train": config.train.model_copy(update={"init": init}),
+        }
+    )
+
+
+def _say_nothing(_message: str) -> None:
+    """What all processes but the first have to say."""

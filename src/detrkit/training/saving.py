@@ -5,8 +5,8 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from detrkit.training.nonfinite import settle
-from detrkit.training.run import Run
+from detrkit.training.nonfinite.watch import settle
+from detrkit.training.session import Run
 
 
 def save_last(run: Run) -> None:

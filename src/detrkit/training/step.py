@@ -15,14 +15,14 @@ from operator import add
 import torch
 from torch import Tensor, nn
 
+from detrkit.distributed import average_gradients
 from detrkit.losses.criterion import Losses, Normalizers
+from detrkit.training.forward_backward import layer_values, summed_values
 from detrkit.training.health import PROBE_EVERY, probe_boxes
 from detrkit.training.memory import free_memory, halved, is_out_of_memory
-from detrkit.training.nonfinite import check_bad_steps, find_damage, note_step, settle
+from detrkit.training.nonfinite.watch import check_bad_steps, find_damage, note_step, settle
 from detrkit.training.optim import apply_gradients, set_step_lr, train_mode
-from detrkit.training.passes import layer_values, summed_values
-from detrkit.training.processes import average_gradients
-from detrkit.training.run import Run
+from detrkit.training.session import Run
 from detrkit.types import Batch, GroundTruth
 
 

@@ -19,14 +19,14 @@ from matplotlib.figure import Figure
 from detrkit.config import Config
 from detrkit.data.device import augment_batch, augments_on_device
 from detrkit.data.loader import EpochBatchSampler, build_loader
+from detrkit.data.split import read_split
+from detrkit.detectors.batches import resolve_device
 from detrkit.errors import DataError, TrainingError, UsageError
 from detrkit.families.registry import build_criterion, find_places
 from detrkit.files import atomic_bytes, atomic_file, make_folder
-from detrkit.inference.detect import resolve_device
-from detrkit.runs.prepare import prepare_model, training_dataset
-from detrkit.runs.split import read_split
 from detrkit.training.optim import build_optimizer, set_lr
-from detrkit.training.single import single_step
+from detrkit.training.prepare import prepare_model, training_dataset
+from detrkit.training.single_step import single_step
 from detrkit.types import Batch
 
 Say = Callable[[str], None]

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrkit.config import Config
+from detrkit.data.split import read_split
 from detrkit.errors import UsageError
-from detrkit.runs.split import read_split
 from detrkit.tuning.page import write_study_page
 from detrkit.tuning.results import StudyResult, best_config, read_trials, write_results
 from detrkit.tuning.settings import Pruner, Settings

@@ -39,7 +39,7 @@ class TrialEnd:
 
 def train_trial(config: Config, run_dir: Path, on_evaluation: OnEvaluation) -> FitResult:
     """Train in a folder, or go on with what is in it."""
-    from detrkit.runs.run import resume_run, start_run
+    from detrkit.training.run import resume_run, start_run
 
     if (run_dir / "config.yaml").is_file():
         return resume_run(run_dir, _say_nothing, on_evaluation=on_evaluation)

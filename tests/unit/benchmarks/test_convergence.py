@@ -19,9 +19,9 @@ from benchmarks.convergence.competitors import Conditions, config_of
 from benchmarks.convergence.data_sets import DATA_SETS, Files, find_data, write_subset
 from benchmarks.convergence.recipes import RECIPES, Recipe
 from detrkit.config import Config
-from detrkit.data.synthetic import write_synthetic
+from detrkit.curation.synthetic import write_synthetic
+from detrkit.data.split import read_split
 from detrkit.errors import TrainingError, UsageError
-from detrkit.runs.split import read_split
 
 REAL_RECIPES = dict(RECIPES)
 QUICK = ("--quick", "--recipes", "plain,fast", "--device", "cpu", "--threads", "1")

@@ -19,14 +19,14 @@ from benchmarks.convergence.data_sets import Files, find_data
 from benchmarks.convergence.peer_models import Found, PeerNetwork
 from benchmarks.convergence.peer_training import PeerStages, objects_of, prepare, train_peer, train_step
 from benchmarks.convergence.peers import PEERS, Peer
-from detrkit.adapters.staged import StagedSubject
-from detrkit.adapters.subject import collect
 from detrkit.config import Config, update_config
 from detrkit.data.coco import CocoDataset, SampleKey
 from detrkit.data.loader import collate
+from detrkit.data.split import Split, read_split
 from detrkit.data.transforms import eval_transform
+from detrkit.detectors.staged import StagedSubject
+from detrkit.detectors.stages import collect
 from detrkit.errors import TrainingError
-from detrkit.runs.split import Split, read_split
 from detrkit.types import Batch
 
 CPU = torch.device("cpu")

@@ -9,7 +9,7 @@ import pytest
 from typer.testing import CliRunner
 
 from detrkit.cli import app
-from detrkit.data.synthetic import write_synthetic
+from detrkit.curation.synthetic import write_synthetic
 
 SMALL = ["--set", "transforms.scales=[96]", "--set", "transforms.eval_size=96", "--set", "transforms.crop=0"]
 

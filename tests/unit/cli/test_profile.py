@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from detrkit.config import update_config, write_config
-from detrkit.data.synthetic import write_synthetic
+from detrkit.curation.synthetic import write_synthetic
 from detrkit.families.recipes import preset_config
 from tests.e2e.conftest import run_here, run_well
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from tests.unit.adapters.splits import entry, write_split
+from tests.unit.detectors.splits import entry, write_split
 
 CATEGORIES = {1: "cat", 3: "dog", 9: "bird"}
 IMAGES = 24

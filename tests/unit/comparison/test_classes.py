@@ -7,12 +7,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detrkit.classes import ClassMap
 from detrkit.comparison.classes import choose_classes, restricted_truth
 from detrkit.errors import DataError
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
-from detrkit.types import ClassMap
-from tests.unit.adapters.splits import split_of
 from tests.unit.comparison.contenders import IMAGES, write_data
+from tests.unit.detectors.splits import split_of
 
 
 class Named:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from detrkit.classes import ClassMap
 from detrkit.comparison.images import compare_images, operate
 from detrkit.evaluation.coco import CocoEvaluator, ImageResults
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.truth import CocoTruth
-from detrkit.types import ClassMap
 
 OBJECT = [10.0, 10.0, 20.0, 20.0]
 OTHER = [50.0, 10.0, 20.0, 20.0]

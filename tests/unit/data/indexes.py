@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from detrkit.classes import ClassMap
 from detrkit.data.index import CocoIndex, pack_names
-from detrkit.types import ClassMap
 
 Object = tuple[int, tuple[float, float, float, float]]
 

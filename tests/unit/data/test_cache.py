@@ -17,14 +17,14 @@ import typer
 from PIL import Image
 from typer.testing import CliRunner
 
-from detrkit.cli.cache import cache as cache_command
+from detrkit.cli.data.cache import cache as cache_command
 from detrkit.config import DataConfig, TransformConfig
 from detrkit.data import cache_build
 from detrkit.data.cache import ImageCache, default_cache_folder, find_cache, needed_size, read_manifest
 from detrkit.data.cache_build import CacheReport, build_cache, reduced_hw
 from detrkit.data.coco import CocoDataset, SampleKey, read_coco
+from detrkit.data.formats import find_split
 from detrkit.data.index import CocoIndex
-from detrkit.data.layout import find_split
 from detrkit.data.transforms import train_transform
 from detrkit.errors import DataError, UsageError
 from detrkit.ops.images import Enough

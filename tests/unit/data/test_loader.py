@@ -12,9 +12,9 @@ import torch
 from torchvision import tv_tensors
 
 from detrkit.config import DataConfig, TransformConfig
+from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.coco import CocoDataset, read_coco
 from detrkit.data.loader import EpochBatchSampler, auto_workers, build_loader, collate
-from detrkit.data.synthetic import write_synthetic
 from detrkit.data.transforms import eval_transform, train_transform
 from detrkit.data.transport import SharedSlots
 from detrkit.errors import ImageError

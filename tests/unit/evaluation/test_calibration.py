@@ -8,7 +8,7 @@ import pytest
 from detrkit.errors import DataError
 from detrkit.evaluation.calibration import calibrate, fit_scores, fit_temperature
 from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator
-from detrkit.thresholds import ScoreScale, logits_of
+from detrkit.threshold_file import ScoreScale, logits_of
 from detrkit.types import ImageDetections
 
 from .scenes import scene

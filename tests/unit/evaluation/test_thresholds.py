@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from detrkit.classes import ClassMap
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import UNDEFINED
 from detrkit.evaluation.score_curves import class_cuts, score_curves
 from detrkit.evaluation.thresholds import Wish, check_thresholds, cross_check, thresholds_for
-from detrkit.types import ClassMap
 
 from .scenes import scene
 from .test_calibration import simulated

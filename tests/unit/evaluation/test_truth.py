@@ -6,11 +6,12 @@ import types
 import numpy as np
 import pytest
 
+from detrkit.classes import ClassMap
 from detrkit.data.read import read_coco
 from detrkit.errors import AnnotationError
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.truth import ground_truth_from_index, read_ground_truth
-from detrkit.types import ClassMap, ImageDetections
+from detrkit.types import ImageDetections
 
 
 def small_content():

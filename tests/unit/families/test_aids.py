@@ -6,15 +6,16 @@ import pytest
 import torch
 from torch import nn
 
+from detrkit.checkpoint import AIDS, without_aids
+from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.errors import ConfigError
+from detrkit.families.build import build_model
 from detrkit.families.parts import part_names
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import build_criterion, find_places
-from detrkit.models import build_model
-from detrkit.nn.aids import AIDS, without_aids
 from detrkit.training.optim import build_optimizer
-from detrkit.types import ClassMap, GroundTruth
+from detrkit.types import GroundTruth
 
 CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))
 SMALL = {"hidden_dim": 32, "num_heads": 4, "ffn_dim": 48, "num_queries": 6, "decoder_layers": 2}

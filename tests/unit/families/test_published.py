@@ -10,7 +10,7 @@ import torch
 from detrkit.families import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import get_family
-from detrkit.ops.meters import count_flops
+from detrkit.hardware import count_flops
 
 PAGE = Path(__file__).parents[3] / "docs" / "published.md"
 PUBLISHED = {name: preset for name, preset in PRESETS.items() if preset.published}

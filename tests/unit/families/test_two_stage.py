@@ -8,17 +8,18 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.errors import ConfigError, WeightsError
+from detrkit.families.build import build_model, load_model, model_parts
 from detrkit.families.parts import part_names
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import build_criterion, find_places, get_family
 from detrkit.families.two_stage.parts import depth_of, part_of
 from detrkit.families.weights import Weights
-from detrkit.models import build_model, load_model, model_parts
 from detrkit.nn.recompute import set_recompute
 from detrkit.training.optim import apply_gradients, build_optimizer
-from detrkit.types import ClassMap, GroundTruth, Outputs
+from detrkit.types import GroundTruth, Outputs
 from tests.parity.conftest import padded_batch
 
 CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 
+from detrkit.classes import ClassMap
 from detrkit.errors import WeightsError
 from detrkit.families import PRESETS
 from detrkit.families.detr.coco_classes import COCO_CLASSES
@@ -20,7 +21,6 @@ from detrkit.families.registry import get_family
 from detrkit.families.transfer import load_exactly, match_slots, transfer
 from detrkit.families.weights import Weights
 from detrkit.nn.backbones import SMALL_BACKBONES
-from detrkit.types import ClassMap
 from tests.unit.families.conftest import build, small_config
 
 

@@ -7,18 +7,11 @@ import numpy as np
 import pytest
 import torch
 
+from detrkit.classes import ClassMap
 from detrkit.config import LossConfig
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.matcher import HungarianMatcher
-from detrkit.types import (
-    NO_OBJECT,
-    NO_QUERY,
-    ClassMap,
-    DenoisedOutputs,
-    GroundTruth,
-    GroupOutputs,
-    Outputs,
-)
+from detrkit.types import NO_OBJECT, NO_QUERY, DenoisedOutputs, GroundTruth, GroupOutputs, Outputs
 
 CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))
 

@@ -3,10 +3,11 @@ from __future__ import annotations
 import pytest
 import torch
 
+from detrkit.classes import ClassMap
 from detrkit.config import LossConfig
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.dense import align_tokens, assign_tokens, dense_terms
-from detrkit.types import ClassMap, DenseOutputs, GroundTruth, Outputs
+from detrkit.types import DenseOutputs, GroundTruth, Outputs
 from tests.unit.losses.test_criterion import iou_of
 
 CLASSES = ClassMap(("a", "b"), (1, 2))

@@ -8,15 +8,16 @@ from typing import Any
 import pytest
 import torch
 
+from detrkit.api.profile import profile
+from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.device import augment_batch
-from detrkit.data.synthetic import write_synthetic
 from detrkit.errors import DataError, UsageError
 from detrkit.ops.images import normalize_images
 from detrkit.profiling.clock import PhaseClock
 from detrkit.profiling.instruments import model_parts, watch_model
 from detrkit.profiling.report import Profile
-from detrkit.profiling.verbs import profile
-from detrkit.training import passes, step
+from detrkit.training import forward_backward as passes
+from detrkit.training import step
 from detrkit.training.ema import Ema
 from detrkit.training.optim import apply_gradients
 from detrkit.types import Batch

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 import detrkit
-from detrkit.adapters.find import find_subject
+from detrkit.detectors.load import find_subject
 from detrkit.errors import UsageError
 from detrkit.profiling.speed import (
     Setting,
@@ -24,7 +24,7 @@ from detrkit.profiling.speed import (
     resized,
 )
 from detrkit.profiling.speed_report import row_names, speed_lines, write_speed
-from tests.unit.adapters.fakes import FakeStages
+from tests.unit.detectors.fakes import FakeStages
 
 
 class FakeSubject:

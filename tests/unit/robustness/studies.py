@@ -9,13 +9,14 @@ from typing import Any
 import numpy as np
 import torch
 
+from detrkit.classes import ClassMap
+from detrkit.data.faults import ReportBuilder
+from detrkit.data.formats.base import SplitFiles
 from detrkit.data.index import CocoIndex
-from detrkit.data.layout.base import SplitFiles
-from detrkit.data.report import ReportBuilder
+from detrkit.data.split import Split
 from detrkit.robustness.corruptions import Corruption
-from detrkit.runs.split import Split
-from detrkit.types import ClassMap, ImageDetections
-from tests.unit.adapters.fakes import FakeStages
+from detrkit.types import ImageDetections
+from tests.unit.detectors.fakes import FakeStages
 
 
 def split_of(index: CocoIndex, where: str = "val.json") -> Split:

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
+from detrkit.classes import ClassMap
 from detrkit.errors import UsageError
 from detrkit.robustness.classes import match_names, read_class_names, resolve_class_names
-from detrkit.types import ClassMap
 
 
 def classes(*names: str, first: int = 1) -> ClassMap:

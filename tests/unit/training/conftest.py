@@ -15,10 +15,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import tv_tensors
 
+from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.losses.criterion import Criterion
 from detrkit.training.loop import FitResult, fit
-from detrkit.types import Batch, ClassMap, GroundTruth, Outputs, Target
+from detrkit.types import Batch, GroundTruth, Outputs, Target
 
 NUM_QUERIES = 6
 SIDE = 32

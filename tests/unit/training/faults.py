@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detrkit.training.passes import step_seed
+from detrkit.training.forward_backward import step_seed
 from detrkit.types import Batch
 
 

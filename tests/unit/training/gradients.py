@@ -13,12 +13,13 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
+from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
+from detrkit.families.build import build_model
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import build_criterion
-from detrkit.models import build_model
 from detrkit.training.loop import fit
-from detrkit.types import Batch, ClassMap, GroundTruth
+from detrkit.types import Batch, GroundTruth
 
 SIDE = 64
 CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))

@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
+from detrkit.checkpoint import CheckpointStore
 from detrkit.training import alarms, step
 from detrkit.training.alarms import Alarms, Progressed
-from detrkit.training.checkpoint import CheckpointStore
 from detrkit.training.health import QueryUse
 from tests.unit.training.conftest import toy_config
 from tests.unit.training.test_loop import StopAt, records

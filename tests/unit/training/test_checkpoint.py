@@ -11,17 +11,17 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.config import Config, update_config
-from detrkit.errors import CheckpointError
-from detrkit.training import checkpoint
-from detrkit.training.checkpoint import (
+from detrkit import checkpoint
+from detrkit.checkpoint import (
     CheckpointStore,
     is_checkpoint,
     load_checkpoint,
     read_model,
     save_checkpoint,
 )
-from detrkit.types import ClassMap
+from detrkit.classes import ClassMap
+from detrkit.config import Config, update_config
+from detrkit.errors import CheckpointError
 
 
 def payload(value: float = 1.0, **extra) -> dict:
@@ -166,7 +166,7 @@ def test_real_size_limit_gives_a_checkpoint_error(tmp_path):
     script = """
 import resource, sys, torch
 from detrkit.errors import CheckpointError
-from detrkit.training.checkpoint import save_checkpoint
+from detrkit.checkpoint import save_checkpoint
 path = sys.argv[1]
 save_checkpoint(path, {"model": torch.zeros(10)})
 resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
+from detrkit.checkpoint import CheckpointStore
+from detrkit.distributed import lost_peers
 from detrkit.errors import TrainingError
-from detrkit.training.checkpoint import CheckpointStore
-from detrkit.training.processes import lost_peers
 from tests.unit.training.gradients import CASES, one_process
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
@@ -28,7 +28,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[2])
 from conftest import Toy, toy_config, toy_loader
 from gradients import two_processes
-from detrkit.training.processes import leave_processes, make_fabric
+from detrkit.distributed import leave_processes, make_fabric
 
 config = toy_config(epochs=3, accumulate=2, lr=1e-3, devices=2, ema_decay=0.9, log_every=1)
 toy = Toy(Path(sys.argv[1]), dropout=0.0, fabric=make_fabric(config.train))

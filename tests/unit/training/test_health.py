@@ -9,8 +9,8 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.losses.criterion import LastLayer
+from detrkit.training.forward_backward import Passes
 from detrkit.training.health import MATCHES_TO_JUDGE, Health, probe_boxes
-from detrkit.training.passes import Passes
 from detrkit.types import Batch
 from tests.unit.training.conftest import Toy, ToyDetector, toy_config, toy_loader
 

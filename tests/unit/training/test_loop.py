@@ -12,10 +12,10 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from detrkit.checkpoint import CheckpointStore, load_checkpoint, read_model
+from detrkit.distributed import make_fabric
 from detrkit.errors import CheckpointError, ConfigError, DataError, ImageError, NonFiniteError
 from detrkit.training import loop, step
-from detrkit.training.checkpoint import CheckpointStore, load_checkpoint, read_model
-from detrkit.training.processes import make_fabric
 
 SCALER = {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
 TIMED = ("images_per_s", "data_wait", "memory_gib", "seconds", "elapsed_s")

@@ -12,15 +12,15 @@ import pytest
 import torch
 from torch import Tensor
 
+from detrkit.checkpoint import CheckpointStore
 from detrkit.config import update_config
 from detrkit.errors import MemoryExhaustedError
 from detrkit.training import memory
 from detrkit.training import step as step_module
-from detrkit.training.checkpoint import CheckpointStore
+from detrkit.training.forward_backward import Passes
 from detrkit.training.memory import available_bytes, halved, is_out_of_memory
-from detrkit.training.passes import Passes
 from tests.unit.training.faults import assert_same
-from tests.unit.training.test_nonfinite import StopAfter, WithBatchNorm, state_of
+from tests.unit.training.nonfinite.test_watch import StopAfter, WithBatchNorm, state_of
 
 SIDE = 32
 PIXELS = SIDE * SIDE
@@ -202,7 +202,7 @@ from pathlib import Path
 sys.path[:0] = sys.argv[2:4]
 from conftest import Toy, toy_config, toy_loader
 from detrkit.config import update_config
-from detrkit.training.processes import leave_processes, make_fabric
+from detrkit.distributed import leave_processes, make_fabric
 
 config = toy_config(epochs=2, lr=1e-3, devices=2, batch_size=4)
 toy = Toy(Path(sys.argv[1]), dropout=0.0, fabric=make_fabric(config.train))

@@ -16,11 +16,11 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 
 from benchmarks.killing import differences, without
+from detrkit.checkpoint import CheckpointStore, load_checkpoint
 from detrkit.errors import CheckpointError, DetrkitError
 from detrkit.training import alarms, health
-from detrkit.training.checkpoint import CheckpointStore, load_checkpoint
 from detrkit.training.loop import FitResult
-from detrkit.training.run import build_state
+from detrkit.training.session import build_state
 from detrkit.training.window import StepWindow
 from tests.unit.training.conftest import Toy, toy_config, toy_loader
 
@@ -165,7 +165,7 @@ def play(scene: Scene, run: Path, *, kill_at: float = math.inf, resume: Any = No
 
 
 def fresh_state(scene: Scene) -> dict[str, Any]:
-    from detrkit.training.processes import make_fabric
+    from detrkit.distributed import make_fabric
 
     fabric = scene.fabric() or make_fabric(scene.config.train)
     return build_state(scene.config, Toy(Path()).model(), fabric)[0].state_dict()

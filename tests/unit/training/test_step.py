@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from detrkit.config import update_config
-from detrkit.training import passes
+from detrkit.training import forward_backward as passes
 
 ON = {"transforms.on_device": True, "transforms.photometric": 0.5}
 

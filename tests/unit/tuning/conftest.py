@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from detrkit.config import Config, update_config, write_config
-from detrkit.data.synthetic import write_synthetic
+from detrkit.curation.synthetic import write_synthetic
 from detrkit.families.recipes import preset_config
 from detrkit.training.loop import FitResult
 

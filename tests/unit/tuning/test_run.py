@@ -226,7 +226,7 @@ def test_settings_must_agree_with_the_study(config: Config, tmp_path: Path, few_
 
 
 def test_changed_data_is_seen(config: Config, tmp_path: Path):
-    from detrkit.data.synthetic import write_synthetic
+    from detrkit.curation.synthetic import write_synthetic
 
     root = write_synthetic(tmp_path / "data", train_images=3, val_images=2, size=32)
     config = update_config(config, {"data.root": str(root)})

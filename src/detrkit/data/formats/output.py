@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
+from detrkit.data.formats.base import IMAGE_SUFFIXES, is_kind
 from detrkit.data.index import CocoIndex, check_inside
-from detrkit.data.layout.base import IMAGE_SUFFIXES, is_kind
 from detrkit.errors import DataError, UsageError
 
 Progress = Callable[[int, int], None]

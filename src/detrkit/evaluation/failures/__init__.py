@@ -4,8 +4,8 @@ from detrkit.evaluation.failures.causes import Cause
 from detrkit.evaluation.failures.entries import KINDS
 from detrkit.evaluation.failures.find import Failure, Failures, find_failures
 from detrkit.evaluation.failures.images import ImageResult
+from detrkit.evaluation.failures.label_issues import REASONS, Suspect
 from detrkit.evaluation.failures.sections import failure_sections
-from detrkit.evaluation.failures.suspects import REASONS, Suspect
 from detrkit.evaluation.failures.tables import suspects_as_coco, write_failures
 
 __all__ = [

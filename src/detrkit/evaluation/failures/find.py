@@ -22,7 +22,8 @@ from detrkit.evaluation.failures.entries import (
     sizes_of,
 )
 from detrkit.evaluation.failures.images import ImageResult, image_results
-from detrkit.evaluation.failures.neighbours import NearPairs, near_pairs
+from detrkit.evaluation.failures.label_issues import REASONS, Suspect, find_suspects
+from detrkit.evaluation.failures.nearby_objects import NearPairs, near_pairs
 from detrkit.evaluation.failures.properties import (
     PIXEL_PROPERTIES,
     Property,
@@ -31,7 +32,6 @@ from detrkit.evaluation.failures.properties import (
     measure_pixels,
     pixel_properties,
 )
-from detrkit.evaluation.failures.suspects import REASONS, Suspect, find_suspects
 from detrkit.evaluation.matching import Matches
 from detrkit.visual.page import Picture
 from detrkit.visual.text import shortened

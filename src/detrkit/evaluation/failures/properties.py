@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from detrkit.evaluation.failures.entries import side_shares
-from detrkit.evaluation.failures.neighbours import NearPairs
+from detrkit.evaluation.failures.nearby_objects import NearPairs
 from detrkit.evaluation.truth import CocoTruth
 
 PIXEL_PROPERTIES = ("brightness", "contrast", "sharpness")

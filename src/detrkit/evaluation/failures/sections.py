@@ -7,7 +7,7 @@ import numpy as np
 from detrkit.evaluation.failures.causes import Cause
 from detrkit.evaluation.failures.entries import KINDS, MISSED
 from detrkit.evaluation.failures.find import Failures
-from detrkit.evaluation.failures.suspects import REASONS
+from detrkit.evaluation.failures.label_issues import REASONS
 from detrkit.visual.gallery import FilterGallery, GalleryItem
 from detrkit.visual.page import Block, Column, Plots, Section, Table, Text, Value
 from detrkit.visual.plots import bars

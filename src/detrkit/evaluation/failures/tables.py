@@ -12,7 +12,7 @@ import numpy as np
 
 from detrkit.evaluation.failures.entries import KINDS, MISSED, SIZES, sizes_of
 from detrkit.evaluation.failures.find import Failures
-from detrkit.evaluation.failures.suspects import Suspect
+from detrkit.evaluation.failures.label_issues import Suspect
 from detrkit.files import atomic_file
 
 Cell = str | int | float | None

@@ -10,12 +10,12 @@ import numpy as np
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED
 from detrkit.evaluation.matching import IOU_THRESHOLDS
 from detrkit.evaluation.report.metrics_file import defined
+from detrkit.evaluation.report.terms import MEANINGS, label_of, percent, range_of
 from detrkit.evaluation.report.verdict import operating_point, verdict, warnings
-from detrkit.evaluation.report.words import MEANINGS, label_of, percent, range_of
 from detrkit.visual.chart import Charts
 from detrkit.visual.curves import Line, Panel
 from detrkit.visual.history import Series
-from detrkit.visual.marks import Bar, BarPlot
+from detrkit.visual.interactive_charts import Bar, BarPlot
 from detrkit.visual.page import Block, Card, Cards, Column, Section, Table, Text, Value
 from detrkit.visual.plots import COLORS
 

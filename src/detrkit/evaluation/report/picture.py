@@ -10,7 +10,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from detrkit.evaluation.coco import UNDEFINED, CocoMetrics
-from detrkit.evaluation.report.words import percent
+from detrkit.evaluation.report.terms import percent
 from detrkit.visual.picture import COLORS, STYLE, save_figure
 from detrkit.visual.text import shortened
 

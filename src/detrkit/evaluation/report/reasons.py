@@ -7,16 +7,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detrkit.evaluation.coco import UNDEFINED
+from detrkit.evaluation.report.terms import ERROR_NAMES, MORE_ERROR_NAMES
 from detrkit.evaluation.report.verdict import most_confused
-from detrkit.evaluation.report.words import ERROR_NAMES, MORE_ERROR_NAMES
-from detrkit.visual.marks import Bar, BarPlot, Cell, CellGrid
+from detrkit.visual.interactive_charts import Bar, BarPlot, Cell, CellGrid
 from detrkit.visual.page import Block, Column, Section, Table, Text, Value
 from detrkit.visual.text import shortened
 
 if TYPE_CHECKING:
     from detrkit.evaluation.analysis import Evaluation
     from detrkit.evaluation.confusion import Confusion
-    from detrkit.types import Latency
+    from detrkit.latency import Latency
 
 MOST_CLASSES_CONFUSED = 30
 """Of a matrix that can still be read."""

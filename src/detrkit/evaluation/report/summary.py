@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED
+from detrkit.evaluation.report.terms import ERROR_NAMES, counted, label_of, percent, range_of
 from detrkit.evaluation.report.verdict import verdict, warnings
-from detrkit.evaluation.report.words import ERROR_NAMES, counted, label_of, percent, range_of
 from detrkit.files import atomic_file
 from detrkit.visual.text import shortened
 

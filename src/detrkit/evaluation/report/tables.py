@@ -8,7 +8,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from detrkit.evaluation.coco import METRIC_NAMES, CocoMetrics
-from detrkit.evaluation.report.words import ERROR_NAMES, MEANINGS, label_of, percent, range_of
+from detrkit.evaluation.report.terms import ERROR_NAMES, MEANINGS, label_of, percent, range_of
 from detrkit.visual.text import printable, shortened
 
 if TYPE_CHECKING:

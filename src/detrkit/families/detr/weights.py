@@ -21,6 +21,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
+from detrkit.classes import ClassMap
 from detrkit.config import BackboneName, ModelConfig
 from detrkit.errors import WeightsError
 from detrkit.families.detr.coco_classes import COCO_CLASSES
@@ -28,7 +29,6 @@ from detrkit.families.detr.layouts import State, hub_to_published, is_hub_layout
 from detrkit.families.weights import Weights
 from detrkit.files import atomic_bytes
 from detrkit.nn.backbones import SMALL_BACKBONES
-from detrkit.types import ClassMap
 
 _COCO_SLOTS = 91
 _BACKBONES: dict[tuple[int, bool], BackboneName] = {

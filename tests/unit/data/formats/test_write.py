@@ -12,12 +12,12 @@ import numpy as np
 import pytest
 import yaml
 
+from detrkit.data.formats import find_splits
+from detrkit.data.formats.coco.write import write_coco
 from detrkit.data.formats.output import Written, new_folder
-from detrkit.data.formats.write_coco import write_coco
-from detrkit.data.formats.write_voc import whole_pixels, write_voc
-from detrkit.data.formats.write_yolo import write_yolo
+from detrkit.data.formats.voc.write import whole_pixels, write_voc
+from detrkit.data.formats.yolo.write import write_yolo
 from detrkit.data.index import CocoIndex
-from detrkit.data.layout import find_splits
 from detrkit.data.read import read_coco, read_split_files
 from detrkit.errors import DataError, UsageError
 from tests.unit.data.factory import annotation, coco, image_entry, write

@@ -6,11 +6,11 @@ import dataclasses
 
 import numpy as np
 
+from detrkit.classes import ClassMap
 from detrkit.evaluation.error_types import ErrorTypes, classify_errors
 from detrkit.evaluation.failures import Failures, find_failures
 from detrkit.evaluation.matching import Found, Matches, match_detections
 from detrkit.evaluation.truth import CocoTruth
-from detrkit.types import ClassMap
 
 SIZE_HW = (480, 640)
 

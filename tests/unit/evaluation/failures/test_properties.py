@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from detrkit.evaluation.failures.neighbours import NearPairs, box_iou, near_pairs
+from detrkit.evaluation.failures.nearby_objects import NearPairs, box_iou, near_pairs
 from detrkit.evaluation.failures.properties import (
     at_border,
     box_properties,
@@ -32,7 +32,7 @@ def expected_pairs(image_rows: np.ndarray, boxes: np.ndarray) -> set[tuple[int, 
 
 @pytest.mark.parametrize("most", [1_000_000, 7])
 def test_near_pairs_are_those_of_the_definition(most, monkeypatch):
-    monkeypatch.setattr("detrkit.evaluation.failures.neighbours._MOST_PAIRS", most)
+    monkeypatch.setattr("detrkit.evaluation.failures.nearby_objects._MOST_PAIRS", most)
     truth = generated_truth(0, images=25)
     near = near_pairs(truth.image_rows, truth.boxes_xywh)
     pairs = set(zip(near.first.tolist(), near.second.tolist(), strict=True))

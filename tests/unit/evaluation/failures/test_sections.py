@@ -8,9 +8,9 @@ from html.parser import HTMLParser
 import numpy as np
 import pytest
 
+from detrkit.classes import ClassMap
 from detrkit.evaluation.failures import KINDS, failure_sections
 from detrkit.evaluation.failures.sections import MOST_IMAGES
-from detrkit.types import ClassMap
 from detrkit.visual.page import render_page
 
 from .cases import failures_of, found_of, generated_truth, simulated_detector, truth_of, with_label_errors

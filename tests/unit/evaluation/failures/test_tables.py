@@ -9,10 +9,10 @@ import json
 import numpy as np
 import pytest
 
+from detrkit.classes import ClassMap
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.failures import KINDS, suspects_as_coco, write_failures
 from detrkit.evaluation.failures.tables import write_csv
-from detrkit.types import ClassMap
 
 from .cases import failures_of, found_of, generated_truth, simulated_detector, truth_of, with_label_errors
 

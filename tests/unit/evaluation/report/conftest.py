@@ -7,7 +7,7 @@ import pytest
 
 from detrkit.evaluation.analysis import Evaluation, Origin, analyze
 from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.types import Latency, Percentiles
+from detrkit.latency import Latency, Percentiles
 from tests.unit.evaluation.report.simulated import detected, generated
 
 PIXELS = np.random.default_rng(0).integers(0, 255, (240, 320, 3), dtype=np.uint8)

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from detrkit.classes import ClassMap
 from detrkit.evaluation.analysis import analyze
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.report.page import write_report
 from detrkit.evaluation.truth import CocoTruth
-from detrkit.types import ClassMap, ImageDetections
+from detrkit.types import ImageDetections
 
 IMAGES, CLASSES, PER_IMAGE = 5000, 80, 100
 MOST_BYTES = 15e6

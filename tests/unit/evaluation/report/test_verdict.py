@@ -6,10 +6,11 @@ import dataclasses
 
 import numpy as np
 
+from detrkit.classes import ClassMap
 from detrkit.evaluation.analysis import Origin, analyze
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.report.verdict import most_confused, operating_point, verdict, warnings
-from detrkit.types import ClassMap, ImageDetections
+from detrkit.types import ImageDetections
 from tests.unit.evaluation.report.conftest import made, nothing_detected, nothing_to_find
 from tests.unit.evaluation.report.simulated import generated
 

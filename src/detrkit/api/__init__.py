@@ -1,0 +1,1 @@
+"""The verbs of detrkit as Python functions, one file a verb."""

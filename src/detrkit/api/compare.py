@@ -1,0 +1,249 @@
+"""The verb of this room as a Python call; public as ``detrkit.compare``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from typing import Literal
+
+import numpy as np
+from torch import Tensor
+
+from detrkit.comparison.classes import ComparedClasses, Which, choose_classes
+from detrkit.comparison.detections import DetectionStore, file_stems
+from detrkit.comparison.images import compare_images, operate
+from detrkit.comparison.result import Comparison, Contender, Duel, best_of, unique_names
+from detrkit.comparison.write import write_comparison
+from detrkit.config import Precision
+from detrkit.data.coco import CocoDataset
+from detrkit.data.split import Split
+from detrkit.detectors.cost import Cost, count_cost
+from detrkit.detectors.load import find_subject
+from detrkit.detectors.measure_latency import Stopwatch
+from detrkit.detectors.stages import Subject, read_split_for
+from detrkit.errors import DetrkitError, UsageError
+from detrkit.evaluation.bootstrap import paired_bootstrap
+from detrkit.evaluation.truth import ground_truth_from_index
+from detrkit.files import make_folder
+from detrkit.latency import Latency
+
+Source = str | os.PathLike[str]
+Say = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+RESAMPLES = 1000
+LATENCY_IMAGES = 10
+
+_LATENCY_ROUNDS = 3
+
+
+def compare(
+    models: Sequence[Source],
+    data: Source | None = None,
+    *,
+    split: str = "val",
+    out: Source = "compare",
+    classes: Which = "shared",
+    reference: Literal["first", "best"] = "first",
+    resamples: int = RESAMPLES,
+    latency_images: int = LATENCY_IMAGES,
+    batch_size: int | None = None,
+    device: str = "auto",
+    precision: Precision = "32",
+    say: Say = lambda _message: None,
+    progress: Progress | None = None,
+) -> Comparison:
+    """Measure several detectors on the same images by the same evaluator, and say how sure the differences are.
+
+    Args:
+        models: Two or more, each anything that :func:`detrkit.load` takes, ``torchvision:NAME``, ``hf:ID`` or a
+            COCO result file. Of files alone, the images need not be there.
+        data: Folder of the data set in any layout, or one COCO JSON file; that of the first run if not given.
+        split: Name of the split.
+        out: Folder for ``compare.html``, ``compare.json``, ``compare.md``, ``compare.csv``, ``classes.csv``,
+            ``images.csv`` and the detections of each. Detections that are there already, of the same weights on
+            the same images, are not made again.
+        classes: shared: measure on the classes that all of them know; all: on all of the data set's.
+        reference: What the others are compared with: the first given, or the one with the highest AP.
+        resamples: Of the images, for intervals.
+        latency_images: Images to time on, 0 for none; batches of one, the detectors taking turns.
+        batch_size: Images at once where detecting.
+        device: As in :func:`detrkit.load`.
+        precision: As in :func:`detrkit.load`.
+        say: Where messages for people go.
+        progress: Called with what is being done, how much of it is done, and how much there is.
+
+    Raises:
+        UsageError: Fewer than two models, or one of them is nothing that is known.
+        DetrkitError: A model cannot be loaded or run, or the data cannot be read.
+    """
+    _check(models, latency_images, classes, reference)
+    names = unique_names([os.fspath(model) for model in models])
+    found = _find(models, names, device, precision, progress)
+    part, _ = read_split_for(found, split, data)
+    folder = make_folder(out)
+    subjects = [subject.bind(part) for subject in found]
+    chosen = choose_classes(subjects, ground_truth_from_index(part.index), classes)
+    notes = chosen.lines(names)
+    for line in [*part.lines(), *notes]:
+        say(line)
+    costs, latencies = _measure_speed(subjects, names, part, latency_images, progress)
+    contenders = _detect(
+        subjects, names, models, chosen, DetectionStore(folder, part), costs, latencies, batch_size, say, progress
+    )
+    comparison = Comparison(
+        data=str(part.files.annotations),
+        split=split,
+        images=len(part.index),
+        objects=contenders[0].metrics.objects,
+        class_map=chosen.truth.class_map,
+        left_out=chosen.left_out,
+        notes=tuple(notes),
+        contenders=tuple(contenders),
+        duels=tuple(_duels(contenders, reference, resamples, progress)),
+        confidence=0.95,
+        resamples=resamples,
+    )
+    write_comparison(comparison, folder, part)
+    return comparison
+
+
+def _check(models: Sequence[Source], latency_images: int, classes: str, reference: str) -> None:
+    if isinstance(models, str | os.PathLike) or len(models) < 2:
+        count = 1 if isinstance(models, str | os.PathLike) else len(models)
+        raise UsageError(f"{count} model to compare, expected two or more; one alone: detrkit eval MODEL")
+    for name, value, expected in (
+        ("classes", classes, ("shared", "all")),
+        ("reference", reference, ("first", "best")),
+    ):
+        if value not in expected:
+            raise UsageError(f"{name} is {value!r}, expected {' or '.join(expected)}")
+    if latency_images < 0:
+        raise UsageError(f"latency_images is {latency_images}, expected 0 or more")
+
+
+def _find(
+    models: Sequence[Source],
+    names: Sequence[str],
+    device: str,
+    precision: Precision,
+    progress: Progress | None,
+) -> list[Subject]:
+    """All of them loaded, before the work begins that may take hours."""
+    subjects: list[Subject] = []
+    for done, (model, name) in enumerate(zip(models, names, strict=True)):
+        _tell(progress, f"loading {name}", done, len(models))
+        subject = find_subject(model, device=device, precision=precision)
+        subject.name = name
+        subjects.append(subject)
+    return subjects
+
+
+def _measure_speed(
+    subjects: Sequence[Subject], names: Sequence[str], split: Split, count: int, progress: Progress | None
+) -> tuple[list[Cost | None], list[Latency | None]]:
+    """Cost of each, and latency if images for it are wanted; also shows that each of them runs."""
+    rows = np.unique(np.linspace(0, len(split.index) - 1, max(count, 1)).round().astype(int))
+    dataset = CocoDataset(split.index, split.files.images, None, on_bad_image="error")
+    runs = len(split.index) > 0 and any(subject.stages is not None for subject in subjects)
+    images = [dataset.read_image(int(row)) for row in rows] if runs else []
+    costs: list[Cost | None] = []
+    for done, (subject, name) in enumerate(zip(subjects, names, strict=True)):
+        _tell(progress, f"trying {name}", done, len(subjects))
+        costs.append(_cost(subject, images[0]) if subject.stages is not None and images else None)
+    latencies: list[Latency | None] = [None] * len(subjects)
+    if count and images:
+        latencies = _time(subjects, images, progress)
+    return costs, latencies
+
+
+def _cost(subject: Subject, image: Tensor) -> Cost:
+    assert subject.stages is not None
+    try:
+        return count_cost(subject.stages, image)
+    except DetrkitError:
+        raise
+    except (RuntimeError, ValueError, TypeError) as error:
+        raise DetrkitError(
+            f"{subject.name} was loaded but cannot detect: {error}; nothing was compared"
+        ) from error
+
+
+def _time(
+    subjects: Sequence[Subject], images: Sequence[Tensor], progress: Progress | None
+) -> list[Latency | None]:
+    """Latency of each; they take turns, so that what slows the machine for a while slows all alike."""
+    watches = {
+        place: Stopwatch(subject.stages, images)
+        for place, subject in enumerate(subjects)
+        if subject.stages is not None
+    }
+    for done, watch in enumerate(watches.values()):
+        _tell(progress, "warming up", done, len(watches))
+        watch.warm_up()
+    runs = _LATENCY_ROUNDS * len(images)
+    for done in range(runs):
+        _tell(progress, "timing", done, runs)
+        for watch in watches.values():
+            watch.run()
+    return [watches[place].read() if place in watches else None for place in range(len(subjects))]
+
+
+def _detect(
+    subjects: Sequence[Subject],
+    names: Sequence[str],
+    sources: Sequence[Source],
+    chosen: ComparedClasses,
+    store: DetectionStore,
+    costs: Sequence[Cost | None],
+    latencies: Sequence[Latency | None],
+    batch_size: int | None,
+    say: Say,
+    progress: Progress | None,
+) -> list[Contender]:
+    contenders = []
+    count = len(store.split.index)
+    for place, (subject, stem) in enumerate(zip(subjects, file_stems(names), strict=True)):
+        name = names[place]
+
+        def done_images(done: int, name: str = name) -> None:
+            _tell(progress, f"detecting with {name}", done, count)
+
+        evaluator, reused = store.obtain(subject, stem, chosen.truth, batch_size, done_images)
+        if reused:
+            say(f"{name}: detections of an earlier comparison, by the same weights on the same images, are used")
+        contenders.append(
+            Contender(
+                name=name,
+                source=os.fspath(sources[place]),
+                kind=subject.kind,
+                metrics=evaluator.finish(),
+                matches=evaluator.matches(),
+                latency=latencies[place],
+                cost=costs[place],
+                reused=reused,
+            )
+        )
+    return contenders
+
+
+def _duels(
+    contenders: Sequence[Contender], reference: str, resamples: int, progress: Progress | None
+) -> list[Duel]:
+    place = best_of(contenders) if reference == "best" else 0
+    others = [number for number in range(len(contenders)) if number != place]
+    first = contenders[place]
+    operation = operate(first.matches)
+    duels = []
+    for done, number in enumerate(others):
+        _tell(progress, "resampling", done, len(others))
+        second = contenders[number]
+        differences = paired_bootstrap(first.matches, second.matches, resamples)
+        images = compare_images(first.matches, operation, operate(second.matches))
+        duels.append(Duel(first, second, differences, images))
+    return duels
+
+
+def _tell(progress: Progress | None, what: str, done: int, total: int) -> None:
+    if progress is not None:
+        progress(what, done, total)

@@ -1,0 +1,161 @@
+"""Whatever detects, evaluated on a split with everything that explains the result."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from PIL import Image
+from torch import Tensor
+
+from detrkit.config import Config
+from detrkit.data.coco import CocoDataset
+from detrkit.data.formats import find_split
+from detrkit.data.split import Split
+from detrkit.detectors.measure_latency import measure_latency, with_decode
+from detrkit.detectors.stages import DetectorSubject, Subject, collect
+from detrkit.errors import DataError, DetrkitError
+from detrkit.evaluation.analysis import RESAMPLES, Evaluation, Origin, Progress, analyze, check_resamples
+from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.latency import Latency
+
+LATENCY_IMAGES = 24
+_MOST_PIXELS = 100e6  # of all images held for timing: 300 MB
+
+
+def evaluate_subject(
+    subject: Subject,
+    split: Split,
+    *,
+    origin: Origin | None = None,
+    batch_size: int | None = None,
+    explain: bool = True,
+    resamples: int = RESAMPLES,
+    latency_images: int = 0,
+    progress: Progress | None = None,
+) -> tuple[Evaluation, CocoEvaluator]:
+    """Run a subject over a split, measure and explain.
+
+    Args:
+        subject: What detects.
+        split: The images and annotations.
+        origin: What was evaluated on what, for the report.
+        batch_size: Images at once; no number depends on it.
+        explain: As for :func:`detrkit.evaluation.analysis.analyze`.
+        resamples: As there.
+        latency_images: Images to time the model on, one by one; 0 for none. What cannot be run is not timed.
+        progress: As there.
+
+    Returns:
+        The result, and the evaluator that holds all detections.
+
+    Raises:
+        DataError: No class of the subject is a class of the split, or an image cannot be read.
+        UsageError: ``resamples`` are too few.
+    """
+    check_resamples(resamples)
+    count = len(split.index)
+    tell = None if progress is None else lambda done: progress("evaluating", done, count)
+    subject = subject.bind(split)
+    evaluator = collect(subject, split, batch_size=batch_size, progress=tell)
+    latency = None
+    if latency_images > 0 and subject.stages is not None:
+        latency = _latency(subject, split, latency_images, progress)
+    pictures = SplitPictures(split)
+    evaluation = analyze(
+        evaluator,
+        origin=origin or origin_of(subject, split),
+        explain=explain,
+        resamples=resamples,
+        file_names=pictures.file_names,
+        read_image=pictures.read,
+        latency=latency,
+        progress=progress,
+    )
+    return evaluation, evaluator
+
+
+class SplitPictures:
+    """The images of a split, in the order in which evaluation has them.
+
+    Args:
+        split: The images.
+    """
+
+    def __init__(self, split: Split):
+        order = np.argsort(np.asarray(split.index.image_ids, dtype=np.int64), kind="stable")
+        self._rows: list[int] = order.tolist()
+        self._dataset = CocoDataset(split.index, split.files.images, None)
+        self.file_names = [split.index.file_name(row) for row in self._rows]
+
+    def read(self, row: int) -> np.ndarray | None:
+        """An image in the annotations' pixels, uint8 ``[H, W, 3]``; None if it cannot be read.
+
+        Args:
+            row: Of the truth's images.
+        """
+        try:
+            image: np.ndarray = self._dataset.read_image(self._rows[row]).permute(1, 2, 0).numpy()
+        except (DataError, OSError, ValueError):  # missing, damaged, outside the folder, a name that cannot be
+            return None
+        height, width = self._dataset.index.sizes_hw[self._rows[row]].tolist()
+        if 0 in (height, width) or image.shape[:2] == (height, width):
+            return np.ascontiguousarray(image)
+        return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+
+
+def origin_of(subject: Subject, split: Split, data: str = "", split_name: str = "") -> Origin:
+    """What is known of where a result comes from.
+
+    Args:
+        subject: What detects.
+        split: The images.
+        data: What people call the data set.
+        split_name: And its split.
+    """
+    config = subject.detector.config if isinstance(subject, DetectorSubject) else None
+    settings: dict[str, str | int | float | bool | None] = {}
+    if isinstance(subject, DetectorSubject):
+        detector = subject.detector
+        transforms = detector.config.transforms
+        settings = {
+            "preset": detector.config.model.preset,
+            "precision": detector.precision,
+            "device": str(detector.device),
+            "image size": f"{transforms.eval_size}, at most {transforms.max_size}",
+        }
+    return Origin(
+        model=subject.name,
+        kind=subject.kind,
+        data=data or str(split.files.annotations.parent),
+        split=split_name,
+        annotations=split.files.annotations,
+        seen_in_training=config is not None and _trained_on(config, split),
+        settings=settings,
+    )
+
+
+def _trained_on(config: Config, split: Split) -> bool:
+    """Whether a run's training images are those of a split."""
+    if config.data.root is None and config.data.train_annotations is None:
+        return False
+    try:
+        own = find_split(config.data.root, config.data.train_split, config.data)
+    except DetrkitError:  # the data set has moved: nothing is known
+        return False
+    return (own.annotations.resolve(), own.listings) == (split.files.annotations.resolve(), split.files.listings)
+
+
+def _latency(subject: Subject, split: Split, count: int, progress: Progress | None) -> Latency:
+    """Times on images taken evenly from the split."""
+    assert subject.stages is not None
+    dataset = CocoDataset(split.index, split.files.images, None, on_bad_image="error")
+    rows = np.unique(np.linspace(0, len(split.index) - 1, min(count, len(split.index))).astype(int)).tolist()
+    images: list[Tensor] = []
+    for row in rows:
+        images.append(dataset.read_image(row))
+        if sum(image.shape[-2] * image.shape[-1] for image in images) > _MOST_PIXELS:
+            break
+    tell = None if progress is None else functools.partial(progress, "timing")
+    latency = measure_latency(subject.stages, images, repeats=1, progress=tell)
+    return with_decode(latency, [dataset.images / split.index.file_name(row) for row in rows[: len(images)]])

@@ -1,0 +1,207 @@
+"""What ``detrkit eval`` does with several data sets, and with corrupted images, as Python calls."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from detrkit.config import Precision
+from detrkit.data.coco import CocoDataset
+from detrkit.data.split import Split
+from detrkit.detectors.detector import Detector
+from detrkit.detectors.load import find_subject
+from detrkit.detectors.stages import DetectorSubject, Subject, read_split_for
+from detrkit.errors import DataError, UsageError
+from detrkit.files import atomic_file, make_folder
+from detrkit.robustness.classes import read_class_names, resolve_class_names
+from detrkit.robustness.corruptions import SEVERITIES, find_corruptions
+from detrkit.robustness.generalization import Generalization, evaluate_on_several
+from detrkit.robustness.pages import write_generalization, write_robustness
+from detrkit.robustness.study import Robustness, evaluate_corruptions
+
+Source = str | os.PathLike[str]
+Model = Source | Detector | Subject
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+
+def generalize(
+    model: Model,
+    data: Sequence[Source],
+    *,
+    split: str = "val",
+    classes: Source | Mapping[str, Any] | None = None,
+    out: Source | None = None,
+    batch_size: int | None = None,
+    preset: str | None = None,
+    device: str = "auto",
+    precision: Precision = "32",
+    say: Say = lambda _line: None,
+    progress: Progress | None = None,
+) -> Generalization:
+    """One model on several data sets, in one table.
+
+    Args:
+        model: Anything that :func:`detrkit.detectors.load.find_subject` takes, or what it returns, or a detector.
+        data: Folders of data sets, or COCO JSON files; each is called by the name of its folder or file.
+        split: Name of the split, of each.
+        classes: The model's class names for those of the data where they differ; a YAML file or a mapping, see
+            :func:`detrkit.robustness.classes.read_class_names`.
+        out: Folder for ``generalization.json`` and ``generalization.html``; nothing is written if not given.
+        batch_size: Images at once.
+        preset: Preset of the weights, where the file cannot tell.
+        device: As in :func:`detrkit.load`.
+        precision: As in :func:`detrkit.load`.
+        say: Where messages for people go.
+        progress: Called with images done and images in all.
+
+    Raises:
+        UsageError: Something is asked wrongly.
+        DataError: Data cannot be read, or no class is shared with any.
+    """
+    if not data:
+        raise UsageError("no data given; give at least one data set: --data DATA")
+    named = _named(data)
+    names = None
+    if classes is not None:
+        read = resolve_class_names if isinstance(classes, Mapping) else read_class_names
+        names = read(classes, list(named))  # type: ignore[arg-type]
+    subject = _subject(model, preset, device, precision)
+    folder = None if out is None else make_folder(out)
+    splits = {name: read_split_for([subject], split, path)[0] for name, path in named.items()}
+    for part in splits.values():
+        for line in part.lines():
+            say(line)
+    if names is not None:
+        names = _for_those_that_have_them(names, splits)
+    found = evaluate_on_several(
+        subject, splits, class_names=names, batch_size=batch_size, progress=progress, say=say
+    )
+    if folder is not None:
+        _write_json(folder / "generalization.json", found.to_dict())
+        write_generalization(folder / "generalization.html", found)
+    return found
+
+
+def corrupt(
+    model: Model,
+    data: Source | None = None,
+    *,
+    split: str = "val",
+    corruptions: Sequence[str] = ("common",),
+    severities: Sequence[int] = SEVERITIES,
+    seed: int = 0,
+    out: Source | None = None,
+    batch_size: int | None = None,
+    preset: str | None = None,
+    device: str = "auto",
+    precision: Precision = "32",
+    say: Say = lambda _line: None,
+    progress: Progress | None = None,
+) -> Robustness:
+    """A model on corrupted images, by corruption and severity.
+
+    Called again with the same ``out`` after it was stopped, it goes on with what is not measured yet.
+
+    Args:
+        model: As for :func:`generalize`.
+        data: Folder of the data set, or a COCO JSON file; a run's own if not given.
+        split: Name of the split.
+        corruptions: Names of corruptions, or of groups of them: noise, blur, weather, digital, extra, common, all.
+        severities: 1 to 5.
+        seed: Of the corruptions' randomness.
+        out: Folder for ``robustness.jsonl`` (each result as it comes), ``robustness.json`` and
+            ``robustness.html``; nothing is written if not given.
+        batch_size: As for :func:`generalize`.
+        preset: As for :func:`generalize`.
+        device: As for :func:`generalize`.
+        precision: As for :func:`generalize`.
+        say: As for :func:`generalize`.
+        progress: As for :func:`generalize`; over all evaluations.
+
+    Raises:
+        UsageError: Something is asked wrongly.
+        DataError: Data cannot be read, or shares no class with the model.
+    """
+    chosen = find_corruptions(corruptions)
+    subject = _subject(model, preset, device, precision)
+    part, _ = read_split_for([subject], split, data, pixels=True)
+    folder = None if out is None else make_folder(out)
+    for line in part.lines():
+        say(line)
+    found = evaluate_corruptions(
+        subject,
+        part,
+        chosen,
+        severities,
+        seed=seed,
+        batch_size=batch_size,
+        journal=None if folder is None else folder / "robustness.jsonl",
+        progress=progress,
+        say=say,
+    )
+    if folder is not None:
+        _write_json(folder / "robustness.json", found.to_dict())
+        images = CocoDataset(part.index, part.files.images, None)
+        write_robustness(folder / "robustness.html", found, images.read_image(_busiest(part)))
+    return found
+
+
+def _subject(model: Model, preset: str | None, device: str, precision: Precision) -> Subject:
+    if isinstance(model, str | os.PathLike):
+        return find_subject(model, preset, device=device, precision=precision)
+    return DetectorSubject(model.config.model.preset, model) if isinstance(model, Detector) else model
+
+
+def _named(data: Sequence[Source]) -> dict[str, Source]:
+    """Data sets by the names of their folders; two of the same name get a number."""
+    named: dict[str, Source] = {}
+    for path in data:
+        resolved = Path(path).expanduser().resolve()
+        base = resolved.stem if resolved.suffix in (".json", ".yaml", ".yml") else resolved.name
+        name, number = base, 2
+        while name in named:
+            name, number = f"{base}-{number}", number + 1
+        named[name] = path
+    return named
+
+
+def _for_those_that_have_them(
+    names: Mapping[str, Mapping[str, tuple[str, ...]]], splits: Mapping[str, Split]
+) -> dict[str, dict[str, tuple[str, ...]]]:
+    """One map for all data sets names classes that only some of them have.
+
+    Raises:
+        UsageError: None of them has a class that is named.
+    """
+    maps = [dict(entry) for entry in names.values()]
+    if len(maps) < 2 or any(entry != maps[0] for entry in maps):
+        return {name: dict(entry) for name, entry in names.items()}
+    known = {name: set(split.index.class_map.names) for name, split in splits.items()}
+    nowhere = [theirs for theirs in maps[0] if not any(theirs in classes for classes in known.values())]
+    if nowhere:
+        raise UsageError(f"none of the data sets has a class {nowhere[0]!r}, which the map of classes names")
+    return {
+        name: {theirs: ours for theirs, ours in maps[0].items() if theirs in classes}
+        for name, classes in known.items()
+    }
+
+
+def _busiest(split: Split) -> int:
+    """The row of the image with most objects, to show corruptions on.
+
+    Raises:
+        DataError: There is no image.
+    """
+    counts = split.index.offsets[1:] - split.index.offsets[:-1]
+    if len(counts) == 0:
+        raise DataError(f"{split.files.annotations} lists no image")
+    return int(counts.argmax())
+
+
+def _write_json(path: Path, content: Mapping[str, Any]) -> None:
+    with atomic_file(path) as file:
+        file.write(json.dumps(content, indent=1, allow_nan=False) + "\n")

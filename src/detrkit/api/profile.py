@@ -1,0 +1,140 @@
+"""The verb of this room as a Python call; public as ``detrkit.profile``."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from detrkit.config import Config, read_config, update_config
+from detrkit.data.cache import find_cache, needed_size
+from detrkit.data.loader import EpochBatchSampler, build_loader
+from detrkit.data.split import read_split
+from detrkit.distributed import make_fabric
+from detrkit.errors import UsageError
+from detrkit.families.build import is_run
+from detrkit.families.recipes import resolve_config
+from detrkit.files import make_folder
+from detrkit.hardware import PeakMemory
+from detrkit.profiling.advice import advise, utilisation_of
+from detrkit.profiling.measure import WARM_UP, Measured, measure_training
+from detrkit.profiling.report import Profile, write_profile
+from detrkit.training.prepare import prepare_model, training_dataset
+
+Source = str | os.PathLike[str]
+Say = Callable[[str], None]
+
+_DEFAULT_MODEL = "detr-r50"
+
+
+def profile(
+    model: Source | None = None,
+    data: Source | None = None,
+    *,
+    config: str | Path | None = None,
+    init: Source | None = None,
+    changes: Mapping[str, Any] | None = None,
+    steps: int = 10,
+    out: Source = "profile",
+    trace: bool = False,
+    say: Say = print,
+) -> Profile:
+    """Where the time and memory of a training step go, and what to change; nothing is trained for good.
+
+    Args:
+        model: Preset, ``detr-r50`` if not given; or the folder of a run, whose config and data are then used.
+        data: Folder of the data set, in any layout that is read.
+        config: YAML file over the preset or the run's config.
+        init: Starting weights, as for :func:`detrkit.train`; speed hardly depends on them.
+        changes: Any other config values, dotted.
+        steps: To take the median of.
+        out: Folder for ``profile.json`` and ``profile.html``.
+        trace: Also write ``trace.json``, for chrome://tracing or https://ui.perfetto.dev.
+        say: Where messages for people go.
+
+    Raises:
+        UsageError: Something is asked wrongly.
+        DataError: The data has no readable image.
+    """
+    if steps < 1:
+        raise UsageError(f"steps is {steps}, expected at least 1")
+    resolved = _resolve(model, data, config, init, changes)
+    if resolved.data.root is None and resolved.data.train_annotations is None:
+        raise UsageError("no data given; give the folder of a data set: --data DATA")
+    folder = make_folder(Path(out))
+    resolved, measured = _measure(resolved, steps, folder / "trace.json" if trace else None, say)
+    found = Profile(
+        config=resolved,
+        measured=measured,
+        advice=advise(resolved, measured),
+        device_name=_device_name(measured.device),
+        utilisation=utilisation_of(resolved, measured),
+        folder=folder,
+    )
+    write_profile(found)
+    return found
+
+
+def _resolve(
+    model: Source | None,
+    data: Source | None,
+    config: str | Path | None,
+    init: Source | None,
+    changes: Mapping[str, Any] | None,
+) -> Config:
+    """The config to train with, on one process."""
+    name = _DEFAULT_MODEL if model is None else os.fspath(model)
+    if (Path(name) / "config.yaml").is_file():
+        base = read_config(Path(name) / "config.yaml")
+        base = read_config(config, base) if config is not None else base
+    elif Path(name).is_dir() and is_run(name):
+        raise UsageError(f"{name} has no config.yaml; name the preset instead: --model PRESET --data DATA")
+    else:
+        base = None
+    given = {"data.root": data, "train.init": init}
+    arguments = {key: os.fspath(value) for key, value in given.items() if value is not None}
+    asked = {**(changes or {}), **arguments, "train.devices": 1, "train.num_nodes": 1}
+    return resolve_config(name, config, asked) if base is None else update_config(base, asked)
+
+
+def _measure(config: Config, steps: int, trace: Path | None, say: Say) -> tuple[Config, Measured]:
+    train = read_split(config, config.data.train_split)
+    for line in train.lines():
+        say(line)
+    needed = needed_size(config.transforms)
+    cache, lines = find_cache(config.data, config.data.train_split, train.index, train.files.images, needed)
+    for line in lines:
+        say(line)
+    fabric = make_fabric(config.train)
+    at_rest = PeakMemory(fabric.device).now()
+    prepared = prepare_model(config, train)
+    dataset = training_dataset(prepared.config, train, cache, fabric.device.type)
+    sampler = EpochBatchSampler(
+        len(dataset),
+        config.train.batch_size,
+        seed=config.train.seed,
+        size_of=dataset.sample_size if config.data.buckets else None,
+    )
+    loader = build_loader(dataset, sampler, config.data, pin=fabric.device.type == "cuda")
+    say(f"watching {steps} steps after {WARM_UP} to warm up")
+    measured = measure_training(
+        prepared.config,
+        prepared.model,
+        prepared.class_map,
+        loader,
+        fabric,
+        steps=steps,
+        at_rest=at_rest,
+        trace=trace,
+    )
+    return prepared.config, measured
+
+
+def _device_name(device: torch.device) -> str:
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    threads = torch.get_num_threads()
+    return f"the CPU with {threads} thread{'' if threads == 1 else 's'}"

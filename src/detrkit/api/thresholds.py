@@ -1,0 +1,171 @@
+"""Thresholds chosen for whatever detects, on a data set."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from detrkit.api.evaluate import origin_of
+from detrkit.data.split import unknown_classes
+from detrkit.detectors.detector import Detector
+from detrkit.detectors.load import Source, find_subject
+from detrkit.detectors.stages import DetectorSubject, Subject, collect, read_split_for
+from detrkit.errors import DataError, UsageError
+from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.matching import Matches
+from detrkit.evaluation.thresholds import (
+    LEAST_OBJECTS,
+    ThresholdCheck,
+    Wish,
+    check_thresholds,
+    cross_check,
+    thresholds_for,
+)
+from detrkit.threshold_file import FILE_NAME, Thresholds, write_thresholds
+
+Say = Callable[[str], None]
+Progress = Callable[[int, int], None]
+
+_MODEL_FILES = (".pth", ".pt", ".safetensors")
+
+
+@dataclasses.dataclass(frozen=True)
+class ThresholdChoice:
+    """Thresholds, and what they give on images they were not chosen on.
+
+    Args:
+        thresholds: By the model's class id.
+        check: What they give; None where that could not be found out.
+        checked_on: What was checked on, or why nothing was, for people.
+    """
+
+    thresholds: Thresholds
+    check: ThresholdCheck | None
+    checked_on: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON: the thresholds, as in their file, and the check."""
+        check = None if self.check is None else {"on": self.checked_on, **self.check.to_dict(self.thresholds)}
+        return {"thresholds": self.thresholds.to_dict(), "check": check}
+
+
+def choose_thresholds(
+    model: Source | Detector | Subject,
+    data: Source | None = None,
+    *,
+    split: str = "val",
+    check_split: str | None = None,
+    precision: float | None = None,
+    recall: float | None = None,
+    calibrate: bool = False,
+    out: Source | None = None,
+    least_objects: int = LEAST_OBJECTS,
+    batch_size: int | None = None,
+    device: str = "auto",
+    say: Say = lambda _message: None,
+    progress: Progress | None = None,
+) -> ThresholdChoice:
+    """Choose the score from which detections are taken, class by class, and check what that gives elsewhere.
+
+    Args:
+        model: Whatever detects: anything that :func:`find_subject` takes, what it gives, or a detector.
+        data: Folder of the data set, or one COCO JSON file; the run's own if the model is a run.
+        split: To choose on; one that the model was not trained on.
+        check_split: To check on. Without one, thresholds of each half of the images are checked on the other.
+        precision: Wished; with neither this nor ``recall``, the best F1 is.
+        recall: Wished.
+        calibrate: Turn scores into probabilities first.
+        out: File to write; ``RUN/thresholds.json`` is what :func:`detrkit.load` uses.
+        least_objects: Of a class for a threshold of its own.
+        batch_size: Images at once.
+        device: As in :func:`detrkit.load`.
+        say: Where messages for people go.
+        progress: Called with images done and images in all.
+
+    Raises:
+        UsageError: What is wished makes no sense, or there is no such split.
+        DataError: There is nothing to choose from.
+    """
+    wish = _wish(precision, recall)
+    if check_split == split:
+        raise UsageError(f"thresholds chosen on {split} cannot be checked on {split}; leave check_split out")
+    subject = _subject(model, device)
+    own, name = _collected(subject, data, split, batch_size, say, progress)
+
+    choose = functools.partial(
+        thresholds_for,
+        class_map=own.class_map,
+        wish=wish,
+        calibration=calibrate,
+        least_objects=least_objects,
+        data=name,
+        split=split,
+    )
+    thresholds = choose(own.matches())
+    if check_split is None:
+        choice = _checked_by_halves(own, choose, thresholds)
+    else:
+        other, _ = _collected(subject, data, check_split, batch_size, say, progress)
+        bound = thresholds.for_classes(other.class_map)  # of a file of detections each split has its own classes
+        check = check_thresholds(other.matches(), other.class_map, bound)
+        choice = ThresholdChoice(thresholds, check, check_split)
+    if out is not None:
+        write_thresholds(out, thresholds)
+    return choice
+
+
+def own_thresholds(source: Source) -> Path | None:
+    """The file of thresholds that lies in a model's folder, or beside its file; None where there is none."""
+    file = place_of_thresholds(Path(source).expanduser())
+    return file if file.is_file() else None
+
+
+def place_of_thresholds(model: Path) -> Path:
+    """``thresholds.json`` in a model's folder, ``NAME.thresholds.json`` beside its file."""
+    return model.with_suffix(f".{FILE_NAME}") if model.suffix in _MODEL_FILES else model / FILE_NAME
+
+
+def _subject(model: Source | Detector | Subject, device: str) -> Subject:
+    if isinstance(model, Detector):
+        return DetectorSubject(model.config.model.preset, model)
+    return find_subject(model, device=device) if isinstance(model, str | os.PathLike) else model
+
+
+def _wish(precision: float | None, recall: float | None) -> Wish:
+    if precision is not None and recall is not None:
+        raise UsageError("a precision and a recall were wished; one of them decides the threshold, so give one")
+    if precision is not None:
+        return Wish("precision", precision)
+    return Wish() if recall is None else Wish("recall", recall)
+
+
+def _checked_by_halves(
+    evaluator: CocoEvaluator, choose: Callable[[Matches], Thresholds], thresholds: Thresholds
+) -> ThresholdChoice:
+    try:
+        check = cross_check(evaluator, choose, evaluator.class_map)
+    except DataError as error:
+        return ThresholdChoice(thresholds, None, f"not checked: {error}")
+    return ThresholdChoice(thresholds, check, f"halves of {thresholds.split}, each with thresholds of the other")
+
+
+def _collected(
+    subject: Subject, data: Source | None, split: str, batch_size: int | None, say: Say, progress: Progress | None
+) -> tuple[CocoEvaluator, str]:
+    """What a subject detects on a split, and the name of the data set."""
+    part, where = read_split_for([subject], split, data)
+    subject = subject.bind(part)
+    for line in [*part.lines(), *unknown_classes(subject.class_map, part)]:
+        say(line)
+    if origin_of(subject, part).seen_in_training:
+        say(f"WARNING: the model was trained on {split}, where it is surer and better than on new images")
+    report = None if progress is None else functools.partial(_report, progress, len(part.index))
+    return collect(subject, part, batch_size=batch_size, progress=report), Path(where).resolve().name
+
+
+def _report(progress: Progress, count: int, done: int) -> None:
+    progress(done, count)

@@ -1,0 +1,303 @@
+"""Checkpoints that are whole or not there, prove it on load, and cannot run code.
+
+A checkpoint is one file: what ``torch.save`` writes (``torch.load`` reads it as it is), then a seal of fixed
+length with the SHA-256 of everything before it. It is written beside its final name, flushed to the disk and
+renamed, so a crash or a full disk leaves the earlier file untouched.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any, NamedTuple, TypeVar
+
+import torch
+from torch import Tensor
+
+from detrkit.classes import ClassMap
+from detrkit.config import Config, update_config
+from detrkit.errors import CheckpointError, ConfigError, DataError
+from detrkit.files import atomic_bytes, remove_leftovers, sync_folder
+
+_Value = TypeVar("_Value")
+
+AIDS = "aids."
+"""With what the names of the weights begin that exist in training only, in every family."""
+
+FORMAT = "detrkit-checkpoint"
+VERSION = 1
+
+_ONLY_TRAINING = ("optimizer", "scaler", "window", "health", "log")
+"""What the best model is kept without."""
+
+_SEAL_START = b"\ndetrkit-checkpoint sha256 "
+_SEAL_LENGTH = len(_SEAL_START) + 64 + 1
+
+
+class SavedModel(NamedTuple):
+    """A model as a checkpoint holds it: averaged weights where the run averaged them."""
+
+    config: Config
+    class_map: ClassMap
+    state_dict: dict[str, Tensor]
+
+
+def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
+    """Write a checkpoint, whole or not at all.
+
+    Args:
+        path: Where to; an existing file is replaced only when the new one is safe on the disk.
+        payload: Tensors, primitives, and lists, tuples and dicts of them; nothing else could be loaded.
+
+    Raises:
+        CheckpointError: The disk is full or cannot be written; nothing has changed then.
+    """
+    path = Path(path)
+    try:
+        with atomic_bytes(path) as file:
+            writer = _HashingWriter(file)
+            torch.save({"format": FORMAT, "version": VERSION, **payload}, writer)  # type: ignore[arg-type]
+            if writer.error is not None:
+                raise writer.error
+            file.write(_seal(writer.digest.hexdigest()))
+    except OSError as error:
+        raise CheckpointError(_write_problem(path, error)) from error
+
+
+def load_checkpoint(path: str | Path) -> dict[str, Any]:
+    """Read a checkpoint to the CPU, after checking its hash.
+
+    Raises:
+        CheckpointError: The file is missing, damaged, not of detrkit, of a newer detrkit, or holds anything
+            but tensors and primitives.
+    """
+    path = Path(path)
+    try:
+        _check_seal(path)
+        payload = torch.load(path, map_location="cpu", weights_only=True)
+    except OSError as error:
+        raise CheckpointError(f"cannot read checkpoint {path}: {error.strerror or error}") from error
+    except CheckpointError:
+        raise
+    except Exception as error:  # crafted content can make the restricted unpickler raise anything
+        reason = str(error).strip().split("\n")[0]
+        raise CheckpointError(
+            f"{path} cannot be loaded safely, expected tensors and primitives only: {reason}"
+        ) from error
+    if not isinstance(payload, dict) or payload.get("format") != FORMAT:
+        raise CheckpointError(f"{path} is not a detrkit checkpoint: it has no format: {FORMAT}")
+    if payload.get("version") != VERSION:
+        raise CheckpointError(
+            f"{path} has checkpoint version {payload.get('version')}, this detrkit reads version {VERSION}; "
+            "use the detrkit that wrote it"
+        )
+    return payload
+
+
+def is_checkpoint(path: str | Path) -> bool:
+    """Whether a file ends as detrkit's checkpoints do; reads the last 92 bytes only."""
+    try:
+        with Path(path).open("rb") as file:
+            return _read_seal(file) is not None
+    except OSError:
+        return False
+
+
+def read_model(path: str | Path) -> SavedModel:
+    """Read the model of a run folder or a checkpoint file.
+
+    Args:
+        path: A run folder (its best checkpoint, or its last if there is no sound best) or a checkpoint.
+
+    Raises:
+        CheckpointError: There is no checkpoint, it is damaged, or it holds no model.
+    """
+    path = Path(path)
+    payload = CheckpointStore(path).load_model() if path.is_dir() else load_checkpoint(path)
+    missing = [key for key in ("config", "class_map", "model") if key not in payload]
+    if missing:
+        raise CheckpointError(f"{path} holds no model: {', '.join(missing)} missing")
+    try:
+        config = update_config(Config(), payload["config"])
+        class_map = ClassMap.from_dict(payload["class_map"])
+    except (ConfigError, DataError, KeyError, TypeError) as error:
+        raise CheckpointError(f"{path}: its config or classes cannot be used: {error}") from error
+    averages = payload["ema"]["weights"] if payload.get("ema") else {}
+    return SavedModel(config, class_map, without_aids({**payload["model"], **averages}))
+
+
+class CheckpointStore:
+    """The checkpoints of a run folder: ``last.pt``, the one before as ``previous.pt``, and ``best.pt``.
+
+    Args:
+        run_dir: The run folder; checkpoints lie in its ``checkpoints/``.
+    """
+
+    def __init__(self, run_dir: str | Path):
+        self.folder = Path(run_dir) / "checkpoints"
+        self.last_path = self.folder / "last.pt"
+        self.previous_path = self.folder / "previous.pt"
+        self.best_path = self.folder / "best.pt"
+        self._fresh_path = self.folder / "next.pt"  # there only if a crash came between the two renames
+        self._last_is_sound = False
+
+    def save_last(self, payload: Mapping[str, Any]) -> None:
+        """Save the state to resume from; the former one becomes ``previous.pt``, unless it is damaged.
+
+        Raises:
+            CheckpointError: The disk is full or cannot be written; both earlier generations are untouched.
+        """
+        save_checkpoint(self._fresh_path, payload)
+        try:
+            self._put_in_place()
+        except OSError as error:
+            raise CheckpointError(_write_problem(self.last_path, error)) from error
+
+    def _put_in_place(self) -> None:
+        """The fresh checkpoint becomes the last, the last the previous."""
+        if self._last_is_sound or _is_sound(self.last_path):
+            self.last_path.replace(self.previous_path)
+        self._fresh_path.replace(self.last_path)
+        sync_folder(self.folder)
+        self._last_is_sound = True
+
+    def save_best(self, payload: Mapping[str, Any]) -> None:
+        """Save the model that evaluated best, without what only training needs.
+
+        Raises:
+            CheckpointError: The disk is full or cannot be written; the former best is untouched.
+        """
+        kept = {key: payload[key] for key in payload if key not in _ONLY_TRAINING}
+        kept["model"] = without_aids(payload["model"])
+        if payload.get("ema"):
+            kept["ema"] = {**payload["ema"], "weights": without_aids(payload["ema"]["weights"])}
+        save_checkpoint(self.best_path, kept)
+
+    def tidy_up(self) -> None:
+        """End what a killed training had begun: give a whole checkpoint its name, delete what is half written.
+
+        Raises:
+            CheckpointError: The folder cannot be written.
+        """
+        try:
+            remove_leftovers(self.folder)
+            remove_leftovers(self.folder.parent)
+            if _is_sound(self._fresh_path):
+                self._put_in_place()
+        except OSError as error:
+            raise CheckpointError(_write_problem(self.last_path, error)) from error
+
+    def has_any(self) -> bool:
+        """Whether there is a state to resume from, be it damaged."""
+        return any(path.exists() for path in (self._fresh_path, self.last_path, self.previous_path))
+
+    def load_latest(self) -> dict[str, Any]:
+        """The newest state that is whole; says so when that is not the newest written.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        return self._load_first((self._fresh_path, self.last_path, self.previous_path))
+
+    def load_model(self) -> dict[str, Any]:
+        """The best checkpoint, or the latest state if there is no sound best.
+
+        Raises:
+            CheckpointError: There is none.
+        """
+        return self._load_first((self.best_path, self._fresh_path, self.last_path, self.previous_path))
+
+    def _load_first(self, paths: tuple[Path, ...]) -> dict[str, Any]:
+        problems: list[str] = []
+        for path in (path for path in paths if path.exists()):
+            try:
+                payload = load_checkpoint(path)
+            except CheckpointError as error:
+                problems.append(str(error))
+                continue
+            if problems:
+                warnings.warn(f"{'; '.join(problems)}; using {path.name} instead", stacklevel=3)
+            return payload
+        reason = "; ".join(problems) or "it is empty; is this a run folder that was trained?"
+        if problems and self.best_path not in paths and _is_sound(self.best_path):
+            reason += f"; its {self.best_path.name} is whole: begin a new run with --init {self.best_path}"
+        raise CheckpointError(f"no usable checkpoint in {self.folder}: {reason}")
+
+
+class _HashingWriter:
+    """A file for ``torch.save`` that hashes what passes and keeps the first error.
+
+    The error is kept, not raised: torch's zip writer goes on to write its directory while it unwinds, and
+    would end the process or hide the cause.
+    """
+
+    def __init__(self, file: IO[bytes]):
+        self.file = file
+        self.digest = hashlib.sha256()
+        self.error: OSError | KeyboardInterrupt | None = None
+
+    def write(self, data: bytes) -> int:
+        size = memoryview(data).nbytes
+        if self.error is None:
+            try:
+                self.file.write(data)
+                self.digest.update(data)
+            except (OSError, KeyboardInterrupt) as error:
+                self.error = error
+        return size
+
+    def flush(self) -> None:
+        """Nothing: flushed once, at the end."""
+
+
+def _seal(digest: str) -> bytes:
+    return _SEAL_START + digest.encode("ascii") + b"\n"
+
+
+def _read_seal(file: IO[bytes]) -> bytes | None:
+    """The seal at the end of an open file, if there is one."""
+    if file.seek(0, os.SEEK_END) < _SEAL_LENGTH:
+        return None
+    file.seek(-_SEAL_LENGTH, os.SEEK_END)
+    seal = file.read(_SEAL_LENGTH)
+    return seal if seal.startswith(_SEAL_START) and seal.endswith(b"\n") else None
+
+
+def _check_seal(path: Path) -> None:
+    """Raise CheckpointError unless the file's content has the hash that its seal tells."""
+    with path.open("rb") as file:
+        seal = _read_seal(file)
+        if seal is None:
+            raise CheckpointError(f"{path} is cut off or not a detrkit checkpoint: the hash at its end is missing")
+        left = file.tell() - _SEAL_LENGTH
+        file.seek(0)
+        digest = hashlib.sha256()
+        while left:
+            chunk = file.read(min(left, 1 << 22))
+            digest.update(chunk)
+            left -= len(chunk)
+    if seal != _seal(digest.hexdigest()):
+        raise CheckpointError(f"{path} is damaged: its content does not have the SHA-256 recorded at its end")
+
+
+def _is_sound(path: Path) -> bool:
+    try:
+        _check_seal(path)
+    except (OSError, CheckpointError):
+        return False
+    return True
+
+
+def _write_problem(path: Path, error: OSError) -> str:
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"no space left for checkpoint {path}; earlier checkpoints are untouched; free space and resume"
+    return f"cannot write checkpoint {path}: {error.strerror or error}; earlier checkpoints are untouched"
+
+
+def without_aids(state: Mapping[str, _Value]) -> dict[str, _Value]:
+    """Return the weights of the model that detects."""
+    return {name: value for name, value in state.items() if not name.startswith(AIDS)}

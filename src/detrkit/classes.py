@@ -1,0 +1,90 @@
+"""The classes of a data set, free of torch."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from detrkit.errors import DataError
+
+SizeHW = tuple[int, int]
+"""Height and width in pixels."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassMap:
+    """The classes of a data set: contiguous ids inside, the data set's own ids and names at the edges.
+
+    ``class_id`` is the position in ``names`` (0 to C-1). ``category_ids[class_id]`` is the id that the
+    data set's annotation file uses. ``slots[class_id]`` is the row of the class head that scores the class:
+    the same as ``class_id``, except for heads like the published DETR's, whose 91 rows are raw COCO ids.
+
+    Args:
+        names: One name per class, as the data set spells it.
+        category_ids: One id per class; any distinct integers, gaps and zero allowed.
+        slots: One row of the head per class; ``range(C)`` when not given.
+        num_slots: Rows of the head without no-object; ``C`` when not given.
+
+    Raises:
+        DataError: The lengths differ, or ids or slots repeat.
+    """
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    slots: tuple[int, ...] = ()
+    num_slots: int = 0
+
+    def __post_init__(self) -> None:
+        count = len(self.names)
+        if len(self.category_ids) != count:
+            raise DataError(f"a class map has {count} names but {len(self.category_ids)} category ids")
+        if len(set(self.category_ids)) != count:
+            raise DataError(f"category ids repeat: {sorted(self.category_ids)}; every class needs its own")
+        if not self.slots:
+            object.__setattr__(self, "slots", tuple(range(count)))
+        if not self.num_slots:
+            object.__setattr__(self, "num_slots", max(self.slots, default=-1) + 1)
+        if len(self.slots) != count or len(set(self.slots)) != count:
+            raise DataError(f"a class map of {count} classes needs {count} distinct slots, got {self.slots}")
+        if any(not 0 <= slot < self.num_slots for slot in self.slots):
+            raise DataError(f"slots must lie in 0 to {self.num_slots - 1}, got {self.slots}")
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    @classmethod
+    def from_categories(cls, categories: Sequence[Mapping[str, Any]]) -> ClassMap:
+        """Class map of a COCO ``categories`` list, ordered by category id."""
+        ordered = sorted(categories, key=lambda category: int(category["id"]))
+        return cls(
+            names=tuple(str(category["name"]) for category in ordered),
+            category_ids=tuple(int(category["id"]) for category in ordered),
+        )
+
+    @classmethod
+    def from_dict(cls, data: Mapping[str, Any]) -> ClassMap:
+        """The inverse of :meth:`to_dict`."""
+        return cls(
+            names=tuple(data["names"]),
+            category_ids=tuple(data["category_ids"]),
+            slots=tuple(data["slots"]),
+            num_slots=int(data["num_slots"]),
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain lists, ready for JSON."""
+        return {
+            "names": list(self.names),
+            "category_ids": list(self.category_ids),
+            "slots": list(self.slots),
+            "num_slots": self.num_slots,
+        }
+
+    def class_id_by_category(self) -> dict[int, int]:
+        """Map from the data set's category id to the contiguous class id."""
+        return {category_id: class_id for class_id, category_id in enumerate(self.category_ids)}
+
+    def class_id_by_name(self) -> dict[str, int]:
+        """Map from class name to contiguous class id (the first, where a name repeats)."""
+        return {name: class_id for class_id, name in reversed(list(enumerate(self.names)))}

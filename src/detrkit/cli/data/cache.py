@@ -1,0 +1,61 @@
+"""``detrkit data cache``: copies of the training images at the size that training needs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+
+
+def cache(
+    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set, in any layout.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder of the cache; DATA-cache, which training finds, if not given."),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split to copy.")] = "train",
+    size: Annotated[
+        int, typer.Option(min=32, metavar="N", help="Greatest short side of a copy in pixels: the largest scale.")
+    ] = 800,
+    quality: Annotated[int, typer.Option(min=1, max=100, metavar="Q", help="Of the JPEG files.")] = 90,
+    workers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Images at once; one per CPU if not given.")
+    ] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Copy large training images at the size that training needs. Stopped or killed, the same command goes on."""
+    with errors():
+        from detrkit.config import DataConfig
+        from detrkit.data.cache import default_cache_folder
+        from detrkit.data.cache_build import build_cache
+        from detrkit.data.formats import find_split
+        from detrkit.data.read import read_split_files
+
+        tell = quiet if as_json else say
+        files = find_split(data, split, DataConfig())
+        index, report = read_split_files(files)
+        for line in report.lines():
+            tell(line)
+        folder = out or default_cache_folder(data)
+        with progress_bar("caching", as_json) as progress:
+            result = build_cache(
+                index,
+                files.images,
+                split,
+                folder,
+                short=size,
+                quality=quality,
+                workers=workers,
+                progress=progress,
+            )
+        if as_json:
+            typer.echo(json.dumps(result.to_dict(), indent=1))
+            return
+        for line in result.lines():
+            say(line)
+        found = f"training with --data {data} finds it" if out is None else f"train with --set data.cache={folder}"
+        say(f"Written to {folder}; {found}, and reads what is not in it from {files.images}")

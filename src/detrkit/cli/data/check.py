@@ -1,0 +1,177 @@
+"""``detrkit data check``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detrkit.cli.data.convert import DataArgument, LayoutOption, checked_layout
+from detrkit.cli.shared import JsonOption, counted, errors, progress_bar, quiet, say
+from detrkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from detrkit.curation.check import CheckResult
+    from detrkit.curation.fix.fix import FixResult
+
+
+def check(
+    data: DataArgument,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with the pictures concerned.")
+    ] = None,
+    fix: Annotated[
+        Path | None, typer.Option("--fix", metavar="DIR", help="Write a repaired copy here, and what it changed.")
+    ] = None,
+    copy: Annotated[bool, typer.Option("--copy", help="With --fix: copy images instead of linking them.")] = False,
+    images: Annotated[bool, typer.Option("--images/--no-images", help="Decode every image.")] = True,
+    duplicates: Annotated[
+        bool, typer.Option("--duplicates/--no-duplicates", help="Compare all images with each other.")
+    ] = True,
+    queries: Annotated[
+        int | None,
+        typer.Option("--queries", min=1, metavar="N", help="Queries of the model; of --model if not given."),
+    ] = None,
+    model: Annotated[
+        str, typer.Option(metavar="PRESET", help="Model whose number of queries counts; see: detrkit models.")
+    ] = "detr-r50",
+    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings too.")] = False,
+    layout: LayoutOption = "auto",
+    workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads that open images.")] = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Find what is wrong with a data set. Exits with 1 if there are errors, with --strict also for warnings.
+
+    With --fix it exits with 1 only if the repaired copy still has some.
+    """
+    with errors():
+        from detrkit.curation.check import examine
+
+        _check_target(html, fix)
+        options: dict[str, Any] = {
+            "images": images,
+            "duplicates": duplicates,
+            "queries": queries or _queries(model),
+            "workers": workers,
+        }
+        with progress_bar("checking", as_json) as bar:
+            progress = _steps(bar)
+            checked = examine(data, layout=checked_layout(layout), progress=progress, **options)  # type: ignore[arg-type]
+        if html is not None:
+            from detrkit.curation.check.page import write_check_page
+
+            write_check_page(html, checked)
+        fixed = None
+        if fix is not None:
+            from detrkit.curation.fix.fix import fix_data
+
+            with progress_bar("repairing", as_json) as bar:
+                fixed = fix_data(checked, fix, copy=copy, progress=_steps(bar), **options)
+        _report(checked.result, fixed, html, as_json)
+        decisive = checked.result if fixed is None else fixed.after
+        if _fails(decisive, strict):
+            raise typer.Exit(1)
+
+
+def _queries(model: str) -> int:
+    from detrkit.families.recipes import preset_config
+
+    return int(preset_config(model).model.num_queries)
+
+
+def _check_target(html: Path | None, fix: Path | None) -> None:
+    """Refuse before minutes of work what would be refused after them."""
+    if fix is not None and fix.exists() and (not fix.is_dir() or any(fix.iterdir())):
+        raise UsageError(
+            f"--fix {fix} exists and is not empty; give a new folder, so that nothing is lost or mixed"
+        )
+    if html is not None and html.is_dir():
+        raise UsageError(f"--html {html} is a folder, expected the name of a file")
+
+
+def _steps(bar: Any) -> Any:
+    """Progress of several steps on one bar."""
+
+    def tell(_step: str, done: int, total: int) -> None:
+        bar(done, total)
+
+    return tell
+
+
+def _fails(result: CheckResult, strict: bool) -> bool:
+    from detrkit.curation.check import Severity
+
+    return result.worst is Severity.ERROR or (strict and not result.is_clean)
+
+
+def _report(result: CheckResult, fixed: FixResult | None, html: Path | None, as_json: bool) -> None:
+    tell = quiet if as_json else say
+    if as_json:
+        content = result.to_dict()
+        content["html"] = None if html is None else str(html)
+        content["fix"] = None if fixed is None else _fix_dict(fixed)
+        typer.echo(json.dumps(content, indent=1))
+        return
+    for split in result.splits:
+        counts = f"{counted(split.image_count, 'image')}, {counted(split.annotation_count, 'annotation')}"
+        tell(f"{split.name}: {split.layout} ({split.reason}); {counts}")
+    for words in result.skipped:
+        tell(f"not checked: {words}")
+    if result.findings:
+        _print_table(result)
+    tell(_verdict(result))
+    if fixed is not None:
+        tell(f"Repaired copy: {fixed.out}, {counted(len(fixed.changes), 'change')}: {fixed.out / 'changes.txt'}")
+        tell(f"The copy: {_verdict(fixed.after)}")
+        for finding in fixed.after.findings:
+            if finding.severity != "note":
+                tell(f"  {finding}")
+    if html is not None:
+        tell(f"Page with pictures: {html}")
+    elif result.findings and fixed is None:
+        tell("Pictures: --html FILE. A repaired copy: --fix DIR")
+
+
+def _fix_dict(fixed: FixResult) -> dict[str, Any]:
+    return {"out": str(fixed.out), "changes": len(fixed.changes), "after": fixed.after.to_dict()}
+
+
+def _verdict(result: CheckResult) -> str:
+    parts = []
+    for severity in _severities():
+        number = len(result.of(severity))
+        parts.append(f"{number} {'kind' if number == 1 else 'kinds'} of {severity.value}")
+    return ("Clean: " if result.is_clean else "Not clean: ") + ", ".join(parts) + "."
+
+
+def _severities() -> Any:
+    from detrkit.curation.check import Severity
+
+    return tuple(Severity)
+
+
+def _print_table(result: CheckResult) -> None:
+    """Findings, the worst first; text of the data set is never taken for markup."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from detrkit.visual.text import printable
+
+    styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
+    table = Table(show_lines=False)
+    table.add_column("severity")
+    table.add_column("finding")
+    table.add_column("count", justify="right")
+    table.add_column("example", overflow="fold")
+    for finding in result.findings:
+        example = printable(finding.examples[0]) if finding.examples else ""
+        table.add_row(
+            Text(finding.severity.value, style=styles[finding.severity.value]),
+            Text(finding.title),
+            f"{finding.count:,}",
+            Text(example if len(example) < 160 else example[:159] + "…"),
+        )
+    Console().print(table)

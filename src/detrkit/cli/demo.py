@@ -1,0 +1,71 @@
+"""The whole road on a built-in data set: data, training, evaluation, drawn predictions, curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from detrkit.api import verbs as api
+from detrkit.curation.synthetic import write_synthetic
+from detrkit.errors import UsageError
+from detrkit.evaluation.report import metrics_table
+from detrkit.ops.processor import has_fast_bf16
+from detrkit.training.loop import FitResult
+from detrkit.training.run import Say
+
+PRESET = "detr-tiny-two-stage"
+TRAIN_IMAGES = 3000
+VAL_IMAGES = 300
+DRAWN = 12
+
+
+def run_demo(
+    out: Path,
+    *,
+    images: int | None = None,
+    epochs: int | None = None,
+    model: str = PRESET,
+    seed: int = 0,
+    say: Say = print,
+) -> FitResult:
+    """Make a data set of drawn shapes, train a small DETR on it, evaluate it on held-out images, draw.
+
+    Args:
+        out: Folder for ``data/``, ``run/``, ``eval/`` and ``predictions/``.
+        images: Training images to make.
+        epochs: Passes over them; the preset's if not given.
+        model: Preset to train, one for images of 128 pixels.
+        seed: Of the data and the training.
+        say: Where messages for people go.
+
+    Raises:
+        UsageError: The folder holds something already.
+    """
+    import torch
+    from rich.console import Console
+
+    out = Path(out)
+    if out.exists() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; remove it, or give another folder with --out")
+    train_images = images or TRAIN_IMAGES
+    say(f"1/4  drawing {train_images} images to train on and {VAL_IMAGES} to test on, into {out / 'data'}")
+    write_synthetic(out / "data", train_images=train_images, val_images=VAL_IMAGES, seed=seed)
+    say(f"2/4  training {model} from random weights")
+    changes: dict[str, Any] = {"train.seed": seed}
+    if not torch.cuda.is_available() and has_fast_bf16():
+        changes["train.precision"] = "bf16"
+    result = api.train(model, out / "data", run=out / "run", epochs=epochs, changes=changes, say=say)
+    if result.stopped == "interrupted":
+        return result
+    say("3/4  evaluating on the held-out images")
+    detector = api.load(result)
+    evaluation = api.evaluate(detector, out / "data", out=out / "eval", batch_size=16)
+    Console().print(metrics_table(evaluation.metrics, evaluation.intervals))
+    say("4/4  drawing predictions")
+    files = sorted((out / "data" / "val2017").iterdir())[:DRAWN]
+    api.predict(detector, [str(file) for file in files], out=out / "predictions")
+    say(
+        f"AP {evaluation['AP']:.3f} on held-out images. Pictures: {out / 'predictions'}, "
+        f"curves: {out / 'run' / 'curves.png'}, how good and why: {out / 'eval' / 'report.html'}"
+    )
+    return result

@@ -1,0 +1,210 @@
+"""``detrkit eval``: how good a model is, and why."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from detrkit.cli.shared import (
+    AsOption,
+    BatchOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    PrecisionOption,
+    checked_precision,
+    errors,
+    free_folder,
+    progress_bar,
+    quiet,
+    say,
+    step_bar,
+)
+from detrkit.errors import UsageError
+
+if TYPE_CHECKING:
+    from detrkit.evaluation.analysis import Evaluation
+
+
+def evaluate(
+    model: ModelArgument,
+    data: Annotated[
+        list[Path] | None,
+        typer.Option(
+            metavar="DATA",
+            help="Folder of the data set, or one COCO JSON file; a run's own if not given. Several: one table of "
+            "all.",
+        ),
+    ] = None,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split to evaluate on.")] = "val",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for report.html, metrics.json, detections.json and the rest; RUN/eval for a run, "
+            "otherwise eval, with a number if it is taken.",
+        ),
+    ] = None,
+    resamples: Annotated[
+        int,
+        typer.Option(min=0, metavar="N", help="Of the images, for confidence intervals; 0 for none."),
+    ] = 1000,
+    explain: Annotated[
+        bool, typer.Option(help="Find out why: errors, thresholds, calibration, failures, suspect labels.")
+    ] = True,
+    latency: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Images to time the model on, one by one; 0 for none.")
+    ] = 24,
+    classes: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="YAML of the data's class names and the model's, where they differ; gives the table.",
+        ),
+    ] = None,
+    corruptions: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAMES",
+            help="No report but AP under corruptions: common, all, noise, blur, weather, digital, extra or names, "
+            "with commas between.",
+        ),
+    ] = None,
+    severities: Annotated[
+        str, typer.Option(metavar="NUMBERS", help="Of --corruptions, 1 to 5, with commas between.")
+    ] = "1,2,3,4,5",
+    batch_size: BatchOption = 4,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "32",
+    preset: AsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """How good a model is on a data set, how sure that is, and why: numbers, intervals and a report.
+
+    MODEL may also be torchvision:NAME, hf:ID_OR_FOLDER, or a COCO result file (detections.json). Several --data,
+    or --classes, give one table instead of the report; --corruptions AP on worse and worse images.
+    """
+    with errors():
+        checked = checked_precision(precision)
+        given = data or []
+        loading = {
+            "split": split,
+            "batch_size": batch_size,
+            "device": device,
+            "precision": checked,
+            "preset": preset,
+            "say": quiet if as_json else say,
+        }
+        if corruptions is not None:
+            if classes is not None or len(given) > 1:
+                raise UsageError("--corruptions takes one --data and no --classes")
+            _corrupt(model, next(iter(given), None), corruptions, severities, out, as_json, loading)
+            return
+        if classes is not None or len(given) > 1:
+            _generalize(model, given, classes, out, as_json, loading)
+            return
+        from detrkit.api import verbs as api
+
+        folder = out or _default_eval_folder(model)
+        with step_bar(hidden=as_json) as progress:
+            evaluation = api.evaluate(
+                model,
+                next(iter(given), None),
+                out=folder,
+                explain=explain,
+                resamples=resamples,
+                latency_images=latency,
+                progress=progress,
+                **loading,
+            )
+        if as_json:
+            typer.echo(json.dumps(evaluation.to_dict(), indent=1))
+            return
+        _print(evaluation)
+        say(f"Written to {folder}: report.html, summary.md, metrics.json, detections.json (COCO result format)")
+        if evaluation.failures is not None:
+            say("  images.csv, failures.csv, label_errors.csv, label_errors.json, precision_recall.png")
+
+
+def _generalize(
+    model: str,
+    data: Sequence[Path],
+    classes: Path | None,
+    out: Path | None,
+    as_json: bool,
+    loading: Mapping[str, Any],
+) -> None:
+    """One table of several data sets."""
+    from detrkit.api.generalize import generalize
+
+    folder = out or free_folder(Path("generalization"))
+    with progress_bar("evaluating", as_json) as progress:
+        found = generalize(model, data, classes=classes, out=folder, progress=progress, **loading)
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+        return
+    say("\n".join(found.lines()))
+    say(f"Written to {folder}: generalization.html, generalization.json")
+
+
+def _corrupt(
+    model: str,
+    data: Path | None,
+    corruptions: str,
+    severities: str,
+    out: Path | None,
+    as_json: bool,
+    loading: Mapping[str, Any],
+) -> None:
+    """AP against corruption and severity; ``--out`` of one that was stopped goes on with it."""
+    from detrkit.api.generalize import corrupt
+
+    numbers = severities.split(",")
+    if not all(number.strip() in {"1", "2", "3", "4", "5"} for number in numbers):
+        raise UsageError(f"--severities is {severities!r}, expected numbers 1 to 5 with commas between")
+    folder = out or free_folder(Path("robustness"))
+    if out is None and not as_json:
+        say(f"Results go to {folder}; if this is stopped, go on with --out {folder}")
+    with progress_bar("evaluating", as_json) as progress:
+        found = corrupt(
+            model,
+            data,
+            corruptions=[name.strip() for name in corruptions.split(",")],
+            severities=sorted({int(number) for number in numbers}),
+            out=folder,
+            progress=progress,
+            **loading,
+        )
+    if as_json:
+        typer.echo(json.dumps(found.to_dict(), indent=1))
+        return
+    say("\n".join(found.lines()))
+    say(f"Written to {folder}: robustness.html, robustness.json")
+
+
+def _print(evaluation: Evaluation) -> None:
+    """The tables, then what they come to."""
+    from rich.console import Console
+
+    from detrkit.evaluation.report import class_table, errors_table, metrics_table, verdict, warnings
+
+    console = Console()
+    console.print(class_table(evaluation.metrics, evaluation.intervals))
+    console.print(metrics_table(evaluation.metrics, evaluation.intervals))
+    if evaluation.errors is not None:
+        console.print(errors_table(evaluation.errors))
+    for line in warnings(evaluation):
+        say(f"WARNING: {line}")
+    for line in verdict(evaluation):
+        say(line)
+
+
+def _default_eval_folder(model: str) -> Path:
+    from detrkit.families.build import is_run
+
+    path = Path(model)
+    return free_folder(path / "eval" if path.is_dir() and is_run(path) else Path("eval"))

@@ -1,1 +1,0 @@
-"""Adapters to clusters, around the same training."""

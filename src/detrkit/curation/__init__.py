@@ -1,0 +1,1 @@
+"""What `detrkit data` does: check, fix, fetch, statistics, subsets, conversion, previews."""

@@ -1,0 +1,211 @@
+"""Panoptic annotations against the pixels of their PNG files.
+
+A pixel's segment id is R + 256 G + 65536 B, 0 where nothing is labelled.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from detrkit.curation.check.findings import Findings, Place
+from detrkit.data.formats.coco.read import load_json
+from detrkit.data.index import check_inside
+from detrkit.errors import AnnotationError, DataError
+
+PATTERNS = ("panoptic_*.json", "annotations/panoptic_*.json", "*/panoptic_*.json", "*/annotations/panoptic_*.json")
+AREA_SHARE, AREA_PIXELS = 0.01, 2
+BOX_PIXELS = 2
+
+
+class PanopticFiles(NamedTuple):
+    """A panoptic JSON file, the folder of its PNG files, and its content."""
+
+    name: str
+    json: Path
+    masks: Path
+    content: Mapping[str, Any]
+
+
+class Segments(NamedTuple):
+    """The segments of a PNG: ids, pixels and bounds (x, y, width, height) of each, and height and width."""
+
+    ids: np.ndarray
+    pixels: np.ndarray
+    boxes_xywh: np.ndarray
+    size_hw: tuple[int, int]
+
+
+def find_panoptic(data: Path, found: Findings) -> list[PanopticFiles]:
+    """Panoptic annotations in a data set, whatever else it holds."""
+    if data.is_file():
+        files = [data] if data.name.startswith("panoptic_") else []
+    else:
+        files = list(dict.fromkeys(path for pattern in PATTERNS for path in sorted(data.glob(pattern))))
+    result = []
+    for path in files:
+        name = path.stem
+        try:
+            content = load_json(path)
+        except DataError as error:
+            found.add("annotations_unreadable", Place(name), str(error))
+            continue
+        entries = content.get("annotations")
+        is_panoptic = isinstance(entries, list) and any(
+            isinstance(entry, dict) and "segments_info" in entry for entry in entries
+        )
+        if is_panoptic:
+            result.append(PanopticFiles(name, path, _mask_folder(path, content), content))
+    return result
+
+
+def check_panoptic(
+    files: PanopticFiles, found: Findings, workers: int | None, progress: Callable[[str, int, int], None] | None
+) -> None:
+    """Compare the segments of every image with its PNG."""
+    categories = {entry.get("id") for entry in _objects(files.content, "categories")}
+    sizes = {entry.get("id"): entry for entry in _objects(files.content, "images")}
+    entries = _objects(files.content, "annotations")
+    with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
+        masks = pool.map(lambda entry: read_mask(files, entry), entries)
+        for done, (entry, mask) in enumerate(zip(entries, masks, strict=True)):
+            _check_entry(files, entry, mask, categories, sizes, found)
+            if progress is not None:
+                progress("panoptic masks", done + 1, len(entries))
+
+
+def read_mask(files: PanopticFiles, entry: Mapping[str, Any]) -> Segments | str:
+    """The segments of an entry's PNG, or why there are none."""
+    name = str(entry.get("file_name", ""))
+    try:
+        check_inside(name, files.masks)
+        return read_segments(files.masks / name)
+    except AnnotationError as error:
+        return str(error)
+    except FileNotFoundError:
+        return "there is no such file"
+    except Exception as error:  # Pillow's plugins raise nearly anything on a corrupt file
+        return f"cannot be decoded: {error}"
+
+
+def read_segments(path: Path) -> Segments:
+    """Ids, pixel counts and bounds of the segments of a PNG file."""
+    ids = segment_ids(path)
+    height, width = ids.shape
+    # Runs of equal pixels along the rows: some thousands, where there are hundreds of thousands of pixels.
+    flat = ids.ravel()
+    begins = np.ones(len(flat), dtype=bool)
+    begins[1:] = flat[1:] != flat[:-1]
+    begins[::width] = True
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(np.append(starts, len(flat)))
+    present, segment = np.unique(flat[starts], return_inverse=True)
+    left, top = starts % width, starts // width
+    low = np.full((len(present), 2), max(height, width), dtype=np.int64)
+    high = np.zeros((len(present), 2), dtype=np.int64)
+    np.minimum.at(low, segment, np.stack([left, top], axis=1))
+    np.maximum.at(high, segment, np.stack([left + lengths, top + 1], axis=1))
+    pixels = np.bincount(segment, lengths, len(present)).astype(np.int64)
+    kept = present != 0
+    boxes = np.concatenate([low, high - low], axis=1)
+    return Segments(present[kept], pixels[kept], boxes[kept], (height, width))
+
+
+def segment_ids(path: Path) -> np.ndarray:
+    """The segment id of every pixel of a PNG file, int32 ``[H, W]``."""
+    with Image.open(path) as image:
+        colors = np.asarray(image.convert("RGB"), dtype=np.int32)
+    ids: np.ndarray = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
+    return ids
+
+
+def _objects(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+    """The entries of a list that are objects."""
+    entries = content.get(key)
+    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+
+
+def _check_entry(
+    files: PanopticFiles,
+    entry: Mapping[str, Any],
+    mask: Segments | str,
+    categories: set[Any],
+    sizes: Mapping[Any, Mapping[str, Any]],
+    found: Findings,
+) -> None:
+    name, place = str(entry.get("file_name")), Place(files.name)
+    listed = [segment for segment in entry.get("segments_info") or [] if isinstance(segment, dict)]
+    for segment in listed:
+        if segment.get("category_id") not in categories:
+            words = f"{name}: segment {segment.get('id')} has category {segment.get('category_id')}"
+            found.add("panoptic_unknown_category", place, words)
+    for segment_id, count in Counter(segment.get("id") for segment in listed).items():
+        if count > 1:
+            found.add("panoptic_duplicate_segment", place, f"{name}: segment {segment_id}", count - 1)
+    image = sizes.get(entry.get("image_id"))
+    if image is None:
+        found.add("unknown_image_id", place, f"{name}: image {entry.get('image_id')}")
+    if isinstance(mask, str):
+        found.add("panoptic_png_missing", place, f"{name}: {mask}")
+        return
+    if image is not None and (image.get("height"), image.get("width")) != mask.size_hw:
+        expected = f"{image.get('width')} x {image.get('height')}"
+        words = f"{name} has {mask.size_hw[1]} x {mask.size_hw[0]}, the image {expected}"
+        found.add("panoptic_size_mismatch", place, words)
+        return
+    _check_segments(name, place, listed, mask, found)
+
+
+def _check_segments(
+    name: str, place: Place, listed: Sequence[Mapping[str, Any]], mask: Segments, found: Findings
+) -> None:
+    at_id = {segment_id: at for at, segment_id in enumerate(mask.ids.tolist())}
+    told: set[Any] = set()
+    for segment in listed:
+        segment_id = segment.get("id")
+        at = at_id.get(segment_id)
+        if segment_id in told:
+            continue
+        told.add(segment_id)
+        if at is None:
+            found.add("panoptic_segment_missing", place, f"{name}: segment {segment_id}")
+            continue
+        pixels, area = int(mask.pixels[at]), segment.get("area")
+        if isinstance(area, (int, float)) and abs(area - pixels) > max(AREA_PIXELS, AREA_SHARE * pixels):
+            words = f"{name}: segment {segment_id} has area {area}, {pixels} pixels"
+            found.add("panoptic_area_mismatch", place, words)
+        box = segment.get("bbox")
+        if _is_box(box) and np.abs(_corners(np.array(box)) - _corners(mask.boxes_xywh[at])).max() > BOX_PIXELS:
+            words = f"{name}: segment {segment_id} has box {box}, its pixels {mask.boxes_xywh[at].tolist()}"
+            found.add("panoptic_box_mismatch", place, words)
+    for segment_id in at_id:
+        if segment_id not in told:
+            words = f"{name}: segment {segment_id}, {mask.pixels[at_id[segment_id]]} pixels"
+            found.add("panoptic_segment_unlisted", place, words)
+
+
+def _is_box(box: Any) -> bool:
+    return isinstance(box, list) and len(box) == 4 and all(isinstance(value, (int, float)) for value in box)
+
+
+def _corners(xywh: np.ndarray) -> np.ndarray:
+    return np.concatenate([xywh[:2], xywh[:2] + xywh[2:]])
+
+
+def _mask_folder(path: Path, content: Mapping[str, Any]) -> Path:
+    """Folder of the PNG files: of the name of the JSON file, or one beside it that has the first file."""
+    names = [str(entry.get("file_name")) for entry in content["annotations"][:20] if isinstance(entry, dict)]
+    beside = [path.with_suffix(""), path.parent / path.stem.removeprefix("panoptic_"), path.parent]
+    beside += sorted(entry for entry in path.parent.iterdir() if entry.is_dir())
+    beside += sorted(entry for entry in path.parent.parent.glob("*") if entry.is_dir())
+    for folder in beside:
+        if any((folder / name).is_file() for name in names if ".." not in name and not name.startswith("/")):
+            return folder
+    return beside[0]

@@ -1,0 +1,1 @@
+"""Write a repaired copy of a data set."""

@@ -1,0 +1,197 @@
+"""Samples of a data set with their annotations drawn in, as annotated and as augmentation makes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import re
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image
+
+from detrkit.classes import ClassMap
+from detrkit.config import TransformConfig
+from detrkit.data.coco import CocoDataset, Sample, SampleKey
+from detrkit.data.index import CocoIndex
+from detrkit.data.transforms import train_transform
+from detrkit.errors import DataError, ImageError, UsageError
+from detrkit.files import make_folder
+from detrkit.types import Target
+from detrkit.visual.drawing import draw_objects
+from detrkit.visual.page import Gallery, Picture, Section, Text, write_page
+
+TILE = 640
+"""Longer side of each picture in a row, in pixels."""
+_GAP = 8
+_BACKGROUND = 235
+
+
+@dataclasses.dataclass(frozen=True)
+class PreviewRow:
+    """One image: as annotated, then drawn several times from augmentation.
+
+    Args:
+        name: Its file name.
+        picture: uint8 ``[H, W, 3]``, side by side.
+        caption: What it shows, in words.
+    """
+
+    name: str
+    picture: np.ndarray
+    caption: str
+
+
+def preview_rows(
+    index: CocoIndex,
+    images: Path,
+    config: TransformConfig,
+    *,
+    count: int = 12,
+    draws: int = 3,
+    seed: int = 0,
+    class_name: str | None = None,
+    on_error: Callable[[ImageError], None] | None = None,
+) -> Iterator[PreviewRow]:
+    """Images with their boxes, before and after augmentation, in an order that ``seed`` decides.
+
+    Args:
+        index: Annotations of a split.
+        images: Folder that its file names are relative to.
+        config: The augmentation; no draw is like another, as in the epochs of a training.
+        count: Rows to give, if there are so many images.
+        draws: Pictures of augmentation in each row.
+        seed: Of the choice and of augmentation.
+        class_name: Only images that hold this class.
+        on_error: Told of images that cannot be read; others take their place.
+
+    Raises:
+        UsageError: There is no class of that name.
+        DataError: No image holds it.
+    """
+    plain = CocoDataset(index, images, None, on_bad_image="error")
+    augmented = CocoDataset(index, images, train_transform(config), seed=seed, on_bad_image="error")
+    given = 0
+    for row in _candidates(index, seed, class_name):
+        if given == count:
+            return
+        try:
+            samples = [plain[SampleKey(0, row)], *(augmented[SampleKey(epoch, row)] for epoch in range(draws))]
+        except ImageError as error:
+            if on_error is not None:
+                on_error(error)
+            continue
+        given += 1
+        whole = [sample for sample in samples if sample is not None]
+        picture = _side_by_side([draw_sample(*sample, index.class_map) for sample in whole])
+        yield PreviewRow(index.file_name(row), picture, _caption(index.file_name(row), whole))
+
+
+def draw_sample(image: torch.Tensor, target: Target, class_map: ClassMap) -> np.ndarray:
+    """An image with its objects, made ``TILE`` pixels long; crowd regions are hatched.
+
+    Args:
+        image: uint8 ``[3, H, W]``.
+        target: Its objects.
+        class_map: Whose names are written.
+    """
+    pixels = np.ascontiguousarray(image.as_subclass(torch.Tensor).permute(1, 2, 0).numpy())
+    height, width = pixels.shape[:2]
+    factor = TILE / max(height, width)
+    size = (max(1, round(width * factor)), max(1, round(height * factor)))
+    small = np.array(Image.fromarray(pixels).resize(size, Image.Resampling.LANCZOS))
+    boxes = target["boxes"].as_subclass(torch.Tensor).numpy() * np.array([size[0] / width, size[1] / height] * 2)
+    labels, crowd = target["labels"].numpy(), target["iscrowd"].numpy()
+    # Large objects first, so that small ones lie on top of them.
+    order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")
+    texts = [class_map.names[labels[i]] + (" (crowd)" if crowd[i] else "") for i in order]
+    return draw_objects(small, boxes[order], labels[order], texts, crowd[order])
+
+
+def write_preview(
+    out: str | Path,
+    title: str,
+    rows: Iterator[PreviewRow],
+    notes: str,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[Path, list[Path]]:
+    """Write each row as a PNG file, and all as the page ``preview.html``.
+
+    Args:
+        out: Folder; made if missing.
+        title: Of the page.
+        rows: From :func:`preview_rows`.
+        notes: How they were made, for the page.
+        progress: Called with rows done.
+
+    Returns:
+        The page and the pictures.
+    """
+    folder = make_folder(out)
+    files: list[Path] = []
+    pictures: list[Picture] = []
+    for number, row in enumerate(rows, start=1):
+        stem = re.sub(r"[^\w.-]", "_", Path(row.name).stem, flags=re.ASCII)[:60]
+        files.append(folder / f"{number:02d}-{stem}.png")
+        Image.fromarray(row.picture).save(files[-1])
+        pictures.append(Picture.of(row.picture, row.caption, longest=row.picture.shape[1]))
+        if progress is not None:
+            progress(number)
+    how = "On the left each image as annotated, to its right as training sees it. Crowd regions are hatched."
+    sections = [Section("Samples", [Text(how), Text(notes), Gallery(pictures, wide=True)])]
+    return write_page(folder / "preview.html", title, f"{len(files)} images", sections), files
+
+
+def class_id_of(class_map: ClassMap, name: str) -> int:
+    """The class of a name, however it is capitalised.
+
+    Raises:
+        UsageError: There is none; the nearest name is suggested.
+    """
+    by_name = {known.lower(): class_id for known, class_id in class_map.class_id_by_name().items()}
+    found = class_map.class_id_by_name().get(name, by_name.get(name.lower()))
+    if found is None:
+        near = difflib.get_close_matches(name.lower(), by_name, n=1)
+        known = ", ".join(class_map.names[:12]) + (", ..." if len(class_map) > 12 else "")
+        hint = f"did you mean {class_map.names[by_name[near[0]]]!r}?" if near else "check the name."
+        raise UsageError(f"no class is called {name!r}; {hint} Classes: {known}")
+    return found
+
+
+def _candidates(index: CocoIndex, seed: int, class_name: str | None) -> list[int]:
+    """Rows of images with objects (of a class) in random order, then those of images without any."""
+    random = np.random.default_rng(seed)
+    counts = np.diff(index.offsets)
+    if class_name is None:
+        parts = [random.permutation(np.flatnonzero(counts)), random.permutation(np.flatnonzero(counts == 0))]
+        return [int(row) for row in np.concatenate(parts)]
+    class_id = class_id_of(index.class_map, class_name)
+    image_rows = np.repeat(np.arange(len(index)), counts)
+    rows = [int(row) for row in random.permutation(np.unique(image_rows[index.labels == class_id]))]
+    if not rows:
+        raise DataError(f"no image of this split holds the class {class_name!r}; choose another class or --split")
+    return rows
+
+
+def _side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
+    height = max(picture.shape[0] for picture in pictures)
+    width = sum(picture.shape[1] for picture in pictures) + _GAP * (len(pictures) - 1)
+    canvas = np.full((height, width, 3), _BACKGROUND, dtype=np.uint8)
+    left = 0
+    for picture in pictures:
+        rows, columns = picture.shape[:2]
+        top = (height - rows) // 2
+        canvas[top : top + rows, left : left + columns] = picture
+        left += columns + _GAP
+    return canvas
+
+
+def _caption(name: str, samples: list[Sample]) -> str:
+    """``street.jpg: 640 x 480, 7 objects; 1066 x 800, 6 objects``."""
+    parts = []
+    for image, target in samples:
+        count = len(target["labels"])
+        parts.append(f"{image.shape[-1]} x {image.shape[-2]}, {count} object{'' if count == 1 else 's'}")
+    return f"{name}: {'; '.join(parts)}"

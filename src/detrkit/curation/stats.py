@@ -1,0 +1,348 @@
+"""What is in a data set, in numbers: classes, box sizes and shapes, objects per image, where they lie.
+
+Shapes: I images, N objects of all of them, C classes.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from detrkit.curation.input_sizes import InputStats
+from detrkit.data.index import CocoIndex
+from detrkit.visual.text import printable
+
+SMALL_AREA, LARGE_AREA = 32**2, 96**2
+"""COCO's limits: a small object covers fewer pixels than the first, a large one at least the second."""
+HEAT_CELLS = 24
+MOST_IMAGE_SIZES = 8
+FEW_OBJECTS = 20
+"""Classes with fewer training objects are named as hard to learn."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Measures:
+    """The objects of some images as columns; crowd regions are counted, but not among the objects.
+
+    Args:
+        names: Class names, C of them.
+        category_ids: The data set's ids of them.
+        sizes_hw: Pixels, int64 ``[I, 2]``.
+        image_rows: Image of each object, int64 ``[N]``, ascending.
+        labels: int64 ``[N]``.
+        boxes_xyxy: Pixels, float64 ``[N, 4]``.
+        area: As annotated (of the mask, where there is one), pixels, float64 ``[N]``.
+        crowd_labels: Class of each crowd region, int64.
+    """
+
+    names: tuple[str, ...]
+    category_ids: tuple[int, ...]
+    sizes_hw: np.ndarray
+    image_rows: np.ndarray
+    labels: np.ndarray
+    boxes_xyxy: np.ndarray
+    area: np.ndarray
+    crowd_labels: np.ndarray
+
+    @property
+    def objects_per_image(self) -> np.ndarray:
+        """int64 ``[I]``."""
+        return np.bincount(self.image_rows, minlength=len(self.sizes_hw)).astype(np.int64)
+
+    @property
+    def sides(self) -> np.ndarray:
+        """Width and height of each box in pixels, float64 ``[N, 2]``."""
+        sides: np.ndarray = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
+        return sides
+
+    @property
+    def relative_sizes(self) -> np.ndarray:
+        """Square root of a box's share of its image, float64 ``[N]``, 0 to 1."""
+        relative: np.ndarray = np.sqrt(self.sides.prod(axis=1) / self.sizes_hw[self.image_rows].prod(axis=1))
+        return relative
+
+    @property
+    def aspects(self) -> np.ndarray:
+        """Width over height of each box, float64 ``[N]``."""
+        aspects: np.ndarray = self.sides[:, 0] / self.sides[:, 1]
+        return aspects
+
+    @property
+    def centers(self) -> np.ndarray:
+        """Centre of each box (x, y), 0 to 1 of the image, float64 ``[N, 2]``."""
+        middles = (self.boxes_xyxy[:, :2] + self.boxes_xyxy[:, 2:]) / 2
+        centers: np.ndarray = middles / self.sizes_hw[self.image_rows][:, ::-1]
+        return centers
+
+
+@dataclasses.dataclass(frozen=True)
+class Distribution:
+    """How values are spread; all 0 where there are none."""
+
+    mean: float
+    least: float
+    p5: float
+    p25: float
+    median: float
+    p75: float
+    p95: float
+    greatest: float
+
+    @classmethod
+    def of(cls, values: np.ndarray) -> Distribution:
+        """Of any numbers."""
+        if not len(values):
+            return cls(*[0.0] * 8)
+        points = np.percentile(values, (0, 5, 25, 50, 75, 95, 100))
+        return cls(float(np.mean(values)), *(float(point) for point in points))
+
+
+@dataclasses.dataclass(frozen=True)
+class ClassStats:
+    """One class.
+
+    Args:
+        name: Of the class.
+        category_id: The data set's id.
+        objects: Without crowd regions.
+        images: With at least one object.
+        crowds: Crowd regions.
+        median_side: Square root of the median box area, in pixels; 0 without objects.
+    """
+
+    name: str
+    category_id: int
+    objects: int
+    images: int
+    crowds: int
+    median_side: float
+
+
+@dataclasses.dataclass(frozen=True)
+class SplitStats:
+    """One split, or all of them together.
+
+    Args:
+        images: How many.
+        empty_images: Without any object; crowd regions are no objects.
+        objects: Without crowd regions.
+        crowds: Crowd regions.
+        classes: In the order of the class map.
+        imbalance: Objects of the most frequent class over those of the rarest that has any; 0 without objects.
+        small: Objects that cover less than 32 x 32 pixels, by annotated area as COCO counts.
+        medium: Up to 96 x 96 pixels.
+        large: The rest.
+        relative_size: Square root of a box's share of its image, 0 to 1.
+        aspect: Width over height of boxes.
+        objects_per_image: Of every image.
+        image_width: Pixels.
+        image_height: Pixels.
+        image_aspect: Width over height of images.
+        image_sizes: The most frequent sizes (height, width) and how many images have them.
+        center_heat: Objects whose centre lies in each cell of a grid over the image, int64
+            ``[HEAT_CELLS, HEAT_CELLS]``, row 0 on top.
+    """
+
+    images: int
+    empty_images: int
+    objects: int
+    crowds: int
+    classes: tuple[ClassStats, ...]
+    imbalance: float
+    small: int
+    medium: int
+    large: int
+    relative_size: Distribution
+    aspect: Distribution
+    objects_per_image: Distribution
+    image_width: Distribution
+    image_height: Distribution
+    image_aspect: Distribution
+    image_sizes: tuple[tuple[int, int, int], ...]
+    center_heat: np.ndarray
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        values = dataclasses.asdict(self)
+        values["image_sizes"] = [
+            {"height": height, "width": width, "images": count} for height, width, count in self.image_sizes
+        ]
+        values["center_heat"] = self.center_heat.tolist()
+        return values
+
+
+@dataclasses.dataclass(frozen=True)
+class DatasetStats:
+    """A data set.
+
+    Args:
+        splits: By name; with more than one, ``all`` holds them together.
+        inputs: What reaches the model in training and evaluation, by ``train`` and ``eval``; may be empty.
+        advice: What deserves attention, in words.
+    """
+
+    splits: Mapping[str, SplitStats]
+    inputs: Mapping[str, InputStats]
+    advice: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON."""
+        return {
+            "splits": {name: stats.to_dict() for name, stats in self.splits.items()},
+            "inputs": {name: stats.to_dict() for name, stats in self.inputs.items()},
+            "advice": list(self.advice),
+        }
+
+
+def measure(indexes: Sequence[CocoIndex]) -> Measures:
+    """The objects of one or more splits as columns; classes of several are joined by name."""
+    names = list(dict.fromkeys(name for index in indexes for name in index.class_map.names))
+    ids = {
+        name: category_id
+        for index in reversed(indexes)
+        for name, category_id in zip(index.class_map.names, index.class_map.category_ids, strict=True)
+    }
+    if len(indexes) == 1:  # a name may repeat within one class map, whose classes stay apart
+        names = list(indexes[0].class_map.names)
+    position = {name: number for number, name in enumerate(names)}
+    columns: list[tuple[np.ndarray, ...]] = []
+    first_image = 0
+    for index in indexes:
+        rows = np.repeat(np.arange(len(index)), np.diff(index.offsets)) + first_image
+        to_label = np.array([position[name] for name in index.class_map.names], dtype=np.int64)
+        labels = index.labels if len(indexes) == 1 else to_label[index.labels]
+        one = ~index.iscrowd
+        columns.append((rows[one], labels[one], index.boxes_xyxy[one], index.area[one], labels[~one]))
+        first_image += len(index)
+    image_rows, labels, boxes, area, crowd_labels = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    return Measures(
+        names=tuple(names),
+        category_ids=(
+            indexes[0].class_map.category_ids if len(indexes) == 1 else tuple(ids[name] for name in names)
+        ),
+        sizes_hw=np.concatenate([index.sizes_hw for index in indexes]).astype(np.int64),
+        image_rows=image_rows,
+        labels=labels,
+        boxes_xyxy=boxes,
+        area=area,
+        crowd_labels=crowd_labels,
+    )
+
+
+def split_stats(measures: Measures) -> SplitStats:
+    """The numbers of some images."""
+    counts = measures.objects_per_image
+    height, width = measures.sizes_hw.T
+    classes = _class_stats(measures)
+    present = [entry.objects for entry in classes if entry.objects]
+    sizes, how_many = np.unique(measures.sizes_hw, axis=0, return_counts=True)
+    frequent = np.argsort(-how_many, kind="stable")[:MOST_IMAGE_SIZES]
+    cells = np.clip((measures.centers * HEAT_CELLS).astype(np.int64), 0, HEAT_CELLS - 1)
+    heat = np.bincount(cells[:, 1] * HEAT_CELLS + cells[:, 0], minlength=HEAT_CELLS**2)
+    small, large = int((measures.area < SMALL_AREA).sum()), int((measures.area >= LARGE_AREA).sum())
+    return SplitStats(
+        images=len(counts),
+        empty_images=int((counts == 0).sum()),
+        objects=len(measures.labels),
+        crowds=len(measures.crowd_labels),
+        classes=classes,
+        imbalance=max(present) / min(present) if present else 0.0,
+        small=small,
+        medium=len(measures.labels) - small - large,
+        large=large,
+        relative_size=Distribution.of(measures.relative_sizes),
+        aspect=Distribution.of(measures.aspects),
+        objects_per_image=Distribution.of(counts),
+        image_width=Distribution.of(width),
+        image_height=Distribution.of(height),
+        image_aspect=Distribution.of(width / height),
+        image_sizes=tuple((int(sizes[row, 0]), int(sizes[row, 1]), int(how_many[row])) for row in frequent),
+        center_heat=heat.reshape(HEAT_CELLS, HEAT_CELLS).astype(np.int64),
+    )
+
+
+def dataset_stats(
+    splits: Mapping[str, CocoIndex],
+    inputs: Mapping[str, InputStats] | None = None,
+    num_queries: int | None = None,
+) -> DatasetStats:
+    """The numbers of every split and of all together, and what deserves attention in them.
+
+    Args:
+        splits: Annotations by name of the split; at least one.
+        inputs: From :mod:`detrkit.curation.input_sizes`.
+        num_queries: Of the model, the most objects it can find in an image.
+    """
+    found = {name: split_stats(measure([index])) for name, index in splits.items()}
+    if len(found) > 1:
+        found["all"] = split_stats(measure(list(splits.values())))
+    inputs = dict(inputs or {})
+    return DatasetStats(found, inputs, tuple(_advice(found, inputs, num_queries)))
+
+
+def _class_stats(measures: Measures) -> tuple[ClassStats, ...]:
+    count = len(measures.names)
+    objects = np.bincount(measures.labels, minlength=count)
+    crowds = np.bincount(measures.crowd_labels, minlength=count)
+    pairs = np.unique(measures.labels * len(measures.sizes_hw) + measures.image_rows)
+    images = np.bincount(pairs // max(len(measures.sizes_hw), 1), minlength=count)
+    side = np.sqrt(measures.sides.prod(axis=1))
+    order = np.argsort(measures.labels, kind="stable")
+    ends = np.cumsum(objects)
+    return tuple(
+        ClassStats(
+            name=measures.names[label],
+            category_id=int(measures.category_ids[label]),
+            objects=int(objects[label]),
+            images=int(images[label]),
+            crowds=int(crowds[label]),
+            median_side=Distribution.of(side[order[ends[label] - objects[label] : ends[label]]]).median,
+        )
+        for label in range(count)
+    )
+
+
+def _advice(
+    splits: Mapping[str, SplitStats], inputs: Mapping[str, InputStats], num_queries: int | None
+) -> list[str]:
+    advice = []
+    train = splits.get("train")
+    if train is not None:
+        absent = [entry.name for entry in train.classes if not entry.objects]
+        rare = [entry.name for entry in train.classes if 0 < entry.objects < FEW_OBJECTS]
+        if absent:
+            advice.append(f"without any object in train, and so never learned: {_listed(absent)}")
+        if rare:
+            advice.append(f"fewer than {FEW_OBJECTS} objects in train, hard to learn: {_listed(rare)}")
+    for name in ("val", "test"):
+        unseen = [entry.name for entry in splits[name].classes if not entry.objects] if name in splits else []
+        if unseen:
+            advice.append(f"without any object in {name}, and so not measured there: {_listed(unseen)}")
+    for name, stats in splits.items():
+        most = int(stats.objects_per_image.greatest)
+        if num_queries is not None and name != "all" and most > num_queries:
+            advice.append(
+                f"an image of {name} holds {most} objects, more than the {num_queries} queries of the model can "
+                "find; raise model.num_queries, or cut such images into tiles"
+            )
+    seen = inputs.get("eval")
+    if seen is not None and seen.share_below(8) > 0.1:
+        advice.append(
+            f"{100 * seen.share_below(8):.0f} % of the objects have a short side under 8 pixels at the model's "
+            "input in evaluation, and are hard to find; raise transforms.eval_size, or cut the images into tiles"
+        )
+    trained = inputs.get("train")
+    if trained is not None and trained.lost > 0.25 * max(trained.objects, 1):
+        advice.append(
+            f"training cuts {100 * trained.lost / trained.objects:.0f} % of the objects off its images; "
+            "a lower transforms.crop keeps more"
+        )
+    return advice
+
+
+def _listed(names: Sequence[str], most: int = 8) -> str:
+    shown = ", ".join(map(printable, names[:most]))
+    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

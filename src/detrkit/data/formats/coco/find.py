@@ -1,0 +1,260 @@
+"""COCO JSON files, detection and panoptic, and the image folders that they are about."""
+
+from __future__ import annotations
+
+import json
+import mmap
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from detrkit.data.formats.base import (
+    IMAGE_FOLDERS,
+    SPLIT_ALIASES,
+    Claim,
+    Claims,
+    SplitFiles,
+    canonical_split,
+    relative,
+    split_of_folder,
+    subfolders,
+)
+from detrkit.data.formats.coco.read import load_json
+from detrkit.errors import DataError
+
+ROBOFLOW_FILE = "_annotations.coco.json"
+PROBED_NAMES = 20
+"""How many listed file names are looked for to recognise the image folder; some may be missing."""
+
+_SPLIT_FILE = re.compile(r"^(?:instances_)?([A-Za-z]+?)(?:20\d\d)?(?:[_-].*)?$")
+_PANOPTIC_FILE = re.compile(r"^panoptic_([A-Za-z]+?)(?:20\d\d)?(?:[_-].*)?$")
+_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+_LISTS = (b"images", b"annotations", b"categories")
+_STANDARD, _ELSEWHERE = ("annotations/", ""), ("*/", "*/*/")
+
+SplitCandidates = dict[str, list[Path]]
+
+
+def find_coco(root: Path) -> Claims:
+    """Splits in the places where COCO, Roboflow and most tools put their JSON files."""
+    found: Claims = {}
+    for layout, finder in LAYOUTS.items():
+        found = {**_claims(finder(root), layout, root), **found}
+    return found
+
+
+def find_coco_elsewhere(root: Path) -> Claims:
+    """Splits in COCO JSON files in other folders of the data set."""
+    return _claims(_plain(root, _ELSEWHERE), "COCO JSON", root)
+
+
+def find_coco_by_content(root: Path) -> Claims:
+    """Splits in JSON files of any other name that hold COCO's three lists; train where no name says otherwise.
+
+    Raises:
+        DataError: Several files could be the same split.
+    """
+    found: SplitCandidates = {}
+    for folder in (root, root / "annotations", *subfolders(root)):
+        for file in sorted(folder.glob("*.json")):
+            if file.is_file() and _holds_coco(file) and not _PANOPTIC_FILE.match(file.stem):
+                words = (*re.split("[^A-Za-z]+|20[0-9][0-9]", file.stem), folder.name if folder != root else "")
+                split = next((split for word in words if (split := split_of_folder(word))), "train")
+                if file not in found.setdefault(split, []):
+                    found[split].append(file)
+    for split, files in found.items():
+        if len(files) > 1:
+            raise DataError(_several(files, root, split))
+    return _claims(found, "COCO JSON", root)
+
+
+def find_panoptic(root: Path) -> Claims:
+    """Splits in COCO panoptic JSON files with a folder of PNG files."""
+    for folder in ("annotations/", "", "*/"):
+        found: Claims = {}
+        for file in sorted(root.glob(f"{folder}panoptic_*.json"), key=lambda file: (len(file.stem), file)):
+            match = _PANOPTIC_FILE.match(file.stem)
+            if match and file.is_file() and (split_of_folder(match[1]) or _segments_folder(file)):
+                claim = Claim(file, lambda file=file: panoptic_files(file, root))  # type: ignore[misc]
+                found.setdefault(canonical_split(match[1]), claim)
+        if found:
+            return found
+    return {}
+
+
+def coco_files(file: Path, root: Path, layout: str, reason: str, images: Path | None = None) -> SplitFiles:
+    """A COCO JSON file and its image folder, found if it is not given."""
+    return SplitFiles(file, images or find_image_folder(file, root), layout, reason)
+
+
+def panoptic_files(file: Path, root: Path, images: Path | None = None) -> SplitFiles:
+    """A COCO panoptic JSON file, its images and its PNG files.
+
+    Raises:
+        DataError: The folder of PNG files is not there.
+    """
+    segments = _segments_folder(file)
+    if segments is None:
+        raise DataError(
+            f"{file}: the folder of its PNG files is missing; expected {file.with_suffix('')} (for COCO, unpack "
+            f"{file.stem}.zip there)"
+        )
+    reason = f"{relative(file, root)} is COCO panoptic, PNG files in {relative(segments, root)}"
+    folder = images or find_image_folder(file, root)
+    return SplitFiles(file, folder, "COCO panoptic", reason, "panoptic", (segments,))
+
+
+def _segments_folder(file: Path) -> Path | None:
+    candidates = (file.with_suffix(""), file.parent / "masks")
+    return next((folder for folder in candidates if folder.is_dir()), None)
+
+
+def split_of_json(file: Path) -> str | None:
+    """Split that a JSON file is of, by its name; None if that does not say."""
+    if file.name == ROBOFLOW_FILE:
+        return file.parent.name
+    match = _PANOPTIC_FILE.match(file.stem) or _SPLIT_FILE.match(file.stem)
+    return match[1] if match else None
+
+
+def find_image_folder(annotations: Path, root: Path) -> Path:
+    """The folder that the file names of an annotation file are relative to.
+
+    Raises:
+        AnnotationError: The file is not JSON.
+        DataError: The first file names are in none of the likely folders.
+    """
+    names = _listed_names(annotations)
+    candidates = list(dict.fromkeys(_image_folders(annotations, root)))
+    hits = {folder: sum((folder / name).is_file() for name in names) for folder in candidates}
+    # The training images may have the names of the validation images, and all of them where one of those is lost.
+    own = [folder for folder in candidates if hits[folder] and not _is_of_another_split(folder, root, annotations)]
+    best = max(own or candidates, key=lambda folder: hits[folder])  # the likeliest comes first and wins a tie
+    if hits[best] or not names:  # a file without names is reported when it is read
+        return best
+    load_json(annotations)  # a damaged file is the first thing to say
+    searched = ", ".join(str(folder) for folder in candidates if folder.is_dir())
+    raise DataError(
+        f"{annotations}: its images, for instance {names[0]!r}, are in none of {searched}; "
+        "give a folder that holds both, or name this one: --set data.train_images=FOLDER (or data.val_images)"
+    )
+
+
+def _is_of_another_split(folder: Path, root: Path, annotations: Path) -> bool:
+    """Whether a folder's name says that its images are of a split that the annotation file is not of."""
+    split = canonical_split(split_of_json(annotations) or "")
+    if split not in SPLIT_ALIASES or not folder.is_relative_to(root):
+        return False
+    parts = (split_of_folder(part) for part in folder.relative_to(root).parts)
+    return any(part is not None and part != split for part in parts)
+
+
+def _listed_names(annotations: Path) -> list[str]:
+    """The first file names of a COCO JSON file, found without parsing what may be 500 MB."""
+    if not annotations.stat().st_size:
+        return []
+    skipped = ".png" if _PANOPTIC_FILE.match(annotations.stem) else None  # its annotations name PNG files
+    with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return _first_names(content, skipped)
+
+
+def _first_names(content: mmap.mmap, skipped: str | None) -> list[str]:
+    names = (json.loads(match[1]) for match in _FILE_NAME.finditer(content))
+    return list(islice((name for name in names if skipped is None or not name.endswith(skipped)), PROBED_NAMES))
+
+
+def _image_folders(annotations: Path, root: Path) -> Iterator[Path]:
+    """Likely image folders of an annotation file, the likeliest first."""
+    here = annotations.parent
+    split = canonical_split(split_of_json(annotations) or "")
+    stem = annotations.stem.removeprefix("instances_").removeprefix("panoptic_")
+    for base in dict.fromkeys((here.parent if here != root else here, root, here)):
+        for name in dict.fromkeys((stem, re.split("[_-]", stem)[0], *SPLIT_ALIASES.get(split, ()))):
+            yield from (base / name, base / "images" / name, base / name / "images")
+        yield from (base / folder for folder in IMAGE_FOLDERS)
+    yield from (here, here.parent if here != root else here, root)
+    yield from sorted(folder for folder in root.iterdir() if folder.is_dir())
+
+
+def _coco_2017(root: Path) -> SplitCandidates:
+    return _by_split(root, ["annotations/instances_*2017.json"])
+
+
+def _roboflow(root: Path) -> SplitCandidates:
+    return _by_split(root, [f"*/{ROBOFLOW_FILE}"])
+
+
+def _plain(root: Path, folders: Sequence[str] = _STANDARD) -> SplitCandidates:
+    names = [f"{name}.json" for aliases in SPLIT_ALIASES.values() for name in aliases]
+    return _by_split(
+        root,
+        [f"{folder}instances_*.json" for folder in folders]
+        + [f"{folder}{name}" for folder in folders if folder != "*/*/" for name in names],
+    )
+
+
+def _flat(root: Path) -> SplitCandidates:
+    """A folder with images and one annotation file; the training split unless its name says otherwise."""
+    file = root / ROBOFLOW_FILE
+    if not file.is_file():
+        return {}
+    split = canonical_split(root.resolve().name)
+    return {split if split in SPLIT_ALIASES else "train": [file]}
+
+
+LAYOUTS: Mapping[str, Callable[[Path], SplitCandidates]] = {
+    "COCO 2017": _coco_2017,
+    "Roboflow COCO": _roboflow,
+    "COCO JSON": _plain,
+    "Roboflow COCO, one folder": _flat,
+}
+"""Every layout of COCO JSON, and how its splits are found; the first that has the split wins."""
+
+
+def _claims(candidates: SplitCandidates, layout: str, root: Path) -> Claims:
+    def files(split: str) -> SplitFiles:
+        file = _only_one(candidates[split], root, split)
+        return coco_files(file, root, layout, f"{relative(file, root)} is {split} in {layout} layout")
+
+    return {split: Claim(found[0], lambda split=split: files(split)) for split, found in candidates.items()}  # type: ignore[misc]
+
+
+def _by_split(root: Path, patterns: Sequence[str]) -> SplitCandidates:
+    """Annotation files of each split by the first pattern that has any, shortest name first."""
+    found: SplitCandidates = {}
+    for pattern in patterns:
+        matches: SplitCandidates = {}
+        for file in sorted(root.glob(pattern), key=lambda file: (len(file.stem), file)):
+            split = split_of_json(file)
+            if split is not None and file.is_file():
+                matches.setdefault(canonical_split(split), []).append(file)
+        found = {**matches, **found}
+    return found
+
+
+def _only_one(files: Sequence[Path], root: Path, split: str) -> Path:
+    """The first file, unless another has as good a claim; instances_val goes before instances_val_boxes."""
+    first = files[0]
+    rivals = [file for file in files[1:] if file.parent != first.parent or len(file.stem) == len(first.stem)]
+    if not rivals:
+        return first
+    raise DataError(_several((first, *rivals), root, split))
+
+
+def _several(files: Sequence[Path], root: Path, split: str) -> str:
+    names = ", ".join(str(file.relative_to(root)) for file in files)
+    return (
+        f"{root}: several annotation files could be {split!r}: {names}; name the folder of one data set, "
+        "or the file: --set data.train_annotations=FILE (or data.val_annotations)"
+    )
+
+
+def _holds_coco(file: Path) -> bool:
+    """Whether a JSON file has COCO's three lists, found without parsing it."""
+    if not file.stat().st_size:
+        return False
+    with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        return all(
+            re.search(rb'"%s"\s*:\s*\[' % key, content) for key in (b"images", b"annotations", b"categories")
+        )

@@ -1,0 +1,187 @@
+"""Writing a data set in the layout of COCO.
+
+``train/``, ``val/`` and so on hold the images, ``annotations/instances_train.json`` and so on what is on them.
+hotcoco's ``COCO.save`` writes one JSON file from its own entries; here the repaired index is what counts.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import defaultdict
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detrkit.data.formats.coco.read import load_json
+from detrkit.data.formats.output import Progress, check_split_names, counting, new_folder, place_images
+from detrkit.data.index import CocoIndex
+from detrkit.files import atomic_file
+
+_DIGITS = 6
+"""Decimals of boxes: takes the noise of adding and subtracting out, and gives COCO its own numbers back."""
+_SAME_PIXELS = 1e-3
+"""Boxes that repair moved by less keep the numbers of their source."""
+_ENTRIES = ("images", "annotations", "categories")
+
+
+def write_coco(
+    out: Path,
+    splits: Mapping[str, tuple[CocoIndex, Path]],
+    *,
+    copy: bool = False,
+    sources: Mapping[str, Path] | None = None,
+    progress: Progress | None = None,
+) -> Path:
+    """Write a data set in COCO layout into a new or empty folder, which is whole or not there.
+
+    Args:
+        out: The folder.
+        splits: Index and image folder of each split.
+        copy: Copy the images; otherwise they are hard-linked where the file system can.
+        sources: COCO JSON file that a split was read from: what detrkit does not read of its entries, such as
+            masks and licences, is kept.
+        progress: Told of every image placed.
+
+    Returns:
+        ``out``.
+
+    Raises:
+        UsageError: ``out`` is not empty, or a split has an impossible name.
+        DataError: A file name leads out of the image folder.
+    """
+    check_split_names(list(splits))
+    with new_folder(Path(out)) as folder:
+        count = counting(progress, sum(len(index) for index, _ in splits.values()))
+        for split, (index, images) in splits.items():
+            (folder / split).mkdir()
+            names = place_images(index, images, folder / split, copy=copy, progress=count)
+            source = (sources or {}).get(split)
+            content = coco_content(index, names) if source is None else merged_content(index, names, source)
+            write_coco_json(folder / "annotations" / f"instances_{split}.json", content)
+    return Path(out)
+
+
+def write_coco_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Write a COCO JSON file with one entry a line, whole or not at all."""
+    with atomic_file(path) as file:
+        for number, (key, value) in enumerate(content.items()):
+            file.write(f"{',' if number else '{'}\n{json.dumps(key)}: ")
+            if isinstance(value, list):
+                file.write("[")
+                for place, entry in enumerate(value):
+                    file.write(("," if place else "") + "\n" + json.dumps(entry))
+                file.write("\n]")
+            else:
+                file.write(json.dumps(value))
+        file.write("\n}\n")
+
+
+def coco_content(index: CocoIndex, names: Iterable[str]) -> dict[str, Any]:
+    """Images, annotations and categories of an index as COCO has them, under the given file names."""
+    images = [
+        {"id": int(image_id), "file_name": name, "height": int(height), "width": int(width)}
+        for image_id, name, (height, width) in zip(index.image_ids, names, index.sizes_hw.tolist(), strict=True)
+    ]
+    category_ids = index.class_map.category_ids
+    image_of = np.repeat(index.image_ids, np.diff(index.offsets)).tolist()
+    columns = zip(
+        unique_ids(index.annotation_ids).tolist(),
+        image_of,
+        index.labels.tolist(),
+        boxes_xywh(index).tolist(),
+        index.area.tolist(),
+        index.iscrowd.tolist(),
+        strict=True,
+    )
+    annotations = [
+        {
+            "id": annotation_id,
+            "image_id": image_id,
+            "category_id": category_ids[label],
+            "bbox": box,
+            "area": area,
+            "iscrowd": int(crowd),
+        }
+        for annotation_id, image_id, label, box, area, crowd in columns
+    ]
+    categories = [
+        {"id": category_id, "name": name}
+        for category_id, name in zip(category_ids, index.class_map.names, strict=True)
+    ]
+    return {"images": images, "annotations": annotations, "categories": categories}
+
+
+def merged_content(index: CocoIndex, names: Iterable[str], source: Path) -> dict[str, Any]:
+    """As :func:`coco_content`, with all that the entries of ``source`` hold besides.
+
+    What repair changed, such as a clipped box or a converted number, is written as repaired.
+    """
+    original = load_json(source)
+    content = coco_content(index, names)
+    images = {_key(entry, "id"): entry for entry in original["images"]}
+    categories = {_key(entry, "id"): entry for entry in original["categories"]}
+    annotations: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
+    for number, entry in enumerate(original["annotations"]):
+        annotations[(_key(entry, "image_id"), str(entry.get("id", number)))].append(entry)
+    merged: dict[str, Any] = {key: value for key, value in original.items() if key not in _ENTRIES}
+    merged["images"] = [{**images.get(str(entry["id"]), {}), **entry} for entry in content["images"]]
+    ids = index.annotation_ids.tolist()
+    merged["annotations"] = [
+        _merged_annotation(entry, annotations[(str(entry["image_id"]), str(ids[row]))])
+        for row, entry in enumerate(content["annotations"])
+    ]
+    merged["categories"] = [{**categories.get(str(entry["id"]), {}), **entry} for entry in content["categories"]]
+    return merged
+
+
+def boxes_xywh(index: CocoIndex) -> np.ndarray:
+    """Boxes as COCO writes them, float64 ``[N, 4]``, without the noise of arithmetic."""
+    corners = index.boxes_xyxy
+    xywh: np.ndarray = np.round(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), _DIGITS)
+    return xywh
+
+
+def unique_ids(ids: np.ndarray) -> np.ndarray:
+    """The ids, where they repeat with new ones above the greatest; int64."""
+    unique = ids.copy()
+    is_repeat = np.ones(len(ids), dtype=bool)
+    is_repeat[np.unique(ids, return_index=True)[1]] = False
+    first_free = int(ids.max(initial=0)) + 1
+    unique[is_repeat] = np.arange(first_free, first_free + int(is_repeat.sum()))
+    return unique
+
+
+def _key(entry: Mapping[str, Any], field: str) -> str:
+    """An id as text, since some files hold ``"17"`` or ``17.0`` for 17."""
+    value = entry.get(field)
+    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
+
+
+def _merged_annotation(entry: dict[str, Any], candidates: list[Mapping[str, Any]]) -> dict[str, Any]:
+    """An annotation with the further fields of the entry that it was read from, the next of those with its id."""
+    original = _take_nearest(entry["bbox"], candidates)
+    if original is None:
+        return entry
+    merged = {**original, **entry}
+    if _distance(entry["bbox"], original) < _SAME_PIXELS:
+        merged["bbox"] = original["bbox"]
+    return merged
+
+
+def _take_nearest(box: list[float], candidates: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+    if not candidates:
+        return None
+    nearest = min(range(len(candidates)), key=lambda place: _distance(box, candidates[place]))
+    return candidates.pop(nearest)
+
+
+def _distance(box: list[float], entry: Mapping[str, Any]) -> float:
+    """Greatest difference from the box of an entry; infinite where that holds anything but four numbers."""
+    values = entry.get("bbox")
+    if not isinstance(values, list) or len(values) != 4:
+        return float("inf")
+    if not all(isinstance(value, (int, float)) for value in values):
+        return float("inf")
+    return max(abs(one - float(two)) for one, two in zip(box, values, strict=True))

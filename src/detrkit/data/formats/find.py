@@ -1,0 +1,289 @@
+"""Finding the splits of a data set in the layouts that people have, and saying which layout it is and why."""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+from collections.abc import Callable, Mapping, Sequence
+from itertools import islice
+from pathlib import Path
+
+from detrkit.config import DataConfig
+from detrkit.data.formats.base import (
+    COMBINED_SPLITS,
+    Claim,
+    Claims,
+    Format,
+    Layout,
+    SplitFiles,
+    canonical_split,
+    holds,
+    relative,
+    subfolders,
+)
+from detrkit.data.formats.coco.find import (
+    coco_files,
+    find_coco,
+    find_coco_by_content,
+    find_coco_elsewhere,
+    find_panoptic,
+    panoptic_files,
+    split_of_json,
+)
+from detrkit.data.formats.voc.find import find_voc, voc_files
+from detrkit.data.formats.yolo.find import find_yolo, find_yolo_folders, folder_files, yaml_splits
+from detrkit.errors import DataError, UsageError
+
+_YAML = (".yaml", ".yml")
+_SEARCH_DEPTH = 2
+
+
+@dataclasses.dataclass(frozen=True)
+class _Finder:
+    """One way of looking for splits.
+
+    Args:
+        format: What it finds.
+        what: That in words.
+        find: Splits of a folder.
+    """
+
+    format: Format
+    what: str
+    find: Callable[[Path], Claims]
+
+
+FINDERS: Sequence[_Finder] = (
+    _Finder("coco", "COCO JSON", find_coco),
+    _Finder("yolo", "YOLO", find_yolo),
+    _Finder("voc", "Pascal VOC", find_voc),
+    _Finder("yolo", "YOLO", find_yolo_folders),
+    _Finder("coco", "COCO JSON", find_coco_elsewhere),
+    _Finder("coco", "COCO JSON", find_coco_by_content),
+    _Finder("panoptic", "COCO panoptic", find_panoptic),
+)
+"""Ways of looking, the first that finds anything wins: COCO JSON in its standard places, what ``data.yaml`` names,
+VOC, labels by folders, then JSON files in other folders, which are mostly conversions of one of the others."""
+
+
+def find_split(root: str | Path | None, split: str, config: DataConfig | None = None) -> SplitFiles:
+    """Find a split; paths in the config win over what lies in ``root``.
+
+    Args:
+        root: Folder of the data set, its data.yaml, or one COCO JSON file; ``config.root`` if None.
+        split: Its name, such as train, val or test; val and valid are the same.
+        config: Whose ``train_*`` and ``val_*`` paths count for ``train_split`` and ``val_split``; relative
+            paths are tried from ``root``, then from the working directory. Its ``layout`` forces one.
+
+    Raises:
+        UsageError: There is no such folder, or no such file as the config names.
+        DataError: There is no such split or readable layout.
+    """
+    config = config or DataConfig()
+    root = Path(root or config.root or ".")
+    annotations, images = _configured(split, config)
+    if annotations is not None:
+        return _explicit(annotations, images, split, root, config.layout)
+    claims, others = _claims(root, config.layout)
+    if canonical_split(split) not in claims:
+        raise DataError(_no_split(root, split, claims, others))
+    files = claims[canonical_split(split)].files()
+    if images is not None:
+        folder = _existing(images, root, "image folder")
+        is_folder = files.format == "yolo" and all(listing.is_dir() for listing in files.listings)
+        files = dataclasses.replace(files, images=folder, listings=(folder,) if is_folder else files.listings)
+    return _with_others(files, others)
+
+
+def find_splits(data: str | Path, layout: Layout = "auto") -> dict[str, SplitFiles]:
+    """Every split of a data set, by canonical name, train first.
+
+    Lists that repeat other splits, such as VOC's trainval, are left out where those are there.
+
+    Args:
+        data: Its folder, its data.yaml, or one COCO JSON file.
+        layout: Forces a layout; auto: by what lies there.
+
+    Raises:
+        UsageError: There is no such folder or file.
+        DataError: No split is found.
+    """
+    claims, others = _claims(Path(data), layout)
+    names = sorted(claims, key=lambda name: (name != "train", name != "val", name))
+    kept = [name for name in names if not any(part in claims for part in COMBINED_SPLITS.get(name, ()))]
+    return {name: _with_others(claims[name].files(), others) for name in kept}
+
+
+def list_splits(root: Path, layout: Layout = "auto") -> dict[str, Path]:
+    """The file or folder that shows each split, by canonical name; empty if there is none."""
+    try:
+        claims, _ = _claims(root, layout)
+    except DataError:
+        return {}
+    return {split: claim.evidence for split, claim in claims.items()}
+
+
+def _claims(data: Path, layout: Layout) -> tuple[Claims, list[str]]:
+    """Splits of a data set by the first way of looking that finds any, and what else is there, in words.
+
+    Raises:
+        UsageError: There is no such folder or file.
+        DataError: Nothing is found, or several data sets are.
+    """
+    if data.is_file() and data.suffix.lower() == ".json":
+        return _json_claims(data, layout), []
+    if data.is_file() and data.suffix.lower() in _YAML:
+        return yaml_splits(data), []
+    if not data.is_dir():
+        raise UsageError(f"{data}: {_what_is_there(data)}")
+    found = _search(data, layout)
+    if not found:
+        found = _search_inside(data, layout)
+    if not found:
+        raise DataError(_nothing_found(data, layout))
+    (first, claims), *rest = found
+    if layout == "coco":  # JSON files in other folders complete those in the standard places
+        claims = {split: claim for _, more in reversed(found) for split, claim in more.items()}
+    others = {
+        finder.format: f"{finder.what} ({relative(_first(more).evidence, data)})"
+        for finder, more in reversed(rest)
+        if finder.format != first.format and finder.format != "panoptic"
+    }
+    return claims, [f"{what}: --set data.layout={name}" for name, what in others.items()]
+
+
+def _first(claims: Claims) -> Claim:
+    return claims.get("train") or next(iter(claims.values()))
+
+
+def _search(root: Path, layout: Layout) -> list[tuple[_Finder, Claims]]:
+    asked = [finder for finder in FINDERS if layout in ("auto", finder.format)]
+    found: list[tuple[_Finder, Claims]] = []
+    for finder in asked:
+        if found and finder.find is find_coco_by_content:  # reads files of up to 500 MB
+            continue
+        try:
+            claims = finder.find(root)
+        except DataError:
+            if found:  # it is only mentioned beside the layout that is used
+                continue
+            raise
+        if claims:
+            found.append((finder, claims))
+    return found
+
+
+def _search_inside(root: Path, layout: Layout) -> list[tuple[_Finder, Claims]]:
+    """The one data set in a folder inside ``root``, as archives are often packed.
+
+    Raises:
+        DataError: There are several.
+    """
+    folders = [root]
+    for _ in range(_SEARCH_DEPTH):
+        folders = [inner for folder in folders for inner in subfolders(folder)]
+        found = {folder: claims for folder in folders if (claims := _search(folder, layout))}
+        if len(found) > 1:
+            names = ", ".join(
+                f"{relative(folder, root)} ({claims[0][0].what})" for folder, claims in found.items()
+            )
+            raise DataError(f"{root}: holds several data sets: {names}; give the folder of one")
+        if found:
+            return next(iter(found.values()))
+    return []
+
+
+def _json_claims(path: Path, layout: Layout) -> Claims:
+    split = canonical_split(split_of_json(path) or "all")
+    root = path.parent.parent if path.parent.name == "annotations" else path.parent
+    if layout == "panoptic" or (layout == "auto" and path.name.startswith("panoptic_") and _has_segments(path)):
+        return {split: Claim(path, lambda: panoptic_files(path, root))}
+    return {split: Claim(path, lambda: coco_files(path, root, "COCO JSON", "named"))}
+
+
+def _has_segments(path: Path) -> bool:
+    return path.with_suffix("").is_dir()
+
+
+def _explicit(annotations: str, images: str | None, split: str, root: Path, layout: Layout) -> SplitFiles:
+    """What a config names: a JSON file, a data.yaml, or a folder of label files."""
+    path = _existing(annotations, root, "annotation file or folder")
+    folder = _existing(images, root, "image folder") if images else None
+    if path.suffix.lower() in _YAML:
+        found = yaml_splits(path)
+        if canonical_split(split) not in found:
+            raise DataError(_no_split(path, split, found, []))
+        return found[canonical_split(split)].files()
+    if path.is_dir():
+        return voc_files(path, folder) if holds(path, ".xml") else folder_files(path, folder)
+    inside = root if root.is_dir() else root.parent
+    if layout == "panoptic":
+        return panoptic_files(path, inside, folder)
+    return coco_files(path, inside, "explicit", "named in the config", folder)
+
+
+def _with_others(files: SplitFiles, others: Sequence[str]) -> SplitFiles:
+    if not others:
+        return files
+    return dataclasses.replace(files, reason=f"{files.reason}; not used: {', '.join(others)}")
+
+
+def _configured(split: str, config: DataConfig) -> tuple[str | None, str | None]:
+    if canonical_split(split) == canonical_split(config.train_split):
+        return config.train_annotations, config.train_images
+    if canonical_split(split) == canonical_split(config.val_split):
+        return config.val_annotations, config.val_images
+    return None, None
+
+
+def _existing(path: str, root: Path, what: str) -> Path:
+    for candidate in (root / path, Path(path)):
+        if candidate.exists():
+            return candidate
+    raise UsageError(
+        f"{path}: there is no such {what}, neither in {root} nor in the working directory{_near(root / path)}"
+    )
+
+
+def _near(path: Path) -> str:
+    if not path.parent.is_dir():
+        return ""
+    names = difflib.get_close_matches(path.name, [entry.name for entry in path.parent.iterdir()], n=3)
+    return f"; did you mean {' or '.join(names)}?" if names else ""
+
+
+def _what_is_there(root: Path) -> str:
+    if root.exists():
+        return "is a file, expected the folder of a data set, a COCO JSON file or a data.yaml"
+    return f"there is no such folder{_near(root)}"
+
+
+def _no_split(root: Path, split: str, claims: Claims, others: Sequence[str]) -> str:
+    evidence: Mapping[str, Path] = {name: claim.evidence for name, claim in claims.items()}
+    names = ", ".join(f"{name} ({relative(path, root)})" for name, path in sorted(evidence.items()))
+    rivals = [name for name in sorted(evidence, key=lambda name: (name == "train", name)) if name != split]
+    key = "train_split" if canonical_split(split) == "train" else "val_split"
+    advice = f"choose with --set data.{key}={rivals[0]}"
+    if key == "val_split" and rivals == ["train"]:
+        advice = f"split off a part with detrkit data split, or {advice}, which measures on the training images"
+    elsewhere = f"; also there: {', '.join(others)}" if others else ""
+    in_eval = f"; in eval, choose with --split {rivals[0]}"
+    return f"{root}: has no split {split!r}; it has {names}; {advice}{in_eval}{elsewhere}"
+
+
+def _nothing_found(root: Path, layout: Layout) -> str:
+    looked = {
+        "coco": "COCO JSON (annotations/instances_*.json, <split>/_annotations.coco.json, <split>.json, "
+        "_annotations.coco.json)",
+        "yolo": "YOLO (data.yaml, images/ with labels/, lists of images)",
+        "voc": "Pascal VOC (Annotations/*.xml with images)",
+        "panoptic": "COCO panoptic (annotations/panoptic_*.json)",
+    }
+    kinds = looked.values() if layout == "auto" else [looked[layout]]
+    names = sorted(entry.name for entry in islice(os.scandir(root), 1000))
+    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
+    return (
+        f"{root}: no data set found; looked for {'; '.join(kinds)}; found {shown or 'an empty folder'}; name the "
+        "file: --set data.train_annotations=FILE, or --data FILE in eval"
+    )

@@ -1,0 +1,1 @@
+"""COCO panoptic: PNG and JSON."""

@@ -1,0 +1,159 @@
+"""Pascal VOC: one XML file an image, with ``ImageSets`` or without."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+from detrkit.data.formats.base import (
+    IMAGE_SUFFIXES,
+    Claim,
+    Claims,
+    SplitFiles,
+    canonical_split,
+    child,
+    holds,
+    relative,
+    split_of_folder,
+    subfolders,
+)
+from detrkit.errors import UsageError
+
+ANNOTATION_FOLDERS = ("Annotations", "Annotation", "annots", "xml", "xmls", "labels")
+VOC_IMAGE_FOLDERS = ("JPEGImages", "images", "image", "imgs", "img", "PNGImages", "pics", "data")
+LABELS_FILE = "labels.txt"
+_READ_STEMS = 50
+
+Found = tuple[str, Path, Path, tuple[Path, ...], str]
+"""Split, folder of XML files, image folder, list and reason."""
+
+
+def find_voc(root: Path) -> Claims:
+    """Splits of a folder that holds Pascal VOC annotations."""
+    found: Claims = {}
+    folders: dict[str, tuple[Path, Path, tuple[Path, ...], str]] = {}
+    for split, xml_folder, images, listings, reason in _splits(root):
+        folders.setdefault(split, (xml_folder, images, listings, reason))
+    label_folders = tuple(dict.fromkeys(xml_folder for xml_folder, *_ in folders.values()))
+    for split, (xml_folder, images, listings, reason) in folders.items():
+        files = SplitFiles(
+            annotations=xml_folder,
+            images=images,
+            layout="Pascal VOC",
+            reason=reason,
+            format="voc",
+            listings=listings,
+            names=root / LABELS_FILE if (root / LABELS_FILE).is_file() else None,
+            label_folders=label_folders,
+        )
+        evidence = listings[0] if listings else xml_folder
+        found[split] = Claim(evidence, lambda files=files: files)  # type: ignore[misc]
+    return found
+
+
+def voc_files(annotations: Path, images: Path | None) -> SplitFiles:
+    """XML files that a config names, with the images beside them or in the given folder.
+
+    Raises:
+        UsageError: The images are not given and not found.
+    """
+    folder = images or _images_of(annotations, annotations.parent)
+    if folder is None:
+        raise UsageError(
+            f"{annotations}: its images are not found; name their folder: --set data.train_images=FOLDER"
+        )
+    reason = "named in the config"
+    return SplitFiles(annotations, folder, "explicit", reason, "voc", label_folders=(annotations,))
+
+
+def _splits(root: Path) -> Iterator[Found]:
+    """Every split, the plainest places first."""
+    for xml_folder in _annotation_folders(root):
+        images = _images_of(xml_folder, root)
+        found = [] if images is None else list(_splits_of_folder(root, xml_folder, images))
+        if found:
+            yield from found
+            return
+    for folder in subfolders(root):
+        split = split_of_folder(folder.name)
+        if split is None:
+            continue
+        for xml_folder in (folder, *_annotation_folders(folder)):
+            images = _images_of(xml_folder, folder)
+            if images is not None and holds(xml_folder, ".xml"):
+                yield split, xml_folder, images, (), _where(root, xml_folder, images)
+    images = _images_of(root, root)
+    if images is not None and holds(root, ".xml"):
+        yield split_of_folder(root.resolve().name) or "train", root, images, (), _where(root, root, images)
+
+
+def _splits_of_folder(root: Path, xml_folder: Path, images: Path) -> Iterator[Found]:
+    """Splits of one folder of XML files: by lists, or by folders inside it, or all of it as train."""
+    inner = [folder for folder in subfolders(xml_folder) if holds(folder, ".xml")]
+    has_files = holds(xml_folder, ".xml")
+    if not inner and not has_files:
+        return
+    where = _where(root, xml_folder, images)
+    lists = list(_lists(root, xml_folder))
+    for path in lists:
+        reason = f"{where}, listed by {relative(path, root)}"
+        yield canonical_split(path.stem), xml_folder, images, (path,), reason
+    if lists:
+        return
+    named = [(split, folder) for folder in inner if (split := split_of_folder(folder.name)) is not None]
+    for split, folder in named:
+        own = child(images, folder.name) or images
+        yield split, folder, own, (), _where(root, folder, own)
+    if has_files or not named:
+        yield "train", xml_folder, images, (), f"{where}; no lists of splits, so all of it is train"
+
+
+def _where(root: Path, xml_folder: Path, images: Path) -> str:
+    place = "beside them" if images == xml_folder else f"in {relative(images, root)}"
+    return (
+        f"XML files in {'the folder itself' if xml_folder == root else relative(xml_folder, root)}, images {place}"
+    )
+
+
+def _annotation_folders(root: Path) -> list[Path]:
+    names = [name.lower() for name in ANNOTATION_FOLDERS]
+    found = [folder for folder in subfolders(root) if folder.name.lower() in names]
+    return sorted(found, key=lambda folder: names.index(folder.name.lower()))
+
+
+def _images_of(annotations: Path, root: Path) -> Path | None:
+    """Image folder of a folder of XML files: called so, or that folder itself, or the one above."""
+    folder = child(root, *VOC_IMAGE_FOLDERS)
+    if folder is not None:
+        return folder
+    return next((place for place in (annotations, root) if holds(place, *IMAGE_SUFFIXES)), None)
+
+
+def _lists(root: Path, annotations: Path) -> Iterator[Path]:
+    """Files that list the images of a split; those of single classes, such as ``cat_train.txt``, are none."""
+    sets = child(root, "ImageSets")
+    main = child(sets, "Main") if sets is not None else None
+    for folder in (main, sets, root):
+        paths = [] if folder is None else sorted(folder.glob("*.txt"))
+        known = ("train", "val", "test", "trainval")
+        found = [path for path in paths if canonical_split(path.stem) in known and _lists_xml(path, annotations)]
+        if found:
+            yield from found
+            return
+
+
+def _lists_xml(path: Path, annotations: Path) -> bool:
+    """Whether the first lines of a file name XML files, with or without their suffix."""
+    with path.open(encoding="utf-8", errors="replace") as file:
+        stems = [stem_of_line(line) for line, _ in zip(file, range(_READ_STEMS), strict=False) if line.strip()]
+    return any((annotations / f"{stem}.xml").is_file() for stem in stems)
+
+
+def stem_of_line(line: str) -> str:
+    """Name of an XML file without its suffix, from a line that may name an image file or add a number."""
+    words = line.split()
+    if len(words) == 2 and words[1] in ("1", "0", "-1"):
+        line = words[0]
+    name = line.strip().replace("\\", "/")
+    suffix = name[name.rfind(".") :].lower() if "." in name else ""
+    return name[: -len(suffix)] if suffix == ".xml" or suffix in IMAGE_SUFFIXES else name

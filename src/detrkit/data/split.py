@@ -1,0 +1,86 @@
+"""One split of a data set, found and read, whatever its layout."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+
+from detrkit.classes import ClassMap
+from detrkit.config import Config, DataConfig
+from detrkit.data.faults import ReadReport
+from detrkit.data.formats import SplitFiles, find_split, find_splits
+from detrkit.data.index import CocoIndex
+from detrkit.data.read import read_split_files
+from detrkit.errors import DataError
+
+
+@dataclasses.dataclass(frozen=True)
+class Split:
+    """One split of a data set, read.
+
+    Args:
+        files: Where it lies and how that was recognised.
+        index: Its images and annotations.
+        report: What was repaired or left out on reading.
+    """
+
+    files: SplitFiles
+    index: CocoIndex
+    report: ReadReport
+
+    def lines(self) -> list[str]:
+        """What people should know of it."""
+        head = f"{self.files.annotations}: {len(self.index)} images, {len(self.index.labels)} objects"
+        return [f"{head} ({self.files.reason}; images in {self.files.images})", *self.report.lines()]
+
+
+def read_split(
+    config: Config | DataConfig,
+    split: str,
+    data: str | Path | None = None,
+    *,
+    strict: bool = False,
+    pixels: bool = True,
+) -> Split:
+    """Find and read a split.
+
+    Args:
+        config: Its ``data`` section says where, unless ``data`` does.
+        split: Name of the split.
+        data: Folder of the data set in any layout, its data.yaml, or one COCO JSON file.
+        strict: A missing image is an error, since evaluation without it would give another number.
+        pixels: False: image files need not be there.
+    """
+    own = config if isinstance(config, DataConfig) else config.data
+    on_bad_image = ("error" if strict else own.on_bad_image) if pixels else "keep"
+    if data is not None and Path(data).suffix == ".json" and Path(data).is_file():
+        files = _files_of_json(Path(data), pixels)
+    else:
+        files = find_split(data or own.root, split, own if data is None else DataConfig())
+    index, report = read_split_files(files, on_bad_image)
+    return Split(files, index, report)
+
+
+def _files_of_json(path: Path, pixels: bool) -> SplitFiles:
+    try:
+        return next(iter(find_splits(path).values()))  # whatever split it is called
+    except DataError:
+        if pixels:
+            raise
+        return SplitFiles(path, path.parent, "COCO JSON", "its images were not found, and are not needed")
+
+
+def unknown_classes(class_map: ClassMap, split: Split) -> list[str]:
+    """A warning if a split has objects of classes that the model does not know."""
+    classes = split.index.class_map
+    present = [classes.names[class_id] for class_id in np.unique(split.index.labels)]
+    unknown = [name for name in present if name not in class_map.names]
+    if not unknown:
+        return []
+    shown = ", ".join(unknown[:8]) + (", ..." if len(unknown) > 8 else "")
+    return [
+        f"WARNING: {split.files.annotations}: the model does not know {len(unknown)} of its {len(present)} "
+        f"classes ({shown}); their objects count as missed"
+    ]

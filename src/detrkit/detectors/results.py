@@ -1,0 +1,191 @@
+"""Files of detections in COCO's result format, whatever made them.
+
+Shapes: D detections of all images, K of one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from detrkit.classes import ClassMap
+from detrkit.data.split import Split
+from detrkit.detectors.on_split import ImageChange
+from detrkit.detectors.stages import Progress, Stages
+from detrkit.errors import DataError, UsageError
+from detrkit.evaluation.coco import MAX_DETECTIONS, ImageResults
+
+KIND = "results"
+EXPECTED = 'a list of {"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}'
+
+
+class _Entry(msgspec.Struct, gc=False):
+    image_id: int
+    category_id: int
+    bbox: tuple[float, float, float, float]
+    score: float
+
+
+class Results:
+    """Detections of a file as columns.
+
+    Args:
+        image_ids: int64 ``[D]``, ascending; entries of an image as in the file.
+        category_ids: int64 ``[D]``.
+        boxes_xywh: float64 ``[D, 4]``, pixels.
+        scores: float64 ``[D]``.
+    """
+
+    def __init__(
+        self, image_ids: np.ndarray, category_ids: np.ndarray, boxes_xywh: np.ndarray, scores: np.ndarray
+    ):
+        order = np.argsort(image_ids, kind="stable")
+        self.image_ids = image_ids[order]
+        self.category_ids = category_ids[order]
+        self.boxes_xywh = boxes_xywh[order]
+        self.scores = scores[order]
+
+
+class ResultsSubject:
+    """A file of detections. It holds ids and no names, so that its classes are those of the split it is bound to.
+
+    Args:
+        path: The file.
+
+    Raises:
+        DataError: It is not in COCO's result format.
+    """
+
+    kind = KIND
+
+    def __init__(self, path: str | Path, name: str | None = None):
+        self.name = name or str(path)
+        self.path = Path(path)
+        self.results = read_results(self.path)
+        self.class_map = ClassMap((), ())
+        self.stages: Stages | None = None
+        self.max_detections = MAX_DETECTIONS
+        self.settings = ""
+
+    def bind(self, split: Split, /) -> ResultsSubject:
+        """The same file with the classes of a split.
+
+        Raises:
+            DataError: The file speaks of images or categories that the split does not have.
+        """
+        _check_known(self.path, "image id", self.results.image_ids, split.index.image_ids, split)
+        category_ids = np.array(split.index.class_map.category_ids, dtype=np.int64)
+        _check_known(self.path, "category id", self.results.category_ids, category_ids, split)
+        bound = object.__new__(ResultsSubject)
+        bound.__dict__.update(self.__dict__, class_map=split.index.class_map)
+        return bound
+
+    def detect(
+        self,
+        split: Split,
+        *,
+        batch_size: int | None = None,
+        progress: Progress | None = None,
+        change: ImageChange | None = None,
+    ) -> Iterator[tuple[int, ImageResults]]:
+        """The file's detections of every image of the split, to the last digit."""
+        if change is not None:
+            raise UsageError(
+                f"{self.name} is a file of detections, which cannot be made anew on changed images; give a model"
+            )
+        classes = self.bind(split).class_map
+        results = self.results
+        by_category = np.argsort(np.array(classes.category_ids, dtype=np.int64), kind="stable")
+        ordered = np.array(classes.category_ids, dtype=np.int64)[by_category]
+        class_ids = by_category[np.searchsorted(ordered, results.category_ids)]
+        begins = np.searchsorted(results.image_ids, split.index.image_ids, side="left").tolist()
+        ends = np.searchsorted(results.image_ids, split.index.image_ids, side="right").tolist()
+        for done, (image_id, begin, end) in enumerate(
+            zip(split.index.image_ids.tolist(), begins, ends, strict=True), start=1
+        ):
+            part = slice(begin, end)
+            yield image_id, ImageResults(results.boxes_xywh[part], results.scores[part], class_ids[part])
+            if progress is not None and (done % 1_000 == 0 or done == len(begins)):
+                progress(done)
+
+
+def read_results(path: Path) -> Results:
+    """Read a COCO result file; half a million detections take about a second.
+
+    Raises:
+        UsageError: There is no such file.
+        DataError: It is not in COCO's result format, or a value cannot be used.
+    """
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError as error:
+        raise UsageError(f"no file of detections at {path}") from error
+    except OSError as error:
+        raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    try:
+        entries = msgspec.json.decode(content, type=list[_Entry])
+    except msgspec.DecodeError as error:  # of which a ValidationError is one
+        raise DataError(_explanation(path, content, error)) from error
+    boxes = np.array([entry.bbox for entry in entries], dtype=np.float64).reshape(-1, 4)
+    scores = np.array([entry.score for entry in entries], dtype=np.float64)
+    bad = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))
+    if len(bad):
+        raise DataError(
+            f"{path}: detection {bad[0]} has width {boxes[bad[0], 2]:g} and height {boxes[bad[0], 3]:g}, expected "
+            f"0 or more ({len(bad)} such in all); bbox is [x, y, width, height], not corners"
+        )
+    return Results(
+        np.array([entry.image_id for entry in entries], dtype=np.int64),
+        np.array([entry.category_id for entry in entries], dtype=np.int64),
+        boxes,
+        scores,
+    )
+
+
+def is_results_file(text: str) -> bool:
+    """Whether a source names a file of detections, by its name alone."""
+    return Path(text).suffix.lower() == ".json"
+
+
+def _explanation(path: Path, content: bytes, error: msgspec.DecodeError) -> str:
+    """Why a file cannot be used, for people; slow, but nothing is lost by then."""
+    try:
+        found: Any = json.loads(content)
+    except ValueError as json_error:
+        return f"{path} is not valid JSON, perhaps cut off: {json_error}"
+    if isinstance(found, dict):
+        keys = ", ".join(sorted(map(str, found))[:6])
+        return f"{path} holds one object with {keys or 'nothing'}; expected {EXPECTED}, as written by detrkit eval"
+    if not isinstance(found, list):
+        return f"{path} holds a {type(found).__name__}; expected {EXPECTED}"
+    for number, entry in enumerate(found):
+        if not isinstance(entry, dict):
+            return f"{path}: entry {number} is a {type(entry).__name__}; expected {EXPECTED}"
+        if "image_id" not in entry and "file_name" in entry:
+            return (
+                f"{path}: entry {number} has file_name and no image_id, as detrkit predict writes it; detections "
+                "for measuring come from detrkit eval MODEL --data DATA --out DIR, as detections.json"
+            )
+        missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
+        if missing:
+            return f"{path}: entry {number} has no {', '.join(missing)}; expected {EXPECTED}"
+        box = entry["bbox"] if isinstance(entry["bbox"], list) else []
+        numbers = [value for value in (*box, entry["score"]) if isinstance(value, int | float)]
+        if not np.isfinite(numbers).all():
+            return f"{path}: entry {number} has a box or score that is NaN or infinite; expected plain numbers"
+    return f"{path}: {error}; expected {EXPECTED}"
+
+
+def _check_known(path: Path, what: str, found: np.ndarray, known: np.ndarray, split: Split) -> None:
+    unknown = np.setdiff1d(found, known)
+    if len(unknown):
+        shown = ", ".join(map(str, unknown[:5].tolist())) + (", ..." if len(unknown) > 5 else "")
+        raise DataError(
+            f"{path}: {len(unknown)} {what}s are not in {split.files.annotations}: {shown}; expected detections "
+            f"on that split, with its own {what}s"
+        )

@@ -1,0 +1,291 @@
+"""Labels that are likely wrong, judged by a model that is mostly right.
+
+The three questions of ObjectLab (Tkachenko, Thyagarajan, Mueller, arXiv:2309.00832) - overlooked, swapped, badly
+located - and two more: labels without an object, and labels given twice. Confidence is measured against what the
+model usually has for the class, as in confident learning (Northcutt, Jiang, Chuang, arXiv:1911.00068).
+
+Shapes: D detections, N annotations, P pairs, S suspects.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+import numpy as np
+
+from detrkit.evaluation.failures.entries import SIZES, certainty, sizes_of
+from detrkit.evaluation.failures.images import matched_iou
+from detrkit.evaluation.failures.nearby_objects import NearPairs, near_pairs
+from detrkit.evaluation.matching import Matches, Pairs
+
+REASONS = ("missing label", "wrong class", "badly placed box", "label without object", "label given twice")
+LEAST_RANK = 0.15
+"""Of a suspect that is worth a look."""
+MOST_OF_REASON = 2_000
+
+_FREE = 0.3  # IoU with any annotation below which a detection stands alone
+_SAME_PLACE = 0.5
+_TWICE = 0.9
+_GOOD_BOX = 0.7
+_EMPTY_LABELS = 0.02  # of all labels have no object, before anything is known of them
+_USUAL_WEIGHT = 5.0  # detections that the mean of all classes counts as, against that of a rare class
+
+
+@dataclasses.dataclass(frozen=True)
+class Suspect:
+    """A label to look at again.
+
+    Args:
+        reason: Of :data:`REASONS`.
+        rank: 0 to 1, how likely the label is wrong compared with the others.
+        image_row: Row of the truth's ``image_ids``.
+        image_id: The data set's id.
+        file_name: As the data set writes it.
+        annotation: Row of the truth's annotations; None for a missing label.
+        class_id: As labelled; None for a missing label.
+        box_xywh: As labelled; None for a missing label.
+        proposed_class_id: What the model says; None where it says nothing.
+        proposed_box_xywh: Where it sees the object; None where it sees none.
+        score: Of the detection; None without one.
+        iou: Of label and detection, or of the two labels; None where there is only one box.
+        explanation: One sentence with figures.
+    """
+
+    reason: str
+    rank: float
+    image_row: int
+    image_id: int
+    file_name: str
+    annotation: int | None
+    class_id: int | None
+    box_xywh: tuple[float, float, float, float] | None
+    proposed_class_id: int | None
+    proposed_box_xywh: tuple[float, float, float, float] | None
+    score: float | None
+    iou: float | None
+    explanation: str
+
+
+@dataclasses.dataclass(frozen=True)
+class _Columns:
+    """Suspects of one reason; -1 and NaN where there is none, ``[S]`` each."""
+
+    rank: np.ndarray
+    objects: np.ndarray
+    detections: np.ndarray
+    iou: np.ndarray
+
+
+def find_suspects(matches: Matches, file_names: Sequence[str], near: NearPairs | None = None) -> list[Suspect]:
+    """Labels that the detections speak against, most suspect first; at most ``MOST_OF_REASON`` for each reason.
+
+    Args:
+        matches: Detections without a score threshold; low scores say that an object was seen after all.
+        file_names: Of each row of the truth's ``image_ids``.
+        near: Near annotations, where they are known already.
+    """
+    if near is None:
+        near = near_pairs(matches.truth.image_rows, matches.truth.boxes_xywh)
+    confidence = class_confidence(matches)
+    found = (
+        _missing(matches, confidence),
+        _swapped(matches, confidence),
+        _badly_placed(matches, confidence),
+        _without_object(matches, confidence),
+        _given_twice(matches, confidence, near),
+    )
+    suspects = []
+    taken: set[int] = set()
+    for reason, columns in zip(REASONS, found, strict=True):
+        order = np.flatnonzero(columns.rank >= LEAST_RANK)
+        order = order[np.argsort(-columns.rank[order], kind="stable")][:MOST_OF_REASON]
+        for row in order.tolist():
+            annotation = int(columns.objects[row])
+            # One label is asked about once, for the reason that comes first.
+            if annotation < 0 or annotation not in taken:
+                taken.add(annotation)
+                suspects.append(_suspect(matches, file_names, reason, columns, row))
+    return sorted(suspects, key=lambda suspect: -suspect.rank)
+
+
+def class_confidence(matches: Matches) -> np.ndarray:
+    """Scores bent so that 0.5 is what the class's right detections have on average, 0 to 1, float64 ``[D]``.
+
+    A score of 0.6 means much for a class that never gets more, and little for one that always has 0.9.
+    """
+    found, right = matches.found, matches.correct[0]
+    classes = len(matches.truth.class_map)
+    counts = np.bincount(found.class_ids[right], minlength=classes)
+    scores = certainty(found.scores)
+    sums = np.bincount(found.class_ids[right], scores[right], minlength=classes)
+    overall = float(scores[right].mean()) if right.any() else 0.5
+    usual = np.clip((sums + _USUAL_WEIGHT * overall) / (counts + _USUAL_WEIGHT), 0.05, 0.95)
+    exponent = math.log(0.5) / np.log(usual)
+    confidence: np.ndarray = scores ** exponent[found.class_ids]
+    return confidence
+
+
+def _missing(matches: Matches, confidence: np.ndarray) -> _Columns:
+    """Confident detections where hardly any annotation is, the best of each place."""
+    found, pairs = matches.found, matches.pairs
+    nearest = np.zeros(len(found))
+    np.maximum.at(nearest, pairs.detections, pairs.iou)
+    alone = (matches.matched[0] < 0) & (nearest < _FREE)
+    rank = np.where(alone, confidence * (1 - nearest / _SAME_PLACE), 0)
+    rows = np.flatnonzero(rank >= LEAST_RANK)
+    places = near_pairs(found.image_rows[rows], found.boxes_xywh[rows])
+    same = places.iou > _SAME_PLACE
+    first, second = rows[places.first[same]], rows[places.second[same]]
+    worse = np.where(rank[first] >= rank[second], second, first)
+    rows = rows[~np.isin(rows, worse)]
+    none = np.full(len(rows), -1)
+    return _Columns(rank[rows], none, rows, np.full(len(rows), np.nan))
+
+
+def _swapped(matches: Matches, confidence: np.ndarray) -> _Columns:
+    """Objects that the model confidently calls something else, and does not call what they are labelled."""
+    pairs = _pairs_at(matches, _SAME_PLACE)
+    same = _same_class(matches, pairs)
+    own = np.zeros(len(matches.truth.class_ids))
+    np.maximum.at(own, pairs.objects[same], confidence[pairs.detections[same]])
+    other = pairs.select(~same & ~matches.correct[0][pairs.detections])
+    rank = confidence[other.detections] * other.iou * (1 - own[other.objects])
+    return _best_of_object(other, rank)
+
+
+def _badly_placed(matches: Matches, confidence: np.ndarray) -> _Columns:
+    """Objects whose own detection is confident, and overlaps less than such objects' detections usually do."""
+    truth = matches.truth
+    pairs = _pairs_at(matches, _FREE)
+    finder = matches.found_by[0]
+    own = finder[pairs.objects] == pairs.detections
+    unmatched = (finder[pairs.objects] < 0) & (matches.matched[0][pairs.detections] < 0)
+    pairs = pairs.select(_same_class(matches, pairs) & (own | unmatched))
+    usual = _usual_iou(matches)[sizes_of(truth.area)[pairs.objects]]
+    low = np.clip((usual - pairs.iou) / (usual - _FREE), 0, 1)
+    # Even a box that is far off is more often a poor detection than a poor label.
+    return _best_of_object(pairs, confidence[pairs.detections] * (0.5 + 0.5 * low) * (low > 0))
+
+
+def _usual_iou(matches: Matches) -> np.ndarray:
+    """By size, the IoU under which a right detection is unusual: lower quartile less the quartiles' distance."""
+    iou = matched_iou(matches)
+    right = matches.correct[0]
+    sizes = sizes_of(matches.truth.area[matches.matched[0][right]]) if right.any() else np.zeros(0, int)
+    usual = np.full(len(SIZES), _SAME_PLACE)
+    for size in range(len(SIZES)):
+        values = iou[right][sizes == size]
+        if len(values) >= 10:
+            low, high = np.quantile(values, (0.25, 0.75))
+            usual[size] = np.clip(low - (high - low), _SAME_PLACE, _GOOD_BOX)
+    return usual
+
+
+def _without_object(matches: Matches, confidence: np.ndarray) -> _Columns:
+    """Objects that no detection of any class and score finds, though their class and size are found well."""
+    truth, measured = matches.truth, matches.measured
+    pairs = _pairs_at(matches, _FREE)
+    seen = np.zeros(len(truth.class_ids))
+    np.maximum.at(seen, pairs.objects, np.sqrt(confidence[pairs.detections]))
+    found = (matches.found_by[0] >= 0) & measured
+    recall = np.minimum(
+        _share(found, truth.class_ids, measured, len(truth.class_map)),
+        _share(found, sizes_of(truth.area), measured, len(SIZES)),
+    )
+    objects = np.flatnonzero(measured & (matches.found_by[0] < 0))
+    # Bayes: either one of the few labels without an object, or one of the objects that the model misses anyway.
+    empty = _EMPTY_LABELS / (_EMPTY_LABELS + 1 - recall[objects])
+    return _Columns(empty * (1 - seen[objects]), objects, np.full(len(objects), -1), np.full(len(objects), np.nan))
+
+
+def _share(true: np.ndarray, groups: np.ndarray, counted: np.ndarray, number: int) -> np.ndarray:
+    """For each annotation the share of its group for which something is true, by Laplace's rule, ``[N]``."""
+    totals = np.bincount(groups[counted], minlength=number)
+    shares: np.ndarray = ((np.bincount(groups[true], minlength=number) + 1) / (totals + 2))[groups]
+    return shares
+
+
+def _given_twice(matches: Matches, confidence: np.ndarray, near: NearPairs) -> _Columns:
+    """Two labels of a class in one place; suspect is the one that was found worse."""
+    truth, finder = matches.truth, matches.found_by[0]
+    first, second = near.first, near.second
+    both = matches.measured[first] & matches.measured[second] & (near.iou > _TWICE)
+    twice = both & (truth.class_ids[first] == truth.class_ids[second])
+    first, second, iou = first[twice], second[twice], near.iou[twice]
+    own = np.zeros(len(finder))
+    own[finder >= 0] = confidence[finder[finder >= 0]]
+    suspect = np.where(own[first] < own[second], first, second)
+    return _Columns(iou, suspect, np.full(len(suspect), -1), iou)
+
+
+def _pairs_at(matches: Matches, iou: float) -> Pairs:
+    """Overlaps with objects, crowd regions left out."""
+    pairs = matches.pairs
+    return pairs.select((pairs.iou >= iou) & matches.measured[pairs.objects])
+
+
+def _same_class(matches: Matches, pairs: Pairs) -> np.ndarray:
+    same: np.ndarray = matches.truth.class_ids[pairs.objects] == matches.found.class_ids[pairs.detections]
+    return same
+
+
+def _best_of_object(pairs: Pairs, rank: np.ndarray) -> _Columns:
+    """Of each object the pair that ranks highest."""
+    order = np.lexsort((-rank, pairs.objects))
+    objects = pairs.objects[order]
+    order = order[np.r_[True, objects[1:] != objects[:-1]]] if len(order) else order
+    return _Columns(rank[order], pairs.objects[order], pairs.detections[order], pairs.iou[order])
+
+
+def _suspect(matches: Matches, file_names: Sequence[str], reason: str, columns: _Columns, row: int) -> Suspect:
+    truth, found = matches.truth, matches.found
+    annotation, detection = int(columns.objects[row]), int(columns.detections[row])
+    labelled = annotation >= 0
+    image_row = int(truth.image_rows[annotation] if labelled else found.image_rows[detection])
+    class_id = int(truth.class_ids[annotation]) if labelled else None
+    proposed = int(found.class_ids[detection]) if detection >= 0 else None
+    score = float(found.scores[detection]) if detection >= 0 else None
+    iou = None if math.isnan(columns.iou[row]) else float(columns.iou[row])
+    return Suspect(
+        reason=reason,
+        rank=float(columns.rank[row]),
+        image_row=image_row,
+        image_id=int(truth.image_ids[image_row]),
+        file_name=file_names[image_row],
+        annotation=annotation if labelled else None,
+        class_id=class_id,
+        box_xywh=_box(truth.boxes_xywh[annotation]) if labelled else None,
+        proposed_class_id=proposed,
+        proposed_box_xywh=_box(found.boxes_xywh[detection]) if detection >= 0 else None,
+        score=score,
+        iou=iou,
+        explanation=_explanation(reason, truth.class_map.names, class_id, proposed, score, iou),
+    )
+
+
+def _box(xywh: np.ndarray) -> tuple[float, float, float, float]:
+    x, y, width, height = xywh.tolist()
+    return (x, y, width, height)
+
+
+def _explanation(
+    reason: str,
+    names: Sequence[str],
+    class_id: int | None,
+    proposed: int | None,
+    score: float | None,
+    iou: float | None,
+) -> str:
+    label = "" if class_id is None else names[class_id]
+    said = "" if proposed is None else names[proposed]
+    if reason == "missing label":
+        return f"{said} found with score {score:.2f} where nothing is labelled"
+    if reason == "wrong class":
+        return f"labelled {label}, found as {said} with score {score:.2f} at IoU {iou:.2f}"
+    if reason == "badly placed box":
+        return f"{label} found with score {score:.2f}, but the boxes overlap by IoU {iou:.2f} only"
+    if reason == "label without object":
+        return f"{label} that nothing finds at any score, though most such objects are found"
+    return f"two labels {label} overlap by IoU {iou:.2f}"

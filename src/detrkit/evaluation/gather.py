@@ -1,0 +1,75 @@
+"""Several processes evaluate one data set, each image on exactly one of them."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+from detrkit.errors import DataError, DetrkitError
+from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.types import ImageDetections
+
+
+class Peers(Protocol):
+    """The processes, as one of them sees them; see :class:`detrkit.distributed.Peers`."""
+
+    @property
+    def rank(self) -> int:
+        """This process."""
+
+    @property
+    def world_size(self) -> int:
+        """How many there are."""
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every process's value, on the first process."""
+
+    def all_gather(self, value: Any) -> list[Any]:
+        """Every process's value, on all of them."""
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on one of them."""
+
+
+def collect_together(
+    peers: Peers,
+    evaluator: CocoEvaluator,
+    share: Iterator[tuple[int, ImageDetections]],
+    num_images: int,
+    batch_size: int,
+) -> None:
+    """Take this process's detections; the first process then gets those of all.
+
+    After each batch the processes tell each other of errors, so that none of them waits for one that failed.
+
+    Args:
+        peers: The processes.
+        evaluator: Empty; on the first process it holds all images afterwards, elsewhere this process's.
+        share: Image id and detections of this process's images, from batches dealt out in turn.
+        num_images: Of all processes.
+        batch_size: Images that become known at once.
+
+    Raises:
+        DataError: One of the processes failed (raised on all of them), or an image is missing or there twice.
+    """
+    turns = math.ceil(math.ceil(num_images / batch_size) / peers.world_size)
+    problem = ""
+    for _ in range(turns):
+        try:
+            for image_id, detections in itertools.islice(share, batch_size):
+                evaluator.add(image_id, detections)
+        except DetrkitError as error:
+            problem = str(error)
+        if peers.any(bool(problem)):
+            raise DataError(next(found for found in peers.all_gather(problem) if found))
+    parts = peers.gather(evaluator.packed() if peers.rank else None)[1:]
+    taken = len(evaluator) + sum(len(part["image_ids"]) for part in parts)
+    for part in parts:
+        evaluator.add_packed(part)
+    if peers.rank == 0 and not len(evaluator) == taken == num_images:
+        raise DataError(
+            f"the processes evaluated {taken} images, {len(evaluator)} different ones of {num_images}; expected "
+            "every image once"
+        )

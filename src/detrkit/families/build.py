@@ -1,0 +1,283 @@
+"""From what a person calls a model to weights and a model: preset, run, checkpoint, folder, address or hub id."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import re
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from detrkit.checkpoint import CheckpointStore, is_checkpoint, read_model
+from detrkit.classes import ClassMap
+from detrkit.config import AidsConfig, Config, ModelConfig
+from detrkit.errors import DataError, UsageError, WeightsError
+from detrkit.families import PRESETS, get_preset
+from detrkit.families.download import download_hub_model, download_weights, is_url
+from detrkit.families.parts import check_parts, freeze_parts, is_inside, part_names
+from detrkit.families.recipes import preset_config
+from detrkit.families.registry import find_places, get_family
+from detrkit.families.weights import LoadedModel, LoadReport, Weights
+from detrkit.nn.recompute import set_recompute
+
+_HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+CLASSES_SUFFIX = ".classes.json"
+"""Of the file beside an exported ``.pth``, which has no room for names."""
+
+# Slots of COCO's published head, for counting parameters.
+_COCO_SLOTS = 91
+_SILENT_FIELDS = (
+    "num_heads",
+    "dilation",
+    "pre_norm",
+    "position",
+    "position_temperature",
+    "position_scale",
+    "position_at_input",
+    "query_reference",
+)
+
+_TORCHVISION_URL = "https://download.pytorch.org/models/"
+
+
+def read_weights(source: str | os.PathLike[str], model: str | None = None) -> tuple[Weights, Config]:
+    """The weights a source names, and the config they go with.
+
+    Args:
+        source: A preset with published weights, a run folder, a checkpoint of a run, a published ``.pth``, a
+            ``.safetensors`` file or a folder from the Hugging Face hub, an address, or a hub id.
+        model: Preset the weights are for, where the file cannot tell (DC5 changes no tensor's shape).
+
+    Raises:
+        UsageError: The source is nothing that is known.
+        WeightsError: The weights cannot be fetched, are damaged, or are of another model.
+        CheckpointError: A run's checkpoint is damaged.
+    """
+    text = os.fspath(source)
+    path = Path(text).expanduser()
+    if model is not None:
+        get_preset(model)
+    if path.exists():
+        return _read_path(path, model)
+    if text in PRESETS:
+        published = get_preset(text).published
+        if published is None:
+            having = ", ".join(name for name, preset in PRESETS.items() if preset.published)
+            raise UsageError(
+                f"{text} has no published weights; train it first and give the run folder. Published: {having}"
+            )
+        return _read_published(download_weights(published.url, published.sha256), model or text)
+    if is_url(text):
+        return _read_published(download_weights(text), model)
+    if _HUB_ID.fullmatch(text) and path.suffix not in (".pth", ".pt", ".safetensors"):
+        return _read_published(download_hub_model(text), model)
+    try:
+        get_preset(text)
+    except UsageError as error:
+        raise UsageError(f"no file or folder at {text}; as a preset: {error}") from None
+    raise AssertionError(text)
+
+
+def load_model(
+    source: str | os.PathLike[str], model: str | None = None, *, padding: str | None = None
+) -> LoadedModel:
+    """Read weights and build the model they belong to; see :func:`read_weights`."""
+    weights, config = read_weights(source, model)
+    if padding is not None:
+        config = config.model_copy(update={"model": config.model.model_copy(update={"padding": padding})})
+    network = build_model(config, weights.class_map)
+    try:
+        report = get_family(config.model.family).load_exactly(network, weights)
+    except WeightsError as error:
+        if model is not None:
+            raise
+        raise WeightsError(
+            f"{error}; if {source} is not a {config.model.preset}, name its preset: --as"
+        ) from error
+    return LoadedModel(network, config, weights.class_map, weights.source, report)
+
+
+def build_model(config: Config, class_map: ClassMap) -> nn.Module:
+    """A model with random weights and a head for the classes, with the training aids that the config names.
+
+    It is frozen, and frugal in training, as ``train`` says.
+
+    Raises:
+        ConfigError: The config names a part that the model does not have, or freezes everything.
+    """
+    family = get_family(config.model.family)
+    model = family.build(config.model, class_map.num_slots)
+    family.add_aids(model, config.model, config.aids)
+    places = find_places(model, config.model)
+    check_parts(places, config.train, config.model.preset)
+    freeze_parts(model, places, config.train)
+    set_recompute(model, config.train.recompute)
+    return model
+
+
+def initialize(
+    model: nn.Module, config: Config, weights: Weights | None, class_map: ClassMap
+) -> LoadReport | None:
+    """Give a new model its starting weights as ``train.init`` says; None when it starts from random weights.
+
+    Args:
+        model: Changed in place.
+        config: Of the run, with ``train.init`` resolved.
+        weights: What :func:`starting_weights` returned.
+        class_map: Of the model's head.
+    """
+    family = get_family(config.model.family)
+    if weights is not None:
+        report = family.transfer(model, weights, class_map)
+        notes = (
+            *report.notes,
+            *_differences(weights.config, config.model),
+            *_training_notes(model, config, report),
+        )
+        return dataclasses.replace(report, notes=notes)
+    if config.train.init == "backbone":
+        file = get_preset(config.model.preset).backbone_file
+        if file is None:
+            raise UsageError(
+                f"train.init is backbone, but there are no ImageNet weights for {config.model.preset}"
+            )
+        path = download_weights(_TORCHVISION_URL + file)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+        report = family.transfer_backbone(model, state, f"torchvision {file}", class_map)
+        return dataclasses.replace(report, notes=(*report.notes, *_training_notes(model, config, report)))
+    return None
+
+
+def _differences(before: ModelConfig, now: ModelConfig) -> list[str]:
+    """What no tensor's shape shows, and yet makes another function of the same weights."""
+    return [
+        f"WARNING: the weights were trained with model.{field} {getattr(before, field)}, and go on with "
+        f"{getattr(now, field)}"
+        for field in _SILENT_FIELDS
+        if getattr(before, field) != getattr(now, field)
+    ]
+
+
+def _training_notes(model: nn.Module, config: Config, report: LoadReport) -> list[str]:
+    """What is frozen, and what learns alone at first."""
+    notes = []
+    parameters = dict(model.named_parameters())
+    if config.train.freeze:
+        trained = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
+        total = sum(parameter.numel() for parameter in parameters.values())
+        share = f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained"
+        notes.append(f"frozen: {', '.join(config.train.freeze)}; {share}")
+    if config.train.head_steps:
+        places = find_places(model, config.model)
+        new = [name for name in parameters if name in report.new_tensors and parameters[name].requires_grad]
+        parts = ", ".join(dict.fromkeys(places[name].part for name in new))
+        steps = f"train.head_steps {config.train.head_steps}"
+        notes.append(
+            f"{steps}: at first only what is new learns, {parts}"
+            if new
+            else f"{steps} has no effect: nothing that is trained starts anew"
+        )
+    return notes
+
+
+def model_parts(preset: str) -> dict[str, int]:
+    """The parts of a preset with COCO's head, from the image to the detections, and the parameters of each.
+
+    A part inside another, such as ``backbone.stem``, is counted in both.
+    """
+    config = preset_config(preset)
+    model = get_family(config.model.family).build(config.model, _COCO_SLOTS)
+    places = find_places(model, config.model)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return {
+        part: sum(size for name, size in sizes.items() if is_inside(places[name].part, part))
+        for part in part_names(places)
+    }
+
+
+def starting_weights(config: Config) -> tuple[Config, Weights | None]:
+    """The config with everything that depends on the starting weights resolved, and the weights if any.
+
+    ``init: auto`` becomes what the preset has; a backbone norm of ``auto`` becomes frozen batch norm with
+    pretrained weights and group norm without, since a frozen norm that was never trained only does harm.
+    """
+    preset = PRESETS.get(config.model.preset)
+    init = config.train.init
+    if init == "auto":
+        init = "none"
+        if preset is not None and preset.published is not None:
+            init = "published"
+        elif preset is not None and preset.backbone_file is not None:
+            init = "backbone"
+    weights = None
+    if init == "published":
+        if preset is None or preset.published is None:
+            raise UsageError(f"train.init is published, but {config.model.preset} has no published weights")
+        try:
+            weights, _ = read_weights(config.model.preset)
+        except WeightsError as error:
+            raise WeightsError(f"{error}. Or start from random weights with --init none") from error
+    elif init not in ("none", "backbone"):
+        weights, _ = read_weights(init)
+    norm = config.model.backbone_norm
+    frozen = config.model.frozen_stages
+    if norm == "auto":
+        norm = "frozen" if weights is None and init != "none" else "group"
+        if weights is not None:
+            norm = weights.config.backbone_norm
+    if frozen == "auto":
+        frozen = 2 if norm == "frozen" else 0
+    resolved = config.model_copy(
+        update={
+            "model": config.model.model_copy(update={"backbone_norm": norm, "frozen_stages": frozen}),
+            "train": config.train.model_copy(update={"init": init}),
+        }
+    )
+    return resolved, weights
+
+
+def is_run(path: str | Path) -> bool:
+    """Whether a folder is the folder of a run."""
+    return (Path(path) / "config.yaml").is_file() or CheckpointStore(path).folder.is_dir()
+
+
+def _read_path(path: Path, model: str | None) -> tuple[Weights, Config]:
+    if (path.is_dir() and is_run(path)) or (path.is_file() and is_checkpoint(path)):
+        saved = read_model(path)
+        if model is not None and model != saved.config.model.preset:
+            raise WeightsError(f"{path} holds a {saved.config.model.preset}, but {model} was asked for")
+        config = saved.config.model_copy(update={"aids": AidsConfig()})  # what detects has none
+        return Weights(saved.state_dict, config.model, saved.class_map, str(path)), config
+    if path.suffix in (".yaml", ".yml"):
+        raise UsageError(f"{path} is a config, not a model; give --config {path} to detrkit train")
+    if path.is_dir() and not any((path / name).exists() for name in ("config.json", "model.safetensors")):
+        raise UsageError(
+            f"{path} is a folder without a model; expected a run folder (config.yaml, checkpoints/) or one from "
+            "the Hugging Face hub (config.json, model.safetensors)"
+        )
+    return _read_published(path, model)
+
+
+def _read_published(path: Path, model: str | None) -> tuple[Weights, Config]:
+    wanted: ModelConfig | None = None if model is None else preset_config(model).model
+    family = get_family((wanted or ModelConfig()).family)
+    weights = family.read_weights(path, wanted)
+    base = preset_config(weights.config.preset) if weights.config.preset in PRESETS else Config()
+    classes = path.with_suffix(CLASSES_SUFFIX)
+    if classes.is_file():
+        weights = dataclasses.replace(weights, class_map=_read_classes(classes, weights.class_map.num_slots))
+    return weights, base.model_copy(update={"model": weights.config})
+
+
+def _read_classes(path: Path, num_slots: int) -> ClassMap:
+    """The classes that were written beside an exported file, which holds no names itself."""
+    try:
+        class_map = ClassMap.from_dict(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+        raise WeightsError(f"{path} does not hold classes as detrkit export writes them: {error}") from error
+    if class_map.num_slots != num_slots:
+        raise WeightsError(f"{path} is of a head with {class_map.num_slots} slots, the weights have {num_slots}")
+    return class_map

@@ -1,0 +1,174 @@
+"""What the training will take: seconds a step and an epoch, memory, and whether loading keeps up."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import time
+
+import psutil
+import torch
+from torch import Tensor, nn
+
+from detrkit.classes import ClassMap
+from detrkit.config import Config
+from detrkit.data.coco import CocoDataset
+from detrkit.data.loader import EpochBatchSampler, auto_workers, collate
+from detrkit.detectors.batches import autocast
+from detrkit.errors import DataError
+from detrkit.families.registry import build_criterion, find_places
+from detrkit.losses.criterion import Criterion
+from detrkit.ops.images import normalize_images
+from detrkit.preflight.verdict import Judgement, Outcome
+from detrkit.training.optim import apply_gradients, build_optimizer
+from detrkit.training.telemetry.log import memory_gib
+from detrkit.types import Batch
+
+_STEPS = 2
+_SLOW_STEP_S = 5.0
+
+
+@dataclasses.dataclass(frozen=True)
+class Cost:
+    """Measured on the first real batches.
+
+    Args:
+        step_s: Seconds of a step, its forward, backward and optimiser.
+        load_s: Seconds that one process takes to load a batch.
+        memory_gib: Of the device, or of this process; about what a whole batch takes.
+        limit_gib: Memory that there is.
+        batch: The last batch, as the model gets it.
+    """
+
+    step_s: float
+    load_s: float
+    memory_gib: float
+    limit_gib: float
+    batch: Batch
+
+
+def measure_cost(
+    config: Config, model: nn.Module, class_map: ClassMap, dataset: CocoDataset, device: torch.device
+) -> Cost:
+    """Time a few steps at full resolution on batches as training will see them; the model is changed.
+
+    Raises:
+        DataError: No batch can be loaded.
+        torch.OutOfMemoryError: The device is too small.
+    """
+    train = config.train
+    sampler = EpochBatchSampler(len(dataset), train.batch_size, seed=train.seed)
+    sampler.set_epoch(0)
+    model.to(device).to(memory_format=torch.channels_last)
+    model.train()
+    optimizer = build_optimizer(model, train, find_places(model, config.model))
+    criterion = build_criterion(config, class_map)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    step_times: list[float] = []
+    load_times: list[float] = []
+    kept_gib: list[float] = []
+    whole: Batch | None = None
+    for keys in sampler:
+        started = time.monotonic()
+        samples = [sample for key in keys if (sample := dataset[key]) is not None]
+        if not samples:
+            continue
+        whole = collate(samples)
+        load_times.append(time.monotonic() - started)
+        # On a slow device two images stand for all, padded as a batch is.
+        few = device.type != "cuda" and (not step_times or step_times[0] > _SLOW_STEP_S)
+        part = collate(samples[: 1 + len(step_times)]) if few else whole
+        assert part is not None
+        started = time.monotonic()
+        kept = _step(config, model, criterion, optimizer, part.to(device))
+        share = len(samples) / len(part.targets)
+        step_times.append((time.monotonic() - started) * share)
+        kept_gib.append(kept * share / 2**30)
+        if len(step_times) == _STEPS:  # the first one is slow: memory is new, kernels are chosen
+            break
+    if whole is None:
+        raise DataError("no image of the training split can be read; run: detrkit data check")
+    # On a CPU: what the process holds now, optimiser included, and what the backward of a whole batch needs.
+    used = memory_gib(device) + (0.0 if device.type == "cuda" else max(kept_gib))
+    return Cost(step_times[-1], min(load_times), used, _limit_gib(device), whole)
+
+
+def _step(
+    config: Config, model: nn.Module, criterion: Criterion, optimizer: torch.optim.AdamW, batch: Batch
+) -> int:
+    """One step of training, waited for; returns the bytes that the forward keeps for the backward."""
+    kept: dict[int, int] = {}
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        kept[storage.data_ptr()] = storage.nbytes()
+        return tensor
+
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+    mask = batch.padding_mask if batch.is_padded else None
+    images = normalize_images(batch.images, config.transforms.mean, config.transforms.std, mask)
+    counting = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+    with autocast(images.device, config.train.precision), counting:
+        outputs = model(images.contiguous(memory_format=torch.channels_last), mask, criterion.objects(batch.truth))
+    outputs = outputs._replace(logits=outputs.logits.float(), boxes_cxcywh=outputs.boxes_cxcywh.float())
+    losses = criterion(outputs, batch.truth)
+    losses.total.backward()  # type: ignore[no-untyped-call]
+    float(apply_gradients(optimizer, config.train.clip_norm))
+    optimizer.zero_grad(set_to_none=True)
+    return sum(size for place, size in kept.items() if place not in parameters)
+
+
+def judge_cost(config: Config, cost: Cost, train_images: int, val_images: int) -> list[Judgement]:
+    """Time per epoch and memory in words."""
+    train = config.train
+    processes = train.devices * train.num_nodes
+    batches = math.ceil(train_images / (train.batch_size * processes))
+    workers = auto_workers() if config.data.workers == "auto" else config.data.workers
+    waiting = cost.load_s / max(workers, 1)
+    pace = max(cost.step_s, waiting) if workers else cost.step_s + cost.load_s
+    evaluation_s = val_images / train.batch_size * cost.step_s / 3 / train.eval_every
+    epoch_s = batches * pace + evaluation_s
+    figures = {
+        "step_s": cost.step_s,
+        "load_s": cost.load_s,
+        "epoch_s": epoch_s,
+        "training_s": epoch_s * train.epochs,
+        "memory_gib": cost.memory_gib,
+    }
+    height, width = cost.batch.images.shape[2:]
+    found = (
+        f"about {_duration(epoch_s)} an epoch, {_duration(epoch_s * train.epochs)} in all: {batches:,} batches of "
+        f"{train.batch_size} at {cost.step_s:.2f} s (measured at {height} x {width}), {train.epochs} epochs"
+    )
+    judgements = [Judgement("time", Outcome.NOTE, found, figures=figures)]
+    memory = f"about {cost.memory_gib:.1f} of {cost.limit_gib:.0f} GiB; the largest images take more"
+    tight = cost.memory_gib > 0.8 * cost.limit_gib
+    advice = "lower train.batch_size and raise train.accumulate" if tight else ""
+    judgements.append(Judgement("memory", Outcome.WARNING if tight else Outcome.NOTE, memory, advice, figures))
+    if waiting > cost.step_s:
+        judgements.append(
+            Judgement(
+                "loading_too_slow",
+                Outcome.WARNING,
+                f"a batch takes {cost.load_s:.2f} s to load and {cost.step_s:.2f} s to train on, with "
+                f"{workers} workers",
+                "raise data.workers, or run: detrkit data cache",
+                figures,
+            )
+        )
+    return judgements
+
+
+def _limit_gib(device: torch.device) -> float:
+    if device.type == "cuda":
+        return float(torch.cuda.get_device_properties(device).total_memory) / 2**30
+    return float(psutil.virtual_memory().total) / 2**30
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    if seconds < 5400:
+        return f"{seconds / 60:.0f} min"
+    return f"{seconds / 3600:.1f} h" if seconds < 48 * 3600 else f"{seconds / 86400:.1f} days"

@@ -1,0 +1,223 @@
+"""Training on a handful of small images for some steps: does the loss fall, and at which learning rate?
+
+Shapes: B images, Q queries.
+"""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import math
+import time
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from torch import nn
+
+from detrkit.classes import ClassMap
+from detrkit.config import Config
+from detrkit.data.coco import CocoDataset, SampleKey
+from detrkit.data.index import CocoIndex
+from detrkit.data.loader import collate
+from detrkit.data.transforms import ResizeShortSide
+from detrkit.detectors.batches import evaluation_mode
+from detrkit.errors import DataError
+from detrkit.families.registry import build_criterion, find_places
+from detrkit.ops.images import normalize_images
+from detrkit.training.optim import build_optimizer
+from detrkit.training.single_step import single_step
+from detrkit.types import Batch
+
+HANDFUL = 4
+MOST_PIXELS = 160 * 160 * 4
+"""Of all images together: a step of the paper's model then takes half a second on two cores."""
+MOST_OBJECTS = 12
+LEAST_STEPS, MOST_STEPS = 12, 120
+LEAST_TRIAL_STEPS, MOST_TRIAL_STEPS = 8, 20
+_AVERAGED = 4
+
+
+@dataclasses.dataclass(frozen=True)
+class Trial:
+    """Some steps at one learning rate.
+
+    Args:
+        lr: Learning rate of everything but the backbone.
+        losses: Weighted total of each step; NaN where it was not finite.
+        terms: First and last value of each term of the last layer.
+        gradient_norms: Before clipping, of each step.
+        step_s: Median seconds of a step.
+        box_spread: Standard deviation of the boxes' coordinates over queries and over images afterwards, 0 to 1.
+    """
+
+    lr: float
+    losses: tuple[float, ...]
+    terms: Mapping[str, tuple[float, float]]
+    gradient_norms: tuple[float, ...]
+    step_s: float
+    box_spread: tuple[float, float]
+
+    @property
+    def finite(self) -> bool:
+        """Whether every loss and gradient was."""
+        return all(map(math.isfinite, self.losses)) and all(map(math.isfinite, self.gradient_norms))
+
+    def loss_at(self, step: int) -> float:
+        """Mean of the few losses up to a step, or up to the last; infinite where one is not finite."""
+        step = min(step, len(self.losses) - 1)
+        mean = float(np.mean(self.losses[max(0, step - _AVERAGED + 1) : step + 1]))
+        return mean if math.isfinite(mean) else math.inf
+
+    @property
+    def share_left(self) -> float:
+        """Loss at the end over loss at the beginning."""
+        return self.loss_at(len(self.losses) - 1) / max(self.losses[0], 1e-9)
+
+
+@dataclasses.dataclass(frozen=True)
+class Rehearsal:
+    """What came of training on a handful of images.
+
+    Args:
+        main: At the learning rate of the config.
+        slower: At a tenth and a hundredth of it, with fewer steps, from the same weights.
+        before_spread: Standard deviation of the boxes' coordinates over queries and over images before it, 0 to 1.
+        images: How many images it was.
+        size_hw: Of the padded batch.
+        trained: The model after it.
+        batch: The handful.
+    """
+
+    main: Trial
+    slower: tuple[Trial, ...]
+    before_spread: tuple[float, float]
+    images: int
+    size_hw: tuple[int, int]
+    trained: nn.Module
+    batch: Batch
+
+
+def rehearse(
+    config: Config, model: nn.Module, class_map: ClassMap, handful: Batch, device: torch.device, budget_s: float
+) -> Rehearsal:
+    """Over-fit a handful of images.
+
+    Args:
+        config: Of the training to come; its optimiser settings count, its schedule does not.
+        model: With its starting weights; not changed.
+        class_map: Of its head.
+        handful: From :func:`gather_handful`.
+        device: To train on.
+        budget_s: Seconds for the steps at the config's learning rate; the two slower trials take less together.
+    """
+    batch = handful.to(device)
+    start = model.to(device)
+    before = _box_spread(start, config, batch)
+    trained = copy.deepcopy(start)
+    main = _train(config, trained, class_map, batch, (LEAST_STEPS, MOST_STEPS), budget_s)
+    slower = []
+    for factor in (0.1, 0.01):
+        slowed = config.train.model_copy(
+            update={"lr": config.train.lr * factor, "backbone_lr": config.train.backbone_lr * factor}
+        )
+        trial = config.model_copy(update={"train": slowed})
+        steps = (LEAST_TRIAL_STEPS, MOST_TRIAL_STEPS)
+        slower.append(_train(trial, copy.deepcopy(start), class_map, batch, steps, budget_s / 3))
+    return Rehearsal(
+        main=main,
+        slower=tuple(slower),
+        before_spread=before,
+        images=len(batch.targets),
+        size_hw=(batch.images.shape[2], batch.images.shape[3]),
+        trained=trained,
+        batch=handful,
+    )
+
+
+def gather_handful(config: Config, index: CocoIndex, dataset: CocoDataset, seed: int) -> Batch:
+    """A few images with objects, of as many classes as possible, resized to a small size.
+
+    Args:
+        config: Its evaluation size bounds the size.
+        index: Of the data set, for choosing.
+        dataset: Read without augmentation.
+        seed: Of the choice.
+
+    Raises:
+        DataError: No image with an object can be read.
+    """
+    short = min(round(math.sqrt(MOST_PIXELS / HANDFUL)), config.transforms.eval_size)
+    small = CocoDataset(index, dataset.images, ResizeShortSide([short], round(short * 1.5)))
+    samples = []
+    for row in _spread_over_classes(index, seed):
+        sample = small[SampleKey(0, row)]
+        if sample is not None and len(sample[1]["labels"]):
+            samples.append(sample)
+        if len(samples) == HANDFUL:
+            break
+    batch = collate(samples) if samples else None
+    if batch is None:
+        raise DataError("no image with an object can be read; run: detrkit data check")
+    return batch
+
+
+def _spread_over_classes(index: CocoIndex, seed: int) -> Sequence[int]:
+    """Rows of images with few objects, those first that bring a class not seen yet; then the others."""
+    counts = np.diff(index.offsets)
+    random = np.random.Generator(np.random.PCG64(seed))
+    order = random.permutation(np.flatnonzero((counts > 0) & (counts <= MOST_OBJECTS)))
+    if not len(order):
+        order = np.flatnonzero(counts > 0)[np.argsort(counts[counts > 0], kind="stable")]
+    seen: set[int] = set()
+    first: list[int] = []
+    rest: list[int] = []
+    for row in order.tolist():
+        classes = set(index.labels[index.annotation_rows(row)].tolist())
+        (rest if classes <= seen else first).append(row)
+        seen |= classes
+    return first + rest
+
+
+def _train(
+    config: Config,
+    model: nn.Module,
+    class_map: ClassMap,
+    batch: Batch,
+    least_and_most: tuple[int, int],
+    budget_s: float,
+) -> Trial:
+    """Change ``model`` by steps on always the same batch, in float32."""
+    criterion = build_criterion(config, class_map)
+    model.to(memory_format=torch.channels_last)
+    model.train()
+    optimizer = build_optimizer(model, config.train, find_places(model, config.model))
+    losses, norms, times = [], [], []
+    terms: list[dict[str, float]] = []
+    begin = time.monotonic()
+    for step in range(least_and_most[1]):
+        started = time.monotonic()
+        if step >= least_and_most[0] and started - begin > budget_s:
+            break
+        torch.manual_seed(step)
+        made = single_step(model, criterion, optimizer, [batch], config.transforms, config.train.clip_norm)
+        losses.append(made.loss)
+        norms.append(made.grad_norm)
+        if not made.terms:
+            break
+        terms.append({name: value for name, value in made.terms.items() if not name.endswith("error")})
+        times.append(time.monotonic() - started)
+    changes = {name: (terms[0][name], terms[-1][name]) for name in terms[0]} if terms else {}
+    step_s = float(np.median(times)) if times else math.nan
+    spread = _box_spread(model, config, batch)
+    return Trial(config.train.lr, tuple(losses), changes, tuple(norms), step_s, spread)
+
+
+def _box_spread(model: nn.Module, config: Config, batch: Batch) -> tuple[float, float]:
+    """Standard deviation of the last layer's boxes over queries and over images, averaged over the rest."""
+    mask = batch.padding_mask if batch.is_padded else None
+    images = normalize_images(batch.images, config.transforms.mean, config.transforms.std, mask)
+    with evaluation_mode(model), torch.inference_mode():
+        boxes = model(images, mask).boxes_cxcywh[-1]
+    over_images = float(boxes.std(dim=0, correction=0).mean()) if len(boxes) > 1 else math.nan
+    return float(boxes.std(dim=1, correction=0).mean()), over_images

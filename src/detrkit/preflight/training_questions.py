@@ -1,0 +1,165 @@
+"""From the class head and the rehearsal to judgements: what each figure means, and what to do about it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from detrkit.classes import ClassMap
+from detrkit.preflight.overfit_test import Rehearsal
+from detrkit.preflight.verdict import Judgement, Outcome
+
+TOO_FAST = 1.15
+"""A tenth or a hundredth of the learning rate must leave so many times less loss to say that it is too high."""
+FAR_TOO_HIGH = 30.0
+"""Times the preset's learning rate that no batch size makes up for."""
+LEARNT = 0.9
+"""Share of the loss at the beginning that may be left of a handful of images after some steps."""
+COLLAPSED = 1e-3
+
+
+def judge_head(
+    head: ClassMap, logit_slots: int, data: ClassMap, lines: Sequence[str], as_it_is: bool
+) -> Judgement:
+    """Whether the model's class head is one for this data set.
+
+    Args:
+        head: Classes of the model.
+        logit_slots: Rows that its class head really has, without no-object.
+        data: Classes of the data set.
+        lines: What loading the weights said of the head.
+        as_it_is: The model is a trained one, whose head is not replaced.
+    """
+    missing = [name for name in data.names if name not in head.names]
+    figures = {"classes_of_head": len(head), "classes_of_data": len(data), "missing": missing}
+    if logit_slots != head.num_slots or (missing and as_it_is):
+        names = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
+        what = (
+            f"{len(missing)} of the data set's {len(data)} classes ({names}) are not among its {len(head)}"
+            if missing
+            else f"it scores {logit_slots} slots, its classes have {head.num_slots}"
+        )
+        return Judgement(
+            "head_not_replaced",
+            Outcome.FAULT,
+            f"the model's class head is that of another data set: {what}",
+            "train a preset from these weights, which replaces the head: detrkit train --init WEIGHTS",
+            figures,
+        )
+    told = next((line.strip() for line in lines if "class" in line), "new, for the classes of the data set")
+    return Judgement("head", Outcome.OK, f"{len(head)} classes; {told}", figures=figures)
+
+
+def judge_rehearsal(rehearsal: Rehearsal, preset_lr: float | None, pretrained: bool) -> list[Judgement]:
+    """Whether a handful of images can be learnt, and at this learning rate."""
+    main = rehearsal.main
+    steps = len(main.losses)
+    terms = ", ".join(f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in main.terms.items())
+    figures = {
+        "steps": steps,
+        "first_loss": main.losses[0],
+        "last_loss": main.loss_at(steps - 1),
+        "terms": dict(main.terms),
+        "lrs": [trial.lr for trial in (main, *rehearsal.slower)],
+        "losses_after_trial": [
+            trial.loss_at(len(rehearsal.slower[0].losses) - 1) for trial in (main, *rehearsal.slower)
+        ],
+    }
+    too_fast = _too_fast(rehearsal, preset_lr, pretrained)
+    if too_fast is not None:
+        return [too_fast]
+    if not main.finite:
+        return [
+            Judgement(
+                "not_finite",
+                Outcome.FAULT,
+                f"loss or gradients are not finite after {steps} steps, at lower learning rates too",
+                "check the boxes: detrkit data check; train with train.precision=32",
+                figures,
+            )
+        ]
+    judgements = []
+    gist = (
+        f"loss {main.losses[0]:.2f} to {main.loss_at(steps - 1):.2f} in {steps} steps on {rehearsal.images} images"
+    )
+    if main.share_left > LEARNT:
+        judgements.append(
+            Judgement(
+                "loss_does_not_fall",
+                Outcome.WARNING if pretrained else Outcome.FAULT,
+                f"{gist}: a handful of images cannot be learnt ({terms})",
+                "raise train.lr, or lower it if the curve jumps; check train.clip_norm and frozen parts",
+                figures,
+            )
+        )
+    else:
+        judgements.append(Judgement("learning", Outcome.OK, f"{gist} ({terms})", figures=figures))
+    rising = [
+        name
+        for name, (first, last) in main.terms.items()
+        if last > 1.1 * first + 0.05 and name in ("class", "l1", "giou")
+    ]
+    if rising:
+        judgements.append(
+            Judgement("term_rises", Outcome.WARNING, f"{', '.join(rising)} of the last layer rose: {terms}")
+        )
+    judgements.append(_judge_spread(rehearsal, pretrained))
+    return judgements
+
+
+def _too_fast(rehearsal: Rehearsal, preset_lr: float | None, pretrained: bool) -> Judgement | None:
+    """A judgement if slower steps get further, or keep images apart, from the same weights on the same images."""
+    main = rehearsal.main
+    at = min(len(trial.losses) for trial in (main, *rehearsal.slower)) - 1
+    reached = main.loss_at(at) if main.finite else math.inf
+    best = min(rehearsal.slower, key=lambda trial: trial.loss_at(at))
+    apart = max(rehearsal.slower, key=lambda trial: trial.box_spread[1])
+    learnt = main.finite and main.share_left < 0.3
+    times = main.lr / preset_lr if preset_lr else 0.0
+    usual = f"; the preset's is {preset_lr:g}" if preset_lr is not None and preset_lr != main.lr else ""
+    got = f"{reached:.1f}" if math.isfinite(reached) else "not finite"
+    figures = {"lr": main.lr, "loss": got, "better_lr": best.lr, "better_loss": best.loss_at(at)}
+    # A trained model may lose a little at first at any rate that is worth training with.
+    slower_is_better = reached > TOO_FAST * best.loss_at(at) and (not pretrained or reached > main.losses[0])
+    if math.isfinite(best.loss_at(at)) and slower_is_better and not learnt:
+        found = f"the loss is {got}, at {best.lr:g} it is {best.loss_at(at):.1f}"
+        better = best.lr
+    elif main.box_spread[1] < COLLAPSED and apart.box_spread[1] > 10 * COLLAPSED and not learnt:
+        found = f"all images get the same boxes, at {apart.lr:g} they do not"
+        better = apart.lr
+    elif times > FAR_TOO_HIGH:
+        found = f"the loss is {got}, and the rate is {times:.0f} times the preset's"
+        better = preset_lr or best.lr
+    else:
+        return None
+    return Judgement(
+        "learning_rate_too_high",
+        Outcome.FAULT,
+        f"after {at + 1} steps at train.lr={main.lr:g} {found}",
+        f"lower train.lr to about {better:g}{usual if better != preset_lr else ''}",
+        figures,
+    )
+
+
+def _judge_spread(rehearsal: Rehearsal, pretrained: bool) -> Judgement:
+    over_queries, over_images = rehearsal.main.box_spread
+    figures = {"over_queries": over_queries, "over_images": over_images, "before": rehearsal.before_spread}
+    found = f"boxes vary by {over_queries:.3f} over queries and {over_images:.3f} over images (of 1)"
+    collapsed = over_queries < COLLAPSED and not over_images > COLLAPSED
+    if collapsed:
+        return Judgement(
+            "predictions_collapsed",
+            Outcome.FAULT if pretrained else Outcome.WARNING,
+            f"every query of every image gives the same box: {found}",
+            "from random weights this can pass after some hundred steps; with pretrained weights lower train.lr",
+            figures,
+        )
+    if over_queries < COLLAPSED:
+        return Judgement(
+            "queries_alike",
+            Outcome.WARNING if pretrained else Outcome.NOTE,
+            f"all queries of an image give the same box so far: {found}",
+            "usual for DETR from random weights; pretrained weights shorten it by far" if not pretrained else "",
+            figures,
+        )
+    return Judgement("predictions", Outcome.OK, found, figures=figures)

@@ -1,0 +1,186 @@
+"""One detector on several data sets, in one table."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+
+from detrkit.classes import ClassMap
+from detrkit.data.split import Split
+from detrkit.detectors.stages import Subject, collect
+from detrkit.errors import DataError
+from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics
+from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
+from detrkit.robustness.classes import ClassMatch, ClassNames, TranslatedSubject, match_names
+
+SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+@dataclasses.dataclass(frozen=True)
+class DataResult:
+    """A detector on one data set.
+
+    Args:
+        name: What people call the data set.
+        source: Where its annotations lie.
+        match: Of its classes and the detector's.
+        everything: Over all classes of the data set; one that the detector does not know counts as never found.
+            None where no class is shared.
+        shared: Over the classes that the detector knows; the same where it knows all.
+    """
+
+    name: str
+    source: str
+    images: int
+    objects: int
+    match: ClassMatch
+    everything: CocoMetrics | None
+    shared: CocoMetrics | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        match = self.match
+        return {
+            "name": self.name,
+            "source": self.source,
+            "images": self.images,
+            "objects": self.objects,
+            "classes": {
+                "matched": [{"data": list(pair.data), "model": list(pair.model)} for pair in match.pairs],
+                "data_only": list(match.data_only),
+                "model_only": list(match.model_only),
+                "suggestions": [{"data": theirs, "model": ours} for theirs, ours in match.suggestions],
+            },
+            "shared_classes": None if self.shared is None else self.shared.to_dict(),
+            "all_classes": None if self.everything is None else self.everything.to_dict(),
+        }
+
+
+@dataclasses.dataclass(frozen=True)
+class Generalization:
+    """A detector on several data sets.
+
+    Args:
+        model: What people call it.
+        results: One of each data set, in the order given.
+    """
+
+    model: str
+    results: tuple[DataResult, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Ready for JSON."""
+        return {"model": self.model, "data": [result.to_dict() for result in self.results]}
+
+    def lines(self) -> list[str]:
+        """A table for people; AP in percent."""
+        width = max(12, *(len(result.name) + 2 for result in self.results))
+        heads = "".join(f"{name:>7}" for name in SHOWN)
+        lines = [f"{'data':{width}}{'images':>7} {'classes':>9}{heads}{'AP of all classes':>19}"]
+        for result in self.results:
+            known = len(result.match.matched())
+            row = "".join(f"{written(result.shared, name):>7}" for name in SHOWN)
+            classes = f"{known}/{len(result.match.classes)}"
+            whole = written(result.everything, "AP")
+            lines.append(f"{result.name:{width}}{result.images:>7,} {classes:>9}{row}{whole:>19}")
+        return lines
+
+
+def written(metrics: CocoMetrics | None, name: str) -> str:
+    """A number in percent, for a table."""
+    value = None if metrics is None else metrics.to_dict()[name]
+    return "-" if value is None else f"{100 * value:.1f}"
+
+
+def evaluate_on_several(
+    subject: Subject,
+    data_sets: Mapping[str, Split],
+    *,
+    class_names: Mapping[str, ClassNames] | None = None,
+    batch_size: int | None = None,
+    progress: Callable[[int, int], None] | None = None,
+    say: Callable[[str], None] = lambda _line: None,
+) -> Generalization:
+    """Evaluate a detector on several data sets, classes matched by name.
+
+    Args:
+        subject: What detects.
+        data_sets: By the names that the table gets.
+        class_names: By data set, the model's names for its classes where they differ.
+        batch_size: Images at once.
+        progress: Called with images done and images in all.
+        say: Where messages for people go.
+
+    Raises:
+        UsageError: ``class_names`` speaks of a class that is not there.
+        DataError: No class is shared with any data set, or an image cannot be read.
+    """
+    bound = {name: subject.bind(split) for name, split in data_sets.items()}
+    matches = {
+        name: match_names(bound[name].class_map, split.index.class_map, (class_names or {}).get(name))
+        for name, split in data_sets.items()
+    }
+    if not any(len(match.matched()) for match in matches.values()):
+        hints = [line for match in matches.values() for line in match.lines()]
+        raise DataError("\n".join(["no class of the model is in any of the data sets", *hints]))
+    total, done, results = sum(len(split.index) for split in data_sets.values()), 0, []
+    for name, split in data_sets.items():
+        match = matches[name]
+        for line in match.lines():
+            say(f"{name}: {line}")
+        counted = None if progress is None else _offset(progress, done, total)
+        everything = shared = None
+        if len(match.matched()):
+            everything, shared = _evaluate(bound[name], split, match, batch_size, counted)
+        else:
+            say(f"WARNING: {name}: no class is shared, so that nothing is measured on it")
+        done += len(split.index)
+        if progress is not None:
+            progress(done, total)
+        objects = int((~split.index.iscrowd).sum())
+        source = str(split.files.annotations)
+        results.append(DataResult(name, source, len(split.index), objects, match, everything, shared))
+    return Generalization(subject.name, tuple(results))
+
+
+def _evaluate(
+    subject: Subject,
+    split: Split,
+    match: ClassMatch,
+    batch_size: int | None,
+    progress: Callable[[int], None] | None,
+) -> tuple[CocoMetrics, CocoMetrics]:
+    """The numbers over all classes of a data set, and over those that the model knows."""
+    measured = dataclasses.replace(split, index=match.index(split.index))
+    truth = ground_truth_from_index(measured.index)
+    translated = TranslatedSubject(subject, split, match)
+    collected = collect(translated, measured, truth=truth, batch_size=batch_size, progress=progress)
+    everything = collected.finish()
+    if len(match.matched()) == len(match.classes):
+        return everything, everything
+    some = {match.classes.category_ids[class_id] for class_id in match.matched()}
+    part = CocoEvaluator(_only(truth, some), match.classes, subject.max_detections)
+    part.add_packed(collected.packed())
+    return everything, part.finish()
+
+
+def _only(truth: CocoTruth, category_ids: set[int]) -> CocoTruth:
+    """The annotations of some classes, on all images."""
+    kept = np.array([category_id in category_ids for category_id in truth.class_map.category_ids], dtype=bool)
+    new_ids = np.cumsum(kept) - 1
+    rows = kept[truth.class_ids]
+    classes = ClassMap(
+        names=tuple(np.array(truth.class_map.names, dtype=object)[kept]),
+        category_ids=tuple(
+            category_id for category_id in truth.class_map.category_ids if category_id in category_ids
+        ),
+    )
+    columns = {name: getattr(truth, name)[rows] for name in ("image_rows", "boxes_xywh", "area", "iscrowd")}
+    return dataclasses.replace(truth, class_ids=new_ids[truth.class_ids[rows]], class_map=classes, **columns)
+
+
+def _offset(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
+    return lambda done: progress(before + done, total)

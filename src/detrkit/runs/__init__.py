@@ -1,1 +1,0 @@
-"""Training runs from a config: data, model and loop put together; where training meets evaluation."""

@@ -1,0 +1,175 @@
+"""What the replay of a bad step found, for people and for programs."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import struct
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from detrkit.training.nonfinite.trace import BackwardPlace, Place
+
+_MOST_LISTED = 8
+
+
+class NumberPair(NamedTuple):
+    """A value as it was recorded, and as the replay gave it; None if it gave none."""
+
+    recorded: float
+    now: float | None
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether both have the same bits as float32; one NaN is as good as another."""
+        if self.now is None:
+            return False
+        if math.isnan(self.recorded) or math.isnan(self.now):
+            return math.isnan(self.recorded) and math.isnan(self.now)
+        return struct.pack("f", self.recorded) == struct.pack("f", self.now)
+
+
+@dataclasses.dataclass(frozen=True)
+class Diagnosis:
+    """A step that was repeated.
+
+    Args:
+        file: The replay file.
+        step: Its number, from 1.
+        epoch: Its epoch, from 1.
+        process: Which of the processes, from 0.
+        image_ids: What it was trained on.
+        machine_then: What it was made on.
+        machine_now: What it was repeated on.
+        values: Loss, terms and gradient norm, recorded and now.
+        damaged_boxes: Boxes that are not finite or have no area, in words.
+        bad_weights: Names of weights that were not finite before the step.
+        bad_inputs: Images whose pixels were not finite.
+        forward: The first module whose output was not finite while its input was.
+        bad_terms: Loss terms that were not finite and the decoder layer of each, from 0.
+        backward: Where a gradient was first not finite, if the loss was finite.
+    """
+
+    file: str
+    step: int
+    epoch: int
+    process: int
+    image_ids: tuple[int, ...]
+    machine_then: str
+    machine_now: str = ""
+    values: Mapping[str, NumberPair] = dataclasses.field(default_factory=dict)
+    damaged_boxes: tuple[str, ...] = ()
+    bad_weights: tuple[str, ...] = ()
+    bad_inputs: tuple[int, ...] = ()
+    forward: Place | None = None
+    bad_terms: tuple[tuple[str, int | None], ...] = ()
+    backward: BackwardPlace | None = None
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether every value is that of the training, bit for bit."""
+        return all(pair.is_equal for pair in self.values.values())
+
+    @property
+    def cause(self) -> str:
+        """Where it began, in a sentence."""
+        if self.damaged_boxes:
+            return self.damaged_boxes[0]
+        if self.bad_weights:
+            return f"the weight {self.bad_weights[0]} is not finite before the step"
+        if self.bad_inputs:
+            return f"the pixels of image {_listed(self.bad_inputs)} are not finite"
+        if self.forward is not None:
+            return str(self.forward)
+        if self.bad_terms:
+            return f"the loss: {_term(*self.bad_terms[0])} is not finite, while all that goes into it is"
+        if self.backward is not None:
+            return str(self.backward)
+        return "nothing: every value and gradient is finite on this machine"
+
+    @property
+    def advice(self) -> str:
+        """What to do about it."""
+        if self.damaged_boxes:
+            return "mend the annotations: detrkit data check DATA --fix OUT"
+        if self.bad_weights:
+            return (
+                "it was so before: start from sound weights; if an earlier step is saved, replay that one; lower "
+                "train.lr or set train.clip_norm"
+            )
+        if self.bad_inputs:
+            return "look at the image and its augmentation: detrkit data preview"
+        if self.forward is not None and self.forward.overflows:
+            return "set train.precision=bf16, whose range is that of float32, or 32"
+        if self.forward is not None or self.backward is not None:
+            return "lower train.lr, set train.clip_norm=0.1, or set train.precision=32"
+        return ""
+
+    def lines(self) -> list[str]:
+        """For people."""
+        lines = [
+            f"step {self.step} of epoch {self.epoch}, process {self.process}, images {_listed(self.image_ids)}",
+            *(f"  {name:14} {pair.recorded:<14.8g} now {_shown(pair.now)}" for name, pair in self.values.items()),
+        ]
+        if self.is_equal:
+            lines.append("Repeated bit for bit.")
+        else:
+            lines.append(
+                "NOT equal to the training: other hardware, another torch or another number of threads may change "
+                f"the last bits. Then: {self.machine_then}; now: {self.machine_now}"
+            )
+        for title, found in (
+            ("damaged boxes", self.damaged_boxes),
+            ("weights not finite", self.bad_weights),
+            ("images not finite", self.bad_inputs),
+            ("loss terms not finite", tuple(_term(*term) for term in self.bad_terms)),
+        ):
+            if found:
+                lines.append(f"{title}: {_listed(found)}")
+        if self.forward is not None and (self.damaged_boxes or self.bad_weights or self.bad_inputs):
+            lines.append(f"forward: {self.forward}")
+        lines.append(f"Where it began: {self.cause}")
+        if self.advice:
+            lines.append(f"What to do: {self.advice}")
+        return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, ready for JSON, which knows no NaN: those are texts."""
+        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values: dict[str, Any] = _plain(
+            {
+                **plain,
+                "values": {name: pair._asdict() for name, pair in self.values.items()},
+                "bad_terms": [{"term": name, "layer": layer} for name, layer in self.bad_terms],
+                "forward": None if self.forward is None else vars(self.forward),
+                "backward": None if self.backward is None else vars(self.backward),
+                "overflow": self.forward is not None and self.forward.overflows,
+                "equal": self.is_equal,
+                "cause": self.cause,
+                "advice": self.advice,
+            }
+        )
+        return values
+
+
+def _term(name: str, layer: int | None) -> str:
+    return name if layer is None else f"{name} of decoder layer {layer}"
+
+
+def _listed(items: tuple[Any, ...]) -> str:
+    shown = ", ".join(map(str, items[:_MOST_LISTED]))
+    return shown + (f" and {len(items) - _MOST_LISTED} more" if len(items) > _MOST_LISTED else "")
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.8g}"
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, dict):
+        return {name: _plain(inner) for name, inner in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(inner) for inner in value]
+    return value

@@ -1,0 +1,156 @@
+"""Training on a Ray cluster: Ray starts the processes, again when one fails; the loop is detrkit's.
+
+Each worker does what a process under torchrun does. Ray's process group is taken as it is, and a restarted
+training goes on from the last checkpoint of the run folder, which all machines must share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import uuid
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from detrkit.config import Config
+from detrkit.errors import MissingExtraError, TrainingError, UsageError
+from detrkit.training.loop import FitResult
+from detrkit.training.run import Say, start_run
+
+_PATHS = {
+    "data": ("root", "train_annotations", "train_images", "val_annotations", "val_images", "cache"),
+    "train": ("init",),
+}
+
+
+def train_on_ray(
+    config: Config,
+    run_dir: str | Path,
+    *,
+    num_workers: int,
+    use_gpu: bool | None = None,
+    resources: Mapping[str, float] | None = None,
+    max_failures: int = 3,
+    storage: str | Path | None = None,
+    go_on: bool = False,
+    say: Say = print,
+) -> FitResult:
+    """Train on a Ray cluster; the same run folder comes out as of any training.
+
+    Joins the Ray session of this process or, by ``RAY_ADDRESS``, a running cluster; if there is neither, Ray is
+    started on this machine.
+
+    Args:
+        config: What to train; ``train.devices`` and ``train.num_nodes`` do not count.
+        run_dir: The run folder, on a disk that all machines share.
+        num_workers: Processes, one GPU or CPU each unless ``resources`` says otherwise.
+        use_gpu: One GPU a worker; None: if the config allows CUDA and the cluster has a GPU.
+        resources: Of each worker, as Ray counts them: ``{"CPU": 4}``.
+        max_failures: How often a failed training is started again; -1 without end.
+        storage: Where Ray keeps its own records of the run; beside the run folder if not given.
+        go_on: If the run folder holds a training already, go on with that one.
+        say: Where messages for people go.
+
+    Raises:
+        MissingExtraError: Ray is not installed.
+        UsageError: There is no worker to be, or the folder holds another run.
+        TrainingError: Training failed more often than allowed; says how.
+    """
+    ray, torch_trainer = _import_ray()
+    if num_workers < 1:
+        raise UsageError(f"{num_workers} Ray workers were asked for, expected at least 1")
+    run_dir = Path(run_dir).expanduser().resolve()
+    if not go_on and run_dir.is_dir() and any(run_dir.iterdir()):
+        raise UsageError(f"{run_dir} is not empty; give another --run, or go on with it: --resume")
+    if not ray.is_initialized():
+        ray.init(include_dashboard=False, log_to_driver=True)
+    if use_gpu is None:
+        use_gpu = config.train.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+    place = (
+        Path(storage).expanduser().resolve() if storage is not None else run_dir.with_name(f"{run_dir.name}-ray")
+    )
+    say(f"training with {num_workers} Ray workers{', a GPU each' if use_gpu else ''}; Ray's own records: {place}")
+    trainer = torch_trainer(
+        _train_worker,
+        train_loop_config={
+            "config": _with_absolute_paths(config).model_dump(mode="json"),
+            "run_dir": str(run_dir),
+        },
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker=dict(resources) if resources is not None else None,
+        ),
+        run_config=ray.train.RunConfig(
+            name=uuid.uuid4().hex[:8],  # Ray would go on with records of the same name
+            storage_path=str(place),
+            failure_config=ray.train.FailureConfig(max_failures=max_failures),
+        ),
+    )
+    try:
+        result = trainer.fit()
+    except ray.train.TrainingFailedError as error:
+        raise TrainingError(
+            f"training with Ray failed: {_cause(error)}; what was saved last is whole: go on with the same "
+            "command and --resume"
+        ) from error
+    ended: dict[str, Any] = result.return_value
+    return FitResult(**{**ended, "run_dir": run_dir})
+
+
+def _train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
+    """What every worker does; after a failure Ray calls it again."""
+    import ray.train
+
+    def report(epoch: int, metrics: Mapping[str, float]) -> bool:
+        ray.train.report({"epoch": epoch, **metrics})  # on every worker: Ray waits for all of them
+        return False
+
+    config = Config.model_validate(arguments["config"])
+    result = start_run(config, Path(arguments["run_dir"]), _say_on_first, on_evaluation=report, go_on=True)
+    return {
+        **dataclasses.asdict(result),
+        "run_dir": str(result.run_dir),
+        "last_metrics": dict(result.last_metrics),
+    }
+
+
+def _say_on_first(message: str) -> None:
+    import ray.train
+
+    if ray.train.get_context().get_world_rank() == 0:
+        print(message, flush=True)
+
+
+def _with_absolute_paths(config: Config) -> Config:
+    """Paths that hold from a worker's working directory."""
+    sections = {}
+    for section, keys in _PATHS.items():
+        values = getattr(config, section)
+        given = {key: getattr(values, key, None) for key in keys}
+        found = {
+            key: str(Path(text).expanduser().resolve())
+            for key, text in given.items()
+            if isinstance(text, str) and Path(text).expanduser().exists()
+        }
+        sections[section] = values.model_copy(update=found)
+    return config.model_copy(update=sections)
+
+
+def _cause(error: BaseException) -> str:
+    """The last line of what the first failed worker said."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", None) or {}
+    first = next(iter(failures.values()), error)
+    lines = [line for line in str(first).strip().splitlines() if line.strip()]
+    return lines[-1] if lines else type(first).__name__
+
+
+def _import_ray() -> tuple[Any, Any]:
+    """Ray with Ray Train, and its trainer for torch."""
+    try:
+        import ray
+        import ray.train
+        import ray.train.torch
+    except ImportError as error:
+        raise MissingExtraError("ray[train]", "ray") from error
+    return ray, ray.train.torch.TorchTrainer

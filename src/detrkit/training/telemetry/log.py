@@ -1,0 +1,343 @@
+"""What a run tells while it trains: metrics.jsonl, TensorBoard, trackers, and a progress bar or plain lines."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections import deque
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+import psutil
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from detrkit.config import Config
+from detrkit.data.loader import LoadingFacts
+from detrkit.training.telemetry.append import AppendFile, cut, write_problem
+from detrkit.training.telemetry.bottleneck import advise
+from detrkit.training.telemetry.hyperparameters import config_text, flat_config, telling_config
+from detrkit.training.telemetry.records import StepRecord
+from detrkit.training.telemetry.tensorboard import TensorBoardLog, cut_events, events_files
+from detrkit.training.telemetry.trackers import Trackers
+
+__all__ = ["Ending", "RunLog", "StepRecord", "host_gib", "memory_gib"]
+
+_LINES_TO_JUDGE = 2
+"""A single line with much waiting may be an accident."""
+
+_UNDEFINED = -1.0
+"""What COCO's metrics are where there is nothing to measure."""
+
+_MAIN_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+
+
+Ending = Literal["success", "interrupted", "failed"]
+
+
+class RunLog:
+    """Writes a run's records; to be used in ``with``.
+
+    Args:
+        run_dir: The run folder.
+        total_steps: Steps of the whole training, for the bar and the time left.
+        start_step: Steps made before, if the run is resumed.
+        resume_at: What :meth:`position` told at the checkpoint; what was written after it is cut off.
+        keep_records: The same for checkpoints of before: lines of metrics.jsonl that stay.
+        loading: How data is loaded, to name a remedy where training waits for it; None to say nothing.
+        config: Of the run: names the trackers, and is shown beside the curves.
+        enabled: False writes and shows nothing: all processes but the first.
+        console: Where progress is shown; standard error if not given.
+
+    Raises:
+        MissingExtraError: A tracker's package is not installed.
+        TrainingError: A tracker refuses.
+    """
+
+    def __init__(
+        self,
+        run_dir: Path,
+        total_steps: int,
+        *,
+        start_step: int = 0,
+        resume_at: Mapping[str, Any] | None = None,
+        keep_records: int = 0,
+        loading: LoadingFacts | None = None,
+        config: Config | None = None,
+        enabled: bool = True,
+        console: Console | None = None,
+    ):
+        self.records = 0
+        self.total_steps = total_steps
+        self.ending: Ending = "success"
+        self.run_dir = run_dir
+        self._enabled = enabled
+        self._console = console or Console(stderr=True)
+        self._loading = loading
+        self._waits: deque[float] = deque(maxlen=_LINES_TO_JUDGE)
+        self._is_first_line = True
+        self._advised: set[str] = set()
+        self._told_full = False
+        position = dict(resume_at or {})
+        self._is_laid_out = bool(position.get("layout", False))
+        self._seconds_before = float(position.get("elapsed_s", 0.0))
+        self._began_s = time.monotonic()
+        if not enabled:
+            return
+        run_dir.mkdir(parents=True, exist_ok=True)
+        self._bar = _build_bar(self._console)
+        self._task: TaskID = self._bar.add_task(
+            "train", total=total_steps, completed=start_step, epoch="", loss="", rate=""
+        )
+        self._trackers = self._open_trackers(config)
+        wanted = int(position.get("records", keep_records))
+        self.records = _keep_lines(run_dir / "metrics.jsonl", wanted)
+        if self.records < wanted:
+            lines = f"{self.records:,} lines, the checkpoint knew {wanted:,}"
+            self._say(f"WARNING: {run_dir / 'metrics.jsonl'} has {lines}: its curves have a gap")
+        self._file = AppendFile(run_dir / "metrics.jsonl")
+        is_new = not wanted and "events" not in position
+        self._board = self._open_board(config, start_step, position.get("events"), is_new=is_new)
+
+    def _open_trackers(self, config: Config | None) -> Trackers:
+        names = config.train.trackers if config is not None else ()
+        project = config.train.project if config is not None else ""
+        params = flat_config(config) if config is not None else {}
+        return Trackers(names, self.run_dir, project=project, params=params, say=self._say)
+
+    def _open_board(
+        self, config: Config | None, start_step: int, events: Mapping[str, int] | None, *, is_new: bool
+    ) -> TensorBoardLog | None:
+        if events is not None or is_new:  # a checkpoint of before tells nothing of them: TensorBoard forgets
+            for problem in cut_events(self.run_dir, events or {}):
+                self._say(f"WARNING: {problem}")
+        if config is not None and "tensorboard" not in config.train.trackers:
+            return None
+        board = TensorBoardLog(self.run_dir, start_step=start_step)
+        if config is not None and is_new:
+            board.log_text("config", config_text(config))
+            board.log_hyperparams(telling_config(config), ("eval/AP", "eval/AP50", "loss/total"))
+        return board
+
+    def __enter__(self) -> RunLog:
+        if self._enabled and self._console.is_terminal:
+            self._bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if not self._enabled:
+            return
+        if self._console.is_terminal:  # elsewhere it was never started, and stopping prints an empty line
+            self._bar.stop()
+        if self._board is not None:
+            self._board.finalize(self.ending)
+        self._file.close()
+        self._trackers.finalize("failed" if error is not None else self.ending)
+
+    def position(self) -> dict[str, Any]:
+        """What a checkpoint has to know of the log, for :class:`RunLog` to go on from; primitives only.
+
+        Everything written so far is on the disk first: no checkpoint knows of more than power loss leaves.
+
+        Raises:
+            CheckpointError: The disk is full.
+        """
+        if not self._enabled:
+            return {}
+        self.flush()
+        return {
+            "records": self.records,
+            "elapsed_s": self._elapsed_s(),
+            "events": events_files(self.run_dir),
+            "layout": self._is_laid_out,
+        }
+
+    def advance(self, step: int, epoch: int) -> None:
+        """Move the bar."""
+        if self._enabled:
+            self._bar.update(self._task, completed=step, epoch=f"epoch {epoch}")
+
+    def step(self, record: StepRecord) -> None:
+        """Write a line of training progress."""
+        if not self._enabled:
+            return
+        elapsed = {"elapsed_s": round(self._elapsed_s(), 3)}
+        self._write("step", record.step, record.epoch, {**elapsed, **record.values()})
+        self._send(record.tags(), record.step)
+        self._lay_out(record)
+        rate = (
+            f"{record.images_per_s:.1f} img/s, waits {record.data_wait:.0%} for data, {record.memory_gib:.1f} GiB"
+        )
+        self._bar.update(self._task, loss=f"loss {record.loss:.4f}", rate=rate)
+        if not self._console.is_terminal:
+            where = f"epoch {record.epoch} step {record.step}/{self.total_steps}"
+            self._say(f"{where} loss {record.loss:.4f} lr {record.lrs.get('model', math.nan):.2e} {rate}")
+        self._advise(record)
+
+    def _lay_out(self, record: StepRecord) -> None:
+        """Put what belongs together into one chart of TensorBoard, once it is known what there is."""
+        if self._board is None or self._is_laid_out:
+            return
+        self._is_laid_out = True
+        self._board.log_layout(
+            {
+                "Losses by decoder layer": {name: [rf"^layers/{name}/"] for name in record.layers},
+                "Evaluation": {
+                    "AP": ["^eval/AP$", "^eval/AP50$", "^eval/AP75$"],
+                    "AP by size of the objects": ["^eval/AP[sml]$"],
+                    "AR": ["^eval/AR"],
+                },
+                "Optimiser": {"learning rates": ["^lr/"], "gradient norms": ["^gradient/norm"]},
+            }
+        )
+
+    def _advise(self, record: StepRecord) -> None:
+        """Name the remedy if training waits for data, each remedy once."""
+        if self._loading is None:
+            return
+        if self._is_first_line:  # has the start of the workers in it
+            self._is_first_line = False
+            return
+        self._waits.append(record.data_wait)
+        if len(self._waits) < _LINES_TO_JUDGE:
+            return
+        advice = advise(min(self._waits), self._loading)
+        if advice is not None and advice.kind not in self._advised:
+            self._advised.add(advice.kind)
+            self.event(record.step, record.epoch, advice.sentence)
+
+    def evaluation(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
+        """Write and show what an evaluation gave."""
+        if not self._enabled:
+            return
+        self._write("eval", step, epoch, metrics)
+        self._send({f"eval/{name}": value for name, value in metrics.items() if value != _UNDEFINED}, step)
+        shown = [name for name in _MAIN_METRICS if name in metrics]
+        numbers = "  ".join(f"{name} {_three_digits(metrics[name])}" for name in shown)
+        self._say(f"epoch {epoch} eval: {numbers}{'  (best so far)' if best else ''}")
+
+    def epoch(self, step: int, epoch: int, seconds: float) -> None:
+        """Write that an epoch's training is done."""
+        if self._enabled:
+            self._write("epoch", step, epoch, {"seconds": seconds})
+
+    def event(self, step: int, epoch: int, message: str) -> None:
+        """Write and show something that happened."""
+        if self._enabled:
+            self._write("event", step, epoch, {"message": message})
+            self._say(message)
+
+    def images(self, step: int, samples: Sequence[tuple[str, np.ndarray]]) -> None:
+        """Show pictures beside the curves: (name, uint8 ``[H, W, 3]`` RGB)."""
+        if not self._enabled or not samples:
+            return
+        pictures = [(f"samples/{name}", image) for name, image in samples]
+        if self._board is not None:
+            self._board.log_images(pictures, step)
+        self._trackers.log_images(pictures, step)
+        self._tell_if_full()
+
+    def flush(self) -> None:
+        """Wait until everything written so far is on the disk.
+
+        Raises:
+            CheckpointError: It is full, or cannot be written.
+        """
+        if self._enabled:
+            self._file.sync()
+            if self._board is not None:
+                self._board.save()
+            self._trackers.save()
+
+    def _say(self, text: str) -> None:
+        self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+    def _elapsed_s(self) -> float:
+        """Seconds of training, earlier sessions included, the time between them not."""
+        return self._seconds_before + time.monotonic() - self._began_s
+
+    def _write(self, kind: str, step: int, epoch: int, values: Mapping[str, Any]) -> None:
+        record = {"kind": kind, "step": step, "epoch": epoch, **_clean(values)}
+        self._file.append((json.dumps(record, allow_nan=False) + "\n").encode())
+        self.records += 1
+        self._tell_if_full()
+
+    def _send(self, values: Mapping[str, float], step: int) -> None:
+        """Give values to TensorBoard and the trackers."""
+        if self._board is not None:
+            self._board.log_metrics(values, step)
+        self._trackers.log_metrics({tag: value for tag, value in values.items() if math.isfinite(value)}, step)
+        self._tell_if_full()
+
+    def _tell_if_full(self) -> None:
+        """Say once that something cannot be written; it waits in memory, and the next checkpoint insists."""
+        files = [self._file] if self._board is None else [self._file, self._board.file]
+        stuck = next((file for file in files if file.problem is not None), None)
+        if stuck is None:
+            self._told_full = False
+        elif not self._told_full:
+            self._told_full = True
+            self._say(
+                f"WARNING: {write_problem(stuck.path, stuck.problem)}; it waits in memory: free space before the "
+                "next checkpoint, which is not made without it"
+            )
+
+
+def memory_gib(device: torch.device) -> float:
+    """Peak GPU memory of this process, or its resident memory on the CPU, in GiB."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**30
+    return host_gib()
+
+
+def host_gib() -> float:
+    """Resident memory of this process in GiB, its workers not counted."""
+    return float(psutil.Process().memory_info().rss) / 2**30
+
+
+def _three_digits(metric: float) -> str:
+    """COCO's -1 means that there is nothing to measure, such as no large object."""
+    return "-" if metric < 0 else f"{metric:.3f}"
+
+
+def _clean(value: Any) -> Any:
+    """The value with null for what JSON has no word for: NaN and infinity."""
+    if isinstance(value, Mapping):
+        return {name: _clean(inner) for name, inner in value.items()}
+    if isinstance(value, list | tuple):
+        return [_clean(inner) for inner in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _keep_lines(path: Path, count: int) -> int:
+    """Cut a file after its first ``count`` whole lines; returns how many there are now."""
+    if not path.exists():
+        return 0
+    kept, size = 0, 0
+    with path.open("rb") as file:
+        for line in file:
+            if kept == count or not line.endswith(b"\n"):
+                break
+            kept += 1
+            size += len(line)
+    cut(path, size)
+    return kept
+
+
+def _build_bar(console: Console) -> Progress:
+    return Progress(
+        TextColumn("{task.fields[epoch]}"),
+        BarColumn(),
+        TextColumn("{task.completed:.0f}/{task.total:.0f}"),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[loss]}"),
+        TextColumn("{task.fields[rate]}"),
+        console=console,
+    )

@@ -1,0 +1,205 @@
+"""Thresholds chosen for whatever detects, by call and by command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+import detrkit
+from detrkit.api.thresholds import choose_thresholds, own_thresholds
+from detrkit.classes import ClassMap
+from detrkit.cli import app
+from detrkit.errors import DataError, UsageError
+from detrkit.threshold_file import read_thresholds
+
+CLASSES = {1: "cat", 7: "dog", 9: "<b>gnu[/]"}
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    """Two splits of 60 images of one cat or dog each, and results for both; the image files are empty."""
+    random = np.random.default_rng(0)
+    (tmp_path / "pets" / "annotations").mkdir(parents=True)
+    for split in ("val2017", "test2017"):
+        (tmp_path / "pets" / split).mkdir()
+        content: dict[str, list[dict[str, Any]]] = {
+            "images": [{"id": i, "file_name": f"{i}.png", "height": 200, "width": 200} for i in range(1, 61)],
+            "annotations": [],
+            "categories": [{"id": i, "name": name} for i, name in CLASSES.items()],
+        }
+        results = []
+        for i in range(1, 61):
+            (tmp_path / "pets" / split / f"{i}.png").touch()
+            category, box = (1, 7)[i % 2], [10, 10, 50, 50]
+            content["annotations"].append(
+                {"id": i, "image_id": i, "category_id": category, "bbox": box, "area": 2500, "iscrowd": 0}
+            )
+            score = float(random.random())
+            placed = box if random.random() < score else [120, 120, 50, 50]
+            results.append({"image_id": i, "category_id": category, "bbox": placed, "score": score})
+        (tmp_path / "pets" / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+        (tmp_path / f"{split}.json").write_text(json.dumps(results))
+    return tmp_path
+
+
+def run(*words: object) -> Any:
+    return CliRunner().invoke(app, ["thresholds", *map(str, words)])
+
+
+def chosen(data: Path, **options: Any) -> Any:
+    return choose_thresholds(data / "val2017.json", data / "pets", **options)
+
+
+def test_thresholds_of_a_file_of_detections_look_at_no_image(data: Path):
+    lines: list[str] = []
+    choice = chosen(data, precision=0.8, out=data / "out.json", say=lines.append)
+    thresholds = choice.thresholds
+    assert [(entry.name, entry.category_id, entry.own) for entry in thresholds.classes] == [
+        ("cat", 1, True),
+        ("dog", 7, True),
+        ("<b>gnu[/]", 9, False),
+    ]
+    assert (thresholds.data, thresholds.split, thresholds.images, thresholds.objects) == ("pets", "val", 60, 60)
+    assert (thresholds.criterion, thresholds.wished) == ("precision", 0.8)
+    for entry in thresholds.classes[:2]:
+        assert entry.precision is not None
+        assert entry.precision >= 0.8
+    assert choice.check is not None
+    assert choice.check.objects.tolist() == [30, 30, 0]
+    assert choice.checked_on == "halves of val, each with thresholds of the other"
+    assert "60 images" in lines[0]
+    class_map = ClassMap(tuple(CLASSES.values()), tuple(CLASSES))
+    assert read_thresholds(data / "out.json", class_map) == thresholds
+
+
+def test_the_public_name_is_the_same_call():
+    assert detrkit.choose_thresholds is choose_thresholds
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"precision": 0.9, "recall": 0.9}, "give one"),
+        ({"recall": 7}, "recall wished is 7"),
+        ({"check_split": "val"}, "cannot be checked on val"),
+        ({"split": "fall"}, "has no split 'fall'"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str, data: Path):
+    with pytest.raises((UsageError, DataError), match=message):
+        chosen(data, **options)
+
+
+def test_without_data_it_is_said(data: Path):
+    with pytest.raises(UsageError, match="no data given"):
+        choose_thresholds(data / "val2017.json")
+
+
+def test_a_split_of_one_image_is_chosen_on_and_not_checked(data: Path):
+    file = data / "pets" / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    content.update(images=content["images"][:1], annotations=content["annotations"][:1])
+    file.write_text(json.dumps(content))
+    results = data / "val2017.json"
+    results.write_text(json.dumps(json.loads(results.read_text())[:1]))
+    choice = chosen(data)
+    assert choice.check is None
+    assert choice.checked_on.startswith("not checked: ")
+    assert choice.to_dict()["check"] is None
+    result = run(results, "--data", data / "pets", "--out", data / "one.json")
+    assert result.exit_code == 0, result.output
+    assert "not checked: thresholds cannot be checked on a split of one image" in result.output
+
+
+class TwoSplits:
+    """The detections of both splits, as a model would give them."""
+
+    kind = "results"
+
+    def __init__(self, data: Path):
+        from detrkit.detectors.results import ResultsSubject
+
+        self.files = {name: ResultsSubject(data / f"{name}.json") for name in ("val2017", "test2017")}
+        self.name, self.stages, self.max_detections = "both", None, 100
+        self.class_map = ClassMap(tuple(CLASSES.values()), tuple(CLASSES))
+
+    def bind(self, split: Any) -> Any:
+        return self.files[split.files.images.name].bind(split)
+
+    def detect(self, split: Any, **options: Any) -> Any:
+        return self.bind(split).detect(split, **options)
+
+
+def test_thresholds_are_checked_on_another_split(data: Path):
+    choice = choose_thresholds(TwoSplits(data), data / "pets", check_split="test", calibrate=True)
+    assert choice.checked_on == "test"
+    assert choice.check is not None
+    taken = [
+        entry
+        for entry in json.loads((data / "test2017.json").read_text())
+        if choice.thresholds.apply(np.array([entry["score"]]), np.array([entry["category_id"] == 7], int))[0]
+    ]
+    assert choice.check.taken.sum() == len(taken)
+    assert choice.check.precision() == pytest.approx(np.mean([entry["bbox"][0] == 10 for entry in taken]))
+
+
+def test_the_command_writes_the_file_and_says_where(data: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(data)
+    result = run("val2017.json", "--data", "pets", "--recall", 0.3, "--calibrate")
+    assert result.exit_code == 0, result.output
+    assert result.output.splitlines()[-1] == "Written to thresholds.json"
+    for expected in ("thresholds for recall 0.3", "cat", "<b>gnu[/]", "all ", "temperature"):
+        assert expected in result.output
+    assert "1 of 3 classes have few objects" in result.output
+    assert json.loads(Path("thresholds.json").read_text())["criterion"] == "recall"
+
+
+def test_json_is_nothing_but_json(data: Path):
+    file = data / "sub" / "t.json"
+    result = run(data / "val2017.json", "--data", data / "pets", "--out", file, "--json")
+    content = json.loads(result.stdout)
+    assert content["thresholds"] == json.loads(file.read_text())
+    assert content["check"]["on"].startswith("halves of val")
+    assert [entry["name"] for entry in content["check"]["classes"]] == list(CLASSES.values())
+
+
+def test_what_cannot_be_reached_is_said(data: Path):
+    results = json.loads((data / "val2017.json").read_text())
+    wrong = [{**entry, "score": 1.0, "bbox": [120, 120, 50, 50]} for entry in results if entry["category_id"] == 7]
+    (data / "val2017.json").write_text(json.dumps([*results, *wrong]))
+    result = run(data / "val2017.json", "--data", data / "pets", "--precision", 0.99, "--out", data / "t.json")
+    assert result.exit_code == 0, result.output
+    assert "precision 0.99 cannot be had at any score for dog; the nearest is taken" in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--f1", "--recall", 0.5], "--f1 goes with neither"),
+        (["--precision", 1.5], "precision wished is 1.5"),
+        (["--out", "pets"], "pets is a folder"),
+    ],
+)
+def test_a_command_that_makes_no_sense_exits_with_2(
+    words: Sequence[object], message: str, data: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(data)
+    result = run("val2017.json", "--data", "pets", *words)
+    assert result.exit_code == 2
+    assert message in result.output
+
+
+def test_thresholds_lie_in_a_models_folder_or_beside_its_file(tmp_path: Path):
+    assert own_thresholds("detr-r50") is None
+    assert own_thresholds(tmp_path) is None
+    (tmp_path / "thresholds.json").write_text("{}")
+    assert own_thresholds(tmp_path) == tmp_path / "thresholds.json"
+    assert own_thresholds(tmp_path / "model.pth") is None
+    (tmp_path / "model.thresholds.json").write_text("{}")
+    assert own_thresholds(tmp_path / "model.pth") == tmp_path / "model.thresholds.json"

@@ -1,0 +1,130 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from detrkit.curation.check.box_formats import NATIVE, from_xywh, judge, to_xywh
+
+HEIGHT, WIDTH = 480, 640
+
+
+def random_boxes(count: int = 200, seed: int = 0) -> np.ndarray:
+    random = np.random.default_rng(seed)
+    size = random.uniform(10, 200, (count, 2))
+    corner = random.uniform(0, 1, (count, 2)) * (np.array([WIDTH, HEIGHT]) - size)
+    return np.concatenate([corner, size], axis=1)
+
+
+def judged(boxes, native="xywh", is_normalised=False, area=None, masks=None, images=None):
+    count = len(boxes)
+    return judge(
+        boxes,
+        np.tile([HEIGHT, WIDTH], (count, 1)),
+        np.arange(count) // 4 if images is None else images,
+        native,
+        is_normalised,
+        np.full(count, np.nan) if area is None else area,
+        masks,
+    )
+
+
+@pytest.mark.parametrize("native", ["xywh", "xyxy", "cxcywh"])
+def test_boxes_that_are_written_rightly_are_left_alone(native):
+    boxes = random_boxes()
+    found = judged(boxes, native, is_normalised=native == "cxcywh")
+    assert not (found.fault != "").any()
+    assert np.array_equal(found.xywh, boxes)
+
+
+@pytest.mark.parametrize("native", ["xywh", "xyxy", "cxcywh"])
+@pytest.mark.parametrize("written", ["xywh", "xyxy", "cxcywh"])
+def test_a_whole_set_in_another_format_is_recognised(native, written):
+    if native == written:
+        return
+    boxes = random_boxes()
+    misread = to_xywh(from_xywh(boxes, written), native)
+    found = judged(misread, native, is_normalised=native == "cxcywh")
+    assert set(found.fault) == {f"box_{written}"}
+    assert np.allclose(found.xywh, boxes)
+
+
+def test_one_large_object_an_image_is_not_taken_for_corners():
+    random = np.random.default_rng(0)
+    corner = random.uniform(10, 60, (40, 2))
+    boxes = np.concatenate([corner, np.array([WIDTH, HEIGHT]) - corner - random.uniform(-2, 40, (40, 2))], axis=1)
+    assert not (judged(boxes, images=np.arange(40)).fault != "").any()
+
+
+def test_sloppy_boxes_over_the_edge_are_not_taken_for_another_format():
+    boxes = random_boxes()
+    boxes[::5, 0] = WIDTH - boxes[::5, 2] * 0.7
+    boxes[1::5, 1] = -boxes[1::5, 3] * 0.3
+    assert not (judged(boxes).fault != "").any()
+
+
+def test_a_single_box_as_corners_is_found_where_it_leaves_the_image():
+    boxes = random_boxes()
+    boxes[7] = [400, 300, 600, 420]
+    found = judged(boxes)
+    assert np.flatnonzero(found.fault != "").tolist() == [7]
+    assert found.fault[7] == "box_xyxy"
+    assert found.xywh[7].tolist() == [400, 300, 200, 120]
+
+
+def test_its_area_tells_a_wide_box_from_corners():
+    boxes = random_boxes()
+    boxes[7] = [400, 300, 600, 420]
+    area = boxes[:, 2] * boxes[:, 3]
+    assert not (judged(boxes, area=area).fault != "").any()
+
+
+def test_areas_tell_corners_that_would_also_fit_as_sizes():
+    boxes = random_boxes()
+    boxes[7] = [10, 10, 30, 50]
+    area = boxes[:, 2] * boxes[:, 3]
+    area[7] = 20 * 40
+    found = judged(boxes, area=area)
+    assert np.flatnonzero(found.fault != "").tolist() == [7]
+
+
+def test_masks_decide_where_they_are_at_hand():
+    boxes = random_boxes()
+    masks = from_xywh(boxes, "xyxy")
+    misread = boxes.copy()
+    misread[3], misread[9] = from_xywh(boxes, "xyxy")[3], from_xywh(boxes, "cxcywh")[9]
+    found = judged(misread, masks=masks)
+    assert {row: found.fault[row] for row in np.flatnonzero(found.fault != "")} == {3: "box_xyxy", 9: "box_cxcywh"}
+    assert np.allclose(found.xywh, boxes)
+
+
+@pytest.mark.parametrize("written", ["xywh", "xyxy", "cxcywh"])
+def test_normalised_boxes_are_scaled_in_whatever_format_they_are(written):
+    boxes = random_boxes()
+    numbers = from_xywh(boxes, written) / [WIDTH, HEIGHT, WIDTH, HEIGHT]
+    found = judged(numbers)
+    assert set(found.fault) == {"box_normalised"}
+    assert np.allclose(found.xywh, boxes)
+
+
+def test_pixels_in_a_normalised_format_are_scaled_back():
+    boxes = random_boxes()
+    boxes[5] = to_xywh(from_xywh(boxes[5:6], "cxcywh") * [WIDTH, HEIGHT, WIDTH, HEIGHT], "cxcywh")
+    found = judged(boxes, "cxcywh", is_normalised=True)
+    assert np.flatnonzero(found.fault != "").tolist() == [5]
+    assert found.fault[5] == "box_in_pixels"
+    assert np.allclose(found.xywh, random_boxes())
+
+
+def test_a_box_of_one_pixel_in_the_corner_is_no_normalised_box():
+    boxes = random_boxes()
+    boxes[0] = [0, 0, 1, 1]
+    assert judged(boxes).fault[0] == ""
+
+
+def test_no_boxes_and_one_box_are_legal():
+    assert len(judged(np.zeros((0, 4))).fault) == 0
+    assert judged(np.array([[10.0, 10, 50, 50]])).fault.tolist() == [""]
+
+
+def test_every_format_that_is_read_has_a_native_reading():
+    assert set(NATIVE) == {"coco", "panoptic", "yolo", "voc"}

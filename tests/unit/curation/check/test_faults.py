@@ -1,0 +1,55 @@
+"""Every kind of fault, planted in a clean set, is found under its name; the repaired copy is clean."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.faults import prepare, run_kind
+from benchmarks.planting import PLANTERS
+from detrkit.curation.check import CheckResult, check_data
+from detrkit.curation.check.kinds import KINDS
+
+PLANTINGS = [(kind, planting) for kind, plantings in PLANTERS.items() for planting in plantings]
+NEED_MORE = {"exif_rotated_size": "images that are not square", "masks at hand": "masks"}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, CheckResult]:
+    from detrkit.curation.synthetic import write_synthetic
+
+    folder = tmp_path_factory.mktemp("clean")
+    written = write_synthetic(folder / "shapes", train_images=26, val_images=6, size=96, seed=3)
+    copied = prepare(written, folder)
+    return copied, check_data(copied)
+
+
+def test_a_drawn_set_is_clean(shapes: Path):
+    result = check_data(shapes)
+    assert result.is_clean, result.lines()
+    assert result.images_checked == 42
+    assert [split.name for split in result.splits] == ["train", "val"]
+
+
+@pytest.mark.parametrize(("kind", "planting"), PLANTINGS, ids=[f"{k}: {p[0]}" for k, p in PLANTINGS])
+def test_planted_faults_are_named_and_repaired(kind, planting, clean, tmp_path):
+    outcome = run_kind(*clean, tmp_path, kind, planting, count=3, seed=0)
+    if outcome is None:
+        assert kind in NEED_MORE or "masks at hand" in planting[0]
+        return
+    assert (outcome.precision, outcome.recall) == (1, 1)
+    assert outcome.others == ()
+    assert outcome.left == ()
+
+
+def test_every_error_and_warning_can_be_repaired():
+    unreadable = {"data_set_unreadable"}
+    for name, kind in KINDS.items():
+        assert kind.repair or kind.severity == "note" or name in unreadable, name
+
+
+def test_every_kind_is_described_in_the_guide():
+    guide = (Path(__file__).parents[4] / "docs" / "checking.md").read_text(encoding="utf-8")
+    for name, kind in KINDS.items():
+        assert f"| `{name}` | {kind.title} | {kind.repair or '-'} |" in guide, name

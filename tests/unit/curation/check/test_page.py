@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from detrkit.curation.check import examine
+from detrkit.curation.check.page import write_check_page
+
+EVIL = "<script>alert(1)</script>\u202e"
+
+
+@pytest.fixture
+def spoiled(shapes: Path, tmp_path: Path) -> Path:
+    """A copy of the annotations, beside the images of the original, with several faults."""
+    root = tmp_path / "<b>set</b>"
+    (root / "annotations").mkdir(parents=True)
+    for split in ("train2017", "val2017"):
+        (root / split).symlink_to(shapes / split, target_is_directory=True)
+        content = json.loads((shapes / "annotations" / f"instances_{split}.json").read_text())
+        content["categories"][0]["name"] = EVIL
+        if split == "train2017":
+            content["annotations"][0]["bbox"][0] = 80
+            content["annotations"][1]["category_id"] = 99
+            content["annotations"][2]["category_id"] = content["categories"][0]["id"]
+            content["annotations"].append({**content["annotations"][2], "id": 5000})
+            content["images"][3]["file_name"] = "<img src=x onerror=alert(1)>.jpg"
+        (root / "annotations" / f"instances_{split}.json").write_text(json.dumps(content))
+    return root
+
+
+def test_the_page_names_every_finding_and_shows_pictures(spoiled, tmp_path):
+    checked = examine(spoiled)
+    assert checked.result.count("missing_image") == 1
+    page = write_check_page(tmp_path / "page.html", checked).read_text()
+    for finding in checked.result.findings:
+        assert finding.kind in page
+        assert finding.advice.split(".")[0].replace("'", "&#x27;") in page
+    assert page.count("data:image/jpeg;base64,") >= 3
+    assert len(page) < 15_000_000
+
+
+def test_names_of_classes_and_files_are_text_and_nothing_is_fetched(spoiled, tmp_path):
+    page = write_check_page(tmp_path / "page.html", examine(spoiled)).read_text()
+    assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
+    assert "<script>alert" not in page
+    assert "<img src=x" not in page
+    assert "<b>set" not in page
+    assert "\u202e" not in page
+    assert not re.search(r'(src|href)="(?!data:|#)', page)
+    assert "default-src 'none'" in page
+
+
+def test_pairs_of_images_are_shown_side_by_side(shapes, tmp_path):
+    root = tmp_path / "set"
+    (root / "annotations").mkdir(parents=True)
+    (root / "val2017").symlink_to(shapes / "val2017", target_is_directory=True)
+    (root / "train2017").mkdir()
+    for path in (shapes / "train2017").iterdir():
+        (root / "train2017" / path.name).write_bytes(path.read_bytes())
+    (root / "train2017" / "000002.jpg").write_bytes((shapes / "val2017" / "000005.jpg").read_bytes())
+    for path in (shapes / "annotations").iterdir():
+        (root / "annotations" / path.name).write_bytes(path.read_bytes())
+    checked = examine(root)
+    (finding,) = [one for one in checked.result.findings if one.kind == "image_in_two_splits"]
+    assert (finding.count, finding.splits) == (1, ("train", "val"))
+    page = write_check_page(tmp_path / "page.html", checked).read_text()
+    assert 'alt="train: 000002.jpg = val: 000005.jpg"' in page
+    (width, height) = re.search(r'width="(\d+)" height="(\d+)" alt="train: 000002.jpg =', page).groups()
+    assert int(width) == 2 * int(height)
+
+
+def test_a_set_that_cannot_be_read_still_has_a_page(tmp_path):
+    (tmp_path / "train.json").write_text('{"images": [')
+    page = write_check_page(tmp_path / "page.html", examine(tmp_path)).read_text()
+    assert "annotations cannot be read" in page or "data set cannot be read" in page

@@ -1,0 +1,195 @@
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.curation.check import examine
+from detrkit.curation.fix.fix import FixResult, fix_data
+from detrkit.errors import UsageError
+
+
+class Small:
+    """Two noisy images of 60 x 40 pixels with one object each."""
+
+    def __init__(self, root: Path):
+        self.root = root
+        random = np.random.default_rng(0)
+        (root / "train").mkdir(parents=True)
+        self.content: dict[str, Any] = {"info": {"year": 2020}, "images": [], "annotations": []}
+        self.content["categories"] = [{"id": 3, "name": "cat", "supercategory": "pet"}]
+        for number in (1, 2):
+            pixels = random.integers(0, 255, (40, 60, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(root / "train" / f"{number}.png")
+            image = {"id": number, "file_name": f"{number}.png", "width": 60, "height": 40, "license": 5}
+            self.content["images"].append(image)
+            polygon = [[10, 10, 40, 10, 40, 30, 10, 30]]
+            entry = {"id": number, "image_id": number, "category_id": 3, "bbox": [10, 10, 30, 20], "area": 600}
+            self.content["annotations"].append({**entry, "iscrowd": 0, "segmentation": polygon, "score": 0.5})
+
+    def fix(self, out: Path) -> tuple[FixResult, dict[str, Any]]:
+        (self.root / "train.json").write_text(json.dumps(self.content))
+        fixed = fix_data(examine(self.root), out)
+        return fixed, json.loads((out / "annotations" / "instances_train.json").read_text())
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> Small:
+    return Small(tmp_path / "set")
+
+
+def digests(folder: Path) -> dict[str, str]:
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_the_original_is_not_touched(small, tmp_path):
+    small.content["annotations"][0]["bbox"] = [10, 10, 300, 20]
+    small.content["images"][1]["file_name"] = "2.PNG"
+    (small.root / "train.json").write_text(json.dumps(small.content))
+    before = digests(small.root)
+    small.fix(tmp_path / "out")
+    assert digests(small.root) == before
+
+
+def test_a_sound_set_is_copied_with_all_its_fields(small, tmp_path):
+    fixed, content = small.fix(tmp_path / "out")
+    assert fixed.changes == ()
+    assert content == small.content
+
+
+def test_every_change_is_written_down_as_a_diff(small, tmp_path):
+    small.content["annotations"][0]["bbox"] = [10, 10, 0, 20]
+    del small.content["annotations"][1]["segmentation"]
+    small.content["annotations"][1]["bbox"] = [50, 10, 30, 20]
+    fixed, content = small.fix(tmp_path / "out")
+    assert Counter(change.kind for change in fixed.changes) == {"box_empty": 1, "box_leaves_image": 1}
+    record = json.loads((tmp_path / "out" / "changes.json").read_text())
+    assert record["schema_version"] == 1
+    assert len(record["changes"]) == 2
+    text = (tmp_path / "out" / "changes.txt").read_text()
+    assert "- train: annotation 1 of 1.png: [10, 10, 0, 20]" in text
+    assert "- train: annotation 2 of 2.png: bbox [50, 10, 30, 20]" in text
+    assert "+ train: annotation 2 of 2.png: bbox [50, 10, 10, 20]" in text
+    assert [entry["bbox"] for entry in content["annotations"]] == [[50, 10, 10, 20]]
+    assert content["annotations"][0]["area"] == 200
+
+
+def test_masks_of_untouched_boxes_are_kept(small, tmp_path):
+    small.content["annotations"][0]["area"] = -3
+    _, content = small.fix(tmp_path / "out")
+    assert content["annotations"][0]["segmentation"] == [[10, 10, 40, 10, 40, 30, 10, 30]]
+    assert content["annotations"][0]["area"] == 600
+    assert content["annotations"][0]["score"] == 0.5
+
+
+def test_a_box_away_from_its_mask_is_moved_to_it(small, tmp_path):
+    small.content["annotations"][0]["bbox"] = [12, 3, 20, 30]
+    fixed, content = small.fix(tmp_path / "out")
+    assert [change.kind for change in fixed.changes] == ["mask_box_mismatch"]
+    assert content["annotations"][0]["bbox"] == [10, 10, 30, 20]
+
+
+def test_boxes_are_scaled_with_images_that_were_made_smaller(small, tmp_path):
+    for image in small.content["images"]:
+        image["width"], image["height"] = 120, 80
+    for entry in small.content["annotations"]:
+        entry["bbox"], entry["area"] = [20, 20, 60, 40], 2400
+        entry["segmentation"] = [[20, 20, 80, 20, 80, 60, 20, 60]]
+    fixed, content = small.fix(tmp_path / "out")
+    assert fixed.after.is_clean
+    assert [(image["width"], image["height"]) for image in content["images"]] == [(60, 40), (60, 40)]
+    assert content["annotations"][0]["bbox"] == [10, 10, 30, 20]
+    assert content["annotations"][0]["segmentation"] == [[10, 10, 40, 10, 40, 30, 10, 30]]
+
+
+@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
+def test_boxes_drawn_before_the_exif_rotation_are_turned_with_it(orientation, tmp_path):
+    """The oracle is Pillow: a white patch is where the box is, before and after."""
+    from PIL import ImageOps
+
+    (tmp_path / "set" / "train").mkdir(parents=True)
+    pixels = np.zeros((40, 90, 3), dtype=np.uint8)
+    pixels[5:15, 60:85] = 255
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    path = tmp_path / "set" / "train" / "1.png"
+    Image.fromarray(pixels).save(path, exif=exif)
+    content = {
+        "images": [{"id": 1, "file_name": "1.png", "width": 90, "height": 40}],
+        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [60, 5, 25, 10], "area": 250}],
+        "categories": [{"id": 1, "name": "patch"}],
+    }
+    (tmp_path / "set" / "train.json").write_text(json.dumps(content))
+    checked = examine(tmp_path / "set")
+    assert checked.result.count("exif_rotated_size") == 1
+    fixed = fix_data(checked, tmp_path / "out")
+    assert fixed.after.is_clean
+    written = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
+    x, y, width, height = written["annotations"][0]["bbox"]
+    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)))
+    rows, columns = np.nonzero(upright[..., 0])
+    assert (x, y, x + width, y + height) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert (written["images"][0]["height"], written["images"][0]["width"]) == upright.shape[:2]
+
+
+def test_a_repeated_image_id_goes_back_to_the_number_of_the_file(small, tmp_path):
+    small.content["images"][1]["id"] = 1
+    _, content = small.fix(tmp_path / "out")
+    assert [image["id"] for image in content["images"]] == [1, 2]
+    assert [entry["image_id"] for entry in content["annotations"]] == [1, 2]
+
+
+def test_two_entries_of_one_file_become_one(small, tmp_path):
+    extra = {**small.content["images"][0], "id": 9}
+    small.content["images"].append(extra)
+    small.content["annotations"].append({**small.content["annotations"][0], "id": 7, "image_id": 9})
+    other = {**small.content["annotations"][0], "id": 8, "image_id": 9, "bbox": [1, 1, 20, 8], "segmentation": []}
+    small.content["annotations"].append({**other, "area": 160})
+    fixed, content = small.fix(tmp_path / "out")
+    assert fixed.after.is_clean
+    assert len(content["images"]) == 2
+    assert [entry["bbox"] for entry in content["annotations"] if entry["image_id"] == 1] == [
+        [10, 10, 30, 20],
+        [1, 1, 20, 8],
+    ]
+
+
+def test_names_from_outside_are_not_copied(small, tmp_path):
+    Image.new("RGB", (60, 40)).save(tmp_path / "secret.png")
+    small.content["images"][0]["file_name"] = "../../secret.png"
+    small.content["images"][1]["file_name"] = str(small.root / "train" / "2.png")
+    (small.root / "train" / "link.png").symlink_to(tmp_path / "secret.png")
+    small.content["images"].append({"id": 5, "file_name": "link.png", "width": 60, "height": 40})
+    fixed, content = small.fix(tmp_path / "out")
+    assert [image["file_name"] for image in content["images"]] == ["2.png"]
+    assert [path.name for path in (tmp_path / "out" / "train").iterdir()] == ["2.png"]
+    kinds = Counter(change.kind for change in fixed.changes)
+    assert kinds == {"escaping_file_name": 2, "absolute_file_name": 1}
+
+
+def test_a_folder_that_holds_something_is_refused(small, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "mine.txt").write_text("keep")
+    with pytest.raises(UsageError, match="not empty"):
+        small.fix(tmp_path / "out")
+    assert (tmp_path / "out" / "mine.txt").read_text() == "keep"
+
+
+def test_a_set_without_readable_images_is_refused_rather_than_written(small, tmp_path):
+    for path in (small.root / "train").iterdir():
+        path.write_bytes(b"")
+    (small.root / "train.json").write_text(json.dumps(small.content))
+    checked = examine(small.root)
+    assert checked.result.count("image_empty") == 2
+    from detrkit.errors import DataError
+
+    with pytest.raises(DataError, match="none of its images can be used"):
+        fix_data(checked, tmp_path / "out")
+    assert not (tmp_path / "out").exists()

@@ -1,0 +1,81 @@
+from __future__ import annotations
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detrkit.curation.synthetic import SHAPES, draw_scene, write_synthetic
+from detrkit.data.formats import find_split
+from detrkit.data.read import read_coco
+from detrkit.errors import UsageError
+
+
+def test_written_set_is_sound_and_found(tmp_path: Path) -> None:
+    root = write_synthetic(tmp_path / "set", 30, 10, size=96, seed=4)
+    for split, count in (("train", 30), ("val", 10)):
+        files = find_split(root, split)
+        index, report = read_coco(files.annotations, files.images, on_bad_image="error")
+        assert report.is_sound
+        assert len(index) == count
+        assert index.class_map.names == SHAPES
+        assert index.class_map.category_ids == (1, 2, 3, 4, 5, 6)
+
+
+def test_same_seed_gives_the_same_bytes_and_more_images_change_none(tmp_path: Path) -> None:
+    first = write_synthetic(tmp_path / "a", 4, 2, size=64, seed=7)
+    second = write_synthetic(tmp_path / "b", 6, 2, size=64, seed=7)
+    other = write_synthetic(tmp_path / "c", 4, 2, size=64, seed=8)
+    for name in ("train2017/000001.jpg", "train2017/000004.jpg", "val2017/000002.jpg"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+        assert (first / name).read_bytes() != (other / name).read_bytes()
+    assert (first / "train2017/000001.jpg").read_bytes() != (first / "val2017/000001.jpg").read_bytes()
+    annotations = [
+        json.loads((root / "annotations/instances_val2017.json").read_text()) for root in (first, second)
+    ]
+    assert annotations[0] == annotations[1]
+
+
+def test_scenes_have_the_promised_objects() -> None:
+    counts, classes = Counter[int](), Counter[int]()
+    for number in range(200):
+        pixels, objects = draw_scene(np.random.Generator(np.random.PCG64(number)), 128)
+        assert pixels.shape == (128, 128, 3)
+        counts[len(objects)] += 1
+        classes.update(class_id for class_id, _ in objects)
+        for _, (x, y, width, height) in objects:
+            assert 0 <= x <= x + width <= 128
+            assert 0 <= y <= y + height <= 128
+            assert 0.08 * 128 - 1 <= min(width, height) <= max(width, height) <= 0.4 * 128 + 1
+    assert set(counts) == set(range(7))
+    assert set(classes) == set(range(6))
+    assert max(classes.values()) < 1.6 * min(classes.values())
+
+
+def test_box_holds_all_of_its_object_and_nothing_more() -> None:
+    for number in range(60):
+        random_state = np.random.PCG64(number)
+        with_object, objects = draw_scene(np.random.Generator(random_state), 128, max_objects=1)
+        if not objects:
+            continue
+        # the same background, without the object: it is drawn before anything about objects is
+        background = draw_scene(np.random.Generator(np.random.PCG64(number)), 128, max_objects=0)[0]
+        changed = np.abs(with_object.astype(int) - background.astype(int)).max(axis=2) > 0
+        (_, (x, y, width, height)) = objects[0]
+        inside = changed[y : y + height, x : x + width]
+        assert changed.sum() == inside.sum()
+        assert inside.any(axis=0).mean() > 0.9
+        assert inside.any(axis=1).mean() > 0.9
+
+
+def test_number_of_classes_and_sizes_can_be_chosen(tmp_path: Path) -> None:
+    root = write_synthetic(tmp_path, 12, 0, size=200, num_classes=2, max_objects=3, side_share=(0.5, 0.6))
+    index, _ = read_coco(root / "annotations/instances_train2017.json", root / "train2017")
+    assert index.class_map.names == ("disc", "square")
+    sides = index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]
+    assert 100 <= sides.min() <= sides.max() <= 120
+    assert np.diff(index.offsets).max() <= 3
+    with pytest.raises(UsageError, match="num_classes is 9, expected 1 to 6"):
+        write_synthetic(tmp_path, num_classes=9)

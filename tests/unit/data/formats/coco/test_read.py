@@ -1,0 +1,272 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detrkit.data.faults import Defect, ReadReport
+from detrkit.data.formats.coco.read import load_json
+from detrkit.data.index import CocoIndex
+from detrkit.data.read import read_coco
+from detrkit.errors import AnnotationError, DataError, ImageError
+from tests.unit.data.factory import CATEGORIES, annotation, coco, image_entry, write, write_noise
+
+
+def read(folder: Path, content: Any, **options: Any) -> tuple[CocoIndex, ReadReport]:
+    return read_coco(write(folder, content), folder, **options)
+
+
+def test_sound_file_gives_an_empty_report(tmp_path: Path) -> None:
+    index, report = read(
+        tmp_path,
+        coco([image_entry(9), image_entry(4)], [annotation(1, 4, category_id=3, area=77), annotation(2, 9)]),
+    )
+    assert report.is_sound
+    assert report.lines() == []
+    assert str(report).endswith("no defects")
+    assert index.image_ids.tolist() == [9, 4]
+    assert [index.file_name(row) for row in range(2)] == ["9.png", "4.png"]
+    assert index.class_map.names == ("dog", "cat")
+    assert index.labels.tolist() == [1, 0]
+    assert index.area.tolist() == [200, 77]  # without an area that of the box is taken
+    assert index.boxes_xyxy.tolist() == [[5, 6, 25, 16]] * 2
+    assert index.offsets.tolist() == [0, 1, 2]
+    assert index.annotation_ids.tolist() == [2, 1]
+
+
+def test_real_coco_equals_pycocotools(shared_data: Path) -> None:
+    from pycocotools.coco import COCO
+
+    path = shared_data / "coco_mini" / "annotations" / "instances_train2017.json"
+    index, report = read_coco(path, shared_data / "coco_mini" / "train2017")
+    reference = COCO(path)
+    assert report.is_sound
+    assert len(index) == len(reference.imgs) == 180
+    assert len(index.class_map) == 80
+    for row, image_id in enumerate(index.image_ids.tolist()):
+        rows = index.annotation_rows(row)
+        expected = reference.loadAnns(reference.getAnnIds(imgIds=image_id))
+        assert index.annotation_ids[rows].tolist() == [entry["id"] for entry in expected]
+        assert index.iscrowd[rows].tolist() == [bool(entry["iscrowd"]) for entry in expected]
+        assert index.area[rows].tolist() == [entry["area"] for entry in expected]
+        categories = [index.class_map.category_ids[label] for label in index.labels[rows]]
+        assert categories == [entry["category_id"] for entry in expected]
+        boxes = index.boxes_xyxy[rows]
+        xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
+        np.testing.assert_allclose(xywh, np.array([e["bbox"] for e in expected]).reshape(-1, 4), atol=1e-9)
+
+
+def test_01_cut_off_json_says_where_it_stops(shared_data: Path) -> None:
+    path = shared_data / "bad_inputs" / "01_json_truncated" / "instances_val2017.json"
+    with pytest.raises(AnnotationError, match="byte 1769472 of 1769472 and is probably cut off"):
+        read_coco(path, path.parent)
+
+
+def test_05_boxes_outside_their_image_are_clipped_or_left_out(shared_data: Path) -> None:
+    folder = shared_data / "bad_inputs" / "05_coco_boxes_outside_image" / "train"
+    index, report = read_coco(folder / "_annotations.coco.json", folder)
+    assert {finding.defect: finding.count for finding in report.findings} == {
+        Defect.OUTSIDE_BOX: 1,
+        Defect.CLIPPED_BOX: 17,
+    }
+    assert len(index) == 24
+    assert len(index.labels) == 210
+    assert 809 not in index.annotation_ids
+    limits = np.repeat(index.sizes_hw, np.diff(index.offsets), axis=0)[:, ::-1]
+    assert (index.boxes_xyxy >= 0).all()
+    assert (index.boxes_xyxy[:, 2:] <= limits).all()
+    assert (np.diff(index.offsets) == 0).sum() == 3
+
+
+def test_06_text_numbers_are_converted(shared_data: Path) -> None:
+    folder = shared_data / "bad_inputs" / "06_coco_exif_rotated_string_boxes"
+    index, report = read_coco(folder / "_annotations.coco.json", folder)
+    assert [(finding.defect, finding.count) for finding in report.findings] == [(Defect.TEXT_NUMBER, 4)]
+    row = index.annotation_ids.tolist().index(4)
+    np.testing.assert_allclose(index.boxes_xyxy[row], [191.746, 143.492, 191.746 + 669.2063, 143.492 + 403.8095])
+    assert index.class_map.names == ("pens", "pen", *index.class_map.names[2:])  # the unused super-category stays
+
+
+def test_07_missing_file_is_left_out_or_an_error(shared_data: Path) -> None:
+    folder = shared_data / "bad_inputs" / "07_coco_missing_file_and_empty" / "train"
+    index, report = read_coco(folder / "_annotations.coco.json", folder)
+    assert {finding.defect: finding.count for finding in report.findings} == {
+        Defect.MISSING_IMAGE: 1,
+        Defect.CLIPPED_BOX: 4,
+    }
+    assert len(index) == 11
+    assert all((folder / index.file_name(row)).is_file() for row in range(len(index)))
+    assert "perspective_jpg" in report.lines()[0]
+    with pytest.raises(ImageError, match="1 of 12 image files do not exist"):
+        read_coco(folder / "_annotations.coco.json", folder, on_bad_image="error")
+
+
+def test_10_unknown_categories_are_left_out(shared_data: Path) -> None:
+    root = shared_data / "bad_inputs" / "10_coco_unknown_category_ids"
+    index, report = read_coco(root / "annotations" / "instances_val2017.json", root / "val2017")
+    assert report.count(Defect.UNKNOWN_CATEGORY) == 7
+    assert len(index.labels) == 10
+    with pytest.raises(DataError, match=r"none of its 13 annotations can be used(.|\n)*category 45"):
+        read_coco(root / "annotations" / "instances_train2017.json", root / "train2017")
+
+
+def test_11_text_image_ids_are_converted(shared_data: Path) -> None:
+    folder = shared_data / "bad_inputs" / "11_coco_string_image_id"
+    index, report = read_coco(folder / "gt_ignore_test.json", folder)
+    assert index.image_ids.tolist() == [2299]
+    assert len(index.labels) == 14
+    assert report.count(Defect.TEXT_ID) == 2
+
+
+@pytest.mark.parametrize(
+    ("fields", "defect"),
+    [
+        ({"bbox": [5, 6, 0, 10]}, Defect.EMPTY_BOX),
+        ({"bbox": [5, 6, 10, -3]}, Defect.EMPTY_BOX),
+        ({"bbox": [float("nan"), 6, 10, 3]}, Defect.NON_FINITE_BOX),
+        ({"bbox": [1, 6, float("inf"), 3]}, Defect.NON_FINITE_BOX),
+        ({"bbox": [1, 6, "wide", 3]}, Defect.NON_FINITE_BOX),
+        ({"bbox": [1, 6, None, 3]}, Defect.NON_FINITE_BOX),
+        ({"bbox": [1, 6, 3]}, Defect.MISSING_BOX),
+        ({"bbox": None}, Defect.MISSING_BOX),
+        ({"bbox": [60, 6, 10, 3]}, Defect.OUTSIDE_BOX),
+        ({"bbox": [-20, 6, 10, 3]}, Defect.OUTSIDE_BOX),
+        ({"image_id": 99}, Defect.UNKNOWN_IMAGE),
+        ({"category_id": 99}, Defect.UNKNOWN_CATEGORY),
+    ],
+)
+def test_unusable_annotation_is_left_out_and_counted(
+    tmp_path: Path, fields: dict[str, Any], defect: Defect
+) -> None:
+    index, report = read(tmp_path, coco([image_entry()], [annotation(1), annotation(2, **fields)]))
+    assert index.annotation_ids.tolist() == [1]
+    assert [(finding.defect, finding.count) for finding in report.findings] == [(defect, 1)]
+    assert "2" in report.findings[0].examples[0]
+
+
+def test_repeated_annotation_ids_and_names_are_kept_and_counted(tmp_path: Path) -> None:
+    categories = [*CATEGORIES, {"id": 8, "name": "cat"}]
+    images = [image_entry(1), image_entry(2, "1.png")]
+    index, report = read(tmp_path, coco(images, [annotation(5), annotation(5, category_id=8)], categories))
+    assert index.labels.tolist() == [1, 2]
+    assert {finding.defect for finding in report.findings} == {
+        Defect.REPEATED_ANNOTATION_ID,
+        Defect.REPEATED_CLASS_NAME,
+        Defect.REPEATED_FILE,
+    }
+
+
+def test_report_shows_few_examples_of_many(tmp_path: Path) -> None:
+    bad = [annotation(number, bbox=[0, 0, 0, 0]) for number in range(2, 50)]
+    _, report = read(tmp_path, coco([image_entry()], [annotation(1), *bad]))
+    (line,) = report.lines()
+    assert "48 boxes have no width or no height (left out): annotation 2:" in line
+    assert line.endswith("; ...")
+
+
+def test_crowds_are_flagged_and_images_without_objects_kept(tmp_path: Path) -> None:
+    index, report = read(tmp_path, coco([image_entry(1), image_entry(2)], [annotation(1, 2, iscrowd=1)]))
+    assert report.is_sound
+    assert index.offsets.tolist() == [0, 0, 1]
+    assert index.iscrowd.tolist() == [True]
+
+
+def test_data_set_without_any_annotation_is_legal(tmp_path: Path) -> None:
+    index, report = read(tmp_path, coco([image_entry()], []))
+    assert report.is_sound
+    assert index.boxes_xyxy.shape == (0, 4)
+
+
+def test_missing_size_is_read_from_the_file(tmp_path: Path) -> None:
+    content = coco([image_entry(1, height=33, width=44)], [annotation(1, bbox=[1, 1, 10, 50])])
+    write(tmp_path, content)
+    del content["images"][0]["height"]
+    index, report = read_coco(write(tmp_path, content, files=False), tmp_path)
+    assert index.sizes_hw.tolist() == [[33, 44]]
+    assert index.boxes_xyxy[0].tolist() == [1, 1, 11, 33]
+    assert report.count(Defect.MISSING_SIZE) == 1
+
+
+def test_exchanged_width_and_height_are_turned_where_boxes_prove_it(tmp_path: Path) -> None:
+    content = coco([image_entry(1, height=40, width=60)], [annotation(1, bbox=[2, 41, 10, 15])])
+    path = write(tmp_path, content, files=False)
+    write_noise(tmp_path / "1.png", 60, 40)
+    index, report = read_coco(path, tmp_path)
+    assert index.sizes_hw.tolist() == [[60, 40]]
+    assert index.boxes_xyxy.tolist() == [[2, 41, 12, 56]]
+    assert [finding.defect for finding in report.findings] == [Defect.TURNED_SIZE]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ([], "holds a list, expected a COCO object"),
+        ({"images": [], "categories": []}, "has no 'annotations'"),
+        (coco([], []), "the data set is empty"),
+        (coco([image_entry()], [], []), "lists no categories"),
+        ({"images": [], "annotations": []}, "has no 'categories'.*found 'images', 'annotations'"),
+        ({"images": [image_entry()], "categories": CATEGORIES}, "has no 'annotations'"),
+        ({"images": {}, "annotations": [], "categories": CATEGORIES}, "'images' is a dict, expected a list"),
+        (coco([image_entry()], [3]), r"annotations\[0\] is a int"),
+        (coco([image_entry(), image_entry()], []), r"images\[1\] has id 1, which images\[0\] has already"),
+        (coco([{"id": 1, "height": 4, "width": 4}], []), r"images\[0\] \(id 1\) has file_name None"),
+        (coco([image_entry() | {"id": "first"}], []), r"images\[0\] has id 'first', expected an integer"),
+        (coco([image_entry() | {"id": True}], []), r"images\[0\] has id True"),
+        (coco([image_entry()], [{"id": 1, "bbox": [1, 2, 3, 4]}]), r"annotations\[0\] has no image_id"),
+        (coco([image_entry()], [], [*CATEGORIES, CATEGORIES[0]]), "category ids repeat"),
+        (coco([image_entry()], [], [{"id": 1}]), "category 1 has name None"),
+    ],
+)
+def test_unusable_file_is_an_error_that_names_it(tmp_path: Path, content: Any, message: str) -> None:
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    with pytest.raises(DataError, match=message) as caught:
+        read_coco(path, tmp_path)
+    assert str(caught.value).startswith(str(path))
+
+
+@pytest.mark.parametrize("text", ["", "not json", '{"images": [1, 2', '{"a": "b', "\xff\xfe"])
+def test_text_that_is_not_json_is_an_error(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "instances.json"
+    path.write_bytes(text.encode("latin-1"))
+    with pytest.raises(AnnotationError, match=r"instances\.json: not valid JSON"):
+        load_json(path)
+
+
+def test_missing_annotation_file_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(AnnotationError, match="No such file"):
+        load_json(tmp_path / "gone.json")
+
+
+def test_all_images_missing_says_where_it_looked(tmp_path: Path) -> None:
+    path = write(tmp_path, coco([image_entry()], []), files=False)
+    with pytest.raises(DataError, match=r"none of its 1 image files exists.*'1\.png'; looked in"):
+        read_coco(path, tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", ["../secret.png", "/etc/passwd", "a/../../secret.png", "link/secret.png", "one.png"]
+)
+def test_file_name_outside_the_image_folder_is_refused(tmp_path: Path, name: str) -> None:
+    write_noise(tmp_path / "secret.png", 40, 60)
+    images = tmp_path / "images"
+    images.mkdir()
+    (images / "link").symlink_to(tmp_path)
+    (images / "one.png").symlink_to(tmp_path / "secret.png")
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(coco([image_entry(1, name)], [])), encoding="utf-8")
+    with pytest.raises(AnnotationError, match=r"instances\.json: file_name .*outside the image folder"):
+        read_coco(path, images)
+
+
+def test_links_inside_the_image_folder_and_to_it_are_legal(tmp_path: Path) -> None:
+    write(tmp_path / "real", coco([image_entry(1, "a/1.png")], []))
+    (tmp_path / "real" / "a" / "2.png").symlink_to(tmp_path / "real" / "a" / "1.png")
+    (tmp_path / "alias").symlink_to(tmp_path / "real")
+    path = write(tmp_path / "alias", coco([image_entry(1, "a/2.png")], []), files=False)
+    index, report = read_coco(path, tmp_path / "alias")
+    assert report.is_sound
+    assert len(index) == 1

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.config import DataConfig
+from detrkit.data.faults import Defect
+from detrkit.data.formats import find_split
+from detrkit.data.formats.panoptic.read import read_panoptic, read_segments
+from detrkit.data.read import read_split_files
+from detrkit.errors import AnnotationError, DataError, ImageError
+from tests.unit.data.factory import write_noise
+
+PANOPTIC = DataConfig(layout="panoptic")
+CATEGORIES = [{"id": 1, "name": "cat", "isthing": 1}, {"id": 9, "name": "sky", "isthing": 0}]
+
+
+def data_set(root: Path, segments: list[dict[str, Any]], categories: list[dict[str, Any]] = CATEGORIES) -> Path:
+    (root / "annotations" / "panoptic_train").mkdir(parents=True)
+    (root / "train").mkdir()
+    for number in (1, 2):
+        write_noise(root / "train" / f"{number}.jpg", 40, 60)
+    pixels = np.zeros((40, 60, 3), dtype=np.uint8)
+    pixels[5:10, 6:16] = (7, 1, 2)
+    Image.fromarray(pixels).save(root / "annotations" / "panoptic_train" / "1.png")
+    content = {
+        "annotations": [{"image_id": 1, "file_name": "1.png", "segments_info": segments}],
+        "images": [{"id": n, "file_name": f"{n}.jpg", "height": 40, "width": 60} for n in (1, 2)],
+        "categories": categories,
+    }
+    (root / "annotations" / "panoptic_train.json").write_text(json.dumps(content))
+    return root
+
+
+def segment(**fields: Any) -> dict[str, Any]:
+    return {"id": 7, "category_id": 1, "iscrowd": 0, "bbox": [6, 5, 10, 5], "area": 50, **fields}
+
+
+def test_real_things_are_read_and_every_segment_is_kept(shared_data: Path) -> None:
+    root = shared_data / "coco_panoptic_yolo"
+    for split, segments, things, crowd in (("train", 595, 407, 2), ("val", 490, 343, 3)):
+        files = find_split(root, split, PANOPTIC)
+        index, report = read_split_files(files)
+        assert report.is_sound
+        assert (len(index), len(index.labels), index.iscrowd.sum()) == (48, things, crowd)
+        assert len(index.class_map) == 80
+        everything = read_panoptic(files)
+        assert (len(everything.segment_ids), len(everything.category_ids)) == (segments, 133)
+        row = 3
+        mine = everything.image_rows == row
+        pixels = read_segments(everything.segments / everything.png_names[row])
+        pixels.pop(0, None)
+        areas = dict(zip(everything.segment_ids[mine].tolist(), everything.area[mine].tolist(), strict=True))
+        assert pixels == areas
+
+
+def test_sample_of_panopticapi_is_the_only_split_of_its_folder(shared_data: Path) -> None:
+    files = find_split(shared_data / "coco_panoptic_yolo" / "panopticapi_sample_data", "examples")
+    assert (files.format, files.images.name) == ("panoptic", "input_images")
+    assert len(read_split_files(files)[0]) == 2
+
+
+def test_stuff_unknown_categories_and_images_without_segments(tmp_path: Path) -> None:
+    segments = [segment(), segment(id=8, category_id=9), segment(id=9, category_id=5), segment(id=10, bbox=None)]
+    files = find_split(data_set(tmp_path, segments), "train")
+    index, report = read_split_files(files)
+    assert index.boxes_xyxy.tolist() == [[6, 5, 16, 10]]
+    assert {finding.defect: finding.count for finding in report.findings} == {
+        Defect.UNLABELLED_IMAGE: 1,
+        Defect.UNKNOWN_CATEGORY: 1,
+        Defect.MISSING_BOX: 1,
+    }
+    assert read_segments(files.listings[0] / "1.png") == {0: 2350, 7 + 256 + 2 * 65536: 50}
+
+
+def test_missing_png_files_and_damaged_entries_are_said(tmp_path: Path) -> None:
+    root = data_set(tmp_path, [segment()])
+    with pytest.raises(ImageError, match=r"2\.png: cannot be decoded"):
+        read_segments(root / "annotations" / "panoptic_train" / "2.png")
+    path = root / "annotations" / "panoptic_train.json"
+    path.write_text(path.read_text().replace('"category_id"', '"category"'))
+    with pytest.raises(AnnotationError, match="no usable 'category_id', expected COCO panoptic"):
+        read_split_files(find_split(root, "train"))
+    (root / "annotations" / "panoptic_train" / "1.png").unlink()
+    (root / "annotations" / "panoptic_train").rmdir()
+    with pytest.raises(DataError, match=r"the folder of its PNG files is missing; expected .*panoptic_train"):
+        find_split(root, "train")
+
+
+def test_without_things_there_is_nothing_to_detect(tmp_path: Path) -> None:
+    root = data_set(tmp_path, [segment(category_id=9)], CATEGORIES[1:])
+    with pytest.raises(DataError, match="no category is a thing"):
+        read_split_files(find_split(root, "train"))

@@ -1,0 +1,186 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from detrkit.config import DataConfig
+from detrkit.data.faults import Defect, ReadReport
+from detrkit.data.formats import find_split
+from detrkit.data.formats.voc.read import read_voc_file
+from detrkit.data.index import CocoIndex
+from detrkit.data.read import load_table, read_split_files
+from detrkit.errors import AnnotationError, DataError
+from tests.unit.data.factory import write_noise
+from tests.unit.data.formats.voc.voc_factory import voc_xml
+
+HEIGHT, WIDTH = 40, 60
+CAT = ("cat", 1, 2, 30, 20)
+
+
+def data_set(root: Path, **files: str) -> Path:
+    """One image per XML text."""
+    for folder in ("JPEGImages", "Annotations"):
+        (root / folder).mkdir(parents=True)
+    for name, text in files.items():
+        write_noise(root / "JPEGImages" / f"{name}.png", HEIGHT, WIDTH)
+        (root / "Annotations" / f"{name}.xml").write_text(text, encoding="utf-8")
+    return root
+
+
+def read(root: Path) -> tuple[CocoIndex, ReadReport]:
+    return read_split_files(find_split(root, "train"))
+
+
+def counts(report: ReadReport) -> dict[Defect, int]:
+    return {finding.defect: finding.count for finding in report.findings}
+
+
+def test_bccd_is_what_its_coco_file_says(shared_data: Path) -> None:
+    root = shared_data / "bccd_voc"
+    for split, empty in (("train", 1), ("val", 1), ("test", 0)):
+        voc, report = read_split_files(find_split(root, split, DataConfig(layout="voc")))
+        coco, _ = read_split_files(find_split(root, split, DataConfig(layout="coco")))
+        assert counts(report) == ({Defect.EMPTY_BOX: empty} if empty else {})
+        assert voc.class_map.names == coco.class_map.names
+        assert [voc.file_name(row) for row in range(len(voc))] == [coco.file_name(row) for row in range(len(coco))]
+        np.testing.assert_array_equal(voc.boxes_xyxy, coco.boxes_xyxy)
+        np.testing.assert_array_equal(voc.labels, coco.labels)
+
+
+@pytest.mark.parametrize(
+    ("data", "images", "boxes", "found"),
+    [
+        ("02_voc_truncated_jpeg", 6, 10, {}),
+        (
+            "03_voc_no_extension_zero_box",
+            6,
+            67,
+            {Defect.UNLABELLED_IMAGE: 4, Defect.OTHER_FILE_NAME: 6, Defect.EMPTY_BOX: 2},
+        ),
+        ("08_voc_png_named_jpg_rgba", 3, 4, {}),
+    ],
+)
+def test_bad_inputs(shared_data: Path, data: str, images: int, boxes: int, found: dict[Defect, int]) -> None:
+    index, report = read(shared_data / "bad_inputs" / data)
+    assert (len(index), len(index.labels), counts(report)) == (images, boxes, found)
+
+
+def test_corners_are_taken_as_written(tmp_path: Path) -> None:
+    index, report = read(
+        data_set(tmp_path, a=voc_xml("a.png", [("cat", 0, 0, 60, 40), ("ant", 1.25, 2.5, 30, 20)]))
+    )
+    assert index.boxes_xyxy.tolist() == [[0, 0, 60, 40], [1.25, 2.5, 30, 20]]
+    assert index.class_map.names == ("ant", "cat")
+    assert report.is_sound
+
+
+def test_difficult_objects_are_crowd_and_said(tmp_path: Path) -> None:
+    index, report = read(data_set(tmp_path, a=voc_xml("a.png", [CAT, (*CAT, 1), (*CAT, 0)])))
+    assert index.iscrowd.tolist() == [False, True, False]
+    assert "1 objects are marked difficult" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("objects", "kept", "found"),
+    [
+        ([("cat", 30, 2, 1, 20), CAT], 1, {Defect.EMPTY_BOX: 1}),
+        ([("cat", "x", 2, 30, 20), CAT], 1, {Defect.NON_FINITE_BOX: 1}),
+        ([("", 1, 2, 30, 20), CAT], 1, {Defect.UNKNOWN_CATEGORY: 1}),
+        ([("cat", 1, 2, 70, 20)], 1, {Defect.CLIPPED_BOX: 1}),
+        ([("cat", 61, 2, 70, 20), CAT], 1, {Defect.OUTSIDE_BOX: 1}),
+    ],
+)
+def test_damaged_objects(
+    tmp_path: Path, objects: list[tuple[Any, ...]], kept: int, found: dict[Defect, int]
+) -> None:
+    index, report = read(data_set(tmp_path, a=voc_xml("a.png", objects)))
+    assert (len(index.labels), counts(report)) == (kept, found)
+
+
+def test_objects_without_box_and_parts_with_box(tmp_path: Path) -> None:
+    part = (
+        "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+    )
+    text = voc_xml("a.png", [CAT]).replace("</object>", f"{part}</object><object><name>cat</name>{part}</object>")
+    index, report = read(data_set(tmp_path, a=text))
+    assert index.boxes_xyxy.tolist() == [[1, 2, 30, 20]]
+    assert counts(report) == {Defect.MISSING_BOX: 1}
+    assert "a.xml object 2: no box" in str(report)
+
+
+@pytest.mark.parametrize("size", [None, (0, 0)])
+def test_missing_size_is_taken_from_the_file(tmp_path: Path, size: tuple[int, int] | None) -> None:
+    index, _ = read(data_set(tmp_path, a=voc_xml("a.png", [("cat", 1, 2, 59, 39)], size)))
+    assert index.sizes_hw.tolist() == [[HEIGHT, WIDTH]]
+    assert index.boxes_xyxy.tolist() == [[1, 2, 59, 39]]
+
+
+def test_the_image_is_found_by_the_name_of_the_xml_file_or_what_it_says(tmp_path: Path) -> None:
+    root = data_set(tmp_path, a=voc_xml("z.jpg", [CAT]), b=voc_xml("b", [CAT]), c=voc_xml("c.png", [CAT]))
+    write_noise(root / "JPEGImages" / "d.png", HEIGHT, WIDTH)
+    (root / "Annotations" / "other.xml").write_text(voc_xml("d.png", [CAT]))
+    (root / "Annotations" / "gone.xml").write_text(voc_xml("gone.png", [CAT]))
+    write_noise(root / "JPEGImages" / "e.png", HEIGHT, WIDTH)
+    (root / "Annotations" / "e.png.xml").write_text(voc_xml("unknown", [CAT]))
+    index, report = read(root)
+    assert [index.file_name(row) for row in range(len(index))] == ["a.png", "b.png", "c.png", "d.png", "e.png"]
+    assert counts(report) == {Defect.OTHER_FILE_NAME: 2, Defect.MISSING_IMAGE: 1}
+    assert "a.xml says 'z.jpg', the image is a.png" in str(report)
+
+
+def test_file_names_cannot_lead_out(tmp_path: Path) -> None:
+    root = data_set(tmp_path / "set", a=voc_xml("a.png", [CAT]))
+    write_noise(tmp_path / "secret.png", HEIGHT, WIDTH)
+    (root / "Annotations" / "b.xml").write_text(voc_xml("../../secret.png", [CAT]))
+    index, report = read(root)
+    assert (len(index), counts(report)) == (1, {Defect.MISSING_IMAGE: 1})
+
+
+def test_a_broken_file_costs_its_image_only(tmp_path: Path) -> None:
+    root = data_set(tmp_path, a=voc_xml("a.png", [CAT]), b="<annotation><object>", c="")
+    index, report = read(root)
+    assert len(index) == 1
+    assert report.count(Defect.UNREADABLE_LABELS) == 2
+    (root / "Annotations" / "a.xml").unlink()
+    with pytest.raises(DataError, match=r"no XML file in .* can be read"):
+        read(root)
+
+
+def test_entities_are_refused_before_they_unfold(tmp_path: Path) -> None:
+    entities = "".join(f'<!ENTITY a{n} "{f"&a{n - 1};" * 10}">' for n in range(1, 20))
+    path = tmp_path / "a.xml"
+    path.write_text(
+        f'<!DOCTYPE x [<!ENTITY a0 "x">{entities}]><annotation><filename>&a19;</filename></annotation>'
+    )
+    with pytest.raises(AnnotationError, match="declares the entity 'a0', which is refused"):
+        read_voc_file(path)
+    path.write_text('<!DOCTYPE x [<!ENTITY f SYSTEM "file:///etc/passwd">]><annotation>&f;</annotation>')
+    with pytest.raises(AnnotationError, match="declares the entity 'f'"):
+        read_voc_file(path)
+
+
+def test_pretty_printed_names_lose_their_line_breaks_only(tmp_path: Path) -> None:
+    index, _ = read(
+        data_set(tmp_path, a=voc_xml("a.png", [("\n  traffic light\n ", *CAT[1:]), (" cat", *CAT[1:])]))
+    )
+    assert index.class_map.names == (" cat", "traffic light")
+
+
+def test_labels_txt_gives_the_order_of_classes(tmp_path: Path) -> None:
+    root = data_set(tmp_path, a=voc_xml("a.png", [CAT, ("bee", 1, 2, 30, 20)]))
+    (root / "labels.txt").write_text("dog\ncat\n")
+    assert read(root)[0].class_map.names == ("dog", "cat", "bee")
+
+
+def test_no_object_anywhere(tmp_path: Path) -> None:
+    root = data_set(tmp_path, a=voc_xml("a.png", []))
+    with pytest.raises(DataError, match="no XML file holds an object"):
+        read(root)
+
+
+def test_places_name_file_and_object(tmp_path: Path) -> None:
+    table = load_table(find_split(data_set(tmp_path, a=voc_xml("a.png", [CAT, CAT])), "train"))
+    assert table.place(1, 0) == "a.xml object 2"

@@ -1,0 +1,226 @@
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit.config import DataConfig
+from detrkit.data.faults import Defect, ReadReport
+from detrkit.data.formats import find_split
+from detrkit.data.formats.yolo.read import label_name
+from detrkit.data.index import CocoIndex
+from detrkit.data.read import load_table, read_split_files
+from detrkit.errors import DataError
+from tests.unit.data.factory import write_noise
+
+HEIGHT, WIDTH = 40, 60
+
+
+def data_set(root: Path, *texts: str | None, yaml: str = "names: [cat, dog]") -> Path:
+    """A training split with one image per text of labels; None is an image without a label file."""
+    for folder in ("images", "labels"):
+        (root / folder).mkdir(parents=True)
+    for number, text in enumerate(texts, start=1):
+        write_noise(root / "images" / f"{number}.png", HEIGHT, WIDTH)
+        if text is not None:
+            (root / "labels" / f"{number}.txt").write_text(text)
+    (root / "data.yaml").write_text(f"train: images\n{yaml}\n")
+    return root
+
+
+def read(root: Path) -> tuple[CocoIndex, ReadReport]:
+    return read_split_files(find_split(root, "train"))
+
+
+@pytest.mark.parametrize(
+    ("data", "layout", "splits"),
+    [
+        ("coco_panoptic_yolo", "coco", {"train": 406, "val": 340}),
+        ("cones_yolo", "coco", {"train": 285, "val": 97, "test": 85}),
+    ],
+)
+def test_real_labels_are_the_boxes_of_the_coco_file(
+    shared_data: Path, data: str, layout: str, splits: dict[str, int]
+) -> None:
+    for split, count in splits.items():
+        root = shared_data / data
+        yolo, report = read_split_files(find_split(root, split, DataConfig(layout="yolo")))
+        coco, _ = read_split_files(find_split(root, split, DataConfig(layout=layout)))  # type: ignore[arg-type]
+        assert report.is_sound
+        assert yolo.class_map.names == coco.class_map.names
+        row_of = {coco.file_name(row).rpartition("/")[2]: row for row in range(len(coco))}
+        assert len(yolo) == len(coco)
+        assert len(yolo.labels) == count
+        for row in range(len(yolo)):
+            mine, theirs = yolo.annotation_rows(row), coco.annotation_rows(row_of[yolo.file_name(row)])
+            real = ~coco.iscrowd[theirs]
+            order = np.lexsort(np.round(yolo.boxes_xyxy[mine], 2).T)
+            other = np.lexsort(np.round(coco.boxes_xyxy[theirs][real], 2).T)
+            assert yolo.labels[mine][order].tolist() == coco.labels[theirs][real][other].tolist()
+            pairs = yolo.boxes_xyxy[mine][order], coco.boxes_xyxy[theirs][real][other]
+            np.testing.assert_allclose(*pairs, atol=1e-3)
+
+
+def test_04_is_read_as_the_scanner_found_it(shared_data: Path) -> None:
+    root = shared_data / "bad_inputs" / "04_yolo_mixed_polygons_bad_classes"
+    orphan_lines = 38  # of the 34 label files without image, which the scanner counted too
+    for split, lines, polygons, unknown, orphans in (
+        ("train", 42, 0, 0, 0),
+        ("val", 154 - orphan_lines, 70, 134 - orphan_lines, 34),
+        ("test", 82, 42, 54, 0),
+    ):
+        files = find_split(root, split)
+        table = load_table(files)
+        _, report = read_split_files(files)
+        assert len(table.boxes_xywh) == lines
+        assert (report.count(Defect.POLYGON), report.count(Defect.ORPHAN_LABELS)) == (polygons, orphans)
+        assert (table.class_rows() < 0).sum() == report.count(Defect.UNKNOWN_CATEGORY) == unknown
+    assert "validate/labels/1005343_jpg.rf.5af4b94416e976e5d980a9daf7c02aa6.txt line 1: category 3" in str(
+        read_split_files(find_split(root, "val"))[1]
+    )
+
+
+def test_12_is_read_in_spite_of_its_paths(shared_data: Path) -> None:
+    root = shared_data / "bad_inputs" / "12_yolo_data_yaml_wrong_paths"
+    for split, images, boxes in (("train", 5, 82), ("val", 2, 16), ("test", 2, 68)):
+        index, report = read_split_files(find_split(root, split))
+        assert (len(index), len(index.labels), report.is_sound) == (images, boxes, True)
+        assert index.class_map.names[3] == "Dirt Stained Egg"
+
+
+def test_lines_of_every_kind(tmp_path: Path) -> None:
+    lines = [
+        "0 0.5 0.5 0.2 0.4",
+        "",
+        "1.0 0.25 0.25 0.1 0.1 0.9",  # a confidence
+        "1 0.1 0.1 0.4 0.1 0.4 0.5 0.1 0.5",  # a polygon, or a turned box
+        "0 0.5 0.5 0.2",
+        "cat 0.5 0.5 0.2 0.4",
+        "0.5 0.5 0.5 0.2 0.4",
+        "0 0.5 0.5 0.2 0.4 1 2 3",
+        "nan 0.5 0.5 0.2 0.4",
+        "7 0.5 0.5 0.2 0.4",
+        "-1 0.5 0.5 0.2 0.4",
+        "0 nan 0.5 0.2 0.4",
+        "0 0.5 0.5 0 0.4",
+        "0 0.95 0.5 0.2 0.4",
+        "0 inf 0.5 0.2 0.4 0.1 0.2",
+    ]
+    index, report = read(data_set(tmp_path, "\n".join(lines)))
+    np.testing.assert_allclose(
+        index.boxes_xyxy, [[24, 12, 36, 28], [12, 8, 18, 12], [6, 4, 24, 20], [51, 12, 60, 28]]
+    )
+    assert index.labels.tolist() == [0, 1, 1, 0]
+    assert {finding.defect: finding.count for finding in report.findings} == {
+        Defect.EXTRA_NUMBERS: 1,
+        Defect.POLYGON: 2,
+        Defect.BAD_LINE: 5,
+        Defect.UNKNOWN_CATEGORY: 2,
+        Defect.NON_FINITE_BOX: 2,
+        Defect.EMPTY_BOX: 1,
+        Defect.CLIPPED_BOX: 1,
+    }
+    assert "labels/1.txt line 5: '0 0.5 0.5 0.2'" in str(report)
+    assert "labels/1.txt line 14: corners 51, 12, 63, 28 in 60 x 40 pixels" in str(report)
+
+
+def test_keypoints_are_left_out_where_data_yaml_announces_them(tmp_path: Path) -> None:
+    text = "0 0.5 0.5 0.2 0.4 0.1 0.1 2 0.2 0.2 2\n"
+    index, report = read(data_set(tmp_path, text, yaml="names: [cat]\nkpt_shape: [2, 3]"))
+    np.testing.assert_allclose(index.boxes_xyxy, [[24, 12, 36, 28]])
+    assert report.count(Defect.EXTRA_NUMBERS) == 1
+
+
+def test_images_without_labels_have_no_objects(tmp_path: Path) -> None:
+    index, report = read(data_set(tmp_path, "0 0.5 0.5 0.2 0.4", "", None))
+    assert np.diff(index.offsets).tolist() == [1, 0, 0]
+    assert report.is_sound
+    _, report = read(data_set(tmp_path / "none", None, None))
+    assert report.count(Defect.NO_LABELS) == 2
+
+
+def test_values_outside_stay_in_the_table(tmp_path: Path) -> None:
+    table = load_table(find_split(data_set(tmp_path, "0 30 20 12 16"), "train"))
+    assert table.boxes_xywh.tolist() == [[24 * 60, 12 * 40, 12 * 60, 16 * 40]]
+    assert (table.label_files, table.place(0, 0)) == (["labels/1.txt"], "labels/1.txt line 1")
+
+
+def test_boxes_are_scaled_by_the_upright_image(tmp_path: Path) -> None:
+    root = data_set(tmp_path, "0 0.5 0.5 0.2 0.4")
+    (root / "images" / "1.png").unlink()
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.new("RGB", (WIDTH, HEIGHT)).save(root / "images" / "1.jpg", exif=exif)
+    index, _ = read(root)
+    assert index.sizes_hw.tolist() == [[WIDTH, HEIGHT]]
+    np.testing.assert_allclose(index.boxes_xyxy, [[16, 18, 24, 42]])
+
+
+def test_unreadable_image_keeps_its_place_and_is_said(tmp_path: Path) -> None:
+    root = data_set(tmp_path, "0 0.5 0.5 0.2 0.4", "1 0.5 0.5 0.2 0.4")
+    (root / "images" / "1.png").write_bytes(b"no image")
+    index, report = read(root)
+    assert len(index) == 2
+    assert "1 image files cannot be opened (kept until they are to be decoded): 1.png" in str(report)
+
+
+def test_labels_that_cannot_be_read_take_their_image_out(tmp_path: Path) -> None:
+    root = data_set(tmp_path, "0 0.5 0.5 0.2 0.4", "0 0.5 0.5 0.2 0.4")
+    (root / "labels" / "1.txt").unlink()
+    (root / "labels" / "1.txt").mkdir()
+    index, report = read(root)
+    assert [index.file_name(row) for row in range(len(index))] == ["2.png"]
+    assert report.count(Defect.UNREADABLE_LABELS) == 1
+
+
+def test_gaps_and_wrong_counts_of_classes(tmp_path: Path) -> None:
+    index, report = read(data_set(tmp_path, "5 0.5 0.5 0.2 0.4", yaml="nc: 3\nnames: {0: cat, 5: dog}"))
+    assert (index.class_map.names, index.class_map.category_ids) == (("cat", "dog"), (0, 5))
+    assert index.labels.tolist() == [1]
+    assert "nc is 3, names has 2" in str(report)
+    index, _ = read(data_set(tmp_path / "b", "1 0.5 0.5 0.2 0.4", yaml="nc: 3"))
+    assert index.class_map.names == ("class_0", "class_1", "class_2")
+
+
+def test_labels_without_image_are_counted(tmp_path: Path) -> None:
+    root = data_set(tmp_path, "0 0.5 0.5 0.2 0.4")
+    (root / "labels" / "9.txt").write_text("0 0.5 0.5 0.2 0.4")
+    (root / "labels" / "classes.txt").write_text("cat")
+    _, report = read(root)
+    assert "1 label files have no image (left out): labels/9.txt" in str(report)
+
+
+def test_many_files_are_read_in_order(tmp_path: Path) -> None:
+    root = data_set(tmp_path, "0 0.5 0.5 0.2 0.4")
+    for number in range(2, 200):
+        shutil.copy(root / "images" / "1.png", root / "images" / f"{number}.png")
+        (root / "labels" / f"{number}.txt").write_text(f"0 0.5 0.5 {number / 1000} 0.4")
+    index, _ = read(root)
+    for row in range(1, len(index)):
+        number = int(index.file_name(row).removesuffix(".png"))
+        left, _, right, _ = index.boxes_xyxy[index.annotation_rows(row)][0]
+        assert right - left == pytest.approx(WIDTH * (0.2 if number == 1 else number / 1000))
+
+
+def test_without_objects_or_names_there_are_no_classes(tmp_path: Path) -> None:
+    root = data_set(tmp_path, "", "")
+    (root / "data.yaml").unlink()
+    with pytest.raises(DataError, match="no label file holds an object"):
+        read(root)
+
+
+@pytest.mark.parametrize(
+    ("image", "label"),
+    [
+        ("images/train/1.jpg", "labels/train/1.txt"),
+        ("a/images/b/images/c.d/1.jpg", "a/images/b/labels/c.d/1.txt"),
+        ("train/1.mp4#t=1.jpg", "train/1.mp4#t=1.txt"),
+        ("images/a.b/1", "labels/a.b/1.txt"),
+        ("my-images/1.jpg", "my-images/1.txt"),
+    ],
+)
+def test_place_of_labels(image: str, label: str) -> None:
+    assert label_name(image) == label

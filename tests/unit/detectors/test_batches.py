@@ -1,0 +1,129 @@
+"""detect_batches, precision, modes and devices."""
+
+import pytest
+import torch
+from torchvision import tv_tensors
+
+from detrkit.detectors.batches import detect_batches, evaluation_mode, resolve_device, run_model
+from detrkit.errors import UsageError
+from detrkit.types import Batch, GroundTruth
+from tests.unit.detectors.conftest import CLASS_MAP, QUERIES, fake_postprocess
+
+CPU = torch.device("cpu")
+
+
+def make_batch(image_ids, sizes_hw):
+    height, width = max(size[0] for size in sizes_hw), max(size[1] for size in sizes_hw)
+    images = torch.zeros(len(sizes_hw), 3, height, width, dtype=torch.uint8)
+    padding_mask = torch.ones(len(sizes_hw), height, width, dtype=torch.bool)
+    targets = []
+    for row, (image_id, (h, w)) in enumerate(zip(image_ids, sizes_hw, strict=True)):
+        generator = torch.Generator().manual_seed(image_id)
+        images[row, :, :h, :w] = torch.randint(0, 255, (3, h, w), generator=generator)
+        padding_mask[row, :h, :w] = False
+        targets.append(
+            {
+                "boxes": tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(h, w)),
+                "labels": torch.zeros(0, dtype=torch.int64),
+                "area": torch.zeros(0),
+                "iscrowd": torch.zeros(0, dtype=torch.bool),
+                "image_id": image_id,
+                "orig_size_hw": (h * 2, w * 2),
+            }
+        )
+    truth = GroundTruth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (0,) * len(sizes_hw))
+    return Batch(images, padding_mask, truth, tuple(targets), tuple(sizes_hw))
+
+
+def test_batches_give_ids_and_detections_in_original_pixels(model, config):
+    batches = [make_batch([5, 9], [(8, 6), (8, 10)]), make_batch([2], [(4, 4)])]
+    found = dict(detect_batches(model, fake_postprocess, batches, CLASS_MAP, config, CPU))
+    assert list(found) == [5, 9, 2]
+    assert [len(one.scores) for one in found.values()] == [QUERIES] * 3
+    assert found[2].boxes_xyxy[0].tolist() == pytest.approx([2, -0.4, 6, 8.4], abs=1e-5)
+    assert [call[1] for call in model.calls] == [True, False]
+
+
+def test_padding_inside_a_batch_changes_nothing(model, config):
+    def detect(batch):
+        return dict(detect_batches(model, fake_postprocess, [batch], CLASS_MAP, config, CPU))
+
+    together = detect(make_batch([5, 9], [(8, 6), (12, 10)]))
+    for image_id, size in ((5, (8, 6)), (9, (12, 10))):
+        alone = detect(make_batch([image_id], [size]))[image_id]
+        assert together[image_id].scores == pytest.approx(alone.scores, abs=1e-5)
+
+
+def test_no_batches_give_nothing_and_modes_return(model, config):
+    model.train()
+    model.frozen.eval()
+    assert list(detect_batches(model, fake_postprocess, [], CLASS_MAP, config, CPU)) == []
+    assert model.training
+    assert not model.frozen.training
+
+
+def test_modes_and_gradients_return_when_the_caller_stops_early(model, config):
+    model.train()
+    stream = detect_batches(model, fake_postprocess, [make_batch([1, 2], [(4, 4)] * 2)], CLASS_MAP, config, CPU)
+    next(stream)
+    assert torch.is_grad_enabled()
+    assert not torch.is_inference_mode_enabled()
+    stream.close()
+    assert model.training
+
+
+def test_modes_return_after_an_error(model):
+    model.train()
+
+    def fail_inside():
+        with evaluation_mode(model):
+            assert not model.training
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail_inside()
+    assert model.training
+
+
+@pytest.mark.parametrize("precision", ["bf16", "16"])
+def test_low_precision_outputs_are_float32_and_close(precision, config):
+    torch.manual_seed(0)
+    layer = torch.nn.Conv2d(3, 4, 3)
+    seen = []
+
+    class Small(torch.nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = layer
+
+        def forward(self, images, padding_mask):
+            features = self.layer(images).mean((2, 3))
+            seen.append(features.dtype)
+            return type("Raw", (), {"logits": features[None, :, None], "boxes_cxcywh": features[None, :, None]})()
+
+    images = make_batch([1], [(16, 16)]).images
+    exact = run_model(Small(), images, None, config, CPU)
+    fast = run_model(Small(), images, None, config, CPU, precision=precision)
+    assert seen == [torch.float32, {"bf16": torch.bfloat16, "16": torch.float16}[precision]]
+    assert fast.logits.dtype == torch.float32
+    # bf16 keeps 8 bits of mantissa
+    assert torch.allclose(exact.logits, fast.logits, atol=0.03)
+
+
+def test_channels_last_gives_the_same_numbers(model, config):
+    images = make_batch([1, 2], [(16, 16)] * 2).images
+    plain = run_model(model, images, None, config, CPU)
+    turned = run_model(model, images, None, config, CPU, channels_last=True)
+    assert torch.allclose(plain.logits, turned.logits, atol=1e-5)
+
+
+def test_unknown_precision_and_device_are_refused(model, config):
+    with pytest.raises(UsageError, match="precision is '8'"):
+        run_model(model, make_batch([1], [(4, 4)]).images, None, config, CPU, precision="8")
+    with pytest.raises(UsageError, match="gpu7"):
+        resolve_device("gpu7")
+    assert resolve_device("cpu") == CPU
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+    if not torch.cuda.is_available():
+        with pytest.raises(UsageError, match="no CUDA device"):
+            resolve_device("cuda")

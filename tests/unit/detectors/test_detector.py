@@ -1,0 +1,265 @@
+"""Detector.predict, its batches and its contracts."""
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detrkit.detectors.detector import group_by_size, pad_images
+from detrkit.detectors.interop import sv
+from detrkit.errors import ImageError, UsageError
+from detrkit.threshold_file import ClassThreshold, ScoreScale, Thresholds
+
+QUERIES = 6
+
+
+def same(one, other):
+    return (
+        np.allclose(one.xyxy, other.xyxy, atol=1e-4)
+        and np.allclose(one.confidence, other.confidence, atol=1e-5)
+        and np.array_equal(one.class_id, other.class_id)
+    )
+
+
+def test_one_image_gives_one_detections_object_with_everything_in_it(detector, make_image):
+    found = detector.predict(make_image(), threshold=0.0)
+    assert isinstance(found, sv.Detections)
+    assert len(found) == QUERIES
+    assert found.xyxy.dtype == np.float32
+    assert found.confidence.dtype == np.float32
+    assert (np.diff(found.confidence) <= 0).all()
+    names = np.array(["cat", "dog", "gnu"])
+    assert found.data["class_name"].tolist() == names[found.class_id].tolist()
+    assert found.data["category_id"].tolist() == np.array([17, 18, 44])[found.class_id].tolist()
+    assert found.metadata == {"source": "image", "size_hw": (40, 60)}
+
+
+def test_boxes_are_in_original_pixels_and_not_clipped(detector, make_image):
+    found = detector.predict(make_image(size_hw=(40, 60)), threshold=0.0)
+    assert found.xyxy[0] == pytest.approx([15, -2, 45, 42], abs=1e-4)
+
+
+def test_threshold_keeps_scores_equal_to_it(detector, make_image):
+    image = make_image(3)
+    everything = detector.predict(image, threshold=0.0)
+    limit = float(everything.confidence[2])
+    found = detector.predict(image, threshold=limit)
+    assert len(found) == (everything.confidence >= limit).sum() >= 3
+    assert len(detector.predict(image, threshold=1.0)) == 0
+
+
+def per_class(*scores, scale=None):
+    names, categories = ("cat", "dog", "gnu"), (17, 18, 44)
+    entries = (ClassThreshold(*entry) for entry in zip(names, categories, scores, strict=True))
+    return Thresholds(tuple(entries), 0.5, scale=scale or ScoreScale())
+
+
+def test_thresholds_by_class_keep_each_class_from_its_own_score_on(detector, make_image):
+    image = make_image(3)
+    everything = detector.predict(image, threshold=0.0)
+    present = np.unique(everything.class_id)
+    assert len(present) == 1
+    limits = [1.0, 1.0, 1.0]
+    limits[present[0]] = float(everything.confidence[2])
+    found = detector.predict(image, per_class(*limits))
+    assert same(found, everything[everything.confidence >= everything.confidence[2]])
+    limits[present[0]], limits[present[0] - 1] = 1.0, 0.0
+    assert len(detector.predict(image, per_class(*limits))) == 0
+
+
+def test_calibrated_scores_are_what_is_shown_and_compared(detector, make_image):
+    image = make_image(3)
+    scale = ScoreScale(2.0, -1.0)
+    everything = detector.predict(image, threshold=0.0)
+    shown = scale(everything.confidence)
+    found = detector.predict(image, per_class(*[float(shown[3])] * 3, scale=scale))
+    assert 3 < len(found) < QUERIES or len(np.unique(shown)) < QUERIES
+    np.testing.assert_allclose(found.confidence, shown[: len(found)], rtol=1e-6)
+    assert found.confidence.dtype == np.float32
+
+
+def test_a_detectors_own_thresholds_hold_unless_another_is_given(detector, make_image):
+    image = make_image(3)
+    before = detector.predict(image)
+    assert len(before) == len(detector.predict(image, threshold=0.5))
+    detector.thresholds = per_class(1.0, 1.0, 1.0)
+    assert len(detector.predict(image)) == 0
+    assert len(next(detector.stream([image])).detections) == 0
+    assert len(detector.predict(image, threshold=0.0)) == QUERIES
+
+
+def test_thresholds_of_another_model_are_refused(detector, make_image):
+    foreign = Thresholds((ClassThreshold("zebra", 1, 0.5),), 0.5)
+    with pytest.raises(UsageError, match="classes that the model does not have"):
+        detector.predict(make_image(), foreign)
+
+
+def test_nothing_above_the_threshold_is_an_empty_detections_object(detector, make_image):
+    found = detector.predict(make_image(), threshold=1.0)
+    assert len(found) == 0
+    assert found.xyxy.shape == (0, 4)
+    assert found.data["class_name"].shape == (0,)
+
+
+def test_lists_give_lists_in_order(detector, make_image, folder):
+    images = [make_image(seed, size) for seed, size in enumerate([(40, 60), (60, 40), (40, 60), (50, 50)])]
+    together = detector.predict(images, threshold=0.0, batch_size=3)
+    assert len(together) == 4
+    for image, found in zip(images, together, strict=True):
+        assert same(found, detector.predict(image, threshold=0.0))
+    assert detector.predict([]) == []
+    assert len(detector.predict([images[0]])) == 1
+    assert [found.metadata["source"].rsplit("/")[-1] for found in detector.predict(folder)] == [
+        "a.PNG",
+        "b.png",
+        "c.png",
+    ]
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
+def test_batch_size_changes_nothing(batch_size, detector, make_image):
+    rng = np.random.default_rng(0)
+    images = [make_image(seed, tuple(rng.integers(20, 90, 2))) for seed in range(23)]
+    expected = [detector.predict(image, threshold=0.0) for image in images]
+    found = detector.predict(images, threshold=0.0, batch_size=batch_size)
+    assert all(same(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def test_images_of_one_size_are_not_masked_and_batches_are_full(detector, model, make_image):
+    detector.predict([make_image(seed) for seed in range(10)], batch_size=4)
+    assert model.calls == [((4, 3, 32, 48), False, False)] * 2 + [((2, 3, 32, 48), False, False)]
+
+
+def test_images_are_resized_to_the_configs_size(detector, model, make_image):
+    detector.predict(make_image(size_hw=(320, 320)))
+    detector.predict(make_image(size_hw=(100, 400)))
+    assert [call[0] for call in model.calls] == [(1, 3, 32, 32), (1, 3, 16, 64)]
+
+
+def test_pixels_are_normalised_by_the_configs_mean_and_std(detector, model, config):
+    image = np.full((32, 32, 3), 128, np.uint8)
+    seen = []
+    model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    detector.predict(image)
+    expected = (128 / 255 - np.array(config.transforms.mean)) / np.array(config.transforms.std)
+    assert seen[0][0, :, 5, 5].numpy() == pytest.approx(expected, abs=1e-5)
+
+
+def test_padding_is_hidden_by_the_mask(detector, model, make_image):
+    images = [make_image(0, (40, 60)), make_image(1, (40, 64))]
+    together = detector.predict(images, threshold=0.0, batch_size=2)
+    assert model.calls == [((2, 3, 32, 51), True, False)]
+    for image, found in zip(images, together, strict=True):
+        assert same(found, detector.predict(image, threshold=0.0))
+
+
+def test_every_module_keeps_its_mode(detector, model, make_image):
+    model.train()
+    model.frozen.eval()
+    detector.predict(make_image())
+    assert model.calls[-1][2] is False
+    assert model.training
+    assert not model.frozen.training
+
+
+def test_predict_batch_gives_every_query(detector, make_image):
+    images = [torch.from_numpy(make_image(seed)).permute(2, 0, 1) for seed in range(2)]
+    found = detector.predict_batch(images)
+    assert [len(one.scores) for one in found] == [QUERIES, QUERIES]
+    assert same(detector.predict(make_image(1), threshold=0.0), detector.predict(make_image(1), threshold=0.0))
+    assert np.allclose(found[1].scores, detector.predict(make_image(1), threshold=0.0).confidence, atol=1e-5)
+    assert detector.predict_batch([]) == []
+
+
+def test_broken_image_in_a_folder_is_skipped_with_a_warning(detector, folder, caplog):
+    (folder / "b.png").write_bytes(b"broken")
+    found = detector.predict(folder)
+    assert len(found) == 2
+    assert "b.png" in caplog.text
+
+
+def test_broken_images_are_reported_to_the_caller(detector, folder, caplog):
+    (folder / "b.png").write_bytes(b"broken")
+    reported = []
+    found = detector.predict([folder, "nothere.jpg"], on_error=lambda name, error: reported.append((name, error)))
+    assert len(found) == 2
+    assert [name.rsplit("/")[-1] for name, _ in reported] == ["b.png", "nothere.jpg"]
+    assert all(isinstance(error, ImageError) for _, error in reported)
+    assert not caplog.text
+
+
+def test_folder_of_broken_images_gives_an_empty_list(detector, folder):
+    for path in folder.glob("*.[pP]*"):
+        path.write_bytes(b"broken")
+    assert detector.predict(folder, on_error=lambda name, error: None) == []
+
+
+def test_broken_images_named_by_hand_are_errors(detector, folder):
+    (folder / "b.png").write_bytes(b"broken")
+    with pytest.raises(ImageError, match=r"b\.png"):
+        detector.predict(folder / "b.png")
+    with pytest.raises(ImageError, match=r"b\.png"):
+        detector.predict(folder / "b.png", on_error=lambda name, error: None)
+    with pytest.raises(ImageError, match=r"b\.png"):
+        detector.predict([folder / "a.PNG", folder / "b.png"])
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"threshold": 1.5}, "threshold is 1.5"),
+        ({"threshold": -1}, "threshold"),
+        ({"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(options, message, detector, make_image):
+    with pytest.raises(UsageError, match=message):
+        detector.predict(make_image(), **options)
+
+
+def test_stream_hands_images_along_and_may_be_left_early(detector, folder):
+    stream = detector.stream(folder, threshold=0.0, batch_size=1, keep_images=True)
+    first = next(stream)
+    stream.close()
+    assert first.source.endswith("a.PNG")
+    assert np.array_equal(first.image, np.array(Image.open(folder / "a.PNG")))
+    assert len(first.detections) == QUERIES
+    assert all(item.image is None for item in detector.stream(folder))
+
+
+def test_stream_reads_a_bounded_number_of_images_ahead(detector, make_image, tmp_path):
+    for number in range(60):
+        Image.fromarray(make_image(number)).save(tmp_path / f"{number:02}.png")
+    stream = detector.stream(tmp_path, batch_size=2)
+    next(stream)
+    (tmp_path / "59.png").unlink()  # not read yet, so it is missed when its turn comes
+    assert sum(1 for _ in stream) == 58
+
+
+def test_groups_hold_every_position_once_and_little_padding():
+    rng = np.random.default_rng(0)
+    sizes = [(800, int(w)) if i % 2 else (int(w), 800) for i, w in enumerate(rng.integers(500, 1333, 50))]
+    groups = group_by_size(sizes, 4)
+    assert sorted(i for group in groups for i in group) == list(range(50))
+    assert max(map(len, groups)) == 4
+    assert len(groups) <= 16
+    for group in groups:
+        height, width = max(sizes[i][0] for i in group), max(sizes[i][1] for i in group)
+        assert height * width * len(group) <= 1.25 * sum(sizes[i][0] * sizes[i][1] for i in group)
+
+
+def test_padding_lies_below_and_on_the_right():
+    images = [torch.full((3, 2, 5), 7, dtype=torch.uint8), torch.full((3, 4, 3), 9, dtype=torch.uint8)]
+    stacked, mask = pad_images(images)
+    assert stacked.shape == (2, 3, 4, 5)
+    assert torch.equal(stacked[0, :, :2, :5], images[0])
+    assert torch.equal(stacked[1, :, :4, :3], images[1])
+    assert stacked.sum() == images[0].sum() + images[1].sum()
+    assert (~mask).sum((1, 2)).tolist() == [10, 12]
+    assert not mask[0, :2, :5].any()
+    assert not mask[1, :4, :3].any()
+
+
+def test_batches_are_of_one_image_on_the_cpu_unless_asked(detector, model, make_image):
+    detector.predict([make_image(seed) for seed in range(3)])
+    assert [call[0][0] for call in model.calls] == [1, 1, 1]

@@ -1,0 +1,64 @@
+"""What a source is taken for."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import detrkit
+from detrkit.detectors.load import find_subject, load_detector
+from detrkit.detectors.stages import DetectorSubject, collect
+from detrkit.errors import UsageError, WeightsError
+from detrkit.families.detr.model import build_detr
+from detrkit.families.detr.weights import write_published
+from detrkit.families.recipes import preset_config
+from tests.unit.detectors.splits import split_of, write_split
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Random weights of the smallest published layout."""
+    path = tmp_path_factory.mktemp("weights") / "detr-r50-e632da11.pth"
+    torch.manual_seed(0)
+    config = preset_config("detr-r50").model.model_copy(update={"backbone_norm": "frozen"})
+    write_published(path, build_detr(config, 91).state_dict())
+    return path
+
+
+def test_a_file_of_weights_is_one_of_detrkits_models_and_load_gives_the_same(weights: Path, tmp_path: Path):
+    write_split(tmp_path, [(64, 64)], categories={1: "person"})
+    subject = find_subject(weights, device="cpu")
+    assert isinstance(subject, DetectorSubject)
+    assert (subject.kind, subject.name) == ("detrkit", str(weights))
+    split = split_of(tmp_path)
+    assert subject.bind(split) is subject
+    own = collect(DetectorSubject("same", detrkit.load(weights, device="cpu")), split).packed()
+    for key, column in collect(subject, split).packed().items():
+        np.testing.assert_array_equal(column, own[key])
+    assert load_detector(weights, device="cpu").class_map == subject.class_map
+
+
+@pytest.mark.parametrize("source", ["torchvision:ssd300_vgg16@random", "hf:someone/x", "found.json"])
+def test_a_preset_says_nothing_of_other_toolkits(source: str):
+    with pytest.raises(UsageError, match="is not one of detrkit's models"):
+        find_subject(source, "detr-r50")
+
+
+def test_the_bare_name_of_a_torchvision_detector_gets_a_hint():
+    with pytest.raises(UsageError, match="say torchvision:ssd300_vgg16"):
+        find_subject("ssd300_vgg16")
+
+
+def test_what_is_nothing_stays_what_load_says():
+    with pytest.raises(UsageError, match="no file or folder at nonsense"):
+        find_subject("nonsense")
+
+
+def test_a_damaged_file_of_weights_is_not_given_to_transformers(tmp_path: Path):
+    path = tmp_path / "broken.pth"
+    path.write_bytes(b"not weights")
+    with pytest.raises(WeightsError, match=r"broken\.pth"):
+        find_subject(path)

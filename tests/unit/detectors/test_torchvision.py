@@ -1,0 +1,213 @@
+"""torchvision's detectors, held against the same models run as their documentation says."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import urllib.error
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
+
+from detrkit.detectors.load import find_subject
+from detrkit.detectors.stages import collect
+from detrkit.errors import UsageError, WeightsError
+from detrkit.evaluation.coco import METRIC_NAMES
+from tests.unit.detectors.splits import split_of, write_split
+from tests.unit.detectors.tiny import (
+    Found,
+    annotate,
+    annotations_from,
+    pycocotools_numbers,
+    results_by_hand,
+    torchvision_state,
+)
+
+SMALL = "fasterrcnn_mobilenet_v3_large_320_fpn"
+SSD = "ssdlite320_mobilenet_v3_large"
+NAMES = SSDLite320_MobileNet_V3_Large_Weights.DEFAULT.meta["categories"]
+COCO_IDS = {label: label for label, name in enumerate(NAMES) if name not in ("__background__", "N/A")}
+CATEGORIES = {label: NAMES[label] for label in COCO_IDS}
+
+
+def saved(tmp_path: Path, name: str, **sizes: Any) -> Path:
+    path = tmp_path / f"{name}.pth"
+    torch.save(torchvision_state(name, **sizes), path)
+    return path
+
+
+def as_documented(name: str, weights: Path) -> Any:
+    """How https://docs.pytorch.org/vision/stable/models.html says to detect."""
+    network = torchvision.models.get_model(name, weights=None, weights_backbone=None)
+    network.load_state_dict(torch.load(weights, weights_only=True))
+    network.eval()
+    prepare = torchvision.models.get_model_weights(name).DEFAULT.transforms()  # type: ignore[attr-defined]
+
+    def run(path: Path) -> Found:
+        with torch.no_grad():
+            found: Found = network([prepare(Image.open(path).convert("RGB"))])[0]
+        return found
+
+    return run
+
+
+def check_parity(name: str, tmp_path: Path, images: dict[int, Path], file: Path, every: int) -> None:
+    weights = saved(tmp_path, name)
+    results = results_by_hand(images, as_documented(name, weights), COCO_IDS)
+    annotate(file, annotations_from(results, every))
+    split = split_of(file.parents[1])
+    evaluator = collect(find_subject(f"torchvision:{name}@{weights}", device="cpu"), split, batch_size=1)
+    evaluator.write_results_json(tmp_path / "found.json")
+    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
+    assert sorted(map(str, found)) == sorted(map(str, results))
+    metrics = evaluator.finish()
+    assert [metrics[name] for name in METRIC_NAMES] == pycocotools_numbers(file, results)
+    assert metrics["AP"] > 0.02
+    assert metrics.unmatched_classes == ()
+
+
+def generated(tmp_path: Path) -> tuple[dict[int, Path], Path]:
+    sizes = [(120, 200), (160, 90), (64, 64)]
+    file = write_split(tmp_path / "data", sizes, categories=CATEGORIES)
+    return {n: file.parents[1] / "val2017" / f"{n:04}.png" for n in range(1, len(sizes) + 1)}, file
+
+
+def real(shared_data: Path, tmp_path: Path, count: int) -> tuple[dict[int, Path], Path]:
+    """Images of COCO, whose annotations then come from the detector."""
+    source = shared_data / "coco_mini"
+    content = json.loads((source / "annotations" / "instances_val2017.json").read_text(encoding="utf-8"))
+    content["images"] = content["images"][:count]
+    root = tmp_path / "coco"
+    (root / "val2017").mkdir(parents=True)
+    (root / "annotations").mkdir()
+    for image in content["images"]:
+        shutil.copy(source / "val2017" / image["file_name"], root / "val2017")
+    content["annotations"] = []
+    file = root / "annotations" / "instances_val2017.json"
+    file.write_text(json.dumps(content), encoding="utf-8")
+    return {image["id"]: root / "val2017" / image["file_name"] for image in content["images"]}, file
+
+
+@pytest.mark.parametrize(("name", "every"), [(SSD, 40), (SMALL, 9)])
+def test_detections_and_all_numbers_are_those_of_the_model_run_as_documented(
+    name: str, every: int, tmp_path: Path
+):
+    check_parity(name, tmp_path, *generated(tmp_path), every)
+
+
+@pytest.mark.parametrize(("name", "every"), [(SSD, 40), (SMALL, 9)])
+def test_the_same_on_images_of_coco(name: str, every: int, tmp_path: Path, shared_data: Path):
+    check_parity(name, tmp_path, *real(shared_data, tmp_path, 4), every)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "name",
+    [
+        "fasterrcnn_resnet50_fpn",
+        "fasterrcnn_resnet50_fpn_v2",
+        "fcos_resnet50_fpn",
+        "retinanet_resnet50_fpn",
+        "retinanet_resnet50_fpn_v2",
+        "maskrcnn_resnet50_fpn",
+        "ssd300_vgg16",
+    ],
+)
+def test_the_same_with_the_large_ones(name: str, tmp_path: Path, shared_data: Path):
+    check_parity(name, tmp_path, *real(shared_data, tmp_path, 3), 9)
+
+
+def test_a_batch_finds_what_single_images_do(tmp_path: Path):
+    write_split(tmp_path / "data", [(96, 128), (128, 96), (96, 128), (96, 128)], categories=CATEGORIES)
+    split = split_of(tmp_path / "data")
+    subject = find_subject(f"torchvision:{SMALL}@{saved(tmp_path, SMALL)}", device="cpu")
+    progress: list[int] = []
+    alone = dict(subject.detect(split, batch_size=1))
+    together = dict(subject.detect(split, batch_size=4, progress=progress.append))
+    assert progress[-1] == 4
+    assert alone.keys() == together.keys() == {1, 2, 3, 4}
+    for image_id, found in alone.items():
+        assert len(found.scores) > 3
+        np.testing.assert_allclose(found.scores, together[image_id].scores, atol=1e-5)
+        np.testing.assert_allclose(found.boxes_xyxy, together[image_id].boxes_xyxy, atol=1e-2)
+        assert (np.diff(found.scores) <= 0).all()
+
+
+def test_each_image_is_changed_before_it_is_seen(tmp_path: Path):
+    write_split(tmp_path / "data", [(96, 128)] * 2, categories=CATEGORIES)
+    subject = find_subject(f"torchvision:{SSD}@random", device="cpu")
+    seen: list[int] = []
+
+    def black(image: torch.Tensor, image_id: int) -> torch.Tensor:
+        seen.append(image_id)
+        return torch.zeros_like(image)
+
+    first, second = (found for _, found in subject.detect(split_of(tmp_path / "data"), change=black))
+    assert sorted(seen) == [1, 2]
+    np.testing.assert_array_equal(first.scores, second.scores)
+
+
+def test_random_weights_are_always_the_same():
+    one, two = (find_subject(f"torchvision:{SSD}@random", device="cpu").stages for _ in range(2))
+    assert one is not None
+    assert two is not None
+    pairs = zip(one.network.state_dict().values(), two.network.state_dict().values(), strict=True)
+    assert all(torch.equal(a, b) for a, b in pairs)
+
+
+def test_classes_of_a_file_come_from_beside_it(tmp_path: Path):
+    path = saved(tmp_path, SMALL, num_classes=3)
+    with pytest.raises(UsageError, match=r"has 3 labels with the background.*classes.json"):
+        find_subject(f"torchvision:{SMALL}@{path}", device="cpu")
+    beside = {"names": ["cat", "dog"], "category_ids": [1, 7], "slots": [2, 1], "num_slots": 3}
+    path.with_suffix(".classes.json").write_text(json.dumps(beside), encoding="utf-8")
+    subject = find_subject(f"torchvision:{SMALL}@{path}", device="cpu")
+    assert subject.class_map.names == ("dog", "cat")  # by label
+    beside["num_slots"] = 4
+    path.with_suffix(".classes.json").write_text(json.dumps(beside), encoding="utf-8")
+    with pytest.raises(WeightsError, match="is of 4 labels"):
+        find_subject(f"torchvision:{SMALL}@{path}", device="cpu")
+
+
+@pytest.mark.parametrize(
+    ("name", "num_classes"), [(SSD, 5), ("retinanet_resnet50_fpn", 4), ("fcos_resnet50_fpn", 6)]
+)
+def test_the_number_of_labels_is_read_from_the_head(name: str, num_classes: int, tmp_path: Path):
+    path = saved(tmp_path, name, num_classes=num_classes)
+    with pytest.raises(UsageError, match=f"has {num_classes} labels"):
+        find_subject(f"torchvision:{name}@{path}", device="cpu")
+
+
+def test_a_file_of_another_model_is_refused(tmp_path: Path):
+    path = saved(tmp_path, SSD)
+    with pytest.raises(WeightsError, match="does not fit"):
+        find_subject(f"torchvision:{SMALL}@{path}", device="cpu")
+
+
+def test_a_file_that_would_run_code_is_refused(tmp_path: Path):
+    path = tmp_path / "evil.pth"
+    torch.save({"model": Path("x")}, path)
+    with pytest.raises(WeightsError, match="cannot be read as tensors alone"):
+        find_subject(f"torchvision:{SSD}@{path}", device="cpu")
+
+
+def test_an_unknown_name_and_an_absent_file_are_asked_wrongly(tmp_path: Path):
+    with pytest.raises(UsageError, match="no detector 'fasterrcnn'; it has: fasterrcnn_mobilenet"):
+        find_subject("torchvision:fasterrcnn")
+    with pytest.raises(UsageError, match="no weights file at"):
+        find_subject(f"torchvision:{SSD}@{tmp_path / 'none.pth'}")
+
+
+def test_without_a_network_it_is_said_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
+    def offline(*_: Any, **__: Any) -> None:
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(torchvision.models, "get_model", offline)
+    with pytest.raises(WeightsError, match=r"no route.*@FILE.*@random"):
+        find_subject(f"torchvision:{SSD}")

@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from detrkit.curation.synthetic import write_synthetic
+from detrkit.data.read import read_coco
+from detrkit.preflight.data_questions import judge_offset
+from detrkit.preflight.evidence import (
+    CHANCE,
+    Patches,
+    box_evidence,
+    collect_patches,
+    label_evidence,
+    offset_evidence,
+    transfer_evidence,
+)
+
+SETS = {
+    "coco": ("coco_mini/annotations/instances_train2017.json", "coco_mini/train2017"),
+    "blood cells": ("bccd_voc/coco/instances_val.json", "bccd_voc/JPEGImages"),
+    "chess": ("chess_roboflow_coco/train/_annotations.coco.json", "chess_roboflow_coco/train"),
+    "cones": ("cones_yolo/coco/instances_test.json", "cones_yolo/test/images"),
+}
+
+
+def generator(seed: int = 0) -> np.random.Generator:
+    return np.random.Generator(np.random.PCG64(seed))
+
+
+def made_up(count: int = 200, classes: int = 4, noise: float = 1.0) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Features that tell the class, labels, and five objects an image."""
+    random = generator()
+    labels = random.integers(0, classes, count)
+    features = np.eye(classes)[labels] @ random.normal(size=(classes, 20)) + noise * random.normal(
+        size=(count, 20)
+    )
+    return features, labels, np.arange(count) // 5
+
+
+def test_labels_that_fit_are_told_from_shuffled_ones():
+    features, labels, images = made_up()
+    assert label_evidence(features, labels, images) > 20
+    shuffled = [label_evidence(features, generator(seed).permutation(labels), images) for seed in range(8)]
+    assert max(shuffled) < CHANCE
+
+
+def test_shuffling_within_images_is_seen_by_its_own_comparison():
+    features, labels, images = made_up(count=500)
+    scene = images % 4  # every image has mostly objects of one class, and looks like it
+    labels = np.where(generator(1).random(500) < 0.7, scene[images], labels)
+    features = features + 2 * np.eye(20)[scene]
+    features[:, :4] += 2 * np.eye(4)[labels]
+    mixed = labels.copy()
+    for image in np.unique(images):
+        rows = np.flatnonzero(images == image)
+        mixed[rows] = labels[generator(int(image)).permutation(rows)]
+    assert label_evidence(features, labels, images, within=True) > 5
+    assert label_evidence(features, mixed, images) > 5  # whole images still tell their classes
+    assert abs(label_evidence(features, mixed, images, within=True)) < CHANCE
+
+
+@pytest.mark.parametrize("same", [np.zeros(50, dtype=np.int64), np.arange(50)])
+def test_one_class_or_one_image_is_no_evidence(same: np.ndarray):
+    features, labels, images = made_up(50)
+    assert label_evidence(features, same * 0, images) == 0
+    assert label_evidence(features, labels, images * 0) == 0
+
+
+def test_features_without_difference_are_no_evidence():
+    _, labels, images = made_up()
+    assert label_evidence(np.ones((200, 8)), labels, images) == 0
+    assert box_evidence(np.ones((2, 200, 8)), images) == 0
+
+
+def test_boxes_that_look_alike_are_told_from_places_that_do_not():
+    random = generator()
+    boxes = random.normal(size=(150, 12)) + 0.7
+    elsewhere = random.normal(size=(150, 12))
+    images = np.arange(150) // 3
+    assert box_evidence(np.stack([boxes, elsewhere]), images) > 8
+    assert abs(box_evidence(np.stack([boxes - 0.7, elsewhere]), images)) < CHANCE
+
+
+def patches_of(features: np.ndarray, labels: np.ndarray, images: np.ndarray) -> Patches:
+    nothing = np.zeros((2, 0, features.shape[1]))
+    return Patches(features, labels, np.zeros((len(labels), 5)), images, nothing, np.zeros(0, np.int64), 1, (), 0)
+
+
+@pytest.mark.parametrize("shift", [-1, 0, 1])
+def test_shift_between_splits_is_the_one_that_fits(shift: int):
+    features, labels, images = made_up(400)
+    train = patches_of(features[:200], labels[:200], images[:200])
+    other = patches_of(features[200:], (labels[200:] - shift) % 4, images[200:])
+    found = transfer_evidence(train, other, 4)
+    assert found.argmax() == shift + 1
+    assert found[shift + 1] > 10
+
+
+@pytest.mark.parametrize("name", SETS)
+def test_real_sets_are_sound_and_shuffled_ones_are_not(name: str, shared_data: Path):
+    annotations, images = SETS[name]
+    index, _ = read_coco(shared_data / annotations, shared_data / images)
+    patches = collect_patches(index, shared_data / images, most_objects=500, most_images=80)
+    assert not patches.unreadable
+    assert patches.blank == 0
+    assert box_evidence(patches.pairs, patches.pair_rows) > 10
+    assert label_evidence(patches.objects, patches.labels, patches.image_rows) > 5
+    shuffled = generator().permutation(patches.labels)
+    assert label_evidence(patches.objects, shuffled, patches.image_rows) < CHANCE
+    swapped = patches.pairs.copy()
+    turned = generator(1).random(swapped.shape[1]) < 0.5
+    swapped[:, turned] = swapped[::-1, turned]
+    assert abs(box_evidence(swapped, patches.pair_rows)) < CHANCE + 1
+
+
+@pytest.mark.parametrize("name", ["chess", "blood cells"])
+def test_boxes_written_by_their_centre_fit_better_where_they_belong(name: str, shared_data: Path):
+    annotations, images = SETS[name]
+    index, _ = read_coco(shared_data / annotations, shared_data / images)
+    assert judge_offset("train", offset_evidence(index, shared_data / images)) == []
+    sizes = index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]
+    for shift in (0.5, -0.5):
+        wrong = dataclasses.replace(index, boxes_xyxy=index.boxes_xyxy + np.tile(shift * sizes, 2))
+        (fault,) = judge_offset("train", offset_evidence(wrong, shared_data / images))
+        assert fault.name == "boxes_off_by_half"
+        assert fault.figures["shift"] == -shift
+
+
+def test_few_objects_tell_nothing_of_an_offset(tmp_path: Path):
+    write_synthetic(tmp_path, train_images=8, val_images=2, size=64)
+    index, _ = read_coco(tmp_path / "annotations/instances_train2017.json", tmp_path / "train2017")
+    assert judge_offset("train", offset_evidence(index, tmp_path / "train2017")) == []

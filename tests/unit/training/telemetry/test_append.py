@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+
+import pytest
+
+from detrkit.errors import CheckpointError
+from detrkit.training.telemetry.append import AppendFile, cut
+from tests.unit.training.disk import FullDisk
+
+
+def test_pieces_are_appended_to_what_is_there(tmp_path: Path):
+    path = tmp_path / "log"
+    path.write_bytes(b"old\n")
+    file = AppendFile(path)
+    assert file.append(b"new\n")
+    assert path.read_bytes() == b"old\nnew\n"  # without a flush
+    assert file.size == 8
+    file.sync()
+    file.close()
+
+
+def test_a_full_disk_loses_no_piece_and_leaves_no_half_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    path = tmp_path / "log"
+    file = AppendFile(path)
+    full_disk = FullDisk(monkeypatch, room=6)
+    assert file.append(b"one\n")
+    assert not file.append(b"two\n")  # half of it fits
+    assert not file.append(b"three\n")
+    assert path.read_bytes() == b"one\n"
+    assert file.waiting == 2
+    with pytest.raises(CheckpointError, match=f"no space left for {path}.*free space and go on"):
+        file.sync()
+    full_disk.room = 100
+    assert file.append(b"four\n")
+    file.sync()
+    file.close()
+    assert path.read_bytes() == b"one\ntwo\nthree\nfour\n"
+    assert file.problem is None
+
+
+def test_a_file_that_cannot_be_made_is_said_at_the_first_sync(tmp_path: Path):
+    file = AppendFile(tmp_path / "missing" / "log")
+    assert not file.append(b"one\n")
+    with pytest.raises(CheckpointError, match="No such file"):
+        file.sync()
+    (tmp_path / "missing").mkdir()
+    file.sync()
+    file.close()
+    assert (tmp_path / "missing" / "log").read_bytes() == b"one\n"
+
+
+def test_sync_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
+    file = AppendFile(tmp_path / "log")
+    file.append(b"one\n")
+    file.sync()
+    assert synced[0] == 4  # the file with its content, then the folder with its name
+    assert len(synced) == 2
+    file.sync()
+    assert len(synced) == 3
+    file.close()
+
+
+def test_a_disk_that_fails_to_sync_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    def fail(_file: int) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    file = AppendFile(tmp_path / "log")
+    file.append(b"one\n")
+    monkeypatch.setattr(os, "fsync", fail)
+    with pytest.raises(CheckpointError, match="Input/output error"):
+        file.sync()
+    file.close()
+
+
+def test_cut_keeps_the_beginning(tmp_path: Path):
+    path = tmp_path / "log"
+    path.write_bytes(b"0123456789")
+    cut(path, 4)
+    assert path.read_bytes() == b"0123"

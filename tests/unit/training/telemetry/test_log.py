@@ -1,0 +1,335 @@
+from __future__ import annotations
+
+import io
+import json
+import math
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from rich.console import Console
+
+from detrkit.config import Config, update_config
+from detrkit.data.loader import LoadingFacts
+from detrkit.errors import CheckpointError
+from detrkit.training.telemetry.log import RunLog, StepRecord, host_gib, memory_gib
+from tests.unit.training.disk import FullDisk, count_values, read_events, scalars
+
+
+def record(step: int, loss: float = 2.0, wait: float = 0.25) -> StepRecord:
+    return StepRecord(step, 1, loss, {"class": 1.0, "l1": 0.5}, {"model": 1e-4}, math.inf, 8.0, wait, 1.5)
+
+
+def lines(run_dir) -> list[dict]:
+    def refuse(text):
+        raise AssertionError(f"{text} is not JSON")
+
+    text = (run_dir / "metrics.jsonl").read_text()
+    return [json.loads(line, parse_constant=refuse) for line in text.splitlines()]
+
+
+def test_records_are_one_json_object_a_line(tmp_path):
+    with RunLog(tmp_path, 10) as log:
+        log.step(record(1))
+        first = lines(tmp_path)[0]
+        assert 0 <= first.pop("elapsed_s") < 60
+        assert first == {
+            "kind": "step",
+            "step": 1,
+            "epoch": 1,
+            "loss": 2.0,
+            "loss_class": 1.0,
+            "loss_l1": 0.5,
+            "lr": 1e-4,
+            "grad_norm": None,
+            "images_per_s": 8.0,
+            "data_wait": 0.25,
+            "memory_gib": 1.5,
+        }  # already on the disk, and infinity is not JSON
+        log.evaluation(2, 1, {"AP": 0.4}, best=True)
+        log.epoch(2, 1, 3.5)
+        log.event(2, 1, "something")
+        assert log.records == 4
+    assert [line["kind"] for line in lines(tmp_path)] == ["step", "eval", "epoch", "event"]
+
+
+def test_resume_cuts_records_after_the_checkpoint(tmp_path):
+    with RunLog(tmp_path, 10) as log:
+        for step in range(1, 6):
+            log.step(record(step))
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"kind": "st')  # the process died as it wrote
+    with RunLog(tmp_path, 10, start_step=3, keep_records=3) as log:
+        assert log.records == 3
+        log.step(record(4, loss=9.0))
+    assert [(line["step"], line["loss"]) for line in lines(tmp_path)] == [(1, 2.0), (2, 2.0), (3, 2.0), (4, 9.0)]
+    with RunLog(tmp_path, 10, keep_records=100) as log:
+        assert log.records == 4
+
+
+def test_disabled_log_writes_nothing(tmp_path):
+    with RunLog(tmp_path / "run", 10, enabled=False) as log:
+        log.step(record(1))
+        log.advance(1, 1)
+        log.evaluation(1, 1, {"AP": 0.1}, best=True)
+        log.epoch(1, 1, 0.1)
+        log.event(1, 1, "x")
+        log.images(1, [("a", np.zeros((4, 4, 3), np.uint8))])
+        log.flush()
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("terminal", [True, False])
+def test_progress_is_shown(tmp_path, terminal):
+    out = io.StringIO()
+    console = Console(file=out, force_terminal=terminal, width=200)
+    with RunLog(tmp_path, 10, console=console) as log:
+        log.step(record(5))
+        log.advance(5, 1)
+        log.evaluation(5, 1, {"AP": 0.4321, "AP50": 0.6}, best=True)
+    shown = out.getvalue()
+    assert "AP 0.432  AP50 0.600  (best so far)" in shown
+    assert "loss 2.0000" in shown
+    assert "8.0 img/s, waits 25% for data, 1.5 GiB" in shown
+    assert ("━" in shown) == terminal
+    assert ("step 5/10" in shown) == (not terminal)
+
+
+def test_memory_of_the_process_is_plausible():
+    assert 0.01 < memory_gib(torch.device("cpu")) < 1000
+
+
+def advices(run_dir, waits: list[float], facts: LoadingFacts | None) -> list[tuple[int, str]]:
+    out = io.StringIO()
+    with RunLog(run_dir, 100, loading=facts, console=Console(file=out, width=300)) as log:
+        for step, wait in enumerate(waits, start=1):
+            log.step(record(step, wait=wait))
+    found = [(line["step"], line["message"]) for line in lines(run_dir) if line["kind"] == "event"]
+    assert all(message in out.getvalue() for _, message in found)
+    return found
+
+
+def test_waiting_for_data_is_explained_once(tmp_path):
+    facts = LoadingFacts(1, 1, 8, 480, 800, False, "DATA")
+    found = advices(tmp_path, [0.9, 0.5, 0.43, 0.6, 0.7, 0.1, 0.8, 0.8], facts)
+    assert found == [(3, "waiting for data 43 % of the time: raise data.workers (now 1; there are 8 CPUs)")]
+
+
+@pytest.mark.parametrize("waits", [[0.9, 0.1, 0.1], [0.9, 0.9], [0.1, 0.9, 0.1, 0.9, 0.1], [0.15] * 9])
+def test_no_remedy_is_named_for_a_single_wait_or_the_start(tmp_path, waits):
+    assert advices(tmp_path, waits, LoadingFacts(1, 1, 8, 480, 800, False, "DATA")) == []
+
+
+def test_no_remedy_is_named_where_nothing_is_known_of_loading(tmp_path):
+    assert advices(tmp_path, [0.9] * 5, None) == []
+
+
+FULL = {
+    "layers": {"class": (3.0, 2.0), "l1": (0.5, math.nan)},
+    "grad_norms": {"backbone": 0.25},
+    "clipped": 0.5,
+    "loss_scale": 1024.0,
+    "host_gib": 2.5,
+    "micro_batch": 2,
+}
+
+
+def full_record(step: int) -> StepRecord:
+    rates = {"model": 1e-4, "backbone": 1e-5}
+    return StepRecord(step, 1, 1.0 / step, {"class": 1.0}, rates, 0.5, 8.0, 0.25, 1.5, **FULL)
+
+
+def quiet(run_dir: Path, **options: Any) -> RunLog:
+    return RunLog(run_dir, 100, console=Console(file=io.StringIO()), **options)
+
+
+def test_what_a_step_knows_besides_is_recorded(tmp_path):
+    with quiet(tmp_path) as log:
+        log.step(full_record(1))
+    line = lines(tmp_path)[0]
+    assert line["layers"] == {"class": [3.0, 2.0], "l1": [0.5, None]}
+    assert (line["grad_norm_backbone"], line["clipped"], line["loss_scale"]) == (0.25, 0.5, 1024.0)
+    assert (line["host_gib"], line["micro_batch"], line["lr_backbone"]) == (2.5, 2, 1e-5)
+
+
+def test_tensorboard_has_everything_in_groups(tmp_path):
+    config = update_config(Config(), {"train.lr": 0.5, "model.dropout": 0.25})
+    with quiet(tmp_path, config=config) as log:
+        log.step(full_record(1))
+        log.step(full_record(2))
+        log.evaluation(2, 1, {"AP": 0.5, "AP50": 0.75, "APl": -1.0}, best=True)
+        log.images(2, [("one.jpg", np.zeros((40, 2000, 3), np.uint8))])
+    counted = count_values(tmp_path)
+    assert set(counted.values()) == {1}
+    steps = {tag for tag, step in counted if step == 1}
+    assert steps == {
+        *("loss/total", "loss/class", "lr/model", "lr/backbone", "layers/class/1", "layers/class/2"),
+        *("layers/l1/1", "layers/l1/2", "gradient/norm", "gradient/norm_backbone", "gradient/clipped"),
+        *("gradient/loss_scale", "speed/images_per_s", "speed/data_wait", "speed/micro_batch"),
+        *("memory/gib", "memory/host_gib"),
+    }
+    assert {tag for tag, step in counted if step == 2} - steps == {"eval/AP", "eval/AP50", "samples/one.jpg"}
+    assert scalars(tmp_path, "loss/total") == {1: 1.0, 2: 0.5}
+    values = {value.tag: value for event in read_events(tmp_path) for value in event.summary.value}
+    picture = values["samples/one.jpg"].image
+    assert (picture.height, picture.width) == (19, 960)
+    assert picture.encoded_image_string.startswith(b"\xff\xd8")
+    assert b"dropout: 0.25" in values["config/text_summary"].tensor.string_val[0]
+    assert b"train.lr" in values["_hparams_/session_start_info"].metadata.plugin_data.content
+    assert b"layers/class/" in values["custom_scalars__config__"].tensor.string_val[0]
+
+
+def train_from(run_dir: Path, first: int, last: int, **options: Any) -> dict[str, Any]:
+    """Log steps and evaluations; the position after each is returned by step."""
+    positions = {}
+    with quiet(run_dir, start_step=first - 1, config=Config(), **options) as log:
+        for step in range(first, last + 1):
+            log.step(full_record(step))
+            if step % 5 == 0:
+                log.evaluation(step, 1, {"AP": 0.01 * step}, best=True)
+                log.images(step, [("one", np.zeros((8, 8, 3), np.uint8))])
+            positions[step] = log.position()
+    return positions
+
+
+@pytest.mark.parametrize("saved", [1, 5, 12])
+def test_resumed_log_has_no_gap_and_no_double(tmp_path, saved):
+    train_from(tmp_path / "whole", 1, 20)
+    positions = train_from(tmp_path / "run", 1, 14)
+    json.dumps(positions)  # primitives only
+    train_from(tmp_path / "run", saved + 1, 17, resume_at=positions[saved])
+    again = train_from(tmp_path / "run", saved + 1, 16, resume_at=positions[saved])
+    train_from(tmp_path / "run", 17, 20, resume_at=again[16])
+    assert count_values(tmp_path / "run") == count_values(tmp_path / "whole")
+    assert set(count_values(tmp_path / "run").values()) == {1}
+    assert scalars(tmp_path / "run", "loss/total") == scalars(tmp_path / "whole", "loss/total")
+    times = [line.pop("elapsed_s") for line in lines(tmp_path / "run") if line["kind"] == "step"]
+    assert times == sorted(times)
+    without = [[{**line, "elapsed_s": 0} for line in lines(tmp_path / name)] for name in ("run", "whole")]
+    assert without[0] == without[1]
+
+
+def test_killed_writer_is_resumed_like_one_that_ended(tmp_path):
+    """Half a record at the end of both files, and a newer file of which the checkpoint knows nothing."""
+    positions = train_from(tmp_path, 1, 6)
+    train_from(tmp_path, 7, 8, resume_at=positions[6])
+    for path in (tmp_path / "metrics.jsonl", *tmp_path.glob("events.*")):
+        with path.open("ab") as file:
+            file.write(b"\x07half")
+    train_from(tmp_path, 5, 9, resume_at=positions[4])
+    counted = count_values(tmp_path)
+    assert set(counted.values()) == {1}
+    assert {step for tag, step in counted if tag == "loss/total"} == set(range(1, 10))
+    assert len(list(tmp_path.glob("events.*"))) == 2
+    assert [line["step"] for line in lines(tmp_path) if line["kind"] == "step"] == list(range(1, 10))
+
+
+def test_files_that_hold_less_than_the_checkpoint_knew_are_said_and_gone_on_from(tmp_path):
+    positions = train_from(tmp_path, 1, 6)
+    events = next(tmp_path.glob("events.*"))
+    events.write_bytes(events.read_bytes()[: positions[4]["events"][events.name] + 7])
+    kept = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)[:4]
+    (tmp_path / "metrics.jsonl").write_text("".join(kept))
+    out = io.StringIO()
+    position = {**positions[6], "events": {**positions[6]["events"], "events.out.tfevents.1.lost": 9}}
+    with RunLog(tmp_path, 9, start_step=6, resume_at=position, console=Console(file=out, width=999)) as log:
+        log.step(full_record(7))
+    said = out.getvalue()
+    assert "metrics.jsonl has 4 lines, the checkpoint knew 7: its curves have a gap" in said
+    assert f"{events.name} has" in said
+    assert "events.out.tfevents.1.lost is missing" in said
+    assert {step for tag, step in count_values(tmp_path) if tag == "loss/total"} == {1, 2, 3, 4, 7}
+
+
+def test_run_that_begins_anew_keeps_nothing(tmp_path):
+    train_from(tmp_path, 1, 6)
+    train_from(tmp_path, 1, 3)
+    assert {step for tag, step in count_values(tmp_path) if tag == "loss/total"} == {1, 2, 3}
+    assert set(count_values(tmp_path).values()) == {1}
+
+
+def test_checkpoint_that_knows_lines_only_is_resumed_and_tensorboard_told(tmp_path):
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    train_from(tmp_path, 1, 6)
+    train_from(tmp_path, 4, 8, keep_records=3)
+    board = EventAccumulator(str(tmp_path))
+    board.Reload()
+    assert [event.step for event in board.Scalars("loss/total")] == list(range(1, 9))
+    assert [line["step"] for line in lines(tmp_path) if line["kind"] == "step"] == list(range(1, 9))
+
+
+def test_other_files_are_never_cut(tmp_path):
+    (tmp_path / "run").mkdir()
+    outside = tmp_path / "outside"
+    outside.write_text("precious")
+    with quiet(tmp_path / "run", resume_at={"records": 0, "events": {"../outside": 2}}):
+        pass
+    assert outside.read_text() == "precious"
+
+
+def test_full_disk_is_said_once_and_ends_at_the_checkpoint(tmp_path, monkeypatch):
+    out = io.StringIO()
+    disk = FullDisk(monkeypatch, room=10_000)
+    with RunLog(tmp_path, 10, console=Console(file=out, width=999)) as log:
+        log.step(full_record(1))
+        log.position()
+        disk.room = 300  # half a line
+        for step in range(2, 6):
+            log.step(full_record(step))
+        assert out.getvalue().count("no space left") == 1
+        with pytest.raises(CheckpointError, match=r"no space left for .*go on with: detrkit resume"):
+            log.position()
+        assert len(lines(tmp_path)) < 5  # only whole ones
+        disk.room = 100_000
+        log.position()
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5]
+    assert sorted(scalars(tmp_path, "loss/total")) == [1, 2, 3, 4, 5]
+
+
+LIMITED = """
+import io, resource, sys
+from pathlib import Path
+from rich.console import Console
+from detrkit.errors import CheckpointError
+from detrkit.training.telemetry.log import RunLog
+from tests.unit.training.telemetry.test_log import full_record
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (3000, 3000))
+try:
+    with RunLog(Path(sys.argv[1]), 100, console=Console(file=sys.stderr, width=999)) as log:
+        for step in range(1, 60):
+            log.step(full_record(step))
+        log.position()
+except CheckpointError as error:
+    print(error)
+print("imported", sorted({"wandb", "mlflow"} & set(sys.modules)))
+"""
+
+
+def test_limit_of_the_system_ends_cleanly(tmp_path):
+    command = [sys.executable, "-W", "error", "-c", LIMITED, str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=120)
+    assert "cannot write" in done.stdout
+    assert done.stdout.endswith("imported []\n")  # trackers that nobody asked for
+    assert done.stderr.count("WARNING: ") == 1
+    assert "Traceback" not in done.stderr
+    kept = [line["step"] for line in lines(tmp_path)]
+    assert kept == list(range(1, len(kept) + 1))
+    assert sorted(scalars(tmp_path, "loss/total")) == list(range(1, len(scalars(tmp_path, "loss/total")) + 1))
+
+
+def test_no_events_are_written_where_tensorboard_is_not_wanted(tmp_path):
+    with quiet(tmp_path, config=update_config(Config(), {"train.trackers": []})) as log:
+        log.step(full_record(1))
+        log.images(1, [("one", np.zeros((8, 8, 3), np.uint8))])
+        assert log.position()["events"] == {}
+    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]
+
+
+def test_memory_of_the_host_is_that_of_a_run_without_gpu():
+    assert host_gib() == pytest.approx(memory_gib(torch.device("cpu")), rel=0.2)
