@@ -1,4 +1,4 @@
-"""Lines of code of the package, by room and by what a command imports. `python -m tests.support.size` prints them."""
+"""Count lines of code of the package, by room and by what a command imports: `python -m tests.support.size`."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ def lines_of_code(text: str) -> int:
             continue
         for statement in body:
             # a docstring, or a string that documents the name above it
-            if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant):
-                if isinstance(statement.value.value, str):
-                    documented |= set(range(statement.lineno, (statement.end_lineno or 0) + 1))
+            value = statement.value if isinstance(statement, ast.Expr) else None
+            if isinstance(value, ast.Constant) and isinstance(value.value, str):
+                documented |= set(range(statement.lineno, (statement.end_lineno or 0) + 1))
     layout = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT}
     layout |= {tokenize.ENDMARKER, tokenize.ENCODING}
     used: set[int] = set()
