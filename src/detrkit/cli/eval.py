@@ -108,6 +108,7 @@ def evaluate(
             _generalize(model, given, classes, out, as_json, loading)
             return
         from detrkit.api import verbs as api
+        from detrkit.evaluation.report import metrics_content
 
         folder = out or _default_eval_folder(model)
         with step_bar(hidden=as_json) as progress:
@@ -122,7 +123,7 @@ def evaluate(
                 **loading,
             )
         if as_json:
-            typer.echo(json.dumps(evaluation.to_dict(), indent=1))
+            typer.echo(json.dumps(metrics_content(evaluation), indent=1))
             return
         _print(evaluation)
         say(f"Written to {folder}: report.html, summary.md, metrics.json, detections.json (COCO result format)")

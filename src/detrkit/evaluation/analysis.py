@@ -132,12 +132,6 @@ class Evaluation:
             name: int(((area >= least) & (area < limit)).sum()) for name, (least, limit) in SIZE_LIMITS.items()
         }
 
-    def to_dict(self) -> dict[str, Any]:
-        """The content of ``metrics.json``; see ``metrics.schema.json``."""
-        from detrkit.evaluation.report.metrics_file import content_of
-
-        return content_of(self)
-
 
 def analyze(
     evaluator: CocoEvaluator,

@@ -8,6 +8,7 @@ import pytest
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.analysis import DEFAULT_SCORE, Origin, analyze, best_score
 from detrkit.evaluation.coco import METRIC_NAMES, CocoEvaluator
+from detrkit.evaluation.report import metrics_content
 from tests.unit.evaluation.report.simulated import detected, generated
 
 
@@ -21,8 +22,8 @@ def test_numbers_are_those_of_the_evaluator_and_can_be_asked_for_as_before(evalu
     assert evaluation.values == metrics.values
     assert [evaluation[name] for name in METRIC_NAMES] == [metrics[name] for name in METRIC_NAMES]
     assert evaluation.per_class == metrics.per_class
-    assert evaluation.to_dict().items() >= {name: metrics[name] for name in METRIC_NAMES}.items()
-    assert evaluation.to_dict()["per_class"][0]["AP"] == metrics.per_class[0].AP
+    assert metrics_content(evaluation).items() >= {name: metrics[name] for name in METRIC_NAMES}.items()
+    assert metrics_content(evaluation)["per_class"][0]["AP"] == metrics.per_class[0].AP
 
 
 def test_parts_agree_with_each_other(evaluator):

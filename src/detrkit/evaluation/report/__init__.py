@@ -1,6 +1,6 @@
 """Evaluation results for people and programs: tables, a page, files."""
 
-from detrkit.evaluation.report.metrics_file import write_metrics_json
+from detrkit.evaluation.report.metrics_file import metrics_content, write_metrics_json
 from detrkit.evaluation.report.picture import plot_precision_recall
 from detrkit.evaluation.report.tables import class_table, errors_table, metrics_table
 from detrkit.evaluation.report.verdict import verdict, warnings
@@ -14,5 +14,6 @@ __all__ = [
     "verdict",
     "warnings",
     "write_evaluation",
+    "metrics_content",
     "write_metrics_json",
 ]

@@ -6,11 +6,11 @@ import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from detrkit.evaluation.coco import UNDEFINED
+from detrkit.evaluation.coco import UNDEFINED, CocoMetrics
 from detrkit.files import atomic_file
 
 if TYPE_CHECKING:
@@ -28,26 +28,15 @@ MOST_CONFUSED_CLASSES = 200
 """Beyond as many classes the matrix is left out: it would be most of the file."""
 
 
-class Measured(Protocol):
-    """Something whose numbers can be written."""
-
-    def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-
-
-def write_metrics_json(path: str | Path, metrics: Measured) -> None:
-    """Write the numbers: ``AP`` and so on at the top level; what is undefined is null.
-
-    Args:
-        path: The file.
-        metrics: An :class:`Evaluation`, or :class:`CocoMetrics` alone.
-    """
+def write_metrics_json(path: str | Path, metrics: Evaluation | CocoMetrics) -> None:
+    """Write the numbers: ``AP`` and so on at the top level; what is undefined is null."""
+    content = metrics.to_dict() if isinstance(metrics, CocoMetrics) else metrics_content(metrics)
     with atomic_file(Path(path)) as file:
-        json.dump(metrics.to_dict(), file, indent=1, allow_nan=False)
+        json.dump(content, file, indent=1, allow_nan=False)
         file.write("\n")
 
 
-def content_of(evaluation: Evaluation) -> dict[str, Any]:
+def metrics_content(evaluation: Evaluation) -> dict[str, Any]:
     """An evaluation, ready for JSON; parts that were not asked for are null."""
     origin, latency = evaluation.origin, evaluation.latency
     content = {"schema_version": SCHEMA_VERSION, **evaluation.metrics.to_dict()}
