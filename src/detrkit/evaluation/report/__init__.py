@@ -9,11 +9,11 @@ from detrkit.evaluation.report.write import write_evaluation
 __all__ = [
     "class_table",
     "errors_table",
+    "metrics_content",
     "metrics_table",
     "plot_precision_recall",
     "verdict",
     "warnings",
     "write_evaluation",
-    "metrics_content",
     "write_metrics_json",
 ]
