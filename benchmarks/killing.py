@@ -304,7 +304,7 @@ def _serve() -> int:
     import torch._dynamo  # noqa: F401
     import torchvision  # noqa: F401
 
-    from detrkit.api import verbs as api  # noqa: F401
+    from detrkit.api import train  # noqa: F401
     from detrkit.families.registry import get_family
     from detrkit.training.telemetry import tensorboard  # noqa: F401
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+import detrkit
 from benchmarks.convergence.budget import (
     Budget,
     epoch_seconds,
@@ -31,7 +32,6 @@ from benchmarks.convergence.competitors import (
 from benchmarks.convergence.data_sets import Files
 from benchmarks.convergence.peers import PEERS
 from benchmarks.timing import machine
-from detrkit.api import verbs as api
 from detrkit.config import Config, update_config
 from detrkit.data.split import read_split
 from detrkit.errors import UsageError
@@ -173,7 +173,7 @@ def read_results(out: Path) -> list[dict[str, Any]]:
 def _parameters(job: Job, config: Config, run_dir: Path) -> int:
     """Of the network that detects, without parts that only train."""
     if kind_of(job.competitor) == "recipe":
-        return count_parameters(api.load(run_dir, device="cpu").model)
+        return count_parameters(detrkit.load(run_dir, device="cpu").model)
     classes = len(read_split(config, config.data.train_split).index.class_map)
     return count_parameters(PEERS[job.competitor].build(classes, (32, 32)))
 

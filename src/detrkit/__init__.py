@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from detrkit.api.benchmark import benchmark
     from detrkit.api.compare import compare
+    from detrkit.api.evaluate import evaluate
+    from detrkit.api.export import export
+    from detrkit.api.load import load
+    from detrkit.api.predict import predict
+    from detrkit.api.preflight import preflight
     from detrkit.api.profile import profile
+    from detrkit.api.replay import replay
+    from detrkit.api.resume import resume
     from detrkit.api.thresholds import choose_thresholds
+    from detrkit.api.train import train
     from detrkit.api.tune import lr_range, tune
-    from detrkit.api.verbs import evaluate, export, load, predict, preflight, replay, resume, train
     from detrkit.classes import ClassMap
     from detrkit.config import Config
     from detrkit.detectors.detector import Detector
@@ -50,16 +57,16 @@ _HOMES = {
     "choose_thresholds": "detrkit.api.thresholds",
     "compare": "detrkit.api.compare",
     "benchmark": "detrkit.api.benchmark",
-    "evaluate": "detrkit.api.verbs",
-    "export": "detrkit.api.verbs",
-    "load": "detrkit.api.verbs",
+    "evaluate": "detrkit.api.evaluate",
+    "export": "detrkit.api.export",
+    "load": "detrkit.api.load",
     "lr_range": "detrkit.api.tune",
-    "predict": "detrkit.api.verbs",
-    "preflight": "detrkit.api.verbs",
+    "predict": "detrkit.api.predict",
+    "preflight": "detrkit.api.preflight",
     "profile": "detrkit.api.profile",
-    "replay": "detrkit.api.verbs",
-    "resume": "detrkit.api.verbs",
-    "train": "detrkit.api.verbs",
+    "replay": "detrkit.api.replay",
+    "resume": "detrkit.api.resume",
+    "train": "detrkit.api.train",
     "tune": "detrkit.api.tune",
 }
 

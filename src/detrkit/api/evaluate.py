@@ -1,4 +1,4 @@
-"""Whatever detects, evaluated on a split with everything that explains the result."""
+"""``detrkit.evaluate``: measure whatever detects on a split, with everything that explains the result."""
 
 from __future__ import annotations
 
@@ -8,19 +8,83 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from detrkit.config import Config
+from detrkit.api.common import Source, find_target
+from detrkit.config import Config, Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.data.formats import find_split
-from detrkit.data.split import Split
+from detrkit.data.split import Split, unknown_classes
+from detrkit.detectors.detector import Detector
 from detrkit.detectors.measure_latency import measure_latency, with_decode
-from detrkit.detectors.stages import DetectorSubject, Subject, collect
+from detrkit.detectors.stages import DetectorSubject, Subject, collect, read_split_for
 from detrkit.errors import DataError, DetrkitError
 from detrkit.evaluation.analysis import RESAMPLES, Evaluation, Origin, Progress, analyze, check_resamples
 from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.report import write_evaluation
+from detrkit.files import make_folder
 from detrkit.latency import Latency
+from detrkit.training.run import Say
 
 LATENCY_IMAGES = 24
 _MOST_PIXELS = 100e6  # of all images held for timing: 300 MB
+
+
+def evaluate(
+    model: Source | Detector | Subject,
+    data: Source | None = None,
+    *,
+    split: str = "val",
+    out: Source | None = None,
+    batch_size: int | None = None,
+    device: str = "auto",
+    precision: Precision = "32",
+    preset: str | None = None,
+    explain: bool = True,
+    resamples: int = RESAMPLES,
+    latency_images: int = 0,
+    say: Say = lambda _message: None,
+    progress: Progress | None = None,
+) -> Evaluation:
+    """Measure a model on a data set: all 12 COCO numbers, how sure they are, and what explains them.
+
+    Args:
+        model: Anything that :func:`load` takes; ``torchvision:NAME``, ``hf:ID`` or a file of detections as
+            :func:`detrkit.detectors.load.find_subject` describes; a detector, or a subject.
+        data: Folder of the data set, or one COCO JSON file; the run's own if the model is a run.
+        split: Name of the split.
+        out: Folder for the report, ``metrics.json``, ``detections.json`` (COCO result format) and the rest; if not
+            given, nothing is written.
+        batch_size: Images at once; the numbers do not depend on it.
+        device: As in :func:`load`.
+        precision: As in :func:`load`.
+        preset: Preset the weights are for, where the file cannot tell.
+        explain: Find out why; otherwise only the numbers and their intervals.
+        resamples: Of the bootstrap behind the intervals; 0 for none.
+        latency_images: Images to time the model on; 0 for none.
+        say: Where messages for people go.
+        progress: Called with what is being done, steps done and steps in all.
+
+    Returns:
+        ``evaluation["AP"]``, ``evaluation.per_class[0]``, and the parts that explain.
+    """
+    subject = find_target(model, preset, device, precision)
+    part, where = read_split_for([subject], split, data)
+    folder = None if out is None else make_folder(out)
+    subject = subject.bind(part)
+    for line in [*part.lines(), *unknown_classes(subject.class_map, part)]:
+        say(line)
+    evaluation, evaluator = evaluate_subject(
+        subject,
+        part,
+        origin=origin_of(subject, part, where, split),
+        batch_size=batch_size,
+        explain=explain,
+        resamples=resamples,
+        latency_images=latency_images,
+        progress=progress,
+    )
+    if folder is not None:
+        write_evaluation(folder, evaluation, evaluator)
+    return evaluation
 
 
 def evaluate_subject(

@@ -3,20 +3,36 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from detrkit.api import verbs as api
-from detrkit.curation.synthetic import write_synthetic
+import typer
+
+from detrkit.cli.shared import end_of_training, errors, say
 from detrkit.errors import UsageError
-from detrkit.evaluation.report import metrics_table
-from detrkit.ops.processor import has_fast_bf16
-from detrkit.training.loop import FitResult
-from detrkit.training.run import Say
+
+if TYPE_CHECKING:
+    from detrkit.training.loop import FitResult
+    from detrkit.training.run import Say
 
 PRESET = "detr-tiny-two-stage"
 TRAIN_IMAGES = 3000
 VAL_IMAGES = 300
 DRAWN = 12
+
+
+def demo(
+    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything the demo makes.")] = Path("demo"),
+    images: Annotated[int | None, typer.Option(min=8, metavar="N", help="Training images to make.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over them.")] = None,
+    model: Annotated[
+        str, typer.Option(metavar="PRESET", help="Model to train, such as detr-tiny, the classic one.")
+    ] = PRESET,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the data and the training.")] = 0,
+) -> None:
+    """The whole road on a built-in data set, in minutes, on a CPU: data, training, evaluation, pictures."""
+    with errors():
+        result = run_demo(out, images=images, epochs=epochs, model=model, seed=seed, say=say)
+        end_of_training(result.stopped, result.signal_number)
 
 
 def run_demo(
@@ -44,6 +60,11 @@ def run_demo(
     import torch
     from rich.console import Console
 
+    import detrkit
+    from detrkit.curation.synthetic import write_synthetic
+    from detrkit.evaluation.report import metrics_table
+    from detrkit.ops.processor import has_fast_bf16
+
     out = Path(out)
     if out.exists() and any(out.iterdir()):
         raise UsageError(f"{out} is not empty; remove it, or give another folder with --out")
@@ -54,16 +75,16 @@ def run_demo(
     changes: dict[str, Any] = {"train.seed": seed}
     if not torch.cuda.is_available() and has_fast_bf16():
         changes["train.precision"] = "bf16"
-    result = api.train(model, out / "data", run=out / "run", epochs=epochs, changes=changes, say=say)
+    result = detrkit.train(model, out / "data", run=out / "run", epochs=epochs, changes=changes, say=say)
     if result.stopped == "interrupted":
         return result
     say("3/4  evaluating on the held-out images")
-    detector = api.load(result)
-    evaluation = api.evaluate(detector, out / "data", out=out / "eval", batch_size=16)
+    detector = detrkit.load(result)
+    evaluation = detrkit.evaluate(detector, out / "data", out=out / "eval", batch_size=16)
     Console().print(metrics_table(evaluation.metrics, evaluation.intervals))
     say("4/4  drawing predictions")
     files = sorted((out / "data" / "val2017").iterdir())[:DRAWN]
-    api.predict(detector, [str(file) for file in files], out=out / "predictions")
+    detrkit.predict(detector, [str(file) for file in files], out=out / "predictions")
     say(
         f"AP {evaluation['AP']:.3f} on held-out images. Pictures: {out / 'predictions'}, "
         f"curves: {out / 'run' / 'curves.png'}, how good and why: {out / 'eval' / 'report.html'}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.metadata
+import json
 import os
 import platform
 import shutil
@@ -12,8 +13,11 @@ import sys
 from pathlib import Path
 from typing import Any, Literal
 
+import typer
 from packaging.requirements import Requirement
 from packaging.version import Version
+
+from detrkit.cli.shared import JsonOption
 
 Status = Literal["ok", "warning", "error"]
 
@@ -33,6 +37,22 @@ class Finding:
     status: Status
     found: str
     advice: str = ""
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Versions, devices, what is missing, what is known to clash. Exits with 1 if detrkit cannot work."""
+    findings = examine()
+    if as_json:
+        typer.echo(json.dumps([vars(finding) for finding in findings], indent=1))
+    else:
+        marks = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
+        for finding in findings:
+            advice = f" -> {finding.advice}" if finding.advice else ""
+            typer.echo(f"{marks[finding.status]}  {finding.name}: {finding.found}{advice}")
+        worst = [finding for finding in findings if finding.status == "error"]
+        typer.echo(f"{len(worst)} problems found." if worst else "detrkit can work here.")
+    if any(finding.status == "error" for finding in findings):
+        raise typer.Exit(1)
 
 
 def examine() -> list[Finding]:

@@ -107,12 +107,12 @@ def evaluate(
         if classes is not None or len(given) > 1:
             _generalize(model, given, classes, out, as_json, loading)
             return
-        from detrkit.api import verbs as api
+        from detrkit.api.evaluate import evaluate as measure
         from detrkit.evaluation.report import metrics_content
 
         folder = out or _default_eval_folder(model)
         with step_bar(hidden=as_json) as progress:
-            evaluation = api.evaluate(
+            evaluation = measure(
                 model,
                 next(iter(given), None),
                 out=folder,

@@ -55,10 +55,10 @@ def preflight(
         from detrkit.config import parse_assignments
 
         changes = parse_assignments(assignments or [])
-        from detrkit.api import verbs as api
+        from detrkit.api.preflight import preflight as examine
 
         folder = out or free_folder(Path("preflight"))
-        verdict = api.preflight(
+        verdict = examine(
             model,
             data,
             init=init,

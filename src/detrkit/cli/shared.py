@@ -165,3 +165,17 @@ def step_bar(hidden: bool) -> Iterator[Any]:
             bar.update(tasks[step], completed=done, total=total)
 
         yield update
+
+
+def report_run(result: Any) -> None:
+    """Say how a training ended, and exit as it did."""
+    best = "not evaluated" if result.best is None else f"best AP {result.best:.3f}"
+    done = f"{counted(result.epochs, 'epoch')}, {counted(result.steps, 'step')}"
+    say(f"{done}, {best}. Run folder: {result.run_dir}")
+    end_of_training(result.stopped, result.signal_number)
+
+
+def end_of_training(stopped: str, signal_number: int | None) -> None:
+    """Exit with the number of the signal that ended a training, if one did."""
+    if stopped == "interrupted":
+        raise typer.Exit(128 + (signal_number or 2))

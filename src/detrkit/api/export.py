@@ -1,0 +1,45 @@
+"""``detrkit.export``: write a model for other programs."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Literal
+
+from detrkit.api.load import Source
+from detrkit.api.thresholds import own_thresholds, place_of_thresholds
+from detrkit.errors import UsageError
+from detrkit.families.build import CLASSES_SUFFIX, read_weights
+from detrkit.families.registry import get_family
+from detrkit.files import atomic_file
+from detrkit.threshold_file import read_thresholds, write_thresholds
+
+
+def export(model: Source, out: Source, *, layout: Literal["published", "hub"], preset: str | None = None) -> Path:
+    """Write a model's weights in another layout; the tensors stay bit-equal, its thresholds go with them.
+
+    Args:
+        model: Anything that :func:`load` takes.
+        out: A ``.pth`` file for ``published``, a folder for ``hub``.
+        layout: ``published``: as the DETR authors published theirs. ``hub``: safetensors and config for Hugging
+            Face transformers.
+        preset: Preset the weights are for, where the file cannot tell.
+
+    Returns:
+        The file or folder written.
+    """
+    weights, config = read_weights(model, preset)
+    family = get_family(config.model.family)
+    path = Path(out)
+    if layout == "published":
+        if path.suffix not in (".pth", ".pt"):
+            raise UsageError(f"{path} should be a .pth file, since the published layout is one file")
+        family.write_published(path, weights.state)
+        with atomic_file(path.with_suffix(CLASSES_SUFFIX)) as file:
+            file.write(json.dumps(weights.class_map.to_dict(), indent=1) + "\n")
+    else:
+        family.write_hub(path, weights, config.transforms.eval_size, config.transforms.max_size)
+    thresholds = own_thresholds(model)
+    if thresholds is not None:
+        write_thresholds(place_of_thresholds(path), read_thresholds(thresholds, weights.class_map))
+    return path

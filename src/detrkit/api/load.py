@@ -1,0 +1,45 @@
+"""``detrkit.load``: a detector from anything that a person calls a model."""
+
+from __future__ import annotations
+
+import os
+from typing import Literal
+
+from detrkit.api.thresholds import own_thresholds
+from detrkit.config import Precision
+from detrkit.detectors.detector import Detector
+from detrkit.detectors.load import load_detector
+from detrkit.threshold_file import read_thresholds
+
+Source = str | os.PathLike[str]
+
+
+def load(
+    source: Source,
+    model: str | None = None,
+    *,
+    device: str = "auto",
+    precision: Precision = "32",
+    padding: Literal["exact", "published"] | None = None,
+) -> Detector:
+    """Load a detector: a preset, a run, a checkpoint, a published file, a hub folder or id, or an address.
+
+    That of a run for which thresholds were chosen has them as its ``thresholds``, and predicts with them.
+
+    Args:
+        source: What to load; ``"detr-r50"`` fetches the published weights.
+        model: Preset the weights are for, where the file cannot tell: DC5 changes no tensor's shape.
+        device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
+        precision: ``32``, or ``bf16`` or ``16`` for mixed precision.
+        padding: ``exact``: an image gives the same detections alone and in any batch. ``published``: what the
+            authors' code does with padding, under which batch size changes detections. None: as configured.
+
+    Raises:
+        UsageError: The source is nothing that is known.
+        WeightsError: The weights cannot be fetched, are damaged, or are of another model.
+    """
+    detector = load_detector(source, model, device=device, precision=precision, padding=padding)
+    file = own_thresholds(source)
+    if file is not None:
+        detector.thresholds = read_thresholds(file, detector.class_map)
+    return detector

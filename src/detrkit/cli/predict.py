@@ -1,0 +1,97 @@
+"""``detrkit predict``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from detrkit.cli.shared import (
+    AsOption,
+    BatchOption,
+    DeviceOption,
+    JsonOption,
+    ModelArgument,
+    PrecisionOption,
+    checked_precision,
+    counted,
+    errors,
+    free_folder,
+    quiet,
+    say,
+)
+from detrkit.errors import UsageError
+
+
+def predict(
+    model: ModelArgument,
+    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files or folders.")],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for drawn pictures and predictions.json; predictions, with a number if it is taken.",
+        ),
+    ] = None,
+    threshold: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            metavar="SCORE",
+            help="Least score; thresholds.json of a run if it has one, otherwise 0.5.",
+        ),
+    ] = None,
+    threshold_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--thresholds", metavar="FILE", help="Least scores by class, as detrkit thresholds writes them."
+        ),
+    ] = None,
+    batch_size: BatchOption = 4,
+    device: DeviceOption = "auto",
+    precision: PrecisionOption = "32",
+    preset: AsOption = None,
+    as_json: JsonOption = False,
+) -> None:
+    """Detect objects in images: draws them and writes predictions.json in COCO format."""
+    failures: list[str] = []
+    with errors():
+        from detrkit.api.load import load
+        from detrkit.api.predict import predict as detect
+
+        detector = load(model, preset, device=device, precision=checked_precision(precision))
+        chosen = _threshold(detector, model, threshold, threshold_file, quiet if as_json else say)
+        folder = out or free_folder(Path("predictions"))
+        found = detect(
+            detector,
+            [str(image) for image in images],
+            threshold=chosen,
+            out=folder,
+            batch_size=batch_size,
+            on_error=lambda _name, error: failures.append(str(error)),
+        )
+        for failure in failures:
+            typer.echo(f"skipped {failure}", err=True)
+        if as_json:
+            typer.echo((folder / "predictions.json").read_text(encoding="utf-8"), nl=False)
+        else:
+            count = sum(len(detections) for detections in found)
+            what = f"{counted(count, 'object')} in {counted(len(found), 'image')}"
+            say(f"{what}; drawn pictures and predictions.json in {folder}")
+    if failures:
+        raise typer.Exit(1)
+
+
+def _threshold(detector: Any, model: str, number: float | None, file: Path | None, say: Any) -> Any:
+    """The threshold that was asked for, and which one it is said where it was not."""
+    from detrkit.threshold_file import FILE_NAME, read_thresholds
+
+    if number is not None and file is not None:
+        raise UsageError("--threshold and --thresholds both say from which score on; give one")
+    if file is not None:
+        return read_thresholds(file, detector.class_map)
+    if number is None and detector.thresholds is not None:
+        say(f"Thresholds of {Path(model) / FILE_NAME}; --threshold SCORE for another")
+    return number

@@ -1,0 +1,23 @@
+"""``detrkit resume``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrkit.cli.shared import errors, report_run, say
+
+
+def resume(
+    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run to go on with.")],
+    epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="A new total, to train longer than planned.")
+    ] = None,
+) -> None:
+    """Go on with a training that was stopped, from its last checkpoint."""
+    with errors():
+        from detrkit.api.resume import resume as go_on
+
+        report_run(go_on(run, epochs=epochs, say=say))

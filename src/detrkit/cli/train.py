@@ -1,0 +1,106 @@
+"""``detrkit train``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+
+from detrkit.cli.shared import (
+    ConfigOption,
+    DataOption,
+    InitOption,
+    RecipeOption,
+    SetOption,
+    errors,
+    report_run,
+    say,
+)
+from detrkit.errors import UsageError
+
+
+def train(
+    model: Annotated[str, typer.Option(metavar="PRESET", help="Which model; see: detrkit models.")] = "detr-r50",
+    data: DataOption = None,
+    run: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder for the run; runs/MODEL-1 and so on if not given."),
+    ] = None,
+    init: InitOption = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Passes over the training images.")
+    ] = None,
+    batch: Annotated[
+        str | None,
+        typer.Option(
+            "--batch-size",
+            "--batch",
+            metavar="N|auto",
+            help="Images a batch and process; auto: as configured, in the largest pieces that memory holds.",
+        ),
+    ] = None,
+    go_on: Annotated[
+        bool, typer.Option("--resume", help="If --run holds a training already, go on with that one.")
+    ] = False,
+    recipe: RecipeOption = None,
+    config: ConfigOption = None,
+    assignments: SetOption = None,
+    ray: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Train on a Ray cluster, with N processes of a GPU or CPU each."),
+    ] = None,
+    replay: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Do not train: repeat a step that was not finite (RUN/nonfinite) and find where it began.",
+        ),
+    ] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="With --replay: print what it found as JSON.")] = False,
+) -> None:
+    """Train or fine-tune on your data set. Ctrl-C saves; go on with: detrkit resume RUN."""
+    with errors():
+        if replay is not None:
+            _replay(replay, as_json)
+            return
+        from detrkit.config import parse_assignments
+
+        changes = parse_assignments(assignments or [])
+        from detrkit.api.train import train as begin
+
+        result = begin(
+            model,
+            data,
+            run=run,
+            config=config,
+            init=init,
+            epochs=epochs,
+            batch_size=_batch_size(batch),
+            recipe=recipe,  # type: ignore[arg-type]
+            go_on=go_on,
+            ray_workers=ray,
+            changes=changes,
+            say=say,
+        )
+        report_run(result)
+
+
+def _batch_size(text: str | None) -> int | Literal["auto"] | None:
+    if text is None or text == "auto":
+        return text  # type: ignore[return-value]
+    if not text.isdecimal() or int(text) < 1:
+        raise UsageError(f"--batch-size is {text!r}, expected a number of images, at least 1, or auto")
+    return int(text)
+
+
+def _replay(source: Path, as_json: bool) -> None:
+    from detrkit.api.replay import replay
+
+    diagnosis = replay(source)
+    if as_json:
+        typer.echo(json.dumps(diagnosis.to_dict(), indent=1, allow_nan=False))
+        return
+    for line in [f"{diagnosis.file}:", *diagnosis.lines()]:
+        say(line)
