@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -10,6 +11,9 @@ from detrkit.errors import DataError
 
 SizeHW = tuple[int, int]
 """Height and width in pixels."""
+
+SIZE_LIMITS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, math.inf)}
+"""Areas of objects in pixels, as COCO's: from, and up to."""
 
 
 @dataclasses.dataclass(frozen=True)

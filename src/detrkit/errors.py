@@ -18,6 +18,8 @@ A message says what was got, what was expected, where, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 
 class DetrkitError(Exception):
     """Base of every error that detrkit raises on purpose."""
@@ -73,3 +75,14 @@ class NonFiniteError(TrainingError):
 
 class MemoryExhaustedError(TrainingError):
     """A single image does not fit into memory."""
+
+
+def listed(items: Sequence[object], most: int = 8, separator: str = ", ") -> str:
+    """Join items for a message: the first ``most`` of them, then how many more there are."""
+    shown = separator.join(str(item) for item in items[:most])
+    return shown + (f" and {len(items) - most:,} more" if len(items) > most else "")
+
+
+def counted(number: int, noun: str, plural: str = "") -> str:
+    """Write a number with its noun: ``1 image``, ``1,234 images``."""
+    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"

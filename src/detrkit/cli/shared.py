@@ -96,11 +96,6 @@ def fail(message: str, code: int) -> NoReturn:
     raise typer.Exit(code)
 
 
-def counted(number: int, noun: str) -> str:
-    """``1 image`` or ``1,234 images``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
-
-
 def say(message: str) -> None:
     """Print for people; of several training processes, only the first does."""
     if _is_first_process():

@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torchvision import tv_tensors
 
+from detrkit.classes import SIZE_LIMITS
 from detrkit.config import TransformConfig
 from detrkit.data.coco import sample_seed
 from detrkit.data.index import CocoIndex
@@ -77,7 +78,7 @@ def eval_inputs(index: CocoIndex, config: TransformConfig) -> InputStats:
     scale_xy = np.repeat((resized / sizes)[:, ::-1], np.diff(index.offsets), axis=0)
     one = ~index.iscrowd
     sides = ((index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]) * scale_xy)[one]
-    small = int((index.area[one] < 32**2).sum())
+    small = int((index.area[one] < SIZE_LIMITS["medium"][0]).sum())
     return InputStats(
         f"computed for every image: short side {config.eval_size}, long side up to {config.max_size}",
         images=len(index),
@@ -128,7 +129,7 @@ def train_inputs(
         annotations = index.annotation_rows(row)
         followed = ~index.iscrowd[annotations]
         arrived = np.isin(np.arange(len(followed)), kept.numpy())
-        is_small = index.area[annotations] < 32**2
+        is_small = index.area[annotations] < SIZE_LIMITS["medium"][0]
         objects += int(followed.sum())
         lost += int((followed & ~arrived).sum())
         cut += int((result["area"][one] < 0.5 * whole[kept[one]]).sum())

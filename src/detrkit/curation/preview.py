@@ -17,7 +17,7 @@ from detrkit.config import TransformConfig
 from detrkit.data.coco import CocoDataset, Sample, SampleKey
 from detrkit.data.index import CocoIndex
 from detrkit.data.transforms import train_transform
-from detrkit.errors import DataError, ImageError, UsageError
+from detrkit.errors import DataError, ImageError, UsageError, listed
 from detrkit.files import make_folder
 from detrkit.types import Target
 from detrkit.visual.drawing import draw_objects
@@ -154,7 +154,7 @@ def class_id_of(class_map: ClassMap, name: str) -> int:
     found = class_map.class_id_by_name().get(name, by_name.get(name.lower()))
     if found is None:
         near = difflib.get_close_matches(name.lower(), by_name, n=1)
-        known = ", ".join(class_map.names[:12]) + (", ..." if len(class_map) > 12 else "")
+        known = listed(class_map.names, most=12)
         hint = f"did you mean {class_map.names[by_name[near[0]]]!r}?" if near else "check the name."
         raise UsageError(f"no class is called {name!r}; {hint} Classes: {known}")
     return found

@@ -11,12 +11,12 @@ from typing import Any
 
 import numpy as np
 
+from detrkit.classes import SIZE_LIMITS
 from detrkit.curation.input_sizes import InputStats
 from detrkit.data.index import CocoIndex
+from detrkit.errors import listed
 from detrkit.visual.text import printable
 
-SMALL_AREA, LARGE_AREA = 32**2, 96**2
-"""COCO's limits: a small object covers fewer pixels than the first, a large one at least the second."""
 HEAT_CELLS = 24
 MOST_IMAGE_SIZES = 8
 FEW_OBJECTS = 20
@@ -242,7 +242,10 @@ def split_stats(measures: Measures) -> SplitStats:
     frequent = np.argsort(-how_many, kind="stable")[:MOST_IMAGE_SIZES]
     cells = np.clip((measures.centers * HEAT_CELLS).astype(np.int64), 0, HEAT_CELLS - 1)
     heat = np.bincount(cells[:, 1] * HEAT_CELLS + cells[:, 0], minlength=HEAT_CELLS**2)
-    small, large = int((measures.area < SMALL_AREA).sum()), int((measures.area >= LARGE_AREA).sum())
+    by_size = {
+        name: int(((measures.area >= least) & (measures.area < limit)).sum())
+        for name, (least, limit) in SIZE_LIMITS.items()
+    }
     return SplitStats(
         images=len(counts),
         empty_images=int((counts == 0).sum()),
@@ -250,9 +253,7 @@ def split_stats(measures: Measures) -> SplitStats:
         crowds=len(measures.crowd_labels),
         classes=classes,
         imbalance=max(present) / min(present) if present else 0.0,
-        small=small,
-        medium=len(measures.labels) - small - large,
-        large=large,
+        **by_size,
         relative_size=Distribution.of(measures.relative_sizes),
         aspect=Distribution.of(measures.aspects),
         objects_per_image=Distribution.of(counts),
@@ -311,16 +312,20 @@ def _advice(
     advice = []
     train = splits.get("train")
     if train is not None:
-        absent = [entry.name for entry in train.classes if not entry.objects]
-        rare = [entry.name for entry in train.classes if 0 < entry.objects < FEW_OBJECTS]
+        absent = [printable(entry.name) for entry in train.classes if not entry.objects]
+        rare = [printable(entry.name) for entry in train.classes if 0 < entry.objects < FEW_OBJECTS]
         if absent:
-            advice.append(f"without any object in train, and so never learned: {_listed(absent)}")
+            advice.append(f"without any object in train, and so never learned: {listed(absent)}")
         if rare:
-            advice.append(f"fewer than {FEW_OBJECTS} objects in train, hard to learn: {_listed(rare)}")
+            advice.append(f"fewer than {FEW_OBJECTS} objects in train, hard to learn: {listed(rare)}")
     for name in ("val", "test"):
-        unseen = [entry.name for entry in splits[name].classes if not entry.objects] if name in splits else []
+        unseen = (
+            [printable(entry.name) for entry in splits[name].classes if not entry.objects]
+            if name in splits
+            else []
+        )
         if unseen:
-            advice.append(f"without any object in {name}, and so not measured there: {_listed(unseen)}")
+            advice.append(f"without any object in {name}, and so not measured there: {listed(unseen)}")
     for name, stats in splits.items():
         most = int(stats.objects_per_image.greatest)
         if num_queries is not None and name != "all" and most > num_queries:
@@ -341,8 +346,3 @@ def _advice(
             "a lower transforms.crop keeps more"
         )
     return advice
-
-
-def _listed(names: Sequence[str], most: int = 8) -> str:
-    shown = ", ".join(map(printable, names[:most]))
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")

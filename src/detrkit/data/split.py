@@ -13,7 +13,7 @@ from detrkit.data.faults import ReadReport
 from detrkit.data.formats import SplitFiles, find_split, find_splits
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_split_files
-from detrkit.errors import DataError
+from detrkit.errors import DataError, listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,8 +79,7 @@ def unknown_classes(class_map: ClassMap, split: Split) -> list[str]:
     unknown = [name for name in present if name not in class_map.names]
     if not unknown:
         return []
-    shown = ", ".join(unknown[:8]) + (", ..." if len(unknown) > 8 else "")
     return [
         f"WARNING: {split.files.annotations}: the model does not know {len(unknown)} of its {len(present)} "
-        f"classes ({shown}); their objects count as missed"
+        f"classes ({listed(unknown)}); their objects count as missed"
     ]

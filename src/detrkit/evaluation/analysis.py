@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from detrkit.classes import SIZE_LIMITS
 from detrkit.errors import UsageError
 from detrkit.evaluation.bootstrap import LEAST_RESAMPLES, Intervals, bootstrap
 from detrkit.evaluation.calibration import Calibration, calibrate
@@ -21,7 +22,7 @@ from detrkit.evaluation.confusion import Confusion, confusion
 from detrkit.evaluation.error_types import ErrorTypes, classify_errors
 from detrkit.evaluation.failures import Failures, find_failures
 from detrkit.evaluation.matching import Matches
-from detrkit.evaluation.overlaps import SIZE_LIMITS, Overlaps, overlaps
+from detrkit.evaluation.overlaps import Overlaps, overlaps
 from detrkit.evaluation.score_curves import ScoreCurves, score_curves
 from detrkit.latency import Latency
 

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from detrkit.classes import ClassMap
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import DataError, UsageError, listed
 from detrkit.evaluation.matching import Found, Matches, match_detections
 from detrkit.evaluation.truth import CocoTruth, read_ground_truth
 from detrkit.files import atomic_file
@@ -345,8 +345,8 @@ def match_classes(model_classes: ClassMap, data_classes: ClassMap) -> np.ndarray
     ]
     if matched and data_classes.names and max(matched) < 0:
         raise DataError(
-            f"no class of the model is in the data set: the model knows {_some(model_classes.names)}, "
-            f"the annotations {_some(data_classes.names)}; evaluate on data with the same class names"
+            f"no class of the model is in the data set: the model knows {listed(model_classes.names)}, "
+            f"the annotations {listed(data_classes.names)}; evaluate on data with the same class names"
         )
     return np.array(matched, dtype=np.int64)
 
@@ -395,7 +395,3 @@ def _mean(values: np.ndarray) -> float:
 
 def _defined(value: float) -> float | None:
     return None if value == UNDEFINED else value
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

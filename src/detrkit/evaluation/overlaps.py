@@ -10,11 +10,9 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from detrkit.classes import SIZE_LIMITS
 from detrkit.evaluation.coco import UNDEFINED
 from detrkit.evaluation.matching import Matches
-
-SIZE_LIMITS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, np.inf)}
-"""Areas of objects in pixels, as COCO's: from, and up to."""
 
 _EDGES = np.linspace(0.5, 1, 21)
 

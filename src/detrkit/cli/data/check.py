@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detrkit.cli.data.convert import DataArgument, LayoutOption, checked_layout
-from detrkit.cli.shared import JsonOption, counted, errors, progress_bar, quiet, say
-from detrkit.errors import UsageError
+from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from detrkit.curation.check import CheckResult

@@ -8,7 +8,8 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import JsonOption, counted, errors, progress_bar, quiet, say
+from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+from detrkit.errors import counted
 
 DataArgument = Annotated[
     Path,

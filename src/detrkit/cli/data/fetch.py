@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detrkit.cli.shared import JsonOption, counted, errors, say
-from detrkit.errors import UsageError
+from detrkit.cli.shared import JsonOption, errors, say
+from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from detrkit.curation.fetch import DatasetEntry, FetchResult

@@ -11,6 +11,7 @@ import numpy as np
 from detrkit.curation.check.findings import Findings, Place
 from detrkit.curation.check.source import SplitData
 from detrkit.curation.check.tables import class_counts
+from detrkit.errors import listed
 
 RARE = 10
 """Training annotations below which a class is called rare."""
@@ -86,8 +87,11 @@ def _check_ids(split: SplitData, found: Findings) -> None:
     found.add(start, place, f"{len(ids)} categories, ids {shown}")
     missing = np.setdiff1d(np.arange(ids[0], min(int(ids[-1]), int(ids[0]) + 100_000)), ids)
     if len(missing):
-        some = ", ".join(map(str, missing[:8].tolist())) + (", ..." if len(missing) > 8 else "")
-        found.add("category_ids_with_gaps", place, f"{len(ids)} categories, ids {shown}, without {some}")
+        found.add(
+            "category_ids_with_gaps",
+            place,
+            f"{len(ids)} categories, ids {shown}, without {listed(missing.tolist())}",
+        )
 
 
 def _check_unused(splits: Sequence[SplitData], totals: Counter[str], found: Findings) -> None:

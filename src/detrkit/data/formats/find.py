@@ -33,7 +33,7 @@ from detrkit.data.formats.coco.find import (
 )
 from detrkit.data.formats.voc.find import find_voc, voc_files
 from detrkit.data.formats.yolo.find import find_yolo, find_yolo_folders, folder_files, yaml_splits
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import DataError, UsageError, listed
 
 _YAML = (".yaml", ".yml")
 _SEARCH_DEPTH = 2
@@ -282,8 +282,8 @@ def _nothing_found(root: Path, layout: Layout) -> str:
     }
     kinds = looked.values() if layout == "auto" else [looked[layout]]
     names = sorted(entry.name for entry in islice(os.scandir(root), 1000))
-    shown = ", ".join(names[:8]) + (", ..." if len(names) > 8 else "")
     return (
-        f"{root}: no data set found; looked for {'; '.join(kinds)}; found {shown or 'an empty folder'}; name the "
-        "file: --set data.train_annotations=FILE, or --data FILE in eval"
+        f"{root}: no data set found; looked for {'; '.join(kinds)}; "
+        f"found {listed(names) or 'an empty folder'}; name the file: --set data.train_annotations=FILE, or --data "
+        "FILE in eval"
     )

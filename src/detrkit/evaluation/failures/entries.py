@@ -9,9 +9,9 @@ import dataclasses
 
 import numpy as np
 
+from detrkit.classes import SIZE_LIMITS
 from detrkit.evaluation.error_types import ErrorKind, ErrorTypes
 from detrkit.evaluation.matching import Matches
-from detrkit.evaluation.overlaps import SIZE_LIMITS
 from detrkit.evaluation.truth import CocoTruth
 
 KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")

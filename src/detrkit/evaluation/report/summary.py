@@ -6,8 +6,9 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from detrkit.errors import counted
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED
-from detrkit.evaluation.report.terms import ERROR_NAMES, counted, label_of, percent, range_of
+from detrkit.evaluation.report.terms import ERROR_NAMES, label_of, percent, range_of
 from detrkit.evaluation.report.verdict import verdict, warnings
 from detrkit.files import atomic_file
 from detrkit.visual.text import shortened

@@ -55,11 +55,6 @@ def label_of(name: str, metrics: CocoMetrics) -> str:
     return f"AR{metrics.max_detections}" if name == "AR100" else name
 
 
-def counted(number: int, noun: str, plural: str | None = None) -> str:
-    """``1 image`` or ``1,234 images``."""
-    return f"{number:,} {noun if number == 1 else plural or noun + 's'}"
-
-
 def quoted(name: str) -> str:
     """A class name inside a sentence."""
     return f'"{shortened(name, 40)}"'

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from detrkit.errors import counted
 from detrkit.evaluation.coco import UNDEFINED
-from detrkit.evaluation.report.terms import ERROR_NAMES, counted, percent, quoted, range_of
+from detrkit.evaluation.report.terms import ERROR_NAMES, percent, quoted, range_of
 
 if TYPE_CHECKING:
     from detrkit.evaluation.analysis import Evaluation
