@@ -12,7 +12,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from detrkit.errors import DetrkitError, UsageError
+from detrkit.errors import DetrkitError, UsageError, counted
 
 ModelArgument = Annotated[
     str,
