@@ -9,11 +9,10 @@ from pathlib import Path
 from detrkit.comparison.page import comparison_sections, detector_row
 from detrkit.comparison.result import MEASURES, Comparison, Contender
 from detrkit.data.split import Split
-from detrkit.evaluation.failures.tables import Cell, write_csv
-from detrkit.evaluation.report.summary import markdown_name
 from detrkit.files import atomic_file
 from detrkit.visual.page import write_page
-from detrkit.visual.text import printable
+from detrkit.visual.table import Value, write_csv
+from detrkit.visual.text import markdown_name, markdown_text
 
 FILES = ("compare.html", "compare.json", "compare.md", "compare.csv", "classes.csv", "images.csv")
 
@@ -61,7 +60,7 @@ def markdown(comparison: Comparison) -> str:
         f"{len(comparison.class_map)} classes.",
         "",
         *(f"- {duel.verdict(written=markdown_name)}" for duel in comparison.duels),
-        *(f"- Note: {_harmless(note)}" for note in comparison.notes),
+        *(f"- Note: {markdown_text(note)}" for note in comparison.notes),
         "",
         f"| {' | '.join(head)} |",
         f"| --- {'| ---: ' * (len(head) - 1)}|",
@@ -89,20 +88,15 @@ def _markdown_row(contender: Contender) -> str:
     return f"| {markdown_name(str(name))} | {' | '.join(cells)} |"
 
 
-def _harmless(text: str) -> str:
-    """A sentence with names of unknown origin in it, which means nothing to Markdown or HTML."""
-    return "".join(c if c.isalnum() or c in " .,;%" else f"&#{ord(c)};" for c in printable(text))
-
-
 def _write_classes(comparison: Comparison, path: Path) -> None:
-    def rows() -> Iterator[list[Cell]]:
+    def rows() -> Iterator[list[Value]]:
         for duel in comparison.duels:
             for entry in duel.classes:
                 difference = entry.difference
-                ends: list[Cell] = [None, None]
+                ends: list[Value] = [None, None]
                 if difference is not None:
                     ends = [difference.low, difference.high]
-                pair: list[Cell] = [duel.challenger.name, duel.reference.name]
+                pair: list[Value] = [duel.challenger.name, duel.reference.name]
                 yield [*pair, entry.name, entry.objects, entry.second, entry.first, entry.value, *ends]
 
     head = ["detector", "reference", "class", "objects", "AP", "reference_AP", "difference", "low", "high"]
@@ -112,7 +106,7 @@ def _write_classes(comparison: Comparison, path: Path) -> None:
 def _write_images(comparison: Comparison, path: Path, split: Split) -> None:
     names = {int(image_id): row for row, image_id in enumerate(split.index.image_ids)}
 
-    def rows() -> Iterator[list[Cell]]:
+    def rows() -> Iterator[list[Value]]:
         for duel in comparison.duels:
             images, truth = duel.images, duel.reference.matches.truth
             order = (-images.disagreement).argsort(kind="stable")

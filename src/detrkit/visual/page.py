@@ -10,7 +10,6 @@ import base64
 import dataclasses
 import hashlib
 import io
-import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal, Protocol
@@ -21,13 +20,28 @@ from PIL import Image
 from detrkit.files import atomic_file
 from detrkit.visual.plots import Plot
 from detrkit.visual.style import SCRIPT, STYLES
+from detrkit.visual.table import Column, Table, Value
 from detrkit.visual.text import escaped
 
 JPEG_QUALITY = 82
 MOST_PICTURE_BYTES = 24_000_000
 """Of all pictures of a gallery; browsers and mail programs choke on much larger pages."""
 
-Value = str | int | float | None
+__all__ = [
+    "Block",
+    "Card",
+    "Cards",
+    "Column",
+    "Gallery",
+    "Picture",
+    "Plots",
+    "Section",
+    "Table",
+    "Text",
+    "Value",
+    "render_page",
+    "write_page",
+]
 
 
 class Block(Protocol):
@@ -84,68 +98,6 @@ class Cards:
             for card in self.cards
         )
         return f'<dl class="cards">{inner}</dl>'
-
-
-@dataclasses.dataclass(frozen=True)
-class Column:
-    """A column of a table.
-
-    Args:
-        name: Its head.
-        kind: How values are written: text, whole numbers, percent of a share of 0 to 1, or ``digits`` decimals.
-        digits: Decimals of number and percent.
-        bar: Draw each value as a bar behind it, the greatest filling the cell.
-    """
-
-    name: str
-    kind: Literal["text", "count", "number", "percent"] = "text"
-    digits: int = 1
-    bar: bool = False
-
-    def written(self, value: Value) -> str:
-        """A value as the table shows it; "-" for none."""
-        if value is None or (isinstance(value, float) and math.isnan(value)):
-            return "-"
-        if isinstance(value, str) or self.kind == "text":
-            return str(value)
-        if self.kind == "count":
-            return f"{value:,.0f}"
-        return f"{100 * value:.{self.digits}f} %" if self.kind == "percent" else f"{value:,.{self.digits}f}"
-
-
-@dataclasses.dataclass(frozen=True)
-class Table:
-    """Rows that a reader can sort by any column.
-
-    Args:
-        columns: Left to right.
-        rows: One value per column each.
-        caption: What it shows.
-    """
-
-    columns: Sequence[Column]
-    rows: Sequence[Sequence[Value]]
-    caption: str = ""
-
-    def html(self) -> str:
-        """Its element."""
-        heads = "".join(
-            f'<th scope="col" class="{column.kind}"><button type="button">{escaped(column.name)}</button></th>'
-            for column in self.columns
-        )
-        greatest = [self._greatest(number) for number in range(len(self.columns))]
-        body = "".join(
-            "<tr>" + "".join(map(_cell, self.columns, row, greatest, range(len(row)))) + "</tr>"
-            for row in self.rows
-        )
-        caption = f"<caption>{escaped(self.caption)}</caption>" if self.caption else ""
-        table = f"<table>{caption}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-        # A box that scrolls must be reachable with the keyboard.
-        return f'<div class="scroll" tabindex="0" role="region" aria-label="{escaped(self.caption)}">{table}</div>'
-
-    def _greatest(self, column: int) -> float:
-        numbers = [row[column] for row in self.rows if isinstance(row[column], int | float)]
-        return max((float(number) for number in numbers if number is not None), default=0.0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -271,14 +223,3 @@ def write_page(path: str | Path, title: str, subtitle: str, sections: Sequence[S
     with atomic_file(Path(path)) as file:
         file.write(render_page(title, subtitle, sections))
     return Path(path)
-
-
-def _cell(column: Column, value: Value, greatest: float, position: int) -> str:
-    tag, scope = ("th", ' scope="row"') if position == 0 else ("td", "")
-    is_number = isinstance(value, int | float) and not math.isnan(value)
-    key = f' data-v="{value}"' if is_number else ""
-    bar = ""
-    if column.bar and is_number and greatest > 0:
-        bar = f' style="--share:{100 * float(value or 0) / greatest:.1f}%"'
-    kind = f"{column.kind} bar" if bar else column.kind
-    return f'<{tag}{scope} class="{kind}"{key}{bar}>{escaped(column.written(value))}</{tag}>'

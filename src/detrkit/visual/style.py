@@ -29,7 +29,7 @@ th,td{padding:.25rem .75rem;text-align:left;font-weight:400;border-top:1px solid
 overflow-wrap:anywhere}
 tbody th,td.text{min-width:8.5rem}td.text:last-child{min-width:11rem}
 thead th{position:sticky;top:0;background:var(--card);border:0;white-space:nowrap}
-th.count,td.count,th.number,td.number,th.percent,td.percent{text-align:right;white-space:nowrap}
+th.number,td.number{text-align:right;white-space:nowrap}
 td.bar{background:linear-gradient(to left,var(--bar) var(--share),transparent 0)}
 th button{all:unset;cursor:pointer;font-weight:600}
 th button:focus-visible{outline:2px solid var(--accent);outline-offset:2px}

@@ -97,22 +97,6 @@ def test_nothing_is_fetched_and_only_the_pages_own_script_runs():
     assert all(source.startswith(("data:", "#")) for source in sources)
 
 
-def test_numbers_are_formatted_and_sortable():
-    columns = [
-        Column("class"),
-        Column("n", "count", bar=True),
-        Column("share", "percent"),
-        Column("m", "number", 2),
-    ]
-    html = Table(columns, [("a", 1234, 0.5, 1 / 3), ("b", 617, None, float("nan"))]).html()
-    assert 'data-v="1234" style="--share:100.0%">1,234</td>' in html
-    assert "--share:50.0%" in html
-    assert ">50.0 %<" in html
-    assert ">0.33<" in html
-    assert html.count(">-<") == 2
-    assert html.count("<button") == 4
-
-
 def test_pictures_are_small_jpegs():
     picture = Picture.of(np.zeros((1000, 3000, 3), np.uint8), "wide", longest=600)
     with Image.open(io.BytesIO(picture.jpeg)) as image:

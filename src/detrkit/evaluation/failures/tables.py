@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,12 +13,8 @@ from detrkit.evaluation.failures.entries import KINDS, MISSED, SIZES, sizes_of
 from detrkit.evaluation.failures.find import Failures
 from detrkit.evaluation.failures.label_issues import Suspect
 from detrkit.files import atomic_file
-
-Cell = str | int | float | None
-
-# What spreadsheets take for the beginning of a formula, in its wide forms too, and what hides it from a reader.
-_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
-_LEADING = ("\t", "\r", "\n")
+from detrkit.visual.table import Value, write_csv
+from detrkit.visual.text import encodable
 
 
 def write_failures(failures: Failures, folder: str | Path) -> list[Path]:
@@ -34,15 +29,6 @@ def write_failures(failures: Failures, folder: str | Path) -> list[Path]:
         write_csv(folder / "label_errors.csv", _SUSPECT_HEAD, _suspect_rows(failures)),
         _write_json(folder / "label_errors.json", suspects_as_coco(failures)),
     ]
-
-
-def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Cell]]) -> Path:
-    """Write a table whole or not at all; None is an empty cell."""
-    with atomic_file(path) as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(head)
-        writer.writerows([_cell(value) for value in row] for row in rows)
-    return path
 
 
 def suspects_as_coco(failures: Failures) -> dict[str, Any]:
@@ -77,14 +63,14 @@ def suspects_as_coco(failures: Failures) -> dict[str, Any]:
         "images": [
             {
                 "id": int(truth.image_ids[row]),
-                "file_name": _encodable(failures.file_names[row]),
+                "file_name": encodable(failures.file_names[row]),
                 "height": int(truth.sizes_hw[row, 0]),
                 "width": int(truth.sizes_hw[row, 1]),
             }
             for row in rows
         ],
         "categories": [
-            {"id": category_id, "name": _encodable(name)}
+            {"id": category_id, "name": encodable(name)}
             for category_id, name in zip(category_ids, names, strict=True)
         ],
         "annotations": annotations,
@@ -101,7 +87,7 @@ def _judgement(suspect: Suspect, category_ids: Sequence[int]) -> dict[str, Any]:
         "iou": None if suspect.iou is None else round(suspect.iou, 4),
         "proposed_category_id": None if proposed is None else category_ids[proposed],
         "proposed_bbox": None if box is None else [round(value, 2) for value in box],
-        "explanation": _encodable(suspect.explanation),
+        "explanation": encodable(suspect.explanation),
     }
 
 
@@ -114,7 +100,7 @@ def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
 _IMAGE_HEAD = ("file_name", "image_id", "severity", "objects", "right", *KINDS, "f1", "mean_iou")
 
 
-def _image_rows(failures: Failures) -> Iterator[list[Cell]]:
+def _image_rows(failures: Failures) -> Iterator[list[Value]]:
     for image in failures.images:
         yield [
             image.file_name,
@@ -144,7 +130,7 @@ _FAILURE_HEAD = (
 )
 
 
-def _failure_rows(failures: Failures) -> Iterator[list[Cell]]:
+def _failure_rows(failures: Failures) -> Iterator[list[Value]]:
     """All failures, column by column: there may be half a million."""
     table, truth, found = failures.table, failures.matches.truth, failures.matches.found
     names = np.array([*truth.class_map.names, None], dtype=object)
@@ -158,7 +144,7 @@ def _failure_rows(failures: Failures) -> Iterator[list[Cell]]:
     found_boxes = _taken(found.boxes_xywh, table.detections)
     object_boxes = _taken(truth.boxes_xywh, table.objects)
     area = np.where(has_object, _taken(truth.area, table.objects), found_boxes[:, 2] * found_boxes[:, 3])
-    columns: list[Sequence[Cell]] = [
+    columns: list[Sequence[Value]] = [
         np.array(KINDS, dtype=object)[table.kinds].tolist(),
         files[table.image_rows].tolist(),
         truth.image_ids[table.image_rows].tolist(),
@@ -190,7 +176,7 @@ _SUSPECT_HEAD = (
 )
 
 
-def _suspect_rows(failures: Failures) -> Iterator[list[Cell]]:
+def _suspect_rows(failures: Failures) -> Iterator[list[Value]]:
     names = failures.class_names
     nowhere = (None,) * len(_BOX)
     for suspect in failures.suspects:
@@ -220,21 +206,9 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
-def _rounded_column(values: np.ndarray, digits: int) -> list[Cell]:
+def _rounded_column(values: np.ndarray, digits: int) -> list[Value]:
     """Numbers for a table, None for NaN."""
-    rounded: list[Cell] = np.round(values, digits).tolist()
+    rounded: list[Value] = np.round(values, digits).tolist()
     for row in np.flatnonzero(np.isnan(values)).tolist():
         rounded[row] = None
     return rounded
-
-
-def _cell(value: Cell) -> Cell:
-    if not isinstance(value, str):
-        return value
-    text = _encodable(value)
-    return f"'{text}" if text[:1] in _LEADING or text.lstrip().startswith(_FORMULA) else text
-
-
-def _encodable(text: str) -> str:
-    """Without what UTF-8 or a reader of CSV chokes on: halves of pairs, and zero bytes."""
-    return text.encode("utf-8", "replace").decode("utf-8").replace("\0", "\N{REPLACEMENT CHARACTER}")

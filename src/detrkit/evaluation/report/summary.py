@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -11,27 +10,13 @@ from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED
 from detrkit.evaluation.report.terms import ERROR_NAMES, label_of, percent, range_of
 from detrkit.evaluation.report.verdict import verdict, warnings
 from detrkit.files import atomic_file
-from detrkit.visual.text import shortened
+from detrkit.visual.text import markdown_name
 
 if TYPE_CHECKING:
     from detrkit.evaluation.analysis import Evaluation
 
 CLASSES_SHOWN = 5
 """Best, and as many worst."""
-
-_PLAIN = re.compile(r"[\w./-]([\w ./-]*[\w./-])?")
-
-
-def markdown_name(name: str) -> str:
-    """A name of unknown origin as code, in which Markdown, HTML, links and mentions mean nothing.
-
-    Anything but letters, digits and the like is written as a character reference, which cannot end a cell of a
-    table or the code.
-    """
-    text = shortened(name, 60)
-    if _PLAIN.fullmatch(text):
-        return f"`{text}`"
-    return "<code>" + "".join(c if c.isalnum() else f"&#{ord(c)};" for c in text) + "</code>"
 
 
 def summarize(evaluation: Evaluation, report: str = "report.html") -> str:
