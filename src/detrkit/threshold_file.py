@@ -20,6 +20,7 @@ from detrkit.errors import DataError, UsageError
 from detrkit.files import atomic_file
 
 FILE_NAME = "thresholds.json"
+_MODEL_FILES = (".pth", ".pt", ".safetensors")
 CRITERIA = ("f1", "precision", "recall")
 REPAIR = 'write it anew with "detrkit thresholds"'
 
@@ -280,3 +281,14 @@ def _class_threshold(values: _Checked) -> ClassThreshold:
         own=values.flag("own"),
         reached=values.flag("reached"),
     )
+
+
+def find_threshold_file(model: str | os.PathLike[str]) -> Path | None:
+    """Return the file of thresholds in a model's folder, or beside its file; None where there is none."""
+    file = threshold_path(Path(model).expanduser())
+    return file if file.is_file() else None
+
+
+def threshold_path(model: Path) -> Path:
+    """Return ``thresholds.json`` in a model's folder, ``NAME.thresholds.json`` beside its file."""
+    return model.with_suffix(f".{FILE_NAME}") if model.suffix in _MODEL_FILES else model / FILE_NAME

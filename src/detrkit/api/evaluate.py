@@ -8,7 +8,8 @@ import numpy as np
 from PIL import Image
 from torch import Tensor
 
-from detrkit.api.common import Source, find_target
+from detrkit.api.common import Source
+from detrkit.api.target import find_target
 from detrkit.config import Config, Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.data.formats import find_split

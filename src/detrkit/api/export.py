@@ -6,13 +6,12 @@ import json
 from pathlib import Path
 from typing import Literal
 
-from detrkit.api.load import Source
-from detrkit.api.thresholds import own_thresholds, place_of_thresholds
+from detrkit.api.common import Source
 from detrkit.errors import UsageError
 from detrkit.families.build import CLASSES_SUFFIX, read_weights
 from detrkit.families.registry import get_family
 from detrkit.files import atomic_file
-from detrkit.threshold_file import read_thresholds, write_thresholds
+from detrkit.threshold_file import find_threshold_file, read_thresholds, threshold_path, write_thresholds
 
 
 def export(model: Source, out: Source, *, layout: Literal["published", "hub"], preset: str | None = None) -> Path:
@@ -39,7 +38,7 @@ def export(model: Source, out: Source, *, layout: Literal["published", "hub"], p
             file.write(json.dumps(weights.class_map.to_dict(), indent=1) + "\n")
     else:
         family.write_hub(path, weights, config.transforms.eval_size, config.transforms.max_size)
-    thresholds = own_thresholds(model)
+    thresholds = find_threshold_file(model)
     if thresholds is not None:
-        write_thresholds(place_of_thresholds(path), read_thresholds(thresholds, weights.class_map))
+        write_thresholds(threshold_path(path), read_thresholds(thresholds, weights.class_map))
     return path

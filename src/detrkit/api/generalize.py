@@ -8,12 +8,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detrkit.api.target import find_target
 from detrkit.config import Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
 from detrkit.detectors.detector import Detector
-from detrkit.detectors.load import find_subject
-from detrkit.detectors.stages import DetectorSubject, Subject, read_split_for
+from detrkit.detectors.stages import Subject, read_split_for
 from detrkit.errors import DataError, UsageError
 from detrkit.files import atomic_file, make_folder
 from detrkit.robustness.classes import read_class_names, resolve_class_names
@@ -69,7 +69,7 @@ def generalize(
     if classes is not None:
         read = resolve_class_names if isinstance(classes, Mapping) else read_class_names
         names = read(classes, list(named))  # type: ignore[arg-type]
-    subject = _subject(model, preset, device, precision)
+    subject = find_target(model, preset, device, precision)
     folder = None if out is None else make_folder(out)
     splits = {name: read_split_for([subject], split, path)[0] for name, path in named.items()}
     for part in splits.values():
@@ -127,7 +127,7 @@ def corrupt(
         DataError: Data cannot be read, or shares no class with the model.
     """
     chosen = find_corruptions(corruptions)
-    subject = _subject(model, preset, device, precision)
+    subject = find_target(model, preset, device, precision)
     part, _ = read_split_for([subject], split, data, pixels=True)
     folder = None if out is None else make_folder(out)
     for line in part.lines():
@@ -148,12 +148,6 @@ def corrupt(
         images = CocoDataset(part.index, part.files.images, None)
         write_robustness(folder / "robustness.html", found, images.read_image(_busiest(part)))
     return found
-
-
-def _subject(model: Model, preset: str | None, device: str, precision: Precision) -> Subject:
-    if isinstance(model, str | os.PathLike):
-        return find_subject(model, preset, device=device, precision=precision)
-    return DetectorSubject(model.config.model.preset, model) if isinstance(model, Detector) else model
 
 
 def _named(data: Sequence[Source]) -> dict[str, Source]:

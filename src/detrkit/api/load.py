@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from typing import Literal
 
-from detrkit.api.thresholds import own_thresholds
+from detrkit.api.common import Source
 from detrkit.config import Precision
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.load import load_detector
-from detrkit.threshold_file import read_thresholds
-
-Source = str | os.PathLike[str]
+from detrkit.threshold_file import find_threshold_file, read_thresholds
 
 
 def load(
@@ -39,7 +36,7 @@ def load(
         WeightsError: The weights cannot be fetched, are damaged, or are of another model.
     """
     detector = load_detector(source, model, device=device, precision=precision, padding=padding)
-    file = own_thresholds(source)
+    file = find_threshold_file(source)
     if file is not None:
         detector.thresholds = read_thresholds(file, detector.class_map)
     return detector

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detrkit.api.load import Source, load
+from detrkit.api.common import Source
+from detrkit.api.load import load
 from detrkit.detectors.detector import Detector, ErrorReport
 from detrkit.detectors.interop import write_predictions
 from detrkit.files import make_folder

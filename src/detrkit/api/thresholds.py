@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from detrkit.api.common import Source
 from detrkit.api.evaluate import origin_of
+from detrkit.api.target import find_target
 from detrkit.data.split import unknown_classes
 from detrkit.detectors.detector import Detector
-from detrkit.detectors.load import Source, find_subject
-from detrkit.detectors.stages import DetectorSubject, Subject, collect, read_split_for
+from detrkit.detectors.stages import Subject, collect, read_split_for
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.matching import Matches
@@ -25,12 +25,10 @@ from detrkit.evaluation.thresholds import (
     cross_check,
     thresholds_for,
 )
-from detrkit.threshold_file import FILE_NAME, Thresholds, write_thresholds
+from detrkit.threshold_file import Thresholds, write_thresholds
 
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
-
-_MODEL_FILES = (".pth", ".pt", ".safetensors")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,7 +91,7 @@ def choose_thresholds(
     wish = _wish(precision, recall)
     if check_split == split:
         raise UsageError(f"thresholds chosen on {split} cannot be checked on {split}; leave check_split out")
-    subject = _subject(model, device)
+    subject = find_target(model, device=device)
     own, name = _collected(subject, data, split, batch_size, say, progress)
 
     choose = functools.partial(
@@ -116,23 +114,6 @@ def choose_thresholds(
     if out is not None:
         write_thresholds(out, thresholds)
     return choice
-
-
-def own_thresholds(source: Source) -> Path | None:
-    """The file of thresholds that lies in a model's folder, or beside its file; None where there is none."""
-    file = place_of_thresholds(Path(source).expanduser())
-    return file if file.is_file() else None
-
-
-def place_of_thresholds(model: Path) -> Path:
-    """``thresholds.json`` in a model's folder, ``NAME.thresholds.json`` beside its file."""
-    return model.with_suffix(f".{FILE_NAME}") if model.suffix in _MODEL_FILES else model / FILE_NAME
-
-
-def _subject(model: Source | Detector | Subject, device: str) -> Subject:
-    if isinstance(model, Detector):
-        return DetectorSubject(model.config.model.preset, model)
-    return find_subject(model, device=device) if isinstance(model, str | os.PathLike) else model
 
 
 def _wish(precision: float | None, recall: float | None) -> Wish:

@@ -12,11 +12,11 @@ import pytest
 from typer.testing import CliRunner
 
 import detrkit
-from detrkit.api.thresholds import choose_thresholds, own_thresholds
+from detrkit.api.thresholds import choose_thresholds
 from detrkit.classes import ClassMap
 from detrkit.cli import app
 from detrkit.errors import DataError, UsageError
-from detrkit.threshold_file import read_thresholds
+from detrkit.threshold_file import find_threshold_file, read_thresholds
 
 CLASSES = {1: "cat", 7: "dog", 9: "<b>gnu[/]"}
 
@@ -196,10 +196,10 @@ def test_a_command_that_makes_no_sense_exits_with_2(
 
 
 def test_thresholds_lie_in_a_models_folder_or_beside_its_file(tmp_path: Path):
-    assert own_thresholds("detr-r50") is None
-    assert own_thresholds(tmp_path) is None
+    assert find_threshold_file("detr-r50") is None
+    assert find_threshold_file(tmp_path) is None
     (tmp_path / "thresholds.json").write_text("{}")
-    assert own_thresholds(tmp_path) == tmp_path / "thresholds.json"
-    assert own_thresholds(tmp_path / "model.pth") is None
+    assert find_threshold_file(tmp_path) == tmp_path / "thresholds.json"
+    assert find_threshold_file(tmp_path / "model.pth") is None
     (tmp_path / "model.thresholds.json").write_text("{}")
-    assert own_thresholds(tmp_path / "model.pth") == tmp_path / "model.thresholds.json"
+    assert find_threshold_file(tmp_path / "model.pth") == tmp_path / "model.thresholds.json"
