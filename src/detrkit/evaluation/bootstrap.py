@@ -201,7 +201,7 @@ def resample(
     random = np.random.default_rng([seed, 0])
     samples: list[list[np.ndarray]] = [[] for _ in models]
     done = 0
-    for weights in _weights(images, resamples, random) if images else ():
+    for weights in image_weights(images, resamples, random) if images else ():
         for own, model in zip(samples, weighted, strict=True):
             own.append(_with_mean(model.measure(weights)))
         done += weights.shape[1]
@@ -275,7 +275,7 @@ def _quantiles(spread: np.ndarray, images: np.ndarray, confidence: float) -> np.
     return quantiles
 
 
-def _weights(images: int, resamples: int, random: np.random.Generator) -> Iterator[np.ndarray]:
+def image_weights(images: int, resamples: int, random: np.random.Generator) -> Iterator[np.ndarray]:
     """How often each image is drawn, float64 ``[I, <= _CHUNK]`` at a time."""
     for start in range(0, resamples, _CHUNK):
         count = min(_CHUNK, resamples - start)

@@ -59,7 +59,7 @@ class WeightedAP:
         self.classes = len(matches.truth.class_map)
         rows = np.flatnonzero(matches.measured)
         columns = np.searchsorted(matches.rows, matches.truth.image_rows[rows])
-        self._objects = _counts(matches.truth.class_ids[rows], columns, (self.classes, self.images))
+        self._objects = count_pairs(matches.truth.class_ids[rows], columns, (self.classes, self.images))
         order = np.lexsort((-matches.found.scores, matches.found.class_ids))  # stable: equal scores by image
         ends = np.searchsorted(matches.found.class_ids[order], np.arange(self.classes + 1))
         self._ranked = [_rank(matches, order[start:stop]) for start, stop in itertools.pairwise(ends)]
@@ -101,15 +101,16 @@ def _rank(matches: Matches, rows: np.ndarray) -> _Ranked:
     shape = (len(kept), len(matches.rows))
     return _Ranked(
         images=images[kept],
-        counted=_counts(following[before], images[before], shape),
+        counted=count_pairs(following[before], images[before], shape),
         correct=tuple(np.flatnonzero(row[kept]) for row in correct),
         ignored=tuple(
-            _counts(following[row & before], images[row & before], shape) if row.any() else None for row in ignored
+            count_pairs(following[row & before], images[row & before], shape) if row.any() else None
+            for row in ignored
         ),
     )
 
 
-def _counts(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
+def count_pairs(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
     """How often each pair comes, as a sparse matrix."""
     keys, counts = np.unique(rows * shape[1] + columns, return_counts=True)
     first = np.searchsorted(keys, np.arange(shape[0] + 1) * shape[1])

@@ -1,31 +1,34 @@
-"""What goes with failure beyond chance.
+"""Properties that go with failure: rate ratios of the bins of each property, with bootstrap intervals.
 
-Objects of one image fail together, so that counting them as independent would find causes everywhere. Every test
-and interval here takes images as the units: the score test and the variance of a ratio with clusters (Liang and
-Zeger, Biometrika 1986; Rao, Scott, Skinner, Statistica Sinica 1998). What is claimed holds for all tests together
-(Holm).
+Objects of one image fail together, so images are resampled, not objects. The intervals hold for all bins of all
+properties together: they reach as far as the largest of all deviations does in 95 % of the resamples (max-t;
+P. Westfall, S. Young, "Resampling-Based Multiple Testing", 1993).
 
-Shapes: n objects or detections, B bins of a property, I images.
+Shapes: n objects or detections, B bins of a property, S strata, I images, K resamples; column 0 of ``1 + K`` is the
+data as it is.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import math
+import itertools
 from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from scipy.special import chdtrc  # scipy.stats takes a second to import
+from scipy import sparse
 
+from detrkit.evaluation.bootstrap import image_weights
 from detrkit.evaluation.failures.properties import Property
+from detrkit.evaluation.weighted_ap import count_pairs
 
 Target = Literal["missed objects", "wrong detections"]
 
-LEVEL = 0.05
-"""Chance that anything at all is claimed where nothing is."""
+CONFIDENCE = 0.95
+"""Share of data sets in which all intervals hold the true ratio: where there is nothing, nothing is claimed."""
 LEAST_DIFFERENCE = 0.05
-"""Between the worst bin and the others; less is of no use to anybody, however sure."""
+"""Between the rate of the worst bin and the others'; less is of no use to anybody, however sure."""
+RESAMPLES = 500
 
 _LEAST_COUNT = 10
 _LEAST_IMAGES = 5
@@ -33,21 +36,11 @@ _LEAST_IMAGES = 5
 
 @dataclasses.dataclass(frozen=True)
 class Bin:
-    """Objects or detections alike in one property.
-
-    Args:
-        label: Such as "under 23 px".
-        count: How many.
-        rate: Share that failed.
-        low: Lower end of Wilson's 95 % interval.
-        high: Its upper end.
-    """
+    """Objects or detections alike in one property: label such as "under 23 px", number, share that failed."""
 
     label: str
     count: int
     rate: float
-    low: float
-    high: float
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,15 +48,14 @@ class Cause:
     """A property that goes with failure; it need not be what makes things fail.
 
     Args:
-        name: Of the property.
-        target: What fails.
-        bins: By value.
-        worst: Which of them fails most.
-        difference: Rate of the worst bin less that of all others.
-        low: Lower end of its 95 % interval.
-        high: Its upper end.
-        p_value: Of the test of all bins, corrected for the number of tests.
-        information: Share of the uncertainty about what fails that the property takes away, beyond chance.
+        name: Name of the property.
+        target: Kind of failure.
+        bins: Bins by value.
+        worst: Place of the bin that surely fails most.
+        others: Share of failures outside that bin.
+        ratio: Rate of that bin over the others'.
+        low: Lower end of the ratio's interval, above 1.
+        high: Upper end.
         explained_by: A stronger cause; among objects alike in that one, this one shows nothing.
         sampled: Known for a sample of the images only.
     """
@@ -72,34 +64,31 @@ class Cause:
     target: Target
     bins: tuple[Bin, ...]
     worst: int
-    difference: float
+    others: float
+    ratio: float
     low: float
     high: float
-    p_value: float
-    information: float
     explained_by: str | None = None
     sampled: bool = False
 
     def sentence(self) -> str:
-        """What was found, with figures."""
+        """Return what was found, with figures."""
         worst = self.bins[self.worst]
-        things = "objects" if self.target == "missed objects" else "detections"
-        fail = "missed" if self.target == "missed objects" else "wrong"
-        others = worst.rate - self.difference
+        things, fail = ("objects", "missed") if self.target == "missed objects" else ("detections", "wrong")
         name = f"{self.name[:1].upper()}{self.name[1:]}"
         return (
             f"{name}, {worst.label}: {100 * worst.rate:.0f} % of {worst.count:,} {things} are {fail}, of the "
-            f"others {100 * others:.0f} % ({100 * self.difference:.1f} points more, 95 % interval "
-            f"{100 * self.low:.1f} to {100 * self.high:.1f})"
+            f"others {100 * self.others:.0f} % ({self.ratio:.1f} times as often, 95 % interval "
+            f"{self.low:.1f} to {self.high:.1f})"
         )
 
 
 @dataclasses.dataclass(frozen=True)
 class Question:
-    """What fails, and what it may have to do with.
+    """A kind of failure, and the properties that it may have to do with.
 
     Args:
-        target: What fails.
+        target: Kind of failure.
         failed: bool ``[n]``.
         image_rows: int64 ``[n]``.
         properties: Of the same ``n``.
@@ -112,59 +101,53 @@ class Question:
 
 
 @dataclasses.dataclass(frozen=True)
-class _Tested:
+class _Candidate:
+    """A property of a question, its usable bins ``[n]`` (-1: none), their log ratios ``[B, 1 + K]`` and errors."""
+
     question: Question
     property: Property
-    bins: np.ndarray  # -1: unknown, or in a bin too small to be tested
-    p_value: float
+    bins: np.ndarray
+    ratios: np.ndarray
+    errors: np.ndarray
 
 
-def find_causes(questions: Sequence[Question]) -> list[Cause]:
-    """Properties that go with failure beyond chance and by ``LEAST_DIFFERENCE``, most telling first.
+def find_causes(questions: Sequence[Question], seed: int = 0) -> list[Cause]:
+    """Find properties with a bin that fails more often than the others, beyond chance and by ``LEAST_DIFFERENCE``.
 
-    Causes that only go along with a stronger one come last and name it.
+    Args:
+        questions: Kinds of failure with their properties.
+        seed: Seed of the resamples.
+
+    Returns:
+        Causes with the greatest lower end of the ratio first; those that only go along with a stronger one last.
     """
-    tested = [
-        _Tested(question, entry, bins, _test(bins, question.failed, question.image_rows))
+    # properties with two usable bins or more, of failures that happen to some and not to all
+    usable = [
+        (question, entry, bins)
         for question in questions
+        if question.failed.any() and not question.failed.all()
         for entry in question.properties
         if (bins := _usable_bins(entry, question.image_rows)).max(initial=-1) >= 0
     ]
-    adjusted = holm([entry.p_value for entry in tested])
-    found = [
-        (_cause(entry, p_value), entry) for entry, p_value in zip(tested, adjusted, strict=True) if p_value < LEVEL
+    # log rate ratios of every bin, and how far they deviate at most in 95 % of the resamples
+    sums = _resampled([_cells(question, bins, np.zeros_like(bins)) for question, _, bins in usable], seed)
+    candidates = [_Candidate(*parts, *_log_ratios(own)) for parts, own in zip(usable, sums, strict=True)]
+    largest = [
+        (np.abs(entry.ratios[:, 1:] - entry.ratios[:, :1]) / entry.errors).max(axis=0) for entry in candidates
     ]
-    found = [pair for pair in found if pair[0].difference >= LEAST_DIFFERENCE and pair[0].low > 0]
-    found.sort(key=lambda pair: -pair[0].information)
-    level = LEVEL / max(len(tested), 1)
-    kept: list[tuple[Cause, _Tested]] = []
+    reach = float(np.quantile(np.max(largest, axis=0), CONFIDENCE)) if largest else 0.0
+    # the surest first; then ask of each whether a stronger one explains it
+    found = [(cause, entry) for entry in candidates if (cause := _cause(entry, reach)) is not None]
+    found.sort(key=lambda pair: -pair[0].low)
+    kept: list[tuple[Cause, _Candidate]] = []
     explained: list[Cause] = []
     for cause, entry in found:
-        stronger = next((other for other, rival in kept if _explains(rival, entry, level)), None)
+        stronger = next((other for other, rival in kept if _explains(rival, entry, cause, reach, seed)), None)
         if stronger is None:
             kept.append((cause, entry))
         else:
             explained.append(dataclasses.replace(cause, explained_by=stronger.name))
     return [cause for cause, _ in kept] + explained
-
-
-def holm(p_values: Sequence[float]) -> np.ndarray:
-    """P-values that hold for all tests together (Holm, Scandinavian Journal of Statistics 1979)."""
-    values = np.array(p_values, dtype=np.float64)
-    order = np.argsort(values)
-    adjusted = np.empty_like(values)
-    factors = len(values) - np.arange(len(values))
-    adjusted[order] = np.minimum(np.maximum.accumulate(values[order] * factors), 1)
-    return adjusted
-
-
-def wilson(failures: int, count: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of a share (JASA 1927), which is right for few and for extreme shares too."""
-    z = 1.959964
-    share = failures / count
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(0.0, centre - half), min(1.0, centre + half)
 
 
 def _usable_bins(entry: Property, image_rows: np.ndarray) -> np.ndarray:
@@ -177,104 +160,97 @@ def _usable_bins(entry: Property, image_rows: np.ndarray) -> np.ndarray:
     large = (counts.sum(axis=1) >= _LEAST_COUNT) & ((counts > 0).sum(axis=1) >= _LEAST_IMAGES)
     if large.sum() < 2:
         return np.full_like(bins, -1)
-    usable: np.ndarray = np.where((bins >= 0) & large[bins], bins, -1)
+    numbers = np.where(large, np.cumsum(large) - 1, -1)
+    usable: np.ndarray = np.where(known, numbers[bins], -1)
     return usable
 
 
-def _test(bins: np.ndarray, failed: np.ndarray, image_rows: np.ndarray, strata: np.ndarray | None = None) -> float:
-    """P-value of the score test that failure has nothing to do with the bins, within strata if there are any.
+def _cells(
+    question: Question, bins: np.ndarray, strata: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
+    """Cell and image of everything that has a bin and a stratum, and the shape ``(S, B, 2)`` of the cells."""
+    known = (bins >= 0) & (strata >= 0)
+    shape = (int(strata.max(initial=0)) + 1, int(bins.max(initial=0)) + 1, 2)
+    cells = np.ravel_multi_index((strata[known], bins[known], question.failed[known].astype(int)), shape)
+    return cells, question.image_rows[known], shape
 
-    The greater of two: with images as units, and with objects as units. The first is too bold where a small bin
-    happens to have no failure at all, the second where objects of an image fail together.
+
+def _resampled(tables: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, ...]]], seed: int) -> list[np.ndarray]:
+    """Counts of the cells of each table, on the data and on resamples of the images, ``[S, B, 2, 1 + K]`` each."""
+    if not tables:
+        return []
+    images = np.unique(np.concatenate([rows for _, rows, _ in tables]))
+    counts = sparse.vstack(
+        [
+            count_pairs(cells, np.searchsorted(images, rows), (int(np.prod(shape)), len(images)))
+            for cells, rows, shape in tables
+        ],
+        format="csr",
+    )
+    weights = image_weights(len(images), RESAMPLES, np.random.default_rng(seed))
+    sums = np.concatenate(
+        [counts @ part for part in itertools.chain([np.ones((len(images), 1))], weights)], axis=1
+    )
+    ends = np.cumsum([np.prod(shape) for _, _, shape in tables])[:-1]
+    parts = np.split(sums, ends)
+    return [part.reshape(*shape, -1) for part, (_, _, shape) in zip(parts, tables, strict=True)]
+
+
+def _log_ratios(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Log of the rate of each bin over that of the others, ``[B, 1 + K]``, and its standard error, ``[B, 1]``.
+
+    Of several strata Mantel and Haenszel's (1959) ratio. One failure more is dealt out by chance, so that a bin
+    without any has a ratio too. The error is the spread over the resamples, but no less than that of independent
+    objects (Haldane's halves added), since resampling cannot see what few failures leave open.
     """
-    known = bins >= 0 if strata is None else (bins >= 0) & (strata >= 0)
-    bins, failed = bins[known], failed[known].astype(np.float64)
-    images = image_rows[known]
-    strata = np.zeros_like(bins) if strata is None else strata[known]
-    totals = np.maximum(np.bincount(strata), 1)
-    rate = (np.bincount(strata, failed) / totals)[strata]
-    residual = failed - rate
-    inner, columns = [], []
-    for bin_number in np.flatnonzero(np.bincount(bins))[1:]:  # the first follows from the others
-        inside = (bins == bin_number).astype(np.float64)
-        inside -= (np.bincount(strata, inside) / totals)[strata]
-        inner.append(inside)
-        columns.append(np.bincount(images, inside * residual))
-    if not columns:
-        return 1.0
-    by_image, by_object = np.stack(columns, axis=1), np.stack(inner, axis=1)
-    score = by_image.sum(axis=0)
-    return max(
-        _score_test(score, by_image.T @ by_image),
-        _score_test(score, (by_object * (rate * (1 - rate))[:, None]).T @ by_object),
+    failures, boxes = counts[:, :, 1], counts.sum(axis=2)
+    all_failures, all_boxes = failures.sum(axis=1, keepdims=True), np.maximum(boxes.sum(axis=1, keepdims=True), 1)
+    inside = (failures * (all_boxes - boxes) / all_boxes).sum(axis=0)
+    outside = ((all_failures - failures) * boxes / all_boxes).sum(axis=0)
+    number, failed = boxes[:, :, :1].sum(axis=0), failures[:, :, :1].sum(axis=0)
+    share = number / number.sum()
+    chance = share * (1 - share)
+    ratios = np.log((inside + chance) / (outside + chance))
+    independent = sum(
+        1 / (part + 0.5) - 1 / (whole + 0.5)
+        for part, whole in ((failed, number), (failed.sum() - failed, number.sum() - number))
     )
+    return ratios, np.maximum(ratios[:, 1:].std(axis=1, keepdims=True), np.sqrt(independent))
 
 
-def _score_test(score: np.ndarray, covariance: np.ndarray) -> float:
-    rank = int(np.linalg.matrix_rank(covariance, hermitian=True))
-    if rank == 0:
-        return 1.0
-    statistic = score @ np.linalg.pinv(covariance, hermitian=True) @ score
-    return float(chdtrc(rank, statistic))
-
-
-def _explains(rival: _Tested, entry: _Tested, level: float) -> bool:
-    """Whether an association vanishes among objects that are alike in the rival's property."""
-    if rival.question is not entry.question:
-        return False
-    question = entry.question
-    return _test(entry.bins, question.failed, question.image_rows, strata=rival.bins) > level
-
-
-def _cause(entry: _Tested, p_value: float) -> Cause:
-    question = entry.question
+def _cause(entry: _Candidate, reach: float) -> Cause | None:
+    """The cause that a property is, by the bin whose ratio has the greatest lower end; None where it is none."""
+    half = reach * entry.errors[:, 0]
+    worst = int(np.argmax(entry.ratios[:, 0] - half))
+    ratio, low, high = np.exp(entry.ratios[worst, 0] + half[worst] * np.array([0, -1, 1])).tolist()
     known = entry.bins >= 0
-    bins, failed, images = entry.bins[known], question.failed[known], question.image_rows[known]
+    bins, failed = entry.bins[known], entry.question.failed[known]
     counts, failures = np.bincount(bins), np.bincount(bins, failed)
-    present = np.flatnonzero(counts)
-    counts, failures = counts[present], failures[present]
-    worst = int(np.argmax(failures / counts))
-    difference, half = _difference(bins == present[worst], failed, images)
-    rows = tuple(
-        Bin(entry.property.labels[int(label)], int(count), float(fails / count), *wilson(int(fails), int(count)))
-        for label, count, fails in zip(present, counts, failures, strict=True)
-    )
+    rates = failures / counts
+    others = (failures.sum() - failures[worst]) / (counts.sum() - counts[worst])
+    if low <= 1 or rates[worst] - others < LEAST_DIFFERENCE:
+        return None
+    first = [int(entry.property.bins[entry.bins == number][0]) for number in range(len(counts))]
     return Cause(
         name=entry.property.name,
-        target=question.target,
-        bins=rows,
+        target=entry.question.target,
+        bins=tuple(
+            Bin(entry.property.labels[label], int(count), float(rate))
+            for label, count, rate in zip(first, counts, rates, strict=True)
+        ),
         worst=worst,
-        difference=difference,
-        low=difference - half,
-        high=difference + half,
-        p_value=p_value,
-        information=_information(counts, failures),
+        others=float(others),
+        ratio=ratio,
+        low=low,
+        high=high,
         sampled=entry.property.sampled,
     )
 
 
-def _difference(inside: np.ndarray, failed: np.ndarray, image_rows: np.ndarray) -> tuple[float, float]:
-    """Rate inside a bin less that outside, and half the width of its 95 % interval with images as units."""
-    rate_in, rate_out = float(failed[inside].mean()), float(failed[~inside].mean())
-    count_in = int(inside.sum())
-    influence = np.where(inside, (failed - rate_in) / count_in, -(failed - rate_out) / (len(inside) - count_in))
-    by_image = np.bincount(image_rows, influence)
-    images = int(np.count_nonzero(np.bincount(image_rows)))
-    correction = images / max(images - 1, 1)
-    return rate_in - rate_out, 1.959964 * math.sqrt(correction * float((by_image**2).sum()))
-
-
-def _information(counts: np.ndarray, failures: np.ndarray) -> float:
-    """Mutual information of bin and failure over the entropy of failure, less its expectation under chance."""
-    total = counts.sum()
-    whole = float(_entropy(failures.sum() / total))
-    within = float((counts * _entropy(failures / counts)).sum() / total)
-    chance = (len(counts) - 1) / (2 * total)  # Miller (1955)
-    return max(0.0, (whole - within - chance) / whole) if whole > 0 else 0.0
-
-
-def _entropy(share: np.ndarray | float) -> np.ndarray:
-    """Of a coin, in nats."""
-    share = np.clip(share, 1e-12, 1 - 1e-12)
-    entropy: np.ndarray = -(share * np.log(share) + (1 - share) * np.log(1 - share))
-    return entropy
+def _explains(rival: _Candidate, entry: _Candidate, cause: Cause, reach: float, seed: int) -> bool:
+    """Among objects that are alike in the rival's property, the ratio is not surely above 1."""
+    if rival.question is not entry.question:
+        return False
+    (sums,) = _resampled([_cells(entry.question, entry.bins, rival.bins)], seed)
+    ratios, errors = _log_ratios(sums)
+    return float(ratios[cause.worst, 0] - reach * errors[cause.worst, 0]) <= 0

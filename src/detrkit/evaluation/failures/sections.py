@@ -125,10 +125,9 @@ def _cause_blocks(failures: Failures) -> list[Block]:
         else " Brightness, contrast and sharpness were not measured."
     )
     method = (
-        "What fails is compared by size, shape, place, crowding, class frequency and pixels. Images are taken as "
-        "the units of chance, and what is named holds for all tests together at a level of 5 %. That a property "
-        "goes with failure does not prove that it is the reason. What it explains is the share of the uncertainty "
-        f"about what fails that it takes away.{pixels}"
+        "What fails is compared by size, shape, place, crowding, class frequency and pixels. Intervals are by "
+        "resampling images, and hold for all properties together with 95 % confidence. That a property goes with "
+        f"failure does not prove that it is the reason.{pixels}"
     )
     if not failures.causes:
         return [Text("Nothing that was looked at goes with failure beyond chance."), Text(method)]
@@ -140,9 +139,9 @@ def _cause_blocks(failures: Failures) -> list[Block]:
             cause.target,
             cause.bins[cause.worst].count,
             cause.bins[cause.worst].rate,
-            cause.bins[cause.worst].rate - cause.difference,
-            f"{100 * cause.difference:.1f} ({100 * cause.low:.1f} to {100 * cause.high:.1f})",
-            cause.information,
+            cause.others,
+            cause.ratio,
+            f"{cause.low:.1f} to {cause.high:.1f}",
         ]
         for cause in failures.causes
     ]
@@ -153,8 +152,8 @@ def _cause_blocks(failures: Failures) -> list[Block]:
         Column("of", "count"),
         Column("fail there", "percent"),
         Column("elsewhere", "percent"),
-        Column("points more (95 %)"),
-        Column("explains", "percent"),
+        Column("times as often", "number", bar=True),
+        Column("95 % interval"),
     ]
     lines: list[Block] = [Text(f"{cause.sentence()}.") for cause in own[:3]]
     return [*lines, plots, Table(columns, rows, "Properties that go with failure"), Text(method)]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detrkit.evaluation.failures.causes import LEVEL, Question, _test, find_causes, holm, wilson
+from detrkit.evaluation.failures.causes import Question, find_causes
 from detrkit.evaluation.failures.properties import Property, at_border
 from detrkit.evaluation.matching import Found
 from detrkit.evaluation.truth import CocoTruth, read_ground_truth
@@ -29,6 +29,10 @@ def property_of(values: np.ndarray, name: str = "value") -> Property:
     return Property(name, bins, QUINTILES)
 
 
+def causes_of(failed: np.ndarray, images: np.ndarray, *properties: Property):
+    return find_causes([Question("missed objects", failed, images, properties)])
+
+
 def test_missing_what_the_border_cuts_is_named_first(shared_data):
     truth = read_ground_truth(shared_data / "coco_mini/annotations/instances_train2017.json")
     border = at_border(truth, truth.image_rows, truth.boxes_xywh)
@@ -38,9 +42,8 @@ def test_missing_what_the_border_cuts_is_named_first(shared_data):
         "missed objects",
         "cut by the border",
     )
-    assert first.low < 0.54 < first.high  # 60 % missed against 6 %
+    assert 1 < first.low < 10 < first.high  # 60 % missed against 6 %
     assert first.explained_by is None
-    assert first.p_value < 1e-6
     # Large objects are cut more often; that is all there is to their size.
     assert all(other.explained_by == "truncation" for other in others if other.target == "missed objects")
     assert first.sentence().startswith("Truncation, cut by the border: 6")
@@ -61,6 +64,7 @@ def test_planted_causes_of_other_kinds_are_named_first(name, worst):
     first = failures_of(truth, blind_to(truth, hidden)).causes[0]
     assert (first.name, first.target) == (name, "missed objects")
     assert worst in first.bins[first.worst].label
+    assert first.low > 1
 
 
 def test_a_rare_class_that_is_found_badly_shows_as_class_frequency():
@@ -84,44 +88,32 @@ def test_nothing_is_claimed_where_nothing_is_planted():
 
 
 def test_bad_images_are_no_cause_for_what_their_objects_share():
-    """Counted object by object, one test in three would claim a cause here."""
+    """Counted object by object, many a try would claim a cause here."""
     rng = np.random.default_rng(0)
     claimed = naive = 0
-    for _ in range(100):
+    for _ in range(60):
         images = np.repeat(np.arange(100), 8)
         failed = rng.random(800) < rng.beta(0.5, 2, 100)[images]
-        entry = property_of(rng.normal(size=100)[images])
-        claimed += _test(entry.bins, failed, images) < 0.05
-        naive += _test(entry.bins, failed, np.arange(800)) < 0.05
-    assert claimed <= 12
-    assert naive > 25
+        entries = [property_of(rng.normal(size=100)[images], str(number)) for number in range(6)]
+        claimed += bool(causes_of(failed, images, *entries))
+        naive += bool(causes_of(failed, np.arange(800), *entries))
+    assert claimed <= 6
+    assert naive > 20
 
 
-def test_all_tests_together_claim_as_seldom_as_one():
-    rng = np.random.default_rng(1)
-    claimed = 0
-    for _ in range(100):
-        images = np.repeat(np.arange(60), 6)
-        failed = rng.random(360) < rng.beta(1, 4, 60)[images]
-        entries = [property_of(rng.normal(size=360), str(number)) for number in range(12)]
-        claimed += bool(find_causes([Question("missed objects", failed, images, entries)]))
-    assert claimed / 100 <= 2 * LEVEL
-
-
-def test_the_interval_holds_the_true_difference_in_95_of_100_cases():
+def test_the_interval_holds_the_true_ratio_in_95_of_100_cases():
     rng = np.random.default_rng(2)
     held = total = 0
-    for _ in range(200):
+    for _ in range(100):
         images = np.repeat(np.arange(150), 6)
-        values = rng.normal(size=150)[images] + rng.normal(size=900)
-        entry = property_of(values)
+        entry = property_of(rng.normal(size=150)[images] + rng.normal(size=900))
         chance = np.where(entry.bins == 4, 0.5, 0.2)
         failed = rng.random(900) < np.clip(chance + rng.normal(0, 0.1, 150)[images], 0, 1)
-        for cause in find_causes([Question("missed objects", failed, images, [entry])]):
+        for cause in causes_of(failed, images, entry):
             total += 1
-            held += cause.worst == 4 and cause.low < 0.3 < cause.high
-    assert total > 190
-    assert 0.9 < held / total < 0.99
+            held += cause.worst == 4 and cause.low < 2.5 < cause.high
+    assert total > 95
+    assert held / total > 0.93
 
 
 def test_what_only_goes_along_names_the_stronger_cause():
@@ -131,43 +123,28 @@ def test_what_only_goes_along_names_the_stronger_cause():
     along = np.where(rng.random(1500) < 0.85, reason, rng.integers(0, 2, 1500))
     failed = rng.random(1500) < np.where(reason == 1, 0.6, 0.1)
     labels = ("no", "yes")
-    question = Question(
-        "missed objects", failed, images, [Property("along", along, labels), Property("reason", reason, labels)]
-    )
-    first, second = find_causes([question])
+    first, second = causes_of(failed, images, Property("along", along, labels), Property("reason", reason, labels))
     assert (first.name, first.explained_by) == ("reason", None)
     assert (second.name, second.explained_by) == ("along", "reason")
-    assert first.information > second.information > 0.05
+    assert first.ratio == pytest.approx(failed[reason == 1].mean() / failed[reason == 0].mean(), rel=0.02)
 
 
 def test_a_difference_too_small_to_matter_is_not_claimed():
     rng = np.random.default_rng(4)
-    images = np.repeat(np.arange(20_000), 4)
-    entry = Property("value", rng.integers(0, 2, 80_000), ("no", "yes"))
-    failed = rng.random(80_000) < np.where(entry.bins == 1, 0.13, 0.10)
-    assert _test(entry.bins, failed, images) < 1e-9
-    assert find_causes([Question("missed objects", failed, images, [entry])]) == []
+    images = np.repeat(np.arange(5_000), 4)
+    entry = Property("value", rng.integers(0, 2, 20_000), ("no", "yes"))
+    assert causes_of(rng.random(20_000) < np.where(entry.bins == 1, 0.13, 0.10), images, entry) == []
+    assert causes_of(rng.random(20_000) < np.where(entry.bins == 1, 0.17, 0.10), images, entry)
 
 
-def test_bins_of_few_objects_or_images_are_left_out():
-    images = np.repeat(np.arange(100), 10)
-    bins = np.zeros(1000, dtype=np.int64)
-    bins[:9] = 1  # of one image
-    failed = np.zeros(1000, dtype=bool)
-    failed[:9] = True
-    entry = Property("value", bins, ("no", "yes"))
-    assert find_causes([Question("missed objects", failed, images, [entry])]) == []
-
-
-def test_the_worst_bin_has_objects_of_several_images():
+@pytest.mark.parametrize("rare", [9, 15])  # too few objects, and enough of too few images
+def test_bins_of_few_objects_or_images_are_left_out(rare):
     rng = np.random.default_rng(5)
     images = np.repeat(np.arange(200), 5)
     bins = rng.integers(0, 2, 1000)
-    bins[:15] = 2  # of three images
+    bins[:rare] = 2
     failed = rng.random(1000) < np.choose(bins, (0.1, 0.5, 1.0))
-    (cause,) = find_causes(
-        [Question("missed objects", failed, images, [Property("value", bins, ("no", "yes", "rare"))])]
-    )
+    (cause,) = causes_of(failed, images, Property("value", bins, ("no", "yes", "rare")))
     assert [entry.label for entry in cause.bins] == ["no", "yes"]
     assert cause.worst == 1
 
@@ -179,10 +156,3 @@ def test_where_all_or_nothing_fails_there_is_no_cause(failed):
     assert failures_of(truth, found, score=2.0 if failed else 0.5).causes == ()
     empty = truth_of()
     assert failures_of(empty, found.select(np.zeros(len(found), dtype=bool))).causes == ()
-
-
-def test_corrections_and_intervals_are_the_textbook_ones():
-    assert holm([0.01, 0.04, 0.03]) == pytest.approx([0.03, 0.06, 0.06])
-    assert holm([]).tolist() == []
-    assert wilson(0, 10) == pytest.approx((0.0, 0.27753), abs=1e-5)
-    assert wilson(5, 10) == pytest.approx((0.23659, 0.76341), abs=1e-5)
