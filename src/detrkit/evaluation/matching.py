@@ -10,6 +10,7 @@ Shapes: D detections, N annotations, P pairs of the two, T IoU thresholds, C cla
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterator
 
 import numpy as np
 
@@ -135,39 +136,51 @@ def match_detections(truth: CocoTruth, found: Found, rows: np.ndarray, max_detec
 
 
 def overlapping_pairs(truth: CocoTruth, found: Found, usable: np.ndarray) -> Pairs:
-    """Detections (ordered by image) with the usable annotations of their images that they overlap."""
+    """Pair detections (ordered by image) with the usable annotations of their images that they overlap."""
     objects = np.flatnonzero(usable)  # ordered by image, as the truth is
     images = truth.image_rows[objects]
     first = np.searchsorted(images, found.image_rows, side="left")
     counts = np.searchsorted(images, found.image_rows, side="right") - first
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for detections, places in partners(counts):
+        own = objects[first[detections] + places]
+        iou = box_iou(found.boxes_xywh[detections], truth.boxes_xywh[own], truth.iscrowd[own])
+        near = iou >= LEAST_IOU
+        parts.append((detections[near], own[near], iou[near]))
+    return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def partners(counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Give each item with each place among its partners, ``_MOST_PAIRS`` at a time at most.
+
+    Args:
+        counts: Partners of each item, int ``[n]``.
+
+    Yields:
+        Items, ascending, and places 0, 1, 2, ... of their partners, int64 ``[P]`` each.
+    """
     ends = np.cumsum(counts)
-    parts = []
     start = 0
-    while start < len(found):
+    while start < len(counts):
         done = int(ends[start - 1]) if start else 0
         stop = max(start + 1, int(np.searchsorted(ends, done + _MOST_PAIRS, side="right")))
-        detections = np.repeat(np.arange(start, stop), counts[start:stop])
-        begin = np.repeat(ends[start:stop] - counts[start:stop] - done, counts[start:stop])
-        places = np.arange(len(detections)) - begin
-        partners = objects[np.repeat(first[start:stop], counts[start:stop]) + places]
-        iou = _iou(found.boxes_xywh[detections], truth.boxes_xywh[partners], truth.iscrowd[partners])
-        near = iou >= LEAST_IOU
-        parts.append((detections[near], partners[near], iou[near]))
+        own = counts[start:stop]
+        items = np.repeat(np.arange(start, stop), own)
+        yield items, np.arange(len(items)) - np.repeat(ends[start:stop] - own - done, own)
         start = stop
-    if not parts:
-        return Pairs(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))
-    detections, partners, iou = (np.concatenate(column) for column in zip(*parts, strict=True))
-    return Pairs(detections, partners, iou)
 
 
-def _iou(detections: np.ndarray, objects: np.ndarray, crowd: np.ndarray) -> np.ndarray:
-    """IoU of boxes ``[P, 4]`` XYWH with each other, operation by operation as pycocotools: that decides ties."""
-    low = np.maximum(detections[:, :2], objects[:, :2])
-    high = np.minimum(detections[:, 2:] + detections[:, :2], objects[:, 2:] + objects[:, :2])
+def box_iou(first: np.ndarray, second: np.ndarray, crowd: np.ndarray | bool = False) -> np.ndarray:
+    """Return IoU of boxes ``[P, 4]`` XYWH row by row, operation by operation as pycocotools: that decides ties.
+
+    Where ``crowd`` (bool ``[P]``) is True, it is the share of the first box that lies inside the second.
+    """
+    low = np.maximum(first[:, :2], second[:, :2])
+    high = np.minimum(first[:, 2:] + first[:, :2], second[:, 2:] + second[:, :2])
     sides = np.maximum(high - low, 0)
     inner = sides[:, 0] * sides[:, 1]
-    area = detections[:, 2] * detections[:, 3]
-    union = np.where(crowd, area, area + objects[:, 2] * objects[:, 3] - inner)
+    area = first[:, 2] * first[:, 3]
+    union = np.where(crowd, area, area + second[:, 2] * second[:, 3] - inner)
     iou: np.ndarray = np.divide(inner, union, out=np.zeros_like(inner), where=inner > 0)
     return iou
 

@@ -80,5 +80,12 @@ def overlap_of(matches: Matches, detections: np.ndarray, objects: np.ndarray) ->
     return overlap
 
 
+def matched_iou(matches: Matches) -> np.ndarray:
+    """Return IoU of each detection with what it found at 0.5, NaN where it found nothing, float64 ``[D]``."""
+    matched = matches.matched[0]
+    iou: np.ndarray = np.where(matched >= 0, overlap_of(matches, np.arange(len(matched)), matched), np.nan)
+    return iou
+
+
 def _mean(values: np.ndarray) -> float:
     return float(values.mean()) if len(values) else UNDEFINED

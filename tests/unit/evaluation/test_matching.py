@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.evaluation.matching import IOU_THRESHOLDS, LEAST_IOU, Matches, _iou
+from detrkit.evaluation.matching import IOU_THRESHOLDS, LEAST_IOU, Matches, box_iou
 from detrkit.types import ImageDetections
 
 from .test_coco import evaluate, pycocotools_eval, random_case, written
@@ -117,7 +117,7 @@ def test_pairs_hold_every_overlap_of_an_image_whatever_the_class():
     for detection in range(len(found)):
         for annotation in np.flatnonzero(truth.image_rows == found.image_rows[detection]):
             one = (found.boxes_xywh[[detection]], truth.boxes_xywh[[annotation]], truth.iscrowd[[annotation]])
-            if _iou(*one)[0] >= LEAST_IOU:
+            if box_iou(*one)[0] >= LEAST_IOU:
                 expected.add((detection, int(annotation)))
     got = set(zip(matches.pairs.detections.tolist(), matches.pairs.objects.tolist(), strict=True))
     assert got == expected

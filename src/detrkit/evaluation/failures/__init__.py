@@ -1,9 +1,8 @@
 """Where a detector fails: every failure, the worst images, the labels to blame, and what failure goes with."""
 
 from detrkit.evaluation.failures.causes import Cause
-from detrkit.evaluation.failures.entries import KINDS
+from detrkit.evaluation.failures.entries import KINDS, ImageResult
 from detrkit.evaluation.failures.find import Failure, Failures, find_failures
-from detrkit.evaluation.failures.images import ImageResult
 from detrkit.evaluation.failures.label_issues import REASONS, Suspect
 from detrkit.evaluation.failures.sections import failure_sections
 from detrkit.evaluation.failures.tables import suspects_as_coco, write_failures

@@ -4,8 +4,8 @@ Objects of one image fail together, so images are resampled, not objects. The in
 properties together: they reach as far as the largest of all deviations does in 95 % of the resamples (max-t;
 P. Westfall, S. Young, "Resampling-Based Multiple Testing", 1993).
 
-Shapes: n objects or detections, B bins of a property, S strata, I images, K resamples; column 0 of ``1 + K`` is the
-data as it is.
+Shapes: n objects or detections, B bins of a property, S strata, I images, K resamples; column 0 of ``1 + K`` is
+the data as it is.
 """
 
 from __future__ import annotations
@@ -180,7 +180,7 @@ def _resampled(tables: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, ...]]],
     if not tables:
         return []
     images = np.unique(np.concatenate([rows for _, rows, _ in tables]))
-    counts = sparse.vstack(
+    counts = sparse.vstack(  # type: ignore[no-untyped-call]
         [
             count_pairs(cells, np.searchsorted(images, rows), (int(np.prod(shape)), len(images)))
             for cells, rows, shape in tables

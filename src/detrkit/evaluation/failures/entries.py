@@ -6,12 +6,14 @@ Shapes: F failures, D detections, N annotations.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 
 from detrkit.classes import SIZE_LIMITS
 from detrkit.evaluation.error_types import ErrorKind, ErrorTypes
 from detrkit.evaluation.matching import Matches
+from detrkit.evaluation.overlaps import matched_iou
 from detrkit.evaluation.truth import CocoTruth
 
 KINDS = ("classification", "localization", "both", "duplicate", "background", "missed")
@@ -110,6 +112,66 @@ def sizes_of(area: np.ndarray) -> np.ndarray:
     limits = [limit for _, limit in SIZE_LIMITS.values()][:-1]
     codes: np.ndarray = np.searchsorted(limits, area, side="right")
     return codes
+
+
+@dataclasses.dataclass(frozen=True)
+class ImageResult:
+    """What happened on one image.
+
+    Args:
+        image_row: Row of the truth's ``image_ids``.
+        image_id: The data set's id.
+        file_name: As the data set writes it.
+        objects: To be found.
+        right: Shown detections that find one.
+        wrong: Failures by kind of ``KINDS``; "missed" does not count objects that a detection of the wrong class
+            or place explains already, so that it may be less than ``objects - right``.
+        f1: Of shown detections and objects; None where there are neither.
+        mean_iou: Of the right ones; None where there is none.
+        severity: Sum of that of its failures.
+    """
+
+    image_row: int
+    image_id: int
+    file_name: str
+    objects: int
+    right: int
+    wrong: tuple[int, ...]
+    f1: float | None
+    mean_iou: float | None
+    severity: float
+
+
+def image_results(
+    matches: Matches, table: FailureTable, file_names: Sequence[str], score: float
+) -> tuple[ImageResult, ...]:
+    """List all measured images; those with the most severe failures first, then those with most objects."""
+    truth, rows = matches.truth, matches.rows
+    count = len(truth.image_ids)
+    right = right_detections(matches, score)
+    images = matches.found.image_rows
+    rights = np.bincount(images[right], minlength=count)
+    objects = np.bincount(truth.image_rows[matches.measured], minlength=count)
+    wrong = np.bincount(table.image_rows * len(KINDS) + table.kinds, minlength=count * len(KINDS))
+    wrong = wrong.reshape(count, len(KINDS))
+    severity = np.bincount(table.image_rows, table.severity, minlength=count)
+    overlap = np.bincount(images[right], matched_iou(matches)[right], minlength=count)
+    claims = rights + wrong[:, :-1].sum(axis=1)
+    order = rows[np.lexsort((rows, -objects[rows], -severity[rows]))]
+    return tuple(
+        ImageResult(
+            image_row=row,
+            image_id=int(truth.image_ids[row]),
+            file_name=file_names[row],
+            objects=int(objects[row]),
+            right=int(rights[row]),
+            wrong=tuple(wrong[row].tolist()),
+            f1=float(2 * rights[row] / (claims[row] + objects[row])) if claims[row] + objects[row] else None,
+            mean_iou=float(overlap[row] / rights[row]) if rights[row] else None,
+            severity=float(severity[row]),
+        )
+        for row in order.tolist()
+    )
 
 
 def _false_positives(matches: Matches, errors: ErrorTypes, score: float) -> FailureTable:

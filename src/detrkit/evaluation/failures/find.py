@@ -16,12 +16,13 @@ from detrkit.evaluation.failures.entries import (
     MISSED,
     SIZES,
     FailureTable,
+    ImageResult,
     failure_table,
     found_objects,
+    image_results,
     right_detections,
     sizes_of,
 )
-from detrkit.evaluation.failures.images import ImageResult, image_results
 from detrkit.evaluation.failures.label_issues import REASONS, Suspect, find_suspects
 from detrkit.evaluation.failures.nearby_objects import NearPairs, near_pairs
 from detrkit.evaluation.failures.properties import (

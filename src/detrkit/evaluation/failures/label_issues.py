@@ -16,9 +16,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from detrkit.evaluation.failures.entries import SIZES, certainty, sizes_of
-from detrkit.evaluation.failures.images import matched_iou
 from detrkit.evaluation.failures.nearby_objects import NearPairs, near_pairs
 from detrkit.evaluation.matching import Matches, Pairs
+from detrkit.evaluation.overlaps import matched_iou
 
 REASONS = ("missing label", "wrong class", "badly placed box", "label without object", "label given twice")
 LEAST_RANK = 0.15

@@ -12,10 +12,10 @@ from detrkit.evaluation.failures.entries import (
     KINDS,
     failure_table,
     found_objects,
+    image_results,
     side_shares,
     sizes_of,
 )
-from detrkit.evaluation.failures.images import image_results
 
 from .cases import failures_of, found_of, generated_truth, matched, names_of, simulated_detector, truth_of
 

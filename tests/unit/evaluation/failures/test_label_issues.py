@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detrkit.evaluation.failures.label_issues import LEAST_RANK, REASONS, Suspect, class_confidence, find_suspects
-from detrkit.evaluation.failures.nearby_objects import box_iou
+from detrkit.evaluation.matching import box_iou
 from detrkit.evaluation.truth import CocoTruth, read_ground_truth
 
 from .cases import (
