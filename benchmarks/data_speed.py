@@ -16,7 +16,8 @@ from benchmarks.timing import Row, time_in_turn
 from detrkit.classes import ClassMap
 from detrkit.config import TransformConfig
 from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.ops.images import decode_image, normalize_images, resize_image, resized_size_hw
+from detrkit.ops.images import decode_image
+from detrkit.preprocess import normalize_images, resize_image, resized_size_hw
 from detrkit.types import ImageDetections
 
 

@@ -127,7 +127,7 @@ def training_work(name: str, ours: nn.Module, theirs: Any, job: Job) -> Callable
     counts = (OBJECTS,) * job.batch
     labels = torch.randint(0, 80, (sum(counts),), generator=generator)
     boxes = torch.rand(sum(counts), 4, generator=generator) * 0.3 + 0.2
-    truth = GroundTruth(labels, boxes, counts).to(job.device)
+    truth = GroundTruth(labels.to(job.device), boxes.to(job.device), counts)
     pixels = torch.randn(job.batch, 3, *job.size_hw, device=job.device)
     mixed = torch.autocast(job.device.type, dtype=torch.bfloat16, enabled="bf16" in name)
     if name.startswith("transformers"):

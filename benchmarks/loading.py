@@ -38,7 +38,7 @@ from detrkit.data.formats import find_split
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.read import read_split_files
 from detrkit.data.transforms import train_transform
-from detrkit.ops.images import normalize_images
+from detrkit.preprocess import normalize_images
 
 BATCH = 4
 CONFIG = TransformConfig()

@@ -29,7 +29,7 @@ from detrkit.detectors.stages import collect
 from detrkit.errors import TrainingError
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.files import make_folder
-from detrkit.ops.images import normalize_images, pad_images, resize_image, resized_size_hw
+from detrkit.preprocess import normalize_images, pad_images, resize_image, resized_size_hw
 from detrkit.training.prepare import training_dataset
 from detrkit.types import Batch, ImageDetections
 

@@ -7,6 +7,7 @@ import resource
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import torch
@@ -80,3 +81,9 @@ def count_flops() -> Iterator[FlopCount]:
     """
     with FlopCounterMode(display=False) as counter:
         yield FlopCount(counter)
+
+
+def has_fast_bf16() -> bool:
+    """Return True if the CPU multiplies bfloat16 numbers itself; others emulate it, more slowly than float32."""
+    capabilities: Any = getattr(torch.cpu, "get_capabilities", dict)()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

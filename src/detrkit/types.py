@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+from collections.abc import Callable
 from typing import NamedTuple, NotRequired, TypedDict
 
 import numpy as np
@@ -50,14 +51,6 @@ class GroundTruth:
     boxes_cxcywh: Tensor
     counts: tuple[int, ...]
 
-    def to(self, device: torch.device, non_blocking: bool = False) -> GroundTruth:
-        """The same objects on another device."""
-        return GroundTruth(
-            self.labels.to(device, non_blocking=non_blocking),
-            self.boxes_cxcywh.to(device, non_blocking=non_blocking),
-            self.counts,
-        )
-
 
 @dataclasses.dataclass(frozen=True)
 class Batch:
@@ -66,44 +59,41 @@ class Batch:
     Args:
         images: uint8 ``[B, 3, H, W]`` RGB, 0 where padded; normalised on the device, not here.
         padding_mask: bool ``[B, H, W]``, True = padding.
-        truth: All objects of the batch, packed.
-        targets: The same objects image by image; these stay on the host.
+        truth: All objects of the batch, packed; the one place where they are.
         sizes_hw: Each image's size before padding, on the host.
+        image_ids: The data set's id of each image; none for images that come from no data set.
+        orig_sizes_hw: Size of each image file, in which detections are reported.
     """
 
     images: Tensor
     padding_mask: Tensor
     truth: GroundTruth
-    targets: tuple[Target, ...]
     sizes_hw: tuple[SizeHW, ...]
+    image_ids: tuple[int, ...] = ()
+    orig_sizes_hw: tuple[SizeHW, ...] = ()
 
     @property
     def is_padded(self) -> bool:
-        """Whether any image is smaller than the tensor; known on the host, so it costs no synchronisation."""
+        """True if any image is smaller than the tensor; known on the host, so it costs no synchronisation."""
         height, width = self.images.shape[-2:]
         return any(size != (height, width) for size in self.sizes_hw)
 
-    @property
-    def image_ids(self) -> tuple[int, ...]:
-        """The data set's id of each image."""
-        return tuple(target["image_id"] for target in self.targets)
-
-    @property
-    def orig_sizes_hw(self) -> tuple[SizeHW, ...]:
-        """Each image file's own size, in which detections are reported."""
-        return tuple(target["orig_size_hw"] for target in self.targets)
-
     def to(self, device: torch.device, non_blocking: bool = False) -> Batch:
-        """The same batch with images, mask and packed truth on another device."""
+        """Return the batch with images, mask and packed truth on another device."""
+        return self._map_tensors(lambda tensor: tensor.to(device, non_blocking=non_blocking))
+
+    def pin_memory(self) -> Batch:
+        """Return the batch in page-locked memory, called by torch's loader when pinning is on."""
+        return self._map_tensors(lambda tensor: tensor.pin_memory())
+
+    def _map_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
+        truth = GroundTruth(change(self.truth.labels), change(self.truth.boxes_cxcywh), self.truth.counts)
         return dataclasses.replace(
-            self,
-            images=self.images.to(device, non_blocking=non_blocking),
-            padding_mask=self.padding_mask.to(device, non_blocking=non_blocking),
-            truth=self.truth.to(device, non_blocking=non_blocking),
+            self, images=change(self.images), padding_mask=change(self.padding_mask), truth=truth
         )
 
     def split(self, size: int) -> tuple[Batch, ...]:
-        """The same images in batches of at most ``size``, each padded no further than it needs; all are views."""
+        """Split into batches of at most ``size`` images, each padded no further than it needs; all are views."""
         count = len(self.sizes_hw)
         if size >= count:
             return (self,)
@@ -118,24 +108,12 @@ class Batch:
                 self.truth.labels[objects], self.truth.boxes_cxcywh[objects], self.truth.counts[images]
             )
             pixels, mask = self.images[images, :, :height, :width], self.padding_mask[images, :height, :width]
-            parts.append(Batch(pixels, mask, truth, self.targets[images], sizes))
+            parts.append(Batch(pixels, mask, truth, sizes, self.image_ids[images], self.orig_sizes_hw[images]))
         return tuple(parts)
-
-    def pin_memory(self) -> Batch:
-        """The same batch in page-locked memory, called by torch's loader when pinning is on."""
-        truth = GroundTruth(
-            self.truth.labels.pin_memory(), self.truth.boxes_cxcywh.pin_memory(), self.truth.counts
-        )
-        return dataclasses.replace(
-            self,
-            images=self.images.pin_memory(),
-            padding_mask=self.padding_mask.pin_memory(),
-            truth=truth,
-        )
 
 
 class DenseOutputs(NamedTuple):
-    """What the heads say of every image token of the encoder; in training only. M tokens.
+    """Outputs of the heads for every image token of the encoder; in training only. M tokens.
 
     logits: ``[B, M, S + 1]``. boxes_cxcywh: ``[B, M, 4]``, 0 to 1. points: centres of the tokens (x, y), 0 to 1
     of the image without padding, ``[B or 1, M, 2]``. valid: False on padding, bool ``[B or 1, M]``.
@@ -148,7 +126,7 @@ class DenseOutputs(NamedTuple):
 
 
 class GroupOutputs(NamedTuple):
-    """What further sets of queries say, each to be matched by itself; in training only. G sets.
+    """Outputs of further sets of queries, each to be matched by itself; in training only. G sets.
 
     logits: ``[L, B, G, Q, S + 1]``. boxes_cxcywh: ``[L, B, G, Q, 4]``, 0 to 1.
     """
@@ -158,7 +136,7 @@ class GroupOutputs(NamedTuple):
 
 
 class DenoisedOutputs(NamedTuple):
-    """What queries say that were made from noised objects; in training only. K queries.
+    """Outputs of queries that were made from noised objects; in training only. K queries.
 
     logits: ``[L, B, K, S + 1]``. boxes_cxcywh: ``[L, B, K, 4]``, 0 to 1. objects: int64 ``[B, K]``, the place in
     the packed ground truth of the object to give back; NO_OBJECT where nothing is to be found, NO_QUERY where an
@@ -175,7 +153,7 @@ NO_OBJECT, NO_QUERY = -1, -2
 
 
 class Outputs(NamedTuple):
-    """What a detector's forward returns, stacked over decoder layers (last = final).
+    """Outputs of a detector's forward, stacked over decoder layers (last = final).
 
     logits: ``[L, B, Q, S + 1]``, the last column is no-object. boxes_cxcywh: ``[L, B, Q, 4]``, 0 to 1.
     dense, groups, denoised: of training aids, in training only. proposes: the first layer is that of tokens which
@@ -191,7 +169,7 @@ class Outputs(NamedTuple):
 
 
 Objects = tuple[Tensor, Tensor, tuple[int, ...]]
-"""What a model that trains with noised objects is told of a batch: logit columns, boxes and counts."""
+"""Objects of a batch for a model that trains with noised ones: logit columns, boxes and counts."""
 
 
 class ImageDetections(NamedTuple):

@@ -11,8 +11,8 @@ import detrkit
 ROOT = Path(detrkit.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "classes", "latency", "files", "config", "types", "threshold_file"),
-    ("ops", "visual", "checkpoint", "distributed", "download", "preprocess", "hardware"),
+    ("errors", "classes", "latency", "files", "config", "types", "threshold_file", "preprocess"),
+    ("ops", "visual", "checkpoint", "distributed", "download", "hardware"),
     ("data", "nn", "losses", "runtimes"),
     ("evaluation",),
     ("families",),
@@ -26,7 +26,8 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # One floor, but not one room: a runtime never imports torch, and training is handed its evaluation.
 DOORS = {"detectors": {"training/run.py"}}
-WITHOUT_TORCH = ("errors", "classes", "files", "config", "threshold_file", "runtimes", "cli", "families/__init__")
+WITHOUT_TORCH = ("errors", "classes", "files", "config", "threshold_file", "preprocess", "runtimes", "cli")
+WITHOUT_TORCH += ("families/__init__",)
 TORCH = {"torch", "torchvision", "supervision", "lightning_fabric", "tensorboard", "matplotlib"}
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrkit.hardware import count_flops
+from detrkit.hardware import count_flops, has_fast_bf16
 
 SCRIPT = """
 import torch
@@ -40,3 +40,19 @@ def test_products_and_convolutions_are_counted_forward_and_backward():
     with count_flops() as count:
         conv(image).sum().backward()  # images need no gradient
     assert count.total == 2 * (2 * 2 * 16 * 16 * 8 * 3 * 9)
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "expected"),
+    [({"avx512_bf16": True}, True), ({"amx_bf16": True}, True), ({"avx2": True, "avx512_bf16": False}, False)],
+)
+def test_only_processors_with_bf16_instructions_count(
+    monkeypatch: pytest.MonkeyPatch, capabilities: dict[str, bool], expected: bool
+):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities, raising=False)
+    assert has_fast_bf16() is expected
+
+
+def test_a_torch_that_cannot_tell_means_no(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.delattr(torch.cpu, "get_capabilities", raising=False)
+    assert has_fast_bf16() is False

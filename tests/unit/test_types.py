@@ -41,5 +41,5 @@ def test_a_repeated_name_maps_to_its_first_class():
 def test_a_batch_knows_on_the_host_whether_it_is_padded():
     truth = GroundTruth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (0,))
     images, mask = torch.zeros(1, 3, 4, 6, dtype=torch.uint8), torch.zeros(1, 4, 6, dtype=torch.bool)
-    assert not Batch(images, mask, truth, (), ((4, 6),)).is_padded
-    assert Batch(images, mask, truth, (), ((4, 5),)).is_padded
+    assert not Batch(images, mask, truth, ((4, 6),)).is_padded
+    assert Batch(images, mask, truth, ((4, 5),)).is_padded

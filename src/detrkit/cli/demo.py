@@ -63,7 +63,7 @@ def run_demo(
     import detrkit
     from detrkit.curation.synthetic import write_synthetic
     from detrkit.evaluation.report import metrics_table
-    from detrkit.ops.processor import has_fast_bf16
+    from detrkit.hardware import has_fast_bf16
 
     out = Path(out)
     if out.exists() and any(out.iterdir()):

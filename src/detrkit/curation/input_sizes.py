@@ -19,7 +19,7 @@ from detrkit.config import TransformConfig
 from detrkit.data.coco import sample_seed
 from detrkit.data.index import CocoIndex
 from detrkit.data.transforms import train_transform
-from detrkit.ops.images import resized_size_hw
+from detrkit.preprocess import resized_size_hw
 from detrkit.types import Target
 
 LIMITS = (8, 16, 32)

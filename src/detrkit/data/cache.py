@@ -24,7 +24,7 @@ from detrkit.data.formats import canonical_split
 from detrkit.data.index import CocoIndex, check_inside, pack_names
 from detrkit.errors import AnnotationError, DataError
 from detrkit.files import atomic_bytes
-from detrkit.ops.images import Enough
+from detrkit.ops.images import DecodeTarget
 
 VERSION = 1
 _COPY_SUFFIXES = (".jpg", ".jpeg")
@@ -96,16 +96,16 @@ class ImageCache:
         return int(np.count_nonzero(self.sizes_hw[:, 0]))
 
 
-def needed_size(config: TransformConfig) -> Enough:
+def needed_size(config: TransformConfig) -> DecodeTarget:
     """How large the augmentation of a config wants its images.
 
     A crop shows detail of a larger image; that of scale jitter is accounted for, the rare small IoU crop is not.
     """
     zoom = max(1.0, config.scale_jitter[1])
     if not config.multi_scale:
-        return Enough(round(zoom * config.eval_size), round(zoom * config.max_size))
+        return DecodeTarget(round(zoom * config.eval_size), round(zoom * config.max_size))
     crop = max(config.crop_scales) if config.crop else 0
-    return Enough(round(zoom * max(config.scales)), round(zoom * config.max_size), round(zoom * crop))
+    return DecodeTarget(round(zoom * max(config.scales)), round(zoom * config.max_size), round(zoom * crop))
 
 
 def default_cache_folder(data: str | os.PathLike[str]) -> Path:
@@ -116,7 +116,7 @@ def default_cache_folder(data: str | os.PathLike[str]) -> Path:
 
 
 def find_cache(
-    config: DataConfig, split: str, index: CocoIndex, images: Path, needed: Enough
+    config: DataConfig, split: str, index: CocoIndex, images: Path, needed: DecodeTarget
 ) -> tuple[ImageCache | None, list[str]]:
     """The cache that a config wants or, if it leaves that open, one that fits.
 

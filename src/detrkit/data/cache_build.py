@@ -39,7 +39,7 @@ from detrkit.data.index import CocoIndex, check_inside
 from detrkit.data.loader import available_cpus
 from detrkit.errors import DataError, ImageError
 from detrkit.files import atomic_bytes, atomic_file, make_folder
-from detrkit.ops.images import Enough, decode_enough, decode_image, read_image_size
+from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced, read_image_size
 
 Progress = Callable[[int, int], None]
 
@@ -276,7 +276,7 @@ def _link(source: Path, target: Path) -> None:
 
 def _write_smaller(source: Path, target: Path, settings: CacheSettings) -> None:
     # half as large again: what a fraction of a JPEG leaves out is then not seen
-    pixels, whole_hw = decode_enough(source, Enough(settings.short * 3 // 2))
+    pixels, whole_hw = decode_reduced(source, DecodeTarget(settings.short * 3 // 2))
     height, width = reduced_hw(whole_hw, settings.short)
     image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
     with atomic_bytes(target, durable=False) as file:
@@ -364,7 +364,7 @@ def _reading_times(
         for is_source in (True, False):
             path = Path(settings.source) / name if is_source else copies / copy_name(name, False)
             start_s = time.process_time()
-            decode_enough(path, Enough(settings.short))
+            decode_reduced(path, DecodeTarget(settings.short))
             times[is_source] += time.process_time() - start_s
     return 1000 * times[True] / len(chosen), 1000 * times[False] / len(chosen)
 

@@ -23,7 +23,7 @@ from detrkit.data.cache import ImageCache
 from detrkit.data.index import CocoIndex, check_inside, missing_images
 from detrkit.data.read import read_coco
 from detrkit.errors import ImageError
-from detrkit.ops.images import Enough, decode_enough, decode_image
+from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced
 from detrkit.types import Target
 
 __all__ = ["CocoDataset", "CocoIndex", "Sample", "SampleKey", "Transform", "missing_images", "read_coco"]
@@ -51,8 +51,8 @@ class CocoDataset(Dataset[Sample | None]):
         seed: Of augmentation.
         on_bad_image: skip: log an unreadable image and return None for it; error: raise.
             Evaluation uses error, since a skipped image would change its numbers.
-        enough: Size that the transform wants at most; None if that is not known.
-        fast_decode: Read a JPEG at a fraction of its size if that is ``enough``; in training only.
+        decode_target: Size that the transform wants at most; None if that is not known.
+        fast_decode: Read a JPEG at a fraction of its size if that is enough; in training only.
         cache: Copies to read in place of the images.
     """
 
@@ -64,7 +64,7 @@ class CocoDataset(Dataset[Sample | None]):
         *,
         seed: int = 0,
         on_bad_image: Literal["skip", "error"] = "skip",
-        enough: Enough | None = None,
+        decode_target: DecodeTarget | None = None,
         fast_decode: bool = False,
         cache: ImageCache | None = None,
     ):
@@ -73,7 +73,7 @@ class CocoDataset(Dataset[Sample | None]):
         self.transform = transform
         self.seed = seed
         self.on_bad_image = on_bad_image
-        self.enough = enough
+        self.decode_target = decode_target
         self.fast_decode = fast_decode
         self.cache = cache
         self._reported: set[int] = set()
@@ -135,17 +135,17 @@ class CocoDataset(Dataset[Sample | None]):
     def _read(self, row: int) -> tuple[Tensor, SizeHW]:
         """The image of a row or of its copy, perhaps at a fraction of its size, and the size of the file."""
         name = self.index.file_name(row)
-        enough = self.enough if self.fast_decode else None
+        target = self.decode_target if self.fast_decode else None
         copy = self.cache.copy_of(row, name) if self.cache is not None else None
         if self.cache is not None and copy is not None:
             try:
-                return decode_enough(copy, enough)[0], self.cache.size_hw(row)
+                return decode_reduced(copy, target)[0], self.cache.size_hw(row)
             except ImageError as error:
                 if row not in self._reported:
                     self._reported.add(row)
                     logger.warning("the image itself is read, since its copy cannot be: %s", error)
         check_inside(name, self.images)
-        return decode_enough(self.images / name, enough)
+        return decode_reduced(self.images / name, target)
 
     def read_image(self, row: int) -> Tensor:
         """The image file of a row, as :func:`detrkit.ops.images.decode_image` gives it."""

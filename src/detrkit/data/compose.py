@@ -17,8 +17,9 @@ from torchvision import tv_tensors
 from detrkit.classes import SizeHW
 from detrkit.config import TransformConfig
 from detrkit.data.coco import Sample, SampleKey
-from detrkit.data.geometry import crop_sample, resize_sample, size_of
+from detrkit.data.geometry import crop_sample, resize_sample
 from detrkit.errors import ImageError
+from detrkit.preprocess import image_size_hw
 from detrkit.types import Target
 
 LEAST_SIDE = 32
@@ -108,7 +109,7 @@ def load_composed(dataset: Readable, row: int, sample: Sample, config: Transform
         ImageError: A partner is unreadable and the data set does not skip such images.
     """
     makes_mosaic, makes_mixup = (torch.rand(2) < torch.tensor([config.mosaic, config.mixup])).tolist()
-    if min(size_of(sample[0])) < LEAST_SIDE:
+    if min(image_size_hw(sample[0])) < LEAST_SIDE:
         return sample
     if makes_mosaic:
         drawn = [_draw_partner(dataset, row) for _ in range(3)]
@@ -126,7 +127,7 @@ def mosaic(samples: Sequence[Sample]) -> Sample:
     Args:
         samples: Four; sides of the first at least :data:`LEAST_SIDE`.
     """
-    height, width = size_of(samples[0][0])
+    height, width = image_size_hw(samples[0][0])
     least, greatest = MOSAIC_CENTER
     y, x = (round(side * _draw_float(least, greatest)) for side in (height, width))
     tiles = [(0, 0, y, x), (0, x, y, width - x), (y, 0, height - y, x), (y, x, height - y, width - x)]
@@ -143,7 +144,7 @@ def mosaic(samples: Sequence[Sample]) -> Sample:
 def mixup(first: Sample, second: Sample) -> Sample:
     """A blend of two images, as large as the first, with the objects of both (arXiv:1710.09412, 1902.04103)."""
     image, target = first
-    other, other_target = fill_tile(second, size_of(image))
+    other, other_target = fill_tile(second, image_size_hw(image))
     share = _draw_float(*MIXUP_SHARE)
     blend = torch.lerp(other.as_subclass(Tensor).float(), image.as_subclass(Tensor).float(), share)
     return tv_tensors.Image(blend.round_().to(torch.uint8)), join_targets([target, other_target])
@@ -160,7 +161,7 @@ def fill_tile(sample: Sample, size_hw: SizeHW, zoom: float = 1.0) -> Sample:
         zoom: 1: the largest part that has the tile's shape; 2: half its sides.
     """
     image, target = sample
-    height, width = size_of(image)
+    height, width = image_size_hw(image)
     scale = zoom * max(size_hw[0] / height, size_hw[1] / width)
     part_hw = [min(max(1, round(own / scale)), side) for own, side in zip(size_hw, (height, width), strict=True)]
     top, left = (

@@ -18,31 +18,20 @@ from torchvision.transforms.v2 import functional as tv_functional
 
 from detrkit.classes import SizeHW
 from detrkit.data.coco import Sample
-from detrkit.ops.images import resize_image
+from detrkit.preprocess import image_size_hw, resize_image
 from detrkit.types import Target
 
 _TINY = torch.finfo(torch.float32).tiny
 
 
-def size_of(image: Tensor) -> SizeHW:
-    """Height and width."""
-    return image.shape[-2], image.shape[-1]
-
-
 def flip_sample(image: Tensor, target: Target, *, vertical: bool = False) -> Sample:
     """Mirror left and right, or top and bottom."""
     kernel = tv_functional.vertical_flip if vertical else tv_functional.horizontal_flip
-    return kernel(image), flip_target(target, vertical=vertical)
-
-
-def flip_target(target: Target, *, vertical: bool = False) -> Target:
-    """The target of a mirrored image."""
-    kernel = tv_functional.vertical_flip if vertical else tv_functional.horizontal_flip
-    return _moved(target, kernel)
+    return kernel(image), _moved(target, kernel)
 
 
 def resize_sample(image: Tensor, target: Target, size_hw: SizeHW) -> Sample:
-    """Resize to a size, see :func:`detrkit.ops.images.resize_image`; masks take the nearest pixel."""
+    """Resize to a size, see :func:`detrkit.preprocess.resize_image`; masks take the nearest pixel."""
     resized = _moved(target, lambda objects: tv_functional.resize(objects, list(size_hw)))
     return tv_tensors.Image(resize_image(image.as_subclass(Tensor), size_hw)), resized
 
@@ -60,7 +49,7 @@ def pad_sample(
         size_hw: Of the canvas.
         fill: RGB, 0 to 255.
     """
-    height, width = size_of(image)
+    height, width = image_size_hw(image)
     borders = [left, top, size_hw[1] - width - left, size_hw[0] - height - top]
     padded = _moved(target, lambda objects: tv_functional.pad(objects, borders))
     # torchvision pads colours channel by channel, and loses the memory order that resizing is fast from

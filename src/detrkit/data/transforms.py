@@ -16,6 +16,7 @@ from torchvision.ops import box_iou
 
 from detrkit.classes import SizeHW
 from detrkit.config import TransformConfig
+from detrkit.data.augment import Photometric
 from detrkit.data.coco import Sample, Transform
 from detrkit.data.compose import ComposedTransform
 from detrkit.data.geometry import (
@@ -25,10 +26,8 @@ from detrkit.data.geometry import (
     pad_sample,
     resize_sample,
     select_objects,
-    size_of,
 )
-from detrkit.data.photometric import Photometric
-from detrkit.ops.images import resized_size_hw
+from detrkit.preprocess import image_size_hw, resized_size_hw
 from detrkit.types import Target
 
 __all__ = [
@@ -55,7 +54,7 @@ def train_transform(config: TransformConfig, epochs: int | None = None, *, on_de
     Args:
         config: What to do, how much and how often.
         epochs: Of the whole training; ``close_after`` is a share of them, and without effect if not given.
-        on_device: Leave flips and colours to :func:`detrkit.data.device.augment_batch`.
+        on_device: Leave flips and colours to :func:`detrkit.data.augment.augment_batch`.
 
     Returns:
         A transform; one that composes images or depends on the epoch is a
@@ -147,7 +146,7 @@ class CropBranch:
 
 
 class ResizeShortSide:
-    """Resize the short side to one of several lengths by :func:`detrkit.ops.images.resized_size_hw`.
+    """Resize the short side to one of several lengths by :func:`detrkit.preprocess.resized_size_hw`.
 
     torchvision's ``RandomShortestSize`` does the same with another rounding.
 
@@ -165,7 +164,7 @@ class ResizeShortSide:
         short = self.lengths[0]
         if len(self.lengths) > 1:
             short = self.lengths[int(torch.randint(len(self.lengths), ()))]
-        return resize_sample(image, target, resized_size_hw(size_of(image), short, self.longest))
+        return resize_sample(image, target, resized_size_hw(image_size_hw(image), short, self.longest))
 
 
 class RandomSizeCrop:
@@ -181,7 +180,7 @@ class RandomSizeCrop:
 
     def __call__(self, image: Tensor, target: Target) -> Sample:
         """Crop one sample."""
-        height, width = size_of(image)
+        height, width = image_size_hw(image)
         crop_height, crop_width = self._draw_side(height), self._draw_side(width)
         top = _draw_int(0, height - crop_height)
         left = _draw_int(0, width - crop_width)
@@ -211,13 +210,13 @@ class ScaleJitter:
         # even in the logarithm: halved as often as doubled
         factor = math.exp(_draw_float(math.log(self.least), math.log(self.greatest)))
         if factor > 1:
-            height, width = size_of(image)
+            height, width = image_size_hw(image)
             part_hw = max(1, round(height / factor)), max(1, round(width / factor))
             top, left = _draw_int(0, height - part_hw[0]), _draw_int(0, width - part_hw[1])
             image, target = crop_sample(image, target, top, left, *part_hw)
         image, target = self.resize(image, target)
         if factor < 1:
-            height, width = size_of(image)
+            height, width = image_size_hw(image)
             image, target = resize_sample(
                 image, target, (max(1, round(height * factor)), max(1, round(width * factor)))
             )
@@ -246,7 +245,7 @@ class ZoomOut:
             return image, target
         factor = _draw_float(1, self.factor)
         shares = torch.rand(2).tolist()
-        height, width = size_of(image)
+        height, width = image_size_hw(image)
         shrink = self.longest / (max(height, width) * factor)
         if shrink < 1:
             height, width = max(1, int(height * shrink)), max(1, int(width * shrink))
@@ -284,7 +283,7 @@ class IoUCrop:
             least_iou = self.OPTIONS[int(torch.randint(len(self.OPTIONS), ()))]
             if least_iou is None:
                 return image, target
-            regions = self._draw_regions(size_of(image))
+            regions = self._draw_regions(image_size_hw(image))
             corners = target["boxes"].as_subclass(Tensor)
             within = _centers_within(corners, regions)
             good = within & (box_iou(corners, regions) >= least_iou)

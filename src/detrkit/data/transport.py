@@ -1,4 +1,4 @@
-"""Handing batches from a worker to the training process without copying pixels or opening files.
+"""Transport of batches from a worker to the training process without copying pixels or opening files.
 
 torch's loader moves every tensor of a batch through a file in ``/dev/shm`` of its own: two dozen files for a
 batch of four images, each to be made, zeroed by the kernel page by page, sent and mapped. That took as long as
@@ -6,7 +6,7 @@ all else that is done to an image, and fails where ``/dev/shm`` is small, as in 
 writes pixels into a few slots of memory that both processes have mapped from the beginning; the rest is small and
 goes by value.
 
-Shapes: B images, H x W the greatest height and width among them, N objects of the batch, crowd regions too.
+Shapes: B images, H x W the greatest height and width among them.
 """
 
 from __future__ import annotations
@@ -21,10 +21,9 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torchvision import tv_tensors
 
 from detrkit.classes import SizeHW
-from detrkit.types import Batch, GroundTruth, Target
+from detrkit.types import Batch, GroundTruth
 
 SPARE_SLOTS = 3
 """Beyond the batches that wait to be asked for: the one in use, the one before it (kept until its step is known to
@@ -63,7 +62,7 @@ class SharedSlots:
         _mapped[self.key] = self
 
     def take(self, worker: int, num_bytes: int) -> int | None:
-        """A free slot of a worker; None if none is free, or the batch is too large for one."""
+        """Return a free slot of a worker; None if none is free, or the batch is too large for one."""
         if num_bytes > self.capacity:
             return None
         for slot in range(self.slots):
@@ -77,11 +76,11 @@ class SharedSlots:
         self._taken[worker * self.slots + slot] = 0
 
     def view(self, worker: int, slot: int) -> np.ndarray:
-        """The memory of a slot, uint8 ``[capacity]``."""
+        """Return the memory of a slot, uint8 ``[capacity]``."""
         return np.frombuffer(self._memory[worker], np.uint8, self.capacity, slot * self.capacity)
 
     def received(self, worker: int, slot: int, num_bytes: int) -> Tensor:
-        """The memory of a slot, given back when neither this tensor nor a view of it is left.
+        """Return the memory of a slot, given back when neither this tensor nor a view of it is left.
 
         Pages that are new here are met at once: until then they would be the worker's alone, and its memory would
         look twice as large as it is.
@@ -95,36 +94,46 @@ class SharedSlots:
         return torch.from_numpy(memory)
 
 
-class Parcel:
-    """A batch on its way: pickled in a worker, it is a :class:`detrkit.types.Batch` again where it arrives."""
+class SharedBatch:
+    """A batch on its way: pickled in a worker, it is a :class:`detrkit.types.Batch` again where it arrives.
+
+    Args:
+        pixels: Memory of pixels and padding mask: a buffer, or the key, worker and number of a slot.
+        sizes_hw: Size of each image.
+        truth: Its objects, which go as arrays: as tensors, each would travel in a file of its own.
+        image_ids: As in the batch.
+        orig_sizes_hw: As in the batch.
+    """
 
     def __init__(
         self,
         pixels: Tensor | tuple[int, int, int],
         sizes_hw: tuple[SizeHW, ...],
         truth: GroundTruth,
-        targets: Sequence[Target],
+        image_ids: tuple[int, ...],
+        orig_sizes_hw: tuple[SizeHW, ...],
     ):
-        self.contents = (pixels, sizes_hw, _plain_truth(truth), _packed(targets))
+        arrays = (truth.labels.numpy(), truth.boxes_cxcywh.numpy(), truth.counts)
+        self.contents = (pixels, sizes_hw, arrays, image_ids, orig_sizes_hw)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpacked, self.contents
 
 
 def shared_buffer(num_bytes: int) -> Tensor:
-    """Memory that torch moves between processes in its own way: where there is no slot."""
+    """Return memory that torch moves between processes in its own way: where there is no slot."""
     storage: Any = torch.UntypedStorage
     buffer = torch.empty(0, dtype=torch.uint8)
     return buffer.set_(storage._new_shared(num_bytes), 0, (num_bytes,), (1,))
 
 
 def batch_bytes(sizes_hw: Sequence[SizeHW]) -> int:
-    """Memory of the pixels and the padding mask of images of these sizes."""
+    """Return the bytes of pixels and padding mask of images of these sizes."""
     return 4 * len(sizes_hw) * math.prod(_padded_hw(sizes_hw))
 
 
 def split_buffer(buffer: Tensor, sizes_hw: Sequence[SizeHW]) -> tuple[Tensor, Tensor]:
-    """Pixels ``[B, 3, H, W]``, channels last, and mask ``[B, H, W]`` that lie in a buffer, uint8 ``[bytes]``."""
+    """Return pixels ``[B, 3, H, W]``, channels last, and mask ``[B, H, W]`` that lie in a buffer of uint8."""
     height, width = _padded_hw(sizes_hw)
     area = len(sizes_hw) * height * width
     pixels = buffer[: 3 * area].view(len(sizes_hw), height, width, 3).permute(0, 3, 1, 2)
@@ -135,67 +144,18 @@ def _padded_hw(sizes_hw: Sequence[SizeHW]) -> SizeHW:
     return max(height for height, _ in sizes_hw), max(width for _, width in sizes_hw)
 
 
-def _plain_truth(truth: GroundTruth) -> tuple[Any, ...]:
-    return truth.labels.numpy(), truth.boxes_cxcywh.numpy(), truth.counts
-
-
-def _packed(targets: Sequence[Target]) -> tuple[Any, ...]:
-    """All targets as a few arrays: unpickling hundreds of small ones would keep the training process busy."""
-    arrays = [
-        torch.cat([target["boxes"].as_subclass(Tensor) for target in targets]).numpy(),
-        torch.cat([target["labels"] for target in targets]).numpy(),
-        torch.cat([target["area"] for target in targets]).numpy(),
-        torch.cat([target["iscrowd"] for target in targets]).numpy(),
-    ]
-    counts = [len(target["labels"]) for target in targets]
-    names = [(target["image_id"], target["orig_size_hw"]) for target in targets]
-    masks = [target.get("masks") for target in targets]
-    return arrays, counts, names, masks
-
-
 def _unpacked(
     pixels: Tensor | tuple[int, int, int],
     sizes_hw: tuple[SizeHW, ...],
     truth: tuple[np.ndarray, np.ndarray, tuple[int, ...]],
-    packed: tuple[Any, ...],
+    image_ids: tuple[int, ...],
+    orig_sizes_hw: tuple[SizeHW, ...],
 ) -> Batch:
-    """Called by pickle in the process that the batch was sent to."""
+    """Make the batch; called by pickle in the process that it was sent to."""
     if isinstance(pixels, tuple):
         key, worker, slot = pixels
         pixels = _mapped[key].received(worker, slot, batch_bytes(sizes_hw))
     images, padding_mask = split_buffer(pixels, sizes_hw)
-    labels, boxes_cxcywh, truth_counts = truth
-    return Batch(
-        images,
-        padding_mask,
-        GroundTruth(torch.from_numpy(labels), torch.from_numpy(boxes_cxcywh), truth_counts),
-        _unpacked_targets(sizes_hw, *packed),
-        sizes_hw,
-    )
-
-
-def _unpacked_targets(
-    sizes_hw: Sequence[SizeHW],
-    arrays: Sequence[np.ndarray],
-    counts: list[int],
-    names: Sequence[tuple[int, SizeHW]],
-    masks: Sequence[tv_tensors.Mask | None],
-) -> tuple[Target, ...]:
-    columns = [torch.split(torch.from_numpy(array), counts) for array in arrays]
-    targets = [
-        Target(
-            boxes=tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=size_hw),
-            labels=labels,
-            area=area,
-            iscrowd=iscrowd,
-            image_id=image_id,
-            orig_size_hw=orig_size_hw,
-        )
-        for boxes, labels, area, iscrowd, size_hw, (image_id, orig_size_hw) in zip(
-            *columns, sizes_hw, names, strict=True
-        )
-    ]
-    for target, mask in zip(targets, masks, strict=True):
-        if mask is not None:
-            target["masks"] = mask
-    return tuple(targets)
+    labels, boxes_cxcywh, counts = truth
+    objects = GroundTruth(torch.from_numpy(labels), torch.from_numpy(boxes_cxcywh), counts)
+    return Batch(images, padding_mask, objects, sizes_hw, image_ids, orig_sizes_hw)

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import Config, Precision
 from detrkit.errors import UsageError
-from detrkit.ops.images import normalize_images
+from detrkit.preprocess import normalize_images
 from detrkit.types import Batch, ImageDetections, Outputs
 
 _AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}

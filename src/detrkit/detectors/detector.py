@@ -21,7 +21,7 @@ from detrkit.detectors.batches import Postprocess, evaluation_mode, resolve_devi
 from detrkit.detectors.interop import sv, to_supervision
 from detrkit.detectors.sources import ImageSource, NamedSource, list_sources
 from detrkit.errors import ImageError, UsageError
-from detrkit.ops.images import pad_images, resize_image, resized_size_hw
+from detrkit.preprocess import pad_images, resize_image, resized_size_hw
 from detrkit.threshold_file import Thresholds
 from detrkit.types import ImageDetections
 

@@ -14,8 +14,7 @@ from torchvision import tv_tensors
 from detrkit.classes import ClassMap
 from detrkit.config import Config
 from detrkit.data.coco import CocoDataset, Sample, Transform
-from detrkit.data.loader import EpochBatchSampler, build_loader
-from detrkit.data.sampler import EvaluationBatchSampler
+from detrkit.data.loader import EpochBatchSampler, EvaluationBatchSampler, build_loader
 from detrkit.data.split import Split
 from detrkit.data.transforms import eval_transform
 from detrkit.detectors.batches import detect_batches

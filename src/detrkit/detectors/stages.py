@@ -19,7 +19,7 @@ from detrkit.detectors.on_split import ImageChange, SplitEvaluator
 from detrkit.errors import UsageError
 from detrkit.evaluation.coco import CocoEvaluator, ImageResults
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
-from detrkit.ops.images import pad_images, resize_image, resized_size_hw
+from detrkit.preprocess import pad_images, resize_image, resized_size_hw
 from detrkit.types import ImageDetections
 
 Progress = Callable[[int], None]

@@ -1,4 +1,4 @@
-"""Image files into tensors, and the resize and normalisation that DETR was published with.
+"""Decoding of image files into tensors.
 
 Pillow decodes every format. ``torchvision.io`` is some 20 % faster on JPEG, but it is deprecated (torchvision
 0.29) and ends the whole process with a segmentation fault on a corrupt PNG.
@@ -14,7 +14,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -23,10 +23,10 @@ import PIL
 import torch
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
-from torchvision.transforms.v2 import functional as tv_functional
 
 from detrkit.classes import SizeHW
 from detrkit.errors import ImageError
+from detrkit.preprocess import resized_size_hw
 
 ImageFile = str | os.PathLike[str] | bytes
 
@@ -45,8 +45,8 @@ _PILLOW_ERRORS = (OSError, ValueError, SyntaxError, TypeError, EOFError, IndexEr
 
 
 @dataclasses.dataclass(frozen=True)
-class Enough:
-    """How large an image has to be read, where it will be made smaller anyway.
+class DecodeTarget:
+    """Size that an image has to be decoded at, where it will be made smaller anyway.
 
     Args:
         short: Greatest short side in pixels that is asked of it.
@@ -59,7 +59,7 @@ class Enough:
     least: int = 0
 
     def short_side(self, size_hw: SizeHW) -> int:
-        """Short side in pixels that is enough of an image of this size."""
+        """Return the short side in pixels that is enough of an image of this size."""
         return max(min(resized_size_hw(size_hw, self.short, self.longest)), self.least)
 
 
@@ -80,25 +80,25 @@ def decode_image(source: ImageFile) -> Tensor:
     Raises:
         ImageError: The file is missing, empty, truncated, corrupt, of an unknown kind or unreasonably large.
     """
-    return decode_enough(source, None)[0]
+    return decode_reduced(source, None)[0]
 
 
-def decode_enough(source: ImageFile, enough: Enough | None) -> tuple[Tensor, SizeHW]:
+def decode_reduced(source: ImageFile, target: DecodeTarget | None) -> tuple[Tensor, SizeHW]:
     """Decode as :func:`decode_image` does, a JPEG at 1/2, 1/4 or 1/8 of its size where that is enough.
 
     A JPEG consists of frequencies, and leaving out the high ones saves most of the work; sides are rounded up.
 
     Args:
         source: A path, or the bytes of a file.
-        enough: The size that is needed; None for the file's own.
+        target: Size that is needed; None for the file's own.
 
     Returns:
         The image, uint8 ``[3, H, W]``, and the size of the whole, upright.
     """
     with _named_errors(source), Image.open(_opened(source)) as image:
         whole_wh = image.size
-        if enough is not None and image.format in ("JPEG", "MPO"):
-            _draft(image, enough)
+        if target is not None and image.format in ("JPEG", "MPO"):
+            _draft(image, target)
         image.load()
         rgb = _to_rgb(image)
         orientation = _orientation(image)  # 1 for a TIFF, which Pillow turns as it opens it
@@ -108,10 +108,10 @@ def decode_enough(source: ImageFile, enough: Enough | None) -> tuple[Tensor, Siz
         return torch.from_numpy(np.array(rgb)).permute(2, 0, 1), whole_hw
 
 
-def _draft(image: Image.Image, enough: Enough) -> None:
+def _draft(image: Image.Image, target: DecodeTarget) -> None:
     """Have a JPEG decoded at a fraction of its size, if that is enough."""
     width, height = image.size
-    wanted = enough.short_side((height, width))
+    wanted = target.short_side((height, width))
     for fraction in (8, 4, 2):
         if min(width, height) // fraction >= wanted:
             image.draft(None, (width // fraction, height // fraction))
@@ -132,102 +132,6 @@ def read_image_size(source: ImageFile) -> SizeHW:
             has_exif = image.format != "TIFF" and (image.format != "PNG" or _png_has_exif(image, content))
             turned = has_exif and _orientation(image) >= 5
             return (width, height) if turned else (height, width)
-
-
-def resized_size_hw(size_hw: SizeHW, short: int, longest: int | None = None) -> SizeHW:
-    """Size with its short side at ``short``, unless the long side would then exceed ``longest``.
-
-    The rounding is that of transformers' ``get_size_with_aspect_ratio``. The published code differs where
-    ``longest`` decides: it computes the long side from the rounded short one, and so may exceed ``longest``.
-
-    Args:
-        size_hw: Pixels.
-        short: Wanted short side in pixels.
-        longest: Greatest long side in pixels; None for no bound.
-    """
-    height, width = size_hw
-    exact_short: float = short
-    if longest is not None:
-        least, greatest = float(min(size_hw)), float(max(size_hw))
-        if greatest / least * short > longest:
-            exact_short = longest * least / greatest
-            short = round(exact_short)
-    if min(size_hw) == short:
-        return height, width
-    # A panorama of 1 x 5000 pixels would otherwise come out 0 pixels high.
-    if width < height:
-        return max(1, int(exact_short * height / width)), max(1, short)
-    return max(1, short), max(1, int(exact_short * width / height))
-
-
-def resize_image(image: Tensor, size_hw: SizeHW) -> Tensor:
-    """Resize uint8 ``[3, H, W]`` bilinearly with antialiasing; the memory of the result lies pixel by pixel.
-
-    The values do not depend on how memory lies, but torch is four times faster from pixel by pixel.
-    """
-    if image.is_meta:  # only the size is asked for
-        return image.new_empty((image.shape[0], *size_hw))
-    by_pixel = image.permute(1, 2, 0).contiguous().permute(2, 0, 1)
-    resized: Tensor = tv_functional.resize(by_pixel, list(size_hw), antialias=True)
-    return resized
-
-
-def pad_images(images: Sequence[Tensor], out: tuple[Tensor, Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """Stack images of several sizes, padded with 0 at the bottom and on the right.
-
-    Args:
-        images: uint8 ``[3, h, w]`` each.
-        out: What to write into and return, of the shapes below; made if not given.
-
-    Returns:
-        uint8 ``[B, 3, H, W]`` in the ``channels_last`` memory format, and the padding mask ``[B, H, W]``, True =
-        padding.
-    """
-    height, width = (max(image.shape[axis] for image in images) for axis in (-2, -1))
-    if out is None:
-        # The images' own memory order makes this copy 20 times faster than to the other one.
-        stacked = torch.empty((len(images), height, width, 3), dtype=torch.uint8).permute(0, 3, 1, 2)
-        out = stacked, torch.empty((len(images), height, width), dtype=torch.bool)
-    stacked, padding_mask = out
-    for row, image in enumerate(images):
-        rows, columns = image.shape[-2:]
-        stacked[row, :, :rows, :columns] = image.as_subclass(Tensor)
-        padding_mask[row, :rows, :columns] = False
-        for bottom_or_right in ((slice(rows, None), slice(None)), (slice(rows), slice(columns, None))):
-            stacked[(row, slice(None), *bottom_or_right)] = 0
-            padding_mask[(row, *bottom_or_right)] = True
-    return stacked, padding_mask
-
-
-def normalize_images(
-    images: Tensor, mean: Sequence[float], std: Sequence[float], padding_mask: Tensor | None = None
-) -> Tensor:
-    """Scale to 0 to 1, subtract ``mean``, divide by ``std``; exactly 0 where padded.
-
-    Args:
-        images: uint8 ``[B, 3, H, W]`` on any device; never changed.
-        mean: One value a channel, for pixels of 0 to 1.
-        std: One value a channel, for pixels of 0 to 1.
-        padding_mask: bool ``[B, H, W]``, True = padding; None when nothing is padded.
-
-    Returns:
-        float32 ``[B, 3, H, W]`` in the memory format of ``images``.
-    """
-    # Pageable and non-blocking: a plain copy to a GPU would wait for all its queued work.
-    factor = (1 / (255 * torch.tensor(std))).to(images.device, non_blocking=True)
-    shift = (-torch.tensor(mean) / torch.tensor(std)).to(images.device, non_blocking=True)
-    batch, channels, height, width = images.shape
-    rows = images.permute(0, 2, 3, 1)
-    if rows.is_contiguous():  # whole rows of pixels at once: a loop over three channels would not vectorise
-        flat = rows.view(batch * height, width * channels).to(torch.float32, copy=True)
-        flat.mul_(factor.repeat(width)).add_(shift.repeat(width))
-        normalized = flat.view(batch, height, width, channels).permute(0, 3, 1, 2)
-    else:
-        normalized = images.to(torch.float32, copy=True)
-        normalized.mul_(factor.view(-1, 1, 1)).add_(shift.view(-1, 1, 1))
-    if padding_mask is not None:
-        normalized.masked_fill_(padding_mask[:, None], 0.0)
-    return normalized
 
 
 def _opened(source: ImageFile) -> io.BytesIO | Path:

@@ -18,8 +18,8 @@ from detrkit.detectors.batches import autocast
 from detrkit.errors import DataError
 from detrkit.families.registry import build_criterion, find_places
 from detrkit.losses.criterion import Criterion
-from detrkit.ops.images import normalize_images
 from detrkit.preflight.verdict import Judgement, Outcome
+from detrkit.preprocess import model_inputs
 from detrkit.training.optim import apply_gradients, build_optimizer
 from detrkit.training.telemetry.log import memory_gib
 from detrkit.types import Batch
@@ -82,7 +82,7 @@ def measure_cost(
         assert part is not None
         started = time.monotonic()
         kept = _step(config, model, criterion, optimizer, part.to(device))
-        share = len(samples) / len(part.targets)
+        share = len(samples) / len(part.sizes_hw)
         step_times.append((time.monotonic() - started) * share)
         kept_gib.append(kept * share / 2**30)
         if len(step_times) == _STEPS:  # the first one is slow: memory is new, kernels are chosen
@@ -106,11 +106,10 @@ def _step(
         return tensor
 
     parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    mask = batch.padding_mask if batch.is_padded else None
-    images = normalize_images(batch.images, config.transforms.mean, config.transforms.std, mask)
+    inputs = model_inputs(batch, config.transforms)
     counting = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with autocast(images.device, config.train.precision), counting:
-        outputs = model(images.contiguous(memory_format=torch.channels_last), mask, criterion.objects(batch.truth))
+    with autocast(batch.images.device, config.train.precision), counting:
+        outputs = model(*inputs, criterion.objects(batch.truth))
     outputs = outputs._replace(logits=outputs.logits.float(), boxes_cxcywh=outputs.boxes_cxcywh.float())
     losses = criterion(outputs, batch.truth)
     losses.total.backward()  # type: ignore[no-untyped-call]

@@ -19,7 +19,8 @@ from torch import Tensor
 from detrkit.data.coco import fit_boxes
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.errors import ImageError
-from detrkit.ops.images import decode_image, resize_image
+from detrkit.ops.images import decode_image
+from detrkit.preprocess import resize_image
 
 CHANCE = 3.0
 """Standard deviations below which a relation is not told from chance; chance exceeds it once in 740 times."""

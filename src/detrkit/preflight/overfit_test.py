@@ -24,7 +24,7 @@ from detrkit.data.transforms import ResizeShortSide
 from detrkit.detectors.batches import evaluation_mode
 from detrkit.errors import DataError
 from detrkit.families.registry import build_criterion, find_places
-from detrkit.ops.images import normalize_images
+from detrkit.preprocess import model_inputs
 from detrkit.training.optim import build_optimizer
 from detrkit.training.single_step import single_step
 from detrkit.types import Batch
@@ -128,7 +128,7 @@ def rehearse(
         main=main,
         slower=tuple(slower),
         before_spread=before,
-        images=len(batch.targets),
+        images=len(batch.sizes_hw),
         size_hw=(batch.images.shape[2], batch.images.shape[3]),
         trained=trained,
         batch=handful,
@@ -215,9 +215,7 @@ def _train(
 
 def _box_spread(model: nn.Module, config: Config, batch: Batch) -> tuple[float, float]:
     """Standard deviation of the last layer's boxes over queries and over images, averaged over the rest."""
-    mask = batch.padding_mask if batch.is_padded else None
-    images = normalize_images(batch.images, config.transforms.mean, config.transforms.std, mask)
     with evaluation_mode(model), torch.inference_mode():
-        boxes = model(images, mask).boxes_cxcywh[-1]
+        boxes = model(*model_inputs(batch, config.transforms)).boxes_cxcywh[-1]
     over_images = float(boxes.std(dim=0, correction=0).mean()) if len(boxes) > 1 else math.nan
     return float(boxes.std(dim=1, correction=0).mean()), over_images

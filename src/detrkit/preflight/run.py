@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import nn
+from torchvision import tv_tensors
 
 from detrkit.classes import ClassMap
 from detrkit.config import Config
@@ -27,6 +28,7 @@ from detrkit.families.build import load_model
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import get_family
 from detrkit.files import atomic_file, make_folder
+from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.preflight import data_questions, training_questions
 from detrkit.preflight.cost import judge_cost, measure_cost
 from detrkit.preflight.evidence import Patches, collect_patches, offset_evidence
@@ -34,7 +36,7 @@ from detrkit.preflight.overfit_test import Rehearsal, gather_handful, rehearse
 from detrkit.preflight.page import write_preflight_page
 from detrkit.preflight.verdict import Judgement, Outcome, Verdict
 from detrkit.training.prepare import prepare_model, training_dataset
-from detrkit.types import Batch
+from detrkit.types import Batch, Target
 
 Say = Callable[[str], None]
 
@@ -108,10 +110,19 @@ def run_preflight(
 
 
 def draw_batch(batch: Batch, class_map: ClassMap) -> list[np.ndarray]:
-    """Each image of a training batch with its objects, without its padding, uint8 ``[H, W, 3]``."""
+    """Draw each image of a training batch with its objects, without its padding, uint8 ``[H, W, 3]``."""
     pictures = []
-    for image, target, (height, width) in zip(batch.images, batch.targets, batch.sizes_hw, strict=True):
-        pictures.append(draw_sample(image[:, :height, :width], target, class_map))
+    for single, (height, width) in zip(batch.split(1), batch.sizes_hw, strict=True):
+        boxes = cxcywh_to_xyxy(single.truth.boxes_cxcywh) * torch.tensor([width, height, width, height])
+        target = Target(
+            boxes=tv_tensors.BoundingBoxes(boxes, format="XYXY", canvas_size=(height, width)),
+            labels=single.truth.labels,
+            area=torch.zeros(len(boxes)),
+            iscrowd=torch.zeros(len(boxes), dtype=torch.bool),
+            image_id=0,
+            orig_size_hw=(height, width),
+        )
+        pictures.append(draw_sample(single.images[0], target, class_map))
     return pictures
 
 

@@ -14,9 +14,9 @@ import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 
-from detrkit.data.device import augment_batch
+from detrkit.data.augment import augment_batch
 from detrkit.losses.criterion import Criterion, Losses, Normalizers
-from detrkit.ops.images import normalize_images
+from detrkit.preprocess import model_inputs
 from detrkit.profiling.clock import PhaseClock
 from detrkit.training import forward_backward as passes
 from detrkit.training import step
@@ -114,7 +114,7 @@ def watch_step(fabric: Fabric, clock: PhaseClock, seen: StateSeen) -> Iterator[N
         for owner, name, phase, work in (
             (Batch, "to", TRANSFER, Batch.to),
             (passes, "augment_batch", AUGMENT, augment_batch),
-            (passes, "normalize_images", NORMALIZE, normalize_images),
+            (passes, "model_inputs", NORMALIZE, model_inputs),
             (step, "apply_gradients", OPTIMIZER, apply),
             (Ema, "update", AVERAGE, average),
             (fabric, "backward", BACKWARD, fabric.backward),

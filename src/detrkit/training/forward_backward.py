@@ -13,9 +13,9 @@ from lightning_fabric import Fabric
 from torch import Tensor
 
 from detrkit.config import Config
-from detrkit.data.device import augment_batch, augments_on_device
+from detrkit.data.augment import augment_batch, augments_on_device
 from detrkit.losses.criterion import Criterion, Losses, Normalizers
-from detrkit.ops.images import normalize_images
+from detrkit.preprocess import model_inputs
 from detrkit.training.memory import check_pixel_budget
 from detrkit.types import Batch
 
@@ -97,11 +97,8 @@ class Passes:
         Raises:
             torch.OutOfMemoryError: They have more pixels than the budget.
         """
-        transforms = self.config.transforms
-        padding_mask = batch.padding_mask if batch.is_padded else None
         check_pixel_budget(batch.images.shape, self.config.train.pixel_budget)
-        images = normalize_images(batch.images, transforms.mean, transforms.std, padding_mask)
-        return images.contiguous(memory_format=torch.channels_last), padding_mask
+        return model_inputs(batch, self.config.transforms)
 
     def losses(self, batch: Batch, normalizers: Normalizers) -> Losses:
         """Forward and criterion of a micro-batch on the device."""

@@ -21,7 +21,7 @@ from detrkit.classes import SizeHW
 from detrkit.config import Config, TransformConfig
 from detrkit.data.index import CocoIndex
 from detrkit.losses.criterion import Criterion, Normalizers
-from detrkit.ops.images import resized_size_hw
+from detrkit.preprocess import resized_size_hw
 from detrkit.training.forward_backward import Passes
 from detrkit.training.memory import available_bytes, free_memory, halved, is_out_of_memory, resident_bytes
 from detrkit.training.optim import apply_gradients
@@ -260,7 +260,7 @@ def _batch(sizes_hw: list[SizeHW], objects: int) -> Batch:
         padding_mask[row, :own_height, :own_width] = False
     boxes = torch.rand(count * objects, 4, generator=generator) * 0.2 + 0.2
     truth = GroundTruth(torch.zeros(len(boxes), dtype=torch.int64), boxes, (objects,) * count)
-    return Batch(images, padding_mask, truth, (), tuple(sizes_hw))
+    return Batch(images, padding_mask, truth, tuple(sizes_hw))
 
 
 def _sizes_to_try(batch_size: int) -> Iterator[int]:

@@ -9,9 +9,9 @@ from torch import nn
 
 from detrkit.classes import ClassMap
 from detrkit.config import Config
+from detrkit.data.augment import augments_on_device
 from detrkit.data.cache import ImageCache, needed_size
 from detrkit.data.coco import CocoDataset
-from detrkit.data.device import augments_on_device
 from detrkit.data.split import Split
 from detrkit.data.transforms import train_transform
 from detrkit.families import PRESETS
@@ -62,7 +62,7 @@ def training_dataset(config: Config, train: Split, cache: ImageCache | None, dev
         train_transform(config.transforms, config.train.epochs, on_device=on_device),
         seed=config.train.seed,
         on_bad_image=config.data.on_bad_image,
-        enough=needed_size(config.transforms),
+        decode_target=needed_size(config.transforms),
         fast_decode=config.data.fast_decode,
         cache=cache,
     )

@@ -16,7 +16,7 @@ from torch import nn
 
 from detrkit.config import TransformConfig
 from detrkit.losses.criterion import Criterion, Normalizers
-from detrkit.ops.images import normalize_images
+from detrkit.preprocess import model_inputs
 from detrkit.training.optim import apply_gradients
 from detrkit.types import Batch
 
@@ -59,10 +59,7 @@ def single_step(
     )
     loss, terms = 0.0, dict[str, float]()
     for batch in batches:
-        mask = batch.padding_mask if batch.is_padded else None
-        images = normalize_images(batch.images, transforms.mean, transforms.std, mask)
-        images = images.contiguous(memory_format=torch.channels_last)
-        outputs = model(images, mask, criterion.objects(batch.truth))
+        outputs = model(*model_inputs(batch, transforms), criterion.objects(batch.truth))
         # the matcher takes no numbers that are not finite
         if not all(bool(part.isfinite().all()) for part in (outputs.logits, outputs.boxes_cxcywh)):
             optimizer.zero_grad(set_to_none=True)

@@ -188,4 +188,4 @@ def _blank_batch() -> Batch:
     """One small black image without objects."""
     truth = GroundTruth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (0,))
     mask = torch.zeros(1, 64, 64, dtype=torch.bool)
-    return Batch(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), mask, truth, (), ((64, 64),))
+    return Batch(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), mask, truth, ((64, 64),))

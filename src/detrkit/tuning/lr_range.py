@@ -17,7 +17,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from detrkit.config import Config
-from detrkit.data.device import augment_batch, augments_on_device
+from detrkit.data.augment import augment_batch, augments_on_device
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import read_split
 from detrkit.detectors.batches import resolve_device

@@ -28,6 +28,7 @@ from detrkit.detectors.staged import StagedSubject
 from detrkit.detectors.stages import collect
 from detrkit.errors import TrainingError
 from detrkit.types import Batch
+from tests.unit.data.scenes import targets_of
 
 CPU = torch.device("cpu")
 
@@ -139,7 +140,7 @@ def test_input_is_padded_with_nothing_and_boxes_stay_where_they_are(demo: Files)
     assert images[:, :, 40:].abs().max() == 0
     assert images[:, :, :, 50:].abs().max() == 0
     assert images[:, :, :40, :50].abs().max() > 0
-    for target, objects in zip(batch.targets, objects_of(batch, CPU), strict=True):
+    for target, objects in zip(targets_of(batch), objects_of(batch, CPU), strict=True):
         assert torch.allclose(objects.boxes_xyxy, target["boxes"].as_subclass(Tensor), atol=1e-3)
         assert torch.equal(objects.labels, target["labels"])
 

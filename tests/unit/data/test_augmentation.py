@@ -180,7 +180,7 @@ def _resize(
 ) -> tuple[torch.Tensor, Target]:
     from torchvision.transforms.v2 import functional
 
-    from detrkit.ops.images import resized_size_hw
+    from detrkit.preprocess import resized_size_hw
 
     short = lengths[int(torch.randint(len(lengths), ()))]
     size = resized_size_hw((image.shape[-2], image.shape[-1]), short, longest)

@@ -27,7 +27,7 @@ from detrkit.data.formats import find_split
 from detrkit.data.index import CocoIndex
 from detrkit.data.transforms import train_transform
 from detrkit.errors import DataError, UsageError
-from detrkit.ops.images import Enough
+from detrkit.ops.images import DecodeTarget
 
 from .factory import annotation, coco, image_entry
 
@@ -84,7 +84,7 @@ def build(data: Path, **options: object) -> CacheReport:
 
 def found(data: Path, cache: str = "auto", short: int = SHORT) -> tuple[ImageCache | None, list[str]]:
     config = DataConfig(root=str(data), cache=cache)
-    return find_cache(config, "train", index_of(data), data / "train2017", Enough(short))
+    return find_cache(config, "train", index_of(data), data / "train2017", DecodeTarget(short))
 
 
 def files_in(folder: Path) -> dict[str, bytes]:
@@ -378,10 +378,10 @@ def test_folder_that_cannot_be_used_is_refused(data: Path) -> None:
 
 
 def test_needed_size_follows_the_recipe() -> None:
-    assert needed_size(TransformConfig()) == Enough(800, 1333, 600)
-    assert needed_size(TransformConfig(crop=0.0)) == Enough(800, 1333, 0)
-    assert needed_size(TransformConfig(recipe="resize", eval_size=320, max_size=500)) == Enough(320, 500)
-    assert needed_size(TransformConfig(scale_jitter=(0.5, 2.0), crop=0.0)) == Enough(1600, 2666, 0)
+    assert needed_size(TransformConfig()) == DecodeTarget(800, 1333, 600)
+    assert needed_size(TransformConfig(crop=0.0)) == DecodeTarget(800, 1333, 0)
+    assert needed_size(TransformConfig(recipe="resize", eval_size=320, max_size=500)) == DecodeTarget(320, 500)
+    assert needed_size(TransformConfig(scale_jitter=(0.5, 2.0), crop=0.0)) == DecodeTarget(1600, 2666, 0)
 
 
 def test_cache_lies_beside_the_data(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from detrkit.config import RECIPES, TransformConfig
 from detrkit.data.coco import CocoDataset, SampleKey, read_coco, sample_seed
 from detrkit.data.transforms import train_transform
 from detrkit.errors import AnnotationError, ImageError
-from detrkit.ops.images import Enough
+from detrkit.ops.images import DecodeTarget
 
 from .factory import annotation, coco, image_entry, write, write_noise
 
@@ -151,7 +151,7 @@ def large_dataset(folder: Path, **options: object) -> CocoDataset:
             folder / f"{number + 1}.jpg", quality=95, exif=exif
         )
     index, _ = read_coco(path, folder)
-    return CocoDataset(index, folder, enough=Enough(64, 120), **options)  # type: ignore[arg-type]
+    return CocoDataset(index, folder, decode_target=DecodeTarget(64, 120), **options)  # type: ignore[arg-type]
 
 
 def test_fast_decoding_leaves_boxes_areas_and_sizes_as_they_are(tmp_path: Path) -> None:

@@ -7,12 +7,12 @@ import torch
 from torchvision.transforms.v2 import functional as tv_functional
 
 from detrkit.config import TransformConfig
-from detrkit.data.device import augment_batch, augments_on_device
+from detrkit.data.augment import augment_batch, augments_on_device
 from detrkit.data.loader import collate, pack_targets
 from detrkit.data.transforms import train_transform
 from detrkit.types import Batch, GroundTruth
 
-from .scenes import assert_painted, assert_sound, painted_scene, random_scene
+from .scenes import assert_painted, painted_scene, random_scene, targets_of
 
 FLIP = TransformConfig(flip=1.0)
 UPSIDE_DOWN = TransformConfig(flip=0.0, vertical_flip=1.0)
@@ -42,21 +42,23 @@ def test_flips_stay_within_each_image(config: TransformConfig, kernel: object) -
     assert flipped.sizes_hw == batch.sizes_hw
 
 
-def test_truth_and_targets_agree_after_everything() -> None:
+def test_boxes_are_mirrored_within_their_image() -> None:
     batch = make_batch()
     flips = set()
     for seed in range(20):
         found = augment_batch(batch, STRONG, seed)
-        truth = pack_targets(found.targets)
-        assert torch.allclose(found.truth.boxes_cxcywh, truth.boxes_cxcywh, atol=1e-6)
-        assert torch.equal(found.truth.labels, truth.labels)
-        assert found.truth.counts == batch.truth.counts
-        for image, size, target, before in zip(
-            found.images, found.sizes_hw, found.targets, batch.targets, strict=True
-        ):
-            assert_sound(image[:, : size[0], : size[1]], target, [before])
-            flips.add(tuple((target["boxes"] != before["boxes"]).any(0).tolist()))
+        assert torch.equal(found.truth.labels, batch.truth.labels)
+        assert (found.truth.counts, found.image_ids) == (batch.truth.counts, batch.image_ids)
+        for before, after in zip(boxes_of(batch), boxes_of(found), strict=True):
+            flip = (before != after).any(0)
+            assert torch.allclose(after, torch.where(flip, 1 - before, before))
+            assert not flip[2:].any()  # sides stay
+            flips.add(tuple(flip.tolist()))
     assert len(flips) == 4  # neither, each, both
+
+
+def boxes_of(batch: Batch) -> tuple[torch.Tensor, ...]:
+    return batch.truth.boxes_cxcywh.split(batch.truth.counts)
 
 
 def test_every_object_is_still_under_its_box() -> None:
@@ -65,7 +67,7 @@ def test_every_object_is_still_under_its_box() -> None:
     looked = 0
     for seed in range(10):
         found = augment_batch(batch, TransformConfig(vertical_flip=0.5), seed)
-        for image, (height, width), target in zip(found.images, found.sizes_hw, found.targets, strict=True):
+        for image, (height, width), target in zip(found.images, found.sizes_hw, targets_of(found), strict=True):
             looked += assert_painted(image[:, :height, :width], target, reach=0.01, tolerance=0)
     assert looked > 20
 
@@ -94,12 +96,12 @@ def test_padding_stays_zero_and_memory_order_of_images_too() -> None:
     assert (images != batch.images).any()
 
 
-def test_a_blank_batch_without_targets_is_legal() -> None:
+def test_a_blank_batch_without_objects_is_legal() -> None:
     truth = GroundTruth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (0,))
     images, mask = torch.zeros(1, 3, 64, 64, dtype=torch.uint8), torch.zeros(1, 64, 64, dtype=torch.bool)
-    batch = Batch(images, mask, truth, (), ((64, 64),))
+    batch = Batch(images, mask, truth, ((64, 64),))
     for seed in range(5):
-        assert augment_batch(batch, STRONG, seed).targets == ()
+        assert augment_batch(batch, STRONG, seed).truth.boxes_cxcywh.shape == (0, 4)
 
 
 @pytest.mark.parametrize(
@@ -128,7 +130,7 @@ def test_workers_leave_to_the_device_what_it_does() -> None:
     plain = config.model_copy(update={"photometric": 0.0})
     done, expected = augment_batch(batch, plain, 0), train_transform(plain)(image, target)
     assert torch.equal(done.images[0], expected[0].as_subclass(torch.Tensor))
-    assert torch.allclose(done.targets[0]["boxes"], expected[1]["boxes"])
+    assert torch.allclose(done.truth.boxes_cxcywh, pack_targets([expected[1]]).boxes_cxcywh)
 
 
 @pytest.mark.gpu

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from detrkit.config import TransformConfig
-from detrkit.data.photometric import (
+from detrkit.data.augment import (
     BRIGHTNESS,
     CONTRAST,
     HUE,

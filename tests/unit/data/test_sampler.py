@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from detrkit.data.coco import SampleKey
-from detrkit.data.sampler import WINDOW, EpochBatchSampler, EvaluationBatchSampler
-from detrkit.ops.images import resized_size_hw
+from detrkit.data.loader import WINDOW, EpochBatchSampler, EvaluationBatchSampler
+from detrkit.preprocess import resized_size_hw
 
 SCALES = (480, 544, 608, 672, 736, 800)
 

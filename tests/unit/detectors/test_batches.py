@@ -2,7 +2,6 @@
 
 import pytest
 import torch
-from torchvision import tv_tensors
 
 from detrkit.detectors.batches import detect_batches, evaluation_mode, resolve_device, run_model
 from detrkit.errors import UsageError
@@ -16,23 +15,13 @@ def make_batch(image_ids, sizes_hw):
     height, width = max(size[0] for size in sizes_hw), max(size[1] for size in sizes_hw)
     images = torch.zeros(len(sizes_hw), 3, height, width, dtype=torch.uint8)
     padding_mask = torch.ones(len(sizes_hw), height, width, dtype=torch.bool)
-    targets = []
     for row, (image_id, (h, w)) in enumerate(zip(image_ids, sizes_hw, strict=True)):
         generator = torch.Generator().manual_seed(image_id)
         images[row, :, :h, :w] = torch.randint(0, 255, (3, h, w), generator=generator)
         padding_mask[row, :h, :w] = False
-        targets.append(
-            {
-                "boxes": tv_tensors.BoundingBoxes(torch.zeros(0, 4), format="XYXY", canvas_size=(h, w)),
-                "labels": torch.zeros(0, dtype=torch.int64),
-                "area": torch.zeros(0),
-                "iscrowd": torch.zeros(0, dtype=torch.bool),
-                "image_id": image_id,
-                "orig_size_hw": (h * 2, w * 2),
-            }
-        )
     truth = GroundTruth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (0,) * len(sizes_hw))
-    return Batch(images, padding_mask, truth, tuple(targets), tuple(sizes_hw))
+    files = tuple((2 * h, 2 * w) for h, w in sizes_hw)
+    return Batch(images, padding_mask, truth, tuple(sizes_hw), tuple(image_ids), files)
 
 
 def test_batches_give_ids_and_detections_in_original_pixels(model, config):

@@ -10,16 +10,8 @@ import torch
 from PIL import Image, ImageOps
 
 from detrkit.errors import ImageError
-from detrkit.ops.images import (
-    Enough,
-    decode_enough,
-    decode_image,
-    normalize_images,
-    pad_images,
-    read_image_size,
-    resize_image,
-    resized_size_hw,
-)
+from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced, read_image_size
+from detrkit.preprocess import normalize_images, pad_images, resize_image, resized_size_hw
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNREADABLE = {
@@ -236,15 +228,15 @@ def psnr(first: torch.Tensor, second: torch.Tensor) -> float:
 )
 def test_jpeg_is_decoded_at_the_smallest_fraction_that_is_enough(size_hw, short, expected) -> None:
     data = encode(Image.fromarray(smooth_pixels(*size_hw)), "JPEG", quality=95)
-    image, whole_hw = decode_enough(data, Enough(short))
+    image, whole_hw = decode_reduced(data, DecodeTarget(short))
     assert (image.shape[-2], image.shape[-1]) == expected
     assert whole_hw == size_hw
-    assert decode_enough(data, None)[0].shape[1:] == size_hw
+    assert decode_reduced(data, None)[0].shape[1:] == size_hw
 
 
 def test_reduced_decoding_gives_nearly_the_same_picture() -> None:
     data = encode(Image.fromarray(smooth_pixels(801, 1203)), "JPEG", quality=95)
-    reduced, _ = decode_enough(data, Enough(150))
+    reduced, _ = decode_reduced(data, DecodeTarget(150))
     assert reduced.shape == (3, 201, 301)
     exact = resize_image(decode_image(data), (150, 225))
     assert psnr(exact, resize_image(reduced, (150, 225))) > 35
@@ -256,7 +248,7 @@ def test_reduced_decoding_applies_exif_orientation(orientation: int) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
     data = encode(Image.fromarray(smooth_pixels(240, 400)), "JPEG", quality=95, exif=exif)
-    image, whole_hw = decode_enough(data, Enough(100))
+    image, whole_hw = decode_reduced(data, DecodeTarget(100))
     assert whole_hw == read_image_size(data) == tuple(decode_image(data).shape[1:])
     assert tuple(image.shape[1:]) == (whole_hw[0] // 2, whole_hw[1] // 2)
     assert psnr(resize_image(decode_image(data), (50, 60)), resize_image(image, (50, 60))) > 30
@@ -264,7 +256,7 @@ def test_reduced_decoding_applies_exif_orientation(orientation: int) -> None:
 
 @pytest.mark.parametrize("format", ["PNG", "WEBP", "GIF"])
 def test_only_jpeg_can_be_decoded_at_a_fraction(format: str) -> None:
-    image, whole_hw = decode_enough(encode(Image.fromarray(random_pixels(80, 90)), format), Enough(10))
+    image, whole_hw = decode_reduced(encode(Image.fromarray(random_pixels(80, 90)), format), DecodeTarget(10))
     assert image.shape == (3, 80, 90)
     assert whole_hw == (80, 90)
 
@@ -272,13 +264,13 @@ def test_only_jpeg_can_be_decoded_at_a_fraction(format: str) -> None:
 def test_truncated_jpeg_is_an_error_at_a_fraction_too() -> None:
     data = encode(Image.fromarray(random_pixels(400, 600)), "JPEG")
     with pytest.raises(ImageError, match="truncated"):
-        decode_enough(data[:-500], Enough(100))
+        decode_reduced(data[:-500], DecodeTarget(100))
 
 
 def test_bound_of_the_long_side_makes_less_enough() -> None:
-    assert Enough(800).short_side((1000, 4000)) == 800
-    assert Enough(800, 1333).short_side((1000, 4000)) == 333
-    assert Enough(800, 1333, 600).short_side((1000, 4000)) == 600
+    assert DecodeTarget(800).short_side((1000, 4000)) == 800
+    assert DecodeTarget(800, 1333).short_side((1000, 4000)) == 333
+    assert DecodeTarget(800, 1333, 600).short_side((1000, 4000)) == 600
 
 
 def test_padding_overwrites_what_the_memory_held() -> None:

@@ -16,9 +16,7 @@ def trial(lr: float, *losses: float, apart: float = 0.1) -> Trial:
 
 def rehearsal(main: Trial, *slower: Trial) -> Rehearsal:
     truth = GroundTruth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (0,))
-    batch = Batch(
-        torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, dtype=torch.bool), truth, (), ()
-    )
+    batch = Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, dtype=torch.bool), truth, ())
     return Rehearsal(main, slower, (0.1, 0.1), 1, (8, 8), torch.nn.Identity(), batch)
 
 

@@ -10,9 +10,9 @@ import torch
 
 from detrkit.api.profile import profile
 from detrkit.curation.synthetic import write_synthetic
-from detrkit.data.device import augment_batch
+from detrkit.data.augment import augment_batch
 from detrkit.errors import DataError, UsageError
-from detrkit.ops.images import normalize_images
+from detrkit.preprocess import normalize_images
 from detrkit.profiling.clock import PhaseClock
 from detrkit.profiling.instruments import model_parts, watch_model
 from detrkit.profiling.report import Profile

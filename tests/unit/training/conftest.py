@@ -13,13 +13,12 @@ from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
-from torchvision import tv_tensors
 
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.losses.criterion import Criterion
 from detrkit.training.loop import FitResult, fit
-from detrkit.types import Batch, GroundTruth, Outputs, Target
+from detrkit.types import Batch, GroundTruth, Outputs
 
 NUM_QUERIES = 6
 SIDE = 32
@@ -87,20 +86,7 @@ def collate(items: list[dict[str, Any] | None]) -> Batch | None:
     images = torch.stack([item["image"] for item in readable])
     mask = torch.zeros(len(readable), SIDE, SIDE, dtype=torch.bool)
     sizes = tuple((SIDE, SIDE) for _ in readable)
-    return Batch(images, mask, truth, tuple(_target(item) for item in readable), sizes)
-
-
-def _target(item: dict[str, Any]) -> Target:
-    count = len(item["labels"])
-    boxes = tv_tensors.BoundingBoxes(item["boxes"] * SIDE, format="XYXY", canvas_size=(SIDE, SIDE))
-    return Target(
-        boxes=boxes,
-        labels=item["labels"],
-        area=torch.ones(count),
-        iscrowd=torch.zeros(count, dtype=torch.bool),
-        image_id=item["image_id"],
-        orig_size_hw=(SIDE, SIDE),
-    )
+    return Batch(images, mask, truth, sizes, tuple(item["image_id"] for item in readable), sizes)
 
 
 class ToySampler:

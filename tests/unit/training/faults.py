@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -35,7 +36,7 @@ def nan_pixels(batch: Batch) -> Batch:
     """The same images as float, the second with a NaN."""
     images = batch.images.float()
     images[1, 0, 3, 5] = math.nan
-    return Batch(images, batch.padding_mask, batch.truth, batch.targets, batch.sizes_hw)
+    return dataclasses.replace(batch, images=images)
 
 
 def nan_box(batch: Batch) -> None:

@@ -178,4 +178,4 @@ def _batch(objects: tuple[int, ...], first_place: int) -> Batch:
         labels.append(torch.randint(0, 3, (count,), generator=generator))
     truth = GroundTruth(torch.cat(labels), torch.cat(boxes), objects)
     mask = torch.zeros(len(objects), SIDE, SIDE, dtype=torch.bool)
-    return Batch(torch.stack(images), mask, truth, (), tuple((SIDE, SIDE) for _ in objects))
+    return Batch(torch.stack(images), mask, truth, tuple((SIDE, SIDE) for _ in objects))

@@ -13,7 +13,6 @@ import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import Tensor, nn
-from torchvision.tv_tensors import BoundingBoxes, BoundingBoxFormat
 
 from detrkit.checkpoint import load_checkpoint
 from detrkit.classes import ClassMap
@@ -21,12 +20,11 @@ from detrkit.config import Config, update_config
 from detrkit.distributed import make_fabric
 from detrkit.errors import CheckpointError, DetrkitError, UsageError
 from detrkit.losses.criterion import Criterion, Normalizers
-from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.training.forward_backward import Passes, summed_values
 from detrkit.training.nonfinite.diagnosis import Diagnosis, NumberPair
 from detrkit.training.nonfinite.trace import bad_terms, trace_backward, watch_forward
 from detrkit.training.nonfinite.watch import REPLAY_FOLDER, bad_weights, damaged_boxes, machine
-from detrkit.types import Batch, GroundTruth, Target
+from detrkit.types import Batch, GroundTruth
 
 _MOST_THREADS = 1024
 _NOT_COMPARED = ("scale", "own_grad_norm")
@@ -288,19 +286,5 @@ def _unpack(packed: Mapping[str, Any]) -> Batch:
     )
     if not fits:
         raise ValueError("images, sizes and objects of a batch do not belong together")
-    parts = zip(labels.split(counts), boxes.split(counts), sizes, packed["image_ids"], strict=False)
-    targets = tuple(_target(*part) for part in parts)
-    return Batch(images, padding_mask, GroundTruth(labels, boxes, counts), targets, sizes)
-
-
-def _target(labels: Tensor, boxes_cxcywh: Tensor, size_hw: tuple[int, int], image_id: int) -> Target:
-    height, width = size_hw
-    boxes = cxcywh_to_xyxy(boxes_cxcywh) * torch.tensor([width, height, width, height])
-    return Target(
-        boxes=BoundingBoxes(boxes, format=BoundingBoxFormat.XYXY, canvas_size=size_hw),
-        labels=labels,
-        area=torch.zeros(len(labels)),
-        iscrowd=torch.zeros(len(labels), dtype=torch.bool),
-        image_id=int(image_id),
-        orig_size_hw=size_hw,
-    )
+    image_ids = tuple(map(int, packed["image_ids"]))
+    return Batch(images, padding_mask, GroundTruth(labels, boxes, counts), sizes, image_ids, sizes)
