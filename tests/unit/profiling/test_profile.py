@@ -12,7 +12,7 @@ from detrkit.api.profile import profile
 from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.augment import augment_batch
 from detrkit.errors import DataError, UsageError
-from detrkit.preprocess import normalize_images
+from detrkit.preprocess import model_inputs
 from detrkit.profiling.clock import PhaseClock
 from detrkit.profiling.instruments import model_parts, watch_model
 from detrkit.profiling.report import Profile
@@ -103,7 +103,7 @@ def test_files_hold_what_was_said(plain: Profile):
 def test_nothing_stays_on_the_training_code(plain: Profile):
     assert plain.measured.timed
     assert step.apply_gradients is apply_gradients
-    assert passes.normalize_images is normalize_images
+    assert passes.model_inputs is model_inputs
     assert passes.augment_batch is augment_batch
     for method in (Batch.to, inspect.unwrap(Ema.update)):
         assert method.__code__.co_name != "counted"

@@ -15,13 +15,13 @@ def batches_of(toy, config, make_loader, monkeypatch) -> list[torch.Tensor]:
     """Images as they reach the model, step after step."""
     seen = []
 
-    def catch(images, mean, std, padding_mask=None):
-        seen.append(images.clone())
-        return normalize(images, mean, std, padding_mask)
+    def catch(batch, config):
+        seen.append(batch.images.clone())
+        return inputs(batch, config)
 
-    normalize = passes.normalize_images
+    inputs = passes.model_inputs
     with monkeypatch.context() as patch:
-        patch.setattr(passes, "normalize_images", catch)
+        patch.setattr(passes, "model_inputs", catch)
         toy.fit(config, loader=make_loader(4, 2))
     return seen
 
