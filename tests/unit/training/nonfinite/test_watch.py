@@ -215,7 +215,7 @@ def test_nan_on_one_of_two_processes_is_skipped_by_both(tmp_path, on_oom):
     script.write_text(TWO_PROCESSES)
     here = Path(__file__).parent
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(tmp_path / "run"), str(here), str(here.parents[2]), on_oom]
+    arguments = [str(tmp_path / "run"), str(here.parent), str(here.parents[3]), on_oom]
     done = subprocess.run([*launcher, str(script), *arguments], capture_output=True, text=True, timeout=400)
     assert done.returncode == 0, done.stderr
     assert saved_steps(tmp_path / "run") == ["step-000002-process-1.pt"]
