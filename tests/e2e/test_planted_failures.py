@@ -228,7 +228,7 @@ def test_nothing_planted_gives_nothing_to_name(tmp_path):
     evaluator = evaluator_of(truth, found)
     evaluation = analyze(evaluator, resamples=0)
     assert evaluation.failures is not None
-    assert len(evaluation.failures.table) == len(evaluation.failures.suspects) == 0
+    assert len(evaluation.failures.table) == len(evaluation.failures.label_issues) == 0
     write_evaluation(tmp_path, evaluation, evaluator)
     assert read_csv(tmp_path / "failures.csv") == []
     assert "No kind of error costs anything" in (tmp_path / "report.html").read_text(encoding="utf-8")

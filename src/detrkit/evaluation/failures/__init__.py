@@ -3,9 +3,9 @@
 from detrkit.evaluation.failures.causes import Cause
 from detrkit.evaluation.failures.entries import KINDS, ImageResult
 from detrkit.evaluation.failures.find import Failure, Failures, find_failures
-from detrkit.evaluation.failures.label_issues import REASONS, Suspect
+from detrkit.evaluation.failures.label_issues import REASONS, LabelIssue
 from detrkit.evaluation.failures.sections import failure_sections
-from detrkit.evaluation.failures.tables import suspects_as_coco, write_failures
+from detrkit.evaluation.failures.tables import label_issues_as_coco, write_failures
 
 __all__ = [
     "KINDS",
@@ -14,9 +14,9 @@ __all__ = [
     "Failure",
     "Failures",
     "ImageResult",
-    "Suspect",
+    "LabelIssue",
     "failure_sections",
     "find_failures",
-    "suspects_as_coco",
+    "label_issues_as_coco",
     "write_failures",
 ]

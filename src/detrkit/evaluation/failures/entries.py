@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -88,6 +89,12 @@ def found_objects(matches: Matches, score: float) -> np.ndarray:
     found[found] = matches.found.scores[finder[found]] >= score
     found &= matches.measured
     return found
+
+
+def value_at(values: np.ndarray, row: int) -> Any:
+    """Return a plain number, or a tuple of them, of a column; None at -1."""
+    value = values[row].tolist() if row >= 0 else None
+    return tuple(value) if isinstance(value, list) else value
 
 
 def certainty(scores: np.ndarray) -> np.ndarray:

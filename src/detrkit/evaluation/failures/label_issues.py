@@ -4,7 +4,7 @@ The three questions of ObjectLab (Tkachenko, Thyagarajan, Mueller, arXiv:2309.00
 located - and two more: labels without an object, and labels given twice. Confidence is measured against what the
 model usually has for the class, as in confident learning (Northcutt, Jiang, Chuang, arXiv:1911.00068).
 
-Shapes: D detections, N annotations, P pairs, S suspects.
+Shapes: D detections, N annotations, P pairs, S issues.
 """
 
 from __future__ import annotations
@@ -12,17 +12,25 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-from detrkit.evaluation.failures.entries import SIZES, certainty, sizes_of
+from detrkit.evaluation.failures.entries import SIZES, certainty, sizes_of, value_at
 from detrkit.evaluation.failures.nearby_objects import NearPairs, near_pairs
 from detrkit.evaluation.matching import Matches, Pairs
 from detrkit.evaluation.overlaps import matched_iou
 
-REASONS = ("missing label", "wrong class", "badly placed box", "label without object", "label given twice")
+_EXPLANATIONS = {
+    "missing label": "{said} found with score {score:.2f} where nothing is labelled",
+    "wrong class": "labelled {label}, found as {said} with score {score:.2f} at IoU {iou:.2f}",
+    "badly placed box": "{label} found with score {score:.2f}, but the boxes overlap by IoU {iou:.2f} only",
+    "label without object": "{label} that nothing finds at any score, though most such objects are found",
+    "label given twice": "two labels {label} overlap by IoU {iou:.2f}",
+}
+REASONS = tuple(_EXPLANATIONS)
 LEAST_RANK = 0.15
-"""Of a suspect that is worth a look."""
+"""Of an issue that is worth a look."""
 MOST_OF_REASON = 2_000
 
 _FREE = 0.3  # IoU with any annotation below which a detection stands alone
@@ -34,7 +42,7 @@ _USUAL_WEIGHT = 5.0  # detections that the mean of all classes counts as, agains
 
 
 @dataclasses.dataclass(frozen=True)
-class Suspect:
+class LabelIssue:
     """A label to look at again.
 
     Args:
@@ -68,9 +76,8 @@ class Suspect:
     explanation: str
 
 
-@dataclasses.dataclass(frozen=True)
-class _Columns:
-    """Suspects of one reason; -1 and NaN where there is none, ``[S]`` each."""
+class _Columns(NamedTuple):
+    """Issues of one reason; -1 and NaN where there is none, ``[S]`` each."""
 
     rank: np.ndarray
     objects: np.ndarray
@@ -78,7 +85,9 @@ class _Columns:
     iou: np.ndarray
 
 
-def find_suspects(matches: Matches, file_names: Sequence[str], near: NearPairs | None = None) -> list[Suspect]:
+def find_label_issues(
+    matches: Matches, file_names: Sequence[str], near: NearPairs | None = None
+) -> list[LabelIssue]:
     """Labels that the detections speak against, most suspect first; at most ``MOST_OF_REASON`` for each reason.
 
     Args:
@@ -96,7 +105,7 @@ def find_suspects(matches: Matches, file_names: Sequence[str], near: NearPairs |
         _without_object(matches, confidence),
         _given_twice(matches, confidence, near),
     )
-    suspects = []
+    issues = []
     taken: set[int] = set()
     for reason, columns in zip(REASONS, found, strict=True):
         order = np.flatnonzero(columns.rank >= LEAST_RANK)
@@ -106,8 +115,8 @@ def find_suspects(matches: Matches, file_names: Sequence[str], near: NearPairs |
             # One label is asked about once, for the reason that comes first.
             if annotation < 0 or annotation not in taken:
                 taken.add(annotation)
-                suspects.append(_suspect(matches, file_names, reason, columns, row))
-    return sorted(suspects, key=lambda suspect: -suspect.rank)
+                issues.append(_issue(matches, file_names, reason, columns, row))
+    return sorted(issues, key=lambda issue: -issue.rank)
 
 
 def class_confidence(matches: Matches) -> np.ndarray:
@@ -208,7 +217,7 @@ def _share(true: np.ndarray, groups: np.ndarray, counted: np.ndarray, number: in
 
 
 def _given_twice(matches: Matches, confidence: np.ndarray, near: NearPairs) -> _Columns:
-    """Two labels of a class in one place; suspect is the one that was found worse."""
+    """Two labels of a class in one place; the one that was found worse is the issue."""
     truth, finder = matches.truth, matches.found_by[0]
     first, second = near.first, near.second
     both = matches.measured[first] & matches.measured[second] & (near.iou > _TWICE)
@@ -216,8 +225,8 @@ def _given_twice(matches: Matches, confidence: np.ndarray, near: NearPairs) -> _
     first, second, iou = first[twice], second[twice], near.iou[twice]
     own = np.zeros(len(finder))
     own[finder >= 0] = confidence[finder[finder >= 0]]
-    suspect = np.where(own[first] < own[second], first, second)
-    return _Columns(iou, suspect, np.full(len(suspect), -1), iou)
+    worse = np.where(own[first] < own[second], first, second)
+    return _Columns(iou, worse, np.full(len(worse), -1), iou)
 
 
 def _pairs_at(matches: Matches, iou: float) -> Pairs:
@@ -239,53 +248,29 @@ def _best_of_object(pairs: Pairs, rank: np.ndarray) -> _Columns:
     return _Columns(rank[order], pairs.objects[order], pairs.detections[order], pairs.iou[order])
 
 
-def _suspect(matches: Matches, file_names: Sequence[str], reason: str, columns: _Columns, row: int) -> Suspect:
+def _issue(matches: Matches, file_names: Sequence[str], reason: str, columns: _Columns, row: int) -> LabelIssue:
     truth, found = matches.truth, matches.found
     annotation, detection = int(columns.objects[row]), int(columns.detections[row])
-    labelled = annotation >= 0
-    image_row = int(truth.image_rows[annotation] if labelled else found.image_rows[detection])
-    class_id = int(truth.class_ids[annotation]) if labelled else None
-    proposed = int(found.class_ids[detection]) if detection >= 0 else None
-    score = float(found.scores[detection]) if detection >= 0 else None
-    iou = None if math.isnan(columns.iou[row]) else float(columns.iou[row])
-    return Suspect(
+    image_row = int(truth.image_rows[annotation] if annotation >= 0 else found.image_rows[detection])
+    class_id, proposed = value_at(truth.class_ids, annotation), value_at(found.class_ids, detection)
+    score, iou = (
+        value_at(found.scores, detection),
+        None if math.isnan(columns.iou[row]) else float(columns.iou[row]),
+    )
+    names = (*truth.class_map.names, "")
+    label, said = (names[-1 if number is None else number] for number in (class_id, proposed))
+    return LabelIssue(
         reason=reason,
         rank=float(columns.rank[row]),
         image_row=image_row,
         image_id=int(truth.image_ids[image_row]),
         file_name=file_names[image_row],
-        annotation=annotation if labelled else None,
+        annotation=annotation if annotation >= 0 else None,
         class_id=class_id,
-        box_xywh=_box(truth.boxes_xywh[annotation]) if labelled else None,
+        box_xywh=value_at(truth.boxes_xywh, annotation),
         proposed_class_id=proposed,
-        proposed_box_xywh=_box(found.boxes_xywh[detection]) if detection >= 0 else None,
+        proposed_box_xywh=value_at(found.boxes_xywh, detection),
         score=score,
         iou=iou,
-        explanation=_explanation(reason, truth.class_map.names, class_id, proposed, score, iou),
+        explanation=_EXPLANATIONS[reason].format(label=label, said=said, score=score, iou=iou),
     )
-
-
-def _box(xywh: np.ndarray) -> tuple[float, float, float, float]:
-    x, y, width, height = xywh.tolist()
-    return (x, y, width, height)
-
-
-def _explanation(
-    reason: str,
-    names: Sequence[str],
-    class_id: int | None,
-    proposed: int | None,
-    score: float | None,
-    iou: float | None,
-) -> str:
-    label = "" if class_id is None else names[class_id]
-    said = "" if proposed is None else names[proposed]
-    if reason == "missing label":
-        return f"{said} found with score {score:.2f} where nothing is labelled"
-    if reason == "wrong class":
-        return f"labelled {label}, found as {said} with score {score:.2f} at IoU {iou:.2f}"
-    if reason == "badly placed box":
-        return f"{label} found with score {score:.2f}, but the boxes overlap by IoU {iou:.2f} only"
-    if reason == "label without object":
-        return f"{label} that nothing finds at any score, though most such objects are found"
-    return f"two labels {label} overlap by IoU {iou:.2f}"

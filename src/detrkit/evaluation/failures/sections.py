@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import numpy as np
 
 from detrkit.evaluation.failures.causes import Cause
 from detrkit.evaluation.failures.entries import KINDS, MISSED
 from detrkit.evaluation.failures.find import Failures
 from detrkit.evaluation.failures.label_issues import REASONS
+from detrkit.evaluation.failures.tables import image_rows, issue_rows
 from detrkit.visual.gallery import FilterGallery, GalleryItem
-from detrkit.visual.page import Block, Column, Plots, Section, Table, Text, Value
-from detrkit.visual.plots import bars
+from detrkit.visual.page import Block, Picture, Plots, Section, Text
+from detrkit.visual.plots import Plot, bars
+from detrkit.visual.table import Column, Table, Value
 
 MOST_IMAGES = 200
-MOST_SUSPECTS = 100
+MOST_ISSUES = 100
 
 _MOST_PLOTS = 6
 _FAIR_F1 = 0.5
-_MOST_BYTES, _MOST_BYTES_SUSPECTS = 6_000_000, 2_000_000  # of pictures, so that a report stays under 15 MB
+_MOST_BYTES, _MOST_BYTES_ISSUES = 6_000_000, 2_000_000  # of pictures, so that a report stays under 15 MB
 _MEANING = {
     "classification": "right place, wrong class",
     "localization": "right class, box too far off (IoU 0.1 to 0.5)",
@@ -32,12 +36,12 @@ _LEGEND = "Labels are dashed and green, detections orange; what else lies near i
 
 
 def failure_sections(failures: Failures) -> list[Section]:
-    """Failures with their gallery, what they go with, the worst images, and the labels to check."""
+    """Return failures with their gallery, what they go with, the worst images, and the labels to check."""
     return [
         Section("Failures", _failure_blocks(failures)),
         Section("What failure goes with", _cause_blocks(failures)),
         Section("Images, worst first", _image_blocks(failures)),
-        Section("Labels to check", _suspect_blocks(failures)),
+        Section("Labels to check", _issue_blocks(failures)),
     ]
 
 
@@ -50,71 +54,42 @@ def _failure_blocks(failures: Failures) -> list[Block]:
     if failures.unreadable:
         blocks.append(Text(f"{failures.unreadable:,} images could not be read and are not shown.", "warning"))
     if failures.pictures:
-        items = [_item(failures, place) for place in range(len(failures.pictures))]
+        items = []
+        for number, picture in failures.pictures:
+            entry = failures.entry(number)
+            tags = {"kind": entry.kind, "class": failures.class_names[entry.class_id], "size": entry.size}
+            items.append(_item(picture, tags, score=entry.score, IoU=entry.iou, severity=entry.severity))
         blocks += [Text(f"{_WORST} {_LEGEND}"), FilterGallery(items, _MOST_BYTES)]
     elif len(failures.table):
-        blocks.append(_worst_table(failures))
+        rows: list[list[Value]] = [
+            [entry.kind, failures.describe(entry), entry.file_name, entry.score, entry.iou, entry.severity]
+            for entry in failures.worst(MOST_ISSUES)
+        ]
+        columns = [*map(Column, ("kind", "what", "image")), *_numbers("score", "IoU", "severity")]
+        blocks.append(Table(columns, rows, "The worst failures"))
     return blocks
 
 
 def _kinds_table(failures: Failures) -> Table:
-    table, scores = failures.table, failures.matches.found.scores
+    table, truth, found = failures.table, failures.matches.truth, failures.matches.found
     rows: list[list[Value]] = []
     for code, kind in enumerate(KINDS):
         mine = table.kinds == code
-        shown = np.array([], dtype=np.float64) if code == MISSED else scores[table.detections[mine]]
-        classes = _most_frequent_class(failures, mine, code)
-        median = float(np.median(shown)) if len(shown) else None
-        rows.append([kind, int(mine.sum()), median, classes, _MEANING[kind]])
+        shown = [] if code == MISSED else found.scores[table.detections[mine]]
+        classes = (
+            truth.class_ids[table.objects[mine]] if code == MISSED else found.class_ids[table.detections[mine]]
+        )
+        counts = np.bincount(classes) if len(classes) else np.zeros(1, int)
+        often = f"{failures.class_names[counts.argmax()]} ({counts.max():,})" if counts.any() else ""
+        rows.append([kind, len(classes), float(np.median(shown)) if len(shown) else None, often, _MEANING[kind]])
     columns = [
         Column("kind"),
         Column("failures", "count", bar=True),
-        Column("median score", "number", digits=2),
+        *_numbers("median score"),
         Column("most often"),
         Column("what it is"),
     ]
     return Table(columns, rows, "Failures by kind")
-
-
-def _most_frequent_class(failures: Failures, mine: np.ndarray, code: int) -> str:
-    if not mine.any():
-        return ""
-    table, matches = failures.table, failures.matches
-    rows, classes = (
-        (table.objects, matches.truth.class_ids) if code == MISSED else (table.detections, matches.found.class_ids)
-    )
-    counts = np.bincount(classes[rows[mine]])
-    class_id = int(counts.argmax())
-    return f"{failures.class_names[class_id]} ({counts[class_id]:,})"
-
-
-def _item(failures: Failures, place: int) -> GalleryItem:
-    number, picture = failures.pictures[place]
-    failure = failures.entry(number)
-    tags = {"kind": failure.kind, "class": failures.class_names[failure.class_id], "size": failure.size}
-    numbers = {
-        name: value
-        for name, value in (("score", failure.score), ("IoU", failure.iou), ("severity", failure.severity))
-        if value is not None
-    }
-    return GalleryItem(picture, tags, numbers)
-
-
-def _worst_table(failures: Failures) -> Table:
-    """In place of pictures."""
-    rows: list[list[Value]] = [
-        [failure.kind, failures.describe(failure), failure.file_name, failure.score, failure.iou, failure.severity]
-        for failure in failures.worst(MOST_SUSPECTS)
-    ]
-    columns = [
-        Column("kind"),
-        Column("what"),
-        Column("image"),
-        Column("score", "number", digits=2),
-        Column("IoU", "number", digits=2),
-        Column("severity", "number", digits=2),
-    ]
-    return Table(columns, rows, "The worst failures")
 
 
 def _cause_blocks(failures: Failures) -> list[Block]:
@@ -131,19 +106,20 @@ def _cause_blocks(failures: Failures) -> list[Block]:
     )
     if not failures.causes:
         return [Text("Nothing that was looked at goes with failure beyond chance."), Text(method)]
-    plots = Plots([bars(_plot_title(cause), _rates(cause), "% that fail") for cause in own[:_MOST_PLOTS]])
+    plots = Plots([_cause_plot(cause) for cause in own[:_MOST_PLOTS]])
     rows: list[list[Value]] = [
         [
             cause.name + (f" (goes along with {cause.explained_by})" if cause.explained_by else ""),
-            cause.bins[cause.worst].label,
+            worst.label,
             cause.target,
-            cause.bins[cause.worst].count,
-            cause.bins[cause.worst].rate,
+            worst.count,
+            worst.rate,
             cause.others,
             cause.ratio,
             f"{cause.low:.1f} to {cause.high:.1f}",
         ]
         for cause in failures.causes
+        for worst in [cause.bins[cause.worst]]
     ]
     columns = [
         Column("property"),
@@ -159,102 +135,67 @@ def _cause_blocks(failures: Failures) -> list[Block]:
     return [*lines, plots, Table(columns, rows, "Properties that go with failure"), Text(method)]
 
 
-def _plot_title(cause: Cause) -> str:
-    return f"{cause.target.capitalize()} by {cause.name}"
-
-
-def _rates(cause: Cause) -> dict[str, float]:
-    return {f"{entry.label} ({entry.count:,})": 100 * entry.rate for entry in cause.bins}
+def _cause_plot(cause: Cause) -> Plot:
+    rates = {f"{entry.label} ({entry.count:,})": 100 * entry.rate for entry in cause.bins}
+    return bars(f"{cause.target.capitalize()} by {cause.name}", rates, "% that fail")
 
 
 def _image_blocks(failures: Failures) -> list[Block]:
-    rows: list[list[Value]] = [
-        [
-            image.file_name,
-            image.severity,
-            image.objects,
-            image.right,
-            *image.wrong,
-            image.f1,
-            image.mean_iou,
-        ]
-        for image in failures.images[:MOST_IMAGES]
-    ]
+    # the id is for programs
+    rows = [[name, *values] for name, _, *values in image_rows(failures)[:MOST_IMAGES]]
     columns = [
         Column("image"),
-        Column("severity", "number", digits=2, bar=True),
-        Column("objects", "count"),
-        Column("right", "count"),
-        *(Column(name, "count") for name in _SHORT_KINDS),
-        Column("F1", "number", digits=2),
-        Column("mean IoU", "number", digits=2),
+        *_numbers("severity", bar=True),
+        *(Column(name, "count") for name in ("objects", "right", *_SHORT_KINDS)),
+        *_numbers("F1", "mean IoU"),
     ]
-    shown = min(len(failures.images), MOST_IMAGES)
     about = (
         "Severity adds up what goes wrong: a false positive by the square of its score, half of that for a "
         "duplicate; a missed object 0.25 to 1 by its size. images.csv has all images."
     )
-    return [Text(about), Table(columns, rows, f"The worst {shown:,} of {len(failures.images):,} images")]
+    return [Text(about), Table(columns, rows, f"The worst {len(rows):,} of {len(failures.images):,} images")]
 
 
-def _suspect_blocks(failures: Failures) -> list[Block]:
-    if not failures.suspects:
+def _issue_blocks(failures: Failures) -> list[Block]:
+    if not failures.label_issues:
         return [Text("No label is suspect.")]
-    counts = {reason: sum(suspect.reason == reason for suspect in failures.suspects) for reason in REASONS}
-    summary = ", ".join(f"{reason} {count:,}" for reason, count in counts.items() if count)
+    counts = Counter(issue.reason for issue in failures.label_issues)
+    summary = ", ".join(f"{reason} {counts[reason]:,}" for reason in REASONS if counts[reason])
     about = (
-        f"{len(failures.suspects):,} labels deserve a second look: {summary}. The model may be wrong as well; the "
-        "rank says where to begin. label_errors.csv lists them, label_errors.json has them in COCO's format."
+        f"{len(failures.label_issues):,} labels deserve a second look: {summary}. The model may be wrong as well; "
+        "the rank says where to begin. label_errors.csv lists them, label_errors.json has them in COCO's format."
     )
-    rows: list[list[Value]] = [
-        [
-            suspect.reason,
-            suspect.rank,
-            "" if suspect.class_id is None else failures.class_names[suspect.class_id],
-            "" if suspect.proposed_class_id is None else failures.class_names[suspect.proposed_class_id],
-            suspect.score,
-            suspect.iou,
-            suspect.file_name,
-        ]
-        for suspect in failures.suspects[:MOST_SUSPECTS]
-    ]
-    columns = [
-        Column("reason"),
-        Column("rank", "number", digits=2, bar=True),
-        Column("labelled"),
-        Column("model says"),
-        Column("score", "number", digits=2),
-        Column("IoU", "number", digits=2),
-        Column("image"),
-    ]
     blocks: list[Block] = [Text(about)]
-    if _f1(failures) < _FAIR_F1:
-        blocks.append(Text("The model itself is wrong too often to be a good judge of labels.", "warning"))
-    if failures.suspect_pictures:
-        items = [_suspect_item(failures, place) for place in range(len(failures.suspect_pictures))]
-        blocks += [Text(_LEGEND), FilterGallery(items, _MOST_BYTES_SUSPECTS)]
-    shown = min(len(failures.suspects), MOST_SUSPECTS)
-    return [*blocks, Table(columns, rows, f"The {shown:,} most suspect labels")]
-
-
-def _f1(failures: Failures) -> float:
-    """Of all images together."""
+    # F1 of all images together says how far the model can be trusted
     objects = sum(image.objects for image in failures.images)
     right = sum(image.right for image in failures.images)
-    claims = right + sum(sum(image.wrong[:MISSED]) for image in failures.images)
-    return 2 * right / max(objects + claims, 1)
+    false = sum(sum(image.wrong[:MISSED]) for image in failures.images)
+    if 2 * right / max(objects + right + false, 1) < _FAIR_F1:
+        blocks.append(Text("The model itself is wrong too often to be a good judge of labels.", "warning"))
+    if failures.issue_pictures:
+        items = []
+        for place, picture in failures.issue_pictures:
+            issue = failures.label_issues[place]
+            class_id = issue.proposed_class_id if issue.class_id is None else issue.class_id
+            tags = {"reason": issue.reason}
+            if class_id is not None:
+                tags["class"] = failures.class_names[class_id]
+            items.append(_item(picture, tags, rank=issue.rank, score=issue.score, IoU=issue.iou))
+        blocks += [Text(_LEGEND), FilterGallery(items, _MOST_BYTES_ISSUES)]
+    rows = [[*row[:2], *row[4:], row[2]] for row in issue_rows(failures)[:MOST_ISSUES]]
+    columns = [
+        Column("reason"),
+        *_numbers("rank", bar=True),
+        *map(Column, ("labelled", "model says")),
+        *_numbers("score", "IoU"),
+        Column("image"),
+    ]
+    return [*blocks, Table(columns, rows, f"The {len(rows):,} most suspect labels")]
 
 
-def _suspect_item(failures: Failures, place: int) -> GalleryItem:
-    number, picture = failures.suspect_pictures[place]
-    suspect = failures.suspects[number]
-    class_id = suspect.proposed_class_id if suspect.class_id is None else suspect.class_id
-    tags = {"reason": suspect.reason}
-    if class_id is not None:
-        tags["class"] = failures.class_names[class_id]
-    numbers = {
-        name: value
-        for name, value in (("rank", suspect.rank), ("score", suspect.score), ("IoU", suspect.iou))
-        if value is not None
-    }
-    return GalleryItem(picture, tags, numbers)
+def _numbers(*names: str, bar: bool = False) -> list[Column]:
+    return [Column(name, "number", digits=2, bar=bar) for name in names]
+
+
+def _item(picture: Picture, tags: dict[str, str], **numbers: float | None) -> GalleryItem:
+    return GalleryItem(picture, tags, {name: value for name, value in numbers.items() if value is not None})

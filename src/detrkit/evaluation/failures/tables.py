@@ -1,9 +1,9 @@
-"""Failures as files: tables for spreadsheets, and suspect labels for a labelling tool."""
+"""Failures as files: tables for spreadsheets, and label issues for a labelling tool."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,51 +11,96 @@ import numpy as np
 
 from detrkit.evaluation.failures.entries import KINDS, MISSED, SIZES, sizes_of
 from detrkit.evaluation.failures.find import Failures
-from detrkit.evaluation.failures.label_issues import Suspect
+from detrkit.evaluation.failures.label_issues import LabelIssue
 from detrkit.files import atomic_file
 from detrkit.visual.table import Value, write_csv
 from detrkit.visual.text import encodable
 
+_BOX = ("x", "y", "width", "height")
+_IMAGE_HEAD = ("file_name", "image_id", "severity", "objects", "right", *KINDS, "f1", "mean_iou")
+_FAILURE_HEAD = ("kind", "file_name", "image_id", "class", "other_class", "score", "iou", "size", "severity")
+_ISSUE_HEAD = ("reason", "rank", "file_name", "image_id", "class", "proposed_class", "score", "iou")
+
 
 def write_failures(failures: Failures, folder: str | Path) -> list[Path]:
-    """Write ``images.csv``, ``failures.csv``, ``label_errors.csv`` and ``label_errors.json``; gives their paths.
-
-    Text that a spreadsheet would take for a formula has an apostrophe before it.
-    """
+    """Write ``images.csv``, ``failures.csv``, ``label_errors.csv`` and ``label_errors.json``; give their paths."""
     folder = Path(folder)
+    boxes = [f"{side}_{name}" for side in ("found", "object") for name in _BOX]
+    issue_boxes = [f"{side}_{name}" for side in ("label", "proposed") for name in _BOX]
+    issues = zip(issue_rows(failures), failures.label_issues, strict=True)
+    with atomic_file(folder / "label_errors.json") as file:
+        json.dump(label_issues_as_coco(failures), file, indent=1)
     return [
-        write_csv(folder / "images.csv", _IMAGE_HEAD, _image_rows(failures)),
-        write_csv(folder / "failures.csv", _FAILURE_HEAD, _failure_rows(failures)),
-        write_csv(folder / "label_errors.csv", _SUSPECT_HEAD, _suspect_rows(failures)),
-        _write_json(folder / "label_errors.json", suspects_as_coco(failures)),
+        write_csv(folder / "images.csv", _IMAGE_HEAD, image_rows(failures)),
+        write_csv(folder / "failures.csv", [*_FAILURE_HEAD, *boxes], _failure_rows(failures)),
+        write_csv(
+            folder / "label_errors.csv",
+            [*_ISSUE_HEAD, *issue_boxes, "explanation"],
+            (_whole_row(*pair) for pair in issues),
+        ),
+        folder / "label_errors.json",
     ]
 
 
-def suspects_as_coco(failures: Failures) -> dict[str, Any]:
-    """Suspect labels in COCO's format: the images they are in, and one annotation each with a field ``suspect``.
+def image_rows(failures: Failures) -> list[list[Value]]:
+    """List file name, id, severity, objects, right ones, failures by kind, F1 and mean IoU of every image."""
+    return [
+        [
+            image.file_name,
+            image.image_id,
+            round(image.severity, 4),
+            image.objects,
+            image.right,
+            *image.wrong,
+            _rounded(image.f1),
+            _rounded(image.mean_iou),
+        ]
+        for image in failures.images
+    ]
+
+
+def issue_rows(failures: Failures) -> list[list[Value]]:
+    """List reason, rank, file name, image id, class, proposed class, score and IoU of every label issue."""
+    names = (*failures.class_names, None)
+    return [
+        [
+            issue.reason,
+            round(issue.rank, 4),
+            issue.file_name,
+            issue.image_id,
+            names[-1 if issue.class_id is None else issue.class_id],
+            names[-1 if issue.proposed_class_id is None else issue.proposed_class_id],
+            _rounded(issue.score),
+            _rounded(issue.iou),
+        ]
+        for issue in failures.label_issues
+    ]
+
+
+def label_issues_as_coco(failures: Failures) -> dict[str, Any]:
+    """Return label issues in COCO's format: their images, and one annotation each with a field ``suspect``.
 
     ``bbox`` and ``category_id`` are as labelled; of a missing label, they are what the model proposes. What it
     proposes for the others stands in ``suspect``.
     """
     truth = failures.matches.truth
     category_ids, names = truth.class_map.category_ids, truth.class_map.names
-    rows = sorted({suspect.image_row for suspect in failures.suspects})
+    rows = sorted({issue.image_row for issue in failures.label_issues})
     annotations = []
-    for number, suspect in enumerate(failures.suspects, start=1):
-        class_id = suspect.proposed_class_id if suspect.class_id is None else suspect.class_id
-        box = suspect.proposed_box_xywh if suspect.box_xywh is None else suspect.box_xywh
+    for number, issue in enumerate(failures.label_issues, start=1):
+        class_id = issue.proposed_class_id if issue.class_id is None else issue.class_id
+        box = issue.proposed_box_xywh if issue.box_xywh is None else issue.box_xywh
         assert class_id is not None
         assert box is not None
-        annotation = suspect.annotation
         annotations.append(
             {
                 "id": number,
-                "image_id": suspect.image_id,
+                "image_id": issue.image_id,
                 "category_id": category_ids[class_id],
-                "bbox": [round(value, 2) for value in box],
-                "area": float(box[2] * box[3] if annotation is None else truth.area[annotation]),
+                "bbox": _rounded_box(box),
+                "area": float(box[2] * box[3] if issue.annotation is None else truth.area[issue.annotation]),
                 "iscrowd": 0,
-                "suspect": _judgement(suspect, category_ids),
+                "suspect": _judgement(issue, category_ids),
             }
         )
     return {
@@ -77,76 +122,39 @@ def suspects_as_coco(failures: Failures) -> dict[str, Any]:
     }
 
 
-def _judgement(suspect: Suspect, category_ids: Sequence[int]) -> dict[str, Any]:
-    proposed = suspect.proposed_class_id
-    box = suspect.proposed_box_xywh
+def _judgement(issue: LabelIssue, category_ids: Sequence[int]) -> dict[str, Any]:
+    proposed = issue.proposed_class_id
     return {
-        "reason": suspect.reason,
-        "rank": round(suspect.rank, 4),
-        "score": None if suspect.score is None else round(suspect.score, 4),
-        "iou": None if suspect.iou is None else round(suspect.iou, 4),
+        "reason": issue.reason,
+        "rank": round(issue.rank, 4),
+        "score": _rounded(issue.score),
+        "iou": _rounded(issue.iou),
         "proposed_category_id": None if proposed is None else category_ids[proposed],
-        "proposed_bbox": None if box is None else [round(value, 2) for value in box],
-        "explanation": encodable(suspect.explanation),
+        "proposed_bbox": None if issue.proposed_box_xywh is None else _rounded_box(issue.proposed_box_xywh),
+        "explanation": encodable(issue.explanation),
     }
 
 
-def _write_json(path: Path, content: Mapping[str, Any]) -> Path:
-    with atomic_file(path) as file:
-        json.dump(content, file, indent=1)
-    return path
+def _whole_row(row: list[Value], issue: LabelIssue) -> list[Value]:
+    """Add what only the file has: both boxes and the explanation."""
+    boxes = [[None] * 4 if box is None else _rounded_box(box) for box in (issue.box_xywh, issue.proposed_box_xywh)]
+    return [*row, *boxes[0], *boxes[1], issue.explanation]
 
 
-_IMAGE_HEAD = ("file_name", "image_id", "severity", "objects", "right", *KINDS, "f1", "mean_iou")
-
-
-def _image_rows(failures: Failures) -> Iterator[list[Value]]:
-    for image in failures.images:
-        yield [
-            image.file_name,
-            image.image_id,
-            round(image.severity, 4),
-            image.objects,
-            image.right,
-            *image.wrong,
-            _rounded(image.f1),
-            _rounded(image.mean_iou),
-        ]
-
-
-_BOX = ("x", "y", "width", "height")
-_FAILURE_HEAD = (
-    "kind",
-    "file_name",
-    "image_id",
-    "class",
-    "other_class",
-    "score",
-    "iou",
-    "size",
-    "severity",
-    *(f"found_{name}" for name in _BOX),
-    *(f"object_{name}" for name in _BOX),
-)
-
-
-def _failure_rows(failures: Failures) -> Iterator[list[Value]]:
+def _failure_rows(failures: Failures) -> zip[tuple[Value, ...]]:
     """All failures, column by column: there may be half a million."""
     table, truth, found = failures.table, failures.matches.truth, failures.matches.found
+    # classes of detection and object; a missed object's own comes first
     names = np.array([*truth.class_map.names, None], dtype=object)
-    files = np.array(failures.file_names, dtype=object)
-    has_found, has_object = table.detections >= 0, table.objects >= 0
-    found_class = np.full(len(table), len(names) - 1)
-    object_class = found_class.copy()
-    found_class[has_found] = found.class_ids[table.detections[has_found]]
-    object_class[has_object] = truth.class_ids[table.objects[has_object]]
+    found_class = np.where(table.detections >= 0, np.append(found.class_ids, -1)[table.detections], -1)
+    object_class = np.where(table.objects >= 0, np.append(truth.class_ids, -1)[table.objects], -1)
     missed = table.kinds == MISSED
-    found_boxes = _taken(found.boxes_xywh, table.detections)
-    object_boxes = _taken(truth.boxes_xywh, table.objects)
-    area = np.where(has_object, _taken(truth.area, table.objects), found_boxes[:, 2] * found_boxes[:, 3])
-    columns: list[Sequence[Value]] = [
+    # boxes, and the size of the object where there is one
+    found_boxes, object_boxes = _taken(found.boxes_xywh, table.detections), _taken(truth.boxes_xywh, table.objects)
+    area = np.where(table.objects >= 0, _taken(truth.area, table.objects), found_boxes[:, 2] * found_boxes[:, 3])
+    return zip(
         np.array(KINDS, dtype=object)[table.kinds].tolist(),
-        files[table.image_rows].tolist(),
+        np.array(failures.file_names, dtype=object)[table.image_rows].tolist(),
         truth.image_ids[table.image_rows].tolist(),
         names[np.where(missed, object_class, found_class)].tolist(),
         names[np.where(missed, found_class, object_class)].tolist(),
@@ -154,49 +162,13 @@ def _failure_rows(failures: Failures) -> Iterator[list[Value]]:
         _rounded_column(table.iou, 4),
         np.array(SIZES, dtype=object)[sizes_of(area)].tolist(),
         _rounded_column(table.severity, 4),
-        *(_rounded_column(column, 2) for column in found_boxes.T),
-        *(_rounded_column(column, 2) for column in object_boxes.T),
-    ]
-    for row in zip(*columns, strict=True):
-        yield list(row)
-
-
-_SUSPECT_HEAD = (
-    "reason",
-    "rank",
-    "file_name",
-    "image_id",
-    "class",
-    "proposed_class",
-    "score",
-    "iou",
-    *(f"label_{name}" for name in _BOX),
-    *(f"proposed_{name}" for name in _BOX),
-    "explanation",
-)
-
-
-def _suspect_rows(failures: Failures) -> Iterator[list[Value]]:
-    names = failures.class_names
-    nowhere = (None,) * len(_BOX)
-    for suspect in failures.suspects:
-        yield [
-            suspect.reason,
-            round(suspect.rank, 4),
-            suspect.file_name,
-            suspect.image_id,
-            None if suspect.class_id is None else names[suspect.class_id],
-            None if suspect.proposed_class_id is None else names[suspect.proposed_class_id],
-            _rounded(suspect.score),
-            _rounded(suspect.iou),
-            *(round(value, 2) if value is not None else None for value in suspect.box_xywh or nowhere),
-            *(round(value, 2) if value is not None else None for value in suspect.proposed_box_xywh or nowhere),
-            suspect.explanation,
-        ]
+        *(_rounded_column(column, 2) for column in (*found_boxes.T, *object_boxes.T)),
+        strict=True,
+    )
 
 
 def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """Values at some rows, NaN at -1."""
+    """Take values at some rows, NaN at -1."""
     taken = np.full((len(rows), *values.shape[1:]), np.nan)
     taken[rows >= 0] = values[rows[rows >= 0]]
     return taken
@@ -206,9 +178,13 @@ def _rounded(value: float | None) -> float | None:
     return None if value is None else round(value, 4)
 
 
+def _rounded_box(box: Sequence[float]) -> list[float]:
+    return [round(value, 2) for value in box]
+
+
 def _rounded_column(values: np.ndarray, digits: int) -> list[Value]:
-    """Numbers for a table, None for NaN."""
-    rounded: list[Value] = np.round(values, digits).tolist()
-    for row in np.flatnonzero(np.isnan(values)).tolist():
-        rounded[row] = None
-    return rounded
+    """Round numbers for a table, None for NaN."""
+    rounded = np.round(values, digits).astype(object)
+    rounded[np.isnan(values)] = None
+    plain: list[Value] = rounded.tolist()
+    return plain

@@ -162,7 +162,7 @@ def _failures(failures: Failures) -> dict[str, Any]:
     return {
         "score": failures.score,
         "counts": dict(failures.counts),
-        "suspect_labels": len(failures.suspects),
+        "suspect_labels": len(failures.label_issues),
     }
 
 

@@ -189,7 +189,7 @@ def _labels(evaluation: Evaluation) -> str:
     curves = evaluation.curves
     if curves is None or curves.best_f1[0] < JUDGE:
         return ""
-    suspects = () if evaluation.failures is None else evaluation.failures.suspects
+    suspects = () if evaluation.failures is None else evaluation.failures.label_issues
     likely = sum(suspect.rank >= LIKELY for suspect in suspects)
     if not likely:
         return ""

@@ -103,8 +103,8 @@ def test_scores_of_any_kind_give_the_same_order():
     bent_false = np.isin(bent.table.kinds, np.unique(plain.table.kinds[false]))
     assert plain.table.detections[false].tolist() == bent.table.detections[bent_false].tolist()
     assert 0 < bent.table.severity.min() <= bent.table.severity.max() <= 1
-    assert all(0 <= suspect.rank <= 1 for suspect in bent.suspects)
-    assert {suspect.reason for suspect in bent.suspects} >= {"missing label"}
+    assert all(0 <= issue.rank <= 1 for issue in bent.label_issues)
+    assert {issue.reason for issue in bent.label_issues} >= {"missing label"}
 
 
 def test_what_lies_in_a_crowd_region_is_no_failure():

@@ -51,7 +51,7 @@ def test_cases_with_little_in_them_give_a_page_and_files(case, read_image, tmp_p
 def test_pictures_are_the_worst_of_each_kind_with_few_of_one_image():
     truth = with_label_errors(generated_truth(0, images=60)).truth
     found = simulated_detector(generated_truth(0, images=60))
-    failures = failures_of(truth, found, read_image=gray, pictures=5, suspect_pictures=4, pixel_images=10)
+    failures = failures_of(truth, found, read_image=gray, pictures=5, issue_pictures=4, pixel_images=10)
     numbers = [number for number, _ in failures.pictures]
     assert numbers == sorted(numbers)
     kinds = failures.table.kinds[numbers]
@@ -62,11 +62,11 @@ def test_pictures_are_the_worst_of_each_kind_with_few_of_one_image():
         assert mine[:1] == every[:1].tolist()
         images = failures.table.image_rows[mine]
         assert len(mine) == 0 or np.bincount(images).max() <= 3
-    reasons = [failures.suspects[number].reason for number, _ in failures.suspect_pictures]
+    reasons = [failures.label_issues[number].reason for number, _ in failures.issue_pictures]
     assert max(map(reasons.count, set(reasons))) == 4
     assert failures.pixel_images == 10
     assert failures.unreadable == 0
-    for _, picture in (*failures.pictures, *failures.suspect_pictures):
+    for _, picture in (*failures.pictures, *failures.issue_pictures):
         assert max(Image.open(io.BytesIO(picture.jpeg)).size) <= 240
 
 
@@ -102,7 +102,7 @@ def test_dark_objects_that_are_missed_show_in_the_causes():
     (cause,) = (cause for cause in failures.causes if cause.explained_by is None)
     assert (cause.name, cause.worst <= 1, cause.sampled) == ("brightness", True, True)
     assert failures.pixel_images == 300
-    sample = failures_of(truth, found, read_image=read_image, pixel_images=120, pictures=0, suspect_pictures=0)
+    sample = failures_of(truth, found, read_image=read_image, pixel_images=120, pictures=0, issue_pictures=0)
     assert sample.pixel_images == 120
     assert sum(entry.count for entry in sample.causes[0].bins) < 0.6 * len(truth.class_ids)
 
@@ -110,7 +110,7 @@ def test_dark_objects_that_are_missed_show_in_the_causes():
 def test_large_images_are_sampled_less(monkeypatch):
     monkeypatch.setattr("detrkit.evaluation.failures.find._MOST_PIXELS", 480 * 640 * 7)
     truth = generated_truth(3, images=30)
-    failures = failures_of(truth, simulated_detector(truth), read_image=gray, pictures=0, suspect_pictures=0)
+    failures = failures_of(truth, simulated_detector(truth), read_image=gray, pictures=0, issue_pictures=0)
     assert 6 <= failures.pixel_images <= 7
 
 

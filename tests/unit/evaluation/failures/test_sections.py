@@ -54,7 +54,7 @@ def test_there_are_four_sections_with_pictures_and_tables(failures):
     sections = failure_sections(failures)
     assert [section.title for section in sections] == TITLES
     page = page_of(failures)
-    assert page.count("<img ") == len(failures.pictures) + len(failures.suspect_pictures) > 60
+    assert page.count("<img ") == len(failures.pictures) + len(failures.issue_pictures) > 60
     assert f"The worst 80 of {len(failures.images)} images" in page
     for kind in KINDS:
         assert f'<th scope="row" class="text">{kind}</th>' in page
@@ -86,7 +86,7 @@ def test_hostile_names_stay_text(failures, pictured):
 def test_long_names_are_shortened_under_pictures(failures):
     files = ["n" * 500 + f"{row}.jpg" for row in range(len(failures.file_names))]
     found = failures_of(failures.matches.truth, failures.matches.found, read_image=gray, file_names=files)
-    assert max(len(picture.caption) for _, picture in (*found.pictures, *found.suspect_pictures)) < 260
+    assert max(len(picture.caption) for _, picture in (*found.pictures, *found.issue_pictures)) < 260
 
 
 def test_without_pictures_the_worst_failures_are_a_table(failures):

@@ -11,7 +11,7 @@ import pytest
 
 from detrkit.classes import ClassMap
 from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.evaluation.failures import KINDS, suspects_as_coco, write_failures
+from detrkit.evaluation.failures import KINDS, label_issues_as_coco, write_failures
 from tests.unit.visual.test_table import HOSTILE
 
 from .cases import failures_of, found_of, generated_truth, simulated_detector, truth_of, with_label_errors
@@ -33,8 +33,8 @@ def hostile_failures():
         failures,
         file_names=files,
         images=tuple(dataclasses.replace(image, file_name=files[image.image_row]) for image in failures.images),
-        suspects=tuple(
-            dataclasses.replace(entry, file_name=files[entry.image_row]) for entry in failures.suspects
+        label_issues=tuple(
+            dataclasses.replace(entry, file_name=files[entry.image_row]) for entry in failures.label_issues
         ),
     )
 
@@ -51,7 +51,7 @@ def test_all_files_hold_hostile_names_as_text(tmp_path):
                 assert cell.lstrip()[:1] not in tuple("=+-@\uff1d"), (path.name, name, cell)
     assert len(read(paths[0])) == 40
     assert len(read(paths[1])) == len(failures.table)
-    assert len(read(paths[2])) == len(failures.suspects) > 5
+    assert len(read(paths[2])) == len(failures.label_issues) > 5
 
 
 def test_failures_csv_says_what_the_entries_say(tmp_path):
@@ -91,26 +91,26 @@ def test_images_csv_has_every_image_with_its_counts(tmp_path):
     assert rows[2]["f1"] == ""
 
 
-def test_suspects_in_coco_format_keep_the_ids_of_the_data_set(tmp_path):
+def test_label_issues_in_coco_format_keep_the_ids_of_the_data_set(tmp_path):
     failures = failures_of(*suspicious())
-    content = suspects_as_coco(failures)
+    content = label_issues_as_coco(failures)
     truth = failures.matches.truth
     assert [category["id"] for category in content["categories"]] == list(truth.class_map.category_ids)
     images = {image["id"]: image for image in content["images"]}
-    assert set(images) == {suspect.image_id for suspect in failures.suspects}
+    assert set(images) == {issue.image_id for issue in failures.label_issues}
     assert {(image["height"], image["width"]) for image in images.values()} == {(480, 640)}
     assert len({annotation["id"] for annotation in content["annotations"]}) == len(content["annotations"])
     reasons = set()
-    for annotation, suspect in zip(content["annotations"], failures.suspects, strict=True):
+    for annotation, issue in zip(content["annotations"], failures.label_issues, strict=True):
         judgement = annotation["suspect"]
         reasons.add(judgement["reason"])
-        labelled = suspect.class_id is not None
-        class_id = suspect.class_id if labelled else suspect.proposed_class_id
-        box = suspect.box_xywh if labelled else suspect.proposed_box_xywh
+        labelled = issue.class_id is not None
+        class_id = issue.class_id if labelled else issue.proposed_class_id
+        box = issue.box_xywh if labelled else issue.proposed_box_xywh
         assert annotation["category_id"] == truth.class_map.category_ids[class_id]
         assert annotation["bbox"] == pytest.approx(box, abs=0.01)
-        assert annotation["image_id"] == suspect.image_id
-        assert judgement["rank"] == pytest.approx(suspect.rank, abs=1e-4)
+        assert annotation["image_id"] == issue.image_id
+        assert judgement["rank"] == pytest.approx(issue.rank, abs=1e-4)
         if judgement["reason"] == "missing label":
             assert judgement["proposed_category_id"] == annotation["category_id"]
     assert reasons >= {"missing label", "wrong class", "badly placed box"}
@@ -120,7 +120,7 @@ def test_suspects_in_coco_format_keep_the_ids_of_the_data_set(tmp_path):
     )
 
 
-def test_suspects_in_coco_format_are_annotations_that_evaluation_reads(tmp_path):
+def test_label_issues_in_coco_format_are_annotations_that_evaluation_reads(tmp_path):
     write_failures(failures_of(*suspicious()), tmp_path)
     evaluator = CocoEvaluator(tmp_path / "label_errors.json")
     assert len(evaluator.truth.class_ids) > 20
