@@ -7,7 +7,6 @@ SIGKILL, which nothing can catch, or another. Nothing in detrkit knows of this.
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import copy
 import dataclasses
@@ -18,11 +17,10 @@ import re
 import resource
 import select
 import signal
-import struct
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -220,7 +218,7 @@ def _in_log(hit: Hit) -> None:
     plain = AppendFile._write_piece
 
     def write_piece(self: Any, file: int, piece: bytes) -> None:
-        os.lseek(file, self.size, os.SEEK_SET)
+        os.lseek(file, self._size, os.SEEK_SET)
         os.write(file, piece[: len(piece) // 2])  # half a line is in the file now
         hit()
         plain(self, file, piece)
@@ -241,10 +239,10 @@ def _in_loader(hit: Hit) -> None:
 
 
 def _in_cut(hit: Hit) -> None:
-    from detrkit.training.telemetry import log, tensorboard
+    from detrkit.training.telemetry import log
 
-    for module in (log, tensorboard):
-        _around(module, "cut", hit, before=True, after=True)
+    for name in ("cut_lines", "TensorBoardLog"):
+        _around(log, name, hit, before=True, after=True)
 
 
 def _in_load(hit: Hit) -> None:
@@ -303,10 +301,10 @@ def _serve() -> int:
     import matplotlib.pyplot  # noqa: F401  (imported once, for all)
     import torch._dynamo  # noqa: F401
     import torchvision  # noqa: F401
+    from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
     from detrkit.api import train  # noqa: F401
     from detrkit.families.registry import get_family
-    from detrkit.training.telemetry import tensorboard  # noqa: F401
 
     get_family("detr")
 
@@ -351,7 +349,6 @@ _TIMED = ("elapsed_s", "seconds", "images_per_s", "data_wait", "memory_gib", "ho
 _TIMED_TAGS = ("speed/", "memory/")
 # What tells of the interruption itself, or of the configured number of workers.
 _PASSING = ("resumed at step", "stopped by", "waiting for data")
-_TELLING_CONFIG = ("config", "_hparams_")
 
 
 def differences(reference: Path, run: Path) -> list[str]:
@@ -391,32 +388,39 @@ def _records(run: Path) -> list[dict[str, Any]]:
     ]
 
 
-def _events(run: Path) -> dict[str, list[Any]]:
-    """Every value in the events files, read as they are: "tag at step" to all values written there."""
-    found: dict[str, list[Any]] = collections.defaultdict(list)
-    for path in sorted(run.glob("events.out.tfevents.*")):
-        for event in _read_events(path):
-            for value in event.summary.value:
-                timed = value.tag.startswith(_TIMED_TAGS) or any(name in value.tag for name in _TELLING_CONFIG)
-                content = value.simple_value if value.HasField("simple_value") else value.SerializeToString()
-                found[f"{value.tag} at {event.step}"].append("timed" if timed else content)
-    return dict(found)
+def read_tensorboard(run: Path) -> dict[str, list[tuple[int, Any]]]:
+    """Return what TensorBoard shows of a run: step and value of every point by tag, in its order."""
+    from tensorboard.backend.event_processing.event_accumulator import (
+        STORE_EVERYTHING_SIZE_GUIDANCE,
+        EventAccumulator,
+    )
+
+    board = EventAccumulator(str(run), STORE_EVERYTHING_SIZE_GUIDANCE)  # type: ignore[no-untyped-call]
+    board.Reload()  # type: ignore[no-untyped-call]
+    tags = board.Tags()  # type: ignore[no-untyped-call]
+    found = {tag: [(point.step, point.value) for point in board.Scalars(tag)] for tag in tags["scalars"]}
+    found |= {
+        tag: [(image.step, image.encoded_image_string) for image in board.Images(tag)] for tag in tags["images"]
+    }
+    for tag in tags["tensors"]:
+        found[tag] = [(event.step, event.tensor_proto.SerializeToString()) for event in board.Tensors(tag)]
+    plugins = sorted(tag for tag in board.summary_metadata if tag.startswith("_hparams_"))
+    return {**found, "hparams": [(0, tag) for tag in plugins]}
 
 
-def _read_events(path: Path) -> Iterator[Any]:
-    from tensorboard.compat.proto.event_pb2 import Event  # type: ignore[attr-defined]
-
-    content, place = path.read_bytes(), 0
-    while place < len(content):
-        (length,) = struct.unpack_from("<Q", content, place)
-        event = Event()
-        event.ParseFromString(content[place + 12 : place + 12 + length])
-        yield event
-        place += 16 + length
+def _events(run: Path) -> dict[str, list[tuple[int, Any]]]:
+    """What TensorBoard shows, without clocks and what tells of the number of workers."""
+    return {
+        tag: [
+            (step, "timed") if tag.startswith((*_TIMED_TAGS, "config")) else (step, value)
+            for step, value in points
+        ]
+        for tag, points in read_tensorboard(run).items()
+    }
 
 
 def _file_name(path: Path, folder: Path) -> str:
-    name = str(path.relative_to(folder))
+    name = str(path.relative_to(folder))  # a resumed run has an events file more
     return "events" if name.startswith("events.out.tfevents.") else name
 
 

@@ -78,7 +78,6 @@ COMPONENTS = (
     "progress.epoch",
     "progress.batch",
     "log.records",
-    "log.events",
     "log.layout",
 )
 """Parts of a checkpoint that this run needs; tests/unit/training/test_resuming.py has scenes for all of them."""

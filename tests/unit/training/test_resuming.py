@@ -100,7 +100,6 @@ SCENES = {
             "progress.batch",
             "progress.best",
             "log.records",
-            "log.events",
             "log.layout",
             "world_size",
         ),

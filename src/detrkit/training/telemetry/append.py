@@ -15,11 +15,10 @@ class AppendFile:
     """A file that is only appended to, in whole pieces.
 
     What cannot be written, as on a full disk, is kept in memory, in its order, and tried again with the next
-    piece; the file itself never ends in half a piece. Nothing runs in the background: a writer thread that
-    dies of a full disk would take what it had queued with it, and end with a traceback of its own.
+    piece; the file itself never ends in half a piece.
 
     Args:
-        path: The file; made if it is not there, otherwise what is there stays.
+        path: file path; made if it is not there, otherwise what is there stays.
     """
 
     def __init__(self, path: Path):
@@ -27,17 +26,11 @@ class AppendFile:
         self.problem: OSError | None = None
         self._file: int | None = None
         self._waiting: list[bytes] = []
-        self._is_new = not path.exists()
-        self.size = 0 if self._is_new else path.stat().st_size
+        self._size = path.stat().st_size if path.exists() else 0
         self._write()
 
-    @property
-    def waiting(self) -> int:
-        """Pieces not in the file yet."""
-        return len(self._waiting)
-
     def append(self, piece: bytes) -> bool:
-        """Add a piece; False if it has to wait, for the reason in :attr:`problem`."""
+        """Add a piece; return False if it has to wait, for the reason in ``problem``."""
         self._waiting.append(piece)
         return self._write()
 
@@ -45,25 +38,19 @@ class AppendFile:
         """Wait until everything is on the disk.
 
         Raises:
-            CheckpointError: It cannot be written.
+            CheckpointError: The file cannot be written.
         """
-        if self._write():
+        if self._write() and self._file is not None:
             try:
-                if self._file is not None:
-                    os.fsync(self._file)
-                if self._is_new:
-                    sync_folder(self.path.parent)
-                    self._is_new = False
+                os.fsync(self._file)
+                sync_folder(self.path.parent)
                 return
             except OSError as error:
                 self.problem = error
-        raise CheckpointError(
-            f"{write_problem(self.path, self.problem)}; no checkpoint is made without its log, earlier ones are "
-            f"whole; free space and go on with: detrkit resume {self.path.parent}"
-        ) from self.problem
+        raise no_checkpoint(self.path, self.problem)
 
     def close(self) -> None:
-        """Try once more to write what waits, and let go of the file."""
+        """Try once more to write what waits, and close the file."""
         self._write()
         if self._file is not None:
             with contextlib.suppress(OSError):
@@ -78,7 +65,7 @@ class AppendFile:
                 self._file = os.open(self.path, flags, 0o666)
             while self._waiting:
                 self._write_piece(self._file, self._waiting[0])
-                self.size += len(self._waiting.pop(0))
+                self._size += len(self._waiting.pop(0))
         except OSError as error:
             self.problem = error
             return False
@@ -86,31 +73,45 @@ class AppendFile:
         return True
 
     def _write_piece(self, file: int, piece: bytes) -> None:
-        os.lseek(file, self.size, os.SEEK_SET)
+        os.lseek(file, self._size, os.SEEK_SET)
         left = memoryview(piece)
         try:
             while left:
                 left = left[os.write(file, left) :]
         except OSError:
             with contextlib.suppress(OSError):
-                os.ftruncate(file, self.size)
+                os.ftruncate(file, self._size)
             raise
 
 
-def cut(path: Path, size: int) -> None:
-    """Make a file end after ``size`` bytes, durably.
-
-    Raises:
-        OSError: It cannot be cut.
-    """
+def cut_lines(path: Path, count: int) -> int:
+    """Cut a file after its first ``count`` whole lines, durably; return how many there are now."""
+    if not path.exists():
+        return 0
+    kept, size = 0, 0
     with path.open("r+b") as file:
+        for line in file:
+            if kept == count or not line.endswith(b"\n"):
+                break
+            kept += 1
+            size += len(line)
         file.truncate(size)
         os.fsync(file.fileno())
+    return kept
 
 
 def write_problem(path: Path, error: OSError | None) -> str:
-    """What hinders writing, for people."""
+    """Say why a file cannot be written."""
     if error is not None and error.errno in (errno.ENOSPC, errno.EDQUOT):
         return f"no space left for {path}"
-    reason = "unknown" if error is None else error.strerror or error
-    return f"cannot write {path}: {reason}"
+    return f"cannot write {path}: {'unknown' if error is None else error.strerror or error}"
+
+
+def no_checkpoint(path: Path, problem: OSError | None) -> CheckpointError:
+    """Return the error of a checkpoint whose log cannot be written."""
+    error = CheckpointError(
+        f"{write_problem(path, problem)}; no checkpoint is made without its log, earlier ones are whole; free "
+        f"space and go on with: detrkit resume {path.parent}"
+    )
+    error.__cause__ = problem
+    return error

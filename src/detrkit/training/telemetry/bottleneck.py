@@ -1,4 +1,4 @@
-"""What to do when training waits for data."""
+"""Advice where a training waits for data."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ class Advice(NamedTuple):
 
 
 def advise(data_wait: float, facts: LoadingFacts) -> Advice | None:
-    """The remedy for a training that waits for data; None if it hardly does.
+    """Return the remedy for a training that waits for data; None if it hardly does.
 
     Args:
-        data_wait: Share of the time spent waiting, 0 to 1.
-        facts: How data is loaded.
+        data_wait: share of the time spent waiting, 0 to 1.
+        facts: how data is loaded.
     """
     if data_wait < WORTH_SAYING:
         return None
     waits = f"waiting for data {100 * data_wait:.0f} % of the time: "
     each = max(1, facts.cpus // facts.processes)
     of_process = " of each process" if facts.processes > 1 else ""
-    more_workers = f"raise data.workers{of_process} (now {facts.workers}; there {_are(facts.cpus)})"
+    more_workers = f"raise data.workers{of_process} (now {facts.workers}, for {_cpus(facts.cpus)})"
     large = facts.needed_short is not None and facts.image_short >= _LARGER * facts.needed_short
     make_cache = f"run: detrkit data cache {shlex.quote(facts.data)}"
     why_cache = (
@@ -60,7 +60,3 @@ def advise(data_wait: float, facts: LoadingFacts) -> Advice | None:
 
 def _cpus(count: int) -> str:
     return f"{count} CPU{'' if count == 1 else 's'}"
-
-
-def _are(count: int) -> str:
-    return f"{'is' if count == 1 else 'are'} {_cpus(count)}"

@@ -1,4 +1,4 @@
-"""What a run tells while it trains: metrics.jsonl, TensorBoard, trackers, and a progress bar or plain lines."""
+"""Log of a run: metrics.jsonl, TensorBoard, trackers, and a progress bar or plain lines."""
 
 from __future__ import annotations
 
@@ -19,11 +19,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from detrkit.config import Config
 from detrkit.data.loader import LoadingFacts
-from detrkit.training.telemetry.append import AppendFile, cut, write_problem
+from detrkit.training.telemetry.append import AppendFile, cut_lines, write_problem
 from detrkit.training.telemetry.bottleneck import advise
-from detrkit.training.telemetry.hyperparameters import config_text, flat_config, telling_config
-from detrkit.training.telemetry.records import StepRecord
-from detrkit.training.telemetry.tensorboard import TensorBoardLog, cut_events, events_files
+from detrkit.training.telemetry.records import StepRecord, config_text, flat_config, telling_config
+from detrkit.training.telemetry.tensorboard import TensorBoardLog, remove_events
 from detrkit.training.telemetry.trackers import Trackers
 
 __all__ = ["Ending", "RunLog", "StepRecord", "host_gib", "memory_gib"]
@@ -32,27 +31,26 @@ _LINES_TO_JUDGE = 2
 """A single line with much waiting may be an accident."""
 
 _UNDEFINED = -1.0
-"""What COCO's metrics are where there is nothing to measure."""
+"""Value of COCO's metrics where there is nothing to measure."""
 
 _MAIN_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
-
 
 Ending = Literal["success", "interrupted", "failed"]
 
 
 class RunLog:
-    """Writes a run's records; to be used in ``with``.
+    """Writer of a run's records; to be used in ``with``.
 
     Args:
-        run_dir: The run folder.
-        total_steps: Steps of the whole training, for the bar and the time left.
-        start_step: Steps made before, if the run is resumed.
-        resume_at: What :meth:`position` told at the checkpoint; what was written after it is cut off.
-        keep_records: The same for checkpoints of before: lines of metrics.jsonl that stay.
-        loading: How data is loaded, to name a remedy where training waits for it; None to say nothing.
-        config: Of the run: names the trackers, and is shown beside the curves.
+        run_dir: run folder.
+        total_steps: steps of the whole training, for the bar and the time left.
+        start_step: steps made before, if the run is resumed.
+        resume_at: result of :meth:`position` at the checkpoint; what was written after it is cut off. None for a
+            run that begins, from which everything of a former one in the folder is removed.
+        loading: how data is loaded, to name a remedy where training waits for it; None to say nothing.
+        config: config of the run: names the trackers, and is shown beside the curves.
         enabled: False writes and shows nothing: all processes but the first.
-        console: Where progress is shown; standard error if not given.
+        console: where progress is shown; standard error if not given.
 
     Raises:
         MissingExtraError: A tracker's package is not installed.
@@ -66,7 +64,6 @@ class RunLog:
         *,
         start_step: int = 0,
         resume_at: Mapping[str, Any] | None = None,
-        keep_records: int = 0,
         loading: LoadingFacts | None = None,
         config: Config | None = None,
         enabled: bool = True,
@@ -83,7 +80,7 @@ class RunLog:
         self._is_first_line = True
         self._advised: set[str] = set()
         self._told_full = False
-        position = dict(resume_at or {})
+        position = resume_at or {}
         self._is_laid_out = bool(position.get("layout", False))
         self._seconds_before = float(position.get("elapsed_s", 0.0))
         self._began_s = time.monotonic()
@@ -94,35 +91,24 @@ class RunLog:
         self._task: TaskID = self._bar.add_task(
             "train", total=total_steps, completed=start_step, epoch="", loss="", rate=""
         )
-        self._trackers = self._open_trackers(config)
-        wanted = int(position.get("records", keep_records))
-        self.records = _keep_lines(run_dir / "metrics.jsonl", wanted)
+        train = (config or Config()).train
+        params = flat_config(config) if config is not None else {}
+        names = train.trackers if config is not None else ("tensorboard",)
+        self._trackers = Trackers(names, run_dir, project=train.project, params=params, say=self._say)
+        wanted = int(position.get("records", 0))
+        self.records = cut_lines(run_dir / "metrics.jsonl", wanted)
         if self.records < wanted:
             lines = f"{self.records:,} lines, the checkpoint knew {wanted:,}"
             self._say(f"WARNING: {run_dir / 'metrics.jsonl'} has {lines}: its curves have a gap")
         self._file = AppendFile(run_dir / "metrics.jsonl")
-        is_new = not wanted and "events" not in position
-        self._board = self._open_board(config, start_step, position.get("events"), is_new=is_new)
-
-    def _open_trackers(self, config: Config | None) -> Trackers:
-        names = config.train.trackers if config is not None else ()
-        project = config.train.project if config is not None else ""
-        params = flat_config(config) if config is not None else {}
-        return Trackers(names, self.run_dir, project=project, params=params, say=self._say)
-
-    def _open_board(
-        self, config: Config | None, start_step: int, events: Mapping[str, int] | None, *, is_new: bool
-    ) -> TensorBoardLog | None:
-        if events is not None or is_new:  # a checkpoint of before tells nothing of them: TensorBoard forgets
-            for problem in cut_events(self.run_dir, events or {}):
-                self._say(f"WARNING: {problem}")
-        if config is not None and "tensorboard" not in config.train.trackers:
-            return None
-        board = TensorBoardLog(self.run_dir, start_step=start_step)
-        if config is not None and is_new:
-            board.log_text("config", config_text(config))
-            board.log_hyperparams(telling_config(config), ("eval/AP", "eval/AP50", "loss/total"))
-        return board
+        if resume_at is None:
+            remove_events(run_dir)
+        self._board: TensorBoardLog | None = None
+        if "tensorboard" in names:
+            self._board = TensorBoardLog(run_dir, start_step if resume_at is not None else None)
+            if config is not None and resume_at is None:
+                metrics = ("eval/AP", "eval/AP50", "loss/total")
+                self._board.log_config(config_text(config), telling_config(config), metrics)
 
     def __enter__(self) -> RunLog:
         if self._enabled and self._console.is_terminal:
@@ -137,27 +123,24 @@ class RunLog:
         if self._console.is_terminal:  # elsewhere it was never started, and stopping prints an empty line
             self._bar.stop()
         if self._board is not None:
-            self._board.finalize(self.ending)
+            self._board.close()
         self._file.close()
-        self._trackers.finalize("failed" if error is not None else self.ending)
+        self._trackers.close("failed" if error is not None else self.ending)
 
     def position(self) -> dict[str, Any]:
-        """What a checkpoint has to know of the log, for :class:`RunLog` to go on from; primitives only.
+        """Return the place that a resumed :class:`RunLog` goes on from, for a checkpoint; primitives only.
 
         Everything written so far is on the disk first: no checkpoint knows of more than power loss leaves.
 
         Raises:
-            CheckpointError: The disk is full.
+            CheckpointError: The disk is full, or cannot be written.
         """
         if not self._enabled:
             return {}
-        self.flush()
-        return {
-            "records": self.records,
-            "elapsed_s": self._elapsed_s(),
-            "events": events_files(self.run_dir),
-            "layout": self._is_laid_out,
-        }
+        self._file.sync()
+        if self._board is not None:
+            self._board.sync()
+        return {"records": self.records, "elapsed_s": self._elapsed_s(), "layout": self._is_laid_out}
 
     def advance(self, step: int, epoch: int) -> None:
         """Move the bar."""
@@ -182,7 +165,7 @@ class RunLog:
         self._advise(record)
 
     def _lay_out(self, record: StepRecord) -> None:
-        """Put what belongs together into one chart of TensorBoard, once it is known what there is."""
+        """Give what belongs together one chart of TensorBoard, once it is known which layers there are."""
         if self._board is None or self._is_laid_out:
             return
         self._is_laid_out = True
@@ -195,7 +178,8 @@ class RunLog:
                     "AR": ["^eval/AR"],
                 },
                 "Optimiser": {"learning rates": ["^lr/"], "gradient norms": ["^gradient/norm"]},
-            }
+            },
+            record.step,
         )
 
     def _advise(self, record: StepRecord) -> None:
@@ -244,23 +228,11 @@ class RunLog:
         self._trackers.log_images(pictures, step)
         self._tell_if_full()
 
-    def flush(self) -> None:
-        """Wait until everything written so far is on the disk.
-
-        Raises:
-            CheckpointError: It is full, or cannot be written.
-        """
-        if self._enabled:
-            self._file.sync()
-            if self._board is not None:
-                self._board.save()
-            self._trackers.save()
-
     def _say(self, text: str) -> None:
         self._bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def _elapsed_s(self) -> float:
-        """Seconds of training, earlier sessions included, the time between them not."""
+        """Return the seconds of training, earlier sessions included, the time between them not."""
         return self._seconds_before + time.monotonic() - self._began_s
 
     def _write(self, kind: str, step: int, epoch: int, values: Mapping[str, Any]) -> None:
@@ -272,63 +244,43 @@ class RunLog:
     def _send(self, values: Mapping[str, float], step: int) -> None:
         """Give values to TensorBoard and the trackers."""
         if self._board is not None:
-            self._board.log_metrics(values, step)
-        self._trackers.log_metrics({tag: value for tag, value in values.items() if math.isfinite(value)}, step)
+            self._board.log_values(values, step)
+        self._trackers.log_values({tag: value for tag, value in values.items() if math.isfinite(value)}, step)
         self._tell_if_full()
 
     def _tell_if_full(self) -> None:
-        """Say once that something cannot be written; it waits in memory, and the next checkpoint insists."""
-        files = [self._file] if self._board is None else [self._file, self._board.file]
-        stuck = next((file for file in files if file.problem is not None), None)
-        if stuck is None:
-            self._told_full = False
-        elif not self._told_full:
-            self._told_full = True
-            self._say(
-                f"WARNING: {write_problem(stuck.path, stuck.problem)}; it waits in memory: free space before the "
-                "next checkpoint, which is not made without it"
-            )
+        """Say once that something cannot be written; the next checkpoint insists."""
+        writers = (self._file, self._board)
+        stuck = next((writer for writer in writers if writer is not None and writer.problem is not None), None)
+        if stuck is not None and not self._told_full:
+            self._say(f"WARNING: {write_problem(stuck.path, stuck.problem)}; free space: no checkpoint without it")
+        self._told_full = stuck is not None
 
 
 def memory_gib(device: torch.device) -> float:
-    """Peak GPU memory of this process, or its resident memory on the CPU, in GiB."""
+    """Return the peak GPU memory of this process, or its resident memory on the CPU, in GiB."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 2**30
     return host_gib()
 
 
 def host_gib() -> float:
-    """Resident memory of this process in GiB, its workers not counted."""
+    """Return the resident memory of this process in GiB, its workers not counted."""
     return float(psutil.Process().memory_info().rss) / 2**30
 
 
 def _three_digits(metric: float) -> str:
-    """COCO's -1 means that there is nothing to measure, such as no large object."""
+    """Return a metric for people; COCO's -1 means that there is nothing to measure, such as no large object."""
     return "-" if metric < 0 else f"{metric:.3f}"
 
 
 def _clean(value: Any) -> Any:
-    """The value with null for what JSON has no word for: NaN and infinity."""
+    """Return a value with null for what JSON has no word for: NaN and infinity."""
     if isinstance(value, Mapping):
         return {name: _clean(inner) for name, inner in value.items()}
     if isinstance(value, list | tuple):
         return [_clean(inner) for inner in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def _keep_lines(path: Path, count: int) -> int:
-    """Cut a file after its first ``count`` whole lines; returns how many there are now."""
-    if not path.exists():
-        return 0
-    kept, size = 0, 0
-    with path.open("rb") as file:
-        for line in file:
-            if kept == count or not line.endswith(b"\n"):
-                break
-            kept += 1
-            size += len(line)
-    cut(path, size)
-    return kept
 
 
 def _build_bar(console: Console) -> Progress:

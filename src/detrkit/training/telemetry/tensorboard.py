@@ -1,8 +1,7 @@
-"""TensorBoard's events files, written so that a resumed run has each value exactly once.
+"""TensorBoard's events files of a run, through torch's SummaryWriter.
 
-The events themselves are torch's and TensorBoard's; the file is ours: :class:`AppendFile` knows its size at
-every moment, so that a checkpoint can note it and a resumed run can cut it. TensorBoard's own writer does its
-work in a thread, where neither is possible and a full disk ends in a traceback.
+A resumed run writes one more file, which begins by telling TensorBoard to forget the steps after the checkpoint:
+they are made and written again. Nothing in this room imports TensorBoard before a log is opened.
 """
 
 from __future__ import annotations
@@ -10,70 +9,53 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import socket
-import struct
+import threading
 import time
-from argparse import Namespace
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
-from lightning_fabric.loggers import Logger
 from PIL import Image
-from tensorboard.compat.proto.event_pb2 import Event, SessionLog  # type: ignore[attr-defined]
-from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
-from tensorboard.summary.writer.record_writer import RecordWriter
-from torch.utils.tensorboard.summary import custom_scalars, hparams, text
 
-from detrkit.training.telemetry.append import AppendFile, cut
+from detrkit.training.telemetry.append import no_checkpoint
 
 _PREFIX = "events.out.tfevents."
 _LONGEST_SIDE = 960
-"""Of a picture: larger ones make files that TensorBoard takes long to read."""
+"""Longest side of a picture in pixels: larger ones make files that TensorBoard takes long to read."""
 
-_HEADER = struct.Struct("<QI")
-_FOOTER_BYTES = 4
+_LONGEST_WAIT_S = 5.0
 
 
-class TensorBoardLog(Logger):
-    """Writes one events file in a run folder, beside those of the run's earlier sessions.
+class TensorBoardLog:
+    """Writer of one events file in a run folder, beside those of the run's earlier sessions.
+
+    TensorBoard's writer has a thread, which ends at the first error, such as a full disk. The values after it are
+    lost, so that the next checkpoint must not be made: see :meth:`sync`.
 
     Args:
-        run_dir: The run folder.
-        start_step: Steps made before; a TensorBoard that has read later ones forgets them.
+        run_dir: run folder.
+        resumed_at: step of the checkpoint that the run goes on from; None for a run that begins.
     """
 
-    def __init__(self, run_dir: Path, *, start_step: int = 0):
-        self.run_dir = run_dir
-        self._file = AppendFile(_new_path(run_dir))
-        self._framed = io.BytesIO()
-        self._writer: Any = RecordWriter(self._framed)  # type: ignore[no-untyped-call]
-        self._add(Event(file_version="brain.Event:2"))
-        if start_step:
-            start = SessionLog(status=SessionLog.SessionStatus.Value("START"))
-            self._add(Event(session_log=start, step=start_step + 1))
+    def __init__(self, run_dir: Path, resumed_at: int | None = None):
+        from torch.utils.tensorboard import SummaryWriter
 
-    @property
-    def name(self) -> str:
-        """Name of the run."""
-        return self.run_dir.name
+        self.path = run_dir / f"{_PREFIX}*"
+        self.problem: OSError | None = None
+        self._former_hook = threading.excepthook
+        threading.excepthook = self._on_thread_error
+        _wait_for_a_later_name(run_dir)
+        self._writer: Any = None
+        try:
+            purge_step = None if resumed_at is None else resumed_at + 1
+            self._writer = SummaryWriter(str(run_dir), purge_step=purge_step)
+        except OSError as error:
+            self.problem = error
 
-    @property
-    def version(self) -> str:
-        """There is one version of a run folder."""
-        return ""
-
-    @property
-    def file(self) -> AppendFile:
-        """The events file being written."""
-        return self._file
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        """Write values of a step, as one event."""
-        values = [Summary.Value(tag=tag, simple_value=value) for tag, value in metrics.items()]
-        if values:
-            self._add(Event(summary=Summary(value=values), step=step or 0))
+    def log_values(self, values: Mapping[str, float], step: int) -> None:
+        """Write the values of a step."""
+        self._add({"value": [{"tag": tag, "simple_value": value} for tag, value in values.items()]}, step)
 
     def log_images(self, images: Sequence[tuple[str, np.ndarray]], step: int) -> None:
         """Write pictures: (tag, uint8 ``[H, W, 3]`` RGB)."""
@@ -82,106 +64,83 @@ class TensorBoardLog(Logger):
             image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
             content = io.BytesIO()
             image.save(content, "JPEG", quality=88)
-            encoded = Summary.Image(
-                height=image.height, width=image.width, colorspace=3, encoded_image_string=content.getvalue()
+            encoded = {"height": image.height, "width": image.width, "colorspace": 3}
+            self._add(
+                {"value": [{"tag": tag, "image": {**encoded, "encoded_image_string": content.getvalue()}}]}, step
             )
-            self._add(Event(summary=Summary(value=[Summary.Value(tag=tag, image=encoded)]), step=step))
 
-    def log_text(self, tag: str, content: str) -> None:
-        """Write a text in Markdown."""
-        self._add(Event(summary=text(tag, content)))  # type: ignore[no-untyped-call]
+    def log_config(self, text: str, params: Mapping[str, Any], metrics: Sequence[str]) -> None:
+        """Write the config: as Markdown, and as what the HPARAMS page compares runs by, beside some metrics."""
+        from torch.utils.tensorboard import summary
 
-    def log_hyperparams(
-        self, params: dict[str, Any] | Namespace, metrics: Sequence[str] = (), *_args: Any, **_kwargs: Any
-    ) -> None:
-        """Write what the HPARAMS page compares runs by, and the tags of the metrics it shows beside."""
-        values = vars(params) if isinstance(params, Namespace) else params
-        experiment, start, _end = hparams(dict(values), dict.fromkeys(metrics, 0.0))  # type: ignore[no-untyped-call]
-        for summary in (experiment, start):
-            self._add(Event(summary=summary))
+        experiment, start, _end = summary.hparams(dict(params), dict.fromkeys(metrics, 0.0))  # type: ignore[no-untyped-call]
+        for part in (summary.text("config", text), experiment, start):  # type: ignore[no-untyped-call]
+            self._add(part, 0)
 
-    def log_layout(self, layout: Mapping[str, Mapping[str, Sequence[str]]]) -> None:
+    def log_layout(self, layout: Mapping[str, Mapping[str, Sequence[str]]], step: int) -> None:
         """Write which tags share a chart on the CUSTOM SCALARS page: tags by chart by category."""
+        from torch.utils.tensorboard.summary import custom_scalars
+
         charts = {
             category: {title: ["Multiline", list(tags)] for title, tags in titles.items()}
             for category, titles in layout.items()
         }
-        self._add(Event(summary=custom_scalars(charts)))  # type: ignore[no-untyped-call]
+        self._add(custom_scalars(charts), step)  # type: ignore[no-untyped-call]
 
-    def save(self) -> None:
+    def sync(self) -> None:
         """Wait until everything is on the disk.
 
         Raises:
-            CheckpointError: It cannot be written.
+            CheckpointError: It cannot be written, or something before it could not.
         """
-        self._file.sync()
+        try:
+            if self.problem is None:
+                self._writer.flush()
+                _sync_newest(self.path.parent)
+        except OSError as error:
+            self.problem = error
+        if self.problem is not None:
+            raise no_checkpoint(self.path, self.problem)
 
-    def finalize(self, status: str) -> None:
-        """Close the file."""
-        self._file.close()
+    def close(self) -> None:
+        """Write what waits, and close the file."""
+        if self._writer is not None:
+            with contextlib.suppress(OSError):
+                self._writer.close()
+        threading.excepthook = self._former_hook
 
-    def _add(self, event: Event) -> None:
-        event.wall_time = time.time()
-        self._writer.write(event.SerializeToString())
-        self._file.append(self._framed.getvalue())
-        self._framed.seek(0)
-        self._framed.truncate()
+    def _add(self, summary: Any, step: int) -> None:
+        from tensorboard.compat.proto.summary_pb2 import Summary  # type: ignore[attr-defined]
 
+        if self.problem is None:
+            try:
+                self._writer.file_writer.add_summary(
+                    Summary(**summary) if isinstance(summary, dict) else summary, step
+                )
+            except OSError as error:
+                self.problem = error
 
-def events_files(run_dir: Path) -> dict[str, int]:
-    """Size in bytes of every events file of a run, by name."""
-    return {path.name: path.stat().st_size for path in sorted(run_dir.glob(f"{_PREFIX}*"))}
-
-
-def cut_events(run_dir: Path, sizes: Mapping[str, int]) -> list[str]:
-    """Bring the events files of a run back to what they were; newer ones are deleted.
-
-    Args:
-        run_dir: The run folder.
-        sizes: What :func:`events_files` told then.
-
-    Returns:
-        What people should know: files that hold less than they did.
-    """
-    found, problems = events_files(run_dir), []
-    for name in found.keys() - sizes.keys():
-        (run_dir / name).unlink()
-    for name, size in sizes.items():
-        path = run_dir / Path(name).name  # sizes come from a file; nothing outside the folder is touched
-        if name not in found:
-            problems.append(f"{path} is missing: TensorBoard lacks the steps that it held")
-            continue
-        whole = size
-        if found[name] < size:
-            whole = _whole_records(path)
-            problems.append(
-                f"{path} has {found[name]:,} bytes, the checkpoint knew {size:,}: TensorBoard lacks some steps"
-            )
-        cut(path, whole)
-    return problems
+    def _on_thread_error(self, arguments: threading.ExceptHookArgs) -> None:
+        """Keep the writer's thread from printing a traceback: its error is raised by the next call, too."""
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            self._former_hook(arguments)
 
 
-def _whole_records(path: Path) -> int:
-    """Bytes of a file up to its last whole record."""
-    with path.open("rb") as file:
-        return max(_record_ends(file), default=0)
+def remove_events(run_dir: Path) -> None:
+    """Delete the events files of a run that begins anew."""
+    for path in run_dir.glob(f"{_PREFIX}*"):
+        path.unlink()
 
 
-def _record_ends(file: IO[bytes]) -> Iterator[int]:
-    length = os.fstat(file.fileno()).st_size
-    end = 0
-    while len(header := file.read(_HEADER.size)) == _HEADER.size:
-        end += _HEADER.size + _HEADER.unpack(header)[0] + _FOOTER_BYTES
-        if end > length:
-            return
-        yield end
-        file.seek(end)
+def _sync_newest(run_dir: Path) -> None:
+    with max(run_dir.glob(f"{_PREFIX}*")).open("rb") as file:
+        os.fsync(file.fileno())
 
 
-def _new_path(run_dir: Path) -> Path:
-    """A name behind those of all earlier files, the order in which TensorBoard reads them."""
-    seconds = int(time.time())
-    for name in events_files(run_dir):
-        with contextlib.suppress(ValueError):
-            seconds = max(seconds, int(name.removeprefix(_PREFIX).split(".")[0]) + 1)
-    return run_dir / f"{_PREFIX}{seconds:010d}.{socket.gethostname()}.{os.getpid()}.0"
+def _wait_for_a_later_name(run_dir: Path) -> None:
+    """Wait until the clock gives a file name behind those of earlier sessions: TensorBoard reads by name."""
+    names = [path.name.removeprefix(_PREFIX).split(".")[0] for path in run_dir.glob(f"{_PREFIX}*")]
+    newest = max((int(name) for name in names if name.isdecimal()), default=0)
+    until = time.monotonic() + _LONGEST_WAIT_S  # the clock of another machine may be wrong by hours
+    while int(time.time()) <= newest and time.monotonic() < until:
+        time.sleep(0.05)

@@ -26,7 +26,7 @@ def test_little_waiting_is_not_worth_a_word(wait: float) -> None:
 def test_idle_cpus_call_for_workers() -> None:
     found = advice(workers=1)
     assert found.kind == "workers"
-    assert found.sentence == ("waiting for data 43 % of the time: raise data.workers (now 1; there are 4 CPUs)")
+    assert found.sentence == ("waiting for data 43 % of the time: raise data.workers (now 1, for 4 CPUs)")
     assert advice(workers=0, cpus=1).kind == "workers"
 
 
