@@ -15,9 +15,9 @@ from concurrent.futures import ProcessPoolExecutor
 import numpy as np
 from scipy.special import ndtr, ndtri
 
-from benchmarks.simulation import Scene, Skill, simulate
 from detrkit.evaluation.bootstrap import LEAST_IMAGES, Resampled, difference_ends, interval_ends, resample
 from detrkit.evaluation.weighted_ap import MEASURES, WeightedAP, mean_over_classes
+from tests.support.simulation import Scene, Skill, simulate
 
 ENDLESS = 150_000
 CONFIDENCE = 0.95

@@ -20,12 +20,12 @@ from pathlib import Path
 
 import numpy as np
 
-from benchmarks.planting import PLANTERS, DataCopy, Key, Planter
 from detrkit.curation.check import CheckResult, Finding, Severity, examine
 from detrkit.curation.fix.fix import fix_data
 from detrkit.data.formats import find_splits
 from detrkit.data.formats.coco.write import write_coco
 from detrkit.data.read import read_split_files
+from tests.support.planting import PLANTERS, DataCopy, Key, Planter
 
 
 @dataclasses.dataclass(frozen=True)

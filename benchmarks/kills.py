@@ -28,7 +28,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from benchmarks.killing import Ended, Moment, Victims, differences
+from tests.support.killing import Ended, Moment, Victims, differences
 
 TRAIN_IMAGES, VAL_IMAGES, SIDE, EPOCHS = 16, 6, 64, 4
 SAVE_EVERY, LOG_EVERY = 3, 2

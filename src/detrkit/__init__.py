@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import importlib
+import sys
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -69,6 +71,20 @@ _HOMES = {
     "train": "detrkit.api.train",
     "tune": "detrkit.api.tune",
 }
+
+
+class _Package(ModuleType):
+    """The package itself, in which a verb such as ``preflight`` goes before the sub-package of its name.
+
+    Importing ``detrkit.preflight.run`` would otherwise put that sub-package in the place of the function.
+    """
+
+    def __setattr__(self, name: str, value: object) -> None:
+        if not (name in _HOMES and isinstance(value, ModuleType)):
+            super().__setattr__(name, value)
+
+
+sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:

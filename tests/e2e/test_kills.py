@@ -13,9 +13,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.killing import Moment, Victims, differences
 from benchmarks.kills import COMPONENTS, PLANS, Scene, kill_and_compare, make_scene, resume_without, try_to_lose
 from detrkit.checkpoint import load_checkpoint
+from tests.support.killing import Moment, Victims, differences
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="forks, and uses Linux's signals and file systems")
 

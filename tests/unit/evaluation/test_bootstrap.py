@@ -5,12 +5,12 @@ import numpy as np
 import pytest
 
 from benchmarks.coverage import OURS, SETTINGS, UNLIKE, Setting, bias_corrected, cover, percentile, table
-from benchmarks.simulation import Scene, Skill, simulate
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.bootstrap import LEAST_IMAGES, bootstrap, interval_ends, paired_bootstrap, resample
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.weighted_ap import WeightedAP, mean_over_classes
 from detrkit.types import ImageDetections
+from tests.support.simulation import Scene, Skill, simulate
 
 from .test_coco import evaluate, random_case
 from .test_weighted_ap import coco_values, repeated

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.faults import prepare, run_kind
-from benchmarks.planting import PLANTERS
 from detrkit.curation.check import CheckResult, check_data
 from detrkit.curation.check.kinds import KINDS
+from tests.support.planting import PLANTERS
 
 PLANTINGS = [(kind, planting) for kind, plantings in PLANTERS.items() for planting in plantings]
 NEED_MORE = {"exif_rotated_size": "images that are not square", "masks at hand": "masks"}

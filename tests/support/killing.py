@@ -1,8 +1,8 @@
 """Processes that are made to end at a chosen moment, and what a run has come to, bit by bit.
 
-``python -m benchmarks.killing`` imports detrkit once and forks a process for each order that it reads, so that a
-kill costs no start of Python. An order may name a moment, at whose n-th coming the process signals itself: by
-SIGKILL, which nothing can catch, or another. Nothing in detrkit knows of this.
+``python -m tests.support.killing`` imports detrkit once and forks a process for each order that it reads, so
+that a kill costs no start of Python. An order may name a moment, at whose n-th coming the process signals
+itself: by SIGKILL, which nothing can catch, or another. Nothing in detrkit knows of this.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class Victims:
         folder.mkdir(parents=True, exist_ok=True)
         environment = {**os.environ, "OMP_NUM_THREADS": "1", "TMPDIR": str(temporary), "PYTHONWARNINGS": "default"}
         self._server = subprocess.Popen(
-            [sys.executable, "-m", "benchmarks.killing"],
+            [sys.executable, "-m", "tests.support.killing"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
