@@ -16,12 +16,12 @@ import torch
 from PIL import Image
 from rich.console import Console
 
-from benchmarks.killing import read_tensorboard
 from detrkit.config import Config, update_config
 from detrkit.data.loader import LoadingFacts
 from detrkit.errors import CheckpointError
 from detrkit.training.telemetry import tensorboard
 from detrkit.training.telemetry.log import RunLog, StepRecord, host_gib, memory_gib
+from tests.support.killing import read_tensorboard
 from tests.unit.training.disk import FullDisk
 
 
