@@ -7,6 +7,7 @@
     ├── DataError                a data set cannot be used as it is
     │   ├── AnnotationError      an annotation file is cut off, of another kind, or contradicts itself
     │   └── ImageError           an image is missing, truncated or of an unknown kind
+    ├── DownloadError            a file cannot be fetched, or is not the published one
     ├── WeightsError             a weights file does not fit, is damaged, or cannot be fetched
     ├── CheckpointError          a checkpoint cannot be written or read
     └── TrainingError            training cannot go on
@@ -55,6 +56,10 @@ class AnnotationError(DataError):
 
 class ImageError(DataError):
     """An image is missing, truncated or of a kind that cannot be decoded."""
+
+
+class DownloadError(DetrkitError):
+    """A file cannot be fetched, or is not the published one."""
 
 
 class WeightsError(DetrkitError):
