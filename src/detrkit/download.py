@@ -119,7 +119,14 @@ def download_weights(url: str, sha256: str | None = None, *, progress: bool = Tr
         if not path.exists():
             try:
                 tell = _to_stderr if progress else _quiet
-                download(url, path, sha256=sha256, by_hand=f"give its path, or put it at {path}", say=tell, report=report)
+                download(
+                    url,
+                    path,
+                    sha256=sha256,
+                    by_hand=f"give its path, or put it at {path}",
+                    say=tell,
+                    report=report,
+                )
             except DownloadError as error:
                 raise WeightsError(f"cannot fetch {error}") from error
     return path
@@ -235,8 +242,8 @@ def need_space(folder: Path, count: int | None) -> None:
     free = shutil.disk_usage(folder).free
     if count is not None and count > free:
         raise DownloadError(
-            f"{folder}: {size_text(count)} are needed and {size_text(free)} are free; free some space, or choose a "
-            "folder on another disk"
+            f"{folder}: {size_text(count)} are needed and {size_text(free)} are free; free some space, or choose "
+            "a folder on another disk"
         )
 
 
@@ -366,8 +373,8 @@ class _Transfer:
         """Refuse a file that is not the published one, or that the disk cannot hold."""
         if self.size is not None and total not in (None, self.size):
             raise DownloadError(
-                f"{self.url}: the server has {total:,} bytes, expected {self.size:,}: the file at this address is no "
-                "longer the published one"
+                f"{self.url}: the server has {total:,} bytes, expected {self.size:,}: the file at this address is "
+                "no longer the published one"
             )
         need_space(self.path.parent, None if total is None else total - done)
 
@@ -455,9 +462,8 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
         self, req: urllib.request.Request, fp: Any, code: int, msg: str, headers: Any, newurl: str
     ) -> urllib.request.Request | None:
         """Follow within http and https, but never from https to http, where anyone could answer."""
-        schemes = urlsplit(req.full_url).scheme, urlsplit(newurl).scheme
-        if schemes[1] not in ("http", "https") or schemes == ("https", "http"):
-            raise DownloadError(f"{req.full_url} leads on to {newurl!r}, expected an https address; not followed")
+        if urlsplit(req.full_url).scheme == "https" and urlsplit(newurl).scheme != "https":
+            raise DownloadError(f"{req.full_url} leads on to {newurl!r}, which is not encrypted; not followed")
         return super().redirect_request(req, fp, code, msg, headers, newurl)
 
 
@@ -507,7 +513,14 @@ def transfer_progress(hidden: bool) -> Iterator[Report]:
         yield _quiet if hidden else _progress_lines()
         return
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
 
     columns = (
         TextColumn("{task.description}", markup=False),

@@ -1,4 +1,4 @@
-"""Files that are either whole or not there."""
+"""Files that are either whole or not there, and the ends of the names of images."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from pathlib import Path
 from typing import IO
 
 from detrkit.errors import UsageError
+
+_IMAGE_KINDS = "jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm mpo jp2 avif"
+IMAGE_SUFFIXES = tuple(f".{kind}" for kind in _IMAGE_KINDS.split())
+"""Ends of the names of image files, in small letters."""
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 

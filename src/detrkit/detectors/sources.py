@@ -14,9 +14,9 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from detrkit.errors import DataError, ImageError, UsageError
+from detrkit.files import IMAGE_SUFFIXES
 from detrkit.ops.images import decode_image
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".gif", ".tif", ".tiff")
 WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
 
 ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image | Tensor

@@ -14,9 +14,9 @@ from torch import nn
 from detrkit.checkpoint import CheckpointStore, is_checkpoint, read_model
 from detrkit.classes import ClassMap
 from detrkit.config import AidsConfig, Config, ModelConfig
+from detrkit.download import download_hub_model, download_weights, is_url
 from detrkit.errors import DataError, UsageError, WeightsError
 from detrkit.families import PRESETS, get_preset
-from detrkit.families.download import download_hub_model, download_weights, is_url
 from detrkit.families.parts import check_parts, freeze_parts, is_inside, part_names
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import find_places, get_family

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
-import sys
-import time
-from collections.abc import Callable, Iterator
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,9 +13,6 @@ from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from detrkit.curation.fetch import DatasetEntry, FetchResult
-
-_LINE_EVERY_S = 10.0
-"""Where there is no terminal, a line says this often how far a long fetch is."""
 
 
 def fetch(
@@ -36,9 +29,6 @@ def fetch(
         list[str] | None,
         typer.Option("--part", metavar="PART", help="Only this part, such as val; may repeat."),
     ] = None,
-    connections: Annotated[
-        int, typer.Option(min=1, max=16, metavar="N", help="Connections to the server at once.")
-    ] = 4,
     keep_archives: Annotated[
         bool, typer.Option("--keep-archives", help="Keep the downloaded files in DIR/archives.")
     ] = False,
@@ -47,46 +37,48 @@ def fetch(
         bool, typer.Option("--list", help="Show what can be fetched: images, licence, size, address.")
     ] = False,
     as_json: JsonOption = False,
+    connections: Annotated[int, typer.Option(hidden=True, help="Ignored: files come over one connection.")] = 1,
 ) -> None:
     """Fetch public data sets, checked and laid out to be read. Stopped or killed, the same command goes on."""
     with errors():
-        from detrkit.curation.fetch import CATALOGUE, fetch_dataset
+        from detrkit.curation.fetch import CATALOGUE, fetch_dataset, find_entry
+        from detrkit.download import transfer_progress
 
-        unknown = [name for name in names or [] if name not in CATALOGUE]
-        if unknown:
-            raise UsageError(f"there is no data set {unknown[0]!r} to fetch; known are {', '.join(CATALOGUE)}")
+        entries = [find_entry(name) for name in dict.fromkeys(names or [])]
         if listing:
-            _list([CATALOGUE[name] for name in names or CATALOGUE], as_json)
+            _list(entries or list(CATALOGUE.values()), as_json)
             return
-        if not names:
+        if not entries:
             raise UsageError("name a data set, such as bccd; see all with: detrkit data fetch --list")
         results = []
-        for name in dict.fromkeys(names):
-            folder = Path(name) if out is None else out if len(set(names)) == 1 else out / name
-            with _progress(hidden=as_json) as report:
+        for entry in entries:
+            folder = Path(entry.name) if out is None else out if len(entries) == 1 else out / entry.name
+            with transfer_progress(hidden=as_json) as report:
                 try:
                     result = fetch_dataset(
-                        name,
+                        entry.name,
                         folder,
-                        parts=parts or None,
-                        connections=connections,
+                        parts=parts,
                         keep_archives=keep_archives,
                         force=force,
-                        say=_to_stderr if as_json else say,
+                        say=functools.partial(typer.echo, err=True) if as_json else say,
                         report=report,
                     )
                 except KeyboardInterrupt:
-                    _to_stderr(f"stopped; what was fetched is kept in {folder}; the same command goes on with it")
+                    stopped = f"stopped; what was fetched is kept in {folder}; the same command goes on with it"
+                    typer.echo(stopped, err=True)
                     raise
             results.append(result)
             if not as_json:
                 _say_result(result)
         if as_json:
-            typer.echo(json.dumps([_result_row(result) for result in results], indent=1))
+            _print_json([_result_row(result) for result in results])
 
 
-def _to_stderr(message: str) -> None:
-    typer.echo(message, err=True)
+def _print_json(rows: list[dict[str, Any]]) -> None:
+    import msgspec
+
+    typer.echo(msgspec.json.format(msgspec.json.encode(rows), indent=1).decode())
 
 
 def _say_result(result: FetchResult) -> None:
@@ -103,7 +95,7 @@ def _result_row(result: FetchResult) -> dict[str, Any]:
             "files": part.files,
             "bytes": part.bytes,
             "fetched": name in result.fetched,
-            "archives": [vars(archive) for archive in part.archives],
+            "archives": part.archives,
         }
         for name, part in result.present.items()
     }
@@ -112,7 +104,7 @@ def _result_row(result: FetchResult) -> dict[str, Any]:
 
 def _list(entries: list[DatasetEntry], as_json: bool) -> None:
     if as_json:
-        typer.echo(json.dumps([_entry_row(entry) for entry in entries], indent=1))
+        _print_json([_entry_row(entry) for entry in entries])
         return
     for entry in entries:
         typer.echo(f"{entry.name}: {entry.title}")
@@ -121,9 +113,9 @@ def _list(entries: list[DatasetEntry], as_json: bool) -> None:
         if entry.licence.note:
             typer.echo(f"           {entry.licence.note}")
         typer.echo(f"  layout   {entry.layout}")
-        for part in entry.parts:
-            optional = "" if part.name in entry.defaults else "; only with --part"
-            typer.echo(f"  part     {part.name}: {part.summary}, {_size(part.size)}{optional}")
+        for name, part in entry.parts.items():
+            optional = "; only with --part" if part.on_request else ""
+            typer.echo(f"  part     {name}: {part.summary}, {_size(part.size)}{optional}")
             for archive in part.archives:
                 typer.echo(f"           {archive.url} ({archive.check})")
         typer.echo("")
@@ -131,103 +123,27 @@ def _list(entries: list[DatasetEntry], as_json: bool) -> None:
 
 
 def _entry_row(entry: DatasetEntry) -> dict[str, Any]:
-    return {
-        "name": entry.name,
-        "title": entry.title,
-        "images": entry.images,
-        "classes": entry.classes,
-        "licence": vars(entry.licence),
-        "source": entry.source,
-        "layout": entry.layout,
-        "parts": [
+    words = ("name", "title", "images", "classes", "licence", "source", "layout")
+    parts = []
+    for name, part in entry.parts.items():
+        archives = [
             {
-                "name": part.name,
-                "summary": part.summary,
-                "default": part.name in entry.defaults,
-                "bytes": part.size,
-                "archives": [
-                    {
-                        "url": archive.url,
-                        "file": archive.file_name,
-                        "bytes": archive.size,
-                        "sha256": archive.sha256,
-                        "md5": archive.md5,
-                        "commit": archive.commit,
-                        "check": archive.check,
-                    }
-                    for archive in part.archives
-                ],
+                "url": archive.url,
+                "file": archive.file_name,
+                "bytes": archive.size,
+                "sha256": archive.sha256 or None,
+                "md5": archive.md5 or None,
+                "commit": archive.commit or None,
+                "check": archive.check,
             }
-            for part in entry.parts
-        ],
-    }
+            for archive in part.archives
+        ]
+        row = {"name": name, "summary": part.summary, "default": not part.on_request, "bytes": part.size}
+        parts.append({**row, "archives": archives})
+    return {**{word: getattr(entry, word) for word in words}, "parts": parts}
 
 
 def _size(count: int | None) -> str:
-    from detrkit.curation.fetch.entry import size_text
+    from detrkit.download import size_text
 
     return "size not announced" if count is None else size_text(count)
-
-
-@contextlib.contextmanager
-def _progress(hidden: bool) -> Iterator[Callable[[str, int, int | None], None]]:
-    """Progress with speed and time left on standard error: a bar on a terminal, a line now and then elsewhere."""
-    if hidden or not sys.stderr.isatty():
-        yield _quiet if hidden else _lines()
-        return
-    from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TaskID,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
-
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        tasks: dict[str, TaskID] = {}
-
-        def report(title: str, done: int, total: int | None) -> None:
-            if title not in tasks:
-                for task in tasks.values():
-                    bar.remove_task(task)
-                tasks.clear()
-                # What an earlier run fetched counts as done, not as speed.
-                tasks[title] = bar.add_task(title, total=total, completed=done)
-            bar.update(tasks[title], completed=done, total=total)
-
-        yield report
-
-
-def _quiet(_title: str, _done: int, _total: int | None) -> None:
-    pass
-
-
-def _lines(clock: Callable[[], float] = time.monotonic) -> Callable[[str, int, int | None], None]:
-    """Reports as lines, for a log: what, how much of it, how fast, and how long still."""
-    began: dict[str, tuple[float, int]] = {}
-    said_at = clock()
-
-    def report(title: str, done: int, total: int | None) -> None:
-        nonlocal said_at
-        now = clock()
-        start, before = began.setdefault(title, (now, done))
-        if now - said_at < _LINE_EVERY_S or now <= start:
-            return
-        said_at = now
-        speed = (done - before) / (now - start)
-        left = ""
-        if total and speed > 0:
-            left = f" of {_size(total)}, {max(0, total - done) / speed:,.0f} s left"
-        _to_stderr(f"{title}: {_size(done)}{left}, {_size(round(speed))}/s")
-
-    return report

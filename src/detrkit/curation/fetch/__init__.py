@@ -1,7 +1,7 @@
 """Fetching public data sets: gone on with after a kill, checked, unpacked safely, laid out to be read."""
 
 from detrkit.curation.fetch.catalogue import CATALOGUE, Archive, DatasetEntry, Licence, Part
-from detrkit.curation.fetch.fetch import FetchResult, fetch, fetch_dataset, find_entry
+from detrkit.curation.fetch.dataset import FetchResult, fetch, fetch_dataset, find_entry
 
 __all__ = [
     "CATALOGUE",

@@ -57,8 +57,7 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
         summary: content in words
         archives: its files
         on_request: fetched only if named
-        voc_folders: folders of the images and of their XML files, to be laid out as Pascal VOC with lists of splits;
-            empty if it is laid out so already
+        voc_folders: folders of the images and of their XML files, where these are to be laid out as Pascal VOC
     """
 
     summary: str

@@ -79,11 +79,14 @@ def _zip_members(zipped: zipfile.ZipFile) -> Iterator[_Member]:
         # Zip files made on Windows have no mode: 0 in the place of the kind of file.
         is_plain = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG, stat.S_IFDIR)
         if not info.is_dir():
-            yield _Member(info.filename, info.file_size, functools.partial(zipped.open, info) if is_plain else None)
+            yield _Member(
+                info.filename, info.file_size, functools.partial(zipped.open, info) if is_plain else None
+            )
 
 
 def _tar_members(tarred: tarfile.TarFile, folder: Path) -> Iterator[_Member]:
     for info in tarred:
+
         def opened(info: tarfile.TarInfo = info) -> IO[bytes]:
             # The standard library's opinion too: it raises on what it would not unpack.
             file = tarred.extractfile(tarfile.data_filter(info, str(folder)))

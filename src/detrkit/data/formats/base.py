@@ -20,8 +20,6 @@ SPLIT_ALIASES = {  # CVAT calls its only split default
 COMBINED_SPLITS = {"trainval": ("train", "val"), "all": ("train",)}
 """Splits that repeat the images of others; they can be asked for by name, but are no further splits."""
 IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img", "data")
-_IMAGE_KINDS = "jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm mpo jp2 avif"
-IMAGE_SUFFIXES = frozenset(f".{kind}" for kind in _IMAGE_KINDS.split())
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,7 +111,7 @@ def walk_files(folder: Path, *suffixes: str) -> Iterator[str]:
         yield from (prefix + name for name in sorted(files) if is_kind(name, suffixes))
 
 
-def is_kind(name: str, suffixes: tuple[str, ...] | frozenset[str]) -> bool:
+def is_kind(name: str, suffixes: tuple[str, ...]) -> bool:
     """Whether a file name ends in one of the suffixes and is not a hidden file, such as macOS's ``._1.jpg``."""
     return not name.startswith(".") and name[name.rfind(".") :].lower() in suffixes if "." in name else False
 

@@ -18,9 +18,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detrkit.data.formats.base import IMAGE_SUFFIXES, is_kind
+from detrkit.data.formats.base import is_kind
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.errors import DataError, UsageError
+from detrkit.files import IMAGE_SUFFIXES
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detrkit.data.formats.base import (
-    IMAGE_SUFFIXES,
     Claim,
     Claims,
     SplitFiles,
@@ -18,6 +17,7 @@ from detrkit.data.formats.base import (
     subfolders,
 )
 from detrkit.errors import UsageError
+from detrkit.files import IMAGE_SUFFIXES
 
 ANNOTATION_FOLDERS = ("Annotations", "Annotation", "annots", "xml", "xmls", "labels")
 VOC_IMAGE_FOLDERS = ("JPEGImages", "images", "image", "imgs", "img", "PNGImages", "pics", "data")

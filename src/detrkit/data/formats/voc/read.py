@@ -26,10 +26,11 @@ import numpy as np
 
 from detrkit.classes import SizeHW
 from detrkit.data.faults import Defect, ReportBuilder
-from detrkit.data.formats.base import IMAGE_SUFFIXES, SplitFiles, walk_files
+from detrkit.data.formats.base import SplitFiles, walk_files
 from detrkit.data.formats.voc.find import stem_of_line
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError
+from detrkit.files import IMAGE_SUFFIXES
 
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 

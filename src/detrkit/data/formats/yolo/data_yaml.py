@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
-from detrkit.data.formats.base import IMAGE_SUFFIXES, SPLIT_ALIASES, canonical_split, is_kind, relative, walk_files
+from detrkit.data.formats.base import SPLIT_ALIASES, canonical_split, is_kind, relative, walk_files
 from detrkit.errors import AnnotationError, DataError
+from detrkit.files import IMAGE_SUFFIXES
 
 _FIRST = ("data.yaml", "data.yml", "dataset.yaml", "dataset.yml")
 _SPLIT_KEYS = frozenset(itertools.chain.from_iterable(SPLIT_ALIASES.values()))

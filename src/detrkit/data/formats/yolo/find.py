@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detrkit.data.formats.base import (
-    IMAGE_SUFFIXES,
     SPLIT_ALIASES,
     Claim,
     Claims,
@@ -22,6 +21,7 @@ from detrkit.data.formats.base import (
 )
 from detrkit.data.formats.yolo.data_yaml import DataYaml, find_data_yaml, locate_split, read_data_yaml
 from detrkit.errors import DataError, UsageError
+from detrkit.files import IMAGE_SUFFIXES
 
 NAMES_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "classes.names", "names.txt")
 NOT_LABELS = frozenset((*NAMES_FILES, "readme.txt", "licence.txt", "license.txt"))

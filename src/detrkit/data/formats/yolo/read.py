@@ -25,11 +25,12 @@ import numpy as np
 
 from detrkit.classes import SizeHW
 from detrkit.data.faults import Defect, ReportBuilder
-from detrkit.data.formats.base import IMAGE_SUFFIXES, SplitFiles, relative, walk_files
+from detrkit.data.formats.base import SplitFiles, relative, walk_files
 from detrkit.data.formats.yolo.data_yaml import DataYaml, locate, read_data_yaml
 from detrkit.data.formats.yolo.find import NOT_LABELS
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError, ImageError
+from detrkit.files import IMAGE_SUFFIXES
 from detrkit.ops.images import read_image_size
 
 BOX_NUMBERS = 4

@@ -219,7 +219,8 @@ def _missing(
     found = {inside: len(_files_in(folder / inside)) for inside in expected}
     missing = []
     for name in wanted:
-        lost = [inside for inside in present[name].folders if found[inside] < expected[inside]] if name in present else []
+        folders = present[name].folders if name in present else {}
+        lost = [inside for inside in folders if found[inside] < expected[inside]]
         if lost:
             counts = "; ".join(f"{inside} has {found[inside]:,} of {expected[inside]:,} files" for inside in lost)
             say(f"{entry.name}: {name} is no longer complete ({counts}); fetching it again")
@@ -317,13 +318,13 @@ def _unpack_into(archive: Archive, path: Path, tree: Path, report: Report) -> No
     try:
         unpack(path, aside, report)
         # Archives wrap a data set in up to three folders.
-        found = next((found for depth in range(4) for found in sorted(aside.glob("*/" * depth + archive.root))), None)
-        if found is None:
+        found = [path for depth in range(4) for path in sorted(aside.glob("*/" * depth + archive.root))]
+        if not found:
             raise DataError(
                 f"{archive.file_name} does not hold {archive.root}, as it should: the file at {archive.url} is "
                 "another one"
             )
-        top = found.parents[len(Path(archive.root).parts) - 1]
+        top = found[0].parents[len(Path(archive.root).parts) - 1]
         for name in archive.nested:
             inner = top / name
             if not inner.is_file():
@@ -341,22 +342,24 @@ def _unpack_into(archive: Archive, path: Path, tree: Path, report: Report) -> No
 def _lay_out_voc(tree: Path, images: str, xmls: str) -> None:
     """Move images that have an XML file, and those files, into Pascal VOC folders; list every fifth as val."""
     names = sorted(path.stem for path in (tree / xmls).glob("*.xml"))
+    known = set(names)
     if not names or not (tree / images).is_dir():
-        raise DataError(f"the archive has no images in {images} or no XML files in {xmls}: the data set has changed")
-    moves = [path for path in (tree / images).iterdir() if path.suffix.lower() in IMAGE_SUFFIXES]
-    moves = [path for path in moves if path.stem in set(names)] + list((tree / xmls).glob("*.xml"))
-    wanted = {"JPEGImages": tree / "JPEGImages", "Annotations": tree / "Annotations.new"}
-    for folder in wanted.values():
-        folder.mkdir()
-    for path in moves:
-        path.rename(wanted["Annotations" if path.suffix == ".xml" else "JPEGImages"] / path.name)
-    for name in {Path(images).parts[0], Path(xmls).parts[0]}:
-        shutil.rmtree(tree / name)
-    wanted["Annotations"].rename(tree / "Annotations")
+        raise DataError(f"the archive has no images in {images} or no XML files in {xmls}: it is another data set")
+    # What is called as a folder of the result but for its capitals would be in its way on some disks.
+    new = tree / "new"
+    for folder, found, suffixes in (("JPEGImages", images, IMAGE_SUFFIXES), ("Annotations", xmls, (".xml",))):
+        (new / folder).mkdir(parents=True)
+        for path in list((tree / found).iterdir()):
+            if path.stem in known and path.suffix.lower() in suffixes:
+                path.rename(new / folder / path.name)
+    for top in {Path(images).parts[0], Path(xmls).parts[0]}:
+        shutil.rmtree(tree / top)
+    _merge(new, tree)
+    new.rmdir()
     lists = tree / "ImageSets" / "Main"
     lists.mkdir(parents=True)
-    val = names[::_EVERY_FIFTH]
-    for split, chosen in (("train", [name for name in names if name not in set(val)]), ("val", val)):
+    train = [name for number, name in enumerate(names) if number % _EVERY_FIFTH]
+    for split, chosen in (("train", train), ("val", names[::_EVERY_FIFTH])):
         (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in chosen), encoding="utf-8")
 
 

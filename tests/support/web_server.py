@@ -19,7 +19,8 @@ class Hosted:
     """A file on the server and how it is served.
 
     ``cuts``: the next answers stop after so many bytes of their body. ``statuses``: the next requests get these
-    instead of the file. ``silent_after``: an answer says nothing more after so many bytes, once for each.
+    instead of the file. ``silences``: the next answers say nothing
+    more after so many bytes.
     """
 
     content: bytes
@@ -95,6 +96,11 @@ def running_server() -> Iterator[Server]:
             condition = self.headers.get("If-Range")
             same = condition is None or condition in (hosted.etag, hosted.modified)
             partial = hosted.ranges and match is not None and same
+            if partial and match is not None and int(match[1]) >= len(content):
+                self.send_response(416)
+                self.send_header("Content-Range", f"bytes */{len(content)}")
+                self.end_headers()
+                return
             if partial and match is not None:
                 start = int(match[1])
                 end = min(end, int(match[2]) + 1) if match[2] else end
@@ -107,10 +113,9 @@ def running_server() -> Iterator[Server]:
                 if value:
                     self.send_header(name, value)
             self.end_headers()
-            is_probe = partial and end - start == 1
             with lock:
-                cut = hosted.cuts.pop(0) if hosted.cuts and not is_probe else None
-                silence = hosted.silences.pop(0) if hosted.silences and not is_probe else None
+                cut = hosted.cuts.pop(0) if hosted.cuts else None
+                silence = hosted.silences.pop(0) if hosted.silences else None
             self._write(hosted, content[start:end], cut, silence)
 
         def _write(self, hosted: Hosted, body: bytes, cut: int | None, silence: int | None) -> None:
