@@ -7,7 +7,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from detrkit.errors import DataError
+import numpy as np
+
+from detrkit.errors import DataError, listed
 
 SizeHW = tuple[int, int]
 """Height and width in pixels."""
@@ -92,3 +94,32 @@ class ClassMap:
     def class_id_by_name(self) -> dict[str, int]:
         """Map from class name to contiguous class id (the first, where a name repeats)."""
         return {name: class_id for class_id, name in reversed(list(enumerate(self.names)))}
+
+    def select(self, class_ids: Sequence[int]) -> ClassMap:
+        """Return the map of some classes, renumbered in the order given."""
+        return ClassMap(tuple(self.names[i] for i in class_ids), tuple(self.category_ids[i] for i in class_ids))
+
+
+def match_classes(model_classes: ClassMap, data_classes: ClassMap) -> np.ndarray:
+    """Return the data set's class id for each class id of a model, int64 ``[model classes]``; -1 where none.
+
+    Names decide; where one repeats, the category id does.
+
+    Raises:
+        DataError: Not one class is shared, which means the wrong data set or names in another language.
+    """
+    by_name = data_classes.class_id_by_name()
+    repeated = {
+        name for names in (model_classes.names, data_classes.names) for name in names if names.count(name) > 1
+    }
+    by_pair = {pair: i for i, pair in enumerate(zip(data_classes.names, data_classes.category_ids, strict=True))}
+    matched = [
+        by_pair.get((name, category_id), -1) if name in repeated else by_name.get(name, -1)
+        for name, category_id in zip(model_classes.names, model_classes.category_ids, strict=True)
+    ]
+    if matched and data_classes.names and max(matched) < 0:
+        raise DataError(
+            f"no class of the model is in the data set: the model knows {listed(model_classes.names)}, "
+            f"the annotations {listed(data_classes.names)}; evaluate on data with the same class names"
+        )
+    return np.array(matched, dtype=np.int64)

@@ -8,10 +8,9 @@ from typing import Literal
 
 import numpy as np
 
-from detrkit.classes import ClassMap
+from detrkit.classes import match_classes
 from detrkit.detectors.stages import Subject
-from detrkit.errors import DataError
-from detrkit.evaluation.coco import match_classes
+from detrkit.errors import DataError, listed
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.visual.text import shortened
 
@@ -82,31 +81,8 @@ def choose_classes(subjects: Sequence[Subject], truth: CocoTruth, which: Which) 
         )
     left_out = tuple(names[i] for i in np.setdiff1d(np.arange(count), kept))
     unknown = tuple(tuple(names[i] for i in kept if not row[i]) for row in known)
-    return ComparedClasses(restricted_truth(truth, kept), left_out, unknown)
-
-
-def restricted_truth(truth: CocoTruth, class_ids: np.ndarray) -> CocoTruth:
-    """The same images with the annotations of some classes alone; class ids int64, ascending."""
-    if len(class_ids) == len(truth.class_map):
-        return truth
-    new_ids = np.full(len(truth.class_map), -1, dtype=np.int64)
-    new_ids[class_ids] = np.arange(len(class_ids))
-    rows = np.flatnonzero(new_ids[truth.class_ids] >= 0)
-    classes = truth.class_map
-    return dataclasses.replace(
-        truth,
-        image_rows=truth.image_rows[rows],
-        class_ids=new_ids[truth.class_ids[rows]],
-        boxes_xywh=truth.boxes_xywh[rows],
-        area=truth.area[rows],
-        iscrowd=truth.iscrowd[rows],
-        class_map=ClassMap(
-            tuple(classes.names[i] for i in class_ids), tuple(classes.category_ids[i] for i in class_ids)
-        ),
-    )
+    return ComparedClasses(truth.only(kept.tolist()), left_out, unknown)
 
 
 def _some(names: Sequence[str]) -> str:
-    return ", ".join(shortened(name) for name in names[:5]) + (
-        f" and {len(names) - 5} more" if len(names) > 5 else ""
-    )
+    return listed([shortened(name) for name in names], 5)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from detrkit.classes import ClassMap
+from detrkit.classes import ClassMap, match_classes
 from detrkit.config import Config
 from detrkit.data.coco import CocoDataset, Sample, Transform
 from detrkit.data.loader import EpochBatchSampler, EvaluationBatchSampler, build_loader
@@ -20,7 +20,7 @@ from detrkit.data.transforms import eval_transform
 from detrkit.detectors.batches import detect_batches
 from detrkit.detectors.interop import to_supervision
 from detrkit.distributed import Peers
-from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics, match_classes
+from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics
 from detrkit.evaluation.gather import collect_together
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 from detrkit.families.registry import get_family

@@ -15,8 +15,8 @@ import hotcoco
 import msgspec
 import numpy as np
 
-from detrkit.classes import ClassMap
-from detrkit.errors import DataError, UsageError, listed
+from detrkit.classes import ClassMap, match_classes
+from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.matching import Found, Matches, match_detections
 from detrkit.evaluation.truth import CocoTruth, read_ground_truth
 from detrkit.files import atomic_file
@@ -83,11 +83,12 @@ class CocoMetrics:
 
         What is undefined becomes None (``null``), so that no program averages a -1.
         """
-        per_class = [dataclasses.asdict(entry) for entry in self.per_class]
-        for entry in per_class:
-            entry.update(AP=_defined(entry["AP"]), AP50=_defined(entry["AP50"]))
+        per_class = [
+            {**dataclasses.asdict(entry), "AP": known(entry.AP), "AP50": known(entry.AP50)}
+            for entry in self.per_class
+        ]
         return {
-            **{name: _defined(value) for name, value in self.values.items()},
+            **{name: known(value) for name, value in self.values.items()},
             "images": self.images,
             "objects": self.objects,
             "detections": self.detections,
@@ -129,6 +130,7 @@ class CocoEvaluator:
         self._row_by_image_id = self.truth.row_by_image_id()
         self._hotcoco_truth: hotcoco.COCO | None = None
         self._added: dict[int, ImageResults] = {}
+        self._results: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self._added)
@@ -147,6 +149,7 @@ class CocoEvaluator:
         if row in self._added:
             raise DataError(f"detections of image id {image_id} were added twice; start a new evaluator to repeat")
         self._added[row] = _as_results(detections)
+        self._results = None
 
     def packed(self) -> dict[str, np.ndarray]:
         """All detections as a few arrays, to be sent to another process and given to :meth:`add_packed`."""
@@ -199,7 +202,7 @@ class CocoEvaluator:
             per_class=_per_class(precision, self.truth.class_map, objects),
             images=len(rows),
             objects=int(objects.sum()),
-            detections=self._count(rows),
+            detections=len(self.results(rows)),
             max_detections=self.max_detections,
             unmatched_classes=tuple(name for i, name in enumerate(self.class_map.names) if i not in matched),
             precision=np.ascontiguousarray(precision[:, :, :, 0, -1]),
@@ -221,7 +224,7 @@ class CocoEvaluator:
             raise DataError("there are no images to evaluate; add detections or check the annotation file")
         if self._hotcoco_truth is None:
             self._hotcoco_truth = self.truth.to_hotcoco()
-        results = self._hotcoco_truth.load_res(self._result_array(rows))
+        results = self._hotcoco_truth.load_res(self.results(rows))
         evaluation = hotcoco.COCOeval(self._hotcoco_truth, results, "bbox")
         evaluation.params.img_ids = (rows + 1).tolist()
         evaluation.params.max_dets = sorted(
@@ -238,7 +241,7 @@ class CocoEvaluator:
             image_ids: As for :meth:`finish`.
         """
         rows = self._rows(image_ids)
-        results = self._result_array(rows)
+        results = self.results(rows)
         found = Found(
             image_rows=results[:, 0].astype(np.int64) - 1,
             class_ids=results[:, 6].astype(np.int64) - 1,
@@ -255,12 +258,11 @@ class CocoEvaluator:
         """
         category_ids = self.truth.class_map.category_ids
         encode = msgspec.json.Encoder().encode  # ten times as fast as json, with the same digits
-        written = 0
+        results = self.results()
         with atomic_file(Path(path)) as file:
             file.write("[")
-            for row in sorted(self._added):
-                image_id = int(self.truth.image_ids[row])
-                results = self._result_array(np.array([row])).tolist()
+            for image in np.split(results, np.flatnonzero(np.diff(results[:, 0])) + 1) if len(results) else ():
+                image_id = int(self.truth.image_ids[int(image[0, 0]) - 1])
                 entries = [
                     {
                         "image_id": image_id,
@@ -268,19 +270,36 @@ class CocoEvaluator:
                         "bbox": box,
                         "score": score,
                     }
-                    for _, *box, score, category in results
+                    for _, *box, score, category in image.tolist()
                 ]
-                if entries:
-                    file.write(",\n" if written else "\n")
-                    file.write(b",\n".join(map(encode, entries)).decode())
-                    written += len(entries)
+                file.write("\n" if image[0, 0] == results[0, 0] else ",\n")
+                file.write(b",\n".join(map(encode, entries)).decode())
             file.write("\n]\n")
-        return written
+        return len(results)
 
-    def _count(self, rows: np.ndarray) -> int:
-        """Detections of these images that are measured."""
-        added = (self._added[row].class_ids for row in rows.tolist() if row in self._added)
-        return sum(int((self._data_class_ids[class_ids] >= 0).sum()) for class_ids in added)
+    def results(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the detections of the data set's classes in hotcoco's form, float64 ``[D, 7]``, ordered by image.
+
+        Columns are row of the image + 1, x, y, width, height, score, class id of the data set + 1.
+
+        Args:
+            rows: Images, rows of the truth; all that were added if not given.
+        """
+        if self._results is None:
+            present = sorted(self._added)
+            boxes, scores, class_ids = self._columns(present)
+            images = np.repeat(
+                np.array(present, dtype=np.int64), [len(self._added[row].scores) for row in present]
+            )
+            data_class = self._data_class_ids[class_ids]
+            columns = np.column_stack([images + 1, boxes.astype(np.float64), scores, data_class + 1])
+            self._results = columns[data_class >= 0]
+        if rows is None or len(rows) == len(self.truth.image_ids):
+            return self._results
+        wanted = np.zeros(len(self.truth.image_ids) + 1, dtype=bool)
+        wanted[rows + 1] = True
+        chosen: np.ndarray = self._results[wanted[self._results[:, 0].astype(np.int64)]]
+        return chosen
 
     def _rows(self, image_ids: Sequence[int] | Literal["all", "added"]) -> np.ndarray:
         if isinstance(image_ids, str):
@@ -302,20 +321,6 @@ class CocoEvaluator:
             np.concatenate([np.zeros(0, np.int32), *(part.class_ids for part in parts)]),
         )
 
-    def _result_array(self, rows: np.ndarray) -> np.ndarray:
-        """Columns image, x, y, width, height, score, category as ``COCO.load_res`` takes them: ``[D, 7]``."""
-        present = [row for row in rows.tolist() if row in self._added]
-        boxes, scores, class_ids = self._columns(present)
-        image = np.repeat(np.array(present, dtype=np.int64), [len(self._added[row].scores) for row in present])
-        data_class = self._data_class_ids[class_ids]
-        results: np.ndarray = np.empty((len(scores), 7), dtype=np.float64)
-        results[:, 0] = image + 1
-        results[:, 1:5] = boxes
-        results[:, 5] = scores
-        results[:, 6] = data_class + 1
-        measured: np.ndarray = results[data_class >= 0]
-        return measured
-
 
 def _as_results(detections: ImageDetections | ImageResults) -> ImageResults:
     """A compact copy; sides are float32 arithmetic where corners are float32, as in the published DETR code."""
@@ -326,29 +331,6 @@ def _as_results(detections: ImageDetections | ImageResults) -> ImageResults:
     boxes = np.array(detections.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
     boxes[:, 2:] -= boxes[:, :2]
     return ImageResults(boxes, np.array(detections.scores, dtype=np.float32).reshape(-1), class_ids)
-
-
-def match_classes(model_classes: ClassMap, data_classes: ClassMap) -> np.ndarray:
-    """The data set's class id for each class id of the model, int64 ``[model classes]``; -1 where none.
-
-    Raises:
-        DataError: Not one class is shared, which means the wrong data set or names in another language.
-    """
-    by_name = data_classes.class_id_by_name()
-    repeated = {
-        name for names in (model_classes.names, data_classes.names) for name in names if names.count(name) > 1
-    }
-    by_pair = {pair: i for i, pair in enumerate(zip(data_classes.names, data_classes.category_ids, strict=True))}
-    matched = [
-        by_pair.get((name, category_id), -1) if name in repeated else by_name.get(name, -1)
-        for name, category_id in zip(model_classes.names, model_classes.category_ids, strict=True)
-    ]
-    if matched and data_classes.names and max(matched) < 0:
-        raise DataError(
-            f"no class of the model is in the data set: the model knows {listed(model_classes.names)}, "
-            f"the annotations {listed(data_classes.names)}; evaluate on data with the same class names"
-        )
-    return np.array(matched, dtype=np.int64)
 
 
 def _summary(precision: np.ndarray, recall: np.ndarray, limits: Sequence[int]) -> dict[str, float]:
@@ -393,5 +375,6 @@ def _mean(values: np.ndarray) -> float:
     return float(np.mean(defined)) if len(defined) else UNDEFINED
 
 
-def _defined(value: float) -> float | None:
+def known(value: float) -> float | None:
+    """Return a value, None where it is undefined."""
     return None if value == UNDEFINED else value

@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 import numpy as np
 
-from detrkit.classes import ClassMap
+from detrkit.classes import ClassMap, match_classes
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.calibration import calibrate, fit_temperature
-from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator, match_classes
+from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.score_curves import Cuts, class_cuts, iou_row, together_cuts
 from detrkit.threshold_file import ClassThreshold, ScoreScale, Thresholds

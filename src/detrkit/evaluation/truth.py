@@ -81,6 +81,17 @@ class CocoTruth:
         """Map from the data set's image id to the row in ``image_ids``."""
         return {image_id: row for row, image_id in enumerate(self.image_ids.tolist())}
 
+    def only(self, class_ids: Sequence[int]) -> CocoTruth:
+        """Return the same images with the annotations of some classes alone, given in ascending order."""
+        if len(class_ids) == len(self.class_map):
+            return self
+        new_ids = np.full(len(self.class_map), -1, dtype=np.int64)
+        new_ids[class_ids] = np.arange(len(class_ids))
+        kept = new_ids[self.class_ids] >= 0
+        columns = {name: getattr(self, name)[kept] for name in ("image_rows", "boxes_xywh", "area", "iscrowd")}
+        classes, map_ = new_ids[self.class_ids[kept]], self.class_map.select(class_ids)
+        return dataclasses.replace(self, class_ids=classes, class_map=map_, **columns)
+
     def to_hotcoco(self) -> hotcoco.COCO:
         """The same as hotcoco's object, with row + 1 as image id and class id + 1 as category id.
 
@@ -201,8 +212,7 @@ def _by_category_id(class_map: ClassMap) -> tuple[ClassMap, np.ndarray]:
     order = np.argsort(np.array(class_map.category_ids, dtype=np.int64), kind="stable")
     new_ids = np.empty_like(order)
     new_ids[order] = np.arange(len(order))
-    names = tuple(class_map.names[old] for old in order)
-    return ClassMap(names, tuple(class_map.category_ids[old] for old in order)), new_ids
+    return class_map.select(order.tolist()), new_ids
 
 
 def _read_json(path: Path) -> Mapping[str, Any]:

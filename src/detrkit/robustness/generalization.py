@@ -8,12 +8,11 @@ from typing import Any
 
 import numpy as np
 
-from detrkit.classes import ClassMap
 from detrkit.data.split import Split
 from detrkit.detectors.stages import Subject, collect
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics
-from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
+from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.robustness.classes import ClassMatch, ClassNames, TranslatedSubject, match_names
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl")
@@ -161,25 +160,11 @@ def _evaluate(
     everything = collected.finish()
     if len(match.matched()) == len(match.classes):
         return everything, everything
-    some = {match.classes.category_ids[class_id] for class_id in match.matched()}
-    part = CocoEvaluator(_only(truth, some), match.classes, subject.max_detections)
+    known = np.array(match.classes.category_ids)[match.matched()]
+    kept = np.flatnonzero(np.isin(truth.class_map.category_ids, known))  # the truth is ordered by category id
+    part = CocoEvaluator(truth.only(kept.tolist()), match.classes, subject.max_detections)
     part.add_packed(collected.packed())
     return everything, part.finish()
-
-
-def _only(truth: CocoTruth, category_ids: set[int]) -> CocoTruth:
-    """The annotations of some classes, on all images."""
-    kept = np.array([category_id in category_ids for category_id in truth.class_map.category_ids], dtype=bool)
-    new_ids = np.cumsum(kept) - 1
-    rows = kept[truth.class_ids]
-    classes = ClassMap(
-        names=tuple(np.array(truth.class_map.names, dtype=object)[kept]),
-        category_ids=tuple(
-            category_id for category_id in truth.class_map.category_ids if category_id in category_ids
-        ),
-    )
-    columns = {name: getattr(truth, name)[rows] for name in ("image_rows", "boxes_xywh", "area", "iscrowd")}
-    return dataclasses.replace(truth, class_ids=new_ids[truth.class_ids[rows]], class_map=classes, **columns)
 
 
 def _offset(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from detrkit.classes import ClassMap
-from detrkit.comparison.classes import choose_classes, restricted_truth
+from detrkit.comparison.classes import choose_classes
 from detrkit.errors import DataError
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 from tests.unit.comparison.contenders import IMAGES, write_data
@@ -69,12 +69,3 @@ def test_detectors_without_a_common_class_are_an_error_that_says_what_each_knows
 def test_a_detector_without_any_class_of_the_data_is_named(truth: CocoTruth):
     with pytest.raises(DataError, match=r"^b: no class of the model is in the data set"):
         choose_classes(subjects(Named("a", "dog"), Named("b", "fish")), truth, "all")
-
-
-def test_a_restricted_truth_keeps_all_images_and_the_annotations_of_its_classes(truth: CocoTruth):
-    fewer = restricted_truth(truth, np.array([0, 2]))
-    assert len(fewer.image_ids) == IMAGES
-    assert fewer.class_map.names == ("cat", "bird")
-    kept = truth.class_ids != 1
-    np.testing.assert_array_equal(fewer.boxes_xywh, truth.boxes_xywh[kept])
-    np.testing.assert_array_equal(fewer.class_ids, truth.class_ids[kept] // 2)

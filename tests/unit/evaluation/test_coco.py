@@ -10,9 +10,9 @@ import pytest
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from detrkit.classes import ClassMap
+from detrkit.classes import ClassMap, match_classes
 from detrkit.errors import DataError, UsageError
-from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, CocoEvaluator, match_classes
+from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, CocoEvaluator
 from detrkit.types import ImageDetections
 
 REAL = ["coco_mini/annotations/instances_val2017.json", "bccd_voc/coco/instances_val.json"]
