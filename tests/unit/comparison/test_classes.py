@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
 import pytest
 
 from detrkit.classes import ClassMap
 from detrkit.comparison.classes import choose_classes
 from detrkit.errors import DataError
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
-from tests.unit.comparison.contenders import IMAGES, write_data
+from tests.unit.comparison.contenders import write_data
 from tests.unit.detectors.splits import split_of
 
 
