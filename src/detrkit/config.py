@@ -1,86 +1,31 @@
 """The configs of a run: frozen, strict, and the only home of defaults (presets override, nothing else does).
 
-No torch in here: the command line reads this page to print help.
+``model`` is the section of the family that it names, see :mod:`detrkit.families.configs`. No torch in here: the
+command line reads this page to print help.
 """
 
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args, get_origin
+from typing import Annotated, Any, Literal, get_args
 
 import pydantic
 import yaml
 
 from detrkit.errors import ConfigError
+from detrkit.families.configs import DEFAULT_MODEL, MODEL_CONFIGS, AnyModelConfig
 from detrkit.files import atomic_file
+from detrkit.model_config import DEFAULT_PRESET as DEFAULT_PRESET
+from detrkit.model_config import BackboneName as BackboneName
+from detrkit.model_config import ModelConfig as ModelConfig
+from detrkit.model_config import Section
 
 Precision = Literal["32", "bf16", "16"]
-BackboneName = Literal["tiny", "mini", "nano", "resnet18", "resnet34", "resnet50", "resnet101"]
 
 
-class _Section(pydantic.BaseModel):
-    model_config = pydantic.ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class ModelConfig(_Section):
-    """The network. Defaults are the paper's DETR with ResNet-50 (arXiv:2005.12872, section 4 and A.4)."""
-
-    preset: str = pydantic.Field("detr-r50", description="preset that the model was made from")
-    family: str = pydantic.Field("detr", description="model family, a folder under families/")
-    backbone: BackboneName = "resnet50"
-    dilation: bool = pydantic.Field(False, description="DC5: the last stage keeps its resolution")
-    backbone_norm: Literal["auto", "frozen", "group", "batch"] = pydantic.Field(
-        "auto", description="auto: frozen batch norm with pretrained weights, group norm without"
-    )
-    frozen_stages: int | Literal["auto"] = pydantic.Field(
-        "auto",
-        description="backbone stages not trained, the stem counting as one; auto: 2 if pretrained, else 0",
-    )
-    position: Literal["sine", "learned"] = "sine"
-    position_temperature: float = pydantic.Field(10000.0, gt=0)
-    position_scale: float = pydantic.Field(
-        2 * math.pi, gt=0, description="radians of the fastest sine wave over the whole image"
-    )
-    position_at_input: bool = pydantic.Field(
-        False,
-        description="also add positions to the encoder's input and start queries from their embedding "
-        "(paper, table 3, 'at input'); small backbones see too little of the image to know where they are",
-    )
-    hidden_dim: int = pydantic.Field(256, gt=0, multiple_of=4)
-    num_heads: int = pydantic.Field(8, gt=0)
-    encoder_layers: int = pydantic.Field(6, ge=0)
-    decoder_layers: int = pydantic.Field(6, ge=1)
-    ffn_dim: int = pydantic.Field(2048, gt=0)
-    dropout: float = pydantic.Field(0.1, ge=0, lt=1)
-    pre_norm: bool = pydantic.Field(False, description="normalise before each block instead of after it")
-    num_queries: int = pydantic.Field(100, gt=0)
-    levels: int = pydantic.Field(
-        1, ge=1, le=5, description="feature maps that are read, each half the size of the one before (two_stage)"
-    )
-    query_init: Literal["normal", "grid"] = pydantic.Field(
-        "normal",
-        description="grid: queries start as position encodings of points spread over the image, and look there",
-    )
-    query_reference: bool = pydantic.Field(
-        False, description="boxes are learned offsets from a learned reference box of each query"
-    )
-    padding: Literal["exact", "published"] = pydantic.Field(
-        "exact",
-        description="exact: padding never changes a detection; published: the original code's handling, "
-        "in which it does",
-    )
-
-    @pydantic.model_validator(mode="after")
-    def _heads_divide(self) -> ModelConfig:
-        if self.hidden_dim % self.num_heads:
-            raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}")
-        return self
-
-
-class DataConfig(_Section):
+class DataConfig(Section):
     """Where the images and annotations are, and how they are loaded."""
 
     root: str | None = pydantic.Field(None, description="folder of the data set")
@@ -146,7 +91,7 @@ RT-DETR (arXiv:2304.08069) and D-FINE (arXiv:2410.13842), with detrkit's resize.
 _RECIPE_KEYS = frozenset(key for changes in RECIPES.values() for key in changes)
 
 
-class TransformConfig(_Section):
+class TransformConfig(Section):
     """Augmentation in training and the resize of evaluation; the default is DETR's (paper A.4). Sizes in pixels.
 
     Keys that are not given have the value of the recipe.
@@ -228,7 +173,7 @@ class TransformConfig(_Section):
         return self
 
 
-class LossConfig(_Section):
+class LossConfig(Section):
     """Matching costs and loss weights (paper equations 1 to 2 and A.2, and the published code)."""
 
     class_cost: float = 1.0
@@ -249,7 +194,7 @@ class LossConfig(_Section):
     aux: bool = pydantic.Field(True, description="supervise every decoder layer, not only the last")
 
 
-class AidsConfig(_Section):
+class AidsConfig(Section):
     """Parts that exist in training only; the model that detects has none of them, nor has any export."""
 
     dense: Literal["none", "center", "aligned"] = pydantic.Field(
@@ -272,7 +217,7 @@ class AidsConfig(_Section):
     )
 
 
-class TrainConfig(_Section):
+class TrainConfig(Section):
     """The loop."""
 
     recipe: Literal["auto", "plain", "fast"] = pydantic.Field(
@@ -359,10 +304,10 @@ class TrainConfig(_Section):
         return [value] if isinstance(value, str) else value
 
 
-class Config(_Section):
+class Config(Section):
     """Everything a run is made from; ``config.yaml`` of a run folder repeats the run."""
 
-    model: ModelConfig = ModelConfig()
+    model: AnyModelConfig = DEFAULT_MODEL
     data: DataConfig = DataConfig()
     transforms: TransformConfig = TransformConfig()
     loss: LossConfig = LossConfig()
@@ -381,13 +326,16 @@ def update_config(config: Config, changes: Mapping[str, Any]) -> Config:
     Raises:
         ConfigError: An unknown key (the nearest name is suggested) or a value that cannot be.
     """
-    merged = config.model_dump()
     flat = _renamed(_flatten(changes))
+    merged = config.model_dump()
+    merged["model"], flat = _of_one_family(merged["model"], flat)
     for key, value in flat:
+        # one entry of a mapping, whose name may have dots
         mapping, entry = key[:2], ".".join(key[2:])
-        if mapping in _MAPPINGS and entry:  # one entry, whose name may have dots
+        if mapping in _MAPPINGS and entry:
             merged[mapping[0]][mapping[1]][entry] = value
             continue
+        # any other key must be there already
         section = merged
         *parents, last = key
         for depth, name in enumerate(parents):
@@ -399,8 +347,9 @@ def update_config(config: Config, changes: Mapping[str, Any]) -> Config:
         if isinstance(section[last], dict) and key not in _MAPPINGS:
             raise ConfigError(f"{'.'.join(key)} is a section; set one of its keys: {', '.join(section[last])}")
         section[last] = value
+    # what a recipe sets comes with it, except what is named beside it
     named = {key for key, _ in flat}
-    if ("transforms", "recipe") in named:  # what it sets comes with it, except what is named beside it
+    if ("transforms", "recipe") in named:
         for name in _RECIPE_KEYS:
             if ("transforms", name) not in named:
                 del merged["transforms"][name]
@@ -458,9 +407,9 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
 
 _MAPPINGS = frozenset(
     (section, name)
-    for section, of in Config.model_fields.items()
-    for name, field in of.annotation.model_fields.items()  # type: ignore[union-attr]
-    if get_origin(field.annotation) is dict
+    for section, values in Config().model_dump().items()
+    for name, value in values.items()
+    if isinstance(value, dict)
 )
 """Keys whose value is a mapping with names of its own: given whole it replaces, by one of its names it adds."""
 
@@ -494,6 +443,35 @@ def _renamed(flat: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, .
     return old + [(key, value) for key, value in flat if key not in _MOVED]
 
 
+def _of_one_family(
+    model: dict[str, Any], flat: list[tuple[tuple[str, ...], Any]]
+) -> tuple[dict[str, Any], list[tuple[tuple[str, ...], Any]]]:
+    """Return the model section in the terms of the family that it shall have, and the changes that concern it.
+
+    Files written before families had sections of their own name every family's fields: a field of another family
+    is passed over where it has its default, which says nothing.
+
+    Raises:
+        ConfigError: There is no such family, or a field is another family's.
+    """
+    family = dict(flat).get(("model", "family"), model["family"])
+    if family not in MODEL_CONFIGS:
+        raise ConfigError(f"model.family is {family!r}, expected one of {', '.join(MODEL_CONFIGS)}")
+    own = MODEL_CONFIGS[family]().model_dump()
+    kept = []
+    for key, value in flat:
+        others = {
+            other: section.model_fields[key[1]].default
+            for other, section in MODEL_CONFIGS.items()
+            if len(key) == 2 and key[0] == "model" and key[1] not in own and key[1] in section.model_fields
+        }
+        if others and value not in others.values():
+            raise ConfigError(f"unknown config key {'.'.join(key)}; {family} has none, only {', '.join(others)}")
+        if not others:
+            kept.append((key, value))
+    return {name: model.get(name, default) for name, default in own.items()}, kept
+
+
 def _unknown_key(key: tuple[str, ...], section: Mapping[str, Any]) -> str:
     near = difflib.get_close_matches(key[-1], section, n=1)
     if not near:  # the right key in the wrong section
@@ -509,10 +487,13 @@ def _validated(values: dict[str, Any]) -> Config:
     try:
         return Config.model_validate(values)
     except pydantic.ValidationError as error:
-        problems = [
-            f"{'.'.join(str(part) for part in item['loc'])} is {item['input']!r}: {item['msg']}"
-            for item in error.errors()
-        ]
+        problems = []
+        for item in error.errors():
+            # pydantic puts the family between section and key
+            place = [
+                str(part) for number, part in enumerate(item["loc"]) if number != 1 or part not in MODEL_CONFIGS
+            ]
+            problems.append(f"{'.'.join(place)} is {item['input']!r}: {item['msg']}")
         raise ConfigError("; ".join(problems)) from error
 
 

@@ -11,8 +11,8 @@ import pytest
 import torch
 
 from detrkit.checkpoint import load_checkpoint, read_model
-from detrkit.config import ModelConfig
 from detrkit.curation.synthetic import write_synthetic
+from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.model import build_detr
 from detrkit.families.detr.weights import write_published
 from detrkit.families.recipes import preset_config
@@ -211,7 +211,7 @@ SMALL = {
 def published(preset: str, path: Path) -> Path:
     """Random weights of a preset with a small transformer, in the published layout."""
     small = {key.partition(".")[2]: value for key, value in SMALL.items() if key.startswith("model.")}
-    config = ModelConfig.model_validate(
+    config = DetrConfig.model_validate(
         {**preset_config(preset).model.model_dump(), **small, "backbone_norm": "frozen", "frozen_stages": 2}
     )
     torch.manual_seed(0)

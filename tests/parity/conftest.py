@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrkit.config import ModelConfig
+from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.model import Detr, build_detr
 from detrkit.families.detr.weights import coco_class_map, write_hub
 from detrkit.families.recipes import preset_config
@@ -21,7 +21,7 @@ from detrkit.families.weights import Weights
 class Pair:
     ours: Detr
     theirs: Any
-    config: ModelConfig
+    config: DetrConfig
 
 
 def randomize(model: torch.nn.Module, seed: int = 0) -> None:

@@ -16,6 +16,7 @@ from detrkit.config import (
     write_config,
 )
 from detrkit.errors import ConfigError
+from detrkit.families.configs import MODEL_CONFIGS
 
 
 def test_an_unknown_key_names_the_nearest_one():
@@ -221,3 +222,30 @@ def test_todays_name_of_a_key_goes_over_its_old_one():
 def test_a_bad_value_of_an_old_key_is_refused():
     with pytest.raises(ConfigError, match=r"aids\.dense is 'perhaps'"):
         update_config(Config(), {"model.dense_supervision": "perhaps"})
+
+
+def test_each_family_has_its_own_fields():
+    two_stage = update_config(Config(), {"model.family": "two_stage", "model.levels": 3, "model.num_queries": 7})
+    assert (two_stage.model.levels, two_stage.model.num_queries) == (3, 7)
+    assert not hasattr(Config().model, "levels")
+    with pytest.raises(ConfigError, match=r"model\.levels; detr has none, only two_stage"):
+        update_config(Config(), {"model.levels": 3})
+    with pytest.raises(ConfigError, match=r"model\.query_reference; two_stage has none, only detr"):
+        update_config(two_stage, {"model": {"query_reference": True}})
+    with pytest.raises(ConfigError, match=r"model\.family is 'yolo', expected one of detr, two_stage"):
+        update_config(Config(), {"model.family": "yolo"})
+    with pytest.raises(ConfigError, match=r"model\.num_queries is 0"):
+        update_config(two_stage, {"model.num_queries": 0})
+
+
+def test_a_file_of_the_time_before_families_had_their_own_fields_is_read(tmp_path: Path):
+    file = tmp_path / "config.yaml"
+    foreign = "position: sine, query_init: normal, query_reference: false, position_at_input: false"
+    file.write_text(f"model: {{family: two_stage, levels: 2, {foreign}}}\n")
+    assert read_config(file).model.model_dump().keys() == MODEL_CONFIGS["two_stage"].model_fields.keys()
+    file.write_text("model: {family: detr, levels: 1, query_reference: true}\n")
+    assert read_config(file).model.query_reference
+
+
+def test_every_section_names_its_family():
+    assert all(section().family == name for name, section in MODEL_CONFIGS.items())

@@ -13,7 +13,7 @@ from detrkit.data.coco import CocoDataset
 from detrkit.data.split import read_split
 from detrkit.detectors.measure_latency import measure_decode
 from detrkit.errors import UsageError
-from detrkit.families import PRESETS
+from detrkit.families.presets import PRESETS
 from detrkit.files import make_folder
 from detrkit.ops.images import decode_image
 from detrkit.profiling.speed import Speed, all_settings, describe_environment, made_up_image, measure_speed

@@ -8,15 +8,16 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.api.common import Source, resolved_config
-from detrkit.families import PRESETS
+from detrkit.config import DEFAULT_PRESET
 from detrkit.families.build import read_weights
+from detrkit.families.presets import PRESETS
 from detrkit.preflight.run import run_preflight
 from detrkit.preflight.verdict import Verdict
 from detrkit.training.run import Say
 
 
 def preflight(
-    model: str = "detr-r50",
+    model: str = DEFAULT_PRESET,
     data: Source | None = None,
     *,
     config: str | Path | None = None,

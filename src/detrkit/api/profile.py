@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from detrkit.config import Config, read_config, update_config
+from detrkit.config import DEFAULT_PRESET, Config, read_config, update_config
 from detrkit.data.cache import find_cache, needed_size
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import read_split
@@ -26,8 +26,6 @@ from detrkit.training.prepare import prepare_model, training_dataset
 
 Source = str | os.PathLike[str]
 Say = Callable[[str], None]
-
-_DEFAULT_MODEL = "detr-r50"
 
 
 def profile(
@@ -86,7 +84,7 @@ def _resolve(
     changes: Mapping[str, Any] | None,
 ) -> Config:
     """The config to train with, on one process."""
-    name = _DEFAULT_MODEL if model is None else os.fspath(model)
+    name = DEFAULT_PRESET if model is None else os.fspath(model)
     if (Path(name) / "config.yaml").is_file():
         base = read_config(Path(name) / "config.yaml")
         base = read_config(config, base) if config is not None else base

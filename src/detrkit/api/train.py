@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detrkit.api.common import Source, resolved_config
+from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError
 from detrkit.training.loop import FitResult
 from detrkit.training.run import Say, start_run
 
 
 def train(
-    model: str = "detr-r50",
+    model: str = DEFAULT_PRESET,
     data: Source | None = None,
     *,
     run: Source | None = None,

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from detrkit.config import Config
+from detrkit.config import DEFAULT_PRESET, Config
 from detrkit.families.recipes import resolve_config
 from detrkit.tuning.lr_range import LrRange, run_lr_range
 from detrkit.tuning.results import StudyResult
@@ -16,8 +16,6 @@ from detrkit.tuning.settings import Pruner
 
 Source = str | os.PathLike[str]
 Say = Callable[[str], None]
-
-_DEFAULT_MODEL = "detr-r50"
 
 
 def tune(
@@ -77,7 +75,7 @@ def tune(
 
 
 def lr_range(
-    model: str = _DEFAULT_MODEL,
+    model: str = DEFAULT_PRESET,
     data: Source | None = None,
     *,
     config: str | Path | None = None,
@@ -118,4 +116,4 @@ def _resolved(
     arguments = {key: value for key, value in given.items() if value is not None}
     if data is not None:
         arguments["data.root"] = os.fspath(data)
-    return resolve_config(model or _DEFAULT_MODEL, config, {**(changes or {}), **arguments})
+    return resolve_config(model or DEFAULT_PRESET, config, {**(changes or {}), **arguments})

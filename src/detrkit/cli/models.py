@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from detrkit.cli.shared import JsonOption, errors
-from detrkit.families import PRESETS
+from detrkit.families.presets import PRESETS
 
 
 def models(

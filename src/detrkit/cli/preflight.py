@@ -19,6 +19,7 @@ from detrkit.cli.shared import (
     quiet,
     say,
 )
+from detrkit.config import DEFAULT_PRESET
 
 
 def preflight(
@@ -28,7 +29,7 @@ def preflight(
             metavar="MODEL",
             help="Preset to train, or a run, checkpoint or weights file to go on with as it is.",
         ),
-    ] = "detr-r50",
+    ] = DEFAULT_PRESET,
     data: DataOption = None,
     init: InitOption = None,
     config: ConfigOption = None,

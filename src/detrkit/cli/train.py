@@ -18,11 +18,14 @@ from detrkit.cli.shared import (
     report_run,
     say,
 )
+from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError
 
 
 def train(
-    model: Annotated[str, typer.Option(metavar="PRESET", help="Which model; see: detrkit models.")] = "detr-r50",
+    model: Annotated[
+        str, typer.Option(metavar="PRESET", help="Which model; see: detrkit models.")
+    ] = DEFAULT_PRESET,
     data: DataOption = None,
     run: Annotated[
         Path | None,

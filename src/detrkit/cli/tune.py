@@ -20,6 +20,7 @@ from detrkit.cli.shared import (
     quiet,
     say,
 )
+from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError
 
 SHOWN_TRIALS = 5
@@ -87,7 +88,7 @@ def tune(
 
             folder = out or free_folder(Path("lr-range"))
             found = verbs.lr_range(
-                model or "detr-r50",
+                model or DEFAULT_PRESET,
                 data,
                 config=config,
                 init=init,

@@ -14,8 +14,8 @@ from detrkit.detectors.detector import Detector
 from detrkit.detectors.results import ResultsSubject, is_results_file
 from detrkit.detectors.stages import DetectorSubject, Subject
 from detrkit.errors import CheckpointError, DetrkitError, UsageError, WeightsError
-from detrkit.families import PRESETS
 from detrkit.families.build import load_model
+from detrkit.families.presets import PRESETS
 from detrkit.families.registry import get_family
 
 Source = str | os.PathLike[str]

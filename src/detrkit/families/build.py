@@ -16,8 +16,9 @@ from detrkit.classes import ClassMap
 from detrkit.config import AidsConfig, Config, ModelConfig
 from detrkit.download import download_hub_model, download_weights, is_url
 from detrkit.errors import DataError, UsageError, WeightsError
-from detrkit.families import PRESETS, get_preset
+from detrkit.families.configs import DEFAULT_MODEL
 from detrkit.families.parts import check_parts, freeze_parts, is_inside, part_names
+from detrkit.families.presets import PRESETS, get_preset
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import find_places, get_family
 from detrkit.families.weights import LoadedModel, LoadReport, Weights
@@ -154,10 +155,10 @@ def initialize(
 def _differences(before: ModelConfig, now: ModelConfig) -> list[str]:
     """What no tensor's shape shows, and yet makes another function of the same weights."""
     return [
-        f"WARNING: the weights were trained with model.{field} {getattr(before, field)}, and go on with "
-        f"{getattr(now, field)}"
+        f"WARNING: the weights were trained with model.{field} {getattr(before, field, None)}, and go on with "
+        f"{getattr(now, field, None)}"
         for field in _SILENT_FIELDS
-        if getattr(before, field) != getattr(now, field)
+        if getattr(before, field, None) != getattr(now, field, None)
     ]
 
 
@@ -263,7 +264,7 @@ def _read_path(path: Path, model: str | None) -> tuple[Weights, Config]:
 
 def _read_published(path: Path, model: str | None) -> tuple[Weights, Config]:
     wanted: ModelConfig | None = None if model is None else preset_config(model).model
-    family = get_family((wanted or ModelConfig()).family)
+    family = get_family((wanted or DEFAULT_MODEL).family)
     weights = family.read_weights(path, wanted)
     base = preset_config(weights.config.preset) if weights.config.preset in PRESETS else Config()
     classes = path.with_suffix(CLASSES_SUFFIX)

@@ -1,6 +1,7 @@
 """Training recipes: ``plain``, as published, and ``fast``, which learns from scratch and from little data.
 
-A recipe sets values of the config that change how a model is trained, never what it computes. No torch in here.
+A recipe sets values of the config that change how a model is trained, never what it computes. ``plain`` sets
+nothing: the defaults of the config are what was published (arXiv:2005.12872, section 4 and A.4). No torch in here.
 """
 
 from __future__ import annotations
@@ -10,23 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.config import Config, read_config, update_config
-from detrkit.families import PRESETS, get_preset
-from detrkit.families.preset import Preset
-
-PLAIN: dict[str, Any] = {
-    "model.query_init": "normal",
-    "loss.class_targets": "hard",
-    "aids.dense": "none",
-    "aids.groups": 1,
-    "aids.denoising": 0,
-    "train.lr": 1e-4,
-    "train.backbone_lr": 1e-5,
-    "train.clip_norm": 0.1,
-    "train.schedule": "step",
-    "train.warmup_steps": 0,
-    "train.ema_decay": None,
-}
-"""As published (arXiv:2005.12872, section 4 and A.4, and the published code)."""
+from detrkit.families.presets import PRESETS, get_preset
 
 FAST: dict[str, Any] = {
     "aids.dense": "center",
@@ -42,40 +27,26 @@ FROM_SCRATCH: dict[str, Any] = {"train.lr": 3e-4, "train.backbone_lr": 3e-4}
 
 
 def resolve_recipe(config: Config) -> str:
-    """``plain`` or ``fast``, as ``train.recipe`` says; ``auto`` is ``fast`` where no pretrained weights are."""
+    """Return ``plain`` or ``fast``, as ``train.recipe`` says; ``auto`` is ``fast`` without pretrained weights."""
     if config.train.recipe != "auto":
         return config.train.recipe
-    preset = PRESETS.get(config.model.preset)
-    return "fast" if config.train.init == "none" or not _has_weights(preset) else "plain"
-
-
-def apply_recipe(config: Config, name: str) -> Config:
-    """The config with the values of a recipe.
-
-    Args:
-        config: Of a preset.
-        name: ``plain`` or ``fast``.
-    """
-    preset = PRESETS.get(config.model.preset)
-    values: Mapping[str, Any] = PLAIN
-    if name == "fast":
-        scratch = FROM_SCRATCH if config.train.init == "none" or not _has_weights(preset) else {}
-        values = {**FAST, **scratch, **(preset.fast if preset is not None else {})}
-    return update_config(config, {**values, "train.recipe": name})
+    return "fast" if _from_scratch(config) else "plain"
 
 
 def preset_config(name: str) -> Config:
-    """The config of a preset, with the recipe that is its default.
+    """Return the config of a preset, with the recipe that is its default.
 
     Raises:
         UsageError: There is no such preset.
     """
-    config = get_preset(name).config()
-    return apply_recipe(config, resolve_recipe(config))
+    return resolve_config(name, None, {})
 
 
 def resolve_config(preset: str, config_file: str | Path | None, changes: Mapping[str, Any]) -> Config:
-    """The preset, the recipe over it, the file over both, then changes.
+    """Return the config of a training, each home of a value going over the one before.
+
+    Defaults, then the preset, its recipe, the config file, and the changes: those of ``--set`` first, over them
+    the command's own options or the function's arguments, which :mod:`detrkit.api` puts last.
 
     The recipe is the one that file or changes name, or that suits the starting weights that they name.
 
@@ -83,17 +54,27 @@ def resolve_config(preset: str, config_file: str | Path | None, changes: Mapping
         UsageError: There is no such preset.
         ConfigError: The file or a change is wrong.
     """
-    base = get_preset(preset).config()
-    asked = _changed(base, config_file, changes)
-    start = update_config(base, {"train.init": asked.train.init})
-    name = resolve_recipe(asked)
-    return update_config(_changed(apply_recipe(start, name), config_file, changes), {"train.recipe": name})
+    own = get_preset(preset).config()
+    asked = _changed(own, config_file, changes)
+    recipe = resolve_recipe(asked)
+    base = update_config(own, {"train.init": asked.train.init})
+    trained = update_config(base, _recipe_values(base, recipe))
+    return update_config(_changed(trained, config_file, changes), {"train.recipe": recipe})
 
 
 def _changed(base: Config, config_file: str | Path | None, changes: Mapping[str, Any]) -> Config:
     return update_config(read_config(config_file, base) if config_file is not None else base, changes)
 
 
-def _has_weights(preset: Preset | None) -> bool:
-    """Whether pretrained weights of a preset can be had."""
-    return preset is not None and (preset.published is not None or preset.backbone_file is not None)
+def _recipe_values(config: Config, recipe: str) -> Mapping[str, Any]:
+    """Return what a recipe sets: nothing if ``plain``, for presets and defaults are what was published."""
+    if recipe == "plain":
+        return {}
+    return {**FAST, **(FROM_SCRATCH if _from_scratch(config) else {}), **get_preset(config.model.preset).fast}
+
+
+def _from_scratch(config: Config) -> bool:
+    """Return whether training starts without pretrained weights: none are asked for, or none can be had."""
+    preset = PRESETS.get(config.model.preset)
+    having = preset is not None and (preset.published is not None or preset.backbone_file is not None)
+    return config.train.init == "none" or not having

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -46,10 +47,10 @@ class Family:
         write_hub: Writes a folder for Hugging Face transformers.
     """
 
-    build: Callable[[ModelConfig, int], nn.Module]
+    build: Callable[[Any, int], nn.Module]
     add_aids: Callable[[nn.Module, ModelConfig, AidsConfig], None]
     postprocess: Callable[[Outputs, Sequence[SizeHW], ClassMap], list[ImageDetections]]
-    read_weights: Callable[[str | Path, ModelConfig | None], Weights]
+    read_weights: Callable[[str | Path, Any], Weights]
     load_exactly: Callable[[nn.Module, Weights], LoadReport]
     transfer: Callable[[nn.Module, Weights, ClassMap], LoadReport]
     transfer_backbone: Callable[[nn.Module, dict[str, Tensor], str, ClassMap], LoadReport]

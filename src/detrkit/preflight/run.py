@@ -23,8 +23,8 @@ from detrkit.data.split import Split, read_split
 from detrkit.data.table import AnnotationTable
 from detrkit.detectors.batches import resolve_device
 from detrkit.errors import DataError, DetrkitError, UsageError
-from detrkit.families import PRESETS
 from detrkit.families.build import load_model
+from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import get_family
 from detrkit.files import atomic_file, make_folder

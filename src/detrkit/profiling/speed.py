@@ -24,8 +24,8 @@ from detrkit.detectors.load import find_subject
 from detrkit.detectors.measure_latency import Stopwatch
 from detrkit.detectors.stages import DetectorSubject, Stages, Subject
 from detrkit.errors import DetrkitError, UsageError
-from detrkit.families import PRESETS
 from detrkit.families.build import build_model
+from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import get_family
 from detrkit.latency import Latency, Percentiles

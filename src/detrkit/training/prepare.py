@@ -14,8 +14,8 @@ from detrkit.data.cache import ImageCache, needed_size
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
 from detrkit.data.transforms import train_transform
-from detrkit.families import PRESETS
 from detrkit.families.build import build_model, initialize, starting_weights
+from detrkit.families.presets import PRESETS
 from detrkit.families.registry import get_family
 from detrkit.families.weights import LoadReport
 

@@ -5,13 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from detrkit.config import ModelConfig
+from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.model import Detr, build_detr
 from detrkit.families.recipes import preset_config
 from tests.parity.conftest import randomize
 
 
-def small_config(**changes: object) -> ModelConfig:
+def small_config(**changes: object) -> DetrConfig:
     """A DETR with a real ResNet but a small transformer, quick to build and save."""
     base = {
         "preset": "detr-r18",
@@ -25,10 +25,10 @@ def small_config(**changes: object) -> ModelConfig:
         "backbone_norm": "frozen",
         "frozen_stages": 2,
     }
-    return ModelConfig.model_validate({**base, **changes})
+    return DetrConfig.model_validate({**base, **changes})
 
 
-def build(config: ModelConfig, num_slots: int = 91, seed: int = 0) -> Detr:
+def build(config: DetrConfig, num_slots: int = 91, seed: int = 0) -> Detr:
     torch.manual_seed(seed)
     model = build_detr(config, num_slots).eval()
     if config.backbone_norm == "frozen":

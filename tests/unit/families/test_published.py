@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from detrkit.families import PRESETS
+from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import get_family
 from detrkit.hardware import count_flops

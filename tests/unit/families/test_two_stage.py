@@ -290,6 +290,3 @@ def test_a_layout_that_nobody_published_is_refused(tmp_path: Path):
     assert not (tmp_path / "model.pth").exists()
 
 
-def test_learned_positions_are_refused():
-    with pytest.raises(ConfigError, match=r"model\.position is learned"):
-        build(make_config(position="learned"))

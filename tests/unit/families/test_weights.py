@@ -11,11 +11,11 @@ import torch
 
 from detrkit.classes import ClassMap
 from detrkit.errors import WeightsError
-from detrkit.families import PRESETS
 from detrkit.families.detr.coco_classes import COCO_CLASSES
 from detrkit.families.detr.layouts import hub_to_published, published_to_hub
 from detrkit.families.detr.model import Detr, build_detr
 from detrkit.families.detr.weights import coco_class_map, read_weights, write_hub, write_published
+from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import get_family
 from detrkit.families.transfer import load_exactly, match_slots, transfer

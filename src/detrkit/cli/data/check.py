@@ -10,6 +10,7 @@ import typer
 
 from detrkit.cli.data.convert import DataArgument, LayoutOption, checked_layout
 from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ def check(
     ] = None,
     model: Annotated[
         str, typer.Option(metavar="PRESET", help="Model whose number of queries counts; see: detrkit models.")
-    ] = "detr-r50",
+    ] = DEFAULT_PRESET,
     strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings too.")] = False,
     layout: LayoutOption = "auto",
     workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads that open images.")] = None,

@@ -10,6 +10,7 @@ import typer
 
 from detrkit.cli.data.convert import DataArgument, LayoutOption, checked_layout
 from detrkit.cli.shared import JsonOption, errors, fail, free_folder, progress_bar, quiet, say
+from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def stats(
     splits: Annotated[
         list[str] | None, typer.Option("--split", metavar="NAME", help="Only this split; may repeat.")
     ] = None,
-    model: ModelOption = "detr-r50",
+    model: ModelOption = DEFAULT_PRESET,
     assignments: SetOption = None,
     html: Annotated[
         Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with plots, one HTML file.")
@@ -90,7 +91,7 @@ def preview(
         Path | None,
         typer.Option(metavar="DIR", help="Folder; preview, with a number if it is taken."),
     ] = None,
-    model: ModelOption = "detr-r50",
+    model: ModelOption = DEFAULT_PRESET,
     assignments: SetOption = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the choice and of augmentation.")] = 0,
     class_name: Annotated[

@@ -8,8 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detrkit.config import ModelConfig
-from detrkit.errors import ConfigError
+from detrkit.families.detr.config import DetrConfig
 from detrkit.nn.attention import Attention
 from detrkit.nn.position import SinePosition
 
@@ -21,7 +20,7 @@ _FIRST_NO_OBJECT = 2.0
 
 
 @torch.no_grad()
-def initialize(model: Any, config: ModelConfig) -> None:
+def initialize(model: Any, config: DetrConfig) -> None:
     """Draw the transformer's weights as the published code does, Xavier uniform; queries as the config says.
 
     Args:
@@ -41,8 +40,7 @@ def initialize(model: Any, config: ModelConfig) -> None:
         model.bbox_embed.layers[-1].bias.zero_()
     if config.query_init == "grid":
         position = model.backbone[1]
-        if not isinstance(position, SinePosition):
-            raise ConfigError("model.query_init is grid, which needs model.position: sine")
+        assert isinstance(position, SinePosition)
         model.query_embed.weight.copy_(position.encode(points))
         model.class_embed.bias.zero_()
         model.class_embed.bias[-1] = _FIRST_NO_OBJECT
@@ -51,7 +49,7 @@ def initialize(model: Any, config: ModelConfig) -> None:
 
 
 @torch.no_grad()
-def initialize_aids(model: Any, config: ModelConfig) -> None:
+def initialize_aids(model: Any, config: DetrConfig) -> None:
     """Draw the starting weights of a model's aids: each further set of queries spread in its own way."""
     aids = model.aids
     if aids.box_embed is not None:

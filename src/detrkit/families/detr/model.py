@@ -8,8 +8,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detrkit.config import AidsConfig, ModelConfig
+from detrkit.config import AidsConfig
 from detrkit.families.detr.aids import DetrAids, Queries, take_apart
+from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.initialization import initialize, initialize_aids
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.mlp import MLP
@@ -126,7 +127,7 @@ class Detr(nn.Module):
         )
 
 
-def build_detr(config: ModelConfig, num_slots: int) -> Detr:
+def build_detr(config: DetrConfig, num_slots: int) -> Detr:
     """A DETR with random weights, drawn as the published code draws them: Xavier in the transformer."""
     dim = config.hidden_dim
     layer = (dim, config.num_heads, config.ffn_dim, config.dropout, config.pre_norm)
@@ -149,7 +150,7 @@ def build_detr(config: ModelConfig, num_slots: int) -> Detr:
     return model
 
 
-def add_aids(model: Detr, config: ModelConfig, aids: AidsConfig) -> None:
+def add_aids(model: Detr, config: DetrConfig, aids: AidsConfig) -> None:
     """Give a model, in place, what it has in training only; its own weights stay as they are."""
     model.reads_tokens = aids.dense != "none"
     if aids.groups > 1 or aids.denoising:

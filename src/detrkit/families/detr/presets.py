@@ -5,9 +5,11 @@ No torch in here: ``detrkit models`` and ``--help`` read this page.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
-from detrkit.config import BackboneName, Config, DataConfig, ModelConfig, TrainConfig, TransformConfig
+from detrkit.config import BackboneName, Config, DataConfig, TrainConfig, TransformConfig
+from detrkit.families.detr.config import DetrConfig
 from detrkit.families.preset import Preset, PublishedWeights
 
 _BASE_URL = "https://dl.fbaipublicfiles.com/detr/"
@@ -24,42 +26,13 @@ def _published(preset: str, sha256: str, box_ap: float) -> PublishedWeights:
     )
 
 
-def _paper(preset: str, backbone: BackboneName, dilation: bool = False) -> Config:
-    return Config(model=ModelConfig(preset=preset, backbone=backbone, dilation=dilation))
-
-
-def detr_r18() -> Config:
-    """DETR with ResNet-18: the paper's transformer on a light backbone."""
-    return _paper("detr-r18", "resnet18")
-
-
-def detr_r34() -> Config:
-    """DETR with ResNet-34."""
-    return _paper("detr-r34", "resnet34")
-
-
-def detr_r50() -> Config:
-    """The paper's DETR (table 1)."""
-    return _paper("detr-r50", "resnet50")
-
-
-def detr_r50_dc5() -> Config:
-    """DETR-DC5: twice the resolution in the last stage (table 1)."""
-    return _paper("detr-r50-dc5", "resnet50", dilation=True)
-
-
-def detr_r101() -> Config:
-    """DETR with ResNet-101 (table 1)."""
-    return _paper("detr-r101", "resnet101")
-
-
-def detr_r101_dc5() -> Config:
-    """DETR-DC5 with ResNet-101 (table 1)."""
-    return _paper("detr-r101-dc5", "resnet101", dilation=True)
+def _paper(preset: str, backbone: BackboneName, dilation: bool = False) -> Callable[[], Config]:
+    """Return what makes the paper's config on a backbone (table 1)."""
+    return lambda: Config(model=DetrConfig(preset=preset, backbone=backbone, dilation=dilation))
 
 
 def detr_tiny() -> Config:
-    """A DETR of about a million parameters for images of 128 pixels: learns the demo set on a CPU in minutes."""
+    """Return a DETR of about a million parameters for images of 128 pixels, which learns the demo in minutes."""
     return Config(
         model=_small("detr-tiny", "tiny", num_queries=25, encoder_layers=1, ffn_dim=256),
         transforms=TransformConfig(recipe="resize", scales=(128,), max_size=192, eval_size=128),
@@ -69,7 +42,7 @@ def detr_tiny() -> Config:
 
 
 def detr_nano() -> Config:
-    """A classic DETR of under three million parameters for few images and no pretrained weights, of stride 16."""
+    """Return a classic DETR of under three million parameters and stride 16, for few images and no weights."""
     return Config(
         model=_small(
             "detr-nano",
@@ -87,9 +60,9 @@ def detr_nano() -> Config:
 
 def _small(
     preset: str, backbone: BackboneName, *, num_queries: int, encoder_layers: int, ffn_dim: int, **others: Any
-) -> ModelConfig:
-    """The network of small presets: the classic graph, which knows where it looks from the start."""
-    return ModelConfig(
+) -> DetrConfig:
+    """Return the network of small presets: the classic graph, which knows where it looks from the start."""
+    return DetrConfig(
         preset=preset,
         backbone=backbone,
         hidden_dim=128,
@@ -121,31 +94,41 @@ PRESETS: dict[str, Preset] = {
         2.5,
         fast={**_SMALL_FAST, "aids.denoising": 2},
     ),
-    "detr-r18": Preset(detr_r18, "the paper's transformer on a light backbone", 28.9, "resnet18-f37072fd.pth"),
-    "detr-r34": Preset(detr_r34, "the paper's transformer on a middling backbone", 39.0, "resnet34-b627a593.pth"),
+    "detr-r18": Preset(
+        _paper("detr-r18", "resnet18"),
+        "the paper's transformer on a light backbone",
+        28.9,
+        "resnet18-f37072fd.pth",
+    ),
+    "detr-r34": Preset(
+        _paper("detr-r34", "resnet34"),
+        "the paper's transformer on a middling backbone",
+        39.0,
+        "resnet34-b627a593.pth",
+    ),
     "detr-r50": Preset(
-        detr_r50,
+        _paper("detr-r50", "resnet50"),
         "the paper's DETR",
         41.5,
         "resnet50-0676ba61.pth",
         _published("detr-r50", "e632da11ec76ae67bac2f8579fbed3724e08dead7d200ca13e019b197784eadc", 42.0),
     ),
     "detr-r50-dc5": Preset(
-        detr_r50_dc5,
+        _paper("detr-r50-dc5", "resnet50", dilation=True),
         "finer last stage: better on small objects, twice the cost",
         41.5,
         "resnet50-0676ba61.pth",
         _published("detr-r50-dc5", "f0fb7ef5", 43.3),
     ),
     "detr-r101": Preset(
-        detr_r101,
+        _paper("detr-r101", "resnet101"),
         "deeper backbone",
         60.5,
         "resnet101-63fe2227.pth",
         _published("detr-r101", "2c7b67e52d2e687cefa3c4a5e701a148664159c96725c62984600d2d9d5c4104", 43.5),
     ),
     "detr-r101-dc5": Preset(
-        detr_r101_dc5,
+        _paper("detr-r101-dc5", "resnet101", dilation=True),
         "deeper backbone and finer last stage: the best published AP",
         60.5,
         "resnet101-63fe2227.pth",

@@ -22,9 +22,10 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from detrkit.classes import ClassMap
-from detrkit.config import BackboneName, ModelConfig
+from detrkit.config import BackboneName
 from detrkit.errors import WeightsError
 from detrkit.families.detr.coco_classes import COCO_CLASSES
+from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.layouts import State, hub_to_published, is_hub_layout, published_to_hub
 from detrkit.families.weights import Weights
 from detrkit.files import atomic_bytes
@@ -46,7 +47,7 @@ def coco_class_map() -> ClassMap:
     return ClassMap(tuple(COCO_CLASSES.values()), ids, slots=ids, num_slots=_COCO_SLOTS)
 
 
-def read_weights(path: str | Path, model: ModelConfig | None = None) -> Weights:
+def read_weights(path: str | Path, model: DetrConfig | None = None) -> Weights:
     """Read a DETR checkpoint of either layout.
 
     Args:
@@ -111,7 +112,7 @@ def write_hub(folder: str | Path, weights: Weights, eval_size: int, max_size: in
 
 def infer_model_config(
     state: Mapping[str, Tensor], file_name: str = "", hub_config: Mapping[str, Any] | None = None
-) -> ModelConfig:
+) -> DetrConfig:
     """The model a state dict belongs to, read off its shapes.
 
     Heads and dilation leave no trace in the shapes: the hub's config or the file's name tells them, else 32
@@ -125,7 +126,7 @@ def infer_model_config(
     first = "transformer.encoder.layers.0.linear1.weight"
     if first not in state:
         first = "transformer.decoder.layers.0.linear1.weight"
-    return ModelConfig(
+    return DetrConfig(
         preset=preset,
         backbone=backbone,
         dilation=dilation,
@@ -176,7 +177,7 @@ def _count_layers(state: Mapping[str, Tensor], part: str) -> int:
     return 1 + max((int(match.group(1)) for match in map(pattern.match, state) if match), default=-1)
 
 
-def _merge(wanted: ModelConfig, found: ModelConfig, path: Path) -> ModelConfig:
+def _merge(wanted: DetrConfig, found: DetrConfig, path: Path) -> DetrConfig:
     """What the caller says wins where the file cannot tell; where it can, both must agree."""
     for field in (
         "backbone",
@@ -301,6 +302,7 @@ def _foreign_to_hub(weights: Weights) -> list[str]:
 
 def _hub_config(weights: Weights) -> dict[str, Any]:
     model = weights.config
+    assert isinstance(model, DetrConfig)
     labels = dict.fromkeys(range(weights.class_map.num_slots), _UNUSED_LABEL)
     labels.update(zip(weights.class_map.slots, weights.class_map.names, strict=True))
     return {

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from detrkit.config import AidsConfig, ModelConfig
 from detrkit.errors import ConfigError
+from detrkit.families.two_stage.config import TwoStageConfig
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.backbones.resnet import ResNetBackbone
 from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Memory
@@ -204,14 +205,8 @@ def start_heads(class_embed: nn.Linear, bbox_embed: MLP) -> None:
     class_embed.bias[-1] = _FIRST_NO_OBJECT
 
 
-def build_two_stage(config: ModelConfig, num_slots: int) -> TwoStageDetr:
-    """A two-stage DETR with random weights.
-
-    Raises:
-        ConfigError: The config asks for what this family does not have.
-    """
-    if config.position != "sine":
-        raise ConfigError(f"model.position is {config.position}; the two_stage family has sine positions only")
+def build_two_stage(config: TwoStageConfig, num_slots: int) -> TwoStageDetr:
+    """Build a two-stage DETR with random weights."""
     dim = config.hidden_dim
     backbone = build_backbone(config)
     norm = "group" if config.backbone_norm in ("auto", "group") else "batch"

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from detrkit.config import BackboneName, Config, DataConfig, ModelConfig, TrainConfig, TransformConfig
+from detrkit.config import BackboneName, Config, DataConfig, TrainConfig, TransformConfig
 from detrkit.families.preset import Preset
+from detrkit.families.two_stage.config import TwoStageConfig
 
 
 def detr_tiny_two_stage() -> Config:
-    """A DETR of two million parameters for images of 128 pixels: learns the demo set on a CPU in minutes."""
+    """Return a DETR of two million parameters for images of 128 pixels, which learns the demo in minutes."""
     return Config(
         model=_two_stage("detr-tiny-two-stage", "mini", hidden_dim=96, ffn_dim=256, num_queries=30),
         transforms=TransformConfig(recipe="resize", scales=(128,), max_size=192, eval_size=128),
@@ -17,7 +18,7 @@ def detr_tiny_two_stage() -> Config:
 
 
 def detr_nano_two_stage() -> Config:
-    """A DETR of under four million parameters whose queries are chosen from the image: for little data."""
+    """Return a DETR of under four million parameters whose queries are chosen from the image: for little data."""
     return Config(
         model=_two_stage("detr-nano-two-stage", "nano", hidden_dim=128, ffn_dim=512, num_queries=100),
         transforms=TransformConfig(recipe="resize", scales=(320,), max_size=480, eval_size=320),
@@ -27,10 +28,9 @@ def detr_nano_two_stage() -> Config:
 
 def _two_stage(
     preset: str, backbone: BackboneName, *, hidden_dim: int, ffn_dim: int, num_queries: int
-) -> ModelConfig:
-    return ModelConfig(
+) -> TwoStageConfig:
+    return TwoStageConfig(
         preset=preset,
-        family="two_stage",
         backbone=backbone,
         backbone_norm="batch",
         frozen_stages=0,
