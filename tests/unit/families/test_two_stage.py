@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
-from detrkit.errors import ConfigError, WeightsError
+from detrkit.errors import WeightsError
 from detrkit.families.build import build_model, load_model, model_parts
 from detrkit.families.parts import part_names
 from detrkit.families.recipes import preset_config
