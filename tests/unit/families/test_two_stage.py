@@ -288,5 +288,3 @@ def test_a_layout_that_nobody_published_is_refused(tmp_path: Path):
     with pytest.raises(WeightsError, match=rf"some\.pth cannot be read as {PRESET}: {advice}"):
         load_model(tmp_path / "some.pth", PRESET)
     assert not (tmp_path / "model.pth").exists()
-
-
