@@ -17,9 +17,9 @@ from typer.testing import CliRunner
 
 from detrkit.cli import app
 from detrkit.curation.synthetic import write_synthetic
-from detrkit.families import PRESETS
 from detrkit.families.detr.model import build_detr
 from detrkit.families.detr.weights import write_published
+from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 
 ROOT = Path(__file__).parents[2]
