@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from click.testing import Result
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from detrkit.checkpoint import load_checkpoint
@@ -111,16 +112,38 @@ class Trained:
     err: str
 
 
+def made_once(name: str, make: Callable[[Path], None], factory: pytest.TempPathFactory) -> Path:
+    """Return a folder that the processes of tests share: the first to come makes it, the others wait."""
+    base = factory.getbasetemp()
+    shared = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    folder = shared / name
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            make(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def tiny_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("shapes")
-    return write_synthetic(root, train_images=TRAIN_IMAGES, val_images=VAL_IMAGES, size=SIDE, seed=1)
+    def make(folder: Path) -> None:
+        write_synthetic(folder, train_images=TRAIN_IMAGES, val_images=VAL_IMAGES, size=SIDE, seed=1)
+
+    return made_once("shapes", make, tmp_path_factory)
 
 
 @pytest.fixture(scope="session")
 def tiny_run(tiny_data: Path, tmp_path_factory: pytest.TempPathFactory) -> Trained:
-    run = tmp_path_factory.mktemp("runs") / "tiny"
-    return Trained(run, *finish(start(train_arguments(tiny_data, run))))
+    """A run that ended well. Nobody writes into it: see ``copy_of``."""
+
+    def make(folder: Path) -> None:
+        folder.mkdir()
+        out, err = finish(start(train_arguments(tiny_data, folder / "tiny")))
+        (folder / "out.txt").write_text(out, encoding="utf-8")
+        (folder / "err.txt").write_text(err, encoding="utf-8")
+
+    folder = made_once("tiny-run", make, tmp_path_factory)
+    texts = [(folder / name).read_text(encoding="utf-8") for name in ("out.txt", "err.txt")]
+    return Trained(folder / "tiny", *texts)
 
 
 @pytest.fixture
