@@ -5,15 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from PIL import Image
 
-import detrkit
 from benchmarks.convergence import __main__ as harness
-from benchmarks.convergence import competitors, report, runs
+from benchmarks.convergence import report, runs
 from benchmarks.convergence.budget import Budget, epochs_within, evaluations_every, measure_epoch
 from benchmarks.convergence.competitors import Conditions, config_of
 from benchmarks.convergence.data_sets import DATA_SETS, Files, find_data, write_subset
@@ -21,7 +19,9 @@ from benchmarks.convergence.recipes import RECIPES, Recipe
 from detrkit.config import Config
 from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.split import read_split
-from detrkit.errors import TrainingError, UsageError
+from detrkit.errors import UsageError
+
+pytestmark = pytest.mark.slow
 
 REAL_RECIPES = dict(RECIPES)
 QUICK = ("--quick", "--recipes", "plain,fast", "--device", "cpu", "--threads", "1")
@@ -98,11 +98,6 @@ class TestRecipes:
         assert (config.transforms.eval_size, config.transforms.max_size) == demo.size
         assert recipe.against is None or REAL_RECIPES[recipe.against].preset == recipe.preset
 
-    def test_an_interrupted_training_ends_the_harness_too(self, demo: Files, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(competitors, "start_run", lambda *_, **__: SimpleNamespace(stopped="interrupted"))
-        with pytest.raises(KeyboardInterrupt):
-            competitors.train(config_of("plain", demo, 0, Conditions(device="cpu")), Path("never made"))
-
 
 class TestDataSets:
     @pytest.mark.parametrize(
@@ -134,12 +129,6 @@ class TestDataSets:
             find_data("bccd", tmp_path, tmp_path)
         with pytest.raises(UsageError, match=r"'cats'; known: demo, bccd"):
             find_data("cats", tmp_path, tmp_path)
-
-    def test_the_demo_set_is_drawn_once(self, demo: Files, tmp_path: Path):
-        before = demo.val_images.stat().st_mtime_ns
-        again = find_data("demo", None, tmp_path / "made", quick=True)
-        assert again == demo
-        assert demo.val_images.stat().st_mtime_ns == before
 
     def test_a_subset_keeps_all_classes_and_only_its_own_objects(self, demo: Files, tmp_path: Path):
         whole = json.loads(demo.train_annotations.read_text())
@@ -186,34 +175,6 @@ class TestRuns:
         assert harness.main([*command, "--redo"]) == 0
         assert made == ["demo-plain-s0", "demo-fast-s0", "demo-fcos-mobilenet-s0"]
 
-    def test_commands_repeat_the_runs(self, tmp_path: Path):
-        assert (
-            harness.main([*QUICK, "--recipes", "fast", "--peers", "fcos-mobilenet", "--out", str(tmp_path)]) == 0
-        )
-        ours, theirs = (tmp_path / "runs" / f"demo-{name}-s0" for name in ("fast", "fcos-mobilenet"))
-        commands = (tmp_path / "commands.txt").read_text().splitlines()
-        assert (
-            commands[0] == f"detrkit train --model detr-tiny --config {ours}/config.yaml --run repeat-{ours.name}"
-        )
-        assert commands[1].startswith(f"python -m benchmarks.convergence --repeat {theirs}/config.yaml")
-        detrkit.train("detr-tiny", config=ours / "config.yaml", run=tmp_path / "again", say=lambda _line: None)
-        assert harness.main(["--repeat", f"{theirs}/config.yaml", "--out", str(tmp_path / "peer")]) == 0
-        for first, second in ((ours, tmp_path / "again"), (theirs, tmp_path / "peer")):
-            assert untimed(first) == untimed(second)
-
-    def test_minutes_become_epochs_by_a_rehearsal(self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-        monkeypatch.setattr(runs, "measure_epoch", lambda *_: 29.0)
-        monkeypatch.setattr(runs, "train", lambda config, run_dir, _: write_log(run_dir, config.train.epochs))
-        monkeypatch.setattr(runs, "_parameters", lambda *_: 7)
-        files = find_data("demo", None, tmp_path, quick=True)
-        job = runs.Job("plain", files, 0, Budget(minutes=1), Conditions(device="cpu", threads=1))
-        said: list[str] = []
-        result = runs.make(job, tmp_path, said.append)
-        assert result["epochs"] == 2
-        assert result["rehearsed_epoch_s"] == 29.0
-        assert "2 of them fit into 1 min" in said[0]
-        assert runs.result_of(job, tmp_path) == json.loads(json.dumps(result))
-
     def test_ctrl_c_leaves_what_is_complete_and_says_how_to_go_on(
         self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
     ):
@@ -231,20 +192,6 @@ class TestRuns:
         assert [result["name"] for result in written] == ["demo-plain-s0"]
         assert not (tmp_path / "runs" / "demo-fast-s0" / "result.json").exists()
 
-    def test_one_that_fails_is_told_of_and_the_others_go_on(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ):
-        def train(config: Config, run_dir: Path, _on_evaluation: Any) -> None:
-            if "plain" in run_dir.name:
-                raise TrainingError("the loss is nan")
-            write_log(run_dir, config.train.epochs)
-
-        monkeypatch.setattr(runs, "train", train)
-        monkeypatch.setattr(runs, "_parameters", lambda *_: 7)
-        assert harness.main([*QUICK, "--out", str(tmp_path)]) == 1
-        assert "demo-plain-s0: TrainingError: the loss is nan" in capsys.readouterr().out
-        assert "| fast |" in (tmp_path / "table.md").read_text()
-
     @pytest.mark.parametrize(
         ("arguments", "message"),
         [
@@ -259,19 +206,6 @@ class TestRuns:
     ):
         assert harness.main([*arguments, "--out", str(tmp_path)]) == 2
         assert message in capsys.readouterr().err
-
-    def test_the_list_names_all(self, capsys: pytest.CaptureFixture[str]):
-        assert harness.main(["--list"]) == 0
-        printed = capsys.readouterr().out
-        for name in (*DATA_SETS, "plain", "fast", "dfine-n-clip0.1", "rtdetrv2-n", "fcos-r18", "retinanet-r18"):
-            assert f"  {name} " in printed
-
-
-def untimed(run_dir: Path) -> list[dict[str, Any]]:
-    """What a run recorded, without times and memory."""
-    records = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    timed = ("seconds", "elapsed_s", "images_per_s", "data_wait", "memory_gib")
-    return [{name: value for name, value in record.items() if name not in timed} for record in records]
 
 
 def write_log(run_dir: Path, epochs: int) -> None:
@@ -332,36 +266,6 @@ class TestReport:
             "2.40",
             "4 epochs",
         ]
-
-    def test_a_budget_that_was_exceeded_is_said(self):
-        within = made_up("plain", [0.1, 0.2], budget={"minutes": 1.0, "epochs": None})
-        over = made_up("fast", [0.1, 0.2, 0.3], budget={"minutes": 1.2, "epochs": None})
-        first, second = report.standings([within, over])[2:]
-        assert first.endswith("| 1 min |")
-        assert second.endswith("| 1.2 min, **25.0% over** |")
-
-    def test_epochs_to_reach_are_a_share_of_the_other_recipes_epochs_by_seed(self):
-        results = [
-            made_up("plain", [0.1, 0.2, 0.3], every=4),
-            made_up("fast", [0.2, 0.3, 0.5], every=2),
-            made_up("plain", [0.1, 0.9], every=4, seed=1),
-            made_up("fast", [0.2, 0.3, 0.5], every=2, seed=1),
-            made_up("plain", [0.0], seed=2),
-            made_up("fast", [0.2], seed=2),
-            made_up("fast", [0.2], seed=3),
-        ]
-        assert report.epochs_to_reach(results)[2:] == [
-            "| fast | plain: 0.300 | 0 | epoch 4 of 12: 33% | 2.00 |",
-            "| fast | plain: 0.900 | 1 | not reached | |",
-            "| fast | plain: 0.000 | 2 | nothing to reach | |",
-        ]
-        assert report.epochs_to_reach([made_up("plain", [0.1])]) == []
-
-    def test_the_page_has_every_point_and_the_failures(self):
-        text = report.page([made_up("plain", [0.1, 0.25], every=3)], {"demo-fast-s0": "it diverged"})
-        assert "| plain | 0 | 6 | 3.00 | 0.250 | 0.375 |" in text
-        assert "- demo-fast-s0: it diverged" in text
-        assert "- processor: quick" in text
 
     def test_curves_of_runs_of_different_lengths_are_drawn(self, tmp_path: Path):
         results = [

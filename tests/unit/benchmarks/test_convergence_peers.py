@@ -30,6 +30,8 @@ from detrkit.errors import TrainingError
 from detrkit.types import Batch
 from tests.unit.data.scenes import targets_of
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 
 
