@@ -21,7 +21,7 @@ from pathlib import Path
 import numpy as np
 
 from detrkit.curation.check import CheckResult, Finding, Severity, examine
-from detrkit.curation.fix.fix import fix_data
+from detrkit.curation.fix import fix_data
 from detrkit.data.formats import find_splits
 from detrkit.data.formats.coco.write import write_coco
 from detrkit.data.read import read_split_files
@@ -136,8 +136,8 @@ def _keys(finding: Finding | None, unit: str) -> set[Key]:
     if finding is None:
         return set()
     if unit == "annotation":
-        return {(unit, place.split, place.annotation) for place in finding.places}
-    return {(unit, place.split, place.image) for place in finding.places}
+        return {(unit, place.split, place.annotation) for place in finding.locations}
+    return {(unit, place.split, place.image) for place in finding.locations}
 
 
 def run_all(data: Path, count: int = 5, seed: int = 0, kinds: Sequence[str] = ()) -> Iterator[Outcome]:

@@ -70,8 +70,19 @@ def test_the_repaired_copy_is_clean_and_lists_its_changes(faulty, tmp_path):
     assert "The copy: Clean" in printed
     assert page.stat().st_size > 10_000
     run_well("data", "check", out, "--strict")
-    changes = json.loads((out / "changes.json").read_text())["changes"]
-    assert {change["kind"] for change in changes} == {"image_truncated", "box_outside", "duplicate_boxes"}
+    repaired = json.loads((out / "changes.json").read_text())["repaired"]
+    assert {one["kind"] for one in repaired} == {"image_truncated", "box_outside", "duplicate_boxes"}
+    assert "train: 1 of " in printed
+
+
+def test_a_copy_that_lost_a_split_ends_with_one_and_stays(tiny_data, copy_of, tmp_path):
+    root = copy_of(tiny_data)
+    path = root / "annotations" / "instances_val2017.json"
+    path.write_bytes(path.read_bytes()[:-300])
+    result = run_here("data", "check", root, "--fix", tmp_path / "fixed")
+    assert result.exit_code == 1
+    assert "not fit for training: val cannot be read" in result.output
+    assert (tmp_path / "fixed" / "annotations" / "instances_train.json").is_file()
 
 
 def test_slow_parts_can_be_left_out(faulty):

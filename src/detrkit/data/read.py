@@ -1,4 +1,4 @@
-"""Reading a split of a data set, whatever its format."""
+"""Readers of a split of a data set, whatever its format."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Literal
 
 import numpy as np
 
-from detrkit.data.faults import Defect, ReadReport, ReportBuilder
+from detrkit.data.faults import Findings, ReadReport
 from detrkit.data.formats import SplitFiles
 from detrkit.data.formats.coco.read import load_coco_table
 from detrkit.data.formats.panoptic.read import load_panoptic_table
@@ -22,7 +22,7 @@ OnBadImage = Literal["skip", "error", "keep"]
 
 
 def load_table(files: SplitFiles) -> AnnotationTable:
-    """What the annotation files of a split say, nothing repaired.
+    """Load the annotation files of a split, nothing repaired.
 
     Raises:
         AnnotationError: They cannot be read at all.
@@ -55,10 +55,9 @@ def read_coco(annotations: Path, images: Path, on_bad_image: OnBadImage = "skip"
 
 
 def _index_of(table: AnnotationTable, images: Path, on_bad_image: OnBadImage) -> tuple[CocoIndex, ReadReport]:
-    index, found = build_index(table, images)
-    report = ReportBuilder.from_report(found)
+    index, report = build_index(table, images)
     if on_bad_image == "keep":
-        return index, report.build()
+        return index, report
     try:
         missing = missing_images(index, images)
     except DataError as error:
@@ -68,8 +67,9 @@ def _index_of(table: AnnotationTable, images: Path, on_bad_image: OnBadImage) ->
             f"{table.source}: none of its {len(index)} image files exists, for instance {index.file_name(0)!r}; "
             f"looked in {images}; set data.train_images or data.val_images to the folder that holds them"
         )
+    found = Findings(report.source, report.findings)
     for row in missing:
-        report.add(Defect.MISSING_IMAGE, index.file_name(int(row)))
+        found.add("missing_image", index.file_name(int(row)))
     if len(missing) and on_bad_image == "error":
         raise ImageError(
             f"{table.source}: {len(missing)} of {len(index)} image files do not exist in {images}, for instance "
@@ -77,4 +77,4 @@ def _index_of(table: AnnotationTable, images: Path, on_bad_image: OnBadImage) ->
         )
     if len(missing):
         index = index.select(np.setdiff1d(np.arange(len(index)), missing))
-    return index, report.build()
+    return index, found.report()

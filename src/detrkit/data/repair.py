@@ -1,4 +1,4 @@
-"""From columns as they are written to the index that training uses: repaired, counted, or refused.
+"""Repair of annotation columns: faults are put right, left out and counted, or refused.
 
 Shapes: I images, N annotations of all of them.
 """
@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.data.faults import Defect, ReadReport, ReportBuilder
+from detrkit.data.faults import Findings, ReadReport
 from detrkit.data.index import CocoIndex, check_inside, pack_names
 from detrkit.data.table import AnnotationTable, positions_of
 from detrkit.errors import AnnotationError, DataError, ImageError
@@ -22,10 +22,10 @@ CLIP_REPORTED_PIXELS = 0.01
 
 
 def build_index(table: AnnotationTable, images: Path) -> tuple[CocoIndex, ReadReport]:
-    """The index of every listed image, missing files included, and what was wrong.
+    """Build the index of every listed image, missing files included, and report what was wrong.
 
     Args:
-        table: As a format was read.
+        table: Annotations as a format was read.
         images: Folder that file names are relative to; sizes that are not written are read from its files.
 
     Raises:
@@ -43,7 +43,7 @@ class _Repair:
 
     def __init__(self, table: AnnotationTable, images: Path):
         self.table, self.images = table, images
-        self.report = ReportBuilder.from_report(table.report)
+        self.found = Findings(table.report.source, table.report.findings)
 
     def build(self) -> tuple[CocoIndex, ReadReport]:
         table = self.table
@@ -60,8 +60,7 @@ class _Repair:
         boxes, keep = self._clip(boxes, sizes_hw, rows, image_rows)
         order = np.flatnonzero(keep)[np.argsort(image_rows[keep], kind="stable")]
         if len(table.annotation_ids) and not len(order):
-            found = "\n".join(map(str, self.report.build().findings))
-            count = len(table.annotation_ids)
+            count, found = len(table.annotation_ids), self.found.report()
             raise DataError(f"none of its {count} annotations can be used; correct the file:\n{found}")
         counts = np.bincount(image_rows[order], minlength=len(table.image_ids))
         name_bytes, name_offsets = pack_names(table.file_names)
@@ -78,14 +77,14 @@ class _Repair:
             annotation_ids=table.annotation_ids[rows][order],
             class_map=class_map,
         )
-        return index, self.report.build()
+        return index, self.found.report()
 
     def _class_map(self) -> ClassMap:
         ids, names = self.table.category_ids, self.table.category_names
         seen: set[str] = set()
         for category_id, name in zip(ids, names, strict=True):
             if name in seen:
-                self.report.add(Defect.REPEATED_CLASS_NAME, f"category {category_id} is {name!r} again")
+                self.found.add("duplicate_class_names", f"category {category_id} is {name!r} again")
             seen.add(name)
         try:
             return ClassMap.from_categories(
@@ -107,19 +106,19 @@ class _Repair:
                     "annotations could belong to either: give every image its own id"
                 )
             if name in seen:
-                self.report.add(Defect.REPEATED_FILE, f"image {image_id}: {name}")
+                self.found.add("image_listed_twice", f"image {image_id}: {name}")
             seen.add(name)
 
     def _sizes_hw(self) -> np.ndarray:
-        """Sizes as written, or else of the files; 1 x 1 for what cannot be opened, which is met again later."""
+        """Return sizes as written, or else of the files; 1 x 1 for what cannot be opened, met again later."""
         sizes_hw = self.table.sizes_hw.copy()
         for row in np.flatnonzero((sizes_hw < 1).any(axis=1)).tolist():
             name = self.table.file_names[row]
             size_hw = self._file_size_hw(name)
             if size_hw is not None and not self.table.label_files:  # YOLO labels need no size
-                self.report.add(Defect.MISSING_SIZE, f"{name}: no height and width of 1 or more")
+                self.found.add("missing_size", f"{name}: no height and width of 1 or more")
             if size_hw is None and (self.images / name).is_file():
-                self.report.add(Defect.UNREADABLE_IMAGE, name)
+                self.found.add("image_unreadable", name)
             sizes_hw[row] = size_hw or (1, 1)
         return sizes_hw
 
@@ -131,33 +130,33 @@ class _Repair:
             return None
 
     def _usable_rows(self, class_map: ClassMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows of annotations with an image, a class and a box, and the image and class of each; all int64."""
+        """Find the annotations with an image, a class and a box: rows, image and class of each; all int64."""
         table, boxes = self.table, self.table.boxes_xywh
         ids, ids_first = table.annotation_ids, np.zeros(len(table.annotation_ids), dtype=bool)
         ids_first[np.unique(ids, return_index=True)[1]] = True
         for row in np.flatnonzero(~ids_first).tolist():
-            self.report.add(Defect.REPEATED_ANNOTATION_ID, f"annotations[{row}]: id {ids[row]}")
+            self.found.add("duplicate_annotation_ids", f"annotations[{row}]: id {ids[row]}")
         image_rows = table.image_rows()
         class_ids = positions_of(table.category_refs, np.array(class_map.category_ids, dtype=np.int64))
         left = np.ones(len(ids), dtype=bool)
         finite = np.isfinite(boxes)
-        faults: tuple[tuple[Defect, Any, str, np.ndarray | None], ...] = (
-            (Defect.UNKNOWN_IMAGE, image_rows < 0, "image", table.image_refs),
-            (Defect.UNKNOWN_CATEGORY, class_ids < 0, "category", table.category_refs),
-            (Defect.MISSING_BOX, np.isnan(boxes).all(axis=1), "no box", None),
-            (Defect.NON_FINITE_BOX, ~finite.all(axis=1), "box", boxes),
-            (Defect.EMPTY_BOX, ~(boxes[:, 2:] > 0).all(axis=1), "box", boxes),
+        faults: tuple[tuple[str, Any, str, np.ndarray | None], ...] = (
+            ("unknown_image_id", image_rows < 0, "image", table.image_refs),
+            ("unknown_category_id", class_ids < 0, "category", table.category_refs),
+            ("box_missing", np.isnan(boxes).all(axis=1), "no box", None),
+            ("box_not_finite", ~finite.all(axis=1), "box", boxes),
+            ("box_empty", ~(boxes[:, 2:] > 0).all(axis=1), "box", boxes),
         )
-        for defect, is_faulty, what, values in faults:
+        for kind, is_faulty, what, values in faults:
             for row in np.flatnonzero(left & is_faulty).tolist():
                 got = "" if values is None else f" {values[row].tolist()}"
-                self.report.add(defect, f"{table.place(row, int(image_rows[row]))}: {what}{got}")
+                self.found.add(kind, f"{table.place(row, int(image_rows[row]))}: {what}{got}")
             left &= ~is_faulty
         rows = np.flatnonzero(left)
         return rows, image_rows[rows], class_ids[rows]
 
     def _turn_sizes(self, sizes_hw: np.ndarray, boxes: np.ndarray, image_rows: np.ndarray) -> np.ndarray:
-        """Sizes of upright images, where boxes that leave the listed size show that it is the stored one's."""
+        """Return upright sizes, where boxes that leave the listed size show it to be the stored one."""
         limits = sizes_hw[image_rows][:, ::-1]
         suspects = np.unique(image_rows[(boxes[:, 2:] > limits + CLIP_REPORTED_PIXELS).any(axis=1)])
         turned = sizes_hw.copy()
@@ -166,21 +165,21 @@ class _Repair:
             upright = self._file_size_hw(self.table.file_names[row])
             if upright is not None and upright != listed and upright == listed[::-1]:
                 turned[row] = upright
-                self.report.add(Defect.TURNED_SIZE, f"{self.table.file_names[row]}: {listed[0]} x {listed[1]}")
+                self.found.add("exif_rotated_size", f"{self.table.file_names[row]}: {listed[0]} x {listed[1]}")
         return turned
 
     def _clip(
         self, boxes: np.ndarray, sizes_hw: np.ndarray, rows: np.ndarray, image_rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes inside their images, and which of them have something left."""
+        """Clip boxes to their images; return them, and which of them have something left."""
         limits = sizes_hw[image_rows][:, ::-1]
         clipped = np.clip(boxes, 0, np.tile(limits, 2))
         keep: np.ndarray = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
         moved = np.abs(clipped - boxes).max(axis=1, initial=0) > CLIP_REPORTED_PIXELS
-        for defect, is_faulty in ((Defect.OUTSIDE_BOX, ~keep), (Defect.CLIPPED_BOX, keep & moved)):
+        for kind, is_faulty in (("box_outside", ~keep), ("box_leaves_image", keep & moved)):
             for row in np.flatnonzero(is_faulty).tolist():
                 corners = ", ".join(f"{value:g}" for value in boxes[row])
                 place = self.table.place(int(rows[row]), int(image_rows[row]))
                 width, height = limits[row]
-                self.report.add(defect, f"{place}: corners {corners} in {width} x {height} pixels")
+                self.found.add(kind, f"{place}: corners {corners} in {width} x {height} pixels")
         return clipped, keep

@@ -7,8 +7,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from detrkit.curation.check.findings import CheckResult, Finding
-from detrkit.curation.check.kinds import Severity
+from detrkit.curation.check import CheckResult, Finding, Severity
 from detrkit.data.index import CocoIndex
 from detrkit.data.table import AnnotationTable, positions_of
 from detrkit.preflight.evidence import (
@@ -39,8 +38,8 @@ def judge_check(result: CheckResult) -> list[Judgement]:
         Judgement(
             finding.kind,
             _repaired_or(outcomes[finding.severity], finding, total),
-            f"{finding.title}: {finding.count}, for instance {finding.examples[0] if finding.examples else '-'}",
-            finding.advice,
+            f"{finding.fault.title}: {finding.count}, for instance {next(iter(finding.examples), '-')}",
+            finding.fault.advice,
             {"count": finding.count},
         )
         for finding in result.findings
@@ -55,7 +54,7 @@ def judge_check(result: CheckResult) -> list[Judgement]:
 
 def _repaired_or(outcome: Outcome, finding: Finding, total: int) -> Outcome:
     """A warning for the few annotations or images of a set that training does without."""
-    few = finding.fixable and finding.count < FEW * total
+    few = bool(finding.fault.fix) and finding.count < FEW * total
     return Outcome.WARNING if few and outcome is Outcome.FAULT else outcome
 
 

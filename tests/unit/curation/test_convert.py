@@ -108,7 +108,7 @@ def test_what_was_recognised_and_repaired_is_said(shared_data: Path, tmp_path: P
         progress=lambda number, total: done.append((number, total)),
     )
     assert lines[0].startswith("val: 87 images, 1137 objects; Pascal VOC: XML files in Annotations")
-    assert "1 boxes have no width or no height (left out)" in lines[1]
+    assert "1 boxes without width or height (left out)" in lines[1]
     assert done == [(number, 87) for number in range(1, 88)]
     assert list(find_splits(tmp_path / "out")) == ["val"]
 

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from detrkit.classes import ClassMap
-from detrkit.data.faults import ReportBuilder
+from detrkit.data.faults import ReadReport
 from detrkit.data.formats.base import SplitFiles
 from detrkit.data.index import CocoIndex
 from detrkit.data.split import Split
@@ -20,7 +20,7 @@ from tests.unit.detectors.fakes import FakeStages
 
 
 def split_of(index: CocoIndex, where: str = "val.json") -> Split:
-    return Split(SplitFiles(Path(where), Path("images"), "COCO", "given"), index, ReportBuilder(where).build())
+    return Split(SplitFiles(Path(where), Path("images"), "COCO", "given"), index, ReadReport(where))
 
 
 class OracleSubject:

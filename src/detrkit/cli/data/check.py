@@ -11,11 +11,11 @@ import typer
 from detrkit.cli.data.convert import DataArgument, LayoutOption, checked_layout
 from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
 from detrkit.config import DEFAULT_PRESET
-from detrkit.errors import UsageError, counted
+from detrkit.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
     from detrkit.curation.check import CheckResult
-    from detrkit.curation.fix.fix import FixResult
+    from detrkit.curation.fix import FixResult
 
 
 def check(
@@ -45,7 +45,7 @@ def check(
 ) -> None:
     """Find what is wrong with a data set. Exits with 1 if there are errors, with --strict also for warnings.
 
-    With --fix it exits with 1 only if the repaired copy still has some.
+    With --fix it exits with 1 only if the repaired copy still has some, or has lost too much to be trained on.
     """
     with errors():
         from detrkit.curation.check import examine
@@ -66,12 +66,14 @@ def check(
             write_check_page(html, checked)
         fixed = None
         if fix is not None:
-            from detrkit.curation.fix.fix import fix_data
+            from detrkit.curation.fix import fix_data
 
             with progress_bar("repairing", as_json) as bar:
                 fixed = fix_data(checked, fix, copy=copy, progress=_steps(bar), **options)
         _report(checked.result, fixed, html, as_json)
         decisive = checked.result if fixed is None else fixed.after
+        if fixed is not None and fixed.unfit:
+            raise DataError(f"{fixed.out}: the copy is not fit for training: {'; '.join(fixed.unfit)}; it is kept")
         if _fails(decisive, strict):
             raise typer.Exit(1)
 
@@ -124,7 +126,10 @@ def _report(result: CheckResult, fixed: FixResult | None, html: Path | None, as_
         _print_table(result)
     tell(_verdict(result))
     if fixed is not None:
-        tell(f"Repaired copy: {fixed.out}, {counted(len(fixed.changes), 'change')}: {fixed.out / 'changes.txt'}")
+        repairs = counted(sum(fixed.repaired.values()), "fault")
+        tell(f"Repaired copy: {fixed.out}, without {repairs} of the original: {fixed.out / 'changes.txt'}")
+        for loss in fixed.losses:
+            tell(f"  {loss}")
         tell(f"The copy: {_verdict(fixed.after)}")
         for finding in fixed.after.findings:
             if finding.severity != "note":
@@ -136,7 +141,13 @@ def _report(result: CheckResult, fixed: FixResult | None, html: Path | None, as_
 
 
 def _fix_dict(fixed: FixResult) -> dict[str, Any]:
-    return {"out": str(fixed.out), "changes": len(fixed.changes), "after": fixed.after.to_dict()}
+    return {
+        "out": str(fixed.out),
+        "changes": sum(fixed.repaired.values()),
+        "lost": [vars(loss) for loss in fixed.losses],
+        "unfit": fixed.unfit,
+        "after": fixed.after.to_dict(),
+    }
 
 
 def _verdict(result: CheckResult) -> str:
@@ -171,7 +182,7 @@ def _print_table(result: CheckResult) -> None:
         example = printable(finding.examples[0]) if finding.examples else ""
         table.add_row(
             Text(finding.severity.value, style=styles[finding.severity.value]),
-            Text(finding.title),
+            Text(finding.fault.title),
             f"{finding.count:,}",
             Text(example if len(example) < 160 else example[:159] + "…"),
         )

@@ -1,7 +1,7 @@
-"""Looking for what is wrong with a data set, and repairing a copy of it."""
+"""Search for what is wrong with a data set."""
 
-from detrkit.curation.check.findings import CheckResult, Finding, Place
-from detrkit.curation.check.kinds import KINDS, Kind, Severity
+from detrkit.curation.check.result import CheckResult
 from detrkit.curation.check.run import Checked, check_data, examine
+from detrkit.data.faults import FAULTS, Fault, Finding, Location, Severity
 
-__all__ = ["KINDS", "CheckResult", "Checked", "Finding", "Kind", "Place", "Severity", "check_data", "examine"]
+__all__ = ["FAULTS", "CheckResult", "Checked", "Fault", "Finding", "Location", "Severity", "check_data", "examine"]

@@ -1,4 +1,4 @@
-"""Which way boxes are written: corner and size, two corners, centre and size; in pixels or normalised.
+"""The way boxes are written: corner and size, two corners, centre and size; in pixels or normalised.
 
 The numbers of a format that was mixed up are still numbers. What gives them away is where the boxes lie if they
 are taken for what the format says, and where they lie if they are taken for something else: of true boxes nearly
@@ -9,17 +9,16 @@ Shapes: N boxes.
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Mapping
 from typing import Literal
 
 import numpy as np
 
-Reading = Literal["xywh", "xyxy", "cxcywh"]
+BoxFormat = Literal["xywh", "xyxy", "cxcywh"]
 
-NATIVE: Mapping[str, Reading] = {"coco": "xywh", "panoptic": "xywh", "yolo": "cxcywh", "voc": "xyxy"}
+NATIVE: Mapping[str, BoxFormat] = {"coco": "xywh", "panoptic": "xywh", "yolo": "cxcywh", "voc": "xyxy"}
 """How each annotation format writes a box."""
-OTHERS: Mapping[Reading, tuple[Reading, ...]] = {
+OTHERS: Mapping[BoxFormat, tuple[BoxFormat, ...]] = {
     "xywh": ("xyxy", "cxcywh"),
     "xyxy": ("xywh", "cxcywh"),
     "cxcywh": ("xyxy", "xywh"),
@@ -29,8 +28,8 @@ EDGE_PIXELS = 2.0
 GROSS_SHARE = 0.05
 """A box that leaves its image by more than this share of the side was not drawn there."""
 MANY_BOXES, FEW_BOXES = 20, 4
-LEAST_GROSS: Mapping[Reading, float] = {"xyxy": 0.1, "xywh": 0.1, "cxcywh": 0.02}
-"""Share of boxes that must lie grossly wrong for a whole split to be taken for another reading. About two thirds
+LEAST_GROSS: Mapping[BoxFormat, float] = {"xyxy": 0.1, "xywh": 0.1, "cxcywh": 0.02}
+"""Share of boxes that must lie grossly wrong for a whole split to be taken for another format. About two thirds
 of corners misread as sizes do; of centres misread as corners only the boxes near two of the four edges."""
 LEAST_LEGAL = 0.95
 AREA_RULE = 0.9
@@ -40,38 +39,29 @@ LEAST_SIDE = 16
 NORMALISED_MAX = 1.01
 
 
-@dataclasses.dataclass
-class Judged:
-    """How boxes are to be read.
-
-    Args:
-        xywh: The boxes in pixels, read rightly, float64 ``[N, 4]``.
-        fault: Kind of finding where they are not written as the format has it, object ``[N]``; else empty.
-    """
-
-    xywh: np.ndarray
-    fault: np.ndarray
-
-
 def judge(
     boxes_xywh: np.ndarray,
     limits_hw: np.ndarray,
     images: np.ndarray,
-    native: Reading,
+    native: BoxFormat,
     is_normalised: bool,
     area: np.ndarray,
     mask_xyxy: np.ndarray | None,
-) -> Judged:
+) -> tuple[np.ndarray, np.ndarray]:
     """Find boxes that are written another way than their format has it.
 
     Args:
-        boxes_xywh: As read, finite, float64 ``[N, 4]``.
+        boxes_xywh: Boxes as read, finite, float64 ``[N, 4]``.
         limits_hw: Size of the image of each box, at least 1, ``[N, 2]``.
         images: Image row of each box ``[N]``.
-        native: What the format writes.
-        is_normalised: The format writes 0 to 1.
-        area: As annotated, NaN where it is not, ``[N]``.
+        native: Box format of the annotation format.
+        is_normalised: Whether the annotation format writes 0 to 1.
+        area: Annotated areas, NaN where there is none, ``[N]``.
         mask_xyxy: Bounds of the mask of each box, NaN where there is none, ``[N, 4]``; None if there are no masks.
+
+    Returns:
+        The boxes in pixels, read rightly, float64 ``[N, 4]``, and the kind of fault of those that are not written
+        as the format has it, object ``[N]``, empty elsewhere.
     """
     extent = limits_hw[:, [1, 0, 1, 0]].astype(np.float64)
     numbers = from_xywh(boxes_xywh, native)
@@ -87,37 +77,37 @@ def judge(
     xywh = boxes_xywh.copy()
     for rows in (np.flatnonzero(~other_unit), np.flatnonzero(other_unit)):
         masks = None if mask_xyxy is None else mask_xyxy[rows]
-        readings = _readings(numbers[rows], extent[rows], images[rows], native, area[rows], masks)
-        for reading in ("xywh", "xyxy", "cxcywh"):
-            chosen = rows[readings == reading]
-            xywh[chosen] = to_xywh(numbers[chosen], reading)
-            if reading != native:
-                fault[chosen] = np.where(fault[chosen] == "", f"box_{reading}", fault[chosen])
-        same = rows[(readings == native) & ~other_unit[rows]]
+        formats = _formats(numbers[rows], extent[rows], images[rows], native, area[rows], masks)
+        for box_format in ("xywh", "xyxy", "cxcywh"):
+            chosen = rows[formats == box_format]
+            xywh[chosen] = to_xywh(numbers[chosen], box_format)
+            if box_format != native:
+                fault[chosen] = np.where(fault[chosen] == "", f"box_{box_format}", fault[chosen])
+        same = rows[(formats == native) & ~other_unit[rows]]
         xywh[same] = boxes_xywh[same]  # to the last bit
-    return Judged(xywh, fault)
+    return xywh, fault
 
 
-def from_xywh(xywh: np.ndarray, reading: Reading) -> np.ndarray:
-    """The numbers that a reading writes for boxes ``[N, 4]``."""
-    if reading == "xyxy":
+def from_xywh(xywh: np.ndarray, box_format: BoxFormat) -> np.ndarray:
+    """Return the numbers that a format writes for boxes ``[N, 4]``."""
+    if box_format == "xyxy":
         return np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    if reading == "cxcywh":
+    if box_format == "cxcywh":
         return np.concatenate([xywh[:, :2] + xywh[:, 2:] / 2, xywh[:, 2:]], axis=1)
     return xywh
 
 
-def to_xywh(numbers: np.ndarray, reading: Reading) -> np.ndarray:
-    """Corner and size of boxes that are written some way, ``[N, 4]``."""
-    if reading == "xyxy":
+def to_xywh(numbers: np.ndarray, box_format: BoxFormat) -> np.ndarray:
+    """Return corner and size of boxes that are written in some format, ``[N, 4]``."""
+    if box_format == "xyxy":
         return np.concatenate([numbers[:, :2], numbers[:, 2:] - numbers[:, :2]], axis=1)
-    if reading == "cxcywh":
+    if box_format == "cxcywh":
         return np.concatenate([numbers[:, :2] - numbers[:, 2:] / 2, numbers[:, 2:]], axis=1)
     return numbers
 
 
 def overhang(xywh: np.ndarray, extent: np.ndarray) -> np.ndarray:
-    """By how many pixels boxes leave their image on each side, 0 where they do not, ``[N, 4]``.
+    """Return by how many pixels boxes leave their image on each side, 0 where they do not, ``[N, 4]``.
 
     Args:
         xywh: Boxes ``[N, 4]``.
@@ -129,7 +119,7 @@ def overhang(xywh: np.ndarray, extent: np.ndarray) -> np.ndarray:
 
 
 def _looks_normalised(numbers: np.ndarray, extent: np.ndarray) -> np.ndarray:
-    """Boxes of which all numbers lie between 0 and 1, on images where that is no box, bool ``[N]``."""
+    """Find boxes of which all numbers lie between 0 and 1, on images where that is no box, bool ``[N]``."""
     small = np.asarray((numbers <= NORMALISED_MAX).all(axis=1) & (numbers >= 1 - NORMALISED_MAX).all(axis=1))
     small &= (numbers[:, 2:] > 0).all(axis=1) & (extent >= LEAST_SIDE).all(axis=1)
     # [0, 0, 1, 1] is the whole image where others are normalised too, and one pixel where they are not.
@@ -139,44 +129,43 @@ def _looks_normalised(numbers: np.ndarray, extent: np.ndarray) -> np.ndarray:
     return small
 
 
-def _looks_like_pixels(numbers: np.ndarray, extent: np.ndarray, native: Reading) -> np.ndarray:
-    """Boxes of a normalised format that are far outside, but inside if they were pixels, bool ``[N]``."""
+def _looks_like_pixels(numbers: np.ndarray, extent: np.ndarray, native: BoxFormat) -> np.ndarray:
+    """Find boxes of a normalised format that are far outside, but inside if they were pixels, bool ``[N]``."""
     shares = numbers / extent
     inside = _is_legal(to_xywh(shares, native), extent)
     pixels: np.ndarray = inside & (shares > 1.5).any(axis=1)
     return pixels
 
 
-def _readings(
+def _formats(
     numbers: np.ndarray,
     extent: np.ndarray,
     images: np.ndarray,
-    native: Reading,
+    native: BoxFormat,
     area: np.ndarray,
     mask_xyxy: np.ndarray | None,
 ) -> np.ndarray:
-    """The reading of each box, object ``[N]``."""
-    readings = np.full(len(numbers), native, dtype=object)
+    """Return the format of each box, object ``[N]``."""
+    formats = np.full(len(numbers), native, dtype=object)
     if not len(numbers):
-        return readings
-    whole = _reading_of_all(numbers, extent, native)
+        return formats
+    whole = _format_of_all(numbers, extent, native)
     if whole != native:
-        readings[:] = whole
+        formats[:] = whole
     else:
-        likely = _reads_as_corners(numbers, extent, images, area) if native == "xywh" else None
-        if likely is not None:
-            readings[likely] = "xyxy"
-        if native == "xyxy":  # a corner below or right of the other, which as a size would fit
+        if native == "xywh":
+            formats[_written_as_corners(numbers, extent, images, area)] = "xyxy"
+        elif native == "xyxy":  # a corner below or right of the other, which as a size would fit
             disorder = (numbers[:, 2:] < numbers[:, :2]).any(axis=1) & (numbers[:, 2:] > 0).all(axis=1)
             several = disorder & (np.bincount(images, disorder, images.max() + 1) >= 2)[images]
-            readings[several & _is_legal(numbers, extent)] = "xywh"
+            formats[several & _is_legal(numbers, extent)] = "xywh"
     if mask_xyxy is not None:
-        _correct_by_masks(readings, numbers, native, mask_xyxy)
-    return readings
+        _correct_by_masks(formats, numbers, native, mask_xyxy)
+    return formats
 
 
-def _reading_of_all(numbers: np.ndarray, extent: np.ndarray, native: Reading) -> Reading:
-    """What nearly all boxes are, if it is not what the format says."""
+def _format_of_all(numbers: np.ndarray, extent: np.ndarray, native: BoxFormat) -> BoxFormat:
+    """Return how nearly all boxes are written, if it is not as the annotation format has it."""
     count = len(numbers)
     if count < FEW_BOXES:
         return native
@@ -190,8 +179,10 @@ def _reading_of_all(numbers: np.ndarray, extent: np.ndarray, native: Reading) ->
     return best
 
 
-def _reads_as_corners(numbers: np.ndarray, extent: np.ndarray, images: np.ndarray, area: np.ndarray) -> np.ndarray:
-    """Boxes of an otherwise good set that leave their image as sizes, but fit as corners, bool ``[N]``.
+def _written_as_corners(
+    numbers: np.ndarray, extent: np.ndarray, images: np.ndarray, area: np.ndarray
+) -> np.ndarray:
+    """Find boxes of an otherwise good set that leave their image as sizes, but fit as corners, bool ``[N]``.
 
     A box with two corners cannot have a greater area than lies between them, nor does one that was written rightly
     have less than its own where areas are those of boxes; so the area tells, where one is written.
@@ -218,16 +209,16 @@ def _reads_as_corners(numbers: np.ndarray, extent: np.ndarray, images: np.ndarra
     return corners_likely
 
 
-def _correct_by_masks(readings: np.ndarray, numbers: np.ndarray, native: Reading, mask_xyxy: np.ndarray) -> None:
-    """Where a mask fits one reading only, that is the reading, whatever else was guessed."""
+def _correct_by_masks(formats: np.ndarray, numbers: np.ndarray, native: BoxFormat, mask_xyxy: np.ndarray) -> None:
+    """Take the format that a mask fits alone, whatever else was guessed."""
     distance = {
-        reading: np.abs(from_xywh(to_xywh(numbers, reading), "xyxy") - mask_xyxy).max(axis=1)
-        for reading in ("xywh", "xyxy", "cxcywh")
+        box_format: np.abs(from_xywh(to_xywh(numbers, box_format), "xyxy") - mask_xyxy).max(axis=1)
+        for box_format in ("xywh", "xyxy", "cxcywh")
     }
-    readings[distance[native] <= MASK_PIXELS] = native
+    formats[distance[native] <= MASK_PIXELS] = native
     for other in OTHERS[native]:
         fits = (distance[other] <= MASK_PIXELS) & (distance[native] > 2 * MASK_PIXELS)
-        readings[fits] = other
+        formats[fits] = other
 
 
 def _is_legal(xywh: np.ndarray, extent: np.ndarray) -> np.ndarray:

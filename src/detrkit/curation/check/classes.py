@@ -8,9 +8,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detrkit.curation.check.findings import Findings, Place
 from detrkit.curation.check.source import SplitData
-from detrkit.curation.check.tables import class_counts
+from detrkit.data.faults import Findings, Location
 from detrkit.errors import listed
 
 RARE = 10
@@ -21,7 +20,7 @@ def check_classes(splits: Sequence[SplitData], found: Findings) -> None:
     """Check the classes of each split, then between splits."""
     totals: Counter[str] = Counter()
     for split in splits:
-        totals.update(class_counts(split))
+        totals.update(split.class_counts())
     seen: set[tuple[tuple[int, str], ...]] = set()
     for split in splits:
         listed = tuple(zip(split.table.category_ids, split.table.category_names, strict=True))
@@ -36,7 +35,7 @@ def check_classes(splits: Sequence[SplitData], found: Findings) -> None:
 
 
 def spelling_key(name: str) -> str:
-    """The same for names that differ by case and spaces only."""
+    """Return a key that is the same for names that differ by case and spaces only."""
     return re.sub(r"\s+", "", name).casefold()
 
 
@@ -47,13 +46,13 @@ def _check_names(split: SplitData, totals: Counter[str], found: Findings) -> Non
         rows_by_name[name].append(row)
         if name != name.strip() or not name.strip():
             example = f"category {table.category_ids[row]}: {name!r}"
-            found.add("class_name_spaces", Place(split.name), example)
+            found.add("class_name_spaces", example, Location(split.name))
     for name, rows in rows_by_name.items():
         ids = [table.category_ids[row] for row in rows]
         unused = _unused_zero(split)
         if len(set(ids)) > 1 and not (len(ids) == 2 and unused is not None and unused in rows):
             example = f"{name!r} is category {' and '.join(map(str, ids))}"
-            found.add("duplicate_class_names", Place(split.name), example, count=len(ids) - 1)
+            found.add("duplicate_class_names", example, Location(split.name), len(ids) - 1)
     names = list(rows_by_name)
     told: set[frozenset[str]] = set()
     for kind, key in (("class_names_differ_by_case", spelling_key), ("class_names_alike", _loose_key)):
@@ -64,7 +63,7 @@ def _check_names(split: SplitData, totals: Counter[str], found: Findings) -> Non
             if len(group) > 1 and frozenset(group) not in told:
                 told.add(frozenset(group))
                 example = " and ".join(f"{name!r} ({totals[name]})" for name in group)
-                found.add(kind, Place(split.name), example, count=len(group) - 1)
+                found.add(kind, example, Location(split.name), len(group) - 1)
 
 
 def _loose_key(name: str) -> str:
@@ -72,7 +71,7 @@ def _loose_key(name: str) -> str:
 
 
 def _unused_zero(split: SplitData) -> int | None:
-    """Row of an unused category 0, which Roboflow adds with the name of the project."""
+    """Return the row of an unused category 0, which Roboflow adds with the name of the project."""
     ids = list(split.table.category_ids)
     if 0 not in ids or len(ids) < 2 or split.files.format != "coco":
         return None
@@ -82,20 +81,17 @@ def _unused_zero(split: SplitData) -> int | None:
 
 def _check_ids(split: SplitData, found: Findings) -> None:
     ids = np.unique(np.array(split.table.category_ids, dtype=np.int64))
-    place, shown = Place(split.name), f"{ids[0]} to {ids[-1]}"
+    place, shown = Location(split.name), f"{ids[0]} to {ids[-1]}"
     start = "category_ids_from_other" if ids[0] not in (0, 1) else f"category_ids_from_{ids[0]}"
-    found.add(start, place, f"{len(ids)} categories, ids {shown}")
+    found.add(start, f"{len(ids)} categories, ids {shown}", place)
     missing = np.setdiff1d(np.arange(ids[0], min(int(ids[-1]), int(ids[0]) + 100_000)), ids)
     if len(missing):
-        found.add(
-            "category_ids_with_gaps",
-            place,
-            f"{len(ids)} categories, ids {shown}, without {listed(missing.tolist())}",
-        )
+        words = f"{len(ids)} categories, ids {shown}, without {listed(missing.tolist())}"
+        found.add("category_ids_with_gaps", words, place)
 
 
 def _check_unused(splits: Sequence[SplitData], totals: Counter[str], found: Findings) -> None:
-    """Categories that no split has annotations of; those of single splits are told of by occurrence."""
+    """Find categories that no split has annotations of; those of single splits are told of by occurrence."""
     if not totals:
         return
     told: set[tuple[int, str]] = set()
@@ -111,11 +107,11 @@ def _check_unused(splits: Sequence[SplitData], totals: Counter[str], found: Find
                 continue
             told.add((category_id, name))
             kind = "super_category_0" if is_zero else "unused_category"
-            found.add(kind, Place(split.name), f"{category_id}: {name!r}")
+            found.add(kind, f"{category_id}: {name!r}", Location(split.name))
 
 
 def _check_between(splits: Sequence[SplitData], found: Findings) -> None:
-    """Class lists of other splits against the first."""
+    """Compare the class lists of other splits with the first."""
     if len(splits) < 2:
         return
     first = splits[0]
@@ -135,19 +131,18 @@ def _check_between(splits: Sequence[SplitData], found: Findings) -> None:
             if old == name and old_id != category_id and category_id not in by_id and names.count(name) == 1
         ]
         for example in clashes + renumbered:
-            found.add("class_ids_differ", Place(split.name), example)
+            found.add("class_ids_differ", example, Location(split.name))
         missing = [name for name in by_id.values() if name not in names]
         extra = [name for name in names if name not in by_id.values()]
         if (missing or extra) and not clashes:
             parts = [f"does not list {', '.join(map(repr, missing))}"] if missing else []
             parts += [f"lists {', '.join(map(repr, extra))}, which {first.name} does not"] if extra else []
-            found.add(
-                "class_lists_differ", Place(split.name), " and ".join(parts), count=len(missing) + len(extra)
-            )
+            number = len(missing) + len(extra)
+            found.add("class_lists_differ", " and ".join(parts), Location(split.name), number)
 
 
 def _first_names(split: SplitData) -> dict[int, str]:
-    """Name of each category id, the first where an id repeats."""
+    """Map category ids to names, the first where an id repeats."""
     names: dict[int, str] = {}
     for category_id, name in zip(split.table.category_ids, split.table.category_names, strict=True):
         names.setdefault(category_id, name)
@@ -155,8 +150,8 @@ def _first_names(split: SplitData) -> dict[int, str]:
 
 
 def _check_occurrence(splits: Sequence[SplitData], found: Findings) -> None:
-    """Rare classes, and classes that only one split has."""
-    counts = {split.name: class_counts(split) for split in splits}
+    """Find rare classes, and classes that only one split has."""
+    counts = {split.name: split.class_counts() for split in splits}
     used = [name for name, counted in counts.items() if counted]
     names = list(dict.fromkeys(name for counted in counts.values() for name in counted))
     training = "train" if "train" in used else (used[0] if used else "")
@@ -164,9 +159,8 @@ def _check_occurrence(splits: Sequence[SplitData], found: Findings) -> None:
         number = counts[training][name]
         if number < RARE:
             images = "" if number else f", {sum(counts[split][name] for split in used)} in others"
-            found.add("rare_class", Place(training), f"{name!r}: {number}{images}")
+            found.add("rare_class", f"{name!r}: {number}{images}", Location(training))
         where = [split for split in used if counts[split][name]]
         if len(used) > 1 and len(where) == 1:
-            found.add(
-                "class_in_one_split", Place(where[0]), f"{name!r}: {counts[where[0]][name]} in {where[0]} only"
-            )
+            words = f"{name!r}: {counts[where[0]][name]} in {where[0]} only"
+            found.add("class_in_one_split", words, Location(where[0]))

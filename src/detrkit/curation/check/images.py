@@ -18,8 +18,8 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 
-from detrkit.curation.check.findings import Findings, Place
 from detrkit.curation.check.source import ImageFacts, SplitData
+from detrkit.data.faults import Findings, Location
 from detrkit.data.index import check_inside
 from detrkit.errors import AnnotationError
 
@@ -58,7 +58,7 @@ def find_files(splits: Sequence[SplitData], found: Findings) -> None:
             fault, detail, split.resolved[row] = _resolve(name, split.files.images, folders)
             if fault:
                 words = f"{name}: {detail}" if detail else name
-                found.add(fault, Place(split.name, row), words)
+                found.add(fault, words, Location(split.name, row))
     _check_unlisted(splits, found)
 
 
@@ -68,14 +68,14 @@ def inspect_files(
     """Open every image file once; fills ``facts`` and ``limits_hw`` of the splits.
 
     Args:
-        splits: With their files found.
-        found: Findings go here.
-        decode: Decode the pixels too: nothing else shows that a file is cut off.
-        workers: Threads; as many as there are CPUs, eight at most, if None.
-        progress: Told the step, images done and images in all.
+        splits: Splits with their files found.
+        found: Findings to add to.
+        decode: Whether to decode the pixels too: nothing else shows that a file is cut off.
+        workers: Number of threads; as many as there are CPUs, eight at most, if None.
+        progress: Function told the step, images done and images in all.
 
     Returns:
-        How many files were opened.
+        Number of files that were opened.
     """
     rows_of_file: defaultdict[Path, list[tuple[SplitData, int]]] = defaultdict(list)
     for split in splits:
@@ -98,7 +98,7 @@ def inspect_files(
 
 
 def inspect_image(path: Path, decode: bool = True) -> ImageFacts:
-    """What an image file is, and whether it can be decoded; never raises."""
+    """Look at an image file: its header, and whether it can be decoded; never raises."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -122,13 +122,13 @@ def inspect_image(path: Path, decode: bool = True) -> ImageFacts:
 
 
 def format_of_suffix(name: str) -> str:
-    """Format that a file extension stands for; empty if it is none of an image."""
+    """Return the format that a file extension stands for; empty if it is none of an image."""
     suffix = posixpath.splitext(name)[1].lower()
     return next((name for name, suffixes in IMAGE_SUFFIXES.items() if suffix in suffixes), "")
 
 
 def is_mislabelled(name: str, facts: ImageFacts) -> bool:
-    """Whether the extension of a file stands for another format than its content."""
+    """Return whether the extension of a file stands for another format than its content."""
     format_ = _SAME_FORMAT.get(facts.format, facts.format)
     expected = format_of_suffix(name)
     return bool(format_ and expected and format_ != expected)
@@ -180,26 +180,26 @@ def _stranger(content: bytes) -> ImageFacts:
 
 
 def _report(split: SplitData, row: int, facts: ImageFacts, found: Findings) -> None:
-    """Findings of one image file."""
-    name, place = split.table.file_names[row], Place(split.name, row)
+    """Count the faults of one image file."""
+    name, place = split.table.file_names[row], Location(split.name, row)
     if facts.fault:
-        found.add(facts.fault, place, f"{name}: {facts.detail}")
+        found.add(facts.fault, f"{name}: {facts.detail}", place)
         return
     if is_mislabelled(name, facts):
-        found.add("image_mislabelled", place, f"{name} is {facts.format}")
+        found.add("image_mislabelled", f"{name} is {facts.format}", place)
     _report_size(split, row, facts, found)
     if facts.orientation in range(2, 9):
-        found.add("exif_orientation", place, f"{name}: orientation {facts.orientation}")
+        found.add("exif_orientation", f"{name}: orientation {facts.orientation}", place)
     elif facts.orientation != 1:
-        found.add("exif_broken", place, f"{name}: orientation {facts.orientation}")
+        found.add("exif_broken", f"{name}: orientation {facts.orientation}", place)
     if facts.frames > 1:
-        found.add("image_animated", place, f"{name}: {facts.frames} frames")
+        found.add("image_animated", f"{name}: {facts.frames} frames", place)
     if facts.mode == "CMYK":
-        found.add("image_cmyk", place, name)
+        found.add("image_cmyk", name, place)
     elif facts.mode.startswith("I") or facts.mode == "F":
-        found.add("image_deep", place, f"{name}: {facts.mode}")
+        found.add("image_deep", f"{name}: {facts.mode}", place)
     elif facts.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        found.add("image_transparent", place, f"{name}: {facts.mode}")
+        found.add("image_transparent", f"{name}: {facts.mode}", place)
 
 
 def _report_size(split: SplitData, row: int, facts: ImageFacts, found: Findings) -> None:
@@ -210,18 +210,18 @@ def _report_size(split: SplitData, row: int, facts: ImageFacts, found: Findings)
         return
     if listed == upright or split.files.format == "yolo":
         return
-    name, place = split.table.file_names[row], Place(split.name, row)
+    name, place = split.table.file_names[row], Location(split.name, row)
     sizes = f"{name}: {listed[1]} x {listed[0]} in the annotations, {upright[1]} x {upright[0]} in the file"
     if listed == facts.stored_hw:
-        found.add("exif_rotated_size", place, f"{sizes} once upright (EXIF orientation {facts.orientation})")
+        found.add("exif_rotated_size", f"{sizes} once upright (EXIF orientation {facts.orientation})", place)
     else:
-        found.add("size_mismatch", place, sizes + (" (exchanged)" if listed == upright[::-1] else ""))
+        found.add("size_mismatch", sizes + (" (exchanged)" if listed == upright[::-1] else ""), place)
     # Boxes may be meant for either size; they are only told of where they fit neither.
     split.limits_hw[row] = np.maximum(listed, upright)
 
 
 def _resolve(name: str, images: Path, folders: dict[Path, dict[str, bool]]) -> tuple[str, str, str | None]:
-    """Kind of fault, words about it, and the name of the file that is there, relative to the image folder."""
+    """Find an image file; return the kind of fault, words about it, and the name relative to the image folder."""
     if posixpath.isabs(name) or _DRIVE.match(name):
         return "absolute_file_name", *_suggested(_tail_in(name, images, folders))
     normal = posixpath.normpath(name)
@@ -247,7 +247,7 @@ def _suggested(name: str | None) -> tuple[str, str | None]:
 
 
 def _tail_in(name: str, images: Path, folders: dict[Path, dict[str, bool]]) -> str | None:
-    """The longest end of a path that is a file in the image folder."""
+    """Return the longest end of a path that is a file in the image folder."""
     parts = [part for part in re.split(r"[\\/]+", name) if part not in ("", ".", "..")]
     for start in range(len(parts)):
         tail = "/".join(parts[start:])
@@ -264,7 +264,7 @@ def _by_case(name: str, images: Path, folders: dict[Path, dict[str, bool]]) -> s
 
 
 def _other_suffix(name: str, images: Path, folders: dict[Path, dict[str, bool]]) -> str | None:
-    """A single image of the same name with another extension, or with one where none is given."""
+    """Return a single image of the same name with another extension, or with one where none is given."""
     folder, _, base = name.rpartition("/")
     stem, suffix = posixpath.splitext(base)
     stems = {base} if suffix.lower() not in _KNOWN_SUFFIXES else {stem}
@@ -277,7 +277,7 @@ def _other_suffix(name: str, images: Path, folders: dict[Path, dict[str, bool]])
 
 
 def _entries(folder: Path, folders: dict[Path, dict[str, bool]]) -> dict[str, bool]:
-    """Names of the files in a folder, and whether each is a link; every folder is listed once."""
+    """List the files in a folder, and whether each is a link; every folder is listed once."""
     if folder not in folders:
         try:
             with os.scandir(folder) as entries:
@@ -288,7 +288,7 @@ def _entries(folder: Path, folders: dict[Path, dict[str, bool]]) -> dict[str, bo
 
 
 def _check_unlisted(splits: Sequence[SplitData], found: Findings) -> None:
-    """Image files in the image folders that no split names."""
+    """Find image files in the image folders that no split names."""
     listed = {
         os.path.realpath(split.files.images / name)
         for split in splits
@@ -305,7 +305,7 @@ def _check_unlisted(splits: Sequence[SplitData], found: Findings) -> None:
             told.add(real)
             names = sorted(name for name in _image_names(path) if str(real / name) not in listed)
             for name in names:
-                found.add("unlisted_image", Place(split.name), posixpath.join(folder, name))
+                found.add("unlisted_image", posixpath.join(folder, name), Location(split.name))
 
 
 def _image_names(folder: Path) -> Iterable[str]:

@@ -9,16 +9,16 @@ Shapes: N annotations.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 import numpy as np
 from hotcoco import mask as mask_functions
 
-from detrkit.classes import SizeHW
-from detrkit.curation.check.findings import Findings
-from detrkit.curation.check.source import SplitData, boxes_text, read_masks
+from detrkit.curation.check.source import SplitData, boxes_text
+from detrkit.data.faults import Findings
+from detrkit.data.formats.coco.read import load_json
 
 BOX_PIXELS = 2.0
 BOX_SHARE = 0.02
@@ -31,13 +31,13 @@ AREA_FACTOR, AREA_PIXELS = 2.0, 64.0
 
 @dataclasses.dataclass(frozen=True)
 class Masks:
-    """What the masks of a split say.
+    """The masks of a split in numbers.
 
     Args:
         bounds_xyxy: Bounds in pixels, NaN where there is no mask, float64 ``[N, 4]``.
         area: Pixels, of polygons by the shoelace formula, NaN where there is no mask, ``[N]``.
-        is_short: A polygon has fewer than three points, bool ``[N]``.
-        fault: What is wrong with a mask that cannot be decoded, by annotation row.
+        is_short: Whether a polygon has fewer than three points, bool ``[N]``.
+        fault: Reason why a mask cannot be decoded, by annotation row.
     """
 
     bounds_xyxy: np.ndarray
@@ -47,8 +47,8 @@ class Masks:
 
 
 def decode_masks(split: SplitData) -> Masks | None:
-    """Bounds and areas of all masks of a split; None if it has none."""
-    raw = read_masks(split)
+    """Compute bounds and areas of all masks of a split; None if it has none."""
+    raw = _read_masks(split)
     if raw is None or len(raw) != len(split.table.annotation_ids):
         return None
     count = len(raw)
@@ -68,58 +68,72 @@ def decode_masks(split: SplitData) -> Masks | None:
 
 def check_masks(split: SplitData, masks: Masks, found: Findings) -> None:
     """Compare masks with boxes (as read rightly), areas and images."""
-
-    def report(kind: str, rows: np.ndarray, words: Any) -> None:
-        found.add_rows(
-            kind,
-            split.name,
-            split.places(rows),
-            lambda at: f"{split.place(int(rows[at]))}: {words(int(rows[at]))}",
-        )
-
-    report("mask_unreadable", np.array(sorted(masks.fault), dtype=np.int64), lambda row: masks.fault[row])
-    report("mask_polygon_short", np.flatnonzero(masks.is_short), lambda row: "fewer than six numbers")
-    bounds = masks.bounds_xyxy
+    bounds, boxes = masks.bounds_xyxy, split.repaired_xywh
+    # masks that cannot be decoded, or enclose nothing
+    unreadable = np.array(sorted(masks.fault), dtype=np.int64)
+    split.report(found, "mask_unreadable", unreadable, lambda row: f": {masks.fault[row]}")
+    short = np.flatnonzero(masks.is_short)
+    split.report(found, "mask_polygon_short", short, lambda row: ": fewer than six numbers")
+    # masks outside of their image
     rows = np.flatnonzero(np.isfinite(bounds).all(axis=1) & (split.image_rows >= 0))
     limits = split.limits_hw[split.image_rows[rows]][:, ::-1].astype(np.float64)
     leaves = (bounds[rows, :2] < -OUTSIDE_PIXELS) | (bounds[rows, 2:] > limits + OUTSIDE_PIXELS)
     is_outside = leaves.any(axis=1) & (limits > 0).all(axis=1)
-    report("mask_outside_image", rows[is_outside], lambda row: f"bounds {boxes_text(bounds[row])}")
-    rows = rows[~is_outside & np.isfinite(split.repaired_xywh[rows]).all(axis=1)]
-    rows = rows[~masks.is_short[rows]]
-    mismatched = rows[_differs(split.repaired_xywh[rows], bounds[rows])]
-    report("mask_box_mismatch", mismatched, lambda row: _mismatch(split, masks, row))
-    _check_areas(split, masks, np.setdiff1d(rows, mismatched), report)
+    split.report(found, "mask_outside_image", rows[is_outside], lambda row: f": bounds {boxes_text(bounds[row])}")
+    # masks away from their box
+    rows = rows[~is_outside & np.isfinite(boxes[rows]).all(axis=1) & ~masks.is_short[rows]]
+    corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+    tolerance = np.maximum(BOX_PIXELS, BOX_SHARE * np.tile(boxes[rows, 2:], 2))
+    mismatched = rows[(np.abs(corners[rows] - bounds[rows]) > tolerance).any(axis=1)]
+    split.report(
+        found,
+        "mask_box_mismatch",
+        mismatched,
+        lambda row: (
+            f": corners of the box {boxes_text(corners[row])}, of the mask {boxes_text(bounds[row].round(1))}"
+        ),
+    )
+    _check_areas(split, masks, np.setdiff1d(rows, mismatched), found)
 
 
-def _check_areas(split: SplitData, masks: Masks, rows: np.ndarray, report: Any) -> None:
+def _check_areas(split: SplitData, masks: Masks, rows: np.ndarray, found: Findings) -> None:
     written, area = split.table.area[rows], masks.area[rows]
     box = split.repaired_xywh[rows, 2] * split.repaired_xywh[rows, 3]
     # Many exports write the area of the box; that is a convention, not a fault.
     is_of_box = np.abs(written - box) <= 0.02 * box + 2
-    far = (np.maximum(written, area) > AREA_FACTOR * np.minimum(written, area)) & (
-        np.abs(written - area) > AREA_PIXELS
-    )
+    least, most = np.minimum(written, area), np.maximum(written, area)
+    far = (most > AREA_FACTOR * least) & (most - least > AREA_PIXELS)
     # The rules of area_wrong and area_zero have spoken of the rest.
     told = ~np.isfinite(written) | (written <= 0) | (written > 1.05 * box + 2)
-    report(
+    split.report(
+        found,
         "mask_area_mismatch",
         rows[far & ~is_of_box & ~told],
-        lambda row: f"area {split.table.area[row]:g}, mask {masks.area[row]:.0f}",
+        lambda row: f": area {split.table.area[row]:g}, mask {masks.area[row]:.0f}",
     )
 
 
-def _differs(xywh: np.ndarray, bounds: np.ndarray) -> np.ndarray:
-    corners = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-    tolerance = np.maximum(BOX_PIXELS, BOX_SHARE * np.tile(xywh[:, 2:], 2))
-    differs: np.ndarray = (np.abs(corners - bounds) > tolerance).any(axis=1)
-    return differs
+class _WithMask(msgspec.Struct, gc=False):
+    segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
 
-def _mismatch(split: SplitData, masks: Masks, row: int) -> str:
-    x, y, width, height = split.repaired_xywh[row]
-    box = np.array([x, y, x + width, y + height])
-    return f"corners of the box {boxes_text(box)}, of the mask {boxes_text(masks.bounds_xyxy[row].round(1))}"
+class _Content(msgspec.Struct, gc=False):
+    annotations: list[_WithMask]
+
+
+def _read_masks(split: SplitData) -> Sequence[msgspec.Raw] | None:
+    """Read the ``segmentation`` of every annotation of a COCO JSON file, unparsed; None if there are none."""
+    if split.files.format != "coco":
+        return None
+    content = split.table.source.read_bytes()
+    if b'"segmentation"' not in content:
+        return None
+    try:
+        entries = msgspec.json.decode(content, type=_Content).annotations
+    except msgspec.MsgspecError:  # odd files, such as with NaN, go the slow way
+        listed = load_json(split.table.source)["annotations"]
+        return [msgspec.Raw(msgspec.json.encode(entry.get("segmentation"))) for entry in listed]
+    return [entry.segmentation for entry in entries]
 
 
 def _decode(content: Any, row: int, size_hw: list[int] | None, masks: Masks) -> None:
@@ -165,40 +179,3 @@ def _decode_rle(content: dict[str, Any], row: int, size_hw: list[int] | None, ma
 def _shoelace(points: np.ndarray) -> float:
     x, y = points[:, 0], points[:, 1]
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
-
-
-def mask_entry_clipped(
-    segmentation: Any, move: Callable[[np.ndarray], np.ndarray], size_hw: SizeHW
-) -> tuple[list[list[float]] | None, np.ndarray, str]:
-    """Polygons that enclose something and lie in the image.
-
-    Args:
-        segmentation: Polygons of an annotation.
-        move: Puts points ``[n, 2]`` into the frame of the image.
-        size_hw: Of the image.
-
-    Returns:
-        The polygons, None if they can stay as they are; their bounds, NaN if nothing is left; the kind of finding
-        that made the difference.
-    """
-    parts = [segmentation] if segmentation and isinstance(segmentation[0], (int, float)) else segmentation
-    limit = np.array([size_hw[1], size_hw[0]], dtype=np.float64)
-    kept: list[np.ndarray] = []
-    kind, changed = "mask_polygon_short", len(parts) != len(segmentation)
-    for part in parts:
-        if len(part) < 6:
-            changed = True
-            continue
-        points = np.array(part, dtype=np.float64).reshape(-1, 2)
-        moved = move(points)
-        if (moved < -OUTSIDE_PIXELS).any() or (moved > limit + OUTSIDE_PIXELS).any():
-            moved, kind = np.clip(moved, 0, limit), "mask_outside_image"
-        if (np.ptp(moved, axis=0) > 0).all():
-            kept.append(moved)
-        changed = changed or moved is not points
-    if not kept:
-        return [], np.full(4, np.nan), kind
-    points = np.concatenate(kept)
-    bounds = np.concatenate([points.min(axis=0), points.max(axis=0)])
-    polygons = [part.ravel().round(3).tolist() for part in kept]
-    return (polygons if changed else None), bounds, kind

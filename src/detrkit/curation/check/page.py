@@ -8,11 +8,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from detrkit.curation.check.findings import Finding, Place
-from detrkit.curation.check.kinds import Severity
 from detrkit.curation.check.run import Checked
 from detrkit.curation.check.source import SplitData
-from detrkit.curation.check.splits import image_path
+from detrkit.data.faults import Finding, Location, Severity
 from detrkit.errors import ImageError
 from detrkit.ops.images import decode_image
 from detrkit.visual.drawing import draw_objects
@@ -46,14 +44,16 @@ def write_check_page(path: Path, checked: Checked) -> Path:
     sections = [Section("Overview", _overview(checked))]
     for finding in result.findings:
         blocks: list[Block] = [
-            Text(f"{finding.severity.value.capitalize()}. {finding.advice}"),
-            Text(f"--fix: {finding.repair}." if finding.repair else "A person has to decide; --fix leaves it."),
+            Text(f"{finding.severity.value.capitalize()}. {finding.fault.advice}"),
+            Text(
+                f"--fix: {finding.fault.fix}." if finding.fault.fix else "A person has to decide; --fix leaves it."
+            ),
             Table([Column("Example")], [[example] for example in finding.examples], f"First of {finding.count:,}"),
         ]
         pictures = list(_pictures(finding, checked.splits, budget))
         if pictures:
             blocks.append(Gallery(pictures))
-        sections.append(Section(f"{finding.title} ({finding.count:,})", blocks))
+        sections.append(Section(f"{finding.fault.title} ({finding.count:,})", blocks))
     title = f"{result.data.resolve().name}: data check"
     return write_page(path, title, "Faulty boxes are red; green is how --fix writes them.", sections)
 
@@ -67,7 +67,7 @@ def _overview(checked: Checked) -> list[Block]:
     ]
     cards.append(Card("images opened", f"{result.images_checked:,}"))
     rows: list[list[str | int | float | None]] = [
-        [finding.severity.value, finding.title, finding.kind, finding.count, ", ".join(finding.splits)]
+        [finding.severity.value, finding.fault.title, finding.kind, finding.count, ", ".join(finding.splits)]
         for finding in result.findings
     ]
     columns = [Column("Severity"), Column("Finding"), Column("Name"), Column("Count", "count"), Column("Splits")]
@@ -111,11 +111,11 @@ def _pictures(finding: Finding, splits: Sequence[SplitData], budget: _Budget) ->
             yield picture
 
 
-def _by_image(finding: Finding) -> dict[Place, list[int]]:
+def _by_image(finding: Finding) -> dict[Location, list[int]]:
     """Annotation rows of the first images of a finding."""
-    rows: dict[Place, list[int]] = {}
-    for place in finding.places:
-        key = Place(place.split, place.image)
+    rows: dict[Location, list[int]] = {}
+    for place in finding.locations:
+        key = Location(place.split, place.image)
         if place.image < 0 or (key not in rows and len(rows) >= 4 * PICTURES_PER_KIND):
             continue
         rows.setdefault(key, [])
@@ -124,7 +124,7 @@ def _by_image(finding: Finding) -> dict[Place, list[int]]:
     return rows
 
 
-def _side_by_side(group: Sequence[Place], splits: dict[str, SplitData]) -> Picture | None:
+def _side_by_side(group: Sequence[Location], splits: dict[str, SplitData]) -> Picture | None:
     images, names = [], []
     for place in group[:2]:
         image = _image(splits, place)
@@ -140,7 +140,7 @@ def _side_by_side(group: Sequence[Place], splits: dict[str, SplitData]) -> Pictu
     return Picture.of(np.concatenate(scaled, axis=1), " = ".join(names), LONGEST)
 
 
-def _drawn(splits: dict[str, SplitData], place: Place, rows: Sequence[int]) -> Picture | None:
+def _drawn(splits: dict[str, SplitData], place: Location, rows: Sequence[int]) -> Picture | None:
     """An image with its faulty boxes as written, and as they should be read."""
     image = _image(splits, place)
     if image is None:
@@ -173,10 +173,10 @@ def _drawn(splits: dict[str, SplitData], place: Place, rows: Sequence[int]) -> P
     return Picture.of(draw_objects(canvas, boxes, colors), caption, LONGEST)
 
 
-def _image(splits: dict[str, SplitData], place: Place) -> np.ndarray | None:
+def _image(splits: dict[str, SplitData], place: Location) -> np.ndarray | None:
     """Pixels of an image, None if it cannot be decoded; uint8 ``[H, W, 3]``."""
     split = splits.get(place.split)
-    path = None if split is None or place.image < 0 else image_path(split, place.image)
+    path = None if split is None or place.image < 0 else split.path(place.image)
     if path is None:
         return None
     try:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
-from detrkit.curation.check.findings import Findings, Place
+from detrkit.data.faults import Findings, Location
 from detrkit.data.formats.coco.read import load_json
 from detrkit.data.index import check_inside
 from detrkit.errors import AnnotationError, DataError
@@ -44,7 +44,7 @@ class Segments(NamedTuple):
 
 
 def find_panoptic(data: Path, found: Findings) -> list[PanopticFiles]:
-    """Panoptic annotations in a data set, whatever else it holds."""
+    """Find panoptic annotations in a data set, whatever else it holds."""
     if data.is_file():
         files = [data] if data.name.startswith("panoptic_") else []
     else:
@@ -55,7 +55,7 @@ def find_panoptic(data: Path, found: Findings) -> list[PanopticFiles]:
         try:
             content = load_json(path)
         except DataError as error:
-            found.add("annotations_unreadable", Place(name), str(error))
+            found.add("annotations_unreadable", str(error), Location(name))
             continue
         entries = content.get("annotations")
         is_panoptic = isinstance(entries, list) and any(
@@ -82,7 +82,7 @@ def check_panoptic(
 
 
 def read_mask(files: PanopticFiles, entry: Mapping[str, Any]) -> Segments | str:
-    """The segments of an entry's PNG, or why there are none."""
+    """Read the segments of an entry's PNG, or why there are none."""
     name = str(entry.get("file_name", ""))
     try:
         check_inside(name, files.masks)
@@ -96,8 +96,10 @@ def read_mask(files: PanopticFiles, entry: Mapping[str, Any]) -> Segments | str:
 
 
 def read_segments(path: Path) -> Segments:
-    """Ids, pixel counts and bounds of the segments of a PNG file."""
-    ids = segment_ids(path)
+    """Measure the segments of a PNG file: ids, pixel counts and bounds."""
+    with Image.open(path) as image:
+        colors = np.asarray(image.convert("RGB"), dtype=np.int32)
+    ids = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
     height, width = ids.shape
     # Runs of equal pixels along the rows: some thousands, where there are hundreds of thousands of pixels.
     flat = ids.ravel()
@@ -118,16 +120,8 @@ def read_segments(path: Path) -> Segments:
     return Segments(present[kept], pixels[kept], boxes[kept], (height, width))
 
 
-def segment_ids(path: Path) -> np.ndarray:
-    """The segment id of every pixel of a PNG file, int32 ``[H, W]``."""
-    with Image.open(path) as image:
-        colors = np.asarray(image.convert("RGB"), dtype=np.int32)
-    ids: np.ndarray = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
-    return ids
-
-
 def _objects(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """The entries of a list that are objects."""
+    """Return the entries of a list that are objects."""
     entries = content.get(key)
     return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
 
@@ -140,31 +134,31 @@ def _check_entry(
     sizes: Mapping[Any, Mapping[str, Any]],
     found: Findings,
 ) -> None:
-    name, place = str(entry.get("file_name")), Place(files.name)
+    name, place = str(entry.get("file_name")), Location(files.name)
     listed = [segment for segment in entry.get("segments_info") or [] if isinstance(segment, dict)]
     for segment in listed:
         if segment.get("category_id") not in categories:
             words = f"{name}: segment {segment.get('id')} has category {segment.get('category_id')}"
-            found.add("panoptic_unknown_category", place, words)
+            found.add("panoptic_unknown_category", words, place)
     for segment_id, count in Counter(segment.get("id") for segment in listed).items():
         if count > 1:
-            found.add("panoptic_duplicate_segment", place, f"{name}: segment {segment_id}", count - 1)
+            found.add("panoptic_duplicate_segment", f"{name}: segment {segment_id}", place, count - 1)
     image = sizes.get(entry.get("image_id"))
     if image is None:
-        found.add("unknown_image_id", place, f"{name}: image {entry.get('image_id')}")
+        found.add("unknown_image_id", f"{name}: image {entry.get('image_id')}", place)
     if isinstance(mask, str):
-        found.add("panoptic_png_missing", place, f"{name}: {mask}")
+        found.add("panoptic_png_missing", f"{name}: {mask}", place)
         return
     if image is not None and (image.get("height"), image.get("width")) != mask.size_hw:
         expected = f"{image.get('width')} x {image.get('height')}"
         words = f"{name} has {mask.size_hw[1]} x {mask.size_hw[0]}, the image {expected}"
-        found.add("panoptic_size_mismatch", place, words)
+        found.add("panoptic_size_mismatch", words, place)
         return
     _check_segments(name, place, listed, mask, found)
 
 
 def _check_segments(
-    name: str, place: Place, listed: Sequence[Mapping[str, Any]], mask: Segments, found: Findings
+    name: str, place: Location, listed: Sequence[Mapping[str, Any]], mask: Segments, found: Findings
 ) -> None:
     at_id = {segment_id: at for at, segment_id in enumerate(mask.ids.tolist())}
     told: set[Any] = set()
@@ -175,20 +169,20 @@ def _check_segments(
             continue
         told.add(segment_id)
         if at is None:
-            found.add("panoptic_segment_missing", place, f"{name}: segment {segment_id}")
+            found.add("panoptic_segment_missing", f"{name}: segment {segment_id}", place)
             continue
         pixels, area = int(mask.pixels[at]), segment.get("area")
         if isinstance(area, (int, float)) and abs(area - pixels) > max(AREA_PIXELS, AREA_SHARE * pixels):
             words = f"{name}: segment {segment_id} has area {area}, {pixels} pixels"
-            found.add("panoptic_area_mismatch", place, words)
+            found.add("panoptic_area_mismatch", words, place)
         box = segment.get("bbox")
         if _is_box(box) and np.abs(_corners(np.array(box)) - _corners(mask.boxes_xywh[at])).max() > BOX_PIXELS:
             words = f"{name}: segment {segment_id} has box {box}, its pixels {mask.boxes_xywh[at].tolist()}"
-            found.add("panoptic_box_mismatch", place, words)
+            found.add("panoptic_box_mismatch", words, place)
     for segment_id in at_id:
         if segment_id not in told:
             words = f"{name}: segment {segment_id}, {mask.pixels[at_id[segment_id]]} pixels"
-            found.add("panoptic_segment_unlisted", place, words)
+            found.add("panoptic_segment_unlisted", words, place)
 
 
 def _is_box(box: Any) -> bool:
@@ -200,7 +194,7 @@ def _corners(xywh: np.ndarray) -> np.ndarray:
 
 
 def _mask_folder(path: Path, content: Mapping[str, Any]) -> Path:
-    """Folder of the PNG files: of the name of the JSON file, or one beside it that has the first file."""
+    """Find the folder of the PNG files: of the name of the JSON file, or one beside it that has the first file."""
     names = [str(entry.get("file_name")) for entry in content["annotations"][:20] if isinstance(entry, dict)]
     beside = [path.with_suffix(""), path.parent / path.stem.removeprefix("panoptic_"), path.parent]
     beside += sorted(entry for entry in path.parent.iterdir() if entry.is_dir())

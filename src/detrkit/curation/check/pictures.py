@@ -1,4 +1,4 @@
-"""Telling a copy of a picture from another picture of the same scene.
+"""Tests that tell a copy of a picture from another picture of the same scene.
 
 A perceptual hash sees the frame as a whole: pictures of one fixed camera have nearly the same hash although
 other things are in them. What tells them apart are the objects that people marked, and where the pixels differ:
@@ -40,7 +40,7 @@ class Thumbnail(NamedTuple):
 
 
 def read_thumbnail(path: Path) -> Thumbnail | None:
-    """The thumbnail of an image file; None if it cannot be read."""
+    """Read the thumbnail of an image file; None if it cannot be read."""
     try:
         pixels = decode_image(path).permute(1, 2, 0).numpy()
     except ImageError:
@@ -51,7 +51,7 @@ def read_thumbnail(path: Path) -> Thumbnail | None:
 
 
 def is_copy(one: Thumbnail, two: Thumbnail) -> bool:
-    """Whether two pictures of nearly equal hashes are copies of one, brightness and contrast apart."""
+    """Return whether two pictures of nearly equal hashes are copies of one, brightness and contrast apart."""
     centred = two.values - two.values.mean()
     gain = float(((one.values - one.values.mean()) * centred).sum() / max(float((centred**2).sum()), 1e-6))
     gain = min(max(gain, 0.5), 2.0)
@@ -64,14 +64,14 @@ def is_copy(one: Thumbnail, two: Thumbnail) -> bool:
 
 
 class Objects(NamedTuple):
-    """What people marked in an image: boxes (centre and size, 0 to 1) ``[n, 4]`` and class names ``[n]``."""
+    """Objects that people marked in an image: boxes (centre and size, 0 to 1) ``[n, 4]`` and names ``[n]``."""
 
     boxes_cxcywh: np.ndarray
     names: np.ndarray
 
 
 def agreement(one: Objects, two: Objects) -> float | None:
-    """Share of the objects of two images that have a counterpart in the other; None if an image has none.
+    """Return the share of the objects of two images that have a counterpart; None if an image has none.
 
     Counterparts have the same class, about the same place, and not more than twice the size: a picture that was
     trimmed by 2 % moves its objects by as much.

@@ -6,29 +6,30 @@ Shapes: I images, N annotations of all of them.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
 from typing import NamedTuple
 
-import msgspec
 import numpy as np
 
 from detrkit.classes import SizeHW
+from detrkit.data.faults import MAX_EXAMPLES, Findings, Location
 from detrkit.data.formats import SplitFiles
-from detrkit.data.formats.coco.read import load_json
 from detrkit.data.table import AnnotationTable
 
 
 class ImageFacts(NamedTuple):
-    """What the header of an image file says, and whether it decodes.
+    """The header of an image file, and whether it decodes.
 
     Args:
-        format: As Pillow names it; empty if it is not known.
+        format: Format as Pillow names it; empty if it is not known.
         mode: Pillow's mode.
         stored_hw: Pixels as stored, before EXIF.
         orientation: EXIF orientation, 1 if there is none.
-        frames: Of an animation, else 1.
-        fault: Kind of finding if it cannot be used, else empty.
-        detail: What was wrong, in words.
+        frames: Frames of an animation, else 1.
+        fault: Kind of fault if it cannot be used, else empty.
+        detail: Description of the fault.
     """
 
     format: str = ""
@@ -50,13 +51,13 @@ class SplitData:
     """One split; the fields after ``table`` are filled by the checks, one after the other.
 
     Args:
-        name: Of the split.
-        files: Where it lies.
-        table: What its annotations say.
+        name: Name of the split.
+        files: Files that it lies in.
+        table: Its annotations as written.
         image_rows: Image row of each annotation, -1 if unknown, ``[N]``.
         class_rows: Category row of each annotation, -1 if unknown, ``[N]``.
         resolved: File name that exists for each image, relative to the image folder; None if there is none.
-        facts: Of each image file; None where it was not opened.
+        facts: Facts of each image file; None where it was not opened.
         limits_hw: Greatest extent that boxes may have, int64 ``[I, 2]``; 0 if no size is known.
         repaired_xywh: Boxes as ``--fix`` writes them, float64 ``[N, 4]``; NaN for those left out.
         box_fault: Kind of the first fault of each box, object ``[N]``; empty if sound.
@@ -82,45 +83,50 @@ class SplitData:
         self.repaired_xywh = table.boxes_xywh.copy()
         self.box_fault = np.full(len(table.annotation_ids), "", dtype=object)
 
-    def place(self, row: int) -> str:
-        """An annotation in words, with its image."""
+    def where(self, row: int) -> str:
+        """Describe an annotation with its image, for messages."""
         image = int(self.image_rows[row])
         where = self.table.place(row, image)
         return where if image < 0 or self.table.label_files else f"{where} of {self.table.file_names[image]}"
 
-    def places(self, rows: np.ndarray) -> list[tuple[int, int]]:
-        """Image and annotation row of annotations."""
-        return list(zip(self.image_rows[rows].tolist(), rows.tolist(), strict=True))
+    def report(self, found: Findings, kind: str, rows: np.ndarray, words: Callable[[int], str]) -> None:
+        """Count a fault of some annotations; ``words`` describes one by its row, behind where it is."""
+        for at, row in enumerate(rows.tolist()):
+            example = f"{self.where(row)}{words(row)}" if at < MAX_EXAMPLES else ""
+            found.add(kind, example, Location(self.name, int(self.image_rows[row]), row))
+
+    def report_images(self, found: Findings, kind: str, rows: np.ndarray, words: Callable[[int], str]) -> None:
+        """Count a fault of some images; ``words`` describes one by its row."""
+        for at, row in enumerate(rows.tolist()):
+            found.add(kind, words(row) if at < MAX_EXAMPLES else "", Location(self.name, row))
+
+    def path(self, row: int) -> Path | None:
+        """Return the file of an image, if there is one."""
+        name = self.resolved[row]
+        return None if name is None else self.files.images / name
 
     def has_faulty_file(self, row: int) -> bool:
-        """Whether an image has no file that could be used."""
+        """Return whether an image has no file that could be used."""
         facts = self.facts[row]
         return self.resolved[row] is None or bool(facts is not None and facts.fault)
 
+    def class_counts(self) -> Counter[str]:
+        """Count the annotations of each class name; names with none are left out."""
+        counts = np.bincount(self.class_rows[self.class_rows >= 0], minlength=len(self.table.category_names))
+        names: Counter[str] = Counter()
+        for name, count in zip(self.table.category_names, counts.tolist(), strict=True):
+            if count:
+                names[name] += count
+        return names
 
-class _WithMask(msgspec.Struct, gc=False):
-    segmentation: msgspec.Raw = msgspec.Raw(b"null")
 
-
-class _Content(msgspec.Struct, gc=False):
-    annotations: list[_WithMask]
-
-
-def read_masks(split: SplitData) -> Sequence[msgspec.Raw] | None:
-    """The ``segmentation`` of every annotation of a COCO JSON file, not parsed yet; None if there are none."""
-    if split.files.format != "coco":
-        return None
-    content = split.table.source.read_bytes()
-    if b'"segmentation"' not in content:
-        return None
-    try:
-        entries = msgspec.json.decode(content, type=_Content).annotations
-    except msgspec.MsgspecError:  # odd files, such as with NaN, go the slow way
-        listed = load_json(split.table.source)["annotations"]
-        return [msgspec.Raw(msgspec.json.encode(entry.get("segmentation"))) for entry in listed]
-    return [entry.segmentation for entry in entries]
+def repeated_rows(values: np.ndarray) -> np.ndarray:
+    """Return the rows whose value occurred before, int64."""
+    is_first = np.zeros(len(values), dtype=bool)
+    is_first[np.unique(values, return_index=True)[1]] = True
+    return np.flatnonzero(~is_first)
 
 
 def boxes_text(boxes: np.ndarray) -> str:
-    """Four numbers in words."""
+    """Write four numbers for a message."""
     return "[" + ", ".join(f"{value:g}" for value in boxes) + "]"

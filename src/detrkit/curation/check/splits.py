@@ -12,10 +12,10 @@ from pathlib import Path
 
 import numpy as np
 
-from detrkit.curation.check.findings import Findings, Place
 from detrkit.curation.check.pictures import Objects, Thumbnail, agreement, is_copy, read_thumbnail
 from detrkit.curation.check.source import SplitData
 from detrkit.curation.duplicates import MAX_DISTANCE, Fingerprints, fingerprints, hamming, near_duplicates
+from detrkit.data.faults import Findings, Location
 
 UNION_SHARE = 0.95
 """A split that lists so much of two others is their union."""
@@ -39,18 +39,18 @@ def check_duplicates(
     progress: Callable[[str, int, int], None] | None,
 ) -> None:
     """Compare all images that can be read, by their bytes and by perceptual hash."""
-    places_of: defaultdict[str, list[Place]] = defaultdict(list)
+    places_of: defaultdict[str, list[Location]] = defaultdict(list)
     for split in apart(splits):
         for row, name in enumerate(split.resolved):
             if name is not None and not split.has_faulty_file(row):
                 path = os.path.realpath(split.files.images / name)
-                places_of[path].append(Place(split.name, row))
+                places_of[path].append(Location(split.name, row))
     paths = list(places_of)
     tell = None if progress is None else (lambda done, total: progress("duplicates", done, total))
     prints = fingerprints(paths, workers=workers, progress=tell)
     names = {split.name: split.table.file_names for split in splits}
 
-    def told(place: Place) -> str:
+    def told(place: Location) -> str:
         return f"{place.split}: {names[place.split][place.image]}"
 
     same = _same_bytes(prints)
@@ -68,7 +68,7 @@ def check_duplicates(
 
 
 def apart(splits: Sequence[SplitData]) -> list[SplitData]:
-    """The splits without those that are unions of others."""
+    """Return the splits without those that are unions of others."""
     files = {
         split.name: {str(split.files.images / name) for name in split.resolved if name is not None}
         for split in splits
@@ -89,8 +89,8 @@ def apart(splits: Sequence[SplitData]) -> list[SplitData]:
     return kept
 
 
-def leaves(places: Sequence[Place]) -> list[Place]:
-    """Of the places of one picture, those that have to go so that one split has it: all but the measuring one."""
+def leaves(places: Sequence[Location]) -> list[Location]:
+    """Return those places of one picture that have to go so that one split has it: all but the measuring one."""
     splits = list(dict.fromkeys(place.split for place in places))
     keeper = next((name for name in (*MEASURES, *splits) if name in splits), "")
     return [place for place in places if place.split != keeper]
@@ -104,8 +104,8 @@ def _same_bytes(prints: Fingerprints) -> list[list[int]]:
     return list(rows_of.values())
 
 
-def _report_same(places: Sequence[Place], found: Findings, told: Callable[[Place], str]) -> None:
-    by_split: defaultdict[str, list[Place]] = defaultdict(list)
+def _report_same(places: Sequence[Location], found: Findings, told: Callable[[Location], str]) -> None:
+    by_split: defaultdict[str, list[Location]] = defaultdict(list)
     for place in places:
         by_split[place.split].append(place)
     if len(by_split) > 1:
@@ -118,14 +118,14 @@ def _report_same(places: Sequence[Place], found: Findings, told: Callable[[Place
 
 
 def _report_near(
-    members: Sequence[tuple[int, Place]],
+    members: Sequence[tuple[int, Location]],
     prints: Fingerprints,
     paths: Sequence[str],
-    objects: Callable[[Place], Objects],
+    objects: Callable[[Location], Objects],
     found: Findings,
-    told: Callable[[Place], str],
+    told: Callable[[Location], str],
 ) -> None:
-    """Pairs between splits one by one, with the copy that is nearest; a group within a split as one."""
+    """Report pairs between splits one by one, with the nearest copy; a group within a split as one."""
     rows = np.array([number for number, _ in members])
     words = prints.words[rows]
     by_split: defaultdict[str, list[int]] = defaultdict(list)
@@ -160,7 +160,7 @@ class _Scene:
         self.thumbnails: dict[int, Thumbnail | None] = {}
 
     def is_copy(self, one: int, two: int, bits: int) -> bool:
-        """Whether two of the images, whose hashes differ by so many bits, are copies of one picture."""
+        """Return whether two of the images, whose hashes differ by so many bits, are copies of one picture."""
         share = agreement(self.objects[one], self.objects[two])
         if share is not None and share < LEAST_AGREEMENT:
             return False
@@ -182,7 +182,7 @@ class _Marked:
         self.splits = {split.name: split for split in splits}
         self.order = {split.name: np.argsort(split.image_rows, kind="stable") for split in splits}
 
-    def __call__(self, place: Place) -> Objects:
+    def __call__(self, place: Location) -> Objects:
         split = self.splits[place.split]
         order = self.order[place.split]
         start, stop = np.searchsorted(split.image_rows, (place.image, place.image + 1), sorter=order)
@@ -195,17 +195,11 @@ class _Marked:
 
 
 def _leaving(one: str, two: str) -> str:
-    """Which of two splits gives an image up."""
+    """Return which of two splits gives an image up."""
     rank = {name: number for number, name in enumerate(MEASURES)}
     return max((one, two), key=lambda name: (rank.get(name, len(rank)), name))
 
 
-def _are(places: Sequence[Place], told: Callable[[Place], str], words: str) -> str:
+def _are(places: Sequence[Location], told: Callable[[Location], str], words: str) -> str:
     shown = " = ".join(told(place) for place in places[:MAX_SHOWN])
     return f"{shown}{' = ...' if len(places) > MAX_SHOWN else ''} ({words})"
-
-
-def image_path(split: SplitData, row: int) -> Path | None:
-    """File of an image, if there is one."""
-    name = split.resolved[row]
-    return None if name is None else split.files.images / name

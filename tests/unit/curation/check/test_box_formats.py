@@ -1,11 +1,18 @@
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import numpy as np
 import pytest
 
 from detrkit.curation.check.box_formats import NATIVE, from_xywh, judge, to_xywh
 
 HEIGHT, WIDTH = 480, 640
+
+
+class Judged(NamedTuple):
+    xywh: np.ndarray
+    fault: np.ndarray
 
 
 def random_boxes(count: int = 200, seed: int = 0) -> np.ndarray:
@@ -17,14 +24,16 @@ def random_boxes(count: int = 200, seed: int = 0) -> np.ndarray:
 
 def judged(boxes, native="xywh", is_normalised=False, area=None, masks=None, images=None):
     count = len(boxes)
-    return judge(
-        boxes,
-        np.tile([HEIGHT, WIDTH], (count, 1)),
-        np.arange(count) // 4 if images is None else images,
-        native,
-        is_normalised,
-        np.full(count, np.nan) if area is None else area,
-        masks,
+    return Judged(
+        *judge(
+            boxes,
+            np.tile([HEIGHT, WIDTH], (count, 1)),
+            np.arange(count) // 4 if images is None else images,
+            native,
+            is_normalised,
+            np.full(count, np.nan) if area is None else area,
+            masks,
+        )
     )
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from detrkit.curation.check import examine
-from detrkit.curation.fix.fix import fix_data
+from detrkit.curation.fix import fix_data
 
 WIDTH, HEIGHT, IMAGES = 120, 80, 8
 
@@ -66,7 +66,7 @@ def test_a_faulty_line_is_named_and_repaired(name, yolo, tmp_path):
     assert "3.txt line 3" in finding.examples[0]
     fixed = fix_data(checked, tmp_path / "fixed", duplicates=False)
     assert fixed.after.is_clean, fixed.after.lines()
-    assert len(fixed.changes) == 1
+    assert fixed.repaired == {kind: 1}
 
 
 def test_a_label_file_without_image_is_told_of(yolo):

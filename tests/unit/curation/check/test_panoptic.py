@@ -10,7 +10,7 @@ from PIL import Image
 
 from detrkit.curation.check import check_data, examine
 from detrkit.curation.check.panoptic import read_segments
-from detrkit.curation.fix.fix import fix_data
+from detrkit.curation.fix import Loss, fix_data
 
 SIDE = 40
 
@@ -126,7 +126,7 @@ def test_planted_faults_are_named_and_repaired(name, panoptic, tmp_path):
     assert found == expected
     fixed = fix_data(checked, tmp_path / "fixed")
     assert fixed.after.is_clean, fixed.after.lines()
-    assert (tmp_path / "fixed" / "annotations" / "panoptic_train2017.json").is_file()
+    assert Loss("panoptic_train2017", "panoptic masks", 4, 4) in fixed.losses
 
 
 def test_masks_of_another_size_than_their_image_are_told_of(panoptic):

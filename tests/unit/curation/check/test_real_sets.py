@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from detrkit.curation.check import CheckResult, check_data, examine
-from detrkit.curation.fix.fix import fix_data
+from detrkit.curation.fix import fix_data
 from detrkit.errors import DataError
 
 CLEAN = ("coco_mini", "coco_panoptic_yolo", "bad_inputs/12_yolo_data_yaml_wrong_paths")

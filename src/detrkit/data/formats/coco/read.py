@@ -19,7 +19,7 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
-from detrkit.data.faults import Defect, ReportBuilder
+from detrkit.data.faults import Findings
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError
 
@@ -154,7 +154,7 @@ class _Columns:
     """
 
     def __init__(self, path: Path):
-        self.path, self.report = path, ReportBuilder(str(path))
+        self.path, self.report = path, Findings(str(path))
 
     def table(self, images: _Entries, annotations: _Entries, categories: _Entries) -> AnnotationTable:
         if not categories:
@@ -186,7 +186,7 @@ class _Columns:
             boxes_xywh=boxes,
             area=area,
             iscrowd=iscrowd,
-            report=self.report.build(),
+            report=self.report.report(),
             supercategories=_headings(classes),
         )
 
@@ -220,7 +220,7 @@ class _Columns:
             got = f"no {key}" if value is msgspec.UNSET else f"{key} {value!r}"
             raise AnnotationError(f"{where} has {got}, expected an integer; correct the file")
         if type(value) is not int:
-            self.report.add(Defect.TEXT_ID, f"{where}: {key} {value!r}")
+            self.report.add("id_is_text", f"{where}: {key} {value!r}")
         return number
 
     def _boxes(self, values: Sequence[Any], annotation_ids: Sequence[Any]) -> np.ndarray:
@@ -234,7 +234,7 @@ class _Columns:
                 continue  # stays NaN
             boxes[row] = [_number(item) for item in value]
             if any(isinstance(item, str) for item in value) and np.isfinite(boxes[row]).all():
-                self.report.add(Defect.TEXT_NUMBER, f"annotation {annotation_ids[row]}: {value!r}")
+                self.report.add("number_is_text", f"annotation {annotation_ids[row]}: {value!r}")
         return boxes
 
 

@@ -129,7 +129,7 @@ def merged_content(index: CocoIndex, names: Iterable[str], source: Path) -> dict
     merged["images"] = [{**images.get(str(entry["id"]), {}), **entry} for entry in content["images"]]
     ids = index.annotation_ids.tolist()
     merged["annotations"] = [
-        _merged_annotation(entry, annotations[(str(entry["image_id"]), str(ids[row]))])
+        merge_annotation(entry, _take_nearest(entry["bbox"], annotations[(str(entry["image_id"]), str(ids[row]))]))
         for row, entry in enumerate(content["annotations"])
     ]
     merged["categories"] = [{**categories.get(str(entry["id"]), {}), **entry} for entry in content["categories"]]
@@ -159,20 +159,18 @@ def _key(entry: Mapping[str, Any], field: str) -> str:
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 
-def _merged_annotation(entry: dict[str, Any], candidates: list[Mapping[str, Any]]) -> dict[str, Any]:
-    """An annotation with the further fields of the entry that it was read from, the next of those with its id."""
-    original = _take_nearest(entry["bbox"], candidates)
-    if original is None:
-        return entry
+def merge_annotation(entry: dict[str, Any], original: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to an annotation the further fields of the entry that it was read from."""
     merged = {**original, **entry}
     if _distance(entry["bbox"], original) < _SAME_PIXELS:
         merged["bbox"] = original["bbox"]
     return merged
 
 
-def _take_nearest(box: list[float], candidates: list[Mapping[str, Any]]) -> Mapping[str, Any] | None:
+def _take_nearest(box: list[float], candidates: list[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """Take the next of the entries with the id of an annotation; empty where there is none left."""
     if not candidates:
-        return None
+        return {}
     nearest = min(range(len(candidates)), key=lambda place: _distance(box, candidates[place]))
     return candidates.pop(nearest)
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from detrkit.data.faults import Defect, ReportBuilder
+from detrkit.data.faults import Findings
 from detrkit.data.formats.base import SplitFiles
 from detrkit.data.formats.coco.read import load_json
 from detrkit.data.table import AnnotationTable
@@ -124,10 +124,10 @@ def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
         split.category_ids[place] for place in things
     }
     rows = np.flatnonzero(~np.isin(split.category_refs, np.array(sorted(stuff), dtype=np.int64)))
-    report = ReportBuilder(str(split.source))
+    report = Findings(str(split.source))
     for name, png in zip(split.file_names, split.png_names, strict=True):
         if not png:
-            report.add(Defect.UNLABELLED_IMAGE, name)
+            report.add("image_without_label_file", name)
     labelled = np.array([bool(png) for png in split.png_names])
     places = np.flatnonzero(labelled)
     return AnnotationTable(
@@ -143,7 +143,7 @@ def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
         boxes_xywh=split.boxes_xywh[rows],
         area=split.area[rows],
         iscrowd=split.iscrowd[rows],
-        report=report.build(),
+        report=report.report(),
     )
 
 

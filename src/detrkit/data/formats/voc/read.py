@@ -25,7 +25,7 @@ from xml.parsers import expat
 import numpy as np
 
 from detrkit.classes import SizeHW
-from detrkit.data.faults import Defect, ReportBuilder
+from detrkit.data.faults import Findings
 from detrkit.data.formats.base import SplitFiles, walk_files
 from detrkit.data.formats.voc.find import stem_of_line
 from detrkit.data.table import AnnotationTable
@@ -85,7 +85,7 @@ class _Reader:
     def __init__(self, files: SplitFiles):
         self.files = files
         self.source = files.listings[0] if files.listings else files.annotations
-        self.report = ReportBuilder(str(self.source))
+        self.report = Findings(str(self.source))
         self.names = list(walk_files(files.images, *IMAGE_SUFFIXES))
         self.known = set(self.names)
         self.by_stem: defaultdict[str, list[str]] = defaultdict(list)
@@ -103,7 +103,7 @@ class _Reader:
             try:
                 content = self.parsed[path] = read_voc_file(path)
             except AnnotationError as error:
-                self.report.add(Defect.UNREADABLE_LABELS, str(error).replace(str(path), path.name))
+                self.report.add("label_file_unreadable", str(error).replace(str(path), path.name))
                 continue
             parsed.append((self._image_of(stem, content), stem, content))
         if not self.files.listings:
@@ -126,7 +126,7 @@ class _Reader:
         for name, stem, content in parsed:
             if any(item.is_difficult for item in content.objects):
                 number = sum(item.is_difficult for item in content.objects)
-                self.report.add(Defect.DIFFICULT, f"{stem}.xml ({name})", number)
+                self.report.add("difficult_objects", f"{stem}.xml ({name})", count=number)
         return AnnotationTable(
             source=self.source,
             image_ids=image_ids,
@@ -140,7 +140,7 @@ class _Reader:
             boxes_xywh=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
             area=np.full(len(objects), np.nan),
             iscrowd=difficult,
-            report=self.report.build(),
+            report=self.report.report(),
             label_files=[f"{stem}.xml" for _, stem, _ in parsed],
             places=np.array([place for count in counts for place in range(1, count + 1)], dtype=np.int64),
             unit="object",
@@ -157,7 +157,7 @@ class _Reader:
             if stem in known:
                 stems.append(stem)
             else:
-                self.report.add(Defect.UNLABELLED_IMAGE, f"{stem}: no {stem}.xml")
+                self.report.add("image_without_label_file", f"{stem}: no {stem}.xml")
         return stems
 
     def _listed(self) -> list[str]:
@@ -176,7 +176,7 @@ class _Reader:
                 continue
             own = next((name for name in candidates if name.rpartition("/")[2] == written), candidates[0])
             if written != own.rpartition("/")[2]:
-                self.report.add(Defect.OTHER_FILE_NAME, f"{stem}.xml says {written!r}, the image is {own}")
+                self.report.add("file_name_in_xml", f"{stem}.xml says {written!r}, the image is {own}")
             return own
         folder = stem.rpartition("/")[0]
         beside = f"{folder}/{written}" if folder else written
@@ -188,7 +188,7 @@ class _Reader:
     def _report_unlabelled(self, used: set[str]) -> None:
         for name in self.names:
             if name not in used:
-                self.report.add(Defect.UNLABELLED_IMAGE, name)
+                self.report.add("image_without_label_file", name)
 
     def _class_names(self) -> list[str]:
         """Classes in the order of ``labels.txt``, then all others of every split by name, so that splits agree."""

@@ -24,7 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from detrkit.classes import SizeHW
-from detrkit.data.faults import Defect, ReportBuilder
+from detrkit.data.faults import Findings
 from detrkit.data.formats.base import SplitFiles, relative, walk_files
 from detrkit.data.formats.yolo.data_yaml import DataYaml, locate, read_data_yaml
 from detrkit.data.formats.yolo.find import NOT_LABELS
@@ -63,7 +63,7 @@ class _Reader:
     def __init__(self, files: SplitFiles):
         self.files, self.source = files, files.listings[0]
         self.root = files.annotations.parent if files.annotations.is_file() else files.annotations
-        self.report = ReportBuilder(str(self.source))
+        self.report = Findings(str(self.source))
         is_yaml = files.annotations.suffix.lower() in (".yaml", ".yml")
         self.content = read_data_yaml(files.annotations) if is_yaml else None
         self.keypoints = self.content.keypoint_values if self.content else 0
@@ -79,7 +79,8 @@ class _Reader:
         labels = [self._label_of(name) for name in names]
         self._report_orphans(names, labels)
         if not any(labels):
-            self.report.add(Defect.NO_LABELS, f"{len(names)} images, for instance {names[0]}", len(names))
+            example = f"{len(names)} images, for instance {names[0]}"
+            self.report.add("split_without_label_files", example, count=len(names))
         with ThreadPoolExecutor(_THREADS if len(names) > _FEW_FILES else 1) as pool:
             sizes = list(pool.map(self._size_hw, names, chunksize=32))
             texts = list(pool.map(_read_label, labels, chunksize=32))
@@ -116,7 +117,7 @@ class _Reader:
             boxes_xywh=boxes,
             area=np.full(len(flat), np.nan),
             iscrowd=np.zeros(len(flat), dtype=bool),
-            report=self.report.build(),
+            report=self.report.report(),
             label_files=[relative(Path(label), self.root) if label else "" for label in labels],
             places=flat[:, 0].astype(np.int64),
             unit="line",
@@ -196,7 +197,7 @@ class _Reader:
         for folder in sorted({os.path.split(label)[0] for label in used} - beside):
             for name in sorted(self._names_in(folder)):
                 if f"{folder}/{name}" not in used:
-                    self.report.add(Defect.ORPHAN_LABELS, relative(Path(folder, name), self.root))
+                    self.report.add("label_file_without_image", relative(Path(folder, name), self.root))
 
     def _size_hw(self, name: str) -> SizeHW:
         try:
@@ -207,7 +208,7 @@ class _Reader:
     def _parse(self, text: str | None, label: str) -> list[Row] | None:
         """Objects of a label file; None if it could not be read, so that its image is left out."""
         if text is None:
-            self.report.add(Defect.UNREADABLE_LABELS, relative(Path(label), self.root))
+            self.report.add("label_file_unreadable", relative(Path(label), self.root))
             return None
         found: list[Row] = []
         for number, line in enumerate(text.splitlines(), start=1):
@@ -217,7 +218,7 @@ class _Reader:
             row = self._row(words, number, label)
             if row is None:
                 place = f"{relative(Path(label), self.root)} line {number}"
-                self.report.add(Defect.BAD_LINE, f"{place}: {line.strip()[:60]!r}")
+                self.report.add("label_line_unreadable", f"{place}: {line.strip()[:60]!r}")
             else:
                 found.append(row)
         return found
@@ -233,10 +234,10 @@ class _Reader:
         if len(numbers) > BOX_NUMBERS:
             place = f"{relative(Path(label), self.root)} line {number}"
             if len(numbers) == BOX_NUMBERS + 1 or len(numbers) == BOX_NUMBERS + self.keypoints:
-                self.report.add(Defect.EXTRA_NUMBERS, place)
+                self.report.add("extra_numbers", place)
                 numbers = numbers[:BOX_NUMBERS]
             elif len(numbers) >= 6 and len(numbers) % 2 == 0:
-                self.report.add(Defect.POLYGON, place)
+                self.report.add("polygons_in_labels", place)
                 numbers = _box_around(numbers)
         if len(numbers) != BOX_NUMBERS:
             return None
@@ -262,7 +263,7 @@ class _Reader:
     def _compare_count(self, content: DataYaml) -> None:
         if content.count is not None and content.names is not None and content.count != len(content.names):
             example = f"{content.path.name}: nc is {content.count}, names has {len(content.names)}"
-            self.report.add(Defect.CLASS_COUNT, example)
+            self.report.add("class_count_differs", example)
 
     def _greatest_class(self) -> int:
         """Greatest class number in the labels of every split, so that all agree on the classes."""

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from detrkit.config import DataConfig
-from detrkit.data.faults import Defect
 from detrkit.data.formats import find_split
 from detrkit.data.formats.panoptic.read import read_panoptic, read_segments
 from detrkit.data.read import read_split_files
@@ -70,10 +69,10 @@ def test_stuff_unknown_categories_and_images_without_segments(tmp_path: Path) ->
     files = find_split(data_set(tmp_path, segments), "train")
     index, report = read_split_files(files)
     assert index.boxes_xyxy.tolist() == [[6, 5, 16, 10]]
-    assert {finding.defect: finding.count for finding in report.findings} == {
-        Defect.UNLABELLED_IMAGE: 1,
-        Defect.UNKNOWN_CATEGORY: 1,
-        Defect.MISSING_BOX: 1,
+    assert {finding.kind: finding.count for finding in report.findings} == {
+        "image_without_label_file": 1,
+        "unknown_category_id": 1,
+        "box_missing": 1,
     }
     assert read_segments(files.listings[0] / "1.png") == {0: 2350, 7 + 256 + 2 * 65536: 50}
 

@@ -63,7 +63,7 @@ def test_lists_decide_and_lists_of_classes_do_not(tmp_path: Path) -> None:
     train, report = read_split_files(found["train"])
     val, _ = read_split_files(found["val"])
     assert [train.file_name(row) for row in range(len(train))] == ["1.png", "3.png"]
-    assert "1 images have no annotation file (left out): 9: no 9.xml" in str(report)
+    assert "1 images without an annotation file (left out): 9: no 9.xml" in str(report)
     assert [val.file_name(row) for row in range(len(val))] == ["2.png"]
     assert train.class_map.names == val.class_map.names == ("ant", "cat", "dog")
     assert len(read_split_files(find_split(tmp_path, "trainval"))[0]) == 3

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,8 @@ import pytest
 from PIL import Image
 
 from detrkit.curation.check import examine
-from detrkit.curation.fix.fix import FixResult, fix_data
-from detrkit.errors import UsageError
+from detrkit.curation.fix import FixResult, Loss, fix_data
+from detrkit.errors import DataError, UsageError
 
 
 class Small:
@@ -60,25 +59,63 @@ def test_the_original_is_not_touched(small, tmp_path):
 
 def test_a_sound_set_is_copied_with_all_its_fields(small, tmp_path):
     fixed, content = small.fix(tmp_path / "out")
-    assert fixed.changes == ()
+    assert (fixed.repaired, fixed.losses, fixed.unfit) == ({}, (), ())
     assert content == small.content
 
 
-def test_every_change_is_written_down_as_a_diff(small, tmp_path):
+def test_what_was_repaired_and_lost_is_written_down(small, tmp_path):
     small.content["annotations"][0]["bbox"] = [10, 10, 0, 20]
     del small.content["annotations"][1]["segmentation"]
     small.content["annotations"][1]["bbox"] = [50, 10, 30, 20]
     fixed, content = small.fix(tmp_path / "out")
-    assert Counter(change.kind for change in fixed.changes) == {"box_empty": 1, "box_leaves_image": 1}
+    assert fixed.repaired == {"box_empty": 1, "box_leaves_image": 1}
+    assert fixed.losses == (Loss("train", "objects", 1, 2), Loss("train", "masks", 1, 1))
     record = json.loads((tmp_path / "out" / "changes.json").read_text())
-    assert record["schema_version"] == 1
-    assert len(record["changes"]) == 2
+    assert record["schema_version"] == 2
+    assert {entry["kind"]: entry["counts"] for entry in record["repaired"]} == {
+        "box_empty": {"train": 1},
+        "box_leaves_image": {"train": 1},
+    }
+    assert record["lost"][0] == {"split": "train", "what": "objects", "lost": 1, "total": 2}
     text = (tmp_path / "out" / "changes.txt").read_text()
-    assert "- train: annotation 1 of 1.png: [10, 10, 0, 20]" in text
-    assert "- train: annotation 2 of 2.png: bbox [50, 10, 30, 20]" in text
-    assert "+ train: annotation 2 of 2.png: bbox [50, 10, 10, 20]" in text
+    assert "train: annotation 1 of 1.png: [10, 10, 0, 20]" in text
+    assert "train: 1 of 2 objects are not in the copy" in text
     assert [entry["bbox"] for entry in content["annotations"]] == [[50, 10, 10, 20]]
     assert content["annotations"][0]["area"] == 200
+
+
+@pytest.mark.parametrize(
+    ("boxes", "classes", "reason"),
+    [
+        ([[10, 10, 0, 20], [10, 10, 30, 20]], [3, 4], "no object is left of 1 class: cat"),
+        ([[10, 10, 0, 20], [10, 10, 30, 0]], [3, 3], "train has lost all its objects"),
+    ],
+)
+def test_a_copy_without_a_class_or_a_split_is_not_fit(small, tmp_path, boxes, classes, reason):
+    small.content["categories"].append({"id": 4, "name": "dog"})
+    for entry, box, number in zip(small.content["annotations"], boxes, classes, strict=True):
+        entry["bbox"], entry["category_id"] = box, number
+    fixed, _ = small.fix(tmp_path / "out")
+    assert fixed.after.is_clean
+    assert not fixed.is_clean
+    assert reason in fixed.unfit
+    assert reason in (tmp_path / "out" / "changes.txt").read_text()
+
+
+def test_a_copy_without_most_objects_is_not_fit(small, tmp_path):
+    first = small.content["annotations"][0]
+    small.content["annotations"] += [{**first, "id": 10 + at, "bbox": [10, 10, 0, at]} for at in range(3)]
+    fixed, _ = small.fix(tmp_path / "out")
+    assert fixed.unfit == ("3 of 5 objects are lost",)
+
+
+def test_exact_duplicates_are_no_loss(small, tmp_path):
+    first = small.content["annotations"][0]
+    small.content["annotations"] += [{**first, "id": 10 + at} for at in range(3)]
+    fixed, content = small.fix(tmp_path / "out")
+    assert fixed.is_clean
+    assert [loss.what for loss in fixed.losses] == ["masks"]
+    assert len(content["annotations"]) == 2
 
 
 def test_masks_of_untouched_boxes_are_kept(small, tmp_path):
@@ -89,11 +126,12 @@ def test_masks_of_untouched_boxes_are_kept(small, tmp_path):
     assert content["annotations"][0]["score"] == 0.5
 
 
-def test_a_box_away_from_its_mask_is_moved_to_it(small, tmp_path):
+def test_a_mask_away_from_its_box_is_left_out(small, tmp_path):
     small.content["annotations"][0]["bbox"] = [12, 3, 20, 30]
     fixed, content = small.fix(tmp_path / "out")
-    assert [change.kind for change in fixed.changes] == ["mask_box_mismatch"]
-    assert content["annotations"][0]["bbox"] == [10, 10, 30, 20]
+    assert fixed.losses == (Loss("train", "masks", 1, 2),)
+    assert content["annotations"][0]["bbox"] == [12, 3, 20, 30]
+    assert [bool(entry["segmentation"]) for entry in content["annotations"]] == [False, True]
 
 
 def test_boxes_are_scaled_with_images_that_were_made_smaller(small, tmp_path):
@@ -106,44 +144,16 @@ def test_boxes_are_scaled_with_images_that_were_made_smaller(small, tmp_path):
     assert fixed.after.is_clean
     assert [(image["width"], image["height"]) for image in content["images"]] == [(60, 40), (60, 40)]
     assert content["annotations"][0]["bbox"] == [10, 10, 30, 20]
-    assert content["annotations"][0]["segmentation"] == [[10, 10, 40, 10, 40, 30, 10, 30]]
+    assert content["annotations"][0]["segmentation"] == []
+    assert fixed.losses == (Loss("train", "masks", 2, 2),)
 
 
-@pytest.mark.parametrize("orientation", [5, 6, 7, 8])
-def test_boxes_drawn_before_the_exif_rotation_are_turned_with_it(orientation, tmp_path):
-    """The oracle is Pillow: a white patch is where the box is, before and after."""
-    from PIL import ImageOps
-
-    (tmp_path / "set" / "train").mkdir(parents=True)
-    pixels = np.zeros((40, 90, 3), dtype=np.uint8)
-    pixels[5:15, 60:85] = 255
-    exif = Image.Exif()
-    exif[0x0112] = orientation
-    path = tmp_path / "set" / "train" / "1.png"
-    Image.fromarray(pixels).save(path, exif=exif)
-    content = {
-        "images": [{"id": 1, "file_name": "1.png", "width": 90, "height": 40}],
-        "annotations": [{"id": 1, "image_id": 1, "category_id": 1, "bbox": [60, 5, 25, 10], "area": 250}],
-        "categories": [{"id": 1, "name": "patch"}],
-    }
-    (tmp_path / "set" / "train.json").write_text(json.dumps(content))
-    checked = examine(tmp_path / "set")
-    assert checked.result.count("exif_rotated_size") == 1
-    fixed = fix_data(checked, tmp_path / "out")
-    assert fixed.after.is_clean
-    written = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
-    x, y, width, height = written["annotations"][0]["bbox"]
-    upright = np.asarray(ImageOps.exif_transpose(Image.open(path)))
-    rows, columns = np.nonzero(upright[..., 0])
-    assert (x, y, x + width, y + height) == (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
-    assert (written["images"][0]["height"], written["images"][0]["width"]) == upright.shape[:2]
-
-
-def test_a_repeated_image_id_goes_back_to_the_number_of_the_file(small, tmp_path):
+def test_an_image_with_a_repeated_id_is_left_out(small, tmp_path):
     small.content["images"][1]["id"] = 1
-    _, content = small.fix(tmp_path / "out")
-    assert [image["id"] for image in content["images"]] == [1, 2]
-    assert [entry["image_id"] for entry in content["annotations"]] == [1, 2]
+    fixed, content = small.fix(tmp_path / "out")
+    assert [image["file_name"] for image in content["images"]] == ["1.png"]
+    assert [entry["image_id"] for entry in content["annotations"]] == [1]
+    assert Loss("train", "images", 1, 2) in fixed.losses
 
 
 def test_two_entries_of_one_file_become_one(small, tmp_path):
@@ -170,8 +180,7 @@ def test_names_from_outside_are_not_copied(small, tmp_path):
     fixed, content = small.fix(tmp_path / "out")
     assert [image["file_name"] for image in content["images"]] == ["2.png"]
     assert [path.name for path in (tmp_path / "out" / "train").iterdir()] == ["2.png"]
-    kinds = Counter(change.kind for change in fixed.changes)
-    assert kinds == {"escaping_file_name": 2, "absolute_file_name": 1}
+    assert fixed.repaired == {"escaping_file_name": 2, "absolute_file_name": 1}
 
 
 def test_a_folder_that_holds_something_is_refused(small, tmp_path):
@@ -188,8 +197,6 @@ def test_a_set_without_readable_images_is_refused_rather_than_written(small, tmp
     (small.root / "train.json").write_text(json.dumps(small.content))
     checked = examine(small.root)
     assert checked.result.count("image_empty") == 2
-    from detrkit.errors import DataError
-
     with pytest.raises(DataError, match="none of its images can be used"):
         fix_data(checked, tmp_path / "out")
     assert not (tmp_path / "out").exists()

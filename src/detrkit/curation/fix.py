@@ -1,0 +1,447 @@
+"""A repaired copy of a data set: what reading for training makes of it, in COCO layout, and what was lost.
+
+The check puts right what it is sure of (file names, box formats, classes); :mod:`detrkit.data.repair` does the
+rest, as for training. The original is never written to. What COCO JSON holds besides boxes is kept.
+
+Shapes: I images, N annotations of all of them.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import posixpath
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from detrkit.curation.check.boxes import ROUNDING, first_alike
+from detrkit.curation.check.classes import spelling_key
+from detrkit.curation.check.images import IMAGE_SUFFIXES, is_mislabelled
+from detrkit.curation.check.masks import Masks
+from detrkit.curation.check.result import CheckResult
+from detrkit.curation.check.run import Checked, check_data
+from detrkit.curation.check.source import SplitData, repeated_rows
+from detrkit.curation.check.splits import leaves
+from detrkit.data.coco import fit_boxes
+from detrkit.data.faults import ReadReport
+from detrkit.data.formats.coco.read import load_json
+from detrkit.data.formats.coco.write import coco_content, merge_annotation, unique_ids, write_coco_json
+from detrkit.data.formats.output import RESERVED_SPLITS, inside_name, new_folder, place_images
+from detrkit.data.repair import build_index
+from detrkit.data.table import AnnotationTable
+from detrkit.errors import DataError, counted, listed
+
+Progress = Callable[[str, int, int], None]
+Classes = Mapping[str, Sequence[tuple[int, str]]]
+"""For each split the id and name that each of its category rows has in the copy."""
+
+SCHEMA_VERSION = 2
+"""Of ``changes.json``; raised when a key changes its meaning or goes."""
+MOST_LOST = 0.5
+"""Share of the objects from which on a copy without them is not fit for training."""
+_OF_CLASSES = (
+    "duplicate_category_ids",
+    "duplicate_class_names",
+    "class_names_differ_by_case",
+    "class_name_spaces",
+    "class_ids_differ",
+    "class_lists_differ",
+)
+_OF_MASKS = ("mask_unreadable", "mask_polygon_short", "mask_outside_image", "mask_box_mismatch")
+_NOT_READ = {"polygons_in_labels": "polygons", "extra_numbers": "lines with numbers after the box"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Loss:
+    """What the copy has not of one split.
+
+    Args:
+        split: Name of the split.
+        what: Things that were counted, such as images, objects or masks.
+        lost: How many are not in the copy.
+        total: How many the original has.
+    """
+
+    split: str
+    what: str
+    lost: int
+    total: int
+
+    def __str__(self) -> str:
+        return f"{self.split}: {self.lost:,} of {self.total:,} {self.what} are not in the copy"
+
+
+@dataclasses.dataclass(frozen=True)
+class FixResult:
+    """A repaired copy.
+
+    Args:
+        out: Its folder.
+        repaired: Number of faults of the original by kind that the copy has no more.
+        losses: Things that the copy has not.
+        unfit: Reasons why the copy is not fit for training, in words.
+        after: Result of checking the copy.
+    """
+
+    out: Path
+    repaired: Mapping[str, int]
+    losses: tuple[Loss, ...]
+    unfit: tuple[str, ...]
+    after: CheckResult
+
+    @property
+    def is_clean(self) -> bool:
+        """Whether the copy has neither errors nor warnings, and most of the original."""
+        return self.after.is_clean and not self.unfit
+
+
+def fix_data(
+    checked: Checked,
+    out: Path,
+    *,
+    copy: bool = False,
+    images: bool = True,
+    duplicates: bool = True,
+    queries: int = 100,
+    workers: int | None = None,
+    progress: Progress | None = None,
+) -> FixResult:
+    """Write a repaired copy and check it.
+
+    Args:
+        checked: Result of :func:`detrkit.curation.check.examine`.
+        out: New or empty folder.
+        copy: Whether to copy the images instead of linking them.
+        images: Option for checking the copy, as in :func:`detrkit.curation.check.examine`, like the rest.
+        duplicates: As above.
+        queries: As above.
+        workers: As above.
+        progress: Function told the step, how many images are done and how many there are.
+
+    Raises:
+        UsageError: ``out`` is not empty.
+        DataError: No split can be read, or no image can be used.
+    """
+    result = checked.result
+    if not checked.splits:
+        found = "\n".join(result.lines())
+        raise DataError(f"{result.data}: nothing can be read of it, so nothing can be repaired:\n{found}")
+    with new_folder(Path(out)) as folder:
+        writer = _Writer(checked, folder, copy, progress)
+        writer.write()
+        repaired = {finding.kind: finding.count for finding in result.findings if finding.fault.fix}
+        unfit = tuple(writer.unfit())
+        _write_changes(folder, result, writer.losses, unfit)
+    options: Any = {"images": images, "duplicates": duplicates, "queries": queries, "workers": workers}
+    after = check_data(out, progress=progress, **options)
+    return FixResult(Path(out), repaired, tuple(writer.losses), unfit, after)
+
+
+class _Writer:
+    """Writes the splits one after the other, and counts what of them is lost."""
+
+    def __init__(self, checked: Checked, folder: Path, copy: bool, progress: Progress | None):
+        self.checked, self.folder, self.copy, self.progress = checked, folder, copy, progress
+        self.losses: list[Loss] = []
+        self.before: Counter[str] = Counter()
+        self.after: Counter[str] = Counter()
+        self.done = 0
+
+    def write(self) -> None:
+        """Write every split that has an image left."""
+        checked = self.checked
+        classes = _united_classes(checked)
+        leaving = _leaving(checked)
+        names: list[str] = []
+        for split in checked.splits:
+            images = _kept_images(split, leaving.get(split.name, set()))
+            if (images >= 0).any():
+                names.append(_split_name(split.name, names))
+                self._write_split(split, images, classes[split.name], self.folder / names[-1])
+            else:
+                self._lose(split.name, "images", len(images), len(images))
+                self._lose(split.name, "objects", len(split.image_rows), len(split.image_rows))
+        if not names:
+            raise DataError(f"{checked.result.data}: none of its images can be used, so nothing can be repaired")
+        for finding in checked.result.findings:
+            if finding.kind in _NOT_READ:
+                for name, count in finding.counts.items():
+                    self._lose(name, _NOT_READ[finding.kind], count, count)
+        for files in checked.panoptic:
+            self._lose(files.name, "panoptic masks", len(files.content["annotations"]))
+
+    def unfit(self) -> list[str]:
+        """Return the reasons why the copy is not fit for training."""
+        reasons = [
+            f"{name} cannot be read"
+            for finding in self.checked.result.findings
+            if finding.kind == "annotations_unreadable"
+            for name in finding.splits
+        ]
+        objects = [loss for loss in self.losses if loss.what == "objects"]
+        reasons += [f"{loss.split} has lost all its objects" for loss in objects if loss.lost == loss.total]
+        lost = sum(loss.lost for loss in objects)
+        if lost > MOST_LOST * (lost + self.after.total()):
+            reasons.append(f"{lost:,} of {lost + self.after.total():,} objects are lost")
+        gone = [name for name in self.before if not self.after[name]]
+        if gone:
+            reasons.append(f"no object is left of {counted(len(gone), 'class', 'classes')}: {listed(gone)}")
+        return reasons
+
+    def _write_split(
+        self, split: SplitData, images: np.ndarray, classes: Sequence[tuple[int, str]], folder: Path
+    ) -> None:
+        masks = self.checked.masks.get(split.name)
+        table, with_mask = _corrected_table(split, images, classes, masks, self._rows_of)
+        index, _ = build_index(table, split.files.images)
+        # images, under the names that fit their content
+        total = sum(len(one.table.image_ids) for one in self.checked.splits)
+        folder.mkdir()
+        renames = _new_names(split, np.flatnonzero(images == np.arange(len(images))))
+
+        def count() -> None:
+            self.done += 1
+            if self.progress is not None:
+                self.progress("writing", self.done, total)
+
+        names = place_images(
+            index, split.files.images, folder, copy=self.copy, rename=renames.__getitem__, progress=count
+        )
+        # annotations, whose ids in the index are their rows in the original
+        content = coco_content(index, names)
+        rows = index.annotation_ids
+        if split.files.format == "coco":
+            content = _merged(content, split, rows, with_mask)
+        ids = unique_ids(split.table.annotation_ids[rows]).tolist()
+        for entry, annotation_id in zip(content["annotations"], ids, strict=True):
+            entry["id"] = annotation_id
+        write_coco_json(self.folder / "annotations" / f"instances_{folder.name}.json", content)
+        # what is lost
+        copies = len(self._rows_of("duplicate_boxes", split))
+        self._lose(split.name, "images", len(images) - len(index), len(images))
+        self._lose(
+            split.name, "objects", len(split.image_rows) - copies - len(rows), len(split.image_rows) - copies
+        )
+        if masks is not None:
+            had = np.isfinite(masks.area) | masks.is_short
+            had[list(masks.fault)] = True
+            self._lose(split.name, "masks", int(had.sum() - with_mask[rows].sum()), int(had.sum()))
+        self.before.update(classes[row][1] for row in split.class_rows.tolist() if row >= 0)
+        self.after.update(index.class_map.names[label] for label in index.labels.tolist())
+
+    def _lose(self, split: str, what: str, lost: int, total: int | None = None) -> None:
+        if lost > 0:
+            self.losses.append(Loss(split, what, lost, lost if total is None else total))
+
+    def _rows_of(self, kind: str, split: SplitData) -> np.ndarray:
+        """Return the annotation rows of a split that a kind of fault concerns, int64."""
+        found = (finding for finding in self.checked.result.findings if finding.kind == kind)
+        places = [place for finding in found for place in finding.locations if place.split == split.name]
+        return np.array([place.annotation for place in places if place.annotation >= 0], dtype=np.int64)
+
+
+def _corrected_table(
+    split: SplitData,
+    images: np.ndarray,
+    classes: Sequence[tuple[int, str]],
+    masks: Masks | None,
+    rows_of: Callable[[str, SplitData], np.ndarray],
+) -> tuple[AnnotationTable, np.ndarray]:
+    """Put right what the check is sure of; the rest is for reading to repair.
+
+    Args:
+        split: Split as checked.
+        images: Row of the image that each image's annotations go to, -1 if it is left out, int ``[I]``.
+        classes: New id and name of each category row.
+        masks: Masks of the split, if it has some.
+        rows_of: Gives the annotation rows that a kind of fault concerns.
+
+    Returns:
+        The table, whose annotation ids are the rows of the original, and which annotations keep a mask, ``[N]``.
+    """
+    table, boxes = split.table, split.repaired_xywh.copy()
+    area = table.area.copy()
+    has_mask = np.zeros(len(boxes), dtype=bool) if masks is None else np.isfinite(masks.area)
+    # sizes of the files, and boxes for them as training has them
+    sizes_hw = table.sizes_hw.copy()
+    for row, facts in enumerate(split.facts):
+        size_hw = facts.upright_hw if facts is not None else (0, 0)
+        listed_hw = (int(sizes_hw[row, 0]), int(sizes_hw[row, 1]))
+        if not all(size_hw) or size_hw == listed_hw:
+            continue
+        sizes_hw[row] = size_hw
+        if all(listed_hw):
+            mine = split.image_rows == row
+            corners = np.concatenate([boxes[mine, :2], boxes[mine, :2] + boxes[mine, 2:]], axis=1)
+            corners, area[mine] = fit_boxes(corners, area[mine], listed_hw, size_hw)
+            boxes[mine] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+            has_mask[mine] = False
+    # masks that say something else than their box, areas that do not fit either
+    for kind in _OF_MASKS:
+        has_mask[rows_of(kind, split)] = False
+    moved = np.abs(boxes - table.boxes_xywh).max(axis=1, initial=0) > ROUNDING
+    wrong = [rows_of(kind, split) for kind in ("area_wrong", "area_zero", "mask_area_mismatch")]
+    wrong_rows = np.unique(np.concatenate([np.flatnonzero(moved), *wrong]))
+    area[wrong_rows] = np.where(has_mask[wrong_rows], np.nan if masks is None else masks.area[wrong_rows], np.nan)
+    # annotations that stay: with an image, a class and a box, each once
+    image_rows = np.where(split.image_rows >= 0, images[split.image_rows], -1)
+    new_ids = np.array([number for number, _ in classes], dtype=np.int64)
+    rows = np.flatnonzero((image_rows >= 0) & (split.class_rows >= 0) & np.isfinite(boxes).all(axis=1))
+    category_refs = new_ids[split.class_rows[rows]]
+    is_first = first_alike(image_rows[rows], boxes[rows], category_refs) == np.arange(len(rows))
+    stays = is_first | table.iscrowd[rows]
+    rows, category_refs = rows[stays], category_refs[stays]
+    kept = np.flatnonzero(images == np.arange(len(images)))
+    by_id = dict(classes)
+    corrected = AnnotationTable(
+        source=table.source,
+        image_ids=table.image_ids[kept],
+        file_names=[str(split.resolved[row]) for row in kept],
+        sizes_hw=sizes_hw[kept],
+        category_ids=list(by_id),
+        category_names=list(by_id.values()),
+        annotation_ids=rows,
+        image_refs=table.image_ids[image_rows[rows]],
+        category_refs=category_refs,
+        boxes_xywh=boxes[rows],
+        area=area[rows],
+        iscrowd=table.iscrowd[rows],
+        report=ReadReport(str(table.source)),
+    )
+    return corrected, has_mask
+
+
+def _kept_images(split: SplitData, leaving: set[int]) -> np.ndarray:
+    """Return the row that each image's annotations go to: its own, that of the same file, -1 if it is left out."""
+    target = np.full(len(split.resolved), -1, dtype=np.int64)
+    first_of_file: dict[str, int] = {}
+    repeated = set(repeated_rows(split.table.image_ids).tolist())
+    for row, name in enumerate(split.resolved):
+        if name is not None and not split.has_faulty_file(row) and row not in leaving and row not in repeated:
+            target[row] = first_of_file.setdefault(name, row)
+    return target
+
+
+def _leaving(checked: Checked) -> dict[str, set[int]]:
+    """Return the images of each split that another split keeps; never all images of a split."""
+    leaving: dict[str, set[int]] = {}
+    for finding in checked.result.findings:
+        if finding.kind in ("image_in_two_splits", "near_duplicate_in_two_splits"):
+            for group in finding.groups:
+                for place in leaves(group):
+                    leaving.setdefault(place.split, set()).add(place.image)
+    sizes = {split.name: len(split.table.image_ids) for split in checked.splits}
+    return {name: rows for name, rows in leaving.items() if len(rows) < sizes[name]}
+
+
+def _united_classes(checked: Checked) -> Classes:
+    """Return one list of classes for all splits, every name and id once; those of the splits where all is well."""
+    listed_in = {
+        split.name: list(zip(split.table.category_ids, split.table.category_names, strict=True))
+        for split in checked.splits
+    }
+    if not any(checked.result.count(kind) for kind in _OF_CLASSES):
+        return listed_in
+    # the spelling that is used most, the first of equals
+    totals = sum((split.class_counts() for split in checked.splits), Counter[str]())
+    names = [name for pairs in listed_in.values() for _, name in pairs]
+    by_use = sorted(dict.fromkeys(names), key=lambda name: -totals[name])
+    spelling = {spelling_key(name): name.strip() for name in reversed(by_use)}
+    # the id that the first split gives it, where that is free
+    ids: dict[str, int] = {}
+    reserved = {number for pairs in listed_in.values() for number, _ in pairs}
+    united: dict[str, list[tuple[int, str]]] = {}
+    for split, pairs in listed_in.items():
+        united[split] = []
+        for number, listed_name in pairs:
+            name = spelling[spelling_key(listed_name)] or f"class_{number}"
+            if name not in ids:
+                is_free = number not in ids.values()
+                ids[name] = number if is_free else max(reserved | set(ids.values())) + 1
+            united[split].append((ids[name], name))
+    everything = [(number, name) for name, number in ids.items()]
+    # rows of a split's own categories come first, so that its annotations find theirs
+    return {
+        split: [*pairs, *(pair for pair in everything if pair not in pairs)] for split, pairs in united.items()
+    }
+
+
+def _merged(content: dict[str, Any], split: SplitData, rows: np.ndarray, with_mask: np.ndarray) -> dict[str, Any]:
+    """Add to the entries of a split what the COCO JSON file that they were read from holds besides."""
+    table, original = split.table, load_json(split.table.source)
+    if [len(original[key]) for key in ("images", "annotations")] != [
+        len(table.image_ids),
+        len(table.annotation_ids),
+    ]:
+        raise DataError(f"{table.source}: was changed while it was checked; run the check again")
+    merged = {key: value for key, value in original.items() if key not in content}
+    image_of = {
+        number: original["images"][row] for row, number in reversed([*enumerate(table.image_ids.tolist())])
+    }
+    merged["images"] = [{**image_of[entry["id"]], **entry} for entry in content["images"]]
+    merged["annotations"] = []
+    for entry, row in zip(content["annotations"], rows.tolist(), strict=True):
+        entry = merge_annotation(entry, original["annotations"][row])
+        if entry.get("segmentation") and not with_mask[row]:
+            entry["segmentation"] = []
+        merged["annotations"].append(entry)
+    named = {spelling_key(str(entry.get("name"))): entry for entry in reversed(original["categories"])}
+    merged["categories"] = [
+        {**named.get(spelling_key(entry["name"]), {}), **entry} for entry in content["categories"]
+    ]
+    return merged
+
+
+def _new_names(split: SplitData, rows: np.ndarray) -> dict[str, str]:
+    """Return the name of each image file in the copy: with the extension of its content, each once."""
+    names: dict[str, str] = {}
+    taken: set[str] = set()
+    for row in rows.tolist():
+        name, facts = str(split.resolved[row]), split.facts[row]
+        stem, suffix = posixpath.splitext(inside_name(name))
+        if facts is not None and is_mislabelled(name, facts):
+            suffix = IMAGE_SUFFIXES.get(facts.format, (suffix,))[0]
+        new, number = stem + suffix, 1
+        while new in taken:
+            number += 1
+            new = f"{stem}-{number}{suffix}"
+        taken.add(new)
+        names[name] = new
+    return names
+
+
+def _split_name(name: str, taken: Sequence[str]) -> str:
+    """Return a name that a folder of COCO layout may have."""
+    letters = re.sub("[^A-Za-z]", "", name) or "part"
+    letters = "train" if letters.lower() in RESERVED_SPLITS else letters
+    while letters in taken:
+        letters += "x"
+    return letters
+
+
+def _write_changes(folder: Path, result: CheckResult, losses: Sequence[Loss], unfit: Sequence[str]) -> None:
+    """Write what was repaired and lost: ``changes.json`` for programs, ``changes.txt`` for people."""
+    repaired = [finding for finding in result.findings if finding.fault.fix]
+    content = {
+        "schema_version": SCHEMA_VERSION,
+        "source": str(result.data),
+        "repaired": [
+            {"kind": one.kind, "counts": one.counts, "fix": one.fault.fix, "examples": one.examples}
+            for one in repaired
+        ],
+        "lost": [dataclasses.asdict(loss) for loss in losses],
+        "unfit": list(unfit),
+    }
+    (folder / "changes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    lines = [f"Repaired copy of {result.data}", *(f"not fit for training: {reason}" for reason in unfit)]
+    lines += [*map(str, losses)]
+    for one in repaired:
+        lines += ["", f"{one.fault.title}: {one.count} ({one.kind}); {one.fault.fix}"]
+        lines += [f"  {example}" for example in one.examples] + ["  ..."] * (one.count > len(one.examples))
+    text = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
+    (folder / "changes.txt").write_text(text + "\n", encoding="utf-8")

@@ -1,1 +1,0 @@
-"""Write a repaired copy of a data set."""
