@@ -21,7 +21,7 @@ from detrkit.cli.shared import (
     quiet,
     say,
 )
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, counted
 
 
 def predict(
