@@ -15,7 +15,6 @@ from detrkit.cli.shared import (
     ModelArgument,
     PrecisionOption,
     checked_precision,
-    counted,
     errors,
     free_folder,
     quiet,
