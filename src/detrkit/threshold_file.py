@@ -1,4 +1,4 @@
-"""From which score on detections are taken: per-class thresholds, calibrated scores, and their file.
+"""Score thresholds of detections: per-class thresholds, calibrated scores, and their file.
 
 Shapes: K detections.
 """
@@ -7,24 +7,25 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Annotated, Any, ClassVar, Literal
 
+import msgspec
 import numpy as np
 
 from detrkit.classes import ClassMap
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import DataError, UsageError, listed
 from detrkit.files import atomic_file
 
 FILE_NAME = "thresholds.json"
 _MODEL_FILES = (".pth", ".pt", ".safetensors")
-CRITERIA = ("f1", "precision", "recall")
 REPAIR = 'write it anew with "detrkit thresholds"'
 
-_Value = TypeVar("_Value", str, bool, int)
+Share = Annotated[float, msgspec.Meta(ge=0, le=1)]
+Count = Annotated[int, msgspec.Meta(ge=0)]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,11 +37,11 @@ class ScoreScale:
         bias: With one, this is Platt scaling, without, temperature scaling.
     """
 
-    temperature: float = 1.0
+    temperature: Annotated[float, msgspec.Meta(gt=0)] = 1.0
     bias: float = 0.0
 
     def __call__(self, scores: np.ndarray) -> np.ndarray:
-        """Scores 0 to 1 of any shape and dtype, scaled, float64."""
+        """Scale scores 0 to 1 of any shape and dtype; float64."""
         if self == ScoreScale():
             return np.asarray(scores, dtype=np.float64)
         scaled: np.ndarray = 1 / (1 + np.exp(-(logits_of(scores) / self.temperature + self.bias)))
@@ -48,7 +49,7 @@ class ScoreScale:
 
 
 def logits_of(scores: np.ndarray) -> np.ndarray:
-    """Log odds of scores 0 to 1, float64; finite at 0 and 1 too."""
+    """Return log odds of scores 0 to 1, float64; finite at 0 and 1 too."""
     inside = np.clip(np.asarray(scores, dtype=np.float64), 1e-38, 1 - 1e-16)
     logits: np.ndarray = np.log(inside) - np.log1p(-inside)
     return logits
@@ -56,11 +57,11 @@ def logits_of(scores: np.ndarray) -> np.ndarray:
 
 @dataclasses.dataclass(frozen=True)
 class ClassThreshold:
-    """From which score on detections of a class are taken.
+    """The score from which detections of a class are taken.
 
     Args:
-        name: Of the class.
-        category_id: Of the class.
+        name: Name of the class.
+        category_id: Category id of the class.
         score: Least score, 0 to 1, on the scale of ``Thresholds.scale``.
         objects: Annotated objects of the class where it was chosen.
         precision: Share of the taken detections that is correct there; None where none is taken.
@@ -71,46 +72,46 @@ class ClassThreshold:
 
     name: str
     category_id: int
-    score: float
-    objects: int = 0
-    precision: float | None = None
-    recall: float | None = None
+    score: Share
+    objects: Count = 0
+    precision: Share | None = None
+    recall: Share | None = None
     own: bool = True
     reached: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
 class Thresholds:
-    """From which score on detections are taken, class by class, and how that was chosen: ``thresholds.json``.
+    """The score from which detections are taken, class by class, and how it was chosen: ``thresholds.json``.
 
     Args:
-        classes: By the model's class id.
-        default: For all classes together, and for those that have none of their own.
+        classes: Thresholds by the model's class id.
+        default: Threshold of all classes together, and for those that have none of their own.
         criterion: ``f1`` (best F1), ``precision`` or ``recall``.
-        wished: The precision or recall; None for ``f1``.
+        wished: Precision or recall; None for ``f1``.
         iou: Least IoU of a correct detection.
-        scale: What turns the model's scores into those that thresholds are compared with, and that are shown.
+        scale: Scale from the model's scores to those that thresholds are compared with, and that are shown.
         data: Name of the data set they were chosen on.
-        split: Of it.
-        images: In the split.
-        objects: In the split.
+        split: Name of the split.
+        images: Images in the split.
+        objects: Objects in the split.
     """
 
     classes: tuple[ClassThreshold, ...]
-    default: float
-    criterion: str = "f1"
-    wished: float | None = None
-    iou: float = 0.5
+    default: Share
+    criterion: Literal["f1", "precision", "recall"] = "f1"
+    wished: Share | None = None
+    iou: Share = 0.5
     scale: ScoreScale = ScoreScale()
     data: str = ""
     split: str = ""
-    images: int = 0
-    objects: int = 0
+    images: Count = 0
+    objects: Count = 0
 
     VERSION: ClassVar[int] = 1
 
     def apply(self, scores: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
-        """Which detections are taken, bool ``[K]``.
+        """Tell which detections are taken, bool ``[K]``.
 
         Args:
             scores: The model's own, not calibrated, ``[K]``.
@@ -121,11 +122,11 @@ class Thresholds:
         return keep
 
     def calibrated(self, scores: np.ndarray) -> np.ndarray:
-        """The scores to show for the model's own; the same where nothing was calibrated. float64."""
+        """Return the scores to show for the model's own; the same where nothing was calibrated. float64."""
         return self.scale(scores)
 
     def for_classes(self, class_map: ClassMap) -> Thresholds:
-        """The same by the class ids of a model; classes that are new to it get the default.
+        """Return the same by the class ids of a model; classes that are new to it get the default.
 
         Raises:
             UsageError: It speaks of classes that the model does not have.
@@ -134,9 +135,9 @@ class Thresholds:
         by_name = {entry.name: entry for entry in reversed(self.classes)}
         unknown = [entry.name for entry in self.classes if entry.name not in class_map.names]
         if unknown:
-            shown = ", ".join(repr(name) for name in unknown[:5]) + (", ..." if len(unknown) > 5 else "")
             raise UsageError(
-                f"thresholds name {len(unknown)} classes that the model does not have ({shown}); choose them for "
+                f"thresholds name {len(unknown)} classes that the model does not have "
+                f"({listed([repr(name) for name in unknown], 5)}); choose them for "
                 'this model with "detrkit thresholds"'
             )
         found = []
@@ -147,62 +148,59 @@ class Thresholds:
         return dataclasses.replace(self, classes=tuple(found))
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        fields = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        scale = fields.pop("scale")
-        classes = [dataclasses.asdict(entry) for entry in fields.pop("classes")]
-        return {"version": self.VERSION, **fields, **dataclasses.asdict(scale), "classes": classes}
+        """Return what the file holds, ready for JSON."""
+        content: dict[str, Any] = msgspec.to_builtins(self)
+        classes, scale = content.pop("classes"), content.pop("scale")
+        return {"version": self.VERSION, **content, **scale, "classes": classes}
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "thresholds") -> Thresholds:
-        """The inverse of :meth:`to_dict`, for files that people may have edited.
+        """Take back what :meth:`to_dict` gave, of files that people may have edited.
 
         Raises:
-            DataError: Something is missing, unknown, no number, or out of range.
+            DataError: Something is missing, no number, or out of range.
         """
-        values = _Checked(data, where)
-        version = values.get("version")
-        if version != cls.VERSION:
-            raise DataError(f"{where}: version is {version!r}, expected {cls.VERSION}; {REPAIR}")
-        criterion = values.text("criterion")
-        if criterion not in CRITERIA:
-            raise DataError(
-                f"{where}: criterion is {criterion!r}, expected one of {', '.join(CRITERIA)}; {REPAIR}"
-            )
-        entries = values.get("classes")
-        if not isinstance(entries, list):
-            raise DataError(f"{where}: classes is a {type(entries).__name__}, expected a list; {REPAIR}")
-        temperature = values.number("temperature", 0, math.inf)
-        if temperature == 0:
-            raise DataError(f"{where}: temperature is 0, expected more; {REPAIR}")
-        return cls(
-            classes=tuple(
-                _class_threshold(_Checked(entry, f"{where}: class {i}")) for i, entry in enumerate(entries)
-            ),
-            default=values.number("default"),
-            criterion=criterion,
-            wished=values.number_or_none("wished"),
-            iou=values.number("iou"),
-            scale=ScoreScale(temperature, values.number("bias", -math.inf, math.inf)),
-            data=values.text("data"),
-            split=values.text("split"),
-            images=values.count("images"),
-            objects=values.count("objects"),
-        )
+        if not isinstance(data, Mapping):
+            raise DataError(f"{where}: got a {type(data).__name__}, expected an object; {REPAIR}")
+        if data.get("version") != cls.VERSION:
+            raise DataError(f"{where}: version is {data.get('version')!r}, expected {cls.VERSION}; {REPAIR}")
+        scale = {field.name: data[field.name] for field in dataclasses.fields(ScoreScale) if field.name in data}
+        content = {**data, "scale": scale}
+        try:
+            found = msgspec.convert(content, cls)
+        except msgspec.ValidationError as error:
+            raise DataError(f"{where}: {_explained(error, content)}; {REPAIR}") from error
+        # nothing may be left to a default: a file without its temperature would show other scores
+        parts: list[tuple[Mapping[str, Any], type, str]] = [(content, cls, ""), (scale, ScoreScale, "")]
+        parts += [(entry, ClassThreshold, f"classes[{i}].") for i, entry in enumerate(data["classes"])]
+        for part, kind, place in parts:
+            for field in dataclasses.fields(kind):
+                if field.name not in part:
+                    raise DataError(f"{where}: {place}{field.name} is missing; {REPAIR}")
+        return found
+
+
+def _explained(error: msgspec.ValidationError, content: Any) -> str:
+    """Return the field, what it is and what was expected."""
+    expected, _, path = str(error).partition(" - at ")
+    for key in re.findall(r"\w+", path):
+        content = content[int(key)] if isinstance(content, list | tuple) else content[key]
+    got = "" if isinstance(content, Mapping) else f" is {content!r}"
+    return f"{path.strip('`$.')}{got}: {expected}".removeprefix(": ")
 
 
 def read_thresholds(path: str | os.PathLike[str], class_map: ClassMap) -> Thresholds:
-    """The thresholds of a file, by the class ids of a model.
+    """Read the thresholds of a file, by the class ids of a model.
 
     Raises:
         DataError: The file cannot be read, or something in it is not what it should be.
         UsageError: It speaks of classes that the model does not have.
     """
     try:
-        data = json.loads(Path(path).read_bytes())
+        data = msgspec.json.decode(Path(path).read_bytes())
     except OSError as error:
         raise DataError(f"cannot read thresholds {path}: {error.strerror or error}") from error
-    except ValueError as error:
+    except msgspec.DecodeError as error:
         raise DataError(f"{path} is not valid JSON: {error}; {REPAIR}") from error
     try:
         return Thresholds.from_dict(data, str(path)).for_classes(class_map)
@@ -214,73 +212,6 @@ def write_thresholds(path: str | os.PathLike[str], thresholds: Thresholds) -> No
     """Write ``thresholds.json``; it appears whole or not at all."""
     with atomic_file(Path(path)) as file:
         file.write(json.dumps(thresholds.to_dict(), indent=1, allow_nan=False) + "\n")
-
-
-class _Checked:
-    """Values of a JSON object, each checked as it is read.
-
-    Args:
-        data: The object.
-        where: It lies, for messages.
-
-    Raises:
-        DataError: It is no object.
-    """
-
-    def __init__(self, data: Any, where: str):
-        if not isinstance(data, Mapping):
-            raise DataError(f"{where}: got a {type(data).__name__}, expected an object; {REPAIR}")
-        self._data = data
-        self.where = where
-
-    def get(self, key: str) -> Any:
-        if key not in self._data:
-            raise DataError(f"{self.where}: {key} is missing; {REPAIR}")
-        return self._data[key]
-
-    def number(self, key: str, least: float = 0.0, most: float = 1.0) -> float:
-        value = self.get(key)
-        if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-            raise DataError(f"{self.where}: {key} is {value!r}, expected a number")
-        if not least <= value <= most:
-            raise DataError(f"{self.where}: {key} is {value}, expected {least:g} to {most:g}")
-        return float(value)
-
-    def number_or_none(self, key: str) -> float | None:
-        return None if self.get(key) is None else self.number(key)
-
-    def count(self, key: str) -> int:
-        return int(self.number(key, 0, math.inf))
-
-    def text(self, key: str) -> str:
-        return self._typed(key, str)
-
-    def flag(self, key: str) -> bool:
-        return self._typed(key, bool)
-
-    def identity(self, key: str) -> int:
-        return self._typed(key, int)
-
-    def _typed(self, key: str, kind: type[_Value]) -> _Value:
-        value = self.get(key)
-        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise DataError(f"{self.where}: {key} is {value!r}, expected a {kind.__name__}; {REPAIR}")
-        return value
-
-
-def _class_threshold(values: _Checked) -> ClassThreshold:
-    name = values.text("name")
-    values.where = f"{values.where} ({name[:60]!r})"
-    return ClassThreshold(
-        name=name,
-        category_id=values.identity("category_id"),
-        score=values.number("score"),
-        objects=values.count("objects"),
-        precision=values.number_or_none("precision"),
-        recall=values.number_or_none("recall"),
-        own=values.flag("own"),
-        reached=values.flag("reached"),
-    )
 
 
 def find_threshold_file(model: str | os.PathLike[str]) -> Path | None:
