@@ -10,9 +10,9 @@ from torch import Tensor
 
 from detrkit.classes import ClassMap
 from detrkit.config import LossConfig
-from detrkit.losses import terms
 from detrkit.losses.dense import dense_terms
 from detrkit.losses.matcher import HungarianMatcher, Matches
+from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.ops.boxes import broadcast_giou, broadcast_iou, cxcywh_to_xyxy
 from detrkit.types import NO_QUERY, DenoisedOutputs, GroundTruth, GroupOutputs, Objects, Outputs
 
@@ -41,14 +41,16 @@ class LastLayer:
     """What the last layer said of the images, detached.
 
     Args:
-        logits: ``[B, Q, S + 1]``.
+        logits: ``[B, Q, C]``.
         boxes_cxcywh: ``[B, Q, 4]``.
         matched: Whether a query was matched with an object, bool ``[B, Q]``.
+        scoring: What the logits mean.
     """
 
     logits: Tensor
     boxes_cxcywh: Tensor
     matched: Tensor
+    scoring: ClassScoring = SOFTMAX
 
 
 @dataclasses.dataclass(frozen=True)
@@ -76,15 +78,23 @@ class Criterion:
         class_map: Tells which logit column each class has.
         num_queries: Queries of the model.
         dense_assignment: Which tokens belong to an object, if tokens are supervised; see :mod:`.dense`.
+        scoring: What the class logits mean.
     """
 
     def __init__(
-        self, config: LossConfig, class_map: ClassMap, num_queries: int, dense_assignment: str = "center"
+        self,
+        config: LossConfig,
+        class_map: ClassMap,
+        num_queries: int,
+        dense_assignment: str = "center",
+        scoring: ClassScoring = SOFTMAX,
     ):
         self.config = config
         self.num_queries = num_queries
         self.dense_assignment = dense_assignment
-        self.matcher = HungarianMatcher(config.class_cost, config.l1_cost, config.giou_cost)
+        self.scoring = scoring
+        self.no_object_weight = scoring.no_object_weight(config.no_object_weight)
+        self.matcher = HungarianMatcher(config.class_cost, config.l1_cost, config.giou_cost, scoring)
         self.weights = {"class": config.class_weight, "l1": config.l1_weight, "giou": config.giou_weight}
         self._slots = torch.tensor(class_map.slots, dtype=torch.int64)
 
@@ -92,9 +102,7 @@ class Criterion:
         """Normalisers of images with so many objects each, crowd regions not counted."""
         matched = sum(min(count, self.num_queries) for count in counts)
         unmatched = self.num_queries * len(counts) - matched
-        return Normalizers(
-            num_boxes=float(sum(counts)), class_weight=matched + self.config.no_object_weight * unmatched
-        )
+        return Normalizers(float(sum(counts)), self.scoring.normalizer(matched, unmatched, self.no_object_weight))
 
     def slots_of(self, truth: GroundTruth) -> Tensor:
         """The logit column of each object's class, int64 ``[N]``."""
@@ -122,7 +130,7 @@ class Criterion:
         layers = outputs.logits.shape[0]
         every = _join_groups(outputs)
         matches = self.matcher(every, truth, slots)  # of all sets at once: one transfer to the host
-        target_slots = _target_slots(every.logits, matches, slots)
+        target_slots = self._target_slots(every.logits, matches, slots)
         terms_of_all = self._set_terms(every, matches, target_slots, truth)
         per_layer = {name: value[:layers] / divisors[name] for name, value in terms_of_all.items()}
         total = self._weighted(per_layer)
@@ -137,16 +145,16 @@ class Criterion:
             extra["denoising"] = self._denoising(outputs.denoised, truth, slots, divisors["l1"])
             total = total + self.config.denoising_weight * extra["denoising"]
         if outputs.dense is not None and self.config.dense_weight:
-            found = dense_terms(outputs.dense, truth, slots, self.config, self.num_queries, self.dense_assignment)
+            how = (self.config, self.num_queries, self.dense_assignment, self.scoring)
+            found = dense_terms(outputs.dense, truth, slots, *how)
             extra["dense"] = self._weighted({name: value / divisors[name] for name, value in found.items()})
             total = total + self.config.dense_weight * extra["dense"]
         layer_terms = {name: value.detach() for name, value in per_layer.items()}
         last = {name: value[-1] for name, value in layer_terms.items()}
         last.update({name: value.detach() for name, value in extra.items()})
-        own_slots = target_slots[:layers]
-        last["class_error"] = terms.class_error(outputs.logits, own_slots)
-        matched = own_slots[-1] != outputs.logits.shape[-1] - 1
-        seen = LastLayer(outputs.logits[-1].detach(), outputs.boxes_cxcywh[-1].detach(), matched)
+        matched = target_slots[layers - 1] != self._no_object(outputs.logits)
+        seen = LastLayer(outputs.logits[-1].detach(), outputs.boxes_cxcywh[-1].detach(), matched, self.scoring)
+        last["class_error"] = self._class_error(seen, target_slots[layers - 1])
         return Losses(total=total, terms=last, layer_terms=layer_terms, last=seen)
 
     def _weighted(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -166,16 +174,16 @@ class Criterion:
             scores = torch.ones(target_slots.shape, device=boxes.device)
             scores[layers, matches.images, matches.queries] = overlaps
         return {
-            "class": terms.class_loss(outputs.logits, target_slots, self.config.no_object_weight, scores),
-            "l1": terms.l1_loss(boxes, wanted),
-            "giou": terms.giou_loss(boxes, wanted),
+            "class": self._class_loss(outputs.logits, target_slots, scores).sum(dim=(1, 2)),
+            "l1": l1_loss(boxes, wanted),
+            "giou": giou_loss(boxes, wanted),
         }
 
     def _denoising(self, found: DenoisedOutputs, truth: GroundTruth, slots: Tensor, num_boxes: float) -> Tensor:
         """The weighted loss of noised objects, a mean over the copies of each; nothing has to be matched."""
         if found.objects.shape[1] == 0:
             return found.logits.sum() * 0.0
-        no_object = found.logits.shape[-1] - 1
+        no_object = self._no_object(found.logits)
         positive = found.objects >= 0
         chosen = found.objects.clamp(min=0)
         wanted = truth.boxes_cxcywh[chosen]
@@ -185,15 +193,49 @@ class Criterion:
         if self.config.class_targets == "iou":
             scores = torch.where(positive, broadcast_iou(corners.detach(), wanted_corners), 1.0)
         exists = found.objects != NO_QUERY
-        weights = torch.where(positive, 1.0, self.config.no_object_weight) * exists
         each = {
-            "class": terms.soft_cross_entropy(found.logits, target_slots, scores) * weights,
+            "class": self._class_loss(found.logits, target_slots, scores) * exists,
             "l1": (found.boxes_cxcywh - wanted).abs().sum(-1) * positive,
             "giou": (1 - broadcast_giou(corners, wanted_corners)) * positive,
         }
         weight = found.copies * num_boxes
-        divisors = _divisors(weight, weight * (1 + self.config.no_object_weight))
+        divisors = _divisors(weight, self.scoring.normalizer(weight, weight, self.no_object_weight))
         return self._weighted({name: value.sum() / divisors[name] for name, value in each.items()})
+
+    def _no_object(self, logits: Tensor) -> int:
+        """Return the target of queries without an object: the number of label slots."""
+        return logits.shape[-1] - self.scoring.extra_columns
+
+    def _target_slots(self, logits: Tensor, matches: Matches, slots: Tensor) -> Tensor:
+        """Return the target of every query, int64 ``[L, B, Q]``: its object's logit column, or no object."""
+        targets = torch.full(logits.shape[:3], self._no_object(logits), dtype=torch.int64, device=logits.device)
+        layers = torch.arange(logits.shape[0], device=logits.device)[:, None]
+        targets[layers, matches.images, matches.queries] = slots[matches.objects]
+        return targets
+
+    def _class_loss(self, logits: Tensor, target_slots: Tensor, scores: Tensor | None) -> Tensor:
+        """Return the weighted class loss of each query ``[...]``."""
+        weights = torch.where(target_slots == self._no_object(logits), self.no_object_weight, 1.0)
+        return self.scoring.losses(logits, target_slots, scores) * weights
+
+    def _class_error(self, last: LastLayer, target_slots: Tensor) -> Tensor:
+        """Return the share of matched queries whose best class is wrong, 0 to 1; 0 without objects."""
+        best = last.logits[..., : self._no_object(last.logits)].argmax(-1)
+        return ((best != target_slots) & last.matched).sum() / last.matched.sum().clamp(min=1)
+
+
+def l1_loss(boxes_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:
+    """Return the summed L1 distance of matched boxes ``[L, M, 4]`` (paper equation 9), ``[L]``."""
+    return (boxes_cxcywh.float() - target_cxcywh).abs().sum(dim=(1, 2))
+
+
+def giou_loss(boxes_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:
+    """Return the summed 1 - GIoU of matched boxes ``[L, M, 4]`` (paper equation 10), ``[L]``.
+
+    torchvision's ``generalized_box_iou_loss`` indexes by a mask, for which the host waits for the device.
+    """
+    giou = broadcast_giou(cxcywh_to_xyxy(boxes_cxcywh.float()), cxcywh_to_xyxy(target_cxcywh))
+    return (1 - giou).sum(dim=1)
 
 
 def _divisors(num_boxes: float, class_weight: float) -> dict[str, float]:
@@ -220,12 +262,3 @@ def _join_groups(outputs: Outputs) -> Outputs:
         return outputs
     logits, boxes = (part.transpose(1, 2).flatten(0, 1) for part in outputs.groups)  # [L * G, B, Q, ...]
     return Outputs(torch.cat((outputs.logits, logits)), torch.cat((outputs.boxes_cxcywh, boxes)))
-
-
-def _target_slots(logits: Tensor, matches: Matches, slots: Tensor) -> Tensor:
-    """The logit column every query should choose, int64 ``[L, B, Q]``; no-object where unmatched."""
-    no_object = logits.shape[-1] - 1
-    targets = torch.full(logits.shape[:3], no_object, dtype=torch.int64, device=logits.device)
-    layers = torch.arange(logits.shape[0], device=logits.device)[:, None]
-    targets[layers, matches.images, matches.queries] = slots[matches.objects]
-    return targets

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from detrkit.config import LossConfig
-from detrkit.losses.terms import soft_cross_entropy
+from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.ops.boxes import broadcast_giou, broadcast_iou, cxcywh_to_xyxy
 from detrkit.types import DenseOutputs, GroundTruth
 
@@ -36,6 +36,7 @@ def dense_terms(
     config: LossConfig,
     num_queries: int,
     assignment: str = "center",
+    scoring: ClassScoring = SOFTMAX,
 ) -> dict[str, Tensor]:
     """Class, L1 and GIoU loss of the tokens, summed; to be divided as the queries' terms are.
 
@@ -46,18 +47,20 @@ def dense_terms(
         config: The weight of no-object, and what a class should score.
         num_queries: Queries of the model; so many predictions an image the tokens stand for.
         assignment: ``center`` or ``aligned``, as in :class:`detrkit.config.AidsConfig`.
+        scoring: What the logits mean.
 
     Returns:
         Scalars by the names of the queries' terms.
     """
-    objects = assign_tokens(dense, truth) if assignment == "center" else align_tokens(dense, truth, slots)
+    objects = assign_tokens(dense, truth) if assignment == "center" else align_tokens(dense, truth, slots, scoring)
     positive = objects >= 0
     share = _object_shares(objects, len(slots))
-    no_object = dense.logits.shape[-1] - 1
+    no_object = dense.logits.shape[-1] - scoring.extra_columns
     negative = dense.valid & ~positive
     found = torch.tensor([min(count, num_queries) for count in truth.counts], dtype=torch.float32)
     unmatched = (num_queries - found).to(share.device, non_blocking=True)[:, None]
-    weights = share + config.no_object_weight * unmatched * negative / negative.sum(1, keepdim=True).clamp(min=1)
+    no_object_weight = scoring.no_object_weight(config.no_object_weight)
+    weights = share + no_object_weight * unmatched * negative / negative.sum(1, keepdim=True).clamp(min=1)
     if len(slots) == 0:
         target_slots = torch.full_like(objects, no_object)
         wanted = torch.zeros_like(dense.boxes_cxcywh)
@@ -68,7 +71,7 @@ def dense_terms(
     scores = None
     if config.class_targets == "iou":
         scores = torch.where(positive, broadcast_iou(corners.detach(), wanted_corners), 1.0)
-    losses = soft_cross_entropy(dense.logits, target_slots, scores)
+    losses = scoring.losses(dense.logits, target_slots, scores)
     giou = broadcast_giou(corners, wanted_corners)
     return {
         "class": (losses * weights).sum(),
@@ -106,7 +109,9 @@ def assign_tokens(dense: DenseOutputs, truth: GroundTruth) -> Tensor:
 
 
 @torch.no_grad()
-def align_tokens(dense: DenseOutputs, truth: GroundTruth, slots: Tensor) -> Tensor:
+def align_tokens(
+    dense: DenseOutputs, truth: GroundTruth, slots: Tensor, scoring: ClassScoring = SOFTMAX
+) -> Tensor:
     """The object each token is to find, int64 ``[B, M]``; -1 for none (task-aligned, arXiv:2108.07755).
 
     Of the tokens inside an object's box, or failing those the one nearest its centre, the ten belong to it that
@@ -122,7 +127,7 @@ def align_tokens(dense: DenseOutputs, truth: GroundTruth, slots: Tensor) -> Tens
     squared = distance.square().sum(-1).masked_fill(~dense.valid[..., None], torch.inf)
     inside = inside.scatter(1, squared.argmin(1, keepdim=True), True) & real
     columns = slots[number.clamp(min=0)][:, None].expand(-1, dense.logits.shape[1], -1)
-    score = dense.logits.float().softmax(-1).gather(2, columns)
+    score = scoring.scores(dense.logits).gather(2, columns)
     iou = broadcast_iou(cxcywh_to_xyxy(dense.boxes_cxcywh)[:, :, None], cxcywh_to_xyxy(boxes)[:, None])
     fit = torch.where(inside, score**_SCORE_POWER * iou**_IOU_POWER + 1e-9, 0.0)
     # where nothing overlaps yet, nearness to the centre decides

@@ -3,7 +3,7 @@
 All decoder layers and all images go through one cost tensor and one transfer to the host.
 
 Shapes: L layers, B images, Q queries, N objects of the batch, M = sum over images of min(objects, Q),
-S + 1 logits.
+S classes.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
+from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.ops.boxes import broadcast_giou, cxcywh_to_xyxy
 from detrkit.types import GroundTruth, Outputs
 
@@ -41,13 +42,14 @@ class Matches:
 class HungarianMatcher:
     """Chooses for each image and layer the assignment of objects to queries with the least total cost.
 
-    The cost is -p(class), L1 between normalised cxcywh boxes and -GIoU, each with its weight. An image with
-    more objects than queries leaves the costliest objects unmatched.
+    The cost is that of the class, L1 between normalised cxcywh boxes and -GIoU, each with its weight. An image
+    with more objects than queries leaves the costliest objects unmatched.
     """
 
     class_cost: float = 1.0
     l1_cost: float = 5.0
     giou_cost: float = 2.0
+    scoring: ClassScoring = SOFTMAX
 
     @torch.no_grad()
     def __call__(self, outputs: Outputs, truth: GroundTruth, slots: Tensor) -> Matches:
@@ -72,14 +74,13 @@ class HungarianMatcher:
         counts = torch.tensor(truth.counts)
         image_of = torch.repeat_interleave(torch.arange(len(truth.counts)), counts)
         image_of = image_of.to(outputs.logits.device, non_blocking=True)
-        probabilities = outputs.logits.float().softmax(-1)
-        # [L, B, Q, S + 1] -> [N, L, Q]: each object looks at its own image and class only
-        class_part = probabilities.permute(1, 3, 0, 2)[image_of, slots].transpose(0, 1)
+        # [L, B, Q, S] -> [N, L, Q]: each object looks at its own image and class only
+        class_part = self.scoring.costs(outputs.logits).permute(1, 3, 0, 2)[image_of, slots].transpose(0, 1)
         predicted = outputs.boxes_cxcywh.float().index_select(1, image_of)
         wanted = truth.boxes_cxcywh[None, :, None, :]
         l1_part = (predicted - wanted).abs().sum(-1)
         giou_part = broadcast_giou(cxcywh_to_xyxy(predicted), cxcywh_to_xyxy(wanted))
-        cost = self.l1_cost * l1_part - self.class_cost * class_part - self.giou_cost * giou_part
+        cost = self.l1_cost * l1_part + self.class_cost * class_part - self.giou_cost * giou_part
         return cost.nan_to_num(nan=_WORST_COST, posinf=_WORST_COST, neginf=_WORST_COST)
 
 

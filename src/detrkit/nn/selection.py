@@ -1,6 +1,6 @@
 """Queries chosen among the image's own tokens (two-stage: arXiv:2010.04159, A.4; RT-DETR, arXiv:2304.08069).
 
-Shapes: B images, M tokens of all levels one after another, D features, K chosen tokens, S label slots.
+Shapes: B images, M tokens of all levels one after another, D features, K chosen tokens, C class logits.
 """
 
 from __future__ import annotations
@@ -14,8 +14,6 @@ from torch.nn import functional
 
 # Side of the box that a token of the finest level stands for before it is refined; twice that on the next.
 _FIRST_SIDE = 0.05
-# The logit of every class, against 0 of no-object, where a query stands for no token at all.
-_NEVER = -20.0
 
 
 class Cells(NamedTuple):
@@ -59,11 +57,11 @@ def locate_cells(
 
 
 @torch.no_grad()
-def best_tokens(logits: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
+def best_tokens(scores: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
     """The tokens that most probably hold an object.
 
     Args:
-        logits: ``[B, M, S + 1]``, the last column no-object's.
+        scores: Probability of an object, float32 ``[B, M]``.
         valid: bool ``[B or 1, M]``.
         count: How many, K.
 
@@ -71,7 +69,7 @@ def best_tokens(logits: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Tens
         Tokens int64 ``[B, K]``, best first, and bool ``[B, K]``: False at the end where an image has fewer tokens
         than that, padding not counted.
     """
-    scores = logits.float().softmax(-1)[..., :-1].amax(-1).masked_fill(~valid, -1.0)
+    scores = scores.masked_fill(~valid, -1.0)
     chosen = scores.topk(min(count, scores.shape[1]), dim=1).indices
     real = valid.expand(len(scores), -1).gather(1, chosen)
     lacking = (0, count - chosen.shape[1])
@@ -83,13 +81,13 @@ def take_tokens(values: Tensor, chosen: Tensor) -> Tensor:
     return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
 
 
-def hide_missing(logits: Tensor, boxes_cxcywh: Tensor, real: Tensor) -> tuple[Tensor, Tensor]:
+def hide_missing(logits: Tensor, boxes_cxcywh: Tensor, real: Tensor, nothing: Tensor) -> tuple[Tensor, Tensor]:
     """Make queries that stand for no token find nothing, whatever lies on padding; nothing is learnt from them.
 
     Args:
-        logits: ``[..., B, K, S + 1]``.
+        logits: ``[..., B, K, C]``.
         boxes_cxcywh: ``[..., B, K, 4]``.
         real: bool ``[B, K]``, from :func:`best_tokens`.
+        nothing: Logits ``[C]`` that find no object.
     """
-    nothing = functional.pad(logits.new_full((logits.shape[-1] - 1,), _NEVER), (0, 1))
     return torch.where(real[..., None], logits, nothing), torch.where(real[..., None], boxes_cxcywh, 0.5)

@@ -82,11 +82,9 @@ class Health:
             last: The last layer's outputs, detached.
             share: 0 for a process that has no image and takes part with a blank one.
         """
-        logits = last.logits.float()
-        is_object = logits[..., :-1].amax(-1) > logits[..., -1]
-        probability = 1 - logits.softmax(-1)[..., -1]
+        is_object, probability = last.scoring.finds_object(last.logits), last.scoring.object_scores(last.logits)
         row = torch.stack((is_object.float().mean(1).sum(), probability.mean(1).sum()))
-        images, nothing = torch.full_like(row[:1], len(logits)), torch.zeros_like(row[:1])
+        images, nothing = torch.full_like(row[:1], len(last.logits)), torch.zeros_like(row[:1])
         self._add(torch.cat((images, row, nothing, nothing, nothing, last.matched.sum(0).float())), share)
 
     @torch.no_grad()

@@ -3,9 +3,14 @@ from __future__ import annotations
 import pytest
 import torch
 
+from detrkit.losses.scoring import SOFTMAX
 from detrkit.nn.selection import best_tokens, hide_missing, locate_cells, take_tokens
 
 DEVICE = torch.device("cpu")
+
+
+def best(logits: torch.Tensor) -> torch.Tensor:
+    return SOFTMAX.scores(logits).amax(-1)
 
 
 def masks_of(sizes: list[tuple[int, int]], height: int, width: int) -> torch.Tensor:
@@ -45,7 +50,7 @@ def test_the_best_tokens_come_first():
     logits[0, 1, 0] = 4.0
     logits[0, 2, 2] = 9.0  # sure that nothing is there
     logits[1, 4, 0] = 1.0
-    chosen, real = best_tokens(logits, torch.ones(1, 5, dtype=torch.bool), 4)
+    chosen, real = best_tokens(best(logits), torch.ones(1, 5, dtype=torch.bool), 4)
     assert chosen[0, :2].tolist() == [3, 1]
     assert 2 not in chosen[0]
     assert chosen[1, 0] == 4
@@ -56,7 +61,7 @@ def test_padding_is_not_chosen_however_sure_it_is():
     logits = torch.zeros(1, 6, 2)
     logits[0, :3, 0] = 50.0
     valid = torch.tensor([[False, False, False, True, True, True]])
-    chosen, real = best_tokens(logits, valid, 3)
+    chosen, real = best_tokens(best(logits), valid, 3)
     assert sorted(chosen[0].tolist()) == [3, 4, 5]
     assert real.all()
 
@@ -66,7 +71,7 @@ def test_missing_tokens_are_marked(tokens: int):
     valid = torch.zeros(2, tokens, dtype=torch.bool)
     valid[0, :2] = True
     valid[1, :1] = True
-    chosen, real = best_tokens(torch.randn(2, tokens, 3), valid, 5)
+    chosen, real = best_tokens(torch.rand(2, tokens), valid, 5)
     assert chosen.shape == real.shape == (2, 5)
     assert real.tolist() == [[True, True, False, False, False], [True, False, False, False, False]]
     assert sorted(chosen[0, :2].tolist()) == [0, 1]
@@ -75,7 +80,7 @@ def test_missing_tokens_are_marked(tokens: int):
 
 def test_tokens_that_are_not_numbers_are_not_taken_for_missing():
     """Or a step whose features are not finite would look like a sound one."""
-    _, real = best_tokens(torch.full((1, 4, 3), torch.nan), torch.ones(1, 4, dtype=torch.bool), 3)
+    _, real = best_tokens(torch.full((1, 4), torch.nan), torch.ones(1, 4, dtype=torch.bool), 3)
     assert real.all()
 
 
@@ -89,7 +94,7 @@ def test_what_stands_for_no_token_finds_nothing_and_teaches_nothing():
     logits = torch.randn(2, 1, 3, 4, requires_grad=True)
     boxes = torch.rand(2, 1, 3, 4, requires_grad=True)
     real = torch.tensor([[True, False, True]])
-    hidden_logits, hidden_boxes = hide_missing(logits, boxes, real)
+    hidden_logits, hidden_boxes = hide_missing(logits, boxes, real, SOFTMAX.nothing(logits))
     kept = [0, 2]
     assert torch.equal(hidden_logits[:, :, kept], logits[:, :, kept])
     assert torch.equal(hidden_boxes[:, :, kept], boxes[:, :, kept])

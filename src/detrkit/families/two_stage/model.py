@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from detrkit.config import AidsConfig, ModelConfig
 from detrkit.errors import ConfigError
 from detrkit.families.two_stage.config import TwoStageConfig
+from detrkit.losses.scoring import SOFTMAX
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.backbones.resnet import ResNetBackbone
 from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Memory
@@ -27,6 +28,7 @@ from detrkit.nn.selection import Cells, best_tokens, hide_missing, locate_cells,
 from detrkit.nn.transformer import Encoder, EncoderLayer
 from detrkit.types import NO_QUERY, DenoisedOutputs, DenseOutputs, Objects, Outputs
 
+SCORING = SOFTMAX
 # The logit of no-object at first, against 0 of every class: most tokens hold none.
 _FIRST_NO_OBJECT = 2.0
 
@@ -133,7 +135,7 @@ class TwoStageDetr(nn.Module):
         memory, cells = self._encode(images, padding_mask)
         features = self.token_norm(self.token_proj(memory.tokens))
         logits, offsets = self.token_heads(features, cells.anchors)
-        chosen, real = best_tokens(logits, cells.valid, self.num_queries)
+        chosen, real = best_tokens(SCORING.scores(logits).amax(-1), cells.valid, self.num_queries)
         own_logits, own_offsets = take_tokens(logits, chosen), take_tokens(offsets, chosen)
         queries, references = take_tokens(features, chosen).detach(), own_offsets.detach()
         aids = self.aids if self.training else None
@@ -154,7 +156,8 @@ class TwoStageDetr(nn.Module):
             found_logits = torch.cat((own_logits[None], found_logits))
             found_boxes = torch.cat((own_offsets.sigmoid()[None], found_boxes))
         if lacking:
-            found_logits, found_boxes = hide_missing(found_logits, found_boxes, real)
+            nothing = SCORING.nothing(found_logits)
+            found_logits, found_boxes = hide_missing(found_logits, found_boxes, real, nothing)
         dense = None
         if aids is not None and aids.token_heads is not None:
             dense = _read_tokens(aids.token_heads, features, cells)
