@@ -73,6 +73,40 @@ _HOMES = {
 }
 
 
+# Documented modules of 0.1's first builds -> where their content is now; to go with the next release.
+_MOVED = {
+    "detrkit.adapters": "detrkit.detectors",
+    "detrkit.cluster": "detrkit.training",
+    "detrkit.data.check": "detrkit.curation.check",
+    "detrkit.data.convert": "detrkit.curation.convert",
+    "detrkit.data.divide": "detrkit.curation.divide",
+    "detrkit.data.duplicates": "detrkit.curation.duplicates",
+    "detrkit.data.fetch": "detrkit.curation.fetch",
+    "detrkit.data.layout": "detrkit.data.formats",
+    "detrkit.data.stats": "detrkit.curation.stats",
+    "detrkit.data.synthetic": "detrkit.curation.synthetic",
+    "detrkit.demo": "detrkit.cli.demo",
+    "detrkit.inference": "detrkit.detectors",
+    "detrkit.models": "detrkit.families.build",
+    "detrkit.profiling.verbs": "detrkit.api.profile",
+    "detrkit.readiness": "detrkit.preflight",
+    "detrkit.robustness.verbs": "detrkit.api.generalize",
+    "detrkit.runs": "detrkit.training",
+}
+
+
+class _Moved:
+    """The last finder of modules: name where one has moved to, instead of only missing it."""
+
+    @staticmethod
+    def find_spec(name: str, _path: object = None, _target: object = None) -> None:
+        if name in _MOVED:
+            raise ModuleNotFoundError(f"{name} has moved; import {_MOVED[name]}", name=name)
+
+
+sys.meta_path.append(_Moved)
+
+
 class _Package(ModuleType):
     """The package itself, in which a verb such as ``preflight`` goes before the sub-package of its name.
 

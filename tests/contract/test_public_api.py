@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import subprocess
 import sys
 
@@ -27,6 +28,13 @@ def test_every_public_name_can_be_imported_and_is_listed():
 def test_an_unknown_name_is_an_attribute_error():
     with pytest.raises(AttributeError, match="no attribute 'nonsense'"):
         _ = detrkit.nonsense
+
+
+def test_modules_that_have_moved_say_where_to():
+    for old, new in detrkit._MOVED.items():
+        with pytest.raises(ModuleNotFoundError, match=rf"{old} has moved; import {new}$"):
+            importlib.import_module(old)
+        importlib.import_module(new)
 
 
 def test_a_verb_stays_a_verb_when_the_room_of_its_name_is_imported():
