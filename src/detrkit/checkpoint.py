@@ -301,3 +301,13 @@ def _write_problem(path: Path, error: OSError) -> str:
 def without_aids(state: Mapping[str, _Value]) -> dict[str, _Value]:
     """Return the weights of the model that detects."""
     return {name: value for name, value in state.items() if not name.startswith(AIDS)}
+
+
+def weights_digest(model: torch.nn.Module) -> str:
+    """Return the SHA-256 of all weights and buffers by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, torch.Tensor):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

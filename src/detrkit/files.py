@@ -5,10 +5,11 @@ from __future__ import annotations
 import contextlib
 import errno
 import io
+import itertools
 import os
 import re
 import uuid
-from collections.abc import Iterator
+from collections.abc import Container, Iterator
 from pathlib import Path
 from typing import IO
 
@@ -119,3 +120,9 @@ def _make_durably(folder: Path) -> None:
         _make_durably(folder.parent)
     folder.mkdir(exist_ok=True)
     sync_folder(folder.parent)
+
+
+def free_name(name: str, taken: Container[str], form: str = "{}-{}") -> str:
+    """Return a name, or with the first number from 2 on where it is taken, as ``name-2``."""
+    numbered = (form.format(name, number) for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([name], numbered) if candidate not in taken)

@@ -66,7 +66,7 @@ def test_a_damaged_file_is_named_and_can_be_made_anew(run: Path, tiny_data: Path
     (run / "thresholds.json").write_text('{"version": 1}')
     result = run_here("predict", run, tiny_data / "val2017")
     assert result.exit_code == 1
-    assert str(run / 'thresholds.json') in result.output
+    assert str(run / "thresholds.json") in result.output
     assert "missing required field `classes`" in result.output
     run_well("thresholds", run, "--data", tiny_data)
     assert detrkit.load(run).thresholds is not None

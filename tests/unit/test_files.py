@@ -2,7 +2,7 @@
 
 import pytest
 
-from detrkit.files import atomic_bytes, atomic_file
+from detrkit.files import atomic_bytes, atomic_file, free_name
 
 
 def test_file_appears_whole_and_replaces_the_old_one(tmp_path):
@@ -57,3 +57,9 @@ def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):
     with atomic_file(path) as file:
         file.write("long")
     assert path.read_text() == "long"
+
+
+def test_a_name_that_is_taken_gets_the_first_free_number():
+    assert free_name("a", []) == "a"
+    assert free_name("a", ["a", "a-2"]) == "a-3"
+    assert free_name("a", ["a"], "{} ({})") == "a (2)"

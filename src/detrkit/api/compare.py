@@ -1,7 +1,8 @@
-"""The verb of this room as a Python call; public as ``detrkit.compare``."""
+"""``detrkit.compare``: measure several detectors on the same images, and say how sure the differences are."""
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Callable, Sequence
 from typing import Literal
@@ -12,7 +13,7 @@ from torch import Tensor
 from detrkit.comparison.classes import ComparedClasses, Which, choose_classes
 from detrkit.comparison.detections import DetectionStore, file_stems
 from detrkit.comparison.images import compare_images, operate
-from detrkit.comparison.result import Comparison, Contender, Duel, best_of, unique_names
+from detrkit.comparison.result import Comparison, ModelResult, PairwiseComparison
 from detrkit.comparison.write import write_comparison
 from detrkit.config import Precision
 from detrkit.data.coco import CocoDataset
@@ -22,16 +23,15 @@ from detrkit.detectors.load import find_subject
 from detrkit.detectors.measure_latency import Stopwatch
 from detrkit.detectors.stages import Subject, read_split_for
 from detrkit.errors import DetrkitError, UsageError
-from detrkit.evaluation.bootstrap import paired_bootstrap
+from detrkit.evaluation.bootstrap import RESAMPLES, paired_bootstrap
 from detrkit.evaluation.truth import ground_truth_from_index
-from detrkit.files import make_folder
+from detrkit.files import free_name, make_folder
 from detrkit.latency import Latency
 
 Source = str | os.PathLike[str]
 Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
-RESAMPLES = 1000
 LATENCY_IMAGES = 10
 
 _LATENCY_ROUNDS = 3
@@ -78,7 +78,9 @@ def compare(
         DetrkitError: A model cannot be loaded or run, or the data cannot be read.
     """
     _check(models, latency_images, classes, reference)
-    names = unique_names([os.fspath(model) for model in models])
+    names: list[str] = []
+    for model in models:
+        names.append(free_name(os.fspath(model), names, "{} ({})"))
     found = _find(models, names, device, precision, progress)
     part, _ = read_split_for(found, split, data)
     folder = make_folder(out)
@@ -87,20 +89,18 @@ def compare(
     notes = chosen.lines(names)
     for line in [*part.lines(), *notes]:
         say(line)
-    costs, latencies = _measure_speed(subjects, names, part, latency_images, progress)
-    contenders = _detect(
-        subjects, names, models, chosen, DetectionStore(folder, part), costs, latencies, batch_size, say, progress
-    )
+    speeds = _measure_speed(subjects, part, latency_images, progress)
+    results = _detect(subjects, models, chosen, DetectionStore(folder, part), speeds, batch_size, say, progress)
     comparison = Comparison(
         data=str(part.files.annotations),
         split=split,
         images=len(part.index),
-        objects=contenders[0].metrics.objects,
+        objects=results[0].metrics.objects,
         class_map=chosen.truth.class_map,
         left_out=chosen.left_out,
         notes=tuple(notes),
-        contenders=tuple(contenders),
-        duels=tuple(_duels(contenders, reference, resamples, progress)),
+        models=tuple(results),
+        pairs=tuple(_pairs(results, reference, resamples, progress)),
         confidence=0.95,
         resamples=resamples,
     )
@@ -140,21 +140,19 @@ def _find(
 
 
 def _measure_speed(
-    subjects: Sequence[Subject], names: Sequence[str], split: Split, count: int, progress: Progress | None
-) -> tuple[list[Cost | None], list[Latency | None]]:
-    """Cost of each, and latency if images for it are wanted; also shows that each of them runs."""
+    subjects: Sequence[Subject], split: Split, count: int, progress: Progress | None
+) -> list[tuple[Cost | None, Latency | None]]:
+    """Measure cost of each, and latency if images for it are wanted; also shows that each of them runs."""
     rows = np.unique(np.linspace(0, len(split.index) - 1, max(count, 1)).round().astype(int))
     dataset = CocoDataset(split.index, split.files.images, None, on_bad_image="error")
     runs = len(split.index) > 0 and any(subject.stages is not None for subject in subjects)
     images = [dataset.read_image(int(row)) for row in rows] if runs else []
     costs: list[Cost | None] = []
-    for done, (subject, name) in enumerate(zip(subjects, names, strict=True)):
-        _tell(progress, f"trying {name}", done, len(subjects))
+    for done, subject in enumerate(subjects):
+        _tell(progress, f"trying {subject.name}", done, len(subjects))
         costs.append(_cost(subject, images[0]) if subject.stages is not None and images else None)
-    latencies: list[Latency | None] = [None] * len(subjects)
-    if count and images:
-        latencies = _time(subjects, images, progress)
-    return costs, latencies
+    latencies = _time(subjects, images, progress) if count and images else [None] * len(subjects)
+    return list(zip(costs, latencies, strict=True))
 
 
 def _cost(subject: Subject, image: Tensor) -> Cost:
@@ -191,57 +189,48 @@ def _time(
 
 def _detect(
     subjects: Sequence[Subject],
-    names: Sequence[str],
     sources: Sequence[Source],
     chosen: ComparedClasses,
     store: DetectionStore,
-    costs: Sequence[Cost | None],
-    latencies: Sequence[Latency | None],
+    speeds: Sequence[tuple[Cost | None, Latency | None]],
     batch_size: int | None,
     say: Say,
     progress: Progress | None,
-) -> list[Contender]:
-    contenders = []
+) -> list[ModelResult]:
+    results = []
     count = len(store.split.index)
-    for place, (subject, stem) in enumerate(zip(subjects, file_stems(names), strict=True)):
-        name = names[place]
-
-        def done_images(done: int, name: str = name) -> None:
-            _tell(progress, f"detecting with {name}", done, count)
-
-        evaluator, reused = store.obtain(subject, stem, chosen.truth, batch_size, done_images)
+    stems = file_stems([subject.name for subject in subjects])
+    for subject, source, stem, (cost, latency) in zip(subjects, sources, stems, speeds, strict=True):
+        name = subject.name
+        tell = (
+            None if progress is None else functools.partial(_of_images, progress, f"detecting with {name}", count)
+        )
+        evaluator, reused = store.obtain(subject, stem, chosen.truth, batch_size, tell)
         if reused:
             say(f"{name}: detections of an earlier comparison, by the same weights on the same images, are used")
-        contenders.append(
-            Contender(
-                name=name,
-                source=os.fspath(sources[place]),
-                kind=subject.kind,
-                metrics=evaluator.finish(),
-                matches=evaluator.matches(),
-                latency=latencies[place],
-                cost=costs[place],
-                reused=reused,
-            )
-        )
-    return contenders
+        metrics, matches = evaluator.finish(), evaluator.matches()
+        results.append(ModelResult(name, os.fspath(source), subject.kind, metrics, matches, latency, cost, reused))
+    return results
 
 
-def _duels(
-    contenders: Sequence[Contender], reference: str, resamples: int, progress: Progress | None
-) -> list[Duel]:
-    place = best_of(contenders) if reference == "best" else 0
-    others = [number for number in range(len(contenders)) if number != place]
-    first = contenders[place]
+def _pairs(
+    models: Sequence[ModelResult], reference: str, resamples: int, progress: Progress | None
+) -> list[PairwiseComparison]:
+    """Compare each with the first one, or with the one of the highest AP (of equals the first)."""
+    first = models[0] if reference == "first" else max(models, key=lambda model: model.metrics["AP"])
     operation = operate(first.matches)
-    duels = []
-    for done, number in enumerate(others):
-        _tell(progress, "resampling", done, len(others))
-        second = contenders[number]
-        differences = paired_bootstrap(first.matches, second.matches, resamples)
-        images = compare_images(first.matches, operation, operate(second.matches))
-        duels.append(Duel(first, second, differences, images))
-    return duels
+    pairs: list[PairwiseComparison] = []
+    for second in models:
+        if second is not first:
+            _tell(progress, "resampling", len(pairs), len(models) - 1)
+            differences = paired_bootstrap(first.matches, second.matches, resamples)
+            images = compare_images(first.matches, operation, operate(second.matches))
+            pairs.append(PairwiseComparison(first, second, differences, images))
+    return pairs
+
+
+def _of_images(progress: Progress, what: str, count: int, done: int) -> None:
+    progress(what, done, count)
 
 
 def _tell(progress: Progress | None, what: str, done: int, total: int) -> None:

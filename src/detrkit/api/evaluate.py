@@ -18,7 +18,8 @@ from detrkit.detectors.detector import Detector
 from detrkit.detectors.measure_latency import measure_latency, with_decode
 from detrkit.detectors.stages import DetectorSubject, Subject, collect, read_split_for
 from detrkit.errors import DataError, DetrkitError
-from detrkit.evaluation.analysis import RESAMPLES, Evaluation, Origin, Progress, analyze, check_resamples
+from detrkit.evaluation.analysis import Evaluation, Origin, Progress, analyze, check_resamples
+from detrkit.evaluation.bootstrap import RESAMPLES
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.report import write_evaluation
 from detrkit.files import make_folder

@@ -15,7 +15,7 @@ from detrkit.data.split import Split
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.stages import Subject, read_split_for
 from detrkit.errors import DataError, UsageError
-from detrkit.files import atomic_file, make_folder
+from detrkit.files import atomic_file, free_name, make_folder
 from detrkit.robustness.classes import read_class_names, resolve_class_names
 from detrkit.robustness.corruptions import SEVERITIES, find_corruptions
 from detrkit.robustness.generalization import Generalization, evaluate_on_several
@@ -155,11 +155,8 @@ def _named(data: Sequence[Source]) -> dict[str, Source]:
     named: dict[str, Source] = {}
     for path in data:
         resolved = Path(path).expanduser().resolve()
-        base = resolved.stem if resolved.suffix in (".json", ".yaml", ".yml") else resolved.name
-        name, number = base, 2
-        while name in named:
-            name, number = f"{base}-{number}", number + 1
-        named[name] = path
+        is_file = resolved.suffix in (".json", ".yaml", ".yml")
+        named[free_name(resolved.stem if is_file else resolved.name, named)] = path
     return named
 
 

@@ -113,8 +113,8 @@ def _show(comparison: Comparison) -> None:
         table.add_column("detector", style="bold", overflow="fold")
         for column in columns:
             table.add_column(column, justify="right", no_wrap=True)
-        for contender in comparison.contenders:
-            name, _, *numbers = detector_row(contender)
+        for model in comparison.models:
+            name, _, *numbers = detector_row(model)
             cells = ["-" if not isinstance(value, int | float) else f"{value:,.1f}" for value in numbers]
             table.add_row(Text(shortened(str(name), 60)), *cells[first : first + len(columns)])
         Console().print(table)

@@ -7,6 +7,7 @@ the last bit, the settings, the images. The file itself is checked too.
 from __future__ import annotations
 
 import hashlib
+import importlib.metadata
 import json
 import re
 from collections.abc import Sequence
@@ -15,14 +16,15 @@ from typing import Any
 
 import torch
 
-import detrkit
+from detrkit.checkpoint import weights_digest
 from detrkit.data.split import Split
 from detrkit.detectors.results import ResultsSubject
 from detrkit.detectors.stages import Progress, Stages, Subject, collect
+from detrkit.download import hash_of
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth
-from detrkit.files import atomic_file
+from detrkit.files import atomic_file, free_name
 
 FOLDER = "detections"
 
@@ -34,8 +36,8 @@ class DetectionStore:
     """The folder with the detections of a comparison.
 
     Args:
-        folder: Of the comparison.
-        split: What was detected on.
+        folder: Folder of the comparison.
+        split: Images that were detected on.
     """
 
     def __init__(self, folder: Path, split: Split):
@@ -51,10 +53,10 @@ class DetectionStore:
         batch_size: int | None,
         progress: Progress | None,
     ) -> tuple[CocoEvaluator, bool]:
-        """The evaluator with a subject's detections, and whether they are those of an earlier comparison.
+        """Return the evaluator with a subject's detections, and True if they are those of an earlier comparison.
 
         Args:
-            subject: What detects, bound to the split.
+            subject: Detector, bound to the split.
             stem: Name of its file, without the suffix.
             truth: Annotations to measure on; the file holds detections of all classes of the split.
             batch_size: As for :meth:`Subject.detect`.
@@ -74,23 +76,20 @@ class DetectionStore:
         return collect(ResultsSubject(path), self.split, truth=truth), False
 
     def _key(self, subject: Subject, stages: Stages) -> str:
-        """Changes with anything that the detections depend on."""
+        """Return a hash of everything that the detections depend on."""
         digest = hashlib.sha256()
         classes = json.dumps(subject.class_map.to_dict())
-        versions = f"{detrkit.__version__} {torch.__version__}"
+        versions = f"{importlib.metadata.version('detrkit')} {torch.__version__}"
         for text in (versions, subject.kind, subject.settings, classes, self._images):
             digest.update(f"{len(text)}:{text}".encode())
-        for name, tensor in sorted(stages.network.state_dict().items()):
-            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-            flat = tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8)
-            digest.update(flat.numpy().tobytes())
+        digest.update(weights_digest(stages.network).encode())
         return digest.hexdigest()
 
     def _kept(self, path: Path, key: str) -> ResultsSubject | None:
         entry = self._manifest().get(path.name, {})
         if not isinstance(entry, dict) or entry.get("key") != key or not path.is_file():
             return None
-        if entry.get("sha256") != _file_digest(path):
+        if entry.get("sha256") != hash_of(path, "sha256"):
             return None
         try:
             return ResultsSubject(path)
@@ -104,7 +103,7 @@ class DetectionStore:
             "kind": subject.kind,
             "data": str(self.split.files.annotations),
             "key": key,
-            "sha256": _file_digest(path),
+            "sha256": hash_of(path, "sha256"),
         }
         with atomic_file(self.folder / _MANIFEST) as file:
             file.write(json.dumps(manifest, indent=1) + "\n")
@@ -118,21 +117,19 @@ class DetectionStore:
 
 
 def file_stems(names: Sequence[str]) -> list[str]:
-    """A file name without its suffix for each detector, different ones even where case does not count."""
+    """Return a file name without its suffix for each detector, different ones even where case does not count."""
     stems: list[str] = []
-    taken: set[str] = set()
+    taken = {Path(_MANIFEST).stem}
     for name in names:
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[-_LONGEST_STEM:] or "model"
-        stem, number = base, 2
-        while stem.lower() in taken or stem.lower() == Path(_MANIFEST).stem:
-            stem, number = f"{base}-{number}", number + 1
-        taken.add(stem.lower())
-        stems.append(stem)
+        number = free_name(base.lower(), taken).removeprefix(base.lower())
+        taken.add(base.lower() + number)
+        stems.append(base + number)
     return stems
 
 
 def _images_digest(split: Split) -> str:
-    """Changes when the list of images does, or one of the files by its size or time."""
+    """Return a hash of the list of images, and of the size and time of each file."""
     digest = hashlib.sha256()
     index, root = split.index, Path(split.files.images)
     digest.update(index.image_ids.tobytes())
@@ -145,8 +142,3 @@ def _images_digest(split: Split) -> str:
             continue
         digest.update(f"{state.st_size} {state.st_mtime_ns};".encode())
     return digest.hexdigest()
-
-
-def _file_digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

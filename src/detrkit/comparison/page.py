@@ -8,10 +8,11 @@ import numpy as np
 from matplotlib.axes import Axes
 
 from detrkit.comparison.pictures import disagreement_pictures
-from detrkit.comparison.result import MEASURES, Comparison, Contender, Duel, known, usable
+from detrkit.comparison.result import MEASURES, Comparison, ModelResult, PairwiseComparison
 from detrkit.data.split import Split
 from detrkit.detectors.cost import NOT_COUNTED
 from detrkit.evaluation.bootstrap import LEAST_IMAGES
+from detrkit.evaluation.coco import known
 from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Plots, Section, Table, Text, Value
 from detrkit.visual.plots import COLORS, Plot, svg_plot
 from detrkit.visual.text import shortened
@@ -31,26 +32,26 @@ def comparison_sections(comparison: Comparison, split: Split) -> list[Section]:
         comparison: What was found.
         split: Its images, for pictures.
     """
-    pictures = min(MOST_PICTURES, max(_MOST_PICTURES_IN_ALL // len(comparison.duels), 3))
+    pictures = min(MOST_PICTURES, max(_MOST_PICTURES_IN_ALL // len(comparison.pairs), 3))
     sections = [
         Section("Who is better", _summary(comparison)),
         Section("Detectors", _detectors(comparison)),
     ]
-    for duel in comparison.duels:
-        pair = f"{shortened(duel.challenger.name, 40)} against {shortened(duel.reference.name, 40)}"
-        sections.append(Section(f"Classes: {pair}", _classes(duel)))
-        sections.append(Section(f"Images: {pair}", _images(duel, split, pictures)))
+    for pair in comparison.pairs:
+        title = f"{shortened(pair.model.name, 40)} against {shortened(pair.reference.name, 40)}"
+        sections.append(Section(f"Classes: {title}", _classes(pair)))
+        sections.append(Section(f"Images: {title}", _images(pair, split, pictures)))
     return sections
 
 
 def _summary(comparison: Comparison) -> list[Block]:
-    best = max(comparison.contenders, key=lambda contender: contender.metrics["AP"])
+    best = max(comparison.models, key=lambda model: model.metrics["AP"])
     cards = [
         Card("highest AP", _percent(known(best.metrics["AP"])), best.name),
         Card("images", f"{comparison.images:,}", f"{comparison.objects:,} objects"),
         Card("classes", str(len(comparison.class_map)), f"{len(comparison.left_out)} left out"),
     ]
-    timed = [contender for contender in comparison.contenders if contender.latency is not None]
+    timed = [model for model in comparison.models if model.latency is not None]
     if timed:
         fastest = min(timed, key=_median)
         cards.append(Card("fastest", f"{_median(fastest):.1f} ms", fastest.name))
@@ -69,9 +70,8 @@ def _summary(comparison: Comparison) -> list[Block]:
 
 def _differences(comparison: Comparison) -> Table:
     rows: list[list[Value]] = []
-    for duel in comparison.duels:
-        for measure, entry in duel.differences.values.items():
-            difference = usable(entry)
+    for pair in comparison.pairs:
+        for measure, difference in pair.measures.items():
             numbers: list[Value] = [None, None, None, None]
             if difference is not None:
                 numbers = [
@@ -80,7 +80,7 @@ def _differences(comparison: Comparison) -> Table:
                     100 * difference.high,
                     difference.probability,
                 ]
-            rows.append([duel.challenger.name, duel.reference.name, measure, *numbers])
+            rows.append([pair.model.name, pair.reference.name, measure, *numbers])
     columns = [
         Column("detector"),
         Column("against"),
@@ -94,7 +94,7 @@ def _differences(comparison: Comparison) -> Table:
 
 
 def _detectors(comparison: Comparison) -> list[Block]:
-    most = comparison.contenders[0].metrics.max_detections
+    most = comparison.models[0].metrics.max_detections
     accuracy = [
         Column(f"AR{most}" if measure == "AR100" else measure, "number", bar=measure == "AP")
         for measure in MEASURES
@@ -106,13 +106,13 @@ def _detectors(comparison: Comparison) -> list[Block]:
         Column("GFLOPs", "number"),
         Column("memory (MB)", "number"),
     ]
-    rows = [detector_row(contender) for contender in comparison.contenders]
+    rows = [detector_row(model) for model in comparison.models]
     first, head = 2 + len(accuracy), [Column("detector"), Column("kind")]
     blocks: list[Block] = [
         Table([*head, *accuracy], [row[:first] for row in rows], "Accuracy in percent, on the same images"),
         Table([*head, *speed], [[*row[:2], *row[first:]] for row in rows], "Speed and cost"),
     ]
-    timed = [contender for contender in comparison.contenders if contender.latency is not None]
+    timed = [model for model in comparison.models if model.latency is not None]
     if len(timed) > 1:
         blocks.append(Plots([accuracy_against_latency(timed)]))
     if timed:
@@ -135,13 +135,13 @@ def _detectors(comparison: Comparison) -> list[Block]:
     return blocks
 
 
-def detector_row(contender: Contender) -> list[Value]:
+def detector_row(model: ModelResult) -> list[Value]:
     """The figures of a detector, accuracy in percent: as in the table of detectors."""
-    latency, cost = contender.latency, contender.cost
-    accuracy = [known(contender.metrics[measure]) for measure in MEASURES]
+    latency, cost = model.latency, model.cost
+    accuracy = [known(model.metrics[measure]) for measure in MEASURES]
     return [
-        contender.name,
-        contender.kind,
+        model.name,
+        model.kind,
         *(None if value is None else 100 * value for value in accuracy),
         None if latency is None else latency.total.p50,
         None if latency is None else latency.total.p95,
@@ -151,19 +151,19 @@ def detector_row(contender: Contender) -> list[Value]:
     ]
 
 
-def accuracy_against_latency(timed: Sequence[Contender]) -> Plot:
+def accuracy_against_latency(timed: Sequence[ModelResult]) -> Plot:
     """A point for each detector, its name beside it."""
-    times = [_median(contender) for contender in timed]
-    values = [100 * (known(contender.metrics["AP"]) or 0.0) for contender in timed]
+    times = [_median(model) for model in timed]
+    values = [100 * (known(model.metrics["AP"]) or 0.0) for model in timed]
 
     def draw(axes: Axes) -> None:
         if max(times) > _LOG_RATIO * min(times):
             axes.set_xscale("log")
-        for number, (contender, time, value) in enumerate(zip(timed, times, values, strict=True)):
+        for number, (model, time, value) in enumerate(zip(timed, times, values, strict=True)):
             axes.scatter([time], [value], s=36, color=COLORS[number % len(COLORS)], zorder=3)
             left = time > (max(times) + min(times)) / 2
             axes.annotate(
-                shortened(contender.name),
+                shortened(model.name),
                 (time, value),
                 xytext=(-7 if left else 7, 6 if number % 2 else -13),  # neighbours above and below
                 ha="right" if left else "left",
@@ -179,11 +179,11 @@ def accuracy_against_latency(timed: Sequence[Contender]) -> Plot:
     return svg_plot("AP against latency", draw, height=3.2)
 
 
-def _classes(duel: Duel) -> list[Block]:
-    entries = duel.classes
+def _classes(pair: PairwiseComparison) -> list[Block]:
+    entries = pair.classes
     certain = [entry for entry in entries if entry.beyond_chance]
     sure = [entry for entry in entries if entry.difference is not None]
-    chance = (1 - duel.differences.confidence) * len(sure)
+    chance = (1 - pair.differences.confidence) * len(sure)
     rows: list[list[Value]] = []
     for entry in entries:
         difference = entry.difference
@@ -196,16 +196,16 @@ def _classes(duel: Duel) -> list[Block]:
     columns = [
         Column("class"),
         Column("objects", "count"),
-        Column(f"AP {shortened(duel.reference.name, 24)}", "number"),
-        Column(f"AP {shortened(duel.challenger.name, 24)}", "number"),
+        Column(f"AP {shortened(pair.reference.name, 24)}", "number"),
+        Column(f"AP {shortened(pair.model.name, 24)}", "number"),
         Column("difference", "number"),
         Column("from", "number"),
         Column("to", "number"),
         Column("beyond chance"),
     ]
     return [
-        Text(f"{duel.verdict()}."),
-        Table(columns, rows, f"AP by class: what {shortened(duel.challenger.name, 40)} has more"),
+        Text(f"{pair.verdict()}."),
+        Table(columns, rows, f"AP by class: what {shortened(pair.model.name, 40)} has more"),
         Text(
             f"The interval leaves out 0 for {len(certain)} of {len(sure)} classes; by chance alone that would "
             f"be about {chance:.0f}, so a single class is a hint rather than a proof. Classes in fewer "
@@ -214,10 +214,10 @@ def _classes(duel: Duel) -> list[Block]:
     ]
 
 
-def _images(duel: Duel, split: Split, most: int) -> list[Block]:
-    images = duel.images
+def _images(pair: PairwiseComparison, split: Split, most: int) -> list[Block]:
+    images = pair.images
     better, worse = int((images.gain > 0).sum()), int((images.gain < 0).sum())
-    first, second = shortened(duel.reference.name, 40), shortened(duel.challenger.name, 40)
+    first, second = shortened(pair.reference.name, 40), shortened(pair.model.name, 40)
     explanation = (
         f"Each detector at the score where its F1 over all classes is best "
         f"({_threshold(images.first.threshold)} for {first}, {_threshold(images.second.threshold)} for {second}). "
@@ -232,16 +232,16 @@ def _images(duel: Duel, split: Split, most: int) -> list[Block]:
     )
     if not len(images.ranked()):
         return [Text(explanation), Text("There is no image on which they disagree.")]
-    pictures = disagreement_pictures(duel, split, most)
+    pictures = disagreement_pictures(pair, split, most)
     if not pictures:
         return [Text(explanation), Text(counts), Text("The images are not there to be shown.")]
     legend = f"Left: annotated. Middle: {first}. Right: {second}. What is false at IoU 0.5 says so."
     return [Text(explanation), Text(counts), Text(legend), Gallery(pictures, wide=True)]
 
 
-def _median(contender: Contender) -> float:
-    assert contender.latency is not None
-    return contender.latency.total.p50
+def _median(model: ModelResult) -> float:
+    assert model.latency is not None
+    return model.latency.total.p50
 
 
 def _percent(value: float | None) -> str:

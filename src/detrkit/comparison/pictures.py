@@ -7,7 +7,7 @@ from PIL import Image
 
 from detrkit.classes import ClassMap
 from detrkit.comparison.images import Operation
-from detrkit.comparison.result import Duel
+from detrkit.comparison.result import PairwiseComparison
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
 from detrkit.errors import DetrkitError
@@ -24,17 +24,17 @@ _LONGEST_NAME = 24
 _CORRECT_AT = 0  # row of IoU 0.5
 
 
-def disagreement_pictures(duel: Duel, split: Split, most: int) -> list[Picture]:
+def disagreement_pictures(pair: PairwiseComparison, split: Split, most: int) -> list[Picture]:
     """Pictures of the images with most disagreement, the greatest first; an image that cannot be read is left out.
 
     Args:
-        duel: Two detectors.
+        pair: Two detectors.
         split: The images.
         most: Pictures.
     """
-    differences = duel.images
+    differences = pair.images
     dataset = CocoDataset(split.index, split.files.images, None, on_bad_image="error")
-    truth = duel.reference.matches.truth
+    truth = pair.reference.matches.truth
     rows = {int(image_id): row for row, image_id in enumerate(split.index.image_ids)}
     pictures: list[Picture] = []
     for place in differences.ranked().tolist():
@@ -46,26 +46,26 @@ def disagreement_pictures(duel: Duel, split: Split, most: int) -> list[Picture]:
             image = dataset.read_image(row).permute(1, 2, 0).numpy()
         except DetrkitError:
             continue
-        drawn = side_by_side(duel, image, truth_row)
+        drawn = side_by_side(pair, image, truth_row)
         caption = (
-            f"{split.index.file_name(row)}: {differences.objects[place]} objects; mistakes: {duel.reference.name} "
-            f"{differences.first.mistakes[place]:.1f}, {duel.challenger.name} "
+            f"{split.index.file_name(row)}: {differences.objects[place]} objects; mistakes: {pair.reference.name} "
+            f"{differences.first.mistakes[place]:.1f}, {pair.model.name} "
             f"{differences.second.mistakes[place]:.1f}; disagreement {differences.disagreement[place]:.1f}"
         )
         pictures.append(Picture.of(drawn, caption, longest=3 * LONGEST))
     return pictures
 
 
-def side_by_side(duel: Duel, image: np.ndarray, truth_row: int) -> np.ndarray:
+def side_by_side(pair: PairwiseComparison, image: np.ndarray, truth_row: int) -> np.ndarray:
     """Annotations, the first detector's detections, the second's, from left to right, uint8 ``[H, W, 3]``."""
     scale = min(1.0, LONGEST / max(image.shape[:2]))
     if scale < 1:
         size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
         image = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
     pictures = [
-        _draw_truth(duel.reference.matches, truth_row, image, scale),
-        _draw_found(duel.reference.matches, duel.images.first, truth_row, image, scale),
-        _draw_found(duel.challenger.matches, duel.images.second, truth_row, image, scale),
+        _draw_truth(pair.reference.matches, truth_row, image, scale),
+        _draw_found(pair.reference.matches, pair.images.first, truth_row, image, scale),
+        _draw_found(pair.model.matches, pair.images.second, truth_row, image, scale),
     ]
     gap = np.full((pictures[0].shape[0], _GAP, 3), 128, dtype=np.uint8)
     return np.concatenate([pictures[0], gap, pictures[1], gap, pictures[2]], axis=1)

@@ -1,17 +1,19 @@
-"""What a comparison found."""
+"""The result of a comparison: each model's numbers, and each pair's differences with intervals."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
+
+import msgspec
 
 from detrkit.classes import ClassMap
 from detrkit.comparison.images import ImageDifferences
 from detrkit.detectors.cost import Cost
 from detrkit.evaluation.bootstrap import LEAST_IMAGES, Difference, Differences
-from detrkit.evaluation.coco import UNDEFINED, CocoMetrics
+from detrkit.evaluation.coco import CocoMetrics, known
 from detrkit.evaluation.matching import Matches
 from detrkit.latency import Latency
 
@@ -20,17 +22,17 @@ VERSION = 1
 
 
 @dataclasses.dataclass(frozen=True)
-class Contender:
-    """One of the detectors.
+class ModelResult:
+    """The result of one model.
 
     Args:
-        name: What people call it; no two have the same.
-        source: As it was given.
-        kind: The toolkit it comes from.
-        metrics: On the classes that are compared.
-        matches: What became of its detections.
-        latency: None where nothing was timed.
-        cost: None for a file of detections.
+        name: Name for people; no two models have the same.
+        source: Source as it was given.
+        kind: Toolkit it comes from.
+        metrics: Metrics on the classes that are compared.
+        matches: Matches of its detections.
+        latency: Latency; None where nothing was timed.
+        cost: Cost; None for a file of detections.
         reused: Its detections were those of an earlier comparison.
     """
 
@@ -44,12 +46,12 @@ class Contender:
     reused: bool
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the content for JSON."""
         return {
             "name": self.name,
             "source": self.source,
             "kind": self.kind,
-            **{measure: known(self.metrics[measure]) for measure in self.metrics.values},
+            **{measure: known(value) for measure, value in self.metrics.values.items()},
             "detections": self.metrics.detections,
             "latency": None if self.latency is None else self.latency.to_dict(),
             "cost": None if self.cost is None else self.cost.to_dict(),
@@ -59,14 +61,14 @@ class Contender:
 
 @dataclasses.dataclass(frozen=True)
 class ClassDifference:
-    """How one class fares with two detectors.
+    """The difference of two models on one class.
 
     Args:
-        name: Of the class.
-        objects: In the data.
-        first: AP of the first detector, None where undefined.
+        name: Name of the class.
+        objects: Objects in the data.
+        first: AP of the first model, None where undefined.
         second: AP of the second.
-        difference: What the second has more, with its interval; None where too few images hold the class.
+        difference: Second less first, with its interval; None where too few images hold the class.
     """
 
     name: str
@@ -77,68 +79,71 @@ class ClassDifference:
 
     @property
     def value(self) -> float | None:
-        """What the second has more, None where undefined."""
+        """Second less first, None where undefined."""
         return None if self.first is None or self.second is None else self.second - self.first
 
     @property
     def beyond_chance(self) -> bool:
-        """Whether the interval leaves out zero."""
-        return self.difference is not None and is_certain(self.difference)
+        """True if the interval leaves out zero."""
+        return self.difference is not None and (self.difference.low > 0 or self.difference.high < 0)
 
 
 @dataclasses.dataclass(frozen=True)
-class Duel:
-    """A detector against the one that all are compared with.
+class PairwiseComparison:
+    """A model against the reference, which all are compared with.
 
     Args:
-        reference: The one that all are compared with.
-        challenger: The other; differences are what it has more.
-        differences: With intervals, of paired resamples of the images.
-        images: Image by image.
+        reference: The reference.
+        model: The other; differences are what it has more.
+        differences: Differences with intervals, of paired resamples of the images.
+        images: Differences image by image.
     """
 
-    reference: Contender
-    challenger: Contender
+    reference: ModelResult
+    model: ModelResult
     differences: Differences
     images: ImageDifferences
 
     @property
+    def measures(self) -> dict[str, Difference | None]:
+        """Differences of AP, AP50 and AP75, None where undefined; empty where too few images hold objects."""
+        return {measure: _defined(entry) for measure, entry in self.differences.values.items()}
+
+    @property
     def classes(self) -> list[ClassDifference]:
-        """Greatest gain of the challenger first, classes without objects left out."""
-        first, second = self.reference.metrics.per_class, self.challenger.metrics.per_class
+        """Classes with objects, greatest gain of the model first."""
+        first, second = self.reference.metrics.per_class, self.model.metrics.per_class
         found = [
-            ClassDifference(
-                a.name, a.objects, known(a.AP), known(b.AP), usable(each["AP"]) if each is not None else None
-            )
+            ClassDifference(a.name, a.objects, known(a.AP), known(b.AP), _defined((each or {}).get("AP")))
             for a, b, each in zip(first, second, self.differences.per_class, strict=True)
             if a.objects
         ]
         return sorted(found, key=lambda entry: -(entry.value or 0.0))
 
     def verdict(self, measure: str = "AP", written: Callable[[str], str] = str) -> str:
-        """In a sentence, who is better and how sure that is.
+        """Say in a sentence who is better and how sure that is.
 
         Args:
-            measure: Which difference.
-            written: How names are written.
+            measure: AP, AP50 or AP75.
+            written: Function that writes names.
         """
-        names = (written(self.reference.name), written(self.challenger.name))
-        difference = usable(self.differences.values.get(measure))
+        first, second = written(self.reference.name), written(self.model.name)
+        difference = self.measures.get(measure)
         if difference is None:
             return (
-                f"how sure the difference between {names[1]} and {names[0]} is cannot be said: fewer than "
+                f"how sure the difference between {second} and {first} is cannot be said: fewer than "
                 f"{LEAST_IMAGES} images hold objects"
             )
-        return difference_in_words(*names, difference, self.differences.confidence, measure)
+        return difference_in_words(first, second, difference, self.differences.confidence, measure)
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
-        values = self.differences.values
+        """Return the content for JSON."""
+        sides = ((self.reference, self.images.first), (self.model, self.images.second))
         return {
             "reference": self.reference.name,
-            "model": self.challenger.name,
+            "model": self.model.name,
             "verdict": self.verdict(),
-            "differences": {measure: difference_to_dict(usable(values[measure])) for measure in values},
+            "differences": msgspec.to_builtins(self.measures),
             "per_class": [
                 {
                     "name": entry.name,
@@ -146,33 +151,33 @@ class Duel:
                     "reference_AP": entry.first,
                     "AP": entry.second,
                     "difference": entry.value,
-                    "interval": difference_to_dict(entry.difference),
+                    "interval": msgspec.to_builtins(entry.difference),
                 }
                 for entry in self.classes
             ],
             "thresholds": {
-                self.reference.name: finite(self.images.first.threshold),
-                self.challenger.name: finite(self.images.second.threshold),
+                side.name: operation.threshold if math.isfinite(operation.threshold) else None
+                for side, operation in sides
             },
         }
 
 
 @dataclasses.dataclass(frozen=True)
 class Comparison:
-    """Several detectors on the same images.
+    """Several models on the same images.
 
     Args:
-        data: The annotation file.
+        data: Path of the annotation file.
         split: Name of the split.
-        images: How many.
-        objects: In them, of the classes compared.
-        class_map: The classes compared.
+        images: Number of images.
+        objects: Objects in them, of the classes compared.
+        class_map: Classes compared.
         left_out: Classes of the data that are not compared.
-        notes: What a reader must know, such as classes that a detector does not know.
-        contenders: In the order given.
-        duels: Of each but the reference, in that order.
-        confidence: Of the intervals.
-        resamples: That they come from.
+        notes: Notes for readers, such as classes that a model does not know.
+        models: Results in the order given.
+        pairs: Each model but the reference against it, in that order.
+        confidence: Confidence of the intervals.
+        resamples: Resamples that they come from.
     """
 
     data: str
@@ -182,45 +187,50 @@ class Comparison:
     class_map: ClassMap
     left_out: tuple[str, ...]
     notes: tuple[str, ...]
-    contenders: tuple[Contender, ...]
-    duels: tuple[Duel, ...]
+    models: tuple[ModelResult, ...]
+    pairs: tuple[PairwiseComparison, ...]
     confidence: float
     resamples: int
 
     @property
+    def contenders(self) -> tuple[ModelResult, ...]:
+        """Former name of ``models``, for one release."""
+        return self.models
+
+    @property
+    def duels(self) -> tuple[PairwiseComparison, ...]:
+        """Former name of ``pairs``, for one release."""
+        return self.pairs
+
+    @property
     def verdicts(self) -> list[str]:
-        """Who is better than the reference, one sentence for each of the others."""
-        return [duel.verdict() for duel in self.duels]
+        """One sentence for each model but the reference: which is better, and how sure that is."""
+        return [pair.verdict() for pair in self.pairs]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON; shares are 0 to 1, what is undefined is None."""
+        """Return the content for JSON; shares are 0 to 1, what is undefined is None."""
+        plain = ("data", "split", "images", "objects", "notes", "confidence", "resamples")
         return {
             "version": VERSION,
-            "data": self.data,
-            "split": self.split,
-            "images": self.images,
-            "objects": self.objects,
+            **{name: msgspec.to_builtins(getattr(self, name)) for name in plain},
             "classes": list(self.class_map.names),
             "classes_left_out": list(self.left_out),
-            "notes": list(self.notes),
-            "confidence": self.confidence,
-            "resamples": self.resamples,
-            "models": [contender.to_dict() for contender in self.contenders],
-            "comparisons": [duel.to_dict() for duel in self.duels],
+            "models": [model.to_dict() for model in self.models],
+            "comparisons": [pair.to_dict() for pair in self.pairs],
         }
 
 
 def difference_in_words(
     first: str, second: str, difference: Difference, confidence: float, measure: str = "AP"
 ) -> str:
-    """``B is better than A by 1.8 AP, 95 % interval 0.9 to 2.6``, or that it is no more than chance.
+    """Write ``B is better than A by 1.8 AP, 95 % interval 0.9 to 2.6``, or that it is no more than chance.
 
     Args:
         first: Name of the one compared with.
         second: Name of the other.
-        difference: What the second has more, 0 to 1.
-        confidence: Of the interval, 0 to 1.
-        measure: What was measured.
+        difference: Second less first, 0 to 1.
+        confidence: Confidence of the interval, 0 to 1.
+        measure: AP, AP50 or AP75.
     """
     value, low, high = (100 * number for number in (difference.value, difference.low, difference.high))
     share = f"{100 * confidence:g} % interval"
@@ -228,56 +238,17 @@ def difference_in_words(
         return f"{second} is better than {first} by {value:.1f} {measure}, {share} {low:.1f} to {high:.1f}"
     if high < 0:
         return f"{second} is worse than {first} by {-value:.1f} {measure}, {share} {-high:.1f} to {-low:.1f}"
+    # what rounds to zero has no sign
+    value, low, high = (number if abs(number) >= 0.05 else 0.0 for number in (value, low, high))
+    signed = [f"{number:+.1f}" if number else "0.0" for number in (value, low, high)]
     return (
-        f"no difference beyond chance between {second} and {first}: {signed(value)} {measure}, {share} "
-        f"{signed(low)} to {signed(high)}"
+        f"no difference beyond chance between {second} and {first}: {signed[0]} {measure}, {share} "
+        f"{signed[1]} to {signed[2]}"
     )
 
 
-def is_certain(difference: Difference) -> bool:
-    """Whether the interval leaves out zero."""
-    return difference.low > 0 or difference.high < 0
-
-
-def difference_to_dict(difference: Difference | None) -> dict[str, float] | None:
-    """Ready for JSON."""
-    return None if difference is None else dataclasses.asdict(difference)
-
-
-def usable(difference: Difference | None) -> Difference | None:
-    """The difference, None where it is undefined."""
+def _defined(difference: Difference | None) -> Difference | None:
+    """Return the difference, None where it is undefined."""
     if difference is None or not all(map(math.isfinite, (difference.value, difference.low, difference.high))):
         return None
     return difference
-
-
-def best_of(contenders: Sequence[Contender]) -> int:
-    """Place of the one with the highest AP; of equals the first."""
-    return max(range(len(contenders)), key=lambda place: (contenders[place].metrics["AP"], -place))
-
-
-def signed(value: float) -> str:
-    """``+1.8`` or ``-0.3``; what rounds to zero has no sign."""
-    text = f"{value:+.1f}"
-    return "0.0" if float(text) == 0 else text
-
-
-def known(value: float) -> float | None:
-    """The value, None where undefined."""
-    return None if value == UNDEFINED else value
-
-
-def finite(value: float) -> float | None:
-    """The value, None where it is infinite or NaN."""
-    return value if math.isfinite(value) else None
-
-
-def unique_names(sources: Sequence[str]) -> list[str]:
-    """A name for each source, numbered where one is given twice."""
-    found: list[str] = []
-    for source in sources:
-        name, number = source, 2
-        while name in found:
-            name, number = f"{source} ({number})", number + 1
-        found.append(name)
-    return found

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detrkit.comparison.page import comparison_sections, detector_row
-from detrkit.comparison.result import MEASURES, Comparison, Contender
+from detrkit.comparison.result import MEASURES, Comparison, ModelResult
 from detrkit.data.split import Split
 from detrkit.files import atomic_file
 from detrkit.visual.page import write_page
@@ -17,6 +17,11 @@ from detrkit.visual.text import markdown_name, markdown_text
 FILES = ("compare.html", "compare.json", "compare.md", "compare.csv", "classes.csv", "images.csv")
 
 _MOST_CLASSES = 5
+_CLASS_HEAD = ("detector", "reference", "class", "objects", "AP", "reference_AP", "difference", "low", "high")
+_IMAGE_HEAD = (
+    *("detector", "reference", "image_id", "file_name", "objects", "disagreement", "fewer_mistakes"),
+    *("missed", "false", "reference_missed", "reference_false"),
+)
 
 
 def write_comparison(comparison: Comparison, folder: Path, split: Split) -> None:
@@ -27,9 +32,9 @@ def write_comparison(comparison: Comparison, folder: Path, split: Split) -> None
     with atomic_file(folder / "compare.md") as file:
         file.write(markdown(comparison))
     head = ["detector", "kind", *MEASURES, "median_ms", "p95_ms", "parameters_m", "gflops", "memory_mb"]
-    write_csv(folder / "compare.csv", head, (detector_row(contender) for contender in comparison.contenders))
-    _write_classes(comparison, folder / "classes.csv")
-    _write_images(comparison, folder / "images.csv", split)
+    write_csv(folder / "compare.csv", head, (detector_row(model) for model in comparison.models))
+    write_csv(folder / "classes.csv", _CLASS_HEAD, _class_rows(comparison))
+    write_csv(folder / "images.csv", _IMAGE_HEAD, _image_rows(comparison, split))
     subtitle = f"{comparison.data}: {comparison.images:,} images, {len(comparison.class_map)} classes"
     write_page(
         folder / "compare.html", "Comparison of detectors", subtitle, comparison_sections(comparison, split)
@@ -38,7 +43,7 @@ def write_comparison(comparison: Comparison, folder: Path, split: Split) -> None
 
 def markdown(comparison: Comparison) -> str:
     """A summary for a pull request; names mean nothing to Markdown in it."""
-    most = comparison.contenders[0].metrics.max_detections
+    most = comparison.models[0].metrics.max_detections
     head = [
         "detector",
         "AP",
@@ -59,15 +64,15 @@ def markdown(comparison: Comparison) -> str:
         f"{markdown_name(comparison.data)}: {comparison.images:,} images, {comparison.objects:,} objects, "
         f"{len(comparison.class_map)} classes.",
         "",
-        *(f"- {duel.verdict(written=markdown_name)}" for duel in comparison.duels),
+        *(f"- {pair.verdict(written=markdown_name)}" for pair in comparison.pairs),
         *(f"- Note: {markdown_text(note)}" for note in comparison.notes),
         "",
         f"| {' | '.join(head)} |",
         f"| --- {'| ---: ' * (len(head) - 1)}|",
-        *(_markdown_row(contender) for contender in comparison.contenders),
+        *(_markdown_row(model) for model in comparison.models),
     ]
-    for duel in comparison.duels:
-        certain = [entry for entry in duel.classes if entry.beyond_chance and entry.difference is not None]
+    for pair in comparison.pairs:
+        certain = [entry for entry in pair.classes if entry.beyond_chance and entry.difference is not None]
         gains = [entry for entry in certain if entry.difference and entry.difference.low > 0][:_MOST_CLASSES]
         losses = [entry for entry in certain if entry.difference and entry.difference.high < 0][::-1]
         for title, entries in (("gains", gains), ("losses", losses[:_MOST_CLASSES])):
@@ -77,60 +82,34 @@ def markdown(comparison: Comparison) -> str:
                     for entry in entries
                     if entry.difference
                 )
-                names = f"{markdown_name(duel.challenger.name)} against {markdown_name(duel.reference.name)}"
+                names = f"{markdown_name(pair.model.name)} against {markdown_name(pair.reference.name)}"
                 lines += ["", f"Greatest {title} in AP, {names}: {listed}"]
     return "\n".join(lines) + "\n"
 
 
-def _markdown_row(contender: Contender) -> str:
-    name, _, *numbers = detector_row(contender)
+def _markdown_row(model: ModelResult) -> str:
+    name, _, *numbers = detector_row(model)
     cells = ["-" if not isinstance(value, int | float) else f"{value:.1f}" for value in numbers[:-1]]
     return f"| {markdown_name(str(name))} | {' | '.join(cells)} |"
 
 
-def _write_classes(comparison: Comparison, path: Path) -> None:
-    def rows() -> Iterator[list[Value]]:
-        for duel in comparison.duels:
-            for entry in duel.classes:
-                difference = entry.difference
-                ends: list[Value] = [None, None]
-                if difference is not None:
-                    ends = [difference.low, difference.high]
-                pair: list[Value] = [duel.challenger.name, duel.reference.name]
-                yield [*pair, entry.name, entry.objects, entry.second, entry.first, entry.value, *ends]
-
-    head = ["detector", "reference", "class", "objects", "AP", "reference_AP", "difference", "low", "high"]
-    write_csv(path, head, rows())
+def _class_rows(comparison: Comparison) -> Iterator[list[Value]]:
+    for pair in comparison.pairs:
+        for entry in pair.classes:
+            ends = (None, None) if entry.difference is None else (entry.difference.low, entry.difference.high)
+            numbers = (entry.objects, entry.second, entry.first, entry.value, *ends)
+            yield [pair.model.name, pair.reference.name, entry.name, *numbers]
 
 
-def _write_images(comparison: Comparison, path: Path, split: Split) -> None:
-    names = {int(image_id): row for row, image_id in enumerate(split.index.image_ids)}
-
-    def rows() -> Iterator[list[Value]]:
-        for duel in comparison.duels:
-            images, truth = duel.images, duel.reference.matches.truth
-            order = (-images.disagreement).argsort(kind="stable")
-            for place in order.tolist():
-                image_id = int(truth.image_ids[images.rows[place]])
-                yield [
-                    duel.challenger.name,
-                    duel.reference.name,
-                    image_id,
-                    split.index.file_name(names[image_id]),
-                    int(images.objects[place]),
-                    *(
-                        round(float(column[place]), 4)
-                        for column in (
-                            images.disagreement,
-                            images.gain,
-                            images.second.missed,
-                            images.second.false,
-                            images.first.missed,
-                            images.first.false,
-                        )
-                    ),
-                ]
-
-    head = ["detector", "reference", "image_id", "file_name", "objects", "disagreement", "fewer_mistakes"]
-    head += ["missed", "false", "reference_missed", "reference_false"]
-    write_csv(path, head, rows())
+def _image_rows(comparison: Comparison, split: Split) -> Iterator[list[Value]]:
+    """Images of each pair, those with most disagreement first."""
+    rows = {int(image_id): row for row, image_id in enumerate(split.index.image_ids)}
+    for pair in comparison.pairs:
+        images = pair.images
+        ids = pair.reference.matches.truth.image_ids[images.rows].tolist()
+        first, second = images.first, images.second
+        columns = (images.disagreement, images.gain, second.missed, second.false, first.missed, first.false)
+        for place in (-images.disagreement).argsort(kind="stable").tolist():
+            name = split.index.file_name(rows[ids[place]])
+            numbers = [round(float(column[place]), 4) for column in columns]
+            yield [pair.model.name, pair.reference.name, ids[place], name, int(images.objects[place]), *numbers]

@@ -15,7 +15,7 @@ import numpy as np
 
 from detrkit.classes import SIZE_LIMITS
 from detrkit.errors import UsageError
-from detrkit.evaluation.bootstrap import LEAST_RESAMPLES, Intervals, bootstrap
+from detrkit.evaluation.bootstrap import LEAST_RESAMPLES, RESAMPLES, Intervals, bootstrap
 from detrkit.evaluation.calibration import Calibration, calibrate
 from detrkit.evaluation.coco import UNDEFINED, ClassMetrics, CocoEvaluator, CocoMetrics
 from detrkit.evaluation.confusion import Confusion, confusion
@@ -29,7 +29,6 @@ from detrkit.latency import Latency
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done and steps in all."""
 
-RESAMPLES = 1000
 DEFAULT_SCORE = 0.5
 """From which detections are taken where no threshold can be learned, since there are no objects or detections."""
 

@@ -43,6 +43,8 @@ LEAST_IMAGES = 5
 """With objects (of a class), for an interval; with fewer, resampling tells nothing of use."""
 
 LEAST_RESAMPLES = 10
+RESAMPLES = 1000
+"""Resamples if not asked for otherwise; the ends of an interval are then known to some 3 % of its width."""
 _CHUNK = 32  # resamples at a time: their sums by rank then stay in the processor's cache
 _SPLITS = 32  # into halves
 _EXCESS = 2.0  # times what a half's AP lies above the whole's
@@ -133,7 +135,7 @@ class Resampled:
 
 def bootstrap(
     matches: Matches,
-    resamples: int = 1000,
+    resamples: int = RESAMPLES,
     *,
     confidence: float = 0.95,
     seed: int = 0,
@@ -163,7 +165,7 @@ def bootstrap(
 
 
 def paired_bootstrap(
-    a: Matches, b: Matches, resamples: int = 1000, *, confidence: float = 0.95, seed: int = 0
+    a: Matches, b: Matches, resamples: int = RESAMPLES, *, confidence: float = 0.95, seed: int = 0
 ) -> Differences:
     """How much better b is than a on the same images, with intervals.
 

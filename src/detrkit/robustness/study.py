@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
+from detrkit.checkpoint import weights_digest
 from detrkit.data.split import Split
 from detrkit.detectors.stages import Subject, collect
 from detrkit.errors import UsageError
@@ -181,21 +181,11 @@ def _study(subject: Subject, split: Split, seed: int) -> dict[str, Any]:
     return {
         "model": subject.name,
         "settings": subject.settings,
-        "weights": _digest(subject.stages.network),
+        "weights": weights_digest(subject.stages.network),
         "data": str(split.files.annotations),
         "annotations": images.hexdigest(),
         "seed": seed,
     }
-
-
-def _digest(network: torch.nn.Module) -> str:
-    """Of all weights, since a run's may change between two calls."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(network.state_dict().items()):
-        if isinstance(tensor, torch.Tensor):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
 
 
 def _offset(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:

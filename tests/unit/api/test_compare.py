@@ -60,18 +60,18 @@ def rows_of(path: Path) -> list[dict[str, str]]:
 def test_the_numbers_are_those_of_each_alone(compared: tuple[Comparison, Path], data: Path):
     comparison, out = compared
     split = split_of(data)
-    for contender in comparison.contenders:
-        alone = collect(find_subject(contender.source), split).finish()
-        assert contender.metrics.values == alone.values
+    for model in comparison.models:
+        alone = collect(find_subject(model.source), split).finish()
+        assert model.metrics.values == alone.values
     assert {path.name for path in out.iterdir()} >= FILES
-    first, second = (contender.metrics["AP"] for contender in comparison.contenders[:2])
-    difference = comparison.duels[0].differences.values["AP"]
+    first, second = (model.metrics["AP"] for model in comparison.models[:2])
+    difference = comparison.pairs[0].differences.values["AP"]
     assert difference.value == pytest.approx(second - first)
 
 
 def test_a_planted_loss_is_found_in_its_class_and_said(compared: tuple[Comparison, Path]):
     comparison, _ = compared
-    better, same = comparison.duels
+    better, same = comparison.pairs
     assert "good.json is better than" in better.verdict()
     assert "no difference beyond chance between" in same.verdict()
     classes = {entry.name: entry for entry in better.classes}
@@ -89,12 +89,10 @@ def test_the_files_say_the_same(compared: tuple[Comparison, Path]):
     comparison, out = compared
     content = json.loads((out / "compare.json").read_text(encoding="utf-8"))
     assert content == json.loads(json.dumps(comparison.to_dict()))
-    assert [model["AP"] for model in content["models"]] == [c.metrics["AP"] for c in comparison.contenders]
+    assert [model["AP"] for model in content["models"]] == [c.metrics["AP"] for c in comparison.models]
     assert content["comparisons"][0]["verdict"] == comparison.verdicts[0]
     table = rows_of(out / "compare.csv")
-    assert [float(row["AP"]) / 100 for row in table] == pytest.approx(
-        [c.metrics["AP"] for c in comparison.contenders]
-    )
+    assert [float(row["AP"]) / 100 for row in table] == pytest.approx([c.metrics["AP"] for c in comparison.models])
     assert len(rows_of(out / "images.csv")) == 2 * IMAGES
     assert len(rows_of(out / "classes.csv")) == 2 * len(CATEGORIES)
     summary = (out / "compare.md").read_text(encoding="utf-8")
@@ -106,15 +104,15 @@ def test_the_best_can_be_what_the_others_are_compared_with(data: Path, tmp_path:
     blind = write_found(tmp_path / "blind.json", data, without=[3])
     good = write_found(tmp_path / "good.json", data)
     comparison = verbs.compare([blind, good], data, out=tmp_path / "out", resamples=20, reference="best")
-    (duel,) = comparison.duels
-    assert duel.reference.name == str(good)
-    assert "is worse than" in duel.verdict()
+    (pair,) = comparison.pairs
+    assert pair.reference.name == str(good)
+    assert "is worse than" in pair.verdict()
 
 
 def test_a_file_against_itself_shows_no_difference(data: Path, tmp_path: Path):
     path = write_found(tmp_path / "a.json", data, jitter=1.0)
     comparison = verbs.compare([path, path], data, out=tmp_path / "out", resamples=20)
-    assert [contender.name for contender in comparison.contenders] == [str(path), f"{path} (2)"]
+    assert [model.name for model in comparison.models] == [str(path), f"{path} (2)"]
     assert "no difference beyond chance" in comparison.verdicts[0]
     assert "no image on which they disagree" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
 
@@ -268,7 +266,7 @@ def test_a_comparison_that_is_killed_goes_on_with_what_is_complete(
     assert sorted(path.name for path in (out / "detections").iterdir()) == ["a.json", "made_from.json"]
     spent = detectors["a"].runs
     detectors["b"].fails_after = 10**9
-    said = [contender.reused for contender in run().contenders]
+    said = [model.reused for model in run().models]
     assert said == [True, False]
     assert detectors["a"].runs - spent < IMAGES  # only its cost was counted again
 
@@ -289,7 +287,7 @@ def test_latency_and_cost_are_measured_of_what_runs(
         latency_images=3,
         progress=lambda what, *_: told.append(what),
     )
-    model, file = comparison.contenders
+    model, file = comparison.models
     assert model.latency is not None
     assert (model.latency.images, model.latency.runs) == (3, 9)
     assert model.cost is not None
