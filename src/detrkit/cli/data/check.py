@@ -123,7 +123,9 @@ def _report(result: CheckResult, fixed: FixResult | None, html: Path | None, as_
     for words in result.skipped:
         tell(f"not checked: {words}")
     if result.findings:
-        _print_table(result)
+        from rich.console import Console
+
+        Console().print(result.table().only("Severity", "Finding", "Count", "Example").rich())
     tell(_verdict(result))
     if fixed is not None:
         repairs = counted(sum(fixed.repaired.values()), "fault")
@@ -151,39 +153,7 @@ def _fix_dict(fixed: FixResult) -> dict[str, Any]:
 
 
 def _verdict(result: CheckResult) -> str:
-    parts = []
-    for severity in _severities():
-        number = len(result.of(severity))
-        parts.append(f"{number} {'kind' if number == 1 else 'kinds'} of {severity.value}")
-    return ("Clean: " if result.is_clean else "Not clean: ") + ", ".join(parts) + "."
-
-
-def _severities() -> Any:
     from detrkit.curation.check import Severity
 
-    return tuple(Severity)
-
-
-def _print_table(result: CheckResult) -> None:
-    """Findings, the worst first; text of the data set is never taken for markup."""
-    from rich.console import Console
-    from rich.table import Table
-    from rich.text import Text
-
-    from detrkit.visual.text import printable
-
-    styles = {"error": "bold red", "warning": "yellow", "note": "dim"}
-    table = Table(show_lines=False)
-    table.add_column("severity")
-    table.add_column("finding")
-    table.add_column("count", justify="right")
-    table.add_column("example", overflow="fold")
-    for finding in result.findings:
-        example = printable(finding.examples[0]) if finding.examples else ""
-        table.add_row(
-            Text(finding.severity.value, style=styles[finding.severity.value]),
-            Text(finding.fault.title),
-            f"{finding.count:,}",
-            Text(example if len(example) < 160 else example[:159] + "…"),
-        )
-    Console().print(table)
+    parts = [f"{counted(len(result.of(severity)), 'kind')} of {severity}" for severity in Severity]
+    return ("Clean: " if result.is_clean else "Not clean: ") + ", ".join(parts) + "."

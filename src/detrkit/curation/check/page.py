@@ -24,6 +24,7 @@ from detrkit.visual.page import (
     Section,
     Table,
     Text,
+    Value,
     write_page,
 )
 
@@ -39,142 +40,108 @@ FAULTY, READ_AS = 0, 7
 
 def write_check_page(path: Path, checked: Checked) -> Path:
     """Write the page; pictures are drawn until it is large enough, those of the worst findings first."""
-    result = checked.result
-    budget = _Budget()
     sections = [Section("Overview", _overview(checked))]
-    for finding in result.findings:
+    left = MOST_BYTES
+    for finding in checked.result.findings:
+        fix = finding.fault.fix
         blocks: list[Block] = [
-            Text(f"{finding.severity.value.capitalize()}. {finding.fault.advice}"),
-            Text(
-                f"--fix: {finding.fault.fix}." if finding.fault.fix else "A person has to decide; --fix leaves it."
-            ),
+            Text(f"{finding.severity.capitalize()}. {finding.fault.advice}"),
+            Text(f"--fix: {fix}." if fix else "A person has to decide; --fix leaves it."),
             Table([Column("Example")], [[example] for example in finding.examples], f"First of {finding.count:,}"),
         ]
-        pictures = list(_pictures(finding, checked.splits, budget))
+        pictures: list[Picture] = []
+        for picture in _pictures(finding, checked.splits):
+            if len(pictures) < PICTURES_PER_KIND and picture is not None and len(picture.jpeg) <= left:
+                left -= len(picture.jpeg)
+                pictures.append(picture)
+            if len(pictures) == PICTURES_PER_KIND:
+                break
         if pictures:
             blocks.append(Gallery(pictures))
         sections.append(Section(f"{finding.fault.title} ({finding.count:,})", blocks))
-    title = f"{result.data.resolve().name}: data check"
+    title = f"{checked.result.data.resolve().name}: data check"
     return write_page(path, title, "Faulty boxes are red; green is how --fix writes them.", sections)
 
 
 def _overview(checked: Checked) -> list[Block]:
     result = checked.result
-    words = {Severity.ERROR: "make training fail or learn the wrong thing", Severity.WARNING: "probably faults"}
+    meaning = {Severity.ERROR: "make training fail or learn the wrong thing", Severity.WARNING: "probably faults"}
     cards = [
-        Card(f"{severity.value}s", str(len(result.of(severity))), words.get(severity, "worth knowing"))
+        Card(f"{severity}s", str(len(result.of(severity))), meaning.get(severity, "worth knowing"))
         for severity in Severity
     ]
-    cards.append(Card("images opened", f"{result.images_checked:,}"))
-    rows: list[list[str | int | float | None]] = [
-        [finding.severity.value, finding.fault.title, finding.kind, finding.count, ", ".join(finding.splits)]
-        for finding in result.findings
-    ]
-    columns = [Column("Severity"), Column("Finding"), Column("Name"), Column("Count", "count"), Column("Splits")]
-    splits: list[list[str | int | float | None]] = [
-        [split.name, split.layout, split.reason, split.image_count, split.annotation_count, split.class_count]
-        for split in result.splits
-    ]
-    split_columns = [Column("Split"), Column("Layout"), Column("Why")]
-    split_columns += [Column(name, "count") for name in ("Images", "Annotations", "Classes")]
-    blocks: list[Block] = [Cards(cards), Table(columns, rows, "Findings, the worst first")]
-    if splits:
-        blocks.append(Table(split_columns, splits, "What was checked"))
-    blocks += [Text(f"Not checked: {words}.") for words in result.skipped]
-    return blocks
+    blocks: list[Block] = [Cards([*cards, Card("images opened", f"{result.images_checked:,}")]), result.table()]
+    if result.splits:
+        columns = [Column("Split"), Column("Layout"), Column("Why")]
+        columns += [Column(name, "count") for name in ("Images", "Annotations", "Classes")]
+        rows: list[list[Value]] = [
+            [split.name, split.layout, split.reason, split.image_count, split.annotation_count, split.class_count]
+            for split in result.splits
+        ]
+        blocks.append(Table(columns, rows, "What was checked"))
+    return [*blocks, *(Text(f"Not checked: {words}.") for words in result.skipped)]
 
 
-class _Budget:
-    def __init__(self) -> None:
-        self.bytes = MOST_BYTES
-
-    def takes(self, picture: Picture) -> bool:
-        """Whether a picture still fits; counts it if so."""
-        fits = len(picture.jpeg) <= self.bytes
-        self.bytes -= len(picture.jpeg) if fits else 0
-        return fits
-
-
-def _pictures(finding: Finding, splits: Sequence[SplitData], budget: _Budget) -> Iterator[Picture]:
-    """The first few images of a finding, pairs side by side."""
+def _pictures(finding: Finding, splits: Sequence[SplitData]) -> Iterator[Picture | None]:
+    """Draw the images of a finding one after the other, pairs side by side; None for what cannot be decoded."""
     by_name = {split.name: split for split in splits}
     if finding.groups:
-        pictures = (_side_by_side(group, by_name) for group in finding.groups)
-    else:
-        pictures = (_drawn(by_name, place, rows) for place, rows in _by_image(finding).items())
-    shown = 0
-    for picture in pictures:
-        if shown >= PICTURES_PER_KIND:
-            return
-        if picture is not None and budget.takes(picture):
-            shown += 1
-            yield picture
-
-
-def _by_image(finding: Finding) -> dict[Location, list[int]]:
-    """Annotation rows of the first images of a finding."""
+        return (_side_by_side(group[:2], by_name) for group in finding.groups)
+    # annotation rows of each image
     rows: dict[Location, list[int]] = {}
     for place in finding.locations:
-        key = Location(place.split, place.image)
-        if place.image < 0 or (key not in rows and len(rows) >= 4 * PICTURES_PER_KIND):
-            continue
-        rows.setdefault(key, [])
-        if place.annotation >= 0:
-            rows[key].append(place.annotation)
-    return rows
+        image = Location(place.split, place.image)
+        if place.image >= 0 and (image in rows or len(rows) < 4 * PICTURES_PER_KIND):
+            rows.setdefault(image, []).extend([place.annotation] * (place.annotation >= 0))
+    return (_drawn(by_name, image, annotations) for image, annotations in rows.items())
 
 
-def _side_by_side(group: Sequence[Location], splits: dict[str, SplitData]) -> Picture | None:
-    images, names = [], []
-    for place in group[:2]:
-        image = _image(splits, place)
-        if image is None:
-            return None
-        images.append(image)
-        names.append(f"{place.split}: {splits[place.split].table.file_names[place.image]}")
+def _side_by_side(pair: Sequence[Location], splits: dict[str, SplitData]) -> Picture | None:
+    images = [image for place in pair if (image := _image(splits, place)) is not None]
+    if len(images) < len(pair):
+        return None
     height = min(image.shape[0] for image in images)
-    scaled = []
-    for image in images:
-        width = max(1, round(image.shape[1] * height / image.shape[0]))
-        scaled.append(np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)))
-    return Picture.of(np.concatenate(scaled, axis=1), " = ".join(names), LONGEST)
+    widths = [max(1, round(image.shape[1] * height / image.shape[0])) for image in images]
+    scaled = [
+        np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+        for image, width in zip(images, widths, strict=True)
+    ]
+    return Picture.of(np.concatenate(scaled, axis=1), " = ".join(_name(splits, place) for place in pair), LONGEST)
 
 
 def _drawn(splits: dict[str, SplitData], place: Location, rows: Sequence[int]) -> Picture | None:
-    """An image with its faulty boxes as written, and as they should be read."""
+    """Draw an image with its faulty boxes as written, and as they should be read."""
     image = _image(splits, place)
     if image is None:
         return None
-    split = splits[place.split]
-    caption = f"{place.split}: {split.table.file_names[place.image]}"
-    height, width = image.shape[:2]
-    listed = split.table.boxes_xywh[np.array(rows, dtype=np.int64)]
-    drawn = [(box, FAULTY) for box in listed if np.isfinite(box).all()]
-    for row in rows:
-        repaired = split.repaired_xywh[row]
-        if np.isfinite(repaired).all() and np.abs(repaired - split.table.boxes_xywh[row]).max() > 1:
-            drawn.append((repaired, READ_AS))
-    if not drawn:
-        return Picture.of(image, caption, LONGEST)
-    boxes = np.array([[x, y, x + w, y + h] for (x, y, w, h), _ in drawn])
-    boxes = np.stack([np.minimum(boxes[:, :2], boxes[:, 2:]), np.maximum(boxes[:, :2], boxes[:, 2:])], axis=1)
-    boxes = boxes.reshape(-1, 4)
-    left, top = (
-        int(min(max(0, -boxes[:, axis].min()), MARGIN * side)) for axis, side in ((0, width), (1, height))
+    written, repaired = (
+        boxes[np.array(rows, dtype=np.int64)]
+        for boxes in (splits[place.split].table.boxes_xywh, splits[place.split].repaired_xywh)
     )
-    right, bottom = (
-        int(min(max(0, boxes[:, axis + 2].max() - side), MARGIN * side))
-        for axis, side in ((0, width), (1, height))
-    )
-    canvas = np.full((height + top + bottom, width + left + right, 3), 128, dtype=np.uint8)
-    canvas[top : top + height, left : left + width] = image
-    boxes = np.clip(boxes + np.array([left, top, left, top]), 0, [canvas.shape[1], canvas.shape[0]] * 2)
-    colors = np.array([color for _, color in drawn])
-    return Picture.of(draw_objects(canvas, boxes, colors), caption, LONGEST)
+    # boxes as they are written, then those that are read otherwise
+    is_written = np.isfinite(written).all(axis=1)
+    is_other = np.isfinite(repaired).all(axis=1) & (np.abs(repaired - written).max(axis=1, initial=0) > 1)
+    xywh = np.concatenate([written[is_written], repaired[is_other]])
+    colors = np.repeat([FAULTY, READ_AS], [is_written.sum(), is_other.sum()])
+    if not len(xywh):
+        return Picture.of(image, _name(splits, place), LONGEST)
+    corners = np.sort(np.stack([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1), axis=1)  # [n, 2, 2]
+    # a margin around the image for boxes that leave it
+    size = np.array(image.shape[1::-1])
+    before = np.clip(-corners[:, 0].min(axis=0), 0, MARGIN * size).astype(int)
+    after = np.clip(corners[:, 1].max(axis=0) - size, 0, MARGIN * size).astype(int)
+    (left, top), (right, bottom) = before.tolist(), after.tolist()
+    canvas = np.pad(image, ((top, bottom), (left, right), (0, 0)), constant_values=128)
+    boxes = np.clip(corners + before, 0, canvas.shape[1::-1]).reshape(-1, 4)
+    return Picture.of(draw_objects(canvas, boxes, colors), _name(splits, place), LONGEST)
+
+
+def _name(splits: dict[str, SplitData], place: Location) -> str:
+    return f"{place.split}: {splits[place.split].table.file_names[place.image]}"
 
 
 def _image(splits: dict[str, SplitData], place: Location) -> np.ndarray | None:
-    """Pixels of an image, None if it cannot be decoded; uint8 ``[H, W, 3]``."""
+    """Decode an image, None if that cannot be done; uint8 ``[H, W, 3]``."""
     split = splits.get(place.split)
     path = None if split is None or place.image < 0 else split.path(place.image)
     if path is None:

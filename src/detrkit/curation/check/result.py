@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.data.faults import Finding, Severity
+from detrkit.visual.table import Column, Table, Value
 
 SCHEMA_VERSION = 1
 """Of :meth:`CheckResult.to_dict`; raised when a key changes its meaning or goes."""
@@ -75,6 +76,22 @@ class CheckResult:
             "splits": [dataclasses.asdict(split) for split in self.splits],
             "findings": [_finding_dict(finding) for finding in self.findings],
         }
+
+    def table(self) -> Table:
+        """Return the findings as a table, the worst first, each with its first example."""
+        columns = [Column("Severity"), Column("Finding"), Column("Name"), Column("Count", "count")]
+        rows: list[list[Value]] = [
+            [
+                one.severity,
+                one.fault.title,
+                one.kind,
+                one.count,
+                ", ".join(one.splits),
+                next(iter(one.examples), None),
+            ]
+            for one in self.findings
+        ]
+        return Table([*columns, Column("Splits"), Column("Example")], rows, "Findings, the worst first")
 
     def lines(self) -> list[str]:
         """Describe each finding in one line."""
