@@ -18,7 +18,7 @@ from torch import nn
 
 from benchmarks.timing import Row, time_in_turn
 from detrkit.config import TrainConfig
-from detrkit.detectors.batches import run_model
+from detrkit.detectors.load import make_detector
 from detrkit.families.detr.weights import coco_class_map
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import build_criterion, find_places, get_family
@@ -70,7 +70,9 @@ def forward(ours: nn.Module, theirs: Any, device: torch.device, repeats: int, ba
             theirs(pixels)
 
     def us(precision: Any, model: nn.Module = fast) -> Callable[[], object]:
-        return lambda: run_model(model, uint8, None, config, device, precision, channels_last=True)
+        stages = make_detector(model, coco_class_map(), config, device=device, precision=precision).stages
+        images = list(uint8)
+        return lambda: stages.forward(stages.preprocess(images))
 
     competitors: dict[str, Callable[[], object]] = {
         "transformers, eager float32": them,

@@ -23,13 +23,14 @@ from detrkit.classes import SizeHW
 from detrkit.config import Config, write_config
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import Split, read_split
-from detrkit.detectors.batches import autocast, resolve_device
-from detrkit.detectors.staged import StagedSubject, labelled_detections
-from detrkit.detectors.stages import collect
+from detrkit.detectors.detector import Detector
+from detrkit.detectors.labels import labelled_detections
+from detrkit.detectors.on_split import collect
+from detrkit.detectors.stages import autocast, resolve_device
 from detrkit.errors import TrainingError
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.files import make_folder
-from detrkit.preprocess import normalize_images, pad_images, resize_image, resized_size_hw
+from detrkit.preprocess import Preprocessing, image_size_hw, normalize_images, pad_images, resized_size_hw
 from detrkit.training.prepare import training_dataset
 from detrkit.types import Batch, ImageDetections
 
@@ -133,24 +134,25 @@ class PeerStages:
         device: Where the network is.
     """
 
+    pads = False
+
     def __init__(self, network: PeerNetwork, config: Config, num_classes: int, device: torch.device):
         self.network: nn.Module = network
         self.device = device
         self._peer = network
         self._config = config
+        self._preprocessing = Preprocessing.from_config(config.transforms)
         self._classes = torch.arange(num_classes).numpy()
 
+    def resize(self, image: Tensor) -> Tensor:
+        """Resize by the size rule."""
+        return self._preprocessing.resize(image)
+
     def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, list[SizeHW]]:
-        """Resized, padded and normalised; and their sizes without padding."""
-        transforms = self._config.transforms
-        resized = []
-        for image in images:
-            size_hw = (int(image.shape[-2]), int(image.shape[-1]))
-            wanted = resized_size_hw(size_hw, transforms.eval_size, transforms.max_size)
-            resized.append(image if wanted == size_hw else resize_image(image, wanted))
-        stacked, mask = pad_images(resized)
+        """Pad and normalise; with the sizes without padding."""
+        stacked, mask = pad_images(images)
         prepared = prepare(stacked.to(self.device), mask.to(self.device), self._config)
-        return prepared, [(int(image.shape[-2]), int(image.shape[-1])) for image in resized]
+        return prepared, [image_size_hw(image) for image in images]
 
     def forward(self, inputs: tuple[Tensor, list[SizeHW]]) -> tuple[list[Found], list[SizeHW]]:
         """Detections in pixels of the resized images."""
@@ -178,7 +180,7 @@ def _evaluation(
 
     def evaluate(network: PeerNetwork) -> Mapping[str, float]:
         stages = PeerStages(network.eval(), config, len(class_map), device)
-        subject = StagedSubject(config.model.preset, "peer", class_map, stages, "")
+        subject = Detector(stages, class_map, name=config.model.preset, kind="peer")
         return collect(subject, val, truth=truth, batch_size=config.train.batch_size).finish().values
 
     return evaluate

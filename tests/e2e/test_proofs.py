@@ -18,10 +18,9 @@ from torchvision import tv_tensors
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.data.loader import collate
-from detrkit.detectors.detector import Detector
+from detrkit.detectors.load import make_detector
 from detrkit.distributed import make_fabric
 from detrkit.families.build import build_model
-from detrkit.families.postprocess import postprocess
 from detrkit.families.recipes import preset_config
 from detrkit.families.registry import build_criterion
 from detrkit.training import step
@@ -147,7 +146,7 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(
 def test_an_image_gives_the_same_detections_alone_and_beside_a_bigger_one(make_config: Callable[[], Config]):
     torch.manual_seed(0)
     config = update_config(make_config(), {"transforms": {"eval_size": 64, "max_size": 200}})
-    detector = Detector(build_model(config, CLASSES), CLASSES, config, postprocess)
+    detector = make_detector(build_model(config, CLASSES), CLASSES, config)
     images = [image.as_subclass(Tensor) for image, _ in (sample(0), sample(1), sample(7))]
     together = detector.predict_batch(images)
     for image, beside in zip(images, together, strict=True):

@@ -10,7 +10,7 @@ import pytest
 
 import detrkit
 from detrkit.api.generalize import corrupt, generalize
-from detrkit.detectors.load import find_subject
+from detrkit.detectors.find import find_target
 from detrkit.errors import UsageError
 from tests.e2e.conftest import Trained, run_here, run_well
 
@@ -40,7 +40,7 @@ def test_several_data_sets_with_renamed_classes(tiny_run: Trained, tiny_data: Pa
         for category in content["categories"]:
             category["name"] = category["name"].upper()
         file.write_text(json.dumps(content), encoding="utf-8")
-    names = find_subject(tiny_run.run, device="cpu").class_map.names
+    names = find_target(tiny_run.run, device="cpu").class_map.names
     said = []
     with pytest.raises(UsageError, match="none of the data sets has a class 'moon'"):
         generalize(tiny_run.run, [tiny_data, renamed], classes={"moon": names[0]}, device="cpu")
@@ -67,7 +67,7 @@ def test_several_data_sets_with_renamed_classes(tiny_run: Trained, tiny_data: Pa
 
 
 def test_corruptions_reach_another_toolkits_model_through_its_own_reader(tiny_data: Path):
-    subject = find_subject("torchvision:ssdlite320_mobilenet_v3_large@random", device="cpu")
+    subject = find_target("torchvision:ssdlite320_mobilenet_v3_large@random", device="cpu")
     with pytest.raises(detrkit.DetrkitError, match="no class of the model"):
         corrupt(subject, tiny_data, corruptions=["fog"], severities=[1])
 

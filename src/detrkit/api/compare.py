@@ -19,9 +19,9 @@ from detrkit.config import Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
 from detrkit.detectors.cost import Cost, count_cost
-from detrkit.detectors.load import find_subject
+from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import Stopwatch
-from detrkit.detectors.stages import Subject, read_split_for
+from detrkit.detectors.on_split import EvalTarget, bind_target, read_split_for
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.evaluation.bootstrap import RESAMPLES, paired_bootstrap
 from detrkit.evaluation.truth import ground_truth_from_index
@@ -84,7 +84,7 @@ def compare(
     found = _find(models, names, device, precision, progress)
     part, _ = read_split_for(found, split, data)
     folder = make_folder(out)
-    subjects = [subject.bind(part) for subject in found]
+    subjects = [bind_target(subject, part) for subject in found]
     chosen = choose_classes(subjects, ground_truth_from_index(part.index), classes)
     notes = chosen.lines(names)
     for line in [*part.lines(), *notes]:
@@ -128,19 +128,19 @@ def _find(
     device: str,
     precision: Precision,
     progress: Progress | None,
-) -> list[Subject]:
+) -> list[EvalTarget]:
     """All of them loaded, before the work begins that may take hours."""
-    subjects: list[Subject] = []
+    subjects: list[EvalTarget] = []
     for done, (model, name) in enumerate(zip(models, names, strict=True)):
         _tell(progress, f"loading {name}", done, len(models))
-        subject = find_subject(model, device=device, precision=precision)
+        subject = find_target(model, device=device, precision=precision)
         subject.name = name
         subjects.append(subject)
     return subjects
 
 
 def _measure_speed(
-    subjects: Sequence[Subject], split: Split, count: int, progress: Progress | None
+    subjects: Sequence[EvalTarget], split: Split, count: int, progress: Progress | None
 ) -> list[tuple[Cost | None, Latency | None]]:
     """Measure cost of each, and latency if images for it are wanted; also shows that each of them runs."""
     rows = np.unique(np.linspace(0, len(split.index) - 1, max(count, 1)).round().astype(int))
@@ -155,7 +155,7 @@ def _measure_speed(
     return list(zip(costs, latencies, strict=True))
 
 
-def _cost(subject: Subject, image: Tensor) -> Cost:
+def _cost(subject: EvalTarget, image: Tensor) -> Cost:
     assert subject.stages is not None
     try:
         return count_cost(subject.stages, image)
@@ -168,7 +168,7 @@ def _cost(subject: Subject, image: Tensor) -> Cost:
 
 
 def _time(
-    subjects: Sequence[Subject], images: Sequence[Tensor], progress: Progress | None
+    subjects: Sequence[EvalTarget], images: Sequence[Tensor], progress: Progress | None
 ) -> list[Latency | None]:
     """Latency of each; they take turns, so that what slows the machine for a while slows all alike."""
     watches = {
@@ -188,7 +188,7 @@ def _time(
 
 
 def _detect(
-    subjects: Sequence[Subject],
+    subjects: Sequence[EvalTarget],
     sources: Sequence[Source],
     chosen: ComparedClasses,
     store: DetectionStore,

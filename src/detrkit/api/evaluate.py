@@ -9,14 +9,15 @@ from PIL import Image
 from torch import Tensor
 
 from detrkit.api.common import Source
-from detrkit.api.target import find_target
 from detrkit.config import Config, Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.data.formats import find_split
 from detrkit.data.split import Split, unknown_classes
 from detrkit.detectors.detector import Detector
+from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import measure_latency, with_decode
-from detrkit.detectors.stages import DetectorSubject, Subject, collect, read_split_for
+from detrkit.detectors.on_split import EvalTarget, bind_target, collect, read_split_for
+from detrkit.detectors.stages import ModelStages
 from detrkit.errors import DataError, DetrkitError
 from detrkit.evaluation.analysis import Evaluation, Origin, Progress, analyze, check_resamples
 from detrkit.evaluation.bootstrap import RESAMPLES
@@ -31,7 +32,7 @@ _MOST_PIXELS = 100e6  # of all images held for timing: 300 MB
 
 
 def evaluate(
-    model: Source | Detector | Subject,
+    model: Source | EvalTarget,
     data: Source | None = None,
     *,
     split: str = "val",
@@ -50,7 +51,7 @@ def evaluate(
 
     Args:
         model: Anything that :func:`load` takes; ``torchvision:NAME``, ``hf:ID`` or a file of detections as
-            :func:`detrkit.detectors.load.find_subject` describes; a detector, or a subject.
+            :func:`detrkit.detectors.find.find_target` describes; a detector, or a subject.
         data: Folder of the data set, or one COCO JSON file; the run's own if the model is a run.
         split: Name of the split.
         out: Folder for the report, ``metrics.json``, ``detections.json`` (COCO result format) and the rest; if not
@@ -71,7 +72,7 @@ def evaluate(
     subject = find_target(model, preset, device, precision)
     part, where = read_split_for([subject], split, data)
     folder = None if out is None else make_folder(out)
-    subject = subject.bind(part)
+    subject = bind_target(subject, part)
     for line in [*part.lines(), *unknown_classes(subject.class_map, part)]:
         say(line)
     evaluation, evaluator = evaluate_subject(
@@ -90,7 +91,7 @@ def evaluate(
 
 
 def evaluate_subject(
-    subject: Subject,
+    subject: EvalTarget,
     split: Split,
     *,
     origin: Origin | None = None,
@@ -122,7 +123,7 @@ def evaluate_subject(
     check_resamples(resamples)
     count = len(split.index)
     tell = None if progress is None else lambda done: progress("evaluating", done, count)
-    subject = subject.bind(split)
+    subject = bind_target(subject, split)
     evaluator = collect(subject, split, batch_size=batch_size, progress=tell)
     latency = None
     if latency_images > 0 and subject.stages is not None:
@@ -170,7 +171,7 @@ class SplitPictures:
         return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
-def origin_of(subject: Subject, split: Split, data: str = "", split_name: str = "") -> Origin:
+def origin_of(subject: EvalTarget, split: Split, data: str = "", split_name: str = "") -> Origin:
     """What is known of where a result comes from.
 
     Args:
@@ -179,16 +180,14 @@ def origin_of(subject: Subject, split: Split, data: str = "", split_name: str = 
         data: What people call the data set.
         split_name: And its split.
     """
-    config = subject.detector.config if isinstance(subject, DetectorSubject) else None
+    config = subject.config if isinstance(subject, Detector) else None
     settings: dict[str, str | int | float | bool | None] = {}
-    if isinstance(subject, DetectorSubject):
-        detector = subject.detector
-        transforms = detector.config.transforms
+    if config is not None and isinstance(subject.stages, ModelStages):
         settings = {
-            "preset": detector.config.model.preset,
-            "precision": detector.precision,
-            "device": str(detector.device),
-            "image size": f"{transforms.eval_size}, at most {transforms.max_size}",
+            "preset": config.model.preset,
+            "precision": subject.stages.precision,
+            "device": str(subject.stages.device),
+            "image size": f"{config.transforms.eval_size}, at most {config.transforms.max_size}",
         }
     return Origin(
         model=subject.name,
@@ -212,7 +211,7 @@ def _trained_on(config: Config, split: Split) -> bool:
     return (own.annotations.resolve(), own.listings) == (split.files.annotations.resolve(), split.files.listings)
 
 
-def _latency(subject: Subject, split: Split, count: int, progress: Progress | None) -> Latency:
+def _latency(subject: EvalTarget, split: Split, count: int, progress: Progress | None) -> Latency:
     """Times on images taken evenly from the split."""
     assert subject.stages is not None
     dataset = CocoDataset(split.index, split.files.images, None, on_bad_image="error")

@@ -8,12 +8,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrkit.api.target import find_target
 from detrkit.config import Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
-from detrkit.detectors.detector import Detector
-from detrkit.detectors.stages import Subject, read_split_for
+from detrkit.detectors.find import find_target
+from detrkit.detectors.on_split import EvalTarget, read_split_for
 from detrkit.errors import DataError, UsageError
 from detrkit.files import atomic_file, free_name, make_folder
 from detrkit.robustness.classes import read_class_names, resolve_class_names
@@ -23,7 +22,7 @@ from detrkit.robustness.pages import write_generalization, write_robustness
 from detrkit.robustness.study import Robustness, evaluate_corruptions
 
 Source = str | os.PathLike[str]
-Model = Source | Detector | Subject
+Model = Source | EvalTarget
 Say = Callable[[str], None]
 Progress = Callable[[int, int], None]
 
@@ -45,7 +44,7 @@ def generalize(
     """One model on several data sets, in one table.
 
     Args:
-        model: Anything that :func:`detrkit.detectors.load.find_subject` takes, or what it returns, or a detector.
+        model: Anything that :func:`detrkit.detectors.find.find_target` takes, or what it returns, or a detector.
         data: Folders of data sets, or COCO JSON files; each is called by the name of its folder or file.
         split: Name of the split, of each.
         classes: The model's class names for those of the data where they differ; a YAML file or a mapping, see

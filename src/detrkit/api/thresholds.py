@@ -10,10 +10,9 @@ from typing import Any
 
 from detrkit.api.common import Source
 from detrkit.api.evaluate import origin_of
-from detrkit.api.target import find_target
 from detrkit.data.split import unknown_classes
-from detrkit.detectors.detector import Detector
-from detrkit.detectors.stages import Subject, collect, read_split_for
+from detrkit.detectors.find import find_target
+from detrkit.detectors.on_split import EvalTarget, bind_target, collect, read_split_for
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.matching import Matches
@@ -52,7 +51,7 @@ class ThresholdChoice:
 
 
 def choose_thresholds(
-    model: Source | Detector | Subject,
+    model: Source | EvalTarget,
     data: Source | None = None,
     *,
     split: str = "val",
@@ -70,7 +69,7 @@ def choose_thresholds(
     """Choose the score from which detections are taken, class by class, and check what that gives elsewhere.
 
     Args:
-        model: Whatever detects: anything that :func:`find_subject` takes, what it gives, or a detector.
+        model: Whatever detects: anything that :func:`find_target` takes, what it gives, or a detector.
         data: Folder of the data set, or one COCO JSON file; the run's own if the model is a run.
         split: To choose on; one that the model was not trained on.
         check_split: To check on. Without one, thresholds of each half of the images are checked on the other.
@@ -135,11 +134,16 @@ def _checked_by_halves(
 
 
 def _collected(
-    subject: Subject, data: Source | None, split: str, batch_size: int | None, say: Say, progress: Progress | None
+    subject: EvalTarget,
+    data: Source | None,
+    split: str,
+    batch_size: int | None,
+    say: Say,
+    progress: Progress | None,
 ) -> tuple[CocoEvaluator, str]:
     """What a subject detects on a split, and the name of the data set."""
     part, where = read_split_for([subject], split, data)
-    subject = subject.bind(part)
+    subject = bind_target(subject, part)
     for line in [*part.lines(), *unknown_classes(subject.class_map, part)]:
         say(line)
     if origin_of(subject, part).seen_in_training:

@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from detrkit.classes import match_classes
-from detrkit.detectors.stages import Subject
+from detrkit.detectors.on_split import EvalTarget
 from detrkit.errors import DataError, listed
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.visual.text import shortened
@@ -49,7 +49,7 @@ class ComparedClasses:
         return lines
 
 
-def choose_classes(subjects: Sequence[Subject], truth: CocoTruth, which: Which) -> ComparedClasses:
+def choose_classes(subjects: Sequence[EvalTarget], truth: CocoTruth, which: Which) -> ComparedClasses:
     """Restrict the annotations to what all detectors know, or keep them all.
 
     Args:

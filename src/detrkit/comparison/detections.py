@@ -18,8 +18,9 @@ import torch
 
 from detrkit.checkpoint import weights_digest
 from detrkit.data.split import Split
-from detrkit.detectors.results import ResultsSubject
-from detrkit.detectors.stages import Progress, Stages, Subject, collect
+from detrkit.detectors.on_split import EvalTarget, Progress, collect
+from detrkit.detectors.results import ResultsFile
+from detrkit.detectors.stages import Stages
 from detrkit.download import hash_of
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import CocoEvaluator
@@ -47,7 +48,7 @@ class DetectionStore:
 
     def obtain(
         self,
-        subject: Subject,
+        subject: EvalTarget,
         stem: str,
         truth: CocoTruth,
         batch_size: int | None,
@@ -59,8 +60,8 @@ class DetectionStore:
             subject: Detector, bound to the split.
             stem: Name of its file, without the suffix.
             truth: Annotations to measure on; the file holds detections of all classes of the split.
-            batch_size: As for :meth:`Subject.detect`.
-            progress: As for :meth:`Subject.detect`.
+            batch_size: As for :meth:`EvalTarget.detect`.
+            progress: As for :meth:`EvalTarget.detect`.
         """
         if subject.stages is None:
             return collect(subject, self.split, truth=truth, progress=progress), False
@@ -73,9 +74,9 @@ class DetectionStore:
         everything.write_results_json(path)
         self._note(path, key, subject)
         # What is measured is what was written: the same numbers now and when the file is used.
-        return collect(ResultsSubject(path), self.split, truth=truth), False
+        return collect(ResultsFile(path), self.split, truth=truth), False
 
-    def _key(self, subject: Subject, stages: Stages) -> str:
+    def _key(self, subject: EvalTarget, stages: Stages) -> str:
         """Return a hash of everything that the detections depend on."""
         digest = hashlib.sha256()
         classes = json.dumps(subject.class_map.to_dict())
@@ -85,18 +86,18 @@ class DetectionStore:
         digest.update(weights_digest(stages.network).encode())
         return digest.hexdigest()
 
-    def _kept(self, path: Path, key: str) -> ResultsSubject | None:
+    def _kept(self, path: Path, key: str) -> ResultsFile | None:
         entry = self._manifest().get(path.name, {})
         if not isinstance(entry, dict) or entry.get("key") != key or not path.is_file():
             return None
         if entry.get("sha256") != hash_of(path, "sha256"):
             return None
         try:
-            return ResultsSubject(path)
+            return ResultsFile(path)
         except DataError:
             return None
 
-    def _note(self, path: Path, key: str, subject: Subject) -> None:
+    def _note(self, path: Path, key: str, subject: EvalTarget) -> None:
         manifest = self._manifest()
         manifest[path.name] = {
             "model": subject.name,

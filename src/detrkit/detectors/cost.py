@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from detrkit.detectors.stages import Stages
+from detrkit.detectors.stages import Stages, prepare
 from detrkit.hardware import PeakMemory, count_flops
 
 NOT_COUNTED = "element by element work, normalisation, resizing, sampling, sorting and suppression"
@@ -59,7 +59,7 @@ def count_cost(stages: Stages, images: Tensor | Sequence[Tensor]) -> Cost:
         images: One image, or those of a batch, uint8 ``[3, H, W]`` RGB.
     """
     batch = [images] if isinstance(images, Tensor) else list(images)
-    inputs = stages.preprocess(batch)
+    inputs = prepare(stages, batch)
     return Cost(
         **count_parameters(stages.network),
         flops=_flops(stages, inputs),
@@ -94,7 +94,7 @@ def peak_memory(stages: Stages, images: Sequence[Tensor]) -> int:
 
 
 def _detect(stages: Stages, images: Sequence[Tensor]) -> None:
-    outputs = stages.forward(stages.preprocess(images))
+    outputs = stages.forward(prepare(stages, images))
     stages.postprocess(outputs, [(int(image.shape[-2]), int(image.shape[-1])) for image in images])
 
 

@@ -1,14 +1,13 @@
-"""Detector: a trained model behind one ``predict`` call.
+"""Detector: a trained model behind one ``predict`` call, whatever toolkit it comes from.
 
-Shapes: B images, H x W padded height and width.
+Shapes: B images, H x W height and width.
 """
 
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from typing import NamedTuple
 
 import numpy as np
@@ -16,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.config import Config, Precision
-from detrkit.detectors.batches import Postprocess, evaluation_mode, resolve_device, run_model
+from detrkit.config import Config
 from detrkit.detectors.interop import sv, to_supervision
-from detrkit.detectors.sources import ImageSource, NamedSource, list_sources
+from detrkit.detectors.sources import ImageSource, NamedSource, list_sources, read_windows
+from detrkit.detectors.stages import Stages, prepare
 from detrkit.errors import ImageError, UsageError
-from detrkit.preprocess import pad_images, resize_image, resized_size_hw
+from detrkit.preprocess import image_size_hw
 from detrkit.threshold_file import Thresholds
 from detrkit.types import ImageDetections
 
@@ -30,9 +29,9 @@ logger = logging.getLogger(__name__)
 WASTE_LIMIT = 1.25  # padded pixels over real pixels, above which a batch is split
 WINDOW_BATCHES = 4  # batches read at once, among which images of similar size are put together
 
-MOST_READERS = 8
 DEFAULT_THRESHOLD = 0.5
 GPU_BATCH_SIZE = 8
+MAX_DETECTIONS = 100
 
 ErrorReport = Callable[[str, ImageError], None]
 
@@ -46,7 +45,6 @@ class Prediction(NamedTuple):
 
 
 class _ReadImage(NamedTuple):
-    source: NamedSource
     original: Tensor | None
     resized: Tensor
     orig_size_hw: SizeHW
@@ -56,35 +54,51 @@ class Detector:
     """A model with all that it needs to be given plain images.
 
     Args:
-        model: ``model(images, padding_mask) -> Outputs``; moved to ``device``, in evaluation mode at work.
-        class_map: The classes the model was trained on.
-        config: Its ``transforms`` say how images are resized and normalised.
-        postprocess: The model family's.
-        device: ``auto``, ``cpu``, ``cuda`` or a torch device.
-        precision: ``32``, or ``bf16`` or ``16`` for autocast.
-        channels_last: NHWC layout, faster convolutions, equal up to rounding.
-        thresholds: Chosen for this model, used where no threshold is given.
+        stages: The model in its three stages.
+        class_map: Classes of its detections.
+        name: Name that people call it by.
+        kind: Toolkit that it comes from: detrkit, torchvision, transformers.
+        config: Config of one of detrkit's own models; None for others.
+        settings: All that its detections depend on besides its weights, as text.
+        max_detections: Greatest number of detections of an image that count in evaluation.
+        thresholds: Thresholds chosen for this model, used where no threshold is given.
     """
 
     def __init__(
         self,
-        model: nn.Module,
+        stages: Stages,
         class_map: ClassMap,
-        config: Config,
-        postprocess: Postprocess,
-        device: str | torch.device = "auto",
-        precision: Precision = "32",
-        channels_last: bool = False,
+        *,
+        name: str = "",
+        kind: str = "detrkit",
+        config: Config | None = None,
+        settings: str = "",
+        max_detections: int = MAX_DETECTIONS,
         thresholds: Thresholds | None = None,
     ):
-        self.device = resolve_device(device)
-        self.model = model.to(self.device)
+        self.stages = stages
         self.class_map = class_map
+        self.name = name
+        self.kind = kind
         self.config = config
-        self.postprocess = postprocess
-        self.precision: Precision = precision
-        self.channels_last = channels_last
+        self.settings = settings
+        self.max_detections = max_detections
         self.thresholds = thresholds
+
+    @property
+    def model(self) -> nn.Module:
+        """The network."""
+        return self.stages.network
+
+    @property
+    def device(self) -> torch.device:
+        """Device of the network."""
+        return self.stages.device
+
+    @property
+    def default_batch_size(self) -> int:
+        """Images at once where nobody says: 1 on the CPU, where a batch gains nothing and padding costs."""
+        return 1 if self.device.type == "cpu" else GPU_BATCH_SIZE
 
     def predict(
         self,
@@ -93,7 +107,7 @@ class Detector:
         batch_size: int | None = None,
         on_error: ErrorReport | None = None,
     ) -> sv.Detections | list[sv.Detections]:
-        """Detections with score >= ``threshold``, best first; with 0.0 exactly one per query.
+        """Return detections with score >= ``threshold``, best first; with 0.0 exactly one per query.
 
         Args:
             source: A path, a folder, a uint8 NumPy array ``[H, W, 3]`` RGB (gray ``[H, W]`` and ``[H, W, 4]``
@@ -130,37 +144,44 @@ class Detector:
         on_error: ErrorReport | None = None,
         keep_images: bool = False,
     ) -> Iterator[Prediction]:
-        """Like :meth:`predict`, one :class:`Prediction` after another, for folders larger than memory.
+        """Detect as :meth:`predict` does, one :class:`Prediction` after another, for folders larger than memory.
 
         ``keep_images`` hands each image along, for drawing.
         """
         return self._stream(list_sources(source)[0], threshold, batch_size, on_error, keep_images)
 
     def predict_batch(self, images: Sequence[Tensor]) -> list[ImageDetections]:
-        """Every query of every image, without threshold, in one forward.
+        """Return all detections of every image, without threshold, in one forward.
 
         Args:
-            images: uint8 ``[3, H, W]`` RGB of any sizes; resized here to the config's evaluation size.
+            images: uint8 ``[3, H, W]`` RGB of any sizes.
         """
-        resized = [self._resize(image) for image in images]
-        return self._detect(resized, [_size_hw(image) for image in images])
-
-    def _detect(self, resized: Sequence[Tensor], orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
-        if not resized:
+        if not images:
             return []
-        stacked, padding_mask = pad_images(resized)
-        padded = len({_size_hw(image) for image in resized}) > 1
-        with evaluation_mode(self.model):
-            outputs = run_model(
-                self.model,
-                stacked,
-                padding_mask if padded else None,
-                self.config,
-                self.device,
-                self.precision,
-                self.channels_last,
-            )
-        return self.postprocess(outputs, orig_sizes_hw, self.class_map)
+        outputs = self.stages.forward(prepare(self.stages, images))
+        return self.stages.postprocess(outputs, [image_size_hw(image) for image in images])
+
+    def detect_images(self, images: Sequence[Tensor], batch_size: int | None = None) -> list[ImageDetections]:
+        """Return all detections of every image, without threshold, in batches of similar sizes.
+
+        Args:
+            images: uint8 ``[3, H, W]`` RGB of any sizes.
+            batch_size: Images that the model sees at once; the detections do not depend on it.
+        """
+        resized = [self.stages.resize(image) for image in images]
+        return self._detect(resized, [image_size_hw(image) for image in images], batch_size)
+
+    def _detect(
+        self, resized: Sequence[Tensor], orig_sizes_hw: Sequence[SizeHW], batch_size: int | None
+    ) -> list[ImageDetections]:
+        found: dict[int, ImageDetections] = {}
+        waste_limit = WASTE_LIMIT if self.stages.pads else 1.0
+        sizes = [image_size_hw(image) for image in resized]
+        for group in group_by_size(sizes, batch_size or self.default_batch_size, waste_limit):
+            outputs = self.stages.forward(self.stages.preprocess([resized[i] for i in group]))
+            detections = self.stages.postprocess(outputs, [orig_sizes_hw[i] for i in group])
+            found.update(zip(group, detections, strict=True))
+        return [found[i] for i in range(len(resized))]
 
     def _stream(
         self,
@@ -171,7 +192,7 @@ class Detector:
         keep_images: bool,
     ) -> Iterator[Prediction]:
         if batch_size is None:
-            batch_size = 1 if self.device.type == "cpu" else GPU_BATCH_SIZE
+            batch_size = self.default_batch_size
         if threshold is None:
             threshold = DEFAULT_THRESHOLD if self.thresholds is None else self.thresholds
         if isinstance(threshold, Thresholds):
@@ -180,68 +201,57 @@ class Detector:
             raise UsageError(f"threshold is {threshold}, expected 0 to 1")
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, expected 1 or more")
+
+        def read(source: NamedSource) -> _ReadImage:
+            original = source.read()
+            resized = self.stages.resize(original)
+            return _ReadImage(original if keep_images else None, resized, image_size_hw(original))
+
         # Originals can be large, so that few are held at once.
         window = batch_size if keep_images else batch_size * WINDOW_BATCHES
-        windows = self._read_windows(sources, window, on_error, keep_images)
-        return (
-            prediction for images in windows for prediction in self._predict_window(images, threshold, batch_size)
-        )
+        return self._predict_windows(read_windows(read, sources, window), threshold, batch_size, on_error)
 
-    def _read_windows(
-        self, sources: Sequence[NamedSource], window: int, on_error: ErrorReport | None, keep_images: bool
-    ) -> Iterator[list[_ReadImage]]:
-        """Threads read the next window of images while the model works on this one."""
-        pool = ThreadPoolExecutor(max(1, min(len(sources), os.cpu_count() or 1, MOST_READERS)))
-
-        def submit(start: int) -> list[tuple[NamedSource, Future[_ReadImage]]]:
-            part = sources[start : start + window]
-            return [(source, pool.submit(self._read, source, keep_images)) for source in part]
-
-        try:
-            ahead = submit(0)
-            for start in range(0, len(sources), window):
-                current, ahead = ahead, submit(start + window)
-                yield [read for source, future in current if (read := _result(source, future, on_error))]
-        finally:  # also when the caller stops early
-            pool.shutdown(cancel_futures=True)
-
-    def _predict_window(
-        self, images: Sequence[_ReadImage], threshold: float | Thresholds, batch_size: int
+    def _predict_windows(
+        self,
+        windows: Iterator[list[tuple[NamedSource, Future[_ReadImage]]]],
+        threshold: float | Thresholds,
+        batch_size: int,
+        on_error: ErrorReport | None,
     ) -> Iterator[Prediction]:
-        found: dict[int, ImageDetections] = {}
-        for group in group_by_size([_size_hw(image.resized) for image in images], batch_size):
-            detections = self._detect([images[i].resized for i in group], [images[i].orig_size_hw for i in group])
-            found.update(zip(group, detections, strict=True))
-        for i, image in enumerate(images):
-            yield Prediction(
-                source=image.source.name,
-                image=None if image.original is None else image.original.permute(1, 2, 0).numpy(),
-                detections=to_supervision(
-                    _taken(found[i], threshold),
-                    self.class_map,
-                    source=image.source.name,
-                    size_hw=image.orig_size_hw,
-                ),
+        for window in windows:
+            read = [
+                (source, image)
+                for source, future in window
+                if (image := _result(source, future, on_error)) is not None
+            ]
+            images = [image for _, image in read]
+            found = self._detect(
+                [image.resized for image in images], [image.orig_size_hw for image in images], batch_size
             )
-
-    def _read(self, source: NamedSource, keep_image: bool) -> _ReadImage:
-        original = source.read()
-        return _ReadImage(source, original if keep_image else None, self._resize(original), _size_hw(original))
-
-    def _resize(self, image: Tensor) -> Tensor:
-        transforms = self.config.transforms
-        size_hw = resized_size_hw(_size_hw(image), transforms.eval_size, transforms.max_size)
-        return image if size_hw == _size_hw(image) else resize_image(image, size_hw)
+            for (source, image), detections in zip(read, found, strict=True):
+                taken = to_supervision(
+                    _taken(detections, threshold), self.class_map, source=source.name, size_hw=image.orig_size_hw
+                )
+                pixels = None if image.original is None else image.original.permute(1, 2, 0).numpy()
+                yield Prediction(source.name, pixels, taken)
 
 
-def group_by_size(sizes_hw: Sequence[SizeHW], batch_size: int) -> list[list[int]]:
-    """Positions of similar sizes in batches of at most ``batch_size``, so that little is padded."""
+def group_by_size(
+    sizes_hw: Sequence[SizeHW], batch_size: int, waste_limit: float = WASTE_LIMIT
+) -> list[list[int]]:
+    """Group positions of similar sizes in batches of at most ``batch_size``, so that little is padded.
+
+    Args:
+        sizes_hw: Size of each image.
+        batch_size: Images of a batch.
+        waste_limit: Padded over real pixels of a batch, at most; 1 for images of one size only.
+    """
     groups: list[list[int]] = []
     for position in sorted(range(len(sizes_hw)), key=lambda i: sizes_hw[i]):
         if groups and len(groups[-1]) < batch_size:
             sizes = [sizes_hw[i] for i in (*groups[-1], position)]
             padded = max(size[0] for size in sizes) * max(size[1] for size in sizes) * len(sizes)
-            if padded <= WASTE_LIMIT * sum(height * width for height, width in sizes):
+            if padded <= waste_limit * sum(height * width for height, width in sizes):
                 groups[-1].append(position)
                 continue
         groups.append([position])
@@ -249,7 +259,7 @@ def group_by_size(sizes_hw: Sequence[SizeHW], batch_size: int) -> list[list[int]
 
 
 def _taken(found: ImageDetections, threshold: float | Thresholds) -> ImageDetections:
-    """Detections from the threshold on, with the scores to be shown."""
+    """Keep detections from the threshold on, with the scores to be shown."""
     scores = found.scores
     if isinstance(threshold, Thresholds):
         keep = threshold.apply(scores, found.class_ids)
@@ -270,7 +280,3 @@ def _result(source: NamedSource, future: Future[_ReadImage], on_error: ErrorRepo
         else:
             raise
         return None
-
-
-def _size_hw(image: Tensor) -> SizeHW:
-    return int(image.shape[-2]), int(image.shape[-1])

@@ -1,8 +1,9 @@
-"""Between detrkit's ``ImageDetections``, supervision's ``Detections`` and COCO's result format."""
+"""Conversions between detrkit's ``ImageDetections``, supervision's ``Detections`` and COCO's result format."""
 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,11 @@ from detrkit.classes import ClassMap, SizeHW
 from detrkit.errors import UsageError
 from detrkit.files import atomic_file
 from detrkit.types import ImageDetections
-from detrkit.visual.drawing import sv
+
+with warnings.catch_warnings():
+    # On import supervision warns that OpenCV is missing; nothing here draws.
+    warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
+    import supervision as sv
 
 __all__ = ["sv", "to_coco", "to_supervision", "write_predictions"]
 
@@ -26,7 +31,7 @@ def to_supervision(
     size_hw: SizeHW | None = None,
     threshold: float = 0.0,
 ) -> sv.Detections:
-    """Detections of one image for supervision, those with score >= ``threshold``, best first.
+    """Convert detections of one image for supervision, those with score >= ``threshold``, best first.
 
     ``class_id`` is contiguous; ``data["class_name"]`` and ``data["category_id"]`` (the data set's id) go with
     it. ``metadata`` holds ``source`` and ``size_hw``. Boxes are not clipped to the image, as published: a
@@ -49,7 +54,7 @@ def to_supervision(
 
 
 def to_coco(detections: sv.Detections, image_id: int | None = None) -> list[dict[str, Any]]:
-    """Detections of :meth:`Detector.predict` in COCO's result format, best first.
+    """Convert detections of :meth:`Detector.predict` to COCO's result format, best first.
 
     Args:
         detections: Of one image.

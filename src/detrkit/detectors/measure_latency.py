@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from detrkit.classes import SizeHW
-from detrkit.detectors.stages import Stages
+from detrkit.detectors.stages import Stages, prepare
 from detrkit.errors import UsageError
 from detrkit.latency import Latency, Percentiles
 from detrkit.ops.images import decode_image
@@ -153,7 +153,7 @@ class Stopwatch:
         images = self._batch(number)
         sizes = [_size_hw(image) for image in images]
         start = self._moment()
-        inputs = self.stages.preprocess(images)
+        inputs = prepare(self.stages, images)
         ready = self._moment()
         outputs = self.stages.forward(inputs)
         seen = self._moment()

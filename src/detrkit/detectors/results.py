@@ -1,22 +1,22 @@
-"""Files of detections in COCO's result format, whatever made them.
+"""Files of detections in COCO's result format.
 
 Shapes: D detections of all images, K of one.
 """
 
 from __future__ import annotations
 
+import copy
 import json
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
 
 from detrkit.classes import ClassMap
 from detrkit.data.split import Split
-from detrkit.detectors.on_split import ImageChange
-from detrkit.detectors.stages import Progress, Stages
+from detrkit.detectors.on_split import Found, ImageChange, Progress
+from detrkit.detectors.stages import Stages
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import MAX_DETECTIONS, ImageResults
 
@@ -31,27 +31,20 @@ class _Entry(msgspec.Struct, gc=False):
     score: float
 
 
-class Results:
+class Results(NamedTuple):
     """Detections of a file as columns.
 
-    Args:
-        image_ids: int64 ``[D]``, ascending; entries of an image as in the file.
-        category_ids: int64 ``[D]``.
-        boxes_xywh: float64 ``[D, 4]``, pixels.
-        scores: float64 ``[D]``.
+    image_ids: int64 ``[D]``, ascending; entries of an image as in the file. category_ids: int64 ``[D]``.
+    boxes_xywh: float64 ``[D, 4]``, pixels. scores: float64 ``[D]``.
     """
 
-    def __init__(
-        self, image_ids: np.ndarray, category_ids: np.ndarray, boxes_xywh: np.ndarray, scores: np.ndarray
-    ):
-        order = np.argsort(image_ids, kind="stable")
-        self.image_ids = image_ids[order]
-        self.category_ids = category_ids[order]
-        self.boxes_xywh = boxes_xywh[order]
-        self.scores = scores[order]
+    image_ids: np.ndarray
+    category_ids: np.ndarray
+    boxes_xywh: np.ndarray
+    scores: np.ndarray
 
 
-class ResultsSubject:
+class ResultsFile:
     """A file of detections. It holds ids and no names, so that its classes are those of the split it is bound to.
 
     Args:
@@ -63,8 +56,8 @@ class ResultsSubject:
 
     kind = KIND
 
-    def __init__(self, path: str | Path, name: str | None = None):
-        self.name = name or str(path)
+    def __init__(self, path: str | Path):
+        self.name = str(path)
         self.path = Path(path)
         self.results = read_results(self.path)
         self.class_map = ClassMap((), ())
@@ -72,8 +65,8 @@ class ResultsSubject:
         self.max_detections = MAX_DETECTIONS
         self.settings = ""
 
-    def bind(self, split: Split, /) -> ResultsSubject:
-        """The same file with the classes of a split.
+    def bind(self, split: Split, /) -> ResultsFile:
+        """Return the same file with the classes of a split.
 
         Raises:
             DataError: The file speaks of images or categories that the split does not have.
@@ -81,8 +74,8 @@ class ResultsSubject:
         _check_known(self.path, "image id", self.results.image_ids, split.index.image_ids, split)
         category_ids = np.array(split.index.class_map.category_ids, dtype=np.int64)
         _check_known(self.path, "category id", self.results.category_ids, category_ids, split)
-        bound = object.__new__(ResultsSubject)
-        bound.__dict__.update(self.__dict__, class_map=split.index.class_map)
+        bound = copy.copy(self)
+        bound.class_map = split.index.class_map
         return bound
 
     def detect(
@@ -92,12 +85,8 @@ class ResultsSubject:
         batch_size: int | None = None,
         progress: Progress | None = None,
         change: ImageChange | None = None,
-    ) -> Iterator[tuple[int, ImageResults]]:
-        """The file's detections of every image of the split, to the last digit."""
-        if change is not None:
-            raise UsageError(
-                f"{self.name} is a file of detections, which cannot be made anew on changed images; give a model"
-            )
+    ) -> Found:
+        """Give the file's detections of every image of the split, to the last digit."""
         classes = self.bind(split).class_map
         results = self.results
         by_category = np.argsort(np.array(classes.category_ids, dtype=np.int64), kind="stable")
@@ -139,21 +128,19 @@ def read_results(path: Path) -> Results:
             f"{path}: detection {bad[0]} has width {boxes[bad[0], 2]:g} and height {boxes[bad[0], 3]:g}, expected "
             f"0 or more ({len(bad)} such in all); bbox is [x, y, width, height], not corners"
         )
-    return Results(
-        np.array([entry.image_id for entry in entries], dtype=np.int64),
-        np.array([entry.category_id for entry in entries], dtype=np.int64),
-        boxes,
-        scores,
-    )
+    image_ids = np.array([entry.image_id for entry in entries], dtype=np.int64)
+    category_ids = np.array([entry.category_id for entry in entries], dtype=np.int64)
+    order = np.argsort(image_ids, kind="stable")
+    return Results(image_ids[order], category_ids[order], boxes[order], scores[order])
 
 
 def is_results_file(text: str) -> bool:
-    """Whether a source names a file of detections, by its name alone."""
+    """Return True if a source names a file of detections, by its name alone."""
     return Path(text).suffix.lower() == ".json"
 
 
 def _explanation(path: Path, content: bytes, error: msgspec.DecodeError) -> str:
-    """Why a file cannot be used, for people; slow, but nothing is lost by then."""
+    """Say why a file cannot be used; slow, but nothing is lost by then."""
     try:
         found: Any = json.loads(content)
     except ValueError as json_error:

@@ -1,12 +1,14 @@
-"""Every way of naming an image, turned into uint8 RGB tensors."""
+"""Sources of images: paths, folders, arrays, PIL images and tensors, read as uint8 RGB tensors."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
 import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -17,7 +19,11 @@ from detrkit.errors import DataError, ImageError, UsageError
 from detrkit.files import IMAGE_SUFFIXES
 from detrkit.ops.images import decode_image
 
+MOST_READERS = 8
 WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+
+Item = TypeVar("Item")
+Read = TypeVar("Read")
 
 ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image | Tensor
 
@@ -37,7 +43,7 @@ class NamedSource:
     skippable: bool = False
 
     def read(self) -> Tensor:
-        """The image as uint8 ``[3, H, W]`` RGB.
+        """Return the image as uint8 ``[3, H, W]`` RGB.
 
         Raises:
             ImageError: The file is missing or cannot be decoded.
@@ -55,7 +61,7 @@ class NamedSource:
 
 
 def list_sources(source: Any) -> tuple[list[NamedSource], bool]:
-    """The images that ``source`` names, and whether it named exactly one.
+    """List the images that ``source`` names; True with them if it named exactly one.
 
     Args:
         source: A path, a folder (its image files by name, sub-folders left out), a NumPy array HWC or HW, a
@@ -75,7 +81,7 @@ def list_sources(source: Any) -> tuple[list[NamedSource], bool]:
 
 
 def list_folder(folder: Path) -> list[Path]:
-    """The image files of a folder by name, without its sub-folders and hidden files.
+    """List the image files of a folder by name, without its sub-folders and hidden files.
 
     Raises:
         DataError: There is none.
@@ -83,11 +89,35 @@ def list_folder(folder: Path) -> list[Path]:
     files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
     images = sorted(path for path in files if not path.name.startswith("."))
     if not images:
-        kinds = " ".join(IMAGE_SUFFIXES)
+        kinds = " ".join(sorted(IMAGE_SUFFIXES))
         folders = sum(path.is_dir() for path in folder.iterdir())
         hint = f"; its {folders} sub-folders are not searched" if folders else ""
         raise DataError(f"{folder}: no image in this folder, expected files with {kinds}{hint}")
     return images
+
+
+def read_windows(
+    read: Callable[[Item], Read], items: Sequence[Item], window: int
+) -> Iterator[list[tuple[Item, Future[Read]]]]:
+    """Read items in threads, so many at once; the next are read while the caller works on these.
+
+    Args:
+        read: Reads an item, in a thread.
+        items: All that there are.
+        window: Items that are handed out together.
+    """
+    pool = ThreadPoolExecutor(max(1, min(len(items), os.cpu_count() or 1, MOST_READERS)))
+
+    def submit(start: int) -> list[tuple[Item, Future[Read]]]:
+        return [(item, pool.submit(read, item)) for item in items[start : start + window]]
+
+    try:
+        ahead = submit(0)
+        for start in range(0, len(items), window):
+            current, ahead = ahead, submit(start + window)
+            yield current
+    finally:  # also when the caller stops early
+        pool.shutdown(cancel_futures=True)
 
 
 def _expand(item: Any, name: str) -> list[NamedSource]:
@@ -149,7 +179,7 @@ def _from_tensor(tensor: Tensor, name: str) -> Tensor:
 
 
 def _three_channels(image: Tensor) -> Tensor:
-    """Gray is repeated, and a fourth channel (alpha) is dropped, as when Pillow converts to RGB."""
+    """Repeat gray and drop a fourth channel (alpha), as when Pillow converts to RGB."""
     return image.expand(3, -1, -1).contiguous() if len(image) == 1 else image[:3].contiguous()
 
 

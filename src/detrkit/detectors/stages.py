@@ -1,34 +1,35 @@
-"""The one interface of everything that can be evaluated, and detrkit's own models behind it."""
+"""Stages of a detector, the one interface behind which every model runs, and those of detrkit's own models.
+
+Shapes: B images, H x W padded height and width.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.config import DataConfig
-from detrkit.data.split import Split, read_split
-from detrkit.detectors.batches import evaluation_mode, run_model
-from detrkit.detectors.detector import Detector
-from detrkit.detectors.on_split import ImageChange, SplitEvaluator
+from detrkit.config import Precision
 from detrkit.errors import UsageError
-from detrkit.evaluation.coco import CocoEvaluator, ImageResults
-from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
-from detrkit.preprocess import pad_images, resize_image, resized_size_hw
-from detrkit.types import ImageDetections
+from detrkit.preprocess import Preprocessing, image_size_hw, model_inputs, normalize_images, pad_images
+from detrkit.types import Batch, ImageDetections, Outputs
 
-Progress = Callable[[int], None]
+_AUTOCAST = {"bf16": torch.bfloat16, "16": torch.float16}
+
+Inputs = tuple[Tensor, Tensor | None]
+"""Normalised images ``[B, 3, H, W]`` and the padding mask ``[B, H, W]``, None where nothing is padded."""
 
 
 class Stages(Protocol):
     """A detector in its three stages, so that each can be timed, on any images.
 
-    ``network`` is the module that ``forward`` runs, for its parameters and its arithmetic.
+    ``network`` is the module that ``forward`` runs, for its parameters and its arithmetic. ``pads`` is True if
+    images of several sizes may share a batch; False where the padding of a batch changes what is found.
     """
 
     @property
@@ -37,216 +38,124 @@ class Stages(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where it is."""
+        """Device of the network."""
+
+    @property
+    def pads(self) -> bool:
+        """True if images of several sizes may share a batch."""
+
+    def resize(self, image: Tensor) -> Tensor:
+        """Do the part of preprocessing that is done image by image, uint8 ``[3, H, W]`` RGB; in any thread."""
 
     def preprocess(self, images: Sequence[Tensor]) -> Any:
-        """What ``forward`` takes, on the device, from uint8 images ``[3, H, W]`` RGB of any sizes."""
+        """Make the input of ``forward``, on the device, of images that :meth:`resize` gave."""
 
     def forward(self, inputs: Any) -> Any:
-        """The network's outputs, without gradients."""
+        """Run the network, without gradients."""
 
     def postprocess(self, outputs: Any, orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
-        """Detections of each image in its own pixels, best first, without a score threshold of ours."""
+        """Return detections of each image in pixels of its file, best first, without a score threshold."""
 
 
-class Subject(Protocol):
-    """Something whose detections on a split can be had.
+class Postprocess(Protocol):
+    """Postprocessing of a model family: from outputs to detections in pixels of the original images."""
 
-    ``name`` is what people call it; ``kind`` says what it is, such as detrkit, torchvision or results.
-    ``class_map`` names the classes of its detections; a file of detections holds none before it is bound to a
-    split. ``stages`` is None where nothing can be run. ``settings`` is all that its detections depend on besides
-    its weights, as text; empty where nothing can be run.
-    """
-
-    name: str
-    kind: str
-    class_map: ClassMap
-    stages: Stages | None
-    max_detections: int
-    settings: str
-
-    def bind(self, split: Split, /) -> Subject:
-        """The same on a split, its ``class_map`` known.
-
-        Raises:
-            DataError: It cannot be of that split.
-        """
-
-    def detect(
-        self,
-        split: Split,
-        *,
-        batch_size: int | None = None,
-        progress: Progress | None = None,
-        change: ImageChange | None = None,
-    ) -> Iterator[tuple[int, ImageDetections | ImageResults]]:
-        """Image id and detections of every image of a split, once each.
-
-        Args:
-            split: The images.
-            batch_size: Images at once.
-            progress: Called with the number of images done.
-            change: Done to each image first.
-
-        Raises:
-            DataError: An image cannot be read.
-            UsageError: ``change`` is asked of something that does not run.
-        """
+    def __call__(
+        self, outputs: Outputs, orig_sizes_hw: Sequence[SizeHW], class_map: ClassMap, /
+    ) -> list[ImageDetections]:
+        """Return detections of each image, best first."""
 
 
 @dataclasses.dataclass(frozen=True)
-class DetectorStages:
-    """The stages of detrkit's own models, as :class:`Detector` runs them."""
-
-    detector: Detector
-
-    @property
-    def network(self) -> nn.Module:
-        """The model."""
-        return self.detector.model
-
-    @property
-    def device(self) -> torch.device:
-        """Where it is."""
-        return self.detector.device
-
-    def preprocess(self, images: Sequence[Tensor]) -> tuple[Tensor, Tensor | None]:
-        """Images resized and padded, and the padding mask if any is padded."""
-        transforms = self.detector.config.transforms
-        resized = []
-        for image in images:
-            size_hw = (int(image.shape[-2]), int(image.shape[-1]))
-            wanted = resized_size_hw(size_hw, transforms.eval_size, transforms.max_size)
-            resized.append(image if wanted == size_hw else resize_image(image, wanted))
-        stacked, mask = pad_images(resized)
-        padded = len({tuple(image.shape) for image in resized}) > 1
-        return stacked.to(self.device), mask.to(self.device) if padded else None
-
-    def forward(self, inputs: tuple[Tensor, Tensor | None]) -> Any:
-        """The model's outputs."""
-        images, mask = inputs
-        detector = self.detector
-        with evaluation_mode(detector.model):
-            return run_model(
-                detector.model,
-                images,
-                mask,
-                detector.config,
-                detector.device,
-                detector.precision,
-                detector.channels_last,
-            )
-
-    def postprocess(self, outputs: Any, orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
-        """The family's."""
-        return self.detector.postprocess(outputs, orig_sizes_hw, self.detector.class_map)
-
-
-class DetectorSubject:
-    """One of detrkit's own models.
+class ModelStages:
+    """Stages of detrkit's own models.
 
     Args:
-        name: What people call it.
-        detector: The model.
+        network: ``network(images, padding_mask) -> Outputs``, on ``device``; in evaluation mode at work only.
+        class_map: Classes that it was trained on.
+        preprocessing: Sizes, mean and deviation.
+        family_postprocess: Postprocessing of the model's family.
+        device: Device of the network.
+        precision: ``bf16`` and ``16`` run under autocast; weights and outputs stay float32.
     """
 
-    kind = "detrkit"
+    network: nn.Module
+    class_map: ClassMap
+    preprocessing: Preprocessing
+    family_postprocess: Postprocess
+    device: torch.device
+    precision: Precision = "32"
+    pads: bool = True
 
-    def __init__(self, name: str, detector: Detector):
-        self.name = name
-        self.detector = detector
-        self.class_map = detector.class_map
-        self.stages: Stages | None = DetectorStages(detector)
-        self.max_detections = detector.config.train.max_detections
-        self.settings = f"{detector.config.model_dump_json()} {detector.precision}"
+    def resize(self, image: Tensor) -> Tensor:
+        """Resize an image by the size rule."""
+        return self.preprocessing.resize(image)
 
-    def bind(self, _split: Split, /) -> DetectorSubject:
-        """Itself: it knows its classes."""
-        return self
+    def preprocess(self, images: Sequence[Tensor]) -> Inputs:
+        """Pad and normalise images."""
+        stacked, padding_mask = pad_images(images)
+        is_padded = len({image_size_hw(image) for image in images}) > 1
+        mask = padding_mask.to(self.device, non_blocking=True) if is_padded else None
+        stacked = stacked.to(self.device, non_blocking=True)
+        return normalize_images(stacked, self.preprocessing.mean, self.preprocessing.std, mask), mask
 
-    def detect(
-        self,
-        split: Split,
-        *,
-        batch_size: int | None = None,
-        progress: Progress | None = None,
-        change: ImageChange | None = None,
-    ) -> Iterator[tuple[int, ImageDetections]]:
-        """As training and ``eval`` do it; see :class:`Subject`."""
-        evaluator = SplitEvaluator(
-            self.detector.config,
-            self.class_map,
-            split,
-            self.detector.device,
-            batch_size=batch_size,
-            precision=self.detector.precision,
-            progress=progress,
-            change=change,
-        )
-        return evaluator.detections(self.detector.model)
+    def preprocess_batch(self, batch: Batch) -> Inputs:
+        """Normalise a batch of the loader, whose images are resized and padded."""
+        return model_inputs(batch.to(self.device, non_blocking=True), self.preprocessing)
+
+    def forward(self, inputs: Inputs) -> Outputs:
+        """Run the network; its modules get their own mode back. The outputs are float32."""
+        with evaluation_mode(self.network), torch.inference_mode(), autocast(self.device, self.precision):
+            outputs = self.network(*inputs)
+            return Outputs(outputs.logits.float(), outputs.boxes_cxcywh.float())
+
+    def postprocess(self, outputs: Outputs, orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
+        """Return detections as the family reads them out of the outputs."""
+        return self.family_postprocess(outputs, orig_sizes_hw, self.class_map)
 
 
-def collect(
-    subject: Subject,
-    split: Split,
-    *,
-    truth: CocoTruth | None = None,
-    batch_size: int | None = None,
-    progress: Progress | None = None,
-    change: ImageChange | None = None,
-) -> CocoEvaluator:
-    """The evaluator with all detections of a subject on a split.
+def prepare(stages: Stages, images: Sequence[Tensor]) -> Any:
+    """Make the input of ``forward`` of uint8 images ``[3, H, W]`` RGB of any sizes."""
+    return stages.preprocess([stages.resize(image) for image in images])
 
-    Args:
-        subject: What detects.
-        split: The images and annotations.
-        truth: The split's, where it was made before.
-        batch_size: As for :meth:`Subject.detect`.
-        progress: As for :meth:`Subject.detect`.
-        change: As for :meth:`Subject.detect`.
+
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """Set evaluation mode inside; after it every module has the mode it had, frozen ones too."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractContextManager[object]:
+    """Return the autocast context of a precision; none for ``32``.
 
     Raises:
-        DataError: No class of the subject is a class of the split, or an image cannot be read.
+        UsageError: The precision is unknown.
     """
-    subject = subject.bind(split)
-    evaluator = CocoEvaluator(
-        truth or ground_truth_from_index(split.index), subject.class_map, subject.max_detections
-    )
-    for image_id, detections in subject.detect(split, batch_size=batch_size, progress=progress, change=change):
-        evaluator.add(image_id, detections)
-    return evaluator
+    if precision == "32":
+        return contextlib.nullcontext()
+    if precision not in _AUTOCAST:
+        raise UsageError(f"precision is {precision!r}, expected one of 32, {', '.join(_AUTOCAST)}")
+    return torch.autocast(device.type, dtype=_AUTOCAST[precision])
 
 
-def read_split_for(
-    subjects: Sequence[Subject],
-    split: str,
-    data: str | os.PathLike[str] | None = None,
-    *,
-    pixels: bool | None = None,
-) -> tuple[Split, str]:
-    """The split to measure on, and what its data set is called: that given, or what the first run was trained on.
-
-    Args:
-        subjects: What shall be measured, all on the same.
-        split: Name of the split.
-        data: Folder of the data set in any layout, or one COCO JSON file.
-        pixels: Whether the image files must be there; None: if any of the subjects runs.
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device of a name; ``auto`` is CUDA where there is one, else the CPU.
 
     Raises:
-        UsageError: No data is given, and no subject comes from a run that knows its own.
-        DataError: The data cannot be read.
+        UsageError: The name is unknown, or CUDA is asked for and not there.
     """
-    if pixels is None:
-        pixels = any(subject.stages is not None for subject in subjects)
-    if data is not None:
-        where = os.fspath(data)
-        return read_split(DataConfig(), split, where, strict=True, pixels=pixels), where
-    own = [subject.detector.config.data for subject in subjects if isinstance(subject, DetectorSubject)]
-    config = next(
-        (config for config in own if config.root is not None or config.val_annotations is not None), None
-    )
-    if config is None:
-        models = "the model does not come" if len(subjects) == 1 else "none of the models comes"
-        raise UsageError(f"no data given (--data DATA), and {models} from a run that knows its own")
-    part = read_split(config, split, strict=True, pixels=pixels)
-    return part, config.root or config.val_annotations or ""
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except RuntimeError as error:
+        raise UsageError(f'device is {device!r}, expected "auto", "cpu", "cuda" or "cuda:1"') from error
+    if resolved.type == "cuda" and not torch.cuda.is_available():
+        raise UsageError(f"device {resolved} was asked for, but torch finds no CUDA device; use cpu or auto")
+    return resolved

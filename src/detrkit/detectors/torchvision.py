@@ -21,9 +21,9 @@ from torchvision.models.detection.image_list import ImageList
 
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import Precision
-from detrkit.detectors.batches import autocast, resolve_device
-from detrkit.detectors.labels import class_map_of_labels
-from detrkit.detectors.staged import StagedSubject, labelled_detections, to_device
+from detrkit.detectors.detector import Detector
+from detrkit.detectors.labels import class_map_of_labels, labelled_detections, to_device
+from detrkit.detectors.stages import autocast, resolve_device
 from detrkit.errors import UsageError, WeightsError
 from detrkit.families.build import CLASSES_SUFFIX
 from detrkit.types import ImageDetections
@@ -46,8 +46,8 @@ _ZERO_EPSILON = (
 )
 
 
-def torchvision_subject(spec: str, *, device: str = "auto", precision: Precision = "32") -> StagedSubject:
-    """One of torchvision's detectors.
+def torchvision_detector(spec: str, *, device: str = "auto", precision: Precision = "32") -> Detector:
+    """Load one of torchvision's detectors.
 
     Args:
         spec: ``NAME`` with its published weights, ``NAME@random`` (or ``none``) with random ones, always the
@@ -73,7 +73,7 @@ def torchvision_subject(spec: str, *, device: str = "auto", precision: Precision
     class_map, classes = class_map_of_labels(names)
     stages = TorchvisionStages(network.to(target).eval(), classes, target, precision)
     settings = f"{KIND} {torchvision.__version__} {name} {stages.transform} {precision}"
-    return StagedSubject(spec, KIND, class_map, stages, settings)
+    return Detector(stages, class_map, name=spec, kind=KIND, settings=settings)
 
 
 class _Prepared(list[Tensor]):
@@ -86,11 +86,11 @@ class _Ready(nn.Module):
     """Stands in the detector in place of its transform, which runs before and after it."""
 
     def forward(self, images: _Prepared, targets: None = None) -> tuple[ImageList, None]:
-        """The batch as it is."""
+        """Return the batch as it is."""
         return images.batch, targets
 
     def postprocess(self, result: Any, _image_sizes: Any, _original_sizes: Any) -> Any:
-        """Detections as they are, in pixels of the resized images."""
+        """Return detections as they are, in pixels of the resized images."""
         return result
 
 
@@ -109,6 +109,8 @@ class TorchvisionStages:
         precision: As in :func:`detrkit.load`.
     """
 
+    pads = False
+
     def __init__(self, network: nn.Module, classes: np.ndarray, device: torch.device, precision: Precision):
         self.network = network
         self.device = device
@@ -117,8 +119,12 @@ class TorchvisionStages:
         self._precision: Precision = precision
         network.transform = _Ready()
 
+    def resize(self, image: Tensor) -> Tensor:
+        """Leave the image as it is: the detector's own transform does all."""
+        return image
+
     def preprocess(self, images: Sequence[Tensor]) -> _Prepared:
-        """Normalised, resized and padded as the detector's own transform does it."""
+        """Make a batch, normalised, resized and padded as the detector's own transform does it."""
         scaled = [image.float() / 255 for image in to_device(images, self.device)]
         with torch.inference_mode():
             batch, _ = self.transform(scaled)
@@ -129,13 +135,13 @@ class TorchvisionStages:
         return prepared
 
     def forward(self, inputs: _Prepared) -> _Raw:
-        """Detections in pixels of the resized images."""
+        """Detect, in pixels of the resized images."""
         with torch.inference_mode(), autocast(self.device, self._precision):
             detections = self.network(inputs)
         return _Raw(detections, inputs.batch.image_sizes)
 
     def postprocess(self, outputs: _Raw, orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
-        """In pixels of the images' files; masks and keypoints are left out."""
+        """Return detections in pixels of the images' files; masks and keypoints are left out."""
         kept = [{key: found[key] for key in ("boxes", "labels", "scores")} for found in outputs.detections]
         with torch.inference_mode():
             resized = self.transform.postprocess(kept, outputs.image_sizes, list(orig_sizes_hw))
@@ -223,7 +229,7 @@ def _read_state(path: Path) -> Mapping[str, Tensor]:
 
 
 def _names_beside(path: Path, labels: int, published: dict[int, str]) -> dict[int, str]:
-    """Names of a file's labels: those beside it, else the published ones if there are as many."""
+    """Return the names of a file's labels: those beside it, else the published ones if there are as many."""
     beside = path.with_suffix(CLASSES_SUFFIX)
     if not beside.exists():
         if labels == len(published):

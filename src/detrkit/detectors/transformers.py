@@ -15,9 +15,9 @@ from torch import Tensor, nn
 
 from detrkit.classes import SizeHW
 from detrkit.config import Precision
-from detrkit.detectors.batches import autocast, resolve_device
-from detrkit.detectors.labels import class_map_of_labels
-from detrkit.detectors.staged import StagedSubject, labelled_detections, to_device
+from detrkit.detectors.detector import Detector
+from detrkit.detectors.labels import class_map_of_labels, labelled_detections, to_device
+from detrkit.detectors.stages import autocast, resolve_device
 from detrkit.errors import UsageError, WeightsError
 from detrkit.types import ImageDetections
 
@@ -34,12 +34,12 @@ class Opened(NamedTuple):
 
     @property
     def labels(self) -> dict[int, str]:
-        """Names of its labels."""
+        """Names of its labels, by number."""
         return {int(label): str(name) for label, name in self.config.id2label.items()}
 
 
-def transformers_subject(source: str, *, device: str = "auto", precision: Precision = "32") -> StagedSubject:
-    """An object detection model of transformers.
+def transformers_detector(source: str, *, device: str = "auto", precision: Precision = "32") -> Detector:
+    """Load an object detection model of transformers.
 
     Args:
         source: Its id on the hub, or a folder, which is opened without the network.
@@ -56,7 +56,7 @@ def transformers_subject(source: str, *, device: str = "auto", precision: Precis
     network = opened.network.to(target).eval()
     stages = TransformersStages(network, opened.processor, classes, target, precision)
     settings = f"{opened.version} {opened.config} {opened.processor} {precision}"
-    return StagedSubject(source, KIND, class_map, stages, settings)
+    return Detector(stages, class_map, name=source, kind=KIND, settings=settings)
 
 
 class TransformersStages:
@@ -70,6 +70,8 @@ class TransformersStages:
         precision: As in :func:`detrkit.load`.
     """
 
+    pads = False
+
     def __init__(
         self, network: nn.Module, processor: Any, classes: np.ndarray, device: torch.device, precision: Precision
     ):
@@ -79,20 +81,24 @@ class TransformersStages:
         self._classes = classes
         self._precision: Precision = precision
 
+    def resize(self, image: Tensor) -> Tensor:
+        """Leave the image as it is: the model's own processor does all."""
+        return image
+
     def preprocess(self, images: Sequence[Tensor]) -> dict[str, Tensor]:
-        """Pixel values, and a pixel mask where the processor makes one; resized on the host, as documented."""
+        """Make pixel values, and a pixel mask where the processor does; resized on the host, as documented."""
         prepared = self._processor(images=list(images), return_tensors="pt", input_data_format="channels_first")
         names = [name for name in ("pixel_values", "pixel_mask") if name in prepared]
         moved = to_device([prepared[name] for name in names], self.device)
         return dict(zip(names, moved, strict=True))
 
     def forward(self, inputs: dict[str, Tensor]) -> Any:
-        """The model's outputs."""
+        """Run the network."""
         with torch.inference_mode(), autocast(self.device, self._precision):
             return self.network(**inputs)
 
     def postprocess(self, outputs: Any, orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
-        """All that the processor finds; some keep the best 100 or 300 of all queries and classes."""
+        """Return all that the processor finds; some keep the best 100 or 300 of all queries and classes."""
         outputs.logits, outputs.pred_boxes = outputs.logits.float(), outputs.pred_boxes.float()
         with torch.inference_mode():
             found = self._processor.post_process_object_detection(

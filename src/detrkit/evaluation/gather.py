@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import Any, Protocol
 
 from detrkit.errors import DataError, DetrkitError
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.coco import CocoEvaluator, ImageResults
 from detrkit.types import ImageDetections
 
 
@@ -36,7 +36,7 @@ class Peers(Protocol):
 def collect_together(
     peers: Peers,
     evaluator: CocoEvaluator,
-    share: Iterator[tuple[int, ImageDetections]],
+    share: Iterator[tuple[int, ImageDetections | ImageResults]],
     num_images: int,
     batch_size: int,
 ) -> None:

@@ -14,7 +14,7 @@ from detrkit.classes import ClassMap
 from detrkit.config import Config
 from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, auto_workers, collate
-from detrkit.detectors.batches import autocast
+from detrkit.detectors.stages import autocast
 from detrkit.errors import DataError
 from detrkit.families.registry import build_criterion, find_places
 from detrkit.losses.criterion import Criterion

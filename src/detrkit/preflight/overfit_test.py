@@ -21,7 +21,7 @@ from detrkit.data.coco import CocoDataset, SampleKey
 from detrkit.data.index import CocoIndex
 from detrkit.data.loader import collate
 from detrkit.data.transforms import ResizeShortSide
-from detrkit.detectors.batches import evaluation_mode
+from detrkit.detectors.stages import evaluation_mode
 from detrkit.errors import DataError
 from detrkit.families.registry import build_criterion, find_places
 from detrkit.preprocess import model_inputs

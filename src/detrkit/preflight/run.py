@@ -21,7 +21,7 @@ from detrkit.data.formats import canonical_split, find_split
 from detrkit.data.read import load_table
 from detrkit.data.split import Split, read_split
 from detrkit.data.table import AnnotationTable
-from detrkit.detectors.batches import resolve_device
+from detrkit.detectors.stages import resolve_device
 from detrkit.errors import DataError, DetrkitError, UsageError
 from detrkit.families.build import load_model
 from detrkit.families.presets import PRESETS

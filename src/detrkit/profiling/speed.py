@@ -17,12 +17,12 @@ from torch import Tensor
 
 from detrkit.classes import ClassMap
 from detrkit.config import PRECISIONS, Precision
-from detrkit.detectors.batches import resolve_device
 from detrkit.detectors.cost import Cost, count_cost, peak_memory
-from detrkit.detectors.detector import Detector
-from detrkit.detectors.load import find_subject
+from detrkit.detectors.find import find_target
+from detrkit.detectors.load import make_detector
 from detrkit.detectors.measure_latency import Stopwatch
-from detrkit.detectors.stages import DetectorSubject, Stages, Subject
+from detrkit.detectors.on_split import EvalTarget
+from detrkit.detectors.stages import ModelStages, Stages, resolve_device
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.families.build import build_model
 from detrkit.families.presets import PRESETS
@@ -43,7 +43,7 @@ class Setting:
     """One row of the table.
 
     Args:
-        model: As :func:`detrkit.detectors.load.find_subject` takes it.
+        model: As :func:`detrkit.detectors.find.find_target` takes it.
         device: auto, cpu, cuda or cuda:N.
         precision: 32, bf16 or 16.
         backend: eager, or compile for ``torch.compile``.
@@ -155,7 +155,7 @@ def measure_speed(
     repeats: int,
     warm_up: int,
     progress: Callable[[int, int], None] | None = None,
-    find: Callable[[Setting], Subject] | None = None,
+    find: Callable[[Setting], EvalTarget] | None = None,
 ) -> list[SpeedRow]:
     """Measure settings in turn, a batch of each at a time, so that a machine that slows down hurts all alike.
 
@@ -172,7 +172,7 @@ def measure_speed(
     usual = torch.get_num_threads()
     try:
         rows = [_Row(setting, images, usual) for setting in settings]
-        subjects: dict[Setting, Subject] = {}
+        subjects: dict[Setting, EvalTarget] = {}
         tell = progress or (lambda _done, _total: None)
         total = (1 + repeats) * len(rows)
         for place, row in enumerate(rows, start=1):
@@ -188,10 +188,10 @@ def measure_speed(
         torch.set_num_threads(usual)
 
 
-def find_fast(setting: Setting) -> Subject:
-    """The subject of a setting. A preset gets random weights, which are as fast and need no download."""
+def find_fast(setting: Setting) -> EvalTarget:
+    """Find the detector of a setting. A preset gets random weights, which are as fast and need no download."""
     if setting.model not in PRESETS:
-        subject = find_subject(setting.model, device=setting.device, precision=setting.precision)
+        subject = find_target(setting.model, device=setting.device, precision=setting.precision)
         if subject.stages is None:
             raise UsageError(f"{setting.model} is a file of detections; give a model that runs")
         return subject
@@ -206,48 +206,29 @@ def find_fast(setting: Setting) -> Subject:
         torch.manual_seed(0)
         model = build_model(config, classes)
     family.prepare_inference(model)
-    detector = Detector(
-        model,
-        classes,
-        config,
-        family.postprocess,
-        device=setting.device,
-        precision=setting.precision,
-        channels_last=True,
+    return make_detector(
+        model, classes, config, device=setting.device, precision=setting.precision, name=setting.model
     )
-    return DetectorSubject(setting.model, detector)
 
 
-def resized(subject: Subject, size: int) -> Stages:
-    """The stages of a subject with another input size; the longest side allowed changes alike.
+def resized(target: EvalTarget, size: int) -> Stages:
+    """Return the stages of a detector with another input size; the longest side allowed changes alike.
 
     Raises:
         UsageError: It is of a kind whose size cannot be chosen.
     """
-    if isinstance(subject, DetectorSubject):
-        detector = subject.detector
-        own = detector.config.transforms
+    stages = target.stages
+    if isinstance(stages, ModelStages):
+        own = stages.preprocessing
         longest = None if own.max_size is None else max(round(own.max_size * size / own.eval_size), size)
-        transforms = own.model_copy(update={"eval_size": size, "max_size": longest})
-        config = detector.config.model_copy(update={"transforms": transforms})
-        detector = Detector(
-            detector.model,
-            detector.class_map,
-            config,
-            detector.postprocess,
-            device=detector.device,
-            precision=detector.precision,
-            channels_last=detector.channels_last,
-        )
-        stages: Stages | None = DetectorSubject(subject.name, detector).stages
-        assert stages is not None
-        return stages
-    transform: Any = getattr(subject.stages, "transform", None)
-    if subject.stages is None or not hasattr(transform, "min_size") or transform.fixed_size is not None:
-        raise UsageError(f"the input size of {subject.name} cannot be chosen; leave out --sizes for it")
+        preprocessing = dataclasses.replace(own, eval_size=size, max_size=longest)
+        return dataclasses.replace(stages, preprocessing=preprocessing)
+    transform: Any = getattr(stages, "transform", None)
+    if stages is None or not hasattr(transform, "min_size") or transform.fixed_size is not None:
+        raise UsageError(f"the input size of {target.name} cannot be chosen; leave out --sizes for it")
     transform.max_size = round(transform.max_size * size / transform.min_size[-1])
     transform.min_size = (size,)
-    return subject.stages
+    return stages
 
 
 def describe_environment() -> dict[str, Any]:
@@ -276,7 +257,9 @@ class _Row:
         self._cost: Cost | None = None
         self._stopwatch: Stopwatch | None = None
 
-    def prepare(self, subjects: dict[Setting, Subject], find: Callable[[Setting], Subject], warm_up: int) -> None:
+    def prepare(
+        self, subjects: dict[Setting, EvalTarget], find: Callable[[Setting], EvalTarget], warm_up: int
+    ) -> None:
         """Make the subject, or take that of another row which differs in batch size or threads alone."""
         key = dataclasses.replace(self.setting, batch_size=1, threads=None)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +17,6 @@ import yaml
 
 from detrkit.classes import ClassMap
 from detrkit.data.index import CocoIndex
-from detrkit.data.split import Split
-from detrkit.detectors.on_split import ImageChange
-from detrkit.detectors.stages import Progress, Stages, Subject
 from detrkit.errors import UsageError
 from detrkit.evaluation.coco import ImageResults
 from detrkit.types import ImageDetections
@@ -72,6 +69,13 @@ class ClassMatch:
     def index(self, index: CocoIndex) -> CocoIndex:
         """A data set's index with the classes to measure."""
         return dataclasses.replace(index, labels=self.of_data[index.labels], class_map=self.classes)
+
+    def translate(self, found: ImageDetections | ImageResults) -> ImageDetections | ImageResults:
+        """Return the model's detections of an image as of classes to measure; those of others are left out."""
+        boxes, scores, class_ids = found
+        measured = self.of_model[class_ids]
+        kept = measured >= 0
+        return type(found)(boxes[kept], scores[kept], measured[kept])
 
     def lines(self) -> list[str]:
         """What people should know of it."""
@@ -173,49 +177,6 @@ def resolve_class_names(
     if unknown:
         raise UsageError(f"{where} speaks of data {_some(unknown)}; there is {_some(data_sets)}")
     return {name: _checked(content[name], f"{where}: {name}") if name in content else {} for name in data_sets}
-
-
-class TranslatedSubject:
-    """A subject whose detections speak of the classes to measure; those of other classes are left out.
-
-    Args:
-        subject: What detects.
-        split: Where, with the data set's own classes.
-        match: Of these and the subject's.
-    """
-
-    def __init__(self, subject: Subject, split: Split, match: ClassMatch):
-        self.subject = subject
-        # Its images alone matter; classes that have nothing in common with the subject's would be refused.
-        index = split.index
-        unlabelled = dataclasses.replace(index, labels=np.zeros_like(index.labels), class_map=subject.class_map)
-        self.split = dataclasses.replace(split, index=unlabelled)
-        self.match = match
-        self.name, self.kind = subject.name, subject.kind
-        self.class_map = match.classes
-        self.stages: Stages | None = subject.stages
-        self.max_detections = subject.max_detections
-        self.settings = subject.settings
-
-    def bind(self, _split: Split, /) -> TranslatedSubject:
-        """Itself: it is bound."""
-        return self
-
-    def detect(
-        self,
-        split: Split,
-        *,
-        batch_size: int | None = None,
-        progress: Progress | None = None,
-        change: ImageChange | None = None,
-    ) -> Iterator[tuple[int, ImageDetections | ImageResults]]:
-        """See :class:`detrkit.detectors.stages.Subject`; always on its own split."""
-        found = self.subject.detect(self.split, batch_size=batch_size, progress=progress, change=change)
-        for image_id, detections in found:
-            boxes, scores, class_ids = detections
-            measured = self.match.of_model[class_ids]
-            kept = measured >= 0
-            yield image_id, type(detections)(boxes[kept], scores[kept], measured[kept])
 
 
 def _checked(names: Mapping[Any, Any], where: str) -> dict[str, tuple[str, ...]]:

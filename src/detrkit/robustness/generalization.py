@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from detrkit.data.split import Split
-from detrkit.detectors.stages import Subject, collect
+from detrkit.detectors.on_split import EvalTarget, bind_target, detect_on_split
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics
 from detrkit.evaluation.truth import ground_truth_from_index
-from detrkit.robustness.classes import ClassMatch, ClassNames, TranslatedSubject, match_names
+from detrkit.robustness.classes import ClassMatch, ClassNames, match_names
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -95,7 +95,7 @@ def written(metrics: CocoMetrics | None, name: str) -> str:
 
 
 def evaluate_on_several(
-    subject: Subject,
+    subject: EvalTarget,
     data_sets: Mapping[str, Split],
     *,
     class_names: Mapping[str, ClassNames] | None = None,
@@ -117,7 +117,7 @@ def evaluate_on_several(
         UsageError: ``class_names`` speaks of a class that is not there.
         DataError: No class is shared with any data set, or an image cannot be read.
     """
-    bound = {name: subject.bind(split) for name, split in data_sets.items()}
+    bound = {name: bind_target(subject, split) for name, split in data_sets.items()}
     matches = {
         name: match_names(bound[name].class_map, split.index.class_map, (class_names or {}).get(name))
         for name, split in data_sets.items()
@@ -146,17 +146,17 @@ def evaluate_on_several(
 
 
 def _evaluate(
-    subject: Subject,
+    subject: EvalTarget,
     split: Split,
     match: ClassMatch,
     batch_size: int | None,
     progress: Callable[[int], None] | None,
 ) -> tuple[CocoMetrics, CocoMetrics]:
     """The numbers over all classes of a data set, and over those that the model knows."""
-    measured = dataclasses.replace(split, index=match.index(split.index))
-    truth = ground_truth_from_index(measured.index)
-    translated = TranslatedSubject(subject, split, match)
-    collected = collect(translated, measured, truth=truth, batch_size=batch_size, progress=progress)
+    truth = ground_truth_from_index(match.index(split.index))
+    collected = CocoEvaluator(truth, match.classes, subject.max_detections)
+    for image_id, found in detect_on_split(subject, split, batch_size=batch_size, progress=progress):
+        collected.add(image_id, match.translate(found))
     everything = collected.finish()
     if len(match.matched()) == len(match.classes):
         return everything, everything

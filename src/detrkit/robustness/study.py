@@ -12,7 +12,7 @@ import numpy as np
 
 from detrkit.checkpoint import weights_digest
 from detrkit.data.split import Split
-from detrkit.detectors.stages import Subject, collect
+from detrkit.detectors.on_split import EvalTarget, collect
 from detrkit.errors import UsageError
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.robustness.corruptions import COMMON, SEVERITIES, Corruption, check_corruption, check_severity
@@ -93,7 +93,7 @@ class Robustness:
 
 
 def evaluate_corruptions(
-    subject: Subject,
+    subject: EvalTarget,
     split: Split,
     corruptions: Sequence[str] = COMMON,
     severities: Sequence[int] = SEVERITIES,
@@ -171,7 +171,7 @@ def _wanted(corruptions: Sequence[str], severities: Sequence[int]) -> dict[str, 
     return {CLEAN: None, **{f"{name} {severity}": (name, severity) for name, severity in cells}}
 
 
-def _study(subject: Subject, split: Split, seed: int) -> dict[str, Any]:
+def _study(subject: EvalTarget, split: Split, seed: int) -> dict[str, Any]:
     """What a result depends on besides corruption and severity."""
     index = split.index
     images = hashlib.sha256()

@@ -20,7 +20,7 @@ from detrkit.config import Config
 from detrkit.data.augment import augment_batch, augments_on_device
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import read_split
-from detrkit.detectors.batches import resolve_device
+from detrkit.detectors.stages import resolve_device
 from detrkit.errors import DataError, TrainingError, UsageError
 from detrkit.families.registry import build_criterion, find_places
 from detrkit.files import atomic_bytes, atomic_file, make_folder

@@ -18,9 +18,9 @@ from detrkit.api import compare as verbs
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.comparison.detections import DetectionStore, file_stems
 from detrkit.comparison.result import Comparison
-from detrkit.detectors.load import find_subject
-from detrkit.detectors.staged import StagedSubject
-from detrkit.detectors.stages import collect
+from detrkit.detectors.detector import Detector
+from detrkit.detectors.find import find_target
+from detrkit.detectors.on_split import collect
 from detrkit.errors import DataError, DetrkitError, UsageError
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.types import ImageDetections
@@ -61,7 +61,7 @@ def test_the_numbers_are_those_of_each_alone(compared: tuple[Comparison, Path], 
     comparison, out = compared
     split = split_of(data)
     for model in comparison.models:
-        alone = collect(find_subject(model.source), split).finish()
+        alone = collect(find_target(model.source), split).finish()
         assert model.metrics.values == alone.values
     assert {path.name for path in out.iterdir()} >= FILES
     first, second = (model.metrics["AP"] for model in comparison.models[:2])
@@ -188,10 +188,10 @@ class Counting:
             self.fake.network = network
         self.fails_after = 10**9
 
-    def subject(self, name: str = "counting", settings: str = "") -> StagedSubject:
+    def subject(self, name: str = "counting", settings: str = "") -> Detector:
         stages: Any = self.fake
         stages.postprocess = self._found
-        return StagedSubject(name, "fake", ClassMap(("cat", "dog"), (1, 3)), stages, settings)
+        return Detector(stages, ClassMap(("cat", "dog"), (1, 3)), name=name, kind="fake", settings=settings)
 
     def _count(self, stage: str) -> None:
         if stage == "model":
@@ -225,7 +225,7 @@ def test_detections_are_made_once_and_used_again(network: nn.Module, data: Path,
     assert (reused, again.runs) == (True, 0)
     for key, column in made.items():
         np.testing.assert_array_equal(column, kept[key])
-    assert collect(find_subject(tmp_path / "detections" / "m.json"), split_of(data)).finish()["AP"] > 0
+    assert collect(find_target(tmp_path / "detections" / "m.json"), split_of(data)).finish()["AP"] > 0
 
 
 def test_other_weights_settings_or_files_make_them_anew(network: nn.Module, data: Path, tmp_path: Path):
@@ -254,7 +254,7 @@ def test_a_comparison_that_is_killed_goes_on_with_what_is_complete(
     network: nn.Module, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     detectors = {"a": Counting(network), "b": Counting(network)}
-    monkeypatch.setattr(verbs, "find_subject", lambda name, **_: detectors[name].subject(name, settings=name))
+    monkeypatch.setattr(verbs, "find_target", lambda name, **_: detectors[name].subject(name, settings=name))
     detectors["b"].fails_after = 10
     out = tmp_path / "out"
 
@@ -276,7 +276,7 @@ def test_latency_and_cost_are_measured_of_what_runs(
 ):
     path = write_found(tmp_path / "found.json", data, without=[9])
     monkeypatch.setattr(
-        verbs, "find_subject", lambda m, **o: find_subject(m, **o) if m == path else Counting(network).subject("a")
+        verbs, "find_target", lambda m, **o: find_target(m, **o) if m == path else Counting(network).subject("a")
     )
     told: list[str] = []
     comparison = verbs.compare(
@@ -302,8 +302,8 @@ def test_a_model_that_cannot_run_stops_all_before_the_long_work(
     network: nn.Module, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     good, broken = Counting(network), Counting(nn.Conv2d(5, 1, 1))
-    detectors: Iterator[StagedSubject] = iter([good.subject("good"), broken.subject("broken")])
-    monkeypatch.setattr(verbs, "find_subject", lambda *_, **__: next(detectors))
+    detectors: Iterator[Detector] = iter([good.subject("good"), broken.subject("broken")])
+    monkeypatch.setattr(verbs, "find_target", lambda *_, **__: next(detectors))
     with pytest.raises(DetrkitError, match="broken was loaded but cannot detect"):
         verbs.compare(["good", "broken"], data, out=tmp_path / "out")
     assert good.runs < IMAGES

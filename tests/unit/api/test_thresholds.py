@@ -123,9 +123,9 @@ class TwoSplits:
     kind = "results"
 
     def __init__(self, data: Path):
-        from detrkit.detectors.results import ResultsSubject
+        from detrkit.detectors.results import ResultsFile
 
-        self.files = {name: ResultsSubject(data / f"{name}.json") for name in ("val2017", "test2017")}
+        self.files = {name: ResultsFile(data / f"{name}.json") for name in ("val2017", "test2017")}
         self.name, self.stages, self.max_detections = "both", None, 100
         self.class_map = ClassMap(tuple(CLASSES.values()), tuple(CLASSES))
 

@@ -24,8 +24,8 @@ from detrkit.data.coco import CocoDataset, SampleKey
 from detrkit.data.loader import collate
 from detrkit.data.split import Split, read_split
 from detrkit.data.transforms import eval_transform
-from detrkit.detectors.staged import StagedSubject
-from detrkit.detectors.stages import collect
+from detrkit.detectors.detector import Detector
+from detrkit.detectors.on_split import collect
 from detrkit.errors import TrainingError
 from detrkit.types import Batch
 from tests.unit.data.scenes import targets_of
@@ -75,7 +75,7 @@ def test_every_peer_makes_a_step_and_detects(demo: Files, name: str):
     changed = [key for key, value in network.named_parameters() if not torch.equal(value, before[key])]
     assert len(changed) > 0.9 * len(before)
     stages = PeerStages(network.eval(), config, 6, CPU)
-    subject = StagedSubject(name, "peer", train.index.class_map, stages, "")
+    subject = Detector(stages, train.index.class_map, name=name, kind="peer")
     metrics = collect(subject, train, batch_size=4).finish()
     assert metrics.images == len(train.index)
     assert 0 <= metrics["AP"] < 0.5
@@ -127,7 +127,7 @@ def test_boxes_come_back_in_pixels_of_the_files(demo: Files):
     val = read_split(config, "val", strict=True)
     assert set(map(tuple, val.index.sizes_hw.tolist())) == {(190, 128)}
     stages = PeerStages(Oracle(batch_of(config, val)), config, 6, CPU)
-    subject = StagedSubject("oracle", "peer", val.index.class_map, stages, "")
+    subject = Detector(stages, val.index.class_map, name="oracle", kind="peer")
     assert collect(subject, val, batch_size=3).finish()["AP"] == pytest.approx(1.0, abs=1e-6)
 
 

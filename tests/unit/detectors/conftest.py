@@ -9,6 +9,8 @@ from torch import nn
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.detectors.detector import Detector
+from detrkit.detectors.stages import ModelStages
+from detrkit.preprocess import Preprocessing
 from detrkit.types import ImageDetections, Outputs
 
 QUERIES = 6
@@ -61,7 +63,8 @@ def model():
 
 @pytest.fixture
 def detector(model, config):
-    return Detector(model, CLASS_MAP, config, fake_postprocess, device="cpu")
+    preprocessing = Preprocessing.from_config(config.transforms)
+    return Detector(ModelStages(model, CLASS_MAP, preprocessing, fake_postprocess, torch.device("cpu")), CLASS_MAP)
 
 
 @pytest.fixture

@@ -15,6 +15,8 @@ from detrkit.types import ImageDetections
 class FakeStages:
     """A convolution and a matrix product, that note what they are given."""
 
+    pads = False
+
     def __init__(self, on_stage: Callable[[str], None] = lambda _stage: None):
         self.network: nn.Module = nn.Sequential(
             nn.Conv2d(3, 4, 3, padding=1, bias=False), nn.BatchNorm2d(4)
@@ -22,6 +24,9 @@ class FakeStages:
         self.device = torch.device("cpu")
         self.seen: list[tuple[int, ...]] = []
         self.on_stage = on_stage
+
+    def resize(self, image: Tensor) -> Tensor:
+        return image
 
     def preprocess(self, images: Sequence[Tensor]) -> Tensor:
         self.on_stage("preprocess")

@@ -5,9 +5,10 @@ import pytest
 import torch
 from PIL import Image
 
-from detrkit.detectors.detector import group_by_size, pad_images
+from detrkit.detectors.detector import group_by_size
 from detrkit.detectors.interop import sv
 from detrkit.errors import ImageError, UsageError
+from detrkit.preprocess import pad_images
 from detrkit.threshold_file import ClassThreshold, ScoreScale, Thresholds
 
 QUERIES = 6

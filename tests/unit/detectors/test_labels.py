@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from detrkit.curation.fetch.coco_names import COCO_NAMES
+from detrkit.classes import COCO_NAMES
 from detrkit.detectors.labels import class_map_of_labels
 
 

@@ -9,8 +9,10 @@ import pytest
 import torch
 
 import detrkit
-from detrkit.detectors.load import find_subject, load_detector
-from detrkit.detectors.stages import DetectorSubject, collect
+from detrkit.detectors.detector import Detector
+from detrkit.detectors.find import find_target
+from detrkit.detectors.load import load_detector
+from detrkit.detectors.on_split import bind_target, collect
 from detrkit.errors import UsageError, WeightsError
 from detrkit.families.detr.model import build_detr
 from detrkit.families.detr.weights import write_published
@@ -30,35 +32,35 @@ def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_file_of_weights_is_one_of_detrkits_models_and_load_gives_the_same(weights: Path, tmp_path: Path):
     write_split(tmp_path, [(64, 64)], categories={1: "person"})
-    subject = find_subject(weights, device="cpu")
-    assert isinstance(subject, DetectorSubject)
-    assert (subject.kind, subject.name) == ("detrkit", str(weights))
+    target = find_target(weights, device="cpu")
+    assert isinstance(target, Detector)
+    assert (target.kind, target.name) == ("detrkit", str(weights))
     split = split_of(tmp_path)
-    assert subject.bind(split) is subject
-    own = collect(DetectorSubject("same", detrkit.load(weights, device="cpu")), split).packed()
-    for key, column in collect(subject, split).packed().items():
+    assert bind_target(target, split) is target
+    own = collect(detrkit.load(weights, device="cpu"), split).packed()
+    for key, column in collect(target, split).packed().items():
         np.testing.assert_array_equal(column, own[key])
-    assert load_detector(weights, device="cpu").class_map == subject.class_map
+    assert load_detector(weights, device="cpu").class_map == target.class_map
 
 
 @pytest.mark.parametrize("source", ["torchvision:ssd300_vgg16@random", "hf:someone/x", "found.json"])
 def test_a_preset_says_nothing_of_other_toolkits(source: str):
     with pytest.raises(UsageError, match="is not one of detrkit's models"):
-        find_subject(source, "detr-r50")
+        find_target(source, "detr-r50")
 
 
 def test_the_bare_name_of_a_torchvision_detector_gets_a_hint():
     with pytest.raises(UsageError, match="say torchvision:ssd300_vgg16"):
-        find_subject("ssd300_vgg16")
+        find_target("ssd300_vgg16")
 
 
 def test_what_is_nothing_stays_what_load_says():
     with pytest.raises(UsageError, match="no file or folder at nonsense"):
-        find_subject("nonsense")
+        find_target("nonsense")
 
 
 def test_a_damaged_file_of_weights_is_not_given_to_transformers(tmp_path: Path):
     path = tmp_path / "broken.pth"
     path.write_bytes(b"not weights")
     with pytest.raises(WeightsError, match=r"broken\.pth"):
-        find_subject(path)
+        find_target(path)

@@ -12,9 +12,9 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
 from detrkit.data.split import Split
-from detrkit.detectors.load import find_subject
-from detrkit.detectors.results import ResultsSubject
-from detrkit.detectors.stages import collect
+from detrkit.detectors.find import find_target
+from detrkit.detectors.on_split import collect, detect_on_split
+from detrkit.detectors.results import ResultsFile
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import METRIC_NAMES
 from tests.unit.detectors.splits import entry, split_of, write_split
@@ -63,49 +63,49 @@ def test_the_twelve_numbers_equal_pycocotools_to_the_last_digit(tmp_path: Path, 
     reference.evaluate()
     reference.accumulate()
     reference.summarize()
-    metrics = collect(find_subject(path), split).finish()
+    metrics = collect(find_target(path), split).finish()
     assert metrics["AP"] > 0.1
     assert [metrics[name] for name in METRIC_NAMES] == reference.stats.tolist()
 
 
 def test_what_is_written_from_a_file_is_the_file(tmp_path: Path, split: Split):
     found = noisy_results(split)
-    evaluator = collect(find_subject(written(tmp_path, found)), split)
+    evaluator = collect(find_target(written(tmp_path, found)), split)
     evaluator.write_results_json(tmp_path / "again.json")
     again = json.loads((tmp_path / "again.json").read_text(encoding="utf-8"))
     assert sorted(map(str, again)) == sorted(map(str, found))
 
 
 def test_classes_are_those_of_the_split_it_is_bound_to(tmp_path: Path, split: Split):
-    subject = find_subject(written(tmp_path, [entry(1, 7, [0, 0, 5, 5])]))
-    assert isinstance(subject, ResultsSubject)
-    assert subject.stages is None
-    assert len(subject.class_map) == 0
-    bound = subject.bind(split)
+    target = find_target(written(tmp_path, [entry(1, 7, [0, 0, 5, 5])]))
+    assert isinstance(target, ResultsFile)
+    assert target.stages is None
+    assert len(target.class_map) == 0
+    bound = target.bind(split)
     assert bound.class_map == split.index.class_map
-    assert len(subject.class_map) == 0  # itself it stays as it was
+    assert len(target.class_map) == 0  # itself it stays as it was
     image_id, found = next(iter(bound.detect(split)))
     assert (image_id, found.class_ids.tolist()) == (1, [split.index.class_map.names.index("dog")])
 
 
 def test_every_image_comes_once_and_progress_ends_at_all(tmp_path: Path, split: Split):
     seen: list[int] = []
-    subject = ResultsSubject(written(tmp_path, [entry(3, 1, [0, 0, 5, 5])]))
-    images = [image_id for image_id, _ in subject.detect(split, progress=seen.append)]
+    target = ResultsFile(written(tmp_path, [entry(3, 1, [0, 0, 5, 5])]))
+    images = [image_id for image_id, _ in target.detect(split, progress=seen.append)]
     assert images == [1, 2, 3, 4, 5, 6]
     assert seen[-1] == 6
 
 
 def test_no_detection_at_all_is_a_result(tmp_path: Path, split: Split):
-    metrics = collect(find_subject(written(tmp_path, [])), split).finish()
+    metrics = collect(find_target(written(tmp_path, [])), split).finish()
     assert metrics["AP"] == 0
     assert metrics.detections == 0
 
 
 def test_a_change_of_the_images_cannot_be_asked_of_a_file(tmp_path: Path, split: Split):
-    subject = ResultsSubject(written(tmp_path, []))
+    target = ResultsFile(written(tmp_path, []))
     with pytest.raises(UsageError, match="give a model"):
-        next(iter(subject.detect(split, change=lambda image, _id: image)))
+        next(iter(detect_on_split(target, split, change=lambda image, _id: image)))
 
 
 @pytest.mark.parametrize(
@@ -128,10 +128,10 @@ def test_a_change_of_the_images_cannot_be_asked_of_a_file(tmp_path: Path, split:
 )
 def test_what_is_wrong_is_said_with_its_place(tmp_path: Path, split: Split, content: Any, message: str):
     with pytest.raises(DataError, match=message) as caught:
-        find_subject(written(tmp_path, content)).bind(split)
+        find_target(written(tmp_path, content)).bind(split)
     assert "found.json" in str(caught.value)
 
 
 def test_an_absent_file_is_asked_wrongly():
     with pytest.raises(UsageError, match=r"no file of detections at nowhere\.json"):
-        find_subject("nowhere.json")
+        find_target("nowhere.json")

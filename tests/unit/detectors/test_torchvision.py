@@ -15,8 +15,8 @@ import torchvision
 from PIL import Image
 from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
-from detrkit.detectors.load import find_subject
-from detrkit.detectors.stages import collect
+from detrkit.detectors.find import find_target
+from detrkit.detectors.on_split import collect, detect_on_split
 from detrkit.errors import UsageError, WeightsError
 from detrkit.evaluation.coco import METRIC_NAMES
 from tests.unit.detectors.splits import split_of, write_split
@@ -62,7 +62,7 @@ def check_parity(name: str, tmp_path: Path, images: dict[int, Path], file: Path,
     results = results_by_hand(images, as_documented(name, weights), COCO_IDS)
     annotate(file, annotations_from(results, every))
     split = split_of(file.parents[1])
-    evaluator = collect(find_subject(f"torchvision:{name}@{weights}", device="cpu"), split, batch_size=1)
+    evaluator = collect(find_target(f"torchvision:{name}@{weights}", device="cpu"), split, batch_size=1)
     evaluator.write_results_json(tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert sorted(map(str, found)) == sorted(map(str, results))
@@ -126,10 +126,10 @@ def test_the_same_with_the_large_ones(name: str, tmp_path: Path, shared_data: Pa
 def test_a_batch_finds_what_single_images_do(tmp_path: Path):
     write_split(tmp_path / "data", [(96, 128), (128, 96), (96, 128), (96, 128)], categories=CATEGORIES)
     split = split_of(tmp_path / "data")
-    subject = find_subject(f"torchvision:{SMALL}@{saved(tmp_path, SMALL)}", device="cpu")
+    target = find_target(f"torchvision:{SMALL}@{saved(tmp_path, SMALL)}", device="cpu")
     progress: list[int] = []
-    alone = dict(subject.detect(split, batch_size=1))
-    together = dict(subject.detect(split, batch_size=4, progress=progress.append))
+    alone = dict(detect_on_split(target, split, batch_size=1))
+    together = dict(detect_on_split(target, split, batch_size=4, progress=progress.append))
     assert progress[-1] == 4
     assert alone.keys() == together.keys() == {1, 2, 3, 4}
     for image_id, found in alone.items():
@@ -141,20 +141,20 @@ def test_a_batch_finds_what_single_images_do(tmp_path: Path):
 
 def test_each_image_is_changed_before_it_is_seen(tmp_path: Path):
     write_split(tmp_path / "data", [(96, 128)] * 2, categories=CATEGORIES)
-    subject = find_subject(f"torchvision:{SSD}@random", device="cpu")
+    target = find_target(f"torchvision:{SSD}@random", device="cpu")
     seen: list[int] = []
 
     def black(image: torch.Tensor, image_id: int) -> torch.Tensor:
         seen.append(image_id)
         return torch.zeros_like(image)
 
-    first, second = (found for _, found in subject.detect(split_of(tmp_path / "data"), change=black))
+    first, second = (found for _, found in detect_on_split(target, split_of(tmp_path / "data"), change=black))
     assert sorted(seen) == [1, 2]
     np.testing.assert_array_equal(first.scores, second.scores)
 
 
 def test_random_weights_are_always_the_same():
-    one, two = (find_subject(f"torchvision:{SSD}@random", device="cpu").stages for _ in range(2))
+    one, two = (find_target(f"torchvision:{SSD}@random", device="cpu").stages for _ in range(2))
     assert one is not None
     assert two is not None
     pairs = zip(one.network.state_dict().values(), two.network.state_dict().values(), strict=True)
@@ -164,15 +164,15 @@ def test_random_weights_are_always_the_same():
 def test_classes_of_a_file_come_from_beside_it(tmp_path: Path):
     path = saved(tmp_path, SMALL, num_classes=3)
     with pytest.raises(UsageError, match=r"has 3 labels with the background.*classes.json"):
-        find_subject(f"torchvision:{SMALL}@{path}", device="cpu")
+        find_target(f"torchvision:{SMALL}@{path}", device="cpu")
     beside = {"names": ["cat", "dog"], "category_ids": [1, 7], "slots": [2, 1], "num_slots": 3}
     path.with_suffix(".classes.json").write_text(json.dumps(beside), encoding="utf-8")
-    subject = find_subject(f"torchvision:{SMALL}@{path}", device="cpu")
-    assert subject.class_map.names == ("dog", "cat")  # by label
+    target = find_target(f"torchvision:{SMALL}@{path}", device="cpu")
+    assert target.class_map.names == ("dog", "cat")  # by label
     beside["num_slots"] = 4
     path.with_suffix(".classes.json").write_text(json.dumps(beside), encoding="utf-8")
     with pytest.raises(WeightsError, match="is of 4 labels"):
-        find_subject(f"torchvision:{SMALL}@{path}", device="cpu")
+        find_target(f"torchvision:{SMALL}@{path}", device="cpu")
 
 
 @pytest.mark.parametrize(
@@ -181,27 +181,27 @@ def test_classes_of_a_file_come_from_beside_it(tmp_path: Path):
 def test_the_number_of_labels_is_read_from_the_head(name: str, num_classes: int, tmp_path: Path):
     path = saved(tmp_path, name, num_classes=num_classes)
     with pytest.raises(UsageError, match=f"has {num_classes} labels"):
-        find_subject(f"torchvision:{name}@{path}", device="cpu")
+        find_target(f"torchvision:{name}@{path}", device="cpu")
 
 
 def test_a_file_of_another_model_is_refused(tmp_path: Path):
     path = saved(tmp_path, SSD)
     with pytest.raises(WeightsError, match="does not fit"):
-        find_subject(f"torchvision:{SMALL}@{path}", device="cpu")
+        find_target(f"torchvision:{SMALL}@{path}", device="cpu")
 
 
 def test_a_file_that_would_run_code_is_refused(tmp_path: Path):
     path = tmp_path / "evil.pth"
     torch.save({"model": Path("x")}, path)
     with pytest.raises(WeightsError, match="cannot be read as tensors alone"):
-        find_subject(f"torchvision:{SSD}@{path}", device="cpu")
+        find_target(f"torchvision:{SSD}@{path}", device="cpu")
 
 
 def test_an_unknown_name_and_an_absent_file_are_asked_wrongly(tmp_path: Path):
     with pytest.raises(UsageError, match="no detector 'fasterrcnn'; it has: fasterrcnn_mobilenet"):
-        find_subject("torchvision:fasterrcnn")
+        find_target("torchvision:fasterrcnn")
     with pytest.raises(UsageError, match="no weights file at"):
-        find_subject(f"torchvision:{SSD}@{tmp_path / 'none.pth'}")
+        find_target(f"torchvision:{SSD}@{tmp_path / 'none.pth'}")
 
 
 def test_without_a_network_it_is_said_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
@@ -210,4 +210,4 @@ def test_without_a_network_it_is_said_how_to_go_on(monkeypatch: pytest.MonkeyPat
 
     monkeypatch.setattr(torchvision.models, "get_model", offline)
     with pytest.raises(WeightsError, match=r"no route.*@FILE.*@random"):
-        find_subject(f"torchvision:{SSD}")
+        find_target(f"torchvision:{SSD}")

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 import torch
 
-from detrkit.detectors.load import find_subject
-from detrkit.detectors.stages import collect
+from detrkit.detectors.find import find_target
+from detrkit.detectors.on_split import collect, detect_on_split
+from detrkit.detectors.stages import prepare
 from detrkit.errors import UsageError, WeightsError
 from detrkit.evaluation.coco import METRIC_NAMES
 from tests.unit.detectors.splits import split_of, write_split
@@ -48,8 +49,8 @@ def test_detections_and_all_numbers_are_those_of_the_model_run_as_documented(
     annotate(file, annotations_from(results, 3))
     split = split_of(tmp_path)
 
-    subject = find_subject(f"hf:{folders[kind]}", device="cpu")
-    evaluator = collect(subject, split, batch_size=1)
+    target = find_target(f"hf:{folders[kind]}", device="cpu")
+    evaluator = collect(target, split, batch_size=1)
     evaluator.write_results_json(tmp_path / "found.json")
     found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
     assert sorted(map(str, found)) == sorted(map(str, results))
@@ -57,15 +58,15 @@ def test_detections_and_all_numbers_are_those_of_the_model_run_as_documented(
     assert [metrics[name] for name in METRIC_NAMES] == pycocotools_numbers(file, results)
     assert metrics["AP"] > 0.02
     assert metrics.unmatched_classes == ("bird",)
-    assert subject.class_map.names == tuple(LABELS.values())
+    assert target.class_map.names == tuple(LABELS.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_batch_finds_what_single_images_do(kind: str, folders: dict[str, Path], tmp_path: Path):
     write_split(tmp_path, SIZES, categories=CATEGORIES)
-    split, subject = split_of(tmp_path), find_subject(f"hf:{folders[kind]}", device="cpu")
-    alone = dict(subject.detect(split, batch_size=1))
-    together = dict(subject.detect(split, batch_size=4))
+    split, target = split_of(tmp_path), find_target(f"hf:{folders[kind]}", device="cpu")
+    alone = dict(detect_on_split(target, split, batch_size=1))
+    together = dict(detect_on_split(target, split, batch_size=4))
     assert alone.keys() == together.keys()
     for image_id, found in alone.items():
         np.testing.assert_allclose(np.sort(found.scores), np.sort(together[image_id].scores), atol=1e-4)
@@ -73,10 +74,10 @@ def test_a_batch_finds_what_single_images_do(kind: str, folders: dict[str, Path]
 
 
 def test_the_stages_take_images_of_several_sizes_at_once(folders: dict[str, Path]):
-    stages = find_subject(f"hf:{folders['detr']}", device="cpu").stages
+    stages = find_target(f"hf:{folders['detr']}", device="cpu").stages
     assert stages is not None
     images = [torch.full((3, 64, 96), 9, dtype=torch.uint8), torch.full((3, 80, 40), 200, dtype=torch.uint8)]
-    found = stages.postprocess(stages.forward(stages.preprocess(images)), [(64, 96), (80, 40)])
+    found = stages.postprocess(stages.forward(prepare(stages, images)), [(64, 96), (80, 40)])
     assert [len(image.scores) for image in found] == [12, 12]
     assert isinstance(stages.network, torch.nn.Module)
 
@@ -84,8 +85,8 @@ def test_the_stages_take_images_of_several_sizes_at_once(folders: dict[str, Path
 def test_a_folder_that_detrkit_cannot_load_is_run_by_transformers_and_this_is_said(
     folders: dict[str, Path], caplog: pytest.LogCaptureFixture
 ):
-    subject = find_subject(folders["yolos"], device="cpu")
-    assert subject.kind == "transformers"
+    target = find_target(folders["yolos"], device="cpu")
+    assert target.kind == "transformers"
     assert "transformers runs it, as hf:" in caplog.text
 
 
@@ -98,21 +99,21 @@ def test_missing_tensors_are_an_error_since_they_would_be_random(folders: dict[s
     dropped = next(key for key in state if "bbox_predictor" in key)
     save_file({k: v for k, v in state.items() if k != dropped}, tmp_path / "model.safetensors", {"format": "pt"})
     with pytest.raises(WeightsError, match=f"lacks 1 tensors of a yolos, such as {dropped}"):
-        find_subject(f"hf:{tmp_path}", device="cpu")
+        find_target(f"hf:{tmp_path}", device="cpu")
 
 
 def test_a_model_of_another_task_is_asked_wrongly(tmp_path: Path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
     with pytest.raises(UsageError, match="is a bert of transformers, which is no object detection model"):
-        find_subject(f"hf:{tmp_path}", device="cpu")
+        find_target(f"hf:{tmp_path}", device="cpu")
 
 
 def test_a_folder_without_a_model_says_so(tmp_path: Path):
     with pytest.raises(WeightsError, match="transformers cannot open"):
-        find_subject(f"hf:{tmp_path}", device="cpu")
+        find_target(f"hf:{tmp_path}", device="cpu")
 
 
 def test_without_transformers_the_command_to_install_it_is_named(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(__import__("sys").modules, "transformers", None)
     with pytest.raises(UsageError, match="pip install transformers"):
-        find_subject("hf:someone/something", device="cpu")
+        find_target("hf:someone/something", device="cpu")

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 import torch
 
-from detrkit.classes import ClassMap
+from detrkit.classes import COCO_CATEGORY_IDS, ClassMap
 from detrkit.errors import WeightsError
-from detrkit.families.detr.coco_classes import COCO_CLASSES
 from detrkit.families.detr.layouts import hub_to_published, published_to_hub
 from detrkit.families.detr.model import Detr, build_detr
 from detrkit.families.detr.weights import coco_class_map, read_weights, write_hub, write_published
@@ -101,7 +100,7 @@ def test_official_slots_become_the_80_classes_of_coco():
     classes = coco_class_map()
     assert len(classes) == 80
     assert classes.num_slots == 91
-    assert classes.slots == classes.category_ids == tuple(COCO_CLASSES)
+    assert classes.slots == classes.category_ids == COCO_CATEGORY_IDS
     assert (classes.names[0], classes.category_ids[0]) == ("person", 1)
     assert (classes.names[-1], classes.category_ids[-1]) == ("toothbrush", 90)
 

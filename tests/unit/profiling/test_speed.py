@@ -10,7 +10,8 @@ import torch
 from PIL import Image
 
 import detrkit
-from detrkit.detectors.load import find_subject
+from detrkit.detectors.find import find_target
+from detrkit.detectors.stages import prepare
 from detrkit.errors import UsageError
 from detrkit.profiling.speed import (
     Setting,
@@ -116,10 +117,10 @@ def test_the_size_of_the_input_can_be_chosen():
     tiny = find_fast(Setting("detr-tiny", device="cpu"))
     assert tiny.stages is not None
     wide = made_up_image(100, 150)
-    own, small = (stages.preprocess([wide])[0].shape for stages in (tiny.stages, resized(tiny, 64)))
+    own, small = (prepare(stages, [wide])[0].shape for stages in (tiny.stages, resized(tiny, 64)))
     assert tuple(own) == (1, 3, 128, 192)
     assert tuple(small) == (1, 3, 64, 96)
-    ssd = find_subject("torchvision:ssdlite320_mobilenet_v3_large@random", device="cpu")
+    ssd = find_target("torchvision:ssdlite320_mobilenet_v3_large@random", device="cpu")
     with pytest.raises(UsageError, match="input size of ssdlite320_mobilenet_v3_large@random cannot be chosen"):
         resized(ssd, 64)
 

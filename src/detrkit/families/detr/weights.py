@@ -21,10 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from detrkit.classes import ClassMap
+from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap
 from detrkit.config import BackboneName
 from detrkit.errors import WeightsError
-from detrkit.families.detr.coco_classes import COCO_CLASSES
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.layouts import State, hub_to_published, is_hub_layout, published_to_hub
 from detrkit.families.weights import Weights
@@ -43,8 +42,7 @@ _UNUSED_LABEL = "N/A"
 
 def coco_class_map() -> ClassMap:
     """The classes of the published detection checkpoints: 80 of COCO in 91 slots that are category ids."""
-    ids = tuple(COCO_CLASSES)
-    return ClassMap(tuple(COCO_CLASSES.values()), ids, slots=ids, num_slots=_COCO_SLOTS)
+    return ClassMap(COCO_NAMES, COCO_CATEGORY_IDS, slots=COCO_CATEGORY_IDS, num_slots=_COCO_SLOTS)
 
 
 def read_weights(path: str | Path, model: DetrConfig | None = None) -> Weights:

@@ -1,10 +1,11 @@
-"""detect_batches, precision, modes and devices."""
+"""Stages of detrkit's models: batches, precision, modes and devices."""
 
 import pytest
 import torch
 
-from detrkit.detectors.batches import detect_batches, evaluation_mode, resolve_device, run_model
+from detrkit.detectors.stages import ModelStages, evaluation_mode, resolve_device
 from detrkit.errors import UsageError
+from detrkit.preprocess import Preprocessing
 from detrkit.types import Batch, GroundTruth
 from tests.unit.detectors.conftest import CLASS_MAP, QUERIES, fake_postprocess
 
@@ -24,41 +25,51 @@ def make_batch(image_ids, sizes_hw):
     return Batch(images, padding_mask, truth, tuple(sizes_hw), tuple(image_ids), files)
 
 
-def test_batches_give_ids_and_detections_in_original_pixels(model, config):
-    batches = [make_batch([5, 9], [(8, 6), (8, 10)]), make_batch([2], [(4, 4)])]
-    found = dict(detect_batches(model, fake_postprocess, batches, CLASS_MAP, config, CPU))
-    assert list(found) == [5, 9, 2]
+@pytest.fixture
+def stages_of(config):
+    def make(model, precision="32"):
+        preprocessing = Preprocessing.from_config(config.transforms)
+        return ModelStages(model, CLASS_MAP, preprocessing, fake_postprocess, CPU, precision)
+
+    return make
+
+
+def detect(stages, batch):
+    found = stages.postprocess(stages.forward(stages.preprocess_batch(batch)), batch.orig_sizes_hw)
+    return dict(zip(batch.image_ids, found, strict=True))
+
+
+def test_a_batch_gives_detections_in_original_pixels(model, stages_of):
+    found = detect(stages_of(model), make_batch([5, 9], [(8, 6), (8, 10)]))
+    found |= detect(stages_of(model), make_batch([2], [(4, 4)]))
     assert [len(one.scores) for one in found.values()] == [QUERIES] * 3
     assert found[2].boxes_xyxy[0].tolist() == pytest.approx([2, -0.4, 6, 8.4], abs=1e-5)
     assert [call[1] for call in model.calls] == [True, False]
 
 
-def test_padding_inside_a_batch_changes_nothing(model, config):
-    def detect(batch):
-        return dict(detect_batches(model, fake_postprocess, [batch], CLASS_MAP, config, CPU))
-
-    together = detect(make_batch([5, 9], [(8, 6), (12, 10)]))
+def test_padding_inside_a_batch_changes_nothing(model, stages_of):
+    together = detect(stages_of(model), make_batch([5, 9], [(8, 6), (12, 10)]))
     for image_id, size in ((5, (8, 6)), (9, (12, 10))):
-        alone = detect(make_batch([image_id], [size]))[image_id]
+        alone = detect(stages_of(model), make_batch([image_id], [size]))[image_id]
         assert together[image_id].scores == pytest.approx(alone.scores, abs=1e-5)
 
 
-def test_no_batches_give_nothing_and_modes_return(model, config):
+def test_a_loaded_batch_and_its_images_one_by_one_are_the_same_input(model, stages_of):
+    batch, stages = make_batch([5, 9], [(8, 6), (12, 10)]), stages_of(model)
+    images = [part.images[0] for part in batch.split(1)]
+    for one, other in zip(stages.preprocess(images), stages.preprocess_batch(batch), strict=True):
+        assert torch.equal(one, other)
+
+
+def test_modes_and_gradients_return(model, stages_of):
     model.train()
     model.frozen.eval()
-    assert list(detect_batches(model, fake_postprocess, [], CLASS_MAP, config, CPU)) == []
-    assert model.training
-    assert not model.frozen.training
-
-
-def test_modes_and_gradients_return_when_the_caller_stops_early(model, config):
-    model.train()
-    stream = detect_batches(model, fake_postprocess, [make_batch([1, 2], [(4, 4)] * 2)], CLASS_MAP, config, CPU)
-    next(stream)
+    detect(stages_of(model), make_batch([1, 2], [(4, 4)] * 2))
+    assert model.calls[-1][2] is False
     assert torch.is_grad_enabled()
     assert not torch.is_inference_mode_enabled()
-    stream.close()
     assert model.training
+    assert not model.frozen.training
 
 
 def test_modes_return_after_an_error(model):
@@ -75,7 +86,7 @@ def test_modes_return_after_an_error(model):
 
 
 @pytest.mark.parametrize("precision", ["bf16", "16"])
-def test_low_precision_outputs_are_float32_and_close(precision, config):
+def test_low_precision_outputs_are_float32_and_close(precision, stages_of):
     torch.manual_seed(0)
     layer = torch.nn.Conv2d(3, 4, 3)
     seen = []
@@ -90,25 +101,18 @@ def test_low_precision_outputs_are_float32_and_close(precision, config):
             seen.append(features.dtype)
             return type("Raw", (), {"logits": features[None, :, None], "boxes_cxcywh": features[None, :, None]})()
 
-    images = make_batch([1], [(16, 16)]).images
-    exact = run_model(Small(), images, None, config, CPU)
-    fast = run_model(Small(), images, None, config, CPU, precision=precision)
+    batch = make_batch([1], [(16, 16)])
+    both = [stages_of(Small()), stages_of(Small(), precision)]
+    exact, fast = (stages.forward(stages.preprocess_batch(batch)) for stages in both)
     assert seen == [torch.float32, {"bf16": torch.bfloat16, "16": torch.float16}[precision]]
     assert fast.logits.dtype == torch.float32
     # bf16 keeps 8 bits of mantissa
     assert torch.allclose(exact.logits, fast.logits, atol=0.03)
 
 
-def test_channels_last_gives_the_same_numbers(model, config):
-    images = make_batch([1, 2], [(16, 16)] * 2).images
-    plain = run_model(model, images, None, config, CPU)
-    turned = run_model(model, images, None, config, CPU, channels_last=True)
-    assert torch.allclose(plain.logits, turned.logits, atol=1e-5)
-
-
-def test_unknown_precision_and_device_are_refused(model, config):
+def test_unknown_precision_and_device_are_refused(model, stages_of):
     with pytest.raises(UsageError, match="precision is '8'"):
-        run_model(model, make_batch([1], [(4, 4)]).images, None, config, CPU, precision="8")
+        detect(stages_of(model, "8"), make_batch([1], [(4, 4)]))
     with pytest.raises(UsageError, match="gpu7"):
         resolve_device("gpu7")
     assert resolve_device("cpu") == CPU
