@@ -1,82 +1,194 @@
-"""Evaluation results as tables of a terminal."""
+"""Tables of an evaluation, for the terminal, the page and the summary alike."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from rich.markup import escape
-from rich.table import Table
+import numpy as np
 
-from detrkit.evaluation.coco import METRIC_NAMES, CocoMetrics
-from detrkit.evaluation.report.terms import ERROR_NAMES, MEANINGS, label_of, percent, range_of
-from detrkit.visual.text import printable, shortened
+from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, CocoMetrics
+from detrkit.evaluation.report.terms import ERROR_NAMES, MEANINGS, MORE_ERROR_NAMES, counted, defined, label_of
+from detrkit.visual.table import Column, Table, Value
+from detrkit.visual.text import shortened
 
 if TYPE_CHECKING:
-    from detrkit.evaluation.bootstrap import Intervals
+    from detrkit.evaluation.analysis import Evaluation
+    from detrkit.evaluation.bootstrap import Interval, Intervals
     from detrkit.evaluation.error_types import ErrorTypes
+    from detrkit.latency import Latency
+
+CLASS_COLUMNS = ("class", "id", "objects", "AP", "from", "to", "AP50")
+"""Columns of :func:`class_table` that a terminal has room for."""
+
+_MOST_UNMATCHED = 8
 
 
 def metrics_table(metrics: CocoMetrics, intervals: Intervals | None = None) -> Table:
-    """The twelve COCO numbers in percent, as the field's papers print them; "-" where undefined.
+    """Return the twelve COCO numbers in percent, as the field's papers print them.
 
     Args:
-        metrics: The numbers.
-        intervals: How sure they are, where that was computed.
+        metrics: numbers.
+        intervals: how sure they are, where that was computed.
     """
-    title = f"{metrics.images:,} images, {metrics.objects:,} objects, {metrics.detections:,} detections"
-    table = Table(title=title, title_justify="left")
-    table.add_column("metric", style="bold")
-    table.add_column("%", justify="right")
+    known = {} if intervals is None else intervals.values
+    rows = [
+        [
+            label_of(name, metrics),
+            defined(metrics[name]),
+            *([] if intervals is None else _ends(known.get(name))),
+            MEANINGS[name].format(max_detections=metrics.max_detections),
+        ]
+        for name in METRIC_NAMES
+    ]
+    columns = [Column("metric"), Column("%", "points"), *_interval_columns(intervals), Column("measured over")]
+    counts = ((metrics.images, "image"), (metrics.objects, "object"), (metrics.detections, "detection"))
+    notes = []
     if intervals is not None:
-        table.add_column(f"{100 * intervals.confidence:g} % interval", no_wrap=True)
-    table.add_column("measured over", style="dim")
-    for name in METRIC_NAMES:
-        meaning = MEANINGS[name].format(max_detections=metrics.max_detections)
-        sure = [] if intervals is None else [range_of(intervals.values.get(name))]
-        end = name in ("AP75", "APl", "AR100")
-        table.add_row(label_of(name, metrics), percent(metrics[name]), *sure, meaning, end_section=end)
+        confidence = f"{100 * intervals.confidence:g} % interval"
+        notes.append(f"from and to: {confidence} over {intervals.resamples:,} resamples of the images")
     if metrics.unmatched_classes:
-        shown = ", ".join(shortened(name) for name in metrics.unmatched_classes[:8])
+        shown = ", ".join(shortened(name) for name in metrics.unmatched_classes[:_MOST_UNMATCHED])
         count = len(metrics.unmatched_classes)
-        more = ", ..." if count > 8 else ""
-        table.caption = escape(f"{count} classes of the model not in the data set, not measured: {shown}{more}")
-    return table
+        more = ", ..." if count > _MOST_UNMATCHED else ""
+        notes.append(f"{count} classes of the model not in the data set, not measured: {shown}{more}")
+    return Table(columns, rows, ", ".join(counted(*entry) for entry in counts), notes)
 
 
-def class_table(metrics: CocoMetrics, intervals: Intervals | None = None) -> Table:
-    """AP and AP50 of each class in percent, best first, classes without objects last.
+def size_table(evaluation: Evaluation) -> Table:
+    """Return AP, AR and IoU by size of the objects."""
+    counts = evaluation.objects_by_size()
+    overlaps = {} if evaluation.overlaps is None else evaluation.overlaps.by_size
+    rows = [
+        [
+            f"{size} ({limits})",
+            counts[size],
+            defined(evaluation[f"AP{size[0]}"]),
+            defined(evaluation[f"AR{size[0]}"]),
+            defined(overlaps.get(size, UNDEFINED)),
+        ]
+        for size, limits in (("small", "under 32²"), ("medium", "32² to 96²"), ("large", "over 96²"))
+    ]
+    columns = [
+        Column("objects, pixels"),
+        Column("count", "count", bar=True),
+        Column("AP", "points"),
+        Column("AR", "points"),
+        Column("mean IoU", "number", 3),
+    ]
+    return Table(columns, rows, "By size of the objects, in percent")
+
+
+def class_table(evaluation: Evaluation) -> Table:
+    """Return one row per class, best AP first, classes without objects last."""
+    per_class, intervals, curves = evaluation.per_class, evaluation.intervals, evaluation.curves
+    # the table column by column, each by class id
+    columns: list[tuple[Column, Sequence[Value]]] = [
+        (Column("class", "name"), [entry.name for entry in per_class]),
+        (Column("id", "number"), [str(entry.category_id) for entry in per_class]),
+        (Column("objects", "count", bar=True), [entry.objects for entry in per_class]),
+        (Column("AP", "points"), [defined(entry.AP) for entry in per_class]),
+    ]
+    if intervals is not None:
+        ends = [_ends(None if known is None else known.get("AP")) for known in intervals.per_class]
+        columns += zip(_interval_columns(intervals), zip(*ends, strict=True), strict=False)
+    columns.append((Column("AP50", "points"), [defined(entry.AP50) for entry in per_class]))
+    if curves is not None:
+        columns.append((Column("best F1", "number", 3), _defined(curves.best_f1[1:])))
+        columns.append((Column("at score", "number", 2), _defined(curves.best_score[1:])))
+    if evaluation.overlaps is not None:
+        columns.append((Column("mean IoU", "number", 3), _defined(evaluation.overlaps.per_class)))
+    if evaluation.calibration is not None:
+        columns.append((Column("ECE", "number", 3), _defined(evaluation.calibration.per_class_ece)))
+    order = sorted(range(len(per_class)), key=lambda class_id: (-per_class[class_id].AP, class_id))
+    rows = [[values[class_id] for _, values in columns] for class_id in order]
+    confidence = "" if intervals is None else f", from and to its {100 * intervals.confidence:g} % interval"
+    return Table([column for column, _ in columns], rows, f"Each class; AP in percent{confidence}")
+
+
+def errors_table(errors: ErrorTypes, score: float) -> Table:
+    """Return what each kind of error costs, dearest first; then all wrong detections, and all objects not found.
 
     Args:
-        metrics: The numbers.
-        intervals: How sure they are, where that was computed.
+        errors: kinds of error and their costs.
+        score: threshold of the second column of counts.
     """
-    table = Table(title="per class", title_justify="left")
-    table.add_column("class", style="bold")
-    for column in ("id", "objects", "AP"):
-        table.add_column(column, justify="right")
+    above = errors.counts_above(score)
+    dearest = sorted(ERROR_NAMES, key=lambda name: -errors.cost.get(name, 0.0))
+    rows = [
+        [
+            name.replace("_", " "),
+            defined(errors.cost.get(name, 0.0)),
+            errors.counts.get(name, 0),
+            above.get(name, 0),
+            {**ERROR_NAMES, **MORE_ERROR_NAMES}[name],
+        ]
+        for name in (*dearest, *MORE_ERROR_NAMES)
+    ]
+    columns = [
+        Column("kind of error"),
+        Column("costs AP50", "points", bar=True),
+        Column("count", "count"),
+        Column(f"at score {score:.2f}", "count"),
+        Column("what it is"),
+    ]
+    return Table(columns, rows, "Errors at IoU 0.50, dearest first")
+
+
+def confusions_table(evaluation: Evaluation, most: int) -> Table:
+    """Return the classes that are most often taken for another one."""
+    from detrkit.evaluation.report.verdict import most_confused
+
+    columns = [Column("annotated", "name"), Column("detected as", "name"), Column("times", "count", bar=True)]
+    return Table(columns, most_confused(evaluation, most), "Most frequent confusions of two classes")
+
+
+def latency_table(latency: Latency) -> Table:
+    """Return how long a detection takes, by stage, in milliseconds."""
+    stages = {
+        "preprocess": latency.preprocess,
+        "model": latency.model,
+        "postprocess": latency.postprocess,
+        "total": latency.total,
+        "reading the file (apart)": latency.decode,
+    }
+    heads = {"median": "p50", "90 %": "p90", "95 %": "p95", "99 %": "p99", "least": "min", "mean": "mean"}
+    rows = [
+        [name, *(getattr(times, field) for field in heads.values())]
+        for name, times in stages.items()
+        if times is not None
+    ]
+    return Table([Column("stage"), *(Column(head, "number", 2) for head in heads)], rows, "Time by stage, ms")
+
+
+def origin_table(evaluation: Evaluation) -> Table:
+    """Return what was measured on what, with which versions and settings."""
+    origin, provenance, intervals = evaluation.origin, evaluation.provenance, evaluation.intervals
+    found = {
+        "model": origin.model,
+        "kind of model": origin.kind,
+        "data set": origin.data,
+        "split": origin.split,
+        "detections counted": f"best {evaluation.metrics.max_detections} of each image and class, at any score",
+        "annotations": provenance.get("annotations"),
+        "their SHA-256": provenance.get("annotations_sha256"),
+        "evaluated": provenance.get("created"),
+        "detrkit": provenance.get("detrkit"),
+        "hotcoco": provenance.get("hotcoco"),
+        **{name: None if value is None else str(value) for name, value in origin.settings.items()},
+    }
     if intervals is not None:
-        table.add_column(f"{100 * intervals.confidence:g} % interval", no_wrap=True)
-    table.add_column("AP50", justify="right")
-    order = sorted(range(len(metrics.per_class)), key=lambda i: (-metrics.per_class[i].AP, i))
-    for class_id in order:
-        entry = metrics.per_class[class_id]
-        sure = []
-        if intervals is not None:
-            known = intervals.per_class[class_id]
-            sure = [range_of(None if known is None else known.get("AP"))]
-        name = escape(shortened(printable(entry.name), 60))
-        numbers = (str(entry.category_id), f"{entry.objects:,}", percent(entry.AP))
-        table.add_row(name, *numbers, *sure, percent(entry.AP50))
-    return table
+        found["intervals"] = f"{intervals.resamples:,} bootstrap resamples of whole images, seed {intervals.seed}"
+    return Table([Column("what"), Column("value")], [item for item in found.items() if item[1]], "Origin")
 
 
-def errors_table(errors: ErrorTypes) -> Table:
-    """What each kind of error costs, dearest first."""
-    table = Table(title="errors at IoU 0.50", title_justify="left")
-    table.add_column("kind", style="bold")
-    table.add_column("costs AP50", justify="right")
-    table.add_column("count", justify="right")
-    table.add_column("what it is", style="dim")
-    for name, meaning in sorted(ERROR_NAMES.items(), key=lambda item: -errors.cost.get(item[0], 0.0)):
-        table.add_row(name, percent(errors.cost.get(name, 0.0)), f"{errors.counts.get(name, 0):,}", meaning)
-    return table
+def _interval_columns(intervals: Intervals | None) -> list[Column]:
+    return [] if intervals is None else [Column("from", "points"), Column("to", "points")]
+
+
+def _ends(interval: Interval | None) -> list[Value]:
+    return [None, None] if interval is None else [defined(interval.low), defined(interval.high)]
+
+
+def _defined(values: np.ndarray) -> list[Value]:
+    return [defined(value) for value in values.tolist()]

@@ -1,7 +1,8 @@
-"""How figures of an evaluation are written, for the terminal, the page and the summary alike."""
+"""Words and figures of an evaluation, for the terminal, the page and the summary alike."""
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING
 
 from detrkit.evaluation.coco import UNDEFINED, CocoMetrics
@@ -40,21 +41,26 @@ MORE_ERROR_NAMES = {
 }
 
 
+def defined(value: float) -> float | None:
+    """Return None for what is undefined, so that nothing averages a -1."""
+    return None if value == UNDEFINED or not math.isfinite(value) else float(value)
+
+
 def percent(value: float | None) -> str:
-    """``42.0`` for 0.42, ``-`` where undefined."""
+    """Return ``42.0`` for 0.42, ``-`` where undefined."""
     return "-" if value is None or value == UNDEFINED else f"{100 * value:.1f}"
 
 
 def range_of(interval: Interval | None) -> str:
-    """``41.2 to 42.8``, ``-`` where there is none."""
+    """Return ``41.2 to 42.8``, ``-`` where there is none."""
     return "-" if interval is None else f"{100 * interval.low:.1f} to {100 * interval.high:.1f}"
 
 
 def label_of(name: str, metrics: CocoMetrics) -> str:
-    """The name of a metric with the number of detections that really counted."""
+    """Return the name of a metric with the number of detections that really counted."""
     return f"AR{metrics.max_detections}" if name == "AR100" else name
 
 
 def quoted(name: str) -> str:
-    """A class name inside a sentence."""
+    """Return a class name as it stands inside a sentence."""
     return f'"{shortened(name, 40)}"'
