@@ -129,7 +129,7 @@ def step(name: str, evaluator: CocoEvaluator, resamples: int, folder: Path) -> C
     if name.startswith("everything"):
         return functools.partial(analyzed, evaluator, 0 if name == "everything but the bootstrap" else resamples)
     if name == "files and report":
-        from detrkit.evaluation.report.write import write_evaluation
+        from detrkit.evaluation.report import write_evaluation
 
         return functools.partial(write_evaluation, folder / "eval", analyzed(evaluator, LEAST), evaluator)
     if name == PEER:

@@ -16,7 +16,7 @@ from PIL import Image
 from detrkit.evaluation.analysis import Evaluation, Origin, analyze
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.matching import Found
-from detrkit.evaluation.report.write import write_evaluation
+from detrkit.evaluation.report import write_evaluation
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.types import ImageDetections
 from tests.unit.evaluation.failures.cases import (

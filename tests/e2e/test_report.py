@@ -13,7 +13,7 @@ import pytest
 
 import detrkit
 from detrkit.evaluation.coco import METRIC_NAMES
-from detrkit.evaluation.report.metrics_file import SCHEMA_FILE, metrics_content
+from detrkit.evaluation.report.metrics_file import metrics_content, metrics_schema
 from tests.e2e.conftest import Trained, run_here, run_well
 
 FILES = {
@@ -41,7 +41,7 @@ def evaluated(tiny_run: Trained, tiny_data: Path, tmp_path_factory: pytest.TempP
 
 def content_of(folder: Path) -> dict:
     content = json.loads((folder / "metrics.json").read_text(encoding="utf-8"))
-    jsonschema.validate(content, json.loads(SCHEMA_FILE.read_text(encoding="utf-8")))
+    jsonschema.validate(content, metrics_schema())
     return content
 
 
@@ -54,7 +54,7 @@ def test_one_command_writes_every_file_and_says_where(evaluated, tiny_data):
     assert content["intervals"]["resamples"] == 50
     assert content["model"]["kind"] == "detrkit"
     assert content["data"] == {"name": str(tiny_data), "split": "val", "seen_in_training": False}
-    assert "errors at IoU 0.50" in out
+    assert "Errors at IoU 0.50" in out
     with (folder / "images.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 8
 

@@ -81,7 +81,7 @@ def run_demo(
     say("3/4  evaluating on the held-out images")
     detector = detrkit.load(result)
     evaluation = detrkit.evaluate(detector, out / "data", out=out / "eval", batch_size=16)
-    Console().print(metrics_table(evaluation.metrics, evaluation.intervals))
+    Console().print(metrics_table(evaluation.metrics, evaluation.intervals).rich())
     say("4/4  drawing predictions")
     files = sorted((out / "data" / "val2017").iterdir())[:DRAWN]
     detrkit.predict(detector, [str(file) for file in files], out=out / "predictions")

@@ -191,13 +191,23 @@ def _print(evaluation: Evaluation) -> None:
     """The tables, then what they come to."""
     from rich.console import Console
 
-    from detrkit.evaluation.report import class_table, errors_table, metrics_table, verdict, warnings
+    from detrkit.evaluation.report import (
+        CLASS_COLUMNS,
+        class_table,
+        errors_table,
+        metrics_table,
+        verdict,
+        warnings,
+    )
 
-    console = Console()
-    console.print(class_table(evaluation.metrics, evaluation.intervals))
-    console.print(metrics_table(evaluation.metrics, evaluation.intervals))
+    tables = [
+        class_table(evaluation).only(*CLASS_COLUMNS),
+        metrics_table(evaluation.metrics, evaluation.intervals),
+    ]
     if evaluation.errors is not None:
-        console.print(errors_table(evaluation.errors))
+        tables.append(errors_table(evaluation.errors, evaluation.score))
+    for table in tables:
+        Console().print(table.rich())
     for line in warnings(evaluation):
         say(f"WARNING: {line}")
     for line in verdict(evaluation):

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from detrkit.comparison.pictures import disagreement_pictures
 from detrkit.comparison.result import MEASURES, Comparison, ModelResult, PairwiseComparison
@@ -13,8 +12,9 @@ from detrkit.data.split import Split
 from detrkit.detectors.cost import NOT_COUNTED
 from detrkit.evaluation.bootstrap import LEAST_IMAGES
 from detrkit.evaluation.coco import known
-from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Plots, Section, Table, Text, Value
-from detrkit.visual.plots import COLORS, Plot, svg_plot
+from detrkit.visual.chart import Chart, Series
+from detrkit.visual.interactive_charts import Charts
+from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Section, Table, Text, Value
 from detrkit.visual.text import shortened
 
 MOST_PICTURES = 12
@@ -114,7 +114,7 @@ def _detectors(comparison: Comparison) -> list[Block]:
     ]
     timed = [model for model in comparison.models if model.latency is not None]
     if len(timed) > 1:
-        blocks.append(Plots([accuracy_against_latency(timed)]))
+        blocks.append(Charts([accuracy_against_latency(timed)]))
     if timed:
         latency = timed[0].latency
         assert latency is not None
@@ -151,32 +151,22 @@ def detector_row(model: ModelResult) -> list[Value]:
     ]
 
 
-def accuracy_against_latency(timed: Sequence[ModelResult]) -> Plot:
-    """A point for each detector, its name beside it."""
-    times = [_median(model) for model in timed]
-    values = [100 * (known(model.metrics["AP"]) or 0.0) for model in timed]
-
-    def draw(axes: Axes) -> None:
-        if max(times) > _LOG_RATIO * min(times):
-            axes.set_xscale("log")
-        for number, (model, time, value) in enumerate(zip(timed, times, values, strict=True)):
-            axes.scatter([time], [value], s=36, color=COLORS[number % len(COLORS)], zorder=3)
-            left = time > (max(times) + min(times)) / 2
-            axes.annotate(
-                shortened(model.name),
-                (time, value),
-                xytext=(-7 if left else 7, 6 if number % 2 else -13),  # neighbours above and below
-                ha="right" if left else "left",
-                textcoords="offset points",
-            )
-        axes.margins(0.12, 0.2)
-        low, high = axes.get_ylim()
-        more = max(_LEAST_SPAN - (high - low), 0) / 2
-        axes.set_ylim(max(low - more, -0.25), high + more)
-        axes.set_xlabel("median latency of one image (ms)")
-        axes.set_ylabel("AP (%)")
-
-    return svg_plot("AP against latency", draw, height=3.2)
+def accuracy_against_latency(timed: Sequence[ModelResult]) -> Chart:
+    """Return a chart with a point for each detector, its name beside it."""
+    times = np.array([_median(model) for model in timed])
+    values = np.array([100 * (known(model.metrics["AP"]) or 0.0) for model in timed])
+    span = max(1.4 * (values.max() - values.min()), _LEAST_SPAN)
+    middle = (values.max() + values.min()) / 2
+    low = max(middle - span / 2, -0.25)
+    return Chart(
+        "AP against latency",
+        "median latency of one image (ms)",
+        "AP (%)",
+        points=Series(times, values),
+        point_names=[model.name for model in timed],
+        log_x=bool(times.max() > _LOG_RATIO * times.min()),
+        y_range=(low, low + span),
+    )
 
 
 def _classes(pair: PairwiseComparison) -> list[Block]:

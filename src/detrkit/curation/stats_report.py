@@ -1,85 +1,81 @@
-"""The numbers of a data set for people: tables for the terminal, and a page with plots."""
+"""The numbers of a data set for people: tables for the terminal, and a page with charts."""
 
 from __future__ import annotations
 
-import dataclasses
 from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
 import numpy as np
-from rich import box
-from rich.table import Table as TerminalTable
-from rich.text import Text as TerminalText
 
 from detrkit.curation.input_sizes import LIMITS, InputStats
 from detrkit.curation.stats import DatasetStats, Distribution, Measures, SplitStats, measure
 from detrkit.data.index import CocoIndex
-from detrkit.visual import plots
-from detrkit.visual.page import Block, Card, Cards, Column, Plots, Section, Table, Text, Value, write_page
-from detrkit.visual.text import printable, shortened
+from detrkit.visual.chart import Chart, histogram, scatter
+from detrkit.visual.interactive_charts import BarChart, Charts, HeatMap
+from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
+from detrkit.visual.table import Column, Table, Value
 
 MOST_CLASSES_PRINTED = 24
 
 
-def overview_table(stats: DatasetStats) -> TerminalTable:
-    """The counts of every split."""
-    table = TerminalTable(box=box.SIMPLE_HEAD)
-    table.add_column("")
-    for name in stats.splits:
-        table.add_column(printable(name), justify="right")
-    for label, write in _COUNTS.items():
-        table.add_row(label, *(write(split) for split in stats.splits.values()))
-    return table
-
-
-def spreads_table(stats: DatasetStats) -> TerminalTable:
-    """How sizes, shapes and objects per image are spread, of all splits together."""
-    table = TerminalTable(box=box.SIMPLE_HEAD)
-    table.add_column("of all splits" if len(stats.splits) > 1 else "")
-    for name in ("5 %", "median", "95 %", "mean", "most"):
-        table.add_column(name, justify="right")
+def printed_tables(stats: DatasetStats) -> list[Table]:
+    """Return what a terminal has room for: of many classes, both ends."""
     overall = list(stats.splits.values())[-1]
+    tables = [overview_table(stats), spreads_table("all splits" if len(stats.splits) > 1 else "", overall)]
+    return [*tables, classes_table(stats).ends(MOST_CLASSES_PRINTED), inputs_table(stats)]
+
+
+def overview_table(stats: DatasetStats) -> Table:
+    """Return the counts of every split."""
+    rows = [[label, *(write(split) for split in stats.splits.values())] for label, write in _COUNTS.items()]
+    return Table([Column(""), *(Column(name, "number") for name in stats.splits)], rows, "Splits")
+
+
+def spreads_table(name: str, split: SplitStats) -> Table:
+    """Return how sizes, shapes and objects per image are spread."""
+    rows = []
     for label, (take, form, factor) in _SPREADS.items():
-        values = take(overall)
-        columns = (values.p5, values.median, values.p95, values.mean, values.greatest)
-        table.add_row(label, *(format(value * factor, form) for value in columns))
-    return table
+        values = take(split)
+        spread = (values.p5, values.median, values.p95, values.mean, values.greatest)
+        rows.append([label, *(format(value * factor, form) for value in spread)])
+    heads = ("5 %", "median", "95 %", "mean", "most")
+    title = f"How it is spread: {name}" if name else "How it is spread"
+    return Table([Column(""), *(Column(head, "number") for head in heads)], rows, title)
 
 
-def classes_table(stats: DatasetStats) -> TerminalTable:
-    """Objects of each class in each split, most frequent first; of many classes, both ends."""
-    table = TerminalTable(box=box.SIMPLE_HEAD, caption_justify="left")
-    table.add_column("class")
-    for name in (*stats.splits, "images", "median side, px"):
-        table.add_column(printable(name), justify="right")
-    rows = _class_rows(stats)
-    half = MOST_CLASSES_PRINTED // 2
-    left_out = range(half, len(rows) - half) if len(rows) > MOST_CLASSES_PRINTED else range(0)
-    if left_out:
-        table.caption = f"the {half} most frequent and the {half} rarest"
-    for number, row in enumerate(rows):
-        if number not in left_out:
-            counts = (f"{count:,}" for count in row.objects)
-            table.add_row(TerminalText(shortened(row.name)), *counts, f"{row.images:,}", f"{row.median_side:.0f}")
-        elif number == left_out.start:
-            table.add_row(*["..."] * len(table.columns))
-    return table
+def classes_table(stats: DatasetStats) -> Table:
+    """Return objects of each class in each split, most frequent first; images and sizes of all splits together."""
+    overall = list(stats.splits.values())[-1].classes
+    columns = [
+        Column("class", "name"),
+        Column("id", "number"),
+        *(Column(name, "count", bar=True) for name in stats.splits),
+        Column("images", "count"),
+        Column("median side, px", "number", 0),
+    ]
+    rows: list[list[Value]] = [
+        [
+            entry.name,
+            str(entry.category_id),
+            *(_objects(split, entry.name, place) for split in stats.splits.values()),
+            entry.images,
+            entry.median_side,
+        ]
+        for place, entry in sorted(enumerate(overall), key=lambda item: -item[1].objects)
+    ]
+    return Table(columns, rows, "Objects of each class, most frequent first")
 
 
-def inputs_table(stats: DatasetStats) -> TerminalTable:
-    """What reaches the model in training and evaluation."""
-    table = TerminalTable(box=box.SIMPLE_HEAD)
-    table.add_column("at the model's input")
-    for name in stats.inputs:
-        table.add_column(name, justify="right")
-    for label, write in _INPUT_ROWS.items():
-        table.add_row(label, *(write(entry) for entry in stats.inputs.values()))
-    return table
+def inputs_table(stats: DatasetStats) -> Table:
+    """Return what reaches the model in training and evaluation."""
+    rows = [[label, *(write(entry) for entry in stats.inputs.values())] for label, write in _INPUT_ROWS.items()]
+    columns = [Column("objects"), *(Column(name, "number") for name in stats.inputs)]
+    return Table(columns, rows, "At the model's input", input_methods(stats))
 
 
 def input_methods(stats: DatasetStats) -> list[str]:
-    """How what reaches the model was found, one line each."""
+    """Return how what reaches the model was found, one line each."""
     return [f"{name}: {entry.method}" for name, entry in stats.inputs.items()]
 
 
@@ -87,33 +83,30 @@ def write_stats_page(path: str | Path, title: str, splits: Mapping[str, CocoInde
     """Write everything as one HTML page.
 
     Args:
-        path: The file.
-        title: Of the page, such as the data set's name.
-        splits: What the numbers were computed from.
-        stats: The numbers.
+        path: file.
+        title: title of the page, such as the data set's name.
+        splits: splits that the numbers were computed from.
+        stats: numbers.
     """
     measures = {name: measure([index]) for name, index in splits.items()}
     together = measure(list(splits.values()))
     overall = list(stats.splits.values())[-1]
     warnings = [Text(line, "warning") for line in stats.advice]
+    spreads = [spreads_table(name, split) for name, split in stats.splits.items()]
     sections = [
-        Section("Overview", [*warnings, _cards(overall), _overview(stats)]),
-        Section("Classes", [Plots([_class_plot(stats)]), _classes(stats)]),
-        Section("Boxes", [Plots(_box_plots(measures, together, overall))]),
-        Section("Images", [Plots(_image_plots(measures, together)), _image_sizes(overall)]),
+        Section("Overview", [*warnings, _cards(overall), overview_table(stats), *spreads]),
+        Section("Classes", [Charts([_class_chart(overall)]), classes_table(stats)]),
+        Section("Boxes", [Charts(_box_charts(measures, together, overall))]),
+        Section("Images", [Charts(_image_charts(measures, together)), _image_sizes(overall)]),
     ]
     if stats.inputs:
-        sections.append(Section("At the model's input", _inputs(stats)))
+        sections.append(Section("At the model's input", [_input_chart(stats), inputs_table(stats)]))
     found = f"{overall.images:,} images, {overall.objects:,} objects of {len(overall.classes)} classes"
     return write_page(path, title, found, sections)
 
 
 def _with_share(part: int, whole: int) -> str:
     return f"{part:,} ({100 * part / whole:.1f} %)" if whole else f"{part:,}"
-
-
-def _spread(values: Distribution, form: str, factor: float) -> str:
-    return " · ".join(format(value * factor, form) for value in (values.p5, values.median, values.p95))
 
 
 def _imbalance(split: SplitStats) -> str:
@@ -157,32 +150,6 @@ _INPUT_ROWS: Mapping[str, Callable[[InputStats], str]] = {
 }
 
 
-@dataclasses.dataclass(frozen=True)
-class _ClassRow:
-    """A class in all splits: objects in each, images and median side of all together."""
-
-    name: str
-    category_id: int
-    objects: list[int]
-    images: int
-    median_side: float
-
-
-def _class_rows(stats: DatasetStats) -> list[_ClassRow]:
-    """Most frequent class first."""
-    overall = list(stats.splits.values())[-1].classes
-    return [
-        _ClassRow(
-            entry.name,
-            entry.category_id,
-            [_objects(split, entry.name, position) for split in stats.splits.values()],
-            entry.images,
-            entry.median_side,
-        )
-        for position, entry in sorted(enumerate(overall), key=lambda item: -item[1].objects)
-    ]
-
-
 def _objects(split: SplitStats, name: str, position: int) -> int:
     """Objects of a class in a split, whose classes may be others or in another order."""
     if position < len(split.classes) and split.classes[position].name == name:
@@ -205,76 +172,48 @@ def _cards(overall: SplitStats) -> Block:
     )
 
 
-def _overview(stats: DatasetStats) -> Block:
-    columns = [Column("what"), *(Column(name, "number") for name in stats.splits)]
-    splits = stats.splits.values()
-    rows: list[list[Value]] = [
-        [label.strip(), *(write(split) for split in splits)] for label, write in _COUNTS.items()
-    ]
-    rows += [
-        [label, *(_spread(take(split), form, factor) for split in splits)]
-        for label, (take, form, factor) in _SPREADS.items()
-    ]
-    return Table(columns, rows, "Splits; of what is spread: 5th percentile, median, 95th")
-
-
-def _classes(stats: DatasetStats) -> Block:
-    columns = [
-        Column("class"),
-        Column("id", "count"),
-        *(Column(name, "count", bar=True) for name in stats.splits),
-        Column("images", "count"),
-        Column("median side, px", "number", 0),
-    ]
-    rows: list[list[Value]] = [
-        [row.name, row.category_id, *row.objects, row.images, row.median_side] for row in _class_rows(stats)
-    ]
-    return Table(columns, rows, "Objects of each class")
-
-
-def _class_plot(stats: DatasetStats) -> plots.Plot:
+def _class_chart(overall: SplitStats) -> BarChart:
     counts: dict[str, float] = {}
-    for row in _class_rows(stats):
-        name = row.name if row.name not in counts else f"{row.name} ({row.category_id})"
-        counts[name] = row.objects[-1]
+    for entry in sorted(overall.classes, key=lambda entry: -entry.objects):
+        counts[entry.name if entry.name not in counts else f"{entry.name} ({entry.category_id})"] = entry.objects
     is_skewed = bool(counts) and max(counts.values()) > 50 * max(1.0, float(np.median(list(counts.values()))))
     title = "Objects of each class" + (", logarithmic" if is_skewed else "")
-    return plots.bars(title, counts, "objects", log=is_skewed)
+    return BarChart(title, counts, log=is_skewed, digits=0)
 
 
-def _box_plots(measures: Mapping[str, Measures], together: Measures, overall: SplitStats) -> list[plots.Plot]:
+def _box_charts(
+    measures: Mapping[str, Measures], together: Measures, overall: SplitStats
+) -> list[Chart | HeatMap]:
     sizes = {name: np.sqrt(entry.area) for name, entry in measures.items()}
     relative = {name: 100 * entry.relative_sizes for name, entry in measures.items()}
     aspects = {name: entry.aspects for name, entry in measures.items()}
     counts = {name: entry.objects_per_image.astype(np.float64) for name, entry in measures.items()}
     most = int(together.objects_per_image.max(initial=0))
+    count_edges = np.arange(0, most + 2, max(1, most // 50)) - 0.5
     width, height = together.sides.T
     image_aspect = float(np.median(together.sizes_hw[:, 1] / together.sizes_hw[:, 0]))
     limits = {"small": 32.0, "large": 96.0}
+    size_edges = np.geomspace(2, 1024, 46)
     return [
-        plots.histogram(
-            "Size, square root of the area", sizes, np.geomspace(2, 1024, 46), "pixels", True, marks=limits
-        ),
-        plots.histogram("Size relative to the image", relative, np.linspace(0, 100, 41), "% of the image's side"),
-        plots.histogram("Aspect ratio", aspects, np.geomspace(0.1, 10, 41), "width / height", True),
-        plots.histogram(
-            "Objects in an image", counts, np.arange(0, most + 2, max(1, most // 50)) - 0.5, "objects"
-        ),
-        plots.heat_map("Centres of boxes", overall.center_heat, "% of the image", image_aspect),
-        plots.scatter("Width and height of boxes", width, height, "width, pixels", "height", log=True),
+        histogram("Size, square root of the area", sizes, size_edges, "pixels", log_x=True, marks=limits),
+        histogram("Size relative to the image", relative, np.linspace(0, 100, 41), "% of the image's side"),
+        histogram("Aspect ratio", aspects, np.geomspace(0.1, 10, 41), "width / height", log_x=True),
+        histogram("Objects in an image", counts, count_edges, "objects"),
+        HeatMap("Centres of boxes in the image", overall.center_heat, image_aspect),
+        scatter("Width and height of boxes", width, height, "width, pixels", "height", log=True),
     ]
 
 
-def _image_plots(measures: Mapping[str, Measures], together: Measures) -> list[plots.Plot]:
+def _image_charts(measures: Mapping[str, Measures], together: Measures) -> list[Chart]:
     aspects = {name: entry.sizes_hw[:, 1] / entry.sizes_hw[:, 0] for name, entry in measures.items()}
     height, width = together.sizes_hw.T
     return [
-        plots.scatter("Width and height of images", width, height, "width, pixels", "height"),
-        plots.histogram("Aspect ratio of images", aspects, np.geomspace(0.2, 5, 33), "width / height", True),
+        scatter("Width and height of images", width, height, "width, pixels", "height"),
+        histogram("Aspect ratio of images", aspects, np.geomspace(0.2, 5, 33), "width / height", log_x=True),
     ]
 
 
-def _image_sizes(overall: SplitStats) -> Block:
+def _image_sizes(overall: SplitStats) -> Table:
     columns = [Column("width x height"), Column("images", "count", bar=True), Column("share", "percent")]
     rows: list[list[Value]] = [
         [f"{width} x {height}", count, count / overall.images] for height, width, count in overall.image_sizes
@@ -282,13 +221,8 @@ def _image_sizes(overall: SplitStats) -> Block:
     return Table(columns, rows, "Most frequent sizes")
 
 
-def _inputs(stats: DatasetStats) -> list[Block]:
-    columns = [Column("objects"), *(Column(name, "number") for name in stats.inputs)]
-    rows: list[list[Value]] = [
-        [label.strip(), *(write(entry) for entry in stats.inputs.values())] for label, write in _INPUT_ROWS.items()
-    ]
+def _input_chart(stats: DatasetStats) -> Charts:
     sides = {name: entry.short_sides for name, entry in stats.inputs.items()}
     marks = {f"{limit} px": float(limit) for limit in LIMITS}
     title = "Short side of objects at the model's input"
-    histogram = plots.histogram(title, sides, np.geomspace(1, 1024, 51), "pixels", True, marks=marks)
-    return [*map(Text, input_methods(stats)), Plots([histogram]), Table(columns, rows, "What reaches the model")]
+    return Charts([histogram(title, sides, np.geomspace(1, 1024, 51), "pixels", log_x=True, marks=marks)])

@@ -6,13 +6,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.axes import Axes
 
 from detrkit.config import Config
 from detrkit.preflight.overfit_test import Rehearsal, Trial
 from detrkit.preflight.verdict import Verdict
-from detrkit.visual.page import Block, Column, Gallery, Picture, Plots, Section, Table, Text, write_page
-from detrkit.visual.plots import Plot, svg_plot
+from detrkit.visual.chart import Chart, Line, Series
+from detrkit.visual.interactive_charts import Charts
+from detrkit.visual.page import Block, Column, Gallery, Picture, Section, Table, Text, write_page
 
 
 def write_preflight_page(
@@ -43,18 +43,17 @@ def write_preflight_page(
         )
         sections.append(Section("What the model will see", [note, Gallery(drawn)]))
     if rehearsal is not None:
-        sections.append(Section("Learning a handful of images", [Plots([_curves(rehearsal)])]))
+        sections.append(Section("Learning a handful of images", [Charts([_curves(rehearsal)])]))
     return write_page(path, "Preflight", f"{config.model.preset} on {config.data.root}", sections)
 
 
-def _curves(rehearsal: Rehearsal) -> Plot:
+def _curves(rehearsal: Rehearsal) -> Chart:
     trials: list[Trial] = [rehearsal.main, *rehearsal.slower]
-
-    def draw(axes: Axes) -> None:
-        for trial, style in zip(trials, ("-", "--", ":"), strict=True):
-            axes.plot(np.arange(1, len(trial.losses) + 1), trial.losses, style, label=f"train.lr={trial.lr:g}")
-        axes.set_xlabel(f"steps on {rehearsal.images} images of {rehearsal.size_hw[0]} x {rehearsal.size_hw[1]}")
-        axes.set_ylabel("loss")
-        axes.legend()
-
-    return svg_plot("Loss of a handful of images, by learning rate", draw, height=3.2)
+    lines = []
+    for number, trial in enumerate(trials):
+        losses = np.array(trial.losses)
+        steps = np.flatnonzero(np.isfinite(losses))
+        lines.append(Line(f"train.lr={trial.lr:g}", number, Series(steps + 1.0, losses[steps])))
+    size = f"{rehearsal.size_hw[0]} x {rehearsal.size_hw[1]}"
+    across = f"steps on {rehearsal.images} images of {size}"
+    return Chart("Loss of a handful of images, by learning rate", across, lines=lines, legend=True)

@@ -12,8 +12,7 @@ from detrkit.config import Config
 from detrkit.files import atomic_file
 from detrkit.profiling.advice import Advice
 from detrkit.profiling.measure import Measured
-from detrkit.visual.page import Block, Card, Cards, Column, Plots, Section, Table, Text, Value, write_page
-from detrkit.visual.plots import bars
+from detrkit.visual.page import Block, Card, Cards, Column, Section, Table, Text, Value, write_page
 
 
 @dataclasses.dataclass(frozen=True)
@@ -141,10 +140,8 @@ def _cards(profile: Profile) -> Cards:
 def _time_blocks(profile: Profile) -> list[Block]:
     columns = [Column("phase"), Column("ms a step", "number", bar=True), Column("share", "percent")]
     rows: list[list[Value]] = [[name, 1000 * seconds, share] for name, seconds, share in profile.time_rows()]
-    # without the class, which the table tells
-    milliseconds = {name.partition(" (")[0]: 1000 * seconds for name, seconds, _ in profile.time_rows()}
     note = "Medians. Each moment counts for the innermost phase; the device is waited for at each border."
-    return [Text(note), Plots([bars("Time of a step by phase", milliseconds, "ms")]), Table(columns, rows, "Time")]
+    return [Text(note), Table(columns, rows, "Time of a step by phase")]
 
 
 def _memory_blocks(profile: Profile) -> list[Block]:
@@ -155,9 +152,7 @@ def _memory_blocks(profile: Profile) -> list[Block]:
         [name, size / 2**20, size / max(memory.kept, 1)] for name, size in _largest_first(memory.activations)
     ]
     parts = [Column("kept for the backward by"), Column("MiB", "number", bar=True), Column("share", "percent")]
-    sizes = {name: size / 2**20 for name, size, _ in profile.memory_rows()}
     return [
-        Plots([bars("Memory at the peak", sizes, "MiB")]),
         Table(columns, rows, "Memory at the peak"),
         Table(parts, kept, "Activations by part of the model"),
     ]

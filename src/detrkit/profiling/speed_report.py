@@ -13,11 +13,9 @@ from detrkit.detectors.cost import NOT_COUNTED
 from detrkit.files import atomic_file
 from detrkit.latency import Latency
 from detrkit.profiling.speed import Setting, Speed, SpeedRow, device_of
-from detrkit.visual.chart import Charts
-from detrkit.visual.curves import Line, Panel
-from detrkit.visual.history import Series
-from detrkit.visual.page import Block, Card, Cards, Column, Plots, Section, Table, Text, Value, write_page
-from detrkit.visual.plots import bars
+from detrkit.visual.chart import Chart, Line, Series
+from detrkit.visual.interactive_charts import BarChart, Charts
+from detrkit.visual.page import Block, Card, Cards, Column, Section, Table, Text, Value, write_page
 from detrkit.visual.text import shortened
 
 EXPLANATION = (
@@ -107,15 +105,19 @@ def _plots(speed: Speed) -> list[Block]:
     measured = _measured(speed)
     if not measured:
         return []
-    waits = {shortened(name, 44): latency.total.p50 for name, latency in measured}
-    rates = {shortened(name, 44): latency.images_per_s for name, latency in measured}
-    blocks: list[Block] = [Plots([bars("Median of a batch, ms", waits, "ms"), bars("Images a second", rates)])]
-    panels = [panel for field, label in _AXES for panel in _against(speed, field, label)]
-    return [*blocks, Charts(panels)] if panels else blocks
+    waits = {name: latency.total.p50 for name, latency in measured}
+    rates = {name: latency.images_per_s for name, latency in measured}
+    charts: list[Chart | BarChart] = [
+        BarChart("Median of a batch, ms", waits),
+        BarChart("Images a second", rates, digits=2),
+    ]
+    for field, label in _AXES:
+        charts += _against(speed, field, label)
+    return [Charts(charts)]
 
 
-def _against(speed: Speed, field: str, label: str) -> list[Panel]:
-    """Two panels with a setting across, where rows differ in it."""
+def _against(speed: Speed, field: str, label: str) -> list[Chart]:
+    """Two charts with a setting across, where rows differ in it."""
     known = [row for row in speed.rows if row.latency is not None and getattr(row.setting, field) is not None]
     if len({getattr(row.setting, field) for row in known}) < 2:
         return []
@@ -130,8 +132,8 @@ def _against(speed: Speed, field: str, label: str) -> list[Panel]:
         waits.append(Line(name, number, Series(across, np.array([one.total.p50 for one in latencies]))))
         rates.append(Line(name, number, Series(across, np.array([one.images_per_s for one in latencies]))))
     return [
-        Panel(f"Median of a batch against {label}, ms", "", label, waits, parts=True),
-        Panel(f"Images a second against {label}", "", label, rates, parts=True),
+        Chart(f"Median of a batch against {label}, ms", label, lines=waits, legend=True),
+        Chart(f"Images a second against {label}", label, lines=rates, legend=True),
     ]
 
 

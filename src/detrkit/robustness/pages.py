@@ -12,12 +12,10 @@ from detrkit.evaluation.coco import CocoMetrics
 from detrkit.robustness.corruptions import CORRUPTIONS, Corruption
 from detrkit.robustness.generalization import SHOWN, DataResult, Generalization
 from detrkit.robustness.study import Robustness
-from detrkit.visual.chart import Charts
-from detrkit.visual.curves import Line, Panel
-from detrkit.visual.history import Series
-from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Picture, Plots, Section, Table, Text, Value
+from detrkit.visual.chart import Chart, Line, Series
+from detrkit.visual.interactive_charts import Charts
+from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Picture, Section, Table, Text, Value
 from detrkit.visual.page import write_page as write
-from detrkit.visual.plots import bars
 from detrkit.visual.text import shortened
 
 _STRIP_WIDTH = 260
@@ -45,13 +43,12 @@ def write_robustness(path: Path, found: Robustness, sample: Tensor | None) -> No
 
 def write_generalization(path: Path, found: Generalization) -> None:
     """Write the page of a detector on several data sets."""
-    ap = {result.name: 100 * (_value(result.shared, "AP") or 0.0) for result in found.results}
     note = (
         "AP over the classes that the model shares with the data. The last column is over all classes of the "
         "data, in which a class that the model does not know counts as never found."
     )
     sections = [
-        Section("Result", [Text(note), Plots([bars("AP of shared classes, %", ap)]), _several_table(found)]),
+        Section("Result", [Text(note), _several_table(found)]),
         Section("Classes", [block for result in found.results for block in _class_blocks(result)]),
     ]
     write(path, "One detector on several data sets", found.model, sections)
@@ -90,15 +87,15 @@ def _robustness_cards(found: Robustness) -> Cards:
 
 
 def _severity_charts(found: Robustness) -> Charts:
-    """A panel for each kind of corruption, and one for the kinds."""
+    """A chart for each kind of corruption, and one for the kinds."""
     kinds = {kind: [name for name in names if name in found.cells] for kind, names in CORRUPTIONS.items()}
     kinds = {kind: names for kind, names in kinds.items() if names}
     means = [Line(kind, number, _curve(found, names)) for number, (kind, names) in enumerate(kinds.items())]
-    panels = [Panel("Mean of each kind: AP, %", "", "severity", means, parts=True)]
+    charts = [Chart("Mean of each kind: AP, %", "severity", lines=means, legend=True)]
     for kind, names in kinds.items():
         lines = [Line(name, number, _curve(found, [name])) for number, name in enumerate(names)]
-        panels.append(Panel(f"{kind.capitalize()}: AP, %", "", "severity", lines, parts=True))
-    return Charts([panel for panel in panels if all(len(line.series) for line in panel.lines)])
+        charts.append(Chart(f"{kind.capitalize()}: AP, %", "severity", lines=lines, legend=True))
+    return Charts(charts)
 
 
 def _curve(found: Robustness, names: Sequence[str]) -> Series:

@@ -18,8 +18,8 @@ from detrkit.files import atomic_bytes
 from detrkit.tuning.results import StudyResult, TrialResult
 from detrkit.tuning.settings import Settings
 from detrkit.tuning.work import shown_value
-from detrkit.visual.page import Block, Card, Cards, Column, Plots, Section, Table, Text, write_page
-from detrkit.visual.plots import COLORS, Plot, bars, svg_plot
+from detrkit.visual.page import Block, Card, Cards, Column, Section, Table, Text, write_page
+from detrkit.visual.plots import COLORS, Plot, Plots, bars, svg_plot
 
 if TYPE_CHECKING:
     import optuna

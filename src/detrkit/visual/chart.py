@@ -1,280 +1,232 @@
-"""Charts for a page that answer to the pointer: values under it, and lines that can be switched off.
-
-Drawn here as SVG, so that they are there without a script too; the script only reads what is drawn.
-"""
+"""Charts: what is drawn over two axes, described once for pages (interactive_charts) and pictures (picture)."""
 
 from __future__ import annotations
 
 import dataclasses
-import itertools
-import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
-from matplotlib.ticker import LogLocator, MaxNLocator
 
-from detrkit.visual.curves import DASHES, Line, Panel
-from detrkit.visual.history import Series
-from detrkit.visual.plots import COLORS, short_number
-from detrkit.visual.text import escaped, printable, shortened
+MOST_POINTS = 5_000
+"""Points that are drawn; of more a random part."""
 
-MOST_POINTS = 600
-"""Of a drawn line; a longer one keeps the least and the greatest value of each stretch."""
-
-_WIDTH, _HEIGHT = 560, 290
-_LEFT, _RIGHT, _TOP, _BOTTOM = 54, 10, 8, 40
-
-SCRIPT = """
-document.querySelectorAll('.chart').forEach(function (chart) {
-  var svg = chart.querySelector('svg'), tip = chart.querySelector('.tip'), rule = chart.querySelector('.rule');
-  var data = JSON.parse(chart.querySelector('script').textContent), at = -1;
-  var every = [];
-  data.lines.forEach(function (line) { every = every.concat(line.x); });
-  every = Array.from(new Set(every)).sort(function (a, b) { return a - b; });
-  function nearest(list, value) {
-    var low = 0, high = list.length - 1;
-    while (high - low > 1) {
-      var middle = (low + high) >> 1;
-      if (list[middle] < value) low = middle; else high = middle;
-    }
-    return list.length && Math.abs(list[high] - value) < Math.abs(list[low] - value) ? high : low;
-  }
-  function number(value) {
-    var size = Math.abs(value);
-    return size !== 0 && (size < 0.001 || size >= 1e6) ? value.toExponential(2) : String(+value.toPrecision(4));
-  }
-  function show(x) {
-    at = nearest(every, x);
-    var rows = [];
-    data.lines.forEach(function (line, index) {
-      var drawn = chart.querySelector('[data-line="' + index + '"]');
-      if (drawn.classList.contains('off') || !line.x.length) return;
-      var place = nearest(line.x, every[at]);
-      if (Math.abs(line.x[place] - every[at]) <= 0.02 * (data.x1 - data.x0)) rows.push([line, line.y[place]]);
-    });
-    var across = data.left + (every[at] - data.x0) / (data.x1 - data.x0) * data.inner;
-    rule.setAttribute('x1', across);
-    rule.setAttribute('x2', across);
-    rule.style.visibility = 'visible';
-    tip.textContent = '';
-    var head = document.createElement('b');
-    head.textContent = data.label + ' ' + number(every[at]);
-    tip.appendChild(head);
-    rows.slice(0, 12).forEach(function (row) {
-      var item = document.createElement('div'), mark = document.createElement('i');
-      mark.style.background = row[0].color;
-      item.appendChild(mark);
-      item.appendChild(document.createTextNode(row[0].name + ': ' + number(row[1])));
-      tip.appendChild(item);
-    });
-    tip.hidden = false;
-    var share = across / data.width;
-    tip.style.left = share < 0.55 ? (100 * share + 2) + '%' : 'auto';
-    tip.style.right = share < 0.55 ? 'auto' : (100 * (1 - share) + 2) + '%';
-  }
-  function hide() { tip.hidden = true; rule.style.visibility = 'hidden'; at = -1; }
-  svg.addEventListener('pointermove', function (event) {
-    var box = svg.getBoundingClientRect();
-    var x = (event.clientX - box.left) / box.width * data.width;
-    if (every.length) show(data.x0 + (x - data.left) / data.inner * (data.x1 - data.x0));
-  });
-  svg.addEventListener('pointerleave', hide);
-  svg.addEventListener('blur', hide);
-  svg.addEventListener('keydown', function (event) {
-    var move = {ArrowLeft: -1, ArrowRight: 1, Home: -every.length, End: every.length}[event.key];
-    if (!move || !every.length) return;
-    event.preventDefault();
-    show(every[Math.max(0, Math.min(every.length - 1, at + move))]);
-  });
-});
-document.querySelectorAll('.legend button').forEach(function (button) {
-  button.addEventListener('click', function () {
-    var on = button.getAttribute('aria-pressed') === 'true';
-    document.querySelectorAll('.legend button').forEach(function (other) {
-      if (other.dataset.name === button.dataset.name) other.setAttribute('aria-pressed', String(!on));
-    });
-    document.querySelectorAll('[data-name]').forEach(function (line) {
-      if (line.dataset.name === button.dataset.name && line.tagName !== 'BUTTON') line.classList.toggle('off', on);
-    });
-  });
-});
-"""
-
-STYLES = """
-.chart{position:relative}
-.chart svg{touch-action:pan-y}
-.chart .grid{stroke:currentColor;opacity:.13}
-.chart text{fill:currentColor;font-size:12px}
-.chart .line{fill:none;stroke-width:1.8}
-.chart .raw{fill:none;stroke-width:1;opacity:.28}
-.chart .off{display:none}
-.chart .rule{stroke:currentColor;opacity:.45;visibility:hidden}
-.tip i,.legend i{display:inline-block;width:.7rem;height:.7rem;border-radius:.15rem;margin-right:.4rem}
-.legend{display:flex;flex-wrap:wrap;gap:.25rem .5rem;list-style:none;margin:.25rem 0;padding:0;font-size:.85rem}
-.legend button{font:inherit;color:inherit;background:var(--card);border:1px solid var(--line);border-radius:1rem;
-padding:.1rem .7rem;cursor:pointer;overflow-wrap:anywhere;text-align:left}
-.legend button[aria-pressed=false]{opacity:.45;text-decoration:line-through}
-"""
+_WILD = 100
+"""Values of a chart from which a few of them may lie outside of it."""
 
 
 @dataclasses.dataclass(frozen=True)
-class Legend:
-    """Buttons that switch lines off and on, in all charts of the page.
+class Series:
+    """A curve.
 
     Args:
-        names: Of the lines, by their number.
+        x: places, ascending.
+        y: values there, finite.
     """
 
-    names: Sequence[str]
-    script = SCRIPT
-    styles = STYLES
+    x: np.ndarray
+    y: np.ndarray
 
-    def html(self) -> str:
-        """Its element."""
-        return _legend([(name, number) for number, name in enumerate(self.names)])
+    def __len__(self) -> int:
+        return len(self.x)
 
 
 @dataclasses.dataclass(frozen=True)
-class Charts:
-    """Charts side by side, as many in a row as fit.
+class Line:
+    """A curve of a chart.
 
     Args:
-        panels: What they show.
+        name: name in the legend.
+        number: chooses colour and dashes; the same run has the same in every chart.
+        series: values to draw.
+        raw: measured values, where ``series`` is smoothed.
     """
 
-    panels: Sequence[Panel]
-    script = SCRIPT
-    styles = STYLES
-
-    def html(self) -> str:
-        """Their element."""
-        return f'<div class="plots">{"".join(_chart(panel) for panel in self.panels)}</div>'
-
-
-def thinned(series: Series, most: int = MOST_POINTS) -> Series:
-    """A series of at most ``most`` points that keeps the least and the greatest value of each stretch."""
-    count = len(series)
-    if count <= most:
-        return series
-    edges = np.linspace(0, count, most // 2 + 1).astype(int)
-    kept = {
-        first + int(place)
-        for first, end in itertools.pairwise(edges)
-        for place in (series.y[first:end].argmin(), series.y[first:end].argmax())
-    }
-    order = np.array(sorted(kept))
-    return Series(series.x[order], series.y[order])
+    name: str
+    number: int
+    series: Series
+    raw: Series | None = None
 
 
 @dataclasses.dataclass(frozen=True)
-class _Frame:
-    """Where values lie in the drawing."""
+class Bar:
+    """An upright bar over a range.
 
-    x0: float
-    x1: float
-    y0: float
-    y1: float
-    log: bool
+    Args:
+        start: where it begins on the axis.
+        end: where it ends.
+        value: its height.
+        tip: text under the pointer.
+    """
 
-    def x(self, values: np.ndarray) -> np.ndarray:
-        return _LEFT + (values - self.x0) / (self.x1 - self.x0) * (_WIDTH - _LEFT - _RIGHT)
-
-    def y(self, values: np.ndarray) -> np.ndarray:
-        low, high = self.y0, self.y1
-        if self.log:
-            values, low, high = np.log(np.maximum(values, low / 10)), math.log(low), math.log(high)
-        return _TOP + (high - values) / (high - low) * (_HEIGHT - _TOP - _BOTTOM)
+    start: float
+    end: float
+    value: float
+    tip: str
 
 
-def _chart(panel: Panel) -> str:
-    (x0, x1), (y0, y1) = panel.limits()
-    frame = _Frame(x0, x1, y0, y1, panel.log)
-    lines = [(line, thinned(line.series)) for line in panel.lines]
-    drawn = "".join(_drawn(line, series, frame, number) for number, (line, series) in enumerate(lines))
-    data = {
-        "label": panel.x_label,
-        "left": _LEFT,
-        "inner": _WIDTH - _LEFT - _RIGHT,
-        "width": _WIDTH,
-        "x0": x0,
-        "x1": x1,
-        "lines": [
-            {
-                "name": printable(line.name),
-                "color": COLORS[line.number % len(COLORS)],
-                "x": [float(f"{value:.7g}") for value in series.x],
-                "y": [float(f"{value:.5g}") for value in series.y],
-            }
-            for line, series in lines
-        ],
+@dataclasses.dataclass(frozen=True)
+class Chart:
+    """Lines, bars and points that share their axes.
+
+    Args:
+        title: what the chart shows.
+        x_label: what runs along the axis.
+        y_label: what runs upwards.
+        lines: curves.
+        bars: upright bars, left to right.
+        points: single points.
+        point_names: a name beside each point, or none at all.
+        marks: vertical lines by name.
+        diagonal: draw the line on which height equals place.
+        log_x: logarithmic axis.
+        log_y: logarithmic upwards.
+        y_range: range upwards, where not that of the values.
+        legend: name the lines beside the chart, since nothing else on the page does.
+        group: heading that the chart stands under.
+    """
+
+    title: str
+    x_label: str = ""
+    y_label: str = ""
+    lines: Sequence[Line] = ()
+    bars: Sequence[Bar] = ()
+    points: Series = dataclasses.field(default_factory=lambda: Series(np.zeros(0), np.zeros(0)))
+    point_names: Sequence[str] = ()
+    marks: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    diagonal: bool = False
+    log_x: bool = False
+    log_y: bool = False
+    y_range: tuple[float, float] | None = None
+    legend: bool = False
+    group: str = ""
+
+    @property
+    def is_empty(self) -> bool:
+        """Tell whether there is nothing to draw."""
+        return not any(len(line.series) for line in self.lines) and not self.bars and not len(self.points)
+
+    def limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
+        """Return the range across and upwards; a few wild first steps must not flatten the rest of a curve."""
+        edges = [edge for bar in self.bars for edge in (bar.start, bar.end)]
+        heights = [value for bar in self.bars for value in (0.0, bar.value)]
+        xs = np.concatenate([np.array(edges), self.points.x, *(line.series.x for line in self.lines)])
+        ys = np.concatenate([np.array(heights), self.points.y, *(line.series.y for line in self.lines)])
+        if not len(xs):
+            return (0.0, 1.0), (0.0, 1.0)
+        across, low, high = (float(xs.min()), float(xs.max())), float(ys.min()), float(ys.max())
+        if len(self.points):
+            across = _padded(*across, log=self.log_x)
+        if self.lines:
+            raw = np.concatenate([(line.raw or line.series).y for line in self.lines])
+            low = min(low, float(np.percentile(raw, 0.5)))
+            if len(ys) > _WILD:
+                high = max(float(np.percentile(raw, 99.5)), float(np.percentile(ys, 99.5)))
+        if self.y_range is not None:
+            return _wide(*across), self.y_range
+        if self.log_y:
+            return _wide(*across), (low / 1.3, high * 1.3)
+        if 0 <= low < 0.6 * high or 0 < high - low < 1e-6 * high or low == high > 0:
+            low = 0.0
+        return _wide(*across), _wide(low, high + 0.05 * (high - low))
+
+
+def histogram(
+    title: str,
+    series: Mapping[str, np.ndarray],
+    edges: np.ndarray,
+    x_label: str = "",
+    *,
+    log_x: bool = False,
+    marks: Mapping[str, float] | None = None,
+) -> Chart:
+    """Return how many values lie in each bin: bars of one series, of several a line each in percent of its values.
+
+    Args:
+        title: what the chart shows.
+        series: values by name.
+        edges: edges of the bins; values beyond are counted in the outermost bins.
+        x_label: what the values are.
+        log_x: logarithmic axis of values.
+        marks: vertical lines by name, such as the limits of COCO's sizes.
+    """
+    counts = {
+        name: np.histogram(np.clip(values, edges[0], edges[-1]), edges)[0]
+        for name, values in series.items()
+        if len(values)
     }
-    # "<" could end the element that holds the data
-    text = json.dumps(data, separators=(",", ":")).replace("<", "\\u003c")
-    top, bottom = _TOP, _HEIGHT - _BOTTOM
-    clip = f'<svg x="0" y="0" width="{_WIDTH}" height="{bottom}" viewBox="0 0 {_WIDTH} {bottom}">{drawn}</svg>'
-    names = [(line.name, line.number) for line in panel.lines]
-    return (
-        f'<figure class="chart"><figcaption>{escaped(panel.title)}</figcaption>'
-        f'<svg viewBox="0 0 {_WIDTH} {_HEIGHT}" tabindex="0" role="img" aria-label="{escaped(_told(panel))}">'
-        f'{_axes(panel, frame)}{clip}<line class="rule" y1="{top}" y2="{bottom}"/></svg>'
-        f'<div class="tip" hidden></div>{_legend(names) if panel.parts else ""}'
-        f'<script type="application/json">{text}</script></figure>'
-    )
-
-
-def _drawn(line: Line, series: Series, frame: _Frame, number: int) -> str:
-    color = COLORS[line.number % len(COLORS)]
-    dashes = DASHES[line.number // len(COLORS) % len(DASHES)]
-    style = f' stroke-dasharray="{dashes}"' if dashes else ""
-    name = escaped(line.name)
-    raw = ""
-    if line.raw is not None:
-        raw = f'<path class="raw" data-name="{name}" stroke="{color}" d="{_path(thinned(line.raw), frame)}"/>'
-    dots = ""
-    if len(series) <= 30:
-        points = zip(frame.x(series.x), frame.y(series.y), strict=True)
-        circles = "".join(f'<circle cx="{x:.1f}" cy="{y:.1f}" r="2.6"/>' for x, y in points)
-        dots = f'<g data-name="{name}" fill="{color}">{circles}</g>'
-    attributes = f'data-line="{number}" data-name="{name}" stroke="{color}"{style}'
-    return f'{raw}<path class="line" {attributes} d="{_path(series, frame)}"/>{dots}'
-
-
-def _path(series: Series, frame: _Frame) -> str:
-    points = zip(frame.x(series.x), frame.y(series.y), strict=True)
-    return "M" + "L".join(f"{x:.1f} {y:.1f}" for x, y in points)
-
-
-def _axes(panel: Panel, frame: _Frame) -> str:
-    bottom = _HEIGHT - _BOTTOM
-    upwards = LogLocator(subs=(1, 2, 5)) if panel.log else MaxNLocator(5)
-    y_ticks = [y for y in upwards.tick_values(frame.y0, frame.y1) if frame.y0 <= y <= frame.y1]
-    whole = panel.x_label == "step"
-    x_ticks = [
-        x for x in MaxNLocator(6, integer=whole).tick_values(frame.x0, frame.x1) if frame.x0 <= x <= frame.x1
+    if len(series) == 1:
+        bars = [
+            Bar(low, high, count, f"{low:.4g} to {high:.4g}\n{count:,}")
+            for found in counts.values()
+            for low, high, count in zip(edges[:-1].tolist(), edges[1:].tolist(), found.tolist(), strict=True)
+        ]
+        return Chart(title, x_label, bars=bars, log_x=log_x, marks=marks or {})
+    middles = np.sqrt(edges[:-1] * edges[1:]) if log_x else (edges[:-1] + edges[1:]) / 2
+    lines = [
+        Line(name, number, Series(middles, 100 * found / found.sum()))
+        for number, (name, found) in enumerate(counts.items())
     ]
-    parts = []
-    for value, place in zip(y_ticks, frame.y(np.array(y_ticks)), strict=True):
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{place:.1f}" y2="{place:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 6}" y="{place + 4:.1f}" text-anchor="end">{short_number(value)}</text>')
-    for value, place in zip(x_ticks, frame.x(np.array(x_ticks)), strict=True):
-        parts.append(f'<line class="grid" x1="{place:.1f}" x2="{place:.1f}" y1="{_TOP}" y2="{bottom}"/>')
-        parts.append(f'<text x="{place:.1f}" y="{bottom + 16}" text-anchor="middle">{short_number(value)}</text>')
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{_HEIGHT - 5}" text-anchor="middle">{escaped(panel.x_label)}</text>')
-    return "".join(parts)
+    return Chart(f"{title}, %", x_label, lines=lines, log_x=log_x, marks=marks or {}, legend=True)
 
 
-def _legend(lines: Sequence[tuple[str, int]]) -> str:
-    items = "".join(
-        f'<li><button type="button" aria-pressed="true" data-name="{escaped(name)}">'
-        f'<i style="background:{COLORS[number % len(COLORS)]}"></i>{escaped(shortened(name, 48))}</button></li>'
-        for name, number in lines
-    )
-    return f'<ul class="legend">{items}</ul>'
+def scatter(title: str, x: np.ndarray, y: np.ndarray, x_label: str, y_label: str, *, log: bool = False) -> Chart:
+    """Return a chart of points; of more than ``MOST_POINTS`` a random part, always the same.
+
+    Args:
+        title: what the chart shows.
+        x: values across.
+        y: values upwards.
+        x_label: what they are.
+        y_label: what they are.
+        log: both axes logarithmic; points that are not above 0 are left out.
+    """
+    if log:
+        x, y = x[(x > 0) & (y > 0)], y[(x > 0) & (y > 0)]
+    if len(x) > MOST_POINTS:
+        chosen = np.sort(np.random.default_rng(0).choice(len(x), MOST_POINTS, replace=False))
+        x, y = x[chosen], y[chosen]
+    return Chart(title, x_label, y_label, points=Series(x, y), log_x=log, log_y=log)
 
 
-def _told(panel: Panel) -> str:
-    """What the chart shows, for who cannot see it."""
-    last = ", ".join(f"{line.name} {line.series.y[-1]:.4g}" for line in panel.lines[:8])
-    return f"{panel.title} over {panel.x_label}; last: {last}. Arrow keys read values."
+def ticks(low: float, high: float, most: int = 6, *, log: bool = False, whole: bool = False) -> list[float]:
+    """Return about ``most`` round numbers of a range; on a logarithmic axis 1, 2 and 5 times powers of ten."""
+    if log:
+        decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+        found = [
+            float(f"{digit}e{decade}") for decade in decades[:: len(decades) // most + 1] for digit in (1, 2, 5)
+        ]
+        found = [value for value in found if low <= value <= high]
+        return found if len(found) <= 2 * most else [value for value in found if f"{value:e}"[0] == "1"]
+    rough = (high - low) / most
+    decade = 10.0 ** math.floor(math.log10(rough))
+    step = next(digit * decade for digit in (1, 2, 2.5, 5, 10) if digit * decade >= rough * (1 - 1e-9))
+    step = max(step, 1.0) if whole else step
+    first, last = math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9)
+    return [float(f"{number * step:.10g}") for number in range(first, last + 1)]
+
+
+def short_number(value: float, _place: object = None) -> str:
+    """Return ``1.5k`` for 1500, ``0.05`` as it is."""
+    for factor, suffix in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if abs(value) >= factor:
+            return f"{value / factor:g}{suffix}"
+    return f"{value:g}"
+
+
+def _wide(low: float, high: float) -> tuple[float, float]:
+    """A range that has a width."""
+    if high > low:
+        return low, high
+    margin = 0.5 * abs(low) or 1.0
+    return low - margin, high + margin
+
+
+def _padded(low: float, high: float, *, log: bool) -> tuple[float, float]:
+    """A range with room at both ends, so that no point lies on the edge."""
+    if log:
+        ratio = (high / low) ** 0.06 if high > low else 1.5
+        return low / ratio, high * ratio
+    low, high = _wide(low, high)
+    margin = 0.06 * (high - low)
+    return low - margin, high + margin

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from detrkit.errors import DataError, UsageError
+from detrkit.visual.chart import Series
 
 Across = Literal["step", "epoch", "time"]
 
@@ -20,22 +21,6 @@ _PLACES = frozenset(("kind", "step", "epoch", "elapsed_s"))
 
 _UNDEFINED = -1.0
 """What COCO's metrics are where there is nothing to measure."""
-
-
-@dataclasses.dataclass(frozen=True)
-class Series:
-    """A curve.
-
-    Args:
-        x: Where, ascending.
-        y: What was measured there, finite.
-    """
-
-    x: np.ndarray
-    y: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.x)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import msgspec
 
 from detrkit.errors import DataError, UsageError
-from detrkit.visual.chart import Charts, Legend
-from detrkit.visual.curves import Panel, build_panels, draw_panels
+from detrkit.visual.chart import Chart
+from detrkit.visual.curves import build_charts
 from detrkit.visual.history import Across, History, differences, read_histories
-from detrkit.visual.page import Block, Card, Cards, Column, Section, Table, Text, Value, write_page
+from detrkit.visual.interactive_charts import Charts, Legend
+from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
+from detrkit.visual.table import Column, Table
 from detrkit.visual.text import shortened
 
 _MOST_NAMED = 3
@@ -26,14 +28,14 @@ class RunSummary:
     """How far a run has come.
 
     Args:
-        name: What it is called in the plot.
-        folder: The run folder.
-        steps: Of the last line of its log.
-        epochs: Epochs completed.
-        loss: Last value; None before the first line.
-        best_ap: Highest AP, 0 to 1; None before the first evaluation.
-        best_epoch: Where that was.
-        metrics: Names of all that is recorded.
+        name: name in the plot.
+        folder: run folder.
+        steps: step of the last line of its log.
+        epochs: epochs completed.
+        loss: last value; None before the first line.
+        best_ap: highest AP, 0 to 1; None before the first evaluation.
+        best_epoch: epoch of the highest AP.
+        metrics: names of all that is recorded.
     """
 
     name: str
@@ -48,12 +50,12 @@ class RunSummary:
 
 @dataclasses.dataclass(frozen=True)
 class Overview:
-    """What was drawn.
+    """A file of curves and what is in it.
 
     Args:
-        path: The file.
-        runs: One for each run, in the given order.
-        differences: Config keys in which the runs differ, with the value of each run.
+        path: file.
+        runs: one for each run, in the given order.
+        differences: config keys in which the runs differ, with the value of each run.
     """
 
     path: Path
@@ -61,12 +63,9 @@ class Overview:
     differences: Mapping[str, Sequence[str]]
 
     def to_dict(self) -> dict[str, Any]:
-        """For programs."""
-        return {
-            "path": str(self.path),
-            "runs": [dataclasses.asdict(run) for run in self.runs],
-            "differences": {key: list(values) for key, values in self.differences.items()},
-        }
+        """Return it ready for JSON."""
+        found: dict[str, Any] = msgspec.to_builtins(self, enc_hook=str)
+        return found
 
 
 def plot_runs(
@@ -80,11 +79,11 @@ def plot_runs(
     """Draw the curves of runs, finished or not.
 
     Args:
-        folders: Run folders.
-        out: A ``.png`` or ``.html`` file.
-        metrics: Names as in metrics.jsonl; all if none is given.
-        across: Over steps, epochs or hours of training.
-        smooth: Weight of the past in what is measured at every step, 0 to 1.
+        folders: run folders.
+        out: a ``.png`` or ``.html`` file.
+        metrics: names as in metrics.jsonl; all if none is given.
+        across: over steps, epochs or hours of training.
+        smooth: weight of the past in what is measured at every step, 0 to 1.
 
     Raises:
         UsageError: A folder is no run, no run has a metric of that name, or the file is of another kind.
@@ -95,15 +94,18 @@ def plot_runs(
         raise UsageError(f"{out} cannot be written: expected a file that ends in .png or .html")
     histories = read_histories(folders)
     is_picture = out.suffix.lower() == ".png"
-    panels = build_panels(histories, metrics=metrics, across=across, smooth=smooth, brief=is_picture)
-    if not panels:
+    charts = build_charts(histories, metrics=metrics, across=across, smooth=smooth, brief=is_picture)
+    if not charts:
         raise DataError(f"nothing is recorded yet in {', '.join(str(history.folder) for history in histories)}")
     found = differences(histories)
     runs = tuple(map(_summary, histories))
     if is_picture:
-        draw_panels(panels, out, _labels(histories, found))
+        from detrkit.visual.picture import draw_charts
+
+        legend = _legend(histories, found) if len(histories) > 1 else None
+        draw_charts(charts, out, title=histories[0].name, legend=legend)
     else:
-        _write_page(out, panels, runs, found)
+        _write_page(out, charts, runs, found)
     return Overview(out, runs, found)
 
 
@@ -111,7 +113,7 @@ def _summary(history: History) -> RunSummary:
     loss, ap = history.series("loss"), history.series("AP")
     ends = [int(record["epoch"]) for record in history.records if record.get("kind") == "epoch"]
     steps = [int(record["step"]) for record in history.records if isinstance(record.get("step"), int)]
-    best = int(np.argmax(ap.y)) if len(ap) else None
+    best = int(ap.y.argmax()) if len(ap) else None
     epochs = history.series("AP", "epoch").x
     return RunSummary(
         name=history.name,
@@ -125,54 +127,52 @@ def _summary(history: History) -> RunSummary:
     )
 
 
-def _labels(histories: Sequence[History], found: Mapping[str, Sequence[str]]) -> dict[str, str]:
+def _legend(histories: Sequence[History], found: Mapping[str, Sequence[str]]) -> dict[str, str]:
     """What a legend says of each run: its name, and the first few things that make it different."""
     telling = [key for key in found if not key.startswith("data.")][:_MOST_NAMED]
-    labels = {}
+    legend = {}
     for number, history in enumerate(histories):
         parts = [f"{key.rpartition('.')[2]} {shortened(found[key][number], 20)}" for key in telling]
-        labels[history.name] = f"{history.name}   {', '.join(parts)}" if parts else history.name
-    return labels
+        legend[history.name] = f"{history.name}   {', '.join(parts)}" if parts else history.name
+    return legend
 
 
 def _write_page(
-    out: Path, panels: Sequence[Panel], runs: Sequence[RunSummary], found: Mapping[str, Sequence[str]]
+    out: Path, charts: Sequence[Chart], runs: Sequence[RunSummary], found: Mapping[str, Sequence[str]]
 ) -> None:
     several = len(runs) > 1
-    sections = [Section("Runs" if several else "Run", _about(runs, found))]
+    sections = [Section("Runs", _several(runs, found)) if several else Section("Run", [_one(runs[0])])]
     legend: list[Block] = [Legend([run.name for run in runs])] if several else []
-    for title, members in itertools.groupby(panels, key=lambda panel: panel.group):
+    for title, members in itertools.groupby(charts, key=lambda chart: chart.group):
         sections.append(Section(title, [*legend, Charts(list(members))]))
     name = ", ".join(run.name for run in runs) if len(runs) < 4 else f"{len(runs)} runs"
     folders = ", ".join(run.folder for run in runs[:4]) + (", ..." if len(runs) > 4 else "")
     write_page(out, f"Training of {name}", folders, sections)
 
 
-def _about(runs: Sequence[RunSummary], found: Mapping[str, Sequence[str]]) -> list[Block]:
-    """The runs in numbers, and what differs between them."""
-    if len(runs) == 1:
-        (run,) = runs
-        cards = [Card("steps", f"{run.steps:,}"), Card("epochs done", f"{run.epochs:,}")]
-        if run.loss is not None:
-            cards.append(Card("loss", f"{run.loss:.4g}", "last line"))
-        if run.best_ap is not None:
-            cards.append(Card("best AP", f"{100 * run.best_ap:.1f}", f"epoch {run.best_epoch}"))
-        return [Cards(cards)]
+def _one(run: RunSummary) -> Block:
+    """A run in numbers."""
+    cards = [Card("steps", f"{run.steps:,}"), Card("epochs done", f"{run.epochs:,}")]
+    if run.loss is not None:
+        cards.append(Card("loss", f"{run.loss:.4g}", "last line"))
+    if run.best_ap is not None:
+        cards.append(Card("best AP", f"{100 * run.best_ap:.1f}", f"epoch {run.best_epoch}"))
+    return Cards(cards)
+
+
+def _several(runs: Sequence[RunSummary], found: Mapping[str, Sequence[str]]) -> list[Block]:
+    """Runs in numbers, and what differs between them."""
     columns = [
-        Column("run"),
+        Column("run", "name"),
         Column("steps", "count"),
         Column("epochs", "count"),
         Column("loss", "number", digits=3),
         Column("best AP", "percent", bar=True),
         Column("in epoch", "count"),
     ]
-    rows: list[Sequence[Value]] = [
-        (run.name, run.steps, run.epochs, run.loss, run.best_ap, run.best_epoch) for run in runs
-    ]
-    blocks: list[Block] = [Table(columns, rows, "How far the runs have come")]
-    if found:
-        heads = [Column("config"), *(Column(run.name) for run in runs)]
-        blocks.append(Table(heads, [(key, *values) for key, values in found.items()], "What differs between them"))
-    else:
-        blocks.append(Text("Their configs do not differ."))
-    return blocks
+    rows = [(run.name, run.steps, run.epochs, run.loss, run.best_ap, run.best_epoch) for run in runs]
+    table = Table(columns, rows, "How far the runs have come")
+    if not found:
+        return [table, Text("Their configs do not differ.")]
+    heads = [Column("config"), *(Column(run.name) for run in runs)]
+    return [table, Table(heads, [(key, *values) for key, values in found.items()], "What differs between them")]

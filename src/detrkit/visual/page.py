@@ -18,7 +18,6 @@ import numpy as np
 from PIL import Image
 
 from detrkit.files import atomic_file
-from detrkit.visual.plots import Plot
 from detrkit.visual.style import SCRIPT, STYLES
 from detrkit.visual.table import Column, Table, Value
 from detrkit.visual.text import escaped
@@ -34,7 +33,6 @@ __all__ = [
     "Column",
     "Gallery",
     "Picture",
-    "Plots",
     "Section",
     "Table",
     "Text",
@@ -98,20 +96,6 @@ class Cards:
             for card in self.cards
         )
         return f'<dl class="cards">{inner}</dl>'
-
-
-@dataclasses.dataclass(frozen=True)
-class Plots:
-    """Plots side by side, as many in a row as fit."""
-
-    plots: Sequence[Plot]
-
-    def html(self) -> str:
-        """Their element."""
-        figures = (
-            f"<figure><figcaption>{escaped(plot.title)}</figcaption>{plot.svg}</figure>" for plot in self.plots
-        )
-        return f'<div class="plots">{"".join(figures)}</div>'
 
 
 @dataclasses.dataclass(frozen=True)

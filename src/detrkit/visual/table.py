@@ -141,7 +141,7 @@ class Table:
         )
         caption = f"<caption>{escaped(self.title)}</caption>" if self.title else ""
         table = f"<table>{caption}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-        notes = "".join(f"<p>{escaped(note)}</p>" for note in self.notes)
+        notes = "".join(f"<p><small>{escaped(note)}</small></p>" for note in self.notes)
         # A box that scrolls must be reachable with the keyboard.
         label = escaped(self.title)
         return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>{notes}'

@@ -7,8 +7,10 @@ import pytest
 from PIL import Image
 
 from detrkit.errors import UsageError
-from detrkit.visual.curves import build_panels, draw_panels, plot_curves, smoothed
-from detrkit.visual.history import History, Series
+from detrkit.visual.chart import Series
+from detrkit.visual.curves import build_charts, plot_curves, smoothed
+from detrkit.visual.history import History
+from detrkit.visual.picture import draw_charts
 from tests.unit.visual.runs import make_records
 
 
@@ -16,13 +18,13 @@ def run(name: str = "one", steps: int = 40, **options) -> History:
     return History(name, Path(name), {}, list(make_records(steps, **options)))
 
 
-def titles(panels) -> dict[str, list[str]]:
-    return {panel.title: [line.name for line in panel.lines] for panel in panels}
+def titles(charts) -> dict[str, list[str]]:
+    return {chart.title: [line.name for line in chart.lines] for chart in charts}
 
 
-def test_one_run_shows_what_belongs_together_in_one_panel():
-    panels = build_panels([run()])
-    assert titles(panels) == {
+def test_one_run_shows_what_belongs_together_in_one_chart():
+    charts = build_charts([run()])
+    assert titles(charts) == {
         "Loss, weighted sum of terms and layers": ["loss"],
         "Loss class": ["loss_class"],
         "AP, %": ["AP", "AP50"],
@@ -31,17 +33,17 @@ def test_one_run_shows_what_belongs_together_in_one_panel():
         "Loss class of each layer": ["layer 1", "layer 3"],
     }
     groups = ["Losses", "Losses", "Evaluation", "Optimiser", "Optimiser", "Losses by decoder layer"]
-    assert [panel.group for panel in panels] == groups
-    assert [panel.parts for panel in panels] == [False, False, True, True, False, True]
+    assert [chart.group for chart in charts] == groups
+    assert [chart.legend for chart in charts] == [False, False, True, True, False, True]
 
 
-def test_several_runs_share_every_panel_in_the_same_colours():
-    panels = build_panels([run("one", evaluated=False), run("two")])
-    assert titles(panels)["Loss class"] == ["one", "two"]
-    assert titles(panels)["AP50, %"] == ["two"]
-    assert not any(title.endswith("of each layer") for title in titles(panels))
-    assert {line.number for panel in panels for line in panel.lines if line.name == "two"} == {1}
-    assert not any(panel.parts for panel in panels)
+def test_several_runs_share_every_chart_in_the_same_colours():
+    charts = build_charts([run("one", evaluated=False), run("two")])
+    assert titles(charts)["Loss class"] == ["one", "two"]
+    assert titles(charts)["AP50, %"] == ["two"]
+    assert not any(title.endswith("of each layer") for title in titles(charts))
+    assert {line.number for chart in charts for line in chart.lines if line.name == "two"} == {1}
+    assert not any(chart.legend for chart in charts)
 
 
 def test_picture_of_several_runs_shows_the_main_metrics_of_the_evaluation():
@@ -49,46 +51,46 @@ def test_picture_of_several_runs_shows_the_main_metrics_of_the_evaluation():
         return [{"kind": "eval", "step": 1, "epoch": 1, "AP": 0.1, "AP50": 0.2, "ARm": 0.3, "F1": 0.4}]
 
     runs = [History(name, Path(name), {}, records()) for name in ("one", "two")]
-    assert list(titles(build_panels(runs, brief=True))) == ["AP, %", "AP50, %"]
-    assert list(titles(build_panels(runs))) == ["AP, %", "AP50, %", "ARm, %", "F1"]
+    assert list(titles(build_charts(runs, brief=True))) == ["AP, %", "AP50, %"]
+    assert list(titles(build_charts(runs))) == ["AP, %", "AP50, %", "ARm, %", "F1"]
     other = [History(name, Path(name), {}, [{"kind": "eval", "step": 1, "F1": 0.4}]) for name in ("one", "two")]
-    assert list(titles(build_panels(other, brief=True))) == ["F1"]
+    assert list(titles(build_charts(other, brief=True))) == ["F1"]
 
 
 def test_only_what_is_asked_for_is_drawn():
-    assert list(titles(build_panels([run()], metrics=["AP50", "lr_backbone"]))) == [
+    assert list(titles(build_charts([run()], metrics=["AP50", "lr_backbone"]))) == [
         "AP50, %",
         "Learning rate of backbone",
     ]
-    assert titles(build_panels([run()], metrics=["layers.class"])) == {
+    assert titles(build_charts([run()], metrics=["layers.class"])) == {
         "Loss class of each layer": ["layer 1", "layer 3"]
     }
-    assert list(titles(build_panels([run("one"), run("two")], metrics=["layers.class"]))) == [
+    assert list(titles(build_charts([run("one"), run("two")], metrics=["layers.class"]))) == [
         "Loss class of layer 1",
         "Loss class of layer 3",
     ]
     with pytest.raises(UsageError, match="no run has a metric los; did you mean loss"):
-        build_panels([run()], metrics=["los"])
+        build_charts([run()], metrics=["los"])
 
 
 def test_shares_are_drawn_in_percent_and_evaluations_never_smoothed():
-    (panel,) = build_panels([run()], metrics=["AP"], smooth=0.9)
-    assert panel.lines[0].series.y.tolist() == pytest.approx([5, 10, 15, 20])
-    assert panel.lines[0].raw is None
-    (panel,) = build_panels([run()], metrics=["loss"], smooth=0.9)
-    assert len(panel.lines[0].raw) == 40
-    (panel,) = build_panels([run()], metrics=["loss"], smooth=0)
-    assert panel.lines[0].raw is None
+    (chart,) = build_charts([run()], metrics=["AP"], smooth=0.9)
+    assert chart.lines[0].series.y.tolist() == pytest.approx([5, 10, 15, 20])
+    assert chart.lines[0].raw is None
+    (chart,) = build_charts([run()], metrics=["loss"], smooth=0.9)
+    assert len(chart.lines[0].raw) == 40
+    (chart,) = build_charts([run()], metrics=["loss"], smooth=0)
+    assert chart.lines[0].raw is None
 
 
 def test_time_needs_to_have_been_recorded():
-    (panel,) = build_panels([run()], metrics=["loss"], across="time")
-    assert panel.x_label == "minutes of training"
-    assert panel.lines[0].series.x[-1] == pytest.approx(40)
-    (panel,) = build_panels([run(steps=200)], metrics=["loss"], across="time")
-    assert panel.x_label == "hours of training"
+    (chart,) = build_charts([run()], metrics=["loss"], across="time")
+    assert chart.x_label == "minutes of training"
+    assert chart.lines[0].series.x[-1] == pytest.approx(40)
+    (chart,) = build_charts([run(steps=200)], metrics=["loss"], across="time")
+    assert chart.x_label == "hours of training"
     with pytest.raises(UsageError, match="no times are recorded in old"):
-        build_panels([run(), run("old", timed=False)], across="time")
+        build_charts([run(), run("old", timed=False)], across="time")
 
 
 def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():
@@ -103,27 +105,17 @@ def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():
 def test_a_wild_first_step_does_not_flatten_the_rest():
     records = list(make_records(400))
     records[0]["loss"] = 1e6
-    (panel,) = build_panels([History("one", Path(), {}, records)], metrics=["loss"], smooth=0)
-    assert panel.limits()[1][1] < 10
-
-
-@pytest.mark.parametrize("value", [0.0, -2.0, 3.0, 1e-12])
-def test_limits_of_a_constant_have_a_width(value):
-    records = [{"kind": "step", "step": 5, "loss": value}]
-    (panel,) = build_panels([History("one", Path(), {}, records)])
-    (x0, x1), (y0, y1) = panel.limits()
-    assert x0 < 5 < x1
-    assert y0 <= value <= y1
-    assert y0 < y1
+    (chart,) = build_charts([History("one", Path(), {}, records)], metrics=["loss"], smooth=0)
+    assert chart.limits()[1][1] < 10
 
 
 def test_pictures_of_any_number_of_runs_are_drawn(tmp_path):
     runs = [run(f"run $x_{number}$", steps=3 + number) for number in range(12)]
-    panels = build_panels(runs, metrics=["loss", "lr"])
-    path = draw_panels(panels, tmp_path / "new" / "curves.png", {run.name: run.name for run in runs})
+    charts = build_charts(runs, metrics=["loss", "lr"])
+    path = draw_charts(charts, tmp_path / "new" / "curves.png", legend={run.name: run.name for run in runs})
     picture = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
     assert len(np.unique(picture, axis=0)) > 50
-    draw_panels(build_panels(runs[:1]), tmp_path / "one.png", {runs[0].name: "one"})
+    draw_charts(build_charts(runs[:1]), tmp_path / "one.png", title="one")
 
 
 def records(steps=100, epochs=5):

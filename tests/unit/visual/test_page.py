@@ -20,14 +20,12 @@ from detrkit.visual.page import (
     Column,
     Gallery,
     Picture,
-    Plots,
     Section,
     Table,
     Text,
     render_page,
     write_page,
 )
-from detrkit.visual.plots import bars
 from detrkit.visual.text import escaped, printable, shortened
 
 HOSTILE = '<img src=x onerror="alert(1)">\'"&\ud800\u202e\x00'
@@ -64,7 +62,6 @@ def full_page(text: str) -> str:
         Text(text, "warning"),
         Cards([Card(text, text, text)]),
         Table([Column(text), Column(text, "count", bar=True)], [(text, 3), (text, None)], text),
-        Plots([bars(text, {text: 3.0}, text)]),
         Gallery([Picture.of(pixels, text)]),
     ]
     return render_page(text, text, [Section(text, blocks)])

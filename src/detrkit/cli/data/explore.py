@@ -67,14 +67,11 @@ def stats(
             return
         from rich.console import Console
 
-        from detrkit.curation import stats_report as report
+        from detrkit.curation.stats_report import printed_tables
 
         console = Console()
-        tables = (report.overview_table, report.spreads_table, report.classes_table, report.inputs_table)
-        for make in tables:
-            console.print(make(found))
-        for line in report.input_methods(found):
-            say(line)
+        for table in printed_tables(found):
+            console.print(table.rich())
         for line in found.advice:
             say(f"note: {line}")
         say(f"Written to {html}" if html is not None else "For plots, and all classes: --html FILE")

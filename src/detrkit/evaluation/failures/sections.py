@@ -12,8 +12,8 @@ from detrkit.evaluation.failures.find import Failures
 from detrkit.evaluation.failures.label_issues import REASONS
 from detrkit.evaluation.failures.tables import image_rows, issue_rows
 from detrkit.visual.gallery import FilterGallery, GalleryItem
-from detrkit.visual.page import Block, Picture, Plots, Section, Text
-from detrkit.visual.plots import Plot, bars
+from detrkit.visual.interactive_charts import BarChart, Charts
+from detrkit.visual.page import Block, Picture, Section, Text
 from detrkit.visual.table import Column, Table, Value
 
 MOST_IMAGES = 200
@@ -106,7 +106,7 @@ def _cause_blocks(failures: Failures) -> list[Block]:
     )
     if not failures.causes:
         return [Text("Nothing that was looked at goes with failure beyond chance."), Text(method)]
-    plots = Plots([_cause_plot(cause) for cause in own[:_MOST_PLOTS]])
+    plots = Charts([_cause_plot(cause) for cause in own[:_MOST_PLOTS]])
     rows: list[list[Value]] = [
         [
             cause.name + (f" (goes along with {cause.explained_by})" if cause.explained_by else ""),
@@ -135,9 +135,9 @@ def _cause_blocks(failures: Failures) -> list[Block]:
     return [*lines, plots, Table(columns, rows, "Properties that go with failure"), Text(method)]
 
 
-def _cause_plot(cause: Cause) -> Plot:
+def _cause_plot(cause: Cause) -> BarChart:
     rates = {f"{entry.label} ({entry.count:,})": 100 * entry.rate for entry in cause.bins}
-    return bars(f"{cause.target.capitalize()} by {cause.name}", rates, "% that fail")
+    return BarChart(f"{cause.target.capitalize()} by {cause.name}", rates, "% that fail")
 
 
 def _image_blocks(failures: Failures) -> list[Block]:

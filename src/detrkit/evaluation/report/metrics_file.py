@@ -1,31 +1,224 @@
-"""``metrics.json``: every number of an evaluation for programs, as ``metrics.schema.json`` here describes it."""
+"""``metrics.json``: every number of an evaluation for programs; its types here are its schema."""
 
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 import numpy as np
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from detrkit.evaluation.coco import UNDEFINED, CocoMetrics
+from detrkit.evaluation.coco import CocoMetrics
+from detrkit.evaluation.report.terms import defined
 from detrkit.files import atomic_file
 
 if TYPE_CHECKING:
     from detrkit.evaluation.analysis import Evaluation
-    from detrkit.evaluation.bootstrap import Interval, Intervals
-    from detrkit.evaluation.calibration import Calibration
-    from detrkit.evaluation.confusion import Confusion
-    from detrkit.evaluation.error_types import ErrorTypes
-    from detrkit.evaluation.failures import Failures
-    from detrkit.evaluation.score_curves import ScoreCurves
+    from detrkit.evaluation.bootstrap import Interval
 
-SCHEMA_VERSION = 1
-SCHEMA_FILE = Path(__file__).with_name("metrics.schema.json")
 MOST_CONFUSED_CLASSES = 200
 """Beyond as many classes the matrix is left out: it would be most of the file."""
+
+Share = Annotated[float, Meta(ge=0, le=1)] | None
+Count = Annotated[int, Meta(ge=0)]
+Numbers = list[float | None]
+
+
+class IntervalEntry(Struct):
+    """A measured value and the interval that holds the true one."""
+
+    value: Share
+    low: float | None
+    high: float | None
+
+
+class ClassEntry(Struct, kw_only=True):
+    """Numbers of a class; what was not asked for is absent, intervals of a class with too few images are null."""
+
+    name: str
+    category_id: int
+    objects: Count
+    AP: Share
+    AP50: Share
+    intervals: dict[str, IntervalEntry] | UnsetType | None = UNSET
+    best_f1: Share | UnsetType = UNSET
+    best_score: float | UnsetType | None = UNSET
+    mean_iou: Share | UnsetType = UNSET
+    ece: Share | UnsetType = UNSET
+
+
+class ModelEntry(Struct):
+    """Name of what was evaluated, and what it is, such as detrkit, torchvision or results."""
+
+    name: str
+    kind: str
+
+
+class DataEntry(Struct):
+    """Data that was evaluated on; whether the model was trained on these images."""
+
+    name: str
+    split: str
+    seen_in_training: bool
+
+
+class SizeCounts(Struct):
+    """Objects under 32 x 32 pixels, up to 96 x 96, and above."""
+
+    small: Count
+    medium: Count
+    large: Count
+
+
+class IntervalsEntry(Struct):
+    """Intervals by bootstrap over images."""
+
+    confidence: Annotated[float, Meta(gt=0, lt=1)]
+    resamples: Annotated[int, Meta(ge=1)]
+    seed: int
+    values: dict[str, IntervalEntry]
+
+
+class ErrorCosts(Struct):
+    """AP50 that would be gained without errors of a kind (TIDE, arXiv:2008.08115)."""
+
+    classification: Share
+    localization: Share
+    both: Share
+    duplicate: Share
+    background: Share
+    missed: Share
+    false_positives: Share
+    false_negatives: Share
+
+
+class ErrorCounts(Struct):
+    """Errors of each kind."""
+
+    classification: Count
+    localization: Count
+    both: Count
+    duplicate: Count
+    background: Count
+    missed: Count
+    false_positives: Count
+    false_negatives: Count
+
+
+class ErrorsAtScore(Struct):
+    """Errors at a score threshold or above."""
+
+    score: float
+    counts: ErrorCounts
+
+
+class ErrorsEntry(Struct):
+    """Kinds of error: what they cost, how many at any score, and at the threshold of the best F1."""
+
+    iou: float
+    ap50: Share
+    cost: ErrorCosts
+    counts: ErrorCounts
+    at_best_score: ErrorsAtScore
+
+
+class ScoreCurvesEntry(Struct):
+    """Precision, recall and F1 of all classes together; every object and detection counts the same."""
+
+    iou: float
+    best_f1: Share
+    best_score: float | None
+    thresholds: Numbers
+    precision: Numbers
+    recall: Numbers
+    f1: Numbers
+
+
+class OverlapsEntry(Struct):
+    """IoU of detections with the objects they found."""
+
+    mean: Share
+    by_size: dict[str, Share]
+    edges: Numbers
+    histogram: list[Count]
+
+
+class ConfusionEntry(Struct):
+    """Rows the annotated class, columns the detected one, the last of both the background."""
+
+    score: float
+    iou: float
+    classes: list[str | None]
+    matrix: list[list[Count]]
+
+
+class CalibrationEntry(Struct):
+    """Reliability by bins of equal width: expected calibration error, largest gap, and the bins."""
+
+    iou: float
+    ece: Share
+    mce: Share
+    edges: Numbers
+    counts: list[Count]
+    confidence: Numbers
+    accuracy: Numbers
+
+
+class FailuresEntry(Struct):
+    """Errors at the threshold of the best F1; the lists are in failures.csv and label_errors.csv."""
+
+    score: float
+    counts: dict[str, Count]
+    suspect_labels: Count
+
+
+class MetricsFile(Struct, kw_only=True):
+    """Numbers of an evaluation.
+
+    AP, AR, precision, recall, F1, IoU, scores and costs are 0 to 1; what is undefined, or was not asked for, is
+    null. Keys may be added; schema_version grows when one changes its meaning or goes.
+    """
+
+    schema_version: Literal[1]
+    AP: Share
+    AP50: Share
+    AP75: Share
+    APs: Share
+    APm: Share
+    APl: Share
+    AR1: Share
+    AR10: Share
+    AR100: Share
+    ARs: Share
+    ARm: Share
+    ARl: Share
+    images: Count
+    objects: Count
+    detections: Count
+    max_detections: Annotated[int, Meta(ge=1)]
+    unmatched_classes: list[str]
+    per_class: list[ClassEntry]
+    objects_by_size: SizeCounts
+    model: ModelEntry
+    data: DataEntry
+    intervals: IntervalsEntry | None
+    errors: ErrorsEntry | None
+    score_curves: ScoreCurvesEntry | None
+    overlaps: OverlapsEntry | None
+    confusion: ConfusionEntry | None
+    calibration: CalibrationEntry | None
+    failures: FailuresEntry | None
+    latency: dict[str, Any] | None
+    provenance: dict[str, Any]
+
+
+def metrics_schema() -> dict[str, Any]:
+    """Return the JSON Schema of metrics.json; the entry ``MetricsFile`` of its ``$defs`` is the whole file."""
+    schema: dict[str, Any] = msgspec.json.schema(MetricsFile)
+    return schema
 
 
 def write_metrics_json(path: str | Path, metrics: Evaluation | CocoMetrics) -> None:
@@ -37,135 +230,108 @@ def write_metrics_json(path: str | Path, metrics: Evaluation | CocoMetrics) -> N
 
 
 def metrics_content(evaluation: Evaluation) -> dict[str, Any]:
-    """An evaluation, ready for JSON; parts that were not asked for are null."""
-    origin, latency = evaluation.origin, evaluation.latency
-    content = {"schema_version": SCHEMA_VERSION, **evaluation.metrics.to_dict()}
-    for entry, more in zip(content["per_class"], _class_details(evaluation), strict=True):
-        entry.update(more)
+    """Return an evaluation ready for JSON; parts that were not asked for are null."""
+    origin, latency, failures = evaluation.origin, evaluation.latency, evaluation.failures
+    numbers = evaluation.metrics.to_dict()
+    numbers["per_class"] = [_class_entry(evaluation, *entry) for entry in enumerate(numbers["per_class"])]
+    content = MetricsFile(
+        **numbers,
+        schema_version=1,
+        objects_by_size=SizeCounts(**evaluation.objects_by_size()),
+        model=ModelEntry(origin.model, origin.kind),
+        data=DataEntry(origin.data, origin.split, origin.seen_in_training),
+        intervals=_intervals(evaluation),
+        errors=_errors(evaluation),
+        score_curves=_curves(evaluation),
+        overlaps=_overlaps(evaluation),
+        confusion=_confusion(evaluation),
+        calibration=_calibration(evaluation),
+        failures=None
+        if failures is None
+        else FailuresEntry(failures.score, dict(failures.counts), len(failures.label_issues)),
+        latency=None if latency is None else latency.to_dict(),
+        provenance=dict(evaluation.provenance),
+    )
+    builtins: dict[str, Any] = msgspec.to_builtins(content)
+    return builtins
+
+
+def _class_entry(evaluation: Evaluation, class_id: int, entry: Mapping[str, Any]) -> ClassEntry:
+    """What is known of a class: its AP, and what was asked for beyond."""
+    intervals, curves = evaluation.intervals, evaluation.curves
+    found = ClassEntry(**entry)
+    if intervals is not None:
+        known = intervals.per_class[class_id]
+        found.intervals = None if known is None else _by_name(known)
+    if curves is not None:
+        found.best_f1 = defined(curves.best_f1[class_id + 1])
+        found.best_score = defined(curves.best_score[class_id + 1])
+    if evaluation.overlaps is not None:
+        found.mean_iou = defined(evaluation.overlaps.per_class[class_id])
+    if evaluation.calibration is not None:
+        found.ece = defined(evaluation.calibration.per_class_ece[class_id])
+    return found
+
+
+def _by_name(intervals: Mapping[str, Interval]) -> dict[str, IntervalEntry]:
     return {
-        **content,
-        "objects_by_size": evaluation.objects_by_size(),
-        "model": {"name": origin.model, "kind": origin.kind},
-        "data": {
-            "name": origin.data,
-            "split": origin.split,
-            "seen_in_training": origin.seen_in_training,
-        },
-        "intervals": None if evaluation.intervals is None else _intervals(evaluation.intervals),
-        "errors": None if evaluation.errors is None else _errors(evaluation.errors, evaluation.score),
-        "score_curves": None if evaluation.curves is None else _curves(evaluation.curves),
-        "overlaps": _overlaps(evaluation),
-        "confusion": _confusion(evaluation.confusion, evaluation.class_names),
-        "calibration": None if evaluation.calibration is None else _calibration(evaluation.calibration),
-        "failures": None if evaluation.failures is None else _failures(evaluation.failures),
-        "latency": None if latency is None else latency.to_dict(),
-        "provenance": dict(evaluation.provenance),
-    }
-
-
-def defined(value: float) -> float | None:
-    """None for what is undefined, so that no program averages a -1."""
-    return None if value == UNDEFINED or not math.isfinite(value) else float(value)
-
-
-def _class_details(evaluation: Evaluation) -> list[dict[str, Any]]:
-    """What is known of each class beyond its AP, by class id."""
-    details: list[dict[str, Any]] = [{} for _ in evaluation.per_class]
-    for class_id, entry in enumerate(details):
-        if evaluation.intervals is not None:
-            known = evaluation.intervals.per_class[class_id]
-            entry["intervals"] = None if known is None else _by_name(known)
-        if evaluation.curves is not None:
-            entry["best_f1"] = defined(float(evaluation.curves.best_f1[class_id + 1]))
-            entry["best_score"] = defined(float(evaluation.curves.best_score[class_id + 1]))
-        if evaluation.overlaps is not None:
-            entry["mean_iou"] = defined(float(evaluation.overlaps.per_class[class_id]))
-        if evaluation.calibration is not None:
-            entry["ece"] = defined(float(evaluation.calibration.per_class_ece[class_id]))
-    return details
-
-
-def _by_name(intervals: Mapping[str, Interval]) -> dict[str, Any]:
-    return {
-        name: {"value": defined(entry.value), "low": defined(entry.low), "high": defined(entry.high)}
+        name: IntervalEntry(defined(entry.value), defined(entry.low), defined(entry.high))
         for name, entry in intervals.items()
     }
 
 
-def _intervals(intervals: Intervals) -> dict[str, Any]:
-    return {
-        "confidence": intervals.confidence,
-        "resamples": intervals.resamples,
-        "seed": intervals.seed,
-        "values": _by_name(intervals.values),
-    }
+def _intervals(evaluation: Evaluation) -> IntervalsEntry | None:
+    found = evaluation.intervals
+    if found is None:
+        return None
+    return IntervalsEntry(found.confidence, found.resamples, found.seed, _by_name(found.values))
 
 
-def _errors(errors: ErrorTypes, score: float) -> dict[str, Any]:
-    return {
-        "iou": 0.5,
-        "ap50": defined(errors.ap50),
-        "cost": {name: defined(value) for name, value in errors.cost.items()},
-        "counts": dict(errors.counts),
-        "at_best_score": {"score": score, "counts": errors.counts_above(score)},
-    }
+def _errors(evaluation: Evaluation) -> ErrorsEntry | None:
+    errors, score = evaluation.errors, evaluation.score
+    if errors is None:
+        return None
+    cost = ErrorCosts(**{name: defined(value) for name, value in errors.cost.items()})
+    above = ErrorsAtScore(score, ErrorCounts(**errors.counts_above(score)))
+    return ErrorsEntry(0.5, defined(errors.ap50), cost, ErrorCounts(**errors.counts), above)
 
 
-def _curves(curves: ScoreCurves) -> dict[str, Any]:
+def _curves(evaluation: Evaluation) -> ScoreCurvesEntry | None:
     """Those of all classes together; of single classes, the best values stand in ``per_class``."""
-    return {
-        "iou": curves.iou,
-        "best_f1": defined(float(curves.best_f1[0])),
-        "best_score": defined(float(curves.best_score[0])),
-        "thresholds": _short(curves.thresholds),
-        **{name: _short(getattr(curves, name)[0]) for name in ("precision", "recall", "f1")},
-    }
+    found = evaluation.curves
+    if found is None:
+        return None
+    curves = (
+        _short(found.thresholds),
+        *(_short(values[0]) for values in (found.precision, found.recall, found.f1)),
+    )
+    return ScoreCurvesEntry(found.iou, defined(found.best_f1[0]), defined(found.best_score[0]), *curves)
 
 
-def _overlaps(evaluation: Evaluation) -> dict[str, Any] | None:
+def _overlaps(evaluation: Evaluation) -> OverlapsEntry | None:
     found = evaluation.overlaps
     if found is None:
         return None
-    return {
-        "mean": defined(found.mean),
-        "by_size": {name: defined(value) for name, value in found.by_size.items()},
-        "edges": _short(found.edges),
-        "histogram": found.histogram.tolist(),
-    }
+    by_size = {name: defined(value) for name, value in found.by_size.items()}
+    return OverlapsEntry(defined(found.mean), by_size, _short(found.edges), found.histogram.tolist())
 
 
-def _confusion(confusion: Confusion | None, names: tuple[str, ...]) -> dict[str, Any] | None:
-    """Rows are the truth, columns what was detected; the last of both is the background."""
-    if confusion is None or len(names) > MOST_CONFUSED_CLASSES:
+def _confusion(evaluation: Evaluation) -> ConfusionEntry | None:
+    found, names = evaluation.confusion, evaluation.class_names
+    if found is None or len(names) > MOST_CONFUSED_CLASSES:
         return None
-    return {
-        "score": confusion.score,
-        "iou": confusion.iou,
-        "classes": [*names, None],
-        "matrix": confusion.matrix.tolist(),
-    }
+    return ConfusionEntry(found.score, found.iou, [*names, None], found.matrix.tolist())
 
 
-def _calibration(calibration: Calibration) -> dict[str, Any]:
-    return {
-        "iou": calibration.iou,
-        "ece": defined(calibration.ece),
-        "mce": defined(calibration.mce),
-        "edges": _short(calibration.edges),
-        "counts": calibration.counts.tolist(),
-        "confidence": _short(calibration.confidence),
-        "accuracy": _short(calibration.accuracy),
-    }
+def _calibration(evaluation: Evaluation) -> CalibrationEntry | None:
+    found = evaluation.calibration
+    if found is None:
+        return None
+    counts = found.counts.tolist()
+    bins = (_short(found.edges), counts, _short(found.confidence), _short(found.accuracy))
+    return CalibrationEntry(found.iou, defined(found.ece), defined(found.mce), *bins)
 
 
-def _failures(failures: Failures) -> dict[str, Any]:
-    return {
-        "score": failures.score,
-        "counts": dict(failures.counts),
-        "suspect_labels": len(failures.label_issues),
-    }
-
-
-def _short(values: np.ndarray) -> list[float | None]:
+def _short(values: np.ndarray) -> Numbers:
     """Five digits, which is more than a curve shows."""
     return [None if value is None else float(f"{value:.5g}") for value in map(defined, values.tolist())]

@@ -1,48 +1,68 @@
-"""``report.html``: an evaluation as one page that needs nothing else."""
+"""``report.html``: an evaluation as one page that needs nothing else; and all files of an evaluation."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detrkit.evaluation.failures import failure_sections
-from detrkit.evaluation.report.numbers import (
-    class_section,
-    curve_section,
-    numbers_section,
-    overlap_section,
-    summary_section,
+import numpy as np
+
+from detrkit.errors import counted
+from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator, CocoMetrics
+from detrkit.evaluation.failures import failure_sections, write_failures
+from detrkit.evaluation.matching import IOU_THRESHOLDS
+from detrkit.evaluation.report.metrics_file import write_metrics_json
+from detrkit.evaluation.report.summary import write_summary
+from detrkit.evaluation.report.tables import (
+    class_table,
+    confusions_table,
+    errors_table,
+    latency_table,
+    metrics_table,
+    origin_table,
+    size_table,
 )
-from detrkit.evaluation.report.reasons import (
-    calibration_section,
-    confusion_section,
-    error_section,
-    latency_section,
-    origin_section,
-)
-from detrkit.visual.page import Section, write_page
+from detrkit.evaluation.report.terms import percent, range_of
+from detrkit.evaluation.report.verdict import operating_point, verdict, warnings
+from detrkit.visual.chart import Bar, Chart, Line, Series
+from detrkit.visual.interactive_charts import Cell, CellGrid, Charts
+from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
+from detrkit.visual.text import shortened
 
 if TYPE_CHECKING:
     from detrkit.evaluation.analysis import Evaluation
+    from detrkit.evaluation.calibration import Calibration
+    from detrkit.evaluation.confusion import Confusion
+    from detrkit.evaluation.overlaps import Overlaps
+    from detrkit.evaluation.score_curves import ScoreCurves
+    from detrkit.latency import Latency
+
+MOST_CLASSES_CONFUSED = 30
+"""Rows of a matrix that can still be read."""
+MOST_CLASSES_DRAWN = 8
+"""Lines of a chart, each with a colour of its own."""
+
+_DRAWN_IOUS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
+_SHARES = (0.0, 1.02)
 
 
-def report_sections(evaluation: Evaluation) -> list[Section]:
-    """All sections of the report, in order."""
-    sections = [summary_section(evaluation), numbers_section(evaluation), class_section(evaluation)]
-    if evaluation.errors is not None:
-        sections.append(error_section(evaluation))
+def write_evaluation(folder: str | Path, evaluation: Evaluation, evaluator: CocoEvaluator) -> list[Path]:
+    """Write everything there is to an existing folder, and return the files, the report first.
+
+    Args:
+        folder: folder of the files.
+        evaluation: result.
+        evaluator: evaluator whose detections it was made from.
+    """
+    folder = Path(folder)
+    numbers, detections = folder / "metrics.json", folder / "detections.json"
+    write_metrics_json(numbers, evaluation)
+    evaluator.write_results_json(detections)
+    files = [numbers, detections, plot_precision_recall(evaluation.metrics, folder / "precision_recall.png")]
     if evaluation.failures is not None:
-        sections += failure_sections(evaluation.failures)
-    sections.append(curve_section(evaluation))
-    if evaluation.errors is not None:
-        sections += [
-            confusion_section(evaluation),
-            overlap_section(evaluation),
-            calibration_section(evaluation),
-        ]
-    if evaluation.latency is not None:
-        sections.append(latency_section(evaluation.latency))
-    return [*sections, origin_section(evaluation)]
+        files += write_failures(evaluation.failures, folder)
+    files.append(write_summary(folder / "summary.md", evaluation))
+    return [write_report(folder / "report.html", evaluation), *files]
 
 
 def write_report(path: str | Path, evaluation: Evaluation) -> Path:
@@ -52,3 +72,247 @@ def write_report(path: str | Path, evaluation: Evaluation) -> Path:
     created = str(evaluation.provenance["created"])
     subtitle = " · ".join(part for part in (origin.data, origin.split, created) if part)
     return write_page(path, title, subtitle, report_sections(evaluation))
+
+
+def report_sections(evaluation: Evaluation) -> list[Section]:
+    """Return all sections of the report, in order; what was not asked for has none."""
+    metrics = evaluation.metrics
+    numbers = [metrics_table(metrics, evaluation.intervals), size_table(evaluation)]
+    sections = [
+        Section("In short", _summary(evaluation)),
+        Section("Numbers", numbers),
+        Section("Classes", [class_table(evaluation)]),
+    ]
+    if evaluation.errors is not None:
+        sections.append(Section("Errors", _errors(evaluation)))
+    if evaluation.failures is not None:
+        sections += failure_sections(evaluation.failures)
+    sections.append(Section("Curves", _curves(metrics, evaluation.curves)))
+    if evaluation.errors is not None:
+        sections += [
+            Section("Confusion", _confusion(evaluation)),
+            Section("Boxes", _overlaps(evaluation.overlaps)),
+            Section("Calibration", _calibration(evaluation.calibration)),
+        ]
+    if evaluation.latency is not None:
+        sections.append(Section("Latency", _latency(evaluation.latency)))
+    text = (
+        "All numbers come from one evaluator, equal to pycocotools to the last digit, with no score threshold; a "
+        "detection in a crowd region is neither right nor wrong."
+    )
+    return [*sections, Section("How it was measured", [Text(text), origin_table(evaluation)])]
+
+
+def _summary(evaluation: Evaluation) -> list[Block]:
+    """The result in sentences and key figures."""
+    metrics, intervals = evaluation.metrics, evaluation.intervals
+    cards = []
+    for name in ("AP", "AP50", "AP75"):
+        known = None if intervals is None else intervals.values.get(name)
+        note = "" if known is None or intervals is None else f"{range_of(known)}, {100 * intervals.confidence:g} %"
+        cards.append(Card(name, percent(metrics[name]), note))
+    point = operating_point(evaluation)
+    if point is not None:
+        score, precision, recall, f1 = point
+        cards.append(Card("best F1", f"{f1:.3f}", f"at a score of {score:.2f}"))
+        cards.append(Card("precision there", f"{100 * precision:.1f} %"))
+        cards.append(Card("recall there", f"{100 * recall:.1f} %"))
+    if evaluation.overlaps is not None and evaluation.overlaps.mean != UNDEFINED:
+        cards.append(Card("mean IoU", f"{evaluation.overlaps.mean:.3f}", "of boxes that found their object"))
+    if evaluation.calibration is not None and evaluation.calibration.ece != UNDEFINED:
+        cards.append(Card("calibration error", f"{evaluation.calibration.ece:.3f}", "ECE, 0 is best"))
+    if evaluation.latency is not None:
+        cards.append(Card("latency", f"{evaluation.latency.total.p50:.1f} ms", evaluation.latency.device))
+    counts = {"images": metrics.images, "objects": metrics.objects, "detections": metrics.detections}
+    cards += [Card(name, f"{count:,}") for name, count in counts.items()]
+    notes = [Text(line, "warning") for line in warnings(evaluation)]
+    return [*notes, *map(Text, verdict(evaluation)), Cards(cards)]
+
+
+def _errors(evaluation: Evaluation) -> list[Block]:
+    """What each kind of error costs."""
+    if evaluation.errors is None or evaluation.errors.ap50 == UNDEFINED:
+        return [Text("There are no objects, so no error costs anything.")]
+    text = (
+        "What AP50 would gain, in points, if all errors of one kind were mended and nothing else (TIDE, "
+        "arXiv:2008.08115). Costs do not add up, since one error can hide another."
+    )
+    return [Text(text), errors_table(evaluation.errors, evaluation.score)]
+
+
+def _curves(metrics: CocoMetrics, curves: ScoreCurves | None) -> list[Block]:
+    """Precision over recall, and precision, recall and F1 over the score threshold."""
+    chosen = _commonest(metrics)
+    if not chosen:
+        return [Text("There are no objects, so there are no curves.")]
+    charts = precision_recall_charts(metrics)
+    if curves is not None:
+        together = [(name, getattr(curves, name.lower())[0]) for name in ("Precision", "Recall", "F1")]
+        single = [(metrics.per_class[class_id].name, curves.f1[class_id + 1]) for class_id in chosen]
+        for title, known in (
+            ("Precision, recall and F1 over the score threshold", together),
+            (f"F1 over the score threshold, {_kept(metrics)}", single),
+        ):
+            lines = [
+                Line(name, number, Series(curves.thresholds[y > UNDEFINED], y[y > UNDEFINED]))
+                for number, (name, y) in enumerate(known)
+            ]
+            charts.append(Chart(title, "score threshold", lines=lines, legend=True))
+    note = "Move over a chart, or focus it and press arrow keys, to read values; press a name to hide its line."
+    return [Text(note), Charts(charts)]
+
+
+def precision_recall_charts(metrics: CocoMetrics) -> list[Chart]:
+    """Return precision over recall: the mean over classes at several IoUs, and single classes at IoU 0.50.
+
+    They show what AP is the area of: COCO's interpolated precision at 101 recalls.
+    """
+    precision = np.where(metrics.precision > UNDEFINED, metrics.precision, 0)
+    recall = np.linspace(0, 1, precision.shape[1])
+    with_objects = [class_id for class_id, entry in enumerate(metrics.per_class) if entry.objects]
+    mean = precision[:, :, with_objects].mean(axis=2) if with_objects else precision.mean(axis=2)
+    rows = [int(np.abs(IOU_THRESHOLDS - iou).argmin()) for iou in _DRAWN_IOUS]
+    by_iou = {f"IoU {IOU_THRESHOLDS[row]:.2f}": mean[row] for row in rows}
+    by_iou[f"IoU 0.50 to 0.95, AP {percent(metrics['AP'])}"] = mean.mean(axis=0)
+    by_class = [
+        Line(f"{shortened(entry.name)} {percent(entry.AP50)}", number, Series(recall, precision[0, :, class_id]))
+        for number, class_id in enumerate(_commonest(metrics))
+        for entry in [metrics.per_class[class_id]]
+    ]
+    lines = [Line(name, number, Series(recall, y)) for number, (name, y) in enumerate(by_iou.items())]
+    title = f"Precision over recall, {_kept(metrics)}, IoU 0.50"
+    return [
+        Chart(
+            "Precision over recall, mean of all classes",
+            "recall",
+            lines=lines,
+            y_range=_SHARES,
+            legend=True,
+        ),
+        Chart(title, "recall", lines=by_class, y_range=_SHARES, legend=True),
+    ]
+
+
+def plot_precision_recall(metrics: CocoMetrics, path: str | Path) -> Path:
+    """Draw :func:`precision_recall_charts` into a PNG."""
+    from detrkit.visual.picture import draw_charts
+
+    return draw_charts(precision_recall_charts(metrics), path)
+
+
+def _commonest(metrics: CocoMetrics) -> list[int]:
+    """Class ids of those with most objects."""
+    order = sorted(range(len(metrics.per_class)), key=lambda class_id: -metrics.per_class[class_id].objects)
+    return [class_id for class_id in order if metrics.per_class[class_id].objects][:MOST_CLASSES_DRAWN]
+
+
+def _kept(metrics: CocoMetrics) -> str:
+    """Which classes :func:`_commonest` chooses."""
+    count = sum(entry.objects > 0 for entry in metrics.per_class)
+    return "each class" if count <= MOST_CLASSES_DRAWN else f"{MOST_CLASSES_DRAWN} commonest of {count} classes"
+
+
+def _confusion(evaluation: Evaluation) -> list[Block]:
+    """Which class is taken for which."""
+    confusion, names = evaluation.confusion, evaluation.class_names
+    if confusion is None:
+        return [Text("It was not asked which class is taken for which.")]
+    chosen = _most_confused_classes(confusion)
+    labels = [*(names[class_id] for class_id in chosen), "background"]
+    places = [*chosen, len(names)]
+    totals = confusion.matrix.sum(axis=1)
+    cells = [
+        [
+            _cell(int(confusion.matrix[row, column]), int(totals[row]), labels[i], labels[j], right=i == j)
+            for j, column in enumerate(places)
+        ]
+        for i, row in enumerate(places)
+    ]
+    text = (
+        f"Detections with a score of {confusion.score:.2f} or more; each takes the free object that it overlaps "
+        f"most, by {confusion.iou:g} or more, whatever its class. Colour: share of the row. Last row: detections "
+        "where nothing is annotated; last column: objects that were missed."
+    )
+    blocks: list[Block] = [Text(text)]
+    if len(chosen) < len(names):
+        blocks.append(Text(f"The {len(chosen)} most confused of {len(names)} classes are shown."))
+    blocks.append(CellGrid("Confusion matrix.", labels, labels, cells, "annotated class", "detected class"))
+    table = confusions_table(evaluation)
+    return [*blocks, table] if table.rows else blocks
+
+
+def _most_confused_classes(confusion: Confusion) -> list[int]:
+    """Class ids, in their own order; of many, those with the most confusions with another class."""
+    matrix = confusion.matrix[:-1, :-1]
+    if len(matrix) <= MOST_CLASSES_CONFUSED:
+        return list(range(len(matrix)))
+    wrong = matrix.sum(axis=0) + matrix.sum(axis=1) - 2 * matrix.diagonal()
+    order = np.lexsort((-confusion.matrix.sum(axis=1)[:-1], -wrong))
+    return sorted(order[:MOST_CLASSES_CONFUSED].tolist())
+
+
+def _cell(count: int, total: int, truth: str, detected: str, *, right: bool) -> Cell:
+    share = count / total if total else 0.0
+    names = f"{shortened(truth, 40)} detected as {shortened(detected, 40)}"
+    tip = f"{names}\n{count:,} times, {100 * share:.1f} % of the row"
+    return Cell(share, f"{count:,}" if count else "", tip, "hit" if right else "other")
+
+
+def _overlaps(found: Overlaps | None) -> list[Block]:
+    """How well boxes fit."""
+    if found is None or found.mean == UNDEFINED:
+        return [Text("No detection found an object, so no boxes can be compared.")]
+    total = max(int(found.histogram.sum()), 1)
+    bars = [
+        Bar(
+            low,
+            high,
+            count,
+            f"IoU {low:.3f} to {high:.3f}\n{counted(count, 'box', 'boxes')}, {100 * count / total:.1f} %",
+        )
+        for low, high, count in zip(
+            found.edges[:-1].tolist(), found.edges[1:].tolist(), found.histogram.tolist(), strict=True
+        )
+    ]
+    text = f"Boxes that found their object overlap it by {found.mean:.3f} on average."
+    return [
+        Text(text),
+        Charts([Chart("IoU of detections with the objects they found", "IoU", "boxes", bars=bars)]),
+    ]
+
+
+def _calibration(found: Calibration | None) -> list[Block]:
+    """How far scores mean what they say."""
+    if found is None or found.ece == UNDEFINED:
+        return [Text("There are no scores from 0 to 1 to compare with what came of them.")]
+    bars = []
+    for low, high, count, score, accuracy in zip(
+        found.edges[:-1].tolist(),
+        found.edges[1:].tolist(),
+        found.counts.tolist(),
+        found.confidence.tolist(),
+        found.accuracy.tolist(),
+        strict=True,
+    ):
+        tip = f"score {low:.2f} to {high:.2f}"
+        right = f", mean {score:.3f}\nright: {100 * accuracy:.1f} % of {count:,}" if count else "\nno detections"
+        bars.append(Bar(low, high, accuracy if count else 0.0, tip + right))
+    text = (
+        "Each bar is the share of detections of about that score that are right (IoU 0.50, duplicates are wrong). "
+        "Bars under the broken line: scores promise too much; above: too little. Expected calibration error "
+        f"{found.ece:.3f}, largest gap of a bin {found.mce:.3f}; the many detections of low score weigh most in "
+        "the first."
+    )
+    chart = Chart("Right detections by score", "score", "share", bars=bars, diagonal=True, y_range=(0.0, 1.0))
+    return [Text(text), Charts([chart])]
+
+
+def _latency(latency: Latency) -> list[Block]:
+    """How long a detection takes, by stage."""
+    text = (
+        f"Milliseconds for {latency.batch_size} at once, on {latency.device} with {latency.threads} threads: "
+        f"{latency.images} images from the data set, {latency.runs} runs after {latency.warm_up} to warm up. "
+        f"{latency.images_per_s:.1f} images a second. Percentiles of the stages do not add up to those of the "
+        "total."
+    )
+    return [Text(text), latency_table(latency)]

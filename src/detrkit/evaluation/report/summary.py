@@ -2,44 +2,46 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrkit.errors import counted
-from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED
-from detrkit.evaluation.report.terms import ERROR_NAMES, label_of, percent, range_of
+from detrkit.evaluation.coco import UNDEFINED
+from detrkit.evaluation.report.tables import class_table, errors_table, metrics_table
+from detrkit.evaluation.report.terms import percent, range_of
 from detrkit.evaluation.report.verdict import verdict, warnings
 from detrkit.files import atomic_file
+from detrkit.visual.table import Table
 from detrkit.visual.text import markdown_name
 
 if TYPE_CHECKING:
     from detrkit.evaluation.analysis import Evaluation
 
-CLASSES_SHOWN = 5
-"""Best, and as many worst."""
+CLASSES_SHOWN = 10
+"""Half of them the best, half the worst."""
 
 
 def summarize(evaluation: Evaluation, report: str = "report.html") -> str:
-    """The summary.
+    """Return the summary.
 
     Args:
-        evaluation: The result.
-        report: Where the whole report lies, relative to the summary.
+        evaluation: result.
+        report: path of the whole report, relative to the summary.
     """
     origin, metrics = evaluation.origin, evaluation.metrics
+    known = None if evaluation.intervals is None else evaluation.intervals.values.get("AP")
     what = " on ".join(markdown_name(name) for name in (origin.model, origin.data) if name)
+    counts = ((metrics.images, "image"), (metrics.objects, "object"), (metrics.detections, "detection"))
     lines = [
-        f"## {_headline(evaluation)}",
+        f"## AP {percent(evaluation['AP'])}" + (f" ({range_of(known)})" if known is not None else ""),
         "",
-        f"{what + ', ' if what else ''}{counted(metrics.images, 'image')}, {counted(metrics.objects, 'object')}, "
-        f"{counted(metrics.detections, 'detection')}.",
+        f"{what + ', ' if what else ''}{', '.join(counted(*entry) for entry in counts)}.",
         "",
         *(f"> **Note:** {line}\n" for line in warnings(evaluation, markdown_name)),
         *(f"- {line}" for line in verdict(evaluation, markdown_name)),
         "",
-        *_table(["", *(label_of(name, metrics) for name in METRIC_NAMES)], _numbers(evaluation)),
-        *_classes(evaluation),
-        *_errors(evaluation),
+        *(table.markdown() for table in _tables(evaluation)),
     ]
     if evaluation.latency is not None:
         total = evaluation.latency.total
@@ -59,57 +61,14 @@ def write_summary(path: str | Path, evaluation: Evaluation) -> Path:
     return Path(path)
 
 
-def _headline(evaluation: Evaluation) -> str:
-    known = None if evaluation.intervals is None else evaluation.intervals.values.get("AP")
-    return f"AP {percent(evaluation['AP'])}" + (f" ({range_of(known)})" if known is not None else "")
-
-
-def _numbers(evaluation: Evaluation) -> list[list[str]]:
-    rows = [["%", *(percent(evaluation[name]) for name in METRIC_NAMES)]]
-    if evaluation.intervals is not None:
-        known = evaluation.intervals.values
-        head = f"{100 * evaluation.intervals.confidence:g} % interval"
-        rows.append([head, *(range_of(known[name]) if name in known else "" for name in METRIC_NAMES)])
-    return rows
-
-
-def _classes(evaluation: Evaluation) -> list[str]:
-    """The best and the worst classes."""
-    order = [i for i, entry in enumerate(evaluation.per_class) if entry.AP != UNDEFINED]
-    order.sort(key=lambda i: -evaluation.per_class[i].AP)
-    if len(order) > 2 * CLASSES_SHOWN:
-        title = f"The {CLASSES_SHOWN} best and the {CLASSES_SHOWN} worst of {len(order)} classes:"
-        order = order[:CLASSES_SHOWN] + order[-CLASSES_SHOWN:]
-    else:
-        title = "Classes:"
-    if not order:
-        return []
-    rows = []
-    for class_id in order:
-        entry = evaluation.per_class[class_id]
-        intervals = None if evaluation.intervals is None else evaluation.intervals.per_class[class_id]
-        sure = "" if intervals is None or "AP" not in intervals else range_of(intervals["AP"])
-        rows.append(
-            [markdown_name(entry.name), f"{entry.objects:,}", percent(entry.AP), sure, percent(entry.AP50)]
-        )
-    return [title, "", *_table(["class", "objects", "AP", "interval", "AP50"], rows)]
-
-
-def _errors(evaluation: Evaluation) -> list[str]:
-    errors = evaluation.errors
-    if errors is None or errors.ap50 == UNDEFINED:
-        return []
-    counts = errors.counts_above(evaluation.score)
-    rows = [
-        [name, f"{100 * errors.cost[name]:.1f}", f"{counts[name]:,}", meaning]
-        for name, meaning in sorted(ERROR_NAMES.items(), key=lambda item: -errors.cost[item[0]])
-    ]
-    head = ["kind of error", "costs AP50", f"count at score {evaluation.score:.2f}", "what it is"]
-    return ["Errors, dearest first:", "", *_table(head, rows)]
-
-
-def _table(head: list[str], rows: list[list[str]]) -> list[str]:
-    last_is_text = any(len(row[-1].split()) > 3 for row in rows)
-    text = {0, len(head) - 1} if last_is_text else {0}
-    ruled = [head, ["---" if place in text else "---:" for place in range(len(head))], *rows]
-    return [*(f"| {' | '.join(row)} |" for row in ruled), ""]
+def _tables(evaluation: Evaluation) -> list[Table]:
+    """The twelve numbers; the best and the worst classes; the errors."""
+    tables = [metrics_table(evaluation.metrics, evaluation.intervals)]
+    classes = class_table(evaluation).only("class", "AP", "objects", "from", "to", "AP50")
+    ap = [column.name for column in classes.columns].index("AP")
+    rows = [row for row in classes.rows if row[ap] is not None]
+    if rows:
+        tables.append(dataclasses.replace(classes, rows=rows).ends(CLASSES_SHOWN))
+    if evaluation.errors is not None and evaluation.errors.ap50 != UNDEFINED:
+        tables.append(errors_table(evaluation.errors, evaluation.score))
+    return tables

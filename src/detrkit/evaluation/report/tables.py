@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from detrkit.errors import counted, listed
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, CocoMetrics
-from detrkit.evaluation.report.terms import ERROR_NAMES, MEANINGS, MORE_ERROR_NAMES, counted, defined, label_of
+from detrkit.evaluation.report.terms import ERROR_NAMES, MEANINGS, MORE_ERROR_NAMES, defined, label_of
 from detrkit.visual.table import Column, Table, Value
 from detrkit.visual.text import shortened
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 CLASS_COLUMNS = ("class", "id", "objects", "AP", "from", "to", "AP50")
 """Columns of :func:`class_table` that a terminal has room for."""
 
-_MOST_UNMATCHED = 8
+_MOST_CONFUSIONS = 30
 
 
 def metrics_table(metrics: CocoMetrics, intervals: Intervals | None = None) -> Table:
@@ -43,15 +44,11 @@ def metrics_table(metrics: CocoMetrics, intervals: Intervals | None = None) -> T
     ]
     columns = [Column("metric"), Column("%", "points"), *_interval_columns(intervals), Column("measured over")]
     counts = ((metrics.images, "image"), (metrics.objects, "object"), (metrics.detections, "detection"))
-    notes = []
-    if intervals is not None:
-        confidence = f"{100 * intervals.confidence:g} % interval"
-        notes.append(f"from and to: {confidence} over {intervals.resamples:,} resamples of the images")
+    notes = _interval_notes(intervals)
     if metrics.unmatched_classes:
-        shown = ", ".join(shortened(name) for name in metrics.unmatched_classes[:_MOST_UNMATCHED])
-        count = len(metrics.unmatched_classes)
-        more = ", ..." if count > _MOST_UNMATCHED else ""
-        notes.append(f"{count} classes of the model not in the data set, not measured: {shown}{more}")
+        names = listed([shortened(name) for name in metrics.unmatched_classes])
+        count = counted(len(metrics.unmatched_classes), "class", "classes")
+        notes.append(f"{count} of the model not in the data set, not measured: {names}")
     return Table(columns, rows, ", ".join(counted(*entry) for entry in counts), notes)
 
 
@@ -102,8 +99,7 @@ def class_table(evaluation: Evaluation) -> Table:
         columns.append((Column("ECE", "number", 3), _defined(evaluation.calibration.per_class_ece)))
     order = sorted(range(len(per_class)), key=lambda class_id: (-per_class[class_id].AP, class_id))
     rows = [[values[class_id] for _, values in columns] for class_id in order]
-    confidence = "" if intervals is None else f", from and to its {100 * intervals.confidence:g} % interval"
-    return Table([column for column, _ in columns], rows, f"Each class; AP in percent{confidence}")
+    return Table([column for column, _ in columns], rows, "Classes, AP in percent", _interval_notes(intervals))
 
 
 def errors_table(errors: ErrorTypes, score: float) -> Table:
@@ -135,12 +131,27 @@ def errors_table(errors: ErrorTypes, score: float) -> Table:
     return Table(columns, rows, "Errors at IoU 0.50, dearest first")
 
 
-def confusions_table(evaluation: Evaluation, most: int) -> Table:
-    """Return the classes that are most often taken for another one."""
-    from detrkit.evaluation.report.verdict import most_confused
+def most_confused(evaluation: Evaluation, most: int) -> list[tuple[str, str, int]]:
+    """Return true class, detected class and how often, of two different classes, the most frequent first."""
+    if evaluation.confusion is None:
+        return []
+    matrix = evaluation.confusion.matrix[:-1, :-1].copy()
+    np.fill_diagonal(matrix, 0)
+    order = np.argsort(-matrix, axis=None, kind="stable")[:most]
+    names = evaluation.class_names
+    rows, columns = np.unravel_index(order, matrix.shape)
+    return [
+        (names[row], names[column], int(matrix[row, column]))
+        for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
+        if matrix[row, column]
+    ]
 
+
+def confusions_table(evaluation: Evaluation) -> Table:
+    """Return the classes that are most often taken for another one."""
     columns = [Column("annotated", "name"), Column("detected as", "name"), Column("times", "count", bar=True)]
-    return Table(columns, most_confused(evaluation, most), "Most frequent confusions of two classes")
+    rows = most_confused(evaluation, _MOST_CONFUSIONS)
+    return Table(columns, rows, "Most frequent confusions of two classes")
 
 
 def latency_table(latency: Latency) -> Table:
@@ -184,6 +195,13 @@ def origin_table(evaluation: Evaluation) -> Table:
 
 def _interval_columns(intervals: Intervals | None) -> list[Column]:
     return [] if intervals is None else [Column("from", "points"), Column("to", "points")]
+
+
+def _interval_notes(intervals: Intervals | None) -> list[str]:
+    if intervals is None:
+        return []
+    confidence = f"{100 * intervals.confidence:g} % interval"
+    return [f"from and to: {confidence}, {intervals.resamples:,} resamples of the images"]
 
 
 def _ends(interval: Interval | None) -> list[Value]:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from detrkit.errors import counted
 from detrkit.evaluation.coco import UNDEFINED
+from detrkit.evaluation.report.tables import most_confused
 from detrkit.evaluation.report.terms import ERROR_NAMES, percent, quoted, range_of
 
 if TYPE_CHECKING:
@@ -144,22 +143,6 @@ def _classes(evaluation: Evaluation, name: Callable[[str], str]) -> str:
         truth, taken, count = confused[0]
         text += f"; {name(truth)} is most often taken for {name(taken)} ({count:,} times)"
     return text + "."
-
-
-def most_confused(evaluation: Evaluation, most: int) -> list[tuple[str, str, int]]:
-    """True class, detected class and how often, of two different classes, the most frequent first."""
-    if evaluation.confusion is None:
-        return []
-    matrix = evaluation.confusion.matrix[:-1, :-1].copy()
-    np.fill_diagonal(matrix, 0)
-    order = np.argsort(-matrix, axis=None, kind="stable")[:most]
-    names = evaluation.class_names
-    rows, columns = np.unravel_index(order, matrix.shape)
-    return [
-        (names[row], names[column], int(matrix[row, column]))
-        for row, column in zip(rows.tolist(), columns.tolist(), strict=True)
-        if matrix[row, column]
-    ]
 
 
 def _sizes(evaluation: Evaluation) -> str:

@@ -8,10 +8,11 @@ import jsonschema
 import pytest
 
 from detrkit.evaluation.report import metrics_file
-from detrkit.evaluation.report.metrics_file import SCHEMA_FILE, write_metrics_json
+from detrkit.evaluation.report.metrics_file import metrics_schema, write_metrics_json
 from tests.unit.evaluation.report.conftest import HOSTILE
 
-SCHEMA = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+SCHEMA = metrics_schema()
+FIELDS = SCHEMA["$defs"]["MetricsFile"]["properties"]
 
 
 def written(evaluation, folder):
@@ -44,9 +45,9 @@ def test_the_schema_is_a_schema_and_refuses_what_is_wrong(plain, tmp_path):
 def test_a_full_evaluation_follows_the_schema_and_names_every_key_of_it(plain, tmp_path):
     content = written(plain, tmp_path)
     check(content)
-    assert set(content) == set(SCHEMA["properties"])
+    assert set(content) == set(FIELDS)
     assert not [name for name, value in content.items() if value is None]
-    assert set(content["per_class"][0]) == set(SCHEMA["properties"]["per_class"]["items"]["properties"])
+    assert set(content["per_class"][0]) == set(SCHEMA["$defs"]["ClassEntry"]["properties"])
     assert content["AP"] == plain["AP"]
     assert content["intervals"]["values"]["AP"]["low"] <= content["AP"]
     assert content["confusion"]["classes"] == [*plain.class_names, None]
@@ -69,6 +70,13 @@ def test_hostile_names_are_kept_as_they_are(hostile, tmp_path):
     content = written(hostile, tmp_path)
     check(content)
     assert [entry["name"] for entry in content["per_class"]] == HOSTILE
+
+
+def test_numbers_without_an_evaluation_stand_at_the_top(plain, tmp_path):
+    content = written(plain.metrics, tmp_path)
+    full = metrics_file.metrics_content(plain)
+    assert {**full, **content, "per_class": full["per_class"]} == full
+    assert set(content["per_class"][0]) == {"name", "category_id", "objects", "AP", "AP50"}
 
 
 def test_the_matrix_of_very_many_classes_is_left_out(plain, tmp_path, monkeypatch):

@@ -1,24 +1,24 @@
-"""Tables, metrics.json and pictures."""
+"""Tables of an evaluation."""
 
-import dataclasses
-import io
-import json
+from __future__ import annotations
+
 import subprocess
 import sys
 
 import numpy as np
 import pytest
 from PIL import Image
-from rich.console import Console
 
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, ClassMetrics, CocoMetrics
 from detrkit.evaluation.report import (
+    CLASS_COLUMNS,
     class_table,
     errors_table,
     metrics_table,
     plot_precision_recall,
-    write_metrics_json,
 )
+from detrkit.evaluation.report.tables import confusions_table, latency_table, origin_table, size_table
+from detrkit.visual.table import Table
 
 
 def make_metrics(classes=3, objects=7):
@@ -30,42 +30,79 @@ def make_metrics(classes=3, objects=7):
     return CocoMetrics(values, tuple(per_class), 5, 7 * classes, 500, 100, ("unicorn",), precision)
 
 
-def rendered(table):
-    console = Console(file=io.StringIO(), width=100)
-    console.print(table)
-    return console.file.getvalue()
+def column(table: Table, name: str) -> list:
+    place = [entry.name for entry in table.columns].index(name)
+    return [row[place] for row in table.rows]
 
 
-def test_table_shows_percent_and_a_dash_where_undefined():
-    text = rendered(metrics_table(make_metrics()))
-    lines = {line.split()[1]: line.split()[3] for line in text.splitlines() if line.startswith("│")}
-    assert lines["AP"] == "42.0"
-    assert lines["APs"] == "-"
-    assert set(lines) == set(METRIC_NAMES)
-    assert "unicorn" in text
-    assert "5 images" in text
+def by_name(table: Table, name: str) -> dict:
+    return dict(zip((row[0] for row in table.rows), column(table, name), strict=True))
 
 
-def test_class_table_lists_best_first_and_undefined_last():
-    lines = [line for line in rendered(class_table(make_metrics())).splitlines() if line.startswith("│")]
-    assert [line.split("│")[1].strip() for line in lines] == ["class 2", "class 1", "rare"]
-    assert lines[-1].split("│")[4].strip() == "-"
+def test_the_twelve_numbers_are_there_and_none_where_undefined():
+    table = metrics_table(make_metrics())
+    assert column(table, "metric") == list(METRIC_NAMES)
+    assert by_name(table, "%") | {"AP": 0.42, "APs": None} == by_name(table, "%")
+    assert "5 images" in table.title
+    assert "unicorn" in " ".join(table.notes)
 
 
-def test_metrics_json_has_the_numbers_at_its_top_and_null_where_undefined(tmp_path):
-    write_metrics_json(tmp_path / "metrics.json", make_metrics())
-    content = json.loads((tmp_path / "metrics.json").read_text())
-    assert content["AP"] == 0.42
-    assert content["APs"] is None
-    assert content["images"] == 5
-    assert content["detections"] == 500
-    assert content["per_class"][0] == {
-        "name": "rare",
-        "category_id": 99,
-        "objects": 0,
-        "AP": None,
-        "AP50": None,
-    }
+def test_intervals_stand_beside_their_numbers(plain):
+    value = plain.intervals.values["AP"]
+    table = metrics_table(plain.metrics, plain.intervals)
+    assert (by_name(table, "from")["AP"], by_name(table, "to")["AP"]) == (value.low, value.high)
+    assert "95 %" in " ".join(table.notes)
+    known = plain.intervals.per_class[0]["AP"]
+    classes = class_table(plain)
+    assert (by_name(classes, "from")["class 0"], by_name(classes, "to")["class 0"]) == (known.low, known.high)
+
+
+def test_classes_are_listed_best_first_with_all_that_is_known_of_them(plain):
+    table = class_table(plain)
+    ap = column(table, "AP")
+    assert ap == sorted(ap, reverse=True)
+    for class_id, entry in enumerate(plain.per_class):
+        (row,) = (row for row in table.rows if row[0] == entry.name)
+        known = dict(zip((one.name for one in table.columns), row, strict=True))
+        assert (known["id"], known["objects"], known["AP"]) == (str(entry.category_id), entry.objects, entry.AP)
+        assert known["best F1"] == plain.curves.best_f1[class_id + 1]
+        assert known["mean IoU"] == plain.overlaps.per_class[class_id]
+        assert known["ECE"] == plain.calibration.per_class_ece[class_id]
+    assert [entry.name for entry in table.only(*CLASS_COLUMNS).columns] == list(CLASS_COLUMNS)
+
+
+def test_objects_of_all_sizes_are_counted(plain):
+    assert sum(column(size_table(plain), "count")) == plain.metrics.objects
+    assert column(size_table(plain), "AP") == [plain["APs"], plain["APm"], plain["APl"]]
+
+
+def test_errors_are_listed_dearest_first_then_what_holds_them_all(plain):
+    table = errors_table(plain.errors, plain.score)
+    costs = column(table, "costs AP50")
+    assert costs[:6] == sorted(costs[:6], reverse=True)
+    kinds = {"classification", "localization", "both", "duplicate", "background", "missed"}
+    assert set(column(table, "kind of error")[:6]) == kinds
+    assert column(table, "kind of error")[6:] == ["false positives", "false negatives"]
+    above = plain.errors.counts_above(plain.score)
+    assert by_name(table, f"at score {plain.score:.2f}")["missed"] == above["missed"]
+
+
+def test_confusions_times_and_origin_are_those_of_the_evaluation(plain):
+    for truth, found, count in confusions_table(plain).rows:
+        names = plain.class_names
+        assert plain.confusion.matrix[names.index(truth), names.index(found)] == count
+    assert by_name(latency_table(plain.latency), "median")["total"] == plain.latency.total.p50
+    assert by_name(origin_table(plain), "value")["data set"] == "my-dataset"
+
+
+def test_tables_of_edge_cases_are_drawn(edge):
+    tables = [metrics_table(edge.metrics, edge.intervals), class_table(edge), size_table(edge)]
+    if edge.errors is not None:
+        tables.append(errors_table(edge.errors, edge.score))
+    for table in tables:
+        text = "\n".join(table.lines()) + table.markdown()
+        assert "nan" not in text
+        assert "-100.0" not in text
 
 
 @pytest.mark.parametrize("classes", [1, 3, 30])
@@ -74,51 +111,7 @@ def test_precision_recall_picture_is_drawn(classes, tmp_path):
     assert np.asarray(Image.open(path).convert("L")).std() > 5
 
 
-def test_pyplot_and_its_global_state_are_not_used():
-    code = "import sys, detrkit.evaluation.report; print('matplotlib.pyplot' in sys.modules)"
+def test_matplotlib_is_loaded_where_a_picture_is_drawn_only():
+    rooms = ("evaluation.report", "visual.overview", "visual.drawing", "curation.stats_report", "comparison.page")
+    code = f"import sys, {', '.join(f'detrkit.{room}' for room in rooms)}; print('matplotlib' in sys.modules)"
     assert subprocess.check_output([sys.executable, "-c", code], text=True).strip() == "False"
-
-
-def test_intervals_stand_beside_their_numbers(plain):
-    value = plain.intervals.values["AP"]
-    text = rendered(metrics_table(plain.metrics, plain.intervals))
-    assert f"{100 * value.low:.1f} to {100 * value.high:.1f}" in text
-    assert "95 % interval" in text
-    known = plain.intervals.per_class[0]["AP"]
-    assert f"{100 * known.low:.1f} to {100 * known.high:.1f}" in rendered(
-        class_table(plain.metrics, plain.intervals)
-    )
-
-
-def test_names_are_not_read_as_markup_of_the_terminal():
-    metrics = make_metrics()
-    odd = ("[bold red]x[/]", "[/]", "esc\x1b[31m", "line\nbreak", "right\u202eto left")
-    metrics = dataclasses.replace(
-        metrics,
-        per_class=tuple(ClassMetrics(name, i, 3, 0.5, 0.5) for i, name in enumerate(odd)),
-        unmatched_classes=odd,
-    )
-    text = rendered(class_table(metrics)) + rendered(metrics_table(metrics))
-    assert text.count("[bold red]x[/]") == 2
-    assert "\x1b" not in text
-    assert "\u202e" not in text
-    assert "line break" in text
-
-
-def test_errors_are_listed_dearest_first(plain):
-    lines = [line.split("│") for line in rendered(errors_table(plain.errors)).splitlines() if line.startswith("│")]
-    costs = [float(line[2]) for line in lines if line[2].strip()]
-    assert costs == sorted(costs, reverse=True)
-    assert {line[1].strip() for line in lines if line[2].strip()} == {
-        "classification",
-        "localization",
-        "both",
-        "duplicate",
-        "background",
-        "missed",
-    }
-
-
-@pytest.mark.parametrize("table", [class_table, metrics_table])
-def test_tables_of_edge_cases_are_drawn(table, edge):
-    assert "nan" not in rendered(table(edge.metrics, edge.intervals))

@@ -9,7 +9,8 @@ import numpy as np
 from detrkit.classes import ClassMap
 from detrkit.evaluation.analysis import Origin, analyze
 from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.evaluation.report.verdict import most_confused, operating_point, verdict, warnings
+from detrkit.evaluation.report.tables import most_confused
+from detrkit.evaluation.report.verdict import operating_point, verdict, warnings
 from detrkit.types import ImageDetections
 from tests.unit.evaluation.report.conftest import made, nothing_detected, nothing_to_find
 from tests.unit.evaluation.report.simulated import generated
