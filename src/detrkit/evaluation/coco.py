@@ -7,6 +7,7 @@ T = 10 IoU thresholds (0.50 to 0.95), R = 101 recall thresholds.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -376,5 +377,5 @@ def _mean(values: np.ndarray) -> float:
 
 
 def known(value: float) -> float | None:
-    """Return a value, None where it is undefined."""
-    return None if value == UNDEFINED else value
+    """Return a value, None where it is undefined, so that nothing averages a -1."""
+    return None if value == UNDEFINED or not math.isfinite(value) else float(value)

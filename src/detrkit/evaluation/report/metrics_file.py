@@ -11,8 +11,7 @@ import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from detrkit.evaluation.coco import CocoMetrics
-from detrkit.evaluation.report.terms import defined
+from detrkit.evaluation.coco import CocoMetrics, known
 from detrkit.files import atomic_file
 
 if TYPE_CHECKING:
@@ -261,21 +260,21 @@ def _class_entry(evaluation: Evaluation, class_id: int, entry: Mapping[str, Any]
     intervals, curves = evaluation.intervals, evaluation.curves
     found = ClassEntry(**entry)
     if intervals is not None:
-        known = intervals.per_class[class_id]
-        found.intervals = None if known is None else _by_name(known)
+        interval = intervals.per_class[class_id]
+        found.intervals = None if interval is None else _by_name(interval)
     if curves is not None:
-        found.best_f1 = defined(curves.best_f1[class_id + 1])
-        found.best_score = defined(curves.best_score[class_id + 1])
+        found.best_f1 = known(curves.best_f1[class_id + 1])
+        found.best_score = known(curves.best_score[class_id + 1])
     if evaluation.overlaps is not None:
-        found.mean_iou = defined(evaluation.overlaps.per_class[class_id])
+        found.mean_iou = known(evaluation.overlaps.per_class[class_id])
     if evaluation.calibration is not None:
-        found.ece = defined(evaluation.calibration.per_class_ece[class_id])
+        found.ece = known(evaluation.calibration.per_class_ece[class_id])
     return found
 
 
 def _by_name(intervals: Mapping[str, Interval]) -> dict[str, IntervalEntry]:
     return {
-        name: IntervalEntry(defined(entry.value), defined(entry.low), defined(entry.high))
+        name: IntervalEntry(known(entry.value), known(entry.low), known(entry.high))
         for name, entry in intervals.items()
     }
 
@@ -291,9 +290,9 @@ def _errors(evaluation: Evaluation) -> ErrorsEntry | None:
     errors, score = evaluation.errors, evaluation.score
     if errors is None:
         return None
-    cost = ErrorCosts(**{name: defined(value) for name, value in errors.cost.items()})
+    cost = ErrorCosts(**{name: known(value) for name, value in errors.cost.items()})
     above = ErrorsAtScore(score, ErrorCounts(**errors.counts_above(score)))
-    return ErrorsEntry(0.5, defined(errors.ap50), cost, ErrorCounts(**errors.counts), above)
+    return ErrorsEntry(0.5, known(errors.ap50), cost, ErrorCounts(**errors.counts), above)
 
 
 def _curves(evaluation: Evaluation) -> ScoreCurvesEntry | None:
@@ -305,15 +304,15 @@ def _curves(evaluation: Evaluation) -> ScoreCurvesEntry | None:
         _short(found.thresholds),
         *(_short(values[0]) for values in (found.precision, found.recall, found.f1)),
     )
-    return ScoreCurvesEntry(found.iou, defined(found.best_f1[0]), defined(found.best_score[0]), *curves)
+    return ScoreCurvesEntry(found.iou, known(found.best_f1[0]), known(found.best_score[0]), *curves)
 
 
 def _overlaps(evaluation: Evaluation) -> OverlapsEntry | None:
     found = evaluation.overlaps
     if found is None:
         return None
-    by_size = {name: defined(value) for name, value in found.by_size.items()}
-    return OverlapsEntry(defined(found.mean), by_size, _short(found.edges), found.histogram.tolist())
+    by_size = {name: known(value) for name, value in found.by_size.items()}
+    return OverlapsEntry(known(found.mean), by_size, _short(found.edges), found.histogram.tolist())
 
 
 def _confusion(evaluation: Evaluation) -> ConfusionEntry | None:
@@ -329,9 +328,9 @@ def _calibration(evaluation: Evaluation) -> CalibrationEntry | None:
         return None
     counts = found.counts.tolist()
     bins = (_short(found.edges), counts, _short(found.confidence), _short(found.accuracy))
-    return CalibrationEntry(found.iou, defined(found.ece), defined(found.mce), *bins)
+    return CalibrationEntry(found.iou, known(found.ece), known(found.mce), *bins)
 
 
 def _short(values: np.ndarray) -> Numbers:
     """Five digits, which is more than a curve shows."""
-    return [None if value is None else float(f"{value:.5g}") for value in map(defined, values.tolist())]
+    return [None if value is None else float(f"{value:.5g}") for value in map(known, values.tolist())]

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from detrkit.errors import counted, listed
-from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, CocoMetrics
-from detrkit.evaluation.report.terms import ERROR_NAMES, MEANINGS, MORE_ERROR_NAMES, defined, label_of
+from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, CocoMetrics, known
+from detrkit.evaluation.report.terms import ERROR_NAMES, MEANINGS, MORE_ERROR_NAMES, label_of
 from detrkit.visual.table import Column, Table, Value
 from detrkit.visual.text import shortened
 
@@ -32,12 +32,12 @@ def metrics_table(metrics: CocoMetrics, intervals: Intervals | None = None) -> T
         metrics: numbers.
         intervals: how sure they are, where that was computed.
     """
-    known = {} if intervals is None else intervals.values
+    ranges = {} if intervals is None else intervals.values
     rows = [
         [
             label_of(name, metrics),
-            defined(metrics[name]),
-            *([] if intervals is None else _ends(known.get(name))),
+            known(metrics[name]),
+            *([] if intervals is None else _ends(ranges.get(name))),
             MEANINGS[name].format(max_detections=metrics.max_detections),
         ]
         for name in METRIC_NAMES
@@ -60,9 +60,9 @@ def size_table(evaluation: Evaluation) -> Table:
         [
             f"{size} ({limits})",
             counts[size],
-            defined(evaluation[f"AP{size[0]}"]),
-            defined(evaluation[f"AR{size[0]}"]),
-            defined(overlaps.get(size, UNDEFINED)),
+            known(evaluation[f"AP{size[0]}"]),
+            known(evaluation[f"AR{size[0]}"]),
+            known(overlaps.get(size, UNDEFINED)),
         ]
         for size, limits in (("small", "under 32²"), ("medium", "32² to 96²"), ("large", "over 96²"))
     ]
@@ -84,12 +84,12 @@ def class_table(evaluation: Evaluation) -> Table:
         (Column("class", "name"), [entry.name for entry in per_class]),
         (Column("id", "number"), [str(entry.category_id) for entry in per_class]),
         (Column("objects", "count", bar=True), [entry.objects for entry in per_class]),
-        (Column("AP", "points"), [defined(entry.AP) for entry in per_class]),
+        (Column("AP", "points"), [known(entry.AP) for entry in per_class]),
     ]
     if intervals is not None:
-        ends = [_ends(None if known is None else known.get("AP")) for known in intervals.per_class]
+        ends = [_ends(None if entry is None else entry.get("AP")) for entry in intervals.per_class]
         columns += zip(_interval_columns(intervals), zip(*ends, strict=True), strict=False)
-    columns.append((Column("AP50", "points"), [defined(entry.AP50) for entry in per_class]))
+    columns.append((Column("AP50", "points"), [known(entry.AP50) for entry in per_class]))
     if curves is not None:
         columns.append((Column("best F1", "number", 3), _defined(curves.best_f1[1:])))
         columns.append((Column("at score", "number", 2), _defined(curves.best_score[1:])))
@@ -114,7 +114,7 @@ def errors_table(errors: ErrorTypes, score: float) -> Table:
     rows = [
         [
             name.replace("_", " "),
-            defined(errors.cost.get(name, 0.0)),
+            known(errors.cost.get(name, 0.0)),
             errors.counts.get(name, 0),
             above.get(name, 0),
             {**ERROR_NAMES, **MORE_ERROR_NAMES}[name],
@@ -205,8 +205,8 @@ def _interval_notes(intervals: Intervals | None) -> list[str]:
 
 
 def _ends(interval: Interval | None) -> list[Value]:
-    return [None, None] if interval is None else [defined(interval.low), defined(interval.high)]
+    return [None, None] if interval is None else [known(interval.low), known(interval.high)]
 
 
 def _defined(values: np.ndarray) -> list[Value]:
-    return [defined(value) for value in values.tolist()]
+    return [known(value) for value in values.tolist()]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING
 
 from detrkit.evaluation.coco import UNDEFINED, CocoMetrics
@@ -39,11 +38,6 @@ MORE_ERROR_NAMES = {
     "false_positives": "all wrong detections",
     "false_negatives": "all objects that were not found",
 }
-
-
-def defined(value: float) -> float | None:
-    """Return None for what is undefined, so that nothing averages a -1."""
-    return None if value == UNDEFINED or not math.isfinite(value) else float(value)
 
 
 def percent(value: float | None) -> str:
