@@ -24,6 +24,7 @@ from detrkit.curation.check import CheckResult, Finding, Severity, examine
 from detrkit.curation.fix import fix_data
 from detrkit.data.formats import find_splits
 from detrkit.data.formats.coco.write import write_coco
+from detrkit.data.formats.output import WriteOptions
 from detrkit.data.read import read_split_files
 from tests.support.planting import PLANTERS, DataCopy, Key, Planter
 
@@ -59,7 +60,7 @@ def prepare(data: Path, folder: Path) -> Path:
         splits[name] = (index, files.images)
         if files.format == "coco":
             sources[name] = files.annotations
-    written = write_coco(folder / "written", splits, sources=sources)
+    written = write_coco(folder / "written", splits, WriteOptions(sources=sources)).path
     return fix_data(examine(written), folder / "clean").out
 
 

@@ -22,6 +22,8 @@ from detrkit.model_config import BackboneName as BackboneName
 from detrkit.model_config import ModelConfig as ModelConfig
 from detrkit.model_config import Section
 
+Layout = Literal["auto", "coco", "yolo", "voc", "panoptic"]
+"""Layouts of data sets: the formats of :mod:`detrkit.data.formats`, and auto, by what lies there."""
 Precision = Literal["32", "bf16", "16"]
 
 
@@ -29,7 +31,7 @@ class DataConfig(Section):
     """Where the images and annotations are, and how they are loaded."""
 
     root: str | None = pydantic.Field(None, description="folder of the data set")
-    layout: Literal["auto", "coco", "yolo", "voc", "panoptic"] = pydantic.Field(
+    layout: Layout = pydantic.Field(
         "auto", description="layout of the data set; auto: by what lies in root"
     )
     train_split: str = "train"

@@ -5,21 +5,23 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Literal, get_args
 
 from detrkit.classes import ClassMap
 from detrkit.config import DataConfig
 from detrkit.data.faults import ReadReport
-from detrkit.data.formats import Layout, SplitFiles, canonical_split, find_split, find_splits
-from detrkit.data.formats.coco.write import write_coco
-from detrkit.data.formats.output import Progress, Written
-from detrkit.data.formats.voc.write import write_voc
-from detrkit.data.formats.yolo.write import write_yolo
+from detrkit.data.formats import (
+    FORMATS,
+    WRITTEN_FORMATS,
+    Layout,
+    SplitFiles,
+    canonical_split,
+    find_split,
+    find_splits,
+)
+from detrkit.data.formats.output import Progress, WriteOptions
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_split_files
 from detrkit.errors import UsageError
-
-WrittenFormat = Literal["coco", "yolo", "voc"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,7 +47,7 @@ class Converted:
     """
 
     path: Path
-    format: WrittenFormat
+    format: str
     splits: Mapping[str, ConvertedSplit]
     classes: tuple[str, ...]
     notes: tuple[str, ...]
@@ -73,7 +75,7 @@ class Converted:
 def convert_data(
     data: str | Path,
     out: str | Path,
-    to: WrittenFormat,
+    to: str,
     *,
     layout: Layout = "auto",
     splits: Sequence[str] | None = None,
@@ -103,8 +105,9 @@ def convert_data(
         UsageError: ``out`` is not empty, or there is no such format, folder or split.
         DataError: The data set cannot be read.
     """
-    if to not in get_args(WrittenFormat):
-        raise UsageError(f"cannot write {to!r}; expected one of {', '.join(get_args(WrittenFormat))}")
+    write = FORMATS[to].write if to in FORMATS else None
+    if write is None:
+        raise UsageError(f"cannot write {to!r}; expected one of {', '.join(WRITTEN_FORMATS)}")
     found = _found(data, layout, splits)
     read = {split: read_split_files(files) for split, files in found.items()}
     for split, (index, report) in read.items():
@@ -113,13 +116,9 @@ def convert_data(
         for line in report.lines():
             say(line)
     parts = {split: (_from_one(index, found[split]), found[split].images) for split, (index, _) in read.items()}
-    if to == "coco":
-        sources = {split: files.annotations for split, files in found.items() if files.format == "coco"}
-        written = Written(write_coco(Path(out), parts, copy=copy, sources=sources, progress=progress))
-    elif to == "yolo":
-        written = write_yolo(Path(out), parts, copy=copy, progress=progress)
-    else:
-        written = write_voc(Path(out), parts, copy=copy, decimals=decimals, progress=progress)
+    sources = {split: files.annotations for split, files in found.items() if files.format == "coco"}
+    options = WriteOptions(copy=copy, progress=progress, sources=sources, decimals=decimals)
+    written = write(Path(out), parts, options)
     return Converted(
         path=written.path,
         format=to,

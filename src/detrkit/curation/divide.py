@@ -13,6 +13,7 @@ from detrkit.curation.duplicates import MAX_DISTANCE, fingerprints, near_duplica
 from detrkit.curation.subsets import check_shares, class_shares, sample_rows, split_rows
 from detrkit.data.formats import Layout, SplitFiles, canonical_split, find_splits
 from detrkit.data.formats.coco.write import write_coco
+from detrkit.data.formats.output import WriteOptions
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_split_files
 from detrkit.errors import DataError, UsageError
@@ -249,7 +250,7 @@ def _write(
     empty = [name for name, (index, _) in parts.items() if not len(index)]
     if empty:
         raise DataError(f"{empty[0]} would have no image; give it a larger share")
-    return write_coco(out, parts, copy=copy, sources=sources, progress=progress)
+    return write_coco(out, parts, WriteOptions(copy=copy, sources=sources, progress=progress)).path
 
 
 def _summaries(parts: Mapping[str, tuple[CocoIndex, Path]]) -> tuple[Part, ...]:

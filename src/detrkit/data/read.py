@@ -8,11 +8,8 @@ from typing import Literal
 import numpy as np
 
 from detrkit.data.faults import Findings, ReadReport
-from detrkit.data.formats import SplitFiles
+from detrkit.data.formats import FORMATS, SplitFiles
 from detrkit.data.formats.coco.read import load_coco_table
-from detrkit.data.formats.panoptic.read import load_panoptic_table
-from detrkit.data.formats.voc.read import load_voc_table
-from detrkit.data.formats.yolo.read import load_yolo_table
 from detrkit.data.index import CocoIndex, missing_images
 from detrkit.data.repair import build_index
 from detrkit.data.table import AnnotationTable
@@ -28,8 +25,7 @@ def load_table(files: SplitFiles) -> AnnotationTable:
         AnnotationError: They cannot be read at all.
         DataError: There is nothing in them.
     """
-    readers = {"yolo": load_yolo_table, "voc": load_voc_table, "panoptic": load_panoptic_table}
-    return load_coco_table(files.annotations) if files.format == "coco" else readers[files.format](files)
+    return FORMATS[files.format].read(files)
 
 
 def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tuple[CocoIndex, ReadReport]:

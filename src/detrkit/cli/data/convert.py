@@ -45,7 +45,7 @@ def convert(
             result = convert_data(
                 data,
                 out,
-                to,  # type: ignore[arg-type]
+                to,
                 layout=checked_layout(layout),  # type: ignore[arg-type]
                 splits=split,
                 copy=copy,
@@ -72,7 +72,7 @@ def checked_layout(text: str) -> str:
     """
     from typing import get_args
 
-    from detrkit.data.formats.base import Layout
+    from detrkit.config import Layout
     from detrkit.errors import UsageError
 
     if text not in get_args(Layout):

@@ -10,14 +10,11 @@ Shapes: N boxes.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Literal
 
 import numpy as np
 
-BoxFormat = Literal["xywh", "xyxy", "cxcywh"]
+from detrkit.data.formats import BoxFormat
 
-NATIVE: Mapping[str, BoxFormat] = {"coco": "xywh", "panoptic": "xywh", "yolo": "cxcywh", "voc": "xyxy"}
-"""How each annotation format writes a box."""
 OTHERS: Mapping[BoxFormat, tuple[BoxFormat, ...]] = {
     "xywh": ("xyxy", "cxcywh"),
     "xyxy": ("xywh", "cxcywh"),

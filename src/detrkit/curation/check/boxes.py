@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from detrkit.curation.check.box_formats import EDGE_PIXELS, NATIVE, judge, overhang
+from detrkit.curation.check.box_formats import EDGE_PIXELS, judge, overhang
 from detrkit.curation.check.masks import Masks
 from detrkit.curation.check.source import SplitData, boxes_text
 from detrkit.data.faults import Findings
+from detrkit.data.formats import FORMATS
 
 ROUNDING = 0.01
 EDGE_SHARE = 0.003
@@ -54,7 +55,7 @@ def _check_format(split: SplitData, rows: np.ndarray, masks: Masks | None, found
         split.table.boxes_xywh[rows],
         split.limits_hw[split.image_rows[rows]],
         split.image_rows[rows],
-        NATIVE[split.files.format],
+        FORMATS[split.files.format].box_format,
         split.files.format == "yolo",
         split.table.area[rows],
         None if masks is None else masks.bounds_xyxy[rows],

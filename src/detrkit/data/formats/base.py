@@ -7,10 +7,8 @@ import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Literal
 
-Format = Literal["coco", "yolo", "voc", "panoptic"]
-Layout = Literal["auto", "coco", "yolo", "voc", "panoptic"]
+from detrkit.classes import SizeHW
 
 SPLIT_ALIASES = {  # CVAT calls its only split default
     "train": ("train", "training", "default"),
@@ -20,6 +18,8 @@ SPLIT_ALIASES = {  # CVAT calls its only split default
 COMBINED_SPLITS = {"trainval": ("train", "val"), "all": ("train",)}
 """Splits that repeat the images of others; they can be asked for by name, but are no further splits."""
 IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img", "data")
+PANOPTIC_FILE = re.compile(r"^panoptic_([A-Za-z]+?)(?:20\d\d)?(?:[_-].*)?$")
+"""Name, without its suffix, of a COCO panoptic file; the group is its split."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +31,7 @@ class SplitFiles:
         images: Folder that its file names are relative to.
         layout: Name of the layout, for printing.
         reason: Why this was chosen, in words.
-        format: Which reader it needs.
+        format: name of the format that reads it, a key of :data:`detrkit.data.formats.FORMATS`
         listings: What lists the images of this split, where the annotations do not: YOLO's image folders or text
             files, Pascal VOC's ImageSets file; for COCO panoptic the folder of PNG files.
         names: File that holds the class names, where they are neither in the annotations nor in data.yaml.
@@ -43,14 +43,14 @@ class SplitFiles:
     images: Path
     layout: str
     reason: str
-    format: Format = "coco"
+    format: str = "coco"
     listings: tuple[Path, ...] = ()
     names: Path | None = None
     label_folders: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
-class Claim:
+class SplitCandidate:
     """A split that a layout has.
 
     Args:
@@ -63,7 +63,8 @@ class Claim:
     files: Callable[[], SplitFiles]
 
 
-Claims = dict[str, Claim]
+SplitCandidates = dict[str, SplitCandidate]
+"""Splits that a way of looking found, by canonical name."""
 
 
 def canonical_split(name: str) -> str:
@@ -76,6 +77,12 @@ def split_of_folder(name: str) -> str | None:
     """Split that a folder called so holds: train for ``Train``, val for ``val2017``; None for other names."""
     split = canonical_split(re.sub(r"[_-]?20\d\d$", "", name))
     return split if split in SPLIT_ALIASES else None
+
+
+def usable_size(height: float, width: float) -> SizeHW:
+    """Return a size as whole pixels; 0, 0 where it is none."""
+    usable = 1 <= height < 2**31 and 1 <= width < 2**31
+    return (int(height), int(width)) if usable else (0, 0)
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import dataclasses
 import difflib
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
-from detrkit.config import DataConfig
+from detrkit.config import DataConfig, Layout
 from detrkit.data.formats.base import (
     COMBINED_SPLITS,
-    Claim,
-    Claims,
-    Format,
-    Layout,
+    SplitCandidate,
+    SplitCandidates,
     SplitFiles,
     canonical_split,
     holds,
@@ -24,47 +22,17 @@ from detrkit.data.formats.base import (
 )
 from detrkit.data.formats.coco.find import (
     coco_files,
-    find_coco,
     find_coco_by_content,
-    find_coco_elsewhere,
-    find_panoptic,
-    panoptic_files,
     split_of_json,
 )
-from detrkit.data.formats.voc.find import find_voc, voc_files
-from detrkit.data.formats.yolo.find import find_yolo, find_yolo_folders, folder_files, yaml_splits
+from detrkit.data.formats.panoptic.find import panoptic_files, segments_folder
+from detrkit.data.formats.table import FORMATS
+from detrkit.data.formats.voc.find import voc_files
+from detrkit.data.formats.yolo.find import folder_files, yaml_splits
 from detrkit.errors import DataError, UsageError, listed
 
 _YAML = (".yaml", ".yml")
 _SEARCH_DEPTH = 2
-
-
-@dataclasses.dataclass(frozen=True)
-class _Finder:
-    """One way of looking for splits.
-
-    Args:
-        format: What it finds.
-        what: That in words.
-        find: Splits of a folder.
-    """
-
-    format: Format
-    what: str
-    find: Callable[[Path], Claims]
-
-
-FINDERS: Sequence[_Finder] = (
-    _Finder("coco", "COCO JSON", find_coco),
-    _Finder("yolo", "YOLO", find_yolo),
-    _Finder("voc", "Pascal VOC", find_voc),
-    _Finder("yolo", "YOLO", find_yolo_folders),
-    _Finder("coco", "COCO JSON", find_coco_elsewhere),
-    _Finder("coco", "COCO JSON", find_coco_by_content),
-    _Finder("panoptic", "COCO panoptic", find_panoptic),
-)
-"""Ways of looking, the first that finds anything wins: COCO JSON in its standard places, what ``data.yaml`` names,
-VOC, labels by folders, then JSON files in other folders, which are mostly conversions of one of the others."""
 
 
 def find_split(root: str | Path | None, split: str, config: DataConfig | None = None) -> SplitFiles:
@@ -85,10 +53,10 @@ def find_split(root: str | Path | None, split: str, config: DataConfig | None = 
     annotations, images = _configured(split, config)
     if annotations is not None:
         return _explicit(annotations, images, split, root, config.layout)
-    claims, others = _claims(root, config.layout)
-    if canonical_split(split) not in claims:
-        raise DataError(_no_split(root, split, claims, others))
-    files = claims[canonical_split(split)].files()
+    candidates, others = _candidates(root, config.layout)
+    if canonical_split(split) not in candidates:
+        raise DataError(_no_split(root, split, candidates, others))
+    files = candidates[canonical_split(split)].files()
     if images is not None:
         folder = _existing(images, root, "image folder")
         is_folder = files.format == "yolo" and all(listing.is_dir() for listing in files.listings)
@@ -109,22 +77,22 @@ def find_splits(data: str | Path, layout: Layout = "auto") -> dict[str, SplitFil
         UsageError: There is no such folder or file.
         DataError: No split is found.
     """
-    claims, others = _claims(Path(data), layout)
-    names = sorted(claims, key=lambda name: (name != "train", name != "val", name))
-    kept = [name for name in names if not any(part in claims for part in COMBINED_SPLITS.get(name, ()))]
-    return {name: _with_others(claims[name].files(), others) for name in kept}
+    candidates, others = _candidates(Path(data), layout)
+    names = sorted(candidates, key=lambda name: (name != "train", name != "val", name))
+    kept = [name for name in names if not any(part in candidates for part in COMBINED_SPLITS.get(name, ()))]
+    return {name: _with_others(candidates[name].files(), others) for name in kept}
 
 
 def list_splits(root: Path, layout: Layout = "auto") -> dict[str, Path]:
     """The file or folder that shows each split, by canonical name; empty if there is none."""
     try:
-        claims, _ = _claims(root, layout)
+        candidates, _ = _candidates(root, layout)
     except DataError:
         return {}
-    return {split: claim.evidence for split, claim in claims.items()}
+    return {split: candidate.evidence for split, candidate in candidates.items()}
 
 
-def _claims(data: Path, layout: Layout) -> tuple[Claims, list[str]]:
+def _candidates(data: Path, layout: Layout) -> tuple[SplitCandidates, list[str]]:
     """Splits of a data set by the first way of looking that finds any, and what else is there, in words.
 
     Raises:
@@ -132,7 +100,7 @@ def _claims(data: Path, layout: Layout) -> tuple[Claims, list[str]]:
         DataError: Nothing is found, or several data sets are.
     """
     if data.is_file() and data.suffix.lower() == ".json":
-        return _json_claims(data, layout), []
+        return _json_candidates(data, layout), []
     if data.is_file() and data.suffix.lower() in _YAML:
         return yaml_splits(data), []
     if not data.is_dir():
@@ -142,39 +110,42 @@ def _claims(data: Path, layout: Layout) -> tuple[Claims, list[str]]:
         found = _search_inside(data, layout)
     if not found:
         raise DataError(_nothing_found(data, layout))
-    (first, claims), *rest = found
+    (first, candidates), *rest = found
     if layout == "coco":  # JSON files in other folders complete those in the standard places
-        claims = {split: claim for _, more in reversed(found) for split, claim in more.items()}
+        candidates = {split: candidate for _, more in reversed(found) for split, candidate in more.items()}
     others = {
-        finder.format: f"{finder.what} ({relative(_first(more).evidence, data)})"
-        for finder, more in reversed(rest)
-        if finder.format != first.format and finder.format != "panoptic"
+        name: f"{FORMATS[name].title} ({relative(_first(more).evidence, data)})"
+        for name, more in reversed(rest)
+        if name not in (first, "panoptic")
     }
-    return claims, [f"{what}: --set data.layout={name}" for name, what in others.items()]
+    return candidates, [f"{what}: --set data.layout={name}" for name, what in others.items()]
 
 
-def _first(claims: Claims) -> Claim:
-    return claims.get("train") or next(iter(claims.values()))
+def _first(candidates: SplitCandidates) -> SplitCandidate:
+    return candidates.get("train") or next(iter(candidates.values()))
 
 
-def _search(root: Path, layout: Layout) -> list[tuple[_Finder, Claims]]:
-    asked = [finder for finder in FINDERS if layout in ("auto", finder.format)]
-    found: list[tuple[_Finder, Claims]] = []
-    for finder in asked:
-        if found and finder.find is find_coco_by_content:  # reads files of up to 500 MB
+def _search(root: Path, layout: Layout) -> list[tuple[str, SplitCandidates]]:
+    """Return what each way of looking finds, with the name of its format, in the order of the table of formats."""
+    asked = [name for name in FORMATS if layout in ("auto", name)]
+    finders = sorted((place, name) for name in asked for place in FORMATS[name].find)
+    found: list[tuple[str, SplitCandidates]] = []
+    for place, name in finders:
+        find = FORMATS[name].find[place]
+        if found and find is find_coco_by_content:  # reads files of up to 500 MB
             continue
         try:
-            claims = finder.find(root)
+            candidates = find(root)
         except DataError:
             if found:  # it is only mentioned beside the layout that is used
                 continue
             raise
-        if claims:
-            found.append((finder, claims))
+        if candidates:
+            found.append((name, candidates))
     return found
 
 
-def _search_inside(root: Path, layout: Layout) -> list[tuple[_Finder, Claims]]:
+def _search_inside(root: Path, layout: Layout) -> list[tuple[str, SplitCandidates]]:
     """The one data set in a folder inside ``root``, as archives are often packed.
 
     Raises:
@@ -183,10 +154,10 @@ def _search_inside(root: Path, layout: Layout) -> list[tuple[_Finder, Claims]]:
     folders = [root]
     for _ in range(_SEARCH_DEPTH):
         folders = [inner for folder in folders for inner in subfolders(folder)]
-        found = {folder: claims for folder in folders if (claims := _search(folder, layout))}
+        found = {folder: candidates for folder in folders if (candidates := _search(folder, layout))}
         if len(found) > 1:
             names = ", ".join(
-                f"{relative(folder, root)} ({claims[0][0].what})" for folder, claims in found.items()
+                f"{relative(folder, root)} ({FORMATS[first].title})" for folder, ((first, _), *_) in found.items()
             )
             raise DataError(f"{root}: holds several data sets: {names}; give the folder of one")
         if found:
@@ -194,16 +165,12 @@ def _search_inside(root: Path, layout: Layout) -> list[tuple[_Finder, Claims]]:
     return []
 
 
-def _json_claims(path: Path, layout: Layout) -> Claims:
+def _json_candidates(path: Path, layout: Layout) -> SplitCandidates:
     split = canonical_split(split_of_json(path) or "all")
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
-    if layout == "panoptic" or (layout == "auto" and path.name.startswith("panoptic_") and _has_segments(path)):
-        return {split: Claim(path, lambda: panoptic_files(path, root))}
-    return {split: Claim(path, lambda: coco_files(path, root, "COCO JSON", "named"))}
-
-
-def _has_segments(path: Path) -> bool:
-    return path.with_suffix("").is_dir()
+    if layout == "panoptic" or (layout == "auto" and path.name.startswith("panoptic_") and segments_folder(path)):
+        return {split: SplitCandidate(path, lambda: panoptic_files(path, root))}
+    return {split: SplitCandidate(path, lambda: coco_files(path, root, "COCO JSON", "named"))}
 
 
 def _explicit(annotations: str, images: str | None, split: str, root: Path, layout: Layout) -> SplitFiles:
@@ -259,8 +226,8 @@ def _what_is_there(root: Path) -> str:
     return f"there is no such folder{_near(root)}"
 
 
-def _no_split(root: Path, split: str, claims: Claims, others: Sequence[str]) -> str:
-    evidence: Mapping[str, Path] = {name: claim.evidence for name, claim in claims.items()}
+def _no_split(root: Path, split: str, candidates: SplitCandidates, others: Sequence[str]) -> str:
+    evidence: Mapping[str, Path] = {name: candidate.evidence for name, candidate in candidates.items()}
     names = ", ".join(f"{name} ({relative(path, root)})" for name, path in sorted(evidence.items()))
     rivals = [name for name in sorted(evidence, key=lambda name: (name == "train", name)) if name != split]
     key = "train_split" if canonical_split(split) == "train" else "val_split"
@@ -273,14 +240,7 @@ def _no_split(root: Path, split: str, claims: Claims, others: Sequence[str]) -> 
 
 
 def _nothing_found(root: Path, layout: Layout) -> str:
-    looked = {
-        "coco": "COCO JSON (annotations/instances_*.json, <split>/_annotations.coco.json, <split>.json, "
-        "_annotations.coco.json)",
-        "yolo": "YOLO (data.yaml, images/ with labels/, lists of images)",
-        "voc": "Pascal VOC (Annotations/*.xml with images)",
-        "panoptic": "COCO panoptic (annotations/panoptic_*.json)",
-    }
-    kinds = looked.values() if layout == "auto" else [looked[layout]]
+    kinds = [format_.looked_for for name, format_ in FORMATS.items() if layout in ("auto", name)]
     names = sorted(entry.name for entry in islice(os.scandir(root), 1000))
     return (
         f"{root}: no data set found; looked for {'; '.join(kinds)}; "

@@ -84,6 +84,30 @@ def inside_name(name: str) -> str:
     return plain
 
 
+Splits = Mapping[str, tuple[CocoIndex, Path]]
+"""Index and image folder of each split, by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class WriteOptions:
+    """How a data set is written.
+
+    Args:
+        copy: copy the images; otherwise they are hard-linked where the file system can
+        progress: called with images placed and images in all
+        sources: COCO JSON file that a split was read from, whose further fields COCO keeps, such as masks
+        decimals: write fractions of pixels, for Pascal VOC
+    """
+
+    copy: bool = False
+    progress: Progress | None = None
+    sources: Mapping[str, Path] = dataclasses.field(default_factory=dict)
+    decimals: bool = False
+
+
+DEFAULTS = WriteOptions()
+
+
 @dataclasses.dataclass(frozen=True)
 class Written:
     """A data set that was written.
@@ -97,7 +121,7 @@ class Written:
     notes: tuple[str, ...] = ()
 
 
-def common_classes(splits: Mapping[str, tuple[CocoIndex, Path]]) -> tuple[list[str], dict[str, np.ndarray]]:
+def common_classes(splits: Splits) -> tuple[list[str], dict[str, np.ndarray]]:
     """The class names of all splits, and the number of each split's classes among them, int64.
 
     Formats with one list of classes need it; annotation files of different splits may list different ones. A name
@@ -183,46 +207,44 @@ def place_image(source: Path, target: Path, *, copy: bool) -> None:
     shutil.copyfile(original, target)
 
 
-def place_images(
-    index: CocoIndex,
-    images: Path,
-    folder: Path,
-    *,
-    copy: bool,
-    rename: Callable[[str], str] = inside_name,
-    progress: Callable[[], None] | None = None,
-) -> list[str]:
-    """Put every image of a split below ``folder``; returns their names there, in order.
+class ImagePlacer:
+    """Puts the images of all splits into the new data set and counts them."""
 
-    Args:
-        index: The split.
-        images: Folder that its file names are relative to.
-        folder: Where the images go.
-        copy: Copy the bytes instead of linking.
-        rename: New name of an image by its old one.
-        progress: Called after each image.
+    def __init__(self, splits: Splits, options: WriteOptions):
+        self.options, self.done = options, 0
+        self.total = sum(len(index) for index, _ in splits.values())
+
+    def place(
+        self, part: tuple[CocoIndex, Path], folder: Path, rename: Callable[[str], str] = inside_name
+    ) -> list[str]:
+        """Put every image of a split below ``folder``; return their names there, in order.
+
+        Args:
+            part: index of the split, and the folder that its file names are relative to
+            folder: target folder
+            rename: new name of an image by its old one
+        """
+        index, images = part
+        names: list[str] = []
+        for row in range(len(index)):
+            listed = index.file_name(row)
+            check_inside(listed, images)
+            name = rename(listed)
+            place_image(images / listed, folder / name, copy=self.options.copy)
+            names.append(name)
+            self.done += 1
+            if self.options.progress is not None:
+                self.options.progress(self.done, self.total)
+        return names
+
+
+@contextlib.contextmanager
+def new_data_set(out: Path, splits: Splits, options: WriteOptions) -> Iterator[tuple[Path, ImagePlacer]]:
+    """Give a folder to fill, which becomes ``out`` only when all of it is there, and what puts images into it.
+
+    Raises:
+        UsageError: ``out`` is not empty, or a split has an impossible name.
     """
-    names: list[str] = []
-    for row in range(len(index)):
-        listed = index.file_name(row)
-        check_inside(listed, images)
-        name = rename(listed)
-        place_image(images / listed, folder / name, copy=copy)
-        names.append(name)
-        if progress is not None:
-            progress()
-    return names
-
-
-def counting(progress: Progress | None, total: int) -> Callable[[], None] | None:
-    """A function that counts its calls up to ``total`` and tells ``progress``; None for None."""
-    if progress is None:
-        return None
-    tell, done = progress, 0
-
-    def count() -> None:
-        nonlocal done
-        done += 1
-        tell(done, total)
-
-    return count
+    check_split_names(list(splits))
+    with new_folder(out) as folder:
+        yield folder, ImagePlacer(splits, options)

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from detrkit.curation.check.box_formats import NATIVE, from_xywh, judge, to_xywh
+from detrkit.curation.check.box_formats import from_xywh, judge, to_xywh
 
 HEIGHT, WIDTH = 480, 640
 
@@ -133,7 +133,3 @@ def test_a_box_of_one_pixel_in_the_corner_is_no_normalised_box():
 def test_no_boxes_and_one_box_are_legal():
     assert len(judged(np.zeros((0, 4))).fault) == 0
     assert judged(np.array([[10.0, 10, 50, 50]])).fault.tolist() == [""]
-
-
-def test_every_format_that_is_read_has_a_native_reading():
-    assert set(NATIVE) == {"coco", "panoptic", "yolo", "voc"}

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import shutil
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from detrkit.config import DataConfig
-from detrkit.data.formats import Layout, find_split, find_splits
+from detrkit.data import formats
+from detrkit.data.formats import FORMATS, WRITTEN_FORMATS, Layout, find_split, find_splits
 from detrkit.errors import AnnotationError, DataError, UsageError
 from tests.unit.data.factory import coco, image_entry, write
 
@@ -224,3 +226,12 @@ def test_images_that_are_nowhere_are_said(tmp_path: Path) -> None:
     shutil.rmtree(tmp_path / "images")
     with pytest.raises(DataError, match=r"'1\.png', are in none of .*data\.train_images=FOLDER"):
         find_split(tmp_path, "train")
+
+
+def test_the_table_of_formats_is_what_the_config_knows():
+    assert set(FORMATS) == set(get_args(Layout)) - {"auto"}
+    assert set(WRITTEN_FORMATS) < set(FORMATS)
+    places = [place for format_ in FORMATS.values() for place in format_.find]
+    assert sorted(places) == list(range(len(places)))
+    folders = {path.parent.name for path in Path(formats.__file__).parent.glob("*/read.py")}
+    assert folders == set(FORMATS)

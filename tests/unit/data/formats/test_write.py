@@ -14,7 +14,7 @@ import yaml
 
 from detrkit.data.formats import find_splits
 from detrkit.data.formats.coco.write import write_coco
-from detrkit.data.formats.output import Written, new_folder
+from detrkit.data.formats.output import WriteOptions, Written, new_folder
 from detrkit.data.formats.voc.write import whole_pixels, write_voc
 from detrkit.data.formats.yolo.write import write_yolo
 from detrkit.data.index import CocoIndex
@@ -61,7 +61,7 @@ def test_nested_names_and_empty_images_come_back(writer: Callable[..., Any], tmp
 @pytest.mark.parametrize("writer", WRITERS)
 def test_copies_share_nothing_with_the_source(writer: Callable[..., Any], tmp_path: Path) -> None:
     index, images = small(tmp_path / "a")
-    writer(tmp_path / "out", {"train": (index, images)}, copy=True)
+    writer(tmp_path / "out", {"train": (index, images)}, WriteOptions(copy=True))
     for path in (tmp_path / "out").rglob("*.png"):
         assert path.stat().st_nlink == 1
 
@@ -92,7 +92,7 @@ def test_a_failure_leaves_nothing(
 
     monkeypatch.setattr("detrkit.data.formats.output.shutil.copyfile", full_disk)
     with pytest.raises(OSError, match="No space left"):
-        writer(tmp_path / "out", {"train": (index, images)}, copy=True)
+        writer(tmp_path / "out", {"train": (index, images)}, WriteOptions(copy=True))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 
@@ -175,7 +175,7 @@ def test_voc_has_whole_pixels_and_crowd_as_difficult(tmp_path: Path) -> None:
     assert texts == [["5", "6", "26", "17"], ["1", "1", "10", "10"]]
     assert [item.text for item in root.iter("difficult")] == ["0", "1"]
     assert written.notes == ("train: 1 crowd regions written as difficult objects",)
-    write_voc(tmp_path / "exact", parts, decimals=True)
+    write_voc(tmp_path / "exact", parts, WriteOptions(decimals=True))
     back, _ = read_split_files(find_splits(tmp_path / "exact")["train"])
     np.testing.assert_allclose(back.boxes_xyxy[0], [5.4, 6.5, 25.6, 16.7])
     assert back.iscrowd.tolist() == [False, True]
@@ -209,7 +209,7 @@ def test_coco_keeps_everything_of_its_source(tmp_path: Path) -> None:
     path = write(tmp_path / "a", content)
     (path.parent / "gone.png").unlink()
     index, _ = read_coco(path, path.parent)
-    write_coco(tmp_path / "out", {"train": (index, path.parent)}, sources={"train": path})
+    write_coco(tmp_path / "out", {"train": (index, path.parent)}, WriteOptions(sources={"train": path}))
     written = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
     assert (written["licenses"], written["info"]) == ([{"id": 3}], {"year": "2021"})
     assert written["categories"] == categories

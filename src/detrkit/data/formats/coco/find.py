@@ -1,7 +1,8 @@
-"""COCO JSON files, detection and panoptic, and the image folders that they are about."""
+"""Finding COCO JSON files and the image folders that they are about."""
 
 from __future__ import annotations
 
+import functools
 import json
 import mmap
 import re
@@ -11,9 +12,10 @@ from pathlib import Path
 
 from detrkit.data.formats.base import (
     IMAGE_FOLDERS,
+    PANOPTIC_FILE,
     SPLIT_ALIASES,
-    Claim,
-    Claims,
+    SplitCandidate,
+    SplitCandidates,
     SplitFiles,
     canonical_split,
     relative,
@@ -28,37 +30,36 @@ PROBED_NAMES = 20
 """How many listed file names are looked for to recognise the image folder; some may be missing."""
 
 _SPLIT_FILE = re.compile(r"^(?:instances_)?([A-Za-z]+?)(?:20\d\d)?(?:[_-].*)?$")
-_PANOPTIC_FILE = re.compile(r"^panoptic_([A-Za-z]+?)(?:20\d\d)?(?:[_-].*)?$")
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
 _LISTS = (b"images", b"annotations", b"categories")
 _STANDARD, _ELSEWHERE = ("annotations/", ""), ("*/", "*/*/")
 
-SplitCandidates = dict[str, list[Path]]
+FilesBySplit = dict[str, list[Path]]
 
 
-def find_coco(root: Path) -> Claims:
+def find_coco(root: Path) -> SplitCandidates:
     """Splits in the places where COCO, Roboflow and most tools put their JSON files."""
-    found: Claims = {}
+    found: SplitCandidates = {}
     for layout, finder in LAYOUTS.items():
-        found = {**_claims(finder(root), layout, root), **found}
+        found = {**_candidates(finder(root), layout, root), **found}
     return found
 
 
-def find_coco_elsewhere(root: Path) -> Claims:
+def find_coco_elsewhere(root: Path) -> SplitCandidates:
     """Splits in COCO JSON files in other folders of the data set."""
-    return _claims(_plain(root, _ELSEWHERE), "COCO JSON", root)
+    return _candidates(_plain(root, _ELSEWHERE), "COCO JSON", root)
 
 
-def find_coco_by_content(root: Path) -> Claims:
+def find_coco_by_content(root: Path) -> SplitCandidates:
     """Splits in JSON files of any other name that hold COCO's three lists; train where no name says otherwise.
 
     Raises:
         DataError: Several files could be the same split.
     """
-    found: SplitCandidates = {}
+    found: FilesBySplit = {}
     for folder in (root, root / "annotations", *subfolders(root)):
         for file in sorted(folder.glob("*.json")):
-            if file.is_file() and _holds_coco(file) and not _PANOPTIC_FILE.match(file.stem):
+            if file.is_file() and _holds_coco(file) and not PANOPTIC_FILE.match(file.stem):
                 words = (*re.split("[^A-Za-z]+|20[0-9][0-9]", file.stem), folder.name if folder != root else "")
                 split = next((split for word in words if (split := split_of_folder(word))), "train")
                 if file not in found.setdefault(split, []):
@@ -66,21 +67,7 @@ def find_coco_by_content(root: Path) -> Claims:
     for split, files in found.items():
         if len(files) > 1:
             raise DataError(_several(files, root, split))
-    return _claims(found, "COCO JSON", root)
-
-
-def find_panoptic(root: Path) -> Claims:
-    """Splits in COCO panoptic JSON files with a folder of PNG files."""
-    for folder in ("annotations/", "", "*/"):
-        found: Claims = {}
-        for file in sorted(root.glob(f"{folder}panoptic_*.json"), key=lambda file: (len(file.stem), file)):
-            match = _PANOPTIC_FILE.match(file.stem)
-            if match and file.is_file() and (split_of_folder(match[1]) or _segments_folder(file)):
-                claim = Claim(file, lambda file=file: panoptic_files(file, root))  # type: ignore[misc]
-                found.setdefault(canonical_split(match[1]), claim)
-        if found:
-            return found
-    return {}
+    return _candidates(found, "COCO JSON", root)
 
 
 def coco_files(file: Path, root: Path, layout: str, reason: str, images: Path | None = None) -> SplitFiles:
@@ -88,33 +75,11 @@ def coco_files(file: Path, root: Path, layout: str, reason: str, images: Path | 
     return SplitFiles(file, images or find_image_folder(file, root), layout, reason)
 
 
-def panoptic_files(file: Path, root: Path, images: Path | None = None) -> SplitFiles:
-    """A COCO panoptic JSON file, its images and its PNG files.
-
-    Raises:
-        DataError: The folder of PNG files is not there.
-    """
-    segments = _segments_folder(file)
-    if segments is None:
-        raise DataError(
-            f"{file}: the folder of its PNG files is missing; expected {file.with_suffix('')} (for COCO, unpack "
-            f"{file.stem}.zip there)"
-        )
-    reason = f"{relative(file, root)} is COCO panoptic, PNG files in {relative(segments, root)}"
-    folder = images or find_image_folder(file, root)
-    return SplitFiles(file, folder, "COCO panoptic", reason, "panoptic", (segments,))
-
-
-def _segments_folder(file: Path) -> Path | None:
-    candidates = (file.with_suffix(""), file.parent / "masks")
-    return next((folder for folder in candidates if folder.is_dir()), None)
-
-
 def split_of_json(file: Path) -> str | None:
     """Split that a JSON file is of, by its name; None if that does not say."""
     if file.name == ROBOFLOW_FILE:
         return file.parent.name
-    match = _PANOPTIC_FILE.match(file.stem) or _SPLIT_FILE.match(file.stem)
+    match = PANOPTIC_FILE.match(file.stem) or _SPLIT_FILE.match(file.stem)
     return match[1] if match else None
 
 
@@ -154,7 +119,7 @@ def _listed_names(annotations: Path) -> list[str]:
     """The first file names of a COCO JSON file, found without parsing what may be 500 MB."""
     if not annotations.stat().st_size:
         return []
-    skipped = ".png" if _PANOPTIC_FILE.match(annotations.stem) else None  # its annotations name PNG files
+    skipped = ".png" if PANOPTIC_FILE.match(annotations.stem) else None  # its annotations name PNG files
     with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return _first_names(content, skipped)
 
@@ -177,15 +142,15 @@ def _image_folders(annotations: Path, root: Path) -> Iterator[Path]:
     yield from sorted(folder for folder in root.iterdir() if folder.is_dir())
 
 
-def _coco_2017(root: Path) -> SplitCandidates:
+def _coco_2017(root: Path) -> FilesBySplit:
     return _by_split(root, ["annotations/instances_*2017.json"])
 
 
-def _roboflow(root: Path) -> SplitCandidates:
+def _roboflow(root: Path) -> FilesBySplit:
     return _by_split(root, [f"*/{ROBOFLOW_FILE}"])
 
 
-def _plain(root: Path, folders: Sequence[str] = _STANDARD) -> SplitCandidates:
+def _plain(root: Path, folders: Sequence[str] = _STANDARD) -> FilesBySplit:
     names = [f"{name}.json" for aliases in SPLIT_ALIASES.values() for name in aliases]
     return _by_split(
         root,
@@ -194,7 +159,7 @@ def _plain(root: Path, folders: Sequence[str] = _STANDARD) -> SplitCandidates:
     )
 
 
-def _flat(root: Path) -> SplitCandidates:
+def _flat(root: Path) -> FilesBySplit:
     """A folder with images and one annotation file; the training split unless its name says otherwise."""
     file = root / ROBOFLOW_FILE
     if not file.is_file():
@@ -203,7 +168,7 @@ def _flat(root: Path) -> SplitCandidates:
     return {split if split in SPLIT_ALIASES else "train": [file]}
 
 
-LAYOUTS: Mapping[str, Callable[[Path], SplitCandidates]] = {
+LAYOUTS: Mapping[str, Callable[[Path], FilesBySplit]] = {
     "COCO 2017": _coco_2017,
     "Roboflow COCO": _roboflow,
     "COCO JSON": _plain,
@@ -212,19 +177,21 @@ LAYOUTS: Mapping[str, Callable[[Path], SplitCandidates]] = {
 """Every layout of COCO JSON, and how its splits are found; the first that has the split wins."""
 
 
-def _claims(candidates: SplitCandidates, layout: str, root: Path) -> Claims:
+def _candidates(candidates: FilesBySplit, layout: str, root: Path) -> SplitCandidates:
     def files(split: str) -> SplitFiles:
         file = _only_one(candidates[split], root, split)
         return coco_files(file, root, layout, f"{relative(file, root)} is {split} in {layout} layout")
 
-    return {split: Claim(found[0], lambda split=split: files(split)) for split, found in candidates.items()}  # type: ignore[misc]
+    return {
+        split: SplitCandidate(found[0], functools.partial(files, split)) for split, found in candidates.items()
+    }
 
 
-def _by_split(root: Path, patterns: Sequence[str]) -> SplitCandidates:
+def _by_split(root: Path, patterns: Sequence[str]) -> FilesBySplit:
     """Annotation files of each split by the first pattern that has any, shortest name first."""
-    found: SplitCandidates = {}
+    found: FilesBySplit = {}
     for pattern in patterns:
-        matches: SplitCandidates = {}
+        matches: FilesBySplit = {}
         for file in sorted(root.glob(pattern), key=lambda file: (len(file.stem), file)):
             split = split_of_json(file)
             if split is not None and file.is_file():

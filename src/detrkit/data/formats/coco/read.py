@@ -20,6 +20,7 @@ import msgspec
 import numpy as np
 
 from detrkit.data.faults import Findings
+from detrkit.data.formats.base import usable_size
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError
 
@@ -166,6 +167,7 @@ class _Columns:
         category_names = [_class_name(entry, category_ids[row]) for row, entry in enumerate(classes)]
         listed = _structs(_Image, images, "images")
         image_ids = self._ints([entry.id for entry in listed], "id", "images")
+        sizes = [usable_size(_number(entry.height), _number(entry.width)) for entry in listed]
         file_names = [_file_name(entry, row, image_ids) for row, entry in enumerate(listed)]
         # Filled chunk by chunk: joined at the end, the columns would be in memory twice while the file still is.
         columns = _empty_columns(len(annotations))
@@ -177,7 +179,7 @@ class _Columns:
             source=self.path,
             image_ids=image_ids,
             file_names=file_names,
-            sizes_hw=np.array([_size_hw(entry) for entry in listed], dtype=np.int32).reshape(-1, 2),
+            sizes_hw=np.array(sizes, dtype=np.int32).reshape(-1, 2),
             category_ids=category_ids.tolist(),
             category_names=category_names,
             annotation_ids=annotation_ids,
@@ -266,12 +268,6 @@ def _floats(values: Sequence[Any]) -> np.ndarray:
     if set(map(type, values)) <= {int, float}:
         return np.array(values, dtype=np.float64)
     return np.array([_number(value) for value in values], dtype=np.float64)
-
-
-def _size_hw(entry: _Image) -> tuple[int, int]:
-    height, width = _number(entry.height), _number(entry.width)
-    usable = height >= 1 and width >= 1 and max(height, width) < 2**31
-    return (int(height), int(width)) if usable else (0, 0)
 
 
 def _whole(value: Any) -> int | None:

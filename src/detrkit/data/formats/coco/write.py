@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.data.formats.coco.read import load_json
-from detrkit.data.formats.output import Progress, check_split_names, counting, new_folder, place_images
+from detrkit.data.formats.output import DEFAULTS, Splits, WriteOptions, Written, new_data_set
 from detrkit.data.index import CocoIndex
 from detrkit.files import atomic_file
 
@@ -26,41 +26,21 @@ _SAME_PIXELS = 1e-3
 _ENTRIES = ("images", "annotations", "categories")
 
 
-def write_coco(
-    out: Path,
-    splits: Mapping[str, tuple[CocoIndex, Path]],
-    *,
-    copy: bool = False,
-    sources: Mapping[str, Path] | None = None,
-    progress: Progress | None = None,
-) -> Path:
+def write_coco(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> Written:
     """Write a data set in COCO layout into a new or empty folder, which is whole or not there.
-
-    Args:
-        out: The folder.
-        splits: Index and image folder of each split.
-        copy: Copy the images; otherwise they are hard-linked where the file system can.
-        sources: COCO JSON file that a split was read from: what detrkit does not read of its entries, such as
-            masks and licences, is kept.
-        progress: Told of every image placed.
-
-    Returns:
-        ``out``.
 
     Raises:
         UsageError: ``out`` is not empty, or a split has an impossible name.
         DataError: A file name leads out of the image folder.
     """
-    check_split_names(list(splits))
-    with new_folder(Path(out)) as folder:
-        count = counting(progress, sum(len(index) for index, _ in splits.values()))
-        for split, (index, images) in splits.items():
+    with new_data_set(out, splits, options) as (folder, images):
+        for split, part in splits.items():
             (folder / split).mkdir()
-            names = place_images(index, images, folder / split, copy=copy, progress=count)
-            source = (sources or {}).get(split)
-            content = coco_content(index, names) if source is None else merged_content(index, names, source)
+            names = images.place(part, folder / split)
+            source = options.sources.get(split)
+            content = coco_content(part[0], names) if source is None else merged_content(part[0], names, source)
             write_coco_json(folder / "annotations" / f"instances_{split}.json", content)
-    return Path(out)
+    return Written(Path(out))
 
 
 def write_coco_json(path: Path, content: Mapping[str, Any]) -> None:

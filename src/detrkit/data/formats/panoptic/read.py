@@ -16,7 +16,7 @@ import numpy as np
 from PIL import Image
 
 from detrkit.data.faults import Findings
-from detrkit.data.formats.base import SplitFiles
+from detrkit.data.formats.base import SplitFiles, usable_size
 from detrkit.data.formats.coco.read import load_json
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError, ImageError
@@ -84,13 +84,14 @@ def read_panoptic(files: SplitFiles) -> PanopticSplit:
         png_names = [""] * len(images)
         for row, entry in by_row:
             png_names[row] = str(entry["file_name"])
+        sizes = [usable_size(_number(entry.get("height")), _number(entry.get("width"))) for entry in images]
         segments = [(row, segment) for row, entry in by_row for segment in entry["segments_info"]]
         return PanopticSplit(
             source=source,
             segments=files.listings[0],
             image_ids=image_ids,
             file_names=[str(entry["file_name"]) for entry in images],
-            sizes_hw=np.array([_size_hw(entry) for entry in images], dtype=np.int32).reshape(-1, 2),
+            sizes_hw=np.array(sizes, dtype=np.int32).reshape(-1, 2),
             png_names=png_names,
             category_ids=[int(entry["id"]) for entry in categories],
             category_names=[str(entry["name"]) for entry in categories],
@@ -167,12 +168,6 @@ def _entries(content: Any, key: str, source: Path) -> list[dict[str, Any]]:
     if not isinstance(entries, list) or not all(isinstance(entry, dict) for entry in entries):
         raise AnnotationError(f"{source}: {key!r} is no list of objects; use a panoptic file of COCO")
     return entries
-
-
-def _size_hw(entry: dict[str, Any]) -> tuple[int, int]:
-    height, width = _number(entry.get("height")), _number(entry.get("width"))
-    usable = 1 <= height < 2**31 and 1 <= width < 2**31
-    return (int(height), int(width)) if usable else (0, 0)
 
 
 def _box(segment: dict[str, Any]) -> list[float]:

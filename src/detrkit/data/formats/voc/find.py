@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from detrkit.data.formats.base import (
-    Claim,
-    Claims,
+    SplitCandidate,
+    SplitCandidates,
     SplitFiles,
     canonical_split,
     child,
@@ -28,9 +28,9 @@ Found = tuple[str, Path, Path, tuple[Path, ...], str]
 """Split, folder of XML files, image folder, list and reason."""
 
 
-def find_voc(root: Path) -> Claims:
+def find_voc(root: Path) -> SplitCandidates:
     """Splits of a folder that holds Pascal VOC annotations."""
-    found: Claims = {}
+    found: SplitCandidates = {}
     folders: dict[str, tuple[Path, Path, tuple[Path, ...], str]] = {}
     for split, xml_folder, images, listings, reason in _splits(root):
         folders.setdefault(split, (xml_folder, images, listings, reason))
@@ -47,7 +47,7 @@ def find_voc(root: Path) -> Claims:
             label_folders=label_folders,
         )
         evidence = listings[0] if listings else xml_folder
-        found[split] = Claim(evidence, lambda files=files: files)  # type: ignore[misc]
+        found[split] = SplitCandidate(evidence, lambda files=files: files)  # type: ignore[misc]
     return found
 
 

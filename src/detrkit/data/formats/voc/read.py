@@ -26,7 +26,7 @@ import numpy as np
 
 from detrkit.classes import SizeHW
 from detrkit.data.faults import Findings
-from detrkit.data.formats.base import SplitFiles, walk_files
+from detrkit.data.formats.base import SplitFiles, usable_size, walk_files
 from detrkit.data.formats.voc.find import stem_of_line
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError
@@ -73,10 +73,9 @@ def read_voc_file(path: Path) -> VocFile:
     root = _parse_xml(path)
     size = root.find("size")
     height, width = (_number(None if size is None else size.findtext(tag)) for tag in ("height", "width"))
-    usable = 1 <= height < 2**31 and 1 <= width < 2**31
     return VocFile(
         file_name=_plain(root.findtext("filename") or "").replace("\\", "/").rpartition("/")[2],
-        size_hw=(int(height), int(width)) if usable else (0, 0),
+        size_hw=usable_size(height, width),
         objects=tuple(_object(element) for element in root.findall("object")),
     )
 

@@ -10,23 +10,21 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping
 from pathlib import Path
 from xml.sax.saxutils import escape
 
 import numpy as np
 
 from detrkit.data.formats.output import (
-    Progress,
+    DEFAULTS,
+    Splits,
+    WriteOptions,
     Written,
-    check_split_names,
     common_classes,
-    counting,
     distinct_names,
     inside_name,
     missing_suffixes,
-    new_folder,
-    place_images,
+    new_data_set,
     renamed_note,
 )
 from detrkit.data.formats.voc.find import LABELS_FILE
@@ -36,43 +34,25 @@ DIGITS = 3
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write_voc(
-    out: Path,
-    splits: Mapping[str, tuple[CocoIndex, Path]],
-    *,
-    copy: bool = False,
-    decimals: bool = False,
-    progress: Progress | None = None,
-) -> Written:
+def write_voc(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> Written:
     """Write a data set as Pascal VOC into a new or empty folder, which is whole or not there.
 
-    Corners are in pixels from 0, as they are read. ``labels.txt`` keeps the classes and their order, of which XML
-    files would only tell those that occur.
-
-    Args:
-        out: The folder.
-        splits: Index and image folder of each split.
-        copy: Copy the images; otherwise they are hard-linked where the file system can.
-        decimals: Write fractions of pixels. VOC has whole pixels, and some readers know no others.
-        progress: Told of every image placed.
+    Corners are in pixels from 0, as they are read; whole ones unless ``options.decimals``, since some readers know
+    no others. ``labels.txt`` keeps the classes in order, of which XML files would only tell those that occur.
 
     Raises:
         UsageError: ``out`` is not empty, or a split has an impossible name.
         DataError: A file name leads out of the image folder.
     """
-    check_split_names(list(splits))
     names, numbers = common_classes(splits)
     texts = [_class_text(name, number) for number, name in enumerate(names)]
     renames, notes = _new_names(splits)
-    with new_folder(Path(out)) as folder:
-        count = counting(progress, sum(len(index) for index, _ in splits.values()))
+    with new_data_set(out, splits, options) as (folder, placer):
         for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (folder / name).mkdir(parents=True)
         for split, (index, images) in splits.items():
-            placed = place_images(
-                index, images, folder / "JPEGImages", copy=copy, rename=renames[split].__getitem__, progress=count
-            )
-            boxes = index.boxes_xyxy if decimals else whole_pixels(index)
+            placed = placer.place((index, images), folder / "JPEGImages", renames[split].__getitem__)
+            boxes = index.boxes_xyxy if options.decimals else whole_pixels(index)
             for row, name in enumerate(placed):
                 path = folder / "Annotations" / f"{_stem(name)}.xml"
                 path.parent.mkdir(parents=True, exist_ok=True)
@@ -81,7 +61,7 @@ def write_voc(
             _write_list(folder / "ImageSets" / "Main" / f"{split}.txt", lines)
             if index.iscrowd.any():
                 notes.append(f"{split}: {int(index.iscrowd.sum())} crowd regions written as difficult objects")
-            thin = 0 if decimals else int(_vanishes(index).any(axis=1).sum())
+            thin = 0 if options.decimals else int(_vanishes(index).any(axis=1).sum())
             if thin:
                 notes.append(f"{split}: {thin} boxes too thin for whole pixels are written with decimals")
         _write_list(folder / LABELS_FILE, "".join(f"{text}\n" for text in texts))
@@ -102,7 +82,7 @@ def _vanishes(index: CocoIndex) -> np.ndarray:
     return vanishes
 
 
-def _new_names(splits: Mapping[str, tuple[CocoIndex, Path]]) -> tuple[dict[str, dict[str, str]], list[str]]:
+def _new_names(splits: Splits) -> tuple[dict[str, dict[str, str]], list[str]]:
     """Name of every image in ``JPEGImages``, which all splits share, and what to say of changed ones."""
     listed = {
         split: dict.fromkeys(map(index.file_name, range(len(index)))) for split, (index, _) in splits.items()

@@ -7,8 +7,8 @@ from pathlib import Path
 
 from detrkit.data.formats.base import (
     SPLIT_ALIASES,
-    Claim,
-    Claims,
+    SplitCandidate,
+    SplitCandidates,
     SplitFiles,
     canonical_split,
     child,
@@ -28,13 +28,13 @@ NOT_LABELS = frozenset((*NAMES_FILES, "readme.txt", "licence.txt", "license.txt"
 _PROBED_LABELS = 200
 
 
-def find_yolo(root: Path) -> Claims:
+def find_yolo(root: Path) -> SplitCandidates:
     """Splits of a folder with a ``data.yaml``, named in it or beside it."""
     path = find_data_yaml(root)
     return {} if path is None else yaml_splits(path)
 
 
-def yaml_splits(path: Path) -> Claims:
+def yaml_splits(path: Path) -> SplitCandidates:
     """Splits of a ``data.yaml``; those that it does not name are looked for beside it.
 
     Raises:
@@ -48,7 +48,7 @@ def yaml_splits(path: Path) -> Claims:
         listings, reason = locate_split(content, split, root)
         if listings:
             files = _files(root, listings, "YOLO", reason, content)
-            found[split] = Claim(path, lambda files=files: files)  # type: ignore[misc]
+            found[split] = SplitCandidate(path, lambda files=files: files)  # type: ignore[misc]
     if not found and content.splits:
         named = ", ".join(f"{content.keys[split]}: {' '.join(paths)}" for split, paths in content.splits.items())
         raise DataError(
@@ -57,13 +57,13 @@ def yaml_splits(path: Path) -> Claims:
     return found
 
 
-def find_yolo_folders(root: Path, content: DataYaml | None = None) -> Claims:
+def find_yolo_folders(root: Path, content: DataYaml | None = None) -> SplitCandidates:
     """Splits of a folder whose places and names alone say that it holds YOLO labels."""
-    found: Claims = {}
+    found: SplitCandidates = {}
     for split, evidence, listings, reason in _folder_splits(root):
         if split not in found:
             files = _files(root, listings, "YOLO folders", reason, content)
-            found[split] = Claim(evidence, lambda files=files: files)  # type: ignore[misc]
+            found[split] = SplitCandidate(evidence, lambda files=files: files)  # type: ignore[misc]
     return found
 
 

@@ -7,22 +7,20 @@ COCO files whose year is text, as Roboflow's is. supervision 0.31 writes masks a
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
 import yaml
 
 from detrkit.data.formats.output import (
-    Progress,
+    DEFAULTS,
+    Splits,
+    WriteOptions,
     Written,
-    check_split_names,
     common_classes,
-    counting,
     distinct_names,
     missing_suffixes,
-    new_folder,
-    place_images,
+    new_data_set,
     renamed_note,
 )
 from detrkit.data.formats.yolo.read import label_name
@@ -32,42 +30,25 @@ DIGITS = 9
 """Decimals of a share: boxes on an image of 30,000 pixels come back to a ten-thousandth of a pixel."""
 
 
-def write_yolo(
-    out: Path,
-    splits: Mapping[str, tuple[CocoIndex, Path]],
-    *,
-    copy: bool = False,
-    progress: Progress | None = None,
-) -> Written:
+def write_yolo(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> Written:
     """Write a data set as YOLO into a new or empty folder, which is whole or not there.
 
     Crowd regions are left out, since a YOLO label is always one object. ``data.yaml`` has no ``path``: Ultralytics
     would take a relative one from the working directory, and without it from the file.
 
-    Args:
-        out: The folder.
-        splits: Index and image folder of each split.
-        copy: Copy the images; otherwise they are hard-linked where the file system can.
-        progress: Told of every image placed.
-
     Raises:
         UsageError: ``out`` is not empty, or a split has an impossible name.
         DataError: A file name leads out of the image folder.
     """
-    check_split_names(list(splits))
     names, numbers = common_classes(splits)
     notes: list[str] = []
-    with new_folder(Path(out)) as folder:
-        count = counting(progress, sum(len(index) for index, _ in splits.values()))
+    with new_data_set(out, splits, options) as (folder, placer):
         for split, (index, images) in splits.items():
             listed = map(index.file_name, range(len(index)))
             renames = distinct_names(listed, missing_suffixes(index, images))
             where = f"images/{split}"
             (folder / where).mkdir(parents=True)
-            placed = place_images(
-                index, images, folder / where, copy=copy, rename=renames.__getitem__, progress=count
-            )
-            for row, name in enumerate(placed):
+            for row, name in enumerate(placer.place((index, images), folder / where, renames.__getitem__)):
                 path = folder / label_name(f"{where}/{name}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(_lines(index, row, numbers[split]), encoding="utf-8")

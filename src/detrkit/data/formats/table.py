@@ -1,0 +1,87 @@
+"""The formats that annotations come in, in one table: a new one is a folder here and an entry in it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from detrkit.data.formats.base import SplitCandidates, SplitFiles
+from detrkit.data.formats.coco.find import find_coco, find_coco_by_content, find_coco_elsewhere
+from detrkit.data.formats.coco.read import load_coco_table
+from detrkit.data.formats.coco.write import write_coco
+from detrkit.data.formats.output import Splits, WriteOptions, Written
+from detrkit.data.formats.panoptic.find import find_panoptic
+from detrkit.data.formats.panoptic.read import load_panoptic_table
+from detrkit.data.formats.voc.find import find_voc
+from detrkit.data.formats.voc.read import load_voc_table
+from detrkit.data.formats.voc.write import write_voc
+from detrkit.data.formats.yolo.find import find_yolo, find_yolo_folders
+from detrkit.data.formats.yolo.read import load_yolo_table
+from detrkit.data.formats.yolo.write import write_yolo
+from detrkit.data.table import AnnotationTable
+
+BoxFormat = Literal["xywh", "xyxy", "cxcywh"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Format:
+    """One annotation format.
+
+    Args:
+        title: name for people
+        looked_for: title and the places that are searched, for messages
+        find: ways of looking for splits in a folder, by their place in the order of those of all formats
+        read: reads a split; nothing is repaired
+        write: writes a data set into a new folder; None if the format is only read
+        box_format: numbers that the format writes for a box
+    """
+
+    title: str
+    looked_for: str
+    find: Mapping[int, Callable[[Path], SplitCandidates]]
+    read: Callable[[SplitFiles], AnnotationTable]
+    write: Callable[[Path, Splits, WriteOptions], Written] | None
+    box_format: BoxFormat
+
+
+# The first way of looking that finds anything wins: COCO JSON in its standard places, what data.yaml names, VOC,
+# labels by folders, then JSON files in other folders, which are mostly conversions of one of the others.
+FORMATS: Mapping[str, Format] = {
+    "coco": Format(
+        title="COCO JSON",
+        looked_for="COCO JSON (annotations/instances_*.json, <split>/_annotations.coco.json, <split>.json, "
+        "_annotations.coco.json)",
+        find={0: find_coco, 4: find_coco_elsewhere, 5: find_coco_by_content},
+        read=lambda files: load_coco_table(files.annotations),
+        write=write_coco,
+        box_format="xywh",
+    ),
+    "yolo": Format(
+        title="YOLO",
+        looked_for="YOLO (data.yaml, images/ with labels/, lists of images)",
+        find={1: find_yolo, 3: find_yolo_folders},
+        read=load_yolo_table,
+        write=write_yolo,
+        box_format="cxcywh",
+    ),
+    "voc": Format(
+        title="Pascal VOC",
+        looked_for="Pascal VOC (Annotations/*.xml with images)",
+        find={2: find_voc},
+        read=load_voc_table,
+        write=write_voc,
+        box_format="xyxy",
+    ),
+    "panoptic": Format(
+        title="COCO panoptic",
+        looked_for="COCO panoptic (annotations/panoptic_*.json)",
+        find={6: find_panoptic},
+        read=load_panoptic_table,
+        write=None,
+        box_format="xywh",
+    ),
+}
+"""Every format by the name that ``--layout`` and ``data.layout`` know; those that can be written, ``--to`` too."""
+WRITTEN_FORMATS = tuple(name for name, format_ in FORMATS.items() if format_.write is not None)
