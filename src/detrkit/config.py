@@ -31,9 +31,7 @@ class DataConfig(Section):
     """Where the images and annotations are, and how they are loaded."""
 
     root: str | None = pydantic.Field(None, description="folder of the data set")
-    layout: Layout = pydantic.Field(
-        "auto", description="layout of the data set; auto: by what lies in root"
-    )
+    layout: Layout = pydantic.Field("auto", description="layout of the data set; auto: by what lies in root")
     train_split: str = "train"
     val_split: str = "val"
     train_annotations: str | None = pydantic.Field(None, description="COCO JSON; found by layout if not given")
