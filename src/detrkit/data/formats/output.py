@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import errno
+import functools
 import itertools
 import os
 import posixpath
@@ -207,44 +208,52 @@ def place_image(source: Path, target: Path, *, copy: bool) -> None:
     shutil.copyfile(original, target)
 
 
-class ImagePlacer:
-    """Puts the images of all splits into the new data set and counts them."""
+def place_images(
+    index: CocoIndex,
+    images: Path,
+    folder: Path,
+    *,
+    copy: bool,
+    rename: Callable[[str], str] = inside_name,
+    progress: Callable[[], None] | None = None,
+) -> list[str]:
+    """Put every image of a split below ``folder``; return their names there, in order.
 
-    def __init__(self, splits: Splits, options: WriteOptions):
-        self.options, self.done = options, 0
-        self.total = sum(len(index) for index, _ in splits.values())
-
-    def place(
-        self, part: tuple[CocoIndex, Path], folder: Path, rename: Callable[[str], str] = inside_name
-    ) -> list[str]:
-        """Put every image of a split below ``folder``; return their names there, in order.
-
-        Args:
-            part: index of the split, and the folder that its file names are relative to
-            folder: target folder
-            rename: new name of an image by its old one
-        """
-        index, images = part
-        names: list[str] = []
-        for row in range(len(index)):
-            listed = index.file_name(row)
-            check_inside(listed, images)
-            name = rename(listed)
-            place_image(images / listed, folder / name, copy=self.options.copy)
-            names.append(name)
-            self.done += 1
-            if self.options.progress is not None:
-                self.options.progress(self.done, self.total)
-        return names
+    Args:
+        index: images of the split
+        images: folder that its file names are relative to
+        folder: target folder
+        copy: copy the bytes instead of linking
+        rename: new name of an image by its old one
+        progress: called after each image
+    """
+    names: list[str] = []
+    for row in range(len(index)):
+        listed = index.file_name(row)
+        check_inside(listed, images)
+        name = rename(listed)
+        place_image(images / listed, folder / name, copy=copy)
+        names.append(name)
+        if progress is not None:
+            progress()
+    return names
 
 
 @contextlib.contextmanager
-def new_data_set(out: Path, splits: Splits, options: WriteOptions) -> Iterator[tuple[Path, ImagePlacer]]:
-    """Give a folder to fill, which becomes ``out`` only when all of it is there, and what puts images into it.
+def new_data_set(
+    out: Path, splits: Splits, options: WriteOptions
+) -> Iterator[tuple[Path, Callable[..., list[str]]]]:
+    """Give a folder to fill, which becomes ``out`` only when all of it is there, and :func:`place_images` for it.
 
     Raises:
         UsageError: ``out`` is not empty, or a split has an impossible name.
     """
     check_split_names(list(splits))
+    numbers, total = itertools.count(1), sum(len(index) for index, _ in splits.values())
+
+    def count() -> None:
+        if options.progress is not None:
+            options.progress(next(numbers), total)
+
     with new_folder(out) as folder:
-        yield folder, ImagePlacer(splits, options)
+        yield folder, functools.partial(place_images, copy=options.copy, progress=count)

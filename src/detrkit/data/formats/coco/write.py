@@ -33,12 +33,12 @@ def write_coco(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> W
         UsageError: ``out`` is not empty, or a split has an impossible name.
         DataError: A file name leads out of the image folder.
     """
-    with new_data_set(out, splits, options) as (folder, images):
-        for split, part in splits.items():
+    with new_data_set(out, splits, options) as (folder, place):
+        for split, (index, images) in splits.items():
             (folder / split).mkdir()
-            names = images.place(part, folder / split)
+            names = place(index, images, folder / split)
             source = options.sources.get(split)
-            content = coco_content(part[0], names) if source is None else merged_content(part[0], names, source)
+            content = coco_content(index, names) if source is None else merged_content(index, names, source)
             write_coco_json(folder / "annotations" / f"instances_{split}.json", content)
     return Written(Path(out))
 

@@ -47,11 +47,11 @@ def write_voc(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> Wr
     names, numbers = common_classes(splits)
     texts = [_class_text(name, number) for number, name in enumerate(names)]
     renames, notes = _new_names(splits)
-    with new_data_set(out, splits, options) as (folder, placer):
+    with new_data_set(out, splits, options) as (folder, place):
         for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (folder / name).mkdir(parents=True)
         for split, (index, images) in splits.items():
-            placed = placer.place((index, images), folder / "JPEGImages", renames[split].__getitem__)
+            placed = place(index, images, folder / "JPEGImages", rename=renames[split].__getitem__)
             boxes = index.boxes_xyxy if options.decimals else whole_pixels(index)
             for row, name in enumerate(placed):
                 path = folder / "Annotations" / f"{_stem(name)}.xml"

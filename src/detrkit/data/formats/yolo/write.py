@@ -42,13 +42,13 @@ def write_yolo(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> W
     """
     names, numbers = common_classes(splits)
     notes: list[str] = []
-    with new_data_set(out, splits, options) as (folder, placer):
+    with new_data_set(out, splits, options) as (folder, place):
         for split, (index, images) in splits.items():
             listed = map(index.file_name, range(len(index)))
             renames = distinct_names(listed, missing_suffixes(index, images))
             where = f"images/{split}"
             (folder / where).mkdir(parents=True)
-            for row, name in enumerate(placer.place((index, images), folder / where, renames.__getitem__)):
+            for row, name in enumerate(place(index, images, folder / where, rename=renames.__getitem__)):
                 path = folder / label_name(f"{where}/{name}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(_lines(index, row, numbers[split]), encoding="utf-8")
