@@ -105,7 +105,7 @@ def missing_images(index: CocoIndex, images: Path) -> np.ndarray:
     missing: list[int] = []
     for folder, entries in rows_by_folder.items():
         check_inside(f"{folder}/{entries[0][1]}" if folder else entries[0][1], images)
-        is_link = _list_folder(images / folder)
+        is_link = list_folder(images / folder)
         for row, name in entries:
             if name not in is_link:
                 missing.append(row)
@@ -129,8 +129,8 @@ def check_inside(name: str, images: Path) -> None:
         )
 
 
-def _list_folder(folder: Path) -> dict[str, bool]:
-    """Names in a folder that are files, and whether each is a link; empty if there is no such folder."""
+def list_folder(folder: Path) -> dict[str, bool]:
+    """List the files in a folder, and whether each is a link; empty if there is no such folder."""
     try:
         with os.scandir(folder) as entries:
             return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}

@@ -11,7 +11,7 @@ import posixpath
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 
 from detrkit.curation.check.source import ImageFacts, SplitData
 from detrkit.data.faults import Findings, Location
-from detrkit.data.index import check_inside
+from detrkit.data.index import check_inside, list_folder
 from detrkit.errors import AnnotationError
 
 Progress = Callable[[str, int, int], None]
@@ -37,7 +37,6 @@ IMAGE_SUFFIXES: Mapping[str, tuple[str, ...]] = {
     "AVIF": (".avif",),
 }
 _SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}
-_KNOWN_SUFFIXES = frozenset(suffix for suffixes in IMAGE_SUFFIXES.values() for suffix in suffixes)
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 _STRANGERS = (
     (re.compile(rb"\s*(<!doctype html|<html|<head)", re.IGNORECASE), "a web page"),
@@ -53,12 +52,11 @@ _CUT_WORDS = ("truncat", "unexpected end", "not enough", "broken data stream", "
 def find_files(splits: Sequence[SplitData], found: Findings) -> None:
     """Find the file of every listed image; fills ``resolved`` of the splits."""
     for split in splits:
-        folders: dict[Path, dict[str, bool]] = {}
+        folder = _ImageFolder(split.files.images)
         for row, name in enumerate(split.table.file_names):
-            fault, detail, split.resolved[row] = _resolve(name, split.files.images, folders)
+            fault, detail, split.resolved[row] = folder.resolve(name)
             if fault:
-                words = f"{name}: {detail}" if detail else name
-                found.add(fault, words, Location(split.name, row))
+                found.add(fault, f"{name}: {detail}" if detail else name, Location(split.name, row))
     _check_unlisted(splits, found)
 
 
@@ -99,26 +97,26 @@ def inspect_files(
 
 def inspect_image(path: Path, decode: bool = True) -> ImageFacts:
     """Look at an image file: its header, and whether it can be decoded; never raises."""
+    facts = ImageFacts()
     try:
         content = path.read_bytes()
     except OSError as error:
-        return ImageFacts(fault="image_unreadable", detail=error.strerror or str(error))
+        return facts._replace(fault="image_unreadable", detail=error.strerror or str(error))
     if not content:
-        return ImageFacts(fault="image_empty", detail="0 bytes")
+        return facts._replace(fault="image_empty", detail="0 bytes")
     try:
         with warnings.catch_warnings():
             warnings.filterwarnings("ignore", module=r"PIL\.")
             with Image.open(io.BytesIO(content)) as image:
                 facts = _header_facts(image)
-                fault, detail = _decoding_fault(image) if decode else ("", "")
-                return facts._replace(fault=fault, detail=detail)
+                if decode:
+                    image.load()
+                return facts
     except UnidentifiedImageError:
-        return _stranger(content)
-    except Image.DecompressionBombError as error:
-        return ImageFacts(fault="image_too_large", detail=str(error))
-    except Exception as error:  # Pillow's plugins raise nearly anything on a corrupt header
-        fault = _fault_of(error)
-        return ImageFacts(fault=fault, detail=str(error) or type(error).__name__)
+        fault, detail = _stranger(content)
+        return facts._replace(fault=fault, detail=detail)
+    except Exception as error:  # Pillow's plugins raise nearly anything on a corrupt file
+        return facts._replace(fault=_fault_of(error), detail=str(error) or type(error).__name__)
 
 
 def format_of_suffix(name: str) -> str:
@@ -148,35 +146,24 @@ def _header_facts(image: Image.Image) -> ImageFacts:
     )
 
 
-def _decoding_fault(image: Image.Image) -> tuple[str, str]:
-    try:
-        image.load()
-    except Image.DecompressionBombError as error:
-        return "image_too_large", str(error)
-    except MemoryError:
-        return "image_too_large", "too large to decode in memory"
-    except Exception as error:  # as above
-        return _fault_of(error), str(error) or type(error).__name__
-    return "", ""
-
-
 def _fault_of(error: Exception) -> str:
+    if isinstance(error, (Image.DecompressionBombError, MemoryError)):
+        return "image_too_large"
     text = str(error).lower()
     return "image_truncated" if any(word in text for word in _CUT_WORDS) else "image_unreadable"
 
 
-def _stranger(content: bytes) -> ImageFacts:
+def _stranger(content: bytes) -> tuple[str, str]:
+    """Return the kind of fault of a file that Pillow knows no format of, and what the file is."""
     for pattern, words in _STRANGERS:
         if pattern.match(content[:512]):
-            return ImageFacts(fault="image_unreadable", detail=f"it is {words}")
+            return "image_unreadable", f"it is {words}"
     if content.startswith(_MAGIC):
-        return ImageFacts(
-            fault="image_truncated", detail=f"the header is cut off or corrupt, {len(content)} bytes"
-        )
+        return "image_truncated", f"the header is cut off or corrupt, {len(content)} bytes"
     if not content.strip(b"\0"):
-        return ImageFacts(fault="image_unreadable", detail=f"{len(content)} bytes of zero")
+        return "image_unreadable", f"{len(content)} bytes of zero"
     is_text = all(byte >= 32 or byte in b"\t\r\n" for byte in content[:512])
-    return ImageFacts(fault="image_unreadable", detail="it is text" if is_text else "not an image")
+    return "image_unreadable", "it is text" if is_text else "not an image"
 
 
 def _report(split: SplitData, row: int, facts: ImageFacts, found: Findings) -> None:
@@ -185,21 +172,19 @@ def _report(split: SplitData, row: int, facts: ImageFacts, found: Findings) -> N
     if facts.fault:
         found.add(facts.fault, f"{name}: {facts.detail}", place)
         return
-    if is_mislabelled(name, facts):
-        found.add("image_mislabelled", f"{name} is {facts.format}", place)
     _report_size(split, row, facts, found)
-    if facts.orientation in range(2, 9):
-        found.add("exif_orientation", f"{name}: orientation {facts.orientation}", place)
-    elif facts.orientation != 1:
-        found.add("exif_broken", f"{name}: orientation {facts.orientation}", place)
-    if facts.frames > 1:
-        found.add("image_animated", f"{name}: {facts.frames} frames", place)
-    if facts.mode == "CMYK":
-        found.add("image_cmyk", name, place)
-    elif facts.mode.startswith("I") or facts.mode == "F":
-        found.add("image_deep", f"{name}: {facts.mode}", place)
-    elif facts.mode in ("RGBA", "LA", "PA", "La", "RGBa"):
-        found.add("image_transparent", f"{name}: {facts.mode}", place)
+    mode, orientation = facts.mode, facts.orientation
+    for kind, is_so, words in (
+        ("image_mislabelled", is_mislabelled(name, facts), f"{name} is {facts.format}"),
+        ("exif_orientation", 2 <= orientation <= 8, f"{name}: orientation {orientation}"),
+        ("exif_broken", not 1 <= orientation <= 8, f"{name}: orientation {orientation}"),
+        ("image_animated", facts.frames > 1, f"{name}: {facts.frames} frames"),
+        ("image_cmyk", mode == "CMYK", name),
+        ("image_deep", mode.startswith("I") or mode == "F", f"{name}: {mode}"),
+        ("image_transparent", mode in ("RGBA", "LA", "PA", "La", "RGBa"), f"{name}: {mode}"),
+    ):
+        if is_so:
+            found.add(kind, words, place)
 
 
 def _report_size(split: SplitData, row: int, facts: ImageFacts, found: Findings) -> None:
@@ -220,94 +205,69 @@ def _report_size(split: SplitData, row: int, facts: ImageFacts, found: Findings)
     split.limits_hw[row] = np.maximum(listed, upright)
 
 
-def _resolve(name: str, images: Path, folders: dict[Path, dict[str, bool]]) -> tuple[str, str, str | None]:
-    """Find an image file; return the kind of fault, words about it, and the name relative to the image folder."""
-    if posixpath.isabs(name) or _DRIVE.match(name):
-        return "absolute_file_name", *_suggested(_tail_in(name, images, folders))
-    normal = posixpath.normpath(name)
-    if normal == ".." or normal.startswith("../"):
-        return "escaping_file_name", *_suggested(_tail_in(name, images, folders))
-    folder, _, base = normal.rpartition("/")
-    entries = _entries(images / folder, folders)
-    if base in entries:
-        if entries[base] or (images / folder).is_symlink():
-            try:
-                check_inside(normal, images)
-            except AnnotationError:
-                return "escaping_file_name", "a link that leads out of the image folder", None
-        return "", "", normal
-    actual = _by_case(normal, images, folders)
-    if actual is not None:
-        return "file_name_case", f"the file is {actual}", actual
-    return "missing_image", *_suggested(_tail_in(name, images, folders) or _other_suffix(normal, images, folders))
+class _ImageFolder:
+    """An image folder, and what lies in it; every folder of it is listed once."""
 
+    def __init__(self, images: Path):
+        self.images = images
+        self._listed: dict[str, dict[str, bool]] = {}
 
-def _suggested(name: str | None) -> tuple[str, str | None]:
-    return (f"{name} exists" if name else "", name)
+    def resolve(self, name: str) -> tuple[str, str, str | None]:
+        """Find an image file; return the kind of fault, words about it, and the name relative to the folder."""
+        normal = posixpath.normpath(name)
+        if posixpath.isabs(name) or _DRIVE.match(name) or normal == ".." or normal.startswith("../"):
+            kind = "escaping_file_name" if normal.startswith("..") else "absolute_file_name"
+            actual = self._tail(name)
+            return kind, f"{actual} exists" if actual else "", actual
+        folder, _, base = normal.rpartition("/")
+        entries = self._entries(folder)
+        if base in entries:
+            if entries[base] or (self.images / folder).is_symlink():
+                try:
+                    check_inside(normal, self.images)
+                except AnnotationError:
+                    return "escaping_file_name", "a link that leads out of the image folder", None
+            return "", "", normal
+        # another case, a part of the path, another extension (or one where none is given)
+        actual = self._single(folder, lambda entry: entry.casefold() == base.casefold())
+        if actual is not None:
+            return "file_name_case", f"the file is {actual}", actual
+        stem = posixpath.splitext(base)[0] if format_of_suffix(base) else base
+        actual = self._tail(name) or self._single(
+            folder, lambda entry: posixpath.splitext(entry)[0] == stem and bool(format_of_suffix(entry))
+        )
+        return "missing_image", f"{actual} exists" if actual else "", actual
 
+    def _tail(self, name: str) -> str | None:
+        """Return the longest end of a path that is a file in the image folder."""
+        parts = [part for part in re.split(r"[\\/]+", name) if part not in ("", ".", "..")]
+        for start in range(len(parts)):
+            folder, base = "/".join(parts[start:-1]), parts[-1]
+            tail = posixpath.join(folder, base)
+            if tail != name and self._entries(folder).get(base) is False:
+                return tail
+        return None
 
-def _tail_in(name: str, images: Path, folders: dict[Path, dict[str, bool]]) -> str | None:
-    """Return the longest end of a path that is a file in the image folder."""
-    parts = [part for part in re.split(r"[\\/]+", name) if part not in ("", ".", "..")]
-    for start in range(len(parts)):
-        tail = "/".join(parts[start:])
-        folder, _, base = tail.rpartition("/")
-        if tail != name and _entries(images / folder, folders).get(base) is False:
-            return tail
-    return None
+    def _single(self, folder: str, fits: Callable[[str], bool]) -> str | None:
+        found = [entry for entry in self._entries(folder) if fits(entry)]
+        return posixpath.join(folder, found[0]) if len(found) == 1 else None
 
-
-def _by_case(name: str, images: Path, folders: dict[Path, dict[str, bool]]) -> str | None:
-    folder, _, base = name.rpartition("/")
-    found = [entry for entry in _entries(images / folder, folders) if entry.casefold() == base.casefold()]
-    return posixpath.join(folder, found[0]) if len(found) == 1 else None
-
-
-def _other_suffix(name: str, images: Path, folders: dict[Path, dict[str, bool]]) -> str | None:
-    """Return a single image of the same name with another extension, or with one where none is given."""
-    folder, _, base = name.rpartition("/")
-    stem, suffix = posixpath.splitext(base)
-    stems = {base} if suffix.lower() not in _KNOWN_SUFFIXES else {stem}
-    found = [
-        entry
-        for entry in _entries(images / folder, folders)
-        if posixpath.splitext(entry)[0] in stems and format_of_suffix(entry)
-    ]
-    return posixpath.join(folder, found[0]) if len(found) == 1 else None
-
-
-def _entries(folder: Path, folders: dict[Path, dict[str, bool]]) -> dict[str, bool]:
-    """List the files in a folder, and whether each is a link; every folder is listed once."""
-    if folder not in folders:
-        try:
-            with os.scandir(folder) as entries:
-                folders[folder] = {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
-        except (FileNotFoundError, NotADirectoryError, OSError):
-            folders[folder] = {}
-    return folders[folder]
+    def _entries(self, folder: str) -> dict[str, bool]:
+        if folder not in self._listed:
+            self._listed[folder] = list_folder(self.images / folder)
+        return self._listed[folder]
 
 
 def _check_unlisted(splits: Sequence[SplitData], found: Findings) -> None:
     """Find image files in the image folders that no split names."""
-    listed = {
-        os.path.realpath(split.files.images / name)
-        for split in splits
-        for name in split.resolved
-        if name is not None
-    }
+    names = {split.name: [name for name in split.resolved if name is not None] for split in splits}
+    listed = {os.path.realpath(split.files.images / name) for split in splits for name in names[split.name]}
     told: set[Path] = set()
     for split in splits:
-        for folder in sorted({posixpath.dirname(name) for name in split.resolved if name is not None}):
-            path = split.files.images / folder
-            real = path.resolve()
-            if real in told:
-                continue
-            told.add(real)
-            names = sorted(name for name in _image_names(path) if str(real / name) not in listed)
-            for name in names:
-                found.add("unlisted_image", posixpath.join(folder, name), Location(split.name))
-
-
-def _image_names(folder: Path) -> Iterable[str]:
-    with os.scandir(folder) as entries:
-        return [entry.name for entry in entries if entry.is_file() and format_of_suffix(entry.name)]
+        for folder in sorted({posixpath.dirname(name) for name in names[split.name]}):
+            real = (split.files.images / folder).resolve()
+            if real not in told:
+                told.add(real)
+                for name in sorted(filter(format_of_suffix, list_folder(real))):
+                    if str(real / name) not in listed:
+                        found.add("unlisted_image", posixpath.join(folder, name), Location(split.name))
