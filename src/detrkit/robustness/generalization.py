@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 from detrkit.data.split import Split
 from detrkit.detectors.on_split import EvalTarget, bind_target, detect_on_split
 from detrkit.errors import DataError
-from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics
+from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics, known
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.robustness.classes import ClassMatch, ClassNames, match_names
+from detrkit.robustness.study import tell_part
+from detrkit.visual.table import Column, Table, Value
 
 SHOWN = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
@@ -23,12 +26,14 @@ class DataResult:
     """A detector on one data set.
 
     Args:
-        name: What people call the data set.
-        source: Where its annotations lie.
-        match: Of its classes and the detector's.
-        everything: Over all classes of the data set; one that the detector does not know counts as never found.
-            None where no class is shared.
-        shared: Over the classes that the detector knows; the same where it knows all.
+        name: Name of the data set.
+        source: Path of its annotations.
+        images: Images in it.
+        objects: Objects in it.
+        match: Match of its classes and the detector's.
+        everything: Numbers over all classes of the data set; one that the detector does not know counts as never
+            found. None where no class is shared.
+        shared: Numbers over the classes that the detector knows; the same where it knows all.
     """
 
     name: str
@@ -40,7 +45,7 @@ class DataResult:
     shared: CocoMetrics | None
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the content for JSON."""
         match = self.match
         return {
             "name": self.name,
@@ -63,35 +68,43 @@ class Generalization:
     """A detector on several data sets.
 
     Args:
-        model: What people call it.
-        results: One of each data set, in the order given.
+        model: Name of the detector.
+        results: One for each data set, in the order given.
     """
 
     model: str
     results: tuple[DataResult, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the content for JSON."""
         return {"model": self.model, "data": [result.to_dict() for result in self.results]}
 
+    def table(self) -> Table:
+        """Return the numbers of each data set, for people."""
+        columns = [
+            Column("data", "name"),
+            Column("images", "count"),
+            Column("objects", "count"),
+            Column("classes"),
+            *(Column(name, "percent", bar=name == "AP") for name in SHOWN),
+            Column("AP of all classes", "percent"),
+        ]
+        rows: list[list[Value]] = [
+            [
+                result.name,
+                result.images,
+                result.objects,
+                f"{len(result.match.matched())} of {len(result.match.classes)}",
+                *(None if result.shared is None else known(result.shared[name]) for name in SHOWN),
+                None if result.everything is None else known(result.everything["AP"]),
+            ]
+            for result in self.results
+        ]
+        return Table(columns, rows, f"{self.model} on each data set")
+
     def lines(self) -> list[str]:
-        """A table for people; AP in percent."""
-        width = max(12, *(len(result.name) + 2 for result in self.results))
-        heads = "".join(f"{name:>7}" for name in SHOWN)
-        lines = [f"{'data':{width}}{'images':>7} {'classes':>9}{heads}{'AP of all classes':>19}"]
-        for result in self.results:
-            known = len(result.match.matched())
-            row = "".join(f"{written(result.shared, name):>7}" for name in SHOWN)
-            classes = f"{known}/{len(result.match.classes)}"
-            whole = written(result.everything, "AP")
-            lines.append(f"{result.name:{width}}{result.images:>7,} {classes:>9}{row}{whole:>19}")
-        return lines
-
-
-def written(metrics: CocoMetrics | None, name: str) -> str:
-    """A number in percent, for a table."""
-    value = None if metrics is None else metrics.to_dict()[name]
-    return "-" if value is None else f"{100 * value:.1f}"
+        """Return the table as text."""
+        return self.table().lines()
 
 
 def evaluate_on_several(
@@ -106,12 +119,12 @@ def evaluate_on_several(
     """Evaluate a detector on several data sets, classes matched by name.
 
     Args:
-        subject: What detects.
-        data_sets: By the names that the table gets.
-        class_names: By data set, the model's names for its classes where they differ.
+        subject: Detector.
+        data_sets: Splits by the names that the table gets.
+        class_names: For each data set, the model's names for its classes where they differ.
         batch_size: Images at once.
         progress: Called with images done and images in all.
-        say: Where messages for people go.
+        say: Called with messages for people.
 
     Raises:
         UsageError: ``class_names`` speaks of a class that is not there.
@@ -130,7 +143,7 @@ def evaluate_on_several(
         match = matches[name]
         for line in match.lines():
             say(f"{name}: {line}")
-        counted = None if progress is None else _offset(progress, done, total)
+        counted = None if progress is None else functools.partial(tell_part, progress, done, total)
         everything = shared = None
         if len(match.matched()):
             everything, shared = _evaluate(bound[name], split, match, batch_size, counted)
@@ -152,7 +165,7 @@ def _evaluate(
     batch_size: int | None,
     progress: Callable[[int], None] | None,
 ) -> tuple[CocoMetrics, CocoMetrics]:
-    """The numbers over all classes of a data set, and over those that the model knows."""
+    """Return the numbers over all classes of a data set, and over those that the model knows."""
     truth = ground_truth_from_index(match.index(split.index))
     collected = CocoEvaluator(truth, match.classes, subject.max_detections)
     for image_id, found in detect_on_split(subject, split, batch_size=batch_size, progress=progress):
@@ -160,12 +173,8 @@ def _evaluate(
     everything = collected.finish()
     if len(match.matched()) == len(match.classes):
         return everything, everything
-    known = np.array(match.classes.category_ids)[match.matched()]
-    kept = np.flatnonzero(np.isin(truth.class_map.category_ids, known))  # the truth is ordered by category id
+    ids = np.array(match.classes.category_ids)[match.matched()]
+    kept = np.flatnonzero(np.isin(truth.class_map.category_ids, ids))  # the truth is ordered by category id
     part = CocoEvaluator(truth.only(kept.tolist()), match.classes, subject.max_detections)
     part.add_packed(collected.packed())
     return everything, part.finish()
-
-
-def _offset(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
-    return lambda done: progress(before + done, total)

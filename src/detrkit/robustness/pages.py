@@ -8,15 +8,14 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
-from detrkit.evaluation.coco import CocoMetrics
+from detrkit.evaluation.coco import known
 from detrkit.robustness.corruptions import CORRUPTIONS, Corruption
-from detrkit.robustness.generalization import SHOWN, DataResult, Generalization
+from detrkit.robustness.generalization import DataResult, Generalization
 from detrkit.robustness.study import Robustness
 from detrkit.visual.chart import Chart, Line, Series
 from detrkit.visual.interactive_charts import Charts
 from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Picture, Section, Table, Text, Value
 from detrkit.visual.page import write_page as write
-from detrkit.visual.text import shortened
 
 _STRIP_WIDTH = 260
 _GAP = 6
@@ -33,7 +32,7 @@ def write_robustness(path: Path, found: Robustness, sample: Tensor | None) -> No
     sections = [
         Section("Result", [_robustness_cards(found)]),
         Section("AP against severity", [_severity_charts(found)]),
-        Section("Corruptions", [_corruption_table(found)]),
+        Section("Corruptions", [found.table()]),
     ]
     if sample is not None:
         sections.append(Section("What they look like", [_gallery(found, sample)]))
@@ -48,7 +47,7 @@ def write_generalization(path: Path, found: Generalization) -> None:
         "data, in which a class that the model does not know counts as never found."
     )
     sections = [
-        Section("Result", [Text(note), _several_table(found)]),
+        Section("Result", [Text(note), found.table()]),
         Section("Classes", [block for result in found.results for block in _class_blocks(result)]),
     ]
     write(path, "One detector on several data sets", found.model, sections)
@@ -76,12 +75,13 @@ def _small(image: Tensor) -> np.ndarray:
 
 
 def _robustness_cards(found: Robustness) -> Cards:
+    percent = Column("", "percent").written
     severities = ", ".join(map(str, found.severities))
     return Cards(
         [
-            Card("clean AP", _percent(found.clean["AP"])),
-            Card("mPC", _percent(found.mpc()), f"mean of {len(found.cells)} corruptions, severities {severities}"),
-            Card("rPC", _percent(found.rpc()), "of the clean AP is left"),
+            Card("clean AP", percent(found.clean["AP"])),
+            Card("mPC", percent(found.mpc()), f"mean of {len(found.cells)} corruptions, severities {severities}"),
+            Card("rPC", percent(found.rpc()), "of the clean AP is left"),
         ]
     )
 
@@ -109,25 +109,6 @@ def _curve(found: Robustness, names: Sequence[str]) -> Series:
     return Series(np.array([x for x, _ in known], dtype=float), np.array([y for _, y in known], dtype=float))
 
 
-def _corruption_table(found: Robustness) -> Table:
-    kind_of = {name: kind for kind, names in CORRUPTIONS.items() for name in names}
-    columns = [
-        Column("corruption"),
-        Column("kind"),
-        *(Column(f"AP at {severity}", "percent") for severity in found.severities),
-        Column("mean", "percent", bar=True),
-        Column("of the clean", "percent"),
-    ]
-    clean = found.clean["AP"]
-    rows: list[list[Value]] = []
-    for name, by_severity in found.cells.items():
-        mean = found.mean(name)
-        share = mean / clean if mean is not None and clean else None
-        values = [by_severity[severity]["AP"] for severity in found.severities]
-        rows.append([name, kind_of[name], *values, mean, share])
-    return Table(columns, rows, "AP by corruption and severity")
-
-
 def _gallery(found: Robustness, sample: Tensor) -> Gallery:
     pictures = []
     severities = found.severities if len(found.severities) <= 3 else found.severities[::2]
@@ -140,33 +121,10 @@ def _gallery(found: Robustness, sample: Tensor) -> Gallery:
     return Gallery(pictures, wide=True)
 
 
-def _several_table(found: Generalization) -> Table:
-    columns = [
-        Column("data"),
-        Column("images", "count"),
-        Column("objects", "count"),
-        Column("classes"),
-        *(Column(name, "percent", bar=name == "AP") for name in SHOWN),
-        Column("AP of all classes", "percent"),
-    ]
-    rows: list[list[Value]] = [
-        [
-            shortened(result.name, 60),
-            result.images,
-            result.objects,
-            f"{len(result.match.matched())} of {len(result.match.classes)}",
-            *(_value(result.shared, name) for name in SHOWN),
-            _value(result.everything, "AP"),
-        ]
-        for result in found.results
-    ]
-    return Table(columns, rows, f"{found.model} on each data set")
-
-
 def _class_blocks(result: DataResult) -> list[Block]:
     match = result.match
-    shared = [] if result.shared is None else result.shared.to_dict()["per_class"]
-    ap = {entry["category_id"]: entry["AP"] for entry in shared}
+    shared = () if result.shared is None else result.shared.per_class
+    ap = {entry.category_id: known(entry.AP) for entry in shared}
     rows: list[list[Value]] = [
         [", ".join(pair.data), ", ".join(pair.model), ap.get(match.classes.category_ids[pair.class_id])]
         for pair in match.pairs
@@ -175,12 +133,3 @@ def _class_blocks(result: DataResult) -> list[Block]:
     columns = [Column("class of the data"), Column("class of the model"), Column("AP", "percent", bar=True)]
     lines: list[Block] = [Text(f"{result.name}: {line}") for line in match.lines()]
     return [Table(columns, rows, f"Classes of {result.name}"), *lines]
-
-
-def _value(metrics: CocoMetrics | None, name: str) -> float | None:
-    value: float | None = None if metrics is None else metrics.to_dict()[name]
-    return value
-
-
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f} %"

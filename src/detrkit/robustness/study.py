@@ -3,20 +3,33 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import hashlib
+import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from detrkit.checkpoint import weights_digest
 from detrkit.data.split import Split
 from detrkit.detectors.on_split import EvalTarget, collect
-from detrkit.errors import UsageError
+from detrkit.errors import DataError, UsageError
+from detrkit.evaluation.coco import known
 from detrkit.evaluation.truth import ground_truth_from_index
-from detrkit.robustness.corruptions import COMMON, SEVERITIES, Corruption, check_corruption, check_severity
-from detrkit.robustness.journal import Journal
+from detrkit.files import sync_folder
+from detrkit.robustness.corruptions import (
+    COMMON,
+    CORRUPTIONS,
+    SEVERITIES,
+    Corruption,
+    check_corruption,
+    check_severity,
+)
+from detrkit.visual.table import Column, Table, Value
 
 CLEAN = "clean"
 
@@ -26,16 +39,16 @@ Values = Mapping[str, float | None]
 
 @dataclasses.dataclass(frozen=True)
 class Robustness:
-    """How AP falls as images get worse.
+    """The fall of AP as images get worse.
 
     Args:
-        model: What people call it.
-        data: Where the annotations lie.
-        images: Of the split.
-        severities: That were tried, ascending.
-        seed: Of the corruptions' randomness.
-        clean: On the images as they are.
-        cells: On corrupted ones, by corruption and severity.
+        model: Name of the model.
+        data: Path of the annotations.
+        images: Images of the split.
+        severities: Severities that were tried, ascending.
+        seed: Seed of the corruptions.
+        clean: Numbers on the images as they are.
+        cells: Numbers on corrupted ones, by corruption and severity.
     """
 
     model: str
@@ -47,49 +60,123 @@ class Robustness:
     cells: Mapping[str, Mapping[int, Values]]
 
     def mean(self, corruption: str, metric: str = "AP") -> float | None:
-        """Over the severities of a corruption; None where a number is undefined."""
+        """Return the mean over the severities of a corruption; None where a number is undefined."""
         return _mean([self.cells[corruption][severity][metric] for severity in self.severities])
 
     def mpc(self, metric: str = "AP") -> float | None:
-        """Mean performance under corruption: over corruptions of the mean over severities."""
+        """Return the mean performance under corruption: over corruptions of the mean over severities."""
         return _mean([self.mean(corruption, metric) for corruption in self.cells])
 
     def rpc(self, metric: str = "AP") -> float | None:
-        """Relative performance under corruption: the share of the clean performance that is left."""
-        clean, corrupted = self.clean[metric], self.mpc(metric)
-        return corrupted / clean if clean and corrupted is not None else None
+        """Return the relative performance under corruption: the share of the clean performance that is left."""
+        return _share(self.mpc(metric), self.clean[metric])
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the content for JSON."""
+        plain = ("model", "data", "images", "severities", "seed", "clean")
         return {
-            "model": self.model,
-            "data": self.data,
-            "images": self.images,
-            "severities": list(self.severities),
-            "seed": self.seed,
+            **{name: msgspec.to_builtins(getattr(self, name)) for name in plain},
             "mPC": self.mpc(),
             "rPC": self.rpc(),
-            "clean": dict(self.clean),
             "corruptions": [
-                {
-                    "name": name,
-                    "AP": self.mean(name),
-                    "severities": {str(severity): dict(values) for severity, values in by_severity.items()},
-                }
-                for name, by_severity in self.cells.items()
+                {"name": name, "AP": self.mean(name), "severities": msgspec.to_builtins(cells, str_keys=True)}
+                for name, cells in self.cells.items()
             ],
         }
 
+    def table(self) -> Table:
+        """Return AP by corruption and severity, for people."""
+        kind_of = {name: kind for kind, names in CORRUPTIONS.items() for name in names}
+        columns = [
+            *map(Column, ("corruption", "kind")),
+            *(Column(f"AP at {severity}", "percent") for severity in self.severities),
+            Column("mean", "percent", bar=True),
+            Column("of the clean", "percent"),
+        ]
+        rows: list[list[Value]] = [
+            [
+                name,
+                kind_of[name],
+                *(cells[severity]["AP"] for severity in self.severities),
+                self.mean(name),
+                _share(self.mean(name), self.clean["AP"]),
+            ]
+            for name, cells in self.cells.items()
+        ]
+        return Table(columns, rows, "AP by corruption and severity")
+
     def lines(self) -> list[str]:
-        """A table for people."""
-        heads = "".join(f"{f'AP at {severity}':>9}" for severity in self.severities)
-        lines = [f"{'corruption':16}{heads}{'mean':>9}"]
-        lines.append(f"{'none':16}{'':{9 * len(self.severities)}}{_percent(self.clean['AP']):>9}")
-        for name, by_severity in self.cells.items():
-            row = "".join(f"{_percent(by_severity[severity]['AP']):>9}" for severity in self.severities)
-            lines.append(f"{name:16}{row}{_percent(self.mean(name)):>9}")
-        lines.append(f"mPC {_percent(self.mpc())}, rPC {_percent(self.rpc())} of the clean AP, in percent")
-        return lines
+        """Return the table and what it comes to as text."""
+        percent = Column("", "percent").written
+        clean, mpc, rpc = map(percent, (self.clean["AP"], self.mpc(), self.rpc()))
+        return [*self.table().lines(), f"clean AP {clean}, mPC {mpc}, rPC {rpc} (of the clean AP)"]
+
+
+class Journal:
+    """Results of a study, each written down when it is there, so that a study that was killed goes on.
+
+    Args:
+        path: File with a line for the study and one for each result, made with the first; None keeps no file.
+        study: All that results depend on; another study's file is refused.
+
+    Raises:
+        UsageError: The file holds results of another study.
+        DataError: It is no such file.
+    """
+
+    def __init__(self, path: Path | None, study: Mapping[str, Any]):
+        self.path = path
+        self.results: dict[str, Values] = {}
+        self._head = json.dumps({"study": study}, sort_keys=True)
+        if path is None or not path.exists():
+            return
+        content = path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]  # a kill leaves half a line
+        for number, line in enumerate(whole.splitlines(), start=1):
+            if number == 1:
+                self._check(line, study)
+            else:
+                try:
+                    entry = msgspec.json.decode(line, type=_Entry)
+                except msgspec.DecodeError as error:
+                    message = f"{path}: line {number} is damaged; delete the file to start again"
+                    raise DataError(message) from error
+                self.results[entry.name] = entry.result
+        os.truncate(path, len(whole))
+
+    def add(self, name: str, result: Values) -> None:
+        """Write a result down; it is on the disk when this returns."""
+        self.results[name] = result
+        if self.path is None:
+            return
+        with self.path.open("ab") as file:
+            new = file.tell() == 0
+            lines = [self._head] if new else []
+            lines.append(json.dumps({"name": name, "result": result}, allow_nan=False))
+            file.write("".join(f"{line}\n" for line in lines).encode())
+            file.flush()
+            os.fsync(file.fileno())
+        if new:
+            sync_folder(self.path.parent)
+
+    def _check(self, line: bytes, study: Mapping[str, Any]) -> None:
+        try:
+            before = msgspec.json.decode(line, type=dict[str, dict[str, Any]])["study"]
+        except (msgspec.DecodeError, KeyError) as error:
+            raise DataError(f"{self.path} holds no results of a study; give another folder (--out)") from error
+        if before != study:
+            differing = ", ".join(key for key in study if before.get(key) != study[key])
+            raise UsageError(
+                f"{self.path} holds results of another study (other {differing or 'settings'}); give another "
+                "folder (--out), or delete it"
+            )
+
+
+class _Entry(msgspec.Struct):
+    """A line of a journal."""
+
+    name: str
+    result: dict[str, float | None]
 
 
 def evaluate_corruptions(
@@ -107,72 +194,68 @@ def evaluate_corruptions(
     """Evaluate a detector on clean images and on corrupted ones, each time on the whole split.
 
     Args:
-        subject: What detects; it must run.
+        subject: Detector; it must run.
         split: Images and annotations, which hold for corrupted images too.
         corruptions: Names, see :mod:`detrkit.robustness.corruptions`.
         severities: 1 to 5.
-        seed: Of the corruptions' randomness.
+        seed: Seed of the corruptions.
         batch_size: Images at once.
         journal: File that gets each result as soon as it is there; results that it holds are not measured again.
         progress: Called with images done and images in all, over all evaluations.
-        say: Where messages for people go.
+        say: Called with messages for people.
 
     Raises:
         UsageError: A name or severity is unknown, the subject does not run, or the journal is of another study.
         DataError: No class of the subject is a class of the split, or an image cannot be read.
     """
-    wanted = _wanted(corruptions, severities)
+    levels, chosen = sorted(set(severities)), list(dict.fromkeys(corruptions))
+    wanted = _wanted(chosen, levels)
     if subject.stages is None:
         raise UsageError(f"{subject.name} is a file of detections; corrupted images need a model that runs")
-    book = None if journal is None else Journal(journal, _study(subject, split, seed))
-    known: dict[str, Any] = {} if book is None else book.results
+    book = Journal(journal, _study(subject, split, seed))
+    there = sum(name in book.results for name in wanted)
+    if there:
+        say(f"{journal} holds {there} of {len(wanted)} results; going on")
     truth = ground_truth_from_index(split.index)
     count, total = len(split.index), len(split.index) * len(wanted)
-    results: dict[str, Values] = {}
-    if any(name in known for name in wanted):
-        say(f"{journal} holds {sum(name in known for name in wanted)} of {len(wanted)} results; going on")
     for number, (name, cell) in enumerate(wanted.items()):
-        if name not in known:
-            counted = None if progress is None else _offset(progress, number * count, total)
+        if name not in book.results:
+            tell = None if progress is None else functools.partial(tell_part, progress, number * count, total)
             change = None if cell is None else Corruption(*cell, seed=seed)
-            collected = collect(
-                subject, split, truth=truth, batch_size=batch_size, progress=counted, change=change
-            )
-            metrics = collected.finish()
-            written = metrics.to_dict()
-            known[name] = {key: written[key] for key in metrics.values}
-            if book is not None:
-                book.add(name, known[name])
-        results[name] = known[name]
+            collected = collect(subject, split, truth=truth, batch_size=batch_size, progress=tell, change=change)
+            book.add(name, {key: known(value) for key, value in collected.finish().values.items()})
         if progress is not None:
             progress((number + 1) * count, total)
-    chosen = tuple(dict.fromkeys(corruptions))
-    levels = tuple(sorted(set(severities)))
     return Robustness(
         model=subject.name,
         data=str(split.files.annotations),
         images=count,
-        severities=levels,
+        severities=tuple(levels),
         seed=seed,
-        clean=results[CLEAN],
-        cells={name: {level: results[f"{name} {level}"] for level in levels} for name in chosen},
+        clean=book.results[CLEAN],
+        cells={name: {level: book.results[f"{name} {level}"] for level in levels} for name in chosen},
     )
 
 
+def tell_part(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
+    """Report images done of a part of the work."""
+    progress(before + done, total)
+
+
 def _wanted(corruptions: Sequence[str], severities: Sequence[int]) -> dict[str, tuple[str, int] | None]:
-    """What is to be measured, by its name in the journal."""
+    """Corruption and severity of every evaluation, by its name in the journal."""
     for corruption in corruptions:
         check_corruption(corruption)
     for severity in severities:
         check_severity(severity)
     if not corruptions or not severities:
         raise UsageError("no corruption or no severity is given; expected at least one of each")
-    cells = [(name, severity) for name in corruptions for severity in sorted(set(severities))]
+    cells = [(name, severity) for name in corruptions for severity in severities]
     return {CLEAN: None, **{f"{name} {severity}": (name, severity) for name, severity in cells}}
 
 
 def _study(subject: EvalTarget, split: Split, seed: int) -> dict[str, Any]:
-    """What a result depends on besides corruption and severity."""
+    """Return all that a result depends on besides corruption and severity."""
     index = split.index
     images = hashlib.sha256()
     for array in (index.image_ids, index.boxes_xyxy, index.labels, index.iscrowd, index.name_bytes):
@@ -188,14 +271,10 @@ def _study(subject: EvalTarget, split: Split, seed: int) -> dict[str, Any]:
     }
 
 
-def _offset(progress: Callable[[int, int], None], before: int, total: int) -> Callable[[int], None]:
-    return lambda done: progress(before + done, total)
-
-
 def _mean(values: Sequence[float | None]) -> float | None:
     defined = [value for value in values if value is not None]
     return sum(defined) / len(defined) if values and len(defined) == len(values) else None
 
 
-def _percent(share: float | None) -> str:
-    return "-" if share is None else f"{100 * share:.1f}"
+def _share(part: float | None, whole: float | None) -> float | None:
+    return part / whole if whole and part is not None else None

@@ -37,7 +37,9 @@ def test_ap_falls_with_severity_and_means_are_those_of_the_paper():
     assert found.mpc("APs") is None
     assert told[-1] == (90, 90)
     assert sorted(told) == told
-    assert len(found.lines()) == 5
+    assert [row[:2] for row in found.table().rows] == [["fog", "weather"], ["jpeg", "digital"]]
+    assert found.table().rows[0][2:] == [one, five, found.mean("fog"), found.rpc()]
+    assert "mPC" in found.lines()[-1]
 
 
 def test_a_study_that_was_killed_goes_on_with_what_is_missing(tmp_path: Path):
