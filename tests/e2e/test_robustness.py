@@ -20,7 +20,7 @@ def test_clean_and_corrupted_numbers_are_those_of_the_one_evaluator(
 ):
     out = tmp_path / "out"
     found = corrupt(tiny_run.run, corruptions=["contrast", "noise"], severities=[5], out=out, device="cpu")
-    plain = detrkit.evaluate(tiny_run.run, tiny_data).to_dict()
+    plain = detrkit.evaluate(tiny_run.run, tiny_data).metrics.to_dict()
     assert found.clean == {name: plain[name] for name in found.clean}
     assert list(found.cells) == ["gaussian_noise", "shot_noise", "impulse_noise", "contrast"]
     assert found.cells["contrast"][5] != found.clean
@@ -82,7 +82,7 @@ def test_the_command_line_gives_the_same_numbers(tiny_run: Trained, tiny_data: P
     words = ("--corruptions", "contrast, fog", "--severities", "5,1", "--out", tmp_path / "c")
     worse = json.loads(run_well("eval", tiny_run.run, *words, "--json"))
     assert worse == json.loads((tmp_path / "c" / "robustness.json").read_text(encoding="utf-8"))
-    assert worse["clean"]["AP"] == plain.to_dict()["AP"]
+    assert worse["clean"]["AP"] == plain["AP"]
     said = run_well("eval", tiny_run.run, *words)
     assert "mPC" in said
     assert "robustness.html" in said
