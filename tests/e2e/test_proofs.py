@@ -25,7 +25,7 @@ from detrkit.families.recipes import preset_config
 from detrkit.families.registry import build_criterion
 from detrkit.training import step
 from detrkit.training.session import Run, build_state
-from detrkit.training.step import agree, train_step
+from detrkit.training.step import sync_step_plan, train_step
 from detrkit.types import Batch, Target
 from tests.unit.families.conftest import small_config
 
@@ -123,7 +123,7 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(
             return apply(*arguments)
 
         monkeypatch.setattr(step, "apply_gradients", keep)
-        train_step(run, micro_batches, agree(run, micro_batches))
+        train_step(run, micro_batches, sync_step_plan(run, micro_batches))
         losses.append(run.state.window.rows()[0, run.state.window.names.index("loss")])
         return gradients[-1]
 
@@ -236,10 +236,12 @@ def test_a_step_asks_the_device_once_a_micro_batch(
 ):
     run = make_run(update_config(make_config(), {"aids.denoising": denoising}))
     micro_batches = [make_batch(0, 1, 2), make_batch(4, 5)][:accumulate]
-    train_step(run, micro_batches, agree(run, micro_batches))  # the optimiser makes its state in the first step
+    train_step(
+        run, micro_batches, sync_step_plan(run, micro_batches)
+    )  # the optimiser makes its state in the first step
     transfers.clear()
     with Waits() as waits:
-        train_step(run, micro_batches, agree(run, micro_batches))
+        train_step(run, micro_batches, sync_step_plan(run, micro_batches))
     assert transfers == {"cpu": accumulate}  # the matcher's costs
     assert waits.found == {}
     transfers.clear()

@@ -30,12 +30,12 @@ from detrkit.errors import CheckpointError, DataError, DetrkitError
 from detrkit.losses.criterion import Criterion
 from detrkit.training.alarms import Progressed
 from detrkit.training.forward_backward import LAYER
-from detrkit.training.nonfinite.watch import settle
+from detrkit.training.nonfinite.watch import check_previous_step
 from detrkit.training.optim import learning_rates, new_parameters
 from detrkit.training.saving import payload, save_last
 from detrkit.training.session import DrawSamples, Evaluate, OnEvaluation, Run, build_state, resume_state
 from detrkit.training.signals import StopRequest
-from detrkit.training.step import agree, train_step
+from detrkit.training.step import sync_step_plan, train_step
 from detrkit.training.telemetry.log import RunLog, StepRecord, host_gib, memory_gib
 from detrkit.types import Batch
 
@@ -243,7 +243,7 @@ def _train_epoch(run: Run) -> bool:
                 return False
             fetched = []  # the others must hear of it before they wait for this process's gradients
         wait_s = time.monotonic() - start_s
-        plan = agree(run, fetched)
+        plan = sync_step_plan(run, fetched)
         if plan.stop:
             return False
         images_seen += plan.images
@@ -325,7 +325,7 @@ def _take_metrics(run: Run, metrics: dict[str, float]) -> None:
     if better:
         progress.best = ap
         try:
-            settle(run)
+            check_previous_step(run)
             saved = payload(run)  # all processes take part: they add up what is in the window
             if run.fabric.is_global_zero:
                 run.store.save_best(saved)

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from detrkit.training.nonfinite.watch import settle
+from detrkit.training.nonfinite.watch import check_previous_step
 from detrkit.training.session import Run
 
 
 def save_last(run: Run) -> None:
     """Save the state to resume from; all processes take part."""
-    settle(run)
+    check_previous_step(run)
     saved = {**payload(run), "log": run.log.position()}  # which waits until the log is on the disk
     if run.fabric.is_global_zero:
         run.store.save_last(saved)

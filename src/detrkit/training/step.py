@@ -20,14 +20,14 @@ from detrkit.losses.criterion import Losses, Normalizers
 from detrkit.training.forward_backward import layer_values, summed_values
 from detrkit.training.health import PROBE_EVERY, probe_boxes
 from detrkit.training.memory import free_memory, halved, is_out_of_memory
-from detrkit.training.nonfinite.watch import check_bad_steps, find_damage, note_step, settle
+from detrkit.training.nonfinite.watch import check_bad_steps, check_previous_step, find_damage, note_step
 from detrkit.training.optim import apply_gradients, set_step_lr, train_mode
 from detrkit.training.session import Run
 from detrkit.types import Batch, GroundTruth
 
 
 @dataclasses.dataclass(frozen=True)
-class Plan:
+class StepPlan:
     """What all processes agree on before a step: its normalisers and images, and whether to stop or save."""
 
     normalizers: Normalizers
@@ -36,7 +36,7 @@ class Plan:
     save: bool
 
 
-def agree(run: Run, batches: Sequence[Batch]) -> Plan:
+def sync_step_plan(run: Run, batches: Sequence[Batch]) -> StepPlan:
     """Add up over batches and processes, on the host, so that no device is waited for.
 
     Gradients are averaged over processes while losses are to be summed, therefore the normalisers are divided
@@ -55,7 +55,7 @@ def agree(run: Run, batches: Sequence[Batch]) -> Plan:
     if config.save_every_steps is not None:
         save |= (run.state.progress.step + 1) % config.save_every_steps == 0
     if run.fabric.world_size == 1:
-        return Plan(normalizers, images, stop=False, save=save)
+        return StepPlan(normalizers, images, stop=False, save=save)
     first = run.fabric.is_global_zero
     sums = (normalizers.num_boxes, normalizers.class_weight, images)
     num_boxes, class_weight, images_of_all, stops, saves = _sum_on_hosts(
@@ -63,10 +63,10 @@ def agree(run: Run, batches: Sequence[Batch]) -> Plan:
     )
     world_size = run.fabric.world_size
     shared = Normalizers(num_boxes / world_size, class_weight / world_size)
-    return Plan(shared, int(images_of_all), stop=stops > 0, save=saves > 0)
+    return StepPlan(shared, int(images_of_all), stop=stops > 0, save=saves > 0)
 
 
-def train_step(run: Run, batches: Sequence[Batch], plan: Plan) -> None:
+def train_step(run: Run, batches: Sequence[Batch], plan: StepPlan) -> None:
     """Change the weights once, by the gradient of all images together.
 
     Raises:
@@ -87,7 +87,9 @@ def train_step(run: Run, batches: Sequence[Batch], plan: Plan) -> None:
     if config.alarms and (step + 1) % PROBE_EVERY == 0:
         state.health.observe_boxes(probe_boxes(run.passes, state.module, batches, step, run.micro_batch), share)
     state.health.end_step()
-    settle(run)  # the matcher has waited for the device, so the step before is over; its weights are still here
+    check_previous_step(
+        run
+    )  # the matcher has waited for the device, so the step before is over; its weights are still here
     scale = state.scaler._get_scale_async() if state.scaler is not None else None
     scale = None if scale is None else scale.clone()  # torch's scaler gives it without waiting only there
     norm = apply_gradients(state.optimizer, config.clip_norm, state.scaler)

@@ -1,4 +1,4 @@
-"""What the replay of a bad step found, for people and for programs."""
+"""Result of the replay of a bad step, for people and for programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from detrkit.training.nonfinite.trace import BackwardPlace, Place
+from detrkit.training.nonfinite.trace import NonFiniteGradient, NonFiniteModule
 
 _MOST_LISTED = 8
 
@@ -21,11 +21,9 @@ class NumberPair(NamedTuple):
 
     @property
     def is_equal(self) -> bool:
-        """Whether both have the same bits as float32; one NaN is as good as another."""
-        if self.now is None:
-            return False
-        if math.isnan(self.recorded) or math.isnan(self.now):
-            return math.isnan(self.recorded) and math.isnan(self.now)
+        """True if both have the same bits as float32; one NaN is as good as another."""
+        if self.now is None or math.isnan(self.recorded) or math.isnan(self.now):
+            return self.now is not None and math.isnan(self.recorded) and math.isnan(self.now)
         return struct.pack("f", self.recorded) == struct.pack("f", self.now)
 
 
@@ -34,20 +32,20 @@ class Diagnosis:
     """A step that was repeated.
 
     Args:
-        file: The replay file.
-        step: Its number, from 1.
-        epoch: Its epoch, from 1.
-        process: Which of the processes, from 0.
-        image_ids: What it was trained on.
-        machine_then: What it was made on.
-        machine_now: What it was repeated on.
-        values: Loss, terms and gradient norm, recorded and now.
-        damaged_boxes: Boxes that are not finite or have no area, in words.
-        bad_weights: Names of weights that were not finite before the step.
-        bad_inputs: Images whose pixels were not finite.
-        forward: The first module whose output was not finite while its input was.
-        bad_terms: Loss terms that were not finite and the decoder layer of each, from 0.
-        backward: Where a gradient was first not finite, if the loss was finite.
+        file: path of the replay file.
+        step: number of the step, from 1.
+        epoch: number of its epoch, from 1.
+        process: number of the process, from 0.
+        image_ids: images that it was trained on.
+        machine_then: machine it was made on.
+        machine_now: machine it was repeated on.
+        values: loss, terms and gradient norm, recorded and now.
+        damaged_boxes: boxes that are not finite or have no area, in words.
+        bad_weights: names of weights that were not finite before the step.
+        bad_inputs: ids of images whose pixels were not finite.
+        forward: first module whose output was not finite while its input was.
+        bad_terms: loss terms that were not finite and the decoder layer of each, from 0.
+        backward: place where a gradient was first not finite, if the loss was finite.
     """
 
     file: str
@@ -61,18 +59,18 @@ class Diagnosis:
     damaged_boxes: tuple[str, ...] = ()
     bad_weights: tuple[str, ...] = ()
     bad_inputs: tuple[int, ...] = ()
-    forward: Place | None = None
+    forward: NonFiniteModule | None = None
     bad_terms: tuple[tuple[str, int | None], ...] = ()
-    backward: BackwardPlace | None = None
+    backward: NonFiniteGradient | None = None
 
     @property
     def is_equal(self) -> bool:
-        """Whether every value is that of the training, bit for bit."""
+        """True if every value is that of the training, bit for bit."""
         return all(pair.is_equal for pair in self.values.values())
 
     @property
     def cause(self) -> str:
-        """Where it began, in a sentence."""
+        """Place where it began, in a sentence."""
         if self.damaged_boxes:
             return self.damaged_boxes[0]
         if self.bad_weights:
@@ -89,7 +87,7 @@ class Diagnosis:
 
     @property
     def advice(self) -> str:
-        """What to do about it."""
+        """Advice on what to do about it."""
         if self.damaged_boxes:
             return "mend the annotations: detrkit data check DATA --fix OUT"
         if self.bad_weights:
@@ -106,7 +104,7 @@ class Diagnosis:
         return ""
 
     def lines(self) -> list[str]:
-        """For people."""
+        """Return the lines for people."""
         lines = [
             f"step {self.step} of epoch {self.epoch}, process {self.process}, images {_listed(self.image_ids)}",
             *(f"  {name:14} {pair.recorded:<14.8g} now {_shown(pair.now)}" for name, pair in self.values.items()),
@@ -134,7 +132,7 @@ class Diagnosis:
         return lines
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON, which knows no NaN: those are texts."""
+        """Return plain values for JSON, which knows no NaN: those are texts."""
         plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         values: dict[str, Any] = _plain(
             {

@@ -8,76 +8,51 @@ waited for the device anyway; no weight has changed in between, so weights and b
 from __future__ import annotations
 
 import dataclasses
-import platform
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from detrkit.checkpoint import save_checkpoint
 from detrkit.errors import NonFiniteError
-from detrkit.training.memory import is_out_of_memory
-from detrkit.training.nonfinite.trace import watch_forward
+from detrkit.training.nonfinite.saved_step import REPLAY_FOLDER, SavedBatch, SavedStep, machine, write_step
 from detrkit.training.session import LastStep, Run
 from detrkit.types import Batch
 
 MOST_SAVED = 3
 """Bad steps of a run that are saved: each holds all weights."""
 
-REPLAY_FOLDER = "nonfinite"
-"""Of a run folder."""
-
 # Below this the float16 loss scale means that no step has had finite gradients for very long.
 _LEAST_SCALE = 2.0**-14
 
 
-@dataclasses.dataclass(frozen=True)
-class DamagedBox:
-    """A box that no training can use.
-
-    Args:
-        image_id: The data set's id of its image.
-        number: Which of the image's objects, from 1.
-        box_cxcywh: As it is.
-    """
-
-    image_id: int
-    number: int
-    box_cxcywh: tuple[float, ...]
-
-    def __str__(self) -> str:
-        numbers = ", ".join(f"{value:.4g}" for value in self.box_cxcywh)
-        return (
-            f"image {self.image_id} has a box cxcywh ({numbers}), its object number {self.number}; "
-            "expected finite numbers and an area"
-        )
-
-
-def damaged_boxes(batches: Sequence[Batch]) -> list[DamagedBox]:
-    """Boxes of batches on the host that are not finite or have no area."""
+def damaged_boxes(batches: Sequence[Batch]) -> list[str]:
+    """Return the boxes of batches on the host that are not finite or have no area, in words."""
     found = []
     for batch in batches:
         boxes = batch.truth.boxes_cxcywh.numpy()
         sound = np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)
-        if sound.all():
-            continue
         ends = np.cumsum(batch.truth.counts)
-        for place in np.flatnonzero(~sound).tolist():
-            image = int(np.searchsorted(ends, place, side="right"))
-            number = place - int(ends[image]) + batch.truth.counts[image] + 1
-            found.append(DamagedBox(batch.image_ids[image], number, tuple(boxes[place].tolist())))
+        for row in np.flatnonzero(~sound).tolist():
+            image = int(np.searchsorted(ends, row, side="right"))
+            number = row - int(ends[image]) + batch.truth.counts[image] + 1
+            numbers = ", ".join(f"{value:.4g}" for value in boxes[row].tolist())
+            found.append(
+                f"image {batch.image_ids[image]} has a box cxcywh ({numbers}), its object number {number}; "
+                "expected finite numbers and an area"
+            )
     return found
 
 
 def find_damage(batches: Sequence[Batch]) -> str:
-    """What is wrong with boxes of batches on the host: the first not finite or without area; or nothing."""
-    return next((str(box) for box in damaged_boxes(batches)), "")
+    """Return the first fault of the boxes of batches on the host, in words; empty if there is none."""
+    return next(iter(damaged_boxes(batches)), "")
 
 
 def bad_weights(model: nn.Module) -> list[str]:
-    """Names of weights and buffers that are not finite."""
+    """Return the names of weights and buffers that are not finite."""
     state = model.state_dict()
     return [
         name for name, value in state.items() if value.is_floating_point() and not bool(value.isfinite().all())
@@ -90,11 +65,11 @@ def note_step(
     """Remember a step until its values have reached the host.
 
     Args:
-        run: The training.
-        facts: All fields of :class:`LastStep` but names, values and arrived.
-        names: Of the values in the row.
+        run: the training.
+        facts: all fields of :class:`LastStep` but names, values and arrived.
+        names: names of the values in the row.
         row: float32 ``[n]`` on the device.
-        others: Scalars on the device, by name.
+        others: scalars on the device, by name.
     """
     if others:
         row = torch.cat((row, torch.stack([value.float().reshape(()) for value in others.values()])))
@@ -102,8 +77,8 @@ def note_step(
     run.last_step = LastStep(**facts, names=(*names, *others), values=values, arrived=arrived)
 
 
-def settle(run: Run) -> None:
-    """Look at the step before, before any weight changes; if it was bad, count it, save it and say so.
+def check_previous_step(run: Run) -> None:
+    """Check the step before, before any weight changes; if it was bad, count it, save it and say so.
 
     All processes take part, and count the same.
     """
@@ -152,24 +127,19 @@ def check_bad_steps(run: Run) -> None:
         advice = "begin from sound weights (--init)"
     raise NonFiniteError(
         f"{steps} not finite, the last before step {progress.step + 1}; expected finite losses and gradients; "
-        f"{state}. Find where it began: detrkit train --replay {folder_of(run)}; then {advice}"
+        f"{state}. Find where it began: detrkit train --replay {run.run_dir / REPLAY_FOLDER}; then {advice}"
     )
 
 
-def folder_of(run: Run) -> str:
-    """Where the bad steps of a run are saved."""
-    return str(run.run_dir / REPLAY_FOLDER)
-
-
 def _is_own_fault(last: LastStep, values: Mapping[str, float]) -> bool:
-    """Whether this process surely made the step not finite."""
+    """Return True if this process surely made the step not finite."""
     if last.damage or not _is_finite(values["loss"]):
         return True
     return "own_grad_norm" in values and not _is_finite(values["own_grad_norm"]) and _is_bad(values)
 
 
 def _is_bad(values: Mapping[str, float]) -> bool:
-    """Whether the gradient of all processes was not finite."""
+    """Return True if the gradient of all processes was not finite."""
     # with float16 an infinite gradient alone is the loss scale finding its level, unless it sank to nothing
     if "scale" in values and values["scale"] >= _LEAST_SCALE:
         return False
@@ -177,7 +147,7 @@ def _is_bad(values: Mapping[str, float]) -> bool:
 
 
 def _all_messages(run: Run, message: str) -> list[str]:
-    """What the processes have to say of a bad step, on the first process."""
+    """Return the messages of all processes about a bad step."""
     if run.fabric.world_size == 1:
         return [message]
     found: list[Any] = [None] * run.fabric.world_size
@@ -186,12 +156,12 @@ def _all_messages(run: Run, message: str) -> list[str]:
 
 
 def _report(run: Run, last: LastStep, values: Mapping[str, float], is_saved: bool) -> str:
-    """Save all that it takes to repeat a bad step; says what was not finite, where, and how to repeat it."""
+    """Save a bad step, and return what was not finite, where, and how to repeat it."""
     terms = (name for name in last.names if name != "scale")
     numbers = ", ".join(f"{name} {values[name]:.4g}" for name in terms)
     ids = [image_id for batch in last.batches for image_id in batch.image_ids]
     shown = f"{', '.join(map(str, ids[:8]))}{' ...' if len(ids) > 8 else ''}"
-    found = last.damage or _where(run, last)
+    found = last.damage or _bad_weights_in_words(run.state.module)
     message = (
         f"step {last.step} of epoch {last.epoch} is not finite{': ' if found else ''}{found}; {numbers}; "
         f"images {shown}; it changed no weight"
@@ -199,93 +169,42 @@ def _report(run: Run, last: LastStep, values: Mapping[str, float], is_saved: boo
     if is_saved:
         path = run.run_dir / REPLAY_FOLDER / f"step-{last.step:06d}-process-{run.fabric.global_rank}.pt"
         path.parent.mkdir(exist_ok=True)
-        save_checkpoint(path, _replay(run, last, values))
+        write_step(_saved_step(path, run, last, values))
         message += f"; find where it began: detrkit train --replay {path}"
     return message
 
 
-def _where(run: Run, last: LastStep) -> str:
-    """Where it stopped being finite, if a forward pass can tell; weights, batch and seed are still the step's."""
-    weights = bad_weights(run.state.module)
-    if weights:
-        others = f" and {len(weights) - 1} others" if len(weights) > 1 else ""
-        return f"the weight {weights[0]}{others} is not finite"
-    norms = [part for part in run.state.module.modules() if isinstance(part, nn.modules.batchnorm._BatchNorm)]
-    buffers = [buffer for norm in norms for buffer in norm.buffers()]
-    before = [buffer.clone() for buffer in buffers]
-    try:
-        return _trace(run, last)
-    except Exception as error:
-        if not is_out_of_memory(error):
-            raise
-        return ""
-    finally:
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+def _bad_weights_in_words(model: nn.Module) -> str:
+    weights = bad_weights(model)
+    others = f" and {len(weights) - 1} others" if len(weights) > 1 else ""
+    return f"the weight {weights[0]}{others} is not finite" if weights else ""
 
 
-@torch.no_grad()
-def _trace(run: Run, last: LastStep) -> str:
-    """The first module whose output is not finite, or the images that were not when they came in."""
-    passes, model = run.passes, run.state.module
-    passes.seed(last.step - 1)
-    for part in passes.micro_batches(last.batches, last.step - 1, last.micro_batch):
-        images, padding_mask = passes.inputs(part)
-        with run.fabric.autocast(), watch_forward(model) as watch:
-            model(images, padding_mask, passes.criterion.objects(part.truth))
-        if watch.input_rows:
-            named = [part.image_ids[row] for row in watch.input_rows if row < len(part.image_ids)]
-            return f"the pixels of image {', '.join(map(str, named))} are not finite"
-        if watch.found is not None:
-            return str(watch.found)
-    return ""
-
-
-def _replay(run: Run, last: LastStep, values: Mapping[str, float]) -> dict[str, Any]:
-    """What a replay file holds; weights and all are those that the step began with."""
+def _saved_step(path: Path, run: Run, last: LastStep, values: Mapping[str, float]) -> SavedStep:
     names = [name for name, _ in run.state.module.named_modules()]
-    return {
-        "kind": "replay",
-        "config": run.config.model_dump(mode="json"),
-        "class_map": run.class_map.to_dict(),
-        "model": run.state.module.state_dict(),
-        "step": last.step,
-        "epoch": last.epoch,
-        "process": run.fabric.global_rank,
-        "world_size": run.fabric.world_size,
-        "share": last.share,
-        "micro_batch": last.micro_batch,
-        "num_threads": torch.get_num_threads(),
-        "machine": machine(run.fabric.device),
-        "resting": [name for name, trains in zip(names, last.training, strict=True) if not trains],
-        "normalizers": dataclasses.astuple(last.normalizers),
-        "values": dict(values),
-        "damage": last.damage,
-        "batches": [_pack(batch) for batch in last.batches],
-    }
-
-
-def machine(device: torch.device) -> str:
-    """What the last bits of a step depend on, in words."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else (platform.processor() or "CPU")
-    return f"{device.type} ({name}), torch {torch.__version__}"
-
-
-def _pack(batch: Batch) -> dict[str, Any]:
-    """A batch as tensors and primitives."""
-    return {
-        "images": batch.images.clone(),
-        "padding_mask": batch.padding_mask.clone(),
-        "labels": batch.truth.labels.clone(),
-        "boxes_cxcywh": batch.truth.boxes_cxcywh.clone(),
-        "counts": list(batch.truth.counts),
-        "sizes_hw": [list(size) for size in batch.sizes_hw],
-        "image_ids": list(batch.image_ids),
-    }
+    return SavedStep(
+        path=path,
+        config=run.config,
+        class_map=run.class_map,
+        model=run.state.module.state_dict(),
+        step=last.step,
+        epoch=last.epoch,
+        process=run.fabric.global_rank,
+        world_size=run.fabric.world_size,
+        share=last.share,
+        micro_batch=last.micro_batch,
+        num_threads=torch.get_num_threads(),
+        machine=machine(run.fabric.device),
+        resting=[name for name, trains in zip(names, last.training, strict=True) if not trains],
+        normalizers=dataclasses.astuple(last.normalizers),
+        values=dict(values),
+        damage=last.damage,
+        batches=[SavedBatch.pack(batch) for batch in last.batches],
+    )
 
 
 def _to_host(row: Tensor) -> tuple[Tensor, Callable[[], None]]:
-    """A copy of a tensor on the host that nobody waits for, and what waits for it."""
+    """Copy a tensor to the host without waiting for it; return it and a function that waits until it is there."""
     if row.device.type != "cuda":
         return row, _nothing
     host = torch.empty(row.shape, dtype=row.dtype, pin_memory=True)
@@ -296,7 +215,7 @@ def _to_host(row: Tensor) -> tuple[Tensor, Callable[[], None]]:
 
 
 def _nothing() -> None:
-    """What is on the host has arrived."""
+    """Wait for what has arrived."""
 
 
 def _is_finite(value: float) -> bool:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 from torch import nn
@@ -16,7 +16,8 @@ from detrkit.checkpoint import load_checkpoint, save_checkpoint
 from detrkit.config import update_config
 from detrkit.errors import CheckpointError, UsageError
 from detrkit.training.nonfinite.diagnosis import Diagnosis, NumberPair
-from detrkit.training.nonfinite.replay import find_step, read_step, replay_step
+from detrkit.training.nonfinite.replay import replay_step
+from detrkit.training.nonfinite.saved_step import find_step, read_step
 from detrkit.training.nonfinite.trace import trace_backward, watch_forward
 from tests.unit.training.faults import Faulty, SpoilBatch, nan_box, nan_pixels, nan_weight, thin_box
 
@@ -102,7 +103,7 @@ def test_other_dropout_would_be_seen(toy, make_config):
     config = make_config(epochs=1)
     model = faulty_toy(toy, "backward", 3)
     toy.fit(config, model=model)
-    saved = dataclasses.replace(read_step(find_step(toy.run_dir)), process=1)
+    saved = msgspec.structs.replace(read_step(find_step(toy.run_dir)), process=1)
     found = replay_step(saved, model, toy.criterion(config))
     assert not found.is_equal
     assert any("NOT equal to the training" in line for line in found.lines())
@@ -120,8 +121,6 @@ def test_float16_overflow_is_named_as_such(toy, make_config, float16_fabric):
     assert found.forward is not None
     assert found.forward.overflows
     assert found.forward.module == "layers.1.layer"
-    assert found.forward.exact is not None
-    assert found.forward.exact > 65504
     assert found.forward.entered < 65504
     assert "bf16" in found.advice
     assert found.to_dict()["overflow"] is True
@@ -183,15 +182,6 @@ def test_a_file_that_holds_what_no_step_can_be_is_refused(saved: Path, tmp_path:
     crafted = tmp_path / "crafted.pt"
     save_checkpoint(crafted, {**payload, **change})
     with pytest.raises(CheckpointError, match="cannot be used"):
-        read_step(crafted)
-
-
-def test_objects_that_belong_to_no_image_are_refused(saved: Path, tmp_path: Path):
-    payload = load_checkpoint(saved)
-    payload["batches"][0]["counts"][0] += 1
-    crafted = tmp_path / "crafted.pt"
-    save_checkpoint(crafted, payload)
-    with pytest.raises(CheckpointError, match="do not belong together"):
         read_step(crafted)
 
 
