@@ -236,9 +236,7 @@ def test_a_step_asks_the_device_once_a_micro_batch(
 ):
     run = make_run(update_config(make_config(), {"aids.denoising": denoising}))
     micro_batches = [make_batch(0, 1, 2), make_batch(4, 5)][:accumulate]
-    train_step(
-        run, micro_batches, sync_step_plan(run, micro_batches)
-    )  # the optimiser makes its state in the first step
+    train_step(run, micro_batches, sync_step_plan(run, micro_batches))  # in which the optimiser makes its state
     transfers.clear()
     with Waits() as waits:
         train_step(run, micro_batches, sync_step_plan(run, micro_batches))

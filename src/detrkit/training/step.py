@@ -87,9 +87,8 @@ def train_step(run: Run, batches: Sequence[Batch], plan: StepPlan) -> None:
     if config.alarms and (step + 1) % PROBE_EVERY == 0:
         state.health.observe_boxes(probe_boxes(run.passes, state.module, batches, step, run.micro_batch), share)
     state.health.end_step()
-    check_previous_step(
-        run
-    )  # the matcher has waited for the device, so the step before is over; its weights are still here
+    # the matcher has waited for the device, so the step before is over; its weights are still here
+    check_previous_step(run)
     scale = state.scaler._get_scale_async() if state.scaler is not None else None
     scale = None if scale is None else scale.clone()  # torch's scaler gives it without waiting only there
     norm = apply_gradients(state.optimizer, config.clip_norm, state.scaler)
