@@ -11,7 +11,7 @@ import pytest
 
 from detrkit.training import loop
 from detrkit.training.session import Run
-from detrkit.training.step import Plan
+from detrkit.training.step import StepPlan
 from detrkit.types import Batch
 from tests.e2e.conftest import Trained, records, run_well, train_arguments
 
@@ -48,7 +48,7 @@ def test_batch_with_spoiled_boxes_is_named(train: Callable[..., dict[str, str]],
     spoiled: list[tuple[int, ...]] = []
     step = loop.train_step
 
-    def spoil(run: Run, batches: list[Batch], plan: Plan) -> None:
+    def spoil(run: Run, batches: list[Batch], plan: StepPlan) -> None:
         if run.state.progress.step == 57:
             (batch,) = batches
             boxes = batch.truth.boxes_cxcywh * 64  # pixels, where shares are expected
