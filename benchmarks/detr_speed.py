@@ -19,9 +19,11 @@ from torch import nn
 from benchmarks.timing import Row, time_in_turn
 from detrkit.config import TrainConfig
 from detrkit.detectors.load import make_detector
-from detrkit.families.detr.weights import coco_class_map
+from detrkit.families.detr.family import DETR
+from detrkit.families.detr.weights import coco_class_map, write_hub
+from detrkit.families.family import BuiltModel, build_criterion
+from detrkit.families.parts import find_places
 from detrkit.families.recipes import preset_config
-from detrkit.families.registry import build_criterion, find_places, get_family
 from detrkit.families.weights import Weights
 from detrkit.hardware import PeakMemory
 from detrkit.nn.recompute import set_recompute
@@ -47,10 +49,9 @@ def make_pair() -> tuple[nn.Module, Any]:
 
     torch.manual_seed(0)
     config = preset_config("detr-r50").model.model_copy(update={"backbone_norm": "frozen", "frozen_stages": 2})
-    family = get_family("detr")
-    ours = family.build(config, 91)
+    ours = DETR.build(config, 91)
     with tempfile.TemporaryDirectory() as folder:
-        family.write_hub(folder, Weights(ours.state_dict(), config, coco_class_map(), "random"), 800, 1333)
+        write_hub(folder, Weights(ours.state_dict(), config, coco_class_map(), "random"), 800, 1333)
         theirs = DetrForObjectDetection.from_pretrained(folder, attn_implementation="eager")
     return ours, theirs
 
@@ -62,7 +63,7 @@ def forward(ours: nn.Module, theirs: Any, device: torch.device, repeats: int, ba
     pixels = torch.randn(batch, 3, *SIZE_HW, device=device)
     theirs = theirs.eval().to(device)
     fast = copy.deepcopy(ours).eval().to(device)
-    get_family("detr").prepare_inference(fast)
+    DETR.prepare_inference(fast)
     fast.to(memory_format=torch.channels_last)
 
     def them() -> None:
@@ -70,7 +71,8 @@ def forward(ours: nn.Module, theirs: Any, device: torch.device, repeats: int, ba
             theirs(pixels)
 
     def us(precision: Any, model: nn.Module = fast) -> Callable[[], object]:
-        stages = make_detector(model, coco_class_map(), config, device=device, precision=precision).stages
+        built = BuiltModel(model, DETR, config, coco_class_map())
+        stages = make_detector(built, device=device, precision=precision).stages
         images = list(uint8)
         return lambda: stages.forward(stages.preprocess(images))
 
@@ -89,7 +91,7 @@ def backbone(ours: nn.Module, theirs: Any, device: torch.device, repeats: int) -
     pixels = torch.randn(1, 3, *SIZE_HW, device=device)
     mask = torch.ones(1, *SIZE_HW, device=device)
     fast = copy.deepcopy(ours).eval().to(device)
-    get_family("detr").prepare_inference(fast)
+    DETR.prepare_inference(fast)
     network = fast.backbone[0].to(memory_format=torch.channels_last)
     last = pixels.contiguous(memory_format=torch.channels_last)
     their_backbone = theirs.eval().to(device).model.backbone
@@ -154,7 +156,7 @@ def training_work(name: str, ours: nn.Module, theirs: Any, job: Job) -> Callable
         return them
     model = ours.train().to(job.device, memory_format=torch.channels_last)
     set_recompute(model, "recompute" in name)
-    optimizer = build_optimizer(model, TrainConfig(), find_places(model, config.model))
+    optimizer = build_optimizer(model, TrainConfig(), find_places(model))
     criterion = build_criterion(config, class_map)
     last = pixels.contiguous(memory_format=torch.channels_last)
     runs = torch.compile(model) if "compile" in name else model

@@ -10,8 +10,8 @@ import pytest
 from detrkit.config import update_config
 from detrkit.curation.synthetic import write_synthetic
 from detrkit.families.recipes import preset_config
+from detrkit.preflight.report import Outcome, PreflightReport
 from detrkit.preflight.run import run_preflight
-from detrkit.preflight.verdict import Outcome, Verdict
 
 from .conftest import run_here, train_arguments
 from .preflight_faults import PLANTS, blank_images, plant
@@ -24,7 +24,7 @@ def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def preflight(data: Path, out: Path, **changes: object) -> Verdict:
+def preflight(data: Path, out: Path, **changes: object) -> PreflightReport:
     config = update_config(
         preset_config("detr-tiny"),
         {"data.root": str(data), "transforms.eval_size": 96, "transforms.scales": [96], **changes},
@@ -32,7 +32,7 @@ def preflight(data: Path, out: Path, **changes: object) -> Verdict:
     return run_preflight(config, out, budget_s=1.0, say=lambda _line: None)
 
 
-def names(verdict: Verdict) -> set[str]:
+def names(verdict: PreflightReport) -> set[str]:
     return {judgement.name for judgement in verdict.of(Outcome.FAULT)}
 
 
@@ -69,7 +69,7 @@ def test_labels_of_the_training_split_alone_shuffled_are_named(sound: Path, tmp_
     data = plant(sound, tmp_path / "data", PLANTS["labels shuffled"][0], ("train",))
     verdict = preflight(data, tmp_path / "out")
     assert "labels_shuffled" in names(verdict)
-    assert not any(item.found.startswith("val: labels have nothing") for item in verdict.judgements)
+    assert not any(item.found.startswith("val: labels have nothing") for item in verdict.results)
 
 
 def test_ids_that_come_round_are_seen_between_splits(sound: Path, tmp_path: Path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import signal
 import socket
@@ -58,10 +59,13 @@ def test_evaluation_by_two_processes_equals_that_of_one(uninterrupted: Trained, 
     """To the last digit: 8 images in batches of 5 and 3, one to each process."""
     run = uninterrupted.run
     saved = read_model(run / "checkpoints" / "last.pt")
-    model = build_model(saved.config, saved.class_map)
+    built = build_model(saved.config, saved.class_map)
+    model = built.model
     model.load_state_dict(saved.state_dict)
     config = read_config(run / "config.yaml")
-    evaluator = SplitEvaluator(config, saved.class_map, read_split(config, "val"), torch.device("cpu"))
+    evaluator = SplitEvaluator(
+        dataclasses.replace(built, config=config), read_split(config, "val"), torch.device("cpu")
+    )
     values = evaluator.measure(model.to(memory_format=torch.channels_last))
     last = records(run, "eval")[-1]
     assert len(values) == 12

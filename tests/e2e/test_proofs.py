@@ -21,8 +21,8 @@ from detrkit.data.loader import collate
 from detrkit.detectors.load import make_detector
 from detrkit.distributed import make_fabric
 from detrkit.families.build import build_model
+from detrkit.families.family import build_criterion
 from detrkit.families.recipes import preset_config
-from detrkit.families.registry import build_criterion
 from detrkit.training import step
 from detrkit.training.session import Run, build_state
 from detrkit.training.step import sync_step_plan, train_step
@@ -90,7 +90,7 @@ def make_run(config: Config) -> Run:
     torch.manual_seed(0)
     config = update_config(config, {"train": {"device": "cpu", "clip_norm": 0.0, "seed": 0}})
     fabric = make_fabric(config.train)
-    state, wrapped = build_state(config, build_model(config, CLASSES), fabric)
+    state, wrapped = build_state(config, build_model(config, CLASSES).model, fabric)
     wrapped.train()
     needed = {
         "config": config,
@@ -146,7 +146,7 @@ def test_accumulated_micro_batches_give_the_gradient_of_the_whole_batch(
 def test_an_image_gives_the_same_detections_alone_and_beside_a_bigger_one(make_config: Callable[[], Config]):
     torch.manual_seed(0)
     config = update_config(make_config(), {"transforms": {"eval_size": 64, "max_size": 200}})
-    detector = make_detector(build_model(config, CLASSES), CLASSES, config)
+    detector = make_detector(build_model(config, CLASSES))
     images = [image.as_subclass(Tensor) for image, _ in (sample(0), sample(1), sample(7))]
     together = detector.predict_batch(images)
     for image, beside in zip(images, together, strict=True):
@@ -183,7 +183,7 @@ def inputs(padded: bool) -> tuple[Tensor, Tensor | None]:
 @pytest.mark.parametrize("padded", [False, True])
 @pytest.mark.parametrize("training", [False, True])
 def test_forward_asks_the_device_for_nothing(make_config: Callable[[], Config], padded: bool, training: bool):
-    model = build_model(make_config(), CLASSES).train(training)
+    model = build_model(make_config(), CLASSES).model.train(training)
     with Waits() as waits:
         model(*inputs(padded))
     assert waits.found == {}
@@ -200,7 +200,7 @@ def test_waits_are_counted():
 @pytest.mark.parametrize("padded", [False, True])
 def test_model_exports_and_gives_the_same_outputs(make_config: Callable[[], Config], padded: bool):
     torch.manual_seed(0)
-    model = build_model(make_config(), CLASSES).eval()
+    model = build_model(make_config(), CLASSES).model.eval()
     arguments = inputs(padded)
     exported = cast("nn.Module", torch.export.export(model, arguments).module())
     with torch.no_grad():

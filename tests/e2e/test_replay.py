@@ -14,7 +14,7 @@ import torch
 
 from detrkit.config import Config, update_config
 from detrkit.families.build import build_model
-from detrkit.families.registry import build_criterion
+from detrkit.families.family import build_criterion
 from detrkit.nn.transformer import EncoderLayer
 from detrkit.training import loop
 from detrkit.training.forward_backward import step_seed
@@ -74,7 +74,7 @@ def test_a_weight_of_the_real_model_is_named_and_the_step_replayed(
 
 
 def first_of_backbone() -> str:
-    names = [name for name, _ in build_model(tiny_config(), CLASSES).named_parameters()]
+    names = [name for name, _ in build_model(tiny_config(), CLASSES).model.named_parameters()]
     return next(name for name in names if name.startswith("backbone.") and name.endswith("weight"))
 
 
@@ -107,7 +107,7 @@ def test_a_fault_in_a_layer_of_the_real_model_is_found(
         assert records(run, "event")[0]["message"].startswith("step 3 of epoch 1 is not finite")
         return
     assert math.isfinite(found["values"]["loss"]["now"])
-    last = build_model(tiny_config(), CLASSES).transformer.encoder.layers
+    last = build_model(tiny_config(), CLASSES).model.transformer.encoder.layers
     assert found["backward"]["module"] == f"transformer.encoder.layers.{len(last) - 1}"
     # the root's own gradient is infinite; it is NaN once it is multiplied by 0 or added to its opposite
     assert found["backward"]["operation"] in ("SqrtBackward0", "AddBackward0", "SubBackward0")
@@ -118,7 +118,7 @@ def test_a_fault_in_a_layer_of_the_real_model_is_found(
 def test_a_sound_model_has_no_module_to_blame(make_config: Callable[[], Config]):
     torch.manual_seed(0)
     config = update_config(make_config(), {"aids.dense": "center"})
-    model = build_model(config, CLASSES).train()
+    model = build_model(config, CLASSES).model.train()
     for padded in (False, True):
         with watch_forward(model) as watch:
             model(*inputs(padded))

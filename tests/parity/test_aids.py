@@ -50,7 +50,7 @@ CONFIGS = {
 
 def build(config: Config) -> nn.Module:
     torch.manual_seed(3)
-    return build_model(config, CLASSES)
+    return build_model(config, CLASSES).model
 
 
 @pytest.fixture(params=CONFIGS)

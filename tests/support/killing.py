@@ -304,9 +304,7 @@ def _serve() -> int:
     from torch.utils.tensorboard import SummaryWriter  # noqa: F401
 
     from detrkit.api import train  # noqa: F401
-    from detrkit.families.registry import get_family
-
-    get_family("detr")
+    from detrkit.families import build  # noqa: F401
 
     while line := sys.stdin.readline():
         pid = os.fork()

@@ -11,8 +11,8 @@ from detrkit.api.common import Source, resolved_config
 from detrkit.config import DEFAULT_PRESET
 from detrkit.families.build import read_weights
 from detrkit.families.presets import PRESETS
+from detrkit.preflight.report import PreflightReport
 from detrkit.preflight.run import run_preflight
-from detrkit.preflight.verdict import Verdict
 from detrkit.training.run import Say
 
 
@@ -27,7 +27,7 @@ def preflight(
     out: Source = "preflight",
     seconds: float = 15.0,
     say: Say = print,
-) -> Verdict:
+) -> PreflightReport:
     """Find out in about a minute whether a training will learn, with a verdict and its reasons.
 
     Args:
@@ -39,7 +39,7 @@ def preflight(
         changes: As for :func:`train`.
         out: Folder for preflight.html and verdict.json.
         seconds: To over-fit a handful of images at the training's learning rate.
-        say: Where judgements go as they are made.
+        say: Where results go as they are made.
 
     Raises:
         UsageError: Model or data are asked for wrongly.

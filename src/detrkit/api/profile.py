@@ -15,14 +15,14 @@ from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import read_split
 from detrkit.distributed import make_fabric
 from detrkit.errors import UsageError
-from detrkit.families.build import is_run
+from detrkit.families.build import is_run, prepare_model
 from detrkit.families.recipes import resolve_config
 from detrkit.files import make_folder
 from detrkit.hardware import PeakMemory
 from detrkit.profiling.advice import advise, utilisation_of
 from detrkit.profiling.measure import WARM_UP, Measured, measure_training
 from detrkit.profiling.report import Profile, write_profile
-from detrkit.training.prepare import prepare_model, training_dataset
+from detrkit.training.prepare import training_dataset
 
 Source = str | os.PathLike[str]
 Say = Callable[[str], None]
@@ -108,7 +108,7 @@ def _measure(config: Config, steps: int, trace: Path | None, say: Say) -> tuple[
         say(line)
     fabric = make_fabric(config.train)
     at_rest = PeakMemory(fabric.device).now()
-    prepared = prepare_model(config, train)
+    prepared = prepare_model(config, train.index.class_map)
     dataset = training_dataset(prepared.config, train, cache, fabric.device.type)
     sampler = EpochBatchSampler(
         len(dataset),
@@ -119,9 +119,7 @@ def _measure(config: Config, steps: int, trace: Path | None, say: Say) -> tuple[
     loader = build_loader(dataset, sampler, config.data, pin=fabric.device.type == "cuda")
     say(f"watching {steps} steps after {WARM_UP} to warm up")
     measured = measure_training(
-        prepared.config,
-        prepared.model,
-        prepared.class_map,
+        prepared,
         loader,
         fabric,
         steps=steps,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from detrkit.api.common import Source
 from detrkit.families.build import build_model
-from detrkit.families.registry import build_criterion
 from detrkit.training.nonfinite.diagnosis import Diagnosis
 from detrkit.training.nonfinite.replay import replay_step
 from detrkit.training.nonfinite.saved_step import find_step, read_step
@@ -24,5 +23,5 @@ def replay(source: Source) -> Diagnosis:
         CheckpointError: It is damaged, or no saved step.
     """
     saved = read_step(find_step(source))
-    network = build_model(saved.config, saved.class_map)
-    return replay_step(saved, network, build_criterion(saved.config, saved.class_map))
+    built = build_model(saved.config, saved.class_map)
+    return replay_step(saved, built.model, built.family.build_criterion(saved.config, saved.class_map))

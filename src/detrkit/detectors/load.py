@@ -6,14 +6,12 @@ import os
 from typing import Literal
 
 import torch
-from torch import nn
 
-from detrkit.classes import ClassMap
-from detrkit.config import Config, Precision
+from detrkit.config import Precision
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.stages import ModelStages, resolve_device
 from detrkit.families.build import load_model
-from detrkit.families.registry import get_family
+from detrkit.families.family import BuiltModel
 from detrkit.preprocess import Preprocessing
 
 
@@ -35,16 +33,12 @@ def load_detector(
         padding: As there.
     """
     loaded = load_model(source, preset, padding=padding)
-    get_family(loaded.config.model.family).prepare_inference(loaded.model)
-    return make_detector(
-        loaded.model, loaded.class_map, loaded.config, device=device, precision=precision, name=os.fspath(source)
-    )
+    loaded.family.prepare_inference(loaded.model)
+    return make_detector(loaded, device=device, precision=precision, name=os.fspath(source))
 
 
 def make_detector(
-    model: nn.Module,
-    class_map: ClassMap,
-    config: Config,
+    built: BuiltModel,
     *,
     device: str | torch.device = "auto",
     precision: Precision = "32",
@@ -53,19 +47,18 @@ def make_detector(
     """Make a detector of a model in memory.
 
     Args:
-        model: ``model(images, padding_mask) -> Outputs``; moved to ``device``.
-        class_map: Classes that the model was trained on.
-        config: Config of the model; its ``transforms`` say how images are resized and normalised.
+        built: Model with its family, classes and config; its network is moved to ``device``.
         device: As in :func:`detrkit.load`.
         precision: As in :func:`detrkit.load`.
         name: Name that people call it by; that of its preset if not given.
     """
+    config, class_map = built.config, built.class_map
     place = resolve_device(device)
     stages = ModelStages(
-        model.to(place),
+        built.model.to(place),
         class_map,
         Preprocessing.from_config(config.transforms),
-        get_family(config.model.family).postprocess,
+        built.family.postprocess,
         place,
         precision,
     )

@@ -28,6 +28,7 @@ from detrkit.errors import UsageError
 from detrkit.evaluation.coco import CocoEvaluator, ImageResults
 from detrkit.evaluation.gather import collect_together
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
+from detrkit.families.family import BuiltModel
 from detrkit.types import ImageDetections, Target
 from detrkit.visual.drawing import draw
 
@@ -218,8 +219,7 @@ class SplitEvaluator:
     """Evaluator of a training: measures its model on one split again and again.
 
     Args:
-        config: Preprocessing, loading and the number of detections.
-        class_map: The model's classes.
+        built: The model's family, classes and config.
         split: The images and their annotations.
         device: Device of the model.
         precision: As in :func:`detrkit.load`.
@@ -231,18 +231,17 @@ class SplitEvaluator:
 
     def __init__(
         self,
-        config: Config,
-        class_map: ClassMap,
+        built: BuiltModel,
         split: Split,
         device: torch.device,
         *,
         precision: Precision = "32",
         peers: Peers | None = None,
     ):
-        self.config, self.class_map, self.split = config, class_map, split
+        self.built, self.split = built, split
         self.device, self.precision, self.peers = device, precision, peers
         self.truth = ground_truth_from_index(split.index)
-        match_classes(class_map, self.truth.class_map)  # better now than after an epoch
+        match_classes(built.class_map, self.truth.class_map)  # better now than after an epoch
 
     def measure(self, model: nn.Module) -> Mapping[str, float]:
         """Return the twelve numbers, on the first process; nothing on the others, which do their share too."""
@@ -256,12 +255,13 @@ class SplitEvaluator:
         drawn = []
         for row in range(min(count, len(index))):
             image = dataset.read_image(row)
-            detections = to_supervision(detector.predict_batch([image])[0], self.class_map, threshold=0.5)
+            detections = to_supervision(detector.predict_batch([image])[0], detector.class_map, threshold=0.5)
             drawn.append((index.file_name(row), draw(image.permute(1, 2, 0).numpy(), detections)))
         return drawn
 
     def _detector(self, model: nn.Module) -> Detector:
-        return make_detector(model, self.class_map, self.config, device=self.device, precision=self.precision)
+        built = dataclasses.replace(self.built, model=model)
+        return make_detector(built, device=self.device, precision=self.precision)
 
 
 def read_split_for(

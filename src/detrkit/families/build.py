@@ -13,16 +13,21 @@ from torch import nn
 
 from detrkit.checkpoint import CheckpointStore, is_checkpoint, read_model
 from detrkit.classes import ClassMap
-from detrkit.config import AidsConfig, Config, ModelConfig
+from detrkit.config import AidsConfig, Config, ModelConfig, update_config
 from detrkit.download import download_hub_model, download_weights, is_url
 from detrkit.errors import DataError, UsageError, WeightsError
 from detrkit.families.configs import DEFAULT_MODEL
-from detrkit.families.parts import check_parts, freeze_parts, is_inside, part_names
+from detrkit.families.detr.family import DETR
+from detrkit.families.family import BuiltModel, Family
+from detrkit.families.parts import check_parts, find_places, freeze_parts, is_inside, part_names
 from detrkit.families.presets import PRESETS, get_preset
 from detrkit.families.recipes import preset_config
-from detrkit.families.registry import find_places, get_family
-from detrkit.families.weights import LoadedModel, LoadReport, Weights
+from detrkit.families.transfer import load_exactly, match_slots, transfer, transfer_backbone
+from detrkit.families.two_stage.family import TWO_STAGE
+from detrkit.families.weights import LoadReport, Weights
 from detrkit.nn.recompute import set_recompute
+
+FAMILIES: dict[str, Family] = {family.name: family for family in (DETR, TWO_STAGE)}
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CLASSES_SUFFIX = ".classes.json"
@@ -82,74 +87,89 @@ def read_weights(source: str | os.PathLike[str], model: str | None = None) -> tu
     raise AssertionError(text)
 
 
+def get_family(model: ModelConfig) -> Family:
+    """Return the family of a model section."""
+    return FAMILIES[model.family]
+
+
 def load_model(
     source: str | os.PathLike[str], model: str | None = None, *, padding: str | None = None
-) -> LoadedModel:
+) -> BuiltModel:
     """Read weights and build the model they belong to; see :func:`read_weights`."""
     weights, config = read_weights(source, model)
     if padding is not None:
-        config = config.model_copy(update={"model": config.model.model_copy(update={"padding": padding})})
-    network = build_model(config, weights.class_map)
+        config = update_config(config, {"model.padding": padding})
+    built = build_model(config, weights.class_map)
     try:
-        report = get_family(config.model.family).load_exactly(network, weights)
+        report = load_exactly(built.model, weights)
     except WeightsError as error:
         if model is not None:
             raise
         raise WeightsError(
             f"{error}; if {source} is not a {config.model.preset}, name its preset: --as"
         ) from error
-    return LoadedModel(network, config, weights.class_map, weights.source, report)
+    return dataclasses.replace(built, report=report)
 
 
-def build_model(config: Config, class_map: ClassMap) -> nn.Module:
-    """A model with random weights and a head for the classes, with the training aids that the config names.
+def build_model(config: Config, class_map: ClassMap) -> BuiltModel:
+    """Build a model with random weights and a head for the classes, with the training aids that the config names.
 
     It is frozen, and frugal in training, as ``train`` says.
 
     Raises:
         ConfigError: The config names a part that the model does not have, or freezes everything.
     """
-    family = get_family(config.model.family)
+    family = get_family(config.model)
     model = family.build(config.model, class_map.num_slots)
     family.add_aids(model, config.model, config.aids)
-    places = find_places(model, config.model)
+    places = find_places(model)
     check_parts(places, config.train, config.model.preset)
     freeze_parts(model, places, config.train)
     set_recompute(model, config.train.recompute)
-    return model
+    return BuiltModel(model, family, config, class_map)
 
 
-def initialize(
-    model: nn.Module, config: Config, weights: Weights | None, class_map: ClassMap
-) -> LoadReport | None:
+def prepare_model(config: Config, class_map: ClassMap) -> BuiltModel:
+    """Build the model that a training begins with, drawn from ``train.seed``; its config has nothing left at auto.
+
+    Args:
+        config: Of the training.
+        class_map: The data set's classes.
+
+    Raises:
+        WeightsError: The starting weights cannot be had.
+    """
+    config, weights = starting_weights(config)
+    if weights is not None:
+        class_map = match_slots(class_map, weights.class_map)
+    torch.manual_seed(config.train.seed)
+    built = build_model(config, class_map)
+    return dataclasses.replace(built, report=initialize(built, weights))
+
+
+def initialize(built: BuiltModel, weights: Weights | None) -> LoadReport | None:
     """Give a new model its starting weights as ``train.init`` says; None when it starts from random weights.
 
     Args:
-        model: Changed in place.
-        config: Of the run, with ``train.init`` resolved.
+        built: Its network is changed in place; its config has ``train.init`` resolved.
         weights: What :func:`starting_weights` returned.
-        class_map: Of the model's head.
     """
-    family = get_family(config.model.family)
+    model, config = built.model, built.config
     if weights is not None:
-        report = family.transfer(model, weights, class_map)
-        notes = (
-            *report.notes,
-            *_differences(weights.config, config.model),
-            *_training_notes(model, config, report),
-        )
-        return dataclasses.replace(report, notes=notes)
-    if config.train.init == "backbone":
+        report = transfer(model, weights, built.class_map, built.family.scoring.extra_columns)
+        notes = [*report.notes, *_differences(weights.config, config.model)]
+    elif config.train.init == "backbone":
         file = get_preset(config.model.preset).backbone_file
         if file is None:
             raise UsageError(
                 f"train.init is backbone, but there are no ImageNet weights for {config.model.preset}"
             )
-        path = download_weights(_TORCHVISION_URL + file)
-        state = torch.load(path, map_location="cpu", weights_only=True)
-        report = family.transfer_backbone(model, state, f"torchvision {file}", class_map)
-        return dataclasses.replace(report, notes=(*report.notes, *_training_notes(model, config, report)))
-    return None
+        state = torch.load(download_weights(_TORCHVISION_URL + file), map_location="cpu", weights_only=True)
+        report = transfer_backbone(model, state, f"torchvision {file}", built.class_map)
+        notes = [*report.notes]
+    else:
+        return None
+    return dataclasses.replace(report, notes=(*notes, *_training_notes(model, config, report)))
 
 
 def _differences(before: ModelConfig, now: ModelConfig) -> list[str]:
@@ -172,7 +192,7 @@ def _training_notes(model: nn.Module, config: Config, report: LoadReport) -> lis
         share = f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained"
         notes.append(f"frozen: {', '.join(config.train.freeze)}; {share}")
     if config.train.head_steps:
-        places = find_places(model, config.model)
+        places = find_places(model)
         new = [name for name in parameters if name in report.new_tensors and parameters[name].requires_grad]
         parts = ", ".join(dict.fromkeys(places[name].part for name in new))
         steps = f"train.head_steps {config.train.head_steps}"
@@ -190,8 +210,8 @@ def model_parts(preset: str) -> dict[str, int]:
     A part inside another, such as ``backbone.stem``, is counted in both.
     """
     config = preset_config(preset)
-    model = get_family(config.model.family).build(config.model, _COCO_SLOTS)
-    places = find_places(model, config.model)
+    model = get_family(config.model).build(config.model, _COCO_SLOTS)
+    places = find_places(model)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return {
         part: sum(size for name, size in sizes.items() if is_inside(places[name].part, part))
@@ -231,13 +251,8 @@ def starting_weights(config: Config) -> tuple[Config, Weights | None]:
             norm = weights.config.backbone_norm
     if frozen == "auto":
         frozen = 2 if norm == "frozen" else 0
-    resolved = config.model_copy(
-        update={
-            "model": config.model.model_copy(update={"backbone_norm": norm, "frozen_stages": frozen}),
-            "train": config.train.model_copy(update={"init": init}),
-        }
-    )
-    return resolved, weights
+    resolved = {"model.backbone_norm": norm, "model.frozen_stages": frozen, "train.init": init}
+    return update_config(config, resolved), weights
 
 
 def is_run(path: str | Path) -> bool:
@@ -250,7 +265,7 @@ def _read_path(path: Path, model: str | None) -> tuple[Weights, Config]:
         saved = read_model(path)
         if model is not None and model != saved.config.model.preset:
             raise WeightsError(f"{path} holds a {saved.config.model.preset}, but {model} was asked for")
-        config = saved.config.model_copy(update={"aids": AidsConfig()})  # what detects has none
+        config = update_config(saved.config, {"aids": AidsConfig().model_dump()})  # what detects has none
         return Weights(saved.state_dict, config.model, saved.class_map, str(path)), config
     if path.suffix in (".yaml", ".yml"):
         raise UsageError(f"{path} is a config, not a model; give --config {path} to detrkit train")
@@ -264,13 +279,13 @@ def _read_path(path: Path, model: str | None) -> tuple[Weights, Config]:
 
 def _read_published(path: Path, model: str | None) -> tuple[Weights, Config]:
     wanted: ModelConfig | None = None if model is None else preset_config(model).model
-    family = get_family((wanted or DEFAULT_MODEL).family)
-    weights = family.read_weights(path, wanted)
+    family = get_family(wanted or DEFAULT_MODEL)
+    weights = family.published_layouts(f"{path} cannot be read as {model}").read(path, wanted)
     base = preset_config(weights.config.preset) if weights.config.preset in PRESETS else Config()
     classes = path.with_suffix(CLASSES_SUFFIX)
     if classes.is_file():
         weights = dataclasses.replace(weights, class_map=_read_classes(classes, weights.class_map.num_slots))
-    return weights, base.model_copy(update={"model": weights.config})
+    return weights, update_config(base, {"model": weights.config.model_dump()})
 
 
 def _read_classes(path: Path, num_slots: int) -> ClassMap:

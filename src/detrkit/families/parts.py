@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Iterable, Mapping
 
 from torch import nn
@@ -14,6 +15,31 @@ from torch import nn
 from detrkit.checkpoint import AIDS
 from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError
+
+
+@dataclasses.dataclass(frozen=True)
+class PartRule:
+    """How a part of a network is told by its parameters' names.
+
+    Args:
+        pattern: Of the names' beginnings; a group in it is the number of a layer or stage.
+        part: Name of the part, with ``{}`` for that number.
+        depth: Layers between the part and the detections; for numbered ones, those of number 0.
+        first: Number of the first layer, for people, where the parameters' names count from 0.
+    """
+
+    pattern: str
+    part: str
+    depth: int = 0
+    first: int = 0
+
+
+def backbone_rules(stages: int, depth: int) -> tuple[PartRule, ...]:
+    """Return the rules of a backbone of so many stages, whose last stage lies at a depth."""
+    return (
+        PartRule(r"backbone\.0\.body\.(?:conv1|bn1)\.", "backbone.stem", depth + stages),
+        PartRule(r"backbone\.0\.body\.layer(\d+)\.", "backbone.stage{}", depth + stages),
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,13 +59,32 @@ Places = Mapping[str, Place]
 """The place of every parameter, by its name."""
 
 
+def find_places(model: nn.Module) -> Places:
+    """Return the place of each parameter by the network's ``part_rules``; a part is its module if none matches.
+
+    Depths are counted as BEiT counts them (arXiv:2106.08254, appendix): 0 for the heads, then layer by layer.
+    """
+    rules: tuple[PartRule, ...] = getattr(model, "part_rules", ())
+    names = [name for name, _ in model.named_parameters(remove_duplicate=False)]
+    return {name: _find_place(name, rules) for name in names}
+
+
+def _find_place(name: str, rules: Iterable[PartRule]) -> Place:
+    for rule in rules:
+        match = re.match(rule.pattern, name)
+        if match:
+            number = int(match.group(1)) if match.groups() else 0
+            return Place(rule.part.format(number + rule.first), rule.depth - number)
+    return Place(name.partition(".")[0], 0)
+
+
 def is_inside(part: str, outer: str) -> bool:
-    """Whether a part is another or lies in it."""
+    """Return whether a part is another or lies in it."""
     return part == outer or part.startswith(f"{outer}.")
 
 
 def part_names(places: Places) -> tuple[str, ...]:
-    """Every part of a model, from the image to the detections; an outer part before what is in it."""
+    """Return every part of a model, from the image to the detections; an outer part before what is in it."""
     order: dict[str, int] = {}
     for place in sorted(places.values(), key=lambda place: place.depth, reverse=True):
         for part in _outer_parts(place.part):
@@ -48,18 +93,18 @@ def part_names(places: Places) -> tuple[str, ...]:
 
 
 def _outer_parts(part: str) -> list[str]:
-    """A part and those it lies in, the outermost first."""
+    """Return a part and those it lies in, the outermost first."""
     pieces = part.split(".")
     return [".".join(pieces[:end]) for end in range(1, len(pieces) + 1)]
 
 
 def most_specific(part: str, choices: Iterable[str]) -> str | None:
-    """Of the named parts that a part lies in, the innermost; None if it lies in none of them."""
+    """Return the innermost of the named parts that a part lies in; None if it lies in none of them."""
     return max((outer for outer in choices if is_inside(part, outer)), key=len, default=None)
 
 
 def check_parts(places: Places, config: TrainConfig, preset: str) -> None:
-    """See that all parts which a config names are parts of the model, and that something is left to train.
+    """Check that all parts which a config names are parts of the model, and that something is left to train.
 
     Raises:
         ConfigError: One is not, and the nearest name is suggested; or everything is frozen.

@@ -7,28 +7,36 @@ from collections.abc import Sequence
 import torch
 
 from detrkit.classes import ClassMap, SizeHW
+from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.types import ImageDetections, Outputs
 
 
 @torch.no_grad()
-def postprocess(outputs: Outputs, orig_sizes_hw: Sequence[SizeHW], class_map: ClassMap) -> list[ImageDetections]:
-    """Detections of the last layer, best first.
+def postprocess(
+    outputs: Outputs,
+    orig_sizes_hw: Sequence[SizeHW],
+    class_map: ClassMap,
+    scoring: ClassScoring = SOFTMAX,
+) -> list[ImageDetections]:
+    """Return the detections of the last layer, best first.
 
-    A query's score is its best class's share of the softmax over all slots and no-object, as published. Slots
-    that no class uses (COCO's gaps) keep their share but are never chosen. Boxes are not clipped.
+    A query's score is its best class's, of the softmax over all slots and no-object where scoring is as
+    published. Slots that no class uses (COCO's gaps) keep their share but are never chosen. Boxes are not
+    clipped.
 
     Args:
         outputs: Predictions; only the last layer counts.
         orig_sizes_hw: Size of each image file, (height, width) in pixels.
         class_map: Which slot is which class.
+        scoring: What the logits mean.
 
     Returns:
         For each image exactly one detection per query, in pixels of the original file.
     """
     device = outputs.logits.device
     slots = torch.tensor(class_map.slots, device=device)
-    probabilities = outputs.logits[-1].softmax(-1).index_select(-1, slots)
+    probabilities = scoring.scores(outputs.logits[-1]).index_select(-1, slots)
     scores, class_ids = probabilities.max(-1)
     scale = torch.tensor([(w, h, w, h) for h, w in orig_sizes_hw], device=device, dtype=torch.float32)
     boxes = cxcywh_to_xyxy(outputs.boxes_cxcywh[-1]) * scale[:, None]

@@ -54,7 +54,7 @@ def load_exactly(model: nn.Module, weights: Weights) -> LoadReport:
     return LoadReport(weights.source, loaded=tuple(own))
 
 
-def transfer(model: nn.Module, weights: Weights, class_map: ClassMap) -> LoadReport:
+def transfer(model: nn.Module, weights: Weights, class_map: ClassMap, extra_rows: int = 1) -> LoadReport:
     """Load what fits, for fine-tuning and transfer learning; never raises on a misfit, but reports it.
 
     Rows of the class head follow their class's name. Blocks that a deeper backbone has and the checkpoint does not
@@ -65,6 +65,7 @@ def transfer(model: nn.Module, weights: Weights, class_map: ClassMap) -> LoadRep
         model: Changed in place.
         weights: Where the values come from.
         class_map: Classes and slots of the model's head.
+        extra_rows: Rows of class heads behind those of the slots, for no-object.
     """
     own = model.state_dict()
     loaded: list[str] = []
@@ -78,8 +79,9 @@ def transfer(model: nn.Module, weights: Weights, class_map: ClassMap) -> LoadRep
         if given is None:
             continue
         if _HEAD.fullmatch(name) and not same_head:
-            carried = _carry_rows(tensor, given, class_map, weights.class_map)
-            replaced[name] = f"{given.shape[0] - 1} label slots before, {tensor.shape[0] - 1} now"
+            carried = _carry_rows(tensor, given, class_map, weights.class_map, extra_rows)
+            before, now = (rows.shape[0] - extra_rows for rows in (given, tensor))
+            replaced[name] = f"{before} label slots before, {now} now"
         elif given.shape != tensor.shape:
             replaced[name] = f"shape {tuple(given.shape)} before, {tuple(tensor.shape)} now"
         else:
@@ -121,7 +123,9 @@ def transfer_backbone(model: nn.Module, state: dict[str, Tensor], source: str, c
 
 
 @torch.no_grad()
-def _carry_rows(tensor: Tensor, given: Tensor, class_map: ClassMap, old: ClassMap) -> tuple[str, ...]:
+def _carry_rows(
+    tensor: Tensor, given: Tensor, class_map: ClassMap, old: ClassMap, extra_rows: int
+) -> tuple[str, ...]:
     """Copy the rows of classes that share a name, and of no-object, into ``tensor``; names that were found."""
     old_slots = _slot_by_name(old)
     found = []
@@ -129,7 +133,7 @@ def _carry_rows(tensor: Tensor, given: Tensor, class_map: ClassMap, old: ClassMa
         if _key(name) in old_slots:
             tensor[slot] = given[old_slots[_key(name)]]
             found.append(name)
-    tensor[-1] = given[-1]
+    tensor[len(tensor) - extra_rows :] = given[len(given) - extra_rows :]
     return tuple(found)
 
 

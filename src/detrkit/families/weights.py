@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 
-from torch import Tensor, nn
+from torch import Tensor
 
 from detrkit.classes import ClassMap
-from detrkit.config import Config, ModelConfig
+from detrkit.config import ModelConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,25 +75,6 @@ class LoadReport:
         if self.left_over:
             lines.append(f"  left over in the checkpoint: {_some(self.left_over)}")
         return lines + [f"  {note}" for note in self.notes]
-
-
-@dataclasses.dataclass(frozen=True)
-class LoadedModel:
-    """A model ready to use.
-
-    Args:
-        model: The network.
-        config: Everything it was made from; preprocessing is read from here.
-        class_map: Its classes.
-        source: Where the weights come from, to show to people.
-        report: What became of the weights.
-    """
-
-    model: nn.Module
-    config: Config
-    class_map: ClassMap
-    source: str
-    report: LoadReport
 
 
 def _some(names: tuple[str, ...], most: int = 6) -> str:

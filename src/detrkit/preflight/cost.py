@@ -10,15 +10,15 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from detrkit.classes import ClassMap
 from detrkit.config import Config
 from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, auto_workers, collate
 from detrkit.detectors.stages import autocast
 from detrkit.errors import DataError
-from detrkit.families.registry import build_criterion, find_places
+from detrkit.families.family import BuiltModel
+from detrkit.families.parts import find_places
 from detrkit.losses.criterion import Criterion
-from detrkit.preflight.verdict import Judgement, Outcome
+from detrkit.preflight.report import CheckResult, Outcome
 from detrkit.preprocess import model_inputs
 from detrkit.training.optim import apply_gradients, build_optimizer
 from detrkit.training.telemetry.log import memory_gib
@@ -47,22 +47,20 @@ class Cost:
     batch: Batch
 
 
-def measure_cost(
-    config: Config, model: nn.Module, class_map: ClassMap, dataset: CocoDataset, device: torch.device
-) -> Cost:
+def measure_cost(built: BuiltModel, dataset: CocoDataset, device: torch.device) -> Cost:
     """Time a few steps at full resolution on batches as training will see them; the model is changed.
 
     Raises:
         DataError: No batch can be loaded.
         torch.OutOfMemoryError: The device is too small.
     """
-    train = config.train
+    config, model, train = built.config, built.model, built.config.train
     sampler = EpochBatchSampler(len(dataset), train.batch_size, seed=train.seed)
     sampler.set_epoch(0)
     model.to(device).to(memory_format=torch.channels_last)
     model.train()
-    optimizer = build_optimizer(model, train, find_places(model, config.model))
-    criterion = build_criterion(config, class_map)
+    optimizer = build_optimizer(model, train, find_places(model))
+    criterion = built.family.build_criterion(config, built.class_map)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     step_times: list[float] = []
@@ -118,7 +116,7 @@ def _step(
     return sum(size for place, size in kept.items() if place not in parameters)
 
 
-def judge_cost(config: Config, cost: Cost, train_images: int, val_images: int) -> list[Judgement]:
+def check_cost(config: Config, cost: Cost, train_images: int, val_images: int) -> list[CheckResult]:
     """Time per epoch and memory in words."""
     train = config.train
     processes = train.devices * train.num_nodes
@@ -140,14 +138,14 @@ def judge_cost(config: Config, cost: Cost, train_images: int, val_images: int) -
         f"about {_duration(epoch_s)} an epoch, {_duration(epoch_s * train.epochs)} in all: {batches:,} batches of "
         f"{train.batch_size} at {cost.step_s:.2f} s (measured at {height} x {width}), {train.epochs} epochs"
     )
-    judgements = [Judgement("time", Outcome.NOTE, found, figures=figures)]
+    results = [CheckResult("time", Outcome.NOTE, found, figures=figures)]
     memory = f"about {cost.memory_gib:.1f} of {cost.limit_gib:.0f} GiB; the largest images take more"
     tight = cost.memory_gib > 0.8 * cost.limit_gib
     advice = "lower train.batch_size and raise train.accumulate" if tight else ""
-    judgements.append(Judgement("memory", Outcome.WARNING if tight else Outcome.NOTE, memory, advice, figures))
+    results.append(CheckResult("memory", Outcome.WARNING if tight else Outcome.NOTE, memory, advice, figures))
     if waiting > cost.step_s:
-        judgements.append(
-            Judgement(
+        results.append(
+            CheckResult(
                 "loading_too_slow",
                 Outcome.WARNING,
                 f"a batch takes {cost.load_s:.2f} s to load and {cost.step_s:.2f} s to train on, with "
@@ -156,7 +154,7 @@ def judge_cost(config: Config, cost: Cost, train_images: int, val_images: int) -
                 figures,
             )
         )
-    return judgements
+    return results
 
 
 def _limit_gib(device: torch.device) -> float:

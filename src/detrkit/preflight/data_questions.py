@@ -1,4 +1,4 @@
-"""From what annotations and pixels say to judgements: what each figure means, and what to do about it."""
+"""From what annotations and pixels say to results: what each figure means, and what to do about it."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from detrkit.curation.check import CheckResult, Finding, Severity
+from detrkit.curation.check import CheckResult as DataCheckResult
+from detrkit.curation.check import Finding, Severity
 from detrkit.data.index import CocoIndex
 from detrkit.data.table import AnnotationTable, positions_of
 from detrkit.preflight.evidence import (
@@ -18,7 +19,7 @@ from detrkit.preflight.evidence import (
     label_evidence,
     transfer_evidence,
 )
-from detrkit.preflight.verdict import Judgement, Outcome
+from detrkit.preflight.report import CheckResult, Outcome
 
 LEAST_WITHIN = 300
 ONE_SIDED = 0.4
@@ -30,12 +31,12 @@ _SHIFT_CLEAR = 5.0
 _NOTES_SHOWN = ("more_objects_than_queries", "rare_class", "category_ids_with_gaps")
 
 
-def judge_check(result: CheckResult) -> list[Judgement]:
+def check_annotations(result: DataCheckResult) -> list[CheckResult]:
     """What ``detrkit data check`` finds in the annotations."""
     outcomes = {Severity.ERROR: Outcome.FAULT, Severity.WARNING: Outcome.WARNING, Severity.NOTE: Outcome.NOTE}
     total = sum(split.annotation_count + split.image_count for split in result.splits)
-    judgements = [
-        Judgement(
+    results = [
+        CheckResult(
             finding.kind,
             _repaired_or(outcomes[finding.severity], finding, total),
             f"{finding.fault.title}: {finding.count}, for instance {next(iter(finding.examples), '-')}",
@@ -45,11 +46,11 @@ def judge_check(result: CheckResult) -> list[Judgement]:
         for finding in result.findings
         if finding.severity is not Severity.NOTE or finding.kind in _NOTES_SHOWN
     ]
-    if not any(judgement.outcome in (Outcome.FAULT, Outcome.WARNING) for judgement in judgements):
-        judgements.insert(
-            0, Judgement("annotations", Outcome.OK, "no errors and no warnings in the annotation files")
+    if not any(result.outcome in (Outcome.FAULT, Outcome.WARNING) for result in results):
+        results.insert(
+            0, CheckResult("annotations", Outcome.OK, "no errors and no warnings in the annotation files")
         )
-    return judgements
+    return results
 
 
 def _repaired_or(outcome: Outcome, finding: Finding, total: int) -> Outcome:
@@ -58,7 +59,7 @@ def _repaired_or(outcome: Outcome, finding: Finding, total: int) -> Outcome:
     return Outcome.WARNING if few and outcome is Outcome.FAULT else outcome
 
 
-def judge_category_ids(split: str, table: AnnotationTable) -> list[Judgement]:
+def check_category_ids(split: str, table: AnnotationTable) -> list[CheckResult]:
     """Whether annotations name categories by numbers that are all one too low or one too high.
 
     The sign of it is that some ids are not listed, and that all are once shifted by one; or that the category
@@ -71,7 +72,7 @@ def judge_category_ids(split: str, table: AnnotationTable) -> list[Judgement]:
         if len(unknown) and len(listed) and not (positions_of(refs + shift, listed) < 0).any():
             low = shift > 0
             return [
-                Judgement(
+                CheckResult(
                     "class_ids_off_by_one",
                     Outcome.FAULT,
                     f"{split}: annotations name categories {_some(refs)}, listed are {_some(listed)}: every id is "
@@ -92,7 +93,7 @@ def judge_category_ids(split: str, table: AnnotationTable) -> list[Judgement]:
     if shifted:
         name = table.category_names[first]
         return [
-            Judgement(
+            CheckResult(
                 "class_ids_off_by_one",
                 Outcome.FAULT,
                 f"{split}: {name!r}, the heading of the other categories, has objects, while the last category, "
@@ -104,14 +105,14 @@ def judge_category_ids(split: str, table: AnnotationTable) -> list[Judgement]:
     return []
 
 
-def judge_objects(split: str, index: CocoIndex, patches: Patches) -> list[Judgement]:
+def check_objects(split: str, index: CocoIndex, patches: Patches) -> list[CheckResult]:
     """Whether there is anything to learn from."""
     counts = np.diff(index.offsets)
     empty = int((counts == 0).sum())
-    judgements = []
+    results = []
     if not counts.sum():
-        judgements.append(
-            Judgement(
+        results.append(
+            CheckResult(
                 "no_objects",
                 Outcome.FAULT,
                 f"{split}: all {len(counts)} images are empty, not one object is annotated",
@@ -119,8 +120,8 @@ def judge_objects(split: str, index: CocoIndex, patches: Patches) -> list[Judgem
             )
         )
     elif empty > 0.9 * len(counts):
-        judgements.append(
-            Judgement(
+        results.append(
+            CheckResult(
                 "mostly_empty",
                 Outcome.WARNING,
                 f"{split}: {empty} of {len(counts)} images have no object",
@@ -130,8 +131,8 @@ def judge_objects(split: str, index: CocoIndex, patches: Patches) -> list[Judgem
     read = patches.images_read
     if patches.unreadable:
         tried = read + len(patches.unreadable)
-        judgements.append(
-            Judgement(
+        results.append(
+            CheckResult(
                 "images_unreadable",
                 Outcome.FAULT if len(patches.unreadable) > tried / 2 else Outcome.WARNING,
                 f"{split}: {len(patches.unreadable)} of {tried} images looked at cannot be read, for instance "
@@ -140,35 +141,35 @@ def judge_objects(split: str, index: CocoIndex, patches: Patches) -> list[Judgem
             )
         )
     if read and patches.blank > 0.2 * read:
-        judgements.append(
-            Judgement(
+        results.append(
+            CheckResult(
                 "images_blank",
                 Outcome.FAULT if patches.blank > 0.8 * read else Outcome.WARNING,
                 f"{split}: {patches.blank} of {read} images looked at are empty: one colour all over",
                 "export the images again",
             )
         )
-    if not judgements:
+    if not results:
         found = f"{split}: {len(counts):,} images, {int(counts.sum()):,} objects, {empty:,} images without any"
-        judgements.append(Judgement("objects", Outcome.OK, found))
-    return judgements
+        results.append(CheckResult("objects", Outcome.OK, found))
+    return results
 
 
-def judge_boxes_and_labels(split: str, patches: Patches) -> list[Judgement]:
+def check_boxes_and_labels(split: str, patches: Patches) -> list[CheckResult]:
     """Whether boxes mark something, and labels fit what is in them."""
     count = len(patches.labels)
     if count < LEAST_OBJECTS:
         found = (
             f"{split}: {count} objects looked at, {LEAST_OBJECTS} are needed to tell labels and boxes from chance"
         )
-        return [Judgement("labels", Outcome.NOTE, found)]
+        return [CheckResult("labels", Outcome.NOTE, found)]
     marked = (
         box_evidence(patches.pairs, patches.pair_rows) if len(patches.pair_rows) >= LEAST_OBJECTS else math.nan
     )
-    judgements = []
+    results = []
     if marked < CHANCE:  # what labels have to do with boxes that mark nothing says nothing about labels
         return [
-            Judgement(
+            CheckResult(
                 "boxes_mark_nothing",
                 Outcome.FAULT,
                 f"{split}: boxes look like any other place of their image ({marked:.1f} standard deviations from "
@@ -179,15 +180,15 @@ def judge_boxes_and_labels(split: str, patches: Patches) -> list[Judgement]:
         ]
     if not math.isnan(marked):
         found = f"{split}: boxes mark something ({marked:.0f} standard deviations above chance)"
-        judgements.append(Judgement("boxes", Outcome.OK, found, figures={"deviations": marked}))
+        results.append(CheckResult("boxes", Outcome.OK, found, figures={"deviations": marked}))
     if len(np.unique(patches.labels)) < 2:
-        return [*judgements, Judgement("labels", Outcome.NOTE, f"{split}: one class only, nothing to mix up")]
+        return [*results, CheckResult("labels", Outcome.NOTE, f"{split}: one class only, nothing to mix up")]
     by_look = label_evidence(patches.objects, patches.labels, patches.image_rows)
     by_shape = label_evidence(patches.shapes, patches.labels, patches.image_rows)
     figures = {"deviations_by_look": by_look, "deviations_by_shape": by_shape}
     if by_look < CHANCE and by_shape < CHANCE:
-        judgements.append(
-            Judgement(
+        results.append(
+            CheckResult(
                 "labels_shuffled",
                 Outcome.FAULT,
                 f"{split}: labels have nothing to do with what is in the boxes ({by_look:.1f} standard deviations "
@@ -197,8 +198,8 @@ def judge_boxes_and_labels(split: str, patches: Patches) -> list[Judgement]:
             )
         )
     elif by_look < CHANCE:
-        judgements.append(
-            Judgement(
+        results.append(
+            CheckResult(
                 "boxes_of_other_images",
                 Outcome.WARNING,
                 f"{split}: labels go with the boxes' shapes, but not with the pixels in them: boxes of other "
@@ -208,8 +209,8 @@ def judge_boxes_and_labels(split: str, patches: Patches) -> list[Judgement]:
             )
         )
     elif _shuffled_within(patches):
-        judgements.append(
-            Judgement(
+        results.append(
+            CheckResult(
                 "labels_shuffled",
                 Outcome.FAULT,
                 f"{split}: labels fit their image, but not their own box: they are shuffled within each image",
@@ -219,11 +220,11 @@ def judge_boxes_and_labels(split: str, patches: Patches) -> list[Judgement]:
         )
     else:
         found = f"{split}: labels fit what is in the boxes ({max(by_look, by_shape):.0f} standard deviations)"
-        judgements.append(Judgement("labels", Outcome.OK, found, figures=figures))
-    return judgements
+        results.append(CheckResult("labels", Outcome.OK, found, figures=figures))
+    return results
 
 
-def judge_offset(split: str, evidence: Mapping[float, tuple[float, float]]) -> list[Judgement]:
+def check_offset(split: str, evidence: Mapping[float, tuple[float, float]]) -> list[CheckResult]:
     """Whether all boxes lie half their size off: written by their centre and read by a corner, or the reverse.
 
     On a sound set, moving boxes one way costs about as much evidence as the other. Where they are half their
@@ -241,7 +242,7 @@ def judge_offset(split: str, evidence: Mapping[float, tuple[float, float]]) -> l
                 ("up and left", "centre", "corner") if shift < 0 else ("down and right", "corner", "centre")
             )
             return [
-                Judgement(
+                CheckResult(
                     "boxes_off_by_half",
                     Outcome.FAULT,
                     f"{split}: labels fit as well if every box moves {way} by half its size ({moved_labels:.0f} "
@@ -265,7 +266,7 @@ def _shuffled_within(patches: Patches) -> bool:
     return label_evidence(features, patches.labels[mixed], patches.image_rows[mixed], within=True) < CHANCE
 
 
-def judge_splits(train: Patches, val: Patches, classes: int) -> list[Judgement]:
+def check_splits(train: Patches, val: Patches, classes: int) -> list[CheckResult]:
     """Whether a class of the training split looks like the same class of the validation split."""
     few = min(len(train.labels), len(val.labels)) < LEAST_OBJECTS or len(np.unique(val.labels)) < 2
     if few or classes < 2:
@@ -276,7 +277,7 @@ def judge_splits(train: Patches, val: Patches, classes: int) -> list[Judgement]:
     if same < CHANCE and best > _SHIFT_CLEAR:
         shift = 1 if higher > lower else -1
         return [
-            Judgement(
+            CheckResult(
                 "class_ids_off_by_one",
                 Outcome.FAULT,
                 f"what is learnt on train fits val only if val's class ids are shifted by {shift} ({best:.0f} "
@@ -287,7 +288,7 @@ def judge_splits(train: Patches, val: Patches, classes: int) -> list[Judgement]:
         ]
     if same < CHANCE and label_evidence(val.objects, val.labels, val.image_rows) > _SHIFT_CLEAR:
         return [
-            Judgement(
+            CheckResult(
                 "classes_differ_between_splits",
                 Outcome.WARNING,
                 f"what is learnt on train does not tell val's classes ({same:.1f} standard deviations), though "
@@ -297,7 +298,7 @@ def judge_splits(train: Patches, val: Patches, classes: int) -> list[Judgement]:
             )
         ]
     return [
-        Judgement("splits", Outcome.OK, f"a class is the same in train and val ({same:.0f} standard deviations)")
+        CheckResult("splits", Outcome.OK, f"a class is the same in train and val ({same:.0f} standard deviations)")
     ]
 
 

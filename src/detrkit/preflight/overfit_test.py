@@ -15,15 +15,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from detrkit.classes import ClassMap
-from detrkit.config import Config
+from detrkit.config import Config, update_config
 from detrkit.data.coco import CocoDataset, SampleKey
 from detrkit.data.index import CocoIndex
 from detrkit.data.loader import collate
 from detrkit.data.transforms import ResizeShortSide
 from detrkit.detectors.stages import evaluation_mode
 from detrkit.errors import DataError
-from detrkit.families.registry import build_criterion, find_places
+from detrkit.families.family import BuiltModel
+from detrkit.families.parts import find_places
 from detrkit.preprocess import model_inputs
 from detrkit.training.optim import build_optimizer
 from detrkit.training.single_step import single_step
@@ -60,11 +60,11 @@ class Trial:
 
     @property
     def finite(self) -> bool:
-        """Whether every loss and gradient was."""
+        """Whether every loss and gradient was finite."""
         return all(map(math.isfinite, self.losses)) and all(map(math.isfinite, self.gradient_norms))
 
     def loss_at(self, step: int) -> float:
-        """Mean of the few losses up to a step, or up to the last; infinite where one is not finite."""
+        """Return the mean of the few losses up to a step, or up to the last; infinite where one is not finite."""
         step = min(step, len(self.losses) - 1)
         mean = float(np.mean(self.losses[max(0, step - _AVERAGED + 1) : step + 1]))
         return mean if math.isfinite(mean) else math.inf
@@ -76,8 +76,8 @@ class Trial:
 
 
 @dataclasses.dataclass(frozen=True)
-class Rehearsal:
-    """What came of training on a handful of images.
+class OverfitTest:
+    """The outcome of training on a handful of images.
 
     Args:
         main: At the learning rate of the config.
@@ -98,45 +98,36 @@ class Rehearsal:
     batch: Batch
 
 
-def rehearse(
-    config: Config, model: nn.Module, class_map: ClassMap, handful: Batch, device: torch.device, budget_s: float
-) -> Rehearsal:
+def run_overfit_test(built: BuiltModel, handful: Batch, device: torch.device, budget_s: float) -> OverfitTest:
     """Over-fit a handful of images.
 
     Args:
-        config: Of the training to come; its optimiser settings count, its schedule does not.
-        model: With its starting weights; not changed.
-        class_map: Of its head.
+        built: Model with its starting weights, not changed, and the config of the training to come; its optimiser
+            settings count, its schedule does not.
         handful: From :func:`gather_handful`.
         device: To train on.
         budget_s: Seconds for the steps at the config's learning rate; the two slower trials take less together.
     """
     batch = handful.to(device)
-    start = model.to(device)
-    before = _box_spread(start, config, batch)
-    trained = copy.deepcopy(start)
-    main = _train(config, trained, class_map, batch, (LEAST_STEPS, MOST_STEPS), budget_s)
-    slower = []
+    built.model.to(device)
+    main = copy.deepcopy(built.model)
+    trials = [_train(built, main, 1.0, batch, (LEAST_STEPS, MOST_STEPS), budget_s)]
     for factor in (0.1, 0.01):
-        slowed = config.train.model_copy(
-            update={"lr": config.train.lr * factor, "backbone_lr": config.train.backbone_lr * factor}
-        )
-        trial = config.model_copy(update={"train": slowed})
-        steps = (LEAST_TRIAL_STEPS, MOST_TRIAL_STEPS)
-        slower.append(_train(trial, copy.deepcopy(start), class_map, batch, steps, budget_s / 3))
-    return Rehearsal(
-        main=main,
-        slower=tuple(slower),
-        before_spread=before,
+        slower = copy.deepcopy(built.model)
+        trials.append(_train(built, slower, factor, batch, (LEAST_TRIAL_STEPS, MOST_TRIAL_STEPS), budget_s / 3))
+    return OverfitTest(
+        main=trials[0],
+        slower=tuple(trials[1:]),
+        before_spread=_box_spread(built.model, built.config, batch),
         images=len(batch.sizes_hw),
         size_hw=(batch.images.shape[2], batch.images.shape[3]),
-        trained=trained,
+        trained=main,
         batch=handful,
     )
 
 
 def gather_handful(config: Config, index: CocoIndex, dataset: CocoDataset, seed: int) -> Batch:
-    """A few images with objects, of as many classes as possible, resized to a small size.
+    """Gather a few images with objects, of as many classes as possible, resized to a small size.
 
     Args:
         config: Its evaluation size bounds the size.
@@ -163,7 +154,7 @@ def gather_handful(config: Config, index: CocoIndex, dataset: CocoDataset, seed:
 
 
 def _spread_over_classes(index: CocoIndex, seed: int) -> Sequence[int]:
-    """Rows of images with few objects, those first that bring a class not seen yet; then the others."""
+    """Return rows of images with few objects, those first that bring a class not seen yet; then the others."""
     counts = np.diff(index.offsets)
     random = np.random.Generator(np.random.PCG64(seed))
     order = random.permutation(np.flatnonzero((counts > 0) & (counts <= MOST_OBJECTS)))
@@ -180,18 +171,20 @@ def _spread_over_classes(index: CocoIndex, seed: int) -> Sequence[int]:
 
 
 def _train(
-    config: Config,
+    built: BuiltModel,
     model: nn.Module,
-    class_map: ClassMap,
+    factor: float,
     batch: Batch,
     least_and_most: tuple[int, int],
     budget_s: float,
 ) -> Trial:
-    """Change ``model`` by steps on always the same batch, in float32."""
-    criterion = build_criterion(config, class_map)
+    """Change ``model`` by steps on always the same batch, in float32, at a share of the learning rates."""
+    rates = {name: getattr(built.config.train, name) * factor for name in ("lr", "backbone_lr")}
+    config = update_config(built.config, {"train": rates})
+    criterion = built.family.build_criterion(config, built.class_map)
     model.to(memory_format=torch.channels_last)
     model.train()
-    optimizer = build_optimizer(model, config.train, find_places(model, config.model))
+    optimizer = build_optimizer(model, config.train, find_places(model))
     losses, norms, times = [], [], []
     terms: list[dict[str, float]] = []
     begin = time.monotonic()
@@ -214,7 +207,7 @@ def _train(
 
 
 def _box_spread(model: nn.Module, config: Config, batch: Batch) -> tuple[float, float]:
-    """Standard deviation of the last layer's boxes over queries and over images, averaged over the rest."""
+    """Return the standard deviation of the last layer's boxes over queries and over images, averaged."""
     with evaluation_mode(model), torch.inference_mode():
         boxes = model(*model_inputs(batch, config.transforms)).boxes_cxcywh[-1]
     over_images = float(boxes.std(dim=0, correction=0).mean()) if len(boxes) > 1 else math.nan

@@ -1,4 +1,4 @@
-"""The answers of a preflight as a page: verdict, judgements, loss curves, what the model will see."""
+"""The answers of a preflight as a page: verdict, results, loss curves, what the model will see."""
 
 from __future__ import annotations
 
@@ -8,32 +8,36 @@ from pathlib import Path
 import numpy as np
 
 from detrkit.config import Config
-from detrkit.preflight.overfit_test import Rehearsal, Trial
-from detrkit.preflight.verdict import Verdict
+from detrkit.preflight.overfit_test import OverfitTest, Trial
+from detrkit.preflight.report import PreflightReport
 from detrkit.visual.chart import Chart, Line, Series
 from detrkit.visual.interactive_charts import Charts
 from detrkit.visual.page import Block, Column, Gallery, Picture, Section, Table, Text, write_page
 
 
 def write_preflight_page(
-    path: Path, config: Config, verdict: Verdict, pictures: Sequence[np.ndarray], rehearsal: Rehearsal | None
+    path: Path,
+    config: Config,
+    report: PreflightReport,
+    pictures: Sequence[np.ndarray],
+    overfit: OverfitTest | None,
 ) -> Path:
     """Write the page.
 
     Args:
         path: Of the HTML file.
         config: What was to be trained.
-        verdict: What was found.
+        report: What was found.
         pictures: The first training batch with its objects drawn, uint8 ``[H, W, 3]`` each.
-        rehearsal: What came of training on a handful of images, if it came to that.
+        overfit: What came of training on a handful of images, if it came to that.
     """
     columns = [Column("outcome"), Column("question or fault"), Column("found"), Column("what to do")]
-    rows = [[item.outcome.value, item.name, item.found, item.advice] for item in verdict.judgements]
+    rows = [[item.outcome.value, item.name, item.found, item.advice] for item in report.results]
     blocks: list[Block] = [
-        Text(verdict.summary(), "plain" if verdict.ready else "warning"),
+        Text(report.summary(), "plain" if report.ready else "warning"),
         Table(columns, rows, "What was asked and found"),
     ]
-    sections = [Section("Verdict", blocks)]
+    sections = [Section("PreflightReport", blocks)]
     if pictures:
         drawn = [
             Picture.of(picture, f"training image {number}") for number, picture in enumerate(pictures, start=1)
@@ -42,18 +46,18 @@ def write_preflight_page(
             "The first batch of the first epoch, after augmentation, with the boxes and names to be learnt."
         )
         sections.append(Section("What the model will see", [note, Gallery(drawn)]))
-    if rehearsal is not None:
-        sections.append(Section("Learning a handful of images", [Charts([_curves(rehearsal)])]))
+    if overfit is not None:
+        sections.append(Section("Learning a handful of images", [Charts([_curves(overfit)])]))
     return write_page(path, "Preflight", f"{config.model.preset} on {config.data.root}", sections)
 
 
-def _curves(rehearsal: Rehearsal) -> Chart:
-    trials: list[Trial] = [rehearsal.main, *rehearsal.slower]
+def _curves(overfit: OverfitTest) -> Chart:
+    trials: list[Trial] = [overfit.main, *overfit.slower]
     lines = []
     for number, trial in enumerate(trials):
         losses = np.array(trial.losses)
         steps = np.flatnonzero(np.isfinite(losses))
         lines.append(Line(f"train.lr={trial.lr:g}", number, Series(steps + 1.0, losses[steps])))
-    size = f"{rehearsal.size_hw[0]} x {rehearsal.size_hw[1]}"
-    across = f"steps on {rehearsal.images} images of {size}"
+    size = f"{overfit.size_hw[0]} x {overfit.size_hw[1]}"
+    across = f"steps on {overfit.images} images of {size}"
     return Chart("Loss of a handful of images, by learning rate", across, lines=lines, legend=True)

@@ -10,11 +10,10 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
 from torchvision import tv_tensors
 
 from detrkit.classes import ClassMap
-from detrkit.config import Config
+from detrkit.config import Config, update_config
 from detrkit.curation.check.run import examine
 from detrkit.curation.preview import draw_sample
 from detrkit.data.formats import canonical_split, find_split
@@ -23,34 +22,24 @@ from detrkit.data.split import Split, read_split
 from detrkit.data.table import AnnotationTable
 from detrkit.detectors.stages import resolve_device
 from detrkit.errors import DataError, DetrkitError, UsageError
-from detrkit.families.build import load_model
+from detrkit.families.build import load_model, prepare_model
+from detrkit.families.family import BuiltModel
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
-from detrkit.families.registry import get_family
+from detrkit.families.transfer import match_slots
 from detrkit.files import atomic_file, make_folder
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.preflight import data_questions, training_questions
-from detrkit.preflight.cost import judge_cost, measure_cost
+from detrkit.preflight.cost import check_cost, measure_cost
 from detrkit.preflight.evidence import Patches, collect_patches, offset_evidence
-from detrkit.preflight.overfit_test import Rehearsal, gather_handful, rehearse
+from detrkit.preflight.overfit_test import OverfitTest, gather_handful, run_overfit_test
 from detrkit.preflight.page import write_preflight_page
-from detrkit.preflight.verdict import Judgement, Outcome, Verdict
-from detrkit.training.prepare import prepare_model, training_dataset
+from detrkit.preflight.report import CheckResult, Outcome, PreflightReport
+from detrkit.training.prepare import training_dataset
 from detrkit.types import Batch, Target
 
 Say = Callable[[str], None]
-
-
-@dataclasses.dataclass(frozen=True)
-class _Candidate:
-    """The model to be trained, and what is known of its head."""
-
-    model: nn.Module
-    config: Config
-    class_map: ClassMap
-    lines: tuple[str, ...]
-    pretrained: bool
-    as_it_is: bool
+Tell = Callable[[list[CheckResult]], None]
 
 
 def run_preflight(
@@ -60,7 +49,7 @@ def run_preflight(
     trained_model: str | os.PathLike[str] | None = None,
     budget_s: float = 15.0,
     say: Say = print,
-) -> Verdict:
+) -> PreflightReport:
     """Ask everything that can be known of a training in about a minute.
 
     Args:
@@ -69,7 +58,7 @@ def run_preflight(
         trained_model: A run, checkpoint or weights file to go on with as it is; otherwise the model of ``config``
             with its starting weights and a new head, as ``detrkit train`` makes it.
         budget_s: Seconds to over-fit a handful of images at the config's learning rate.
-        say: Told each judgement as it is made.
+        say: Told each result as it is made.
 
     Raises:
         UsageError: The data or model is asked for wrongly, or ``out`` cannot be written.
@@ -78,35 +67,35 @@ def run_preflight(
     if config.data.root is None and config.data.train_annotations is None:
         raise UsageError("no data given; give the folder of a data set: --data DATA")
     make_folder(out)
-    judgements: list[Judgement] = []
+    results: list[CheckResult] = []
     batch: Batch | None = None
-    rehearsal: Rehearsal | None = None
+    overfit: OverfitTest | None = None
 
-    def tell(found: list[Judgement]) -> None:
-        judgements.extend(found)
-        for judgement in found:
-            say(judgement.line())
+    def tell(found: list[CheckResult]) -> None:
+        results.extend(found)
+        for result in found:
+            say(result.line())
 
     tables = _check(config, tell)
     splits = _read_splits(config, tell)
     for name in (config.data.train_split, config.data.val_split):
-        tell(_judge_ids(config, name, tables))
+        tell(_check_ids(config, name, tables))
     tables.clear()
     if splits is not None:
         train, val = splits
         seen = _look_at_data(config, train, val, tell)
-        candidate = _candidate(config, train, trained_model)
-        known, head = _judge_head(candidate, train, val)
+        built = _build(config, train, trained_model)
+        known, head = _check_head(built, trained_model is not None, train, val)
         tell([head])
         if known is not None and len(train.index.labels) and seen.images_read:
             say(f"...     over-fitting a handful of images, some {2 * budget_s:.0f} s at most on a slow machine")
-            rehearsal, batch = _try(candidate, known, train, val, budget_s, tell)
-    verdict = Verdict(tuple(judgements))
+            overfit, batch = _try(dataclasses.replace(built, class_map=known), train, val, budget_s, tell)
+    report = PreflightReport(tuple(results))
     with atomic_file(out / "verdict.json") as file:
-        file.write(json.dumps(verdict.to_dict(), indent=1) + "\n")
+        file.write(json.dumps(report.to_dict(), indent=1) + "\n")
     pictures = [] if batch is None or splits is None else draw_batch(batch, splits[0].index.class_map)
-    write_preflight_page(out / "preflight.html", config, verdict, pictures, rehearsal)
-    return verdict
+    write_preflight_page(out / "preflight.html", config, report, pictures, overfit)
+    return report
 
 
 def draw_batch(batch: Batch, class_map: ClassMap) -> list[np.ndarray]:
@@ -126,7 +115,7 @@ def draw_batch(batch: Batch, class_map: ClassMap) -> list[np.ndarray]:
     return pictures
 
 
-def _read_splits(config: Config, tell: Callable[[list[Judgement]], None]) -> tuple[Split, Split] | None:
+def _read_splits(config: Config, tell: Tell) -> tuple[Split, Split] | None:
     """Both splits, or None where one cannot be read, which is told."""
     found = []
     for name in (config.data.train_split, config.data.val_split):
@@ -135,23 +124,23 @@ def _read_splits(config: Config, tell: Callable[[list[Judgement]], None]) -> tup
         except UsageError:
             raise
         except DataError as error:
-            tell([Judgement("data_unreadable", Outcome.FAULT, f"{name}: {error}", "run: detrkit data check")])
+            tell([CheckResult("data_unreadable", Outcome.FAULT, f"{name}: {error}", "run: detrkit data check")])
     return (found[0], found[1]) if len(found) == 2 else None
 
 
-def _check(config: Config, tell: Callable[[list[Judgement]], None]) -> dict[str, AnnotationTable]:
+def _check(config: Config, tell: Tell) -> dict[str, AnnotationTable]:
     """Check the annotations; gives the table of each split, by canonical name."""
     if config.data.root is None:
         found = "not checked, since data.train_annotations names files and no folder; run: detrkit data check FILE"
-        tell([Judgement("annotations", Outcome.NOTE, found)])
+        tell([CheckResult("annotations", Outcome.NOTE, found)])
         return {}
     queries = config.model.num_queries
     checked = examine(config.data.root, layout=config.data.layout, images=False, duplicates=False, queries=queries)
-    tell(data_questions.judge_check(checked.result))
+    tell(data_questions.check_annotations(checked.result))
     return {split.name: split.table for split in checked.splits}
 
 
-def _judge_ids(config: Config, name: str, tables: Mapping[str, AnnotationTable]) -> list[Judgement]:
+def _check_ids(config: Config, name: str, tables: Mapping[str, AnnotationTable]) -> list[CheckResult]:
     """Asked even of a split of which not one annotation can be used: the ids may tell why."""
     try:
         table = tables.get(canonical_split(name))
@@ -159,58 +148,54 @@ def _judge_ids(config: Config, name: str, tables: Mapping[str, AnnotationTable])
             table = load_table(find_split(config.data.root, name, config.data))
     except DetrkitError:
         return []
-    return data_questions.judge_category_ids(name, table)
+    return data_questions.check_category_ids(name, table)
 
 
-def _look_at_data(config: Config, train: Split, val: Split, tell: Callable[[list[Judgement]], None]) -> Patches:
+def _look_at_data(config: Config, train: Split, val: Split, tell: Tell) -> Patches:
     """Everything that annotations and pixels say; gives what was seen of the training split."""
     looked = {}
     sound = True
     same = (train.files.annotations, train.files.listings) == (val.files.annotations, val.files.listings)
     for name, split in {"train": train, "val": val}.items():
         if name == "val" and same:
-            tell([Judgement("val_is_train", Outcome.WARNING, "the validation split is the training split")])
+            tell([CheckResult("val_is_train", Outcome.WARNING, "the validation split is the training split")])
             continue
         patches = collect_patches(split.index, split.files.images, seed=config.train.seed)
         looked[name] = patches
-        found = data_questions.judge_objects(name, split.index, patches)
+        found = data_questions.check_objects(name, split.index, patches)
         if len(split.index.labels) and not any(item.outcome is Outcome.FAULT for item in found):
-            found += data_questions.judge_boxes_and_labels(name, patches)
+            found += data_questions.check_boxes_and_labels(name, patches)
             if name == "train" and not any(item.outcome is Outcome.FAULT for item in found):
                 moved = offset_evidence(split.index, split.files.images, seed=config.train.seed)
-                found += data_questions.judge_offset(name, moved)
+                found += data_questions.check_offset(name, moved)
         sound &= not any(item.outcome is Outcome.FAULT for item in found)
         tell(found)
     if sound and "val" in looked and _same_classes(train, val):
-        tell(data_questions.judge_splits(looked["train"], looked["val"], len(train.index.class_map)))
+        tell(data_questions.check_splits(looked["train"], looked["val"], len(train.index.class_map)))
     return looked["train"]
 
 
-def _candidate(config: Config, train: Split, trained_model: str | os.PathLike[str] | None) -> _Candidate:
+def _build(config: Config, train: Split, trained_model: str | os.PathLike[str] | None) -> BuiltModel:
+    """Build the model to be trained: with starting weights and a new head, or a trained one as it is."""
     if trained_model is None:
-        prepared = prepare_model(config, train)
-        lines = () if prepared.report is None else tuple(prepared.report.lines())
-        pretrained = prepared.report is not None
-        return _Candidate(prepared.model, prepared.config, prepared.class_map, lines, pretrained, as_it_is=False)
+        return prepare_model(config, train.index.class_map)
     loaded = load_model(trained_model)
-    resolved = config.model_copy(update={"model": loaded.config.model, "transforms": loaded.config.transforms})
-    return _Candidate(loaded.model, resolved, loaded.class_map, tuple(loaded.report.lines()), True, as_it_is=True)
+    own = {"model": loaded.config.model.model_dump(), "transforms": loaded.config.transforms.model_dump()}
+    return dataclasses.replace(loaded, config=update_config(config, own))
 
 
-def _judge_head(candidate: _Candidate, train: Split, val: Split) -> tuple[ClassMap | None, Judgement]:
-    """The class map to train with, None if the head is not one for this data, and the judgement."""
+def _check_head(
+    built: BuiltModel, as_it_is: bool, train: Split, val: Split
+) -> tuple[ClassMap | None, CheckResult]:
+    """Return the class map to train with, None if the head is not one for this data, and what was found."""
     data = train.index.class_map
     used = np.unique(np.concatenate([train.index.labels, val.index.labels])) if _same_classes(train, val) else None
     wanted = data if used is None else _only(data, used)
-    slots = _logit_slots(candidate)
-    judgement = training_questions.judge_head(
-        candidate.class_map, slots, wanted, candidate.lines, candidate.as_it_is
-    )
-    if judgement.outcome is not Outcome.OK:
-        return None, judgement
-    if not candidate.as_it_is:
-        return candidate.class_map, judgement
-    return get_family(candidate.config.model.family).match_slots(data, candidate.class_map), judgement
+    lines = () if built.report is None else tuple(built.report.lines())
+    result = training_questions.check_head(built.class_map, _count_slots(built), wanted, lines, as_it_is)
+    if result.outcome is not Outcome.OK:
+        return None, result
+    return match_slots(data, built.class_map) if as_it_is else built.class_map, result
 
 
 def _same_classes(train: Split, val: Split) -> bool:
@@ -225,41 +210,35 @@ def _only(classes: ClassMap, used: np.ndarray) -> ClassMap:
     )
 
 
-def _logit_slots(candidate: _Candidate) -> int:
-    """Rows of the class head, asked of the model itself on a small black image."""
-    side = 64
+def _count_slots(built: BuiltModel) -> int:
+    """Count the label slots of the class head, asked of the model itself on a small black image."""
     with torch.inference_mode():
-        outputs = candidate.model.eval()(torch.zeros(1, 3, side, side), None)
-    return int(outputs.logits.shape[-1]) - 1
+        outputs = built.model.eval()(torch.zeros(1, 3, 64, 64), None)
+    return int(outputs.logits.shape[-1]) - built.family.scoring.extra_columns
 
 
 def _try(
-    candidate: _Candidate,
-    class_map: ClassMap,
-    train: Split,
-    val: Split,
-    budget_s: float,
-    tell: Callable[[list[Judgement]], None],
-) -> tuple[Rehearsal | None, Batch | None]:
+    built: BuiltModel, train: Split, val: Split, budget_s: float, tell: Tell
+) -> tuple[OverfitTest | None, Batch | None]:
     """Train a little, and measure what it takes."""
-    config = candidate.config
+    config = built.config
     device = resolve_device(config.train.device)
     dataset = training_dataset(config, train, None, device.type)
     try:
         handful = gather_handful(config, train.index, dataset, config.train.seed)
-        rehearsal = rehearse(config, candidate.model, class_map, handful, device, budget_s)
+        overfit = run_overfit_test(built, handful, device, budget_s)
     except DataError as error:
-        tell([Judgement("images_unreadable", Outcome.FAULT, str(error), "run: detrkit data check")])
+        tell([CheckResult("images_unreadable", Outcome.FAULT, str(error), "run: detrkit data check")])
         return None, None
     preset = config.model.preset
     usual = preset_config(preset).train.lr if preset in PRESETS else None
-    tell(training_questions.judge_rehearsal(rehearsal, usual, candidate.pretrained))
+    tell(training_questions.check_overfit_test(overfit, usual, pretrained=built.report is not None))
     try:
-        cost = measure_cost(config, candidate.model, class_map, dataset, device)
+        cost = measure_cost(built, dataset, device)
     except (torch.OutOfMemoryError, MemoryError) as error:
         found = f"a batch of {config.train.batch_size} does not fit: {str(error).splitlines()[0]}"
         advice = "lower train.batch_size and raise train.accumulate, or train.precision=bf16"
-        tell([Judgement("out_of_memory", Outcome.FAULT, found, advice)])
-        return rehearsal, rehearsal.batch
-    tell(judge_cost(config, cost, len(train.index), len(val.index)))
-    return rehearsal, cost.batch
+        tell([CheckResult("out_of_memory", Outcome.FAULT, found, advice)])
+        return overfit, overfit.batch
+    tell(check_cost(config, cost, len(train.index), len(val.index)))
+    return overfit, cost.batch

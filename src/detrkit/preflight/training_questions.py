@@ -1,4 +1,4 @@
-"""From the class head and the rehearsal to judgements: what each figure means, and what to do about it."""
+"""From the class head and the overfit to results: what each figure means, and what to do about it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import math
 from collections.abc import Sequence
 
 from detrkit.classes import ClassMap
-from detrkit.preflight.overfit_test import Rehearsal
-from detrkit.preflight.verdict import Judgement, Outcome
+from detrkit.preflight.overfit_test import OverfitTest
+from detrkit.preflight.report import CheckResult, Outcome
 
 TOO_FAST = 1.15
 """A tenth or a hundredth of the learning rate must leave so many times less loss to say that it is too high."""
@@ -18,9 +18,9 @@ LEARNT = 0.9
 COLLAPSED = 1e-3
 
 
-def judge_head(
+def check_head(
     head: ClassMap, logit_slots: int, data: ClassMap, lines: Sequence[str], as_it_is: bool
-) -> Judgement:
+) -> CheckResult:
     """Whether the model's class head is one for this data set.
 
     Args:
@@ -39,7 +39,7 @@ def judge_head(
             if missing
             else f"it scores {logit_slots} slots, its classes have {head.num_slots}"
         )
-        return Judgement(
+        return CheckResult(
             "head_not_replaced",
             Outcome.FAULT,
             f"the model's class head is that of another data set: {what}",
@@ -47,12 +47,12 @@ def judge_head(
             figures,
         )
     told = next((line.strip() for line in lines if "class" in line), "new, for the classes of the data set")
-    return Judgement("head", Outcome.OK, f"{len(head)} classes; {told}", figures=figures)
+    return CheckResult("head", Outcome.OK, f"{len(head)} classes; {told}", figures=figures)
 
 
-def judge_rehearsal(rehearsal: Rehearsal, preset_lr: float | None, pretrained: bool) -> list[Judgement]:
+def check_overfit_test(overfit: OverfitTest, preset_lr: float | None, pretrained: bool) -> list[CheckResult]:
     """Whether a handful of images can be learnt, and at this learning rate."""
-    main = rehearsal.main
+    main = overfit.main
     steps = len(main.losses)
     terms = ", ".join(f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in main.terms.items())
     figures = {
@@ -60,17 +60,17 @@ def judge_rehearsal(rehearsal: Rehearsal, preset_lr: float | None, pretrained: b
         "first_loss": main.losses[0],
         "last_loss": main.loss_at(steps - 1),
         "terms": dict(main.terms),
-        "lrs": [trial.lr for trial in (main, *rehearsal.slower)],
+        "lrs": [trial.lr for trial in (main, *overfit.slower)],
         "losses_after_trial": [
-            trial.loss_at(len(rehearsal.slower[0].losses) - 1) for trial in (main, *rehearsal.slower)
+            trial.loss_at(len(overfit.slower[0].losses) - 1) for trial in (main, *overfit.slower)
         ],
     }
-    too_fast = _too_fast(rehearsal, preset_lr, pretrained)
+    too_fast = _too_fast(overfit, preset_lr, pretrained)
     if too_fast is not None:
         return [too_fast]
     if not main.finite:
         return [
-            Judgement(
+            CheckResult(
                 "not_finite",
                 Outcome.FAULT,
                 f"loss or gradients are not finite after {steps} steps, at lower learning rates too",
@@ -78,13 +78,13 @@ def judge_rehearsal(rehearsal: Rehearsal, preset_lr: float | None, pretrained: b
                 figures,
             )
         ]
-    judgements = []
+    results = []
     gist = (
-        f"loss {main.losses[0]:.2f} to {main.loss_at(steps - 1):.2f} in {steps} steps on {rehearsal.images} images"
+        f"loss {main.losses[0]:.2f} to {main.loss_at(steps - 1):.2f} in {steps} steps on {overfit.images} images"
     )
     if main.share_left > LEARNT:
-        judgements.append(
-            Judgement(
+        results.append(
+            CheckResult(
                 "loss_does_not_fall",
                 Outcome.WARNING if pretrained else Outcome.FAULT,
                 f"{gist}: a handful of images cannot be learnt ({terms})",
@@ -93,27 +93,27 @@ def judge_rehearsal(rehearsal: Rehearsal, preset_lr: float | None, pretrained: b
             )
         )
     else:
-        judgements.append(Judgement("learning", Outcome.OK, f"{gist} ({terms})", figures=figures))
+        results.append(CheckResult("learning", Outcome.OK, f"{gist} ({terms})", figures=figures))
     rising = [
         name
         for name, (first, last) in main.terms.items()
         if last > 1.1 * first + 0.05 and name in ("class", "l1", "giou")
     ]
     if rising:
-        judgements.append(
-            Judgement("term_rises", Outcome.WARNING, f"{', '.join(rising)} of the last layer rose: {terms}")
+        results.append(
+            CheckResult("term_rises", Outcome.WARNING, f"{', '.join(rising)} of the last layer rose: {terms}")
         )
-    judgements.append(_judge_spread(rehearsal, pretrained))
-    return judgements
+    results.append(_judge_spread(overfit, pretrained))
+    return results
 
 
-def _too_fast(rehearsal: Rehearsal, preset_lr: float | None, pretrained: bool) -> Judgement | None:
-    """A judgement if slower steps get further, or keep images apart, from the same weights on the same images."""
-    main = rehearsal.main
-    at = min(len(trial.losses) for trial in (main, *rehearsal.slower)) - 1
+def _too_fast(overfit: OverfitTest, preset_lr: float | None, pretrained: bool) -> CheckResult | None:
+    """A result if slower steps get further, or keep images apart, from the same weights on the same images."""
+    main = overfit.main
+    at = min(len(trial.losses) for trial in (main, *overfit.slower)) - 1
     reached = main.loss_at(at) if main.finite else math.inf
-    best = min(rehearsal.slower, key=lambda trial: trial.loss_at(at))
-    apart = max(rehearsal.slower, key=lambda trial: trial.box_spread[1])
+    best = min(overfit.slower, key=lambda trial: trial.loss_at(at))
+    apart = max(overfit.slower, key=lambda trial: trial.box_spread[1])
     learnt = main.finite and main.share_left < 0.3
     times = main.lr / preset_lr if preset_lr else 0.0
     usual = f"; the preset's is {preset_lr:g}" if preset_lr is not None and preset_lr != main.lr else ""
@@ -132,7 +132,7 @@ def _too_fast(rehearsal: Rehearsal, preset_lr: float | None, pretrained: bool) -
         better = preset_lr or best.lr
     else:
         return None
-    return Judgement(
+    return CheckResult(
         "learning_rate_too_high",
         Outcome.FAULT,
         f"after {at + 1} steps at train.lr={main.lr:g} {found}",
@@ -141,13 +141,13 @@ def _too_fast(rehearsal: Rehearsal, preset_lr: float | None, pretrained: bool) -
     )
 
 
-def _judge_spread(rehearsal: Rehearsal, pretrained: bool) -> Judgement:
-    over_queries, over_images = rehearsal.main.box_spread
-    figures = {"over_queries": over_queries, "over_images": over_images, "before": rehearsal.before_spread}
+def _judge_spread(overfit: OverfitTest, pretrained: bool) -> CheckResult:
+    over_queries, over_images = overfit.main.box_spread
+    figures = {"over_queries": over_queries, "over_images": over_images, "before": overfit.before_spread}
     found = f"boxes vary by {over_queries:.3f} over queries and {over_images:.3f} over images (of 1)"
     collapsed = over_queries < COLLAPSED and not over_images > COLLAPSED
     if collapsed:
-        return Judgement(
+        return CheckResult(
             "predictions_collapsed",
             Outcome.FAULT if pretrained else Outcome.WARNING,
             f"every query of every image gives the same box: {found}",
@@ -155,11 +155,11 @@ def _judge_spread(rehearsal: Rehearsal, pretrained: bool) -> Judgement:
             figures,
         )
     if over_queries < COLLAPSED:
-        return Judgement(
+        return CheckResult(
             "queries_alike",
             Outcome.WARNING if pretrained else Outcome.NOTE,
             f"all queries of an image give the same box so far: {found}",
             "usual for DETR from random weights; pretrained weights shorten it by far" if not pretrained else "",
             figures,
         )
-    return Judgement("predictions", Outcome.OK, found, figures=figures)
+    return CheckResult("predictions", Outcome.OK, found, figures=figures)

@@ -18,11 +18,10 @@ from torch import nn
 from torch.profiler import ProfilerActivity
 from torch.utils.data import DataLoader
 
-from detrkit.classes import ClassMap
 from detrkit.config import Config
 from detrkit.data.loader import LoadingFacts
 from detrkit.errors import DataError
-from detrkit.families.registry import build_criterion
+from detrkit.families.family import BuiltModel
 from detrkit.hardware import PeakMemory, count_flops
 from detrkit.profiling.clock import REST, PhaseClock
 from detrkit.profiling.instruments import DATA, StateSeen, TimedCriterion, watch_model, watch_step
@@ -144,9 +143,7 @@ class _EnoughSteps(Exception):  # noqa: N818 - no error: all that was to be seen
 
 
 def measure_training(
-    config: Config,
-    model: nn.Module,
-    class_map: ClassMap,
+    built: BuiltModel,
     loader: DataLoader[Batch | None],
     fabric: Fabric,
     *,
@@ -157,9 +154,7 @@ def measure_training(
     """Train for some steps and look; the model is changed, nothing is kept.
 
     Args:
-        config: Of the training, for one process.
-        model: On the host, with its starting weights.
-        class_map: Of its head.
+        built: Model on the host, with its starting weights and the config of the training, for one process.
         loader: Of the training.
         fabric: Of one process.
         steps: To be counted, after :data:`WARM_UP`.
@@ -170,8 +165,9 @@ def measure_training(
         DataError: There are too few readable images for a step.
         TrainingError: Training failed.
     """
+    config, model = built.config, built.model
     watch = _Watch(config, model, loader, fabric, steps, trace)
-    criterion = cast("Any", TimedCriterion(build_criterion(config, class_map), watch.clock))
+    criterion = cast("Any", TimedCriterion(built.family.build_criterion(config, built.class_map), watch.clock))
     quiet = config.train.model_copy(
         update={"trackers": (), "log_every": 10**9, "save_every_min": 10**6, "save_every_steps": None, "epochs": 1}
     )
@@ -187,7 +183,7 @@ def measure_training(
                 model,
                 criterion,
                 cast("Any", watch),
-                class_map,
+                built.class_map,
                 Path(folder),
                 lambda _model: {},
                 fabric=fabric,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from detrkit.classes import ClassMap
-from detrkit.config import PRECISIONS, Precision
+from detrkit.config import PRECISIONS, Precision, update_config
 from detrkit.detectors.cost import Cost, count_cost, peak_memory
 from detrkit.detectors.find import find_target
 from detrkit.detectors.load import make_detector
@@ -27,7 +27,6 @@ from detrkit.errors import DetrkitError, UsageError
 from detrkit.families.build import build_model
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
-from detrkit.families.registry import get_family
 from detrkit.latency import Latency, Percentiles
 from detrkit.training.memory import free_memory, is_out_of_memory
 
@@ -199,16 +198,13 @@ def find_fast(setting: Setting) -> EvalTarget:
     if config.model.backbone_norm == "auto":
         # as their weights have it: frozen norms are folded into convolutions, others take time
         norm = "frozen" if preset.published or preset.backbone_file else "group"
-        config = config.model_copy(update={"model": config.model.model_copy(update={"backbone_norm": norm})})
-    family = get_family(config.model.family)
+        config = update_config(config, {"model.backbone_norm": norm})
     classes = ClassMap(tuple(f"class {i}" for i in range(_CLASSES)), tuple(range(_CLASSES)))
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build_model(config, classes)
-    family.prepare_inference(model)
-    return make_detector(
-        model, classes, config, device=setting.device, precision=setting.precision, name=setting.model
-    )
+        built = build_model(config, classes)
+    built.family.prepare_inference(built.model)
+    return make_detector(built, device=setting.device, precision=setting.precision, name=setting.model)
 
 
 def resized(target: EvalTarget, size: int) -> Stages:

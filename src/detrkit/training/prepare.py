@@ -1,56 +1,14 @@
-"""What a training begins with: the model with its starting weights, and the training images."""
+"""The training images as the loop gets them, and what a training from random weights is told."""
 
 from __future__ import annotations
 
-import dataclasses
-
-import torch
-from torch import nn
-
-from detrkit.classes import ClassMap
 from detrkit.config import Config
 from detrkit.data.augment import augments_on_device
 from detrkit.data.cache import ImageCache, needed_size
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
 from detrkit.data.transforms import train_transform
-from detrkit.families.build import build_model, initialize, starting_weights
 from detrkit.families.presets import PRESETS
-from detrkit.families.registry import get_family
-from detrkit.families.weights import LoadReport
-
-
-@dataclasses.dataclass(frozen=True)
-class Prepared:
-    """A model at the start of its training.
-
-    Args:
-        config: With everything resolved that depends on the weights.
-        model: With its starting weights.
-        class_map: Of its head.
-        report: What became of the weights; None if it starts from random ones.
-    """
-
-    config: Config
-    model: nn.Module
-    class_map: ClassMap
-    report: LoadReport | None
-
-
-def prepare_model(config: Config, train: Split) -> Prepared:
-    """The model that a training on a split starts from.
-
-    Raises:
-        WeightsError: The starting weights cannot be had.
-    """
-    config, weights = starting_weights(config)
-    class_map = train.index.class_map
-    if weights is not None:
-        class_map = get_family(config.model.family).match_slots(class_map, weights.class_map)
-    torch.manual_seed(config.train.seed)
-    model = build_model(config, class_map)
-    report = initialize(model, config, weights, class_map)
-    return Prepared(config, model, class_map, report)
 
 
 def training_dataset(config: Config, train: Split, cache: ImageCache | None, device: str) -> CocoDataset:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,12 +30,12 @@ from detrkit.distributed import (
     make_fabric,
 )
 from detrkit.errors import DataError, UsageError
-from detrkit.families.build import build_model, is_run
-from detrkit.families.registry import build_criterion
+from detrkit.families.build import build_model, is_run, prepare_model
+from detrkit.families.family import BuiltModel
 from detrkit.files import atomic_file, is_leftover, make_folder
 from detrkit.training.loop import FitResult, fit
 from detrkit.training.micro_batch import find_micro_batch
-from detrkit.training.prepare import prepare_model, scratch_warning, training_dataset
+from detrkit.training.prepare import scratch_warning, training_dataset
 from detrkit.training.session import OnEvaluation
 from detrkit.training.state import Progress
 from detrkit.training.telemetry.trackers import check_trackers
@@ -82,7 +83,7 @@ def _begin_run(config: Config, run_dir: Path, say: Say, on_evaluation: OnEvaluat
     say = say if fabric.is_global_zero else _say_nothing
     train, val = _read_data(config, say)
     with fabric.rank_zero_first(local=True):  # one process of a machine fetches the weights
-        prepared = prepare_model(config, train)
+        prepared = prepare_model(config, train.index.class_map)
     config, class_map = prepared.config, prepared.class_map
     lines = scratch_warning(config, len(train.index)) if prepared.report is None else prepared.report.lines()
     for line in [*lines, *unknown_classes(class_map, val)]:
@@ -92,9 +93,8 @@ def _begin_run(config: Config, run_dir: Path, say: Say, on_evaluation: OnEvaluat
     found = "none" if cache is None else str(cache.folder)  # a resumed run shall not find another
     config = config.model_copy(update={"data": config.data.model_copy(update={"cache": found})})
     if config.train.micro_batch == "auto":
-        fits = find_micro_batch(
-            config, prepared.model, build_criterion(config, class_map), train.index, fabric, say
-        )
+        criterion = prepared.family.build_criterion(config, class_map)
+        fits = find_micro_batch(config, prepared.model, criterion, train.index, fabric, say)
         say(str(fits))
         config = update_config(config, {"train.micro_batch": fits.images})
     if fabric.is_global_zero:
@@ -103,9 +103,7 @@ def _begin_run(config: Config, run_dir: Path, say: Say, on_evaluation: OnEvaluat
             file.write(json.dumps(class_map.to_dict(), indent=1) + "\n")
         with atomic_file(run_dir / "weights.txt") as file:
             file.write("\n".join(lines) + "\n")
-    parts = (prepared.model, class_map, train, val, cache)
-    new = () if prepared.report is None else prepared.report.new_tensors
-    return _fit(fabric, config, *parts, run_dir, None, on_evaluation, new)
+    return _fit(fabric, config, prepared, train, val, cache, run_dir, None, on_evaluation)
 
 
 def resume_run(
@@ -157,11 +155,11 @@ def resume_run(
             f"got {len(train.index.class_map)}, expected {len(class_map)}: {', '.join(class_map.names[:5])}, ..."
         )
     torch.manual_seed(config.train.seed)
-    model = build_model(config, class_map)
+    built = build_model(config, class_map)
     if config != saved_config and fabric.is_global_zero:
         write_config(config, run_dir / "config.yaml")  # or the next resume would know nothing of it
-    parts = (model, class_map, train, val, _find_cache(config, train, say))
-    return _fit(fabric, config, *parts, run_dir, payload, on_evaluation)
+    cache = _find_cache(config, train, say)
+    return _fit(fabric, config, built, train, val, cache, run_dir, payload, on_evaluation)
 
 
 def _read_data(config: Config, say: Say) -> tuple[Split, Split]:
@@ -185,15 +183,13 @@ def _find_cache(config: Config, train: Split, say: Say) -> ImageCache | None:
 def _fit(
     fabric: Fabric,
     config: Config,
-    model: nn.Module,
-    class_map: ClassMap,
+    built: BuiltModel,
     train: Split,
     val: Split,
     cache: ImageCache | None,
     run_dir: Path,
     resume: Mapping[str, Any] | None,
     on_evaluation: OnEvaluation | None,
-    new: Collection[str] = (),
 ) -> FitResult:
     dataset = training_dataset(config, train, cache, fabric.device.type)
     sampler = EpochBatchSampler(
@@ -207,8 +203,7 @@ def _fit(
     )
     loader = build_loader(dataset, sampler, config.data, pin=fabric.device.type == "cuda")
     evaluator = SplitEvaluator(
-        config,
-        class_map,
+        dataclasses.replace(built, config=config),
         val,
         fabric.device,
         precision=config.train.precision,
@@ -221,15 +216,15 @@ def _fit(
     with lost_peers():
         result = fit(
             config,
-            model,
-            build_criterion(config, class_map),
+            built.model,
+            built.family.build_criterion(config, built.class_map),
             loader,
-            class_map,
+            built.class_map,
             run_dir,
             evaluator.measure,
             draw_samples=draw_samples,
             on_evaluation=on_evaluation,
-            new=new,
+            new=() if built.report is None else built.report.new_tensors,
             resume=resume,
             fabric=fabric,
         )

@@ -17,7 +17,7 @@ from detrkit.checkpoint import CheckpointStore
 from detrkit.classes import ClassMap
 from detrkit.config import Config
 from detrkit.errors import CheckpointError
-from detrkit.families.registry import find_places
+from detrkit.families.parts import find_places
 from detrkit.losses.criterion import Criterion, Normalizers
 from detrkit.training.alarms import Alarms
 from detrkit.training.ema import Ema
@@ -126,7 +126,7 @@ def build_state(
         health = Health(lambda rows: cast("Tensor", fabric.all_reduce(rows, reduce_op="sum")))
     state = TrainingState(
         module=model,
-        optimizer=build_optimizer(model, config.train, find_places(model, config.model), new),
+        optimizer=build_optimizer(model, config.train, find_places(model), new),
         scaler=getattr(fabric.strategy.precision, "scaler", None),
         ema=Ema(model, config.train.ema_decay) if config.train.ema_decay is not None else None,
         window=window,

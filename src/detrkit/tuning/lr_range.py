@@ -22,10 +22,11 @@ from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import read_split
 from detrkit.detectors.stages import resolve_device
 from detrkit.errors import DataError, TrainingError, UsageError
-from detrkit.families.registry import build_criterion, find_places
+from detrkit.families.build import prepare_model
+from detrkit.families.parts import find_places
 from detrkit.files import atomic_bytes, atomic_file, make_folder
 from detrkit.training.optim import build_optimizer, set_lr
-from detrkit.training.prepare import prepare_model, training_dataset
+from detrkit.training.prepare import training_dataset
 from detrkit.training.single_step import single_step
 from detrkit.types import Batch
 
@@ -189,14 +190,14 @@ def judge(rates: Sequence[float], losses: Sequence[float], configured: float) ->
 def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[float, float]]:
     """Rate and loss of each step."""
     train = read_split(config, config.data.train_split)
-    prepared = prepare_model(config, train)
+    prepared = prepare_model(config, train.index.class_map)
     config, model = prepared.config, prepared.model
     device = resolve_device(config.train.device)
     say(f"{len(train.index)} images of {train.files.annotations}, at most {len(rates)} steps on {device}")
     model.to(device).to(memory_format=torch.channels_last)
     model.train()
-    criterion = build_criterion(config, prepared.class_map)
-    optimizer = build_optimizer(model, config.train, find_places(model, config.model))
+    criterion = prepared.family.build_criterion(config, prepared.class_map)
+    optimizer = build_optimizer(model, config.train, find_places(model))
     dataset = training_dataset(config, train, None, device.type)
     sampler = EpochBatchSampler(len(dataset), config.train.batch_size, seed=config.train.seed, shuffle=True)
     loader = build_loader(dataset, sampler, config.data, pin=device.type == "cuda")

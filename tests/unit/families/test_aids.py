@@ -11,9 +11,9 @@ from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.errors import ConfigError
 from detrkit.families.build import build_model
-from detrkit.families.parts import part_names
+from detrkit.families.family import build_criterion
+from detrkit.families.parts import find_places, part_names
 from detrkit.families.recipes import preset_config
-from detrkit.families.registry import build_criterion, find_places
 from detrkit.training.optim import build_optimizer
 from detrkit.types import GroundTruth
 
@@ -30,7 +30,7 @@ def make_config(family: str = "classic", **changes: Any) -> Config:
 
 def build(config: Config) -> nn.Module:
     torch.manual_seed(0)
-    return build_model(config, CLASSES).train()
+    return build_model(config, CLASSES).model.train()
 
 
 def make_truth(counts: tuple[int, ...]) -> GroundTruth:
@@ -156,7 +156,9 @@ def test_the_queries_of_aids_do_not_decay():
 @FAMILIES
 def test_a_model_with_nothing_left_to_train_is_refused_for_all_its_aids(family: str):
     config = make_config(family)
-    plain = build_model(update_config(config, {"aids": {"dense": "none", "groups": 1, "denoising": 0}}), CLASSES)
-    everything = [part for part in part_names(find_places(plain, config.model)) if "." not in part]
+    plain = build_model(
+        update_config(config, {"aids": {"dense": "none", "groups": 1, "denoising": 0}}), CLASSES
+    ).model
+    everything = [part for part in part_names(find_places(plain)) if "." not in part]
     with pytest.raises(ConfigError, match="nothing is left to train"):
         build(update_config(config, {"train.freeze": everything}))

@@ -5,55 +5,60 @@ from torch import nn
 
 from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError
-from detrkit.families.detr.parts import depth_of, part_of
-from detrkit.families.parts import Place, check_parts, freeze_parts, is_inside, most_specific, part_names
-from detrkit.families.registry import find_places
+from detrkit.families.parts import (
+    Place,
+    check_parts,
+    find_places,
+    freeze_parts,
+    is_inside,
+    most_specific,
+    part_names,
+)
 from tests.unit.families.conftest import build, small_config
 
 CONFIG = small_config(encoder_layers=2, decoder_layers=3)
 
 
-@pytest.mark.parametrize(
-    ("name", "part", "depth"),
-    [
-        ("class_embed.weight", "class_head", 0),
-        ("bbox_embed.layers.2.bias", "box_head", 0),
-        ("transformer.decoder.norm.weight", "decoder.norm", 0),
-        ("transformer.decoder.layers.2.linear1.weight", "decoder.layer3", 1),
-        ("transformer.decoder.layers.0.norm1.bias", "decoder.layer1", 3),
-        ("query_embed.weight", "queries", 3),
-        ("query_reference", "queries", 3),
-        ("transformer.encoder.norm.weight", "encoder.norm", 4),
-        ("transformer.encoder.layers.1.linear1.weight", "encoder.layer2", 4),
-        ("transformer.encoder.layers.0.linear1.weight", "encoder.layer1", 5),
-        ("input_proj.weight", "input_proj", 6),
-        ("backbone.1.row_embed.weight", "position", 6),
-        ("backbone.0.body.layer4.1.conv2.weight", "backbone.stage4", 7),
-        ("backbone.0.body.layer1.0.conv1.weight", "backbone.stage1", 10),
-        ("backbone.0.body.bn1.weight", "backbone.stem", 11),
-    ],
-)
-def test_part_and_depth_of_every_kind_of_parameter(name: str, part: str, depth: int):
-    assert part_of(name) == part
-    assert depth_of(name, CONFIG) == depth
+def test_part_and_depth_of_every_kind_of_parameter():
+    """Also of those that only some models have."""
+    changes = {"position": "learned", "pre_norm": True, "query_reference": True}
+    places = find_places(build(small_config(encoder_layers=2, decoder_layers=3, **changes)))
+    wanted = {
+        "class_embed.weight": Place("class_head", 0),
+        "bbox_embed.layers.2.bias": Place("box_head", 0),
+        "transformer.decoder.norm.weight": Place("decoder.norm", 0),
+        "transformer.decoder.layers.2.linear1.weight": Place("decoder.layer3", 1),
+        "transformer.decoder.layers.0.norm1.bias": Place("decoder.layer1", 3),
+        "query_embed.weight": Place("queries", 3),
+        "query_reference": Place("queries", 3),
+        "transformer.encoder.norm.weight": Place("encoder.norm", 4),
+        "transformer.encoder.layers.1.linear1.weight": Place("encoder.layer2", 4),
+        "transformer.encoder.layers.0.linear1.weight": Place("encoder.layer1", 5),
+        "input_proj.weight": Place("input_proj", 6),
+        "backbone.1.row_embed.weight": Place("position", 6),
+        "backbone.0.body.layer4.1.conv2.weight": Place("backbone.stage4", 7),
+        "backbone.0.body.layer1.0.conv1.weight": Place("backbone.stage1", 10),
+        "backbone.0.body.conv1.weight": Place("backbone.stem", 11),
+    }
+    assert {name: places[name] for name in wanted} == wanted
 
 
 def test_layers_of_two_digits_are_not_mistaken():
     config = small_config(encoder_layers=12, decoder_layers=6)
-    assert part_of("transformer.encoder.layers.11.linear1.weight") == "encoder.layer12"
-    assert depth_of("transformer.encoder.layers.11.linear1.weight", config) == 7
+    places = find_places(build(config))
+    assert places["transformer.encoder.layers.11.linear1.weight"] == Place("encoder.layer12", 7)
 
 
-@pytest.mark.parametrize("changes", [{}, {"position": "learned"}, {"pre_norm": True, "query_reference": True}])
+@pytest.mark.parametrize("changes", [{}, {"position": "learned", "pre_norm": True, "query_reference": True}])
 def test_every_parameter_of_a_detr_is_in_a_known_part(changes: dict[str, object]):
     config = small_config(**changes)
-    parts = part_names(find_places(build(config), config))
+    parts = part_names(find_places(build(config)))
     outer = {"backbone", "position", "input_proj", "encoder", "decoder", "queries", "class_head", "box_head"}
     assert {part.partition(".")[0] for part in parts} == outer - (set() if "position" in changes else {"position"})
 
 
 def test_parts_are_listed_from_the_image_to_the_detections():
-    assert part_names(find_places(build(CONFIG), CONFIG)) == (
+    assert part_names(find_places(build(CONFIG))) == (
         "backbone",
         *("backbone.stem", "backbone.stage1", "backbone.stage2", "backbone.stage3", "backbone.stage4"),
         "input_proj",
@@ -76,7 +81,7 @@ def test_a_part_is_inside_only_whole_names():
 
 def test_freezing_a_part_freezes_exactly_its_parameters():
     model = build(small_config(frozen_stages=1))
-    places = find_places(model, CONFIG)
+    places = find_places(model)
     freeze_parts(model, places, TrainConfig(freeze=("backbone.stage4", "decoder")))
     frozen = {places[name].part for name, parameter in model.named_parameters() if not parameter.requires_grad}
     assert frozen == {"backbone.stem", "backbone.stage4", "decoder.layer1", "decoder.layer2", "decoder.norm"}
@@ -103,4 +108,4 @@ def test_a_config_with_parts_that_cannot_be_is_refused(train: dict[str, object],
 
 def test_a_module_that_no_family_knows_is_a_part_by_its_name():
     model = nn.ModuleDict({"neck": nn.Linear(1, 1)})
-    assert set(find_places(model, CONFIG).values()) == {Place("neck", 0)}
+    assert set(find_places(model).values()) == {Place("neck", 0)}

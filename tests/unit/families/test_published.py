@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+from detrkit.families.build import get_family
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
-from detrkit.families.registry import get_family
 from detrkit.hardware import count_flops
 
 PAGE = Path(__file__).parents[3] / "docs" / "published.md"
@@ -42,7 +42,7 @@ def test_the_row_of_a_model_is_what_its_preset_says(name: str):
 def test_the_arithmetic_of_a_model_is_what_is_counted(name: str):
     config = preset_config(name).model.model_copy(update={"backbone_norm": "frozen"})
     with torch.device("meta"):
-        model = get_family(config.family).build(config, 91).eval().requires_grad_(False)
+        model = get_family(config).build(config, 91).eval().requires_grad_(False)
         with torch.inference_mode(), count_flops() as count:
             model(torch.zeros(1, 3, 800, 1066), None)
     gflop = float(table()[name][4])

@@ -11,11 +11,11 @@ from torch import Tensor, nn
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.errors import WeightsError
-from detrkit.families.build import build_model, load_model, model_parts
-from detrkit.families.parts import part_names
+from detrkit.families.build import build_model, get_family, load_model, model_parts
+from detrkit.families.family import build_criterion
+from detrkit.families.parts import Place, find_places, part_names
 from detrkit.families.recipes import preset_config
-from detrkit.families.registry import build_criterion, find_places, get_family
-from detrkit.families.two_stage.parts import depth_of, part_of
+from detrkit.families.transfer import transfer
 from detrkit.families.weights import Weights
 from detrkit.nn.recompute import set_recompute
 from detrkit.training.optim import apply_gradients, build_optimizer
@@ -43,7 +43,7 @@ def make_config(**model: Any) -> Config:
 def build(config: Config, classes: ClassMap = CLASSES) -> nn.Module:
     """A model whose norms and heads do something, as those of a trained one would."""
     torch.manual_seed(0)
-    model = build_model(config, classes)
+    model = build_model(config, classes).model
     for name, tensor in [*model.named_parameters(), *model.named_buffers()]:
         with torch.no_grad():
             if name.endswith("running_var"):
@@ -142,10 +142,10 @@ def test_training_answers_with_the_selected_tokens_as_a_layer_more():
 def test_a_few_steps_on_two_images_lower_every_loss():
     config = update_config(preset_config(PRESET), {"model": SMALL, **WITH_AIDS, "loss.class_targets": "hard"})
     torch.manual_seed(0)
-    model = build_model(config, CLASSES).train()
+    model = build_model(config, CLASSES).model.train()
     criterion, truth = build_criterion(config, CLASSES), make_truth((3, 1))
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(2))
-    optimizer = build_optimizer(model, config.train, find_places(model, config.model))
+    optimizer = build_optimizer(model, config.train, find_places(model))
     losses = []
     for _ in range(40):
         found = criterion(model(images, None, criterion.objects(truth)), truth)
@@ -202,33 +202,29 @@ def test_recomputing_gives_the_same_bits(norm: str, padded: bool):
     assert all(torch.equal(buffer, buffers[name]) for name, buffer in plain.named_buffers())
 
 
-@pytest.mark.parametrize(
-    ("name", "part", "depth"),
-    [
-        ("decoder.class_embed.2.weight", "class_head", 0),
-        ("decoder.bbox_embed.0.layers.1.bias", "box_head", 0),
-        ("decoder.layers.2.linear1.weight", "decoder.layer3", 1),
-        ("decoder.layers.0.cross_attn.value_proj.bias", "decoder.layer1", 3),
-        ("decoder.query_pos.layers.0.weight", "queries", 3),
-        ("token_proj.weight", "selection", 4),
-        ("token_heads.class_embed.bias", "selection.class_head", 4),
-        ("token_heads.bbox_embed.layers.0.weight", "selection.box_head", 4),
-        ("pyramid.encoder.layers.0.norm1.bias", "pyramid", 5),
-        ("backbone.0.body.layer3.0.conv1.weight", "backbone.stage3", 6),
-        ("backbone.0.body.layer1.0.bn1.weight", "backbone.stage1", 8),
-        ("backbone.0.body.conv1.weight", "backbone.stem", 9),
-    ],
-)
-def test_part_and_depth_of_every_kind_of_parameter(name: str, part: str, depth: int):
-    config = preset_config(PRESET).model
-    assert part_of(name) == part
-    assert depth_of(name, config) == depth
+def test_part_and_depth_of_every_kind_of_parameter():
+    places = find_places(build_model(preset_config(PRESET), CLASSES).model)
+    wanted = {
+        "decoder.class_embed.2.weight": Place("class_head", 0),
+        "decoder.bbox_embed.0.layers.1.bias": Place("box_head", 0),
+        "decoder.layers.2.linear1.weight": Place("decoder.layer3", 1),
+        "decoder.layers.0.cross_attn.value_proj.bias": Place("decoder.layer1", 3),
+        "decoder.query_pos.layers.0.weight": Place("queries", 3),
+        "token_proj.weight": Place("selection", 4),
+        "token_heads.class_embed.bias": Place("selection.class_head", 4),
+        "token_heads.bbox_embed.layers.0.weight": Place("selection.box_head", 4),
+        "pyramid.encoder.layers.0.norm1.bias": Place("pyramid", 5),
+        "backbone.0.body.layer3.0.conv1.weight": Place("backbone.stage3", 6),
+        "backbone.0.body.layer1.0.bn1.weight": Place("backbone.stage1", 8),
+        "backbone.0.body.conv1.weight": Place("backbone.stem", 9),
+    }
+    assert {name: places[name] for name in wanted} == wanted
 
 
 def test_every_parameter_has_a_place_and_stages_count_on_from_the_pyramid():
     for backbone, stages in (("tiny", 3), ("mini", 3), ("resnet18", 4)):
         config = make_config(backbone=backbone)
-        places = find_places(build(config), config.model)
+        places = find_places(build(config))
         outer = {place.part.partition(".")[0] for place in places.values()}
         assert outer == {"backbone", "pyramid", "selection", "queries", "decoder", "class_head", "box_head"}
         depth = {place.part: place.depth for place in places.values()}
@@ -241,11 +237,11 @@ def test_parts_are_listed_with_their_sizes_and_can_be_frozen():
     assert list(sizes)[:2] == ["backbone", "backbone.stem"]
     assert list(sizes)[-2:] == ["class_head", "box_head"]
     outer = sum(size for name, size in sizes.items() if "." not in name)
-    model = build_model(preset_config(PRESET), ClassMap(("a",), (1,)))
+    model = build_model(preset_config(PRESET), ClassMap(("a",), (1,))).model
     assert 3.2e6 < outer < 3.9e6
     frozen = update_config(make_config(), {"train.freeze": ["backbone", "pyramid", "selection.class_head"]})
     model = build(frozen)
-    places = find_places(model, frozen.model)
+    places = find_places(model)
     still = {places[name].part.partition(".")[0] for name, p in model.named_parameters() if not p.requires_grad}
     assert still == {"backbone", "pyramid", "selection"}
     assert not model.token_heads.class_embed.weight.requires_grad
@@ -260,9 +256,7 @@ def test_rows_of_every_class_head_follow_their_names():
     with torch.no_grad():
         for parameter in model.parameters():
             parameter.add_(1.0)
-    report = get_family("two_stage").transfer(
-        model, Weights(source.state_dict(), config.model, before, "before"), now
-    )
+    report = transfer(model, Weights(source.state_dict(), config.model, before, "before"), now)
     assert report.carried == ("Bird", "cat")
     assert report.new_classes == ("horse",)
     heads = ["token_heads.class_embed", "decoder.class_embed.0", "decoder.class_embed.1"]
@@ -276,15 +270,9 @@ def test_rows_of_every_class_head_follow_their_names():
 
 
 def test_a_layout_that_nobody_published_is_refused(tmp_path: Path):
-    family = get_family("two_stage")
-    model = build(make_config())
     advice = "a two-stage model has no published layout; pass on its run folder or a checkpoint"
     with pytest.raises(WeightsError, match=rf"model\.pth cannot be written: {advice}"):
-        family.write_published(tmp_path / "model.pth", model.state_dict())
-    weights = Weights(model.state_dict(), make_config().model, CLASSES, "here")
-    with pytest.raises(WeightsError, match=f"hub cannot be written: {advice}"):
-        family.write_hub(tmp_path / "hub", weights, 320, 480)
+        get_family(make_config().model).published_layouts("model.pth cannot be written")
     (tmp_path / "some.pth").write_bytes(b"")
     with pytest.raises(WeightsError, match=rf"some\.pth cannot be read as {PRESET}: {advice}"):
         load_model(tmp_path / "some.pth", PRESET)
-    assert not (tmp_path / "model.pth").exists()

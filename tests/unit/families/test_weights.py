@@ -11,12 +11,12 @@ import torch
 
 from detrkit.classes import COCO_CATEGORY_IDS, ClassMap
 from detrkit.errors import WeightsError
+from detrkit.families.build import get_family
 from detrkit.families.detr.layouts import hub_to_published, published_to_hub
 from detrkit.families.detr.model import Detr, build_detr
 from detrkit.families.detr.weights import coco_class_map, read_weights, write_hub, write_published
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
-from detrkit.families.registry import get_family
 from detrkit.families.transfer import load_exactly, match_slots, transfer
 from detrkit.families.weights import Weights
 from detrkit.nn.backbones import SMALL_BACKBONES
@@ -48,7 +48,7 @@ def test_r101_has_713_tensors():
 def test_parameters_of_the_preset_are_what_models_says(name: str):
     config = preset_config(name).model
     with torch.device("meta"):
-        count = sum(p.numel() for p in get_family(config.family).build(config, 91).parameters())
+        count = sum(p.numel() for p in get_family(config).build(config, 91).parameters())
     assert count / 1e6 == pytest.approx(PRESETS[name].params_m, abs=0.15)
 
 

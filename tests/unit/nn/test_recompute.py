@@ -11,8 +11,8 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from detrkit.config import ModelConfig, update_config
+from detrkit.families.build import get_family
 from detrkit.families.recipes import preset_config
-from detrkit.families.registry import get_family
 from detrkit.nn.backbones.resnet import build_resnet
 from detrkit.nn.recompute import set_recompute
 from tests.parity.conftest import padded_batch
@@ -30,7 +30,7 @@ def small_config(**changes: object) -> ModelConfig:
 def build(**changes: object) -> nn.Module:
     torch.manual_seed(0)
     config = small_config(**changes)
-    return get_family(config.family).build(config, 3).train()
+    return get_family(config).build(config, 3).train()
 
 
 def work(model: nn.Module, *, bf16: bool = False, padded: bool = True) -> tuple[Tensor, Tensor, int]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from detrkit.data.formats.coco.read import load_coco_table
-from detrkit.preflight.data_questions import judge_category_ids
+from detrkit.preflight.data_questions import check_category_ids
 from tests.unit.data.factory import annotation, coco, image_entry, write
 
 ROBOFLOW = [
@@ -24,7 +24,7 @@ GROUPS = [
 def names(folder: Path, categories: list[dict[str, object]], used: list[int]) -> list[str]:
     entries = [annotation(number, category_id=category_id) for number, category_id in enumerate(used)]
     table = load_coco_table(write(folder, coco([image_entry()], entries, categories)))
-    return [judgement.name for judgement in judge_category_ids("train", table)]
+    return [result.name for result in check_category_ids("train", table)]
 
 
 @pytest.mark.parametrize(

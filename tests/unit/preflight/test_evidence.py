@@ -8,7 +8,7 @@ import pytest
 
 from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.read import read_coco
-from detrkit.preflight.data_questions import judge_offset
+from detrkit.preflight.data_questions import check_offset
 from detrkit.preflight.evidence import (
     CHANCE,
     Patches,
@@ -121,11 +121,11 @@ def test_real_sets_are_sound_and_shuffled_ones_are_not(name: str, shared_data: P
 def test_boxes_written_by_their_centre_fit_better_where_they_belong(name: str, shared_data: Path):
     annotations, images = SETS[name]
     index, _ = read_coco(shared_data / annotations, shared_data / images)
-    assert judge_offset("train", offset_evidence(index, shared_data / images)) == []
+    assert check_offset("train", offset_evidence(index, shared_data / images)) == []
     sizes = index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]
     for shift in (0.5, -0.5):
         wrong = dataclasses.replace(index, boxes_xyxy=index.boxes_xyxy + np.tile(shift * sizes, 2))
-        (fault,) = judge_offset("train", offset_evidence(wrong, shared_data / images))
+        (fault,) = check_offset("train", offset_evidence(wrong, shared_data / images))
         assert fault.name == "boxes_off_by_half"
         assert fault.figures["shift"] == -shift
 
@@ -133,4 +133,4 @@ def test_boxes_written_by_their_centre_fit_better_where_they_belong(name: str, s
 def test_few_objects_tell_nothing_of_an_offset(tmp_path: Path):
     write_synthetic(tmp_path, train_images=8, val_images=2, size=64)
     index, _ = read_coco(tmp_path / "annotations/instances_train2017.json", tmp_path / "train2017")
-    assert judge_offset("train", offset_evidence(index, tmp_path / "train2017")) == []
+    assert check_offset("train", offset_evidence(index, tmp_path / "train2017")) == []

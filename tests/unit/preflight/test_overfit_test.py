@@ -4,8 +4,8 @@ import math
 
 import torch
 
-from detrkit.preflight.overfit_test import Rehearsal, Trial
-from detrkit.preflight.training_questions import judge_rehearsal
+from detrkit.preflight.overfit_test import OverfitTest, Trial
+from detrkit.preflight.training_questions import check_overfit_test
 from detrkit.types import Batch, GroundTruth
 
 
@@ -14,14 +14,14 @@ def trial(lr: float, *losses: float, apart: float = 0.1) -> Trial:
     return Trial(lr, losses, terms, tuple(0.0 * loss for loss in losses), 0.1, (0.1, apart))
 
 
-def rehearsal(main: Trial, *slower: Trial) -> Rehearsal:
+def overfit(main: Trial, *slower: Trial) -> OverfitTest:
     truth = GroundTruth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (0,))
     batch = Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, dtype=torch.bool), truth, ())
-    return Rehearsal(main, slower, (0.1, 0.1), 1, (8, 8), torch.nn.Identity(), batch)
+    return OverfitTest(main, slower, (0.1, 0.1), 1, (8, 8), torch.nn.Identity(), batch)
 
 
 def names(main: Trial, *slower: Trial, pretrained: bool = False, preset_lr: float | None = None) -> set[str]:
-    return {item.name for item in judge_rehearsal(rehearsal(main, *slower), preset_lr, pretrained)}
+    return {item.name for item in check_overfit_test(overfit(main, *slower), preset_lr, pretrained)}
 
 
 def test_loss_that_ends_at_once_is_a_rate_too_high_where_slower_ones_go_on():

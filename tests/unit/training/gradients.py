@@ -16,8 +16,8 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.families.build import build_model
+from detrkit.families.family import build_criterion
 from detrkit.families.recipes import preset_config
-from detrkit.families.registry import build_criterion
 from detrkit.training.loop import fit
 from detrkit.types import Batch, GroundTruth
 
@@ -97,7 +97,7 @@ def _step(
 ) -> dict[str, Tensor]:
     config = _config(case, accumulate)
     torch.manual_seed(0)
-    model = build_model(config, CLASSES)
+    model = build_model(config, CLASSES).model
     gradients: dict[str, Tensor] = {}
     with _noting_gradients(model, gradients):
         loader: Any = _Loader(batches)

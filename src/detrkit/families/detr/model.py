@@ -12,7 +12,9 @@ from detrkit.config import AidsConfig
 from detrkit.families.detr.aids import DetrAids, Queries, take_apart
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.initialization import initialize, initialize_aids
+from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.nn.backbones import build_backbone
+from detrkit.nn.backbones.resnet import ResNetBackbone
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import LearnedPosition, SinePosition
 from detrkit.nn.selection import locate_cells
@@ -33,7 +35,7 @@ class Detr(nn.Module):
     """A backbone, a transformer, object queries, and a class and a box head.
 
     Args:
-        backbone: Gives features ``[B, C, h, w]`` and their padding mask; has ``num_channels``.
+        backbone: Gives features ``[B, C, h, w]`` and their padding mask.
         position: Gives position encodings of a feature map as tokens.
         transformer: Encoder and decoder.
         hidden_dim: Features D.
@@ -41,6 +43,7 @@ class Detr(nn.Module):
         num_slots: Label slots S; the head has S + 1 rows, the last for no-object.
         position_at_input: Positions are added to the encoder's input too, and queries start as themselves.
         query_reference: Boxes are offsets from a learned reference box of each query.
+        part_rules: How its parts are named.
 
     Attributes:
         aids: Further queries in training; see :func:`add_aids`.
@@ -49,7 +52,7 @@ class Detr(nn.Module):
 
     def __init__(
         self,
-        backbone: nn.Module,
+        backbone: ResNetBackbone,
         position: nn.Module,
         transformer: Transformer,
         *,
@@ -58,15 +61,15 @@ class Detr(nn.Module):
         num_slots: int,
         position_at_input: bool = False,
         query_reference: bool = False,
+        part_rules: tuple[PartRule, ...] = (),
     ):
         super().__init__()
-        channels = backbone.num_channels
-        assert isinstance(channels, int)
+        self.part_rules = part_rules
         self.transformer = transformer
         self.class_embed = nn.Linear(hidden_dim, num_slots + 1)
         self.bbox_embed = MLP(hidden_dim, hidden_dim, 4, num_layers=3)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
-        self.input_proj = nn.Conv2d(channels, hidden_dim, kernel_size=1)
+        self.input_proj = nn.Conv2d(backbone.channels[-1], hidden_dim, kernel_size=1)
         self.backbone = nn.ModuleList((backbone, position))
         self.position_at_input = position_at_input
         self.reads_tokens = False
@@ -136,8 +139,9 @@ def build_detr(config: DetrConfig, num_slots: int) -> Detr:
     position: nn.Module = LearnedPosition(dim)
     if config.position == "sine":
         position = SinePosition(dim, config.position_temperature, config.position_scale)
+    backbone = build_backbone(config)
     model = Detr(
-        build_backbone(config),
+        backbone,
         position,
         Transformer(encoder, decoder),
         hidden_dim=dim,
@@ -145,9 +149,28 @@ def build_detr(config: DetrConfig, num_slots: int) -> Detr:
         num_slots=num_slots,
         position_at_input=config.position_at_input,
         query_reference=config.query_reference,
+        part_rules=_part_rules(config, len(backbone.channels)),
     )
     initialize(model, config)
     return model
+
+
+def _part_rules(config: DetrConfig, stages: int) -> tuple[PartRule, ...]:
+    """Return how the parts are named: 18 layers deep in all for ResNet-50."""
+    decoder = config.decoder_layers
+    encoder = decoder + config.encoder_layers
+    return (
+        *backbone_rules(stages, encoder + 2),
+        PartRule(r"backbone\.1\.", "position", encoder + 1),
+        PartRule(r"input_proj\.", "input_proj", encoder + 1),
+        PartRule(r"transformer\.encoder\.norm\.", "encoder.norm", decoder + 1),
+        PartRule(r"transformer\.encoder\.layers\.(\d+)\.", "encoder.layer{}", encoder, first=1),
+        PartRule(r"transformer\.decoder\.norm\.", "decoder.norm"),
+        PartRule(r"transformer\.decoder\.layers\.(\d+)\.", "decoder.layer{}", decoder, first=1),
+        PartRule(r"query_embed\.|query_reference$", "queries", decoder),
+        PartRule(r"class_embed\.", "class_head"),
+        PartRule(r"bbox_embed\.", "box_head"),
+    )
 
 
 def add_aids(model: Detr, config: DetrConfig, aids: AidsConfig) -> None:

@@ -191,11 +191,9 @@ def _merge(wanted: DetrConfig, found: DetrConfig, path: Path) -> DetrConfig:
                 f"{path} holds a model with {field} {getattr(found, field)}, but {wanted.preset} has "
                 f"{getattr(wanted, field)}; leave the model out to take what the file says"
             )
-    return wanted.model_copy(
-        update={"backbone_norm": found.backbone_norm, "frozen_stages": found.frozen_stages}
-        if wanted.backbone_norm == "auto"
-        else {}
-    )
+    if wanted.backbone_norm != "auto":
+        return wanted
+    return wanted.model_copy(update={"backbone_norm": found.backbone_norm, "frozen_stages": found.frozen_stages})
 
 
 def _class_map(state: Mapping[str, Tensor], hub_config: Mapping[str, Any]) -> ClassMap:

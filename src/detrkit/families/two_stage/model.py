@@ -9,11 +9,14 @@ Shapes: B images, H x W pixels, M tokens of all levels, D features, Q queries, L
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from detrkit.config import AidsConfig, ModelConfig
 from detrkit.errors import ConfigError
+from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.families.two_stage.config import TwoStageConfig
 from detrkit.losses.scoring import SOFTMAX
 from detrkit.nn.backbones import build_backbone
@@ -89,6 +92,7 @@ class TwoStageDetr(nn.Module):
         dim: Features D.
         num_queries: Queries Q, the most objects an image can have.
         num_slots: Label slots S; heads have S + 1 rows, the last for no-object.
+        part_rules: How its parts are named.
 
     Attributes:
         aids: Parts of training; see :func:`add_aids`.
@@ -105,8 +109,10 @@ class TwoStageDetr(nn.Module):
         dim: int,
         num_queries: int,
         num_slots: int,
+        part_rules: tuple[PartRule, ...] = (),
     ):
         super().__init__()
+        self.part_rules = part_rules
         self.backbone = nn.ModuleList((backbone, position))
         self.levels = levels
         self.pyramid = pyramid
@@ -165,10 +171,9 @@ class TwoStageDetr(nn.Module):
 
     def _encode(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Memory, Cells]:
         """The image as tokens of all levels, and where they lie."""
-        backbone, position = self.backbone
-        assert isinstance(backbone, ResNetBackbone)
+        backbone: Any = self.backbone[0]
         maps, masks = zip(*backbone.pyramid(images, padding_mask, self.levels), strict=True)
-        mixed, mixed_masks = self.pyramid(maps, masks, position)
+        mixed, mixed_masks = self.pyramid(maps, masks, self.backbone[1])
         shapes_hw = [(int(x.shape[-2]), int(x.shape[-1])) for x in mixed]
         cells = locate_cells(shapes_hw, mixed_masks, images.device)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in mixed], dim=1)
@@ -213,7 +218,7 @@ def build_two_stage(config: TwoStageConfig, num_slots: int) -> TwoStageDetr:
     dim = config.hidden_dim
     backbone = build_backbone(config)
     norm = "group" if config.backbone_norm in ("auto", "group") else "batch"
-    channels = backbone.stage_channels[-2:] if config.levels > 1 else backbone.stage_channels[-1:]
+    channels = backbone.channels[-2:] if config.levels > 1 else backbone.channels[-1:]
     encoder = None
     if config.encoder_layers:
         layer = (dim, config.num_heads, config.ffn_dim, config.dropout, config.pre_norm)
@@ -237,6 +242,22 @@ def build_two_stage(config: TwoStageConfig, num_slots: int) -> TwoStageDetr:
         dim=dim,
         num_queries=config.num_queries,
         num_slots=num_slots,
+        part_rules=_part_rules(config, len(backbone.channels)),
+    )
+
+
+def _part_rules(config: TwoStageConfig, stages: int) -> tuple[PartRule, ...]:
+    decoder = config.decoder_layers
+    return (
+        *backbone_rules(stages, decoder + 3),
+        PartRule(r"pyramid\.", "pyramid", decoder + 2),
+        PartRule(r"token_proj\.|token_norm\.", "selection", decoder + 1),
+        PartRule(r"token_heads\.class_embed\.", "selection.class_head", decoder + 1),
+        PartRule(r"token_heads\.bbox_embed\.", "selection.box_head", decoder + 1),
+        PartRule(r"decoder\.query_pos\.", "queries", decoder),
+        PartRule(r"decoder\.layers\.(\d+)\.", "decoder.layer{}", decoder, first=1),
+        PartRule(r"decoder\.class_embed\.", "class_head"),
+        PartRule(r"decoder\.bbox_embed\.", "box_head"),
     )
 
 

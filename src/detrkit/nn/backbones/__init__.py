@@ -1,4 +1,4 @@
-"""Backbones: image in, one feature map out, with its padding mask. Each has ``num_channels``."""
+"""Backbones: image in, one feature map out, with its padding mask."""
 
 from __future__ import annotations
 

@@ -5,7 +5,7 @@ it is folded into the convolution before it, which saves two passes over every a
 at zero in front of every layer that looks at neighbours, so that an image inside a padded batch gets the
 features it would get alone (with torchvision's forward, biases leak in from the padding).
 
-Shapes: B images, H x W pixels, C = ``num_channels``.
+Shapes: B images, H x W pixels, C channels of the last stage.
 """
 
 from __future__ import annotations
@@ -30,15 +30,13 @@ class ResNetBackbone(Recomputing):
 
     Args:
         body: A torchvision ResNet without its classifier, or anything with the same parts.
-        num_channels: Channels of the last stage.
         frozen_stages: How many stages are not trained, the stem counting as the first.
         exact_padding: Keep padding at zero inside the network; False repeats the published code.
     """
 
-    def __init__(self, body: nn.Module, num_channels: int, *, frozen_stages: int = 0, exact_padding: bool = True):
+    def __init__(self, body: nn.Module, *, frozen_stages: int = 0, exact_padding: bool = True):
         super().__init__()
         self.body = body
-        self.num_channels = num_channels
         self.exact_padding = exact_padding
         stem = nn.ModuleList((body.conv1, body.bn1))  # type: ignore[arg-type]
         for stage in [stem, *self._stages()][:frozen_stages]:
@@ -49,7 +47,7 @@ class ResNetBackbone(Recomputing):
         return [getattr(self.body, name) for name in names if hasattr(self.body, name)]
 
     @property
-    def stage_channels(self) -> list[int]:
+    def channels(self) -> list[int]:
         """Channels of every stage, fine to coarse."""
         blocks: list[Any] = [stage[-1] for stage in self._stages()]
         return [(block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels for block in blocks]
@@ -212,9 +210,8 @@ def build_resnet(
     body = getattr(torchvision.models, name)(
         weights=None, norm_layer=NORMS[norm], replace_stride_with_dilation=(False, False, dilation)
     )
-    num_channels = body.fc.in_features
     del body.fc, body.avgpool
-    return ResNetBackbone(body, num_channels, frozen_stages=frozen_stages, exact_padding=exact_padding)
+    return ResNetBackbone(body, frozen_stages=frozen_stages, exact_padding=exact_padding)
 
 
 def build_tiny(
@@ -241,4 +238,4 @@ def build_tiny(
     for module in body.modules():
         if isinstance(module, nn.Conv2d):
             nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
-    return ResNetBackbone(body, before, exact_padding=exact_padding)
+    return ResNetBackbone(body, exact_padding=exact_padding)

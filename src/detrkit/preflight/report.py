@@ -1,4 +1,4 @@
-"""What a preflight says: one judgement per question, and a verdict."""
+"""The results of a preflight: one per question, and a verdict."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import dataclasses
 import enum
 from collections.abc import Mapping
 from typing import Any
+
+import msgspec
 
 
 class Outcome(enum.StrEnum):
@@ -18,7 +20,7 @@ class Outcome(enum.StrEnum):
 
 
 @dataclasses.dataclass(frozen=True)
-class Judgement:
+class CheckResult:
     """The answer to one question.
 
     Args:
@@ -36,34 +38,30 @@ class Judgement:
     figures: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def line(self) -> str:
-        """For people."""
-        mark = {
-            Outcome.FAULT: "FAULT  ",
-            Outcome.WARNING: "WARNING",
-            Outcome.NOTE: "note   ",
-            Outcome.OK: "ok     ",
-        }
+        """Return the answer for people."""
+        urgent = self.outcome in (Outcome.FAULT, Outcome.WARNING)
+        mark = self.outcome.upper() if urgent else self.outcome
         advice = f" -> {self.advice}" if self.advice else ""
-        return f"{mark[self.outcome]} {self.name}: {self.found}{advice}"
+        return f"{mark:7} {self.name}: {self.found}{advice}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Verdict:
-    """All judgements of a preflight."""
+class PreflightReport:
+    """The results of a preflight."""
 
-    judgements: tuple[Judgement, ...]
+    results: tuple[CheckResult, ...]
 
     @property
     def ready(self) -> bool:
-        """Whether no fault was found."""
+        """Return whether no fault was found."""
         return not self.of(Outcome.FAULT)
 
-    def of(self, outcome: Outcome) -> tuple[Judgement, ...]:
-        """The judgements of one outcome."""
-        return tuple(judgement for judgement in self.judgements if judgement.outcome == outcome)
+    def of(self, outcome: Outcome) -> tuple[CheckResult, ...]:
+        """Return the results of one outcome."""
+        return tuple(result for result in self.results if result.outcome == outcome)
 
     def summary(self) -> str:
-        """The verdict in a sentence, with its reasons."""
+        """Return the verdict in a sentence, with its reasons."""
         faults, warnings = self.of(Outcome.FAULT), self.of(Outcome.WARNING)
         doubts = f"; {len(warnings)} to look at: {_names(warnings)}" if warnings else ""
         if faults:
@@ -71,17 +69,10 @@ class Verdict:
         return f"READY{doubts}"
 
     def to_dict(self) -> dict[str, Any]:
-        """For JSON."""
-        return {
-            "schema_version": 1,
-            "ready": self.ready,
-            "summary": self.summary(),
-            "judgements": [
-                {**dataclasses.asdict(judgement), "outcome": judgement.outcome.value}
-                for judgement in self.judgements
-            ],
-        }
+        """Return what ``verdict.json`` holds."""
+        found = msgspec.to_builtins(self.results)
+        return {"schema_version": 1, "ready": self.ready, "summary": self.summary(), "judgements": found}
 
 
-def _names(judgements: tuple[Judgement, ...]) -> str:
-    return ", ".join(dict.fromkeys(judgement.name for judgement in judgements))
+def _names(results: tuple[CheckResult, ...]) -> str:
+    return ", ".join(dict.fromkeys(result.name for result in results))
