@@ -18,7 +18,8 @@ from benchmarks.convergence.data_sets import DATA_SETS
 from benchmarks.convergence.peers import PEERS
 from benchmarks.convergence.recipes import RECIPES
 from detrkit.files import atomic_file
-from detrkit.visual.picture import COLORS, STYLE, save_figure
+from detrkit.visual.chart import COLORS
+from detrkit.visual.picture import STYLE, save_figure
 
 Result = Mapping[str, Any]
 

@@ -14,7 +14,8 @@ from detrkit.evaluation.bootstrap import LEAST_IMAGES
 from detrkit.evaluation.coco import known
 from detrkit.visual.chart import Chart, Series
 from detrkit.visual.interactive_charts import Charts
-from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Section, Table, Text, Value
+from detrkit.visual.page import Block, Card, Cards, Gallery, Section, Text
+from detrkit.visual.table import Column, Table, Value
 from detrkit.visual.text import shortened
 
 MOST_PICTURES = 12

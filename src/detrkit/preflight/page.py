@@ -12,7 +12,8 @@ from detrkit.preflight.overfit_test import OverfitTest, Trial
 from detrkit.preflight.report import PreflightReport
 from detrkit.visual.chart import Chart, Line, Series
 from detrkit.visual.interactive_charts import Charts
-from detrkit.visual.page import Block, Column, Gallery, Picture, Section, Table, Text, write_page
+from detrkit.visual.page import Block, Gallery, Picture, Section, Text, write_page
+from detrkit.visual.table import Column, Table
 
 
 def write_preflight_page(

@@ -12,7 +12,8 @@ from detrkit.config import Config
 from detrkit.files import atomic_file
 from detrkit.profiling.advice import Advice
 from detrkit.profiling.measure import Measured
-from detrkit.visual.page import Block, Card, Cards, Column, Section, Table, Text, Value, write_page
+from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
+from detrkit.visual.table import Column, Table, Value
 
 
 @dataclasses.dataclass(frozen=True)

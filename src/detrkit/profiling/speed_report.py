@@ -15,7 +15,8 @@ from detrkit.latency import Latency
 from detrkit.profiling.speed import Setting, Speed, SpeedRow, device_of
 from detrkit.visual.chart import Chart, Line, Series
 from detrkit.visual.interactive_charts import BarChart, Charts
-from detrkit.visual.page import Block, Card, Cards, Column, Section, Table, Text, Value, write_page
+from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
+from detrkit.visual.table import Column, Table, Value
 from detrkit.visual.text import shortened
 
 EXPLANATION = (

@@ -14,8 +14,9 @@ from detrkit.robustness.generalization import DataResult, Generalization
 from detrkit.robustness.study import Robustness
 from detrkit.visual.chart import Chart, Line, Series
 from detrkit.visual.interactive_charts import Charts
-from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Picture, Section, Table, Text, Value
+from detrkit.visual.page import Block, Card, Cards, Gallery, Picture, Section, Text
 from detrkit.visual.page import write_page as write
+from detrkit.visual.table import Column, Table, Value
 
 _STRIP_WIDTH = 260
 _GAP = 6

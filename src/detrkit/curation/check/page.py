@@ -14,19 +14,8 @@ from detrkit.data.faults import Finding, Location, Severity
 from detrkit.errors import ImageError
 from detrkit.ops.images import decode_image
 from detrkit.visual.drawing import draw_objects
-from detrkit.visual.page import (
-    Block,
-    Card,
-    Cards,
-    Column,
-    Gallery,
-    Picture,
-    Section,
-    Table,
-    Text,
-    Value,
-    write_page,
-)
+from detrkit.visual.page import Block, Card, Cards, Gallery, Picture, Section, Text, write_page
+from detrkit.visual.table import Column, Table, Value
 
 PICTURES_PER_KIND = 8
 MOST_BYTES = 10_000_000
