@@ -7,6 +7,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from detrkit.errors import DataError, listed
@@ -79,7 +80,7 @@ class ClassMap:
 
     @classmethod
     def from_categories(cls, categories: Sequence[Mapping[str, Any]]) -> ClassMap:
-        """Class map of a COCO ``categories`` list, ordered by category id."""
+        """Make the class map of a COCO ``categories`` list, ordered by category id."""
         ordered = sorted(categories, key=lambda category: int(category["id"]))
         return cls(
             names=tuple(str(category["name"]) for category in ordered),
@@ -88,29 +89,23 @@ class ClassMap:
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any]) -> ClassMap:
-        """The inverse of :meth:`to_dict`."""
-        return cls(
-            names=tuple(data["names"]),
-            category_ids=tuple(data["category_ids"]),
-            slots=tuple(data["slots"]),
-            num_slots=int(data["num_slots"]),
-        )
+        """Make the map again of what :meth:`to_dict` gave.
+
+        Raises:
+            ValueError: A key is missing, or of another type.
+        """
+        return msgspec.convert(data, cls)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain lists, ready for JSON."""
-        return {
-            "names": list(self.names),
-            "category_ids": list(self.category_ids),
-            "slots": list(self.slots),
-            "num_slots": self.num_slots,
-        }
+        """Return plain values, ready for JSON."""
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
 
     def class_id_by_category(self) -> dict[int, int]:
-        """Map from the data set's category id to the contiguous class id."""
+        """Return a map from the data set's category id to the contiguous class id."""
         return {category_id: class_id for class_id, category_id in enumerate(self.category_ids)}
 
     def class_id_by_name(self) -> dict[str, int]:
-        """Map from class name to contiguous class id (the first, where a name repeats)."""
+        """Return a map from class name to contiguous class id (the first, where a name repeats)."""
         return {name: class_id for class_id, name in reversed(list(enumerate(self.names)))}
 
     def select(self, class_ids: Sequence[int]) -> ClassMap:

@@ -1,11 +1,10 @@
-"""Instruments that are read before and after a piece of work: peak memory, floating-point operations."""
+"""Measures of the hardware: peak memory, floating-point operations, instructions of the CPU."""
 
 from __future__ import annotations
 
 import contextlib
 import resource
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +29,7 @@ class PeakMemory:
         self._device = device
 
     def now(self) -> int:
-        """In use at this moment."""
+        """Return the memory in use at this moment."""
         if self._cuda:
             return torch.cuda.memory_allocated(self._device)
         return int(psutil.Process().memory_info().rss)
@@ -44,7 +43,7 @@ class PeakMemory:
             _CLEAR_REFS.write_text("5", encoding="ascii")
 
     def peak(self) -> int:
-        """The most since then."""
+        """Return the most since then."""
         if self._cuda:
             return torch.cuda.max_memory_allocated(self._device)
         if _STATUS.exists():
@@ -55,32 +54,19 @@ class PeakMemory:
         return most if sys.platform == "darwin" else most * 1024
 
     def limit(self) -> int:
-        """All there is."""
+        """Return all the memory there is."""
         if self._cuda:
             return int(torch.cuda.get_device_properties(self._device).total_memory)
         return int(psutil.virtual_memory().total)
 
 
-class FlopCount:
-    """Floating-point operations counted so far, a multiplication and an addition being two."""
+def count_flops() -> FlopCounterMode:
+    """Count floating-point operations inside ``with``: those of matrix products, convolutions and attention.
 
-    def __init__(self, counter: FlopCounterMode):
-        self._counter = counter
-
-    @property
-    def total(self) -> int:
-        """Of everything inside :func:`count_flops` up to now."""
-        return int(self._counter.get_total_flops())
-
-
-@contextlib.contextmanager
-def count_flops() -> Iterator[FlopCount]:
-    """Count those of matrix products, convolutions and attention inside, backward included; the rest is little.
-
-    What is computed twice by :mod:`detrkit.nn.recompute` counts twice: count without it for a utilisation.
+    The rest is little. A multiplication and an addition are two; backward is included. What is computed twice by
+    :mod:`detrkit.nn.recompute` counts twice: count without it for a utilisation.
     """
-    with FlopCounterMode(display=False) as counter:
-        yield FlopCount(counter)
+    return FlopCounterMode(display=False)
 
 
 def has_fast_bf16() -> bool:

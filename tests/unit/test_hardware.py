@@ -35,11 +35,11 @@ def test_products_and_convolutions_are_counted_forward_and_backward():
     linear, x = nn.Linear(20, 30, bias=False), torch.randn(10, 20, requires_grad=True)
     with count_flops() as count:
         linear(x).sum().backward()
-    assert count.total == 3 * 2 * 10 * 20 * 30  # forward, gradient of x, gradient of the weight
+    assert count.get_total_flops() == 3 * 2 * 10 * 20 * 30  # forward, gradient of x, gradient of the weight
     conv, image = nn.Conv2d(3, 8, 3, bias=False, padding=1), torch.randn(2, 3, 16, 16)
     with count_flops() as count:
         conv(image).sum().backward()  # images need no gradient
-    assert count.total == 2 * (2 * 2 * 16 * 16 * 8 * 3 * 9)
+    assert count.get_total_flops() == 2 * (2 * 2 * 16 * 16 * 8 * 3 * 9)
 
 
 @pytest.mark.parametrize(

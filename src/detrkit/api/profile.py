@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from detrkit.config import DEFAULT_PRESET, Config, read_config, update_config
-from detrkit.data.cache import find_cache, needed_size
+from detrkit.data.cache import find_cache
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import read_split
+from detrkit.data.transforms import needed_size
 from detrkit.distributed import make_fabric
 from detrkit.errors import UsageError
 from detrkit.families.build import is_run, prepare_model

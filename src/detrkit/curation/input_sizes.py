@@ -19,7 +19,7 @@ from detrkit.config import TransformConfig
 from detrkit.data.coco import sample_seed
 from detrkit.data.index import CocoIndex
 from detrkit.data.transforms import train_transform
-from detrkit.preprocess import resized_size_hw
+from detrkit.preprocess import Preprocessing
 from detrkit.types import Target
 
 LIMITS = (8, 16, 32)
@@ -72,9 +72,8 @@ class InputStats:
 def eval_inputs(index: CocoIndex, config: TransformConfig) -> InputStats:
     """What evaluation and prediction show the model: computed for every object, since nothing is random."""
     sizes = index.sizes_hw.astype(np.float64)
-    resized = np.array(
-        [resized_size_hw((int(height), int(width)), config.eval_size, config.max_size) for height, width in sizes]
-    ).reshape(-1, 2)
+    rule = Preprocessing.from_config(config).resized_size_hw
+    resized = np.array([rule((int(height), int(width))) for height, width in sizes]).reshape(-1, 2)
     scale_xy = np.repeat((resized / sizes)[:, ::-1], np.diff(index.offsets), axis=0)
     one = ~index.iscrowd
     sides = ((index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]) * scale_xy)[one]

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detrkit.classes import SizeHW
-from detrkit.config import DataConfig, TransformConfig
+from detrkit.config import DataConfig
 from detrkit.data.formats import canonical_split
 from detrkit.data.index import CocoIndex, check_inside, pack_names
 from detrkit.errors import AnnotationError, DataError
@@ -94,18 +94,6 @@ class ImageCache:
 
     def __len__(self) -> int:
         return int(np.count_nonzero(self.sizes_hw[:, 0]))
-
-
-def needed_size(config: TransformConfig) -> DecodeTarget:
-    """How large the augmentation of a config wants its images.
-
-    A crop shows detail of a larger image; that of scale jitter is accounted for, the rare small IoU crop is not.
-    """
-    zoom = max(1.0, config.scale_jitter[1])
-    if not config.multi_scale:
-        return DecodeTarget(round(zoom * config.eval_size), round(zoom * config.max_size))
-    crop = max(config.crop_scales) if config.crop else 0
-    return DecodeTarget(round(zoom * max(config.scales)), round(zoom * config.max_size), round(zoom * crop))
 
 
 def default_cache_folder(data: str | os.PathLike[str]) -> Path:

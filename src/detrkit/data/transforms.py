@@ -8,7 +8,7 @@ masks is said in :mod:`detrkit.data.geometry`.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import torch
 from torch import Tensor
@@ -21,25 +21,14 @@ from detrkit.data.coco import Sample, Transform
 from detrkit.data.compose import ComposedTransform
 from detrkit.data.geometry import (
     crop_sample,
-    crop_target,
     flip_sample,
     pad_sample,
     resize_sample,
     select_objects,
 )
+from detrkit.ops.images import DecodeTarget
 from detrkit.preprocess import image_size_hw, resized_size_hw
 from detrkit.types import Target
-
-__all__ = [
-    "IoUCrop",
-    "RandomSizeCrop",
-    "ResizeShortSide",
-    "ScaleJitter",
-    "ZoomOut",
-    "crop_target",
-    "eval_transform",
-    "train_transform",
-]
 
 Step = Callable[[Tensor, Target], Sample]
 
@@ -71,6 +60,40 @@ def train_transform(config: TransformConfig, epochs: int | None = None, *, on_de
 def eval_transform(config: TransformConfig) -> Transform:
     """The resize of evaluation, without randomness."""
     return ResizeShortSide([config.eval_size], config.max_size)
+
+
+def needed_size(config: TransformConfig) -> DecodeTarget:
+    """Return how large the augmentation of a config wants its images to be read.
+
+    A crop shows detail of a larger image; that of scale jitter is accounted for, the rare small IoU crop is not.
+    """
+    zoom = max(1.0, config.scale_jitter[1])
+    if not config.multi_scale:
+        return DecodeTarget(round(zoom * config.eval_size), round(zoom * config.max_size))
+    crop = max(config.crop_scales) if config.crop else 0
+    return DecodeTarget(round(zoom * max(config.scales)), round(zoom * config.max_size), round(zoom * crop))
+
+
+def largest_outputs(config: TransformConfig, sizes_hw: Iterable[SizeHW]) -> set[SizeHW]:
+    """Return the largest sizes that images can have after the augmentation of training.
+
+    Args:
+        config: What is done.
+        sizes_hw: Sizes of the images before.
+    """
+    short = max(config.scales) if config.multi_scale else config.eval_size
+    sizes = {resized_size_hw(size, short, config.max_size) for size in sizes_hw} or {(short, short)}
+    if config.mosaic or config.mixup:
+        longest = config.max_size
+    else:  # crops of another shape than the image
+        aspects = [2.0] if config.iou_crop else []
+        if config.multi_scale and config.crop:
+            least, greatest = config.crop_range
+            aspects.append(greatest / least if min(config.crop_scales) >= least else config.max_size / short)
+        if not aspects:
+            return sizes
+        longest = max(short, min(config.max_size, int(max(aspects) * short)))
+    return sizes | {(short, longest), (longest, short)}
 
 
 def _steps(config: TransformConfig, on_device: bool, closed: bool) -> list[Step]:

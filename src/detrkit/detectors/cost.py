@@ -43,7 +43,7 @@ class Cost:
     input_shape: tuple[int, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return the figures ready for JSON."""
         return {**dataclasses.asdict(self), "input_shape": list(self.input_shape)}
 
 
@@ -101,7 +101,7 @@ def _detect(stages: Stages, images: Sequence[Tensor]) -> None:
 def _flops(stages: Stages, inputs: Any) -> int:
     with _frozen(stages.network), count_flops() as count:
         stages.forward(inputs)
-    return count.total
+    return int(count.get_total_flops())
 
 
 @contextlib.contextmanager

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from detrkit.detectors.stages import Stages, prepare
 from detrkit.errors import UsageError
 from detrkit.latency import Latency, Percentiles
 from detrkit.ops.images import decode_image
+from detrkit.preprocess import image_size_hw
 
 WARM_UP = 3
 REPEATS = 3
@@ -110,7 +111,7 @@ class Stopwatch:
             return 0
         sizes: dict[tuple[SizeHW, ...], int] = {}
         for number in range(self.batches):
-            sizes.setdefault(tuple(_size_hw(image) for image in self._batch(number)), number)
+            sizes.setdefault(tuple(image_size_hw(image) for image in self._batch(number)), number)
         for number in sizes.values():
             self._time(number)
         totals: list[int] = []
@@ -151,7 +152,7 @@ class Stopwatch:
     def _time(self, number: int) -> tuple[int, int, int]:
         """Nanoseconds of the three stages on one batch."""
         images = self._batch(number)
-        sizes = [_size_hw(image) for image in images]
+        sizes = [image_size_hw(image) for image in images]
         start = self._moment()
         inputs = prepare(self.stages, images)
         ready = self._moment()
@@ -187,7 +188,7 @@ def measure_decode(
 
 def with_decode(latency: Latency, files: Sequence[str | Path]) -> Latency:
     """The same with the time that its image files take to be read and decoded."""
-    return dataclasses.replace(latency, decode=measure_decode(files))
+    return msgspec.structs.replace(latency, decode=measure_decode(files))
 
 
 def device_name(device: torch.device) -> str:
@@ -199,7 +200,3 @@ def _settled(totals: Sequence[int]) -> bool:
     """Whether none of the latest runs, half of all, was much faster than the fastest before."""
     half = len(totals) // 2
     return half > 0 and min(totals[half:]) >= _SETTLED * min(totals[:half])
-
-
-def _size_hw(image: Tensor) -> SizeHW:
-    return int(image.shape[-2]), int(image.shape[-1])

@@ -290,7 +290,7 @@ class _Watch:
     def _inspect(self, looking: contextlib.ExitStack) -> None:
         """Count arithmetic, and what each forward keeps; slow, so these steps are not timed."""
         flops = looking.enter_context(count_flops())
-        looking.callback(lambda: setattr(self, "_flops", flops.total))
+        looking.callback(lambda: setattr(self, "_flops", flops.get_total_flops()))
         forward: dict[str, int] = {}
         counting = contextlib.ExitStack()
 

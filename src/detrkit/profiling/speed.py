@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -287,7 +288,7 @@ class _Row:
         """What was found."""
         if self._stopwatch is None or self.problem:
             return SpeedRow(self.setting, problem=self.problem)
-        latency = dataclasses.replace(self._stopwatch.read(), threads=self._threads)
+        latency = msgspec.structs.replace(self._stopwatch.read(), threads=self._threads)
         return SpeedRow(self.setting, latency, self._cost)
 
     def _try(self, work: Callable[[], None]) -> None:

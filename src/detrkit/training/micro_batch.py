@@ -20,8 +20,8 @@ from torch import nn
 from detrkit.classes import SizeHW
 from detrkit.config import Config, TransformConfig
 from detrkit.data.index import CocoIndex
+from detrkit.data.transforms import largest_outputs
 from detrkit.losses.criterion import Criterion, Normalizers
-from detrkit.preprocess import resized_size_hw
 from detrkit.training.forward_backward import Passes
 from detrkit.training.memory import available_bytes, free_memory, halved, is_out_of_memory, resident_bytes
 from detrkit.training.optim import apply_gradients
@@ -103,11 +103,8 @@ class FoundMicroBatch:
 
 def worst_case(config: TransformConfig, index: CocoIndex) -> WorstCase:
     """The largest image, the largest padded batch and the most objects that training can come to see."""
-    short = max(config.scales) if config.multi_scale else config.eval_size
     shapes = {(int(height), int(width)) for height, width in np.unique(index.sizes_hw, axis=0)}
-    sizes = {resized_size_hw(shape, short, config.max_size) for shape in shapes} or {(short, short)}
-    if (longest := _longest_of_crops(config, short)) is not None:
-        sizes |= {(short, longest), (longest, short)}
+    sizes = largest_outputs(config, shapes)
     counts = np.diff(np.concatenate(([0], np.cumsum(~index.iscrowd)))[index.offsets])
     composed = (4 if config.mosaic else 1) * (2 if config.mixup else 1)
     return WorstCase(
@@ -116,17 +113,6 @@ def worst_case(config: TransformConfig, index: CocoIndex) -> WorstCase:
         widest_hw=max(sizes, key=lambda size: (size[1], size[0])),
         objects=int(counts.max(initial=0)) * composed,
     )
-
-
-def _longest_of_crops(config: TransformConfig, short: int) -> int | None:
-    """The long side that an image of another shape than its file can have; None if no image has another shape."""
-    if config.mosaic or config.mixup:
-        return config.max_size
-    aspects = [2.0] if config.iou_crop else []
-    if config.multi_scale and config.crop:
-        least, greatest = config.crop_range
-        aspects.append(greatest / least if min(config.crop_scales) >= least else config.max_size / short)
-    return max(short, min(config.max_size, int(max(aspects) * short))) if aspects else None
 
 
 def find_micro_batch(

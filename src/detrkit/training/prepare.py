@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from detrkit.config import Config
 from detrkit.data.augment import augments_on_device
-from detrkit.data.cache import ImageCache, needed_size
+from detrkit.data.cache import ImageCache
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
-from detrkit.data.transforms import train_transform
+from detrkit.data.transforms import needed_size, train_transform
 from detrkit.families.presets import PRESETS
 
 

@@ -17,9 +17,10 @@ from torch import nn
 from detrkit.checkpoint import CheckpointStore
 from detrkit.classes import ClassMap
 from detrkit.config import Config, read_config, update_config, write_config
-from detrkit.data.cache import ImageCache, find_cache, needed_size
+from detrkit.data.cache import ImageCache, find_cache
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import Split, read_split, unknown_classes
+from detrkit.data.transforms import needed_size
 from detrkit.detectors.on_split import SplitEvaluator
 from detrkit.distributed import (
     Peers,

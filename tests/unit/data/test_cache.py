@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from detrkit.cli.data.cache import cache as cache_command
 from detrkit.config import DataConfig, TransformConfig
 from detrkit.data import cache_build
-from detrkit.data.cache import ImageCache, default_cache_folder, find_cache, needed_size, read_manifest
+from detrkit.data.cache import ImageCache, default_cache_folder, find_cache, read_manifest
 from detrkit.data.cache_build import CacheReport, build_cache, reduced_hw
 from detrkit.data.coco import CocoDataset, SampleKey, read_coco
 from detrkit.data.formats import find_split
@@ -390,13 +390,6 @@ def test_folder_that_cannot_be_used_is_refused(data: Path) -> None:
     default_cache_folder(data).write_text("a file")
     with pytest.raises(UsageError, match="it is a file"):
         build(data)
-
-
-def test_needed_size_follows_the_recipe() -> None:
-    assert needed_size(TransformConfig()) == DecodeTarget(800, 1333, 600)
-    assert needed_size(TransformConfig(crop=0.0)) == DecodeTarget(800, 1333, 0)
-    assert needed_size(TransformConfig(recipe="resize", eval_size=320, max_size=500)) == DecodeTarget(320, 500)
-    assert needed_size(TransformConfig(scale_jitter=(0.5, 2.0), crop=0.0)) == DecodeTarget(1600, 2666, 0)
 
 
 def test_cache_lies_beside_the_data(tmp_path: Path) -> None:

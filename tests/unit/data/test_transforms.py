@@ -7,16 +7,18 @@ from torchvision.transforms import v2
 
 from detrkit.config import TransformConfig
 from detrkit.data.coco import Sample
+from detrkit.data.geometry import crop_target
 from detrkit.data.transforms import (
     IoUCrop,
     RandomSizeCrop,
     ResizeShortSide,
     ScaleJitter,
     ZoomOut,
-    crop_target,
     eval_transform,
+    needed_size,
     train_transform,
 )
+from detrkit.ops.images import DecodeTarget
 from detrkit.types import Target
 
 RECTANGLE = (100, 60, 180, 140)
@@ -251,3 +253,10 @@ def test_options_that_are_off_draw_nothing() -> None:
     off = TransformConfig(zoom_out_factor=2.0, photometric_strength=0.5, close_after=0.5)
     train_transform(off, epochs=10)(*painted())
     assert torch.equal(torch.rand(()), expected)
+
+
+def test_needed_size_follows_the_recipe() -> None:
+    assert needed_size(TransformConfig()) == DecodeTarget(800, 1333, 600)
+    assert needed_size(TransformConfig(crop=0.0)) == DecodeTarget(800, 1333, 0)
+    assert needed_size(TransformConfig(recipe="resize", eval_size=320, max_size=500)) == DecodeTarget(320, 500)
+    assert needed_size(TransformConfig(scale_jitter=(0.5, 2.0), crop=0.0)) == DecodeTarget(1600, 2666, 0)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import msgspec
 import numpy as np
 import pytest
 import torch
@@ -117,6 +118,6 @@ def test_json_there_and_back(tmp_path: Path):
     latency = with_decode(plain, [file, file])
     assert latency.decode is not None
     for one in (plain, latency):
-        assert Latency.from_dict(json.loads(json.dumps(one.to_dict()))) == one
+        assert msgspec.convert(json.loads(json.dumps(one.to_dict())), Latency) == one
     with pytest.raises(DataError, match="no times"):
         measure_decode([])
