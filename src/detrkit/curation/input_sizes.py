@@ -1,4 +1,4 @@
-"""How large objects are when they reach the model, and how many the crops of training cut off.
+"""Sizes of objects as they reach the model, and how many the crops of training cut off.
 
 Shapes: M objects that were followed.
 """
@@ -34,14 +34,14 @@ class InputStats:
     """Objects as the model sees them.
 
     Args:
-        method: How they were found, in words.
-        images: Images that were followed.
-        objects: Objects in them, without crowd regions.
-        lost: Objects that did not reach the model.
-        cut: Objects that reached it with less than half of their box.
+        method: Way they were found, in words.
+        images: Number of images that were followed.
+        objects: Number of objects in them, without crowd regions.
+        lost: Number of objects that did not reach the model.
+        cut: Number of objects that reached it with less than half of their box.
         short_sides: Short side of each object that reached the model, in pixels of its input, float64 ``[M]``.
-        small_objects: Of those followed, small ones by COCO's count, under 32 x 32 pixels of the file.
-        small_lost: Of these, those that did not reach the model.
+        small_objects: Number of small ones by COCO's count, under 32 x 32 pixels of the file, of those followed.
+        small_lost: Number of these that did not reach the model.
     """
 
     method: str
@@ -54,13 +54,13 @@ class InputStats:
     small_lost: int
 
     def share_below(self, pixels: float) -> float:
-        """Share of the objects that reached the model with a short side under so many pixels, 0 to 1."""
+        """Return the share, 0 to 1, of the objects that reached the model with a shorter side than this."""
         return float((self.short_sides < pixels).mean()) if len(self.short_sides) else 0.0
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         points = np.percentile(self.short_sides, (5, 25, 50, 75, 95)) if len(self.short_sides) else np.zeros(5)
-        values = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        values = dataclasses.asdict(self)
         del values["short_sides"]
         return {
             **values,
@@ -70,7 +70,7 @@ class InputStats:
 
 
 def eval_inputs(index: CocoIndex, config: TransformConfig) -> InputStats:
-    """What evaluation and prediction show the model: computed for every object, since nothing is random."""
+    """Compute what evaluation and prediction show the model, for every object, since nothing is random."""
     sizes = index.sizes_hw.astype(np.float64)
     rule = Preprocessing.from_config(config).resized_size_hw
     resized = np.array([rule((int(height), int(width))) for height, width in sizes]).reshape(-1, 2)
@@ -98,17 +98,17 @@ def train_inputs(
     seed: int = 0,
     progress: Callable[[int, int], None] | None = None,
 ) -> InputStats:
-    """What training shows the model: the transforms themselves, run once on black images of the right sizes.
+    """Follow what training shows the model: its transforms, run once on black images of the right sizes.
 
     Objects are followed through flips, resizes and crops one by one. Mosaic and mixup are not run: they need more
     than one image.
 
     Args:
         index: Annotations.
-        config: The recipe.
-        most_images: Images with objects are drawn until there are so many.
-        seed: Of the draw and of the transforms.
-        progress: Called with images done and images in all.
+        config: Transforms of training.
+        most_images: Number of images with objects that are drawn.
+        seed: Seed of the draw and of the transforms.
+        progress: Function called with images done and images in all.
     """
     with_objects = np.flatnonzero(np.diff(index.offsets))
     rows = np.sort(np.random.default_rng(seed).permutation(with_objects)[:most_images])
@@ -143,7 +143,7 @@ def train_inputs(
 
 
 def _black_sample(index: CocoIndex, row: int) -> tuple[tv_tensors.Image, Target]:
-    """An image of the right size and its objects, labelled by position, so that they can be followed."""
+    """Make a black image of the right size and its objects, labelled by position to be followed."""
     height, width = (int(side) for side in index.sizes_hw[row])
     factor = min(1.0, math.sqrt(_MOST_PIXELS / (height * width)))
     size_hw = (max(1, round(height * factor)), max(1, round(width * factor)))

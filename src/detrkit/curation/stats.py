@@ -1,4 +1,4 @@
-"""What is in a data set, in numbers: classes, box sizes and shapes, objects per image, where they lie.
+"""Numbers of a data set: classes, box sizes and shapes, objects per image, where they lie.
 
 Shapes: I images, N objects of all of them, C classes.
 """
@@ -29,7 +29,7 @@ class Measures:
 
     Args:
         names: Class names, C of them.
-        category_ids: The data set's ids of them.
+        category_ids: The data set's ids of the classes.
         sizes_hw: Pixels, int64 ``[I, 2]``.
         image_rows: Image of each object, int64 ``[N]``, ascending.
         labels: int64 ``[N]``.
@@ -49,38 +49,34 @@ class Measures:
 
     @property
     def objects_per_image(self) -> np.ndarray:
-        """int64 ``[I]``."""
+        """Objects of each image, int64 ``[I]``."""
         return np.bincount(self.image_rows, minlength=len(self.sizes_hw)).astype(np.int64)
 
     @property
     def sides(self) -> np.ndarray:
         """Width and height of each box in pixels, float64 ``[N, 2]``."""
-        sides: np.ndarray = self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2]
-        return sides
+        return np.asarray(self.boxes_xyxy[:, 2:] - self.boxes_xyxy[:, :2])
 
     @property
     def relative_sizes(self) -> np.ndarray:
         """Square root of a box's share of its image, float64 ``[N]``, 0 to 1."""
-        relative: np.ndarray = np.sqrt(self.sides.prod(axis=1) / self.sizes_hw[self.image_rows].prod(axis=1))
-        return relative
+        return np.asarray(np.sqrt(self.sides.prod(axis=1) / self.sizes_hw[self.image_rows].prod(axis=1)))
 
     @property
     def aspects(self) -> np.ndarray:
         """Width over height of each box, float64 ``[N]``."""
-        aspects: np.ndarray = self.sides[:, 0] / self.sides[:, 1]
-        return aspects
+        return np.asarray(self.sides[:, 0] / self.sides[:, 1])
 
     @property
     def centers(self) -> np.ndarray:
         """Centre of each box (x, y), 0 to 1 of the image, float64 ``[N, 2]``."""
         middles = (self.boxes_xyxy[:, :2] + self.boxes_xyxy[:, 2:]) / 2
-        centers: np.ndarray = middles / self.sizes_hw[self.image_rows][:, ::-1]
-        return centers
+        return np.asarray(middles / self.sizes_hw[self.image_rows][:, ::-1])
 
 
 @dataclasses.dataclass(frozen=True)
 class Distribution:
-    """How values are spread; all 0 where there are none."""
+    """Spread of values; all 0 where there are none."""
 
     mean: float
     least: float
@@ -93,7 +89,7 @@ class Distribution:
 
     @classmethod
     def of(cls, values: np.ndarray) -> Distribution:
-        """Of any numbers."""
+        """Return the distribution of some numbers."""
         if not len(values):
             return cls(*[0.0] * 8)
         points = np.percentile(values, (0, 5, 25, 50, 75, 95, 100))
@@ -105,11 +101,11 @@ class ClassStats:
     """One class.
 
     Args:
-        name: Of the class.
+        name: Name of the class.
         category_id: The data set's id.
-        objects: Without crowd regions.
-        images: With at least one object.
-        crowds: Crowd regions.
+        objects: Number of objects without crowd regions.
+        images: Number of images with at least one object.
+        crowds: Number of crowd regions.
         median_side: Square root of the median box area, in pixels; 0 without objects.
     """
 
@@ -126,20 +122,20 @@ class SplitStats:
     """One split, or all of them together.
 
     Args:
-        images: How many.
-        empty_images: Without any object; crowd regions are no objects.
-        objects: Without crowd regions.
-        crowds: Crowd regions.
-        classes: In the order of the class map.
+        images: Number of images.
+        empty_images: Number of images without any object; crowd regions are no objects.
+        objects: Number of objects without crowd regions.
+        crowds: Number of crowd regions.
+        classes: Classes in the order of the class map.
         imbalance: Objects of the most frequent class over those of the rarest that has any; 0 without objects.
-        small: Objects that cover less than 32 x 32 pixels, by annotated area as COCO counts.
-        medium: Up to 96 x 96 pixels.
-        large: The rest.
+        small: Number of objects that cover less than 32 x 32 pixels, by annotated area as COCO counts.
+        medium: Number of those up to 96 x 96 pixels.
+        large: Number of the rest.
         relative_size: Square root of a box's share of its image, 0 to 1.
         aspect: Width over height of boxes.
-        objects_per_image: Of every image.
-        image_width: Pixels.
-        image_height: Pixels.
+        objects_per_image: Objects of every image.
+        image_width: Width in pixels.
+        image_height: Height in pixels.
         image_aspect: Width over height of images.
         image_sizes: The most frequent sizes (height, width) and how many images have them.
         center_heat: Objects whose centre lies in each cell of a grid over the image, int64
@@ -165,7 +161,7 @@ class SplitStats:
     center_heat: np.ndarray
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         values = dataclasses.asdict(self)
         values["image_sizes"] = [
             {"height": height, "width": width, "images": count} for height, width, count in self.image_sizes
@@ -179,9 +175,9 @@ class DatasetStats:
     """A data set.
 
     Args:
-        splits: By name; with more than one, ``all`` holds them together.
-        inputs: What reaches the model in training and evaluation, by ``train`` and ``eval``; may be empty.
-        advice: What deserves attention, in words.
+        splits: Numbers of each split by name; with more than one, ``all`` holds them together.
+        inputs: Objects that reach the model in training and evaluation, by ``train`` and ``eval``; may be empty.
+        advice: Sentences on what deserves attention.
     """
 
     splits: Mapping[str, SplitStats]
@@ -189,7 +185,7 @@ class DatasetStats:
     advice: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {
             "splits": {name: stats.to_dict() for name, stats in self.splits.items()},
             "inputs": {name: stats.to_dict() for name, stats in self.inputs.items()},
@@ -198,31 +194,29 @@ class DatasetStats:
 
 
 def measure(indexes: Sequence[CocoIndex]) -> Measures:
-    """The objects of one or more splits as columns; classes of several are joined by name."""
-    names = list(dict.fromkeys(name for index in indexes for name in index.class_map.names))
-    ids = {
-        name: category_id
-        for index in reversed(indexes)
-        for name, category_id in zip(index.class_map.names, index.class_map.category_ids, strict=True)
-    }
+    """Collect the objects of one or more splits as columns; classes of several are joined by name."""
+    maps = [index.class_map for index in indexes]
     if len(indexes) == 1:  # a name may repeat within one class map, whose classes stay apart
-        names = list(indexes[0].class_map.names)
-    position = {name: number for number, name in enumerate(names)}
+        classes = list(zip(maps[0].names, maps[0].category_ids, strict=True))
+        new_labels = [np.arange(len(classes))]
+    else:
+        id_of: dict[str, int] = {}
+        for class_map in maps:
+            id_of = dict(zip(class_map.names, class_map.category_ids, strict=True)) | id_of
+        classes = [(name, id_of[name]) for name in dict.fromkeys(name for one in maps for name in one.names)]
+        position = {name: number for number, (name, _) in enumerate(classes)}
+        new_labels = [np.array([position[name] for name in one.names], dtype=np.int64) for one in maps]
     columns: list[tuple[np.ndarray, ...]] = []
     first_image = 0
-    for index in indexes:
+    for index, new_label in zip(indexes, new_labels, strict=True):
         rows = np.repeat(np.arange(len(index)), np.diff(index.offsets)) + first_image
-        to_label = np.array([position[name] for name in index.class_map.names], dtype=np.int64)
-        labels = index.labels if len(indexes) == 1 else to_label[index.labels]
-        one = ~index.iscrowd
+        labels, one = new_label[index.labels], ~index.iscrowd
         columns.append((rows[one], labels[one], index.boxes_xyxy[one], index.area[one], labels[~one]))
         first_image += len(index)
     image_rows, labels, boxes, area, crowd_labels = (np.concatenate(parts) for parts in zip(*columns, strict=True))
     return Measures(
-        names=tuple(names),
-        category_ids=(
-            indexes[0].class_map.category_ids if len(indexes) == 1 else tuple(ids[name] for name in names)
-        ),
+        names=tuple(name for name, _ in classes),
+        category_ids=tuple(number for _, number in classes),
         sizes_hw=np.concatenate([index.sizes_hw for index in indexes]).astype(np.int64),
         image_rows=image_rows,
         labels=labels,
@@ -233,7 +227,7 @@ def measure(indexes: Sequence[CocoIndex]) -> Measures:
 
 
 def split_stats(measures: Measures) -> SplitStats:
-    """The numbers of some images."""
+    """Compute the numbers of some images."""
     counts = measures.objects_per_image
     height, width = measures.sizes_hw.T
     classes = _class_stats(measures)
@@ -270,12 +264,12 @@ def dataset_stats(
     inputs: Mapping[str, InputStats] | None = None,
     num_queries: int | None = None,
 ) -> DatasetStats:
-    """The numbers of every split and of all together, and what deserves attention in them.
+    """Compute the numbers of every split and of all together, and what deserves attention in them.
 
     Args:
         splits: Annotations by name of the split; at least one.
-        inputs: From :mod:`detrkit.curation.input_sizes`.
-        num_queries: Of the model, the most objects it can find in an image.
+        inputs: Objects that reach the model, from :mod:`detrkit.curation.input_sizes`.
+        num_queries: Number of queries of the model, the most objects it can find in an image.
     """
     found = {name: split_stats(measure([index])) for name, index in splits.items()}
     if len(found) > 1:
