@@ -1,4 +1,4 @@
-"""Reading a data set in any layout and writing it in another."""
+"""Conversion of a data set from any layout to another."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from detrkit.classes import ClassMap
-from detrkit.config import DataConfig
-from detrkit.data.faults import ReadReport
 from detrkit.data.formats import (
     FORMATS,
     WRITTEN_FORMATS,
     Layout,
     SplitFiles,
-    canonical_split,
-    find_split,
     find_splits,
 )
 from detrkit.data.formats.output import Progress, WriteOptions
@@ -26,12 +22,13 @@ from detrkit.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedSplit:
-    """One split that was converted: where it came from, what it holds, what was repaired on reading."""
+    """One split that was converted: its layout and the reason for it, its numbers, what reading repaired."""
 
-    files: SplitFiles
+    layout: str
+    reason: str
     images: int
     objects: int
-    report: ReadReport
+    findings: list[str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,37 +36,22 @@ class Converted:
     """A converted data set.
 
     Args:
-        path: Its folder.
-        format: What was written.
-        splits: By name.
-        classes: Their names.
-        notes: What the format could not hold, in words.
+        path: Folder of it.
+        format: Format that was written.
+        classes: Names of the classes.
+        notes: Sentences on what the format could not hold.
+        splits: Converted splits by name.
     """
 
     path: Path
     format: str
-    splits: Mapping[str, ConvertedSplit]
     classes: tuple[str, ...]
     notes: tuple[str, ...]
+    splits: Mapping[str, ConvertedSplit]
 
     def to_dict(self) -> dict[str, object]:
-        """For JSON."""
-        return {
-            "path": str(self.path),
-            "format": self.format,
-            "classes": list(self.classes),
-            "notes": list(self.notes),
-            "splits": {
-                name: {
-                    "layout": split.files.layout,
-                    "reason": split.files.reason,
-                    "images": split.images,
-                    "objects": split.objects,
-                    "findings": split.report.lines(),
-                }
-                for name, split in self.splits.items()
-            },
-        }
+        """Return plain values for JSON."""
+        return {**dataclasses.asdict(self), "path": str(self.path)}
 
 
 def convert_data(
@@ -96,10 +78,10 @@ def convert_data(
         to: Format to write.
         layout: Layout to read; auto: by what lies there.
         splits: Names of splits; all if not given.
-        copy: Copy images instead of linking them.
-        decimals: For VOC: fractions of pixels instead of whole ones.
-        say: Told what was recognised and repaired.
-        progress: Called with images written and images in all.
+        copy: Whether to copy images instead of linking them.
+        decimals: Whether VOC gets fractions of pixels instead of whole ones.
+        say: Function told what was recognised and repaired.
+        progress: Function called with images written and images in all.
 
     Raises:
         UsageError: ``out`` is not empty, or there is no such format, folder or split.
@@ -108,10 +90,14 @@ def convert_data(
     write = FORMATS[to].write if to in FORMATS else None
     if write is None:
         raise UsageError(f"cannot write {to!r}; expected one of {', '.join(WRITTEN_FORMATS)}")
-    found = _found(data, layout, splits)
-    read = {split: read_split_files(files) for split, files in found.items()}
-    for split, (index, report) in read.items():
-        files = found[split]
+    found = find_splits(data, layout, splits)
+    read = {}
+    converted = {}
+    for split, files in found.items():
+        index, report = read[split] = read_split_files(files)
+        converted[split] = ConvertedSplit(
+            files.layout, files.reason, len(index), len(index.labels), report.lines()
+        )
         say(f"{split}: {len(index)} images, {len(index.labels)} objects; {files.layout}: {files.reason}")
         for line in report.lines():
             say(line)
@@ -119,27 +105,12 @@ def convert_data(
     sources = {split: files.annotations for split, files in found.items() if files.format == "coco"}
     options = WriteOptions(copy=copy, progress=progress, sources=sources, decimals=decimals)
     written = write(Path(out), parts, options)
-    return Converted(
-        path=written.path,
-        format=to,
-        splits={
-            split: ConvertedSplit(found[split], len(index), len(index.labels), report)
-            for split, (index, report) in read.items()
-        },
-        classes=tuple(dict.fromkeys(name for index, _ in read.values() for name in index.class_map.names)),
-        notes=written.notes,
-    )
-
-
-def _found(data: str | Path, layout: Layout, splits: Sequence[str] | None) -> dict[str, SplitFiles]:
-    if not splits:
-        return find_splits(data, layout)
-    config = DataConfig(layout=layout)
-    return {canonical_split(name): find_split(data, name, config) for name in splits}
+    names = dict.fromkeys(name for index, _ in read.values() for name in index.class_map.names)
+    return Converted(written.path, to, tuple(names), written.notes, converted)
 
 
 def _from_one(index: CocoIndex, files: SplitFiles) -> CocoIndex:
-    """The index with category ids from 1, as COCO has them, where the source counts from 0 by its format."""
+    """Number category ids from 1, as COCO has them, where the source counts from 0 by its format."""
     class_map = index.class_map
     if files.format != "yolo":
         return index

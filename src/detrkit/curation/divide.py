@@ -1,4 +1,4 @@
-"""Writing parts of a data set as data sets of their own: splits, and small samples."""
+"""Parts of a data set written as data sets of their own: splits, and small samples."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 
 from detrkit.curation.duplicates import MAX_DISTANCE, fingerprints, near_duplicates, same_source
 from detrkit.curation.subsets import check_shares, class_shares, sample_rows, split_rows
-from detrkit.data.formats import Layout, SplitFiles, canonical_split, find_splits
+from detrkit.data.formats import Layout, SplitFiles, find_splits
 from detrkit.data.formats.coco.write import write_coco
-from detrkit.data.formats.output import WriteOptions
+from detrkit.data.formats.output import WriteOptions, check_new_folder
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_split_files
 from detrkit.errors import DataError, UsageError
@@ -29,10 +29,10 @@ class Part:
     """One part that was written.
 
     Args:
-        name: Of the split.
-        images: In it.
-        objects: Annotations, crowd regions included.
-        classes: Classes with at least one object.
+        name: Name of the split.
+        images: Number of images.
+        objects: Number of annotations, crowd regions included.
+        classes: Number of classes with at least one object.
     """
 
     name: str
@@ -43,15 +43,15 @@ class Part:
 
 @dataclasses.dataclass(frozen=True)
 class DivideResult:
-    """What was written.
+    """A data set that was written.
 
     Args:
-        path: The folder.
-        parts: In the order asked for.
-        groups: Groups of images that were kept together.
-        largest_group: Images of the largest.
+        path: Folder of it.
+        parts: Parts in the order asked for.
+        groups: Number of groups of images that were kept together.
+        largest_group: Number of images of the largest.
         deviation: Mean difference between the share of a class's images in a part and the share asked for, 0 to 1.
-        notes: What deserves attention, in words.
+        notes: Sentences on what deserves attention.
     """
 
     path: Path
@@ -62,7 +62,7 @@ class DivideResult:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, ready for JSON."""
+        """Return plain values, ready for JSON."""
         return {**dataclasses.asdict(self), "path": str(self.path)}
 
 
@@ -85,23 +85,26 @@ def split_data(
     Args:
         data: Folder in any layout, COCO JSON file or data.yaml.
         out: New or empty folder.
-        shares: By name of the new split, summing to 1.
-        split: Which split to divide; may be left out where there is only one.
-        layout: Forces a layout.
-        seed: Of the division.
-        group: Keep near-duplicates, and files that Roboflow made from one, in the same part.
+        shares: Share of the images by name of the new split, summing to 1.
+        split: Split to divide; may be left out where there is only one.
+        layout: Layout to take it for.
+        seed: Seed of the division.
+        group: Whether near-duplicates, and files that Roboflow made from one, stay in the same part.
         max_distance: Bits of 256 by which the hashes of near-duplicates differ at most.
-        copy: Copy images; otherwise they are hard-linked where possible.
-        say: Told what was found.
-        progress: Told of images compared and written, and of how many of both there are.
+        copy: Whether to copy images; otherwise they are hard-linked where possible.
+        say: Function told what was found.
+        progress: Function told of images compared and written, and of how many of both there are.
 
     Raises:
         UsageError: The shares cannot be, ``out`` is not empty, or it is not clear which split is meant.
         DataError: The data set cannot be read, or is too small for so many parts.
     """
     check_shares(shares)
-    _check_empty(Path(out))
-    files = _only_split(find_splits(data, layout), split, data)
+    check_new_folder(Path(out))
+    found = find_splits(data, layout, [split] if split else None)
+    if len(found) > 1:
+        raise UsageError(f"{data} is divided already, into {', '.join(found)}; name the one to divide: --split")
+    files = next(iter(found.values()))
     index = _read(files, say)
     total = 2 * len(index) if group else len(index)
     hashing = None if progress is None else lambda done, _all: progress(done, total)
@@ -141,21 +144,21 @@ def sample_data(
     Args:
         data: Folder in any layout, COCO JSON file or data.yaml.
         out: New or empty folder.
-        count: Images in all, shared among the splits in proportion to their size.
-        splits: Which ones; all if None.
-        layout: Forces a layout.
-        seed: Of the choice.
-        min_per_class: Images that each class gets at least in each split, where possible.
-        copy: Copy images; otherwise they are hard-linked where possible.
-        say: Told what was found.
-        progress: Told of images written.
+        count: Number of images in all, shared among the splits in proportion to their size.
+        splits: Names of splits; all if None.
+        layout: Layout to take it for.
+        seed: Seed of the choice.
+        min_per_class: Number of images that each class gets at least in each split, where possible.
+        copy: Whether to copy images; otherwise they are hard-linked where possible.
+        say: Function told what was found.
+        progress: Function told of images written.
 
     Raises:
         UsageError: ``count`` is under the number of splits, ``out`` is not empty, or there is no such split.
         DataError: The data set cannot be read.
     """
-    _check_empty(Path(out))
-    found = _chosen(find_splits(data, layout), splits, data)
+    check_new_folder(Path(out))
+    found = find_splits(data, layout, splits)
     if count < len(found):
         raise UsageError(f"asked for {count} images, expected at least one for each of: {', '.join(found)}")
     indexes = {name: _read(files, say) for name, files in found.items()}
@@ -171,22 +174,6 @@ def sample_data(
     return DivideResult(path, _summaries(parts), 0, 0, 0.0, tuple(notes))
 
 
-def _only_split(found: Mapping[str, SplitFiles], split: str | None, data: str | Path) -> SplitFiles:
-    if split is None and len(found) > 1:
-        raise UsageError(f"{data} is divided already, into {', '.join(found)}; name the one to divide: --split")
-    return next(iter(_chosen(found, None if split is None else [split], data).values()))
-
-
-def _chosen(
-    found: Mapping[str, SplitFiles], splits: Sequence[str] | None, data: str | Path
-) -> Mapping[str, SplitFiles]:
-    wanted = list(found) if not splits else list(dict.fromkeys(map(canonical_split, splits)))
-    unknown = [name for name in wanted if name not in found]
-    if unknown:
-        raise UsageError(f"{data} has no split {unknown[0]!r}; it has {', '.join(found)}")
-    return {name: found[name] for name in wanted}
-
-
 def _read(files: SplitFiles, say: Say) -> CocoIndex:
     index, report = read_split_files(files)
     for line in report.lines():
@@ -197,7 +184,7 @@ def _read(files: SplitFiles, say: Say) -> CocoIndex:
 def _groups(
     index: CocoIndex, images: Path, max_distance: int, progress: Progress | None
 ) -> tuple[list[np.ndarray], list[str]]:
-    """Images that must stay together, and what to say of them."""
+    """Group the images that must stay together, and say of those that could not be compared."""
     names = [index.file_name(row) for row in range(len(index))]
     prints = fingerprints([images / name for name in names], progress=progress)
     groups = [*near_duplicates(prints, max_distance), *same_source(names)]
@@ -222,7 +209,7 @@ def _size_notes(
 
 
 def _shared_out(count: int, sizes: Sequence[int]) -> list[int]:
-    """``count`` in whole numbers, in proportion to the sizes, at least 1 each, by the largest remainder."""
+    """Share ``count`` out in whole numbers, in proportion to sizes, at least 1 each, by largest remainder."""
     exact = np.array(sizes) * min(count, sum(sizes)) / sum(sizes)
     quotas = np.maximum(np.floor(exact).astype(np.int64), 1)
     for place in np.argsort(quotas - exact, kind="stable"):
@@ -231,12 +218,6 @@ def _shared_out(count: int, sizes: Sequence[int]) -> list[int]:
     while quotas.sum() > count:
         quotas[int(np.argmax(quotas))] -= 1
     return [int(quota) for quota in quotas]
-
-
-def _check_empty(out: Path) -> None:
-    """Before minutes of work, say that their result would have no place."""
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise UsageError(f"{out} is there already and not empty; give a new folder, so that nothing is mixed")
 
 
 def _write(

@@ -26,7 +26,7 @@ def run(*words: object):
 def test_stats_print_tables_and_write_a_page(data: Path, tmp_path: Path):
     result = run("stats", data, "--html", tmp_path / "page.html", *SMALL)
     assert result.exit_code == 0, result.output
-    for expected in ("images", "classes with objects", "disc", "at the model's input", "median"):
+    for expected in ("images", "classes with objects", "disc", "At the model's input", "median"):
         assert expected in result.output
     assert result.output.splitlines()[-1] == f"Written to {tmp_path / 'page.html'}"
     assert "shapes: data set" in (tmp_path / "page.html").read_text(encoding="utf-8")

@@ -133,7 +133,7 @@ def test_wrong_requests(tmp_path: Path) -> None:
     write(tmp_path / "a", coco([image_entry()], [annotation()])).rename(tmp_path / "a" / "train.json")
     with pytest.raises(UsageError, match="cannot write 'csv'; expected one of coco, yolo, voc"):
         convert_data(tmp_path / "a", tmp_path / "out", "csv")  # type: ignore[arg-type]
-    with pytest.raises(DataError, match="has no split 'val'"):
+    with pytest.raises(UsageError, match="has no split 'val'"):
         convert_data(tmp_path / "a", tmp_path / "out", "coco", splits=["val"])
     with pytest.raises(DataError, match=r"no data set found; looked for Pascal VOC"):
         convert_data(tmp_path / "a", tmp_path / "out", "coco", layout="voc")

@@ -86,10 +86,10 @@ def _queries(model: str) -> int:
 
 def _check_target(html: Path | None, fix: Path | None) -> None:
     """Refuse before minutes of work what would be refused after them."""
-    if fix is not None and fix.exists() and (not fix.is_dir() or any(fix.iterdir())):
-        raise UsageError(
-            f"--fix {fix} exists and is not empty; give a new folder, so that nothing is lost or mixed"
-        )
+    from detrkit.data.formats.output import check_new_folder
+
+    if fix is not None:
+        check_new_folder(fix)
     if html is not None and html.is_dir():
         raise UsageError(f"--html {html} is a folder, expected the name of a file")
 

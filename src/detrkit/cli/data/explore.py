@@ -11,7 +11,7 @@ import typer
 from detrkit.cli.data.convert import DataArgument, LayoutOption, checked_layout
 from detrkit.cli.shared import JsonOption, errors, fail, free_folder, progress_bar, quiet, say
 from detrkit.config import DEFAULT_PRESET
-from detrkit.errors import UsageError, counted
+from detrkit.errors import counted
 
 if TYPE_CHECKING:
     from detrkit.config import Config
@@ -143,12 +143,7 @@ def _config(model: str, assignments: list[str] | None) -> Config:
 
 
 def _splits(data: Path, layout: str, wanted: list[str] | None) -> dict[str, SplitFiles]:
-    """The wanted splits of a data set, all if none are named."""
-    from detrkit.data.formats import canonical_split, find_splits
+    """Find the wanted splits of a data set, all if none are named."""
+    from detrkit.data.formats import find_splits
 
-    found = find_splits(data, checked_layout(layout))  # type: ignore[arg-type]
-    names = list(dict.fromkeys(map(canonical_split, wanted))) if wanted else list(found)
-    for name in names:
-        if name not in found:
-            raise UsageError(f"{data} has no split {name!r}; it has {', '.join(found)}; choose with --split")
-    return {name: found[name] for name in names}
+    return find_splits(data, checked_layout(layout), wanted)  # type: ignore[arg-type]

@@ -64,22 +64,30 @@ def find_split(root: str | Path | None, split: str, config: DataConfig | None = 
     return _with_others(files, others)
 
 
-def find_splits(data: str | Path, layout: Layout = "auto") -> dict[str, SplitFiles]:
-    """Every split of a data set, by canonical name, train first.
+def find_splits(
+    data: str | Path, layout: Layout = "auto", wanted: Sequence[str] | None = None
+) -> dict[str, SplitFiles]:
+    """Find the splits of a data set, by canonical name, train first.
 
-    Lists that repeat other splits, such as VOC's trainval, are left out where those are there.
+    Lists that repeat other splits, such as VOC's trainval, are left out where those are there and nobody asks.
 
     Args:
-        data: Its folder, its data.yaml, or one COCO JSON file.
-        layout: Forces a layout; auto: by what lies there.
+        data: Folder of the data set, its data.yaml, or one COCO JSON file.
+        layout: Layout to take it for; auto: by what lies there.
+        wanted: Names of splits, in this order; all if there are none.
 
     Raises:
-        UsageError: There is no such folder or file.
+        UsageError: There is no such folder or file, or no such split.
         DataError: No split is found.
     """
     candidates, others = _candidates(Path(data), layout)
     names = sorted(candidates, key=lambda name: (name != "train", name != "val", name))
     kept = [name for name in names if not any(part in candidates for part in COMBINED_SPLITS.get(name, ()))]
+    if wanted:
+        kept = list(dict.fromkeys(map(canonical_split, wanted)))
+        unknown = [name for name in kept if name not in candidates]
+        if unknown:
+            raise UsageError(f"{data} has no split {unknown[0]!r}; it has {', '.join(names)}")
     return {name: _with_others(candidates[name].files(), others) for name in kept}
 
 

@@ -31,18 +31,27 @@ RESERVED_SPLITS = frozenset({"all", "annotations", "images", "imagesets", "jpegi
 _NO_LINK = frozenset({errno.EXDEV, errno.EPERM, errno.EACCES, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS})
 
 
+def check_new_folder(out: Path) -> None:
+    """Refuse a folder that cannot be written to; asked for before minutes of work, too.
+
+    Raises:
+        UsageError: It is a file, or holds something already.
+    """
+    if out.exists() and not out.is_dir():
+        raise UsageError(f"{out} is a file, expected a folder to write to; give another")
+    if out.is_dir() and any(out.iterdir()):
+        raise UsageError(f"{out} is not empty; give a new folder, so that nothing is lost or mixed")
+
+
 @contextlib.contextmanager
 def new_folder(out: Path) -> Iterator[Path]:
-    """A folder to fill, which becomes ``out`` only when all of it is there.
+    """Make a folder to fill, which becomes ``out`` only when all of it is there.
 
     Raises:
         UsageError: ``out`` is a file, holds something already, or cannot be made.
     """
     out = Path(os.path.abspath(out))  # noqa: PTH100 - resolve() would follow a link that is to be replaced
-    if out.exists() and not out.is_dir():
-        raise UsageError(f"{out} is a file, expected a folder to write to; give another")
-    if out.is_dir() and any(out.iterdir()):
-        raise UsageError(f"{out} is not empty; give a new folder, so that nothing is lost or mixed")
+    check_new_folder(out)
     temporary = out.with_name(f".{out.name}.{uuid.uuid4().hex[:8]}.partial")
     try:
         temporary.mkdir(parents=True)
