@@ -17,17 +17,15 @@ from detrkit.detectors.detector import Detector
 from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import measure_latency, with_decode
 from detrkit.detectors.on_split import EvalTarget, bind_target, collect, read_split_for
-from detrkit.detectors.stages import ModelStages
+from detrkit.detectors.stages import ModelStages, Stages
 from detrkit.errors import DataError, DetrkitError
 from detrkit.evaluation.analysis import Evaluation, Origin, Progress, analyze, check_resamples
 from detrkit.evaluation.bootstrap import RESAMPLES
-from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.report import write_evaluation
 from detrkit.files import make_folder
 from detrkit.latency import Latency
 from detrkit.training.run import Say
 
-LATENCY_IMAGES = 24
 _MOST_PIXELS = 100e6  # of all images held for timing: 300 MB
 
 
@@ -50,8 +48,7 @@ def evaluate(
     """Measure a model on a data set: all 12 COCO numbers, how sure they are, and what explains them.
 
     Args:
-        model: Anything that :func:`load` takes; ``torchvision:NAME``, ``hf:ID`` or a file of detections as
-            :func:`detrkit.detectors.find.find_target` describes; a detector, or a subject.
+        model: Model, as :func:`detrkit.detectors.find.find_target` takes it.
         data: Folder of the data set, or one COCO JSON file; the run's own if the model is a run.
         split: Name of the split.
         out: Folder for the report, ``metrics.json``, ``detections.json`` (COCO result format) and the rest; if not
@@ -60,78 +57,37 @@ def evaluate(
         device: As in :func:`load`.
         precision: As in :func:`load`.
         preset: Preset the weights are for, where the file cannot tell.
-        explain: Find out why; otherwise only the numbers and their intervals.
-        resamples: Of the bootstrap behind the intervals; 0 for none.
-        latency_images: Images to time the model on; 0 for none.
-        say: Where messages for people go.
+        explain: True to find out why; otherwise only the numbers and their intervals.
+        resamples: Resamples of the bootstrap behind the intervals; 0 for none.
+        latency_images: Images to time the model on, one by one; 0 for none. A file of detections is not timed.
+        say: Called with messages for people.
         progress: Called with what is being done, steps done and steps in all.
 
     Returns:
         ``evaluation["AP"]``, ``evaluation.per_class[0]``, and the parts that explain.
-    """
-    subject = find_target(model, preset, device, precision)
-    part, where = read_split_for([subject], split, data)
-    folder = None if out is None else make_folder(out)
-    subject = bind_target(subject, part)
-    for line in [*part.lines(), *unknown_classes(subject.class_map, part)]:
-        say(line)
-    evaluation, evaluator = evaluate_subject(
-        subject,
-        part,
-        origin=origin_of(subject, part, where, split),
-        batch_size=batch_size,
-        explain=explain,
-        resamples=resamples,
-        latency_images=latency_images,
-        progress=progress,
-    )
-    if folder is not None:
-        write_evaluation(folder, evaluation, evaluator)
-    return evaluation
-
-
-def evaluate_subject(
-    subject: EvalTarget,
-    split: Split,
-    *,
-    origin: Origin | None = None,
-    batch_size: int | None = None,
-    explain: bool = True,
-    resamples: int = RESAMPLES,
-    latency_images: int = 0,
-    progress: Progress | None = None,
-) -> tuple[Evaluation, CocoEvaluator]:
-    """Run a subject over a split, measure and explain.
-
-    Args:
-        subject: What detects.
-        split: The images and annotations.
-        origin: What was evaluated on what, for the report.
-        batch_size: Images at once; no number depends on it.
-        explain: As for :func:`detrkit.evaluation.analysis.analyze`.
-        resamples: As there.
-        latency_images: Images to time the model on, one by one; 0 for none. What cannot be run is not timed.
-        progress: As there.
-
-    Returns:
-        The result, and the evaluator that holds all detections.
 
     Raises:
-        DataError: No class of the subject is a class of the split, or an image cannot be read.
-        UsageError: ``resamples`` are too few.
+        DataError: No class of the model is a class of the split, or an image cannot be read.
+        UsageError: The model or split is nothing that is known, or ``resamples`` are too few.
     """
     check_resamples(resamples)
-    count = len(split.index)
-    tell = None if progress is None else lambda done: progress("evaluating", done, count)
-    subject = bind_target(subject, split)
-    evaluator = collect(subject, split, batch_size=batch_size, progress=tell)
+    # the model and the data, and what a person should know of them
+    target = find_target(model, preset, device, precision)
+    part, where = read_split_for([target], split, data)
+    folder = None if out is None else make_folder(out)
+    target = bind_target(target, part)
+    for line in [*part.lines(), *unknown_classes(target.class_map, part)]:
+        say(line)
+    # all detections, then their numbers and reasons
+    tell = None if progress is None else functools.partial(_tell_images, progress, len(part.index))
+    evaluator = collect(target, part, batch_size=batch_size, progress=tell)
     latency = None
-    if latency_images > 0 and subject.stages is not None:
-        latency = _latency(subject, split, latency_images, progress)
-    pictures = SplitPictures(split)
+    if latency_images > 0 and target.stages is not None:
+        latency = _latency(target.stages, part, latency_images, progress)
+    pictures = SplitPictures(part)
     evaluation = analyze(
         evaluator,
-        origin=origin or origin_of(subject, split),
+        origin=origin_of(target, part, where, split),
         explain=explain,
         resamples=resamples,
         file_names=pictures.file_names,
@@ -139,14 +95,16 @@ def evaluate_subject(
         latency=latency,
         progress=progress,
     )
-    return evaluation, evaluator
+    if folder is not None:
+        write_evaluation(folder, evaluation, evaluator)
+    return evaluation
 
 
 class SplitPictures:
     """The images of a split, in the order in which evaluation has them.
 
     Args:
-        split: The images.
+        split: Split.
     """
 
     def __init__(self, split: Split):
@@ -156,10 +114,10 @@ class SplitPictures:
         self.file_names = [split.index.file_name(row) for row in self._rows]
 
     def read(self, row: int) -> np.ndarray | None:
-        """An image in the annotations' pixels, uint8 ``[H, W, 3]``; None if it cannot be read.
+        """Return an image in the annotations' pixels, uint8 ``[H, W, 3]``; None if it cannot be read.
 
         Args:
-            row: Of the truth's images.
+            row: Row of the truth's images.
         """
         try:
             image: np.ndarray = self._dataset.read_image(self._rows[row]).permute(1, 2, 0).numpy()
@@ -172,13 +130,13 @@ class SplitPictures:
 
 
 def origin_of(subject: EvalTarget, split: Split, data: str = "", split_name: str = "") -> Origin:
-    """What is known of where a result comes from.
+    """Return what is known of where a result comes from.
 
     Args:
-        subject: What detects.
-        split: The images.
-        data: What people call the data set.
-        split_name: And its split.
+        subject: Detector.
+        split: Images.
+        data: Name of the data set.
+        split_name: Name of the split.
     """
     config = subject.config if isinstance(subject, Detector) else None
     settings: dict[str, str | int | float | bool | None] = {}
@@ -201,7 +159,7 @@ def origin_of(subject: EvalTarget, split: Split, data: str = "", split_name: str
 
 
 def _trained_on(config: Config, split: Split) -> bool:
-    """Whether a run's training images are those of a split."""
+    """Return True if a run's training images are those of a split."""
     if config.data.root is None and config.data.train_annotations is None:
         return False
     try:
@@ -211,9 +169,8 @@ def _trained_on(config: Config, split: Split) -> bool:
     return (own.annotations.resolve(), own.listings) == (split.files.annotations.resolve(), split.files.listings)
 
 
-def _latency(subject: EvalTarget, split: Split, count: int, progress: Progress | None) -> Latency:
-    """Times on images taken evenly from the split."""
-    assert subject.stages is not None
+def _latency(stages: Stages, split: Split, count: int, progress: Progress | None) -> Latency:
+    """Time stages on images taken evenly from the split."""
     dataset = CocoDataset(split.index, split.files.images, None, on_bad_image="error")
     rows = np.unique(np.linspace(0, len(split.index) - 1, min(count, len(split.index))).astype(int)).tolist()
     images: list[Tensor] = []
@@ -222,5 +179,9 @@ def _latency(subject: EvalTarget, split: Split, count: int, progress: Progress |
         if sum(image.shape[-2] * image.shape[-1] for image in images) > _MOST_PIXELS:
             break
     tell = None if progress is None else functools.partial(progress, "timing")
-    latency = measure_latency(subject.stages, images, repeats=1, progress=tell)
+    latency = measure_latency(stages, images, repeats=1, progress=tell)
     return with_decode(latency, [dataset.images / split.index.file_name(row) for row in rows[: len(images)]])
+
+
+def _tell_images(progress: Progress, count: int, done: int) -> None:
+    progress("evaluating", done, count)

@@ -16,9 +16,10 @@ from detrkit.cli.shared import (
     JsonOption,
     ModelArgument,
     PrecisionOption,
-    checked_precision,
+    SplitOption,
     errors,
     free_folder,
+    given,
     progress_bar,
     quiet,
     say,
@@ -40,7 +41,7 @@ def evaluate(
             "all.",
         ),
     ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Split to evaluate on.")] = "val",
+    split: SplitOption = None,
     out: Annotated[
         Path | None,
         typer.Option(
@@ -50,9 +51,9 @@ def evaluate(
         ),
     ] = None,
     resamples: Annotated[
-        int,
-        typer.Option(min=0, metavar="N", help="Of the images, for confidence intervals; 0 for none."),
-    ] = 1000,
+        int | None,
+        typer.Option(min=0, metavar="N", help="Of the images, for intervals; 0 for none, 1,000 if not given."),
+    ] = None,
     explain: Annotated[
         bool, typer.Option(help="Find out why: errors, thresholds, calibration, failures, suspect labels.")
     ] = True,
@@ -75,11 +76,12 @@ def evaluate(
         ),
     ] = None,
     severities: Annotated[
-        str, typer.Option(metavar="NUMBERS", help="Of --corruptions, 1 to 5, with commas between.")
-    ] = "1,2,3,4,5",
+        str | None,
+        typer.Option(metavar="NUMBERS", help="Of --corruptions, 1 to 5, with commas between; all if not given."),
+    ] = None,
     batch_size: BatchOption = 4,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "32",
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
     preset: AsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -89,23 +91,16 @@ def evaluate(
     or --classes, give one table instead of the report; --corruptions AP on worse and worse images.
     """
     with errors():
-        checked = checked_precision(precision)
-        given = data or []
-        loading = {
-            "split": split,
-            "batch_size": batch_size,
-            "device": device,
-            "precision": checked,
-            "preset": preset,
-            "say": quiet if as_json else say,
-        }
+        sets = data or []
+        options = given(split=split, batch_size=batch_size, device=device, precision=precision, preset=preset)
+        options["say"] = quiet if as_json else say
         if corruptions is not None:
-            if classes is not None or len(given) > 1:
+            if classes is not None or len(sets) > 1:
                 raise UsageError("--corruptions takes one --data and no --classes")
-            _corrupt(model, next(iter(given), None), corruptions, severities, out, as_json, loading)
+            _corrupt(model, next(iter(sets), None), corruptions, severities, out, as_json, options)
             return
-        if classes is not None or len(given) > 1:
-            _generalize(model, given, classes, out, as_json, loading)
+        if classes is not None or len(sets) > 1:
+            _generalize(model, sets, classes, out, as_json, options)
             return
         from detrkit.api.evaluate import evaluate as measure
         from detrkit.evaluation.report import metrics_content
@@ -114,13 +109,13 @@ def evaluate(
         with step_bar(hidden=as_json) as progress:
             evaluation = measure(
                 model,
-                next(iter(given), None),
+                next(iter(sets), None),
                 out=folder,
                 explain=explain,
-                resamples=resamples,
                 latency_images=latency,
                 progress=progress,
-                **loading,
+                **given(resamples=resamples),
+                **options,
             )
         if as_json:
             typer.echo(json.dumps(metrics_content(evaluation), indent=1))
@@ -137,14 +132,14 @@ def _generalize(
     classes: Path | None,
     out: Path | None,
     as_json: bool,
-    loading: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> None:
     """One table of several data sets."""
     from detrkit.api.generalize import generalize
 
     folder = out or free_folder(Path("generalization"))
     with progress_bar("evaluating", as_json) as progress:
-        found = generalize(model, data, classes=classes, out=folder, progress=progress, **loading)
+        found = generalize(model, data, classes=classes, out=folder, progress=progress, **options)
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1))
         return
@@ -156,17 +151,19 @@ def _corrupt(
     model: str,
     data: Path | None,
     corruptions: str,
-    severities: str,
+    severities: str | None,
     out: Path | None,
     as_json: bool,
-    loading: Mapping[str, Any],
+    options: Mapping[str, Any],
 ) -> None:
     """AP against corruption and severity; ``--out`` of one that was stopped goes on with it."""
     from detrkit.api.generalize import corrupt
 
-    numbers = severities.split(",")
-    if not all(number.strip() in {"1", "2", "3", "4", "5"} for number in numbers):
-        raise UsageError(f"--severities is {severities!r}, expected numbers 1 to 5 with commas between")
+    numbers = None
+    if severities is not None:
+        if not all(number.strip() in {"1", "2", "3", "4", "5"} for number in severities.split(",")):
+            raise UsageError(f"--severities is {severities!r}, expected numbers 1 to 5 with commas between")
+        numbers = sorted({int(number) for number in severities.split(",")})
     folder = out or free_folder(Path("robustness"))
     if out is None and not as_json:
         say(f"Results go to {folder}; if this is stopped, go on with --out {folder}")
@@ -175,10 +172,10 @@ def _corrupt(
             model,
             data,
             corruptions=[name.strip() for name in corruptions.split(",")],
-            severities=sorted({int(number) for number in numbers}),
             out=folder,
             progress=progress,
-            **loading,
+            **given(severities=numbers),
+            **options,
         )
     if as_json:
         typer.echo(json.dumps(found.to_dict(), indent=1))

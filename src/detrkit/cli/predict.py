@@ -14,9 +14,9 @@ from detrkit.cli.shared import (
     JsonOption,
     ModelArgument,
     PrecisionOption,
-    checked_precision,
     errors,
     free_folder,
+    given,
     quiet,
     say,
 )
@@ -49,8 +49,8 @@ def predict(
         ),
     ] = None,
     batch_size: BatchOption = 4,
-    device: DeviceOption = "auto",
-    precision: PrecisionOption = "32",
+    device: DeviceOption = None,
+    precision: PrecisionOption = None,
     preset: AsOption = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -60,7 +60,7 @@ def predict(
         from detrkit.api.load import load
         from detrkit.api.predict import predict as detect
 
-        detector = load(model, preset, device=device, precision=checked_precision(precision))
+        detector = load(model, preset, **given(device=device, precision=precision))
         chosen = _threshold(detector, model, threshold, threshold_file, quiet if as_json else say)
         folder = out or free_folder(Path("predictions"))
         found = detect(

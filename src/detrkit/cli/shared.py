@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 import sys
@@ -53,12 +54,13 @@ SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.lr=1e-4; may repeat."),
 ]
-DeviceOption = Annotated[str, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
-PrecisionOption = Annotated[str, typer.Option(metavar="PRECISION", help="32, bf16 or 16.")]
+DeviceOption = Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[str | None, typer.Option(metavar="PRECISION", help="32, bf16 or 16.")]
 BatchOption = Annotated[
     int,
     typer.Option("--batch-size", min=1, metavar="N", help="Images at once; results do not depend on it."),
 ]
+SplitOption = Annotated[str | None, typer.Option(metavar="NAME", help="Split of the data; val if not given.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
 AsOption = Annotated[
     str | None,
@@ -111,8 +113,19 @@ def quiet(_message: str) -> None:
     """Say nothing: where a program reads the output."""
 
 
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that a person gave; the others keep the default of the function that is called.
+
+    Raises:
+        UsageError: A precision is none.
+    """
+    if options.get("precision") is not None:
+        checked_precision(options["precision"])
+    return {name: value for name, value in options.items() if value is not None}
+
+
 def checked_precision(text: str) -> Any:
-    """The precision if it is one.
+    """Return the precision if it is one.
 
     Raises:
         UsageError: It is none.
@@ -132,24 +145,19 @@ def free_folder(folder: Path) -> Path:
 
 @contextlib.contextmanager
 def progress_bar(title: str, hidden: bool) -> Iterator[Any]:
-    """A progress bar on standard error; gives a function of images done and images in all."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
-    columns = (TextColumn(title), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, disable=hidden or not sys.stderr.isatty()) as bar:
-        task = bar.add_task(title, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+    """Show a progress bar on standard error; give a function of images done and images in all."""
+    with step_bar(hidden) as update:
+        yield functools.partial(update, title)
 
 
 @contextlib.contextmanager
 def step_bar(hidden: bool) -> Iterator[Any]:
-    """Progress bars on standard error, one below the other; gives a function of step, done and in all."""
+    """Show progress bars on standard error, one below the other; give a function of step, done and in all."""
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    title = TextColumn("{task.description}", markup=False)
+    columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
     tasks: dict[str, Any] = {}
     with Progress(*columns, console=console, disable=hidden or not sys.stderr.isatty()) as bar:

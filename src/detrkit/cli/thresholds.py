@@ -13,15 +13,16 @@ from detrkit.cli.shared import (
     DeviceOption,
     JsonOption,
     errors,
+    given,
     progress_bar,
     quiet,
     say,
 )
+from detrkit.errors import UsageError, listed
 
 if TYPE_CHECKING:
-    from rich.table import Table
-
     from detrkit.api.thresholds import ThresholdChoice
+    from detrkit.visual.table import Table
 
 
 def thresholds(
@@ -38,8 +39,11 @@ def thresholds(
         ),
     ] = None,
     split: Annotated[
-        str, typer.Option(metavar="NAME", help="Split to choose on; not one that the model was trained on.")
-    ] = "val",
+        str | None,
+        typer.Option(
+            metavar="NAME", help="Split to choose on, not one that the model was trained on; val if not given."
+        ),
+    ] = None,
     check_split: Annotated[
         str | None,
         typer.Option(metavar="NAME", help="Split to check on; if not given, the halves of --split on each other."),
@@ -55,21 +59,24 @@ def thresholds(
         bool, typer.Option("--calibrate", help="Turn scores into probabilities first, which predict then shows.")
     ] = False,
     least_objects: Annotated[
-        int,
-        typer.Option(min=1, metavar="N", help="A class with fewer objects gets the threshold of all classes."),
-    ] = 10,
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="A class with fewer gets the threshold of all classes; 10 if not given.",
+        ),
+    ] = None,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="thresholds.json in a run, where predict finds it, or here."),
     ] = None,
     batch_size: BatchOption = 4,
-    device: DeviceOption = "auto",
+    device: DeviceOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Choose the score from which detections are taken, class by class, and check it on other images."""
     with errors():
         from detrkit.api.thresholds import choose_thresholds
-        from detrkit.errors import UsageError
         from detrkit.families.build import is_run
         from detrkit.threshold_file import FILE_NAME
 
@@ -79,60 +86,65 @@ def thresholds(
         file = out or (folder / FILE_NAME if folder.is_dir() and is_run(folder) else Path(FILE_NAME))
         if file.is_dir():
             raise UsageError(f"{file} is a folder, expected the file to write, such as {file / FILE_NAME}")
+        options = given(
+            split=split,
+            check_split=check_split,
+            recall=recall,
+            least_objects=least_objects,
+            batch_size=batch_size,
+            device=device,
+        )
         with progress_bar("detecting", as_json) as progress:
             choice = choose_thresholds(
                 model,
                 data,
-                split=split,
-                check_split=check_split,
                 precision=precision,
-                recall=recall,
                 calibrate=calibrate,
                 out=file,
-                least_objects=least_objects,
-                batch_size=batch_size,
-                device=device,
                 say=quiet if as_json else say,
                 progress=progress,
+                **options,
             )
         if as_json:
             typer.echo(json.dumps(choice.to_dict(), indent=1, allow_nan=False))
             return
         from rich.console import Console
 
-        Console().print(_table(choice))
+        Console().print(_table(choice).rich())
         for line in _lines(choice):
             say(line)
         say(f"Written to {file}")
 
 
 def _table(choice: ThresholdChoice) -> Table:
-    """Wished, expected and found on other images, class by class."""
-    from rich.markup import escape
-    from rich.table import Table
-
-    from detrkit.visual.text import shortened
+    """Lay out wished, expected and found on other images, class by class."""
+    from detrkit.visual.table import Column, Table, Value
 
     chosen, check = choice.thresholds, choice.check
-    table = Table(title=f"thresholds for {_wish(chosen)}", title_justify="left")
-    table.add_column("class", style="bold")
-    for heading in ("objects", "threshold", "precision", "recall"):
-        table.add_column(heading, justify="right")
+    columns = [
+        Column("class", "name"),
+        Column("objects", "count"),
+        Column("threshold", "number", digits=3),
+        *(Column(name, "percent") for name in ("precision", "recall")),
+    ]
+    rows: list[list[Value]] = [
+        [
+            entry.name,
+            entry.objects,
+            entry.score if entry.own else f"{entry.score:.3f}*",
+            entry.precision,
+            entry.recall,
+        ]
+        for entry in chosen.classes
+    ]
     if check is not None:
-        table.add_column("checked: precision", justify="right")
-        table.add_column("recall", justify="right")
-    for class_id, entry in enumerate(chosen.classes):
-        mark = "" if entry.own else "*"
-        expected = (_percent(entry.precision), _percent(entry.recall))
-        row = [escape(shortened(entry.name, 40)), f"{entry.objects:,}", f"{entry.score:.3f}{mark}", *expected]
-        if check is not None:
-            row += [_percent(check.precision(class_id)), _percent(check.recall(class_id))]
-        table.add_row(*row)
-    if check is not None:
-        total = ["all", f"{chosen.objects:,}", "", "", ""]
-        table.add_section()
-        table.add_row(*total, _percent(check.precision()), _percent(check.recall()))
-    return table
+        columns += [Column(name, "percent") for name in ("checked P", "checked R")]
+        rows.append(["all", chosen.objects, "", "", ""])
+        for place, row in enumerate(rows):
+            class_id = place if place < len(chosen.classes) else None
+            row += [check.precision(class_id), check.recall(class_id)]
+    notes = () if check is None else ("checked P and R: precision and recall on other images",)
+    return Table(columns, rows, f"thresholds for {_wish(chosen)}", notes)
 
 
 def _lines(choice: ThresholdChoice) -> list[str]:
@@ -149,7 +161,7 @@ def _lines(choice: ThresholdChoice) -> list[str]:
         )
     short = [entry for entry in chosen.classes if entry.own and not entry.reached]
     if short:
-        names = ", ".join(printable(entry.name)[:60] for entry in short[:8]) + (", ..." if len(short) > 8 else "")
+        names = listed([printable(entry.name)[:60] for entry in short])
         lines.append(f"WARNING: {_wish(chosen)} cannot be had at any score for {names}; the nearest is taken")
     lines.append(f"checked on {choice.checked_on}" if check is not None else choice.checked_on)
     if chosen.scale.temperature != 1 or chosen.scale.bias:
@@ -167,7 +179,3 @@ def _lines(choice: ThresholdChoice) -> list[str]:
 
 def _wish(chosen: Any) -> str:
     return "the best F1" if chosen.wished is None else f"{chosen.criterion} {chosen.wished:g}"
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f} %"

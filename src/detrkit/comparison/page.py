@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
@@ -21,6 +22,9 @@ from detrkit.visual.text import shortened
 MOST_PICTURES = 12
 """Of each pair of detectors; with more than three detectors fewer, so that the page stays small."""
 
+SPEED_COLUMNS = ("median ms", "95 % ms", "parameters (M)", "GFLOPs", "memory (MB)")
+
+_HEAD = ("detector", "kind")
 _MOST_PICTURES_IN_ALL = 36
 _LOG_RATIO = 8.0
 _LEAST_SPAN = 2.0  # percent points of AP upwards, so that no difference looks greater than it is
@@ -73,45 +77,26 @@ def _differences(comparison: Comparison) -> Table:
     rows: list[list[Value]] = []
     for pair in comparison.pairs:
         for measure, difference in pair.measures.items():
-            numbers: list[Value] = [None, None, None, None]
+            numbers: list[Value] = [None] * 4
             if difference is not None:
-                numbers = [
-                    100 * difference.value,
-                    100 * difference.low,
-                    100 * difference.high,
-                    difference.probability,
-                ]
+                numbers = [difference.value, difference.low, difference.high, difference.probability]
             rows.append([pair.model.name, pair.reference.name, measure, *numbers])
     columns = [
         Column("detector"),
         Column("against"),
         Column("measure"),
-        Column("difference", "number"),
-        Column("from", "number"),
-        Column("to", "number"),
+        *(Column(name, "points") for name in ("difference", "from", "to")),
         Column("better in resamples", "percent", digits=0),
     ]
     return Table(columns, rows, "Differences in percent points")
 
 
 def _detectors(comparison: Comparison) -> list[Block]:
-    most = comparison.models[0].metrics.max_detections
-    accuracy = [
-        Column(f"AR{most}" if measure == "AR100" else measure, "number", bar=measure == "AP")
-        for measure in MEASURES
-    ]
-    speed = [
-        Column("median ms", "number", bar=True),
-        Column("95 % ms", "number"),
-        Column("parameters (M)", "number"),
-        Column("GFLOPs", "number"),
-        Column("memory (MB)", "number"),
-    ]
-    rows = [detector_row(model) for model in comparison.models]
-    first, head = 2 + len(accuracy), [Column("detector"), Column("kind")]
+    table = detector_table(comparison)
+    accuracy, speed = table.only(*_HEAD, *accuracy_columns(comparison)), table.only(*_HEAD, *SPEED_COLUMNS)
     blocks: list[Block] = [
-        Table([*head, *accuracy], [row[:first] for row in rows], "Accuracy in percent, on the same images"),
-        Table([*head, *speed], [[*row[:2], *row[first:]] for row in rows], "Speed and cost"),
+        dataclasses.replace(accuracy, title="Accuracy in percent, on the same images"),
+        dataclasses.replace(speed, title="Speed and cost"),
     ]
     timed = [model for model in comparison.models if model.latency is not None]
     if len(timed) > 1:
@@ -136,20 +121,24 @@ def _detectors(comparison: Comparison) -> list[Block]:
     return blocks
 
 
-def detector_row(model: ModelResult) -> list[Value]:
-    """The figures of a detector, accuracy in percent: as in the table of detectors."""
-    latency, cost = model.latency, model.cost
-    accuracy = [known(model.metrics[measure]) for measure in MEASURES]
-    return [
-        model.name,
-        model.kind,
-        *(None if value is None else 100 * value for value in accuracy),
-        None if latency is None else latency.total.p50,
-        None if latency is None else latency.total.p95,
-        None if cost is None else cost.parameters / 1e6,
-        None if cost is None else cost.flops / 1e9,
-        None if cost is None else cost.peak_bytes / 1e6,
-    ]
+def accuracy_columns(comparison: Comparison) -> list[str]:
+    """Name the columns of accuracy; AR is named by the detections that count."""
+    return [*MEASURES[:-1], f"AR{comparison.models[0].metrics.max_detections}"]
+
+
+def detector_table(comparison: Comparison) -> Table:
+    """Return the figures of all detectors, accuracy in percent: for the page, the terminal and the files."""
+    columns = [Column("detector", "name"), Column("kind")]
+    columns += [Column(name, "number", bar=name == "AP") for name in accuracy_columns(comparison)]
+    columns += [Column(name, "number", bar=name == SPEED_COLUMNS[0]) for name in SPEED_COLUMNS]
+    rows: list[list[Value]] = []
+    for model in comparison.models:
+        latency, cost = model.latency, model.cost
+        times = [None, None] if latency is None else [latency.total.p50, latency.total.p95]
+        costs = [None] * 3 if cost is None else [cost.parameters / 1e6, cost.flops / 1e9, cost.peak_bytes / 1e6]
+        accuracy = [_hundred(known(model.metrics[measure])) for measure in MEASURES]
+        rows.append([model.name, model.kind, *accuracy, *times, *costs])
+    return Table(columns, rows)
 
 
 def accuracy_against_latency(timed: Sequence[ModelResult]) -> Chart:
@@ -177,21 +166,14 @@ def _classes(pair: PairwiseComparison) -> list[Block]:
     chance = (1 - pair.differences.confidence) * len(sure)
     rows: list[list[Value]] = []
     for entry in entries:
-        difference = entry.difference
-        numbers: list[Value] = [None, None]
-        if difference is not None:
-            numbers = [100 * difference.low, 100 * difference.high]
-        verdict = "" if difference is None or not entry.beyond_chance else "gain" if difference.low > 0 else "loss"
-        accuracy = [_hundred(value) for value in (entry.first, entry.second, entry.value)]
-        rows.append([entry.name, entry.objects, *accuracy, *numbers, verdict])
+        ends = [None, None] if entry.difference is None else [entry.difference.low, entry.difference.high]
+        verdict = "" if not entry.beyond_chance else "gain" if (entry.value or 0) > 0 else "loss"
+        rows.append([entry.name, entry.objects, entry.first, entry.second, entry.value, *ends, verdict])
+    names = [f"AP {shortened(model.name, 24)}" for model in (pair.reference, pair.model)]
     columns = [
         Column("class"),
         Column("objects", "count"),
-        Column(f"AP {shortened(pair.reference.name, 24)}", "number"),
-        Column(f"AP {shortened(pair.model.name, 24)}", "number"),
-        Column("difference", "number"),
-        Column("from", "number"),
-        Column("to", "number"),
+        *(Column(name, "points") for name in (*names, "difference", "from", "to")),
         Column("beyond chance"),
     ]
     return [

@@ -6,8 +6,8 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 
-from detrkit.comparison.page import comparison_sections, detector_row
-from detrkit.comparison.result import MEASURES, Comparison, ModelResult
+from detrkit.comparison.page import SPEED_COLUMNS, accuracy_columns, comparison_sections, detector_table
+from detrkit.comparison.result import MEASURES, Comparison
 from detrkit.data.split import Split
 from detrkit.files import atomic_file
 from detrkit.visual.page import write_page
@@ -32,7 +32,7 @@ def write_comparison(comparison: Comparison, folder: Path, split: Split) -> None
     with atomic_file(folder / "compare.md") as file:
         file.write(markdown(comparison))
     head = ["detector", "kind", *MEASURES, "median_ms", "p95_ms", "parameters_m", "gflops", "memory_mb"]
-    write_csv(folder / "compare.csv", head, (detector_row(model) for model in comparison.models))
+    write_csv(folder / "compare.csv", head, detector_table(comparison).rows)
     write_csv(folder / "classes.csv", _CLASS_HEAD, _class_rows(comparison))
     write_csv(folder / "images.csv", _IMAGE_HEAD, _image_rows(comparison, split))
     subtitle = f"{comparison.data}: {comparison.images:,} images, {len(comparison.class_map)} classes"
@@ -42,22 +42,8 @@ def write_comparison(comparison: Comparison, folder: Path, split: Split) -> None
 
 
 def markdown(comparison: Comparison) -> str:
-    """A summary for a pull request; names mean nothing to Markdown in it."""
-    most = comparison.models[0].metrics.max_detections
-    head = [
-        "detector",
-        "AP",
-        "AP50",
-        "AP75",
-        "APs",
-        "APm",
-        "APl",
-        f"AR{most}",
-        "median ms",
-        "p95 ms",
-        "M",
-        "GFLOPs",
-    ]
+    """Return a summary for a pull request; names mean nothing to Markdown in it."""
+    table = detector_table(comparison).only("detector", *accuracy_columns(comparison), *SPEED_COLUMNS[:-1])
     lines = [
         "## Comparison of detectors",
         "",
@@ -67,30 +53,18 @@ def markdown(comparison: Comparison) -> str:
         *(f"- {pair.verdict(written=markdown_name)}" for pair in comparison.pairs),
         *(f"- Note: {markdown_text(note)}" for note in comparison.notes),
         "",
-        f"| {' | '.join(head)} |",
-        f"| --- {'| ---: ' * (len(head) - 1)}|",
-        *(_markdown_row(model) for model in comparison.models),
+        table.markdown().rstrip(),
     ]
     for pair in comparison.pairs:
-        certain = [entry for entry in pair.classes if entry.beyond_chance and entry.difference is not None]
-        gains = [entry for entry in certain if entry.difference and entry.difference.low > 0][:_MOST_CLASSES]
-        losses = [entry for entry in certain if entry.difference and entry.difference.high < 0][::-1]
-        for title, entries in (("gains", gains), ("losses", losses[:_MOST_CLASSES])):
-            if entries:
-                listed = ", ".join(
-                    f"{markdown_name(entry.name)} {100 * entry.difference.value:+.1f}"
-                    for entry in entries
-                    if entry.difference
-                )
-                names = f"{markdown_name(pair.model.name)} against {markdown_name(pair.reference.name)}"
-                lines += ["", f"Greatest {title} in AP, {names}: {listed}"]
+        names = f"{markdown_name(pair.model.name)} against {markdown_name(pair.reference.name)}"
+        certain = [(entry.name, entry.value or 0.0) for entry in pair.classes if entry.beyond_chance]
+        gains = [(name, value) for name, value in certain if value > 0]
+        losses = [(name, value) for name, value in certain[::-1] if value < 0]
+        for title, entries in (("gains", gains), ("losses", losses)):
+            shown = [f"{markdown_name(name)} {100 * value:+.1f}" for name, value in entries[:_MOST_CLASSES]]
+            if shown:
+                lines += ["", f"Greatest {title} in AP, {names}: {', '.join(shown)}"]
     return "\n".join(lines) + "\n"
-
-
-def _markdown_row(model: ModelResult) -> str:
-    name, _, *numbers = detector_row(model)
-    cells = ["-" if not isinstance(value, int | float) else f"{value:.1f}" for value in numbers[:-1]]
-    return f"| {markdown_name(str(name))} | {' | '.join(cells)} |"
 
 
 def _class_rows(comparison: Comparison) -> Iterator[list[Value]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.api.evaluate import SplitPictures, evaluate_subject, origin_of
+from detrkit.api.evaluate import SplitPictures, evaluate, origin_of
 from detrkit.config import DataConfig
 from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.split import read_split
@@ -40,13 +40,14 @@ class Oracle:
             progress(row + 1)
 
 
-def test_a_subject_is_measured_and_explained(split):
+def test_a_target_is_measured_and_explained(split):
     told = []
-    evaluation, evaluator = evaluate_subject(
-        Oracle(split), split, resamples=20, latency_images=3, progress=lambda *step: told.append(step)
+    root = split.files.annotations.parent.parent
+    evaluation = evaluate(
+        Oracle(split), root, resamples=20, latency_images=3, progress=lambda *step: told.append(step)
     )
     assert evaluation["AP"] == pytest.approx(1.0)
-    assert len(evaluator) == 5
+    assert evaluation.metrics.images == 5
     assert evaluation.latency is None
     assert evaluation.origin.model == "oracle"
     assert evaluation.failures.file_names == [split.index.file_name(row) for row in range(5)]
