@@ -5,18 +5,18 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 import msgspec
 import numpy as np
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from detrkit.evaluation.bootstrap import Interval
 from detrkit.evaluation.coco import CocoMetrics, known
 from detrkit.files import atomic_file
 
 if TYPE_CHECKING:
     from detrkit.evaluation.analysis import Evaluation
-    from detrkit.evaluation.bootstrap import Interval
 
 MOST_CONFUSED_CLASSES = 200
 """Beyond as many classes the matrix is left out: it would be most of the file."""
@@ -24,6 +24,7 @@ MOST_CONFUSED_CLASSES = 200
 Share = Annotated[float, Meta(ge=0, le=1)] | None
 Count = Annotated[int, Meta(ge=0)]
 Numbers = list[float | None]
+T = TypeVar("T", bound=Struct)
 
 
 class IntervalEntry(Struct):
@@ -64,14 +65,6 @@ class DataEntry(Struct):
     seen_in_training: bool
 
 
-class SizeCounts(Struct):
-    """Objects under 32 x 32 pixels, up to 96 x 96, and above."""
-
-    small: Count
-    medium: Count
-    large: Count
-
-
 class IntervalsEntry(Struct):
     """Intervals by bootstrap over images."""
 
@@ -81,46 +74,23 @@ class IntervalsEntry(Struct):
     values: dict[str, IntervalEntry]
 
 
-class ErrorCosts(Struct):
-    """AP50 that would be gained without errors of a kind (TIDE, arXiv:2008.08115)."""
-
-    classification: Share
-    localization: Share
-    both: Share
-    duplicate: Share
-    background: Share
-    missed: Share
-    false_positives: Share
-    false_negatives: Share
-
-
-class ErrorCounts(Struct):
-    """Errors of each kind."""
-
-    classification: Count
-    localization: Count
-    both: Count
-    duplicate: Count
-    background: Count
-    missed: Count
-    false_positives: Count
-    false_negatives: Count
-
-
 class ErrorsAtScore(Struct):
     """Errors at a score threshold or above."""
 
     score: float
-    counts: ErrorCounts
+    counts: dict[str, Count]
 
 
 class ErrorsEntry(Struct):
-    """Kinds of error: what they cost, how many at any score, and at the threshold of the best F1."""
+    """Kinds of error (TIDE, arXiv:2008.08115): AP50 that would be gained without them, and their number.
+
+    Counts are at any score, and at the threshold of the best F1.
+    """
 
     iou: float
     ap50: Share
-    cost: ErrorCosts
-    counts: ErrorCounts
+    cost: dict[str, Share]
+    counts: dict[str, Count]
     at_best_score: ErrorsAtScore
 
 
@@ -200,7 +170,7 @@ class MetricsFile(Struct, kw_only=True):
     max_detections: Annotated[int, Meta(ge=1)]
     unmatched_classes: list[str]
     per_class: list[ClassEntry]
-    objects_by_size: SizeCounts
+    objects_by_size: dict[str, Count]
     model: ModelEntry
     data: DataEntry
     intervals: IntervalsEntry | None
@@ -230,24 +200,32 @@ def write_metrics_json(path: str | Path, metrics: Evaluation | CocoMetrics) -> N
 
 def metrics_content(evaluation: Evaluation) -> dict[str, Any]:
     """Return an evaluation ready for JSON; parts that were not asked for are null."""
-    origin, latency, failures = evaluation.origin, evaluation.latency, evaluation.failures
+    errors, curves = evaluation.errors, evaluation.curves
+    failures, latency, origin = evaluation.failures, evaluation.latency, evaluation.origin
+    names, score = evaluation.class_names, evaluation.score
+    together = {}
+    if curves is not None:
+        of_all = ("best_f1", "best_score", "precision", "recall", "f1")
+        together = {name: _plain(getattr(curves, name)[0]) for name in of_all}
+    above = None if errors is None else ErrorsAtScore(score, errors.counts_above(score))
+    issues = 0 if failures is None else len(failures.label_issues)
+    confusion = evaluation.confusion if len(names) <= MOST_CONFUSED_CLASSES else None
     numbers = evaluation.metrics.to_dict()
     numbers["per_class"] = [_class_entry(evaluation, *entry) for entry in enumerate(numbers["per_class"])]
     content = MetricsFile(
         **numbers,
         schema_version=1,
-        objects_by_size=SizeCounts(**evaluation.objects_by_size()),
+        objects_by_size=evaluation.objects_by_size(),
         model=ModelEntry(origin.model, origin.kind),
         data=DataEntry(origin.data, origin.split, origin.seen_in_training),
-        intervals=_intervals(evaluation),
-        errors=_errors(evaluation),
-        score_curves=_curves(evaluation),
-        overlaps=_overlaps(evaluation),
-        confusion=_confusion(evaluation),
-        calibration=_calibration(evaluation),
-        failures=None
-        if failures is None
-        else FailuresEntry(failures.score, dict(failures.counts), len(failures.label_issues)),
+        intervals=_entry(IntervalsEntry, evaluation.intervals),
+        errors=_entry(ErrorsEntry, errors, iou=0.5, at_best_score=above),
+        # those of all classes together; of single classes, the best values stand in per_class
+        score_curves=_entry(ScoreCurvesEntry, curves, **together),
+        overlaps=_entry(OverlapsEntry, evaluation.overlaps),
+        confusion=_entry(ConfusionEntry, confusion, classes=[*names, None]),
+        calibration=_entry(CalibrationEntry, evaluation.calibration),
+        failures=_entry(FailuresEntry, failures, suspect_labels=issues),
         latency=None if latency is None else latency.to_dict(),
         provenance=dict(evaluation.provenance),
     )
@@ -257,14 +235,15 @@ def metrics_content(evaluation: Evaluation) -> dict[str, Any]:
 
 def _class_entry(evaluation: Evaluation, class_id: int, entry: Mapping[str, Any]) -> ClassEntry:
     """What is known of a class: its AP, and what was asked for beyond."""
-    intervals, curves = evaluation.intervals, evaluation.curves
+    curves = evaluation.curves
     found = ClassEntry(**entry)
-    if intervals is not None:
-        interval = intervals.per_class[class_id]
-        found.intervals = None if interval is None else _by_name(interval)
+    if evaluation.intervals is not None:
+        found.intervals = _plain(evaluation.intervals.per_class[class_id])
     if curves is not None:
-        found.best_f1 = known(curves.best_f1[class_id + 1])
-        found.best_score = known(curves.best_score[class_id + 1])
+        found.best_f1, found.best_score = (
+            known(curves.best_f1[class_id + 1]),
+            known(curves.best_score[class_id + 1]),
+        )
     if evaluation.overlaps is not None:
         found.mean_iou = known(evaluation.overlaps.per_class[class_id])
     if evaluation.calibration is not None:
@@ -272,65 +251,22 @@ def _class_entry(evaluation: Evaluation, class_id: int, entry: Mapping[str, Any]
     return found
 
 
-def _by_name(intervals: Mapping[str, Interval]) -> dict[str, IntervalEntry]:
-    return {
-        name: IntervalEntry(known(entry.value), known(entry.low), known(entry.high))
-        for name, entry in intervals.items()
-    }
-
-
-def _intervals(evaluation: Evaluation) -> IntervalsEntry | None:
-    found = evaluation.intervals
-    if found is None:
+def _entry(kind: type[T], source: object, **given: Any) -> T | None:
+    """An entry whose fields are the attributes of what was measured, but for those given; None of None."""
+    if source is None:
         return None
-    return IntervalsEntry(found.confidence, found.resamples, found.seed, _by_name(found.values))
+    fields = [name for name in kind.__struct_fields__ if name not in given]
+    return kind(**{name: _plain(getattr(source, name)) for name in fields}, **given)
 
 
-def _errors(evaluation: Evaluation) -> ErrorsEntry | None:
-    errors, score = evaluation.errors, evaluation.score
-    if errors is None:
-        return None
-    cost = ErrorCosts(**{name: known(value) for name, value in errors.cost.items()})
-    above = ErrorsAtScore(score, ErrorCounts(**errors.counts_above(score)))
-    return ErrorsEntry(0.5, known(errors.ap50), cost, ErrorCounts(**errors.counts), above)
-
-
-def _curves(evaluation: Evaluation) -> ScoreCurvesEntry | None:
-    """Those of all classes together; of single classes, the best values stand in ``per_class``."""
-    found = evaluation.curves
-    if found is None:
-        return None
-    curves = (
-        _short(found.thresholds),
-        *(_short(values[0]) for values in (found.precision, found.recall, found.f1)),
-    )
-    return ScoreCurvesEntry(found.iou, known(found.best_f1[0]), known(found.best_score[0]), *curves)
-
-
-def _overlaps(evaluation: Evaluation) -> OverlapsEntry | None:
-    found = evaluation.overlaps
-    if found is None:
-        return None
-    by_size = {name: known(value) for name, value in found.by_size.items()}
-    return OverlapsEntry(known(found.mean), by_size, _short(found.edges), found.histogram.tolist())
-
-
-def _confusion(evaluation: Evaluation) -> ConfusionEntry | None:
-    found, names = evaluation.confusion, evaluation.class_names
-    if found is None or len(names) > MOST_CONFUSED_CLASSES:
-        return None
-    return ConfusionEntry(found.score, found.iou, [*names, None], found.matrix.tolist())
-
-
-def _calibration(evaluation: Evaluation) -> CalibrationEntry | None:
-    found = evaluation.calibration
-    if found is None:
-        return None
-    counts = found.counts.tolist()
-    bins = (_short(found.edges), counts, _short(found.confidence), _short(found.accuracy))
-    return CalibrationEntry(found.iou, known(found.ece), known(found.mce), *bins)
-
-
-def _short(values: np.ndarray) -> Numbers:
-    """Five digits, which is more than a curve shows."""
-    return [None if value is None else float(f"{value:.5g}") for value in map(known, values.tolist())]
+def _plain(value: Any) -> Any:
+    """A value as JSON has it; of a curve five digits, which is more than it shows."""
+    if isinstance(value, np.ndarray):
+        if value.dtype.kind == "i":
+            return value.tolist()
+        return [None if number is None else float(f"{number:.5g}") for number in map(known, value.tolist())]
+    if isinstance(value, Interval):
+        return _entry(IntervalEntry, value)
+    if isinstance(value, Mapping):
+        return {name: _plain(entry) for name, entry in value.items()}
+    return known(value) if isinstance(value, float) else value
