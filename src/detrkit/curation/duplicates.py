@@ -1,4 +1,4 @@
-"""Finding images that show the same picture, even where one was re-encoded, resized, brightened or trimmed.
+"""Search for images that show the same picture, even where one was re-encoded, resized, brightened or trimmed.
 
 Shapes: I images, 256 bits of a hash as four words.
 """
@@ -39,29 +39,15 @@ _BAND_BITS = 16
 
 
 @dataclasses.dataclass(frozen=True)
-class Fingerprint:
-    """What tells one image from another.
-
-    Args:
-        sha256: Of the file's bytes, 32 bytes.
-        words: Perceptual hash of the upright picture, uint64 ``[4]``.
-        is_plain: The picture has too little detail for its hash to mean anything, such as a black frame.
-    """
-
-    sha256: bytes
-    words: np.ndarray
-    is_plain: bool
-
-
-@dataclasses.dataclass(frozen=True)
 class Fingerprints:
     """The fingerprints of many images.
 
     Args:
-        sha256: uint8 ``[I, 32]``; zeros where the file cannot be read.
-        words: uint64 ``[I, 4]``; zeros where the image cannot be decoded.
-        is_plain: bool ``[I]``.
-        errors: Why an image has no hash, by its position.
+        sha256: Hash of the bytes of each file, uint8 ``[I, 32]``; zeros where it cannot be read.
+        words: Perceptual hash of each upright picture, uint64 ``[I, 4]``; zeros where it cannot be decoded.
+        is_plain: Whether the picture has too little detail for its hash to mean anything, such as a black frame,
+            bool ``[I]``.
+        errors: Reason why an image has no hash, by its position.
     """
 
     sha256: np.ndarray
@@ -73,8 +59,8 @@ class Fingerprints:
         return len(self.words)
 
 
-def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
-    """Fingerprint of one image file.
+def fingerprint(path: str | os.PathLike[str]) -> tuple[bytes, np.ndarray, bool]:
+    """Compute the fingerprint of one image file; see :class:`Fingerprints`.
 
     The hash holds the signs of the 255 lowest frequencies of the gray picture at 32 x 32 pixels (pHash, by the
     discrete cosine transform), lowest first. Mean brightness is not among them.
@@ -82,9 +68,12 @@ def fingerprint(path: str | os.PathLike[str]) -> Fingerprint:
     Raises:
         ImageError: The file is missing or cannot be decoded.
     """
-    content = _read(path)
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise ImageError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
     words, is_plain = perceptual_hash(_small_gray(content, path))
-    return Fingerprint(hashlib.sha256(content).digest(), words, is_plain)
+    return hashlib.sha256(content).digest(), words, is_plain
 
 
 def fingerprints(
@@ -92,12 +81,12 @@ def fingerprints(
     workers: int | None = None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Fingerprints:
-    """Fingerprints of many image files; those that cannot be read are named in ``errors``.
+    """Compute the fingerprints of many image files; those that cannot be read are named in ``errors``.
 
     Args:
         paths: Image files.
-        workers: Threads; as many as there are CPUs, eight at most, if None.
-        progress: Called with images done and images in all.
+        workers: Number of threads; as many as there are CPUs, eight at most, if None.
+        progress: Function called with images done and images in all.
     """
     result = Fingerprints(
         sha256=np.zeros((len(paths), 32), dtype=np.uint8),
@@ -111,16 +100,15 @@ def fingerprints(
             if isinstance(found, ImageError):
                 result.errors[row] = found
             else:
-                result.sha256[row] = np.frombuffer(found.sha256, dtype=np.uint8)
-                result.words[row] = found.words
-                result.is_plain[row] = found.is_plain
+                digest, result.words[row], result.is_plain[row] = found
+                result.sha256[row] = np.frombuffer(digest, dtype=np.uint8)
             if progress is not None:
                 progress(row + 1, len(paths))
     return result
 
 
 def exact_duplicates(prints: Fingerprints) -> list[np.ndarray]:
-    """Groups of two or more files with the same bytes: their rows, int64, ascending; first row first."""
+    """Group files with the same bytes, two or more: their rows, int64, ascending; first row first."""
     rows = _readable(prints)
     _, digest_of = np.unique(prints.sha256[rows], axis=0, return_inverse=True)
     labels = np.arange(len(prints), dtype=np.int64) + len(prints)
@@ -129,7 +117,7 @@ def exact_duplicates(prints: Fingerprints) -> list[np.ndarray]:
 
 
 def near_duplicates(prints: Fingerprints, max_distance: int = MAX_DISTANCE) -> list[np.ndarray]:
-    """Groups of two or more images that show the same picture: their rows, int64, ascending; first row first.
+    """Group images that show the same picture, two or more: their rows, int64, ascending; first row first.
 
     Two images belong together if their hashes differ by at most ``max_distance`` bits, or by way of others: the
     frames of a film are one group. Plain images, whose hashes say nothing, are grouped by equal bytes only, and
@@ -137,7 +125,7 @@ def near_duplicates(prints: Fingerprints, max_distance: int = MAX_DISTANCE) -> l
     if each of its 16 bands of 16 bits differs by more than one bit, which never was so among 3,480 real copies.
 
     Args:
-        prints: Of :func:`fingerprints`.
+        prints: Fingerprints of the images.
         max_distance: Bits of 256.
     """
     labels = np.arange(len(prints), dtype=np.int64)
@@ -155,7 +143,7 @@ def near_duplicates(prints: Fingerprints, max_distance: int = MAX_DISTANCE) -> l
 
 
 def same_source(names: Sequence[str]) -> list[np.ndarray]:
-    """Groups of two or more files that Roboflow made from one: their rows, int64, ascending.
+    """Group files that Roboflow made from one, two or more: their rows, int64, ascending.
 
     It writes augmented copies of ``street.jpg`` as ``street_jpg.rf.HASH.jpg``; turned or flipped, their pictures
     do not tell that they belong together.
@@ -173,13 +161,13 @@ def same_source(names: Sequence[str]) -> list[np.ndarray]:
 
 
 def hamming(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Bits that differ between hashes, int64 ``[...]``; words uint64 ``[..., 4]``."""
+    """Count the bits that differ between hashes, int64 ``[...]``; words uint64 ``[..., 4]``."""
     distance: np.ndarray = np.bitwise_count(first ^ second).sum(axis=-1, dtype=np.int64)
     return distance
 
 
 def perceptual_hash(gray: Image.Image) -> tuple[np.ndarray, bool]:
-    """The hash of a gray picture, uint64 ``[4]``, and whether it is too plain for the hash to count."""
+    """Compute the hash of a gray picture, uint64 ``[4]``, and whether it is too plain for the hash to count."""
     small = gray.resize((_SIDE, _SIDE), Image.Resampling.BILINEAR)
     spectrum = dctn(np.asarray(small, dtype=np.float32), norm="ortho")[:_FREQUENCIES, :_FREQUENCIES]
     coefficients = spectrum[_ORDER]
@@ -199,7 +187,7 @@ _ORDER = _lowest_first()
 
 
 def _connect(words: np.ndarray, max_distance: int) -> np.ndarray:
-    """Number of the component of every hash, int64 ``[I]``, where hashes within the distance are connected.
+    """Number the components of the hashes, int64 ``[I]``, where hashes within the distance are connected.
 
     Hashes are compared only where all of a 16-bit band but one bit is equal (multi-index hashing, Norouzi et al.,
     arXiv:1307.2982): 120,000 random hashes make 56 million such pairs out of 7 billion.
@@ -218,7 +206,7 @@ def _connect(words: np.ndarray, max_distance: int) -> np.ndarray:
 
 
 def _connect_equal(words: np.ndarray, keys: np.ndarray, labels: np.ndarray, max_distance: int) -> np.ndarray:
-    """Connect hashes with equal keys that are within the distance; the new labels."""
+    """Connect hashes with equal keys that are within the distance; return the new labels."""
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
     edges: list[np.ndarray] = []
@@ -247,7 +235,7 @@ def _connect_equal(words: np.ndarray, keys: np.ndarray, labels: np.ndarray, max_
 
 
 def _is_mixed(sorted_keys: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """For each position, whether the run of equal keys that it lies in holds several labels, bool."""
+    """Return for each position whether the run of equal keys that it lies in holds several labels, bool."""
     starts = np.flatnonzero(np.concatenate([[True], sorted_keys[1:] != sorted_keys[:-1]]))
     mixed = np.maximum.reduceat(labels, starts) != np.minimum.reduceat(labels, starts)
     return np.repeat(mixed, np.diff(np.append(starts, len(sorted_keys))))
@@ -259,7 +247,7 @@ def _merged(labels: np.ndarray, edges: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _components(count: int, edges: np.ndarray) -> np.ndarray:
-    """Component of every node, numbered by its first node, int64; edges int64 ``[2, E]``."""
+    """Return the component of every node, numbered by its first node, int64; edges int64 ``[2, E]``."""
     ones = np.ones(edges.shape[1], dtype=np.int8)
     graph = coo_array((ones, (edges[0], edges[1])), shape=(count, count))  # type: ignore[no-untyped-call]
     _, component = connected_components(graph, directed=False)
@@ -269,34 +257,25 @@ def _components(count: int, edges: np.ndarray) -> np.ndarray:
 
 
 def _groups(labels: np.ndarray) -> list[np.ndarray]:
-    """Rows of every label that occurs more than once, by their first row."""
+    """Return the rows of every label that occurs more than once, by their first row."""
     order = np.argsort(labels, kind="stable")
     runs = np.split(order, np.flatnonzero(np.diff(labels[order])) + 1)
     return sorted((run for run in runs if len(run) > 1), key=lambda run: int(run[0]))
 
 
 def _readable(prints: Fingerprints) -> np.ndarray:
-    return np.setdiff1d(
-        np.arange(len(prints)), np.fromiter(prints.errors, dtype=np.int64, count=len(prints.errors))
-    )
+    return np.setdiff1d(np.arange(len(prints)), np.array(list(prints.errors), dtype=np.int64))
 
 
-def _fingerprint_or_error(path: str | os.PathLike[str]) -> Fingerprint | ImageError:
+def _fingerprint_or_error(path: str | os.PathLike[str]) -> tuple[bytes, np.ndarray, bool] | ImageError:
     try:
         return fingerprint(path)
     except ImageError as error:
         return error
 
 
-def _read(path: str | os.PathLike[str]) -> bytes:
-    try:
-        return Path(path).read_bytes()
-    except OSError as error:
-        raise ImageError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
-
-
 def _small_gray(content: bytes, path: str | os.PathLike[str]) -> Image.Image:
-    """The upright gray picture. JPEG decodes at an eighth of its size, several times faster."""
+    """Decode the upright gray picture. JPEG decodes at an eighth of its size, several times faster."""
     try:
         # catch_warnings is not safe between threads; the filter that might stay behind names Pillow only.
         with warnings.catch_warnings():

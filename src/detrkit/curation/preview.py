@@ -17,7 +17,7 @@ from detrkit.config import TransformConfig
 from detrkit.data.coco import CocoDataset, Sample, SampleKey
 from detrkit.data.index import CocoIndex
 from detrkit.data.transforms import train_transform
-from detrkit.errors import DataError, ImageError, UsageError, listed
+from detrkit.errors import DataError, ImageError, UsageError, counted, listed
 from detrkit.files import make_folder
 from detrkit.types import Target
 from detrkit.visual.drawing import draw_objects
@@ -34,9 +34,9 @@ class PreviewRow:
     """One image: as annotated, then drawn several times from augmentation.
 
     Args:
-        name: Its file name.
-        picture: uint8 ``[H, W, 3]``, side by side.
-        caption: What it shows, in words.
+        name: File name.
+        picture: Pictures side by side, uint8 ``[H, W, 3]``.
+        caption: Description of the pictures.
     """
 
     name: str
@@ -55,17 +55,17 @@ def preview_rows(
     class_name: str | None = None,
     on_error: Callable[[ImageError], None] | None = None,
 ) -> Iterator[PreviewRow]:
-    """Images with their boxes, before and after augmentation, in an order that ``seed`` decides.
+    """Draw images with their boxes, before and after augmentation, in an order that ``seed`` decides.
 
     Args:
         index: Annotations of a split.
         images: Folder that its file names are relative to.
-        config: The augmentation; no draw is like another, as in the epochs of a training.
-        count: Rows to give, if there are so many images.
-        draws: Pictures of augmentation in each row.
-        seed: Of the choice and of augmentation.
-        class_name: Only images that hold this class.
-        on_error: Told of images that cannot be read; others take their place.
+        config: Augmentation; no draw is like another, as in the epochs of a training.
+        count: Number of rows, if there are so many images.
+        draws: Number of pictures of augmentation in each row.
+        seed: Seed of the choice and of augmentation.
+        class_name: Class that the images must hold; any if None.
+        on_error: Function told of images that cannot be read; others take their place.
 
     Raises:
         UsageError: There is no class of that name.
@@ -90,12 +90,12 @@ def preview_rows(
 
 
 def draw_sample(image: torch.Tensor, target: Target, class_map: ClassMap) -> np.ndarray:
-    """An image with its objects, made ``TILE`` pixels long; crowd regions are hatched.
+    """Draw an image with its objects, made ``TILE`` pixels long; crowd regions are hatched.
 
     Args:
         image: uint8 ``[3, H, W]``.
-        target: Its objects.
-        class_map: Whose names are written.
+        target: Objects of the image.
+        class_map: Classes whose names are written.
     """
     pixels = np.ascontiguousarray(image.as_subclass(torch.Tensor).permute(1, 2, 0).numpy())
     height, width = pixels.shape[:2]
@@ -121,10 +121,10 @@ def write_preview(
 
     Args:
         out: Folder; made if missing.
-        title: Of the page.
-        rows: From :func:`preview_rows`.
-        notes: How they were made, for the page.
-        progress: Called with rows done.
+        title: Title of the page.
+        rows: Rows of :func:`preview_rows`.
+        notes: Sentences on how they were made, for the page.
+        progress: Function called with rows done.
 
     Returns:
         The page and the pictures.
@@ -145,7 +145,7 @@ def write_preview(
 
 
 def class_id_of(class_map: ClassMap, name: str) -> int:
-    """The class of a name, however it is capitalised.
+    """Return the class of a name, however it is capitalised.
 
     Raises:
         UsageError: There is none; the nearest name is suggested.
@@ -161,7 +161,7 @@ def class_id_of(class_map: ClassMap, name: str) -> int:
 
 
 def _candidates(index: CocoIndex, seed: int, class_name: str | None) -> list[int]:
-    """Rows of images with objects (of a class) in random order, then those of images without any."""
+    """Return rows of images with objects (of a class) in random order, then of images without any."""
     random = np.random.default_rng(seed)
     counts = np.diff(index.offsets)
     if class_name is None:
@@ -189,9 +189,9 @@ def _side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
 
 
 def _caption(name: str, samples: list[Sample]) -> str:
-    """``street.jpg: 640 x 480, 7 objects; 1066 x 800, 6 objects``."""
+    """Write a caption: ``street.jpg: 640 x 480, 7 objects; 1066 x 800, 6 objects``."""
     parts = []
     for image, target in samples:
-        count = len(target["labels"])
-        parts.append(f"{image.shape[-1]} x {image.shape[-2]}, {count} object{'' if count == 1 else 's'}")
+        objects = counted(len(target["labels"]), "object")
+        parts.append(f"{image.shape[-1]} x {image.shape[-2]}, {objects}")
     return f"{name}: {'; '.join(parts)}"

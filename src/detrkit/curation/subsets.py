@@ -1,4 +1,4 @@
-"""Dividing a data set, and taking a small part of it, with every class kept in proportion.
+"""Division of a data set, and samples of it, with every class kept in proportion.
 
 Images hold several classes at once, so that drawing class by class does not work; iterative stratification does
 (Sechidis, Tsoumakas and Vlahavas, "On the stratification of multi-label data", ECML PKDD 2011, algorithm 1).
@@ -27,7 +27,7 @@ def split_rows(
     seed: int = 0,
     groups: Sequence[np.ndarray] = (),
 ) -> dict[str, np.ndarray]:
-    """Rows of the images of each part; every image is in exactly one.
+    """Divide the images among parts; every image is in exactly one.
 
     Each class is spread over the parts as their shares say, counted in images that hold it, the rarest class
     first; so are images without objects. Groups are placed whole, the largest of a class first, and may make parts
@@ -36,7 +36,7 @@ def split_rows(
     Args:
         index: Annotations.
         shares: Share of the images by name of the part; they sum to 1.
-        seed: Decides between images that are alike in their classes.
+        seed: Seed of the choice between images that are alike in their classes.
         groups: Rows of images that must stay together, such as near-duplicates.
 
     Returns:
@@ -65,16 +65,16 @@ def split_rows(
 
 
 def sample_rows(index: CocoIndex, count: int, seed: int = 0, min_per_class: int = 1) -> np.ndarray:
-    """Rows of a small part of the images, int64, ascending, with the classes in proportion.
+    """Choose a small part of the images, with the classes in proportion; return their rows, int64, ascending.
 
     Each class first gets ``min_per_class`` images, if it has and ``count`` allows so many, the rarest first; the
     rest is drawn in proportion. Very small parts therefore hold more classes an image than the whole.
 
     Args:
         index: Annotations.
-        count: Images wanted; all, if there are not more.
-        seed: Of the choice.
-        min_per_class: Images that each class gets at least, where possible.
+        count: Number of images wanted; all, if there are not more.
+        seed: Seed of the choice.
+        min_per_class: Number of images that each class gets at least, where possible.
 
     Raises:
         UsageError: ``count`` is not above 0.
@@ -99,7 +99,7 @@ def sample_rows(index: CocoIndex, count: int, seed: int = 0, min_per_class: int 
 
 
 def class_shares(index: CocoIndex, parts: Iterable[np.ndarray]) -> np.ndarray:
-    """Share of the images with each class that lies in each part, float64 ``[K, C]``; NaN for classes without."""
+    """Compute the share of each class's images that lies in each part, float64 ``[K, C]``; NaN without any."""
     counts = _class_counts(index, np.arange(len(index)), len(index))[:, :-1].toarray()
     totals = counts.sum(axis=0).astype(np.float64)
     totals[totals == 0] = np.nan
@@ -108,7 +108,7 @@ def class_shares(index: CocoIndex, parts: Iterable[np.ndarray]) -> np.ndarray:
 
 
 def parse_shares(text: str) -> dict[str, float]:
-    """``train=0.8,val=0.1,test=0.1`` as numbers by name.
+    """Parse ``train=0.8,val=0.1,test=0.1`` to numbers by name.
 
     Raises:
         UsageError: A piece is not NAME=SHARE, a name repeats, or the shares do not sum to 1.
@@ -142,7 +142,7 @@ def check_shares(shares: Mapping[str, float]) -> None:
 
 
 def _units(num_images: int, groups: Sequence[np.ndarray]) -> np.ndarray:
-    """Unit of each image, int64 ``[I]``: its group, or its own."""
+    """Return the unit of each image, int64 ``[I]``: its group, or its own."""
     first = np.arange(num_images)
     for group in groups:
         first[group] = first[group].min()
@@ -155,7 +155,7 @@ def _units(num_images: int, groups: Sequence[np.ndarray]) -> np.ndarray:
 
 
 def _class_counts(index: CocoIndex, unit_of: np.ndarray, num_units: int) -> csr_array:
-    """Images of each unit that hold each class; the last column counts those that hold none: ``[U, C + 1]``."""
+    """Count the images of each unit that hold each class, or none (last column): ``[U, C + 1]``."""
     num_classes = len(index.class_map)
     one = ~index.iscrowd
     image_rows = np.repeat(np.arange(len(index)), np.diff(index.offsets))
@@ -170,7 +170,7 @@ def _class_counts(index: CocoIndex, unit_of: np.ndarray, num_units: int) -> csr_
 
 
 def _stratify(counts: csr_array, sizes: np.ndarray, shares: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """Part of each unit, int64 ``[U]``: algorithm 1 of the paper, for units of several images.
+    """Choose a part for each unit, int64 ``[U]``: algorithm 1 of the paper, for units of several images.
 
     Departs from it in one thing: where a unit is larger than what any part still wants of the class, the part
     whose total has most room takes it, so that a big group does not fill the smallest part many times over.
@@ -196,7 +196,7 @@ def _stratify(counts: csr_array, sizes: np.ndarray, shares: np.ndarray, random: 
 
 
 def _neediest(wanted: np.ndarray, wanted_total: np.ndarray, size: int, random: np.random.Generator) -> int:
-    """The part that lacks most of a class, then most images; chance decides what is left."""
+    """Return the part that lacks most of a class, then most images; chance decides what is left."""
     if size > 1 and wanted.max() < size:
         wanted = wanted_total
     best = np.flatnonzero(np.isclose(wanted, wanted.max()))
@@ -215,7 +215,7 @@ def _fill_empty_parts(part_of: np.ndarray, sizes: np.ndarray, num_parts: int) ->
 
 
 def _cover(counts: csr_array, most: int, min_per_class: int, random: np.random.Generator) -> np.ndarray:
-    """Few images that give each class so many, the rarest first; of several, those with most that is missing."""
+    """Choose few images that give each class so many, the rarest first; those with most that is missing."""
     by_label = counts[:, :-1].tocsc()
     available = np.diff(by_label.indptr)
     missing = np.minimum(available, min_per_class)

@@ -55,11 +55,11 @@ def write_synthetic(
 
     Args:
         root: Folder to write into; made if missing, and files of the same names are replaced.
-        train_images: Images to train on.
-        val_images: Images to evaluate on.
+        train_images: Number of images to train on.
+        val_images: Number of images to evaluate on.
         size: Side of the square images.
-        seed: Of everything drawn.
-        num_classes: How many of :data:`SHAPES` to use.
+        seed: Seed of everything drawn.
+        num_classes: Number of :data:`SHAPES` to use.
         max_objects: Greatest number of objects in an image; the least is 0.
         side_share: Least and greatest side of an object.
 
@@ -108,7 +108,7 @@ def draw_scene(
     max_objects: int = MAX_OBJECTS,
     side_share: tuple[float, float] = OBJECT_SIDE_SHARE,
 ) -> tuple[np.ndarray, list[tuple[int, list[int]]]]:
-    """One image and its objects.
+    """Draw one image and its objects.
 
     Returns:
         uint8 ``[size, size, 3]`` RGB, and a class id and a box (x, y, width, height) per object.
@@ -127,7 +127,7 @@ def draw_scene(
 def _place(
     random: np.random.Generator, size: int, side_share: tuple[float, float], others: list[list[int]]
 ) -> list[int] | None:
-    """A box (x, y, width, height) that hides little of the others, or None if there is no room."""
+    """Choose a box (x, y, width, height) that hides little of the others, or None if there is no room."""
     least, greatest = (share * size for share in side_share)
     for _ in range(30):
         side = math.sqrt(random.uniform(least**2, greatest**2))  # all areas alike
@@ -141,7 +141,7 @@ def _place(
 
 
 def _covered(number: int, boxes: list[list[int]]) -> float:
-    """Share of a box that the others cover, at most."""
+    """Return the share of a box that the others cover, at most."""
     x, y, width, height = boxes[number]
     covered = 0
     for left, top, other_width, other_height in boxes[:number] + boxes[number + 1 :]:
@@ -166,13 +166,13 @@ def _draw_object(random: np.random.Generator, canvas: np.ndarray, shape: str, bo
 
 
 def _object_color(random: np.random.Generator, hue: float) -> np.ndarray:
-    """A colour around a hue (0 to 1), any saturation and brightness, so that none is like the background."""
+    """Draw a colour around a hue (0 to 1), any saturation and brightness, so that none is like the background."""
     varied = (hue + random.normal(0, HUE_SPREAD)) % 1.0
     return np.array(colorsys.hsv_to_rgb(varied, random.uniform(0.3, 1), random.uniform(0.25, 1)))
 
 
 def _shape_mask(shape: str, width: int, height: int, turn: float) -> np.ndarray:
-    """Coverage 0 to 1, ``[height, width]``."""
+    """Draw the coverage of a shape, 0 to 1, ``[height, width]``."""
     points = _outline(shape) @ np.array([[math.cos(turn), math.sin(turn)], [-math.sin(turn), math.cos(turn)]])
     low, high = points.min(axis=0), points.max(axis=0)
     fine = np.array([width, height]) * SUPERSAMPLING
@@ -187,7 +187,7 @@ def _shape_mask(shape: str, width: int, height: int, turn: float) -> np.ndarray:
 
 
 def _outline(shape: str) -> np.ndarray:
-    """Corners of a shape in -1 to 1, ``[points, 2]`` as (x, y), y downwards."""
+    """Return the corners of a shape in -1 to 1, ``[points, 2]`` as (x, y), y downwards."""
     if shape == "square":
         return np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)], dtype=np.float64)
     if shape == "triangle":
@@ -204,7 +204,7 @@ def _outline(shape: str) -> np.ndarray:
 
 
 def _draw_background(random: np.random.Generator, size: int) -> np.ndarray:
-    """A gradient with noise, stripes, thin lines, and blobs smaller than any object; float32 0 to 1."""
+    """Draw a gradient with noise, stripes, thin lines, and blobs smaller than any object; float32 0 to 1."""
     across = np.linspace(0, 1, size, dtype=np.float32)
     x, y = across[None, :, None], across[:, None, None]
     angle = random.uniform(0, 2 * math.pi)
@@ -220,7 +220,7 @@ def _draw_background(random: np.random.Generator, size: int) -> np.ndarray:
 
 
 def _soft_noise(random: np.random.Generator, size: int) -> np.ndarray:
-    """Smooth coloured or gray noise, ``[size, size, 3]`` float32, about -2 to 2."""
+    """Draw smooth coloured or gray noise, ``[size, size, 3]`` float32, about -2 to 2."""
     cells, channels = int(random.integers(4, 17)), 3 if random.random() < 0.5 else 1
     grid = random.standard_normal((channels, cells, cells), dtype=np.float32)
     planes = [Image.fromarray(plane).resize((size, size), Image.Resampling.BICUBIC) for plane in grid]
