@@ -39,7 +39,7 @@ def augments_on_device(config: TransformConfig, device_type: str) -> bool:
 
     Args:
         config: Its ``on_device`` decides.
-        device_type: Where training takes place, ``cuda`` or ``cpu``.
+        device_type: Device of the training, ``cuda`` or ``cpu``.
     """
     if config.on_device == "auto":
         return device_type == "cuda" and _changes_colours(config)
@@ -89,7 +89,7 @@ def _flip(images: Tensor, flips: Tensor, sides: list[int], axis: int) -> Tensor:
 
 
 def _flip_truth(truth: GroundTruth, mirrored: Tensor, upside_down: Tensor) -> GroundTruth:
-    """Boxes are relative to each image, so a flip turns a centre x into 1 - x."""
+    """Mirror boxes: they are relative to each image, so a flip turns a centre x into 1 - x."""
     counts = torch.tensor(truth.counts)
     flips = torch.stack([mirrored, upside_down], dim=1).repeat_interleave(counts, dim=0)
     flips = flips.to(truth.boxes_cxcywh.device, non_blocking=True)
@@ -100,7 +100,7 @@ def _flip_truth(truth: GroundTruth, mirrored: Tensor, upside_down: Tensor) -> Gr
 
 @dataclasses.dataclass(frozen=True)
 class Distortions:
-    """What to do to each image; 1, or 0 for hue, does nothing.
+    """Changes of the colours of each image; 1, or 0 for hue, does nothing.
 
     Args:
         brightness: Factors ``[B]``.
@@ -119,7 +119,7 @@ class Distortions:
     channels: Tensor
 
     def to(self, device: torch.device) -> Distortions:
-        """The same numbers on another device."""
+        """Move the numbers to another device."""
         return Distortions(
             **{
                 field.name: getattr(self, field.name).to(device, non_blocking=True)
@@ -134,7 +134,7 @@ def draw_distortions(config: TransformConfig, count: int, generator: torch.Gener
     Args:
         config: Its ``photometric`` is the probability of each change, ``channel_shuffle`` that of the last.
         count: Images.
-        generator: Of random numbers; torch's own if not given.
+        generator: Generator of random numbers; torch's own if not given.
     """
     values = torch.rand(count, 4, generator=generator) * 2 - 1
     values *= torch.rand(count, 4, generator=generator) < config.photometric
@@ -167,8 +167,8 @@ def distort_image(image: Tensor, distortions: Distortions, row: int) -> Tensor:
 
     Args:
         image: uint8, or float32 from 0 to 1, ``[3, h, w]``.
-        distortions: What to do.
-        row: Which of them.
+        distortions: Changes of many images.
+        row: Number of this image among them.
     """
     brightness, contrast = float(distortions.brightness[row]), float(distortions.contrast[row])
     saturation, hue = float(distortions.saturation[row]), float(distortions.hue[row])
@@ -191,14 +191,14 @@ def distort_image(image: Tensor, distortions: Distortions, row: int) -> Tensor:
 
 
 def distort_batch(images: Tensor, distortions: Distortions, padding_mask: Tensor) -> Tensor:
-    """Change every image of a batch in its own way.
+    """Change the colours of every image of a batch in its own way.
 
     The same as :func:`distort_image`, but for rounding: that one rounds uint8 down after every change, this one
     to the nearest once.
 
     Args:
         images: uint8 ``[B, 3, H, W]``.
-        distortions: Of B images, on the same device.
+        distortions: Changes of B images, on the same device.
         padding_mask: ``[B, H, W]``, True = padding; it counts in no mean and stays 0.
 
     Returns:
@@ -221,7 +221,7 @@ def distort_batch(images: Tensor, distortions: Distortions, padding_mask: Tensor
 
 
 def _change_contrast(colours: Tensor, factor: Tensor, pixels: Tensor) -> Tensor:
-    """Away from the mean gray of the pixels that are not padding, which is black here and adds nothing to it."""
+    """Move colours away from the mean gray of all but padding, which is black here and adds nothing to it."""
     mean = _gray(colours).sum(dim=(1, 2, 3), keepdim=True) / pixels
     return (colours * factor + mean * (1 - factor)).clamp_(0, 1)
 

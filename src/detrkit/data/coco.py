@@ -48,7 +48,7 @@ class CocoDataset(Dataset[Sample | None]):
         index: The annotations.
         images: Folder that file names are relative to.
         transform: From :mod:`detrkit.data.transforms`; None leaves images as they are.
-        seed: Of augmentation.
+        seed: Seed of augmentation.
         on_bad_image: skip: log an unreadable image and return None for it; error: raise.
             Evaluation uses error, since a skipped image would change its numbers.
         decode_target: Size that the transform wants at most; None if that is not known.
@@ -83,7 +83,7 @@ class CocoDataset(Dataset[Sample | None]):
         return len(self.index)
 
     def __getitem__(self, key: SampleKey) -> Sample | None:
-        """One sample: uint8 ``[3, H, W]`` and its target, or None if the image is unreadable and skipped.
+        """Return one sample: uint8 ``[3, H, W]`` and its target, or None if the image is unreadable and skipped.
 
         Raises:
             ImageError: The image is unreadable and ``on_bad_image`` is error.
@@ -109,7 +109,7 @@ class CocoDataset(Dataset[Sample | None]):
             return self.transform(tv_tensors.Image(image), target)
 
     def read_sample(self, row: int) -> Sample:
-        """An image, uint8 ``[3, H, W]``, and its target, before any augmentation.
+        """Read an image, uint8 ``[3, H, W]``, and its target, before any augmentation.
 
         Raises:
             ImageError: The image is unreadable.
@@ -119,7 +119,7 @@ class CocoDataset(Dataset[Sample | None]):
         return image, self.read_target(row, file_hw, (image.shape[-2], image.shape[-1]))
 
     def sample_size(self, key: SampleKey) -> SizeHW:
-        """Size of the image that a key gives, found without reading it.
+        """Return the size of the image that a key gives, without reading it.
 
         Augmentation is a function of seed, epoch and image, so it can be done beforehand on an image without
         pixels. Where images are composed of several, or a file is not of the listed size, this is an estimate.
@@ -133,7 +133,7 @@ class CocoDataset(Dataset[Sample | None]):
         return augmented.shape[-2], augmented.shape[-1]
 
     def _read(self, row: int) -> tuple[Tensor, SizeHW]:
-        """The image of a row or of its copy, perhaps at a fraction of its size, and the size of the file."""
+        """Read the image of a row or its copy, perhaps at a fraction of its size, and the size of the file."""
         name = self.index.file_name(row)
         target = self.decode_target if self.fast_decode else None
         copy = self.cache.copy_of(row, name) if self.cache is not None else None
@@ -148,18 +148,18 @@ class CocoDataset(Dataset[Sample | None]):
         return decode_reduced(self.images / name, target)
 
     def read_image(self, row: int) -> Tensor:
-        """The image file of a row, as :func:`detrkit.ops.images.decode_image` gives it."""
+        """Read the image file of a row, as :func:`detrkit.ops.images.decode_image` gives it."""
         name = self.index.file_name(row)
         check_inside(name, self.images)
         return decode_image(self.images / name)
 
     def read_target(self, row: int, size_hw: SizeHW, read_hw: SizeHW | None = None) -> Target:
-        """The annotations of a row for an image whose file is ``size_hw`` pixels.
+        """Read the annotations of a row for an image whose file is ``size_hw`` pixels.
 
         Args:
-            row: Of the index.
+            row: Row of the index.
             size_hw: Size of the file.
-            read_hw: Size it was read at, to which only the boxes are scaled; that of the file if not given.
+            read_hw: Size that it was read at, to which only the boxes are scaled; that of the file if not given.
         """
         read_hw = read_hw or size_hw
         index, rows = self.index, self.index.annotation_rows(row)
@@ -185,7 +185,7 @@ class CocoDataset(Dataset[Sample | None]):
     def _refit(
         self, row: int, boxes: np.ndarray, area: np.ndarray, listed_hw: SizeHW, size_hw: SizeHW
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Boxes and areas for a file that is not of the size its annotation says; told of once."""
+        """Fit boxes and areas to a file that is not of the size its annotation says; told of once."""
         if not self._size_reported:
             self._size_reported = True
             logger.warning(
@@ -201,7 +201,7 @@ class CocoDataset(Dataset[Sample | None]):
 def fit_boxes(
     boxes: np.ndarray, area: np.ndarray, listed_hw: SizeHW, size_hw: SizeHW
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes and areas in pixels of an image whose annotation says that it has another size.
+    """Fit boxes and areas to an image whose annotation says that it has another size.
 
     Height and width exchanged come from an EXIF orientation: people draw boxes on the upright image, so these
     stay. Any other difference means that the image was resized after annotation.
@@ -228,6 +228,6 @@ def _seeded(seed: int) -> Iterator[None]:
 
 
 def sample_seed(seed: int, epoch: int, row: int) -> int:
-    """A well-mixed 64-bit seed from three numbers, the same on every machine."""
+    """Make a well-mixed 64-bit seed of three numbers, the same on every machine."""
     state = np.random.SeedSequence((seed, epoch, row)).generate_state(1, np.uint64)
     return int(state[0])

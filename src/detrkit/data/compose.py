@@ -39,7 +39,7 @@ _TRIES = 10
 
 
 class Readable(Protocol):
-    """What composition needs of a data set."""
+    """A data set, as far as composition needs one."""
 
     @property
     def on_bad_image(self) -> str:
@@ -49,7 +49,7 @@ class Readable(Protocol):
     def __len__(self) -> int: ...
 
     def read_sample(self, row: int) -> Sample:
-        """An image and its target, before any augmentation; raises ImageError."""
+        """Read an image and its target, before any augmentation; raises ImageError."""
         ...
 
 
@@ -58,8 +58,8 @@ class ComposedTransform:
 
     Args:
         config: Its ``mosaic`` and ``mixup`` are probabilities.
-        steps: What happens to the composed image.
-        last_steps: What happens to the image from ``close_epoch`` on.
+        steps: Steps for the composed image.
+        last_steps: Steps for the image from ``close_epoch`` on.
         close_epoch: First epoch, from 0, without composition; None for never.
     """
 
@@ -81,9 +81,9 @@ class ComposedTransform:
         """Augment the image of a key, with partners from its data set.
 
         Args:
-            dataset: Where partners are read.
-            key: Of the image.
-            sample: What ``dataset.read_sample`` gives for the key's row.
+            dataset: Data set that partners are read from.
+            key: Key of the image.
+            sample: The image and target that ``dataset.read_sample`` gives for the key's row.
 
         Raises:
             ImageError: A partner is unreadable and the data set does not skip such images.
@@ -97,11 +97,11 @@ class ComposedTransform:
 
 
 def load_composed(dataset: Readable, row: int, sample: Sample, config: TransformConfig) -> Sample:
-    """The sample, perhaps with other images of the data set beside it (mosaic) or over it (mixup).
+    """Compose the sample, perhaps, with other images of the data set beside it (mosaic) or over it (mixup).
 
     Args:
-        dataset: Where partners are read.
-        row: Of the first image; it is no partner of itself, or every object would be there twice.
+        dataset: Data set that partners are read from.
+        row: Row of the first image; it is no partner of itself, or every object would be there twice.
         sample: The first image and its target; its size is kept.
         config: Its ``mosaic`` and ``mixup`` are probabilities.
 
@@ -122,42 +122,42 @@ def load_composed(dataset: Readable, row: int, sample: Sample, config: Transform
 
 
 def mosaic(samples: Sequence[Sample]) -> Sample:
-    """Four images as the quarters of one that is as large as the first, each in any quarter.
+    """Put four images together as the quarters of one that is as large as the first, each in any quarter.
 
     Args:
         samples: Four; sides of the first at least :data:`LEAST_SIDE`.
     """
     height, width = image_size_hw(samples[0][0])
     least, greatest = MOSAIC_CENTER
-    y, x = (round(side * _draw_float(least, greatest)) for side in (height, width))
+    y, x = (round(side * draw_float(least, greatest)) for side in (height, width))
     tiles = [(0, 0, y, x), (0, x, y, width - x), (y, 0, height - y, x), (y, x, height - y, width - x)]
     canvas = torch.empty((height, width, 3), dtype=torch.uint8).permute(2, 0, 1)
     targets = []
     for place, sample in zip(torch.randperm(4).tolist(), samples, strict=True):
         top, left, *size = tiles[place]
-        image, target = fill_tile(sample, (size[0], size[1]), _draw_float(1, MOSAIC_ZOOM))
+        image, target = fill_tile(sample, (size[0], size[1]), draw_float(1, MOSAIC_ZOOM))
         canvas[:, top : top + size[0], left : left + size[1]] = image.as_subclass(Tensor)
         targets.append(_on_canvas(target, top, left, (height, width)))
     return tv_tensors.Image(canvas), join_targets(targets)
 
 
 def mixup(first: Sample, second: Sample) -> Sample:
-    """A blend of two images, as large as the first, with the objects of both (arXiv:1710.09412, 1902.04103)."""
+    """Blend two images, as large as the first, with the objects of both (arXiv:1710.09412, 1902.04103)."""
     image, target = first
     other, other_target = fill_tile(second, image_size_hw(image))
-    share = _draw_float(*MIXUP_SHARE)
+    share = draw_float(*MIXUP_SHARE)
     blend = torch.lerp(other.as_subclass(Tensor).float(), image.as_subclass(Tensor).float(), share)
     return tv_tensors.Image(blend.round_().to(torch.uint8)), join_targets([target, other_target])
 
 
 def fill_tile(sample: Sample, size_hw: SizeHW, zoom: float = 1.0) -> Sample:
-    """A random part of an image, resized to cover a tile.
+    """Cut out a random part of an image, resized to cover a tile.
 
     The part is cut before it is resized: a long strip resized as a whole would fill the memory.
 
     Args:
-        sample: Of any size.
-        size_hw: Of the tile.
+        sample: Image of any size, and its target.
+        size_hw: Size of the tile.
         zoom: 1: the largest part that has the tile's shape; 2: half its sides.
     """
     image, target = sample
@@ -172,7 +172,7 @@ def fill_tile(sample: Sample, size_hw: SizeHW, zoom: float = 1.0) -> Sample:
 
 
 def join_targets(targets: Sequence[Target]) -> Target:
-    """All objects of targets on the same canvas; masks only if all have them; the rest is the first's."""
+    """Join all objects of targets on the same canvas; masks only if all have them; the rest is the first's."""
     first = targets[0]
     joined = first.copy()
     corners = torch.cat([target["boxes"].as_subclass(Tensor) for target in targets])
@@ -189,7 +189,7 @@ def join_targets(targets: Sequence[Target]) -> Target:
 
 
 def _on_canvas(target: Target, top: int, left: int, size_hw: SizeHW) -> Target:
-    """The target of a tile, in pixels of the canvas."""
+    """Move the target of a tile into pixels of the canvas."""
     height, width = target["boxes"].canvas_size
     moved = target.copy()
     corners = target["boxes"].as_subclass(Tensor) + torch.tensor([left, top, left, top])
@@ -202,7 +202,7 @@ def _on_canvas(target: Target, top: int, left: int, size_hw: SizeHW) -> Target:
 
 
 def _draw_partner(dataset: Readable, own_row: int) -> Sample | None:
-    """Another image of the data set; None if there is none, or only unreadable ones were drawn."""
+    """Draw another image of the data set; None if there is none, or only unreadable ones were drawn."""
     for _ in range(_TRIES if len(dataset) > 1 else 0):
         row = int(torch.randint(len(dataset) - 1, ()))
         try:
@@ -221,5 +221,6 @@ def _reseed(seed: int) -> None:
     torch.default_generator.manual_seed(seed)
 
 
-def _draw_float(least: float, greatest: float) -> float:
+def draw_float(least: float, greatest: float) -> float:
+    """Draw uniformly."""
     return least + (greatest - least) * float(torch.rand(()))

@@ -43,10 +43,10 @@ def pad_sample(
 
     Args:
         image: uint8 ``[3, H, W]``.
-        target: Of the image.
+        target: Objects of the image.
         left: Columns of the canvas before the image.
         top: Rows of the canvas above it.
-        size_hw: Of the canvas.
+        size_hw: Size of the canvas.
         fill: RGB, 0 to 255.
     """
     height, width = image_size_hw(image)
@@ -71,14 +71,14 @@ def crop_sample(
 def crop_target(
     target: Target, top: int, left: int, height: int, width: int, keep: Tensor | None = None
 ) -> Target:
-    """The target of a crop, in pixels of it: boxes clipped, objects without a pixel in it removed.
+    """Crop a target, in pixels of it: boxes clipped, objects without a pixel in it removed.
 
     Args:
-        target: Of the whole image.
+        target: Objects of the whole image.
         top: First row of the crop.
         left: First column of the crop.
-        height: Of the crop.
-        width: Of the crop.
+        height: Height of the crop.
+        width: Width of the crop.
         keep: bool ``[n]``, objects to keep if they are inside; all if not given.
     """
     cropped = _moved(target, lambda objects: tv_functional.crop(objects, top, left, height, width))
@@ -97,10 +97,10 @@ def crop_target(
 
 
 def select_objects(target: Target, keep: Tensor) -> Target:
-    """The target with some of its objects.
+    """Keep some of the objects of a target.
 
     Args:
-        target: Of an image.
+        target: Objects of an image.
         keep: bool or indices, ``[n]``.
     """
     selected = target.copy()
@@ -114,7 +114,7 @@ def select_objects(target: Target, keep: Tensor) -> Target:
 
 
 def _moved(target: Target, move: Callable[[Tensor], Any]) -> Target:
-    """The target with boxes and masks moved alike."""
+    """Move boxes and masks of a target alike."""
     moved = target.copy()
     moved["boxes"] = move(target["boxes"])
     if "masks" in target:

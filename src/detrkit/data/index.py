@@ -27,7 +27,7 @@ class CocoIndex:
     Args:
         image_ids: The data set's ids, int64 ``[I]``.
         name_bytes: All file names in UTF-8, one after the other, uint8.
-        name_offsets: Where each name starts, int64 ``[I + 1]``.
+        name_offsets: Start of each name, int64 ``[I + 1]``.
         sizes_hw: Pixels as annotated, int32 ``[I, 2]``.
         offsets: Annotations of image i are rows ``offsets[i]:offsets[i + 1]`` of the rest, int64 ``[I + 1]``.
         boxes_xyxy: Pixels, inside the image, float64 ``[N, 4]``: float32 would move an IoU that lies on a
@@ -55,16 +55,16 @@ class CocoIndex:
         return len(self.image_ids)
 
     def file_name(self, row: int) -> str:
-        """File name of an image, relative to the image folder."""
+        """Return the file name of an image, relative to the image folder."""
         start, stop = self.name_offsets[row : row + 2]
         return self.name_bytes[start:stop].tobytes().decode("utf-8", "surrogateescape")
 
     def annotation_rows(self, row: int) -> slice:
-        """Rows of the annotation arrays that belong to an image."""
+        """Return the rows of the annotation arrays that belong to an image."""
         return slice(int(self.offsets[row]), int(self.offsets[row + 1]))
 
     def select(self, rows: np.ndarray) -> CocoIndex:
-        """The same data set with some of its images, in the given order; rows int64."""
+        """Select some of the images, in the given order; rows int64."""
         counts = np.diff(self.offsets)[rows]
         annotation_rows = np.concatenate(
             [np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows] or [np.zeros(0, np.int64)]
@@ -86,14 +86,14 @@ class CocoIndex:
 
 
 def pack_names(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
-    """File names as one array of bytes and the offsets of each; see :class:`CocoIndex`."""
+    """Pack file names into one array of bytes and the offsets of each; see :class:`CocoIndex`."""
     encoded = [name.encode("utf-8", "surrogateescape") for name in names]
     offsets = np.cumsum([0, *map(len, encoded)], dtype=np.int64)
     return np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets
 
 
 def missing_images(index: CocoIndex, images: Path) -> np.ndarray:
-    """Rows of the images whose file does not exist, int64; every folder is listed once.
+    """List the rows of images whose file does not exist, int64; every folder is listed once.
 
     Raises:
         AnnotationError: A file name leads out of ``images``, by ``..``, as an absolute path or by a link.

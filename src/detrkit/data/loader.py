@@ -49,10 +49,10 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
     Args:
         num_images: Images of the data set.
         batch_size: Images a batch and process.
-        seed: Of the order.
-        shuffle: Whether the order differs from the data set's.
-        rank: This process.
-        world_size: Processes.
+        seed: Seed of the order.
+        shuffle: True for an order that is not the data set's.
+        rank: Number of this process.
+        world_size: Number of processes.
         drop_last: Leave out what does not fill a batch, unless that would be everything.
         size_of: Size that an image will have in its batch; None for batches of images of any size.
     """
@@ -86,7 +86,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
         return math.ceil(math.ceil(self.num_images / self.world_size) / self.batch_size)
 
     def __len__(self) -> int:
-        """Batches that iteration gives now."""
+        """Count the batches that iteration gives now."""
         return max(0, self.num_batches - self.start_batch)
 
     def set_epoch(self, epoch: int, start_batch: int = 0) -> None:
@@ -108,7 +108,7 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
                     yield [SampleKey(epoch, row) for row in window[start : start + size].tolist()]
 
     def _rows(self) -> np.ndarray:
-        """Rows of this process: every ``world_size``-th of the epoch's order."""
+        """Return the rows of this process: every ``world_size``-th of the epoch's order."""
         order = np.arange(self.num_images)
         if self.shuffle:
             order = _shuffled(order, self.seed, self.epoch)
@@ -124,8 +124,8 @@ class EvaluationBatchSampler(Sampler[list[SampleKey]]):
     Args:
         num_images: Images of the data set.
         batch_size: Images a batch.
-        rank: This process.
-        world_size: Processes.
+        rank: Number of this process.
+        world_size: Number of processes.
     """
 
     def __init__(self, num_images: int, batch_size: int, rank: int = 0, world_size: int = 1):
@@ -146,7 +146,7 @@ class EvaluationBatchSampler(Sampler[list[SampleKey]]):
 
 
 def _bucketed(sizes_hw: np.ndarray, batch_size: int, seed: tuple[int, ...]) -> np.ndarray:
-    """An order of images, int64 ``[k]``, in which those of each batch are of similar size.
+    """Return an order of images, int64 ``[k]``, in which those of each batch are of similar size.
 
     First by aspect ratio into groups of whole batches, then by height within each. What does not fill a batch
     comes last, as without sorting.
@@ -154,7 +154,7 @@ def _bucketed(sizes_hw: np.ndarray, batch_size: int, seed: tuple[int, ...]) -> n
     Args:
         sizes_hw: int64 ``[k, 2]``.
         batch_size: Images of a batch.
-        seed: Of the order of the batches.
+        seed: Seed of the order of the batches.
     """
     order = np.argsort(sizes_hw[:, 0] / sizes_hw[:, 1], kind="stable")
     batches = len(order) // batch_size
@@ -169,22 +169,22 @@ def _bucketed(sizes_hw: np.ndarray, batch_size: int, seed: tuple[int, ...]) -> n
 
 
 def _shuffled(order: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """A permutation by NumPy's PCG64, whose streams are the same on every machine."""
+    """Permute by NumPy's PCG64, whose streams are the same on every machine."""
     shuffled: np.ndarray = np.random.Generator(np.random.PCG64((seed, epoch))).permutation(order)
     return shuffled
 
 
 @dataclasses.dataclass(frozen=True)
 class LoadingFacts:
-    """What can be said of a loader when training waits for it.
+    """Facts about a loader, to be told when training waits for it.
 
     Args:
         workers: Loader processes of each training process.
         processes: Training processes on this machine.
-        cpus: That this process may use.
+        cpus: CPUs that this process may use.
         image_short: Median short side of the images as they are read, in pixels.
         needed_short: Short side that training asks for; None if unknown.
-        has_cache: Whether the images come from a cache.
+        has_cache: True if the images come from a cache.
         data: The data set, by the name to give to ``detrkit data cache``.
     """
 
@@ -242,17 +242,17 @@ def build_loader(
     config: DataConfig,
     pin: bool = False,
 ) -> DataLoader[Batch | None]:
-    """A loader whose batches do not depend on the number of workers.
+    """Build a loader whose batches do not depend on the number of workers.
 
     Workers stay alive between epochs; the epoch reaches them inside each key. Call ``sampler.set_epoch``
     before iterating. Pixels of a batch from a worker lie in memory that is used again once nothing refers to
     them, see :mod:`detrkit.data.transport`.
 
     Args:
-        dataset: What the keys are looked up in.
-        sampler: What batches consist of.
+        dataset: Samples by key.
+        sampler: Keys of each batch.
         config: Its ``workers`` and ``prefetch`` count.
-        pin: Whether batches are put into page-locked memory, for CUDA.
+        pin: True to put batches into page-locked memory, for CUDA.
     """
     workers = auto_workers() if config.workers == "auto" else config.workers
     loader = _Loader(
@@ -288,7 +288,7 @@ def _facts(
 
 
 def _shared_slots(workers: int, prefetch: int, batch_size: int) -> SharedSlots | None:
-    """None where workers would not inherit them, or the system does not give so much."""
+    """Make slots; None where workers would not inherit them, or the system does not give so much."""
     if not workers or torch.multiprocessing.get_start_method() != "fork":
         return None
     try:
@@ -359,7 +359,7 @@ def _raising(batches: Iterator[Batch | DetrkitError | None]) -> Iterator[Batch |
 
 
 def auto_workers() -> int:
-    """One worker per CPU that this process may use, less one for the process itself; at most 4.
+    """Return one worker for each CPU that this process may use, less one for itself; at most 4.
 
     Four give some 800 images a second by the recipe of DETR, more than one GPU trains on.
     """
@@ -367,7 +367,7 @@ def auto_workers() -> int:
 
 
 def available_cpus() -> int:
-    """CPUs that this process may use."""
+    """Count the CPUs that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -21,9 +21,9 @@ class Split:
     """One split of a data set, read.
 
     Args:
-        files: Where it lies and how that was recognised.
+        files: Its place, and how that was recognised.
         index: Its images and annotations.
-        report: What was repaired or left out on reading.
+        report: Faults that were repaired or left out on reading.
     """
 
     files: SplitFiles
@@ -31,7 +31,7 @@ class Split:
     report: ReadReport
 
     def lines(self) -> list[str]:
-        """What people should know of it."""
+        """Return what people should know of it, in lines."""
         head = f"{self.files.annotations}: {len(self.index)} images, {len(self.index.labels)} objects"
         return [f"{head} ({self.files.reason}; images in {self.files.images})", *self.report.lines()]
 
@@ -73,7 +73,7 @@ def _files_of_json(path: Path, pixels: bool) -> SplitFiles:
 
 
 def unknown_classes(class_map: ClassMap, split: Split) -> list[str]:
-    """A warning if a split has objects of classes that the model does not know."""
+    """Return a warning if a split has objects of classes that the model does not know."""
     classes = split.index.class_map
     present = [classes.names[class_id] for class_id in np.unique(split.index.labels)]
     unknown = [name for name in present if name not in class_map.names]

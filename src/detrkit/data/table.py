@@ -1,4 +1,4 @@
-"""What annotation files say, as columns, before anything is repaired.
+"""Contents of annotation files as columns, before anything is repaired.
 
 Every format is read into an :class:`AnnotationTable`. :mod:`detrkit.data.repair` makes the index that training
 and evaluation use of it; ``detrkit data check`` looks for faults in it.
@@ -42,7 +42,7 @@ class AnnotationTable:
         label_files: File that each image's annotations are written in, ``[I]``; empty for a single file.
         places: Line or object of each annotation in its label file, from 1, int64 ``[N]``; with
             ``label_files`` only.
-        unit: What ``places`` counts.
+        unit: Unit that ``places`` counts.
         supercategories: Names under which categories are grouped, each once; Roboflow lists one as a category.
     """
 
@@ -65,22 +65,22 @@ class AnnotationTable:
     supercategories: Sequence[str] = ()
 
     def image_rows(self) -> np.ndarray:
-        """Row of ``image_ids`` that each annotation belongs to, the first where ids repeat; -1 if none."""
+        """Find the row of ``image_ids`` of each annotation, the first where ids repeat; -1 if there is none."""
         return positions_of(self.image_refs, self.image_ids)
 
     def class_rows(self) -> np.ndarray:
-        """Row of ``category_ids`` of each annotation, the first where ids repeat; -1 if there is none."""
+        """Find the row of ``category_ids`` of each annotation, the first where ids repeat; -1 if there is none."""
         return positions_of(self.category_refs, np.array(self.category_ids, dtype=np.int64))
 
     def place(self, row: int, image_row: int) -> str:
-        """Where an annotation is written, for messages: ``annotation 17``, ``labels/a.txt line 3``."""
+        """Name the place of an annotation, for messages: ``annotation 17``, ``labels/a.txt line 3``."""
         if self.places is None or not self.label_files or image_row < 0:
             return f"annotation {self.annotation_ids[row]}"
         return f"{self.label_files[image_row]} {self.unit} {self.places[row]}"
 
 
 def positions_of(wanted: np.ndarray, ids: np.ndarray) -> np.ndarray:
-    """Position of each wanted id in ``ids``, the first where it repeats, -1 where it is missing; int64."""
+    """Find the position of each wanted id in ``ids``, the first where it repeats, -1 where missing; int64."""
     if not len(ids):
         return np.full(len(wanted), -1, dtype=np.int64)
     order = np.argsort(ids, kind="stable")

@@ -18,7 +18,7 @@ from detrkit.classes import SizeHW
 from detrkit.config import TransformConfig
 from detrkit.data.augment import Photometric
 from detrkit.data.coco import Sample, Transform
-from detrkit.data.compose import ComposedTransform
+from detrkit.data.compose import ComposedTransform, draw_float
 from detrkit.data.geometry import (
     crop_sample,
     flip_sample,
@@ -38,11 +38,11 @@ _LONGEST_BEFORE_CROP = 8192
 
 
 def train_transform(config: TransformConfig, epochs: int | None = None, *, on_device: bool = False) -> Transform:
-    """The augmentation of training.
+    """Build the augmentation of training.
 
     Args:
-        config: What to do, how much and how often.
-        epochs: Of the whole training; ``close_after`` is a share of them, and without effect if not given.
+        config: Steps, how much and how often.
+        epochs: Epochs of the whole training; ``close_after`` is a share of them, and without effect if not given.
         on_device: Leave flips and colours to :func:`detrkit.data.augment.augment_batch`.
 
     Returns:
@@ -58,7 +58,7 @@ def train_transform(config: TransformConfig, epochs: int | None = None, *, on_de
 
 
 def eval_transform(config: TransformConfig) -> Transform:
-    """The resize of evaluation, without randomness."""
+    """Build the resize of evaluation, without randomness."""
     return ResizeShortSide([config.eval_size], config.max_size)
 
 
@@ -78,7 +78,7 @@ def largest_outputs(config: TransformConfig, sizes_hw: Iterable[SizeHW]) -> set[
     """Return the largest sizes that images can have after the augmentation of training.
 
     Args:
-        config: What is done.
+        config: Augmentation of the training.
         sizes_hw: Sizes of the images before.
     """
     short = max(config.scales) if config.multi_scale else config.eval_size
@@ -97,7 +97,7 @@ def largest_outputs(config: TransformConfig, sizes_hw: Iterable[SizeHW]) -> set[
 
 
 def _steps(config: TransformConfig, on_device: bool, closed: bool) -> list[Step]:
-    """What happens to one image, in order; a step that is turned off draws no random number."""
+    """List the steps for one image, in order; a step that is turned off draws no random number."""
     steps: list[Step] = []
     if not on_device:
         steps.append(RandomFlip(config.flip))
@@ -231,7 +231,7 @@ class ScaleJitter:
     def __call__(self, image: Tensor, target: Target) -> Sample:
         """Cut and resize, or resize and shrink, one sample."""
         # even in the logarithm: halved as often as doubled
-        factor = math.exp(_draw_float(math.log(self.least), math.log(self.greatest)))
+        factor = math.exp(draw_float(math.log(self.least), math.log(self.greatest)))
         if factor > 1:
             height, width = image_size_hw(image)
             part_hw = max(1, round(height / factor)), max(1, round(width / factor))
@@ -252,7 +252,7 @@ class ZoomOut:
     torchvision's ``RandomZoomOut`` makes a canvas of 16 times the pixels whatever the size of the image.
 
     Args:
-        probability: Of doing anything.
+        probability: Probability of doing anything.
         factor: Greatest side of the canvas, in sides of the image.
         fill: RGB, 0 to 255.
         longest: Greatest side of the canvas in pixels; where it would be longer, the image is shrunk first.
@@ -266,7 +266,7 @@ class ZoomOut:
         """Pad one sample, or not."""
         if torch.rand(1) >= self.probability:
             return image, target
-        factor = _draw_float(1, self.factor)
+        factor = draw_float(1, self.factor)
         shares = torch.rand(2).tolist()
         height, width = image_size_hw(image)
         shrink = self.longest / (max(height, width) * factor)
@@ -286,7 +286,7 @@ class IoUCrop:
     three pixels, and leaves labels and areas as they were.
 
     Args:
-        probability: Of doing anything.
+        probability: Probability of doing anything.
     """
 
     OPTIONS = (0.0, 0.1, 0.3, 0.5, 0.7, 0.9, None)
@@ -316,7 +316,7 @@ class IoUCrop:
                 return crop_sample(image, target, top, left, bottom - top, right - left, within[:, found[0]])
 
     def _draw_regions(self, size_hw: SizeHW) -> Tensor:
-        """Some of ``TRIALS`` random rectangles, those of an allowed shape; whole pixels XYXY, ``[r, 4]``."""
+        """Draw ``TRIALS`` random rectangles and keep those of an allowed shape; whole pixels XYXY, ``[r, 4]``."""
         size_wh = torch.tensor(size_hw[::-1], dtype=torch.float32)
         sides, places = torch.rand(2, self.TRIALS, 2)
         sides = torch.floor(size_wh * (self.LEAST_SCALE + (1 - self.LEAST_SCALE) * sides))
@@ -344,15 +344,11 @@ class DropThin:
 
 
 def _centers_within(boxes_xyxy: Tensor, regions_xyxy: Tensor) -> Tensor:
-    """Which boxes have their centre inside which regions, ``[n, r]``."""
+    """Return True where a box has its centre inside a region, ``[n, r]``."""
     centers = ((boxes_xyxy[:, :2] + boxes_xyxy[:, 2:]) / 2)[:, None]
     return ((regions_xyxy[:, :2] < centers) & (centers < regions_xyxy[:, 2:])).all(dim=2)
 
 
 def _draw_int(least: int, greatest: int) -> int:
-    """Uniform, both ends included."""
+    """Draw uniformly, both ends included."""
     return int(torch.randint(least, greatest + 1, ()))
-
-
-def _draw_float(least: float, greatest: float) -> float:
-    return least + (greatest - least) * float(torch.rand(()))

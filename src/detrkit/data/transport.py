@@ -101,8 +101,8 @@ class SharedBatch:
         pixels: Memory of pixels and padding mask: a buffer, or the key, worker and number of a slot.
         sizes_hw: Size of each image.
         truth: Its objects, which go as arrays: as tensors, each would travel in a file of its own.
-        image_ids: As in the batch.
-        orig_sizes_hw: As in the batch.
+        image_ids: The data set's id of each image.
+        orig_sizes_hw: Size of each image file.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""What a detector costs whatever the machine's speed: parameters, arithmetic, memory."""
+"""Cost of a detector whatever the machine's speed: parameters, arithmetic, memory."""
 
 from __future__ import annotations
 
@@ -23,16 +23,16 @@ NOT_COUNTED = "element by element work, normalisation, resizing, sampling, sorti
 
 @dataclasses.dataclass(frozen=True)
 class Cost:
-    """What one detection costs.
+    """Cost of one detection.
 
     Args:
         parameters: Numbers that training can change.
         buffers: Numbers that are kept besides, such as the statistics of batch norms.
-        weight_bytes: Of parameters and buffers.
-        flops: Of one forward, a multiplication and an addition being two: matrix products, convolutions and
-            attention; see :data:`NOT_COUNTED`. What the papers call FLOPs of a detector is often half of it.
+        weight_bytes: Bytes of parameters and buffers.
+        flops: Operations of one forward, a multiplication and an addition being two: matrix products, convolutions
+            and attention; see :data:`NOT_COUNTED`. What the papers call FLOPs of a detector is often half of it.
         peak_bytes: Memory that one detection takes at most beyond what was in use before it, the weights.
-        input_shape: Of the largest tensor that the network is given.
+        input_shape: Shape of the largest tensor that the network is given.
     """
 
     parameters: int
@@ -48,14 +48,14 @@ class Cost:
 
 
 def count_cost(stages: Stages, images: Tensor | Sequence[Tensor]) -> Cost:
-    """Parameters of a detector, and arithmetic and memory of one detection.
+    """Count parameters of a detector, and arithmetic and memory of one detection.
 
     On the CPU memory is what the process grows by, after what it held unused was given back; on CUDA what
     torch's allocator handed out. What a module computes in kernels of its own, beyond torch's operators, is
     not seen.
 
     Args:
-        stages: The detector.
+        stages: Detector.
         images: One image, or those of a batch, uint8 ``[3, H, W]`` RGB.
     """
     batch = [images] if isinstance(images, Tensor) else list(images)
@@ -69,7 +69,7 @@ def count_cost(stages: Stages, images: Tensor | Sequence[Tensor]) -> Cost:
 
 
 def count_parameters(network: nn.Module) -> dict[str, int]:
-    """Of a network: the first three figures of :class:`Cost`; what parts of it share counts once."""
+    """Count the first three figures of :class:`Cost`; what parts of it share counts once."""
     parameters = list(network.parameters())
     tensors = itertools.chain(parameters, network.buffers())
     return {
@@ -80,7 +80,7 @@ def count_parameters(network: nn.Module) -> dict[str, int]:
 
 
 def peak_memory(stages: Stages, images: Sequence[Tensor]) -> int:
-    """Bytes that one detection takes at most beyond what was in use before it.
+    """Measure the bytes that one detection takes at most beyond what was in use before it.
 
     Detects twice: the first time libraries make what they keep.
     """
@@ -106,7 +106,7 @@ def _flops(stages: Stages, inputs: Any) -> int:
 
 @contextlib.contextmanager
 def _frozen(network: nn.Module) -> Iterator[None]:
-    """No parameter asks for gradients: torch's counter hooks those that do, and fails where there are none."""
+    """Let no parameter ask for gradients: torch's counter hooks those that do, and fails where there are none."""
     asking = [parameter for parameter in network.parameters() if parameter.requires_grad]
     for parameter in asking:
         parameter.requires_grad_(False)
@@ -129,7 +129,7 @@ def _give_back(device: torch.device) -> None:
 
 
 def _shapes(inputs: Any) -> list[tuple[int, ...]]:
-    """Shapes of all tensors in containers and in objects with ``tensors``, as torchvision's lists of images."""
+    """List the shapes of tensors in containers and objects with ``tensors``, as torchvision's lists of images."""
     if isinstance(inputs, Tensor):
         return [tuple(inputs.shape)]
     if isinstance(inputs, dict):

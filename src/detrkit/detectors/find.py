@@ -1,4 +1,4 @@
-"""What a person names as a model, as something to measure: detrkit's own, another toolkit's, or a file."""
+"""Finding what is to be measured by its name: detrkit's own model, another toolkit's, or a file of detections."""
 
 from __future__ import annotations
 
@@ -39,8 +39,8 @@ def find_target(
             or a ``.json`` file of detections in COCO's result format. A detector, or another target, is returned
             as it is.
         preset: Preset of detrkit's weights, where the file cannot tell.
-        device: As in :func:`detrkit.load`.
-        precision: As in :func:`detrkit.load`.
+        device: Device, as in :func:`detrkit.load`.
+        precision: Precision, as in :func:`detrkit.load`.
 
     Raises:
         UsageError: The source is nothing that is known, or its toolkit is not installed.

@@ -57,7 +57,7 @@ def to_coco(detections: sv.Detections, image_id: int | None = None) -> list[dict
     """Convert detections of :meth:`Detector.predict` to COCO's result format, best first.
 
     Args:
-        detections: Of one image.
+        detections: Detections of one image.
         image_id: The data set's id of the image. Without one, which pycocotools cannot read, each entry
             carries ``file_name`` (the source) instead, so that entries can be told apart.
 

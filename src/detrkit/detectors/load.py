@@ -26,11 +26,11 @@ def load_detector(
     """Load one of detrkit's own models; see :func:`detrkit.load`.
 
     Args:
-        source: As there.
-        preset: As ``model`` there.
-        device: As there.
-        precision: As there.
-        padding: As there.
+        source: Name, file or folder of the model.
+        preset: Preset, ``model`` there.
+        device: Device of the model.
+        precision: Precision at work.
+        padding: Treatment of padding.
     """
     loaded = load_model(source, preset, padding=padding)
     loaded.family.prepare_inference(loaded.model)
@@ -48,8 +48,8 @@ def make_detector(
 
     Args:
         built: Model with its family, classes and config; its network is moved to ``device``.
-        device: As in :func:`detrkit.load`.
-        precision: As in :func:`detrkit.load`.
+        device: Device, as in :func:`detrkit.load`.
+        precision: Precision, as in :func:`detrkit.load`.
         name: Name that people call it by; that of its preset if not given.
     """
     config, class_map = built.config, built.class_map

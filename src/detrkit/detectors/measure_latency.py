@@ -1,4 +1,4 @@
-"""How long a detector takes, stage by stage, from pixels in memory to detections."""
+"""Latency of a detector, stage by stage, from pixels in memory to detections."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def measure_latency(
     progress: Callable[[int, int], None] | None = None,
     now: Clock = time.perf_counter_ns,
 ) -> Latency:
-    """Time of each stage, with the device waited for between stages.
+    """Measure the time of each stage, with the device waited for between stages.
 
     Args:
         stages: The detector.
@@ -69,10 +69,10 @@ class Stopwatch:
     """Times one batch after another, so that several detectors can take turns.
 
     Args:
-        stages: As for :func:`measure_latency`.
-        images: As for :func:`measure_latency`.
-        batch_size: As for :func:`measure_latency`.
-        now: As for :func:`measure_latency`.
+        stages: Detector.
+        images: uint8 ``[3, H, W]`` RGB in memory; batches are made in this order.
+        batch_size: Images at once; what is left over at the end makes no batch of its own.
+        now: Nanoseconds since some moment.
 
     Raises:
         UsageError: There are fewer images than a batch has.
@@ -126,7 +126,7 @@ class Stopwatch:
         self._next = (self._next + 1) % self.batches
 
     def read(self) -> Latency:
-        """What was timed so far.
+        """Return what was timed so far.
 
         Raises:
             DataError: Nothing was.
@@ -150,7 +150,7 @@ class Stopwatch:
         return self._images[number * self.batch_size : (number + 1) * self.batch_size]
 
     def _time(self, number: int) -> tuple[int, int, int]:
-        """Nanoseconds of the three stages on one batch."""
+        """Measure nanoseconds of the three stages on one batch."""
         images = self._batch(number)
         sizes = [image_size_hw(image) for image in images]
         start = self._moment()
@@ -163,7 +163,7 @@ class Stopwatch:
         return ready - start, seen - ready, end - seen
 
     def _moment(self) -> int:
-        """The time once all work that was asked of the device is done."""
+        """Read the clock once all work that was asked of the device is done."""
         if self.stages.device.type == "cuda":
             torch.cuda.synchronize(self.stages.device)
         return self._now()
@@ -172,7 +172,7 @@ class Stopwatch:
 def measure_decode(
     files: Sequence[str | Path], *, repeats: int = 1, now: Clock = time.perf_counter_ns
 ) -> Percentiles:
-    """How long reading and decoding takes, a file, in milliseconds; the system may have files in memory already.
+    """Measure how long reading and decoding takes, a file, in milliseconds; files may be in memory already.
 
     Raises:
         ImageError: A file is no image that can be read.
@@ -187,16 +187,16 @@ def measure_decode(
 
 
 def with_decode(latency: Latency, files: Sequence[str | Path]) -> Latency:
-    """The same with the time that its image files take to be read and decoded."""
+    """Add the time that its image files take to be read and decoded."""
     return msgspec.structs.replace(latency, decode=measure_decode(files))
 
 
 def device_name(device: torch.device) -> str:
-    """A device as people call it."""
+    """Return the name of a device as people call it."""
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def _settled(totals: Sequence[int]) -> bool:
-    """Whether none of the latest runs, half of all, was much faster than the fastest before."""
+    """Return True if none of the latest runs, half of all, was much faster than the fastest before."""
     half = len(totals) // 2
     return half > 0 and min(totals[half:]) >= _SETTLED * min(totals[:half])

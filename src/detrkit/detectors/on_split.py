@@ -99,7 +99,7 @@ def detect_on_split(
     """Detect on every image of a split, once each.
 
     Args:
-        target: What detects.
+        target: Detector, or file of detections.
         split: The images.
         batch_size: Images at once; no detection depends on it.
         progress: Called with the number of images done.
@@ -186,12 +186,12 @@ def collect(
     detections are the same to the last bit. The first process's evaluator gets all, the others keep theirs.
 
     Args:
-        target: What detects.
+        target: Detector, or file of detections.
         split: The images and annotations.
         truth: The split's, where it was made before.
-        batch_size: As for :func:`detect_on_split`.
-        progress: As for :func:`detect_on_split`.
-        change: As for :func:`detect_on_split`.
+        batch_size: Images at once; no number depends on it.
+        progress: Called with the number of images done.
+        change: Change of each image before.
         peers: Processes that share the work.
 
     Raises:
@@ -222,7 +222,7 @@ class SplitEvaluator:
         built: The model's family, classes and config.
         split: The images and their annotations.
         device: Device of the model.
-        precision: As in :func:`detrkit.load`.
+        precision: Precision, as in :func:`detrkit.load`.
         peers: Processes that share the work; the first gets all detections.
 
     Raises:
@@ -274,7 +274,7 @@ def read_split_for(
     """Read the split to measure on: of the data given, or of what the first run was trained on; with its name.
 
     Args:
-        targets: What shall be measured, all on the same.
+        targets: Targets to be measured, all on the same.
         split: Name of the split.
         data: Folder of the data set in any layout, or one COCO JSON file.
         pixels: True if the image files must be there; None: if any of the targets runs.

@@ -52,8 +52,8 @@ def torchvision_detector(spec: str, *, device: str = "auto", precision: Precisio
     Args:
         spec: ``NAME`` with its published weights, ``NAME@random`` (or ``none``) with random ones, always the
             same, or ``NAME@FILE`` with a state dict. A file for other classes than COCO's needs FILE.classes.json.
-        device: As in :func:`detrkit.load`.
-        precision: As in :func:`detrkit.load`.
+        device: Device, as in :func:`detrkit.load`.
+        precision: Precision, as in :func:`detrkit.load`.
 
     Raises:
         UsageError: torchvision has no such detector, or the names of a file's classes are not known.
@@ -105,8 +105,8 @@ class TorchvisionStages:
     Args:
         network: In evaluation mode, on ``device``; its transform is taken out.
         classes: Class id of each label, -1 for none.
-        device: Where it is.
-        precision: As in :func:`detrkit.load`.
+        device: Device of the network.
+        precision: Precision, as in :func:`detrkit.load`.
     """
 
     pads = False

@@ -43,8 +43,8 @@ def transformers_detector(source: str, *, device: str = "auto", precision: Preci
 
     Args:
         source: Its id on the hub, or a folder, which is opened without the network.
-        device: As in :func:`detrkit.load`.
-        precision: As in :func:`detrkit.load`.
+        device: Device, as in :func:`detrkit.load`.
+        precision: Precision, as in :func:`detrkit.load`.
 
     Raises:
         UsageError: transformers is not installed, or the model does not detect objects.
@@ -66,8 +66,8 @@ class TransformersStages:
         network: In evaluation mode, on ``device``.
         processor: The model's image processor.
         classes: Class id of each label, -1 for none.
-        device: Where it is.
-        precision: As in :func:`detrkit.load`.
+        device: Device of the network.
+        precision: Precision, as in :func:`detrkit.load`.
     """
 
     pads = False

@@ -10,19 +10,19 @@ from torch import Tensor
 
 
 def cxcywh_to_xyxy(boxes: Tensor) -> Tensor:
-    """Corners of boxes given by centre and size; same shape, unit and dtype."""
+    """Return the corners of boxes given by centre and size; same shape, unit and dtype."""
     center, size = boxes[..., :2], boxes[..., 2:]
     return torch.cat((center - size / 2, center + size / 2), dim=-1)
 
 
 def xyxy_to_cxcywh(boxes: Tensor) -> Tensor:
-    """Centre and size of boxes given by corners; same shape, unit and dtype."""
+    """Return centre and size of boxes given by corners; same shape, unit and dtype."""
     low, high = boxes[..., :2], boxes[..., 2:]
     return torch.cat(((low + high) / 2, high - low), dim=-1)
 
 
 def broadcast_giou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor) -> Tensor:
-    """Generalised IoU of boxes that broadcast against each other (arXiv:1902.09630, algorithm 1).
+    """Return the generalised IoU of boxes that broadcast against each other (arXiv:1902.09630, algorithm 1).
 
     Degenerate boxes are legal: a union or hull without area gives 0 for its quotient instead of NaN, where
     torchvision divides by zero.
@@ -47,7 +47,7 @@ def broadcast_giou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor) -> Tensor:
 
 
 def broadcast_iou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor) -> Tensor:
-    """IoU of boxes that broadcast against each other; shapes as for :func:`broadcast_giou`, 0 without area."""
+    """Return the IoU of boxes that broadcast against each other, 0 without area; see :func:`broadcast_giou`."""
     first, second = boxes1_xyxy.float(), boxes2_xyxy.float()
     overlap = torch.minimum(first[..., 2:], second[..., 2:]) - torch.maximum(first[..., :2], second[..., :2])
     intersection = _area(overlap.clamp(min=0))
@@ -56,5 +56,5 @@ def broadcast_iou(boxes1_xyxy: Tensor, boxes2_xyxy: Tensor) -> Tensor:
 
 
 def _area(sides: Tensor) -> Tensor:
-    """Product of width and height ``[..., 2]``; the backward of ``prod`` would ask the device for zeros."""
+    """Multiply width and height ``[..., 2]``; the backward of ``prod`` would ask the device for zeros."""
     return sides[..., 0] * sides[..., 1]

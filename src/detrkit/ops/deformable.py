@@ -56,7 +56,7 @@ def deformable_sample(
 def _sample_grids(
     values: Tensor, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """As :func:`deformable_sample`, through ``grid_sample``."""
+    """Sample through ``grid_sample``; see :func:`deformable_sample`."""
     batch, _, heads, features = values.shape
     cells = [height * width for height, width in shapes_hw]
     maps = torch.split(values.permute(0, 2, 3, 1).flatten(0, 1), cells, dim=2)
@@ -74,7 +74,7 @@ def _sample_grids(
 def _sample_rows(
     values: Tensor, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
-    """As :func:`deformable_sample`, as bags of the rows of a table."""
+    """Sample by bags of the rows of a table; see :func:`deformable_sample`."""
     batch, num_queries, heads, _ = weights.shape
     rows, shares = _corners(values.shape[1], shapes_hw, points, locations, weights)
     rows, shares = rows.flatten(0, 2), shares.flatten(0, 2)
@@ -87,7 +87,7 @@ def _sample_rows(
 def _corners(
     cells: int, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The four cells around each point, and what each adds.
+    """Find the four cells around each point, and what each adds.
 
     Args:
         cells: M.
@@ -119,7 +119,7 @@ def _corners(
 
 
 def _neighbours(locations: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """The two cells next to a point along one axis, low and high, and their shares of it.
+    """Find the two cells next to a point along one axis, low and high, and their shares of it.
 
     A cell outside the map counts as the map's first or last one, with a share of 0.
 
@@ -173,7 +173,7 @@ class _TableGradient(torch.autograd.Function):
 def _check_shapes(
     values: Tensor, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
 ) -> None:
-    """Whoever builds a model meets these; torch's own words would be about bags or grids."""
+    """Refuse shapes that contradict each other; torch's own words would be about bags or grids."""
     if values.ndim != 4:
         raise UsageError(f"values have shape {list(values.shape)}, expected [images, cells, heads, features]")
     if len(points) != len(shapes_hw):

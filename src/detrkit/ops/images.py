@@ -119,7 +119,7 @@ def _draft(image: Image.Image, target: DecodeTarget) -> None:
 
 
 def read_image_size(source: ImageFile) -> SizeHW:
-    """Height and width of an image once upright (EXIF applied), from the header alone.
+    """Read height and width of an image once upright (EXIF applied), from the header alone.
 
     Raises:
         ImageError: The file is missing, empty or of an unknown kind.
@@ -173,7 +173,7 @@ def _named_errors(source: ImageFile) -> Iterator[None]:
 
 
 def _orientation(image: Image.Image) -> int:
-    """EXIF orientation, 1 where there is none or the EXIF block is broken: the pixels are still good."""
+    """Read the EXIF orientation, 1 where there is none or the EXIF block is broken: the pixels are still good."""
     try:
         orientation = image.getexif().get(_ORIENTATION_TAG, 1)
     except _PILLOW_ERRORS:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import subprocess
 import sys
@@ -13,12 +14,20 @@ from torchvision import tv_tensors
 
 from detrkit.config import DataConfig, TransformConfig
 from detrkit.curation.synthetic import write_synthetic
-from detrkit.data.coco import CocoDataset, read_coco
-from detrkit.data.loader import EpochBatchSampler, auto_workers, build_loader, collate
+from detrkit.data.coco import CocoDataset, SampleKey, read_coco
+from detrkit.data.loader import (
+    WINDOW,
+    EpochBatchSampler,
+    EvaluationBatchSampler,
+    auto_workers,
+    build_loader,
+    collate,
+)
 from detrkit.data.transforms import eval_transform, train_transform
 from detrkit.data.transport import SharedSlots
 from detrkit.errors import ImageError
 from detrkit.ops.images import DecodeTarget
+from detrkit.preprocess import resized_size_hw
 from detrkit.types import Batch, Target
 
 TINY = TransformConfig(scales=(40, 48, 56), max_size=90, crop_scales=(50, 60), crop_range=(30, 45), eval_size=48)
@@ -113,53 +122,18 @@ def test_unreadable_images_are_left_out() -> None:
     assert collate([None, None]) is None
 
 
-def test_sampler_shows_every_image_once_an_epoch() -> None:
-    sampler = EpochBatchSampler(10, 4, seed=1)
-    sampler.set_epoch(3)
-    batches = list(sampler)
-    assert [len(batch) for batch in batches] == [4, 4, 2]
-    assert len(sampler) == 3
-    assert sorted(key.row for batch in batches for key in batch) == list(range(10))
-    assert {key.epoch for batch in batches for key in batch} == {3}
-
-
 def test_order_is_a_function_of_seed_and_epoch() -> None:
     def order(seed: int, epoch: int, shuffle: bool = True) -> list[int]:
         sampler = EpochBatchSampler(50, 7, seed=seed, shuffle=shuffle)
         sampler.set_epoch(epoch)
-        return [key.row for batch in sampler for key in batch]
+        keys = [key for batch in sampler for key in batch]
+        assert {key.epoch for key in keys} == {epoch}
+        return [key.row for key in keys]
 
     assert order(1, 2) == order(1, 2)
     assert order(1, 2) != order(1, 3)
     assert order(1, 2) != order(2, 1)
     assert order(1, 2, shuffle=False) == list(range(50))
-
-
-def test_epoch_can_start_in_the_middle() -> None:
-    whole, resumed = EpochBatchSampler(23, 4, seed=1), EpochBatchSampler(23, 4, seed=1)
-    whole.set_epoch(5)
-    resumed.set_epoch(5, start_batch=2)
-    assert list(resumed) == list(whole)[2:]
-    assert (len(resumed), resumed.num_batches) == (4, 6)
-    resumed.set_epoch(6)
-    assert len(resumed) == 6
-
-
-@pytest.mark.parametrize("num_images", [1, 7, 8, 9, 16, 33])
-@pytest.mark.parametrize("world_size", [1, 2, 3])
-@pytest.mark.parametrize("drop_last", [False, True])
-def test_processes_share_an_epoch_evenly(num_images: int, world_size: int, drop_last: bool) -> None:
-    shares = []
-    for rank in range(world_size):
-        sampler = EpochBatchSampler(num_images, 4, 1, rank=rank, world_size=world_size, drop_last=drop_last)
-        shares.append(list(sampler))
-        assert len(shares[-1]) == len(sampler)
-    assert len({len(share) for share in shares}) == 1  # else a process would wait forever
-    rows = [key.row for share in shares for batch in share for key in batch]
-    if drop_last and num_images >= 4 * world_size:
-        assert len(rows) == len(set(rows)) == num_images // (4 * world_size) * 4 * world_size
-    else:
-        assert sorted(rows) == list(range(num_images))
 
 
 def test_number_of_workers_does_not_change_batches(synthetic: Path) -> None:
@@ -273,6 +247,122 @@ def test_facts_say_how_data_is_loaded(synthetic: Path) -> None:
     assert (facts.workers, facts.processes, facts.image_short, facts.needed_short) == (2, 2, 64, 60)
     assert (facts.has_cache, facts.data) == (False, "my-data")
     assert facts.cpus >= 1
+
+
+BUCKETED = pytest.mark.parametrize("bucketed", [False, True])
+SCALES = (480, 544, 608, 672, 736, 800)
+
+
+def size_of(key: SampleKey) -> tuple[int, int]:
+    """What a multi-scale resize could make of a COCO image: another scale in every epoch."""
+    random = np.random.default_rng((key.epoch, key.row))
+    original = ((480, 640), (640, 480), (427, 640), (640, 427), (500, 375), (640, 640))[key.row % 6]
+    return resized_size_hw(original, int(random.choice(SCALES)), 1333)
+
+
+def keys_of(
+    num_images: int, size: int, epoch: int = 0, start: int = 0, *, bucketed: bool = True, **options: Any
+) -> list[list[SampleKey]]:
+    sampler = EpochBatchSampler(num_images, size, seed=3, size_of=size_of if bucketed else None, **options)
+    sampler.set_epoch(epoch, start)
+    found = list(sampler)
+    assert len(found) == len(sampler)
+    return found
+
+
+def padded_share(found: list[list[SampleKey]]) -> float:
+    """Padded pixels for each pixel of an image."""
+    pixels = padded = 0
+    for keys in found:
+        sizes = np.array([size_of(key) for key in keys])
+        pixels += int(sizes.prod(1).sum())
+        padded += int(len(keys) * sizes.max(0).prod() - sizes.prod(1).sum())
+    return padded / pixels
+
+
+@pytest.mark.parametrize("num_images", [1, 3, 4, 5, 130, 4 * WINDOW, 4 * WINDOW + 1, 1003])
+@BUCKETED
+def test_every_image_is_in_one_batch_of_an_epoch(num_images: int, bucketed: bool) -> None:
+    found = keys_of(num_images, 4, bucketed=bucketed)
+    assert sorted(key.row for keys in found for key in keys) == list(range(num_images))
+    assert [len(keys) for keys in found[:-1]] == [4] * (len(found) - 1)  # only the last may be smaller
+
+
+@pytest.mark.parametrize("size", [2, 4, 8, 16])
+def test_buckets_cut_padding_by_more_than_half(size: int) -> None:
+    plain = EpochBatchSampler(4000, size, seed=3)
+    assert padded_share(keys_of(4000, size)) < 0.5 * padded_share(list(plain))
+
+
+def test_order_of_bucketed_batches_is_random_and_repeatable() -> None:
+    first = keys_of(2000, 4, epoch=1)
+    assert first == keys_of(2000, 4, epoch=1)
+    assert first != keys_of(2000, 4, epoch=2)
+    sizes = np.array([size_of(keys[0]) for keys in first[:-1]])
+    aspects = sizes[:, 0] / sizes[:, 1]
+    # sorted batches would follow each other in shape
+    assert abs(np.corrcoef(aspects[:-1], aspects[1:])[0, 1]) < 0.25
+
+
+def test_images_of_a_batch_change_from_epoch_to_epoch() -> None:
+    def pairs(epoch: int) -> set[frozenset[int]]:
+        return {frozenset(key.row for key in keys) for keys in keys_of(2000, 2, epoch)}
+
+    assert len(pairs(0) & pairs(1)) < 20
+
+
+@pytest.mark.parametrize("start", [1, WINDOW - 1, WINDOW, WINDOW + 5, 250])
+@BUCKETED
+def test_an_epoch_can_be_resumed_anywhere(start: int, bucketed: bool) -> None:
+    whole = keys_of(1003, 4, epoch=5, bucketed=bucketed)
+    assert keys_of(1003, 4, epoch=5, start=start, bucketed=bucketed) == whole[start:]
+
+
+@pytest.mark.parametrize("drop_last", [False, True])
+@BUCKETED
+def test_processes_share_an_epoch_evenly(drop_last: bool, bucketed: bool) -> None:
+    for num_images, world_size in itertools.product((1, 7, 16, 33, 1003), (1, 2, 3)):
+        options = {"world_size": world_size, "drop_last": drop_last, "bucketed": bucketed}
+        shares = [keys_of(num_images, 4, rank=rank, **options) for rank in range(world_size)]
+        assert len({len(share) for share in shares}) == 1  # else a process would wait forever
+        rows = [key.row for share in shares for keys in share for key in keys]
+        step = 4 * world_size
+        left = num_images // step * step if drop_last and num_images >= step else num_images
+        assert len(set(rows)) == len(rows) == left
+
+
+def test_any_number_of_processes_makes_the_steps_of_one_with_larger_keys_of() -> None:
+    """Awkward lengths: fewer images than processes, one over, one short of full batches."""
+    for num_images, world_size, size in itertools.product((1, 2, 3, 5, 16, 17, 31, 64), (2, 3, 4, 7), (1, 2, 4)):
+        whole = EpochBatchSampler(num_images, size * world_size, seed=5)
+        shares = [
+            EpochBatchSampler(num_images, size, 5, rank=rank, world_size=world_size) for rank in range(world_size)
+        ]
+        for epoch, start in ((0, 0), (3, 1)):
+            for sampler in (whole, *shares):
+                sampler.set_epoch(epoch, start)
+            steps = [sorted(key for keys in step for key in keys) for step in zip(*shares, strict=True)]
+            assert steps == [sorted(keys) for keys in whole], (num_images, world_size, size)
+            for sampler in shares:
+                assert len(list(sampler)) == len(sampler)
+
+
+def test_evaluation_batches_are_dealt_out_whole_and_once() -> None:
+    for num_images, world_size, size in itertools.product((1, 2, 5, 16, 17), (1, 2, 3, 7), (1, 4)):
+        shares = [EvaluationBatchSampler(num_images, size, rank, world_size) for rank in range(world_size)]
+        dealt = sorted(tuple(key.row for key in keys) for share in shares for keys in share)
+        assert dealt == [tuple(range(i, min(i + size, num_images))) for i in range(0, num_images, size)]
+        turns = [len(share) for share in shares]
+        assert turns == [len(list(share)) for share in shares]
+        assert max(turns) - min(turns) <= 1
+
+
+def test_buckets_hold_the_images_that_plain_batches_would() -> None:
+    plain = EpochBatchSampler(1003, 4, seed=3)
+    first_window = [key.row for keys in list(plain)[:WINDOW] for key in keys]
+    bucketed = [key.row for keys in keys_of(1003, 4)[:WINDOW] for key in keys]
+    assert bucketed != first_window
+    assert sorted(bucketed) == sorted(first_window)
 
 
 MEMORY_SCRIPT = """
