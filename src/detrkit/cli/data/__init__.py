@@ -1,4 +1,4 @@
-"""The ``detrkit data`` verbs, each group in a module of its own."""
+"""The ``detrkit data`` verbs, one file each."""
 
 from __future__ import annotations
 
@@ -7,9 +7,11 @@ import typer
 from detrkit.cli.data.cache import cache
 from detrkit.cli.data.check import check
 from detrkit.cli.data.convert import convert
-from detrkit.cli.data.explore import preview, stats
 from detrkit.cli.data.fetch import fetch
-from detrkit.cli.data.subsets import sample, split
+from detrkit.cli.data.preview import preview
+from detrkit.cli.data.sample import sample
+from detrkit.cli.data.split import split
+from detrkit.cli.data.stats import stats
 
 app = typer.Typer(
     help="Everything about data sets: fetch, check, look at, convert, split.",

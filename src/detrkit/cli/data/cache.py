@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from detrkit.cli.data.shared import DataArgument, print_json
 from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
 
 
 def cache(
-    data: Annotated[Path, typer.Argument(metavar="DATA", help="Folder of the data set, in any layout.")],
+    data: DataArgument,
     out: Annotated[
         Path | None,
         typer.Option(metavar="DIR", help="Folder of the cache; DATA-cache, which training finds, if not given."),
@@ -53,7 +53,7 @@ def cache(
                 progress=progress,
             )
         if as_json:
-            typer.echo(json.dumps(result.to_dict(), indent=1))
+            print_json(result.to_dict())
             return
         for line in result.lines():
             say(line)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detrkit.cli.data.convert import DataArgument, LayoutOption, checked_layout
+from detrkit.cli.data.shared import DataArgument, LayoutOption, checked_layout, print_json
 from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import DataError, UsageError, counted
@@ -59,7 +58,7 @@ def check(
         }
         with progress_bar("checking", as_json) as bar:
             progress = _steps(bar)
-            checked = examine(data, layout=checked_layout(layout), progress=progress, **options)  # type: ignore[arg-type]
+            checked = examine(data, layout=checked_layout(layout), progress=progress, **options)
         if html is not None:
             from detrkit.curation.check.page import write_check_page
 
@@ -115,7 +114,7 @@ def _report(result: CheckResult, fixed: FixResult | None, html: Path | None, as_
         content = result.to_dict()
         content["html"] = None if html is None else str(html)
         content["fix"] = None if fixed is None else _fix_dict(fixed)
-        typer.echo(json.dumps(content, indent=1))
+        print_json(content)
         return
     for split in result.splits:
         counts = f"{counted(split.image_count, 'image')}, {counted(split.annotation_count, 'annotation')}"

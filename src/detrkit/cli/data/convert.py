@@ -2,36 +2,31 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from detrkit.cli.data.shared import (
+    CopyOption,
+    DataArgument,
+    LayoutOption,
+    OutOption,
+    checked_layout,
+    print_json,
+)
 from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
 from detrkit.errors import counted
-
-DataArgument = Annotated[
-    Path,
-    typer.Argument(metavar="DATA", help="Data set: folder in any layout, a COCO JSON file, or a data.yaml."),
-]
-LayoutOption = Annotated[
-    str,
-    typer.Option(metavar="LAYOUT", help="How to read it: auto, coco, yolo, voc or panoptic."),
-]
 
 
 def convert(
     data: DataArgument,
     to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="coco, yolo or voc.")],
-    out: Annotated[Path, typer.Option(metavar="DIR", help="New or empty folder to write to.")],
+    out: OutOption,
     split: Annotated[
         list[str] | None, typer.Option(metavar="NAME", help="Split to convert, may be repeated; all if not given.")
     ] = None,
     layout: LayoutOption = "auto",
-    copy: Annotated[
-        bool, typer.Option("--copy", help="Copy images; otherwise they are hard-linked where possible.")
-    ] = False,
+    copy: CopyOption = False,
     decimals: Annotated[
         bool, typer.Option("--decimals", help="For voc: write fractions of pixels; some readers know none.")
     ] = False,
@@ -46,7 +41,7 @@ def convert(
                 data,
                 out,
                 to,
-                layout=checked_layout(layout),  # type: ignore[arg-type]
+                layout=checked_layout(layout),
                 splits=split,
                 copy=copy,
                 decimals=decimals,
@@ -54,7 +49,7 @@ def convert(
                 progress=progress,
             )
         if as_json:
-            typer.echo(json.dumps(result.to_dict(), indent=1))
+            print_json(result.to_dict())
             return
         for note in result.notes:
             say(note)
@@ -62,19 +57,3 @@ def convert(
         objects = sum(part.objects for part in result.splits.values())
         what = f"{counted(images, 'image')} and {counted(objects, 'object')}"
         say(f"Written as {to} to {result.path}: {what} in {counted(len(result.splits), 'split')}")
-
-
-def checked_layout(text: str) -> str:
-    """The layout if it is one.
-
-    Raises:
-        UsageError: It is none.
-    """
-    from typing import get_args
-
-    from detrkit.config import Layout
-    from detrkit.errors import UsageError
-
-    if text not in get_args(Layout):
-        raise UsageError(f"--layout is {text!r}, expected one of {', '.join(get_args(Layout))}")
-    return text

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from detrkit.cli.data.shared import print_json
 from detrkit.cli.shared import JsonOption, errors, say
 from detrkit.errors import UsageError, counted
 
@@ -72,13 +73,7 @@ def fetch(
             if not as_json:
                 _say_result(result)
         if as_json:
-            _print_json([_result_row(result) for result in results])
-
-
-def _print_json(rows: list[dict[str, Any]]) -> None:
-    import msgspec
-
-    typer.echo(msgspec.json.format(msgspec.json.encode(rows), indent=1).decode())
+            print_json([_result_row(result) for result in results])
 
 
 def _say_result(result: FetchResult) -> None:
@@ -104,7 +99,7 @@ def _result_row(result: FetchResult) -> dict[str, Any]:
 
 def _list(entries: list[DatasetEntry], as_json: bool) -> None:
     if as_json:
-        _print_json([_entry_row(entry) for entry in entries])
+        print_json([_entry_row(entry) for entry in entries])
         return
     for entry in entries:
         typer.echo(f"{entry.name}: {entry.title}")

@@ -1,0 +1,79 @@
+"""``detrkit data preview``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrkit.cli.data.shared import (
+    DataArgument,
+    LayoutOption,
+    PresetOption,
+    TransformsOption,
+    changed_config,
+    checked_layout,
+)
+from detrkit.cli.shared import errors, fail, free_folder, progress_bar, say
+from detrkit.config import DEFAULT_PRESET
+from detrkit.errors import counted
+
+
+def preview(
+    data: DataArgument,
+    split: Annotated[str, typer.Option(metavar="NAME", help="Split to draw from.")] = "train",
+    count: Annotated[int, typer.Option(min=1, max=500, metavar="N", help="Images.")] = 12,
+    draws: Annotated[
+        int, typer.Option(min=0, max=12, metavar="N", help="Draws of augmentation beside each image.")
+    ] = 3,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="DIR", help="Folder; preview, with a number if it is taken."),
+    ] = None,
+    model: PresetOption = DEFAULT_PRESET,
+    assignments: TransformsOption = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the choice and of augmentation.")] = 0,
+    class_name: Annotated[
+        str | None, typer.Option("--class", metavar="NAME", help="Only images that hold this class.")
+    ] = None,
+    layout: LayoutOption = "auto",
+) -> None:
+    """Draw images with their annotations, as annotated and as augmentation shows them to the model."""
+    problems: list[str] = []
+    with errors():
+        config = changed_config(model, assignments)
+        from detrkit.curation.preview import preview_rows, write_preview
+        from detrkit.data.formats import find_splits
+        from detrkit.data.read import read_split_files
+
+        files = next(iter(find_splits(data, checked_layout(layout), [split]).values()))
+        index, report = read_split_files(files)
+        for line in report.lines():
+            say(line)
+        rows = preview_rows(
+            index,
+            files.images,
+            config.transforms,
+            count=count,
+            draws=draws,
+            seed=seed,
+            class_name=class_name,
+            on_error=lambda error: problems.append(str(error)),
+        )
+        how = f"Augmentation: the {config.transforms.recipe} recipe of {model}, seed {seed}."
+        if assignments:
+            how += f" Changed: {', '.join(assignments)}."
+        with progress_bar("drawing", False) as progress:
+            page, pictures = write_preview(
+                out or free_folder(Path("preview")),
+                f"{data.resolve().name}: {split}",
+                rows,
+                how,
+                progress=lambda done: progress(done, min(count, len(index))),
+            )
+        for problem in problems:
+            typer.echo(f"skipped {problem}", err=True)
+        if not pictures:
+            fail(f"no image of {split} could be read", 1)
+        say(f"{counted(len(pictures), 'picture')} in {page.parent}; all on one page: {page}")

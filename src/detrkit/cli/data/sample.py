@@ -1,0 +1,52 @@
+"""``detrkit data sample``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from detrkit.cli.data.shared import (
+    CopyOption,
+    DataArgument,
+    LayoutOption,
+    OutOption,
+    SeedOption,
+    SplitsOption,
+    checked_layout,
+    report_parts,
+)
+from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+
+
+def sample(
+    data: DataArgument,
+    out: OutOption,
+    count: Annotated[int, typer.Option(min=1, metavar="N", help="Images in all, shared among the splits.")],
+    source: SplitsOption = None,
+    seed: SeedOption = 0,
+    min_per_class: Annotated[
+        int, typer.Option(min=0, metavar="N", help="Images that each class gets at least, where possible.")
+    ] = 1,
+    layout: LayoutOption = "auto",
+    copy: CopyOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Make a small data set out of a large one, in COCO layout, with every class in proportion."""
+    with errors():
+        from detrkit.curation.divide import sample_data
+
+        with progress_bar("writing", as_json) as progress:
+            result = sample_data(
+                data,
+                out,
+                count,
+                splits=source,
+                layout=checked_layout(layout),
+                seed=seed,
+                min_per_class=min_per_class,
+                copy=copy,
+                say=quiet if as_json else say,
+                progress=progress,
+            )
+        report_parts(result, as_json, "")

@@ -1,0 +1,84 @@
+"""Options and output that the ``detrkit data`` verbs share."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from detrkit.cli.shared import say
+from detrkit.errors import UsageError, counted
+
+if TYPE_CHECKING:
+    from detrkit.config import Config, Layout
+    from detrkit.curation.divide import DivideResult
+
+DataArgument = Annotated[
+    Path,
+    typer.Argument(metavar="DATA", help="Data set: folder in any layout, a COCO JSON file, or a data.yaml."),
+]
+LayoutOption = Annotated[
+    str,
+    typer.Option(metavar="LAYOUT", help="How to read it: auto, coco, yolo, voc or panoptic."),
+]
+OutOption = Annotated[Path, typer.Option(metavar="DIR", help="New or empty folder to write to.")]
+CopyOption = Annotated[
+    bool, typer.Option("--copy", help="Copy images; otherwise they are hard-linked where possible.")
+]
+SeedOption = Annotated[int, typer.Option(min=0, metavar="N", help="The same seed gives the same images.")]
+SplitsOption = Annotated[
+    list[str] | None, typer.Option("--split", metavar="NAME", help="Only this split; may repeat.")
+]
+PresetOption = Annotated[
+    str,
+    typer.Option("--model", metavar="PRESET", help="Whose training transforms are meant; see: detrkit models."),
+]
+TransformsOption = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any config value, as transforms.recipe=mosaic; may repeat."),
+]
+
+
+def checked_layout(text: str) -> Layout:
+    """Return the layout if it is one.
+
+    Raises:
+        UsageError: It is none.
+    """
+    from typing import get_args
+
+    from detrkit.config import Layout
+
+    if text not in get_args(Layout):
+        raise UsageError(f"--layout is {text!r}, expected one of {', '.join(get_args(Layout))}")
+    return text  # type: ignore[return-value]
+
+
+def changed_config(preset: str, assignments: list[str] | None) -> Config:
+    """Return the config of a preset with the values of ``--set``."""
+    from detrkit.config import parse_assignments, update_config
+    from detrkit.families.recipes import preset_config
+
+    return update_config(preset_config(preset), parse_assignments(assignments or []))
+
+
+def print_json(value: object) -> None:
+    """Print a result for programs."""
+    import msgspec
+
+    typer.echo(json.dumps(value, indent=1, default=msgspec.to_builtins))
+
+
+def report_parts(result: DivideResult, as_json: bool, ending: str) -> None:
+    """Print the parts of a data set that was divided or sampled, and where they lie."""
+    if as_json:
+        print_json(result.to_dict())
+        return
+    for part in result.parts:
+        classes = counted(part.classes, "class", "classes")
+        say(f"{part.name}: {counted(part.images, 'image')}, {counted(part.objects, 'object')} of {classes}")
+    for note in result.notes:
+        say(f"note: {note}")
+    say(f"Written to {result.path}{ending}")

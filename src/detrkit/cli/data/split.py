@@ -1,0 +1,74 @@
+"""``detrkit data split``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from detrkit.cli.data.shared import (
+    CopyOption,
+    DataArgument,
+    LayoutOption,
+    OutOption,
+    SeedOption,
+    checked_layout,
+    report_parts,
+)
+from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+from detrkit.errors import counted
+
+
+def split(
+    data: DataArgument,
+    out: OutOption,
+    shares: Annotated[
+        str,
+        typer.Option(metavar="SHARES", help="Share of the images by name, as train=0.8,val=0.1,test=0.1."),
+    ] = "train=0.8,val=0.2",
+    source: Annotated[
+        str | None, typer.Option("--split", metavar="NAME", help="Split to divide, where there are several.")
+    ] = None,
+    seed: SeedOption = 0,
+    groups: Annotated[
+        bool, typer.Option("--groups/--no-groups", help="Keep near-duplicate images in the same part.")
+    ] = True,
+    max_distance: Annotated[
+        int | None,
+        typer.Option(
+            min=0,
+            max=128,
+            metavar="BITS",
+            help="Bits of 256 by which near-duplicates differ at most; else 48.",
+        ),
+    ] = None,
+    layout: LayoutOption = "auto",
+    copy: CopyOption = False,
+    as_json: JsonOption = False,
+) -> None:
+    """Divide a data set into training, validation and test parts, in COCO layout: every class in proportion."""
+    with errors():
+        from detrkit.curation.divide import split_data
+        from detrkit.curation.duplicates import MAX_DISTANCE
+        from detrkit.curation.subsets import parse_shares
+
+        with progress_bar("comparing and writing" if groups else "writing", as_json) as progress:
+            result = split_data(
+                data,
+                out,
+                parse_shares(shares),
+                split=source,
+                layout=checked_layout(layout),
+                seed=seed,
+                group=groups,
+                max_distance=MAX_DISTANCE if max_distance is None else max_distance,
+                copy=copy,
+                say=quiet if as_json else say,
+                progress=progress,
+            )
+        if groups and not as_json:
+            kept = f"{counted(result.groups, 'group')} of near-duplicates kept together"
+            say(kept + (f", the largest of {result.largest_group}" if result.groups else ""))
+        report_parts(
+            result, as_json, f"; shares of each class are off by {100 * result.deviation:.1f} % on average"
+        )

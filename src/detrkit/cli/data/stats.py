@@ -1,0 +1,71 @@
+"""``detrkit data stats``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrkit.cli.data.shared import (
+    DataArgument,
+    LayoutOption,
+    PresetOption,
+    SplitsOption,
+    TransformsOption,
+    changed_config,
+    checked_layout,
+    print_json,
+)
+from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+from detrkit.config import DEFAULT_PRESET
+
+
+def stats(
+    data: DataArgument,
+    splits: SplitsOption = None,
+    model: PresetOption = DEFAULT_PRESET,
+    assignments: TransformsOption = None,
+    html: Annotated[
+        Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with plots, one HTML file.")
+    ] = None,
+    layout: LayoutOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """What is in a data set: classes, box sizes, objects per image, and what of small ones reaches the model."""
+    with errors():
+        config = changed_config(model, assignments)
+        from detrkit.curation.input_sizes import eval_inputs, train_inputs
+        from detrkit.curation.stats import dataset_stats
+        from detrkit.data.formats import find_splits
+        from detrkit.data.read import read_split_files
+
+        indexes = {}
+        for name, files in find_splits(data, checked_layout(layout), splits).items():
+            indexes[name], defects = read_split_files(files)
+            for line in defects.lines():
+                (quiet if as_json else say)(line)
+        shown = indexes.get("train", next(iter(indexes.values())))
+        with progress_bar("running the transforms", as_json) as progress:
+            inputs = {
+                "train": train_inputs(shown, config.transforms, progress=progress),
+                "eval": eval_inputs(shown, config.transforms),
+            }
+        found = dataset_stats(indexes, inputs, config.model.num_queries)
+        if html is not None:
+            from detrkit.curation.stats_report import write_stats_page
+
+            write_stats_page(html, f"{data.resolve().name}: data set", indexes, found)
+        if as_json:
+            print_json(found.to_dict())
+            return
+        from rich.console import Console
+
+        from detrkit.curation.stats_report import printed_tables
+
+        console = Console()
+        for table in printed_tables(found):
+            console.print(table.rich())
+        for line in found.advice:
+            say(f"note: {line}")
+        say(f"Written to {html}" if html is not None else "For plots, and all classes: --html FILE")
