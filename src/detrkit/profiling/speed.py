@@ -110,7 +110,7 @@ class Speed:
         return {
             "environment": self.environment,
             "images": self.images,
-            "decode_ms": None if self.decode is None else dataclasses.asdict(self.decode),
+            "decode_ms": None if self.decode is None else msgspec.to_builtins(self.decode),
             "notes": list(self.notes),
             "rows": [row.to_dict() for row in self.rows],
         }

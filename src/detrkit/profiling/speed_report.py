@@ -1,4 +1,4 @@
-"""A table of speeds in words and as a page."""
+"""Speeds of detectors as a table for the terminal, and as a page."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from detrkit.files import atomic_file
 from detrkit.latency import Latency
 from detrkit.profiling.speed import Setting, Speed, SpeedRow, device_of
 from detrkit.visual.chart import Chart, Line, Series
-from detrkit.visual.interactive_charts import BarChart, Charts
-from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
+from detrkit.visual.interactive_charts import Charts
+from detrkit.visual.page import Card, Cards, Section, Text, write_page
 from detrkit.visual.table import Column, Table, Value
 from detrkit.visual.text import shortened
 
@@ -33,32 +33,49 @@ _AXES: Sequence[tuple[str, str]] = (
 )
 
 
-def speed_lines(speed: Speed) -> list[str]:
-    """The table for people."""
-    names = row_names(speed.rows)
-    width = max(10, *(len(name) for name in names))
-    heads = f"{'median':>10} {'p95':>10} {'images/s':>9} {'params':>8} {'GFLOP':>8} {'memory':>9}"
-    lines = [f"{'model':{width}} {heads}"]
-    for name, row in zip(names, speed.rows, strict=True):
+def speed_table(speed: Speed) -> Table:
+    """Return the figures of every setting; of one that could not be measured, why."""
+    rows: list[list[Value]] = []
+    for name, row in zip(row_names(speed.rows), speed.rows, strict=True):
         if row.latency is None or row.cost is None:
-            lines.append(f"{name:{width}} {row.problem}")
+            rows.append([name, *[None] * 7, "", row.problem])
             continue
         total, cost = row.latency.total, row.cost
-        speeds = f"{total.p50:>7.1f} ms {total.p95:>7.1f} ms {row.latency.images_per_s:>9.2f}"
-        costs = f"{cost.parameters / 1e6:>6.1f} M {cost.flops / 1e9:>8.1f} {cost.peak_bytes / 2**20:>5,.0f} MiB"
-        lines.append(f"{name:{width}} {speeds} {costs}")
-    return [*lines, "", f"on {machine(speed)}; {speed.images}", *speed.notes]
+        figures = [cost.parameters / 1e6, cost.flops / 1e9, cost.peak_bytes / 2**20]
+        shape = " x ".join(map(str, cost.input_shape))
+        rows.append([name, total.p50, total.p95, total.p99, row.latency.images_per_s, *figures, shape, ""])
+    columns = [
+        Column("setting", "name"),
+        Column("median, ms", "number", bar=True),
+        Column("p95, ms", "number"),
+        Column("p99, ms", "number"),
+        Column("images/s", "number", digits=2, bar=True),
+        Column("parameters, M", "number"),
+        Column("GFLOP", "number"),
+        Column("memory, MiB", "number", digits=0),
+        Column("input"),
+        *([Column("problem")] if any(row.problem for row in speed.rows) else []),
+    ]
+    rows = [row[: len(columns)] for row in rows]
+    return Table(columns, rows, f"Speed on {machine(speed)}", [f"measured on {speed.images}", *speed.notes])
+
+
+def speed_lines(speed: Speed) -> list[str]:
+    """Return the table for a terminal."""
+    left_out = ("p99, ms", "input")
+    table = speed_table(speed)
+    return table.only(*(column.name for column in table.columns if column.name not in left_out)).lines()
 
 
 def machine(speed: Speed) -> str:
-    """The machine in a few words."""
+    """Return the machine in a few words."""
     environment = speed.environment
     gpu = f", {environment['gpu']}" if environment["gpu"] else ""
     return f"{environment['cpu']}, {environment['cores']} cores{gpu}, torch {environment['torch']}"
 
 
 def row_names(rows: Sequence[SpeedRow]) -> list[str]:
-    """A name for each row: the model, and what differs between rows."""
+    """Return a name for each row: the model, and what differs between rows."""
     told: Sequence[tuple[str, Callable[[Setting], str]]] = (
         ("device", device_of),
         ("precision", lambda setting: {"32": "float32", "16": "float16", "bf16": "bf16"}[setting.precision]),
@@ -76,9 +93,10 @@ def write_speed(folder: Path, speed: Speed) -> None:
     """Write ``speed.json`` and ``speed.html``."""
     with atomic_file(folder / "speed.json") as file:
         file.write(json.dumps(speed.to_dict(), indent=1, allow_nan=False) + "\n")
+    charts = [chart for field, label in _AXES for chart in _against(speed, field, label)]
     sections = [
-        Section("Speed", [_cards(speed), *(Text(note) for note in speed.notes), *_plots(speed)]),
-        Section("All figures", [_table(speed), *_problems(speed), _stages(speed), Text(EXPLANATION)]),
+        Section("Speed", [_cards(speed), speed_table(speed), Charts(charts)]),
+        Section("All figures", [_stages(speed), Text(EXPLANATION)]),
         Section("Machine", [_environment(speed)]),
     ]
     write_page(folder / "speed.html", "Speed of detectors", f"{machine(speed)}; {speed.images}", sections)
@@ -100,21 +118,6 @@ def _cards(speed: Speed) -> Cards:
 def _measured(speed: Speed) -> list[tuple[str, Latency]]:
     named = zip(row_names(speed.rows), speed.rows, strict=True)
     return [(name, row.latency) for name, row in named if row.latency is not None]
-
-
-def _plots(speed: Speed) -> list[Block]:
-    measured = _measured(speed)
-    if not measured:
-        return []
-    waits = {name: latency.total.p50 for name, latency in measured}
-    rates = {name: latency.images_per_s for name, latency in measured}
-    charts: list[Chart | BarChart] = [
-        BarChart("Median of a batch, ms", waits),
-        BarChart("Images a second", rates, digits=2),
-    ]
-    for field, label in _AXES:
-        charts += _against(speed, field, label)
-    return [Charts(charts)]
 
 
 def _against(speed: Speed, field: str, label: str) -> list[Chart]:
@@ -144,40 +147,9 @@ def _without(rows: Sequence[SpeedRow], field: str) -> list[SpeedRow]:
     return [dataclasses.replace(row, setting=dataclasses.replace(row.setting, **{field: first})) for row in rows]
 
 
-def _table(speed: Speed) -> Table:
-    columns = [
-        Column("setting"),
-        Column("median, ms", "number", bar=True),
-        Column("p95, ms", "number"),
-        Column("p99, ms", "number"),
-        Column("images/s", "number", digits=2),
-        Column("parameters, M", "number"),
-        Column("GFLOP", "number"),
-        Column("memory, MiB", "number", digits=0),
-        Column("input"),
-    ]
-    rows: list[list[Value]] = []
-    for name, row in zip(row_names(speed.rows), speed.rows, strict=True):
-        if row.latency is None or row.cost is None:
-            rows.append([name, *[None] * 8])
-            continue
-        total, cost = row.latency.total, row.cost
-        figures = [cost.parameters / 1e6, cost.flops / 1e9, cost.peak_bytes / 2**20]
-        shape = " x ".join(map(str, cost.input_shape))
-        rows.append([name, total.p50, total.p95, total.p99, row.latency.images_per_s, *figures, shape])
-    return Table(columns, rows, "All settings")
-
-
-def _problems(speed: Speed) -> list[Block]:
-    """Why some settings have no figures."""
-    named = zip(row_names(speed.rows), speed.rows, strict=True)
-    rows: list[list[Value]] = [[name, row.problem] for name, row in named if row.latency is None]
-    return [Table([Column("setting"), Column("problem")], rows, "Could not be measured")] if rows else []
-
-
 def _stages(speed: Speed) -> Table:
     stages = ("preprocess", "model", "postprocess", "total")
-    columns = [Column("setting"), *(Column(f"{stage}, ms", "number", digits=2) for stage in stages)]
+    columns = [Column("setting", "name"), *(Column(f"{stage}, ms", "number", digits=2) for stage in stages)]
     columns += [Column("batches timed", "count"), Column("warm-up", "count"), Column("threads", "count")]
     rows: list[list[Value]] = [
         [
