@@ -6,7 +6,6 @@ Targets are logit columns; the number of classes S stands for no object. Shapes:
 from __future__ import annotations
 
 import dataclasses
-from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -16,36 +15,37 @@ from torch.nn import functional
 _NEVER = -20.0
 
 
-class ClassScoring(Protocol):
-    """What criterion, matcher, query selection and postprocess need to know of class logits."""
+@dataclasses.dataclass(frozen=True)
+class SoftmaxScoring:
+    """A softmax over all classes and no-object, which is the last column (DETR, arXiv:2005.12872, equation 2)."""
 
-    @property
-    def extra_columns(self) -> int:
-        """Columns of the class head beside those of the classes."""
-        ...
+    extra_columns = 1
+    """Columns of the class head beside those of the classes."""
 
     def scores(self, logits: Tensor) -> Tensor:
         """Return the probability of each class, float32 ``[..., S]``."""
-        ...
+        return logits.float().softmax(-1)[..., :-1]
 
     def object_scores(self, logits: Tensor) -> Tensor:
         """Return the probability of any object, float32 ``[...]``."""
-        ...
+        return 1 - logits.float().softmax(-1)[..., -1]
 
     def finds_object(self, logits: Tensor) -> Tensor:
         """Return whether an object is likelier than none, bool ``[...]``."""
-        ...
+        return logits[..., :-1].amax(-1) > logits[..., -1]
 
     def nothing(self, logits: Tensor) -> Tensor:
         """Return logits ``[S + extra_columns]`` that find no object, like those given in type and device."""
-        ...
+        return functional.pad(logits.new_full((logits.shape[-1] - 1,), _NEVER), (0, 1))
 
     def costs(self, logits: Tensor) -> Tensor:
-        """Return the cost of matching with an object of each class, float32 ``[..., S]``."""
-        ...
+        """Return the cost of matching with an object of each class, float32 ``[..., S]``: -p."""
+        return -self.scores(logits)
 
     def losses(self, logits: Tensor, targets: Tensor, qualities: Tensor | None = None) -> Tensor:
         """Return the class loss of each prediction, neither weighted nor normalised.
+
+        What a class is not to score, no-object is.
 
         Args:
             logits: ``[..., S + extra_columns]``.
@@ -55,45 +55,6 @@ class ClassScoring(Protocol):
         Returns:
             float32 ``[...]``.
         """
-        ...
-
-    def no_object_weight(self, configured: float) -> float:
-        """Return the weight of predictions without an object, others weighing 1, if ``loss`` says so much."""
-        ...
-
-    def normalizer(self, matched: float, unmatched: float, configured: float) -> float:
-        """Return what the summed class loss of so many predictions is divided by."""
-        ...
-
-
-@dataclasses.dataclass(frozen=True)
-class SoftmaxScoring:
-    """A softmax over all classes and no-object, which is the last column (DETR, arXiv:2005.12872, equation 2)."""
-
-    extra_columns: int = dataclasses.field(default=1, init=False)
-
-    def scores(self, logits: Tensor) -> Tensor:
-        """See :class:`ClassScoring`."""
-        return logits.float().softmax(-1)[..., :-1]
-
-    def object_scores(self, logits: Tensor) -> Tensor:
-        """See :class:`ClassScoring`."""
-        return 1 - logits.float().softmax(-1)[..., -1]
-
-    def finds_object(self, logits: Tensor) -> Tensor:
-        """See :class:`ClassScoring`."""
-        return logits[..., :-1].amax(-1) > logits[..., -1]
-
-    def nothing(self, logits: Tensor) -> Tensor:
-        """See :class:`ClassScoring`."""
-        return functional.pad(logits.new_full((logits.shape[-1] - 1,), _NEVER), (0, 1))
-
-    def costs(self, logits: Tensor) -> Tensor:
-        """See :class:`ClassScoring`; minus the probability, as published."""
-        return -self.scores(logits)
-
-    def losses(self, logits: Tensor, targets: Tensor, qualities: Tensor | None = None) -> Tensor:
-        """See :class:`ClassScoring`; what a class is not to score, no-object is."""
         losses = functional.cross_entropy(logits.float().flatten(0, -2), targets.flatten(), reduction="none")
         losses = losses.view(targets.shape)
         if qualities is None:
@@ -102,11 +63,11 @@ class SoftmaxScoring:
         return qualities * losses + (1 - qualities) * no_object
 
     def no_object_weight(self, configured: float) -> float:
-        """See :class:`ClassScoring`."""
+        """Return the weight of predictions without an object, others weighing 1, as configured."""
         return configured
 
     def normalizer(self, matched: float, unmatched: float, configured: float) -> float:
-        """See :class:`ClassScoring`; the sum of weights."""
+        """Return what the summed class loss of so many predictions is divided by: the sum of their weights."""
         return matched + configured * unmatched
 
 
@@ -123,26 +84,26 @@ class SigmoidScoring:
 
     alpha: float = 0.25
     gamma: float = 2.0
-    extra_columns: int = dataclasses.field(default=0, init=False)
+    extra_columns = 0
 
     def scores(self, logits: Tensor) -> Tensor:
-        """See :class:`ClassScoring`."""
+        """See :class:`SoftmaxScoring`."""
         return logits.float().sigmoid()
 
     def object_scores(self, logits: Tensor) -> Tensor:
-        """See :class:`ClassScoring`; the best class's probability."""
+        """See :class:`SoftmaxScoring`; the best class's probability."""
         return self.scores(logits).amax(-1)
 
     def finds_object(self, logits: Tensor) -> Tensor:
-        """See :class:`ClassScoring`."""
+        """See :class:`SoftmaxScoring`."""
         return logits.amax(-1) > 0
 
     def nothing(self, logits: Tensor) -> Tensor:
-        """See :class:`ClassScoring`."""
+        """See :class:`SoftmaxScoring`."""
         return logits.new_full((logits.shape[-1],), _NEVER)
 
     def costs(self, logits: Tensor) -> Tensor:
-        """See :class:`ClassScoring`; the focal loss of the class as target minus that of it as none."""
+        """See :class:`SoftmaxScoring`; the focal loss of the class as target minus that of it as none."""
         logits = logits.float()
         probability = logits.sigmoid()
         as_target = self.alpha * (1 - probability) ** self.gamma * functional.softplus(-logits)
@@ -150,7 +111,7 @@ class SigmoidScoring:
         return as_target - as_none
 
     def losses(self, logits: Tensor, targets: Tensor, qualities: Tensor | None = None) -> Tensor:
-        """See :class:`ClassScoring`."""
+        """See :class:`SoftmaxScoring`."""
         logits = logits.float()
         classes = torch.arange(logits.shape[-1], device=logits.device)
         is_target = (targets[..., None] == classes).float()
@@ -166,12 +127,15 @@ class SigmoidScoring:
         return (weight * functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum(-1)
 
     def no_object_weight(self, configured: float) -> float:
-        """See :class:`ClassScoring`; alpha weighs already."""
+        """See :class:`SoftmaxScoring`; alpha weighs already."""
         return 1.0
 
     def normalizer(self, matched: float, unmatched: float, configured: float) -> float:
-        """See :class:`ClassScoring`; the number of objects."""
+        """See :class:`SoftmaxScoring`; the number of objects."""
         return matched
 
+
+ClassScoring = SoftmaxScoring | SigmoidScoring
+"""What criterion, matcher, query selection and postprocess need to know of class logits."""
 
 SOFTMAX = SoftmaxScoring()
