@@ -316,7 +316,7 @@ class Config(Section):
 
 
 def update_config(config: Config, changes: Mapping[str, Any]) -> Config:
-    """A new config with some values changed.
+    """Return a new config with some values changed.
 
     Args:
         config: Where to start from; never mutated.
@@ -434,7 +434,7 @@ def _flatten(changes: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tu
 
 
 def _renamed(flat: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
-    """The same changes by today's names; a key that is named by both names keeps what the new one says."""
+    """Return the same changes by today's names; a key that is named by both names keeps what the new one says."""
     old = [
         (_MOVED[key][0], _MOVED[key][1].get(value, value) if isinstance(value, bool) else value)
         for key, value in flat

@@ -47,7 +47,7 @@ def preflight(
     ] = 15.0,
     as_json: JsonOption = False,
 ) -> None:
-    """Will it learn? Looks for what spoils a training, before the long run; about a minute on a CPU.
+    """Look for what spoils a training before the long run; takes about a minute on a CPU.
 
     Annotations, labels against pixels, class head, a handful of images over-fitted at three learning rates, time
     and memory. Exits with 1 if a fault is found.

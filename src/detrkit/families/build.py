@@ -50,7 +50,7 @@ _TORCHVISION_URL = "https://download.pytorch.org/models/"
 
 
 def read_weights(source: str | os.PathLike[str], model: str | None = None) -> tuple[Weights, Config]:
-    """The weights a source names, and the config they go with.
+    """Read the weights that a source names, and the config they go with.
 
     Args:
         source: A preset with published weights, a run folder, a checkpoint of a run, a published ``.pth``, a
@@ -173,7 +173,7 @@ def initialize(built: BuiltModel, weights: Weights | None) -> LoadReport | None:
 
 
 def _differences(before: ModelConfig, now: ModelConfig) -> list[str]:
-    """What no tensor's shape shows, and yet makes another function of the same weights."""
+    """Warn of what no tensor's shape shows and yet makes another function of the same weights."""
     return [
         f"WARNING: the weights were trained with model.{field} {getattr(before, field, None)}, and go on with "
         f"{getattr(now, field, None)}"
@@ -183,7 +183,7 @@ def _differences(before: ModelConfig, now: ModelConfig) -> list[str]:
 
 
 def _training_notes(model: nn.Module, config: Config, report: LoadReport) -> list[str]:
-    """What is frozen, and what learns alone at first."""
+    """Say what is frozen, and what learns alone at first."""
     notes = []
     parameters = dict(model.named_parameters())
     if config.train.freeze:
@@ -205,7 +205,7 @@ def _training_notes(model: nn.Module, config: Config, report: LoadReport) -> lis
 
 
 def model_parts(preset: str) -> dict[str, int]:
-    """The parts of a preset with COCO's head, from the image to the detections, and the parameters of each.
+    """Count the parameters of each part of a preset with COCO's head, from the image to the detections.
 
     A part inside another, such as ``backbone.stem``, is counted in both.
     """
@@ -220,7 +220,7 @@ def model_parts(preset: str) -> dict[str, int]:
 
 
 def starting_weights(config: Config) -> tuple[Config, Weights | None]:
-    """The config with everything that depends on the starting weights resolved, and the weights if any.
+    """Resolve everything in the config that depends on the starting weights, and read these if there are any.
 
     ``init: auto`` becomes what the preset has; a backbone norm of ``auto`` becomes frozen batch norm with
     pretrained weights and group norm without, since a frozen norm that was never trained only does harm.
@@ -256,7 +256,7 @@ def starting_weights(config: Config) -> tuple[Config, Weights | None]:
 
 
 def is_run(path: str | Path) -> bool:
-    """Whether a folder is the folder of a run."""
+    """Return whether a folder is the folder of a run."""
     return (Path(path) / "config.yaml").is_file() or CheckpointStore(path).folder.is_dir()
 
 
@@ -289,7 +289,7 @@ def _read_published(path: Path, model: str | None) -> tuple[Weights, Config]:
 
 
 def _read_classes(path: Path, num_slots: int) -> ClassMap:
-    """The classes that were written beside an exported file, which holds no names itself."""
+    """Read the classes that were written beside an exported file, which holds no names itself."""
     try:
         class_map = ClassMap.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:

@@ -13,7 +13,7 @@ PRESETS: dict[str, Preset] = {**DETR_PRESETS, **TWO_STAGE_PRESETS}
 
 
 def get_preset(name: str) -> Preset:
-    """The preset of a name.
+    """Return the preset of a name.
 
     Raises:
         UsageError: There is none; the nearest name is suggested.

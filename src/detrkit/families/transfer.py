@@ -19,7 +19,7 @@ _BODY = "backbone.0.body."
 
 
 def match_slots(data_classes: ClassMap, weights_classes: ClassMap) -> ClassMap:
-    """The data set's classes, on the checkpoint's slots where both have the same names.
+    """Put a data set's classes on the checkpoint's slots where both have the same names.
 
     A published checkpoint that goes on with COCO's classes thus keeps its head of 91 slots untouched; any other
     set of classes gets a head of its own.

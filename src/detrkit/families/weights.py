@@ -53,7 +53,7 @@ class LoadReport:
 
     @property
     def complete(self) -> bool:
-        """Whether every tensor found its place and nothing was left."""
+        """Return whether every tensor found its place and nothing was left."""
         return not (self.replaced or self.missing or self.left_over)
 
     @property
@@ -62,7 +62,7 @@ class LoadReport:
         return frozenset(self.replaced) | frozenset(self.missing)
 
     def lines(self) -> list[str]:
-        """The report for people, a fact a line."""
+        """Return the report for people, a fact a line."""
         total = len(self.loaded) + len(self.replaced) + len(self.missing)
         lines = [f"weights from {self.source}: {len(self.loaded)} of {total} tensors loaded"]
         lines += [f"  replaced: {name} ({reason})" for name, reason in self.replaced.items()]

@@ -105,17 +105,17 @@ class Criterion:
         return Normalizers(float(sum(counts)), self.scoring.normalizer(matched, unmatched, self.no_object_weight))
 
     def slots_of(self, truth: GroundTruth) -> Tensor:
-        """The logit column of each object's class, int64 ``[N]``."""
+        """Return the logit column of each object's class, int64 ``[N]``."""
         if self._slots.device != truth.labels.device:
             self._slots = self._slots.to(truth.labels.device)
         return self._slots[truth.labels]
 
     def objects(self, truth: GroundTruth) -> Objects:
-        """What a model is told of a batch, whose aids begin with its objects."""
+        """Return what a model whose aids begin with objects is told of a batch."""
         return self.slots_of(truth), truth.boxes_cxcywh, truth.counts
 
     def __call__(self, outputs: Outputs, truth: GroundTruth, normalizers: Normalizers | None = None) -> Losses:
-        """The losses of a batch.
+        """Compute the losses of a batch.
 
         Args:
             outputs: Predictions of L layers.
@@ -158,13 +158,13 @@ class Criterion:
         return Losses(total=total, terms=last, layer_terms=layer_terms, last=seen)
 
     def _weighted(self, values: Mapping[str, Tensor]) -> Tensor:
-        """The weighted sum of all terms and layers."""
+        """Sum all terms and layers with their weights."""
         return torch.stack([self.weights[name] * value.sum() for name, value in values.items()]).sum()
 
     def _set_terms(
         self, outputs: Outputs, matches: Matches, target_slots: Tensor, truth: GroundTruth
     ) -> dict[str, Tensor]:
-        """Each term of every layer, summed: ``[L]``."""
+        """Compute each term of every layer, summed: ``[L]``."""
         layers = torch.arange(outputs.logits.shape[0], device=target_slots.device)[:, None]
         boxes = outputs.boxes_cxcywh[layers, matches.images, matches.queries]
         wanted = truth.boxes_cxcywh[matches.objects]
@@ -180,7 +180,7 @@ class Criterion:
         }
 
     def _denoising(self, found: DenoisedOutputs, truth: GroundTruth, slots: Tensor, num_boxes: float) -> Tensor:
-        """The weighted loss of noised objects, a mean over the copies of each; nothing has to be matched."""
+        """Compute the weighted loss of noised objects, a mean over the copies of each; nothing is matched."""
         if found.objects.shape[1] == 0:
             return found.logits.sum() * 0.0
         no_object = self._no_object(found.logits)
@@ -243,7 +243,7 @@ def _divisors(num_boxes: float, class_weight: float) -> dict[str, float]:
 
 
 def _last_only(outputs: Outputs) -> Outputs:
-    """Without the layers before the last; tokens that become queries are always taught."""
+    """Drop the layers before the last; tokens that become queries are always taught."""
     kept = [0, -1] if outputs.proposes else [-1]
     groups, denoised = outputs.groups, outputs.denoised
     if groups is not None:
@@ -257,7 +257,7 @@ def _last_only(outputs: Outputs) -> Outputs:
 
 
 def _join_groups(outputs: Outputs) -> Outputs:
-    """Every layer of every set of queries as a layer of its own, the model's own set first."""
+    """Join every layer of every set of queries as a layer of its own, the model's own set first."""
     if outputs.groups is None:
         return outputs
     logits, boxes = (part.transpose(1, 2).flatten(0, 1) for part in outputs.groups)  # [L * G, B, Q, ...]

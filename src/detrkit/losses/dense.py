@@ -38,7 +38,7 @@ def dense_terms(
     assignment: str = "center",
     scoring: ClassScoring = SOFTMAX,
 ) -> dict[str, Tensor]:
-    """Class, L1 and GIoU loss of the tokens, summed; to be divided as the queries' terms are.
+    """Compute class, L1 and GIoU loss of the tokens, summed; to be divided as the queries' terms are.
 
     Args:
         dense: The heads' word on every token.
@@ -89,7 +89,7 @@ class _Padded(NamedTuple):
 
 @torch.no_grad()
 def assign_tokens(dense: DenseOutputs, truth: GroundTruth) -> Tensor:
-    """The object each token is to find, int64 ``[B, M]``; -1 for none (as in FCOS, arXiv:1904.01355).
+    """Return the object each token is to find, int64 ``[B, M]``; -1 for none (FCOS, arXiv:1904.01355).
 
     Tokens near an object's centre and always the nearest one belong to it; between several objects the smallest
     wins. Nothing here asks the device for a value.
@@ -112,7 +112,7 @@ def assign_tokens(dense: DenseOutputs, truth: GroundTruth) -> Tensor:
 def align_tokens(
     dense: DenseOutputs, truth: GroundTruth, slots: Tensor, scoring: ClassScoring = SOFTMAX
 ) -> Tensor:
-    """The object each token is to find, int64 ``[B, M]``; -1 for none (task-aligned, arXiv:2108.07755).
+    """Return the object each token is to find, int64 ``[B, M]``; -1 for none (TOOD, arXiv:2108.07755).
 
     Of the tokens inside an object's box, or failing those the one nearest its centre, the ten belong to it that
     score its class and overlap it best at present; between several objects the best overlap wins.
@@ -144,7 +144,7 @@ def _nothing(dense: DenseOutputs) -> Tensor:
 
 
 def _pad_objects(dense: DenseOutputs, truth: GroundTruth) -> _Padded | None:
-    """The objects of each image beside those of the others; None where there is none at all."""
+    """Pad the objects of each image to one length; None where there is none at all."""
     images, device = dense.logits.shape[0], dense.logits.device
     most = max(truth.counts, default=0)
     if most == 0:
@@ -160,7 +160,7 @@ def _pad_objects(dense: DenseOutputs, truth: GroundTruth) -> _Padded | None:
 
 @torch.no_grad()
 def _object_shares(objects: Tensor, count: int) -> Tensor:
-    """One over the number of tokens of a token's object, float32 ``[B, M]``; 0 where there is none."""
+    """Return one over the number of tokens of a token's object, float32 ``[B, M]``; 0 where there is none."""
     flat = objects.flatten() + 1
     tokens = torch.zeros(count + 1, device=objects.device).scatter_add(0, flat, torch.ones_like(flat).float())
     shares = torch.where(flat > 0, 1 / tokens.clamp(min=1)[flat], 0.0)

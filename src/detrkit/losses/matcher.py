@@ -70,7 +70,7 @@ class HungarianMatcher:
 
     @torch.no_grad()
     def costs(self, outputs: Outputs, truth: GroundTruth, slots: Tensor) -> Tensor:
-        """Cost of every object with every query of its image, ``[L, N, Q]`` float32, all finite."""
+        """Compute the cost of every object with every query of its image, ``[L, N, Q]`` float32, all finite."""
         counts = torch.tensor(truth.counts)
         image_of = torch.repeat_interleave(torch.arange(len(truth.counts)), counts)
         image_of = image_of.to(outputs.logits.device, non_blocking=True)

@@ -58,5 +58,5 @@ class Attention(nn.Module):
         return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
     def _split_heads(self, x: Tensor) -> Tensor:
-        """``[B, N, D]`` to ``[B, heads, N, D / heads]``."""
+        """Turn ``[B, N, D]`` to ``[B, heads, N, D / heads]``."""
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)

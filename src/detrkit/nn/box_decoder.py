@@ -58,7 +58,7 @@ class BoxDecoderLayer(nn.Module):
     def forward(
         self, queries: Tensor, positions: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None
     ) -> Tensor:
-        """One round: ``[B, Q, D]`` to ``[B, Q, D]``, with positions ``[B, Q, D]`` and boxes ``[B, Q, 4]``."""
+        """Refine once: ``[B, Q, D]`` to ``[B, Q, D]``, with positions ``[B, Q, D]`` and boxes ``[B, Q, 4]``."""
         placed = queries + positions
         queries = self.norm1(queries + self.dropout(self.self_attn(placed, placed, queries, query_mask)))
         looked = self.cross_attn(queries + positions, references, *memory)

@@ -20,7 +20,7 @@ _BOX_SHARE = 0.5
 
 
 def valid_shares(padding_mask: Tensor, shapes_hw: Sequence[tuple[int, int]]) -> Tensor:
-    """Share of each level's width and height that is image, not padding.
+    """Return the share of each level's width and height that is image, not padding.
 
     Compute it once a batch and hand it to every layer.
 
@@ -146,7 +146,7 @@ class DeformableAttention(nn.Module):
         return self.output_proj(sums)  # type: ignore[no-any-return]
 
     def _locate(self, queries: Tensor, references: Tensor, shares: Tensor | None) -> Tensor:
-        """Sampling points ``[B, Q, heads, S, 2]``, 0 to 1 of each level's map with its padding, float32."""
+        """Return sampling points ``[B, Q, heads, S, 2]``, 0 to 1 of each level's map with its padding, float32."""
         offsets: Tensor = self.sampling_offsets(queries).unflatten(2, (self.num_heads, -1, 2)).float()
         boxes = references[:, :, None, None]
         locations = boxes[..., :2] + offsets * self.offset_scale * boxes[..., 2:]

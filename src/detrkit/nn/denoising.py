@@ -87,7 +87,7 @@ def noise_objects(
 
 
 def block_mask(blocks: Tensor, exists: Tensor | None = None) -> Tensor:
-    """Which queries may look at which: those of their own block that exist, and always themselves.
+    """Return which queries may look at which: those of their own block that exist, and always themselves.
 
     Args:
         blocks: int64 ``[K]``, the block of each query.

@@ -41,13 +41,13 @@ class CpuMasks:
         self._bits = np.random.SFC64(int(torch.randint(2**63 - 1, ())))
 
     def draw(self, count: int) -> np.ndarray:
-        """The next ``count`` elements of the mask, bool, True = kept."""
+        """Return the next ``count`` elements of the mask, bool, True = kept."""
         words = self._bits.random_raw(-(-count // 4))
         return words.view(np.uint16)[:count] >= self._dropped
 
 
 def relu_dropout(x: Tensor, rate: float, training: bool) -> Tensor:
-    """``dropout(relu(x))``; the backward pass needs only what comes out of it."""
+    """Compute ``dropout(relu(x))``; the backward pass needs only what comes out of it."""
     if not training or rate == 0:
         return functional.relu(x)
     return _ReluDropout.apply(x, rate)  # type: ignore[no-any-return]
@@ -78,7 +78,7 @@ class _ReluDropout(torch.autograd.Function):
 
 
 def cpu_dropout_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None, rate: float) -> Tensor:
-    """Scaled dot-product attention with dropout on its weights, a few heads at a time, in float32.
+    """Compute attention with dropout on its weights, a few heads at a time, in float32.
 
     The backward pass computes the weights again (as in arXiv:2205.14135), from a bit of mask for each.
 
@@ -162,7 +162,7 @@ class _Weights:
         self._heads_at_once = max(1, _CHUNK // (q.shape[2] * k.shape[2]))
 
     def parts(self) -> list[slice]:
-        """Slices of ``B * H``, in order."""
+        """Return slices of ``B * H``, in order."""
         step = self._heads_at_once
         return [slice(start, start + step) for start in range(0, len(self.queries), step)]
 
@@ -175,5 +175,5 @@ class _Weights:
 
 
 def _by_head(x: Tensor) -> Tensor:
-    """``[B, H, N, F]`` to float32 ``[B * H, N, F]``."""
+    """Turn ``[B, H, N, F]`` to float32 ``[B * H, N, F]``."""
     return x.float().flatten(0, 1)

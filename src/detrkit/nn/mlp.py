@@ -24,7 +24,7 @@ class MLP(nn.Module):
         self.layers = nn.ModuleList(nn.Linear(before, after) for before, after in itertools.pairwise(dims))
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[..., input_dim]`` to ``[..., output_dim]``."""
+        """Turn ``[..., input_dim]`` to ``[..., output_dim]``."""
         *hidden, last = self.layers
         for layer in hidden:
             x = functional.relu(layer(x))

@@ -35,7 +35,7 @@ class PaddedGroupNorm(nn.GroupNorm):
 
 
 def group_norm(channels: int) -> nn.Module:
-    """Group norm with groups of at least four channels, at most 32 groups."""
+    """Make a group norm with groups of at least four channels, at most 32 groups."""
     return PaddedGroupNorm(min(32, channels // 4), channels)
 
 
@@ -48,5 +48,5 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 
 def _sum_groups(sums: Tensor, num_groups: int) -> Tensor:
-    """``[B, C]`` to ``[B, num_groups]``."""
+    """Sum ``[B, C]`` to ``[B, num_groups]``."""
     return sums.view(len(sums), num_groups, -1).sum(dim=2)

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 
 def sine_features(positions: Tensor, dim: int, temperature: float) -> Tensor:
-    """Sines and cosines of positions, interleaved.
+    """Compute sines and cosines of positions, interleaved.
 
     Args:
         positions: Any shape ``[...]``, in radians of the slowest wave.
@@ -45,7 +45,7 @@ class SinePosition(nn.Module):
         self.scale = scale
 
     def forward(self, features: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Encoding of features ``[B, C, h, w]`` whose padding is ``[B, h, w]`` (True = padding) or None."""
+        """Encode features ``[B, C, h, w]`` whose padding is ``[B, h, w]`` (True = padding) or None."""
         height, width = features.shape[-2:]
         if padding_mask is None:
             rows = torch.arange(1, height + 1, device=features.device)[None] / (height + 1e-6)
@@ -60,7 +60,7 @@ class SinePosition(nn.Module):
         return torch.cat((y, x), dim=-1).flatten(1, 2)
 
     def encode(self, points: Tensor) -> Tensor:
-        """Encoding ``[N, dim]`` of single points (x, y) ``[N, 2]``, 0 to 1 of the image."""
+        """Return the encoding ``[N, dim]`` of single points (x, y) ``[N, 2]``, 0 to 1 of the image."""
         half = self.dim // 2
         x, y = (sine_features(points[:, axis] * self.scale, half, self.temperature) for axis in (0, 1))
         return torch.cat((y, x), dim=-1)
@@ -83,7 +83,7 @@ class LearnedPosition(nn.Module):
         nn.init.uniform_(self.col_embed.weight)
 
     def forward(self, features: Tensor, padding_mask: Tensor | None) -> Tensor:
-        """Encoding of features ``[B, C, h, w]``; padding does not count. Longer sides repeat the last row."""
+        """Encode features ``[B, C, h, w]``; padding does not count. Longer sides repeat the last row."""
         height, width = features.shape[-2:]
         device = features.device
         y = self.row_embed(torch.arange(height, device=device).clamp(max=self.max_side - 1))
@@ -93,6 +93,6 @@ class LearnedPosition(nn.Module):
 
 
 def _normalized_count(valid: Tensor) -> Tensor:
-    """1/n to 1 along the valid cells ``[B, n]``, staying at 1 on padding; float32."""
+    """Return 1/n to 1 along the valid cells ``[B, n]``, staying at 1 on padding; float32."""
     count = valid.float().cumsum(1)
     return count / (count[:, -1:] + 1e-6)

@@ -112,6 +112,6 @@ def _valid(mask: Tensor | None) -> Tensor | None:
 
 
 def _enlarged(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Every cell twice along both axes; interpolating to the size would depend on the padding."""
+    """Repeat every cell along both axes; interpolating to the size would depend on the padding."""
     height, width = fine.shape[-2:]
     return coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[:, :, :height, :width]

@@ -44,7 +44,7 @@ def set_recompute(model: nn.Module, on: bool) -> int:
 
 
 def run_part(part: Recomputing, layer: nn.Module, forward: Callable[..., _Result], *args: Any) -> _Result:
-    """``forward(*args)``, whose activations are forgotten until the backward pass if ``part`` says so.
+    """Run ``forward(*args)``, whose activations are forgotten until the backward pass if ``part`` says so.
 
     Dropout draws the same masks again, autocast is as it was, and gradients are the same bits.
 
@@ -61,13 +61,13 @@ def run_part(part: Recomputing, layer: nn.Module, forward: Callable[..., _Result
 
 
 def _contexts(layer: nn.Module) -> tuple[Any, Any]:
-    """What the forward and the recomputation run in."""
+    """Return what the forward and the recomputation run in."""
     return contextlib.nullcontext(), _without_running_statistics(layer)
 
 
 @contextlib.contextmanager
 def _without_running_statistics(layer: nn.Module) -> Iterator[None]:
-    """Batch norms work as in the forward, but into copies of their averages, which saw the batch already."""
+    """Let batch norms work as in the forward, but leave their averages, which saw the batch already."""
     norms = [norm for norm in layer.modules() if isinstance(norm, _BatchNorm) and norm.track_running_stats]
     before = [[buffer.clone() for buffer in norm.buffers()] for norm in norms]
     try:

@@ -30,7 +30,7 @@ class Cells(NamedTuple):
 def locate_cells(
     shapes_hw: Sequence[tuple[int, int]], masks: Sequence[Tensor | None], device: torch.device
 ) -> Cells:
-    """Centres, validity and anchors of every cell of some feature maps, fine to coarse.
+    """Return centres, validity and anchors of every cell of some feature maps, fine to coarse.
 
     Args:
         shapes_hw: Height and width of each map.
@@ -58,7 +58,7 @@ def locate_cells(
 
 @torch.no_grad()
 def best_tokens(scores: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """The tokens that most probably hold an object.
+    """Choose the tokens that most probably hold an object.
 
     Args:
         scores: Probability of an object, float32 ``[B, M]``.
@@ -77,7 +77,7 @@ def best_tokens(scores: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Tens
 
 
 def take_tokens(values: Tensor, chosen: Tensor) -> Tensor:
-    """Rows ``[B, K, C]`` of ``[B, M, C]``."""
+    """Take rows ``[B, K, C]`` of ``[B, M, C]``."""
     return values.gather(1, chosen[..., None].expand(-1, -1, values.shape[-1]))
 
 

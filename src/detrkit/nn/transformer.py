@@ -35,7 +35,7 @@ class EncoderLayer(nn.Module):
         self.pre_norm = pre_norm
 
     def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """``[B, M, D]`` to ``[B, M, D]``."""
+        """Turn ``[B, M, D]`` to ``[B, M, D]``."""
         if self.pre_norm:
             tokens = tokens + self._attend(self.norm1(tokens), positions, attn_mask)
             return tokens + self._feed(self.norm2(tokens))
@@ -75,7 +75,7 @@ class DecoderLayer(nn.Module):
         attn_mask: Tensor | None,
         query_mask: Tensor | None = None,
     ) -> Tensor:
-        """One round of refinement.
+        """Refine the queries once.
 
         Args:
             queries: ``[B, Q, D]``.
@@ -113,7 +113,7 @@ class Encoder(Recomputing):
         self.norm = nn.LayerNorm(dim) if pre_norm else None
 
     def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None) -> Tensor:
-        """``[B, M, D]`` to ``[B, M, D]``."""
+        """Turn ``[B, M, D]`` to ``[B, M, D]``."""
         for layer in self.layers:
             tokens = run_part(self, layer, layer, tokens, positions, attn_mask)
         return tokens if self.norm is None else self.norm(tokens)
@@ -136,7 +136,7 @@ class Decoder(Recomputing):
         attn_mask: Tensor | None,
         query_mask: Tensor | None = None,
     ) -> Tensor:
-        """Outputs of all layers ``[L, B, Q, D]``.
+        """Return the outputs of all layers ``[L, B, Q, D]``.
 
         Args:
             queries: What queries start as, ``[B, Q, D]``; zeros in the paper (A.3).

@@ -95,7 +95,7 @@ def measure_cost(built: BuiltModel, dataset: CocoDataset, device: torch.device) 
 def _step(
     config: Config, model: nn.Module, criterion: Criterion, optimizer: torch.optim.AdamW, batch: Batch
 ) -> int:
-    """One step of training, waited for; returns the bytes that the forward keeps for the backward."""
+    """Run one step of training and wait for it; returns the bytes that the forward keeps for the backward."""
     kept: dict[int, int] = {}
 
     def keep(tensor: Tensor) -> Tensor:
@@ -117,7 +117,7 @@ def _step(
 
 
 def check_cost(config: Config, cost: Cost, train_images: int, val_images: int) -> list[CheckResult]:
-    """Time per epoch and memory in words."""
+    """Check time per epoch and memory."""
     train = config.train
     processes = train.devices * train.num_nodes
     batches = math.ceil(train_images / (train.batch_size * processes))

@@ -1,4 +1,4 @@
-"""From what annotations and pixels say to results: what each figure means, and what to do about it."""
+"""The questions about annotations and pixels: what each figure means, and what to do about it."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ _NOTES_SHOWN = ("more_objects_than_queries", "rare_class", "category_ids_with_ga
 
 
 def check_annotations(result: DataCheckResult) -> list[CheckResult]:
-    """What ``detrkit data check`` finds in the annotations."""
+    """Check the annotations by what ``detrkit data check`` finds in them."""
     outcomes = {Severity.ERROR: Outcome.FAULT, Severity.WARNING: Outcome.WARNING, Severity.NOTE: Outcome.NOTE}
     total = sum(split.annotation_count + split.image_count for split in result.splits)
     results = [
@@ -54,13 +54,13 @@ def check_annotations(result: DataCheckResult) -> list[CheckResult]:
 
 
 def _repaired_or(outcome: Outcome, finding: Finding, total: int) -> Outcome:
-    """A warning for the few annotations or images of a set that training does without."""
+    """Return a warning for the few annotations or images of a set that training does without."""
     few = bool(finding.fault.fix) and finding.count < FEW * total
     return Outcome.WARNING if few and outcome is Outcome.FAULT else outcome
 
 
 def check_category_ids(split: str, table: AnnotationTable) -> list[CheckResult]:
-    """Whether annotations name categories by numbers that are all one too low or one too high.
+    """Check whether annotations name categories by numbers that are all one too low or one too high.
 
     The sign of it is that some ids are not listed, and that all are once shifted by one; or that the category
     which is only the heading of the others has objects, as when Roboflow's ids are shifted by -1.
@@ -106,7 +106,7 @@ def check_category_ids(split: str, table: AnnotationTable) -> list[CheckResult]:
 
 
 def check_objects(split: str, index: CocoIndex, patches: Patches) -> list[CheckResult]:
-    """Whether there is anything to learn from."""
+    """Check whether there is anything to learn from."""
     counts = np.diff(index.offsets)
     empty = int((counts == 0).sum())
     results = []
@@ -156,7 +156,7 @@ def check_objects(split: str, index: CocoIndex, patches: Patches) -> list[CheckR
 
 
 def check_boxes_and_labels(split: str, patches: Patches) -> list[CheckResult]:
-    """Whether boxes mark something, and labels fit what is in them."""
+    """Check whether boxes mark something, and labels fit what is in them."""
     count = len(patches.labels)
     if count < LEAST_OBJECTS:
         found = (
@@ -225,7 +225,7 @@ def check_boxes_and_labels(split: str, patches: Patches) -> list[CheckResult]:
 
 
 def check_offset(split: str, evidence: Mapping[float, tuple[float, float]]) -> list[CheckResult]:
-    """Whether all boxes lie half their size off: written by their centre and read by a corner, or the reverse.
+    """Check whether all boxes lie half their size off: written by their centre and read by a corner, or so.
 
     On a sound set, moving boxes one way costs about as much evidence as the other. Where they are half their
     size off, one way puts them right, and the other a whole size off.
@@ -256,7 +256,7 @@ def check_offset(split: str, evidence: Mapping[float, tuple[float, float]]) -> l
 
 
 def _shuffled_within(patches: Patches) -> bool:
-    """Whether labels could be exchanged within every image; asked of large samples only, where it is certain."""
+    """Return whether labels could be exchanged within every image; for large samples only, where it is certain."""
     _, groups = np.unique(patches.image_rows, return_inverse=True)
     kinds = np.array([len(np.unique(patches.labels[groups == group])) for group in range(int(groups.max()) + 1)])
     mixed = kinds[groups] > 1
@@ -267,7 +267,7 @@ def _shuffled_within(patches: Patches) -> bool:
 
 
 def check_splits(train: Patches, val: Patches, classes: int) -> list[CheckResult]:
-    """Whether a class of the training split looks like the same class of the validation split."""
+    """Check whether a class of the training split looks like the same class of the validation split."""
     few = min(len(train.labels), len(val.labels)) < LEAST_OBJECTS or len(np.unique(val.labels)) < 2
     if few or classes < 2:
         return []

@@ -121,7 +121,7 @@ def collect_patches(
 
 
 def offset_evidence(index: CocoIndex, images: Path, *, seed: int = 0) -> dict[float, tuple[float, float]]:
-    """Evidence of labels and of boxes where boxes lie, and where they would lie moved by half their own size.
+    """Measure the evidence of labels and boxes as they are, and moved by half their own size.
 
     Boxes written by their centre and read by their corner lie half their size too far right and down.
 
@@ -150,7 +150,7 @@ def offset_evidence(index: CocoIndex, images: Path, *, seed: int = 0) -> dict[fl
 def label_evidence(
     features: np.ndarray, labels: np.ndarray, image_rows: np.ndarray, *, within: bool = False
 ) -> float:
-    """How far labels can be told from features, in standard deviations above shuffled labels.
+    """Measure how far labels can be told from features, in standard deviations above shuffled labels.
 
     Args:
         features: ``[N, D]``.
@@ -187,7 +187,7 @@ def label_evidence(
 
 
 def transfer_evidence(train: Patches, other: Patches, classes: int) -> np.ndarray:
-    """How well labels of one split are told by what was learnt on another, for each shift of the class ids.
+    """Measure how well labels of a split are told by what was learnt on another, for shifts of the class ids.
 
     Returns:
         Standard deviations above chance if the other split's class ids were shifted by -1, 0 and 1 (and those that
@@ -212,7 +212,7 @@ def transfer_evidence(train: Patches, other: Patches, classes: int) -> np.ndarra
 
 
 def box_evidence(pairs: np.ndarray, image_rows: np.ndarray) -> float:
-    """How far boxes can be told from other places of their image, in standard deviations above chance.
+    """Measure how far boxes can be told from other places of their image, in standard deviations above chance.
 
     Args:
         pairs: Features of boxes and of other places, ``[2, M, D]``.
@@ -231,7 +231,7 @@ def box_evidence(pairs: np.ndarray, image_rows: np.ndarray) -> float:
 
 
 def _kernel(features: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
-    """What each object's prediction makes of every other object's target, 0 inside a fold; ``[N, N]``."""
+    """Return each object's weight of every other object's target, 0 inside a fold; ``[N, N]``."""
     scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
     fold_of_group = random.permutation(int(groups.max()) + 1) % _FOLDS
     folds = fold_of_group[groups]
@@ -246,7 +246,7 @@ def _kernel(features: np.ndarray, groups: np.ndarray, random: np.random.Generato
 
 
 def _weights(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
-    """Ridge regression, ``[D, targets]``."""
+    """Solve the ridge regression, ``[D, targets]``."""
     count, width = features.shape
     gram = features.T @ features / count + _RIDGE * np.eye(width)
     weights: np.ndarray = np.linalg.solve(gram, features.T @ targets / count)
@@ -263,7 +263,7 @@ def _feature_count() -> int:
 
 
 def _features(crop: Tensor) -> np.ndarray:
-    """Edge directions and colours by cell, and the colours of the whole; float32 ``[D]``."""
+    """Describe a patch: edge directions and colours by cell, and the colours of the whole; float32 ``[D]``."""
     patch = resize_image(crop, (_PATCH, _PATCH)).numpy().astype(np.float32) / 255
     gray = patch.mean(axis=0)
     rise, run = np.zeros_like(gray), np.zeros_like(gray)
@@ -286,7 +286,7 @@ def _features(crop: Tensor) -> np.ndarray:
 
 
 def _boxes_in_file(index: CocoIndex, row: int, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Boxes of single objects in pixels of the file, ``[n, 4]``, and their classes."""
+    """Return boxes of single objects in pixels of the file, ``[n, 4]``, and their classes."""
     rows = index.annotation_rows(row)
     single = ~index.iscrowd[rows]
     listed_hw = (int(index.sizes_hw[row, 0]), int(index.sizes_hw[row, 1]))
@@ -310,7 +310,7 @@ def _shape(box: np.ndarray, image: Tensor) -> list[float]:
 
 
 def _elsewhere(box: np.ndarray, image: Tensor, random: np.random.Generator) -> np.ndarray | None:
-    """A box of the same size at that of eight places where they overlap least; None if it is too large."""
+    """Choose a box of the same size, of eight places where they overlap least; None if it is too large."""
     height, width = image.shape[1:]
     box_width, box_height = box[2] - box[0], box[3] - box[1]
     if box_width > _MOST_SHARE * width or box_height > _MOST_SHARE * height:

@@ -116,7 +116,7 @@ def draw_batch(batch: Batch, class_map: ClassMap) -> list[np.ndarray]:
 
 
 def _read_splits(config: Config, tell: Tell) -> tuple[Split, Split] | None:
-    """Both splits, or None where one cannot be read, which is told."""
+    """Read both splits; None where one cannot be read, which is told."""
     found = []
     for name in (config.data.train_split, config.data.val_split):
         try:
@@ -152,7 +152,7 @@ def _check_ids(config: Config, name: str, tables: Mapping[str, AnnotationTable])
 
 
 def _look_at_data(config: Config, train: Split, val: Split, tell: Tell) -> Patches:
-    """Everything that annotations and pixels say; gives what was seen of the training split."""
+    """Check annotations against pixels; returns what was seen of the training split."""
     looked = {}
     sound = True
     same = (train.files.annotations, train.files.listings) == (val.files.annotations, val.files.listings)
@@ -203,7 +203,7 @@ def _same_classes(train: Split, val: Split) -> bool:
 
 
 def _only(classes: ClassMap, used: np.ndarray) -> ClassMap:
-    """The classes that have objects: a heading that is listed as a category need not be in a head."""
+    """Return the classes that have objects: a heading that is listed as a category need not be in a head."""
     return ClassMap(
         names=tuple(classes.names[class_id] for class_id in used),
         category_ids=tuple(classes.category_ids[class_id] for class_id in used),

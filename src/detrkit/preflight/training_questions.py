@@ -1,4 +1,4 @@
-"""From the class head and the overfit to results: what each figure means, and what to do about it."""
+"""The questions about class head and overfit test: what each figure means, and what to do about it."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ COLLAPSED = 1e-3
 def check_head(
     head: ClassMap, logit_slots: int, data: ClassMap, lines: Sequence[str], as_it_is: bool
 ) -> CheckResult:
-    """Whether the model's class head is one for this data set.
+    """Check whether the model's class head is one for this data set.
 
     Args:
         head: Classes of the model.
@@ -51,7 +51,7 @@ def check_head(
 
 
 def check_overfit_test(overfit: OverfitTest, preset_lr: float | None, pretrained: bool) -> list[CheckResult]:
-    """Whether a handful of images can be learnt, and at this learning rate."""
+    """Check whether a handful of images can be learnt, and at this learning rate."""
     main = overfit.main
     steps = len(main.losses)
     terms = ", ".join(f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in main.terms.items())
@@ -108,7 +108,7 @@ def check_overfit_test(overfit: OverfitTest, preset_lr: float | None, pretrained
 
 
 def _too_fast(overfit: OverfitTest, preset_lr: float | None, pretrained: bool) -> CheckResult | None:
-    """A result if slower steps get further, or keep images apart, from the same weights on the same images."""
+    """Return a fault if slower steps get further, or keep images apart, from the same weights and images."""
     main = overfit.main
     at = min(len(trial.losses) for trial in (main, *overfit.slower)) - 1
     reached = main.loss_at(at) if main.finite else math.inf

@@ -105,7 +105,7 @@ class DetrAids(nn.Module):
         )
 
     def _noised(self, noised: NoisedObjects, position: nn.Module, own: Queries) -> Queries:
-        """A noised object's box is its reference and position, its class what its query holds."""
+        """Make queries of noised objects: the box is reference and position, the class what the query holds."""
         assert self.label_embed is not None
         assert self.box_embed is not None
         dtype = own.positions.dtype
@@ -118,7 +118,7 @@ class DetrAids(nn.Module):
 
 
 def _join(parts: list[Queries]) -> Queries:
-    """All queries one after another."""
+    """Join all queries, one after another."""
     positions = torch.cat([part.positions for part in parts], dim=1)
     contents = None
     if any(part.contents is not None for part in parts):
@@ -135,7 +135,7 @@ def _join(parts: list[Queries]) -> Queries:
 def take_apart(
     logits: Tensor, boxes_cxcywh: Tensor, num_queries: int, further: FurtherQueries
 ) -> tuple[Tensor, Tensor, GroupOutputs | None, DenoisedOutputs | None]:
-    """The answers ``[L, B, K, ...]`` of all queries: the model's own, the other sets', the noised objects'."""
+    """Split answers ``[L, B, K, ...]`` of all queries into the model's own, other sets' and noised objects'."""
     learned = num_queries * (further.groups + 1)
     groups, denoised = None, None
     if further.groups:

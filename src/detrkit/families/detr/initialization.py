@@ -88,7 +88,7 @@ def look_near(attention: Attention) -> None:
 
 
 def spread_points(count: int) -> Tensor:
-    """Centres (x, y) ``[count, 2]`` of rows of cells that fill the unit square."""
+    """Return centres (x, y) ``[count, 2]`` of rows of cells that fill the unit square."""
     rows = math.ceil(math.sqrt(count))
     lengths = [count // rows + (row < count % rows) for row in range(rows)]
     return torch.tensor(

@@ -56,12 +56,12 @@ _RESNET_RULES = (
 
 
 def is_hub_layout(state: Mapping[str, Tensor]) -> bool:
-    """Whether the names are those of the Hugging Face hub."""
+    """Return whether the names are those of the Hugging Face hub."""
     return "model.query_position_embeddings.weight" in state
 
 
 def hub_to_published(state: Mapping[str, Tensor]) -> State:
-    """The same tensors under the published names.
+    """Return the same tensors under the published names.
 
     Reads the hub's files, with timm's or transformers' own ResNet names, and also the names that transformers
     uses in memory. Unknown names are kept as they are.
@@ -87,7 +87,7 @@ def hub_to_published(state: Mapping[str, Tensor]) -> State:
 
 
 def published_to_hub(state: Mapping[str, Tensor]) -> State:
-    """The same tensors under the hub's names, with timm's names in the backbone."""
+    """Return the same tensors under the hub's names, with timm's names in the backbone."""
     renamed: State = {}
     for name, tensor in state.items():
         new = _rename(name, _PARTS)

@@ -120,7 +120,7 @@ class Detr(nn.Module):
         return Outputs(logits, boxes, dense, groups, denoised)
 
     def _read_tokens(self, memory: Tensor, shape_hw: torch.Size, feature_mask: Tensor | None) -> DenseOutputs:
-        """The heads' word on every image token, and where the tokens lie."""
+        """Read every image token by the heads."""
         cells = locate_cells([(shape_hw[0], shape_hw[1])], [feature_mask], memory.device)
         return DenseOutputs(
             logits=self.class_embed(memory).float(),
@@ -131,7 +131,7 @@ class Detr(nn.Module):
 
 
 def build_detr(config: DetrConfig, num_slots: int) -> Detr:
-    """A DETR with random weights, drawn as the published code draws them: Xavier in the transformer."""
+    """Build a DETR with random weights, drawn as the published code draws them: Xavier in the transformer."""
     dim = config.hidden_dim
     layer = (dim, config.num_heads, config.ffn_dim, config.dropout, config.pre_norm)
     encoder = Encoder([EncoderLayer(*layer) for _ in range(config.encoder_layers)], dim, config.pre_norm)

@@ -41,7 +41,7 @@ _UNUSED_LABEL = "N/A"
 
 
 def coco_class_map() -> ClassMap:
-    """The classes of the published detection checkpoints: 80 of COCO in 91 slots that are category ids."""
+    """Return the classes of the published checkpoints: 80 of COCO in 91 slots that are category ids."""
     return ClassMap(COCO_NAMES, COCO_CATEGORY_IDS, slots=COCO_CATEGORY_IDS, num_slots=_COCO_SLOTS)
 
 
@@ -111,7 +111,7 @@ def write_hub(folder: str | Path, weights: Weights, eval_size: int, max_size: in
 def infer_model_config(
     state: Mapping[str, Tensor], file_name: str = "", hub_config: Mapping[str, Any] | None = None
 ) -> DetrConfig:
-    """The model a state dict belongs to, read off its shapes.
+    """Infer the model that a state dict belongs to from its shapes.
 
     Heads and dilation leave no trace in the shapes: the hub's config or the file's name tells them, else 32
     features a head and no dilation.
@@ -176,7 +176,7 @@ def _count_layers(state: Mapping[str, Tensor], part: str) -> int:
 
 
 def _merge(wanted: DetrConfig, found: DetrConfig, path: Path) -> DetrConfig:
-    """What the caller says wins where the file cannot tell; where it can, both must agree."""
+    """Merge two sections: the wanted one wins where the file cannot tell; where it can, both must agree."""
     for field in (
         "backbone",
         "hidden_dim",
@@ -285,7 +285,7 @@ def _read_hub_config(path: Path) -> dict[str, Any]:
 
 
 def _foreign_to_hub(weights: Weights) -> list[str]:
-    """What of a model transformers' DETR lacks, without which its weights are worth nothing."""
+    """Name what of a model transformers' DETR lacks, without which its weights are worth nothing."""
     config = weights.config
     found = []
     if not any(name.endswith("bn1.running_mean") for name in weights.state):
@@ -336,7 +336,7 @@ def _write_json(path: Path, content: dict[str, Any]) -> None:
 
 @contextlib.contextmanager
 def _writing(path: Path) -> Iterator[IO[bytes]]:
-    """A file that is whole or not there, its errors in terms of weights."""
+    """Open a file that is whole or not there, its errors in terms of weights."""
     try:
         with atomic_bytes(path) as file:
             yield file

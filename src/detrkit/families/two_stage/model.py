@@ -51,7 +51,7 @@ class TokenHeads(nn.Module):
         start_heads(self.class_embed, self.bbox_embed)
 
     def forward(self, tokens: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Logits ``[B, M, S + 1]``, and boxes before the sigmoid ``[B, M, 4]``, both float32."""
+        """Return logits ``[B, M, S + 1]``, and boxes before the sigmoid ``[B, M, 4]``, both float32."""
         offsets = self.bbox_embed(tokens).float()
         return self.class_embed(tokens).float(), offsets + anchors.logit(eps=1e-4)
 
@@ -170,7 +170,7 @@ class TwoStageDetr(nn.Module):
         return Outputs(found_logits, found_boxes, dense, denoised=denoised, proposes=self.training)
 
     def _encode(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Memory, Cells]:
-        """The image as tokens of all levels, and where they lie."""
+        """Encode the image as tokens of all levels, and locate them."""
         backbone: Any = self.backbone[0]
         maps, masks = zip(*backbone.pyramid(images, padding_mask, self.levels), strict=True)
         mixed, mixed_masks = self.pyramid(maps, masks, self.backbone[1])
@@ -181,7 +181,7 @@ class TwoStageDetr(nn.Module):
 
 
 def _query_mask(real: Tensor, noised: NoisedObjects | None) -> Tensor:
-    """Which queries may look at which: the model's own at each other, a copy's objects at each other."""
+    """Return which queries may look at which: the model's own at each other, a copy's objects at each other."""
     blocks, exists = torch.zeros_like(real[0], dtype=torch.int64), real
     if noised is not None:
         blocks = torch.cat((blocks, noised.blocks + 1))
@@ -204,7 +204,7 @@ def _memory(tokens: Tensor, shapes_hw: list[tuple[int, int]], masks: list[Tensor
 
 @torch.no_grad()
 def start_heads(class_embed: nn.Linear, bbox_embed: MLP) -> None:
-    """Begin with no objects, and with boxes where they are."""
+    """Start heads so that they find no objects, and leave boxes where they are."""
     last = bbox_embed.layers[-1]
     assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)

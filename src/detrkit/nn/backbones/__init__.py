@@ -14,7 +14,7 @@ SMALL_BACKBONES: dict[BackboneName, tuple[int, ...]] = {
 
 
 def build_backbone(config: ModelConfig) -> ResNetBackbone:
-    """The backbone a config names, with random weights.
+    """Build the backbone that a config names, with random weights.
 
     A norm or a number of frozen stages still at ``auto`` is read as the setting for pretrained weights; the
     small backbones have none and are always trained whole.

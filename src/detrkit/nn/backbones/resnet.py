@@ -53,7 +53,7 @@ class ResNetBackbone(Recomputing):
         return [(block.conv3 if isinstance(block, Bottleneck) else block.conv2).out_channels for block in blocks]
 
     def forward(self, images: Tensor, padding_mask: Tensor | None = None) -> tuple[Tensor, Tensor | None]:
-        """Features of the last stage.
+        """Compute features of the last stage.
 
         Args:
             images: Normalised float ``[B, 3, H, W]``, zero on padding.
@@ -69,7 +69,7 @@ class ResNetBackbone(Recomputing):
     def pyramid(
         self, images: Tensor, padding_mask: Tensor | None, levels: int
     ) -> list[tuple[Tensor, Tensor | None]]:
-        """Features of the last stages, fine to coarse, each as :meth:`forward` gives those of the last one."""
+        """Compute features of the last stages, fine to coarse; see :meth:`forward`."""
         exact = padding_mask is not None and self.exact_padding
         valid = _ValidRegion(padding_mask, images.dtype) if exact else None
         body: Any = self.body
@@ -89,7 +89,7 @@ class ResNetBackbone(Recomputing):
 
 
 def _shrunk_mask(x: Tensor, padding_mask: Tensor | None, valid: _ValidRegion | None, stride: int) -> Tensor | None:
-    """The padding mask of a feature map."""
+    """Return the padding mask of a feature map."""
     if padding_mask is None:
         return None
     if valid is not None:
@@ -115,7 +115,7 @@ class _ValidRegion:
         self._by_stride: dict[int, Tensor] = {}
 
     def at(self, stride: int) -> Tensor:
-        """1 on images and 0 on padding, ``[B, 1, ceil(H / stride), ceil(W / stride)]``."""
+        """Return 1 on images and 0 on padding, ``[B, 1, ceil(H / stride), ceil(W / stride)]``."""
         if stride not in self._by_stride:
             height, width = ((side + stride - 1) // stride for side in self._padded_hw)
             device = self._heights.device
@@ -136,7 +136,7 @@ def _masked(x: Tensor, valid: _ValidRegion | None, stride: int) -> Tensor:
 
 
 def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module, valid: _ValidRegion | None, stride: int) -> Tensor:
-    """Convolution and normalisation; ``stride`` is that of the output against the pixels."""
+    """Apply convolution and normalisation; ``stride`` is that of the output against the pixels."""
     if isinstance(norm, FrozenBatchNorm2d):
         weight, bias = folded_weight(conv, norm)
         return functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
@@ -147,7 +147,7 @@ def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module, valid: _ValidRegion 
 
 
 def _run_block(block: Any, x: Tensor, valid: _ValidRegion | None, stride: int) -> Tensor:
-    """One residual block; ``stride`` is that of ``x`` against the pixels."""
+    """Run one residual block; ``stride`` is that of ``x`` against the pixels."""
     middle = stride * _stride(block.conv1)
     out = middle * _stride(block.conv2)
     if isinstance(block, Bottleneck):  # the two outer convolutions see one pixel and need no clean padding
@@ -163,7 +163,7 @@ def _run_block(block: Any, x: Tensor, valid: _ValidRegion | None, stride: int) -
 
 
 def _relu(x: Tensor) -> Tensor:
-    """ReLU in place: what convolutions and norms give out is read by nobody else, gradients included."""
+    """Apply ReLU in place: what convolutions and norms give out is read by nobody else, gradients included."""
     return functional.relu(x, inplace=True)
 
 
@@ -198,7 +198,7 @@ def fold_frozen_norms(backbone: ResNetBackbone) -> None:
 def build_resnet(
     name: str, *, norm: str, dilation: bool, frozen_stages: int, exact_padding: bool
 ) -> ResNetBackbone:
-    """A ResNet of torchvision with random weights.
+    """Build a ResNet of torchvision with random weights.
 
     Args:
         name: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``.
@@ -217,7 +217,7 @@ def build_resnet(
 def build_tiny(
     widths: tuple[int, ...] = (16, 32, 64, 128), *, norm: str = "group", exact_padding: bool = True
 ) -> ResNetBackbone:
-    """A small ResNet of torchvision's basic blocks, one a stage and every stage strided: stride 16 by default.
+    """Build a small ResNet of torchvision's basic blocks, one a stage, every stage strided: stride 16 by default.
 
     Args:
         widths: Channels of the stem and of each stage.
