@@ -41,8 +41,8 @@ _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
 _LINE_EVERY_S = 10.0
 
 
-def _quiet(*_what: object) -> None:
-    pass
+def no_report(*_what: object) -> None:
+    """Report nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,7 +118,7 @@ def download_weights(url: str, sha256: str | None = None, *, progress: bool = Tr
     with FileLock(path.with_name(f".{name}.lock")), transfer_progress(hidden=not progress) as report:
         if not path.exists():
             try:
-                tell = _to_stderr if progress else _quiet
+                tell = _to_stderr if progress else no_report
                 download(
                     url,
                     path,
@@ -166,7 +166,7 @@ def download(
     by_hand: str = "put it there",
     retry: Retry | None = None,
     say: Callable[[str], None] = print,
-    report: Report = _quiet,
+    report: Report = no_report,
 ) -> None:
     """Download a file; it gets its name only when it is whole, its hashes are right and it is on the disk.
 
@@ -209,7 +209,7 @@ def mismatch(
     sha256: str = "",
     md5: str = "",
     size: int | None = None,
-    report: Report = _quiet,
+    report: Report = no_report,
 ) -> str | None:
     """Return what is not as published about a file, in words; None if nothing."""
     found = path.stat().st_size
@@ -221,7 +221,7 @@ def mismatch(
     return None
 
 
-def hash_of(path: Path, name: str, report: Report = _quiet) -> str:
+def hash_of(path: Path, name: str, report: Report = no_report) -> str:
     """Return the hash of a file in hexadecimal digits; ``name`` is sha256 or md5."""
     hasher = hashlib.new(name, usedforsecurity=False)
     done, total = 0, path.stat().st_size
@@ -510,7 +510,7 @@ def _reason(error: Any) -> str:
 def transfer_progress(hidden: bool) -> Iterator[Report]:
     """Show bytes, speed and time left on standard error: a bar on a terminal, a line now and then elsewhere."""
     if hidden or not sys.stderr.isatty():
-        yield _quiet if hidden else _progress_lines()
+        yield no_report if hidden else _progress_lines()
         return
     from rich.console import Console
     from rich.progress import (

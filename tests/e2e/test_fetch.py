@@ -31,8 +31,8 @@ def hosted(web_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     archive = Archive(url=web_server.address("set.zip"), root="images", sha256=hosted.sha256)
     parts = {"all": Part(summary="images", archives=(archive,))}
     entry = msgspec.structs.replace(CATALOGUE["bccd"], parts=parts)
-    monkeypatch.setitem(CATALOGUE, "bccd", entry)  # type: ignore[arg-type]
-    monkeypatch.setitem(CATALOGUE, "other", msgspec.structs.replace(entry, name="other"))  # type: ignore[arg-type]
+    monkeypatch.setitem(CATALOGUE, "bccd", entry)
+    monkeypatch.setitem(CATALOGUE, "other", msgspec.structs.replace(entry, name="other"))
     monkeypatch.chdir(tmp_path)
     return hosted
 

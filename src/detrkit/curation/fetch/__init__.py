@@ -1,7 +1,7 @@
 """Fetching public data sets: gone on with after a kill, checked, unpacked safely, laid out to be read."""
 
-from detrkit.curation.fetch.catalogue import CATALOGUE, Archive, DatasetEntry, Licence, Part
-from detrkit.curation.fetch.dataset import FetchResult, fetch, fetch_dataset, find_entry
+from detrkit.curation.fetch.catalogue import CATALOGUE, Archive, DatasetEntry, Licence, Part, find_entry
+from detrkit.curation.fetch.dataset import FetchResult, fetch_dataset
 
 __all__ = [
     "CATALOGUE",
@@ -10,7 +10,6 @@ __all__ = [
     "FetchResult",
     "Licence",
     "Part",
-    "fetch",
     "fetch_dataset",
     "find_entry",
 ]

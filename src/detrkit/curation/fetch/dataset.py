@@ -10,9 +10,9 @@ from pathlib import Path
 
 import msgspec
 
-from detrkit.curation.fetch.catalogue import CATALOGUE, REMOVED, Archive, DatasetEntry, Licence, Part
+from detrkit.curation.fetch.catalogue import Archive, DatasetEntry, Licence, Part, find_entry
 from detrkit.curation.fetch.unpack import commit_of, unpack
-from detrkit.download import Report, disk_errors, download, hash_of, mismatch, need_space
+from detrkit.download import Report, disk_errors, download, hash_of, mismatch, need_space, no_report
 from detrkit.errors import DataError, UsageError
 from detrkit.files import IMAGE_SUFFIXES, atomic_file, make_folder, remove_leftovers
 
@@ -78,55 +78,21 @@ class FetchResult(msgspec.Struct, frozen=True):
     present: Mapping[str, FetchedPart]
 
 
-def find_entry(name: str) -> DatasetEntry:
-    """Return a data set of the catalogue.
-
-    Raises:
-        UsageError: There is none of this name, or none any more.
-    """
-    if name in CATALOGUE:
-        return CATALOGUE[name]
-    if name in REMOVED:
-        page, own_format = REMOVED[name]
-        then = "give its folder to any command, such as: detrkit data check FOLDER"
-        if own_format:
-            then = f"convert its {own_format} to COCO JSON, YOLO or Pascal VOC, then {then}"
-        raise UsageError(f"{name} is fetched no longer; get it from {page}, unpack it, and {then}")
-    raise UsageError(f"there is no data set {name!r} to fetch; known are {', '.join(CATALOGUE)}")
-
-
 def fetch_dataset(
-    name: str,
+    data_set: str | DatasetEntry,
     out: str | os.PathLike[str] | None = None,
     *,
     parts: Sequence[str] | None = None,
     keep_archives: bool = False,
     force: bool = False,
     say: Callable[[str], None] = print,
-    report: Report = lambda _title, _done, _total: None,
-) -> FetchResult:
-    """Fetch a data set of the catalogue into ``out``, a folder of its name if None; see :func:`fetch`."""
-    out = name if out is None else out
-    return fetch(
-        find_entry(name), out, parts=parts, keep_archives=keep_archives, force=force, say=say, report=report
-    )
-
-
-def fetch(
-    entry: DatasetEntry,
-    out: str | os.PathLike[str],
-    *,
-    parts: Sequence[str] | None = None,
-    keep_archives: bool = False,
-    force: bool = False,
-    say: Callable[[str], None] = print,
-    report: Report = lambda _title, _done, _total: None,
+    report: Report = no_report,
 ) -> FetchResult:
     """Fetch what is missing of a data set into its folder.
 
     Args:
-        entry: data set
-        out: its folder; made if it is not there
+        data_set: data set, or its name in the catalogue
+        out: its folder, made if it is not there; one of its name if None
         parts: names of the parts wanted; the usual ones if None
         keep_archives: keep what was downloaded in the folder ``archives``
         force: fetch parts that are there already once more
@@ -134,12 +100,13 @@ def fetch(
         report: called with what is being done, and the bytes done and in all
 
     Raises:
-        UsageError: There is no such part, or the folder holds something else.
+        UsageError: There is no such data set or part, or the folder holds something else.
         DataError: It is not what was published.
         DownloadError: It cannot be fetched, or the disk is full.
     """
+    entry = find_entry(data_set) if isinstance(data_set, str) else data_set
     wanted = _chosen(entry, parts)
-    folder = _folder_for(entry, out)
+    folder = _folder_for(entry, entry.name if out is None else out)
     work = folder / _WORK
     with disk_errors(work), _alone(work):
         present = _read_receipt(folder, entry.name)

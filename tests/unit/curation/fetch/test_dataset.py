@@ -21,7 +21,6 @@ from detrkit.curation.fetch import (
     Licence,
     Part,
     dataset,
-    fetch,
     fetch_dataset,
     unpack,
 )
@@ -112,7 +111,7 @@ class Shop:
         return self.entry(all=self.part(*archives, **more))
 
     def fetch(self, entry: DatasetEntry | None = None, **more: Any) -> FetchResult:
-        return fetch(entry or self.entry(), self.folder, say=self.said.append, **more)
+        return fetch_dataset(entry or self.entry(), self.folder, say=self.said.append, **more)
 
     def bring(self, content: bytes, folder: str = "archives") -> None:
         (self.folder / folder).mkdir(parents=True)
@@ -419,7 +418,7 @@ def test_the_real_bccd_comes_as_github_packs_it(shop: Shop, shared_data: Path, m
     replace = msgspec.structs.replace
     archive = replace(part.archives[0], url=shop.server.address("bccd.zip"))
     small = replace(entry, parts={"all": replace(part, archives=(archive,))})
-    monkeypatch.setattr(dataset, "CATALOGUE", {"bccd": small})
+    monkeypatch.setitem(CATALOGUE, "bccd", small)
     assert fetch_dataset("bccd", shop.folder, say=shop.said.append).folder == shop.folder
     sizes = {split: len(read_split_files(files)[0]) for split, files in find_splits(shop.folder).items()}
     assert sizes == {"train": 205, "val": 87, "test": 72}
