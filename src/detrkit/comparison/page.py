@@ -31,7 +31,7 @@ _LEAST_SPAN = 2.0  # percent points of AP upwards, so that no difference looks g
 
 
 def comparison_sections(comparison: Comparison, split: Split) -> list[Section]:
-    """All of the page.
+    """Return the sections of the page.
 
     Args:
         comparison: What was found.

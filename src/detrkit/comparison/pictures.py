@@ -25,7 +25,7 @@ _CORRECT_AT = 0  # row of IoU 0.5
 
 
 def disagreement_pictures(pair: PairwiseComparison, split: Split, most: int) -> list[Picture]:
-    """Pictures of the images with most disagreement, the greatest first; an image that cannot be read is left out.
+    """Return pictures of the images with most disagreement, the greatest first, without unreadable ones.
 
     Args:
         pair: Two detectors.
@@ -57,7 +57,7 @@ def disagreement_pictures(pair: PairwiseComparison, split: Split, most: int) -> 
 
 
 def side_by_side(pair: PairwiseComparison, image: np.ndarray, truth_row: int) -> np.ndarray:
-    """Annotations, the first detector's detections, the second's, from left to right, uint8 ``[H, W, 3]``."""
+    """Return annotations and both detectors' detections from left to right, uint8 ``[H, W, 3]``."""
     scale = min(1.0, LONGEST / max(image.shape[:2]))
     if scale < 1:
         size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))

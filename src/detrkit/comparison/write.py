@@ -76,7 +76,7 @@ def _class_rows(comparison: Comparison) -> Iterator[list[Value]]:
 
 
 def _image_rows(comparison: Comparison, split: Split) -> Iterator[list[Value]]:
-    """Images of each pair, those with most disagreement first."""
+    """Return images of each pair, those with most disagreement first."""
     rows = {int(image_id): row for row, image_id in enumerate(split.index.image_ids)}
     for pair in comparison.pairs:
         images = pair.images

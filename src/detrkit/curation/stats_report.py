@@ -151,7 +151,7 @@ _INPUT_ROWS: Mapping[str, Callable[[InputStats], str]] = {
 
 
 def _objects(split: SplitStats, name: str, position: int) -> int:
-    """Objects of a class in a split, whose classes may be others or in another order."""
+    """Return objects of a class in a split, whose classes may be others or in another order."""
     if position < len(split.classes) and split.classes[position].name == name:
         return split.classes[position].objects
     return sum(entry.objects for entry in split.classes if entry.name == name)

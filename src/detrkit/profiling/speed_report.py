@@ -121,7 +121,7 @@ def _measured(speed: Speed) -> list[tuple[str, Latency]]:
 
 
 def _against(speed: Speed, field: str, label: str) -> list[Chart]:
-    """Two charts with a setting across, where rows differ in it."""
+    """Return two charts with a setting across, where rows differ in it."""
     known = [row for row in speed.rows if row.latency is not None and getattr(row.setting, field) is not None]
     if len({getattr(row.setting, field) for row in known}) < 2:
         return []
@@ -142,7 +142,7 @@ def _against(speed: Speed, field: str, label: str) -> list[Chart]:
 
 
 def _without(rows: Sequence[SpeedRow], field: str) -> list[SpeedRow]:
-    """The rows with one setting made equal, so that their names do not speak of it."""
+    """Return the rows with one setting made equal, so that their names do not speak of it."""
     first = getattr(rows[0].setting, field)
     return [dataclasses.replace(row, setting=dataclasses.replace(row.setting, **{field: first})) for row in rows]
 

@@ -55,7 +55,7 @@ def write_generalization(path: Path, found: Generalization) -> None:
 
 
 def strip(image: Tensor, name: str, severities: Sequence[int], seed: int = 0, image_id: int = 0) -> np.ndarray:
-    """An image and its corruptions side by side, made small after they were done: uint8 ``[H, W, 3]``."""
+    """Return an image and its corruptions side by side, made small after they were done: uint8 ``[H, W, 3]``."""
     shown = [image, *(Corruption(name, severity, seed)(image, image_id) for severity in severities)]
     small = [_small(one) for one in shown]
     gap = np.full((small[0].shape[0], _GAP, 3), 128, dtype=np.uint8)
@@ -64,7 +64,7 @@ def strip(image: Tensor, name: str, severities: Sequence[int], seed: int = 0, im
 
 
 def _small(image: Tensor) -> np.ndarray:
-    """Every so many pixels the mean of their square."""
+    """Return an image made smaller: the mean of each square of pixels."""
     pixels: np.ndarray = image.permute(1, 2, 0).numpy()
     step = max(pixels.shape[1] // _STRIP_WIDTH, 1)
     height, width = pixels.shape[0] // step * step, pixels.shape[1] // step * step
@@ -88,7 +88,7 @@ def _robustness_cards(found: Robustness) -> Cards:
 
 
 def _severity_charts(found: Robustness) -> Charts:
-    """A chart for each kind of corruption, and one for the kinds."""
+    """Return a chart for each kind of corruption, and one for the kinds."""
     kinds = {kind: [name for name in names if name in found.cells] for kind, names in CORRUPTIONS.items()}
     kinds = {kind: names for kind, names in kinds.items() if names}
     means = [Line(kind, number, _curve(found, names)) for number, (kind, names) in enumerate(kinds.items())]
@@ -100,7 +100,7 @@ def _severity_charts(found: Robustness) -> Charts:
 
 
 def _curve(found: Robustness, names: Sequence[str]) -> Series:
-    """Mean AP of some corruptions over severities; severity 0 is the clean image."""
+    """Return mean AP of some corruptions over severities; severity 0 is the clean image."""
     points = [(0, found.clean["AP"])]
     for severity in found.severities:
         values = [found.cells[name][severity]["AP"] for name in names]

@@ -217,7 +217,7 @@ def short_number(value: float, _place: object = None) -> str:
 
 
 def _wide(low: float, high: float) -> tuple[float, float]:
-    """A range that has a width."""
+    """Return a range that has a width."""
     if high > low:
         return low, high
     margin = 0.5 * abs(low) or 1.0
@@ -225,7 +225,7 @@ def _wide(low: float, high: float) -> tuple[float, float]:
 
 
 def _padded(low: float, high: float, *, log: bool) -> tuple[float, float]:
-    """A range with room at both ends, so that no point lies on the edge."""
+    """Return a range with room at both ends, so that no point lies on the edge."""
     if log:
         ratio = (high / low) ** 0.06 if high > low else 1.5
         return low / ratio, high * ratio

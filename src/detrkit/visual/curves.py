@@ -137,7 +137,7 @@ def _chart(
     *,
     is_eval: bool,
 ) -> Chart:
-    """One chart: of several runs a line each, of one run a line for each member."""
+    """Return one chart: of several runs a line each, of one run a line for each member."""
     several = len(histories) > 1
     label, factor = _axis(histories, across)
     lines = [
@@ -168,7 +168,7 @@ def _line(
 
 
 def _with_best(chart: Chart) -> Chart:
-    """The chart with the best value of each line in its name."""
+    """Return the chart with the best value of each line in its name."""
     lines = []
     for line in chart.lines:
         best = int(line.series.y.argmax())
@@ -178,7 +178,7 @@ def _with_best(chart: Chart) -> Chart:
 
 
 def _axis(histories: Sequence[History], across: Across) -> tuple[str, float]:
-    """What runs along the axis, and what hours are multiplied by: short trainings are told in minutes."""
+    """Return what runs along the axis, and the factor of hours: short trainings are told in minutes."""
     if across != "time":
         return across, 1.0
     longest = max((float(history.series("loss", "time").x.max(initial=0.0)) for history in histories), default=0.0)
@@ -186,13 +186,13 @@ def _axis(histories: Sequence[History], across: Across) -> tuple[str, float]:
 
 
 def _families_of_runs(every: Sequence[str], wanted: Sequence[str]) -> dict[str, dict[str, str]]:
-    """A chart for each metric; layers are drawn only where they are asked for by name."""
+    """Return a chart for each metric; layers are drawn only where they are asked for by name."""
     names = [member for name in wanted for member in ([name] if name in every else _layers(name, every) or [name])]
     return {name: {name: name} for name in names or every if names or not name.startswith("layers.")}
 
 
 def _families_of_one(every: Sequence[str], wanted: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Charts of what belongs together, each by what its lines are called there."""
+    """Return charts of what belongs together, each by what its lines are called there."""
     families: dict[str, dict[str, str]] = {}
     for name in wanted or every:
         if name.startswith("layers.") and (not wanted or name not in every):
@@ -205,7 +205,7 @@ def _families_of_one(every: Sequence[str], wanted: Sequence[str]) -> dict[str, d
 
 
 def _layers(head: str, every: Sequence[str]) -> list[str]:
-    """The layers of ``layers.class``, and ``layers.class.1`` and so on among other names."""
+    """Return the layers of ``layers.class``, and ``layers.class.1`` and so on among other names."""
     return [name for name in every if name.startswith("layers.") and name.startswith(f"{head}.")]
 
 
@@ -218,7 +218,7 @@ def _part(head: str, member: str) -> str:
 
 
 def _title(name: str, alone: bool) -> str:
-    """Title of a chart; where a name stands for several, that of all of them."""
+    """Return title of a chart; where a name stands for several, that of all of them."""
     if name in _TITLES and not (alone and _is_percent(name)):
         return _TITLES[name]
     if name.startswith("layers."):
@@ -238,7 +238,7 @@ def _group(name: str, is_eval: bool) -> str:
 
 
 def _is_percent(metric: str) -> bool:
-    """COCO's metrics are shares that the field writes in percent."""
+    """Tell whether a metric is one of COCO's shares, which the field writes in percent."""
     return metric[:2] in ("AP", "AR")
 
 

@@ -1,4 +1,4 @@
-"""Objects drawn into their image: what a model found, or what people annotated."""
+"""Drawing of detections and annotations into their image."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ MOST_LUMINANCE = 0.25  # of 1; white text on it has a contrast of 3.5
 
 
 def draw(image: np.ndarray, detections: sv.Detections, labels: bool = True) -> np.ndarray:
-    """A copy of the image with a box and, unless turned off, class name and score for each detection.
+    """Return a copy of the image with a box and, unless turned off, class name and score for each detection.
 
     Best detections are drawn last, on top. Each class keeps its colour in every image. Lines and text grow
     with the image, and an image whose longer side is under ``LEAST_SIDE`` is enlarged by a whole factor.
 
     Args:
-        image: uint8 ``[H, W, 3]`` RGB, in whose pixels the boxes are; not changed.
-        detections: As :meth:`Detector.predict` returns them.
-        labels: Write class names and scores.
+        image: pixels, uint8 ``[H, W, 3]`` RGB, in whose pixels the boxes are; not changed.
+        detections: detections as :meth:`Detector.predict` returns them.
+        labels: write class names and scores.
 
     Raises:
         UsageError: The image is not uint8 ``[H, W, 3]``.
@@ -55,14 +55,14 @@ def draw_objects(
     texts: Sequence[str] | None = None,
     crowd: np.ndarray | None = None,
 ) -> np.ndarray:
-    """A copy of the image with boxes, the last on top; lines and text grow with the image as in :func:`draw`.
+    """Return a copy of the image with boxes, the last on top; lines and text grow with the image.
 
     Args:
-        image: uint8 ``[H, W, 3]`` RGB, in whose pixels the boxes are; not changed.
-        boxes_xyxy: ``[n, 4]``.
-        class_ids: int64 ``[n]``; choose the colour.
-        texts: A label for each box, or none at all.
-        crowd: Boxes that are regions of many objects, bool ``[n]``: hatched, their outline broken.
+        image: pixels, uint8 ``[H, W, 3]`` RGB, in whose pixels the boxes are; not changed.
+        boxes_xyxy: boxes in pixels, ``[n, 4]``.
+        class_ids: class ids, which choose the colour, int64 ``[n]``.
+        texts: a label for each box, or none at all.
+        crowd: boxes that are regions of many objects, bool ``[n]``; hatched, their outline broken.
 
     Raises:
         UsageError: The image is not uint8 ``[H, W, 3]``.
@@ -105,7 +105,7 @@ def save_drawing(path: str | Path, image: np.ndarray, detections: sv.Detections)
 
 
 def label_texts(detections: sv.Detections) -> list[str]:
-    """``dog 0.93`` for each detection; the class id where there is no name, nothing where no score."""
+    """Return ``dog 0.93`` for each detection; the class id where there is no name, nothing where no score."""
     names = [str(name) for name in detections.data.get("class_name", _class_ids(detections))]
     if detections.confidence is None:
         return names
@@ -113,7 +113,7 @@ def label_texts(detections: sv.Detections) -> list[str]:
 
 
 def class_palette() -> sv.ColorPalette:
-    """Colours by class id, dark enough for white text; neighbouring ids are far apart in hue."""
+    """Return colours by class id, dark enough for white text; neighbouring ids are far apart in hue."""
     golden = 0.618034
     return sv.ColorPalette([_readable_color(i * golden % 1, (0.45, 0.35, 0.55)[i % 3]) for i in range(NUM_COLORS)])
 
@@ -137,7 +137,7 @@ def _check_image(image: np.ndarray) -> None:
 
 
 def _hatch(image: np.ndarray, boxes_xyxy: np.ndarray, class_ids: np.ndarray, thickness: int) -> np.ndarray:
-    """The image with slanted lines, half transparent, in each box, and a broken outline around it."""
+    """Return the image with slanted lines, half transparent, in each box, and a broken outline around it."""
     height, width = image.shape[:2]
     canvas = Image.fromarray(image)
     inside = np.clip(boxes_xyxy, 0, (width, height, width, height)).round().astype(int)
@@ -160,7 +160,7 @@ def _hatch(image: np.ndarray, boxes_xyxy: np.ndarray, class_ids: np.ndarray, thi
 
 
 def _label_anchors(boxes_xyxy: np.ndarray, texts: Sequence[str], width: int, font_size: int) -> np.ndarray:
-    """Boxes to hang labels on: moved at the upper, left and right edge so that the label stays inside."""
+    """Return boxes to hang labels on, moved at the edges so that the label stays inside."""
     text_widths = np.array([0.6 * font_size * len(text) for text in texts])
     anchors = boxes_xyxy.copy()
     anchors[:, 0] = np.maximum(np.minimum(anchors[:, 0], width - text_widths), 0)

@@ -1,4 +1,4 @@
-"""What a run folder tells of its training: the records of metrics.jsonl as curves, and its config."""
+"""Reading of run folders: the records of metrics.jsonl as curves, and the config."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _UNDEFINED = -1.0
 
 @dataclasses.dataclass(frozen=True)
 class History:
-    """What a run has recorded so far.
+    """Records of a run so far.
 
     Args:
-        name: What it is called beside other runs.
-        folder: The run folder.
-        config: Its config, nested by section; empty if there is none to read.
-        records: The lines of its metrics.jsonl.
+        name: name beside other runs.
+        folder: run folder.
+        config: config, nested by section; empty if there is none to read.
+        records: lines of its metrics.jsonl.
     """
 
     name: str
@@ -40,7 +40,7 @@ class History:
     records: Sequence[Mapping[str, Any]]
 
     def metrics(self, kind: Literal["step", "eval"]) -> list[str]:
-        """Names of what has been measured, in the order of the log; ``layers.class.2`` for a layer's term."""
+        """Return names of what was measured, in the order of the log; ``layers.class.2`` for a layer's term."""
         names: dict[str, None] = {}
         for record in self.records:
             if record.get("kind") == kind:
@@ -48,7 +48,7 @@ class History:
         return list(names)
 
     def series(self, metric: str, across: Across = "step") -> Series:
-        """A metric over steps, epochs or hours of training; empty if it was never measured."""
+        """Return a metric over steps, epochs or hours of training; empty if it was never measured."""
         found = [
             (int(record["step"]), value)
             for record in self.records
@@ -61,11 +61,11 @@ class History:
 
     @property
     def has_times(self) -> bool:
-        """Whether the records say when they were made."""
+        """Tell whether the records say when they were made."""
         return bool(self._pairs("elapsed_s", ("step",)))
 
     def _across(self, steps: np.ndarray, across: Across) -> np.ndarray:
-        """Steps as what runs along the axis."""
+        """Return steps as what runs along the axis."""
         if across == "step" or not len(steps):
             return steps
         if across == "time":
@@ -79,7 +79,7 @@ class History:
         return np.asarray(np.interp(steps, known[:, 0], known[:, 1]) + beyond)
 
     def _pairs(self, key: str, kinds: Sequence[str]) -> list[tuple[float, float]]:
-        """Step and another number of the records that have both."""
+        """Return step and another number of the records that have both."""
         return [
             (float(record["step"]), float(record[key]))
             for record in self.records
@@ -88,7 +88,7 @@ class History:
 
 
 def read_metrics_log(path: str | Path) -> list[dict[str, Any]]:
-    """The records of a run's ``metrics.jsonl``; a last line cut off by a crash, or not done yet, is left out.
+    """Return the records of a run's ``metrics.jsonl``, without a last line that is cut off or not done yet.
 
     Raises:
         DataError: The file cannot be read, or another line is not a JSON object.
@@ -115,7 +115,7 @@ def read_metrics_log(path: str | Path) -> list[dict[str, Any]]:
 
 
 def read_histories(folders: Iterable[str | Path]) -> list[History]:
-    """What several runs have recorded, under names that tell them apart.
+    """Return what several runs have recorded, under names that tell them apart.
 
     Raises:
         UsageError: A folder is no run.
@@ -130,7 +130,7 @@ def read_histories(folders: Iterable[str | Path]) -> list[History]:
 
 
 def differences(histories: Sequence[History]) -> dict[str, list[str]]:
-    """Config keys in which runs differ, with the value of each run as text."""
+    """Return config keys in which runs differ, with the value of each run as text."""
     flat = [_flattened(history.config) for history in histories]
     keys = list(dict.fromkeys(key for config in flat for key in config))
     rows = {key: [config.get(key, "-") for config in flat] for key in keys}
@@ -151,7 +151,7 @@ def _run_folder(path: Path) -> Path:
 
 
 def _distinct_names(paths: Sequence[Path]) -> list[str]:
-    """Last parts of the paths, as few as tell them apart."""
+    """Return last parts of the paths, as few as tell them apart."""
     parts = [path.resolve().parts for path in paths]
     for count in range(1, max(map(len, parts), default=1) + 1):
         names = ["/".join(part[-count:]) for part in parts]
@@ -161,7 +161,7 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
 
 
 def _read_config(folder: Path) -> dict[str, Any]:
-    """The config as it stands, whatever version of detrkit wrote it; what cannot be read is not compared."""
+    """Return the config as it stands, whatever version of detrkit wrote it; empty if it cannot be read."""
     try:
         content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError):
@@ -182,7 +182,7 @@ def _flattened(config: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
 
 
 def _numbers(record: Mapping[str, Any]) -> Iterable[tuple[str, float]]:
-    """Name and value of everything finite that a record measured."""
+    """Return name and value of everything finite that a record measured."""
     for name, value in record.items():
         if name in _PLACES:
             continue

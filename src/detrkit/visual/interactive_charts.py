@@ -286,7 +286,7 @@ def _path(series: Series, frame: _Frame) -> str:
 
 
 def _line_tips(chart: Chart, lines: Sequence[Line], frame: _Frame) -> str:
-    """Columns that tell the values of all lines near them."""
+    """Return columns that tell the values of all lines near them."""
     known = [line for line in lines if len(line.series)]
     if not known:
         return ""
@@ -348,7 +348,7 @@ def _axes(chart: Chart, frame: _Frame) -> str:
 
 
 def _guides(chart: Chart, frame: _Frame) -> str:
-    """Lines that values are compared with."""
+    """Return lines that values are compared with."""
     floor = _HEIGHT - _BOTTOM
     parts = []
     for name, value in chart.marks.items():

@@ -128,7 +128,7 @@ def _summary(history: History) -> RunSummary:
 
 
 def _legend(histories: Sequence[History], found: Mapping[str, Sequence[str]]) -> dict[str, str]:
-    """What a legend says of each run: its name, and the first few things that make it different."""
+    """Return what a legend says of each run: its name, and the first few differences."""
     telling = [key for key in found if not key.startswith("data.")][:_MOST_NAMED]
     legend = {}
     for number, history in enumerate(histories):
@@ -151,7 +151,7 @@ def _write_page(
 
 
 def _one(run: RunSummary) -> Block:
-    """A run in numbers."""
+    """Return a run in numbers."""
     cards = [Card("steps", f"{run.steps:,}"), Card("epochs done", f"{run.epochs:,}")]
     if run.loss is not None:
         cards.append(Card("loss", f"{run.loss:.4g}", "last line"))
@@ -161,7 +161,7 @@ def _one(run: RunSummary) -> Block:
 
 
 def _several(runs: Sequence[RunSummary], found: Mapping[str, Sequence[str]]) -> list[Block]:
-    """Runs in numbers, and what differs between them."""
+    """Return runs in numbers, and what differs between them."""
     columns = [
         Column("run", "name"),
         Column("steps", "count"),

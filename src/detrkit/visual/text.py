@@ -1,4 +1,4 @@
-"""Text of unknown origin, such as class and file names, made fit to be shown."""
+"""Text of unknown origin, such as class and file names, made fit to be shown in any form."""
 
 from __future__ import annotations
 

@@ -234,7 +234,7 @@ def metrics_content(evaluation: Evaluation) -> dict[str, Any]:
 
 
 def _class_entry(evaluation: Evaluation, class_id: int, entry: Mapping[str, Any]) -> ClassEntry:
-    """What is known of a class: its AP, and what was asked for beyond."""
+    """Return what is known of a class: its AP, and what was asked for beyond."""
     curves = evaluation.curves
     found = ClassEntry(**entry)
     if evaluation.intervals is not None:
@@ -252,7 +252,7 @@ def _class_entry(evaluation: Evaluation, class_id: int, entry: Mapping[str, Any]
 
 
 def _entry(kind: type[T], source: object, **given: Any) -> T | None:
-    """An entry whose fields are the attributes of what was measured, but for those given; None of None."""
+    """Return an entry whose fields are the attributes of what was measured, but for those given; None of None."""
     if source is None:
         return None
     fields = [name for name in kind.__struct_fields__ if name not in given]
@@ -260,7 +260,7 @@ def _entry(kind: type[T], source: object, **given: Any) -> T | None:
 
 
 def _plain(value: Any) -> Any:
-    """A value as JSON has it; of a curve five digits, which is more than it shows."""
+    """Return a value as JSON has it; of a curve five digits, which is more than it shows."""
     if isinstance(value, np.ndarray):
         if value.dtype.kind == "i":
             return value.tolist()

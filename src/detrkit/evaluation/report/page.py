@@ -104,7 +104,7 @@ def report_sections(evaluation: Evaluation) -> list[Section]:
 
 
 def _summary(evaluation: Evaluation) -> list[Block]:
-    """The result in sentences and key figures."""
+    """Return the result in sentences and key figures."""
     metrics, intervals = evaluation.metrics, evaluation.intervals
     cards = []
     for name in ("AP", "AP50", "AP75"):
@@ -130,7 +130,7 @@ def _summary(evaluation: Evaluation) -> list[Block]:
 
 
 def _errors(evaluation: Evaluation) -> list[Block]:
-    """What each kind of error costs."""
+    """Return what each kind of error costs."""
     if evaluation.errors is None or evaluation.errors.ap50 == UNDEFINED:
         return [Text("There are no objects, so no error costs anything.")]
     text = (
@@ -141,7 +141,7 @@ def _errors(evaluation: Evaluation) -> list[Block]:
 
 
 def _curves(metrics: CocoMetrics, curves: ScoreCurves | None) -> list[Block]:
-    """Precision over recall, and precision, recall and F1 over the score threshold."""
+    """Return precision over recall, and precision, recall and F1 over the score threshold."""
     chosen = _commonest(metrics)
     if not chosen:
         return [Text("There are no objects, so there are no curves.")]
@@ -201,19 +201,19 @@ def plot_precision_recall(metrics: CocoMetrics, path: str | Path) -> Path:
 
 
 def _commonest(metrics: CocoMetrics) -> list[int]:
-    """Class ids of those with most objects."""
+    """Return class ids of those with most objects."""
     order = sorted(range(len(metrics.per_class)), key=lambda class_id: -metrics.per_class[class_id].objects)
     return [class_id for class_id in order if metrics.per_class[class_id].objects][:MOST_CLASSES_DRAWN]
 
 
 def _kept(metrics: CocoMetrics) -> str:
-    """Which classes :func:`_commonest` chooses."""
+    """Return which classes :func:`_commonest` chooses."""
     count = sum(entry.objects > 0 for entry in metrics.per_class)
     return "each class" if count <= MOST_CLASSES_DRAWN else f"{MOST_CLASSES_DRAWN} commonest of {count} classes"
 
 
 def _confusion(evaluation: Evaluation) -> list[Block]:
-    """Which class is taken for which."""
+    """Return which class is taken for which."""
     confusion, names = evaluation.confusion, evaluation.class_names
     if confusion is None:
         return [Text("It was not asked which class is taken for which.")]
@@ -242,7 +242,7 @@ def _confusion(evaluation: Evaluation) -> list[Block]:
 
 
 def _most_confused_classes(confusion: Confusion) -> list[int]:
-    """Class ids, in their own order; of many, those with the most confusions with another class."""
+    """Return class ids, in their own order; of many, those with the most confusions with another class."""
     matrix = confusion.matrix[:-1, :-1]
     if len(matrix) <= MOST_CLASSES_CONFUSED:
         return list(range(len(matrix)))
@@ -259,7 +259,7 @@ def _cell(count: int, total: int, truth: str, detected: str, *, right: bool) -> 
 
 
 def _overlaps(found: Overlaps | None) -> list[Block]:
-    """How well boxes fit."""
+    """Return how well boxes fit."""
     if found is None or found.mean == UNDEFINED:
         return [Text("No detection found an object, so no boxes can be compared.")]
     total = max(int(found.histogram.sum()), 1)
@@ -282,7 +282,7 @@ def _overlaps(found: Overlaps | None) -> list[Block]:
 
 
 def _calibration(found: Calibration | None) -> list[Block]:
-    """How far scores mean what they say."""
+    """Return how far scores mean what they say."""
     if found is None or found.ece == UNDEFINED:
         return [Text("There are no scores from 0 to 1 to compare with what came of them.")]
     bars = []
@@ -308,7 +308,7 @@ def _calibration(found: Calibration | None) -> list[Block]:
 
 
 def _latency(latency: Latency) -> list[Block]:
-    """How long a detection takes, by stage."""
+    """Return how long a detection takes, by stage."""
     text = (
         f"Milliseconds for {latency.batch_size} at once, on {latency.device} with {latency.threads} threads: "
         f"{latency.images} images from the data set, {latency.runs} runs after {latency.warm_up} to warm up. "

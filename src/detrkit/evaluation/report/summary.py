@@ -62,7 +62,7 @@ def write_summary(path: str | Path, evaluation: Evaluation) -> Path:
 
 
 def _tables(evaluation: Evaluation) -> list[Table]:
-    """The twelve numbers; the best and the worst classes; the errors."""
+    """Return the twelve numbers; the best and the worst classes; the errors."""
     tables = [metrics_table(evaluation.metrics, evaluation.intervals)]
     classes = class_table(evaluation).only("class", "AP", "objects", "from", "to", "AP50")
     ap = [column.name for column in classes.columns].index("AP")

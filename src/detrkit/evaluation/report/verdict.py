@@ -1,4 +1,4 @@
-"""What an evaluation comes to, in a few sentences for a person in a hurry."""
+"""Sentences on an evaluation: how good it is, and what to know before believing the numbers."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ MISCALIBRATED = 0.05
 
 
 def verdict(evaluation: Evaluation, name: Callable[[str], str] = quoted) -> list[str]:
-    """Sentences: how good, how sure, what costs most, which threshold, which classes, are labels to blame.
+    """Return how good, how sure, what costs most, which threshold, which classes, and if labels are to blame.
 
     Args:
-        evaluation: The result.
-        name: Writes a class name, which is of unknown origin, for where the sentences will stand.
+        evaluation: result.
+        name: writes a class name, which is of unknown origin, for where the sentences will stand.
     """
     metrics = evaluation.metrics
     if not metrics.objects:
@@ -46,11 +46,11 @@ def verdict(evaluation: Evaluation, name: Callable[[str], str] = quoted) -> list
 
 
 def warnings(evaluation: Evaluation, name: Callable[[str], str] = quoted) -> list[str]:
-    """What a reader must not miss before believing the numbers.
+    """Return what a reader must not miss before believing the numbers.
 
     Args:
-        evaluation: The result.
-        name: As for :func:`verdict`.
+        evaluation: result.
+        name: as for :func:`verdict`.
     """
     metrics, found = evaluation.metrics, []
     if evaluation.origin.seen_in_training:
@@ -73,7 +73,7 @@ def warnings(evaluation: Evaluation, name: Callable[[str], str] = quoted) -> lis
 
 
 def operating_point(evaluation: Evaluation) -> tuple[float, float, float, float] | None:
-    """Threshold, precision, recall and F1 of the best F1 of all classes together; None where there is none.
+    """Return threshold, precision, recall and F1 of the best F1 of all classes; None where there is none.
 
     Counted anew, since the threshold may lie between two points of the curves.
     """
