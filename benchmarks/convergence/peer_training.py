@@ -31,7 +31,7 @@ from detrkit.errors import TrainingError
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.files import make_folder
 from detrkit.preprocess import Preprocessing, image_size_hw, normalize_images, pad_images, resized_size_hw
-from detrkit.training.prepare import training_dataset
+from detrkit.training.run import training_dataset
 from detrkit.types import Batch, ImageDetections
 
 OnEvaluation = Callable[[int, Mapping[str, float]], bool]

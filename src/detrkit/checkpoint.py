@@ -50,7 +50,7 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
     """Write a checkpoint, whole or not at all.
 
     Args:
-        path: Where to; an existing file is replaced only when the new one is safe on the disk.
+        path: File to write; an existing file is replaced only when the new one is safe on the disk.
         payload: Tensors, primitives, and lists, tuples and dicts of them; nothing else could be loaded.
 
     Raises:
@@ -99,7 +99,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
 
 def is_checkpoint(path: str | Path) -> bool:
-    """Whether a file ends as detrkit's checkpoints do; reads the last 92 bytes only."""
+    """Tell whether a file ends as detrkit's checkpoints do; reads the last 92 bytes only."""
     try:
         with Path(path).open("rb") as file:
             return _read_seal(file) is not None
@@ -158,7 +158,7 @@ class CheckpointStore:
             raise CheckpointError(_write_problem(self.last_path, error)) from error
 
     def _put_in_place(self) -> None:
-        """The fresh checkpoint becomes the last, the last the previous."""
+        """Make the fresh checkpoint the last, the last the previous."""
         if self._last_is_sound or _is_sound(self.last_path):
             self.last_path.replace(self.previous_path)
         self._fresh_path.replace(self.last_path)
@@ -192,11 +192,11 @@ class CheckpointStore:
             raise CheckpointError(_write_problem(self.last_path, error)) from error
 
     def has_any(self) -> bool:
-        """Whether there is a state to resume from, be it damaged."""
+        """Tell whether there is a state to resume from, be it damaged."""
         return any(path.exists() for path in (self._fresh_path, self.last_path, self.previous_path))
 
     def load_latest(self) -> dict[str, Any]:
-        """The newest state that is whole; says so when that is not the newest written.
+        """Return the newest state that is whole; warn when that is not the newest written.
 
         Raises:
             CheckpointError: There is none.
@@ -204,7 +204,7 @@ class CheckpointStore:
         return self._load_first((self._fresh_path, self.last_path, self.previous_path))
 
     def load_model(self) -> dict[str, Any]:
-        """The best checkpoint, or the latest state if there is no sound best.
+        """Return the best checkpoint, or the latest state if there is no sound best.
 
         Raises:
             CheckpointError: There is none.
@@ -251,7 +251,7 @@ class _HashingWriter:
         return size
 
     def flush(self) -> None:
-        """Nothing: flushed once, at the end."""
+        """Do nothing: flushed once, at the end."""
 
 
 def _seal(digest: str) -> bytes:
@@ -259,7 +259,7 @@ def _seal(digest: str) -> bytes:
 
 
 def _read_seal(file: IO[bytes]) -> bytes | None:
-    """The seal at the end of an open file, if there is one."""
+    """Return the seal at the end of an open file, if there is one."""
     if file.seek(0, os.SEEK_END) < _SEAL_LENGTH:
         return None
     file.seek(-_SEAL_LENGTH, os.SEEK_END)

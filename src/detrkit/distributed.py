@@ -41,7 +41,7 @@ _LOST_WORDS = (
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
-    """Devices, processes and precision as the config wants them, launched.
+    """Make and launch devices, processes and precision as the config wants them.
 
     Under torchrun the number of processes and machines is what torchrun started; a process group that is there
     already, such as Ray's, is taken as it is.
@@ -78,7 +78,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
 
 
 def _no_exchange_of_buffers() -> dict[str, Any]:
-    """DDP's option not to exchange buffers before each forward pass; torch 2.15 warns of the former name.
+    """Return DDP's option not to exchange buffers before each forward pass; torch 2.15 warns of the former name.
 
     With ``on_oom=halve`` it would wait there for a process that ran out of memory before.
     """
@@ -87,13 +87,13 @@ def _no_exchange_of_buffers() -> dict[str, Any]:
 
 
 def _is_launched() -> bool:
-    """Whether somebody else started all processes and told each its place as torchrun does."""
+    """Tell whether somebody else started all processes and told each its place as torchrun does."""
     there = torch.distributed.is_available() and torch.distributed.is_initialized()
     return "TORCHELASTIC_RUN_ID" in os.environ or (there and "LOCAL_WORLD_SIZE" in os.environ)
 
 
 def _processes(config: TrainConfig) -> tuple[int, int]:
-    """Processes on a machine, and machines."""
+    """Return the number of processes on a machine, and of machines."""
     if not _is_launched():
         return config.devices, config.num_nodes
     local, world = int(os.environ["LOCAL_WORLD_SIZE"]), int(os.environ["WORLD_SIZE"])
@@ -105,11 +105,11 @@ def _processes(config: TrainConfig) -> tuple[int, int]:
 
 
 def is_restarted() -> bool:
-    """Whether torchrun has started this training again after a process failed."""
+    """Tell whether torchrun has started this training again after a process failed."""
     return int(os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")) > 0
 
 
-class Peers:
+class ProcessGroup:
     """The processes of a training, as one of them sees them: what they exchange on the host, without a device.
 
     To be made on all processes at once.
@@ -125,19 +125,19 @@ class Peers:
         self._group: Any = torch.distributed.new_group(backend="gloo")
 
     def gather(self, value: Any) -> list[Any]:
-        """Every process's value, on the first process; nothing on the others."""
+        """Return every process's value, on the first process; nothing on the others."""
         values: list[Any] = [None] * self.world_size if self.rank == 0 else []
         torch.distributed.gather_object(value, values if self.rank == 0 else None, dst=0, group=self._group)
         return values
 
     def all_gather(self, value: Any) -> list[Any]:
-        """Every process's value, on all of them."""
+        """Return every process's value, on all of them."""
         values: list[Any] = [None] * self.world_size
         torch.distributed.all_gather_object(values, value, group=self._group)
         return values
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on one of them."""
+        """Tell whether the flag is set on one of them."""
         flags = torch.tensor([int(flag)])
         torch.distributed.all_reduce(flags, group=self._group)
         return bool(flags)
@@ -151,7 +151,7 @@ class Peers:
 
 
 def check_same_state(fabric: Fabric, state: Mapping[str, Any]) -> None:
-    """See to it that all processes resume from the same checkpoint.
+    """Check that all processes resume from the same checkpoint.
 
     Raises:
         TrainingError: This one has read another than the first.
@@ -168,7 +168,7 @@ def check_same_state(fabric: Fabric, state: Mapping[str, Any]) -> None:
 
 
 @contextlib.contextmanager
-def lost_peers() -> Iterator[None]:
+def lost_processes() -> Iterator[None]:
     """Say what it means when the exchange with another process breaks off.
 
     Raises:
@@ -229,7 +229,7 @@ def join_processes(backend: str, timeout_s: float = 1800.0) -> None:
 
     Args:
         backend: ``gloo`` or ``nccl``.
-        timeout_s: How long an exchange may wait for another process.
+        timeout_s: Seconds that an exchange may wait for another process.
 
     Raises:
         TrainingError: Not all processes came.
@@ -243,17 +243,17 @@ def join_processes(backend: str, timeout_s: float = 1800.0) -> None:
 
 
 def agree_on_name(store: Any, rank: int, world_size: int, timeout_s: float) -> str:
-    """A name that all processes alive have in common with nobody before them.
+    """Agree on a name that all processes alive have in common with nobody before them.
 
     Each writes a word that it has just made up. The first process offers the list of all words it finds, again
     whenever one changes; a process takes an offer with its own word in it, and once all have taken the same, it is
     the name. What is left in the store of former starts never holds the new words, so it is never taken.
 
     Args:
-        store: Shared by all, perhaps with what former starts left in it.
-        rank: This process.
-        world_size: How many there are.
-        timeout_s: How long to wait for the others.
+        store: Store shared by all, perhaps with what former starts left in it.
+        rank: Number of this process.
+        world_size: Number of processes.
+        timeout_s: Seconds to wait for the others.
 
     Raises:
         TrainingError: Not all processes came.
@@ -288,7 +288,7 @@ def _values(store: Any, key: str, count: int) -> list[str]:
 
 
 def _value(store: Any, key: str) -> str:
-    """What the store holds, or nothing; asking for what is not there would wait."""
+    """Return what the store holds, or nothing; asking for what is not there would wait."""
     return store.get(key).decode() if store.check([key]) else ""
 
 

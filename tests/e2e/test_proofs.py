@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections import Counter
 from collections.abc import Callable
@@ -24,7 +25,7 @@ from detrkit.families.build import build_model
 from detrkit.families.family import build_criterion
 from detrkit.families.recipes import preset_config
 from detrkit.training import step
-from detrkit.training.session import Run, build_state
+from detrkit.training.session import Run, TrainingSetup, build_state
 from detrkit.training.step import sync_step_plan, train_step
 from detrkit.types import Batch, Target
 from tests.unit.families.conftest import small_config
@@ -90,14 +91,14 @@ def make_run(config: Config) -> Run:
     torch.manual_seed(0)
     config = update_config(config, {"train": {"device": "cpu", "clip_norm": 0.0, "seed": 0}})
     fabric = make_fabric(config.train)
-    state, wrapped = build_state(config, build_model(config, CLASSES).model, fabric)
+    built = build_model(config, CLASSES)
+    state, wrapped = build_state(config, built.model, fabric)
     wrapped.train()
     needed = {
-        "config": config,
-        "class_map": CLASSES,
+        "setup": TrainingSetup(built, build_criterion(config, CLASSES), cast("Any", None)),
         "fabric": fabric,
         "model": wrapped,
-        "criterion": build_criterion(config, CLASSES),
+        "phase": contextlib.nullcontext,
         "state": state,
         "saved_at_s": float("inf"),
         "total_steps": 10,
@@ -236,7 +237,7 @@ def test_a_step_asks_the_device_once_a_micro_batch(
 ):
     run = make_run(update_config(make_config(), {"aids.denoising": denoising}))
     micro_batches = [make_batch(0, 1, 2), make_batch(4, 5)][:accumulate]
-    train_step(run, micro_batches, sync_step_plan(run, micro_batches))  # in which the optimiser makes its state
+    train_step(run, micro_batches, sync_step_plan(run, micro_batches))  # makes the state
     transfers.clear()
     with Waits() as waits:
         train_step(run, micro_batches, sync_step_plan(run, micro_batches))

@@ -9,7 +9,6 @@ from typing import Any
 import psutil
 import pytest
 
-from detrkit.config import Config, parse_assignments, update_config
 from detrkit.errors import MissingExtraError, UsageError
 from detrkit.families.recipes import preset_config
 from tests.e2e.conftest import records
@@ -79,17 +78,6 @@ def test_a_folder_with_another_run_is_refused_before_ray_starts(tmp_path: Path):
     with pytest.raises(UsageError, match="at least 1"):
         train_on_ray(preset_config("detr-tiny"), tmp_path / "run", num_workers=0)
     assert not ray.is_initialized()
-
-
-def test_paths_hold_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    from detrkit.training.ray import _with_absolute_paths
-
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "my-dataset").mkdir()
-    changes = parse_assignments(["data.root=my-dataset", "train.init=published"])
-    config = _with_absolute_paths(update_config(Config(), changes))
-    assert config.data.root == str(tmp_path / "my-dataset")
-    assert config.train.init == "published"
 
 
 @pytest.fixture(scope="module")

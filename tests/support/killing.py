@@ -177,11 +177,11 @@ def _around(owner: Any, name: str, hit: Hit, *, before: bool = False, after: boo
 
 def _in_start(hit: Hit) -> None:
     from detrkit.data import split
-    from detrkit.training import prepare, run
+    from detrkit.training import run
 
-    for module, name in ((run, "make_fabric"), (split, "read_split_files"), (prepare, "build_model")):
+    names = ("make_fabric", "prepare_model", "build_model", "write_config")
+    for module, name in ((split, "read_split_files"), *((run, name) for name in names)):
         _around(module, name, hit, before=True, after=True)
-    _around(run, "write_config", hit, before=True, after=True)
 
 
 def _in_write(hit: Hit) -> None:

@@ -10,20 +10,17 @@ from typing import Any
 import torch
 
 from detrkit.config import DEFAULT_PRESET, Config, read_config, update_config
-from detrkit.data.cache import find_cache
-from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import read_split
-from detrkit.data.transforms import needed_size
 from detrkit.distributed import make_fabric
 from detrkit.errors import UsageError
-from detrkit.families.build import is_run, prepare_model
+from detrkit.families.build import is_run
 from detrkit.families.recipes import resolve_config
 from detrkit.files import make_folder
 from detrkit.hardware import PeakMemory
 from detrkit.profiling.advice import advise, utilisation_of
-from detrkit.profiling.measure import WARM_UP, Measured, measure_training
+from detrkit.profiling.measure import WARM_UP, measure_training
 from detrkit.profiling.report import Profile, write_profile
-from detrkit.training.prepare import training_dataset
+from detrkit.training.run import prepare
 
 Source = str | os.PathLike[str]
 Say = Callable[[str], None]
@@ -41,7 +38,7 @@ def profile(
     trace: bool = False,
     say: Say = print,
 ) -> Profile:
-    """Where the time and memory of a training step go, and what to change; nothing is trained for good.
+    """Measure where the time and memory of a training step go, and what to change; nothing is trained for good.
 
     Args:
         model: Preset, ``detr-r50`` if not given; or the folder of a run, whose config and data are then used.
@@ -64,13 +61,25 @@ def profile(
     if resolved.data.root is None and resolved.data.train_annotations is None:
         raise UsageError("no data given; give the folder of a data set: --data DATA")
     folder = make_folder(Path(out))
-    resolved, measured = _measure(resolved, steps, folder / "trace.json" if trace else None, say)
+
+    # the training as it would begin
+    train = read_split(resolved, resolved.data.train_split)
+    for line in train.lines():
+        say(line)
+    fabric = make_fabric(resolved.train)
+    at_rest = PeakMemory(fabric.device).now()
+    setup = prepare(resolved, fabric, train, say)
+
+    # some steps of it
+    say(f"watching {steps} steps after {WARM_UP} to warm up")
+    traced = folder / "trace.json" if trace else None
+    measured = measure_training(setup, fabric, steps=steps, at_rest=at_rest, trace=traced)
     found = Profile(
-        config=resolved,
+        config=setup.config,
         measured=measured,
-        advice=advise(resolved, measured),
+        advice=advise(setup.config, measured),
         device_name=_device_name(measured.device),
-        utilisation=utilisation_of(resolved, measured),
+        utilisation=utilisation_of(setup.config, measured),
         folder=folder,
     )
     write_profile(found)
@@ -84,7 +93,7 @@ def _resolve(
     init: Source | None,
     changes: Mapping[str, Any] | None,
 ) -> Config:
-    """The config to train with, on one process."""
+    """Return the config to train with, on one process."""
     name = DEFAULT_PRESET if model is None else os.fspath(model)
     if (Path(name) / "config.yaml").is_file():
         base = read_config(Path(name) / "config.yaml")
@@ -97,37 +106,6 @@ def _resolve(
     arguments = {key: os.fspath(value) for key, value in given.items() if value is not None}
     asked = {**(changes or {}), **arguments, "train.devices": 1, "train.num_nodes": 1}
     return resolve_config(name, config, asked) if base is None else update_config(base, asked)
-
-
-def _measure(config: Config, steps: int, trace: Path | None, say: Say) -> tuple[Config, Measured]:
-    train = read_split(config, config.data.train_split)
-    for line in train.lines():
-        say(line)
-    needed = needed_size(config.transforms)
-    cache, lines = find_cache(config.data, config.data.train_split, train.index, train.files.images, needed)
-    for line in lines:
-        say(line)
-    fabric = make_fabric(config.train)
-    at_rest = PeakMemory(fabric.device).now()
-    prepared = prepare_model(config, train.index.class_map)
-    dataset = training_dataset(prepared.config, train, cache, fabric.device.type)
-    sampler = EpochBatchSampler(
-        len(dataset),
-        config.train.batch_size,
-        seed=config.train.seed,
-        size_of=dataset.sample_size if config.data.buckets else None,
-    )
-    loader = build_loader(dataset, sampler, config.data, pin=fabric.device.type == "cuda")
-    say(f"watching {steps} steps after {WARM_UP} to warm up")
-    measured = measure_training(
-        prepared,
-        loader,
-        fabric,
-        steps=steps,
-        at_rest=at_rest,
-        trace=trace,
-    )
-    return prepared.config, measured
 
 
 def _device_name(device: torch.device) -> str:

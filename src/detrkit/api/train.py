@@ -11,7 +11,9 @@ from detrkit.api.common import Source, resolved_config
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError
 from detrkit.training.loop import FitResult
-from detrkit.training.run import Say, start_run
+from detrkit.training.run import Drawings, Say, start_run
+from detrkit.visual.curves import plot_curves
+from detrkit.visual.drawing import draw
 
 
 def train(
@@ -68,11 +70,12 @@ def train(
             "data.val_annotations"
         )
     run_dir = Path(run) if run is not None else _next_run(resolved.model.preset)
+    drawings = Drawings(plot_curves, draw)
     if ray_workers is not None:
         from detrkit.training.ray import train_on_ray
 
-        return train_on_ray(resolved, run_dir, num_workers=ray_workers, go_on=go_on, say=say)
-    return start_run(resolved, run_dir, say, go_on=go_on)
+        return train_on_ray(resolved, run_dir, num_workers=ray_workers, go_on=go_on, drawings=drawings, say=say)
+    return start_run(resolved, run_dir, say, drawings=drawings, go_on=go_on)
 
 
 def _next_run(preset: str) -> Path:

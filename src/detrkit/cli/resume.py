@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import errors, report_run, say
+from detrkit.cli.shared import SetOption, errors, report_run, say
 
 
 def resume(
@@ -15,9 +15,11 @@ def resume(
     epochs: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="A new total, to train longer than planned.")
     ] = None,
+    assignments: SetOption = None,
 ) -> None:
-    """Go on with a training that was stopped, from its last checkpoint."""
+    """Go on with a training that was stopped, from its last checkpoint and with its config."""
     with errors():
         from detrkit.api.resume import resume as go_on
+        from detrkit.config import parse_assignments
 
-        report_run(go_on(run, epochs=epochs, say=say))
+        report_run(go_on(run, epochs=epochs, changes=parse_assignments(assignments or []), say=say))

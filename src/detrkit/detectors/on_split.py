@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -23,18 +23,20 @@ from detrkit.detectors.interop import to_supervision
 from detrkit.detectors.load import make_detector
 from detrkit.detectors.sources import read_windows
 from detrkit.detectors.stages import ModelStages, Stages
-from detrkit.distributed import Peers
+from detrkit.distributed import ProcessGroup
 from detrkit.errors import UsageError
 from detrkit.evaluation.coco import CocoEvaluator, ImageResults
 from detrkit.evaluation.gather import collect_together
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 from detrkit.families.family import BuiltModel
 from detrkit.types import ImageDetections, Target
-from detrkit.visual.drawing import draw
 
 Progress = Callable[[int], None]
 Found = Iterator[tuple[int, ImageDetections | ImageResults]]
 """Image id and detections of one image after the other."""
+
+Draw = Callable[[np.ndarray, Any], np.ndarray]
+"""Draws ``supervision.Detections`` on a copy of an image, uint8 ``[H, W, 3]``."""
 
 ImageChange = Callable[[Tensor, int], Tensor]
 """Gives another image of the same size from one, uint8 ``[3, H, W]`` as in its file, and its image id. Workers get
@@ -94,7 +96,7 @@ def detect_on_split(
     batch_size: int | None = None,
     progress: Progress | None = None,
     change: ImageChange | None = None,
-    peers: Peers | None = None,
+    processes: ProcessGroup | None = None,
 ) -> Found:
     """Detect on every image of a split, once each.
 
@@ -104,7 +106,7 @@ def detect_on_split(
         batch_size: Images at once; no detection depends on it.
         progress: Called with the number of images done.
         change: Done to each image first, as for the study of corruptions.
-        peers: Processes that share the work; this one does its share.
+        processes: Processes that share the work; this one does its share.
 
     Raises:
         DataError: An image cannot be read.
@@ -119,7 +121,7 @@ def detect_on_split(
     stages = target.stages
     if target.config is not None and isinstance(stages, ModelStages):
         size = batch_size or _batch_that_fits(target.config)
-        return _detect_loaded(stages, target.config, split, size, progress, change, peers)
+        return _detect_loaded(stages, target.config, split, size, progress, change, processes)
     return _detect_read(target, split, batch_size or target.default_batch_size, progress, change)
 
 
@@ -130,14 +132,14 @@ def _detect_loaded(
     batch_size: int,
     progress: Progress | None,
     change: ImageChange | None,
-    peers: Peers | None,
+    processes: ProcessGroup | None,
 ) -> Found:
     """Detect with one of detrkit's models, on batches of the loader in the order of the data set."""
     transform = eval_transform(config.transforms)
     if change is not None:
         transform = _Changed(change, transform)
     dataset = CocoDataset(split.index, split.files.images, transform, on_bad_image="error")
-    rank, world_size = (0, 1) if peers is None else (peers.rank, peers.world_size)
+    rank, world_size = (0, 1) if processes is None else (processes.rank, processes.world_size)
     sampler = EvaluationBatchSampler(len(dataset), batch_size, rank, world_size)
     done = 0
     for batch in build_loader(dataset, sampler, config.data, pin=stages.device.type == "cuda"):
@@ -178,7 +180,7 @@ def collect(
     batch_size: int | None = None,
     progress: Progress | None = None,
     change: ImageChange | None = None,
-    peers: Peers | None = None,
+    processes: ProcessGroup | None = None,
 ) -> CocoEvaluator:
     """Collect all detections on a split in an evaluator.
 
@@ -192,7 +194,7 @@ def collect(
         batch_size: Images at once; no number depends on it.
         progress: Called with the number of images done.
         change: Change of each image before.
-        peers: Processes that share the work.
+        processes: Processes that share the work.
 
     Raises:
         DataError: No class of the target is a class of the split, or an image cannot be read; raised on all
@@ -202,16 +204,18 @@ def collect(
     evaluator = CocoEvaluator(
         truth or ground_truth_from_index(split.index), target.class_map, target.max_detections
     )
-    found = detect_on_split(target, split, batch_size=batch_size, progress=progress, change=change, peers=peers)
-    if peers is None:
+    found = detect_on_split(
+        target, split, batch_size=batch_size, progress=progress, change=change, processes=processes
+    )
+    if processes is None:
         for image_id, detections in found:
             evaluator.add(image_id, detections)
     else:
         assert isinstance(target, Detector)
         assert target.config is not None
-        peers.share_statistics(target.model)
+        processes.share_statistics(target.model)
         size = batch_size or _batch_that_fits(target.config)
-        collect_together(peers, evaluator, found, len(split.index), size)
+        collect_together(processes, evaluator, found, len(split.index), size)
     return evaluator
 
 
@@ -223,7 +227,7 @@ class SplitEvaluator:
         split: The images and their annotations.
         device: Device of the model.
         precision: Precision, as in :func:`detrkit.load`.
-        peers: Processes that share the work; the first gets all detections.
+        processes: Processes that share the work; the first gets all detections.
 
     Raises:
         DataError: No class of the model is a class of the split.
@@ -236,19 +240,19 @@ class SplitEvaluator:
         device: torch.device,
         *,
         precision: Precision = "32",
-        peers: Peers | None = None,
+        processes: ProcessGroup | None = None,
     ):
         self.built, self.split = built, split
-        self.device, self.precision, self.peers = device, precision, peers
+        self.device, self.precision, self.processes = device, precision, processes
         self.truth = ground_truth_from_index(split.index)
         match_classes(built.class_map, self.truth.class_map)  # better now than after an epoch
 
     def measure(self, model: nn.Module) -> Mapping[str, float]:
         """Return the twelve numbers, on the first process; nothing on the others, which do their share too."""
-        evaluator = collect(self._detector(model), self.split, truth=self.truth, peers=self.peers)
-        return evaluator.finish().values if self.peers is None or self.peers.rank == 0 else {}
+        evaluator = collect(self._detector(model), self.split, truth=self.truth, processes=self.processes)
+        return evaluator.finish().values if self.processes is None or self.processes.rank == 0 else {}
 
-    def draw_samples(self, model: nn.Module, count: int) -> list[tuple[str, np.ndarray]]:
+    def draw_samples(self, model: nn.Module, count: int, draw: Draw) -> list[tuple[str, np.ndarray]]:
         """Draw the model's detections on the first images of the split, uint8 ``[H, W, 3]``."""
         detector, index = self._detector(model), self.split.index
         dataset = CocoDataset(index, self.split.files.images, None)

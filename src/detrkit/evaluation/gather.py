@@ -12,8 +12,8 @@ from detrkit.evaluation.coco import CocoEvaluator, ImageResults
 from detrkit.types import ImageDetections
 
 
-class Peers(Protocol):
-    """The processes, as one of them sees them; see :class:`detrkit.distributed.Peers`."""
+class ProcessGroup(Protocol):
+    """The processes, as one of them sees them; see :class:`detrkit.distributed.ProcessGroup`."""
 
     @property
     def rank(self) -> int:
@@ -34,7 +34,7 @@ class Peers(Protocol):
 
 
 def collect_together(
-    peers: Peers,
+    processes: ProcessGroup,
     evaluator: CocoEvaluator,
     share: Iterator[tuple[int, ImageDetections | ImageResults]],
     num_images: int,
@@ -45,7 +45,7 @@ def collect_together(
     After each batch the processes tell each other of errors, so that none of them waits for one that failed.
 
     Args:
-        peers: The processes.
+        processes: The processes.
         evaluator: Empty; on the first process it holds all images afterwards, elsewhere this process's.
         share: Image id and detections of this process's images, from batches dealt out in turn.
         num_images: Of all processes.
@@ -54,7 +54,7 @@ def collect_together(
     Raises:
         DataError: One of the processes failed (raised on all of them), or an image is missing or there twice.
     """
-    turns = math.ceil(math.ceil(num_images / batch_size) / peers.world_size)
+    turns = math.ceil(math.ceil(num_images / batch_size) / processes.world_size)
     problem = ""
     for _ in range(turns):
         try:
@@ -62,13 +62,13 @@ def collect_together(
                 evaluator.add(image_id, detections)
         except DetrkitError as error:
             problem = str(error)
-        if peers.any(bool(problem)):
-            raise DataError(next(found for found in peers.all_gather(problem) if found))
-    parts = peers.gather(evaluator.packed() if peers.rank else None)[1:]
+        if processes.any(bool(problem)):
+            raise DataError(next(found for found in processes.all_gather(problem) if found))
+    parts = processes.gather(evaluator.packed() if processes.rank else None)[1:]
     taken = len(evaluator) + sum(len(part["image_ids"]) for part in parts)
     for part in parts:
         evaluator.add_packed(part)
-    if peers.rank == 0 and not len(evaluator) == taken == num_images:
+    if processes.rank == 0 and not len(evaluator) == taken == num_images:
         raise DataError(
             f"the processes evaluated {taken} images, {len(evaluator)} different ones of {num_images}; expected "
             "every image once"

@@ -25,8 +25,8 @@ from detrkit.errors import DataError
 from detrkit.families.family import BuiltModel
 from detrkit.families.parts import find_places
 from detrkit.preprocess import model_inputs
+from detrkit.training.forward_backward import single_passes, single_step
 from detrkit.training.optim import build_optimizer
-from detrkit.training.single_step import single_step
 from detrkit.types import Batch
 
 HANDFUL = 4
@@ -180,10 +180,10 @@ def _train(
 ) -> Trial:
     """Change ``model`` by steps on always the same batch, in float32, at a share of the learning rates."""
     rates = {name: getattr(built.config.train, name) * factor for name in ("lr", "backbone_lr")}
-    config = update_config(built.config, {"train": rates})
+    # the batch is augmented already
+    config = update_config(built.config, {"train": rates, "transforms.on_device": False})
     criterion = built.family.build_criterion(config, built.class_map)
-    model.to(memory_format=torch.channels_last)
-    model.train()
+    passes = single_passes(config, model, criterion, batch.images.device)
     optimizer = build_optimizer(model, config.train, find_places(model))
     losses, norms, times = [], [], []
     terms: list[dict[str, float]] = []
@@ -192,11 +192,10 @@ def _train(
         started = time.monotonic()
         if step >= least_and_most[0] and started - begin > budget_s:
             break
-        torch.manual_seed(step)
-        made = single_step(model, criterion, optimizer, [batch], config.transforms, config.train.clip_norm)
+        made = single_step(passes, optimizer, [batch], step)
         losses.append(made.loss)
         norms.append(made.grad_norm)
-        if not made.terms:
+        if not math.isfinite(made.loss):
             break
         terms.append({name: value for name, value in made.terms.items() if not name.endswith("error")})
         times.append(time.monotonic() - started)

@@ -35,7 +35,7 @@ from detrkit.preflight.evidence import Patches, collect_patches, offset_evidence
 from detrkit.preflight.overfit_test import OverfitTest, gather_handful, run_overfit_test
 from detrkit.preflight.page import write_preflight_page
 from detrkit.preflight.report import CheckResult, Outcome, PreflightReport
-from detrkit.training.prepare import training_dataset
+from detrkit.training.run import training_dataset
 from detrkit.types import Batch, Target
 
 Say = Callable[[str], None]

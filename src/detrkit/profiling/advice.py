@@ -1,16 +1,16 @@
-"""What to change, from what was measured; each sentence with the figure it comes from."""
+"""Advice on what to change, from what was measured; each sentence with the figure it comes from."""
 
 from __future__ import annotations
 
 import dataclasses
+import re
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal
 
 import torch
 
 from detrkit.config import Config
-from detrkit.profiling.flops import find_peak, peak_tflops, utilisation
-from detrkit.profiling.instruments import AVERAGE, BACKWARD, FORWARD, MATCHING, NORMALIZE, OPTIMIZER, TRANSFER
-from detrkit.profiling.measure import Measured
+from detrkit.profiling.measure import FORWARD, Measured
 from detrkit.training.telemetry.bottleneck import advise as advise_on_loading
 
 _MUCH_TO_COMPUTE = 0.5
@@ -23,14 +23,31 @@ Kind = Literal[
     "data", "precision", "memory", "recompute", "optimiser", "ema", "matching", "padding", "batch", "transfer"
 ]
 
+# Dense peaks of NVIDIA GPUs in TFLOP/s, by their data sheets: matrix units in bfloat16 or float16, in TF32, and
+# float32 outside of them. Sheets print figures with sparsity for Hopper and Ada; these are half of those. V100 and
+# T4 have float16 only. Longer names first: the first that is in a device's name counts.
+PEAKS: Mapping[str, tuple[float, float, float]] = {
+    "H200": (989.5, 494.7, 67.0),
+    "H100 NVL": (835.5, 417.5, 60.0),
+    "H100 PCIe": (756.5, 378.0, 51.0),
+    "H100": (989.5, 494.7, 67.0),
+    "A100": (312.0, 156.0, 19.5),
+    "L40S": (362.05, 183.0, 91.6),
+    "L4": (121.0, 60.0, 30.3),
+    "V100": (125.0, 15.7, 15.7),
+    "T4": (65.0, 8.1, 8.1),
+    "RTX 4090": (165.2, 82.6, 82.6),
+    "RTX 3090": (71.0, 35.6, 35.6),
+}
+
 
 @dataclasses.dataclass(frozen=True)
 class Advice:
     """Something to change.
 
     Args:
-        kind: What it is about.
-        share: Of the step's time, of memory, of pixels or of the GPU's peak; what the sentence tells.
+        kind: Subject of the sentence.
+        share: Share of the step's time, of memory, of pixels or of the GPU's peak; what the sentence tells.
         sentence: What was measured, and what to do.
     """
 
@@ -39,18 +56,28 @@ class Advice:
     sentence: str
 
 
+def peak_tflops(device_name: str, precision: str) -> float | None:
+    """Return the peak that arithmetic in a precision (``32``, ``bf16``, ``16``) is measured against.
+
+    For float32 it is TF32's where torch may use it for matrix products or convolutions. None for a GPU that is not
+    in the table by the name that torch gives it.
+    """
+    peak = next((peak for name, peak in PEAKS.items() if re.search(rf"\b{name}\b", device_name)), None)
+    if peak is None or precision in ("bf16", "16"):
+        return None if peak is None else peak[0]
+    return peak[1] if torch.backends.cudnn.allow_tf32 or torch.backends.cuda.matmul.allow_tf32 else peak[2]
+
+
 def utilisation_of(config: Config, measured: Measured) -> float | None:
-    """Share of the GPU's peak that training reaches; None on the CPU, and on a GPU that is not in the table."""
+    """Return the share of the GPU's peak that training reaches (MFU, arXiv:2204.02311, appendix B), if known."""
     if measured.device.type != "cuda":
         return None
-    peak = find_peak(torch.cuda.get_device_name(measured.device))
-    if peak is None:
-        return None
-    return utilisation(measured.flops, measured.step_s, peak_tflops(peak, config.train.precision))
+    tflops = peak_tflops(torch.cuda.get_device_name(measured.device), config.train.precision)
+    return None if tflops is None else measured.flops / measured.step_s / (tflops * 1e12)
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether a device has units for bfloat16 arithmetic, which then is faster than float32."""
+    """Tell whether a device has units for bfloat16 arithmetic, which then is faster than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     supported: Any = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
@@ -58,137 +85,114 @@ def has_bf16(device: torch.device) -> bool:
 
 
 def advise(config: Config, measured: Measured) -> list[Advice]:
-    """What to change, the greatest share first."""
-    found = [
-        _data(measured),
-        _precision(config, measured),
-        *_memory(config, measured),
-        _batch(config, measured),
-        _padding(config, measured),
-        *_phases(config, measured),
-    ]
-    return sorted((item for item in found if item is not None), key=lambda item: -item.share)
+    """Return what to change, the greatest share first."""
+    found = [*_computing(config, measured), *_memory(config, measured), *_phases(config, measured)]
+    return sorted(found, key=lambda item: -item.share)
 
 
 def share_of(measured: Measured, prefix: str) -> float:
-    """Share of the step that phases with a name beginning so take, the device waited for."""
+    """Return the share of the step of phases with a name beginning so, the device waited for."""
     phases = measured.phases
     return sum(s for name, s in phases.items() if name.startswith(prefix)) / max(sum(phases.values()), 1e-12)
 
 
-def _data(measured: Measured) -> Advice | None:
-    if measured.loading is None:
-        return None
-    advice = advise_on_loading(measured.data_wait, measured.loading)
-    return None if advice is None else Advice("data", measured.data_wait, advice.sentence)
+def _computing(config: Config, measured: Measured) -> Iterator[Advice]:
+    """Advise on data, precision, batch size and padding."""
+    train, memory = config.train, measured.memory
+    loading = None if measured.loading is None else advise_on_loading(measured.data_wait, measured.loading)
+    if loading is not None:
+        yield Advice("data", measured.data_wait, loading.sentence)
+    share = share_of(measured, FORWARD) + share_of(measured, "backward")
+    if train.precision == "32" and share >= _MUCH_TO_COMPUTE and has_bf16(measured.device):
+        yield Advice(
+            "precision",
+            share,
+            f"forward and backward are {share:.0%} of the step, in float32 on a device with units for bfloat16: "
+            "set train.precision=bf16, which in large models takes about half their time and half of the "
+            "activations",
+        )
+    reached = utilisation_of(config, measured)
+    if reached is not None and reached < _IDLE and memory.peak / memory.limit < _FULL:
+        yield Advice(
+            "batch",
+            reached,
+            f"the GPU reaches {reached:.0%} of its peak and {memory.peak / memory.limit:.0%} of its memory is "
+            f"used: raise train.batch_size (now {train.batch_size}), and train.lr with its square root",
+        )
+    if measured.padding >= _MUCH_PADDING and not config.data.buckets:
+        norm = ", and group norm leaves them out at the cost of a second pass"
+        yield Advice(
+            "padding",
+            measured.padding,
+            f"{measured.padding:.0%} of the pixels are padding, which is computed like any other"
+            f"{norm if config.model.backbone_norm == 'group' else ''}: set data.buckets=true",
+        )
 
 
-def _precision(config: Config, measured: Measured) -> Advice | None:
-    share = share_of(measured, FORWARD) + share_of(measured, BACKWARD)
-    if config.train.precision != "32" or share < _MUCH_TO_COMPUTE or not has_bf16(measured.device):
-        return None
-    return Advice(
-        "precision",
-        share,
-        f"forward and backward are {share:.0%} of the step, in float32 on a device with units for bfloat16: set "
-        "train.precision=bf16, which in large models takes about half their time and half of the activations",
-    )
-
-
-def _memory(config: Config, measured: Measured) -> list[Advice | None]:
+def _memory(config: Config, measured: Measured) -> Iterator[Advice]:
+    """Advise on recomputing."""
     memory = measured.memory
     if not memory.peak:
-        return []
+        return
     kept, full = memory.kept / memory.peak, memory.peak / memory.limit
-    if config.train.recompute and full < _EMPTY:
-        sentence = (
-            f"activations are computed twice although the peak fills {full:.0%} of the memory: set "
-            "train.recompute=false, which saves about a quarter of the arithmetic"
-        )
-        return [Advice("recompute", full, sentence)]
-    if kept < _MUCH_KEPT or config.train.recompute:
-        return []
+    if config.train.recompute:
+        if full < _EMPTY:
+            yield Advice(
+                "recompute",
+                full,
+                f"activations are computed twice although the peak fills {full:.0%} of the memory: set "
+                "train.recompute=false, which saves about a quarter of the arithmetic",
+            )
+        return
+    if kept < _MUCH_KEPT:
+        return
     largest = max(memory.activations, key=memory.activations.__getitem__)
+    lead = f"{kept:.0%} of the memory at the peak are activations"
     if full >= _FULL:
         lead = f"memory is {full:.0%} full at the peak, and {kept:.0%} of that are activations"
-    else:
-        lead = f"{kept:.0%} of the memory at the peak are activations"
-    return [
-        Advice(
-            "memory",
-            kept,
-            f"{lead}, most of them of {largest.removeprefix(f'{FORWARD}: ')}: where memory is short, "
-            "set train.recompute=true (about a third more arithmetic), or train.micro_batch below the "
-            f"batch size of {config.train.batch_size} (same gradient)",
-        )
-    ]
-
-
-def _batch(config: Config, measured: Measured) -> Advice | None:
-    reached, memory = utilisation_of(config, measured), measured.memory
-    if reached is None or reached >= _IDLE or memory.peak / memory.limit >= _FULL:
-        return None
-    return Advice(
-        "batch",
-        reached,
-        f"the GPU reaches {reached:.0%} of its peak and {memory.peak / memory.limit:.0%} of its memory is used: "
-        f"raise train.batch_size (now {config.train.batch_size}), and train.lr with its square root",
+    yield Advice(
+        "memory",
+        kept,
+        f"{lead}, most of them of {largest.removeprefix(f'{FORWARD}: ')}: where memory is short, set "
+        "train.recompute=true (about a third more arithmetic), or train.micro_batch below the batch size of "
+        f"{config.train.batch_size} (same gradient)",
     )
 
 
-def _padding(config: Config, measured: Measured) -> Advice | None:
-    share = measured.padding
-    if share < _MUCH_PADDING or config.data.buckets:
-        return None
-    norm = ", and group norm leaves them out at the cost of a second pass" if _has_group_norm(config) else ""
-    return Advice(
-        "padding",
-        share,
-        f"{share:.0%} of the pixels are padding, which is computed like any other{norm}: set data.buckets=true",
-    )
-
-
-def _has_group_norm(config: Config) -> bool:
-    return config.model.backbone_norm == "group"
-
-
-def _phases(config: Config, measured: Measured) -> list[Advice | None]:
+def _phases(config: Config, measured: Measured) -> Iterator[Advice]:
+    """Advise on phases that take too much of the step."""
     train, model = config.train, config.model
-    optimizer, average = share_of(measured, OPTIMIZER), share_of(measured, AVERAGE)
-    matching = share_of(measured, MATCHING)
-    moving = share_of(measured, TRANSFER) + share_of(measured, NORMALIZE)
-    images = train.batch_size * train.accumulate
-    return [
-        Advice(
+    told: tuple[tuple[Kind, tuple[str, ...], float, str], ...] = (
+        (
             "optimiser",
-            optimizer,
-            f"the optimiser takes {optimizer:.0%} of the step whatever the number of images (now {images}): raise "
-            "train.batch_size or train.accumulate",
-        )
-        if optimizer >= _MUCH_OPTIMIZER
-        else None,
-        Advice(
+            ("optimiser",),
+            _MUCH_OPTIMIZER,
+            "the optimiser takes {share} of the step whatever the number of images (now "
+            f"{train.batch_size * train.accumulate}): raise train.batch_size or train.accumulate",
+        ),
+        (
             "ema",
-            average,
-            f"averaging the weights takes {average:.0%} of the step: raise train.batch_size or train.accumulate, "
-            "or set train.ema_decay=null",
-        )
-        if average >= _MUCH_AVERAGE
-        else None,
-        Advice(
+            ("EMA",),
+            _MUCH_AVERAGE,
+            "averaging the weights takes {share} of the step: raise train.batch_size or train.accumulate, or set "
+            "train.ema_decay=null",
+        ),
+        (
             "matching",
-            matching,
-            f"matching takes {matching:.0%} of the step, on one CPU: it grows with model.num_queries (now "
+            ("matching",),
+            _MUCH_MATCHING,
+            "matching takes {share} of the step, on one CPU: it grows with model.num_queries (now "
             f"{model.num_queries}), the decoder's layers (now {model.decoder_layers}) and objects",
-        )
-        if matching >= _MUCH_MATCHING
-        else None,
-        Advice(
+        ),
+        (
             "transfer",
-            moving,
-            f"bringing images to the device and normalising them takes {moving:.0%} of the step: smaller images "
+            ("transfer", "normalisation"),
+            _MUCH_MOVING,
+            "bringing images to the device and normalising them takes {share} of the step: smaller images "
             "(transforms.scales, transforms.max_size) or a model that does more with them would balance it",
-        )
-        if moving >= _MUCH_MOVING
-        else None,
-    ]
+        ),
+    )
+    for kind, phases, much, sentence in told:
+        share = sum(share_of(measured, phase) for phase in phases)
+        if share >= much:
+            yield Advice(kind, share, sentence.format(share=f"{share:.0%}"))

@@ -13,13 +13,13 @@ from detrkit.errors import CheckpointError
 
 
 class Ema:
-    """Averages parameters and floating buffers; what is evaluated and saved as the model.
+    """Averages of parameters and floating buffers, evaluated and saved as the model.
 
     The decay warms up as (1 + n) / (10 + n) over the n updates made, so that an average begun from random
     weights forgets them; the count is part of the state, or a resumed run would warm up again.
 
     Args:
-        model: The model being trained.
+        model: Model being trained.
         decay: Share of the average kept at each update, once warm; 0 to 1.
     """
 
@@ -38,7 +38,7 @@ class Ema:
 
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
-        """The model holds the averaged weights inside, and exactly its own again afterwards."""
+        """Give the model the averaged weights inside, and exactly its own again afterwards."""
         live, averages = list(self._live.values()), list(self._averages.values())
         with torch.no_grad():
             own = [tensor.clone() for tensor in live]
@@ -50,7 +50,7 @@ class Ema:
                 torch._foreach_copy_(live, own)
 
     def state_dict(self) -> dict[str, Any]:
-        """The count of updates and the averaged weights by name."""
+        """Return the count of updates and the averaged weights by name."""
         return {"count": self.count, "weights": dict(self._averages)}
 
     @torch.no_grad()
@@ -72,6 +72,6 @@ class Ema:
 
 
 def _floating_state(model: nn.Module) -> dict[str, Tensor]:
-    """Parameters and floating buffers that a checkpoint holds, by name; the live tensors, not copies."""
+    """Return parameters and floating buffers that a checkpoint holds, by name; live tensors, not copies."""
     state = model.state_dict(keep_vars=True)
     return {name: tensor.detach() for name, tensor in state.items() if tensor.is_floating_point()}

@@ -1,4 +1,4 @@
-"""What a network says of its images, watched on the device: how many objects, how different its boxes are.
+"""Figures of a network's outputs, watched on the device: how many objects, how different its boxes are.
 
 A loss alone does not tell a network with one answer to everything from one that learns slowly; these figures do.
 Everything is added up on the device and read once per log line. How much boxes vary is seen without dropout, whose
@@ -37,7 +37,7 @@ _NUM_SUMS = 6
 
 @dataclasses.dataclass(frozen=True)
 class QueryUse:
-    """How the queries were used over the last many images.
+    """Use of the queries over the last many images.
 
     Args:
         dead: Queries that were never matched with an object.
@@ -106,7 +106,7 @@ class Health:
             self._step = []
 
     def figures(self) -> dict[str, float]:
-        """The window's figures; empty before the first image. All processes take part.
+        """Return the window's figures; empty before the first image. All processes take part.
 
         - ``objects_share``: share of the queries whose best class is an object, 0 to 1.
         - ``object_probability``: mean probability of an object.
@@ -150,7 +150,7 @@ class Health:
             self._use = None
 
     def state_dict(self) -> dict[str, Any]:
-        """Tensors and primitives, the same on all processes, which all take part."""
+        """Return tensors and primitives, the same on all processes, which all take part."""
         return {
             "rows": self._settle(),
             "use": self._use,
@@ -158,12 +158,12 @@ class Health:
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """Take over what :meth:`state_dict` gave."""
         self._step, self._pending, self._settled, self._use = [], [], state["rows"], state["use"]
         self.last_use = QueryUse(**state["last_use"]) if state["last_use"] is not None else None
 
     def _settle(self) -> Tensor | None:
-        """The window's rows over all processes, on the host; the one place that waits for the device."""
+        """Return the window's rows over all processes, on the host; the one place that waits for the device."""
         self.end_step()
         if self._pending:
             fresh = self._reduce(torch.stack(self._pending)).cpu()
@@ -176,13 +176,13 @@ class Health:
 def probe_boxes(
     passes: Passes, module: nn.Module, batches: Sequence[Batch], step: int, micro_batch: int
 ) -> Tensor:
-    """Boxes of a few images as in detection, without dropout, float32 ``[n, Q, 4]``; n is at least two.
+    """Return boxes of a few images as in detection, without dropout, float32 ``[n, Q, 4]``, n at least two.
 
     Args:
-        passes: Of the run.
-        module: The detector itself, which no other process waits for.
-        batches: Of the step, on the host.
-        step: Its number, from 0.
+        passes: Passes of the run.
+        module: Detector itself, which no other process waits for.
+        batches: Batches of the step, on the host.
+        step: Number of the step, from 0.
         micro_batch: Images at once.
     """
     modes = [(inner, inner.training) for inner in module.modules()]

@@ -1,4 +1,4 @@
-"""The training loop. :func:`fit` reads from top to bottom: epochs, steps, evaluation, checkpoints.
+"""The training loop, from top to bottom: epochs, steps, evaluation, checkpoints.
 
 A step is one change of the weights, from ``accumulate`` micro-batches on each process. It asks the device once
 per micro-batch, for the matcher; values to log are read every ``log_every`` steps.
@@ -12,32 +12,33 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import nn
-from torch.utils.data import DataLoader
 
 from detrkit.checkpoint import CheckpointStore
-from detrkit.classes import ClassMap
-from detrkit.config import Config
-from detrkit.distributed import make_fabric
+from detrkit.config import write_config
 from detrkit.errors import CheckpointError, DataError, DetrkitError
-from detrkit.losses.criterion import Criterion
 from detrkit.training.alarms import Progressed
-from detrkit.training.forward_backward import LAYER
+from detrkit.training.forward_backward import LAYER, Phase
 from detrkit.training.nonfinite.watch import check_previous_step
 from detrkit.training.optim import learning_rates, new_parameters
-from detrkit.training.saving import payload, save_last
-from detrkit.training.session import DrawSamples, Evaluate, OnEvaluation, Run, build_state, resume_state
+from detrkit.training.session import (
+    DrawSamples,
+    Evaluate,
+    OnEvaluation,
+    Run,
+    TrainingSetup,
+    build_state,
+    resume_state,
+)
 from detrkit.training.signals import StopRequest
 from detrkit.training.step import sync_step_plan, train_step
 from detrkit.training.telemetry.log import RunLog, StepRecord, host_gib, memory_gib
-from detrkit.types import Batch
 
 # An epoch without evaluation is saved at its end if the last save is longer ago than this.
 _SAVE_AFTER_S = 60.0
@@ -73,39 +74,30 @@ class FitResult:
 
 
 def fit(
-    config: Config,
-    model: nn.Module,
-    criterion: Criterion,
-    train_loader: DataLoader[Batch | None],
-    class_map: ClassMap,
+    setup: TrainingSetup,
     run_dir: Path,
+    fabric: Fabric,
     evaluate: Evaluate,
     *,
     draw_samples: DrawSamples | None = None,
     on_evaluation: OnEvaluation | None = None,
-    new: Collection[str] = (),
     resume: Mapping[str, Any] | None = None,
-    fabric: Fabric | None = None,
+    phase: Phase = contextlib.nullcontext,
 ) -> FitResult:
     """Train a model; save, evaluate and log as it goes.
 
     Ctrl-C or SIGTERM finishes the step, saves and returns; a second one raises KeyboardInterrupt at once.
 
     Args:
-        config: The resolved config of the run.
-        model: A detector, ``model(images, padding_mask) -> Outputs``; trained in place.
-        criterion: Gives the losses and their normalisers.
-        train_loader: Yields Batch, or None where no image could be read; its ``batch_sampler`` has
-            ``set_epoch(epoch, start_batch)``.
-        class_map: Saved in every checkpoint.
-        run_dir: Where metrics, events and checkpoints go.
+        setup: Model, data and config.
+        run_dir: Folder for metrics, events and checkpoints.
+        fabric: Devices and precision.
         evaluate: Gives the metrics of a model, AP among them; called on every process, the first one's count.
         draw_samples: Gives pictures of the model's detections for TensorBoard; called on the first process.
         on_evaluation: Given epoch and metrics after each evaluation; True ends training. Called on every
             process, the first one's answer counts.
-        new: Names of the parameters without pretrained weights, which learn alone in ``train.head_steps``.
-        resume: What :meth:`CheckpointStore.load_latest` returned, to go on from there.
-        fabric: Devices and precision; made from the config if not given.
+        resume: State to go on from, as :meth:`CheckpointStore.load_latest` returned it.
+        phase: Names the parts of each step for whoever profiles.
 
     Raises:
         NonFiniteError: Too many losses or gradients in a row were NaN or infinite; they changed no weight.
@@ -113,45 +105,37 @@ def fit(
         CheckpointError: A checkpoint cannot be written, or the one to resume from does not fit.
         DataError: The loader has no batch.
     """
-    fabric = fabric or make_fabric(config.train)
-    if resume is not None:
-        new = new_parameters(resume["optimizer"])
-    state, wrapped = build_state(config, model, fabric, new)
+    # the model and all that moves with it, as new or as it was saved
+    config, first = setup.config, fabric.is_global_zero
+    new = setup.new if resume is None else new_parameters(resume["optimizer"])
+    state, wrapped = build_state(config, setup.model, fabric, new)
     log_position = resume_state(state, resume, fabric) if resume is not None else None
-    sampler: Any = train_loader.batch_sampler
+
+    # how long the training is
+    sampler: Any = setup.loader.batch_sampler
     sampler.set_epoch(0, 0)  # the length is what is left of the epoch
-    batches = len(train_loader)
+    batches = len(setup.loader)
     if batches == 0:
         raise DataError("the training data gives no batch; expected at least one image")
     total_steps = math.ceil(batches / config.train.accumulate) * config.train.epochs
-    step = state.progress.step
-    first = fabric.is_global_zero
+
+    # what a killed training left half done is ended before anything is written
     store = CheckpointStore(run_dir)
     if first:
         store.tidy_up()
-    with (
-        RunLog(
-            run_dir,
-            total_steps,
-            start_step=step,
-            resume_at=log_position,
-            loading=getattr(train_loader, "facts", None),
-            config=config,
-            enabled=first,
-        ) as log,
-        StopRequest() as stop,
-    ):
+    step = state.progress.step
+    loading = getattr(setup.loader, "facts", None)
+    log_settings: dict[str, Any] = {"start_step": step, "resume_at": log_position, "loading": loading}
+    with RunLog(run_dir, total_steps, **log_settings, config=config, enabled=first) as log, StopRequest() as stop:
         run = Run(
-            config=config,
-            class_map=class_map,
+            setup=setup,
             run_dir=run_dir,
             fabric=fabric,
             model=wrapped,
-            criterion=criterion,
-            loader=train_loader,
             evaluate=evaluate,
             draw_samples=draw_samples,
             on_evaluation=on_evaluation,
+            phase=phase,
             state=state,
             log=log,
             store=store,
@@ -164,6 +148,12 @@ def fit(
         )
         if resume is not None:
             log.event(step, run.epoch, f"resumed at step {step}")
+            if resume.get("config") != config.model_dump(mode="json"):
+                save_last(run)  # or the next resume would know nothing of what was changed
+                if first:
+                    write_config(config, run_dir / "config.yaml")
+
+        # train; what was done is saved if something goes wrong
         try:
             stopped = _train(run)
         except DetrkitError:
@@ -173,6 +163,16 @@ def fit(
     return FitResult(
         run_dir, progress.step, progress.epoch, progress.best, progress.metrics, stopped, stop.signal_number
     )
+
+
+def save_last(run: Run) -> None:
+    """Save the state to resume from; all processes take part."""
+    check_previous_step(run)
+    saved = {**run.payload(), "log": run.log.position()}  # which waits until the log is on the disk
+    if run.fabric.is_global_zero:
+        run.store.save_last(saved)
+    run.saved_at_s = time.monotonic()
+    run.saved_step = run.state.progress.step
 
 
 def _train(run: Run) -> Ending:
@@ -225,17 +225,22 @@ def _train_epoch(run: Run) -> bool:
     images_seen = progress.batch  # of an epoch that is resumed, the images before are not known
     if progress.batch >= run.batches_per_epoch:
         return True  # interrupted while it was being evaluated
-    sampler: Any = run.loader.batch_sampler
+
+    # the order of the images is a function of the epoch, begun where this process stopped
+    sampler: Any = run.setup.loader.batch_sampler
     sampler.set_epoch(progress.epoch, progress.batch)
-    batches = iter(run.loader)
+    batches = iter(run.setup.loader)
     run.stop.watch_no_workers()
     while progress.batch < run.batches_per_epoch:
         if run.stop.requested and run.fabric.world_size == 1:
             return False
+
+        # the batches of a step
         start_s = time.monotonic()
         count = min(run.config.train.accumulate, run.batches_per_epoch - progress.batch)
         try:
-            fetched = [batch for batch in itertools.islice(batches, count) if batch is not None]
+            with run.phase("data"):
+                fetched = [batch for batch in itertools.islice(batches, count) if batch is not None]
         except Exception:
             if not run.stop.requested or run.stop.insisted:
                 raise
@@ -243,6 +248,8 @@ def _train_epoch(run: Run) -> bool:
                 return False
             fetched = []  # the others must hear of it before they wait for this process's gradients
         wait_s = time.monotonic() - start_s
+
+        # the step, unless no process could read an image, or one was asked to stop
         plan = sync_step_plan(run, fetched)
         if plan.stop:
             return False
@@ -251,6 +258,8 @@ def _train_epoch(run: Run) -> bool:
             train_step(run, fetched, plan)
         progress.step += 1
         progress.batch += count
+
+        # log and save
         run.state.window.add_time(time.monotonic() - start_s, wait_s)
         run.log.advance(progress.step, run.epoch)
         if progress.step % run.config.train.log_every == 0 or progress.step == run.total_steps:
@@ -326,7 +335,7 @@ def _take_metrics(run: Run, metrics: dict[str, float]) -> None:
         progress.best = ap
         try:
             check_previous_step(run)
-            saved = payload(run)  # all processes take part: they add up what is in the window
+            saved = run.payload()  # all processes take part: they add up what is in the window
             if run.fabric.is_global_zero:
                 run.store.save_best(saved)
         except CheckpointError:  # a run resumed from here evaluates again, and keeps the best then

@@ -1,9 +1,8 @@
-"""Memory that runs out: recognised, how much there is, and how a step goes on with fewer images at once."""
+"""Memory that runs out: how it is recognised, how much there is, and fewer images at once."""
 
 from __future__ import annotations
 
 import gc
-import os
 from pathlib import Path
 
 import psutil
@@ -24,7 +23,7 @@ _WORDS = (
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Whether an error says that memory ran out, of the GPU or of the host."""
+    """Tell whether an error says that memory ran out, of the GPU or of the host."""
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
@@ -51,11 +50,11 @@ def free_memory() -> None:
 
 
 def halved(micro_batch: int, reason: str) -> int:
-    """Half of a micro-batch.
+    """Return half of a micro-batch.
 
     Args:
         micro_batch: Images at once that did not fit.
-        reason: What the device said.
+        reason: Message of the device.
 
     Raises:
         MemoryExhaustedError: It is a single image already.
@@ -69,7 +68,7 @@ def halved(micro_batch: int, reason: str) -> int:
 
 
 def available_bytes(device: torch.device) -> int:
-    """Memory that this process could still take, of the GPU or of the host; containers' limits count."""
+    """Return the bytes that this process could still take, of the GPU or host; containers' limits count."""
     if device.type == "cuda":
         free, _ = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -82,13 +81,8 @@ def available_bytes(device: torch.device) -> int:
     return max(0, min(room))
 
 
-def resident_bytes() -> int:
-    """Memory of the host that this process holds now."""
-    return int(psutil.Process(os.getpid()).memory_info().rss)
-
-
 def _container_room(root: Path) -> list[int]:
-    """What the limits of a container leave, by its control group of either version; files in its cache can go."""
+    """Return what the limits of a container leave, by its control group of either version; its cache can go."""
     room = []
     for limit_file, usage_file, cache_name in (
         ("memory.max", "memory.current", "inactive_file"),

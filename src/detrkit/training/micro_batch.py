@@ -1,43 +1,36 @@
-"""How many images fit into memory at once: found by training steps on the worst batch that the data can give."""
+"""Search for how many images fit into memory at once, by training steps on the worst batch of the data."""
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import dataclasses
 import os
-import threading
 from collections.abc import Callable, Iterator
-from functools import reduce
-from operator import add
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.strategies import SingleDeviceStrategy
-from torch import nn
 
 from detrkit.classes import SizeHW
-from detrkit.config import Config, TransformConfig
+from detrkit.config import TransformConfig
 from detrkit.data.index import CocoIndex
 from detrkit.data.transforms import largest_outputs
-from detrkit.losses.criterion import Criterion, Normalizers
-from detrkit.training.forward_backward import Passes
-from detrkit.training.memory import available_bytes, free_memory, halved, is_out_of_memory, resident_bytes
-from detrkit.training.optim import apply_gradients
-from detrkit.training.session import build_state
+from detrkit.hardware import PeakMemory
+from detrkit.training.forward_backward import Passes, single_step
+from detrkit.training.memory import available_bytes, free_memory, halved, is_out_of_memory
+from detrkit.training.session import TrainingSetup, build_state
 from detrkit.types import Batch, GroundTruth
 
 # Shares of the free memory that are used. The host's is shared with the loader's workers and other programs, and
 # does not refuse politely; a GPU's needs some room for pieces too small to be used.
 _SHARE = {"cpu": 0.8, "cuda": 0.9}
-_WATCH_EVERY_S = 0.005
 _SMALL_SIDE = 64
 
 
 @dataclasses.dataclass(frozen=True)
 class WorstCase:
-    """The most that training asks for.
+    """Greatest demand of a training.
 
     Args:
         single_hw: The image with the most pixels, as the network sees it.
@@ -52,13 +45,13 @@ class WorstCase:
     objects: int
 
     def sizes(self, count: int) -> list[SizeHW]:
-        """Sizes of the images of the worst batch: upright and lying ones, which pad each other."""
+        """Return the sizes of the images of the worst batch: upright and lying ones, which pad each other."""
         if count == 1:
             return [self.single_hw]
         return [(self.tallest_hw, self.widest_hw)[number % 2] for number in range(count)]
 
     def padded_hw(self, count: int) -> SizeHW:
-        """Size of that batch."""
+        """Return the size of that batch."""
         height, width = (max(side) for side in zip(*self.sizes(count), strict=True))
         return height, width
 
@@ -69,14 +62,14 @@ class WorstCase:
 
 @dataclasses.dataclass(frozen=True)
 class FoundMicroBatch:
-    """What was found.
+    """Images that fit into memory at once.
 
     Args:
         images: Images at once, at most ``batch_size``.
         batch_size: Images a batch and process.
         most: Images at once that memory might hold, at a guess; at least ``images``.
-        worst: What was tried.
-        reason: Why not more; empty if the whole batch fits.
+        worst: Batch that was tried.
+        reason: Reason why not more; empty if the whole batch fits.
     """
 
     images: int
@@ -86,7 +79,7 @@ class FoundMicroBatch:
     reason: str
 
     def __str__(self) -> str:
-        """What people should know."""
+        """Tell people what fits."""
         worst = f"worst case: {self.worst}"
         if self.images < self.batch_size:
             return (
@@ -102,7 +95,7 @@ class FoundMicroBatch:
 
 
 def worst_case(config: TransformConfig, index: CocoIndex) -> WorstCase:
-    """The largest image, the largest padded batch and the most objects that training can come to see."""
+    """Find the largest image, the largest padded batch and the most objects that training can come to see."""
     shapes = {(int(height), int(width)) for height, width in np.unique(index.sizes_hw, axis=0)}
     sizes = largest_outputs(config, shapes)
     counts = np.diff(np.concatenate(([0], np.cumsum(~index.iscrowd)))[index.offsets])
@@ -116,35 +109,28 @@ def worst_case(config: TransformConfig, index: CocoIndex) -> WorstCase:
 
 
 def find_micro_batch(
-    config: Config,
-    model: nn.Module,
-    criterion: Criterion,
-    index: CocoIndex,
-    fabric: Fabric,
-    say: Callable[[str], None],
+    setup: TrainingSetup, index: CocoIndex, fabric: Fabric, say: Callable[[str], None]
 ) -> FoundMicroBatch:
-    """The largest power of two of images, up to the batch size, that a training step holds in the worst case.
+    """Find the largest power of two of images, up to the batch size, that a step holds in the worst case.
 
     Whole steps are made, with gradients, optimiser state and averaged weights, on a copy of the model: the model
     and all random numbers are afterwards what they were before. Of several processes the least counts.
 
     Args:
-        config: Of the run.
-        model: Not changed; wherever it is.
-        criterion: Gives the losses.
-        index: The training images.
+        setup: Training to come; its model is not changed, wherever it is.
+        index: Training images.
         fabric: Device and precision.
-        say: Where messages for people go.
+        say: Receives messages for people.
 
     Raises:
         MemoryExhaustedError: Not even one image fits.
     """
-    worst = worst_case(config.transforms, index)
+    worst = worst_case(setup.config.transforms, index)
     say(f"trying how many images fit into memory at once; worst case: {worst}")
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     limit = _limit(fabric)
     with torch.random.fork_rng(devices):
-        fits, most, reason = _try_sizes(config, model, criterion, worst, fabric, limit)
+        fits, most, reason = _try_sizes(setup, worst, fabric, limit)
     free_memory()
     if fabric.world_size > 1:
         least = torch.tensor([fits, most], device=fabric.device)
@@ -153,28 +139,29 @@ def find_micro_batch(
         fits, most = least.tolist()
     if fits == 0:
         halved(1, reason)
-    batch_size = config.train.batch_size
+    batch_size = setup.config.train.batch_size
     return FoundMicroBatch(fits, batch_size, most, worst, reason if fits < batch_size else "")
 
 
-def _try_sizes(
-    config: Config, model: nn.Module, criterion: Criterion, worst: WorstCase, fabric: Fabric, limit: float
-) -> tuple[int, int, str]:
-    """Images that fit, those that might at a guess, and why not more."""
-    batch_size = config.train.batch_size
+def _try_sizes(setup: TrainingSetup, worst: WorstCase, fabric: Fabric, limit: float) -> tuple[int, int, str]:
+    """Return the images that fit, those that might at a guess, and why not more."""
+    train = setup.config.train
     used: dict[int, int] = {}  # by images at once; 0: the model and all that belongs to it
     reason, trial = "", None
-    base = _held_bytes(fabric.device)
-    for count in _sizes_to_try(batch_size):
+    memory = PeakMemory(fabric.device)
+    base = memory.now()
+
+    # larger and larger, until memory is refused or would be
+    for count in _sizes_to_try(train.batch_size):
         guess = _guess(used, count)
         if fabric.device.type == "cpu" and guess > limit:  # a full host does not refuse, it kills
             reason = f"{count} would take about {_gib(guess)}, {_gib(limit)} are free"
             break
         try:
             if trial is None:
-                trial = _Trial(config, model, criterion, worst, fabric)
-                used[0] = _held_bytes(fabric.device) - base
-            used[count] = trial.measure(worst, count, base)
+                trial = _Trial(setup, worst, fabric)
+                used[0] = memory.now() - base
+            used[count] = trial.measure(worst, count, memory) - base
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
@@ -184,59 +171,53 @@ def _try_sizes(
             reason = f"{count} take {_gib(used.pop(count))}, {_gib(limit)} are free"
             break
     del trial
+
+    # beyond the batch, by the line through what was tried
     fits = max(used, default=0)
     most = fits
-    while not reason and most < 1024 * batch_size and len(used) > 1 and _guess(used, most + 1) <= limit:
+    while not reason and most < 1024 * train.batch_size and len(used) > 1 and _guess(used, most + 1) <= limit:
         most += 1
-    if config.train.pixel_budget is not None:
+    if train.pixel_budget is not None:
         height, width = worst.padded_hw(2)
-        most = max(fits, min(most, config.train.pixel_budget // (height * width)))
+        most = max(fits, min(most, train.pixel_budget // (height * width)))
     return fits, most, reason
 
 
 class _Trial:
     """A copy of a training that may be spoiled."""
 
-    def __init__(self, config: Config, model: nn.Module, criterion: Criterion, worst: WorstCase, fabric: Fabric):
-        self.config = config
+    def __init__(self, setup: TrainingSetup, worst: WorstCase, fabric: Fabric):
+        self.train = setup.config.train
         # learning rates by part need what only the real model's builder knows, and take no memory
-        plain = config.train.model_copy(update={"lr_scale": {}, "layer_decay": 1.0, "head_steps": 0})
-        config = config.model_copy(update={"train": plain})
+        plain = self.train.model_copy(update={"lr_scale": {}, "layer_decay": 1.0, "head_steps": 0})
+        config = setup.config.model_copy(update={"train": plain})
         precision = copy.deepcopy(fabric.strategy.precision)
         alone = Fabric(strategy=SingleDeviceStrategy(device=fabric.device, precision=precision))
-        network = copy.deepcopy(model).train()
+        network = copy.deepcopy(setup.model).train()
         self.state, wrapped = build_state(config, network, alone)
-        self.passes = Passes(config, alone, wrapped, criterion, process=0)
+        self.passes = Passes(config, alone, wrapped, setup.criterion)
         # what the exchange between processes holds besides: a second set of gradients
         weights = [weight for weight in network.parameters() if weight.requires_grad]
         self.exchange = [torch.empty_like(weight) for weight in weights] if fabric.world_size > 1 else []
         height, width = (min(_SMALL_SIDE, side) for side in worst.single_hw)
-        self._step([_batch([(height, width)], 1)], 1)  # makes the optimiser's state
+        self._step([_batch([(height, width)], 1)])  # makes the optimiser's state
 
-    def measure(self, worst: WorstCase, count: int, base: int) -> int:
-        """Bytes that a step with so many images at once takes at its peak, above ``base``."""
-        train = self.config.train
+    def measure(self, worst: WorstCase, count: int, memory: PeakMemory) -> int:
+        """Return the bytes in use at the peak of a step with so many images at once."""
         # where a step has several micro-batches, the gradient of the first is there as the second goes through
         batch = _batch(worst.sizes(count), worst.objects)
-        several = count < train.batch_size or train.accumulate > 1
+        several = count < self.train.batch_size or self.train.accumulate > 1
         free_memory()
-        with _peak(self.passes.fabric.device) as peak:
-            self._step([batch, batch] if several else [batch], count)
-        return peak[0] - base
+        memory.reset()
+        self._step([batch, batch] if several else [batch])
+        return memory.peak()
 
-    def _step(self, batches: list[Batch], count: int) -> None:
-        """A whole step."""
-        whole = reduce(add, (self.passes.criterion.normalizers(batch.truth.counts) for batch in batches))
-        assert isinstance(whole, Normalizers)
-        self.passes.gradients(batches, whole, 0, count)
-        apply_gradients(self.state.optimizer, self.config.train.clip_norm, self.state.scaler)
-        self.state.optimizer.zero_grad(set_to_none=True)
-        if self.state.ema is not None:
-            self.state.ema.update()
+    def _step(self, batches: list[Batch]) -> None:
+        single_step(self.passes, self.state.optimizer, batches, 0, scaler=self.state.scaler, ema=self.state.ema)
 
 
 def _batch(sizes_hw: list[SizeHW], objects: int) -> Batch:
-    """Noise of the given sizes, with so many objects an image."""
+    """Make noise of the given sizes, with so many objects an image."""
     height, width = (max(side) for side in zip(*sizes_hw, strict=True))
     generator = torch.Generator().manual_seed(0)
     count = len(sizes_hw)
@@ -250,7 +231,7 @@ def _batch(sizes_hw: list[SizeHW], objects: int) -> Batch:
 
 
 def _sizes_to_try(batch_size: int) -> Iterator[int]:
-    """Powers of two, and the batch itself."""
+    """Yield powers of two, and the batch itself."""
     count = 1
     while count < batch_size:
         yield count
@@ -259,7 +240,7 @@ def _sizes_to_try(batch_size: int) -> Iterator[int]:
 
 
 def _guess(used: dict[int, int], count: int) -> float:
-    """Bytes that so many images would take, along the line through the two largest that were tried."""
+    """Return the bytes that so many images would take, by the line through the two largest that were tried."""
     tried = sorted(used)[-2:]
     if len(tried) < 2:
         return 0.0
@@ -268,7 +249,7 @@ def _guess(used: dict[int, int], count: int) -> float:
 
 
 def _limit(fabric: Fabric) -> float:
-    """Bytes that this process may take; processes that share a host share its memory."""
+    """Return the bytes that this process may take; processes that share a host share its memory."""
     if fabric.world_size > 1:
         torch.distributed.barrier()
     share = _SHARE[fabric.device.type] * available_bytes(fabric.device)
@@ -276,37 +257,6 @@ def _limit(fabric: Fabric) -> float:
         torch.distributed.barrier()  # or the first would take already what the others count
     on_host = int(os.environ.get("LOCAL_WORLD_SIZE", fabric.world_size))
     return share / on_host if fabric.device.type == "cpu" else share
-
-
-def _held_bytes(device: torch.device) -> int:
-    return torch.cuda.memory_allocated(device) if device.type == "cuda" else resident_bytes()
-
-
-@contextlib.contextmanager
-def _peak(device: torch.device) -> Iterator[list[int]]:
-    """Bytes held at the peak inside, as the one item of a list."""
-    found = [0]
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-        yield found
-        torch.cuda.synchronize(device)
-        found[0] = torch.cuda.max_memory_allocated(device)
-        return
-    ended = threading.Event()
-
-    def watch() -> None:
-        while True:
-            found[0] = max(found[0], resident_bytes())
-            if ended.wait(_WATCH_EVERY_S):
-                return
-
-    watcher = threading.Thread(target=watch, daemon=True)
-    watcher.start()
-    try:
-        yield found
-    finally:
-        ended.set()
-        watcher.join()
 
 
 def _gib(count: float) -> str:

@@ -20,7 +20,7 @@ _EMBEDDING_WORDS = ("embed", "query", "queries", "position")
 def build_optimizer(
     model: nn.Module, config: TrainConfig, places: Places | None = None, new: Collection[str] = ()
 ) -> torch.optim.AdamW:
-    """AdamW over the parameters that are trained.
+    """Build AdamW over the parameters that are trained.
 
     Parameters named ``backbone.*`` have their own learning rate; ``train.lr_scale`` and ``train.layer_decay``
     multiply both. Norms, biases and embeddings have no weight decay; the published DETR decays them too, which
@@ -28,9 +28,9 @@ def build_optimizer(
     kind that can skip a step without asking the device (:func:`apply_gradients`).
 
     Args:
-        model: Frozen already where it shall be.
+        model: Model, frozen already where it shall be.
         config: Learning rates and weight decay.
-        places: The part and depth of each parameter; needed for ``lr_scale`` and ``layer_decay``.
+        places: Part and depth of each parameter; needed for ``lr_scale`` and ``layer_decay``.
         new: Names of parameters that start anew while the rest has pretrained weights, for ``head_steps``;
             what they were is kept in the optimiser's state (:func:`new_parameters`).
 
@@ -62,13 +62,13 @@ def build_optimizer(
 
 
 def new_parameters(optimizer_state: Mapping[str, Any]) -> frozenset[str]:
-    """``new`` of :func:`build_optimizer`, as a saved state of that optimiser has it."""
+    """Return ``new`` of :func:`build_optimizer`, as a saved state of that optimiser has it."""
     groups = optimizer_state["param_groups"]
     return frozenset(name for group in groups if group.get("new") for name in group["param_names"])
 
 
 def _rate(name: str, config: TrainConfig, places: Places | None) -> tuple[str, float]:
-    """What to call the learning rate of a parameter, and its value."""
+    """Return the name of a parameter's learning rate, and its value."""
     kind, rate = ("backbone", config.backbone_lr) if name.startswith("backbone.") else ("model", config.lr)
     if not config.lr_scale and config.layer_decay == 1.0:
         return kind, rate
@@ -82,7 +82,7 @@ def _rate(name: str, config: TrainConfig, places: Places | None) -> tuple[str, f
 
 
 def _trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter, bool]]:
-    """Name, parameter and whether weight decay applies, each shared parameter once."""
+    """Yield name, parameter and whether weight decay applies, each shared parameter once."""
     seen: set[int] = set()
     for module_name, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
@@ -96,13 +96,13 @@ def _trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter, b
 
 
 def lr_factor(step: int, total_steps: int, config: TrainConfig, first_step: int = 0) -> float:
-    """What the base learning rates are multiplied by at a step; depends on nothing else, so resume is exact.
+    """Return the factor of the base learning rates at a step; it depends on nothing else, so resume is exact.
 
     Args:
-        step: The optimiser step about to be made, from 0.
+        step: Optimiser step about to be made, from 0.
         total_steps: Steps of the whole training.
-        config: Chooses linear warm-up and then a step drop, a cosine to zero, or a constant.
-        first_step: Where learning and its warm-up begin; 0 before.
+        config: Schedule: linear warm-up and then a step drop, a cosine to zero, or a constant.
+        first_step: Step at which learning and its warm-up begin; 0 before.
     """
     if step < first_step:
         return 0.0
@@ -119,9 +119,9 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float, rest_factor: float |
     """Give every parameter group its base learning rate times ``factor``.
 
     Args:
-        optimizer: From :func:`build_optimizer`.
-        factor: Of the learning rates.
-        rest_factor: Of those that have pretrained weights, where others start anew. At 0 they rest: their
+        optimizer: Optimiser from :func:`build_optimizer`.
+        factor: Factor of the learning rates.
+        rest_factor: Factor of those that have pretrained weights, where others start anew. At 0 they rest: their
             gradients are dropped (:func:`apply_gradients`), and they work as in evaluation (:func:`train_mode`).
     """
     some_new = any(group.get("new") for group in optimizer.param_groups)
@@ -178,7 +178,7 @@ def _set_mode(module: nn.Module, learning: set[int]) -> bool | None:
 
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
-    """Current learning rates: of ``model`` and ``backbone``, where they are trained, and of parts with others."""
+    """Return current learning rates: of ``model`` and ``backbone``, where trained, and of parts with others."""
     return {group["name"].removesuffix("_no_decay"): float(group["lr"]) for group in optimizer.param_groups}
 
 

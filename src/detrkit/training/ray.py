@@ -15,12 +15,7 @@ from typing import Any
 from detrkit.config import Config
 from detrkit.errors import MissingExtraError, TrainingError, UsageError
 from detrkit.training.loop import FitResult
-from detrkit.training.run import Say, start_run
-
-_PATHS = {
-    "data": ("root", "train_annotations", "train_images", "val_annotations", "val_images", "cache"),
-    "train": ("init",),
-}
+from detrkit.training.run import Drawings, Say, absolute_paths, start_run
 
 
 def train_on_ray(
@@ -33,6 +28,7 @@ def train_on_ray(
     max_failures: int = 3,
     storage: str | Path | None = None,
     go_on: bool = False,
+    drawings: Drawings | None = None,
     say: Say = print,
 ) -> FitResult:
     """Train on a Ray cluster; the same run folder comes out as of any training.
@@ -41,15 +37,16 @@ def train_on_ray(
     started on this machine.
 
     Args:
-        config: What to train; ``train.devices`` and ``train.num_nodes`` do not count.
-        run_dir: The run folder, on a disk that all machines share.
+        config: Config of the training; ``train.devices`` and ``train.num_nodes`` do not count.
+        run_dir: Run folder, on a disk that all machines share.
         num_workers: Processes, one GPU or CPU each unless ``resources`` says otherwise.
         use_gpu: One GPU a worker; None: if the config allows CUDA and the cluster has a GPU.
-        resources: Of each worker, as Ray counts them: ``{"CPU": 4}``.
-        max_failures: How often a failed training is started again; -1 without end.
-        storage: Where Ray keeps its own records of the run; beside the run folder if not given.
+        resources: Resources of each worker, as Ray counts them: ``{"CPU": 4}``.
+        max_failures: Starts after a failure; -1 without end.
+        storage: Folder of Ray's own records of the run; beside the run folder if not given.
         go_on: If the run folder holds a training already, go on with that one.
-        say: Where messages for people go.
+        drawings: Functions that draw curves and samples, from the top of a module.
+        say: Receives messages for people.
 
     Raises:
         MissingExtraError: Ray is not installed.
@@ -73,8 +70,9 @@ def train_on_ray(
     trainer = torch_trainer(
         _train_worker,
         train_loop_config={
-            "config": _with_absolute_paths(config).model_dump(mode="json"),
+            "config": absolute_paths(config).model_dump(mode="json"),
             "run_dir": str(run_dir),
+            "drawings": drawings,
         },
         scaling_config=ray.train.ScalingConfig(
             num_workers=num_workers,
@@ -99,7 +97,7 @@ def train_on_ray(
 
 
 def _train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
-    """What every worker does; after a failure Ray calls it again."""
+    """Train as one worker; after a failure Ray calls it again."""
     import ray.train
 
     def report(epoch: int, metrics: Mapping[str, float]) -> bool:
@@ -107,12 +105,15 @@ def _train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
         return False
 
     config = Config.model_validate(arguments["config"])
-    result = start_run(config, Path(arguments["run_dir"]), _say_on_first, on_evaluation=report, go_on=True)
-    return {
-        **dataclasses.asdict(result),
-        "run_dir": str(result.run_dir),
-        "last_metrics": dict(result.last_metrics),
-    }
+    result = start_run(
+        config,
+        Path(arguments["run_dir"]),
+        _say_on_first,
+        drawings=arguments["drawings"],
+        on_evaluation=report,
+        go_on=True,
+    )
+    return {**dataclasses.asdict(result), "run_dir": str(result.run_dir)}
 
 
 def _say_on_first(message: str) -> None:
@@ -122,23 +123,8 @@ def _say_on_first(message: str) -> None:
         print(message, flush=True)
 
 
-def _with_absolute_paths(config: Config) -> Config:
-    """Paths that hold from a worker's working directory."""
-    sections = {}
-    for section, keys in _PATHS.items():
-        values = getattr(config, section)
-        given = {key: getattr(values, key, None) for key in keys}
-        found = {
-            key: str(Path(text).expanduser().resolve())
-            for key, text in given.items()
-            if isinstance(text, str) and Path(text).expanduser().exists()
-        }
-        sections[section] = values.model_copy(update=found)
-    return config.model_copy(update=sections)
-
-
 def _cause(error: BaseException) -> str:
-    """The last line of what the first failed worker said."""
+    """Return the last line of what the first failed worker said."""
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", None) or {}
     first = next(iter(failures.values()), error)
     lines = [line for line in str(first).strip().splitlines() if line.strip()]
@@ -146,7 +132,7 @@ def _cause(error: BaseException) -> str:
 
 
 def _import_ray() -> tuple[Any, Any]:
-    """Ray with Ray Train, and its trainer for torch."""
+    """Import Ray with Ray Train, and its trainer for torch."""
     try:
         import ray
         import ray.train

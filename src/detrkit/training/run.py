@@ -1,4 +1,4 @@
-"""Training runs begun and gone on with, each in its folder."""
+"""Training runs begun and gone on with, each in its folder: the one place where a training is put together."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -17,32 +17,49 @@ from torch import nn
 from detrkit.checkpoint import CheckpointStore
 from detrkit.classes import ClassMap
 from detrkit.config import Config, read_config, update_config, write_config
+from detrkit.data.augment import augments_on_device
 from detrkit.data.cache import ImageCache, find_cache
+from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import Split, read_split, unknown_classes
-from detrkit.data.transforms import needed_size
+from detrkit.data.transforms import needed_size, train_transform
 from detrkit.detectors.on_split import SplitEvaluator
 from detrkit.distributed import (
-    Peers,
+    ProcessGroup,
     check_same_state,
     is_restarted,
     leave_processes,
-    lost_peers,
+    lost_processes,
     make_fabric,
 )
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import ConfigError, DataError, UsageError
 from detrkit.families.build import build_model, is_run, prepare_model
-from detrkit.families.family import BuiltModel
+from detrkit.families.presets import PRESETS
 from detrkit.files import atomic_file, is_leftover, make_folder
 from detrkit.training.loop import FitResult, fit
 from detrkit.training.micro_batch import find_micro_batch
-from detrkit.training.prepare import scratch_warning, training_dataset
-from detrkit.training.session import OnEvaluation
-from detrkit.training.state import Progress
+from detrkit.training.session import OnEvaluation, Progress, TrainingSetup
 from detrkit.training.telemetry.trackers import check_trackers
-from detrkit.visual.curves import plot_curves
+
+if TYPE_CHECKING:
+    import supervision as sv
 
 Say = Callable[[str], None]
+
+_DATA_PATHS = ("train_annotations", "train_images", "val_annotations", "val_images")
+_INIT_WORDS = ("auto", "none", "published", "backbone")
+
+
+class Drawings(NamedTuple):
+    """Functions that draw for a run; a training without them draws nothing.
+
+    Args:
+        curves: Draws a metrics log, the first path, as a picture.
+        detections: Draws detections on an image, uint8 ``[H, W, 3]``.
+    """
+
+    curves: Callable[[Path, Path], object]
+    detections: Callable[[np.ndarray, sv.Detections], np.ndarray]
 
 
 def start_run(
@@ -50,15 +67,17 @@ def start_run(
     run_dir: Path,
     say: Say,
     *,
+    drawings: Drawings | None = None,
     on_evaluation: OnEvaluation | None = None,
     go_on: bool = False,
 ) -> FitResult:
     """Train from a config in a new run folder.
 
     Args:
-        config: What to train.
-        run_dir: The run folder; made if it is not there.
-        say: Where messages for people go.
+        config: Config of the training.
+        run_dir: Run folder; made if it is not there.
+        say: Receives messages for people.
+        drawings: Functions that draw curves and samples.
         on_evaluation: As for :func:`detrkit.training.loop.fit`.
         go_on: If the folder holds a run already, go on with that one and its own config.
 
@@ -70,128 +89,196 @@ def start_run(
         # torchrun starts a failed training again, by the very same command
         go_on = go_on or is_restarted()
         if go_on and (run_dir / "config.yaml").is_file():
-            return resume_run(run_dir, say, on_evaluation=on_evaluation)
+            return resume_run(run_dir, say, drawings=drawings, on_evaluation=on_evaluation)
         advice = f", or go on with: detrkit resume {run_dir}" if is_run(run_dir) else ""
         raise UsageError(f"{run_dir} is not empty; give another --run{advice}")
     check_trackers(config.train.trackers)
-    return _begin_run(config, run_dir, say, on_evaluation)
-
-
-def _begin_run(config: Config, run_dir: Path, say: Say, on_evaluation: OnEvaluation | None) -> FitResult:
-    """Train from the start."""
-    make_folder(run_dir)
-    fabric = make_fabric(config.train)  # starts the other processes, which look at the folder too: still empty
-    say = say if fabric.is_global_zero else _say_nothing
-    train, val = _read_data(config, say)
-    with fabric.rank_zero_first(local=True):  # one process of a machine fetches the weights
-        prepared = prepare_model(config, train.index.class_map)
-    config, class_map = prepared.config, prepared.class_map
-    lines = scratch_warning(config, len(train.index)) if prepared.report is None else prepared.report.lines()
-    for line in [*lines, *unknown_classes(class_map, val)]:
-        say(line)
-    config = _absolute_paths(config, train, val)
-    cache = _find_cache(config, train, say)
-    found = "none" if cache is None else str(cache.folder)  # a resumed run shall not find another
-    config = config.model_copy(update={"data": config.data.model_copy(update={"cache": found})})
-    if config.train.micro_batch == "auto":
-        criterion = prepared.family.build_criterion(config, class_map)
-        fits = find_micro_batch(config, prepared.model, criterion, train.index, fabric, say)
-        say(str(fits))
-        config = update_config(config, {"train.micro_batch": fits.images})
-    if fabric.is_global_zero:
-        write_config(config, run_dir / "config.yaml")
-        with atomic_file(run_dir / "classes.json") as file:
-            file.write(json.dumps(class_map.to_dict(), indent=1) + "\n")
-        with atomic_file(run_dir / "weights.txt") as file:
-            file.write("\n".join(lines) + "\n")
-    return _fit(fabric, config, prepared, train, val, cache, run_dir, None, on_evaluation)
+    return _train(config, run_dir, say, drawings, on_evaluation)
 
 
 def resume_run(
     run_dir: Path,
     say: Say,
-    changes: Callable[[Config], Config] = lambda config: config,
+    changes: Mapping[str, Any] | None = None,
     *,
+    drawings: Drawings | None = None,
     on_evaluation: OnEvaluation | None = None,
 ) -> FitResult:
     """Go on with a run from its last checkpoint; one that was stopped before its first begins anew.
 
+    The checkpoint's config counts, and ``config.yaml`` is its printout; a run without any checkpoint begins from
+    that file.
+
     Args:
-        run_dir: The run folder.
-        say: Where messages for people go.
-        changes: Gives the config to go on with.
+        run_dir: Run folder.
+        say: Receives messages for people.
+        changes: Changes of the config to go on with, dotted.
+        drawings: Functions that draw curves and samples.
         on_evaluation: As for :func:`detrkit.training.loop.fit`.
 
     Raises:
         UsageError: The folder is no run.
         CheckpointError: Every checkpoint is damaged.
     """
-    if not (run_dir / "config.yaml").is_file():
-        raise UsageError(
-            f"{run_dir} is not a run folder: it has no config.yaml. Runs lie in runs/ unless told otherwise"
-        )
-    saved_config = read_config(run_dir / "config.yaml")
-    config = changes(saved_config)
     store = CheckpointStore(run_dir)
+    printout = run_dir / "config.yaml"
     if not store.has_any():
+        if not printout.is_file():
+            raise UsageError(
+                f"{run_dir} is not a run folder: it has no config.yaml. Runs lie in runs/ unless told otherwise"
+            )
         say(f"{run_dir} was stopped before its first checkpoint: it begins anew")
-        return _begin_run(config, run_dir, say, on_evaluation)
-    payload = store.load_latest()
-    done = Progress(**payload["progress"])
-    if done.epoch >= config.train.epochs:
-        asked = f"{done.epoch} epochs are done, {config.train.epochs} were asked for"
-        say(f"{run_dir}: {asked}; to train longer, give a new total with --epochs")
-        if os.environ.get("RANK", "0") == "0":  # it may have been killed after its last checkpoint
-            store.tidy_up()
-            _draw_curves(run_dir)
-        return FitResult(run_dir, done.step, done.epoch, done.best, done.metrics, "finished")
-    class_map = ClassMap.from_dict(payload["class_map"])
+        config = update_config(read_config(printout), changes or {})
+        return _train(config, run_dir, say, drawings, on_evaluation)
+    saved = store.load_latest()
+    config = update_config(Config(), saved["config"])
+    for line in _edited_lines(printout, config):
+        say(line)
+    config = update_config(config, changes or {})
+    done = Progress(**saved["progress"])
+    if done.epoch < config.train.epochs:
+        return _train(config, run_dir, say, drawings, on_evaluation, saved)
+    asked = f"{done.epoch} epochs are done, {config.train.epochs} were asked for"
+    say(f"{run_dir}: {asked}; to train longer, give a new total with --epochs")
+    if os.environ.get("RANK", "0") == "0":  # it may have been killed after its last checkpoint
+        store.tidy_up()
+        _draw_curves(run_dir, drawings)
+    return FitResult(run_dir, done.step, done.epoch, done.best, done.metrics, "finished")
+
+
+def _edited_lines(printout: Path, config: Config) -> list[str]:
+    """Tell which keys of a run's config.yaml differ from the config of its checkpoint."""
+    if not printout.is_file():
+        return []
+    try:
+        written = read_config(printout).model_dump()
+    except ConfigError as error:
+        return [f"WARNING: {error}; the config in the checkpoint counts"]
+    found = [
+        f"{section}.{key} is {written[section][key]} there and {value} in the checkpoint"
+        for section, values in config.model_dump().items()
+        for key, value in values.items()
+        if written[section][key] != value
+    ]
+    if not found:
+        return []
+    return [
+        f"WARNING: {printout} was changed: {'; '.join(found)}. The checkpoint counts; to go on with "
+        "other values: detrkit resume RUN --set KEY=VALUE"
+    ]
+
+
+def _train(
+    config: Config,
+    run_dir: Path,
+    say: Say,
+    drawings: Drawings | None,
+    on_evaluation: OnEvaluation | None,
+    saved: Mapping[str, Any] | None = None,
+) -> FitResult:
+    """Train in a run folder, from the start or from a saved state."""
+    # the other processes, which look at the folder too: it is still empty if it is to be
+    make_folder(run_dir)
     fabric = make_fabric(config.train)
-    check_same_state(fabric, payload)
-    say = say if fabric.is_global_zero else _say_nothing
-    train, val = _read_data(config, say)
-    if train.index.class_map.names != class_map.names:
-        raise DataError(
-            f"{train.files.annotations} has other classes than the run was begun with; "
-            f"got {len(train.index.class_map)}, expected {len(class_map)}: {', '.join(class_map.names[:5])}, ..."
-        )
-    torch.manual_seed(config.train.seed)
-    built = build_model(config, class_map)
-    if config != saved_config and fabric.is_global_zero:
-        write_config(config, run_dir / "config.yaml")  # or the next resume would know nothing of it
-    cache = _find_cache(config, train, say)
-    return _fit(fabric, config, built, train, val, cache, run_dir, payload, on_evaluation)
+    first = fabric.is_global_zero
+    if saved is not None:
+        check_same_state(fabric, saved)
+    say = say if first else _say_nothing
 
-
-def _read_data(config: Config, say: Say) -> tuple[Split, Split]:
-    train = read_split(config, config.data.train_split)
-    val = read_split(config, config.data.val_split, strict=True)
+    # data, then the model, whose head and weights depend on it
+    train = read_split(config.data, config.data.train_split)
+    val = read_split(config.data, config.data.val_split, strict=True)
     for line in dict.fromkeys([*train.lines(), *val.lines()]):
         say(line)
     if (train.files.annotations, train.files.listings) == (val.files.annotations, val.files.listings):
         say("WARNING: the validation split is the training split; its AP says nothing about new images")
-    return train, val
+    setup = prepare(config, fabric, train, say, saved)
+    report = setup.built.report
+    lines = scratch_warning(setup.config, len(train.index)) if report is None else report.lines()
+    if saved is None:
+        for line in [*lines, *unknown_classes(setup.class_map, val)]:
+            say(line)
+    if setup.config.train.micro_batch == "auto":
+        fits = find_micro_batch(setup, train.index, fabric, say)
+        say(str(fits))
+        setup = setup.with_config(update_config(setup.config, {"train.micro_batch": fits.images}))
+
+    # what people read in the run folder
+    if first and saved is None:
+        write_config(setup.config, run_dir / "config.yaml")
+        with atomic_file(run_dir / "classes.json") as file:
+            file.write(json.dumps(setup.class_map.to_dict(), indent=1) + "\n")
+        with atomic_file(run_dir / "weights.txt") as file:
+            file.write("\n".join(lines) + "\n")
+
+    evaluator = SplitEvaluator(
+        setup.built,
+        val,
+        fabric.device,
+        precision=setup.config.train.precision,
+        processes=ProcessGroup() if fabric.world_size > 1 else None,
+    )
+
+    def draw_samples(network: nn.Module) -> Sequence[tuple[str, np.ndarray]]:
+        if drawings is None:
+            return ()
+        return evaluator.draw_samples(network, setup.config.train.log_images, drawings.detections)
+
+    with lost_processes():
+        result = fit(
+            setup,
+            run_dir,
+            fabric,
+            evaluator.measure,
+            draw_samples=draw_samples,
+            on_evaluation=on_evaluation,
+            resume=saved,
+        )
+        if first:
+            _draw_curves(run_dir, drawings)
+        leave_processes(fabric)
+    return result
 
 
-def _find_cache(config: Config, train: Split, say: Say) -> ImageCache | None:
+def prepare(
+    config: Config, fabric: Fabric, train: Split, say: Say, saved: Mapping[str, Any] | None = None
+) -> TrainingSetup:
+    """Build all that a training begins or goes on with.
+
+    Args:
+        config: Config as asked for, or that of the saved state.
+        fabric: Devices and precision.
+        train: Training split.
+        say: Receives messages for people.
+        saved: State to go on from, which has the weights; starting weights are read if there is none.
+
+    Raises:
+        WeightsError: The starting weights cannot be had.
+        DataError: The data has other classes than the run was begun with.
+    """
+    # the model: with starting weights, or with those of the saved state to come
+    if saved is None:
+        with fabric.rank_zero_first(local=True):  # one process of a machine fetches the weights
+            built = prepare_model(config, train.index.class_map)
+        config = built.config
+    else:
+        class_map = ClassMap.from_dict(saved["class_map"])
+        if train.index.class_map.names != class_map.names:
+            raise DataError(
+                f"{train.files.annotations} has other classes than the run was begun with; got "
+                f"{len(train.index.class_map)}, expected {len(class_map)}: {', '.join(class_map.names[:5])}, ..."
+            )
+        torch.manual_seed(config.train.seed)
+        built = build_model(config, class_map)
+
+    # paths that hold anywhere, and the one cache that a resumed run, too, shall read
     needed = needed_size(config.transforms)
-    cache, lines = find_cache(config.data, config.data.train_split, train.index, train.files.images, needed)
-    for line in lines:
+    cache, found = find_cache(config.data, config.data.train_split, train.index, train.files.images, needed)
+    for line in found:
         say(line)
-    return cache
+    config = absolute_paths(config)
+    config = update_config(config, {"data.cache": "none" if cache is None else str(cache.folder)})
 
-
-def _fit(
-    fabric: Fabric,
-    config: Config,
-    built: BuiltModel,
-    train: Split,
-    val: Split,
-    cache: ImageCache | None,
-    run_dir: Path,
-    resume: Mapping[str, Any] | None,
-    on_evaluation: OnEvaluation | None,
-) -> FitResult:
     dataset = training_dataset(config, train, cache, fabric.device.type)
     sampler = EpochBatchSampler(
         len(dataset),
@@ -203,68 +290,66 @@ def _fit(
         size_of=dataset.sample_size if config.data.buckets else None,
     )
     loader = build_loader(dataset, sampler, config.data, pin=fabric.device.type == "cuda")
-    evaluator = SplitEvaluator(
-        dataclasses.replace(built, config=config),
-        val,
-        fabric.device,
-        precision=config.train.precision,
-        peers=Peers() if fabric.world_size > 1 else None,
+    criterion = built.family.build_criterion(config, built.class_map)
+    return TrainingSetup(dataclasses.replace(built, config=config), criterion, loader)
+
+
+def training_dataset(config: Config, train: Split, cache: ImageCache | None, device: str) -> CocoDataset:
+    """Return the training images as the loop gets them, for a device such as ``cpu`` or ``cuda``."""
+    on_device = augments_on_device(config.transforms, device)
+    return CocoDataset(
+        train.index,
+        train.files.images,
+        train_transform(config.transforms, config.train.epochs, on_device=on_device),
+        seed=config.train.seed,
+        on_bad_image=config.data.on_bad_image,
+        decode_target=needed_size(config.transforms),
+        fast_decode=config.data.fast_decode,
+        cache=cache,
     )
 
-    def draw_samples(network: nn.Module) -> Sequence[tuple[str, np.ndarray]]:
-        return evaluator.draw_samples(network, config.train.log_images)
 
-    with lost_peers():
-        result = fit(
-            config,
-            built.model,
-            built.family.build_criterion(config, built.class_map),
-            loader,
-            built.class_map,
-            run_dir,
-            evaluator.measure,
-            draw_samples=draw_samples,
-            on_evaluation=on_evaluation,
-            new=() if built.report is None else built.report.new_tensors,
-            resume=resume,
-            fabric=fabric,
-        )
-        if fabric.is_global_zero:
-            _draw_curves(run_dir)
-        leave_processes(fabric)
-    return result
+def scratch_warning(config: Config, images: int) -> list[str]:
+    """Tell a person who trains without pretrained weights what that means."""
+    preset = PRESETS.get(config.model.preset)
+    if preset is not None and preset.published is None and preset.backbone_file is None:
+        return [f"{config.model.preset} starts from random weights, as it is meant to"]
+    passes = config.train.epochs * images
+    return [
+        "WARNING: the model starts from RANDOM weights, backbone included.",
+        "  DETR learns slowly from nothing: the authors trained 300 to 500 epochs on COCO's 118,000 images with "
+        "an ImageNet backbone.",
+        f"  This run sees {passes:,} images in all; below some millions expect an AP near 0.",
+        "  To fine-tune instead: --init published (COCO weights), --init backbone (ImageNet) or --init PATH.",
+    ]
 
 
-def _draw_curves(run_dir: Path) -> None:
+def absolute_paths(config: Config) -> Config:
+    """Return the config with paths that hold from any working directory; what does not exist stays as it is."""
+    root = Path(config.data.root or ".").expanduser()
+    found = {f"data.{key}": _existing(getattr(config.data, key), root, Path()) for key in _DATA_PATHS}
+    found["data.root"] = _existing(config.data.root, Path())
+    for key, value, words in (
+        ("train.init", config.train.init, _INIT_WORDS),
+        ("data.cache", config.data.cache, ("auto", "none")),
+    ):
+        found[key] = None if value in words else _existing(value, Path())
+    return update_config(config, {key: path for key, path in found.items() if path is not None})
+
+
+def _existing(path: str | None, *folders: Path) -> str | None:
+    """Return the absolute form of a path that is there, seen from one of the folders."""
+    places = [folder / Path(path).expanduser() for folder in folders] if path is not None else []
+    return next((str(place.resolve()) for place in places if place.exists()), None)
+
+
+def _draw_curves(run_dir: Path, drawings: Drawings | None) -> None:
     """Draw ``curves.png``, unless it shows all there is."""
     log, picture = run_dir / "metrics.jsonl", run_dir / "curves.png"
-    if log.exists() and not (picture.exists() and picture.stat().st_mtime_ns > log.stat().st_mtime_ns):
-        plot_curves(log, picture)
-
-
-def _absolute_paths(config: Config, train: Split, val: Split) -> Config:
-    """The config with paths that hold from any working directory."""
-    found = {
-        "root": config.data.root,
-        "train_annotations": train.files.annotations,
-        "train_images": train.files.images,
-        "val_annotations": val.files.annotations,
-        "val_images": val.files.images,
-    }
-    given = {
-        key: path for key, path in found.items() if path is not None and getattr(config.data, key) is not None
-    }
-    absolute = {key: str(Path(path).expanduser().resolve()) for key, path in given.items()}
-    init = config.train.init
-    if Path(init).expanduser().exists() and init not in ("auto", "none", "published", "backbone"):
-        init = str(Path(init).expanduser().resolve())
-    return config.model_copy(
-        update={
-            "data": config.data.model_copy(update=absolute),
-            "train": config.train.model_copy(update={"init": init}),
-        }
-    )
+    is_fresh = picture.exists() and log.exists() and picture.stat().st_mtime_ns > log.stat().st_mtime_ns
+    if drawings is not None and log.exists() and not is_fresh:
+        drawings.curves(log, picture)
 
 
 def _say_nothing(_message: str) -> None:
-    """What all processes but the first have to say."""
+    """Drop what all processes but the first have to say."""

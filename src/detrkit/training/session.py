@@ -1,4 +1,4 @@
-"""A training in progress: its parts, and how they are put together or restored."""
+"""The parts of a training in progress: how they are put together, saved and restored."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from detrkit.checkpoint import CheckpointStore
 from detrkit.classes import ClassMap
 from detrkit.config import Config
 from detrkit.errors import CheckpointError
+from detrkit.families.family import BuiltModel
 from detrkit.families.parts import find_places
 from detrkit.losses.criterion import Criterion, Normalizers
 from detrkit.training.alarms import Alarms
 from detrkit.training.ema import Ema
-from detrkit.training.forward_backward import Passes
+from detrkit.training.forward_backward import Passes, Phase
 from detrkit.training.health import Health
 from detrkit.training.optim import build_optimizer
 from detrkit.training.signals import StopRequest
-from detrkit.training.state import Progress, TrainingState
 from detrkit.training.telemetry.log import RunLog
 from detrkit.training.window import StepWindow
 from detrkit.types import Batch
@@ -33,6 +33,128 @@ from detrkit.types import Batch
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
 DrawSamples = Callable[[nn.Module], Sequence[tuple[str, np.ndarray]]]
 OnEvaluation = Callable[[int, Mapping[str, float]], bool]
+
+
+@dataclasses.dataclass(frozen=True)
+class TrainingSetup:
+    """Everything that a training begins or goes on with, built and ready.
+
+    Args:
+        built: Model, trained in place, its classes, and the config with everything resolved that depends on
+            weights, data and machine.
+        criterion: Losses and their normalisers.
+        loader: Training batches, or None where no image could be read; its ``batch_sampler`` has
+            ``set_epoch(epoch, start_batch)``.
+    """
+
+    built: BuiltModel
+    criterion: Criterion
+    loader: DataLoader[Batch | None]
+
+    @property
+    def config(self) -> Config:
+        """The config of the training."""
+        return self.built.config
+
+    @property
+    def class_map(self) -> ClassMap:
+        """The classes of the head; saved in every checkpoint."""
+        return self.built.class_map
+
+    @property
+    def model(self) -> nn.Module:
+        """The detector, ``model(images, padding_mask, objects) -> Outputs``."""
+        return self.built.model
+
+    @property
+    def new(self) -> Collection[str]:
+        """Names of the parameters without pretrained weights, which learn alone in ``train.head_steps``."""
+        return () if self.built.report is None else self.built.report.new_tensors
+
+    def with_config(self, config: Config) -> TrainingSetup:
+        """Return the same with another config."""
+        return dataclasses.replace(self, built=dataclasses.replace(self.built, config=config))
+
+
+@dataclasses.dataclass
+class Progress:
+    """How far a run has come.
+
+    Random numbers need no place here: the order of the images and their augmentation are functions of (seed,
+    epoch, image), and dropout is seeded at each step from (seed, step, process).
+
+    Attributes:
+        step: Optimiser steps made.
+        epoch: Epochs completed, their evaluation included.
+        batch: Micro-batches of the present epoch that each process has consumed.
+        best: Highest AP so far.
+        evals_without_gain: Evaluations since then.
+        metrics: Numbers of the last evaluation.
+        micro_batch: Images through the network at once, since memory ran out; None: as configured.
+        bad_steps: Steps in a row, the last included, whose loss or gradient was not finite.
+        bad_steps_saved: How many of all such steps were saved for replay.
+    """
+
+    step: int = 0
+    epoch: int = 0
+    batch: int = 0
+    best: float | None = None
+    evals_without_gain: int = 0
+    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
+    micro_batch: int | None = None
+    bad_steps: int = 0
+    bad_steps_saved: int = 0
+
+
+@dataclasses.dataclass
+class TrainingState:
+    """The model and all that moves with it; a run resumed from it goes on as if it had never stopped."""
+
+    module: nn.Module
+    optimizer: torch.optim.AdamW
+    scaler: torch.amp.GradScaler | None
+    ema: Ema | None
+    window: StepWindow
+    health: Health
+    alarms: Alarms
+    progress: Progress
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the state as tensors and primitives only; all processes take part."""
+        return {
+            "model": self.module.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
+            "ema": self.ema.state_dict() if self.ema is not None else None,
+            "window": self.window.state_dict(),
+            "health": self.health.state_dict(),
+            "alarms": self.alarms.state_dict(),
+            "progress": dataclasses.asdict(self.progress),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over a saved state.
+
+        Raises:
+            CheckpointError: It is of another model, lacks a part, or the config turned a part on or off.
+        """
+        for name, part in (("scaler", self.scaler), ("ema", self.ema)):
+            if (part is None) != (state.get(name) is None):
+                saved, now = ("has", "off") if part is None else ("lacks", "on")
+                raise CheckpointError(
+                    f"the checkpoint {saved} the state of the {name}, which the config turns {now}; "
+                    "resume with the config of the run"
+                )
+        try:
+            self.module.load_state_dict(state["model"])
+            self.progress = Progress(**state["progress"])
+            for name in ("optimizer", "window", "health", "alarms", "scaler", "ema"):
+                part = getattr(self, name)
+                # checkpoints of before health and alarms know nothing of them
+                if part is not None and (name in state or name not in ("health", "alarms")):
+                    part.load_state_dict(state[name])
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            raise CheckpointError(f"the checkpoint does not fit the model to resume: {error}") from error
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,16 +166,16 @@ class LastStep:
     Args:
         step: Its number, from 1.
         epoch: Its epoch, from 1.
-        names: Of the values: the loss and its terms, ``grad_norm``; ``own_grad_norm`` of this process before the
-            processes' average, where there are several; ``scale`` of the loss, where float16 has one.
+        names: Names of the values: the loss and its terms, ``grad_norm``; ``own_grad_norm`` of this process before
+            the processes' average, where there are several; ``scale`` of the loss, where float16 has one.
         values: float32 on the host, once ``arrived``.
         arrived: Waits until they are there; by then they are.
-        batches: What it was trained on, on the host.
-        normalizers: Of its losses.
+        batches: Its batches, on the host.
+        normalizers: Normalisers of its losses.
         share: 0 if this process had no image and took part with a blank one, otherwise 1.
         micro_batch: Images at once.
-        training: Whether each module of the model was in training mode.
-        damage: What was wrong with its boxes, known beforehand; empty if nothing.
+        training: Training mode of each module of the model.
+        damage: Fault of its boxes, known beforehand; empty if there is none.
     """
 
     step: int
@@ -71,18 +193,16 @@ class LastStep:
 
 @dataclasses.dataclass
 class Run:
-    """The parts of a training, handed from function to function."""
+    """A training in progress, handed from function to function."""
 
-    config: Config
-    class_map: ClassMap
+    setup: TrainingSetup
     run_dir: Path
     fabric: Fabric
     model: Any  # Fabric's wrapper, which brings mixed precision and gradient exchange; its inside is state.module
-    criterion: Criterion
-    loader: DataLoader[Batch | None]
     evaluate: Evaluate
     draw_samples: DrawSamples | None
     on_evaluation: OnEvaluation | None
+    phase: Phase
     state: TrainingState
     log: RunLog
     store: CheckpointStore
@@ -95,14 +215,26 @@ class Run:
     last_step: LastStep | None = None
 
     @property
+    def config(self) -> Config:
+        """The config of the run."""
+        return self.setup.config
+
+    @property
+    def class_map(self) -> ClassMap:
+        """The classes of the head."""
+        return self.setup.class_map
+
+    @property
     def epoch(self) -> int:
         """The present epoch as people count, from 1."""
         return self.state.progress.epoch + 1
 
     @property
     def passes(self) -> Passes:
-        """What makes the gradients of a step."""
-        return Passes(self.config, self.fabric, self.model, self.criterion, self.fabric.global_rank)
+        """Forward and backward of a step."""
+        return Passes(
+            self.config, self.fabric, self.model, self.setup.criterion, self.fabric.global_rank, self.phase
+        )
 
     @property
     def micro_batch(self) -> int:
@@ -112,11 +244,20 @@ class Run:
         found = self.state.progress.micro_batch
         return min(configured, config.batch_size, found if found is not None else configured)
 
+    def payload(self) -> dict[str, Any]:
+        """Return what a checkpoint of the run holds; all processes take part."""
+        return {
+            "config": self.config.model_dump(mode="json"),
+            "class_map": self.class_map.to_dict(),
+            "world_size": self.fabric.world_size,
+            **self.state.state_dict(),
+        }
+
 
 def build_state(
     config: Config, model: nn.Module, fabric: Fabric, new: Collection[str] = ()
 ) -> tuple[TrainingState, Any]:
-    """The state at the beginning, and Fabric's wrapper around the model."""
+    """Build the state of a training at its beginning, and Fabric's wrapper around the model."""
     # the layout that the fast convolutions want; the numbers stay the same
     model.to(memory_format=torch.channels_last)
     wrapped = fabric.setup_module(model)

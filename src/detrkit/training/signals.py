@@ -12,7 +12,7 @@ from typing import Any
 
 
 class StopRequest:
-    """Catches SIGINT and SIGTERM inside ``with``; a second signal aborts at once with KeyboardInterrupt.
+    """A catch of SIGINT and SIGTERM inside ``with``; a second signal aborts at once with KeyboardInterrupt.
 
     Its argument is the number of the first signal, by which a command finds its exit code.
 
@@ -41,7 +41,7 @@ class StopRequest:
 
     @contextlib.contextmanager
     def immediate(self) -> Iterator[None]:
-        """Inside, the first signal too raises KeyboardInterrupt: for long work that changes no state."""
+        """Let the first signal, too, raise KeyboardInterrupt inside: for long work that changes no state."""
         self._immediate = True
         try:
             yield
@@ -93,6 +93,6 @@ class StopRequest:
         os.write(2, f"\n{name}: finishing this step, then saving; once more aborts at once\n".encode())
 
     def _handle_in_worker(self, number: int) -> None:
-        """A forked loader worker has inherited this handler: Ctrl-C is its parent's matter, SIGTERM its end."""
+        """End a forked loader worker, which has inherited this handler, by SIGTERM; Ctrl-C is its parent's."""
         if number == signal.SIGTERM:
             os._exit(128 + number)

@@ -9,15 +9,13 @@ import dataclasses
 import itertools
 import time
 from collections.abc import Sequence
-from functools import reduce
-from operator import add
 
 import torch
 from torch import Tensor, nn
 
 from detrkit.distributed import average_gradients
 from detrkit.losses.criterion import Losses, Normalizers
-from detrkit.training.forward_backward import layer_values, summed_values
+from detrkit.training.forward_backward import add_normalizers, layer_values, summed_values
 from detrkit.training.health import PROBE_EVERY, probe_boxes
 from detrkit.training.memory import free_memory, halved, is_out_of_memory
 from detrkit.training.nonfinite.watch import check_bad_steps, check_previous_step, find_damage, note_step
@@ -28,7 +26,7 @@ from detrkit.types import Batch, GroundTruth
 
 @dataclasses.dataclass(frozen=True)
 class StepPlan:
-    """What all processes agree on before a step: its normalisers and images, and whether to stop or save."""
+    """Common knowledge of all processes before a step: its normalisers and images, and whether to stop or save."""
 
     normalizers: Normalizers
     images: int
@@ -46,23 +44,19 @@ def sync_step_plan(run: Run, batches: Sequence[Batch]) -> StepPlan:
         NonFiniteError: Too many steps in a row were not finite.
     """
     check_bad_steps(run)
-    normalizers = reduce(
-        add, (run.criterion.normalizers(batch.truth.counts) for batch in batches), Normalizers(0.0, 0.0)
-    )
+    normalizers = add_normalizers(run.setup.criterion, batches)
     images = sum(len(batch.truth.counts) for batch in batches)
     config = run.config.train
     save = time.monotonic() - run.saved_at_s > 60 * config.save_every_min
     if config.save_every_steps is not None:
         save |= (run.state.progress.step + 1) % config.save_every_steps == 0
-    if run.fabric.world_size == 1:
+    processes = run.fabric.world_size
+    if processes == 1:
         return StepPlan(normalizers, images, stop=False, save=save)
-    first = run.fabric.is_global_zero
-    sums = (normalizers.num_boxes, normalizers.class_weight, images)
-    num_boxes, class_weight, images_of_all, stops, saves = _sum_on_hosts(
-        run, (*sums, run.stop.requested, first and save)
-    )
-    world_size = run.fabric.world_size
-    shared = Normalizers(num_boxes / world_size, class_weight / world_size)
+    save &= run.fabric.is_global_zero  # the first one's clock counts
+    own = (normalizers.num_boxes, normalizers.class_weight, images, run.stop.requested, save)
+    num_boxes, class_weight, images_of_all, stops, saves = _sum_on_hosts(run, own)
+    shared = Normalizers(num_boxes / processes, class_weight / processes)
     return StepPlan(shared, int(images_of_all), stop=stops > 0, save=saves > 0)
 
 
@@ -74,31 +68,43 @@ def train_step(run: Run, batches: Sequence[Batch], plan: StepPlan) -> None:
     """
     config, state = run.config.train, run.state
     step = state.progress.step
+
+    # learning rates of this step, and the mode of what learns and what rests
     set_step_lr(state.optimizer, step, run.total_steps, config)
     train_mode(run.model, state.optimizer)
-    # a process without images takes part with a loss of zero: the others wait for its gradients
+
+    # forward, losses, backward; a process without images takes part with a loss of zero: the others wait for it
     share = 1.0 if batches else 0.0
     damage = find_damage(batches)
     statistics = _MovingStatistics(state.module)
     batches = batches or [_blank_batch()]
     found, own_norm = _gradients_in_memory(run, batches, plan.normalizers, share, damage, statistics)
+
+    # figures of the outputs, for the alarms
     for losses in found:
         state.health.observe(losses.last, share)
     if config.alarms and (step + 1) % PROBE_EVERY == 0:
         state.health.observe_boxes(probe_boxes(run.passes, state.module, batches, step, run.micro_batch), share)
     state.health.end_step()
+
     # the matcher has waited for the device, so the step before is over; its weights are still here
     check_previous_step(run)
+
+    # clip and step, unless the gradient is not finite; torch gives the scale without waiting only in this way
     scale = state.scaler._get_scale_async() if state.scaler is not None else None
-    scale = None if scale is None else scale.clone()  # torch's scaler gives it without waiting only there
-    norm = apply_gradients(state.optimizer, config.clip_norm, state.scaler)
-    state.optimizer.zero_grad(set_to_none=True)
+    scale = None if scale is None else scale.clone()
+    with run.phase("optimiser"):
+        norm = apply_gradients(state.optimizer, config.clip_norm, state.scaler)
+        state.optimizer.zero_grad(set_to_none=True)
     statistics.restore(where=~norm.isfinite())  # a skipped step moves nothing
     if state.ema is not None:
-        state.ema.update()
+        with run.phase("EMA"):
+            state.ema.update()
+
+    # values for the log, and all that it takes to repeat the step should they not be finite
     values = {**{name: value * share for name, value in summed_values(found).items()}, "grad_norm": norm}
-    image_ids = tuple(itertools.chain.from_iterable(batch.image_ids for batch in batches))
     layers = {name: value * share for name, value in layer_values(found).items()}
+    image_ids = tuple(itertools.chain.from_iterable(batch.image_ids for batch in batches))
     row = state.window.add(step + 1, {**values, **layers}, image_ids, plan.images)[: len(values)]
     facts = {
         "step": step + 1,
@@ -136,13 +142,14 @@ def _gradients_in_memory(
     damage: str,
     statistics: _MovingStatistics,
 ) -> tuple[list[Losses], Tensor | None]:
-    """The gradients of a step; where memory runs out, again with half as many images at once on all processes.
+    """Make the gradients of a step; where memory runs out, again with half as many images on all processes.
 
     Returns:
         The losses, and the norm of this process' gradient before it is averaged; None where that is not known.
     """
     recovers = run.config.train.on_oom == "halve"
     while True:
+        # one try; the error itself is not kept, its traceback holds all activations
         problem, found = "", []
         try:
             found = run.passes.gradients(
@@ -151,7 +158,9 @@ def _gradients_in_memory(
         except Exception as error:
             if not recovers or not is_out_of_memory(error):
                 raise
-            problem = str(error).split("\n")[0]  # not the error itself, whose traceback holds all activations
+            problem = str(error).split("\n")[0]
+
+        # a failure on one process is one on all
         failed = bool(problem)
         if recovers and run.fabric.world_size > 1:
             failed = _sum_on_hosts(run, (failed,))[0] > 0
@@ -162,6 +171,8 @@ def _gradients_in_memory(
             own_norm = nn.utils.get_total_norm([part.grad for part in parameters if part.grad is not None])
             average_gradients(parameters, run.fabric.world_size)
             return found, own_norm
+
+        # back to where the step began, with half the micro-batch
         run.state.optimizer.zero_grad(set_to_none=True)
         statistics.restore()
         del found
@@ -179,14 +190,14 @@ def _gradients_in_memory(
 
 
 def _sum_on_hosts(run: Run, values: Sequence[float]) -> list[float]:
-    """Each value summed over the processes, without a device."""
+    """Sum each value over the processes, without a device."""
     summed = torch.tensor(values, dtype=torch.float64)
     torch.distributed.all_reduce(summed, group=run.host_group)
     return summed.tolist()
 
 
 def _blank_batch() -> Batch:
-    """One small black image without objects."""
+    """Return one small black image without objects."""
     truth = GroundTruth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (0,))
     mask = torch.zeros(1, 64, 64, dtype=torch.bool)
     return Batch(torch.zeros(1, 3, 64, 64, dtype=torch.uint8), mask, truth, ((64, 64),))

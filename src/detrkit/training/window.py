@@ -21,7 +21,7 @@ class WindowMeans:
 
 
 class StepWindow:
-    """Collects what every step computed without reading it, so that a step waits for nothing.
+    """A collection of what every step computed, not read, so that a step waits for nothing.
 
     Shapes: k steps in the window, n named values.
 
@@ -47,7 +47,7 @@ class StepWindow:
         """Note a step; returns its values as one tensor, float32 ``[n]`` on the device.
 
         Args:
-            step: Its number.
+            step: Number of the step.
             values: Scalars on the device; the same names at every step.
             image_ids: The step's images on this process.
             images: Number of the step's images on all processes.
@@ -66,7 +66,7 @@ class StepWindow:
         self.wait_s += wait_s
 
     def rows(self) -> Tensor:
-        """All values ``[k, n]`` float32 on the host; the one place that waits for the device."""
+        """Return all values ``[k, n]`` float32 on the host; the one place that waits for the device."""
         if self._pending:
             fresh = self._reduce(torch.stack(self._pending)).cpu()
             self._settled = fresh if self._settled is None else torch.cat((self._settled, fresh))
@@ -74,7 +74,7 @@ class StepWindow:
         return torch.zeros(0, len(self.names)) if self._settled is None else self._settled
 
     def means(self) -> WindowMeans:
-        """Mean of each value over the steps where it is finite (NaN if nowhere), rate and share of waiting."""
+        """Return the mean of each value over the steps where it is finite (NaN if nowhere), and both rates."""
         values: dict[str, float] = {}
         for name, column in zip(self.names, self.rows().double().unbind(1), strict=True):
             finite = column[column.isfinite()]
@@ -90,7 +90,7 @@ class StepWindow:
         self.images = 0
 
     def state_dict(self) -> dict[str, Any]:
-        """What a resumed run needs for its first log line to be that of the uninterrupted run."""
+        """Return what a resumed run needs for its first log line to be that of the uninterrupted run."""
         return {
             "names": list(self.names),
             "rows": self.rows(),
@@ -102,7 +102,7 @@ class StepWindow:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """Take over what :meth:`state_dict` gave."""
         self.clear()
         self.names = tuple(state["names"])
         self.steps = list(state["steps"])

@@ -11,13 +11,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from detrkit.config import Config
-from detrkit.data.augment import augment_batch, augments_on_device
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import read_split
 from detrkit.detectors.stages import resolve_device
@@ -25,9 +23,9 @@ from detrkit.errors import DataError, TrainingError, UsageError
 from detrkit.families.build import prepare_model
 from detrkit.families.parts import find_places
 from detrkit.files import atomic_bytes, atomic_file, make_folder
+from detrkit.training.forward_backward import single_passes, single_step
 from detrkit.training.optim import build_optimizer, set_lr
-from detrkit.training.prepare import training_dataset
-from detrkit.training.single_step import single_step
+from detrkit.training.run import training_dataset
 from detrkit.types import Batch
 
 Say = Callable[[str], None]
@@ -190,13 +188,11 @@ def judge(rates: Sequence[float], losses: Sequence[float], configured: float) ->
 def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[float, float]]:
     """Rate and loss of each step."""
     train = read_split(config, config.data.train_split)
-    prepared = prepare_model(config, train.index.class_map)
-    config, model = prepared.config, prepared.model
+    built = prepare_model(config, train.index.class_map)
+    config, model = built.config, built.model
     device = resolve_device(config.train.device)
     say(f"{len(train.index)} images of {train.files.annotations}, at most {len(rates)} steps on {device}")
-    model.to(device).to(memory_format=torch.channels_last)
-    model.train()
-    criterion = prepared.family.build_criterion(config, prepared.class_map)
+    passes = single_passes(config, model, built.family.build_criterion(config, built.class_map), device)
     optimizer = build_optimizer(model, config.train, find_places(model))
     dataset = training_dataset(config, train, None, device.type)
     sampler = EpochBatchSampler(len(dataset), config.train.batch_size, seed=config.train.seed, shuffle=True)
@@ -204,12 +200,8 @@ def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[f
     batches = _endless(loader, sampler)
     for step, rate in enumerate(rates):
         parts = list(itertools.islice(batches, config.train.accumulate))
-        torch.manual_seed(step)
-        parts = [part.to(device) for part in parts]
-        if augments_on_device(config.transforms, device.type):
-            parts = [augment_batch(part, config.transforms, step) for part in parts]
         set_lr(optimizer, rate / config.train.lr)
-        made = single_step(model, criterion, optimizer, parts, config.transforms, config.train.clip_norm)
+        made = single_step(passes, optimizer, parts, step)
         yield rate, made.loss
 
 

@@ -39,13 +39,16 @@ class TrialEnd:
 
 def train_trial(config: Config, run_dir: Path, on_evaluation: OnEvaluation) -> FitResult:
     """Train in a folder, or go on with what is in it."""
-    from detrkit.training.run import resume_run, start_run
+    from detrkit.training.run import Drawings, resume_run, start_run
+    from detrkit.visual.curves import plot_curves
+    from detrkit.visual.drawing import draw
 
+    drawings = Drawings(plot_curves, draw)
     if (run_dir / "config.yaml").is_file():
-        return resume_run(run_dir, _say_nothing, on_evaluation=on_evaluation)
+        return resume_run(run_dir, _say_nothing, drawings=drawings, on_evaluation=on_evaluation)
     if run_dir.is_dir():  # its process died before there was a run
         shutil.rmtree(run_dir)
-    return start_run(config, run_dir, _say_nothing, on_evaluation=on_evaluation)
+    return start_run(config, run_dir, _say_nothing, drawings=drawings, on_evaluation=on_evaluation)
 
 
 def run_trial(

@@ -20,7 +20,7 @@ Share = Callable[[int], Iterator[Item]]
 
 
 class Threads:
-    """What :class:`detrkit.distributed.Peers` does, among threads."""
+    """What :class:`detrkit.distributed.ProcessGroup` does, among threads."""
 
     def __init__(self, rank: int, board: list[Any], barrier: threading.Barrier):
         self.rank, self.world_size = rank, len(board)

@@ -8,7 +8,7 @@ import torch
 from detrkit.config import Config, update_config
 from detrkit.data.loader import LoadingFacts
 from detrkit.profiling import advice
-from detrkit.profiling.advice import advise, share_of
+from detrkit.profiling.advice import PEAKS, advise, peak_tflops, share_of
 from detrkit.profiling.measure import Measured, MemoryUse, StepTimes
 
 GIB = 2**30
@@ -101,3 +101,28 @@ def test_a_gpu_with_little_to_do_is_given_more(monkeypatch: pytest.MonkeyPatch):
     assert "8% of its peak" in item.sentence
     assert "train.batch_size (now 4)" in item.sentence
     assert kinds(measured(peak=90, limit=100)) == []
+
+
+@pytest.mark.parametrize(
+    ("device", "entry"),
+    [
+        ("NVIDIA H200", "H200"),
+        ("NVIDIA H100 80GB HBM3", "H100"),
+        ("NVIDIA H100 PCIe", "H100 PCIe"),
+        ("NVIDIA L4", "L4"),
+        ("Tesla T4", "T4"),
+        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
+        ("NVIDIA L40", None),
+        ("AMD Instinct MI300X", None),
+    ],
+)
+def test_a_gpu_is_found_by_the_name_that_torch_gives_it(device: str, entry: str | None):
+    assert peak_tflops(device, "bf16") == (None if entry is None else PEAKS[entry][0])
+
+
+def test_the_peak_is_that_of_the_precision(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", True)
+    assert peak_tflops("NVIDIA H200", "32") == 494.7
+    monkeypatch.setattr(torch.backends.cudnn, "allow_tf32", False)
+    assert peak_tflops("NVIDIA H200", "32") == 67.0
+    assert all(half > tf32 >= plain > 0 for half, tf32, plain in PEAKS.values())

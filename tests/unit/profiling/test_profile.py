@@ -1,26 +1,15 @@
 from __future__ import annotations
 
-import inspect
 import json
 from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
 
 from detrkit.api.profile import profile
 from detrkit.curation.synthetic import write_synthetic
-from detrkit.data.augment import augment_batch
 from detrkit.errors import DataError, UsageError
-from detrkit.preprocess import model_inputs
-from detrkit.profiling.clock import PhaseClock
-from detrkit.profiling.instruments import model_parts, watch_model
 from detrkit.profiling.report import Profile
-from detrkit.training import forward_backward as passes
-from detrkit.training import step
-from detrkit.training.ema import Ema
-from detrkit.training.optim import apply_gradients
-from detrkit.types import Batch
 
 SETTINGS: dict[str, Any] = {
     "transforms.scales": [64],
@@ -100,15 +89,6 @@ def test_files_hold_what_was_said(plain: Profile):
     assert not (plain.folder / "trace.json").exists()
 
 
-def test_nothing_stays_on_the_training_code(plain: Profile):
-    assert plain.measured.timed
-    assert step.apply_gradients is apply_gradients
-    assert passes.model_inputs is model_inputs
-    assert passes.augment_batch is augment_batch
-    for method in (Batch.to, inspect.unwrap(Ema.update)):
-        assert method.__code__.co_name != "counted"
-
-
 def test_recomputing_keeps_less(plain: Profile, data: Path, tmp_path: Path):
     saving = watch(data, tmp_path / "saving", train__recompute=True, train__ema_decay=None)
     assert saving.measured.memory.kept < 0.5 * plain.measured.memory.kept
@@ -129,19 +109,6 @@ def test_a_trace_is_for_the_browser_and_names_the_phases(data: Path, tmp_path: P
     )
     events = json.loads((found.folder / "trace.json").read_text())["traceEvents"]
     assert {"matching", "backward", "optimiser", "data"} <= {event.get("name") for event in events}
-
-
-def test_parts_are_timed_by_the_outermost_that_runs():
-    inner = torch.nn.Sequential(torch.nn.Linear(2, 2), torch.nn.ReLU())
-    model = torch.nn.Sequential(inner, torch.nn.Linear(2, 2))
-    clock = PhaseClock(lambda: None)
-    assert set(model_parts(model)) == {"0", "0.0", "0.1", "1"}
-    with watch_model(model, clock):
-        model(torch.zeros(1, 2))
-        inner(torch.zeros(1, 2))  # by itself it is no part of a forward
-    assert set(clock.end_step()) == {"rest", "forward", "forward: 0 (Sequential)", "forward: 1 (Linear)"}
-    model(torch.zeros(1, 2))
-    assert set(clock.end_step()) == {"rest"}
 
 
 def test_wrong_questions_are_answered(data: Path, tmp_path: Path):

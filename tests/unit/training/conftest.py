@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import torch
@@ -16,8 +16,11 @@ from torch.utils.data import DataLoader, Dataset
 
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
+from detrkit.distributed import make_fabric
+from detrkit.families.family import BuiltModel
 from detrkit.losses.criterion import Criterion
 from detrkit.training.loop import FitResult, fit
+from detrkit.training.session import TrainingSetup
 from detrkit.types import Batch, GroundTruth, Outputs
 
 NUM_QUERIES = 6
@@ -152,6 +155,13 @@ class Toy:
     def criterion(self, config: Config) -> Criterion:
         return Criterion(config.loss, self.class_map, NUM_QUERIES)
 
+    def setup(
+        self, config: Config, model: nn.Module | None = None, loader: DataLoader[Batch | None] | None = None
+    ) -> TrainingSetup:
+        loader = toy_loader() if loader is None else loader
+        built = BuiltModel(model or self.model(), cast("Any", None), config, self.class_map)
+        return TrainingSetup(built, self.criterion(config), loader)
+
     def evaluate(self, model: nn.Module) -> dict[str, float]:
         assert not model.training
         torch.rand(17)  # an evaluation may draw random numbers; training must not notice
@@ -170,16 +180,12 @@ class Toy:
         resume: Mapping[str, Any] | None = None,
     ) -> FitResult:
         return fit(
-            config,
-            model or self.model(),
-            self.criterion(config),
-            toy_loader() if loader is None else loader,
-            self.class_map,
+            self.setup(config, model, loader),
             self.run_dir,
+            self.fabric or make_fabric(config.train),
             evaluate or self.evaluate,
             draw_samples=draw_samples,
             resume=resume,
-            fabric=self.fabric,
         )
 
 

@@ -19,6 +19,7 @@ from detrkit.families.build import build_model
 from detrkit.families.family import build_criterion
 from detrkit.families.recipes import preset_config
 from detrkit.training.loop import fit
+from detrkit.training.session import TrainingSetup
 from detrkit.types import Batch, GroundTruth
 
 SIDE = 64
@@ -97,20 +98,12 @@ def _step(
 ) -> dict[str, Tensor]:
     config = _config(case, accumulate)
     torch.manual_seed(0)
-    model = build_model(config, CLASSES).model
+    built = build_model(config, CLASSES)
     gradients: dict[str, Tensor] = {}
-    with _noting_gradients(model, gradients):
+    with _noting_gradients(built.model, gradients):
         loader: Any = _Loader(batches)
-        fit(
-            config,
-            model,
-            build_criterion(config, CLASSES),
-            loader,
-            CLASSES,
-            run_dir,
-            lambda _model: {"AP": 0.0},
-            fabric=fabric,
-        )
+        setup = TrainingSetup(built, build_criterion(config, CLASSES), loader)
+        fit(setup, run_dir, fabric, lambda _model: {"AP": 0.0})
     return gradients
 
 

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from detrkit.checkpoint import CheckpointStore
-from detrkit.distributed import lost_peers
+from detrkit.distributed import lost_processes
 from detrkit.errors import TrainingError
 from tests.unit.training.gradients import CASES, one_process
 
@@ -152,10 +152,10 @@ def test_gradients_of_two_processes_are_those_of_one(name: str, two: Path, tmp_p
     ],
 )
 def test_a_lost_process_is_told_in_words(said: str):
-    with pytest.raises(TrainingError, match="another process of the training has ended"), lost_peers():
+    with pytest.raises(TrainingError, match="another process of the training has ended"), lost_processes():
         raise RuntimeError(said)
 
 
 def test_other_errors_stay_what_they_are():
-    with pytest.raises(RuntimeError, match="shapes do not match"), lost_peers():
+    with pytest.raises(RuntimeError, match="shapes do not match"), lost_processes():
         raise RuntimeError("shapes do not match")

@@ -16,6 +16,7 @@ from detrkit.checkpoint import CheckpointStore, load_checkpoint, read_model
 from detrkit.distributed import make_fabric
 from detrkit.errors import CheckpointError, ConfigError, DataError, ImageError, NonFiniteError
 from detrkit.training import loop, step
+from tests.unit.training.conftest import toy_loader
 
 SCALER = {"growth_factor": 2.0, "backoff_factor": 0.5, "growth_interval": 2000, "_growth_tracker": 0}
 TIMED = ("images_per_s", "data_wait", "memory_gib", "seconds", "elapsed_s")
@@ -162,6 +163,20 @@ def test_resume_from_an_older_checkpoint_drops_newer_records(toy, make_config):
     assert older["progress"]["epoch"] == 2
     toy.fit(make_config(epochs=3, log_every=1), resume=older)
     assert records(toy.run_dir) == whole
+
+
+def test_a_changed_config_is_in_the_checkpoint_before_the_first_step(toy, make_config):
+    toy.fit(make_config(epochs=1))
+    saved = CheckpointStore(toy.run_dir).load_latest()
+
+    class Broken(StopAt):
+        def __iter__(self):
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        toy.fit(make_config(epochs=4), loader=Broken(toy_loader(), at=1), resume=saved)
+    again = CheckpointStore(toy.run_dir).load_latest()
+    assert (again["config"]["train"]["epochs"], again["progress"]) == (4, saved["progress"])
 
 
 def test_interrupted_evaluation_is_repeated_on_resume(toy, make_config):

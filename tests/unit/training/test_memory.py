@@ -44,9 +44,13 @@ def from_step(monkeypatch: pytest.MonkeyPatch, step: int, change: Any) -> None:
     monkeypatch.setattr("detrkit.training.loop.train_step", changed)
 
 
+def set_budget(run: Any, pixels: int) -> None:
+    run.setup = run.setup.with_config(update_config(run.config, {"train.pixel_budget": pixels}))
+
+
 def shrink_budget(images: int) -> Any:
     def change(run: Any) -> None:
-        run.config = update_config(run.config, {"train.pixel_budget": images * PIXELS})
+        set_budget(run, images * PIXELS)
 
     return change
 
@@ -115,7 +119,7 @@ def test_a_single_image_too_large_saves_and_says_what_to_do(toy, make_config, ma
     model = toy.model()
 
     def tiny_budget(run: Any) -> None:
-        run.config = update_config(run.config, {"train.pixel_budget": 1})
+        set_budget(run, 1)
 
     from_step(monkeypatch, 3, tiny_budget)
     with pytest.raises(MemoryExhaustedError, match=r"does not hold .* a single image .*train\.recompute=true"):

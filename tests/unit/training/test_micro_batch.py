@@ -13,6 +13,7 @@ from detrkit.config import TransformConfig, update_config
 from detrkit.data.index import CocoIndex, pack_names
 from detrkit.distributed import make_fabric
 from detrkit.errors import MemoryExhaustedError
+from detrkit.hardware import PeakMemory
 from detrkit.training import micro_batch as trial
 from detrkit.training.micro_batch import find_micro_batch, worst_case
 
@@ -73,8 +74,7 @@ SMALL = {"transforms": {"multi_scale": False, "eval_size": 32, "max_size": 64}}
 
 def find(toy: Any, config: Any, said: list[str] | None = None) -> Any:
     said = [] if said is None else said
-    model = toy.model()
-    return find_micro_batch(config, model, toy.criterion(config), INDEX, make_fabric(config.train), said.append)
+    return find_micro_batch(toy.setup(config), INDEX, make_fabric(config.train), said.append)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_model_and_random_numbers_are_untouched(toy, make_config, float16_fabric
     expected = torch.rand(4)
     torch.manual_seed(3)
     fabric = float16_fabric if precision == "16" else make_fabric(config.train)
-    find_micro_batch(config, model, toy.criterion(config), INDEX, fabric, lambda _text: None)
+    find_micro_batch(toy.setup(config, model), INDEX, fabric, lambda _text: None)
     assert torch.equal(torch.rand(4), expected)
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
     assert all(weight.grad is None for weight in model.parameters())
@@ -125,24 +125,15 @@ def test_a_host_that_would_fill_up_is_not_tried(toy, make_config, monkeypatch):
     tried = []
 
     class Pretended(trial._Trial):
-        def measure(self, worst, count, base):
+        def measure(self, worst, count, memory):
             tried.append(count)
             return (50 + 100 * count) * 2**20
 
     held = iter([0, 50 * 2**20])
     monkeypatch.setattr(trial, "_Trial", Pretended)
-    monkeypatch.setattr(trial, "_held_bytes", lambda _device: next(held))
+    monkeypatch.setattr(PeakMemory, "now", lambda _memory: next(held))
     monkeypatch.setattr(trial, "available_bytes", lambda _device: 1000 * 2**20)
     found = find(toy, update_config(make_config(batch_size=64), SMALL))
     assert tried == [1, 2, 4]
     assert found.images == 4
     assert "8 would take about 0.83 GiB, 0.78 GiB are free" in str(found)
-
-
-def test_the_peak_of_the_host_is_seen():
-    before = trial.resident_bytes()
-    with trial._peak(torch.device("cpu")) as peak:
-        block = torch.ones(2**25)  # 128 MiB
-        assert float(block[::4096].sum()) == 2**13
-        del block
-    assert peak[0] - before > 100 * 2**20
