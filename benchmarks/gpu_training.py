@@ -14,7 +14,7 @@ import torch
 from benchmarks import detr_speed
 from benchmarks.detr_speed import COMPILED, THEIRS, Job
 from detrkit.hardware import PeakMemory, count_flops
-from detrkit.profiling.flops import Peak, find_peak, peak_tflops, utilisation
+from detrkit.profiling.advice import peak_tflops
 from detrkit.training.memory import free_memory, is_out_of_memory
 
 BATCHES = (2, 4, 8, 16, 32)
@@ -49,7 +49,7 @@ def training_rates(
     batches: Sequence[int],
     repeats: int,
     flops_of: Callable[[int], int],
-    peak: Peak | None,
+    peaks: Mapping[str, float | None],
 ) -> list[Rate]:
     """Each competitor at each batch size, one after the other, since they would share the memory.
 
@@ -60,7 +60,7 @@ def training_rates(
         repeats: Counted steps.
         flops_of: Floating-point operations of a step, forward and backward, by batch size; the same for all
             competitors, whatever they compute besides.
-        peak: Of the device, if known.
+        peaks: Peak of the device in TFLOP/s by precision, if known.
     """
     found = []
     for batch in batches:
@@ -75,7 +75,8 @@ def training_rates(
                 found.append(Rate(name, batch))
                 continue
             precision = "bf16" if "bf16" in name else "32"
-            share = None if peak is None else utilisation(flops, seconds, peak_tflops(peak, precision))
+            peak = peaks.get(precision)
+            share = None if peak is None else flops / seconds / (peak * 1e12)
             found.append(Rate(name, batch, batch / seconds, memory / 2**30, share))
     return found
 
@@ -139,13 +140,12 @@ def gpu_report(
         return per_image * batch
 
     per_image = count_step(make("detrkit float32")(1))
-    peak = find_peak(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
-    rates = training_rates({name: make(name) for name in names}, device, batches, repeats, flops_of, peak)
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else ""
+    peaks = {precision: peak_tflops(name, precision) for precision in ("32", "bf16")}
+    rates = training_rates({name: make(name) for name in names}, device, batches, repeats, flops_of, peaks)
     lines = [rates_table(rates), "", f"Forward and backward of an image: {per_image / 1e9:.0f} GFLOP."]
-    if peak is not None:
-        tf32 = peak_tflops(peak, "32") == peak.tf32
-        float32 = f"{peak_tflops(peak, '32'):g} ({'TF32' if tf32 else 'FP32'})"
-        lines.append(f"Peak, dense: {peak.bf16:g} TFLOP/s in bf16, {float32} in float32; {peak.source}.")
+    if peaks["32"] is not None:
+        lines.append(f"Peak, dense: {peaks['bf16']:g} TFLOP/s in bf16, {peaks['32']:g} in float32 (TF32 if on).")
     return "\n".join(lines)
 
 
