@@ -23,7 +23,7 @@ _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
 def make_folder(path: str | os.PathLike[str]) -> Path:
-    """The folder, made if it is not there; asked for before the work whose results it is to hold.
+    """Make a folder if it is not there, before the work whose results it is to hold.
 
     Raises:
         UsageError: It is a file, or cannot be made or written.
@@ -72,7 +72,7 @@ def atomic_bytes(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 @contextlib.contextmanager
 def atomic_file(path: Path) -> Iterator[IO[str]]:
-    """The same for text in UTF-8, durable."""
+    """Open a text file in UTF-8 as :func:`atomic_bytes` does, durable."""
     with atomic_bytes(path) as file:
         text = io.TextIOWrapper(file, encoding="utf-8")
         try:
@@ -84,7 +84,7 @@ def atomic_file(path: Path) -> Iterator[IO[str]]:
 
 
 def is_leftover(path: Path) -> bool:
-    """Whether a file is what :func:`atomic_bytes` was writing when its process was killed."""
+    """Return whether a file is what :func:`atomic_bytes` was writing when its process was killed."""
     return _TEMPORARY.fullmatch(path.name) is not None
 
 

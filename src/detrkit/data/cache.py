@@ -78,7 +78,7 @@ class ImageCache:
     short: int
 
     def copy_of(self, row: int, name: str) -> Path | None:
-        """The copy of an image, given its name in the data set; None if there is no good one."""
+        """Return the copy of an image, given its name in the data set; None if there is no good one."""
         if not self.sizes_hw[row, 0]:
             return None
         path = copy_name(name, bool(self.is_linked[row]))
@@ -89,7 +89,7 @@ class ImageCache:
         return self.images / path
 
     def size_hw(self, row: int) -> SizeHW:
-        """Size of the source of an image that has a copy."""
+        """Return the size of the source of an image that has a copy."""
         return int(self.sizes_hw[row, 0]), int(self.sizes_hw[row, 1])
 
     def __len__(self) -> int:
@@ -97,7 +97,7 @@ class ImageCache:
 
 
 def default_cache_folder(data: str | os.PathLike[str]) -> Path:
-    """Where the cache of a data set is kept if nobody says: beside its folder."""
+    """Return where the cache of a data set is kept if nobody says: beside its folder."""
     path = Path(data).expanduser().resolve()
     folder = path.parent if path.is_file() else path
     return folder.with_name(f"{folder.name}-cache")
@@ -106,7 +106,7 @@ def default_cache_folder(data: str | os.PathLike[str]) -> Path:
 def find_cache(
     config: DataConfig, split: str, index: CocoIndex, images: Path, needed: DecodeTarget
 ) -> tuple[ImageCache | None, list[str]]:
-    """The cache that a config wants or, if it leaves that open, one that fits.
+    """Find the cache that a config wants or, if it leaves that open, one that fits.
 
     Args:
         config: Its ``cache`` is a folder, none, or auto: a cache beside ``root`` that is large enough.
@@ -158,7 +158,7 @@ def find_cache(
 def match(
     folder: Path, split: str, settings: CacheSettings, entries: Mapping[str, Entry], index: CocoIndex
 ) -> ImageCache:
-    """The copies whose sources are still the same, in the order of an index."""
+    """Match the copies whose sources are still the same to the images of an index."""
     sizes_hw = np.zeros((len(index), 2), dtype=np.int32)
     is_linked = np.zeros(len(index), dtype=bool)
     for row in range(len(index)):
@@ -171,7 +171,7 @@ def match(
 
 
 def is_current(entry: Entry, source: Path) -> bool:
-    """Whether a source has not changed since it was copied."""
+    """Return whether a source has not changed since it was copied."""
     try:
         status = source.stat()
     except OSError:
@@ -180,17 +180,17 @@ def is_current(entry: Entry, source: Path) -> bool:
 
 
 def copy_name(name: str, is_linked: bool) -> str:
-    """Name of a copy, relative to its folder; a picture that was encoded anew is a JPEG and is called so."""
+    """Return the name of a copy, relative to its folder; one that was encoded anew is a JPEG and is called so."""
     return name if is_linked or name.lower().endswith(_COPY_SUFFIXES) else f"{name}.jpg"
 
 
 def copies_folder(folder: Path, split: str) -> Path:
-    """Where the copies of a split lie."""
+    """Return the folder of the copies of a split."""
     return folder / canonical_split(split)
 
 
 def manifest_path(folder: Path, split: str) -> Path:
-    """The list of the copies of a split."""
+    """Return the path of the list of the copies of a split."""
     return folder / f"{canonical_split(split)}.manifest.npz"
 
 
@@ -211,7 +211,7 @@ def write_manifest(folder: Path, split: str, settings: CacheSettings, entries: M
 
 
 def read_manifest(folder: Path, split: str) -> tuple[CacheSettings, dict[str, Entry]]:
-    """The settings and copies of a cache.
+    """Read the settings and copies of a cache.
 
     Raises:
         DataError: There is none, or it is damaged.

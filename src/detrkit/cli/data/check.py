@@ -94,7 +94,7 @@ def _check_target(html: Path | None, fix: Path | None) -> None:
 
 
 def _steps(bar: Any) -> Any:
-    """Progress of several steps on one bar."""
+    """Show the progress of several steps on one bar."""
 
     def tell(_step: str, done: int, total: int) -> None:
         bar(done, total)

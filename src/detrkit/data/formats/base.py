@@ -68,13 +68,13 @@ SplitCandidates = dict[str, SplitCandidate]
 
 
 def canonical_split(name: str) -> str:
-    """One spelling for a split: valid, validation and val are val."""
+    """Return one spelling for a split: valid, validation and val are val."""
     lowered = name.lower()
     return next((split for split, aliases in SPLIT_ALIASES.items() if lowered in aliases), lowered)
 
 
 def split_of_folder(name: str) -> str | None:
-    """Split that a folder called so holds: train for ``Train``, val for ``val2017``; None for other names."""
+    """Return the split of a folder called so: train for ``Train``, val for ``val2017``; None for other names."""
     split = canonical_split(re.sub(r"[_-]?20\d\d$", "", name))
     return split if split in SPLIT_ALIASES else None
 
@@ -86,7 +86,7 @@ def usable_size(height: float, width: float) -> SizeHW:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Folders inside a folder, by name, hidden ones left out."""
+    """List the folders inside a folder, by name, hidden ones left out."""
     try:
         with os.scandir(folder) as entries:
             names = sorted(entry.name for entry in entries if entry.is_dir() and not entry.name.startswith("."))
@@ -96,13 +96,13 @@ def subfolders(folder: Path) -> list[Path]:
 
 
 def child(folder: Path, *names: str) -> Path | None:
-    """The first folder inside a folder with one of the names, whatever its capitals."""
+    """Find the first folder inside a folder with one of the names, whatever its capitals."""
     by_name = {path.name.lower(): path for path in subfolders(folder)}
     return next((by_name[name.lower()] for name in names if name.lower() in by_name), None)
 
 
 def holds(folder: Path, *suffixes: str) -> bool:
-    """Whether a folder directly holds a file with one of the suffixes."""
+    """Return whether a folder directly holds a file with one of the suffixes."""
     try:
         with os.scandir(folder) as entries:
             return any(is_kind(entry.name, suffixes) and entry.is_file() for entry in entries)
@@ -111,7 +111,7 @@ def holds(folder: Path, *suffixes: str) -> bool:
 
 
 def walk_files(folder: Path, *suffixes: str) -> Iterator[str]:
-    """Files below a folder with one of the suffixes, as ``/``-separated names relative to it, in order."""
+    """Yield files below a folder with one of the suffixes, as ``/``-separated names relative to it, in order."""
     for where, folders, files in os.walk(folder):
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         prefix = "" if Path(where) == folder else Path(where).relative_to(folder).as_posix() + "/"
@@ -119,10 +119,10 @@ def walk_files(folder: Path, *suffixes: str) -> Iterator[str]:
 
 
 def is_kind(name: str, suffixes: tuple[str, ...]) -> bool:
-    """Whether a file name ends in one of the suffixes and is not a hidden file, such as macOS's ``._1.jpg``."""
+    """Return whether a name ends in one of the suffixes and is not of a hidden file, as macOS's ``._1.jpg``."""
     return not name.startswith(".") and name[name.rfind(".") :].lower() in suffixes if "." in name else False
 
 
 def relative(path: Path, root: Path) -> str:
-    """A path as said to people: relative to the data set where it lies in it."""
+    """Return a path as said to people: relative to the data set where it lies in it."""
     return str(path.relative_to(root)) if path.is_relative_to(root) else str(path)

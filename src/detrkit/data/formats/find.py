@@ -92,7 +92,7 @@ def find_splits(
 
 
 def list_splits(root: Path, layout: Layout = "auto") -> dict[str, Path]:
-    """The file or folder that shows each split, by canonical name; empty if there is none."""
+    """Return the file or folder that shows each split, by canonical name; empty if there is none."""
     try:
         candidates, _ = _candidates(root, layout)
     except DataError:
@@ -101,7 +101,7 @@ def list_splits(root: Path, layout: Layout = "auto") -> dict[str, Path]:
 
 
 def _candidates(data: Path, layout: Layout) -> tuple[SplitCandidates, list[str]]:
-    """Splits of a data set by the first way of looking that finds any, and what else is there, in words.
+    """Find the splits of a data set by the first way of looking that finds any; tell what else is there, in words.
 
     Raises:
         UsageError: There is no such folder or file.
@@ -154,7 +154,7 @@ def _search(root: Path, layout: Layout) -> list[tuple[str, SplitCandidates]]:
 
 
 def _search_inside(root: Path, layout: Layout) -> list[tuple[str, SplitCandidates]]:
-    """The one data set in a folder inside ``root``, as archives are often packed.
+    """Find the one data set in a folder inside ``root``, as archives are often packed.
 
     Raises:
         DataError: There are several.
@@ -182,7 +182,7 @@ def _json_candidates(path: Path, layout: Layout) -> SplitCandidates:
 
 
 def _explicit(annotations: str, images: str | None, split: str, root: Path, layout: Layout) -> SplitFiles:
-    """What a config names: a JSON file, a data.yaml, or a folder of label files."""
+    """Describe what a config names: a JSON file, a data.yaml, or a folder of label files."""
     path = _existing(annotations, root, "annotation file or folder")
     folder = _existing(images, root, "image folder") if images else None
     if path.suffix.lower() in _YAML:

@@ -83,7 +83,7 @@ def check_split_names(names: list[str]) -> None:
 
 
 def inside_name(name: str) -> str:
-    """A file name of an image without ``.`` and ``..``, to be joined to a new folder.
+    """Return a file name of an image without ``.`` and ``..``, to be joined to a new folder.
 
     Raises:
         DataError: It is absolute or leads out of the folder.
@@ -132,7 +132,7 @@ class Written:
 
 
 def common_classes(splits: Splits) -> tuple[list[str], dict[str, np.ndarray]]:
-    """The class names of all splits, and the number of each split's classes among them, int64.
+    """Return the class names of all splits, and the number of each split's classes among them, int64.
 
     Formats with one list of classes need it; annotation files of different splits may list different ones. A name
     that a split has twice stays twice.
@@ -150,7 +150,7 @@ def common_classes(splits: Splits) -> tuple[list[str], dict[str, np.ndarray]]:
 
 
 def distinct_names(names: Iterable[str], kinds: Mapping[str, str]) -> dict[str, str]:
-    """New names of images, such that no two differ only in their suffix, where formats put labels beside them.
+    """Choose names of images, such that no two differ only in their suffix, where formats put labels beside them.
 
     Args:
         names: Names as they are, relative to a folder.
@@ -175,7 +175,7 @@ def distinct_names(names: Iterable[str], kinds: Mapping[str, str]) -> dict[str, 
 
 
 def missing_suffixes(index: CocoIndex, images: Path) -> dict[str, str]:
-    """Suffix of the true format of images whose names have none that tells, by name."""
+    """Return the suffix of the true format of images whose names have none that tells, by name."""
     found: dict[str, str] = {}
     for name in map(index.file_name, range(len(index))):
         if not is_kind(name.rpartition("/")[2], IMAGE_SUFFIXES):
@@ -184,7 +184,7 @@ def missing_suffixes(index: CocoIndex, images: Path) -> dict[str, str]:
 
 
 def renamed_note(renames: Mapping[str, str], why: str) -> tuple[str, ...]:
-    """What to say of images that were given another name; nothing where none was."""
+    """Say which images were given another name; nothing where none was."""
     changed = [(old, new) for old, new in renames.items() if inside_name(old) != new]
     if not changed:
         return ()

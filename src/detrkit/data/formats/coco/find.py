@@ -38,7 +38,7 @@ FilesBySplit = dict[str, list[Path]]
 
 
 def find_coco(root: Path) -> SplitCandidates:
-    """Splits in the places where COCO, Roboflow and most tools put their JSON files."""
+    """Find splits in the places where COCO, Roboflow and most tools put their JSON files."""
     found: SplitCandidates = {}
     for layout, finder in LAYOUTS.items():
         found = {**_candidates(finder(root), layout, root), **found}
@@ -46,12 +46,12 @@ def find_coco(root: Path) -> SplitCandidates:
 
 
 def find_coco_elsewhere(root: Path) -> SplitCandidates:
-    """Splits in COCO JSON files in other folders of the data set."""
+    """Find splits in COCO JSON files in other folders of the data set."""
     return _candidates(_plain(root, _ELSEWHERE), "COCO JSON", root)
 
 
 def find_coco_by_content(root: Path) -> SplitCandidates:
-    """Splits in JSON files of any other name that hold COCO's three lists; train where no name says otherwise.
+    """Find splits in JSON files of any name that hold COCO's three lists; train where no name says otherwise.
 
     Raises:
         DataError: Several files could be the same split.
@@ -71,12 +71,12 @@ def find_coco_by_content(root: Path) -> SplitCandidates:
 
 
 def coco_files(file: Path, root: Path, layout: str, reason: str, images: Path | None = None) -> SplitFiles:
-    """A COCO JSON file and its image folder, found if it is not given."""
+    """Describe a COCO JSON file and its image folder, found if it is not given."""
     return SplitFiles(file, images or find_image_folder(file, root), layout, reason)
 
 
 def split_of_json(file: Path) -> str | None:
-    """Split that a JSON file is of, by its name; None if that does not say."""
+    """Return the split that a JSON file is of, by its name; None if that does not say."""
     if file.name == ROBOFLOW_FILE:
         return file.parent.name
     match = PANOPTIC_FILE.match(file.stem) or _SPLIT_FILE.match(file.stem)
@@ -84,7 +84,7 @@ def split_of_json(file: Path) -> str | None:
 
 
 def find_image_folder(annotations: Path, root: Path) -> Path:
-    """The folder that the file names of an annotation file are relative to.
+    """Find the folder that the file names of an annotation file are relative to.
 
     Raises:
         AnnotationError: The file is not JSON.
@@ -107,7 +107,7 @@ def find_image_folder(annotations: Path, root: Path) -> Path:
 
 
 def _is_of_another_split(folder: Path, root: Path, annotations: Path) -> bool:
-    """Whether a folder's name says that its images are of a split that the annotation file is not of."""
+    """Return whether a folder's name says that its images are of a split that the annotation file is not of."""
     split = canonical_split(split_of_json(annotations) or "")
     if split not in SPLIT_ALIASES or not folder.is_relative_to(root):
         return False
@@ -116,7 +116,7 @@ def _is_of_another_split(folder: Path, root: Path, annotations: Path) -> bool:
 
 
 def _listed_names(annotations: Path) -> list[str]:
-    """The first file names of a COCO JSON file, found without parsing what may be 500 MB."""
+    """Return the first file names of a COCO JSON file, found without parsing what may be 500 MB."""
     if not annotations.stat().st_size:
         return []
     skipped = ".png" if PANOPTIC_FILE.match(annotations.stem) else None  # its annotations name PNG files
@@ -130,7 +130,7 @@ def _first_names(content: mmap.mmap, skipped: str | None) -> list[str]:
 
 
 def _image_folders(annotations: Path, root: Path) -> Iterator[Path]:
-    """Likely image folders of an annotation file, the likeliest first."""
+    """Yield likely image folders of an annotation file, the likeliest first."""
     here = annotations.parent
     split = canonical_split(split_of_json(annotations) or "")
     stem = annotations.stem.removeprefix("instances_").removeprefix("panoptic_")
@@ -160,7 +160,7 @@ def _plain(root: Path, folders: Sequence[str] = _STANDARD) -> FilesBySplit:
 
 
 def _flat(root: Path) -> FilesBySplit:
-    """A folder with images and one annotation file; the training split unless its name says otherwise."""
+    """Find one annotation file among the images; of train unless the name of its folder says otherwise."""
     file = root / ROBOFLOW_FILE
     if not file.is_file():
         return {}
@@ -188,7 +188,7 @@ def _candidates(candidates: FilesBySplit, layout: str, root: Path) -> SplitCandi
 
 
 def _by_split(root: Path, patterns: Sequence[str]) -> FilesBySplit:
-    """Annotation files of each split by the first pattern that has any, shortest name first."""
+    """Find the annotation files of each split by the first pattern that has any, shortest name first."""
     found: FilesBySplit = {}
     for pattern in patterns:
         matches: FilesBySplit = {}
@@ -201,7 +201,7 @@ def _by_split(root: Path, patterns: Sequence[str]) -> FilesBySplit:
 
 
 def _only_one(files: Sequence[Path], root: Path, split: str) -> Path:
-    """The first file, unless another has as good a claim; instances_val goes before instances_val_boxes."""
+    """Return the first file, unless another has as good a claim; instances_val goes before instances_val_boxes."""
     first = files[0]
     rivals = [file for file in files[1:] if file.parent != first.parent or len(file.stem) == len(first.stem)]
     if not rivals:
@@ -218,7 +218,7 @@ def _several(files: Sequence[Path], root: Path, split: str) -> str:
 
 
 def _holds_coco(file: Path) -> bool:
-    """Whether a JSON file has COCO's three lists, found without parsing it."""
+    """Return whether a JSON file has COCO's three lists, found without parsing it."""
     if not file.stat().st_size:
         return False
     with file.open("rb") as opened, mmap.mmap(opened.fileno(), 0, access=mmap.ACCESS_READ) as content:

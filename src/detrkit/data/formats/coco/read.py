@@ -107,7 +107,7 @@ def load_json(path: Path) -> Mapping[str, Any]:
 
 
 def _parse(path: Path) -> tuple[_Entries, _Entries, _Entries]:
-    """Images, annotations and categories."""
+    """Parse a file into images, annotations and categories."""
     try:
         content = msgspec.json.decode(path.read_bytes(), type=_Content)
     except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -131,7 +131,7 @@ def _entries(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
 def _structs(
     kind: type[_Struct], entries: _Entries, what: str, start: int = 0, stop: int | None = None
 ) -> list[_Struct]:
-    """Entries ``start`` to ``stop`` with the fields of ``kind``."""
+    """Decode entries ``start`` to ``stop`` with the fields of ``kind``."""
     decode = msgspec.json.Decoder(kind).decode
     found: list[_Struct] = []
     for position, entry in enumerate(entries[start:stop], start=start):
@@ -193,7 +193,7 @@ class _Columns:
         )
 
     def _chunk(self, annotations: _Entries, start: int) -> tuple[np.ndarray, ...]:
-        """Columns of some annotations: ids, image ids, category ids, boxes, areas, crowd flags."""
+        """Return columns of some annotations: ids, image ids, category ids, boxes, areas, crowd flags."""
         entries = _structs(_Annotation, annotations, "annotations", start, start + _CHUNK)
         numbers = enumerate((entry.id for entry in entries), start=start)
         ids = [number if value is msgspec.UNSET else value for number, value in numbers]
@@ -246,7 +246,7 @@ def _empty_columns(count: int) -> tuple[np.ndarray, ...]:
 
 
 def _headings(classes: Sequence[_Category]) -> list[str]:
-    """Names that other categories are grouped under; COCO's ``person`` is in a group of its own."""
+    """Return names that other categories are grouped under; COCO's ``person`` is in a group of its own."""
     names = {entry.supercategory for entry in classes if entry.supercategory != entry.name}
     return sorted(name for name in names if isinstance(name, str))
 
@@ -279,7 +279,7 @@ def _whole(value: Any) -> int | None:
 
 
 def _number(value: object) -> float:
-    """A JSON number, or text that reads as one; NaN for anything else."""
+    """Return a JSON number, or text that reads as one; NaN for anything else."""
     if not isinstance(value, (int, float, str)):
         return math.nan
     try:

@@ -94,7 +94,7 @@ def coco_content(index: CocoIndex, names: Iterable[str]) -> dict[str, Any]:
 
 
 def merged_content(index: CocoIndex, names: Iterable[str], source: Path) -> dict[str, Any]:
-    """As :func:`coco_content`, with all that the entries of ``source`` hold besides.
+    """Return :func:`coco_content` with all that the entries of ``source`` hold besides.
 
     What repair changed, such as a clipped box or a converted number, is written as repaired.
     """
@@ -117,14 +117,14 @@ def merged_content(index: CocoIndex, names: Iterable[str], source: Path) -> dict
 
 
 def boxes_xywh(index: CocoIndex) -> np.ndarray:
-    """Boxes as COCO writes them, float64 ``[N, 4]``, without the noise of arithmetic."""
+    """Return boxes as COCO writes them, float64 ``[N, 4]``, without the noise of arithmetic."""
     corners = index.boxes_xyxy
     xywh: np.ndarray = np.round(np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1), _DIGITS)
     return xywh
 
 
 def unique_ids(ids: np.ndarray) -> np.ndarray:
-    """The ids, where they repeat with new ones above the greatest; int64."""
+    """Return the ids, where they repeat with new ones above the greatest; int64."""
     unique = ids.copy()
     is_repeat = np.ones(len(ids), dtype=bool)
     is_repeat[np.unique(ids, return_index=True)[1]] = False
@@ -134,7 +134,7 @@ def unique_ids(ids: np.ndarray) -> np.ndarray:
 
 
 def _key(entry: Mapping[str, Any], field: str) -> str:
-    """An id as text, since some files hold ``"17"`` or ``17.0`` for 17."""
+    """Return an id as text, since some files hold ``"17"`` or ``17.0`` for 17."""
     value = entry.get(field)
     return str(int(value) if isinstance(value, float) and value.is_integer() else value)
 
@@ -156,7 +156,7 @@ def _take_nearest(box: list[float], candidates: list[Mapping[str, Any]]) -> Mapp
 
 
 def _distance(box: list[float], entry: Mapping[str, Any]) -> float:
-    """Greatest difference from the box of an entry; infinite where that holds anything but four numbers."""
+    """Return the greatest difference from the box of an entry; infinite where that is not four numbers."""
     values = entry.get("bbox")
     if not isinstance(values, list) or len(values) != 4:
         return float("inf")

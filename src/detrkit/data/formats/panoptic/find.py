@@ -19,7 +19,7 @@ from detrkit.errors import DataError
 
 
 def find_panoptic(root: Path) -> SplitCandidates:
-    """Splits in COCO panoptic JSON files with a folder of PNG files."""
+    """Find splits in COCO panoptic JSON files with a folder of PNG files."""
     for folder in ("annotations/", "", "*/"):
         found: SplitCandidates = {}
         for file in sorted(root.glob(f"{folder}panoptic_*.json"), key=lambda file: (len(file.stem), file)):
@@ -33,7 +33,7 @@ def find_panoptic(root: Path) -> SplitCandidates:
 
 
 def panoptic_files(file: Path, root: Path, images: Path | None = None) -> SplitFiles:
-    """A COCO panoptic JSON file, its images and its PNG files.
+    """Describe a COCO panoptic JSON file, its images and its PNG files.
 
     Raises:
         DataError: The folder of PNG files is not there.

@@ -111,7 +111,7 @@ def read_panoptic(files: SplitFiles) -> PanopticSplit:
 
 
 def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
-    """The things of a split as objects with boxes; their classes are the categories marked ``isthing``.
+    """Read the things of a split as objects with boxes; their classes are the categories marked ``isthing``.
 
     Raises:
         AnnotationError: The file is not COCO panoptic JSON.
@@ -149,7 +149,7 @@ def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
 
 
 def read_segments(png: Path) -> dict[int, int]:
-    """Number of pixels of each segment id in a PNG file, 0 (unlabelled) included where it occurs.
+    """Count the pixels of each segment id in a PNG file, 0 (unlabelled) included where it occurs.
 
     Raises:
         ImageError: The file is missing or no image.

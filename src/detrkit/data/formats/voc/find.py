@@ -29,7 +29,7 @@ Found = tuple[str, Path, Path, tuple[Path, ...], str]
 
 
 def find_voc(root: Path) -> SplitCandidates:
-    """Splits of a folder that holds Pascal VOC annotations."""
+    """Find splits of a folder that holds Pascal VOC annotations."""
     found: SplitCandidates = {}
     folders: dict[str, tuple[Path, Path, tuple[Path, ...], str]] = {}
     for split, xml_folder, images, listings, reason in _splits(root):
@@ -52,7 +52,7 @@ def find_voc(root: Path) -> SplitCandidates:
 
 
 def voc_files(annotations: Path, images: Path | None) -> SplitFiles:
-    """XML files that a config names, with the images beside them or in the given folder.
+    """Describe XML files that a config names, with the images beside them or in the given folder.
 
     Raises:
         UsageError: The images are not given and not found.
@@ -67,7 +67,7 @@ def voc_files(annotations: Path, images: Path | None) -> SplitFiles:
 
 
 def _splits(root: Path) -> Iterator[Found]:
-    """Every split, the plainest places first."""
+    """Yield every split, the plainest places first."""
     for xml_folder in _annotation_folders(root):
         images = _images_of(xml_folder, root)
         found = [] if images is None else list(_splits_of_folder(root, xml_folder, images))
@@ -88,7 +88,7 @@ def _splits(root: Path) -> Iterator[Found]:
 
 
 def _splits_of_folder(root: Path, xml_folder: Path, images: Path) -> Iterator[Found]:
-    """Splits of one folder of XML files: by lists, or by folders inside it, or all of it as train."""
+    """Yield the splits of one folder of XML files: by lists, or by folders inside it, or all of it as train."""
     inner = [folder for folder in subfolders(xml_folder) if holds(folder, ".xml")]
     has_files = holds(xml_folder, ".xml")
     if not inner and not has_files:
@@ -122,7 +122,7 @@ def _annotation_folders(root: Path) -> list[Path]:
 
 
 def _images_of(annotations: Path, root: Path) -> Path | None:
-    """Image folder of a folder of XML files: called so, or that folder itself, or the one above."""
+    """Find the image folder of a folder of XML files: called so, or that folder itself, or the one above."""
     folder = child(root, *VOC_IMAGE_FOLDERS)
     if folder is not None:
         return folder
@@ -130,7 +130,7 @@ def _images_of(annotations: Path, root: Path) -> Path | None:
 
 
 def _lists(root: Path, annotations: Path) -> Iterator[Path]:
-    """Files that list the images of a split; those of single classes, such as ``cat_train.txt``, are none."""
+    """Yield files that list the images of a split; those of one class, such as ``cat_train.txt``, are none."""
     sets = child(root, "ImageSets")
     main = child(sets, "Main") if sets is not None else None
     for folder in (main, sets, root):
@@ -143,14 +143,14 @@ def _lists(root: Path, annotations: Path) -> Iterator[Path]:
 
 
 def _lists_xml(path: Path, annotations: Path) -> bool:
-    """Whether the first lines of a file name XML files, with or without their suffix."""
+    """Return whether the first lines of a file name XML files, with or without their suffix."""
     with path.open(encoding="utf-8", errors="replace") as file:
         stems = [stem_of_line(line) for line, _ in zip(file, range(_READ_STEMS), strict=False) if line.strip()]
     return any((annotations / f"{stem}.xml").is_file() for stem in stems)
 
 
 def stem_of_line(line: str) -> str:
-    """Name of an XML file without its suffix, from a line that may name an image file or add a number."""
+    """Return the name of an XML file without suffix, from a line that may name an image or add a number."""
     words = line.split()
     if len(words) == 2 and words[1] in ("1", "0", "-1"):
         line = words[0]

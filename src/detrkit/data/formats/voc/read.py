@@ -168,7 +168,7 @@ class _Reader:
         return [stem_of_line(line) for line in lines if line.strip()]
 
     def _image_of(self, stem: str, content: VocFile) -> str:
-        """Image of an XML file: the one with its name, else the one that it names, in that folder or any."""
+        """Return the image of an XML file: the one of its name, else the one that it names, there or anywhere."""
         written, last = content.file_name, stem.rpartition("/")[2]
         for candidates in (self.by_stem.get(stem), self.by_last.get(last)):
             if not candidates or (len(candidates) > 1 and candidates is not self.by_stem.get(stem)):
@@ -190,7 +190,7 @@ class _Reader:
                 self.report.add("image_without_label_file", name)
 
     def _class_names(self) -> list[str]:
-        """Classes in the order of ``labels.txt``, then all others of every split by name, so that splits agree."""
+        """Return classes in the order of ``labels.txt``, then others of every split by name: splits agree."""
         listed: list[str] = []
         if self.files.names is not None:
             text = self.files.names.read_text(encoding="utf-8-sig", errors="replace")
@@ -241,7 +241,7 @@ def _object(element: Element) -> VocObject:
 
 
 def _plain(text: str) -> str:
-    """Text without the line breaks and blanks of pretty-printing; blanks that somebody wrote stay."""
+    """Return text without the line breaks and blanks of pretty-printing; blanks that somebody wrote stay."""
     return text.strip() if "\n" in text else text
 
 

@@ -69,21 +69,21 @@ def write_voc(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> Wr
 
 
 def whole_pixels(index: CocoIndex) -> np.ndarray:
-    """Boxes with corners at the nearest whole pixels, as they are where that leaves nothing; ``[N, 4]``."""
+    """Round boxes to whole pixels, except where that leaves nothing; ``[N, 4]``."""
     vanishes = np.tile(_vanishes(index), 2)
     rounded: np.ndarray = np.where(vanishes, index.boxes_xyxy, np.rint(index.boxes_xyxy))
     return rounded
 
 
 def _vanishes(index: CocoIndex) -> np.ndarray:
-    """Whether rounding leaves nothing of the width or the height of a box, bool ``[N, 2]``."""
+    """Return whether rounding leaves nothing of the width or the height of a box, bool ``[N, 2]``."""
     corners = np.rint(index.boxes_xyxy)
     vanishes: np.ndarray = corners[:, 2:] <= corners[:, :2]
     return vanishes
 
 
 def _new_names(splits: Splits) -> tuple[dict[str, dict[str, str]], list[str]]:
-    """Name of every image in ``JPEGImages``, which all splits share, and what to say of changed ones."""
+    """Choose the name of every image in ``JPEGImages``, which all splits share; say which changed."""
     listed = {
         split: dict.fromkeys(map(index.file_name, range(len(index)))) for split, (index, _) in splits.items()
     }
@@ -135,7 +135,7 @@ def _pixels(value: float) -> str:
 
 
 def _class_text(name: str, number: int) -> str:
-    """A class name on one line of text that XML can hold."""
+    """Return a class name on one line of text that XML can hold."""
     return _NO_XML.sub("\ufffd", re.sub(r"\s*[\r\n]+\s*", " ", name)) or f"class_{number}"
 
 

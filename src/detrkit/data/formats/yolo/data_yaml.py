@@ -47,7 +47,7 @@ class DataYaml:
 
 
 def find_data_yaml(root: Path) -> Path | None:
-    """The file in a folder that describes a YOLO set; None if there is none.
+    """Find the file in a folder that describes a YOLO set; None if there is none.
 
     Raises:
         DataError: Several could be it.
@@ -99,7 +99,7 @@ def read_data_yaml(path: Path) -> DataYaml:
 
 
 def locate(written: str, bases: tuple[Path, ...], root: Path) -> tuple[Path | None, bool]:
-    """Where a path of ``data.yaml`` or of a list of images lies inside the data set.
+    """Find where a path of ``data.yaml`` or of a list of images lies inside the data set.
 
     Args:
         written: The path as it is written.
@@ -122,7 +122,7 @@ def locate(written: str, bases: tuple[Path, ...], root: Path) -> tuple[Path | No
 
 
 def locate_split(content: DataYaml, split: str, root: Path) -> tuple[list[Path], str]:
-    """Folders and lists of a split, and how they were found, in words; none if nothing of it is there.
+    """Find the folders and lists of a split; say how they were found; none if nothing of it is there.
 
     Raises:
         DataError: They lie outside the data set.
@@ -155,7 +155,7 @@ def _refuse_outside(content: DataYaml, split: str, written: str, bases: tuple[Pa
 
 
 def _tails(written: str) -> Iterator[PurePosixPath]:
-    """Last parts of a path, the longest first, also with other spellings of a split: valid, validate."""
+    """Yield last parts of a path, the longest first, also with other spellings of a split: valid, validate."""
     parts = [part for part in written.split("/") if part not in ("", ".", "..") and not part.endswith(":")]
     for start in range(len(parts)):
         spellings = [SPLIT_ALIASES.get(canonical_split(part), ()) for part in parts[start:]]
@@ -164,7 +164,7 @@ def _tails(written: str) -> Iterator[PurePosixPath]:
 
 
 def _load(path: Path) -> Any:
-    """The YAML with every scalar as text, so that a class ``no`` is not read as false, nor ``007`` as 7."""
+    """Load the YAML with every scalar as text, so that a class ``no`` is not read as false, nor ``007`` as 7."""
     try:
         text = path.read_bytes().decode("utf-8-sig", "replace")
         return yaml.load(text, Loader=yaml.BaseLoader)  # builds text, lists and mappings only
@@ -196,7 +196,7 @@ def _names(path: Path, names: Any) -> dict[int, str]:
 
 
 def _shown(value: Any) -> str:
-    """A value in words; a structure is only named, since a few lines of YAML can unfold into gigabytes."""
+    """Describe a value; a structure is only named, since a few lines of YAML can unfold into gigabytes."""
     if isinstance(value, str):
         return repr(value[:80])
     first = next(iter(value), None)

@@ -29,13 +29,13 @@ _PROBED_LABELS = 200
 
 
 def find_yolo(root: Path) -> SplitCandidates:
-    """Splits of a folder with a ``data.yaml``, named in it or beside it."""
+    """Find splits of a folder with a ``data.yaml``, named in it or beside it."""
     path = find_data_yaml(root)
     return {} if path is None else yaml_splits(path)
 
 
 def yaml_splits(path: Path) -> SplitCandidates:
-    """Splits of a ``data.yaml``; those that it does not name are looked for beside it.
+    """Find splits of a ``data.yaml``; those that it does not name are looked for beside it.
 
     Raises:
         AnnotationError: It cannot be read.
@@ -58,7 +58,7 @@ def yaml_splits(path: Path) -> SplitCandidates:
 
 
 def find_yolo_folders(root: Path, content: DataYaml | None = None) -> SplitCandidates:
-    """Splits of a folder whose places and names alone say that it holds YOLO labels."""
+    """Find splits of a folder whose places and names alone say that it holds YOLO labels."""
     found: SplitCandidates = {}
     for split, evidence, listings, reason in _folder_splits(root):
         if split not in found:
@@ -68,7 +68,7 @@ def find_yolo_folders(root: Path, content: DataYaml | None = None) -> SplitCandi
 
 
 def folder_files(labels: Path, images: Path | None) -> SplitFiles:
-    """Labels that a config names, with the images beside them or in the given folder.
+    """Describe labels that a config names, with the images beside them or in the given folder.
 
     Raises:
         UsageError: The images are not given and not found.
@@ -90,7 +90,7 @@ def folder_files(labels: Path, images: Path | None) -> SplitFiles:
 
 
 def mirror(path: Path, root: Path, old: str, new: str) -> Path | None:
-    """The folder at the same place under ``new`` as ``path`` is under ``old``; None if there is none."""
+    """Find the folder at the same place under ``new`` as ``path`` is under ``old``; None if there is none."""
     parts = path.parts
     for place in range(len(parts) - 1, -1, -1):
         if parts[place].lower() == old:
@@ -129,7 +129,7 @@ def _folder_splits(root: Path) -> Iterator[tuple[str, Path, list[Path], str]]:
 
 
 def named_splits(images: Path) -> list[Path]:
-    """Folders inside an image folder that are called after splits."""
+    """List the folders inside an image folder that are called after splits."""
     return [folder for folder in subfolders(images) if split_of_folder(folder.name)]
 
 
@@ -171,7 +171,7 @@ def _names_file(root: Path, listings: list[Path]) -> Path | None:
 
 
 def _has_labels(labels: Path) -> bool:
-    """Whether a folder holds files that could be labels: text, and no XML."""
+    """Return whether a folder holds files that could be labels: text, and no XML."""
     names = walk_files(labels, ".txt")
     return any(
         Path(name).name.lower() not in NOT_LABELS for name, _ in zip(names, range(_PROBED_LABELS), strict=False)
@@ -179,7 +179,7 @@ def _has_labels(labels: Path) -> bool:
 
 
 def _has_labels_beside(folder: Path) -> bool:
-    """Whether a folder holds an image and a file of labels of the same name."""
+    """Return whether a folder holds an image and a file of labels of the same name."""
     if not holds(folder, ".txt") or not holds(folder, *IMAGE_SUFFIXES):
         return False
     names = {entry.name for entry in folder.iterdir()}

@@ -52,7 +52,7 @@ def load_yolo_table(files: SplitFiles) -> AnnotationTable:
 
 
 def label_name(image: str) -> str:
-    """Where the labels of an image lie by YOLO's rule: its last folder ``images`` becomes ``labels``."""
+    """Return where the labels of an image lie by YOLO's rule: its last folder ``images`` becomes ``labels``."""
     head, slash, tail = f"/{image}".rpartition("/images/")
     path = f"{head}/labels/{tail}" if slash else f"/{image}"
     stem, dot, suffix = path.rpartition(".")
@@ -124,7 +124,7 @@ class _Reader:
         )
 
     def _image_names(self) -> list[str]:
-        """Images of the split relative to ``files.images``, in order of names; of lists in their order."""
+        """List the images of the split relative to ``files.images``, in order of names; of lists in their order."""
         names: list[str] = []
         for listing in self.files.listings:
             if listing.is_dir():
@@ -161,7 +161,7 @@ class _Reader:
         return names
 
     def _label_of(self, name: str) -> str:
-        """Label file of an image, by YOLO's rule or beside it or in a folder of labels near it; empty if none."""
+        """Find the label file of an image, by YOLO's rule, beside it or in a folder near it; empty if none."""
         folder, base = os.path.split(str(self.files.images / name))
         stem = base.rpartition(".")[0] + ".txt"
         upper, last = os.path.split(folder)
@@ -189,7 +189,7 @@ class _Reader:
         return self._listed[folder]
 
     def _report_orphans(self, names: Sequence[str], labels: Sequence[str]) -> None:
-        """Labels in the folders of this split whose image is not there; lists may share folders with others."""
+        """Report labels in the folders of this split whose image is lost; lists may share folders with others."""
         if not all(listing.is_dir() for listing in self.files.listings):
             return
         used = {label for label in labels if label}
@@ -206,7 +206,7 @@ class _Reader:
             return 0, 0  # repair says so
 
     def _parse(self, text: str | None, label: str) -> list[Row] | None:
-        """Objects of a label file; None if it could not be read, so that its image is left out."""
+        """Parse the objects of a label file; None if it could not be read, so that its image is left out."""
         if text is None:
             self.report.add("label_file_unreadable", relative(Path(label), self.root))
             return None
@@ -266,7 +266,7 @@ class _Reader:
             self.report.add("class_count_differs", example)
 
     def _greatest_class(self) -> int:
-        """Greatest class number in the labels of every split, so that all agree on the classes."""
+        """Return the greatest class number in the labels of every split, so that all agree on the classes."""
         return max(
             (class_id for folder in self.files.label_folders for class_id in _classes_in(folder)), default=-1
         )

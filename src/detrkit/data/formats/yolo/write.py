@@ -64,7 +64,7 @@ def write_yolo(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> W
 
 
 def _lines(index: CocoIndex, row: int, numbers: np.ndarray) -> str:
-    """The objects of an image, one a line: class, centre, width and height as shares of the image."""
+    """Return the objects of an image, one a line: class, centre, width and height as shares of the image."""
     rows = index.annotation_rows(row)
     kept = ~index.iscrowd[rows]
     corners, labels = index.boxes_xyxy[rows][kept], numbers[index.labels[rows][kept]]
