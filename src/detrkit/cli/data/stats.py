@@ -32,7 +32,7 @@ def stats(
     layout: LayoutOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
-    """Show what is in a data set: classes, box sizes, objects an image, and what of small ones reaches the model."""
+    """Show what a data set holds: classes, box sizes, objects an image, what of small ones reaches the model."""
     with errors():
         config = changed_config(model, assignments)
         from detrkit.curation.input_sizes import eval_inputs, train_inputs

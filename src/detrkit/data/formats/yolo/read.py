@@ -124,7 +124,7 @@ class _Reader:
         )
 
     def _image_names(self) -> list[str]:
-        """List the images of the split relative to ``files.images``, in order of names; of lists in their order."""
+        """List the images of the split relative to ``files.images``, by name; those of lists in their order."""
         names: list[str] = []
         for listing in self.files.listings:
             if listing.is_dir():
