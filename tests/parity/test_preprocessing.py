@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from detrkit.config import TransformConfig
-from detrkit.data.coco import CocoDataset, SampleKey, read_coco
+from detrkit.data.coco import CocoDataset, SampleKey
 from detrkit.data.loader import collate
+from detrkit.data.read import read_coco
 from detrkit.data.transforms import eval_transform
 from detrkit.preprocess import normalize_images
 

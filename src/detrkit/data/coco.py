@@ -20,13 +20,10 @@ from torchvision import tv_tensors
 
 from detrkit.classes import SizeHW
 from detrkit.data.cache import ImageCache
-from detrkit.data.index import CocoIndex, check_inside, missing_images
-from detrkit.data.read import read_coco
+from detrkit.data.index import CocoIndex, check_inside
 from detrkit.errors import ImageError
 from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced
 from detrkit.types import Target
-
-__all__ = ["CocoDataset", "CocoIndex", "Sample", "SampleKey", "Transform", "missing_images", "read_coco"]
 
 logger = logging.getLogger(__name__)
 

@@ -15,6 +15,7 @@ import numpy as np
 
 from detrkit.classes import ClassMap
 from detrkit.data.split import Split
+from detrkit.data.table import positions_of
 from detrkit.detectors.on_split import Found, ImageChange, Progress
 from detrkit.detectors.stages import Stages
 from detrkit.errors import DataError, UsageError
@@ -89,9 +90,7 @@ class ResultsFile:
         """Give the file's detections of every image of the split, to the last digit."""
         classes = self.bind(split).class_map
         results = self.results
-        by_category = np.argsort(np.array(classes.category_ids, dtype=np.int64), kind="stable")
-        ordered = np.array(classes.category_ids, dtype=np.int64)[by_category]
-        class_ids = by_category[np.searchsorted(ordered, results.category_ids)]
+        class_ids = positions_of(results.category_ids, np.array(classes.category_ids, dtype=np.int64))
         begins = np.searchsorted(results.image_ids, split.index.image_ids, side="left").tolist()
         ends = np.searchsorted(results.image_ids, split.index.image_ids, side="right").tolist()
         for done, (image_id, begin, end) in enumerate(

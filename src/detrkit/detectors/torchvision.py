@@ -5,7 +5,6 @@ Their forward does everything at once. For the three stages, its image transform
 
 from __future__ import annotations
 
-import json
 import pickle
 import urllib.error
 from collections.abc import Mapping, Sequence
@@ -19,13 +18,13 @@ import torchvision.models.detection
 from torch import Tensor, nn
 from torchvision.models.detection.image_list import ImageList
 
-from detrkit.classes import ClassMap, SizeHW
+from detrkit.classes import SizeHW
 from detrkit.config import Precision
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.labels import class_map_of_labels, labelled_detections, to_device
 from detrkit.detectors.stages import autocast, resolve_device
 from detrkit.errors import UsageError, WeightsError
-from detrkit.families.build import CLASSES_SUFFIX
+from detrkit.families.build import CLASSES_SUFFIX, read_classes
 from detrkit.types import ImageDetections
 
 KIND = "torchvision"
@@ -239,11 +238,6 @@ def _names_beside(path: Path, labels: int, published: dict[int, str]) -> dict[in
             'such as {"names": ["cat", "dog"], "category_ids": [1, 2], "slots": [1, 2], '
             f'"num_slots": {labels}}} where slots are the labels'
         )
-    try:
-        class_map = ClassMap.from_dict(json.loads(beside.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise WeightsError(f"{beside} does not hold names, category_ids, slots and num_slots: {error}") from error
-    if class_map.num_slots != labels:
-        raise WeightsError(f"{beside} is of {class_map.num_slots} labels, {path} has {labels}")
+    class_map = read_classes(beside, labels)
     names = dict.fromkeys(range(labels), "")
     return names | dict(zip(class_map.slots, class_map.names, strict=True))

@@ -284,16 +284,20 @@ def _read_published(path: Path, model: str | None) -> tuple[Weights, Config]:
     base = preset_config(weights.config.preset) if weights.config.preset in PRESETS else Config()
     classes = path.with_suffix(CLASSES_SUFFIX)
     if classes.is_file():
-        weights = dataclasses.replace(weights, class_map=_read_classes(classes, weights.class_map.num_slots))
+        weights = dataclasses.replace(weights, class_map=read_classes(classes, weights.class_map.num_slots))
     return weights, update_config(base, {"model": weights.config.model_dump()})
 
 
-def _read_classes(path: Path, num_slots: int) -> ClassMap:
-    """Read the classes that were written beside an exported file, which holds no names itself."""
+def read_classes(path: Path, num_slots: int) -> ClassMap:
+    """Read the classes that were written beside a file of weights, which holds no names itself.
+
+    Raises:
+        WeightsError: They cannot be read, or are of another head.
+    """
     try:
         class_map = ClassMap.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
-        raise WeightsError(f"{path} does not hold classes as detrkit export writes them: {error}") from error
+        raise WeightsError(f"{path} does not hold names, category_ids, slots and num_slots: {error}") from error
     if class_map.num_slots != num_slots:
-        raise WeightsError(f"{path} is of a head with {class_map.num_slots} slots, the weights have {num_slots}")
+        raise WeightsError(f"{path} is of a head with {class_map.num_slots} labels, the weights have {num_slots}")
     return class_map

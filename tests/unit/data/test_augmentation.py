@@ -11,9 +11,10 @@ from torchvision import tv_tensors
 
 from detrkit.config import RECIPES, DataConfig, TransformConfig
 from detrkit.curation.synthetic import write_synthetic
-from detrkit.data.coco import CocoDataset, Sample, SampleKey, read_coco
+from detrkit.data.coco import CocoDataset, Sample, SampleKey
 from detrkit.data.compose import ComposedTransform
 from detrkit.data.loader import EpochBatchSampler, build_loader
+from detrkit.data.read import read_coco
 from detrkit.data.transforms import train_transform
 from detrkit.types import Target
 

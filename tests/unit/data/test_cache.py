@@ -22,9 +22,10 @@ from detrkit.config import DataConfig, TransformConfig
 from detrkit.data import cache_build
 from detrkit.data.cache import ImageCache, default_cache_folder, find_cache, read_manifest
 from detrkit.data.cache_build import CacheReport, build_cache, reduced_hw
-from detrkit.data.coco import CocoDataset, SampleKey, read_coco
+from detrkit.data.coco import CocoDataset, SampleKey
 from detrkit.data.formats import find_split
 from detrkit.data.index import CocoIndex
+from detrkit.data.read import read_coco
 from detrkit.data.transforms import train_transform
 from detrkit.errors import DataError, UsageError
 from detrkit.ops.images import DecodeTarget
@@ -305,7 +306,7 @@ def test_a_killed_process_leaves_what_the_next_goes_on_from(data: Path) -> None:
     path.write_text(json.dumps(content))
     slowly = (
         "import sys, time; from pathlib import Path; from detrkit.data.cache_build import build_cache;"
-        "from detrkit.data.coco import read_coco; root = Path(sys.argv[1]);"
+        "from detrkit.data.read import read_coco; root = Path(sys.argv[1]);"
         "index, _ = read_coco(root / 'annotations/instances_train2017.json', root / 'train2017');"
         "build_cache(index, root / 'train2017', 'train', Path(sys.argv[2]), short=100, workers=1,"
         "            progress=lambda *_: time.sleep(0.05))"

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from detrkit.config import RECIPES, TransformConfig
-from detrkit.data.coco import CocoDataset, SampleKey, read_coco, sample_seed
+from detrkit.data.coco import CocoDataset, SampleKey, sample_seed
+from detrkit.data.read import read_coco
 from detrkit.data.transforms import train_transform
 from detrkit.errors import AnnotationError, ImageError
 from detrkit.ops.images import DecodeTarget

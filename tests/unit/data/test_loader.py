@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 
 from detrkit.config import DataConfig, TransformConfig
 from detrkit.curation.synthetic import write_synthetic
-from detrkit.data.coco import CocoDataset, SampleKey, read_coco
+from detrkit.data.coco import CocoDataset, SampleKey
 from detrkit.data.loader import (
     WINDOW,
     EpochBatchSampler,
@@ -23,6 +23,7 @@ from detrkit.data.loader import (
     build_loader,
     collate,
 )
+from detrkit.data.read import read_coco
 from detrkit.data.transforms import eval_transform, train_transform
 from detrkit.data.transport import SharedSlots
 from detrkit.errors import ImageError

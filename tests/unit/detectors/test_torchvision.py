@@ -171,7 +171,7 @@ def test_classes_of_a_file_come_from_beside_it(tmp_path: Path):
     assert target.class_map.names == ("dog", "cat")  # by label
     beside["num_slots"] = 4
     path.with_suffix(".classes.json").write_text(json.dumps(beside), encoding="utf-8")
-    with pytest.raises(WeightsError, match="is of 4 labels"):
+    with pytest.raises(WeightsError, match="with 4 labels"):
         find_target(f"torchvision:{SMALL}@{path}", device="cpu")
 
 
