@@ -100,27 +100,13 @@ class FixResult:
         return self.after.is_clean and not self.unfit
 
 
-def fix_data(
-    checked: Checked,
-    out: Path,
-    *,
-    copy: bool = False,
-    images: bool = True,
-    duplicates: bool = True,
-    queries: int = 100,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> FixResult:
-    """Write a repaired copy and check it.
+def fix_data(checked: Checked, out: Path, *, copy: bool = False, progress: Progress | None = None) -> FixResult:
+    """Write a repaired copy and check it as the original was.
 
     Args:
         checked: Result of :func:`detrkit.curation.check.examine`.
         out: New or empty folder.
         copy: Whether to copy the images instead of linking them.
-        images: Option for checking the copy, as in :func:`detrkit.curation.check.examine`, like the rest.
-        duplicates: As above.
-        queries: As above.
-        workers: As above.
         progress: Function told the step, how many images are done and how many there are.
 
     Raises:
@@ -137,8 +123,7 @@ def fix_data(
         repaired = {finding.kind: finding.count for finding in result.findings if finding.fault.fix}
         unfit = tuple(writer.unfit())
         _write_changes(folder, result, writer.losses, unfit)
-    options: Any = {"images": images, "duplicates": duplicates, "queries": queries, "workers": workers}
-    after = check_data(out, progress=progress, **options)
+    after = check_data(out, dataclasses.replace(checked.options, layout="auto"), progress)
     return FixResult(Path(out), repaired, tuple(writer.losses), unfit, after)
 
 

@@ -14,7 +14,7 @@ from torchvision import tv_tensors
 
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
-from detrkit.curation.check.run import examine
+from detrkit.curation.check.run import CheckOptions, examine
 from detrkit.curation.preview import draw_sample
 from detrkit.data.formats import canonical_split, find_split
 from detrkit.data.read import load_table
@@ -135,7 +135,8 @@ def _check(config: Config, tell: Tell) -> dict[str, AnnotationTable]:
         tell([CheckResult("annotations", Outcome.NOTE, found)])
         return {}
     queries = config.model.num_queries
-    checked = examine(config.data.root, layout=config.data.layout, images=False, duplicates=False, queries=queries)
+    options = CheckOptions(layout=config.data.layout, images=False, duplicates=False, queries=queries)
+    checked = examine(config.data.root, options)
     tell(data_questions.check_annotations(checked.result))
     return {split.name: split.table for split in checked.splits}
 

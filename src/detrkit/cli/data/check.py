@@ -47,18 +47,18 @@ def check(
     With --fix it exits with 1 only if the repaired copy still has some, or has lost too much to be trained on.
     """
     with errors():
-        from detrkit.curation.check import examine
+        from detrkit.curation.check import CheckOptions, examine
 
         _check_target(html, fix)
-        options: dict[str, Any] = {
-            "images": images,
-            "duplicates": duplicates,
-            "queries": queries or _queries(model),
-            "workers": workers,
-        }
+        options = CheckOptions(
+            layout=checked_layout(layout),
+            images=images,
+            duplicates=duplicates,
+            queries=queries or _queries(model),
+            workers=workers,
+        )
         with progress_bar("checking", as_json) as bar:
-            progress = _steps(bar)
-            checked = examine(data, layout=checked_layout(layout), progress=progress, **options)
+            checked = examine(data, options, _steps(bar))
         if html is not None:
             from detrkit.curation.check.page import write_check_page
 
@@ -68,7 +68,7 @@ def check(
             from detrkit.curation.fix import fix_data
 
             with progress_bar("repairing", as_json) as bar:
-                fixed = fix_data(checked, fix, copy=copy, progress=_steps(bar), **options)
+                fixed = fix_data(checked, fix, copy=copy, progress=_steps(bar))
         _report(checked.result, fixed, html, as_json)
         decisive = checked.result if fixed is None else fixed.after
         if fixed is not None and fixed.unfit:

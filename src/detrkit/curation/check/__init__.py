@@ -1,7 +1,7 @@
 """Search for what is wrong with a data set."""
 
 from detrkit.curation.check.result import CheckResult
-from detrkit.curation.check.run import Checked, check_data, examine
-from detrkit.data.faults import FAULTS, Fault, Finding, Location, Severity
+from detrkit.curation.check.run import Checked, CheckOptions, check_data, examine
+from detrkit.data.faults import Finding, Severity
 
-__all__ = ["FAULTS", "CheckResult", "Checked", "Fault", "Finding", "Location", "Severity", "check_data", "examine"]
+__all__ = ["CheckOptions", "CheckResult", "Checked", "Finding", "Severity", "check_data", "examine"]

@@ -27,77 +27,67 @@ Progress = Callable[[str, int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)
+class CheckOptions:
+    """How a data set is checked.
+
+    Args:
+        layout: Layout to take it for instead of recognising one.
+        images: Whether to decode every image and panoptic mask; otherwise only the annotations are checked.
+        duplicates: Whether to compare all images with each other.
+        queries: Number of queries of the model, the most objects that it can find in an image.
+        workers: Number of threads; as many as there are CPUs, eight at most, if None.
+    """
+
+    layout: Layout = "auto"
+    images: bool = True
+    duplicates: bool = True
+    queries: int = 100
+    workers: int | None = None
+
+
+@dataclasses.dataclass(frozen=True)
 class Checked:
     """A result together with what was read for it, which pages and repairs need.
 
     Args:
         result: The findings.
+        options: Options of the check.
         splits: Splits that could be read.
         masks: Masks of each split that has some, by its name.
         panoptic: Panoptic annotations beside the splits.
     """
 
     result: CheckResult
+    options: CheckOptions
     splits: list[SplitData]
     masks: dict[str, Masks]
     panoptic: list[PanopticFiles]
 
 
 def check_data(
-    data: str | Path,
-    *,
-    layout: Layout = "auto",
-    images: bool = True,
-    duplicates: bool = True,
-    queries: int = 100,
-    workers: int | None = None,
-    progress: Progress | None = None,
+    data: str | Path, options: CheckOptions | None = None, progress: Progress | None = None
 ) -> CheckResult:
-    """Look for everything that is wrong with a data set; arguments as in :func:`examine`.
-
-    Raises:
-        UsageError: There is no such folder or file.
-    """
-    return examine(
-        data,
-        layout=layout,
-        images=images,
-        duplicates=duplicates,
-        queries=queries,
-        workers=workers,
-        progress=progress,
-    ).result
+    """Look for everything that is wrong with a data set; see :func:`examine`."""
+    return examine(data, options, progress).result
 
 
-def examine(
-    data: str | Path,
-    *,
-    layout: Layout = "auto",
-    images: bool = True,
-    duplicates: bool = True,
-    queries: int = 100,
-    workers: int | None = None,
-    progress: Progress | None = None,
-) -> Checked:
+def examine(data: str | Path, options: CheckOptions | None = None, progress: Progress | None = None) -> Checked:
     """Look for everything that is wrong with a data set, and keep what was read.
 
     Args:
         data: Folder of the data set, or a file that names it, in any layout that is read.
-        layout: Layout to take it for instead of recognising one.
-        images: Whether to decode every image and panoptic mask; otherwise only the annotations are checked.
-        duplicates: Whether to compare all images with each other.
-        queries: Number of queries of the model, the most objects that it can find in an image.
-        workers: Number of threads; as many as there are CPUs, eight at most, if None.
+        options: How to check it; everything if None.
         progress: Function told the step, how many images are done and how many there are.
 
     Raises:
         UsageError: There is no such folder or file.
     """
+    options = options or CheckOptions()
     data, found = Path(data), Findings()
-    splits = _read_splits(data, layout, found)
+    splits = _read_splits(data, options.layout, found)
     # files first: boxes are held against the sizes of the images
     find_files(splits, found)
-    checked_images = inspect_files(splits, found, images, workers, progress)
+    checked_images = inspect_files(splits, found, options.images, options.workers, progress)
     # each split for itself
     masks: dict[str, Masks] = {}
     for split in splits:
@@ -107,19 +97,20 @@ def examine(
         if decoded is not None:
             masks[split.name] = decoded
             check_masks(split, decoded, found)
-        _check_queries(split, queries, found)
+        _check_queries(split, options.queries, found)
     # splits against each other
     check_classes(splits, found)
     panoptic = find_panoptic(data, found)
-    if images:
+    if options.images:
         for files in panoptic:
-            check_panoptic(files, found, workers, progress)
-    if duplicates and images:
-        check_duplicates(splits, found, workers, progress)
-    skipped = ["image files were not decoded"] * (not images)
-    skipped += ["images were not compared with each other"] * (not (duplicates and images))
+            check_panoptic(files, found, options.workers, progress)
+    is_compared = options.duplicates and options.images
+    if is_compared:
+        check_duplicates(splits, found, options.workers, progress)
+    skipped = ["image files were not decoded"] * (not options.images)
+    skipped += ["images were not compared with each other"] * (not is_compared)
     result = CheckResult(data, tuple(map(_summary, splits)), found.build(), checked_images, tuple(skipped))
-    return Checked(result, splits, masks, panoptic)
+    return Checked(result, options, splits, masks, panoptic)
 
 
 def _read_splits(data: Path, layout: Layout, found: Findings) -> list[SplitData]:

@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.curation.check import examine
+from detrkit.curation.check import CheckOptions, examine
 from detrkit.curation.fix import fix_data
 
 WIDTH, HEIGHT, IMAGES = 120, 80, 8
 
 
 def alarms(root: Path) -> dict[str, int]:
-    result = examine(root, duplicates=False).result
+    result = examine(root, CheckOptions(duplicates=False)).result
     return {finding.kind: finding.count for finding in result.findings if finding.severity != "note"}
 
 
@@ -60,11 +60,11 @@ def test_a_faulty_line_is_named_and_repaired(name, yolo, tmp_path):
     line, kind = YOLO_LINES[name]
     path = yolo / "train" / "labels" / "3.txt"
     path.write_text(path.read_text() + line + "\n")
-    checked = examine(yolo, duplicates=False)
+    checked = examine(yolo, CheckOptions(duplicates=False))
     (finding,) = [one for one in checked.result.findings if one.severity != "note"]
     assert (finding.kind, finding.count) == (kind, 1)
     assert "3.txt line 3" in finding.examples[0]
-    fixed = fix_data(checked, tmp_path / "fixed", duplicates=False)
+    fixed = fix_data(checked, tmp_path / "fixed")
     assert fixed.after.is_clean, fixed.after.lines()
     assert fixed.repaired == {kind: 1}
 
