@@ -11,7 +11,7 @@ from rich.console import Console
 
 from detrkit.visual.table import Column, Table, write_csv
 from detrkit.visual.text import markdown_name, markdown_text
-from tests.unit.visual.test_page import Elements
+from tests.unit.visual.elements import Elements
 
 HOSTILE = [
     '=HYPERLINK("http://example.org","x")',
