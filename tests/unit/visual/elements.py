@@ -6,7 +6,7 @@ from html.parser import HTMLParser
 
 
 class Elements(HTMLParser):
-    """Names and attributes of every element, and texts outside of scripts; fails on elements that end in disorder."""
+    """Names and attributes of every element, and texts outside of scripts; fails where an end is out of order."""
 
     VOID = ("meta", "img", "br", "link")
 
