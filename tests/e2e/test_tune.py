@@ -61,9 +61,8 @@ def test_a_killed_search_finishes_its_remaining_trials_only(tiny_data: Path, tmp
     said = run_well("tune", "--out", out)
 
     after = trials_in(out)
-    assert [(number, state) for number, state, *_ in after] == [(number, "COMPLETE") for number in range(4)]
+    assert [state for _, state, *_ in after] == ["COMPLETE", "FAIL", *["COMPLETE"] * 3]  # the second was retried
     assert after[0] == before[0]
-    assert after[1][3] == before[1][3]  # begun when it was begun
     assert (out / "trials" / "0000" / "metrics.jsonl").read_bytes() == first
     assert (interrupted / "config.yaml").read_bytes() == config
     assert "trial 1 goes on" in said
@@ -82,16 +81,14 @@ def test_a_killed_search_finishes_its_remaining_trials_only(tiny_data: Path, tmp
 
 
 @pytest.mark.slow
-def test_two_workers_share_a_study(tiny_data: Path, tmp_path: Path):
+def test_two_processes_share_a_study(tiny_data: Path, tmp_path: Path):
     out = tmp_path / "study"
-    said, _ = finish(start(tune_arguments(tiny_data, out, "--trials", "4", "--workers", "2")))
-    found = trials_in(out)
-    assert [(number, state) for number, state, *_ in found] == [(number, "COMPLETE") for number in range(4)]
-    logs = [(out / f"worker-{number}.log").read_text(encoding="utf-8") for number in (1, 2)]
-    begun = [sum(f"trial {number}: " in log for log in logs) for number in range(4)]
-    assert begun == [1, 1, 1, 1]
-    assert all(said.count(f"trial {number} done") == 1 for number in range(4))
-    assert all("trial " in log for log in logs)
+    arguments = tune_arguments(tiny_data, out, "--trials", "4")
+    processes = [start(arguments), start(arguments)]
+    said = [finish(process)[0] for process in processes]
+    assert [(number, state) for number, state, *_ in trials_in(out)] == [(n, "COMPLETE") for n in range(4)]
+    assert all(sum(text.count(f"trial {number} done") for text in said) == 1 for number in range(4))
+    assert all("trial " in text for text in said)
     assert len({tuple(row.items())[5:9] for row in rows_of(out)}) == 4  # no two with the same parameters
 
 
@@ -111,7 +108,8 @@ def test_best_config_trains(tiny_data: Path, tmp_path: Path):
         (["--pruner", "best"], "--pruner is 'best', expected median, hyperband or none"),
         (["--pruner", "median"], "--no-prune and --pruner median contradict"),
         (["--lr-range", "--trials", "3"], "--trials belong to the search"),
-        (["--set", "train.devices=2"], "give --workers"),
+        (["--set", "train.devices=2"], "start the same command several times"),
+        (["--workers", "2"], "start the same command 2 times"),
     ],
 )
 def test_what_is_asked_wrongly_ends_with_2(

@@ -1,4 +1,4 @@
-"""The verbs of this room as Python calls; public as ``detrkit.tune`` and ``detrkit.lr_range``."""
+"""``detrkit.tune`` and ``detrkit.lr_range``: search for settings, and the learning-rate range test."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from detrkit.config import DEFAULT_PRESET, Config
-from detrkit.families.recipes import resolve_config
+from detrkit.api.common import Source, resolved_config
+from detrkit.config import DEFAULT_PRESET
+from detrkit.errors import UsageError
 from detrkit.tuning.lr_range import LrRange, run_lr_range
 from detrkit.tuning.results import StudyResult
 from detrkit.tuning.run import run_tuning
 from detrkit.tuning.settings import Pruner
 
-Source = str | os.PathLike[str]
 Say = Callable[[str], None]
 
 
@@ -38,29 +38,34 @@ def tune(
     """Search for the settings of a training by many short ones; goes on where a former call was stopped.
 
     Args:
-        model: Preset to train; ``detr-r50`` if not given.
-        data: Folder of the data set, in any layout that is read.
+        model: preset to train; ``detr-r50`` if not given.
+        data: folder of the data set, in any layout that is read.
         config: YAML file over the preset; the arguments here go over both.
-        init: Starting weights of every trial, as for :func:`detrkit.train`.
-        epochs: Of each trial.
-        changes: Any other config values of every trial, dotted.
-        out: Folder of the study. To go on with one, nothing else need be given.
-        trials: How many the study is to have in all; 20 if not given.
+        init: starting weights of every trial, as for :func:`detrkit.train`.
+        epochs: epochs of each trial.
+        changes: other config values of every trial, dotted.
+        out: folder of the study. To go on with one, nothing else need be given.
+        trials: trials that the study is to have in all; 20 if not given.
         space: YAML file of config keys and their ranges or choices; what is usual if not given.
-        pruner: How hopeless trials are ended early: ``median``, ``hyperband`` or ``none``; median if not given.
-        storage: Address of a database, for several machines; ``study.db`` in ``out`` if not given.
-        study: Name in that database; that of ``out`` if not given.
-        workers: Trials side by side on this machine.
-        say: Where messages for people go.
+        pruner: way in which hopeless trials are ended early: ``median`` (if not given), ``hyperband`` or ``none``.
+        storage: address of a database, for several machines; ``study.db`` in ``out`` if not given.
+        study: name in that database; that of ``out`` if not given.
+        workers: of an earlier version; only 1 is taken.
+        say: receiver of messages for people.
 
     Raises:
         MissingExtraError: Optuna is not installed.
         UsageError: Something is asked wrongly, or differs from what the study was begun with.
-        TrainingError: The first trials all failed, or a worker died.
+        TrainingError: The first trials all failed.
     """
-    given = {"train.init": None if init is None else os.fspath(init), "train.epochs": epochs}
-    says_nothing = not any((model, data, config, changes, *given.values()))
-    resolved = None if says_nothing else _resolved(model, data, config, changes, given)
+    if workers != 1:
+        raise UsageError(
+            f"got {workers} workers, which tune starts no more: start the same command {workers} times, each with "
+            "its own CUDA_VISIBLE_DEVICES; processes with the same --out share the trials"
+        )
+    given = {"data.root": _path(data), "train.init": _path(init), "train.epochs": epochs}
+    says_nothing = not any((model, config, changes, *given.values()))
+    resolved = None if says_nothing else resolved_config(model or DEFAULT_PRESET, config, changes, given)
     return run_tuning(
         resolved,
         Path(out),
@@ -69,7 +74,6 @@ def tune(
         pruner=pruner,
         storage=storage,
         study_name=study,
-        workers=workers,
         say=say,
     )
 
@@ -88,32 +92,22 @@ def lr_range(
     """Suggest a learning rate by one short training whose rate rises until the loss does.
 
     Args:
-        model: Preset to train.
-        data: Folder of the data set, in any layout that is read.
-        config: As for :func:`tune`.
-        init: As for :func:`tune`.
-        changes: As for :func:`tune`.
-        out: Folder for lr_range.json and lr_range.png.
-        steps: From the lowest to the highest rate.
-        say: Where messages for people go.
+        model: preset to train.
+        data: folder of the data set, in any layout that is read.
+        config: YAML file, as for :func:`tune`.
+        init: starting weights, as for :func:`tune`.
+        changes: other config values, dotted.
+        out: folder for lr_range.json and lr_range.png.
+        steps: steps from the lowest to the highest rate.
+        say: receiver of messages for people.
 
     Raises:
         UsageError: Model or data are asked for wrongly.
         TrainingError: The loss did not fall at any rate.
     """
-    given = {"train.init": None if init is None else os.fspath(init)}
-    return run_lr_range(_resolved(model, data, config, changes, given), Path(out), steps=steps, say=say)
+    given = {"data.root": _path(data), "train.init": _path(init)}
+    return run_lr_range(resolved_config(model, config, changes, given), Path(out), steps=steps, say=say)
 
 
-def _resolved(
-    model: str | None,
-    data: Source | None,
-    config: str | Path | None,
-    changes: Mapping[str, Any] | None,
-    given: Mapping[str, Any],
-) -> Config:
-    """The preset with its recipe, the file over it, then changes, then the arguments that are given."""
-    arguments = {key: value for key, value in given.items() if value is not None}
-    if data is not None:
-        arguments["data.root"] = os.fspath(data)
-    return resolve_config(model or DEFAULT_PRESET, config, {**(changes or {}), **arguments})
+def _path(source: Source | None) -> str | None:
+    return None if source is None else os.fspath(source)

@@ -42,9 +42,7 @@ def tune(
             help="Folder of the study; give it again to go on. tune, or lr-range with a free number.",
         ),
     ] = None,
-    workers: Annotated[
-        int, typer.Option(min=1, metavar="N", help="Trials side by side; CPUs and GPUs are shared out.")
-    ] = 1,
+    workers: Annotated[int, typer.Option(hidden=True)] = 1,
     space: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="YAML of config keys and their ranges or choices; see docs/tuning.md."),

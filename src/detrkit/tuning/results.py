@@ -1,4 +1,4 @@
-"""What a study has found, as values and files."""
+"""Results of a search, as values and files."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from detrkit.config import Config, write_config
 from detrkit.files import atomic_file
 from detrkit.tuning.settings import Settings
-from detrkit.tuning.study import Place, read_facts
+from detrkit.tuning.study import StudyLocation, number_of
 
 if TYPE_CHECKING:
     import optuna
@@ -25,15 +25,15 @@ class TrialResult:
     """A trial.
 
     Args:
-        number: From 0; the first has the config's own values.
-        state: complete, pruned, fail, running (also: interrupted) or waiting.
-        best_ap: Highest AP of its evaluations; None before the first.
-        parameters: By name.
+        number: number from 0; the first has the config's own values.
+        state: complete, pruned, fail, running, or waiting: not begun, or interrupted.
+        best_ap: highest AP of its evaluations; None before the first.
+        parameters: values by name.
         curve: AP by epoch.
-        epochs: Completed.
-        seconds: Of training and evaluation, over all starts.
-        run_dir: Its run folder.
-        reason: Why it failed.
+        epochs: epochs completed.
+        seconds: time of training and evaluation, over all starts.
+        run_dir: its run folder.
+        reason: why it failed.
     """
 
     number: int
@@ -47,26 +47,22 @@ class TrialResult:
     reason: str | None = None
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
-        return {
-            **dataclasses.asdict(self),
-            "run_dir": str(self.run_dir),
-            "parameters": dict(self.parameters),
-            "curve": {str(epoch): ap for epoch, ap in self.curve.items()},
-        }
+        """Return the values for JSON."""
+        curve = {str(epoch): ap for epoch, ap in self.curve.items()}
+        return {**dataclasses.asdict(self), "run_dir": str(self.run_dir), "curve": curve}
 
 
 @dataclasses.dataclass(frozen=True)
 class StudyResult:
-    """What a search has found.
+    """Result of a search.
 
     Args:
-        out: Its folder: best.yaml, trials.csv, tune.html, tune.png, trials/.
-        trials: By number.
-        total: How many there are to be.
-        config: Of the best trial, ready to train with; None if none is complete.
+        out: its folder: best.yaml, trials.csv, tune.html, tune.png, trials/.
+        trials: trials by number.
+        total: trials that there are to be.
+        config: config of the best trial, ready to train with; None if none is complete.
         stopped: finished, or interrupted by a signal.
-        signal_number: That signal.
+        signal_number: that signal.
     """
 
     out: Path
@@ -87,7 +83,7 @@ class StudyResult:
         return next(iter(self.ranked), None)
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the values for JSON."""
         best = self.best
         return {
             "out": str(self.out),
@@ -100,35 +96,40 @@ class StudyResult:
 
 
 def ranked(trials: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
-    """Complete trials, the best first; of equals the earlier."""
+    """Return the complete trials, the best first; of equals the earlier."""
     complete = [trial for trial in trials if trial.state == "complete"]
     return tuple(sorted(complete, key=lambda trial: (-(trial.best_ap or 0.0), trial.number)))
 
 
-def read_trials(study: optuna.Study, place: Place) -> tuple[TrialResult, ...]:
-    """All trials of a study."""
+def read_trials(study: optuna.Study, location: StudyLocation) -> tuple[TrialResult, ...]:
+    """Read all trials of a study; one that was retried counts once, as its last retry."""
+    trials = study.get_trials(deepcopy=False)
+    retried = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
     found = []
-    for trial in study.get_trials(deepcopy=False):
-        facts = read_facts(trial)
+    for trial in trials:
+        if trial.number in retried:
+            continue
+        number, facts = number_of(trial, trials), trial.user_attrs.get("facts", {})
         curve = {epoch: ap for epoch, ap in sorted(trial.intermediate_values.items()) if math.isfinite(ap)}
+        died = "its process died too often; was it killed for the memory it took?"
         found.append(
             TrialResult(
-                number=trial.number,
+                number=number,
                 state=cast("State", trial.state.name.lower()),
                 best_ap=max(curve.values(), default=facts.get("best_ap")),
                 parameters=trial.params,
                 curve=curve,
                 epochs=facts.get("epochs", max(curve, default=None)),
                 seconds=float(facts.get("seconds", 0.0)),
-                run_dir=place.run_dir(trial.number),
-                reason=facts.get("reason"),
+                run_dir=location.run_dir(number),
+                reason=facts.get("reason", died) if trial.state.name == "FAIL" else None,
             )
         )
-    return tuple(found)
+    return tuple(sorted(found, key=lambda result: result.number))
 
 
 def best_config(settings: Settings, trials: Sequence[TrialResult]) -> Config | None:
-    """The config of the best complete trial, with the data's folder as it was given."""
+    """Return the config of the best complete trial, with the data's folder as it was given."""
     best = next(iter(ranked(trials)), None)
     return None if best is None else settings.space.apply(settings.config, best.parameters)
 
@@ -139,30 +140,51 @@ def write_results(out: Path, config: Config | None, trials: Sequence[TrialResult
         write_config(config, out / "best.yaml")
     names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
     with atomic_file(out / "trials.csv") as file:
-        writer = csv.writer(file, lineterminator="\n")
+        writer = csv.writer(file, lineterminator="\n")  # writes None as nothing
         writer.writerow(["trial", "state", "best_ap", "epochs", "seconds", *names, "run", "reason"])
         for trial in trials:
-            values = ["" if trial.parameters.get(name) is None else trial.parameters[name] for name in names]
-            ap = "" if trial.best_ap is None else trial.best_ap
-            run = trial.run_dir.relative_to(out).as_posix()
-            head = [trial.number, trial.state, ap, trial.epochs, round(trial.seconds, 1)]
-            writer.writerow([*head, *values, run, trial.reason or ""])
+            head = [trial.number, trial.state, trial.best_ap, trial.epochs, round(trial.seconds, 1)]
+            values = [trial.parameters.get(name) for name in names]
+            writer.writerow([*head, *values, trial.run_dir.relative_to(out).as_posix(), trial.reason])
 
 
 def table_of_best(trials: Sequence[TrialResult], count: int) -> list[list[str]]:
-    """Head and rows of the best trials and the first, for people to read."""
-    from detrkit.tuning.work import shown_value
-
-    order = list(ranked(trials))
-    shown = order[:count]
-    first = next((trial for trial in order if trial.number == 0), None)
-    if first is not None and first not in shown:
-        shown.append(first)
+    """Return head and rows of the best trials and the first, for people to read."""
+    order = ranked(trials)
+    shown = [trial for place, trial in enumerate(order) if place < count or trial.number == 0]
     names = list(dict.fromkeys(name for trial in shown for name in trial.parameters))
     rows = [["trial", "best AP", "epochs", *names]]
     for trial in shown:
         own = " (config's own)" if trial.number == 0 else ""
-        ap = "-" if trial.best_ap is None else f"{trial.best_ap:.3f}"
         values = [shown_value(trial.parameters.get(name)) for name in names]
-        rows.append([f"{trial.number}{own}", ap, str(trial.epochs), *values])
+        rows.append([f"{trial.number}{own}", shown_ap(trial), str(trial.epochs), *values])
     return rows
+
+
+def shown_parameters(parameters: Mapping[str, Any]) -> str:
+    """Return parameters in one line."""
+    return ", ".join(
+        f"{name.rpartition('/')[0] or name}{'/lr' if '/' in name else ''} {shown_value(value)}"
+        for name, value in parameters.items()
+    )
+
+
+def shown_value(value: Any) -> str:
+    """Return a parameter's value, short."""
+    if value is None:
+        return "off"
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def shown_ap(trial: TrialResult) -> str:
+    """Return the best AP of a trial, with three digits."""
+    return "-" if trial.best_ap is None else f"{trial.best_ap:.3f}"
+
+
+def shown_trial(trial: TrialResult) -> str:
+    """Return what became of a trial, in one line."""
+    if trial.state == "fail":
+        return f"trial {trial.number} failed: {trial.reason}"
+    took = f"{trial.epochs} epoch{'' if trial.epochs == 1 else 's'}, {trial.seconds:.0f} s"
+    state = "done" if trial.state == "complete" else trial.state
+    return f"trial {trial.number} {state}: best AP {shown_ap(trial)} ({took})"

@@ -67,18 +67,16 @@ class Dimension:
         """Of the parameter, in the study and in tables."""
         return self.key if self.times is None else f"{self.key}/{self.times}"
 
-    def distribution(self) -> Any:
-        """As Optuna has it; choices that are lists are written as JSON."""
-        from optuna import distributions
-
+    def suggest(self, trial: Any) -> Any:
+        """Draw the parameter of an Optuna trial; choices that are lists are written as JSON."""
         if self.choices:
-            return distributions.CategoricalDistribution([_label(choice) for choice in self.choices])
+            return trial.suggest_categorical(self.name, [_label(choice) for choice in self.choices])
         assert self.low is not None
         assert self.high is not None
         if self.integer:
             step = 1 if self.step is None else int(self.step)
-            return distributions.IntDistribution(int(self.low), int(self.high), log=self.log, step=step)
-        return distributions.FloatDistribution(self.low, self.high, log=self.log, step=self.step)
+            return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log, step=step)
+        return trial.suggest_float(self.name, self.low, self.high, log=self.log, step=self.step)
 
     def value(self, parameter: Any) -> Any:
         """The value that a parameter of the study stands for, before ``times``."""
@@ -114,10 +112,6 @@ class Space:
     """All searched keys."""
 
     dimensions: tuple[Dimension, ...]
-
-    def distributions(self) -> dict[str, Any]:
-        """Of every parameter by name, as Optuna has them."""
-        return {dimension.name: dimension.distribution() for dimension in self.dimensions}
 
     def apply(self, config: Config, parameters: Mapping[str, Any]) -> Config:
         """The config of a trial.

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import csv
 import json
+import sqlite3
 import sys
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from detrkit.config import Config, read_config, update_config
 from detrkit.errors import MissingExtraError, NonFiniteError, TrainingError, UsageError
 from detrkit.tuning.run import run_tuning
-from detrkit.tuning.study import Place, Watch, open_study
+from detrkit.tuning.study import StudyLocation, open_study, retry_dead_trials
 from tests.unit.tuning.conftest import Played
 
 
@@ -32,7 +36,7 @@ def by_rate(config: Config, epoch: int) -> float:
 
 
 def study_of(out: Path):
-    return open_study(Place(out, None, out.name))
+    return open_study(StudyLocation(out, None, out.name))
 
 
 class PowerCut(BaseException):
@@ -75,7 +79,7 @@ def test_parameters_do_not_depend_on_restarts(config: Config, tmp_path: Path):
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), PowerCut()], ids=["interrupted", "killed"])
-def test_a_trial_that_was_stopped_goes_on(config: Config, tmp_path: Path, error: BaseException):
+def test_a_trial_that_was_stopped_goes_on_under_its_number(config: Config, tmp_path: Path, error: BaseException):
     out = tmp_path / "study"
     played = Played(by_rate, raising(error, at=(1, 3)))
     if isinstance(error, KeyboardInterrupt):
@@ -83,52 +87,97 @@ def test_a_trial_that_was_stopped_goes_on(config: Config, tmp_path: Path, error:
     else:
         with pytest.raises(PowerCut):
             run_tuning(config, out, trials=3, pruner="none", say=quiet, train=played)
-        study = study_of(out)
-        stopped = study.trials[1]
-        assert Watch().is_dead(stopped, Place(out, None, out.name)) is False  # this process has it
-        gone = {**stopped.user_attrs["owner"], "process": 2**22 + 1}
-        study._storage.set_trial_user_attr(stopped._trial_id, "owner", gone)
-    assert [trial.state.name for trial in study_of(out).trials] == ["COMPLETE", "RUNNING"]
     again = Played(by_rate)
     result = run_tuning(None, out, say=quiet, train=again)
     assert again.numbers == [1, 2]
     assert again.configs[0] == played.configs[1]
-    assert [trial.state for trial in result.trials] == ["complete"] * 3
+    assert [(trial.number, trial.state, trial.run_dir.name) for trial in result.trials] == [
+        (number, "complete", f"{number:04d}") for number in range(3)
+    ]
     assert set(result.trials[1].curve) == {1, 2, 3}
+    assert [trial.state.name for trial in study_of(out).trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
+    assert run_tuning(None, out, say=quiet, train=again).trials == result.trials
 
 
-def test_the_process_of_a_trial_is_known_by_its_start_too(config: Config, tmp_path: Path):
+def test_a_trial_that_kills_its_process_again_and_again_has_failed(config: Config, tmp_path: Path):
+    out, deaths = tmp_path / "study", 0
+    for _ in range(9):
+        try:
+            result = run_tuning(
+                config, out, trials=2, say=quiet, train=Played(by_rate, raising(PowerCut(), at=(0, 1)))
+            )
+            break
+        except PowerCut:
+            deaths += 1
+    assert deaths == 6
+    assert [trial.state for trial in result.trials] == ["fail", "complete"]
+    assert "its process died" in (result.trials[0].reason or "")
+
+
+@pytest.fixture
+def dying(config: Config, tmp_path: Path) -> StudyLocation:
+    """A study whose first trial lost its process."""
     out = tmp_path / "study"
     with pytest.raises(PowerCut):
         run_tuning(config, out, say=quiet, train=Played(by_rate, raising(PowerCut(), at=(0, 1))))
-    study, place = study_of(out), Place(out, None, out.name)
-    trial = study.trials[0]
-    other = {**trial.user_attrs["owner"], "started": trial.user_attrs["owner"]["started"] - 1000}
-    study._storage.set_trial_user_attr(trial._trial_id, "owner", other)
-    assert Watch().is_dead(study_of(out).trials[0], place)
+    return StudyLocation(out, None, out.name)
 
 
-def test_another_machines_trial_is_dead_only_after_silence(
-    config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+def test_a_trial_that_a_process_of_this_machine_trains_is_left_to_it(dying: StudyLocation):
+    study = open_study(dying)
+    with FileLock(dying.trial_lock(0).lock_file, thread_local=False):
+        retry_dead_trials(study, dying)
+        assert [trial.state.name for trial in study.trials] == ["RUNNING"]
+    retry_dead_trials(study, dying)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+
+
+def test_another_machines_trial_is_dead_only_without_heartbeat(
+    dying: StudyLocation, monkeypatch: pytest.MonkeyPatch
 ):
+    study = open_study(dying)
+    study._storage.set_trial_user_attr(study.trials[0]._trial_id, "host", "far away")
+    retry_dead_trials(study, dying)
+    assert [trial.state.name for trial in study.trials] == ["RUNNING"]
+    monkeypatch.setattr("detrkit.tuning.study.GRACE_S", 1)
+    time.sleep(2.5)  # the database's clock has whole seconds
+    study = open_study(dying)
+    retry_dead_trials(study, dying)
+    assert [trial.state.name for trial in study.trials] == ["FAIL", "WAITING"]
+
+
+def test_a_study_of_the_earlier_version_goes_on(config: Config, tmp_path: Path):
+    """Its running trial has an owner instead of a host, and no heartbeat of Optuna's."""
     out = tmp_path / "study"
     with pytest.raises(PowerCut):
-        run_tuning(config, out, say=quiet, train=Played(by_rate, raising(PowerCut(), at=(0, 1))))
-    study, place, watch = study_of(out), Place(out, None, out.name), Watch()
-    number = study.trials[0]._trial_id
-    study._storage.set_trial_user_attr(number, "owner", {"machine": "far away", "process": 1, "started": 0})
-    now = 0.0
-    monkeypatch.setattr("time.monotonic", lambda: now)
-    assert not watch.is_dead(study_of(out).trials[0], place)
-    now = 80.0
-    assert not watch.is_dead(study_of(out).trials[0], place)
-    study._storage.set_trial_user_attr(number, "beat", "1-1")
-    now = 160.0
-    assert not watch.is_dead(study_of(out).trials[0], place)
-    now = 260.0
-    assert watch.is_dead(study_of(out).trials[0], place)
-    elsewhere = Place(tmp_path / "not shared", None, out.name)
-    assert not watch.is_dead(study_of(out).trials[0], elsewhere)  # its run is not here to go on with
+        run_tuning(config, out, trials=2, say=quiet, train=Played(by_rate, raising(PowerCut(), at=(1, 1))))
+    with sqlite3.connect(out / "study.db") as database:
+        database.execute("delete from trial_heartbeats")
+        database.execute("delete from trial_user_attributes where key = 'host'")
+    database.close()
+    study = study_of(out)
+    owner = {"machine": "here/1", "process": 2**22 + 1, "started": 0.0}
+    study._storage.set_trial_user_attr(study.trials[1]._trial_id, "owner", owner)
+    again = Played(by_rate)
+    assert [trial.state for trial in run_tuning(None, out, say=quiet, train=again).trials] == ["complete"] * 2
+    assert again.numbers == [1]
+
+
+def test_processes_with_one_folder_share_the_trials(config: Config, tmp_path: Path):
+    """A second one comes while the first is in its second trial, and waits for its end."""
+    out = tmp_path / "study"
+    other, said = Played(by_rate), list[str]()
+    with ThreadPoolExecutor(1) as executor:
+
+        def before(number: int, epoch: int) -> None:
+            if (number, epoch) == (1, 2):
+                executor.submit(run_tuning, None, out, say=said.append, train=other)
+                while "waiting for trials of other processes" not in said:
+                    time.sleep(0.05)
+
+        result = run_tuning(config, out, trials=4, say=quiet, train=Played(by_rate, before))
+    assert other.numbers == [2, 3]
+    assert [trial.state for trial in result.trials] == ["complete"] * 4
 
 
 def test_a_trial_that_fails_is_noted_and_the_others_go_on(config: Config, tmp_path: Path):
@@ -237,7 +286,7 @@ def test_changed_data_is_seen(config: Config, tmp_path: Path):
 
 
 def test_what_cannot_be_searched_is_refused(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    with pytest.raises(UsageError, match=r"train\.devices is 2.*--workers"):
+    with pytest.raises(UsageError, match=r"train\.devices is 2.*start the same command"):
         run_tuning(update_config(config, {"train.devices": 2}), tmp_path / "s", say=quiet)
     with pytest.raises(UsageError, match="no data given"):
         run_tuning(update_config(config, {"data.root": None}), tmp_path / "s", say=quiet)
