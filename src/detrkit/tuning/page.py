@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +15,7 @@ from PIL import Image
 from detrkit.files import atomic_bytes
 from detrkit.tuning.results import StudyResult, shown_value
 from detrkit.tuning.settings import Settings
-from detrkit.tuning.study import no_experimental_warnings
+from detrkit.tuning.study import current_trials, import_optuna, no_experimental_warnings
 from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Picture, Section, Table, Text, write_page
 
 if TYPE_CHECKING:
@@ -85,14 +86,17 @@ def _draw_plots(study: optuna.Study, result: StudyResult) -> dict[str, np.ndarra
     from optuna.visualization import matplotlib as plots
 
     with _quiet_pyplot(), no_experimental_warnings():
+        # under the numbers that people know
+        shown = import_optuna().create_study(direction="maximize")
+        shown.add_trials(current_trials(study))
         drawn: dict[str, Any] = {
-            "AP of each trial": plots.plot_optimization_history(study, target_name="AP"),
-            "AP by epoch": plots.plot_intermediate_values(study),
+            "AP of each trial": plots.plot_optimization_history(shown, target_name="AP"),
+            "AP by epoch": plots.plot_intermediate_values(shown),
         }
         values = {trial.best_ap for trial in result.ranked}
         if len(result.ranked) > 3 and len(values) > 1:
-            drawn["What mattered (PED-ANOVA)"] = plots.plot_param_importances(study, target_name="AP")
-        drawn["Each parameter"] = plots.plot_slice(study, target_name="AP")
+            drawn["What mattered (PED-ANOVA)"] = plots.plot_param_importances(shown, target_name="AP")
+        drawn["Each parameter"] = plots.plot_slice(shown, target_name="AP")
         return {title: _pixels(axes) for title, axes in drawn.items()}
 
 
@@ -102,7 +106,7 @@ def _quiet_pyplot() -> Iterator[None]:
     import matplotlib.pyplot as plt
 
     former = set(plt.get_fignums())
-    with plt.ioff(), plt.rc_context({"text.parse_math": False}), warnings.catch_warnings():
+    with plt.ioff(), plt.rc_context(), warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # a parameter that had one value only
         try:
             yield
@@ -112,8 +116,7 @@ def _quiet_pyplot() -> Iterator[None]:
 
 
 def _pixels(axes: Any) -> np.ndarray:
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-
-    canvas = FigureCanvasAgg(np.ravel(axes)[0].figure)
-    canvas.draw()  # type: ignore[no-untyped-call]
-    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])  # type: ignore[no-untyped-call]
+    content = io.BytesIO()
+    np.ravel(axes)[0].figure.savefig(content, format="png", bbox_inches="tight", dpi=110)
+    with Image.open(content) as picture:
+        return np.array(picture.convert("RGB"))

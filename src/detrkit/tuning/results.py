@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from detrkit.config import Config, write_config
 from detrkit.files import atomic_file
 from detrkit.tuning.settings import Settings
-from detrkit.tuning.study import StudyLocation, number_of
+from detrkit.tuning.study import StudyLocation, current_trials
 
 if TYPE_CHECKING:
     import optuna
@@ -103,13 +103,9 @@ def ranked(trials: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
 
 def read_trials(study: optuna.Study, location: StudyLocation) -> tuple[TrialResult, ...]:
     """Read all trials of a study; one that was retried counts once, as its last retry."""
-    trials = study.get_trials(deepcopy=False)
-    retried = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
     found = []
-    for trial in trials:
-        if trial.number in retried:
-            continue
-        number, facts = number_of(trial, trials), trial.user_attrs.get("facts", {})
+    for number, trial in enumerate(current_trials(study)):
+        facts = trial.user_attrs.get("facts", {})
         curve = {epoch: ap for epoch, ap in sorted(trial.intermediate_values.items()) if math.isfinite(ap)}
         died = "its process died too often; was it killed for the memory it took?"
         found.append(
@@ -125,7 +121,7 @@ def read_trials(study: optuna.Study, location: StudyLocation) -> tuple[TrialResu
                 reason=facts.get("reason", died) if trial.state.name == "FAIL" else None,
             )
         )
-    return tuple(sorted(found, key=lambda result: result.number))
+    return tuple(found)
 
 
 def best_config(settings: Settings, trials: Sequence[TrialResult]) -> Config | None:

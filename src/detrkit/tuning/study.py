@@ -220,6 +220,14 @@ def number_of(trial: FrozenTrial, trials: Sequence[FrozenTrial]) -> int:
     return first_trials(trials).index(trial.system_attrs.get("failed_trial", trial.number))
 
 
+def current_trials(study: optuna.Study) -> list[FrozenTrial]:
+    """Return the trials as people know them, in their order; one that was retried is its last retry."""
+    trials = study.get_trials(deepcopy=False)
+    retried = {number for trial in trials for number in trial.system_attrs.get("retry_history", ())}
+    current = [trial for trial in trials if trial.number not in retried]
+    return sorted(current, key=lambda trial: number_of(trial, trials))
+
+
 def retry_dead_trials(study: optuna.Study, location: StudyLocation) -> None:
     """Fail the running trials whose process died, and queue them again. To be called under the study's lock."""
     optuna = import_optuna()
