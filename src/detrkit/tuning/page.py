@@ -16,7 +16,8 @@ from detrkit.files import atomic_bytes
 from detrkit.tuning.results import StudyResult, shown_value
 from detrkit.tuning.settings import Settings
 from detrkit.tuning.study import current_trials, import_optuna, no_experimental_warnings
-from detrkit.visual.page import Block, Card, Cards, Column, Gallery, Picture, Section, Table, Text, write_page
+from detrkit.visual.page import Block, Card, Cards, Gallery, Picture, Section, Text, write_page
+from detrkit.visual.table import Column, Table
 
 if TYPE_CHECKING:
     import optuna

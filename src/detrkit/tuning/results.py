@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
@@ -10,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from detrkit.config import Config, write_config
-from detrkit.files import atomic_file
 from detrkit.tuning.settings import Settings
 from detrkit.tuning.study import StudyLocation, current_trials
+from detrkit.visual.table import write_csv
 
 if TYPE_CHECKING:
     import optuna
@@ -135,13 +134,16 @@ def write_results(out: Path, config: Config | None, trials: Sequence[TrialResult
     if config is not None:
         write_config(config, out / "best.yaml")
     names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
-    with atomic_file(out / "trials.csv") as file:
-        writer = csv.writer(file, lineterminator="\n")  # writes None as nothing
-        writer.writerow(["trial", "state", "best_ap", "epochs", "seconds", *names, "run", "reason"])
-        for trial in trials:
-            head = [trial.number, trial.state, trial.best_ap, trial.epochs, round(trial.seconds, 1)]
-            values = [trial.parameters.get(name) for name in names]
-            writer.writerow([*head, *values, trial.run_dir.relative_to(out).as_posix(), trial.reason])
+    rows = [
+        [
+            *(trial.number, trial.state, trial.best_ap, trial.epochs, round(trial.seconds, 1)),
+            *(trial.parameters.get(name) for name in names),
+            *(trial.run_dir.relative_to(out).as_posix(), trial.reason),
+        ]
+        for trial in trials
+    ]
+    head = ["trial", "state", "best_ap", "epochs", "seconds", *names, "run", "reason"]
+    write_csv(out / "trials.csv", head, rows)
 
 
 def table_of_best(trials: Sequence[TrialResult], count: int) -> list[list[str]]:
