@@ -24,21 +24,10 @@ def faulty(tiny_data: Path, copy_of) -> Path:
     return root
 
 
-def test_a_clean_set_ends_with_zero(tiny_data):
-    out = run_well("data", "check", tiny_data)
+def test_a_clean_set_ends_with_zero_and_warnings_with_one_only_if_strict(tiny_data, copy_of):
+    out = run_well("data", "check", tiny_data, "--strict")
     assert "train: COCO 2017" in out
     assert "Clean: 0 kinds of error, 0 kinds of warning" in out
-    run_well("data", "check", tiny_data, "--strict")
-
-
-def test_errors_end_with_one_and_are_named(faulty):
-    result = run_here("data", "check", faulty)
-    assert result.exit_code == 1
-    for words in ("truncated image files", "boxes fully outside", "exact duplicate boxes", "Not clean: 2 kinds"):
-        assert words in " ".join(result.stdout.replace("│", " ").split()), words
-
-
-def test_warnings_end_with_one_only_if_strict(tiny_data, copy_of):
     root = copy_of(tiny_data)
     path = root / "annotations" / "instances_train2017.json"
     content = json.loads(path.read_text())
@@ -46,6 +35,13 @@ def test_warnings_end_with_one_only_if_strict(tiny_data, copy_of):
     path.write_text(json.dumps(content))
     assert run_here("data", "check", root).exit_code == 0
     assert run_here("data", "check", root, "--strict").exit_code == 1
+
+
+def test_errors_end_with_one_and_are_named(faulty):
+    result = run_here("data", "check", faulty)
+    assert result.exit_code == 1
+    for words in ("truncated image files", "boxes fully outside", "exact duplicate boxes", "Not clean: 2 kinds"):
+        assert words in " ".join(result.stdout.replace("│", " ").split()), words
 
 
 def test_json_is_all_that_is_printed(faulty):
@@ -73,16 +69,6 @@ def test_the_repaired_copy_is_clean_and_lists_its_changes(faulty, tmp_path):
     repaired = json.loads((out / "changes.json").read_text())["repaired"]
     assert {one["kind"] for one in repaired} == {"image_truncated", "box_outside", "duplicate_boxes"}
     assert "train: 1 of " in printed
-
-
-def test_a_copy_that_lost_a_split_ends_with_one_and_stays(tiny_data, copy_of, tmp_path):
-    root = copy_of(tiny_data)
-    path = root / "annotations" / "instances_val2017.json"
-    path.write_bytes(path.read_bytes()[:-300])
-    result = run_here("data", "check", root, "--fix", tmp_path / "fixed")
-    assert result.exit_code == 1
-    assert "not fit for training: val cannot be read" in result.output
-    assert (tmp_path / "fixed" / "annotations" / "instances_train.json").is_file()
 
 
 def test_slow_parts_can_be_left_out(faulty):
@@ -114,14 +100,17 @@ def test_asking_wrongly_ends_with_two(tiny_data, tmp_path):
     assert "not empty" in result.output
 
 
-def test_a_cut_off_file_is_a_finding_and_hides_no_other_split(tiny_data, copy_of):
+def test_a_cut_off_file_hides_no_other_split_and_the_copy_without_it_is_not_fit(tiny_data, copy_of, tmp_path):
     root = copy_of(tiny_data)
     path = root / "annotations" / "instances_val2017.json"
     path.write_bytes(path.read_bytes()[:-300])
-    result = run_here("data", "check", root, "--json")
+    result = run_here("data", "check", root, "--json", "--fix", tmp_path / "fixed")
     assert result.exit_code == 1
     content = json.loads(result.stdout)
     assert [split["name"] for split in content["splits"]] == ["train"]
     (finding,) = [one for one in content["findings"] if one["severity"] == "error"]
     assert finding["kind"] == "annotations_unreadable"
     assert "at byte" in finding["examples"][0]
+    assert content["fix"]["unfit"] == ["val cannot be read"]
+    assert "not fit for training: val cannot be read" in result.stderr
+    assert (tmp_path / "fixed" / "annotations" / "instances_train.json").is_file()

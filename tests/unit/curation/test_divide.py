@@ -65,20 +65,16 @@ def test_parts_are_written_with_near_duplicates_together_and_every_field_kept(so
     assert {name: len(index) for name, index in splits.items()} == {"train": 12, "val": 12}
 
 
-def test_without_groups_copies_may_part(source: Path, tmp_path: Path):
-    result = split_data(source, tmp_path / "out", HALVES, group=False)
-    train = image_ids(result.path / "annotations" / "instances_train.json")
-    assert result.groups == 0
-    assert any((2 * number + 1 in train) != (2 * number + 2 in train) for number in range(12))
-
-
-def test_images_are_linked_or_copied(source: Path, tmp_path: Path):
+def test_without_groups_copies_may_part_and_images_are_linked_or_copied(source: Path, tmp_path: Path):
     for copy in (False, True):
-        result = split_data(source, tmp_path / f"out-{copy}", HALVES, copy=copy)
+        result = split_data(source, tmp_path / f"out-{copy}", HALVES, group=False, copy=copy)
         written = next((result.path / "val").iterdir())
         original = source / "train" / written.name
         assert written.read_bytes() == original.read_bytes()
         assert (written.stat().st_ino == original.stat().st_ino) == (not copy)
+    train = image_ids(result.path / "annotations" / "instances_train.json")
+    assert result.groups == 0
+    assert any((2 * number + 1 in train) != (2 * number + 2 in train) for number in range(12))
 
 
 def test_files_that_roboflow_made_from_one_stay_together(tmp_path: Path):
@@ -153,10 +149,3 @@ def test_a_sample_takes_from_every_split_in_proportion(tmp_path: Path):
     assert sum(part.images for part in sample_data(data, tmp_path / "all", 99).parts) == 40
     with pytest.raises(UsageError, match="at least one for each of: train, val"):
         sample_data(data, tmp_path / "few", 1)
-
-
-def test_other_formats_are_read(shared_data: Path, tmp_path: Path):
-    result = sample_data(shared_data / "bccd_voc", tmp_path / "voc", 9)
-    assert sum(part.images for part in result.parts) == 9
-    result = split_data(shared_data / "cones_yolo", tmp_path / "yolo", HALVES, split="val")
-    assert {part.classes for part in result.parts} == {2}

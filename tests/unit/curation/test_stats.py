@@ -34,10 +34,6 @@ def test_images_objects_and_classes_are_counted_and_crowds_apart():
     assert found.objects_per_image.mean == pytest.approx(4 / 3)
 
 
-def test_an_image_with_crowd_regions_only_counts_as_empty():
-    assert stats_of([[(0, (0, 0, 9, 9))]], crowd=[True]).empty_images == 1
-
-
 def test_sizes_go_by_annotated_area_with_cocos_limits():
     box = (0, 0, 100, 100)
     found = stats_of([[(0, box)] * 4], area=[1023.9, 1024, 9215.9, 9216])
@@ -66,7 +62,11 @@ def test_a_data_set_without_objects_has_numbers():
     assert stats.splits["train"].empty_images == 2
     assert stats.splits["train"].imbalance == 0
     assert stats.splits["train"].aspect == Distribution(*[0.0] * 8)
-    json.dumps(stats.to_dict(), allow_nan=False)
+    values = json.loads(json.dumps(stats.to_dict(), allow_nan=False))["splits"]["train"]
+    assert np.shape(values["center_heat"]) == (HEAT_CELLS, HEAT_CELLS)
+    assert values["image_sizes"] == [{"height": 100, "width": 200, "images": 2}]
+    crowd = make_index([[(0, (0, 0, 9, 9))]], crowd=[True])
+    assert dataset_stats({"train": crowd}).splits["train"].empty_images == 1
 
 
 def test_splits_are_joined_by_class_name():
@@ -98,20 +98,11 @@ def test_what_deserves_attention_is_said():
     assert dataset_stats({"train": sound}, num_queries=20).advice == ()
 
 
-def test_everything_is_ready_for_json():
-    box = (0, 0, 10, 10)
-    values = json.loads(json.dumps(dataset_stats({"train": make_index([[(0, box)]])}).to_dict(), allow_nan=False))
-    assert values["splits"]["train"]["classes"][0]["objects"] == 1
-    assert np.shape(values["splits"]["train"]["center_heat"]) == (HEAT_CELLS, HEAT_CELLS)
-    assert values["splits"]["train"]["image_sizes"] == [{"height": 100, "width": 200, "images": 1}]
-
-
-@pytest.mark.parametrize("split", ["train", "val"])
-def test_numbers_agree_with_hotcoco_on_real_annotations(shared_data: Path, split: str):
+def test_numbers_agree_with_hotcoco_on_real_annotations(shared_data: Path):
     root = shared_data / "coco_mini"
-    annotations = root / "annotations" / f"instances_{split}2017.json"
+    annotations = root / "annotations" / "instances_train2017.json"
     theirs = COCO(str(annotations)).stats()
-    index, _ = read_coco(annotations, root / f"{split}2017")
+    index, _ = read_coco(annotations, root / "train2017")
     ours = split_stats(measure([index]))
     assert ours.images == theirs["image_count"]
     assert ours.objects + ours.crowds == theirs["annotation_count"]

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 from detrkit.curation.subsets import class_shares, parse_shares, sample_rows, split_rows
-from detrkit.data.read import read_coco
 from detrkit.errors import DataError, UsageError
 from tests.unit.data.indexes import labelled
 
@@ -32,7 +29,7 @@ def all_rows(parts) -> list[int]:
     return sorted(np.concatenate(list(parts.values())).tolist())
 
 
-@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("seed", range(2))
 def test_every_image_is_in_one_part_and_classes_are_closer_to_the_shares_than_at_random(seed: int):
     index = long_tailed(seed=seed)
     parts = split_rows(index, SHARES, seed)
@@ -80,16 +77,11 @@ def test_groups_that_share_an_image_are_one():
 
 
 def test_a_group_larger_than_any_share_goes_to_the_largest_part():
+    assert 30 in split_rows(labelled([[0]] * 30 + [[1]]), SHARES)["train"], "so does a class of one image"
     parts = split_rows(labelled([[0]] * 50), SHARES, 0, [np.arange(45)])
     assert set(range(45)) <= set(parts["train"].tolist())
     assert len(parts["val"])
     assert len(parts["test"])
-
-
-def test_a_class_of_one_image_goes_to_the_largest_part():
-    for seed in range(5):
-        parts = split_rows(labelled([[0]] * 30 + [[1]]), SHARES, seed)
-        assert 30 in parts["train"]
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 7])
@@ -160,15 +152,3 @@ def test_shares_are_read_and_checked():
     ):
         with pytest.raises(UsageError, match=problem):
             parse_shares(text)
-
-
-def test_real_annotations_are_divided_better_than_at_random(shared_data: Path):
-    root = shared_data / "coco_mini"
-    index, _ = read_coco(root / "annotations" / "instances_train2017.json", root / "train2017")
-    parts = split_rows(index, SHARES)
-    ends = np.cumsum([len(rows) for rows in parts.values()])[:-1]
-    random = np.random.default_rng(0)
-    at_random = [deviation(index, np.split(random.permutation(len(index)), ends)) for _ in range(20)]
-    assert deviation(index, parts.values()) < min(at_random)
-    rows = sample_rows(index, 60)
-    assert (class_shares(index, [rows])[0] > 0).all(), "all 80 classes fit into 60 images"
