@@ -11,13 +11,11 @@ import pytest
 from PIL import Image
 
 from benchmarks.convergence import __main__ as harness
-from benchmarks.convergence import report, runs
-from benchmarks.convergence.budget import Budget, epochs_within, evaluations_every, measure_epoch
+from benchmarks.convergence import report
+from benchmarks.convergence.budget import Budget, epochs_within
 from benchmarks.convergence.competitors import Conditions, config_of
-from benchmarks.convergence.data_sets import DATA_SETS, Files, find_data, write_subset
+from benchmarks.convergence.data_sets import DATA_SETS, Files, find_data
 from benchmarks.convergence.recipes import RECIPES, Recipe
-from detrkit.config import Config
-from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.split import read_split
 from detrkit.errors import UsageError
 
@@ -49,41 +47,10 @@ class TestBudget:
         assert epochs_within(1, 58.3) == 1  # one at least, and the table says that it took longer
         assert epochs_within(10, 0.5) * 0.5 <= 600
 
-    @pytest.mark.parametrize(("epochs", "every"), [(1, 1), (6, 1), (12, 1), (60, 5), (100, 8), (1000, 83)])
-    def test_there_are_about_twelve_evaluations(self, epochs: int, every: int):
-        assert evaluations_every(epochs) == every
-        assert epochs // every <= 13
-
     @pytest.mark.parametrize("given", [{}, {"minutes": 1.0, "epochs": 1}, {"minutes": 0.0}, {"epochs": 0}])
     def test_it_is_either_minutes_or_epochs_and_something(self, given: dict[str, Any]):
         with pytest.raises(UsageError, match=r"budget"):
             Budget(**given)
-
-    def test_an_epoch_is_measured_on_few_images_and_without_the_first(self, demo: Files, tmp_path: Path):
-        seen: dict[str, Any] = {}
-
-        def train(config: Config, run_dir: Path, on_evaluation: Any) -> None:
-            run_dir.mkdir(parents=True)
-            lines = [{"kind": "epoch", "step": 0, "epoch": n, "seconds": s} for n, s in enumerate((9, 2, 4))]
-            (run_dir / "metrics.jsonl").write_text("\n".join(map(json.dumps, lines)))
-            content = json.loads(Path(config.data.train_annotations or "").read_text())
-            seen.update(images=len(content["images"]), epochs=config.train.epochs, ends=on_evaluation(3, {}))
-
-        config = config_of("plain", demo, 0, Conditions(device="cpu"))
-        many = write_synthetic(tmp_path / "many", 300, 1, size=16)
-        files = Files(
-            "many", many / "annotations" / "instances_train2017.json", many / "train2017", *demo_val(demo)
-        )
-        seconds = measure_epoch(train, config, files, tmp_path / "work")
-        assert seen["images"] == 120  # 30 batches of 4
-        assert seen["ends"] is True
-        assert seen["epochs"] >= 100  # the beginning of a long training, not the end of a short one
-        assert seconds == pytest.approx((2 + 4) / 2 * 75 / 30)
-        assert not (tmp_path / "work").exists()
-
-
-def demo_val(demo: Files) -> tuple[Path, Path, tuple[int, int]]:
-    return demo.val_annotations, demo.val_images, demo.size
 
 
 class TestRecipes:
@@ -130,14 +97,6 @@ class TestDataSets:
         with pytest.raises(UsageError, match=r"'cats'; known: demo, bccd"):
             find_data("cats", tmp_path, tmp_path)
 
-    def test_a_subset_keeps_all_classes_and_only_its_own_objects(self, demo: Files, tmp_path: Path):
-        whole = json.loads(demo.train_annotations.read_text())
-        part = json.loads(write_subset(demo.train_annotations, tmp_path / "part.json", 3).read_text())
-        ids = {image["id"] for image in part["images"]}
-        assert len(ids) == 3
-        assert part["categories"] == whole["categories"]
-        assert part["annotations"] == [item for item in whole["annotations"] if item["image_id"] in ids]
-
 
 class TestRuns:
     def test_recipes_and_peers_run_and_what_is_complete_is_not_made_again(
@@ -174,46 +133,6 @@ class TestRuns:
         made.clear()
         assert harness.main([*command, "--redo"]) == 0
         assert made == ["demo-plain-s0", "demo-fast-s0", "demo-fcos-mobilenet-s0"]
-
-    def test_ctrl_c_leaves_what_is_complete_and_says_how_to_go_on(
-        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-    ):
-        def train(config: Config, run_dir: Path, _on_evaluation: Any) -> None:
-            if "fast" in run_dir.name:
-                write_log(run_dir, 1)
-                raise KeyboardInterrupt
-            write_log(run_dir, config.train.epochs)
-
-        monkeypatch.setattr(runs, "train", train)
-        monkeypatch.setattr(runs, "_parameters", lambda *_: 7)
-        assert harness.main([*QUICK, "--out", str(tmp_path)]) == 130
-        assert "the same command goes on" in capsys.readouterr().err
-        written = json.loads((tmp_path / "results.json").read_text())["runs"]
-        assert [result["name"] for result in written] == ["demo-plain-s0"]
-        assert not (tmp_path / "runs" / "demo-fast-s0" / "result.json").exists()
-
-    @pytest.mark.parametrize(
-        ("arguments", "message"),
-        [
-            (["--recipes", "quickest", "--epochs", "1"], "no competitor is called 'quickest'"),
-            (["--recipes", "none", "--epochs", "1"], "no competitor is asked for"),
-            (["--recipes", "plain"], "--minutes or as --epochs"),
-            (["--recipes", "plain", "--epochs", "1", "--seeds", "a"], "--seeds is 'a'"),
-        ],
-    )
-    def test_what_is_asked_wrongly_is_said(
-        self, tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
-    ):
-        assert harness.main([*arguments, "--out", str(tmp_path)]) == 2
-        assert message in capsys.readouterr().err
-
-
-def write_log(run_dir: Path, epochs: int) -> None:
-    run_dir.mkdir(parents=True)
-    with (run_dir / "metrics.jsonl").open("w") as file:
-        for epoch in range(1, epochs + 1):
-            for record in ({"kind": "epoch", "seconds": 30.0}, {"kind": "eval", "AP": 0.1 * epoch, "AP50": 0.2}):
-                file.write(json.dumps({**record, "step": epoch, "epoch": epoch}) + "\n")
 
 
 def made_up(
@@ -266,14 +185,3 @@ class TestReport:
             "2.40",
             "4 epochs",
         ]
-
-    def test_curves_of_runs_of_different_lengths_are_drawn(self, tmp_path: Path):
-        results = [
-            made_up("plain", [0.1, 0.2, 0.3]),
-            made_up("plain", [0.1, 0.3], seed=1, every=2),
-            made_up("fcos-r18", [0.5]),
-            {**made_up("plain", [0.3, 0.4]), "data": "bccd"},
-        ]
-        path = report.draw_curves(results, tmp_path / "curves.png")
-        with Image.open(path) as picture:
-            assert picture.height > 700

@@ -53,38 +53,12 @@ def test_padding_is_never_assigned():
     assert (assign_tokens(dense, truth_of([[0.5, 0.5, 0.9, 0.9]], (1,))) == -1).all()
 
 
-def test_micro_batches_add_up_to_the_whole_batch():
-    boxes = [[0.3, 0.3, 0.2, 0.3], [0.6, 0.6, 0.7, 0.7], [0.5, 0.4, 0.3, 0.3]]
-    dense = make_dense(3)
-    outputs, truth = make_outputs(dense), truth_of(boxes, (2, 0, 1))
-    criterion = Criterion(LossConfig(), CLASSES, 5)
-    whole = criterion(outputs, truth)
-    shared = criterion.normalizers((2, 0, 1))
-    parts = []
-    for images, objects, counts in (((0, 1), (0, 2), (2,)), ((1, 3), (2, 3), (0, 1))):
-        image, rows = slice(*images), slice(*objects)
-        part = dense._replace(logits=dense.logits[image], boxes_cxcywh=dense.boxes_cxcywh[image])
-        part_outputs = Outputs(outputs.logits[:, image], outputs.boxes_cxcywh[:, image], part)
-        part_truth = GroundTruth(truth.labels[rows], truth.boxes_cxcywh[rows], counts)
-        parts.append(criterion(part_outputs, part_truth, shared))
-    torch.testing.assert_close(sum(part.total for part in parts), whole.total, rtol=1e-6, atol=0)
-    torch.testing.assert_close(sum(part.terms["dense"] for part in parts), whole.terms["dense"], rtol=1e-6, atol=0)
-
-
 def test_images_without_objects_teach_no_object_only():
     dense = make_dense(2)
     losses = Criterion(LossConfig(), CLASSES, 5)(make_outputs(dense), truth_of([], (0, 0)))
     losses.total.backward()
     assert dense.logits.grad[..., -1].max() < 0  # every token is pushed towards no-object
     assert dense.boxes_cxcywh.grad.abs().sum() == 0
-
-
-def test_without_weight_the_tokens_do_not_count():
-    outputs, truth = make_outputs(make_dense(1)), truth_of([[0.5, 0.5, 0.3, 0.3]], (1,))
-    without = Criterion(LossConfig(dense_weight=0), CLASSES, 5)(outputs, truth)
-    plain = Criterion(LossConfig(), CLASSES, 5)(outputs._replace(dense=None), truth)
-    assert without.total == plain.total
-    assert "dense" not in without.terms
 
 
 def best_ten_by_loops(dense: DenseOutputs, truth: GroundTruth, slots: list[int]) -> list[list[int]]:
@@ -168,15 +142,6 @@ def test_an_object_that_nothing_overlaps_yet_gets_the_nearest_tokens():
     assert distance[assigned == 0].max() <= distance[assigned == -1].min() + 1e-6
 
 
-def test_every_object_that_lies_apart_gets_a_token():
-    grid = [(0.1 + 0.2 * x, 0.1 + 0.2 * y) for x in range(5) for y in range(5)]
-    boxes = [[x, y, 0.02 + 0.15 * ((i % 3) / 2), 0.02 + 0.15 * ((i % 2) / 1)] for i, (x, y) in enumerate(grid)]
-    for seed in range(3):
-        dense, _ = make_random((1,), seed=seed)
-        truth = truth_of(boxes, (25,))
-        assert set(range(25)) <= set(align_tokens(dense, truth, truth.labels)[0].tolist())
-
-
 def test_between_two_objects_the_best_overlap_wins_and_a_tie_goes_to_one():
     dense = make_dense(1)
     boxes = torch.tensor([0.5, 0.5, 0.5, 0.5]).expand(1, 16, 4)
@@ -188,12 +153,6 @@ def test_between_two_objects_the_best_overlap_wins_and_a_tie_goes_to_one():
     labels = torch.zeros(2, dtype=torch.int64)
     assigned = align_tokens(dense._replace(boxes_cxcywh=boxes), same, labels)[0]
     assert (assigned[inner] == 0).all()
-
-
-def test_an_object_without_area_has_the_token_that_it_lies_on():
-    dense = make_dense(1)
-    point = truth_of([[0.125, 0.125, 0.0, 0.0]], (1,))
-    assert align_tokens(dense, point, point.labels)[0].tolist() == [0] + [-1] * 15
 
 
 def test_without_objects_or_image_nothing_is_aligned():

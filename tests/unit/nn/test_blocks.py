@@ -6,7 +6,7 @@ from torch import nn
 
 from detrkit.nn.attention import Attention
 from detrkit.nn.position import LearnedPosition, SinePosition
-from detrkit.nn.transformer import Decoder, DecoderLayer, Encoder, EncoderLayer
+from detrkit.nn.transformer import Decoder, DecoderLayer, EncoderLayer
 
 
 def test_attention_equals_torchs_multihead_attention():
@@ -44,12 +44,6 @@ def test_decoder_gives_every_layer_through_the_shared_norm():
     out = decoder(torch.zeros(2, 4, 16), torch.randn(2, 4, 16), memory, torch.zeros(1, 6, 16), None)
     assert out.shape == (3, 2, 4, 16)
     torch.testing.assert_close(out.mean(-1), torch.zeros(3, 2, 4), atol=1e-5, rtol=0)
-
-
-def test_only_pre_norm_encoders_have_a_last_norm():
-    layers = [EncoderLayer(16, 2, 32, 0.0)]
-    assert Encoder(layers, 16).norm is None
-    assert Encoder(layers, 16, pre_norm=True).norm is not None
 
 
 @pytest.mark.parametrize("position", [SinePosition(32), LearnedPosition(32)])

@@ -1,15 +1,11 @@
 from __future__ import annotations
 
-import copy
-
-import pytest
 import torch
 from torch import Tensor
 
 from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Memory
 from detrkit.nn.deformable import valid_shares
 from detrkit.nn.denoising import block_mask
-from detrkit.nn.recompute import set_recompute
 
 DIM, SLOTS, QUERIES = 16, 3, 5
 SHAPES = [(6, 8), (3, 4)]
@@ -26,14 +22,6 @@ def make_inputs(images: int = 2, queries: int = QUERIES) -> tuple[Tensor, Tensor
     tokens = torch.randn(images, sum(h * w for h, w in SHAPES), DIM, generator=generator)
     references = torch.randn(images, queries, 4, generator=generator)
     return torch.randn(images, queries, DIM, generator=generator), references, Memory(tokens, SHAPES, None, None)
-
-
-def test_each_layer_answers_for_every_query():
-    logits, boxes = build()(*make_inputs())
-    assert logits.shape == (3, 2, QUERIES, SLOTS + 1)
-    assert boxes.shape == (3, 2, QUERIES, 4)
-    assert logits.dtype == boxes.dtype == torch.float32
-    assert ((boxes >= 0) & (boxes <= 1)).all()
 
 
 def test_boxes_are_offsets_from_the_layer_before_and_looked_for_there():
@@ -99,20 +87,3 @@ def test_tokens_on_padding_change_nothing():
     padded = Memory(torch.cat(parts, 1), wide, padding_mask, valid_shares(padding_mask, wide))
     for one, two in zip(decoder(queries, references, memory), decoder(queries, references, padded), strict=True):
         torch.testing.assert_close(two, one, rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("masked", [False, True])
-def test_recomputing_gives_the_same_gradients(masked: bool):
-    plain = build(dropout=0.2).train()
-    saving = copy.deepcopy(plain)
-    assert set_recompute(saving, True) == 1
-    mask = block_mask(torch.tensor([0, 0, 0, 1, 1])) if masked else None
-    found = []
-    for decoder in (plain, saving):
-        torch.manual_seed(3)
-        logits, boxes = decoder(*make_inputs(), mask)
-        (logits.square().sum() + boxes.sum()).backward()
-        found.append([parameter.grad for parameter in decoder.parameters()])
-    for one, two in zip(*found, strict=True):
-        assert one is not None
-        assert torch.equal(one, two)

@@ -74,14 +74,6 @@ def test_gradients_are_the_same_alone_and_padded():
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-4)
 
 
-def test_a_mask_without_padding_changes_nothing():
-    attention = make_attention()
-    queries, references, values = make_inputs(images=2)
-    nothing = torch.zeros(2, CELLS, dtype=torch.bool)
-    got = attention(queries, references, values, SHAPES, nothing)
-    assert torch.equal(got, attention(queries, references, values, SHAPES))
-
-
 def test_shares_are_counted_for_each_image_and_level():
     _, mask = pad(torch.zeros(1, CELLS, 16), 0)
     shares = valid_shares(torch.cat((mask, torch.zeros_like(mask), torch.ones_like(mask))), WIDER)
@@ -105,42 +97,6 @@ def test_at_the_start_heads_look_outwards_up_to_the_edge_of_the_box():
         torch.testing.assert_close(locations[:, outermost], edges, rtol=0, atol=1e-6)
     inward = references[0, 0, :2] + (edges - references[0, 0, :2]) / 3
     torch.testing.assert_close(locations[:, 0], inward, rtol=0, atol=1e-6)
-
-
-def test_at_the_start_all_points_weigh_the_same():
-    attention = DeformableAttention(16, 4, 2, 2)
-    nn.init.eye_(attention.value_proj.weight)
-    nn.init.eye_(attention.output_proj.weight)
-    one = torch.full((1, 1, 4), 0.5)
-    one[..., 2:] = 0.1
-    cells = torch.cat((torch.ones(1, 24, 16), torch.full((1, 6, 16), 3.0)), dim=1)
-    got = attention(torch.randn(1, 1, 16), one, cells, SHAPES)
-    torch.testing.assert_close(got, torch.full((1, 1, 16), 2.0))
-
-
-def test_parameters_are_named_as_in_the_published_code():
-    state = DeformableAttention(16, 4, 2, 3).state_dict()
-    names = ("sampling_offsets", "attention_weights", "value_proj", "output_proj")
-    assert set(state) == {f"{name}.{part}" for name in names for part in ("weight", "bias")}
-    assert state["sampling_offsets.weight"].shape == (48, 16)
-    assert state["attention_weights.weight"].shape == (24, 16)
-
-
-def test_one_count_of_points_means_that_many_in_every_level():
-    torch.manual_seed(0)
-    attention = make_attention(3)
-    listed = make_attention((3, 3))
-    listed.load_state_dict(attention.state_dict())
-    inputs = make_inputs()
-    assert torch.equal(attention(*inputs, SHAPES), listed(*inputs, SHAPES))
-
-
-def test_the_order_of_queries_does_not_matter():
-    attention = make_attention()
-    queries, references, values = make_inputs()
-    forward = attention(queries, references, values, SHAPES)
-    backward = attention(queries.flip(1), references.flip(1), values, SHAPES)
-    torch.testing.assert_close(backward.flip(1), forward, rtol=1e-5, atol=1e-6)
 
 
 def test_bf16_autocast_stays_close_to_float32_and_learns():

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detrkit.losses.scoring import SOFTMAX
-from detrkit.nn.selection import best_tokens, hide_missing, locate_cells, take_tokens
+from detrkit.nn.selection import best_tokens, hide_missing, locate_cells
 
 DEVICE = torch.device("cpu")
 
@@ -82,12 +82,6 @@ def test_tokens_that_are_not_numbers_are_not_taken_for_missing():
     """Or a step whose features are not finite would look like a sound one."""
     _, real = best_tokens(torch.full((1, 4), torch.nan), torch.ones(1, 4, dtype=torch.bool), 3)
     assert real.all()
-
-
-def test_rows_are_taken_by_their_place():
-    values = torch.arange(12.0).view(2, 3, 2)
-    taken = take_tokens(values, torch.tensor([[2, 0], [1, 1]]))
-    assert taken.tolist() == [[[4, 5], [0, 1]], [[8, 9], [8, 9]]]
 
 
 def test_what_stands_for_no_token_finds_nothing_and_teaches_nothing():
