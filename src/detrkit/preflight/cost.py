@@ -18,7 +18,7 @@ from detrkit.errors import DataError
 from detrkit.families.family import BuiltModel
 from detrkit.families.parts import find_places
 from detrkit.losses.criterion import Criterion
-from detrkit.preflight.report import CheckResult, Outcome
+from detrkit.preflight.report import CheckResult, Outcome, bad
 from detrkit.preprocess import model_inputs
 from detrkit.training.optim import apply_gradients, build_optimizer
 from detrkit.training.telemetry.log import memory_gib
@@ -144,16 +144,8 @@ def check_cost(config: Config, cost: Cost, train_images: int, val_images: int) -
     advice = "lower train.batch_size and raise train.accumulate" if tight else ""
     results.append(CheckResult("memory", Outcome.WARNING if tight else Outcome.NOTE, memory, advice, figures))
     if waiting > cost.step_s:
-        results.append(
-            CheckResult(
-                "loading_too_slow",
-                Outcome.WARNING,
-                f"a batch takes {cost.load_s:.2f} s to load and {cost.step_s:.2f} s to train on, with "
-                f"{workers} workers",
-                "raise data.workers, or run: detrkit data cache",
-                figures,
-            )
-        )
+        times = f"a batch takes {cost.load_s:.2f} s to load and {cost.step_s:.2f} s to train on"
+        results.append(bad("loading_too_slow", f"{times}, with {workers} workers", figures, fault=False))
     return results
 
 

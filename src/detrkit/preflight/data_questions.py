@@ -19,7 +19,7 @@ from detrkit.preflight.evidence import (
     label_evidence,
     transfer_evidence,
 )
-from detrkit.preflight.report import CheckResult, Outcome
+from detrkit.preflight.report import CheckResult, Outcome, bad, ok
 
 LEAST_WITHIN = 300
 ONE_SIDED = 0.4
@@ -47,9 +47,7 @@ def check_annotations(result: DataCheckResult) -> list[CheckResult]:
         if finding.severity is not Severity.NOTE or finding.kind in _NOTES_SHOWN
     ]
     if not any(result.outcome in (Outcome.FAULT, Outcome.WARNING) for result in results):
-        results.insert(
-            0, CheckResult("annotations", Outcome.OK, "no errors and no warnings in the annotation files")
-        )
+        results.insert(0, ok("annotations", "no errors and no warnings in the annotation files"))
     return results
 
 
@@ -68,90 +66,51 @@ def check_category_ids(split: str, table: AnnotationTable) -> list[CheckResult]:
     listed = np.array(table.category_ids, dtype=np.int64)
     refs = np.unique(table.category_refs)
     unknown = refs[positions_of(refs, listed) < 0]
-    for shift in (1, -1):
+    for shift, wrong, remedy in ((1, "low", "add 1 to"), (-1, "high", "subtract 1 from")):
         if len(unknown) and len(listed) and not (positions_of(refs + shift, listed) < 0).any():
-            low = shift > 0
-            return [
-                CheckResult(
-                    "class_ids_off_by_one",
-                    Outcome.FAULT,
-                    f"{split}: annotations name categories {_some(refs)}, listed are {_some(listed)}: every id is "
-                    f"one too {'low' if low else 'high'}",
-                    f"{'add 1 to' if low else 'subtract 1 from'} every category id of the annotations",
-                    {"shift": shift},
-                )
-            ]
+            named = f"{split}: annotations name categories {_some(refs)}, listed are {_some(listed)}"
+            found = f"{named}: every id is one too {wrong}"
+            advice = f"{remedy} every category id of the annotations"
+            return [bad("class_ids_off_by_one", found, {"shift": shift}, advice=advice)]
     # Roboflow lists the heading of all categories first, and gives it no objects.
     order = np.argsort(listed, kind="stable")
     used = np.unique(positions_of(refs, listed))
     headings = [name for name in table.supercategories if name != "none"]
-    if len(order) > 2 and headings == [table.category_names[order[0]]]:
-        first, last = order[0], order[-1]
-        shifted = first in used and last not in used and len(used) == len(order) - 1
-    else:
-        shifted = False
-    if shifted:
-        name = table.category_names[first]
-        return [
-            CheckResult(
-                "class_ids_off_by_one",
-                Outcome.FAULT,
-                f"{split}: {name!r}, the heading of the other categories, has objects, while the last category, "
-                f"{table.category_names[last]!r}, has none: ids seem to be one too low",
-                "add 1 to every category id of the annotations, or look at the drawn batch",
-                {"shift": 1},
-            )
-        ]
-    return []
+    if len(order) <= 2 or headings != [table.category_names[order[0]]]:
+        return []
+    first, last = order[0], order[-1]
+    if first not in used or last in used or len(used) != len(order) - 1:
+        return []
+    found = (
+        f"{split}: {table.category_names[first]!r}, the heading of the other categories, has objects, while the "
+        f"last category, {table.category_names[last]!r}, has none: ids seem to be one too low"
+    )
+    advice = "add 1 to every category id of the annotations, or look at the drawn batch"
+    return [bad("class_ids_off_by_one", found, {"shift": 1}, advice=advice)]
 
 
 def check_objects(split: str, index: CocoIndex, patches: Patches) -> list[CheckResult]:
     """Check whether there is anything to learn from."""
     counts = np.diff(index.offsets)
-    empty = int((counts == 0).sum())
+    empty, read, unreadable = int((counts == 0).sum()), patches.images_read, len(patches.unreadable)
     results = []
     if not counts.sum():
         results.append(
-            CheckResult(
-                "no_objects",
-                Outcome.FAULT,
-                f"{split}: all {len(counts)} images are empty, not one object is annotated",
-                "the annotations were not exported, or belong to other images; see: detrkit data stats",
-            )
+            bad("no_objects", f"{split}: all {len(counts)} images are empty, not one object is annotated")
         )
     elif empty > 0.9 * len(counts):
-        results.append(
-            CheckResult(
-                "mostly_empty",
-                Outcome.WARNING,
-                f"{split}: {empty} of {len(counts)} images have no object",
-                "missing labels? if it is meant, train on a part of the empty images only",
-            )
-        )
-    read = patches.images_read
-    if patches.unreadable:
-        tried = read + len(patches.unreadable)
-        results.append(
-            CheckResult(
-                "images_unreadable",
-                Outcome.FAULT if len(patches.unreadable) > tried / 2 else Outcome.WARNING,
-                f"{split}: {len(patches.unreadable)} of {tried} images looked at cannot be read, for instance "
-                f"{patches.unreadable[0]}",
-                "find all of them with: detrkit data check",
-            )
-        )
+        found = f"{split}: {empty} of {len(counts)} images have no object"
+        results.append(bad("mostly_empty", found, fault=False))
+    if unreadable:
+        tried = read + unreadable
+        found = f"{split}: {unreadable} of {tried} images looked at cannot be read, for instance "
+        results.append(bad("images_unreadable", found + patches.unreadable[0], fault=unreadable > tried / 2))
     if read and patches.blank > 0.2 * read:
-        results.append(
-            CheckResult(
-                "images_blank",
-                Outcome.FAULT if patches.blank > 0.8 * read else Outcome.WARNING,
-                f"{split}: {patches.blank} of {read} images looked at are empty: one colour all over",
-                "export the images again",
-            )
-        )
+        found = f"{split}: {patches.blank} of {read} images looked at are empty: one colour all over"
+        results.append(bad("images_blank", found, fault=patches.blank > 0.8 * read))
     if not results:
         found = f"{split}: {len(counts):,} images, {int(counts.sum()):,} objects, {empty:,} images without any"
-        results.append(CheckResult("objects", Outcome.OK, found))
+        results.append(ok("objects", found))
     return results
 
 
@@ -163,65 +122,42 @@ def check_boxes_and_labels(split: str, patches: Patches) -> list[CheckResult]:
             f"{split}: {count} objects looked at, {LEAST_OBJECTS} are needed to tell labels and boxes from chance"
         )
         return [CheckResult("labels", Outcome.NOTE, found)]
-    marked = (
-        box_evidence(patches.pairs, patches.pair_rows) if len(patches.pair_rows) >= LEAST_OBJECTS else math.nan
-    )
+    # boxes; what labels have to do with boxes that mark nothing says nothing about labels
+    enough = len(patches.pair_rows) >= LEAST_OBJECTS
+    marked = box_evidence(patches.pairs, patches.pair_rows) if enough else math.nan
+    if marked < CHANCE:
+        found = (
+            f"{split}: boxes look like any other place of their image ({marked:.1f} standard deviations from "
+            "chance; sound sets have 10 and more): wrong box format, or boxes of other images"
+        )
+        return [bad("boxes_mark_nothing", found, {"deviations": marked})]
     results = []
-    if marked < CHANCE:  # what labels have to do with boxes that mark nothing says nothing about labels
-        return [
-            CheckResult(
-                "boxes_mark_nothing",
-                Outcome.FAULT,
-                f"{split}: boxes look like any other place of their image ({marked:.1f} standard deviations from "
-                "chance; sound sets have 10 and more): wrong box format, or boxes of other images",
-                "look at the drawn batch; check the order of the four numbers, and which image each box names",
-                {"deviations": marked},
-            )
-        ]
-    if not math.isnan(marked):
+    if enough:
         found = f"{split}: boxes mark something ({marked:.0f} standard deviations above chance)"
-        results.append(CheckResult("boxes", Outcome.OK, found, figures={"deviations": marked}))
+        results.append(ok("boxes", found, {"deviations": marked}))
+    # labels
     if len(np.unique(patches.labels)) < 2:
         return [*results, CheckResult("labels", Outcome.NOTE, f"{split}: one class only, nothing to mix up")]
     by_look = label_evidence(patches.objects, patches.labels, patches.image_rows)
     by_shape = label_evidence(patches.shapes, patches.labels, patches.image_rows)
     figures = {"deviations_by_look": by_look, "deviations_by_shape": by_shape}
     if by_look < CHANCE and by_shape < CHANCE:
-        results.append(
-            CheckResult(
-                "labels_shuffled",
-                Outcome.FAULT,
-                f"{split}: labels have nothing to do with what is in the boxes ({by_look:.1f} standard deviations "
-                f"by look, {by_shape:.1f} by shape; sound sets have 5 and more): the labels are shuffled",
-                "compare some drawn objects with the source of the labels; export them again",
-                figures,
-            )
+        found = (
+            f"{split}: labels have nothing to do with what is in the boxes ({by_look:.1f} standard deviations "
+            f"by look, {by_shape:.1f} by shape; sound sets have 5 and more): the labels are shuffled"
         )
-    elif by_look < CHANCE:
-        results.append(
-            CheckResult(
-                "boxes_of_other_images",
-                Outcome.WARNING,
-                f"{split}: labels go with the boxes' shapes, but not with the pixels in them: boxes of other "
-                "images, or classes that differ in shape alone",
-                "look at the drawn batch",
-                figures,
-            )
+        return [*results, bad("labels_shuffled", found, figures)]
+    if by_look < CHANCE:
+        found = (
+            f"{split}: labels go with the boxes' shapes, but not with the pixels in them: boxes of other images, "
+            "or classes that differ in shape alone"
         )
-    elif _shuffled_within(patches):
-        results.append(
-            CheckResult(
-                "labels_shuffled",
-                Outcome.FAULT,
-                f"{split}: labels fit their image, but not their own box: they are shuffled within each image",
-                "compare some drawn objects with the source of the labels; export them again",
-                figures,
-            )
-        )
-    else:
-        found = f"{split}: labels fit what is in the boxes ({max(by_look, by_shape):.0f} standard deviations)"
-        results.append(CheckResult("labels", Outcome.OK, found, figures=figures))
-    return results
+        return [*results, bad("boxes_of_other_images", found, figures, fault=False)]
+    if _shuffled_within(patches):
+        found = f"{split}: labels fit their image, but not their own box: they are shuffled within each image"
+        return [*results, bad("labels_shuffled", found, figures)]
+    found = f"{split}: labels fit what is in the boxes ({max(by_look, by_shape):.0f} standard deviations)"
+    return [*results, ok("labels", found, figures)]
 
 
 def check_offset(split: str, evidence: Mapping[float, tuple[float, float]]) -> list[CheckResult]:
@@ -230,28 +166,19 @@ def check_offset(split: str, evidence: Mapping[float, tuple[float, float]]) -> l
     On a sound set, moving boxes one way costs about as much evidence as the other. Where they are half their
     size off, one way puts them right, and the other a whole size off.
     """
-    if not evidence:
-        return []
-    labels = evidence[0.0][0]
-    for shift in (-0.5, 0.5):
-        moved_labels, moved_boxes = evidence[shift]
+    ways = ((-0.5, "up and left", "centre", "corner"), (0.5, "down and right", "corner", "centre"))
+    for shift, way, written, read in ways if evidence else ():
+        labels, (moved_labels, moved_boxes) = evidence[0.0][0], evidence[shift]
         other_labels, other_boxes = evidence[-shift]
         balance = max(other_labels, 0.1) * max(other_boxes, 0.1) / max(moved_labels * moved_boxes, 0.1)
         if balance < ONE_SIDED and moved_labels > max(0.95 * labels, _SHIFT_CLEAR):
-            way, written, read = (
-                ("up and left", "centre", "corner") if shift < 0 else ("down and right", "corner", "centre")
+            found = (
+                f"{split}: labels fit as well if every box moves {way} by half its size ({moved_labels:.0f} "
+                f"standard deviations, {labels:.0f} as they are, {other_labels:.0f} the other way): boxes in the "
+                f"wrong format, written by their {written} and read by their {read}"
             )
-            return [
-                CheckResult(
-                    "boxes_off_by_half",
-                    Outcome.FAULT,
-                    f"{split}: labels fit as well if every box moves {way} by half its size ({moved_labels:.0f} "
-                    f"standard deviations, {labels:.0f} as they are, {other_labels:.0f} the other way): boxes in "
-                    f"the wrong format, written by their {written} and read by their {read}",
-                    "look at the drawn batch; write the boxes in the format of the layout",
-                    {"shift": shift, "deviations": moved_labels, "as_they_are": labels},
-                )
-            ]
+            figures = {"shift": shift, "deviations": moved_labels, "as_they_are": labels}
+            return [bad("boxes_off_by_half", found, figures)]
     return []
 
 
@@ -275,31 +202,19 @@ def check_splits(train: Patches, val: Patches, classes: int) -> list[CheckResult
     figures = {"deviations_as_they_are": same, "shifted_by_-1": lower, "shifted_by_1": higher}
     best = max(lower, higher)
     if same < CHANCE and best > _SHIFT_CLEAR:
-        shift = 1 if higher > lower else -1
-        return [
-            CheckResult(
-                "class_ids_off_by_one",
-                Outcome.FAULT,
-                f"what is learnt on train fits val only if val's class ids are shifted by {shift} ({best:.0f} "
-                f"standard deviations, {same:.1f} as they are)",
-                "correct the ids of the split that is wrong; the drawn batch shows train",
-                figures,
-            )
-        ]
+        found = (
+            "what is learnt on train fits val only if val's class ids are shifted by "
+            f"{1 if higher > lower else -1} ({best:.0f} standard deviations, {same:.1f} as they are)"
+        )
+        advice = "correct the ids of the split that is wrong; the drawn batch shows train"
+        return [bad("class_ids_off_by_one", found, figures, advice=advice)]
     if same < CHANCE and label_evidence(val.objects, val.labels, val.image_rows) > _SHIFT_CLEAR:
-        return [
-            CheckResult(
-                "classes_differ_between_splits",
-                Outcome.WARNING,
-                f"what is learnt on train does not tell val's classes ({same:.1f} standard deviations), though "
-                "they can be told: other pictures, or other numbers for the classes",
-                "compare drawn objects of both splits: detrkit data preview",
-                figures,
-            )
-        ]
-    return [
-        CheckResult("splits", Outcome.OK, f"a class is the same in train and val ({same:.0f} standard deviations)")
-    ]
+        found = (
+            f"what is learnt on train does not tell val's classes ({same:.1f} standard deviations), though they "
+            "can be told: other pictures, or other numbers for the classes"
+        )
+        return [bad("classes_differ_between_splits", found, figures, fault=False)]
+    return [ok("splits", f"a class is the same in train and val ({same:.0f} standard deviations)")]
 
 
 def _some(numbers: np.ndarray) -> str:

@@ -11,6 +11,7 @@ Shapes: N objects, D features, C classes.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,7 @@ LEAST_OBJECTS = 60
 _PATCH = 32
 _CELLS = 4
 _DIRECTIONS = 8
+_FEATURES = (_DIRECTIONS + 3) * _CELLS**2 + 3 * _DIRECTIONS
 _RIDGE = 0.3
 _FOLDS = 5
 _SHUFFLES = 100
@@ -70,15 +72,13 @@ def collect_patches(
 ) -> Patches:
     """Look at some images of a split, chosen by ``seed``, and at most 12 objects of each."""
     random = np.random.Generator(np.random.PCG64(seed))
-    objects: list[np.ndarray] = []
-    labels: list[int] = []
-    shapes: list[list[float]] = []
-    image_rows: list[int] = []
-    boxes_and_elsewhere: list[tuple[np.ndarray, np.ndarray]] = []
+    objects: list[tuple[np.ndarray, int, list[float], int]] = []
+    pairs: list[tuple[np.ndarray, np.ndarray]] = []
     pair_rows: list[int] = []
     unreadable: list[str] = []
     read = blank = 0
     for row in random.permutation(len(index))[:most_images].tolist():
+        # the image
         name = index.file_name(row)
         try:
             check_inside(name, images)
@@ -88,31 +88,28 @@ def collect_patches(
             continue
         read += 1
         blank += bool((image.amax((1, 2)) - image.amin((1, 2))).max() < 3)
+        # some of its objects, and for each a place without it
         boxes, classes = _boxes_in_file(index, row, (image.shape[1], image.shape[2]))
         for place in random.permutation(len(boxes))[:12].tolist():
             box = boxes[place]
             crop = _crop(image, box, 0.0)
             if min(crop.shape[1:]) < _LEAST_SIDE:
                 continue
-            objects.append(_features(crop))
-            labels.append(int(classes[place]))
-            shapes.append(_shape(box, image))
-            image_rows.append(row)
+            objects.append((_features(crop), int(classes[place]), _shape(box, image), row))
             elsewhere = _elsewhere(box, image, random)
             if elsewhere is not None:
-                boxes_and_elsewhere.append(
-                    (_features(_crop(image, box, _CONTEXT)), _features(_crop(image, elsewhere, _CONTEXT)))
-                )
+                both = [_features(_crop(image, where, _CONTEXT)) for where in (box, elsewhere)]
+                pairs.append((both[0], both[1]))
                 pair_rows.append(row)
         if len(objects) >= most_objects:
             break
-    pairs = np.array(boxes_and_elsewhere, dtype=np.float32).reshape(-1, 2, _feature_count()).transpose(1, 0, 2)
+    features, labels, shapes, image_rows = zip(*objects, strict=True) if objects else ((), (), (), ())
     return Patches(
-        objects=np.array(objects, dtype=np.float32).reshape(-1, _feature_count()),
+        objects=np.array(features, dtype=np.float32).reshape(-1, _FEATURES),
         labels=np.array(labels, dtype=np.int64),
         shapes=np.array(shapes, dtype=np.float64).reshape(-1, 5),
         image_rows=np.array(image_rows, dtype=np.int64),
-        pairs=pairs,
+        pairs=np.array(pairs, dtype=np.float32).reshape(-1, 2, _FEATURES).transpose(1, 0, 2),
         pair_rows=np.array(pair_rows, dtype=np.int64),
         images_read=read,
         unreadable=tuple(unreadable),
@@ -180,10 +177,7 @@ def label_evidence(
             order = np.empty_like(mixed)
             order[by_image] = mixed
         shuffled.append(agreement(order))
-    spread = float(np.std(shuffled))
-    if spread < 1e-9 * len(targets):  # patches without any difference tell nothing
-        return 0.0
-    return (agreement(np.arange(len(targets))) - float(np.mean(shuffled))) / spread
+    return _deviations(agreement(np.arange(len(targets))), shuffled, len(targets))
 
 
 def transfer_evidence(train: Patches, other: Patches, classes: int) -> np.ndarray:
@@ -194,21 +188,25 @@ def transfer_evidence(train: Patches, other: Patches, classes: int) -> np.ndarra
         leave the list came back at its other end), float64 ``[3]``.
     """
     mean, spread = train.objects.mean(0), train.objects.std(0) + 1e-6
-    seen = _one_hot(train.labels, classes)
+    seen = np.eye(classes)[train.labels]
     seen = seen / np.sqrt(np.maximum(seen.sum(0), 1))
     scores = ((other.objects - mean) / spread) @ _weights((train.objects - mean) / spread, seen)
     scores -= scores.mean(axis=1, keepdims=True)
     random = np.random.Generator(np.random.PCG64(0))
 
     def agreement(labels: np.ndarray) -> float:
-        chosen = _one_hot(labels, classes)
+        chosen = np.eye(classes)[labels]
         return float((scores * (chosen / np.sqrt(np.maximum(chosen.sum(0), 1)))).sum())
 
     chance = [agreement(random.permutation(other.labels)) for _ in range(_SHUFFLES)]
-    level, width = float(np.mean(chance)), float(np.std(chance))
-    if width < 1e-9 * len(other.labels):  # patches without any difference tell nothing
-        return np.zeros(3)
-    return np.array([(agreement((other.labels + shift) % classes) - level) / width for shift in (-1, 0, 1)])
+    shifted = [agreement((other.labels + shift) % classes) for shift in (-1, 0, 1)]
+    return np.array([_deviations(found, chance, len(other.labels)) for found in shifted])
+
+
+def _deviations(found: float, chance: Sequence[float], count: int) -> float:
+    """Return the standard deviations above chance; 0 where patches do not differ, which tells nothing."""
+    spread = float(np.std(chance))
+    return 0.0 if spread < 1e-9 * count else (found - float(np.mean(chance))) / spread
 
 
 def box_evidence(pairs: np.ndarray, image_rows: np.ndarray) -> float:
@@ -226,7 +224,7 @@ def box_evidence(pairs: np.ndarray, image_rows: np.ndarray) -> float:
     kernel = _kernel(pairs.reshape(2 * count, -1), np.tile(groups, 2), random)
     scores = kernel @ np.repeat([1.0, -1.0], count)
     gain = scores[:count] - scores[count:]
-    spread = float(gain.std()) / np.sqrt(count)
+    spread = float(gain.std() / np.sqrt(count))
     return float(gain.mean()) / spread if spread > 1e-9 else 0.0
 
 
@@ -253,15 +251,6 @@ def _weights(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
     return weights
 
 
-def _one_hot(labels: np.ndarray, classes: int) -> np.ndarray:
-    chosen: np.ndarray = np.eye(classes)[labels]
-    return chosen
-
-
-def _feature_count() -> int:
-    return _DIRECTIONS * _CELLS**2 + 3 * _CELLS**2 + 3 * _DIRECTIONS
-
-
 def _features(crop: Tensor) -> np.ndarray:
     """Describe a patch: edge directions and colours by cell, and the colours of the whole; float32 ``[D]``."""
     patch = resize_image(crop, (_PATCH, _PATCH)).numpy().astype(np.float32) / 255
@@ -274,15 +263,11 @@ def _features(crop: Tensor) -> np.ndarray:
     cells = np.arange(_PATCH) // (_PATCH // _CELLS)
     places = (direction * _CELLS + cells[:, None]) * _CELLS + cells
     edges = np.bincount(places.ravel(), strength.ravel(), _DIRECTIONS * _CELLS**2)
-    side = _PATCH // _CELLS
-    colors = patch.reshape(3, _CELLS, side, _CELLS, side).mean(axis=(2, 4)).ravel()
-    levels = (
-        np.minimum(patch * _DIRECTIONS, _DIRECTIONS - 1).astype(np.int64)
-        + _DIRECTIONS * np.arange(3)[:, None, None]
-    )
-    shares = np.bincount(levels.ravel(), minlength=3 * _DIRECTIONS) / _PATCH**2
+    colors = patch.reshape(3, _CELLS, _PATCH // _CELLS, _CELLS, -1).mean(axis=(2, 4)).ravel()
+    levels = np.minimum(patch * _DIRECTIONS, _DIRECTIONS - 1).astype(np.int64)
+    shares = [np.bincount(level.ravel(), minlength=_DIRECTIONS) / _PATCH**2 for level in levels]
     edges_scaled = 3 * edges / (np.linalg.norm(edges) + 0.5)
-    return np.concatenate([edges_scaled, colors, np.sqrt(shares)]).astype(np.float32)
+    return np.concatenate([edges_scaled, colors, np.sqrt(shares).ravel()]).astype(np.float32)
 
 
 def _boxes_in_file(index: CocoIndex, row: int, size_hw: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:

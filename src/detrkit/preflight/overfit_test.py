@@ -83,18 +83,12 @@ class OverfitTest:
         main: At the learning rate of the config.
         slower: At a tenth and a hundredth of it, with fewer steps, from the same weights.
         before_spread: Standard deviation of the boxes' coordinates over queries and over images before it, 0 to 1.
-        images: How many images it was.
-        size_hw: Of the padded batch.
-        trained: The model after it.
         batch: The handful.
     """
 
     main: Trial
     slower: tuple[Trial, ...]
     before_spread: tuple[float, float]
-    images: int
-    size_hw: tuple[int, int]
-    trained: nn.Module
     batch: Batch
 
 
@@ -110,20 +104,11 @@ def run_overfit_test(built: BuiltModel, handful: Batch, device: torch.device, bu
     """
     batch = handful.to(device)
     built.model.to(device)
-    main = copy.deepcopy(built.model)
-    trials = [_train(built, main, 1.0, batch, (LEAST_STEPS, MOST_STEPS), budget_s)]
-    for factor in (0.1, 0.01):
-        slower = copy.deepcopy(built.model)
-        trials.append(_train(built, slower, factor, batch, (LEAST_TRIAL_STEPS, MOST_TRIAL_STEPS), budget_s / 3))
-    return OverfitTest(
-        main=trials[0],
-        slower=tuple(trials[1:]),
-        before_spread=_box_spread(built.model, built.config, batch),
-        images=len(batch.sizes_hw),
-        size_hw=(batch.images.shape[2], batch.images.shape[3]),
-        trained=main,
-        batch=handful,
-    )
+    before = _box_spread(built.model, built.config, batch)
+    main = _train(built, 1.0, batch, (LEAST_STEPS, MOST_STEPS), budget_s)
+    few = (LEAST_TRIAL_STEPS, MOST_TRIAL_STEPS)
+    slower = tuple(_train(built, factor, batch, few, budget_s / 3) for factor in (0.1, 0.01))
+    return OverfitTest(main, slower, before, handful)
 
 
 def gather_handful(config: Config, index: CocoIndex, dataset: CocoDataset, seed: int) -> Batch:
@@ -171,14 +156,10 @@ def _spread_over_classes(index: CocoIndex, seed: int) -> Sequence[int]:
 
 
 def _train(
-    built: BuiltModel,
-    model: nn.Module,
-    factor: float,
-    batch: Batch,
-    least_and_most: tuple[int, int],
-    budget_s: float,
+    built: BuiltModel, factor: float, batch: Batch, least_and_most: tuple[int, int], budget_s: float
 ) -> Trial:
-    """Change ``model`` by steps on always the same batch, in float32, at a share of the learning rates."""
+    """Train a copy of the model on always the same batch, in float32, at a share of the learning rates."""
+    model = copy.deepcopy(built.model)
     rates = {name: getattr(built.config.train, name) * factor for name in ("lr", "backbone_lr")}
     # the batch is augmented already
     config = update_config(built.config, {"train": rates, "transforms.on_device": False})

@@ -59,6 +59,6 @@ def _curves(overfit: OverfitTest) -> Chart:
         losses = np.array(trial.losses)
         steps = np.flatnonzero(np.isfinite(losses))
         lines.append(Line(f"train.lr={trial.lr:g}", number, Series(steps + 1.0, losses[steps])))
-    size = f"{overfit.size_hw[0]} x {overfit.size_hw[1]}"
-    across = f"steps on {overfit.images} images of {size}"
+    images, _, height, width = overfit.batch.images.shape
+    across = f"steps on {images} images of {height} x {width}"
     return Chart("Loss of a handful of images, by learning rate", across, lines=lines, legend=True)

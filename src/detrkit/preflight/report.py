@@ -7,7 +7,26 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
+ADVICE: dict[str, str] = {
+    "boxes_mark_nothing": "look at the drawn batch; check the order of the four numbers, and whose each box is",
+    "boxes_of_other_images": "look at the drawn batch",
+    "boxes_off_by_half": "look at the drawn batch; write the boxes in the format of the layout",
+    "classes_differ_between_splits": "compare drawn objects of both splits: detrkit data preview",
+    "data_unreadable": "run: detrkit data check",
+    "head_not_replaced": "train a preset from these weights, which makes a new head: detrkit train --init WEIGHTS",
+    "images_blank": "export the images again",
+    "images_unreadable": "find all of them with: detrkit data check",
+    "labels_shuffled": "compare some drawn objects with the source of the labels; export them again",
+    "loading_too_slow": "raise data.workers, or run: detrkit data cache",
+    "loss_does_not_fall": "raise train.lr, or lower it if the curve jumps; check train.clip_norm, frozen parts",
+    "mostly_empty": "missing labels? if it is meant, train on a part of the empty images only",
+    "no_objects": "the annotations were not exported, or belong to other images; see: detrkit data stats",
+    "not_finite": "check the boxes: detrkit data check; train with train.precision=32",
+    "out_of_memory": "lower train.batch_size and raise train.accumulate, or train.precision=bf16",
+    "predictions_collapsed": "from random weights this can pass after some hundred steps; with pretrained weights "
+    "lower train.lr",
+}
+"""What to do about each fault for which it is always the same."""
 
 
 class Outcome(enum.StrEnum):
@@ -45,6 +64,19 @@ class CheckResult:
         return f"{mark:7} {self.name}: {self.found}{advice}"
 
 
+def ok(name: str, found: str, figures: Mapping[str, Any] | None = None) -> CheckResult:
+    """Make the answer that all is well."""
+    return CheckResult(name, Outcome.OK, found, figures=figures or {})
+
+
+def bad(
+    name: str, found: str, figures: Mapping[str, Any] | None = None, *, advice: str = "", fault: bool = True
+) -> CheckResult:
+    """Make an answer that names a fault, or a warning if ``fault`` is False; its advice is by :data:`ADVICE`."""
+    outcome = Outcome.FAULT if fault else Outcome.WARNING
+    return CheckResult(name, outcome, found, advice or ADVICE.get(name, ""), figures or {})
+
+
 @dataclasses.dataclass(frozen=True)
 class PreflightReport:
     """The results of a preflight."""
@@ -64,13 +96,11 @@ class PreflightReport:
         """Return the verdict in a sentence, with its reasons."""
         faults, warnings = self.of(Outcome.FAULT), self.of(Outcome.WARNING)
         doubts = f"; {len(warnings)} to look at: {_names(warnings)}" if warnings else ""
-        if faults:
-            return f"NOT READY: {_names(faults)}{doubts}"
-        return f"READY{doubts}"
+        return f"NOT READY: {_names(faults)}{doubts}" if faults else f"READY{doubts}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return what ``verdict.json`` holds."""
-        found = msgspec.to_builtins(self.results)
+        found = [dataclasses.asdict(result) for result in self.results]
         return {"schema_version": 1, "ready": self.ready, "summary": self.summary(), "judgements": found}
 
 

@@ -34,7 +34,7 @@ from detrkit.preflight.cost import check_cost, measure_cost
 from detrkit.preflight.evidence import Patches, collect_patches, offset_evidence
 from detrkit.preflight.overfit_test import OverfitTest, gather_handful, run_overfit_test
 from detrkit.preflight.page import write_preflight_page
-from detrkit.preflight.report import CheckResult, Outcome, PreflightReport
+from detrkit.preflight.report import CheckResult, Outcome, PreflightReport, bad
 from detrkit.training.run import training_dataset
 from detrkit.types import Batch, Target
 
@@ -124,7 +124,7 @@ def _read_splits(config: Config, tell: Tell) -> tuple[Split, Split] | None:
         except UsageError:
             raise
         except DataError as error:
-            tell([CheckResult("data_unreadable", Outcome.FAULT, f"{name}: {error}", "run: detrkit data check")])
+            tell([bad("data_unreadable", f"{name}: {error}")])
     return (found[0], found[1]) if len(found) == 2 else None
 
 
@@ -159,7 +159,7 @@ def _look_at_data(config: Config, train: Split, val: Split, tell: Tell) -> Patch
     same = (train.files.annotations, train.files.listings) == (val.files.annotations, val.files.listings)
     for name, split in {"train": train, "val": val}.items():
         if name == "val" and same:
-            tell([CheckResult("val_is_train", Outcome.WARNING, "the validation split is the training split")])
+            tell([bad("val_is_train", "the validation split is the training split", fault=False)])
             continue
         patches = collect_patches(split.index, split.files.images, seed=config.train.seed)
         looked[name] = patches
@@ -191,7 +191,7 @@ def _check_head(
     """Return the class map to train with, None if the head is not one for this data, and what was found."""
     data = train.index.class_map
     used = np.unique(np.concatenate([train.index.labels, val.index.labels])) if _same_classes(train, val) else None
-    wanted = data if used is None else _only(data, used)
+    wanted = data if used is None else data.select(used.tolist())  # a mere heading need not be in a head
     lines = () if built.report is None else tuple(built.report.lines())
     result = training_questions.check_head(built.class_map, _count_slots(built), wanted, lines, as_it_is)
     if result.outcome is not Outcome.OK:
@@ -201,14 +201,6 @@ def _check_head(
 
 def _same_classes(train: Split, val: Split) -> bool:
     return train.index.class_map.names == val.index.class_map.names
-
-
-def _only(classes: ClassMap, used: np.ndarray) -> ClassMap:
-    """Return the classes that have objects: a heading that is listed as a category need not be in a head."""
-    return ClassMap(
-        names=tuple(classes.names[class_id] for class_id in used),
-        category_ids=tuple(classes.category_ids[class_id] for class_id in used),
-    )
 
 
 def _count_slots(built: BuiltModel) -> int:
@@ -229,7 +221,7 @@ def _try(
         handful = gather_handful(config, train.index, dataset, config.train.seed)
         overfit = run_overfit_test(built, handful, device, budget_s)
     except DataError as error:
-        tell([CheckResult("images_unreadable", Outcome.FAULT, str(error), "run: detrkit data check")])
+        tell([bad("images_unreadable", str(error))])
         return None, None
     preset = config.model.preset
     usual = preset_config(preset).train.lr if preset in PRESETS else None
@@ -238,8 +230,7 @@ def _try(
         cost = measure_cost(built, dataset, device)
     except (torch.OutOfMemoryError, MemoryError) as error:
         found = f"a batch of {config.train.batch_size} does not fit: {str(error).splitlines()[0]}"
-        advice = "lower train.batch_size and raise train.accumulate, or train.precision=bf16"
-        tell([CheckResult("out_of_memory", Outcome.FAULT, found, advice)])
+        tell([bad("out_of_memory", found)])
         return overfit, overfit.batch
     tell(check_cost(config, cost, len(train.index), len(val.index)))
     return overfit, cost.batch

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from detrkit.classes import ClassMap
 from detrkit.preflight.overfit_test import OverfitTest
-from detrkit.preflight.report import CheckResult, Outcome
+from detrkit.preflight.report import CheckResult, Outcome, bad, ok
 
 TOO_FAST = 1.15
 """A tenth or a hundredth of the learning rate must leave so many times less loss to say that it is too high."""
@@ -34,25 +34,18 @@ def check_head(
     figures = {"classes_of_head": len(head), "classes_of_data": len(data), "missing": missing}
     if logit_slots != head.num_slots or (missing and as_it_is):
         names = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
-        what = (
-            f"{len(missing)} of the data set's {len(data)} classes ({names}) are not among its {len(head)}"
-            if missing
-            else f"it scores {logit_slots} slots, its classes have {head.num_slots}"
-        )
-        return CheckResult(
-            "head_not_replaced",
-            Outcome.FAULT,
-            f"the model's class head is that of another data set: {what}",
-            "train a preset from these weights, which replaces the head: detrkit train --init WEIGHTS",
-            figures,
-        )
+        what = f"it scores {logit_slots} slots, its classes have {head.num_slots}"
+        if missing:
+            what = f"{len(missing)} of the data set's {len(data)} classes ({names}) are not among its {len(head)}"
+        found = f"the model's class head is that of another data set: {what}"
+        return bad("head_not_replaced", found, figures)
     told = next((line.strip() for line in lines if "class" in line), "new, for the classes of the data set")
-    return CheckResult("head", Outcome.OK, f"{len(head)} classes; {told}", figures=figures)
+    return ok("head", f"{len(head)} classes; {told}", figures)
 
 
 def check_overfit_test(overfit: OverfitTest, preset_lr: float | None, pretrained: bool) -> list[CheckResult]:
     """Check whether a handful of images can be learnt, and at this learning rate."""
-    main = overfit.main
+    main, trials = overfit.main, (overfit.main, *overfit.slower)
     steps = len(main.losses)
     terms = ", ".join(f"{name} {first:.2f} to {last:.2f}" for name, (first, last) in main.terms.items())
     figures = {
@@ -60,51 +53,30 @@ def check_overfit_test(overfit: OverfitTest, preset_lr: float | None, pretrained
         "first_loss": main.losses[0],
         "last_loss": main.loss_at(steps - 1),
         "terms": dict(main.terms),
-        "lrs": [trial.lr for trial in (main, *overfit.slower)],
-        "losses_after_trial": [
-            trial.loss_at(len(overfit.slower[0].losses) - 1) for trial in (main, *overfit.slower)
-        ],
+        "lrs": [trial.lr for trial in trials],
+        "losses_after_trial": [trial.loss_at(len(overfit.slower[0].losses) - 1) for trial in trials],
     }
     too_fast = _too_fast(overfit, preset_lr, pretrained)
     if too_fast is not None:
         return [too_fast]
     if not main.finite:
-        return [
-            CheckResult(
-                "not_finite",
-                Outcome.FAULT,
-                f"loss or gradients are not finite after {steps} steps, at lower learning rates too",
-                "check the boxes: detrkit data check; train with train.precision=32",
-                figures,
-            )
-        ]
-    results = []
-    gist = (
-        f"loss {main.losses[0]:.2f} to {main.loss_at(steps - 1):.2f} in {steps} steps on {overfit.images} images"
-    )
+        found = f"loss or gradients are not finite after {steps} steps, at lower learning rates too"
+        return [bad("not_finite", found, figures)]
+    losses = f"loss {main.losses[0]:.2f} to {main.loss_at(steps - 1):.2f}"
+    fell = f"{losses} in {steps} steps on {len(overfit.batch.images)} images"
     if main.share_left > LEARNT:
-        results.append(
-            CheckResult(
-                "loss_does_not_fall",
-                Outcome.WARNING if pretrained else Outcome.FAULT,
-                f"{gist}: a handful of images cannot be learnt ({terms})",
-                "raise train.lr, or lower it if the curve jumps; check train.clip_norm and frozen parts",
-                figures,
-            )
-        )
+        found = f"{fell}: a handful of images cannot be learnt ({terms})"
+        results = [bad("loss_does_not_fall", found, figures, fault=not pretrained)]
     else:
-        results.append(CheckResult("learning", Outcome.OK, f"{gist} ({terms})", figures=figures))
+        results = [ok("learning", f"{fell} ({terms})", figures)]
     rising = [
         name
         for name, (first, last) in main.terms.items()
         if last > 1.1 * first + 0.05 and name in ("class", "l1", "giou")
     ]
     if rising:
-        results.append(
-            CheckResult("term_rises", Outcome.WARNING, f"{', '.join(rising)} of the last layer rose: {terms}")
-        )
-    results.append(_judge_spread(overfit, pretrained))
-    return results
+        results.append(bad("term_rises", f"{', '.join(rising)} of the last layer rose: {terms}", fault=False))
+    return [*results, _check_spread(overfit, pretrained)]
 
 
 def _too_fast(overfit: OverfitTest, preset_lr: float | None, pretrained: bool) -> CheckResult | None:
@@ -132,34 +104,22 @@ def _too_fast(overfit: OverfitTest, preset_lr: float | None, pretrained: bool) -
         better = preset_lr or best.lr
     else:
         return None
-    return CheckResult(
-        "learning_rate_too_high",
-        Outcome.FAULT,
-        f"after {at + 1} steps at train.lr={main.lr:g} {found}",
-        f"lower train.lr to about {better:g}{usual if better != preset_lr else ''}",
-        figures,
-    )
+    found = f"after {at + 1} steps at train.lr={main.lr:g} {found}"
+    advice = f"lower train.lr to about {better:g}{usual if better != preset_lr else ''}"
+    return bad("learning_rate_too_high", found, figures, advice=advice)
 
 
-def _judge_spread(overfit: OverfitTest, pretrained: bool) -> CheckResult:
+def _check_spread(overfit: OverfitTest, pretrained: bool) -> CheckResult:
     over_queries, over_images = overfit.main.box_spread
     figures = {"over_queries": over_queries, "over_images": over_images, "before": overfit.before_spread}
     found = f"boxes vary by {over_queries:.3f} over queries and {over_images:.3f} over images (of 1)"
-    collapsed = over_queries < COLLAPSED and not over_images > COLLAPSED
-    if collapsed:
-        return CheckResult(
-            "predictions_collapsed",
-            Outcome.FAULT if pretrained else Outcome.WARNING,
-            f"every query of every image gives the same box: {found}",
-            "from random weights this can pass after some hundred steps; with pretrained weights lower train.lr",
-            figures,
-        )
-    if over_queries < COLLAPSED:
-        return CheckResult(
-            "queries_alike",
-            Outcome.WARNING if pretrained else Outcome.NOTE,
-            f"all queries of an image give the same box so far: {found}",
-            "usual for DETR from random weights; pretrained weights shorten it by far" if not pretrained else "",
-            figures,
-        )
-    return CheckResult("predictions", Outcome.OK, found, figures=figures)
+    if over_queries >= COLLAPSED:
+        return ok("predictions", found, figures)
+    if not over_images > COLLAPSED:
+        found = f"every query of every image gives the same box: {found}"
+        return bad("predictions_collapsed", found, figures, fault=pretrained)
+    found = f"all queries of an image give the same box so far: {found}"
+    if pretrained:
+        return bad("queries_alike", found, figures, fault=False)
+    advice = "usual for DETR from random weights; pretrained weights shorten it by far"
+    return CheckResult("queries_alike", Outcome.NOTE, found, advice, figures)

@@ -17,7 +17,7 @@ def trial(lr: float, *losses: float, apart: float = 0.1) -> Trial:
 def overfit(main: Trial, *slower: Trial) -> OverfitTest:
     truth = GroundTruth(torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), (0,))
     batch = Batch(torch.zeros(1, 3, 8, 8, dtype=torch.uint8), torch.zeros(1, 8, 8, dtype=torch.bool), truth, ())
-    return OverfitTest(main, slower, (0.1, 0.1), 1, (8, 8), torch.nn.Identity(), batch)
+    return OverfitTest(main, slower, (0.1, 0.1), batch)
 
 
 def names(main: Trial, *slower: Trial, pretrained: bool = False, preset_lr: float | None = None) -> set[str]:
