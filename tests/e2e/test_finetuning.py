@@ -99,12 +99,6 @@ def test_frozen_parts_are_bit_equal_after_training_and_the_heads_are_not(
     assert len(found) == 2 + 6
 
 
-def test_a_frozen_stage_leaves_the_others_free(source: Path, other_data: Path, tmp_path: Path):
-    run_well(*fine_tune(source, other_data, tmp_path / "run", train__freeze="backbone.stage2"))
-    still = set(read_model(source).state_dict) - changed(tmp_path / "run", source)
-    assert still == {name for name in read_model(source).state_dict if name.startswith("backbone.0.body.layer2.")}
-
-
 def test_each_part_learns_at_its_own_rate(source: Path, other_data: Path, tmp_path: Path):
     run = tmp_path / "run"
     scales = {"backbone": 0.1, "backbone.stem": 0.5, "decoder": 0.2}
@@ -112,16 +106,6 @@ def test_each_part_learns_at_its_own_rate(source: Path, other_data: Path, tmp_pa
     record = records(run, "step")[-1]
     rates = {name: record[name] for name in record if name.startswith("lr")}
     assert rates == pytest.approx({"lr": 1e-3, "lr_backbone": 1e-4, "lr_backbone.stem": 5e-4, "lr_decoder": 2e-4})
-
-
-def test_layer_decay_slows_what_is_deep(source: Path, other_data: Path, tmp_path: Path):
-    run = tmp_path / "run"
-    run_well(*fine_tune(source, other_data, run, train__layer_decay=0.5, train__schedule="constant"))
-    record = records(run, "step")[-1]
-    assert record["lr"] == 1e-3  # the heads
-    assert record["lr_decoder.layer3"] == pytest.approx(1e-3 / 2)
-    assert record["lr_encoder.layer1"] == pytest.approx(1e-3 / 2**4)
-    assert record["lr_backbone.stem"] == pytest.approx(1e-3 / 2**9)
 
 
 def test_in_the_head_steps_nothing_else_moves_not_even_the_optimiser(
@@ -162,12 +146,6 @@ def test_a_run_resumed_within_the_head_steps_ends_with_the_same_weights(
     run_well("resume", run)
     assert_equal(trained(run), trained(tmp_path / "whole"))
     assert len(changed(run, source)) > len(CLASS_HEAD)
-
-
-def test_the_same_classes_leave_nothing_for_head_steps(source: Path, tiny_data: Path, tmp_path: Path):
-    arguments = fine_tune(source, tiny_data, tmp_path / "run", train__head_steps=50, train__schedule="constant")
-    assert "train.head_steps 50 has no effect: nothing that is trained starts anew" in run_well(*arguments)
-    assert {record["lr"] for record in records(tmp_path / "run", "step")} == {1e-3}
 
 
 def test_weights_of_another_function_are_warned_of(source: Path, tiny_data: Path, tmp_path: Path):
@@ -245,13 +223,3 @@ def test_a_backbone_goes_over_into_a_larger_one(
     assert body <= set(state)
     assert all(torch.equal(state[name], given[name]) for name in body)
     assert read_model(tmp_path / "run").config.model.preset == after
-
-
-def test_parts_of_a_preset_are_listed_with_their_parameters():
-    sizes = json.loads(run_well("models", "--parts", "detr-tiny", "--json"))
-    assert list(sizes)[:3] == ["backbone", "backbone.stem", "backbone.stage1"]
-    assert sizes["class_head"] == 128 * 92 + 92
-    text = run_well("models", "--parts", "detr-tiny")
-    assert f"{sizes['backbone']:,}" in text
-    assert "train.freeze" in text
-    assert run_here("models", "--parts", "detr-tin").exit_code == 2
