@@ -14,7 +14,7 @@ from detrkit.data.formats import (
     SplitFiles,
     find_splits,
 )
-from detrkit.data.formats.output import Progress, WriteOptions
+from detrkit.data.formats.output import Progress, WriteOptions, Written
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_split_files
 from detrkit.errors import UsageError
@@ -87,8 +87,7 @@ def convert_data(
         UsageError: ``out`` is not empty, or there is no such format, folder or split.
         DataError: The data set cannot be read.
     """
-    write = FORMATS[to].write if to in FORMATS else None
-    if write is None:
+    if to not in WRITTEN_FORMATS:
         raise UsageError(f"cannot write {to!r}; expected one of {', '.join(WRITTEN_FORMATS)}")
     found = find_splits(data, layout, splits)
     read = {}
@@ -104,7 +103,7 @@ def convert_data(
     parts = {split: (_from_one(index, found[split]), found[split].images) for split, (index, _) in read.items()}
     sources = {split: files.annotations for split, files in found.items() if files.format == "coco"}
     options = WriteOptions(copy=copy, progress=progress, sources=sources, decimals=decimals)
-    written = write(Path(out), parts, options)
+    written: Written = FORMATS[to].writer()(Path(out), parts, options)
     names = dict.fromkeys(name for index, _ in read.values() for name in index.class_map.names)
     return Converted(written.path, to, tuple(names), written.notes, converted)
 

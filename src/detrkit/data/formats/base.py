@@ -67,6 +67,11 @@ SplitCandidates = dict[str, SplitCandidate]
 """Splits that a way of looking found, by canonical name."""
 
 
+def described(evidence: Path, files: SplitFiles) -> SplitCandidate:
+    """Return a candidate whose description is known already."""
+    return SplitCandidate(evidence, lambda: files)
+
+
 def canonical_split(name: str) -> str:
     """Return one spelling for a split: valid, validation and val are val."""
     lowered = name.lower()

@@ -3,23 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import pkgutil
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from detrkit.data.formats.base import SplitCandidates, SplitFiles
 from detrkit.data.formats.coco.find import find_coco, find_coco_by_content, find_coco_elsewhere
 from detrkit.data.formats.coco.read import load_coco_table
-from detrkit.data.formats.coco.write import write_coco
-from detrkit.data.formats.output import Splits, WriteOptions, Written
 from detrkit.data.formats.panoptic.find import find_panoptic
 from detrkit.data.formats.panoptic.read import load_panoptic_table
 from detrkit.data.formats.voc.find import find_voc
 from detrkit.data.formats.voc.read import load_voc_table
-from detrkit.data.formats.voc.write import write_voc
 from detrkit.data.formats.yolo.find import find_yolo, find_yolo_folders
 from detrkit.data.formats.yolo.read import load_yolo_table
-from detrkit.data.formats.yolo.write import write_yolo
 from detrkit.data.table import AnnotationTable
 
 BoxFormat = Literal["xywh", "xyxy", "cxcywh"]
@@ -34,7 +31,8 @@ class Format:
         looked_for: title and the places that are searched, for messages
         find: ways of looking for splits in a folder, by their place in the order of those of all formats
         read: reads a split; nothing is repaired
-        write: writes a data set into a new folder; None if the format is only read
+        write: module and function that writes a data set into a new folder, imported when it is used; empty if the
+            format is only read
         box_format: numbers that the format writes for a box
     """
 
@@ -42,8 +40,13 @@ class Format:
     looked_for: str
     find: Mapping[int, Callable[[Path], SplitCandidates]]
     read: Callable[[SplitFiles], AnnotationTable]
-    write: Callable[[Path, Splits, WriteOptions], Written] | None
+    write: str
     box_format: BoxFormat
+
+    def writer(self) -> Callable[..., Any]:
+        """Import the function that writes; it takes the folder, the splits, and the options."""
+        writer: Callable[..., Any] = pkgutil.resolve_name(f"detrkit.data.formats.{self.write}")
+        return writer
 
 
 # The first way of looking that finds anything wins: COCO JSON in its standard places, what data.yaml names, VOC,
@@ -55,7 +58,7 @@ FORMATS: Mapping[str, Format] = {
         "_annotations.coco.json)",
         find={0: find_coco, 4: find_coco_elsewhere, 5: find_coco_by_content},
         read=lambda files: load_coco_table(files.annotations),
-        write=write_coco,
+        write="coco.write:write_coco",
         box_format="xywh",
     ),
     "yolo": Format(
@@ -63,7 +66,7 @@ FORMATS: Mapping[str, Format] = {
         looked_for="YOLO (data.yaml, images/ with labels/, lists of images)",
         find={1: find_yolo, 3: find_yolo_folders},
         read=load_yolo_table,
-        write=write_yolo,
+        write="yolo.write:write_yolo",
         box_format="cxcywh",
     ),
     "voc": Format(
@@ -71,7 +74,7 @@ FORMATS: Mapping[str, Format] = {
         looked_for="Pascal VOC (Annotations/*.xml with images)",
         find={2: find_voc},
         read=load_voc_table,
-        write=write_voc,
+        write="voc.write:write_voc",
         box_format="xyxy",
     ),
     "panoptic": Format(
@@ -79,9 +82,9 @@ FORMATS: Mapping[str, Format] = {
         looked_for="COCO panoptic (annotations/panoptic_*.json)",
         find={6: find_panoptic},
         read=load_panoptic_table,
-        write=None,
+        write="",
         box_format="xywh",
     ),
 }
 """Every format by the name that ``--layout`` and ``data.layout`` know; those that can be written, ``--to`` too."""
-WRITTEN_FORMATS = tuple(name for name, format_ in FORMATS.items() if format_.write is not None)
+WRITTEN_FORMATS = tuple(name for name, format_ in FORMATS.items() if format_.write)

@@ -6,7 +6,7 @@ import functools
 import json
 import mmap
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 
@@ -31,23 +31,40 @@ PROBED_NAMES = 20
 
 _SPLIT_FILE = re.compile(r"^(?:instances_)?([A-Za-z]+?)(?:20\d\d)?(?:[_-].*)?$")
 _FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
-_LISTS = (b"images", b"annotations", b"categories")
-_STANDARD, _ELSEWHERE = ("annotations/", ""), ("*/", "*/*/")
+_SPLIT_NAMES = [f"{name}.json" for aliases in SPLIT_ALIASES.values() for name in aliases]
 
 FilesBySplit = dict[str, list[Path]]
+
+LAYOUTS: Mapping[str, Sequence[str]] = {
+    "COCO 2017": ["annotations/instances_*2017.json"],
+    "Roboflow COCO": [f"*/{ROBOFLOW_FILE}"],
+    "COCO JSON": [
+        "annotations/instances_*.json",
+        "instances_*.json",
+        *(f"annotations/{name}" for name in _SPLIT_NAMES),
+        *_SPLIT_NAMES,
+    ],
+}
+"""Files of every layout of COCO JSON; the first layout, and in it the first pattern, that has a split wins."""
+ELSEWHERE = ["*/instances_*.json", "*/*/instances_*.json", *(f"*/{name}" for name in _SPLIT_NAMES)]
 
 
 def find_coco(root: Path) -> SplitCandidates:
     """Find splits in the places where COCO, Roboflow and most tools put their JSON files."""
     found: SplitCandidates = {}
-    for layout, finder in LAYOUTS.items():
-        found = {**_candidates(finder(root), layout, root), **found}
+    for layout, patterns in LAYOUTS.items():
+        found = {**_candidates(_by_split(root, patterns), layout, root), **found}
+    # A folder with images and one annotation file, of train unless the name of the folder says otherwise.
+    if (root / ROBOFLOW_FILE).is_file():
+        split = split_of_folder(root.resolve().name) or "train"
+        flat = {split: [root / ROBOFLOW_FILE]}
+        found = {**_candidates(flat, "Roboflow COCO, one folder", root), **found}
     return found
 
 
 def find_coco_elsewhere(root: Path) -> SplitCandidates:
     """Find splits in COCO JSON files in other folders of the data set."""
-    return _candidates(_plain(root, _ELSEWHERE), "COCO JSON", root)
+    return _candidates(_by_split(root, ELSEWHERE), "COCO JSON", root)
 
 
 def find_coco_by_content(root: Path) -> SplitCandidates:
@@ -140,41 +157,6 @@ def _image_folders(annotations: Path, root: Path) -> Iterator[Path]:
         yield from (base / folder for folder in IMAGE_FOLDERS)
     yield from (here, here.parent if here != root else here, root)
     yield from sorted(folder for folder in root.iterdir() if folder.is_dir())
-
-
-def _coco_2017(root: Path) -> FilesBySplit:
-    return _by_split(root, ["annotations/instances_*2017.json"])
-
-
-def _roboflow(root: Path) -> FilesBySplit:
-    return _by_split(root, [f"*/{ROBOFLOW_FILE}"])
-
-
-def _plain(root: Path, folders: Sequence[str] = _STANDARD) -> FilesBySplit:
-    names = [f"{name}.json" for aliases in SPLIT_ALIASES.values() for name in aliases]
-    return _by_split(
-        root,
-        [f"{folder}instances_*.json" for folder in folders]
-        + [f"{folder}{name}" for folder in folders if folder != "*/*/" for name in names],
-    )
-
-
-def _flat(root: Path) -> FilesBySplit:
-    """Find one annotation file among the images; of train unless the name of its folder says otherwise."""
-    file = root / ROBOFLOW_FILE
-    if not file.is_file():
-        return {}
-    split = canonical_split(root.resolve().name)
-    return {split if split in SPLIT_ALIASES else "train": [file]}
-
-
-LAYOUTS: Mapping[str, Callable[[Path], FilesBySplit]] = {
-    "COCO 2017": _coco_2017,
-    "Roboflow COCO": _roboflow,
-    "COCO JSON": _plain,
-    "Roboflow COCO, one folder": _flat,
-}
-"""Every layout of COCO JSON, and how its splits are found; the first that has the split wins."""
 
 
 def _candidates(candidates: FilesBySplit, layout: str, root: Path) -> SplitCandidates:

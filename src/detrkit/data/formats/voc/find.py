@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Iterator
 from pathlib import Path
 
 from detrkit.data.formats.base import (
-    SplitCandidate,
     SplitCandidates,
     SplitFiles,
     canonical_split,
     child,
+    described,
     holds,
     relative,
     split_of_folder,
@@ -24,31 +25,21 @@ VOC_IMAGE_FOLDERS = ("JPEGImages", "images", "image", "imgs", "img", "PNGImages"
 LABELS_FILE = "labels.txt"
 _READ_STEMS = 50
 
-Found = tuple[str, Path, Path, tuple[Path, ...], str]
-"""Split, folder of XML files, image folder, list and reason."""
-
 
 def find_voc(root: Path) -> SplitCandidates:
     """Find splits of a folder that holds Pascal VOC annotations."""
-    found: SplitCandidates = {}
-    folders: dict[str, tuple[Path, Path, tuple[Path, ...], str]] = {}
-    for split, xml_folder, images, listings, reason in _splits(root):
-        folders.setdefault(split, (xml_folder, images, listings, reason))
-    label_folders = tuple(dict.fromkeys(xml_folder for xml_folder, *_ in folders.values()))
-    for split, (xml_folder, images, listings, reason) in folders.items():
-        files = SplitFiles(
-            annotations=xml_folder,
-            images=images,
-            layout="Pascal VOC",
-            reason=reason,
-            format="voc",
-            listings=listings,
-            names=root / LABELS_FILE if (root / LABELS_FILE).is_file() else None,
-            label_folders=label_folders,
+    found: dict[str, SplitFiles] = {}
+    for split, files in _splits(root):
+        found.setdefault(split, files)
+    label_folders = tuple(dict.fromkeys(files.annotations for files in found.values()))
+    names = root / LABELS_FILE if (root / LABELS_FILE).is_file() else None
+    return {
+        split: described(
+            files.listings[0] if files.listings else files.annotations,
+            dataclasses.replace(files, names=names, label_folders=label_folders),
         )
-        evidence = listings[0] if listings else xml_folder
-        found[split] = SplitCandidate(evidence, lambda files=files: files)  # type: ignore[misc]
-    return found
+        for split, files in found.items()
+    }
 
 
 def voc_files(annotations: Path, images: Path | None) -> SplitFiles:
@@ -66,7 +57,7 @@ def voc_files(annotations: Path, images: Path | None) -> SplitFiles:
     return SplitFiles(annotations, folder, "explicit", reason, "voc", label_folders=(annotations,))
 
 
-def _splits(root: Path) -> Iterator[Found]:
+def _splits(root: Path) -> Iterator[tuple[str, SplitFiles]]:
     """Yield every split, the plainest places first."""
     for xml_folder in _annotation_folders(root):
         images = _images_of(xml_folder, root)
@@ -81,38 +72,39 @@ def _splits(root: Path) -> Iterator[Found]:
         for xml_folder in (folder, *_annotation_folders(folder)):
             images = _images_of(xml_folder, folder)
             if images is not None and holds(xml_folder, ".xml"):
-                yield split, xml_folder, images, (), _where(root, xml_folder, images)
+                yield split, _files(root, xml_folder, images)
     images = _images_of(root, root)
     if images is not None and holds(root, ".xml"):
-        yield split_of_folder(root.resolve().name) or "train", root, images, (), _where(root, root, images)
+        yield split_of_folder(root.resolve().name) or "train", _files(root, root, images)
 
 
-def _splits_of_folder(root: Path, xml_folder: Path, images: Path) -> Iterator[Found]:
+def _splits_of_folder(root: Path, xml_folder: Path, images: Path) -> Iterator[tuple[str, SplitFiles]]:
     """Yield the splits of one folder of XML files: by lists, or by folders inside it, or all of it as train."""
     inner = [folder for folder in subfolders(xml_folder) if holds(folder, ".xml")]
     has_files = holds(xml_folder, ".xml")
     if not inner and not has_files:
         return
-    where = _where(root, xml_folder, images)
     lists = list(_lists(root, xml_folder))
     for path in lists:
-        reason = f"{where}, listed by {relative(path, root)}"
-        yield canonical_split(path.stem), xml_folder, images, (path,), reason
+        more = f", listed by {relative(path, root)}"
+        yield canonical_split(path.stem), _files(root, xml_folder, images, more, (path,))
     if lists:
         return
     named = [(split, folder) for folder in inner if (split := split_of_folder(folder.name)) is not None]
     for split, folder in named:
-        own = child(images, folder.name) or images
-        yield split, folder, own, (), _where(root, folder, own)
+        yield split, _files(root, folder, child(images, folder.name) or images)
     if has_files or not named:
-        yield "train", xml_folder, images, (), f"{where}; no lists of splits, so all of it is train"
+        yield "train", _files(root, xml_folder, images, "; no lists of splits, so all of it is train")
 
 
-def _where(root: Path, xml_folder: Path, images: Path) -> str:
+def _files(
+    root: Path, xml_folder: Path, images: Path, more: str = "", listings: tuple[Path, ...] = ()
+) -> SplitFiles:
+    """Describe a split and say where its files lie, and ``more``."""
+    where = "the folder itself" if xml_folder == root else relative(xml_folder, root)
     place = "beside them" if images == xml_folder else f"in {relative(images, root)}"
-    return (
-        f"XML files in {'the folder itself' if xml_folder == root else relative(xml_folder, root)}, images {place}"
-    )
+    reason = f"XML files in {where}, images {place}{more}"
+    return SplitFiles(xml_folder, images, "Pascal VOC", reason, "voc", listings)
 
 
 def _annotation_folders(root: Path) -> list[Path]:

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from detrkit.data.formats.base import (
     SPLIT_ALIASES,
-    SplitCandidate,
     SplitCandidates,
     SplitFiles,
     canonical_split,
     child,
+    described,
     holds,
     is_kind,
     relative,
@@ -47,8 +47,7 @@ def yaml_splits(path: Path) -> SplitCandidates:
     for split in content.splits:
         listings, reason = locate_split(content, split, root)
         if listings:
-            files = _files(root, listings, "YOLO", reason, content)
-            found[split] = SplitCandidate(path, lambda files=files: files)  # type: ignore[misc]
+            found[split] = described(path, _files(root, listings, "YOLO", reason, content))
     if not found and content.splits:
         named = ", ".join(f"{content.keys[split]}: {' '.join(paths)}" for split, paths in content.splits.items())
         raise DataError(
@@ -62,8 +61,7 @@ def find_yolo_folders(root: Path, content: DataYaml | None = None) -> SplitCandi
     found: SplitCandidates = {}
     for split, evidence, listings, reason in _folder_splits(root):
         if split not in found:
-            files = _files(root, listings, "YOLO folders", reason, content)
-            found[split] = SplitCandidate(evidence, lambda files=files: files)  # type: ignore[misc]
+            found[split] = described(evidence, _files(root, listings, "YOLO folders", reason, content))
     return found
 
 
