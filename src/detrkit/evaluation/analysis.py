@@ -1,4 +1,4 @@
-"""Everything that an evaluation tells, from one set of detections: the numbers, how sure they are, and why."""
+"""An evaluation of one set of detections: the numbers, how sure they are, and why."""
 
 from __future__ import annotations
 
@@ -35,16 +35,16 @@ DEFAULT_SCORE = 0.5
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """What was evaluated on what.
+    """The model and the data of an evaluation.
 
     Args:
-        model: Its name.
-        kind: What it is, such as detrkit, torchvision or results.
+        model: Name of the model.
+        kind: Kind of the model, such as detrkit, torchvision or results.
         data: Name or path of the data set.
-        split: Of it.
-        annotations: The annotation file, where it is one.
+        split: Name of the split.
+        annotations: Annotation file, where it is one.
         seen_in_training: The model was trained on these images.
-        settings: What else the numbers depend on, such as precision.
+        settings: Settings that the numbers depend on, such as precision.
     """
 
     model: str = ""
@@ -56,7 +56,7 @@ class Origin:
     settings: Mapping[str, str | int | float | bool | None] = dataclasses.field(default_factory=dict)
 
     def provenance(self) -> dict[str, Any]:
-        """Versions, the hour, and a hash of the annotations, so that a number can be traced."""
+        """Return versions, the hour, and a hash of the annotations, so that a number can be traced."""
         file = self.annotations
         return {
             "detrkit": importlib.metadata.version("detrkit"),
@@ -76,17 +76,17 @@ class Evaluation:
 
     Args:
         metrics: The twelve COCO numbers, and AP of each class.
-        matches: Which detection found which object.
-        origin: What was evaluated on what.
+        matches: Matches of detections and objects.
+        origin: Model and data.
         provenance: See :meth:`Origin.provenance`.
-        intervals: How far AP, AP50, AP75 and classes may be off by the choice of images.
-        errors: Of what kind the errors are, and what each kind costs.
+        intervals: Intervals[Interval] of AP, AP50, AP75 and classes by the choice of images.
+        errors: Kinds of errors, and the AP that each kind costs.
         curves: Precision, recall and F1 against the score threshold.
-        overlaps: How well boxes fit.
-        confusion: Which class is taken for which, at the threshold of the best F1.
-        calibration: Whether scores mean what they say; None also where they are not 0 to 1.
+        overlaps: Fit of the boxes.
+        confusion: Classes taken for each other, at the threshold of the best F1.
+        calibration: Calibration of the scores; None also where they are not 0 to 1.
         failures: Every error at the threshold of the best F1, with pictures of the worst.
-        latency: How long a detection takes.
+        latency: Time that a detection takes.
     """
 
     metrics: CocoMetrics
@@ -117,7 +117,7 @@ class Evaluation:
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """Of the data set, by class id."""
+        """Names of the data set's classes, by class id."""
         return self.matches.truth.class_map.names
 
     @property
@@ -126,7 +126,7 @@ class Evaluation:
         return best_score(self.curves)
 
     def objects_by_size(self) -> dict[str, int]:
-        """Objects that are small, medium and large by COCO's limits."""
+        """Count objects that are small, medium and large by COCO's limits."""
         area = self.matches.truth.area[self.matches.measured]
         return {
             name: int(((area >= least) & (area < limit)).sum()) for name, (least, limit) in SIZE_LIMITS.items()
@@ -148,16 +148,16 @@ def analyze(
     """Measure and explain what an evaluator has collected.
 
     Args:
-        evaluator: With all detections.
-        origin: What was evaluated on what.
-        explain: Find out why the numbers are what they are; otherwise only the numbers and their intervals.
-        resamples: Of the bootstrap; 0 for no intervals.
-        file_names: Of each row of the truth's images; their ids if not given.
+        evaluator: Evaluator with all detections.
+        origin: Model and data.
+        explain: True to find out why the numbers are what they are; otherwise only numbers and intervals.
+        resamples: Resamples of the bootstrap; 0 for no intervals.
+        file_names: File name of each row of the truth's images; their ids if not given.
         read_image: Gives the image of such a row, uint8 ``[H, W, 3]``, None if it cannot be read; without it there
             are no pictures of failures.
-        latency: Measured before.
+        latency: Latency, measured before.
         progress: Called with what is being done, steps done and steps in all.
-        image_ids: To measure on; all of the annotations if not given.
+        image_ids: Images to measure on; all of the annotations if not given.
 
     Raises:
         DataError: There is no image to measure on.
@@ -165,9 +165,7 @@ def analyze(
     """
     check_resamples(resamples)
     origin = origin or Origin()
-    measured = evaluator.measure(image_ids)
-    metrics = evaluator.finish(image_ids, measured)
-    matches = evaluator.matches(image_ids)
+    metrics, matches = evaluator.finish(image_ids), evaluator.matches(image_ids)
     found = Evaluation(metrics, matches, origin, origin.provenance(), latency=latency)
     if resamples and metrics.objects:
         tell = None if progress is None else lambda done: progress("resampling", done, resamples)
@@ -202,11 +200,11 @@ def check_resamples(resamples: int) -> None:
 
 
 def _are_probabilities(scores: np.ndarray) -> bool:
-    """Files of results may hold scores of any kind, which can be ranked but mean nothing by themselves."""
+    """Return False for scores of another kind, as files of results may hold, which can only be ranked."""
     return bool(((scores >= 0) & (scores <= 1)).all())
 
 
 def best_score(curves: ScoreCurves | None) -> float:
-    """Threshold of the best F1 of all classes together, ``DEFAULT_SCORE`` where there is none."""
+    """Return the threshold of the best F1 of all classes together, ``DEFAULT_SCORE`` where there is none."""
     score = UNDEFINED if curves is None else float(curves.best_score[0])
     return DEFAULT_SCORE if score == UNDEFINED or not np.isfinite(score) else score

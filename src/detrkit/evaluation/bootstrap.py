@@ -30,7 +30,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 import numpy as np
 from scipy.special import stdtrit
@@ -68,27 +68,8 @@ class Interval:
 
 
 @dataclasses.dataclass(frozen=True)
-class Intervals:
-    """How sure one model's AP is.
-
-    Args:
-        values: Of AP, AP50 and AP75; empty where there are too few images with objects.
-        per_class: AP and AP50 by class id; None where too few images hold the class.
-        confidence: Share of such intervals that hold the true value.
-        resamples: Number of resamples.
-        seed: Of the random numbers; the same seed gives the same intervals.
-    """
-
-    values: Mapping[str, Interval]
-    per_class: tuple[Mapping[str, Interval] | None, ...]
-    confidence: float
-    resamples: int
-    seed: int
-
-
-@dataclasses.dataclass(frozen=True)
 class Difference:
-    """How much greater a value of the second model is than of the first.
+    """The difference of a value of two models.
 
     Args:
         value: Second less first, -1 to 1.
@@ -104,26 +85,38 @@ class Difference:
 
 
 @dataclasses.dataclass(frozen=True)
-class Differences:
-    """How sure the difference of two models is; fields as in :class:`Intervals`."""
+class Resampling(Generic[_Entry]):
+    """The intervals of one model's AP, or of the difference of two.
 
-    values: Mapping[str, Difference]
-    per_class: tuple[Mapping[str, Difference] | None, ...]
+    Args:
+        values: Intervals of AP, AP50 and AP75; empty where there are too few images with objects.
+        per_class: Intervals of AP and AP50 by class id; None where too few images hold the class.
+        confidence: Share of such intervals that hold the true value.
+        resamples: Number of resamples.
+        seed: Seed of the random numbers; the same seed gives the same intervals.
+    """
+
+    values: Mapping[str, _Entry]
+    per_class: tuple[Mapping[str, _Entry] | None, ...]
     confidence: float
     resamples: int
     seed: int
 
 
+Intervals = Resampling[Interval]
+Differences = Resampling[Difference]
+
+
 @dataclasses.dataclass(frozen=True)
 class Resampled:
-    """What resampling says of some values.
+    """Values on the data and on resamples of it.
 
     Args:
-        values: On the images as they are, ``[3, C + 1]``; NaN where undefined.
-        samples: On each resample, ``[3, C + 1, S]``; NaN for a class without objects in it.
+        values: Values on the images as they are, ``[3, C + 1]``; NaN where undefined.
+        samples: Values on each resample, ``[3, C + 1, S]``; NaN for a class without objects in it.
         halved: Mean over halves of the images, ``[3, C + 1]``.
         unsteady: Standard deviation over the splits into halves, of both halves' mean, ``[3, C + 1]``.
-        images: With objects, of each class and of any, int64 ``[C + 1]``.
+        images: Images with objects of each class and of any, int64 ``[C + 1]``.
     """
 
     values: np.ndarray
@@ -141,13 +134,13 @@ def bootstrap(
     seed: int = 0,
     progress: Callable[[int], None] | None = None,
 ) -> Intervals:
-    """Confidence intervals of AP, AP50 and AP75, and of each class's AP and AP50.
+    """Compute confidence intervals of AP, AP50 and AP75, and of each class's AP and AP50.
 
     Args:
-        matches: One model's, on all images that are measured.
+        matches: Matches of one model on all images that are measured.
         resamples: 1,000 give the ends of the interval to some 3 % of its width.
         confidence: Above 0 and below 1.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
         progress: Called with the number of resamples done.
 
     Raises:
@@ -155,26 +148,21 @@ def bootstrap(
     """
     _check(resamples, confidence)
     (resampled,) = resample([matches], resamples, seed, progress)
-    low, high = interval_ends(resampled, confidence)
-    entries: list[dict[str, Interval] | None] = []
-    for column, images in enumerate(resampled.images.tolist()):
-        rows = range(len(MEASURES)) if images >= LEAST_IMAGES else ()
-        cells = {MEASURES[row]: [array[row, column] for array in (resampled.values, low, high)] for row in rows}
-        entries.append({name: Interval(*map(float, cell)) for name, cell in cells.items()} or None)
-    return Intervals(entries[-1] or {}, _of_classes(entries), confidence, resamples, seed)
+    columns = (resampled.values, *interval_ends(resampled, confidence))
+    return Intervals(*_entries(Interval, columns, resampled.images), confidence, resamples, seed)
 
 
 def paired_bootstrap(
     a: Matches, b: Matches, resamples: int = RESAMPLES, *, confidence: float = 0.95, seed: int = 0
 ) -> Differences:
-    """How much better b is than a on the same images, with intervals.
+    """Compute how much better b is than a on the same images, with intervals.
 
     Args:
-        a: The first model's.
-        b: The second model's, on the same images.
+        a: Matches of the first model.
+        b: Matches of the second, on the same images.
         resamples: Number of resamples.
         confidence: Above 0 and below 1.
-        seed: Of the random numbers.
+        seed: Seed of the random numbers.
 
     Raises:
         DataError: The two were not measured on the same images and objects.
@@ -185,19 +173,14 @@ def paired_bootstrap(
     first, second = resample([a, b], resamples, seed)
     values, samples = second.values - first.values, second.samples - first.samples
     low, high = difference_ends(values, samples, first.images, confidence)
-    better = _mean((np.sign(samples) + 1) / 2)
-    entries: list[dict[str, Difference] | None] = []
-    for column, images in enumerate(first.images.tolist()):
-        rows = range(len(MEASURES)) if images >= LEAST_IMAGES else ()
-        cells = {MEASURES[row]: [array[row, column] for array in (values, low, high, better)] for row in rows}
-        entries.append({name: Difference(*map(float, cell)) for name, cell in cells.items()} or None)
-    return Differences(entries[-1] or {}, _of_classes(entries), confidence, resamples, seed)
+    columns = (values, low, high, _mean((np.sign(samples) + 1) / 2))
+    return Differences(*_entries(Difference, columns, first.images), confidence, resamples, seed)
 
 
 def resample(
     models: Sequence[Matches], resamples: int, seed: int, progress: Callable[[int], None] | None = None
 ) -> list[Resampled]:
-    """Values of each model on the same resamples of the same images."""
+    """Measure each model on the same resamples of the same images."""
     weighted = [WeightedAP(matches) for matches in models]
     images = weighted[0].images
     random = np.random.default_rng([seed, 0])
@@ -227,7 +210,7 @@ def resample(
 
 
 def interval_ends(resampled: Resampled, confidence: float) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper ends for all values of one model, ``[3, C + 1]`` each; NaN where undefined."""
+    """Return lower and upper ends for all values of one model, ``[3, C + 1]`` each; NaN where undefined."""
     value = resampled.values
     spread = _deviation(resampled.samples)
     excess = _EXCESS * (resampled.halved - value)
@@ -253,11 +236,11 @@ def interval_ends(resampled: Resampled, confidence: float) -> tuple[np.ndarray, 
 def difference_ends(
     values: np.ndarray, samples: np.ndarray, images: np.ndarray, confidence: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Lower and upper ends for all differences of two models, ``[3, C + 1]`` each; NaN where undefined.
+    """Return lower and upper ends for all differences of two models, ``[3, C + 1]`` each; NaN where undefined.
 
     Args:
         values: Differences, ``[3, C + 1]``.
-        samples: The same of each resample, ``[3, C + 1, S]``.
+        samples: Differences of each resample, ``[3, C + 1, S]``.
         images: As in :class:`Resampled`.
         confidence: Above 0 and below 1.
     """
@@ -278,7 +261,7 @@ def _quantiles(spread: np.ndarray, images: np.ndarray, confidence: float) -> np.
 
 
 def image_weights(images: int, resamples: int, random: np.random.Generator) -> Iterator[np.ndarray]:
-    """How often each image is drawn, float64 ``[I, <= _CHUNK]`` at a time."""
+    """Yield how often each image is drawn, float64 ``[I, <= _CHUNK]`` at a time."""
     for start in range(0, resamples, _CHUNK):
         count = min(_CHUNK, resamples - start)
         drawn = random.integers(0, images, (count, images)) * count + np.arange(count)[:, None]
@@ -318,8 +301,16 @@ def _deviation(samples: np.ndarray) -> np.ndarray:
     return deviation
 
 
-def _of_classes(entries: list[dict[str, _Entry] | None]) -> tuple[dict[str, _Entry] | None, ...]:
-    return tuple({name: entry[name] for name in ("AP", "AP50")} if entry else None for entry in entries[:-1])
+def _entries(
+    kind: Callable[..., _Entry], columns: Sequence[np.ndarray], images: np.ndarray
+) -> tuple[dict[str, _Entry], tuple[dict[str, _Entry] | None, ...]]:
+    """Build the entries of the mean over classes, and of each class, from their fields ``[3, C + 1]``."""
+    entries = []
+    for column, enough in enumerate((images >= LEAST_IMAGES).tolist()):
+        fields = zip(*(array[:, column].tolist() for array in columns), strict=True)
+        entries.append(dict(zip(MEASURES, (kind(*own) for own in fields), strict=True)) if enough else {})
+    per_class = tuple({name: entry[name] for name in ("AP", "AP50")} if entry else None for entry in entries[:-1])
+    return entries[-1], per_class
 
 
 def _check(resamples: int, confidence: float) -> None:

@@ -41,7 +41,7 @@ class ImageResults(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class ClassMetrics:
-    """How one class fares. AP and AP50 are ``UNDEFINED`` where the class has no objects."""
+    """The numbers of one class. AP and AP50 are ``UNDEFINED`` where the class has no objects."""
 
     name: str
     category_id: int
@@ -80,7 +80,7 @@ class CocoMetrics:
         return self.values[name]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: the twelve numbers at the top level, then ``per_class`` and the counts.
+        """Return the content for JSON: the twelve numbers at the top level, then ``per_class`` and the counts.
 
         What is undefined becomes None (``null``), so that no program averages a -1.
         """
@@ -153,7 +153,7 @@ class CocoEvaluator:
         self._results = None
 
     def packed(self) -> dict[str, np.ndarray]:
-        """All detections as a few arrays, to be sent to another process and given to :meth:`add_packed`."""
+        """Return all detections as a few arrays, to be sent to another process and given to :meth:`add_packed`."""
         rows = sorted(self._added)
         counts = [len(self._added[row].scores) for row in rows]
         boxes, scores, class_ids = self._columns(rows)
@@ -177,20 +177,18 @@ class CocoEvaluator:
     def finish(
         self,
         image_ids: Sequence[int] | Literal["all", "added"] = "all",
-        evaluation: hotcoco.COCOeval | None = None,
     ) -> CocoMetrics:
         """Measure what was added.
 
         Args:
             image_ids: Images to measure on. ``"all"`` of the annotations, so that an image never added counts
                 as one where nothing was found; only the ``"added"`` ones; or the given ids.
-            evaluation: Of the same images, from :meth:`measure`, where it is there already.
 
         Raises:
             DataError: A given id is not in the annotations, or there is no image to measure on.
         """
         rows = self._rows(image_ids)
-        evaluation = evaluation or self.measure(image_ids)
+        evaluation = self.measure(image_ids)
         limits = evaluation.params.max_dets
         curves = evaluation.eval
         assert curves is not None
@@ -210,7 +208,7 @@ class CocoEvaluator:
         )
 
     def measure(self, image_ids: Sequence[int] | Literal["all", "added"] = "all") -> hotcoco.COCOeval:
-        """Hotcoco's evaluation, accumulated, for the figures of its own such as error types.
+        """Return hotcoco's evaluation, accumulated, for the figures of its own such as error types.
 
         Its image ids are ``truth``'s rows + 1, its category ids the data set's class ids + 1.
 
@@ -236,7 +234,7 @@ class CocoEvaluator:
         return evaluation
 
     def matches(self, image_ids: Sequence[int] | Literal["all", "added"] = "all") -> Matches:
-        """Which detection found which object, at every IoU: what all explanations are made from.
+        """Match detections and objects at every IoU: what all explanations are made from.
 
         Args:
             image_ids: As for :meth:`finish`.
@@ -324,7 +322,7 @@ class CocoEvaluator:
 
 
 def _as_results(detections: ImageDetections | ImageResults) -> ImageResults:
-    """A compact copy; sides are float32 arithmetic where corners are float32, as in the published DETR code."""
+    """Return a compact copy; sides of float32 corners are float32 arithmetic, as in the published DETR code."""
     class_ids = np.array(detections.class_ids, dtype=np.int32).reshape(-1)
     if isinstance(detections, ImageResults):
         boxes = np.array(detections.boxes_xywh).reshape(-1, 4)
@@ -335,39 +333,26 @@ def _as_results(detections: ImageDetections | ImageResults) -> ImageResults:
 
 
 def _summary(precision: np.ndarray, recall: np.ndarray, limits: Sequence[int]) -> dict[str, float]:
-    """The numbers of pycocotools' ``summarize``, with "AP" at the largest limit rather than always at 100.
+    """Return the numbers of pycocotools' ``summarize``, with "AP" at the largest limit rather than always at 100.
 
     Args:
         precision: ``[T, R, C, 4, M]``: areas all, small, medium, large; M detection limits.
         recall: ``[T, C, 4, M]``.
         limits: Detections per image and class, ascending.
     """
-    last = len(limits) - 1
-    first, second = 0, limits.index(min(10, limits[-1]))
-    values = {
-        "AP": _mean(precision[..., 0, last]),
-        "AP50": _mean(precision[0, ..., 0, last]),
-        "AP75": _mean(precision[5, ..., 0, last]),
-    }
-    values |= {f"AP{size}": _mean(precision[..., area, last]) for area, size in enumerate("sml", start=1)}
-    values |= {
-        "AR1": _mean(recall[..., 0, first]),
-        "AR10": _mean(recall[..., 0, second]),
-        "AR100": _mean(recall[..., 0, last]),
-    }
-    return values | {f"AR{size}": _mean(recall[..., area, last]) for area, size in enumerate("sml", start=1)}
+    ten = limits.index(min(10, limits[-1]))
+    parts = [precision[..., 0, -1], precision[0, ..., 0, -1], precision[5, ..., 0, -1]]
+    parts += [precision[..., area, -1] for area in (1, 2, 3)]
+    parts += [recall[..., 0, limit] for limit in (0, ten, -1)]
+    parts += [recall[..., area, -1] for area in (1, 2, 3)]
+    return {name: _mean(part) for name, part in zip(METRIC_NAMES, parts, strict=True)}
 
 
 def _per_class(precision: np.ndarray, classes: ClassMap, objects: np.ndarray) -> tuple[ClassMetrics, ...]:
+    rows = zip(classes.names, classes.category_ids, objects.tolist(), np.moveaxis(precision, 2, 0), strict=True)
     return tuple(
-        ClassMetrics(
-            name=name,
-            category_id=category_id,
-            objects=int(objects[class_id]),
-            AP=_mean(precision[:, :, class_id, 0, -1]),
-            AP50=_mean(precision[0, :, class_id, 0, -1]),
-        )
-        for class_id, (name, category_id) in enumerate(zip(classes.names, classes.category_ids, strict=True))
+        ClassMetrics(name, category_id, count, _mean(own[:, :, 0, -1]), _mean(own[0, :, 0, -1]))
+        for name, category_id, count, own in rows
     )
 
 

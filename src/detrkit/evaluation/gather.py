@@ -5,32 +5,14 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from detrkit.errors import DataError, DetrkitError
 from detrkit.evaluation.coco import CocoEvaluator, ImageResults
 from detrkit.types import ImageDetections
 
-
-class ProcessGroup(Protocol):
-    """The processes, as one of them sees them; see :class:`detrkit.distributed.ProcessGroup`."""
-
-    @property
-    def rank(self) -> int:
-        """This process."""
-
-    @property
-    def world_size(self) -> int:
-        """How many there are."""
-
-    def gather(self, value: Any) -> list[Any]:
-        """Every process's value, on the first process."""
-
-    def all_gather(self, value: Any) -> list[Any]:
-        """Every process's value, on all of them."""
-
-    def any(self, flag: bool) -> bool:
-        """Whether the flag is set on one of them."""
+if TYPE_CHECKING:
+    from detrkit.distributed import ProcessGroup
 
 
 def collect_together(
@@ -45,10 +27,10 @@ def collect_together(
     After each batch the processes tell each other of errors, so that none of them waits for one that failed.
 
     Args:
-        processes: The processes.
+        processes: Processes.
         evaluator: Empty; on the first process it holds all images afterwards, elsewhere this process's.
         share: Image id and detections of this process's images, from batches dealt out in turn.
-        num_images: Of all processes.
+        num_images: Images of all processes.
         batch_size: Images that become known at once.
 
     Raises:

@@ -14,7 +14,7 @@ import numpy as np
 from detrkit.classes import ClassMap, match_classes
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.calibration import calibrate, fit_temperature
-from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator
+from detrkit.evaluation.coco import CocoEvaluator, known
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.score_curves import Cuts, class_cuts, iou_row, together_cuts
 from detrkit.threshold_file import ClassThreshold, ScoreScale, Thresholds
@@ -25,7 +25,7 @@ LEAST_OBJECTS = 10
 
 @dataclasses.dataclass(frozen=True)
 class Wish:
-    """What thresholds are to give.
+    """The criterion of thresholds.
 
     Args:
         criterion: ``f1``: the best F1. ``precision``: at least that precision, and as much recall as it leaves.
@@ -47,7 +47,7 @@ class Wish:
             raise UsageError(f"the {self.criterion} wished is {self.value}, expected more than 0 and up to 1")
 
     def choose(self, cuts: Cuts) -> tuple[int, bool]:
-        """Row of the cut, and whether it gives what is wished; what comes nearest otherwise. K > 0."""
+        """Return the row of the cut, and True if it gives what is wished; otherwise what comes nearest. K > 0."""
         if self.value is None:
             return int(np.argmax(cuts.f1)), True
         wished, other = (cuts.precision, cuts.recall)[:: 1 if self.criterion == "precision" else -1]
@@ -59,10 +59,10 @@ class Wish:
 
 @dataclasses.dataclass(frozen=True)
 class ThresholdCheck:
-    """What thresholds give, class by class, by the model's class id.
+    """Detections and objects at thresholds, by the model's class id.
 
     Args:
-        objects: To be found, int64 ``[C]``.
+        objects: Objects to be found, int64 ``[C]``.
         taken: Detections, int64 ``[C]``.
         right: Correct ones among them, int64 ``[C]``.
         ece: Calibration error of the model's own scores; ``UNDEFINED`` without detections.
@@ -76,20 +76,20 @@ class ThresholdCheck:
     ece_calibrated: float
 
     def precision(self, class_id: int | None = None) -> float | None:
-        """Of a class or, without one, of all together; None where nothing is taken."""
+        """Return precision of a class or, without one, of all together; None where nothing is taken."""
         return _share(self.right, self.taken, class_id)
 
     def recall(self, class_id: int | None = None) -> float | None:
-        """Of a class or, without one, of all together; None without objects."""
+        """Return recall of a class or, without one, of all together; None without objects."""
         return _share(self.right, self.objects, class_id)
 
     def f1(self, class_id: int | None = None) -> float | None:
-        """Of a class or, without one, of all together; None without objects."""
-        objects = self.objects.sum() if class_id is None else self.objects[class_id]
-        return _share(2 * self.right, self.taken + self.objects, class_id) if objects else None
+        """Return F1 of a class or, without one, of all together; None without objects."""
+        no_objects = self.recall(class_id) is None
+        return None if no_objects else _share(2 * self.right, self.taken + self.objects, class_id)
 
     def __add__(self, other: ThresholdCheck) -> ThresholdCheck:
-        """Both together, as if of one split; the calibration errors are averaged."""
+        """Add both, as if of one split; the calibration errors are averaged."""
         return ThresholdCheck(
             self.objects + other.objects,
             self.taken + other.taken,
@@ -99,19 +99,18 @@ class ThresholdCheck:
         )
 
     def to_dict(self, thresholds: Thresholds) -> dict[str, Any]:
-        """Ready for JSON."""
-        classes: list[tuple[int | None, dict[str, Any]]] = [
-            (class_id, {"name": entry.name}) for class_id, entry in enumerate(thresholds.classes)
-        ]
-        found = [
-            {**head, "precision": self.precision(row), "recall": self.recall(row), "f1": self.f1(row)}
-            for row, head in [(None, {}), *classes]
-        ]
-        ece = {"ece": self.ece, "ece_calibrated": self.ece_calibrated}
+        """Return the content for JSON."""
+
+        def rates(class_id: int | None) -> dict[str, Any]:
+            return {name: getattr(self, name)(class_id) for name in ("precision", "recall", "f1")}
+
         return {
-            **found[0],
-            **{name: None if value == UNDEFINED else value for name, value in ece.items()},
-            "classes": found[1:],
+            **rates(None),
+            "ece": known(self.ece),
+            "ece_calibrated": known(self.ece_calibrated),
+            "classes": [
+                {"name": entry.name, **rates(class_id)} for class_id, entry in enumerate(thresholds.classes)
+            ],
         }
 
 
@@ -131,11 +130,11 @@ def thresholds_for(
     A class with few objects, or none found, gets the threshold of all classes together.
 
     Args:
-        matches: Of a split that the model was not trained on.
-        class_map: The model's.
-        wish: What they are to give; the best F1 if not given.
-        calibration: Turn scores into probabilities first; thresholds are then probabilities too.
-        least_objects: Of a class for a threshold of its own.
+        matches: Matches on a split that the model was not trained on.
+        class_map: Classes of the model.
+        wish: Criterion; the best F1 if not given.
+        calibration: True to turn scores into probabilities first; thresholds are then probabilities too.
+        least_objects: Objects of a class for a threshold of its own.
         iou: Least IoU of a correct detection, one of ``IOU_THRESHOLDS``.
         data: Name of the data set, to be kept with the thresholds.
         split: Name of the split.
@@ -154,18 +153,20 @@ def thresholds_for(
         raise DataError(f"scores reach from {scores.min():g} to {scores.max():g}; thresholds need scores 0 to 1")
     scale = fit_temperature(matches, iou) if calibration else ScoreScale()
     scaled = scale(scores)
+    # one threshold of all classes together, for those that get none of their own
     together = together_cuts(matches, row, scaled)
     place, reached = wish.choose(together)
     default = float(together.thresholds[place])
-    by_class = class_cuts(matches, row, scaled)
+    # and one for each class of the model; -1, a class that the data lacks, has no cuts
     nothing = np.zeros(0)
     empty = Cuts(nothing, nothing, nothing, nothing, objects=0)
+    by_class = [*class_cuts(matches, row, scaled), empty]
+    pairs = zip(class_map.names, class_map.category_ids, strict=True)
     entries = []
-    for class_id, data_class in enumerate(match_classes(class_map, matches.truth.class_map).tolist()):
-        cuts = by_class[data_class] if data_class >= 0 else empty
-        name, category_id = class_map.names[class_id], class_map.category_ids[class_id]
-        own = cuts.objects >= max(least_objects, 1) and cuts.right.any()
-        entry = ClassThreshold(name, category_id, default, cuts.objects, own=bool(own), reached=reached)
+    for pair, data_class in zip(pairs, match_classes(class_map, matches.truth.class_map).tolist(), strict=True):
+        cuts = by_class[data_class]
+        own = bool(cuts.objects >= max(least_objects, 1) and cuts.right.any())
+        entry = ClassThreshold(*pair, default, cuts.objects, own=own, reached=reached)
         entries.append(_expected(entry, cuts, wish))
     return Thresholds(
         classes=tuple(entries),
@@ -182,12 +183,12 @@ def thresholds_for(
 
 
 def check_thresholds(matches: Matches, class_map: ClassMap, thresholds: Thresholds) -> ThresholdCheck:
-    """What thresholds give on other images than those they were chosen on.
+    """Count what thresholds give on other images than those they were chosen on.
 
     Args:
-        matches: Of these images.
-        class_map: The model's, whose class ids the thresholds have.
-        thresholds: To be checked.
+        matches: Matches on these images.
+        class_map: Classes of the model, whose class ids the thresholds have.
+        thresholds: Thresholds to be checked.
 
     Raises:
         DataError: A score is not 0 to 1.
@@ -217,15 +218,15 @@ def check_thresholds(matches: Matches, class_map: ClassMap, thresholds: Threshol
 def cross_check(
     evaluator: CocoEvaluator, choose: Callable[[Matches], Thresholds], class_map: ClassMap, seed: int = 0
 ) -> ThresholdCheck:
-    """What thresholds give on images they were not chosen on, where there is only one split.
+    """Count what thresholds give on images they were not chosen on, where there is only one split.
 
     Thresholds of each half of the images are checked on the other half.
 
     Args:
-        evaluator: With the detections of the split.
+        evaluator: Evaluator with the detections of the split.
         choose: :func:`thresholds_for` as the thresholds in question were chosen.
-        class_map: The model's.
-        seed: Of the halves.
+        class_map: Classes of the model.
+        seed: Seed of the halves.
 
     Raises:
         DataError: A half has no objects or no detections.
@@ -239,7 +240,7 @@ def cross_check(
 
 
 def _expected(entry: ClassThreshold, cuts: Cuts, wish: Wish) -> ClassThreshold:
-    """The threshold of a class where it is to have its own, and what is expected of it."""
+    """Return the threshold of a class where it is to have its own, and what is expected of it."""
     if entry.own:
         place, reached = wish.choose(cuts)
         entry = dataclasses.replace(entry, score=float(cuts.thresholds[place]), reached=reached)

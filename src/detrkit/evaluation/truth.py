@@ -9,46 +9,16 @@ import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import hotcoco
 import numpy as np
 
 from detrkit.classes import ClassMap
+from detrkit.data.index import CocoIndex
 from detrkit.errors import AnnotationError
 
 CHECK_HINT = 'run "detrkit data check" to find every defect'
-
-
-class AnnotationIndex(Protocol):
-    """The part of ``detrkit.data.coco.CocoIndex`` that evaluation reads.
-
-    offsets: int ``[I + 1]``; annotations of image i are rows ``offsets[i]:offsets[i + 1]`` of the rest.
-    """
-
-    @property
-    def image_ids(self) -> np.ndarray: ...  # noqa: D102
-
-    @property
-    def sizes_hw(self) -> np.ndarray: ...  # noqa: D102
-
-    @property
-    def offsets(self) -> np.ndarray: ...  # noqa: D102
-
-    @property
-    def boxes_xyxy(self) -> np.ndarray: ...  # noqa: D102
-
-    @property
-    def labels(self) -> np.ndarray: ...  # noqa: D102
-
-    @property
-    def area(self) -> np.ndarray: ...  # noqa: D102
-
-    @property
-    def iscrowd(self) -> np.ndarray: ...  # noqa: D102
-
-    @property
-    def class_map(self) -> ClassMap: ...  # noqa: D102
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +48,7 @@ class CocoTruth:
     class_map: ClassMap
 
     def row_by_image_id(self) -> dict[int, int]:
-        """Map from the data set's image id to the row in ``image_ids``."""
+        """Return the row in ``image_ids`` of each of the data set's image ids."""
         return {image_id: row for row, image_id in enumerate(self.image_ids.tolist())}
 
     def only(self, class_ids: Sequence[int]) -> CocoTruth:
@@ -93,7 +63,7 @@ class CocoTruth:
         return dataclasses.replace(self, class_ids=classes, class_map=map_, **columns)
 
     def to_hotcoco(self) -> hotcoco.COCO:
-        """The same as hotcoco's object, with row + 1 as image id and class id + 1 as category id.
+        """Return the same as hotcoco's object, with row + 1 as image id and class id + 1 as category id.
 
         The ids are replaced because results travel through float64, which cannot hold every 64-bit id, and
         because pycocotools counts an annotation of id 0 (where Roboflow's exports start) as never found.
@@ -112,8 +82,8 @@ class CocoTruth:
         )
 
 
-def ground_truth_from_index(index: AnnotationIndex) -> CocoTruth:
-    """Ground truth that evaluation shares with training: the repaired annotations of an index.
+def ground_truth_from_index(index: CocoIndex) -> CocoTruth:
+    """Return the ground truth that evaluation shares with training: the repaired annotations of an index.
 
     Coordinates keep the index's precision; see :class:`CocoTruth` on why float64 is better.
     """
@@ -140,7 +110,7 @@ def ground_truth_from_index(index: AnnotationIndex) -> CocoTruth:
 
 
 def read_ground_truth(source: str | Path | Mapping[str, Any]) -> CocoTruth:
-    """Ground truth of a COCO JSON file, or of its content, with the file's own float64 values.
+    """Read the ground truth of a COCO JSON file, or of its content, with the file's own float64 values.
 
     As in pycocotools, an annotation of an unlisted image or category does not count. ``area`` defaults to
     the box's, ``iscrowd`` to 0.
@@ -174,7 +144,7 @@ def _annotation_columns(
 ) -> dict[str, np.ndarray]:
     row_by_image_id = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
     class_by_category = class_map.class_id_by_category()
-    rows, class_ids, boxes, areas, crowds = [], [], [], [], []
+    entries = []
     for number, annotation in enumerate(annotations):
         try:
             row = row_by_image_id.get(int(annotation["image_id"]))
@@ -188,23 +158,19 @@ def _annotation_columns(
                 f"got {error!r}; {CHECK_HINT}"
             ) from error
         if row is not None and class_id is not None:
-            rows.append(row)
-            class_ids.append(class_id)
-            boxes.append((x, y, width, height))
-            areas.append(area)
-            crowds.append(crowd)
-    boxes_xywh = np.array(boxes, dtype=np.float64).reshape(-1, 4)
-    area_column = np.array(areas, dtype=np.float64)
-    if not (np.isfinite(boxes_xywh).all() and np.isfinite(area_column).all()):
-        raise AnnotationError(f"{where}: a box or area is NaN or infinite; {CHECK_HINT}")
-    order = np.argsort(np.array(rows, dtype=np.int64), kind="stable")
-    return {
-        "image_rows": np.array(rows, dtype=np.int64)[order],
-        "class_ids": np.array(class_ids, dtype=np.int64)[order],
-        "boxes_xywh": boxes_xywh[order],
-        "area": area_column[order],
-        "iscrowd": np.array(crowds, dtype=bool)[order],
+            entries.append((row, class_id, (x, y, width, height), area, crowd))
+    entries.sort(key=lambda entry: entry[0])  # stable: annotations of an image keep their order
+    rows, class_ids, boxes, areas, crowds = zip(*entries, strict=True) if entries else ((),) * 5
+    columns = {
+        "image_rows": np.array(rows, dtype=np.int64),
+        "class_ids": np.array(class_ids, dtype=np.int64),
+        "boxes_xywh": np.array(boxes, dtype=np.float64).reshape(-1, 4),
+        "area": np.array(areas, dtype=np.float64),
+        "iscrowd": np.array(crowds, dtype=bool),
     }
+    if not (np.isfinite(columns["boxes_xywh"]).all() and np.isfinite(columns["area"]).all()):
+        raise AnnotationError(f"{where}: a box or area is NaN or infinite; {CHECK_HINT}")
+    return columns
 
 
 def _by_category_id(class_map: ClassMap) -> tuple[ClassMap, np.ndarray]:
