@@ -38,7 +38,7 @@ def write_preflight_page(
         Text(report.summary(), "plain" if report.ready else "warning"),
         Table(columns, rows, "What was asked and found"),
     ]
-    sections = [Section("PreflightReport", blocks)]
+    sections = [Section("Verdict", blocks)]
     if pictures:
         drawn = [
             Picture.of(picture, f"training image {number}") for number, picture in enumerate(pictures, start=1)

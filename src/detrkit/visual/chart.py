@@ -195,11 +195,12 @@ def ticks(low: float, high: float, most: int = 6, *, log: bool = False, whole: b
     """Return about ``most`` round numbers of a range; on a logarithmic axis 1, 2 and 5 times powers of ten."""
     if log:
         decades = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
-        found = [
-            float(f"{digit}e{decade}") for decade in decades[:: len(decades) // most + 1] for digit in (1, 2, 5)
-        ]
+        found = [float(f"{digit}e{decade}") for decade in decades for digit in (1, 2, 5)]
         found = [value for value in found if low <= value <= high]
-        return found if len(found) <= 2 * most else [value for value in found if f"{value:e}"[0] == "1"]
+        if len(found) <= 2 * most:
+            return found
+        powers = [value for value in found if f"{value:e}".startswith("1")]
+        return powers[:: math.ceil(len(powers) / most)]
     rough = (high - low) / most
     decade = 10.0 ** math.floor(math.log10(rough))
     step = next(digit * decade for digit in (1, 2, 2.5, 5, 10) if digit * decade >= rough * (1 - 1e-9))

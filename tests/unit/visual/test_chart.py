@@ -17,6 +17,7 @@ from detrkit.visual.chart import MOST_POINTS, Chart, Line, Series, histogram, sc
         (0, 2.1e-5, False, [0, 5e-6, 1e-5, 1.5e-5, 2e-5]),
         (3, 220, True, [5, 10, 20, 50, 100, 200]),
         (1e-8, 1e4, True, [1e-8, 1e-5, 1e-2, 10, 1e4]),
+        (8e-8, 1.3e-6, True, [1e-7, 2e-7, 5e-7, 1e-6]),
     ],
 )
 def test_ticks_are_round_numbers_of_the_range(low, high, log, expected):
