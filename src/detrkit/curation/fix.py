@@ -22,7 +22,6 @@ import numpy as np
 from detrkit.curation.check.boxes import ROUNDING, first_alike
 from detrkit.curation.check.classes import spelling_key
 from detrkit.curation.check.images import IMAGE_SUFFIXES, is_mislabelled
-from detrkit.curation.check.masks import Masks
 from detrkit.curation.check.result import CheckResult
 from detrkit.curation.check.run import Checked, check_data
 from detrkit.curation.check.source import SplitData, repeated_rows
@@ -35,6 +34,7 @@ from detrkit.data.formats.output import RESERVED_SPLITS, inside_name, new_folder
 from detrkit.data.repair import build_index
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import DataError, counted, listed
+from detrkit.visual.text import printable
 
 Progress = Callable[[str, int, int], None]
 Classes = Mapping[str, Sequence[tuple[int, str]]]
@@ -135,7 +135,7 @@ class _Writer:
         self.losses: list[Loss] = []
         self.before: Counter[str] = Counter()
         self.after: Counter[str] = Counter()
-        self.done = 0
+        self.done, self.total = 0, sum(len(split.table.image_ids) for split in checked.splits)
 
     def write(self) -> None:
         """Write every split that has an image left."""
@@ -181,18 +181,16 @@ class _Writer:
     def _write_split(
         self, split: SplitData, images: np.ndarray, classes: Sequence[tuple[int, str]], folder: Path
     ) -> None:
-        masks = self.checked.masks.get(split.name)
-        table, with_mask = _corrected_table(split, images, classes, masks, self._rows_of)
+        table, with_mask = self._corrected_table(split, images, classes)
         index, _ = build_index(table, split.files.images)
         # images, under the names that fit their content
-        total = sum(len(one.table.image_ids) for one in self.checked.splits)
         folder.mkdir()
         renames = _new_names(split, np.flatnonzero(images == np.arange(len(images))))
 
         def count() -> None:
             self.done += 1
             if self.progress is not None:
-                self.progress("writing", self.done, total)
+                self.progress("writing", self.done, self.total)
 
         names = place_images(
             index, split.files.images, folder, copy=self.copy, rename=renames.__getitem__, progress=count
@@ -207,11 +205,10 @@ class _Writer:
             entry["id"] = annotation_id
         write_coco_json(self.folder / "annotations" / f"instances_{folder.name}.json", content)
         # what is lost
-        copies = len(self._rows_of("duplicate_boxes", split))
         self._lose(split.name, "images", len(images) - len(index), len(images))
-        self._lose(
-            split.name, "objects", len(split.image_rows) - copies - len(rows), len(split.image_rows) - copies
-        )
+        objects = len(split.image_rows) - len(self._rows_of(split, "duplicate_boxes"))
+        self._lose(split.name, "objects", objects - len(rows), objects)
+        masks = self.checked.masks.get(split.name)
         if masks is not None:
             had = np.isfinite(masks.area) | masks.is_short
             had[list(masks.fault)] = True
@@ -223,82 +220,77 @@ class _Writer:
         if lost > 0:
             self.losses.append(Loss(split, what, lost, lost if total is None else total))
 
-    def _rows_of(self, kind: str, split: SplitData) -> np.ndarray:
-        """Return the annotation rows of a split that a kind of fault concerns, int64."""
-        found = (finding for finding in self.checked.result.findings if finding.kind == kind)
-        places = [place for finding in found for place in finding.locations if place.split == split.name]
-        return np.array([place.annotation for place in places if place.annotation >= 0], dtype=np.int64)
+    def _rows_of(self, split: SplitData, *kinds: str) -> np.ndarray:
+        """Return the annotation rows of a split that some kinds of faults concern, int64."""
+        found = (finding for finding in self.checked.result.findings if finding.kind in kinds)
+        places = (place for finding in found for place in finding.locations if place.split == split.name)
+        return np.array(sorted({place.annotation for place in places if place.annotation >= 0}), dtype=np.int64)
 
+    def _corrected_table(
+        self, split: SplitData, images: np.ndarray, classes: Sequence[tuple[int, str]]
+    ) -> tuple[AnnotationTable, np.ndarray]:
+        """Put right what the check is sure of; the rest is for reading to repair.
 
-def _corrected_table(
-    split: SplitData,
-    images: np.ndarray,
-    classes: Sequence[tuple[int, str]],
-    masks: Masks | None,
-    rows_of: Callable[[str, SplitData], np.ndarray],
-) -> tuple[AnnotationTable, np.ndarray]:
-    """Put right what the check is sure of; the rest is for reading to repair.
+        Args:
+            split: Split as checked.
+            images: Row of the image that each image's annotations go to, -1 if it is left out, int ``[I]``.
+            classes: New id and name of each category row.
 
-    Args:
-        split: Split as checked.
-        images: Row of the image that each image's annotations go to, -1 if it is left out, int ``[I]``.
-        classes: New id and name of each category row.
-        masks: Masks of the split, if it has some.
-        rows_of: Gives the annotation rows that a kind of fault concerns.
-
-    Returns:
-        The table, whose annotation ids are the rows of the original, and which annotations keep a mask, ``[N]``.
-    """
-    table, boxes = split.table, split.repaired_xywh.copy()
-    area = table.area.copy()
-    has_mask = np.zeros(len(boxes), dtype=bool) if masks is None else np.isfinite(masks.area)
-    # sizes of the files, and boxes for them as training has them
-    sizes_hw = table.sizes_hw.copy()
-    for row, facts in enumerate(split.facts):
-        size_hw = facts.upright_hw if facts is not None else (0, 0)
-        listed_hw = (int(sizes_hw[row, 0]), int(sizes_hw[row, 1]))
-        if not all(size_hw) or size_hw == listed_hw:
-            continue
-        sizes_hw[row] = size_hw
-        if all(listed_hw):
-            mine = split.image_rows == row
-            corners = np.concatenate([boxes[mine, :2], boxes[mine, :2] + boxes[mine, 2:]], axis=1)
-            corners, area[mine] = fit_boxes(corners, area[mine], listed_hw, size_hw)
-            boxes[mine] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-            has_mask[mine] = False
-    # masks that say something else than their box, areas that do not fit either
-    for kind in _OF_MASKS:
-        has_mask[rows_of(kind, split)] = False
-    moved = np.abs(boxes - table.boxes_xywh).max(axis=1, initial=0) > ROUNDING
-    wrong = [rows_of(kind, split) for kind in ("area_wrong", "area_zero", "mask_area_mismatch")]
-    wrong_rows = np.unique(np.concatenate([np.flatnonzero(moved), *wrong]))
-    area[wrong_rows] = np.where(has_mask[wrong_rows], np.nan if masks is None else masks.area[wrong_rows], np.nan)
-    # annotations that stay: with an image, a class and a box, each once
-    image_rows = np.where(split.image_rows >= 0, images[split.image_rows], -1)
-    new_ids = np.array([number for number, _ in classes], dtype=np.int64)
-    rows = np.flatnonzero((image_rows >= 0) & (split.class_rows >= 0) & np.isfinite(boxes).all(axis=1))
-    category_refs = new_ids[split.class_rows[rows]]
-    is_first = first_alike(image_rows[rows], boxes[rows], category_refs) == np.arange(len(rows))
-    stays = is_first | table.iscrowd[rows]
-    rows, category_refs = rows[stays], category_refs[stays]
-    kept = np.flatnonzero(images == np.arange(len(images)))
-    by_id = dict(classes)
-    corrected = AnnotationTable(
-        source=table.source,
-        image_ids=table.image_ids[kept],
-        file_names=[str(split.resolved[row]) for row in kept],
-        sizes_hw=sizes_hw[kept],
-        category_ids=list(by_id),
-        category_names=list(by_id.values()),
-        annotation_ids=rows,
-        image_refs=table.image_ids[image_rows[rows]],
-        category_refs=category_refs,
-        boxes_xywh=boxes[rows],
-        area=area[rows],
-        iscrowd=table.iscrowd[rows],
-        report=ReadReport(str(table.source)),
-    )
-    return corrected, has_mask
+        Returns:
+            The table, whose annotation ids are rows of the original, and which annotations keep a mask, ``[N]``.
+        """
+        masks = self.checked.masks.get(split.name)
+        table, boxes = split.table, split.repaired_xywh.copy()
+        area = table.area.copy()
+        has_mask = np.zeros(len(boxes), dtype=bool) if masks is None else np.isfinite(masks.area)
+        # sizes of the files, and boxes for them as training has them
+        sizes_hw, order = table.sizes_hw.copy(), np.argsort(split.image_rows, kind="stable")
+        for row, facts in enumerate(split.facts):
+            size_hw = facts.upright_hw if facts is not None else (0, 0)
+            listed_hw = (int(sizes_hw[row, 0]), int(sizes_hw[row, 1]))
+            if not all(size_hw) or size_hw == listed_hw:
+                continue
+            sizes_hw[row] = size_hw
+            if all(listed_hw):
+                start, stop = np.searchsorted(split.image_rows, (row, row + 1), sorter=order)
+                mine = order[start:stop]
+                corners = np.concatenate([boxes[mine, :2], boxes[mine, :2] + boxes[mine, 2:]], axis=1)
+                corners, area[mine] = fit_boxes(corners, area[mine], listed_hw, size_hw)
+                boxes[mine] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+                has_mask[mine] = False
+        # masks that say something else than their box, areas that do not fit either
+        has_mask[self._rows_of(split, *_OF_MASKS)] = False
+        is_wrong = np.abs(boxes - table.boxes_xywh).max(axis=1, initial=0) > ROUNDING
+        is_wrong[self._rows_of(split, "area_wrong", "area_zero", "mask_area_mismatch")] = True
+        area[is_wrong] = np.nan
+        if masks is not None:
+            area[is_wrong & has_mask] = masks.area[is_wrong & has_mask]
+        # annotations that stay: with an image, a class and a box, each once
+        image_rows = np.where(split.image_rows >= 0, images[split.image_rows], -1)
+        new_ids = np.array([number for number, _ in classes], dtype=np.int64)
+        rows = np.flatnonzero((image_rows >= 0) & (split.class_rows >= 0) & np.isfinite(boxes).all(axis=1))
+        category_refs = new_ids[split.class_rows[rows]]
+        is_first = first_alike(image_rows[rows], boxes[rows], category_refs) == np.arange(len(rows))
+        stays = is_first | table.iscrowd[rows]
+        rows, category_refs = rows[stays], category_refs[stays]
+        kept = np.flatnonzero(images == np.arange(len(images)))
+        by_id = dict(classes)
+        corrected = AnnotationTable(
+            source=table.source,
+            image_ids=table.image_ids[kept],
+            file_names=[str(split.resolved[row]) for row in kept],
+            sizes_hw=sizes_hw[kept],
+            category_ids=list(by_id),
+            category_names=list(by_id.values()),
+            annotation_ids=rows,
+            image_refs=table.image_ids[image_rows[rows]],
+            category_refs=category_refs,
+            boxes_xywh=boxes[rows],
+            area=area[rows],
+            iscrowd=table.iscrowd[rows],
+            report=ReadReport(str(table.source)),
+        )
+        return corrected, has_mask
 
 
 def _kept_images(split: SplitData, leaving: set[int]) -> np.ndarray:
@@ -411,22 +403,18 @@ def _split_name(name: str, taken: Sequence[str]) -> str:
 
 def _write_changes(folder: Path, result: CheckResult, losses: Sequence[Loss], unfit: Sequence[str]) -> None:
     """Write what was repaired and lost: ``changes.json`` for programs, ``changes.txt`` for people."""
-    repaired = [finding for finding in result.findings if finding.fault.fix]
     content = {
         "schema_version": SCHEMA_VERSION,
         "source": str(result.data),
-        "repaired": [
-            {"kind": one.kind, "counts": one.counts, "fix": one.fault.fix, "examples": one.examples}
-            for one in repaired
-        ],
-        "lost": [dataclasses.asdict(loss) for loss in losses],
-        "unfit": list(unfit),
+        "repaired": [finding for finding in result.to_dict()["findings"] if finding["fixable"]],
+        "lost": [vars(loss) for loss in losses],
+        "unfit": unfit,
     }
     (folder / "changes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     lines = [f"Repaired copy of {result.data}", *(f"not fit for training: {reason}" for reason in unfit)]
-    lines += [*map(str, losses)]
-    for one in repaired:
-        lines += ["", f"{one.fault.title}: {one.count} ({one.kind}); {one.fault.fix}"]
-        lines += [f"  {example}" for example in one.examples] + ["  ..."] * (one.count > len(one.examples))
-    text = "\n".join("".join(c if c.isprintable() else " " for c in line) for line in lines)
-    (folder / "changes.txt").write_text(text + "\n", encoding="utf-8")
+    lines += map(str, losses)
+    for one in result.findings:
+        if one.fault.fix:
+            lines += ["", f"{one.fault.title}: {one.count} ({one.kind}); {one.fault.fix}"]
+            lines += [f"  {example}" for example in (*one.examples, "...")[: one.count]]
+    (folder / "changes.txt").write_text("\n".join(map(printable, lines)) + "\n", encoding="utf-8")
