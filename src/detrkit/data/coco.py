@@ -23,6 +23,7 @@ from detrkit.data.cache import ImageCache
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.errors import ImageError
 from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced
+from detrkit.preprocess import image_size_hw
 from detrkit.types import Target
 
 logger = logging.getLogger(__name__)
@@ -113,7 +114,7 @@ class CocoDataset(Dataset[Sample | None]):
             AnnotationError: The file name leads out of the image folder.
         """
         image, file_hw = self._read(row)
-        return image, self.read_target(row, file_hw, (image.shape[-2], image.shape[-1]))
+        return image, self.read_target(row, file_hw, image_size_hw(image))
 
     def sample_size(self, key: SampleKey) -> SizeHW:
         """Return the size of the image that a key gives, without reading it.
@@ -127,7 +128,7 @@ class CocoDataset(Dataset[Sample | None]):
         image = torch.empty((3, *listed_hw), dtype=torch.uint8, device="meta")
         with _seeded(sample_seed(self.seed, key.epoch, key.row)):
             augmented, _ = self.transform(tv_tensors.Image(image), self.read_target(key.row, listed_hw))
-        return augmented.shape[-2], augmented.shape[-1]
+        return image_size_hw(augmented)
 
     def _read(self, row: int) -> tuple[Tensor, SizeHW]:
         """Read the image of a row or its copy, perhaps at a fraction of its size, and the size of the file."""

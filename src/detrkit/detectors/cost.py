@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from detrkit.detectors.stages import Stages, prepare
 from detrkit.hardware import PeakMemory, count_flops
+from detrkit.preprocess import image_size_hw
 
 NOT_COUNTED = "element by element work, normalisation, resizing, sampling, sorting and suppression"
 """What :attr:`Cost.flops` leaves out; each of them moves more memory than it computes."""
@@ -95,7 +96,7 @@ def peak_memory(stages: Stages, images: Sequence[Tensor]) -> int:
 
 def _detect(stages: Stages, images: Sequence[Tensor]) -> None:
     outputs = stages.forward(prepare(stages, images))
-    stages.postprocess(outputs, [(int(image.shape[-2]), int(image.shape[-1])) for image in images])
+    stages.postprocess(outputs, [image_size_hw(image) for image in images])
 
 
 def _flops(stages: Stages, inputs: Any) -> int:

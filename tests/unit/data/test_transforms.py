@@ -53,31 +53,6 @@ def bright_box(image: torch.Tensor) -> list[float]:
     return [float(xs[0]), float(ys[0]), float(xs[-1]) + 1, float(ys[-1]) + 1]
 
 
-@pytest.mark.parametrize(
-    "config",
-    [
-        TransformConfig(),
-        TransformConfig(crop=1.0),
-        TransformConfig(crop=0.0, flip=1.0),
-        TransformConfig(recipe="resize", eval_size=150, flip=1.0),
-        TransformConfig(scales=(96, 128), max_size=170, crop_scales=(140, 260), crop_range=(90, 150), crop=1.0),
-    ],
-)
-def test_boxes_follow_the_pixels(config: TransformConfig) -> None:
-    transform, followed = train_transform(config), 0
-    for seed in range(25):
-        torch.manual_seed(seed)
-        image, target = transform(*painted())
-        assert target["boxes"].canvas_size == tuple(image.shape[1:])
-        if not len(target["boxes"]):
-            assert (image > 127).sum() <= 3 * 2000  # at most a sliver, thinner than a pixel of the crop
-            continue
-        # a pixel's border may lie half a pixel off, more when a crop after a resize doubled it
-        assert target["boxes"][0].tolist() == pytest.approx(bright_box(image), abs=2.6)
-        followed += 1
-    assert followed >= 10
-
-
 def test_flip_mirrors_image_and_boxes() -> None:
     image, target = train_transform(TransformConfig(recipe="resize", eval_size=200, flip=1.0))(*painted())
     assert image.shape == (3, 200, 320)

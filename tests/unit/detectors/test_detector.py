@@ -8,7 +8,6 @@ from PIL import Image
 from detrkit.detectors.detector import group_by_size
 from detrkit.detectors.interop import sv
 from detrkit.errors import ImageError, UsageError
-from detrkit.preprocess import pad_images
 from detrkit.threshold_file import ClassThreshold, ScoreScale, Thresholds
 
 QUERIES = 6
@@ -137,30 +136,12 @@ def test_images_are_resized_to_the_configs_size(detector, model, make_image):
     assert [call[0] for call in model.calls] == [(1, 3, 32, 32), (1, 3, 16, 64)]
 
 
-def test_pixels_are_normalised_by_the_configs_mean_and_std(detector, model, config):
-    image = np.full((32, 32, 3), 128, np.uint8)
-    seen = []
-    model.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    detector.predict(image)
-    expected = (128 / 255 - np.array(config.transforms.mean)) / np.array(config.transforms.std)
-    assert seen[0][0, :, 5, 5].numpy() == pytest.approx(expected, abs=1e-5)
-
-
 def test_padding_is_hidden_by_the_mask(detector, model, make_image):
     images = [make_image(0, (40, 60)), make_image(1, (40, 64))]
     together = detector.predict(images, threshold=0.0, batch_size=2)
     assert model.calls == [((2, 3, 32, 51), True, False)]
     for image, found in zip(images, together, strict=True):
         assert same(found, detector.predict(image, threshold=0.0))
-
-
-def test_every_module_keeps_its_mode(detector, model, make_image):
-    model.train()
-    model.frozen.eval()
-    detector.predict(make_image())
-    assert model.calls[-1][2] is False
-    assert model.training
-    assert not model.frozen.training
 
 
 def test_predict_batch_gives_every_query(detector, make_image):
@@ -247,18 +228,6 @@ def test_groups_hold_every_position_once_and_little_padding():
     for group in groups:
         height, width = max(sizes[i][0] for i in group), max(sizes[i][1] for i in group)
         assert height * width * len(group) <= 1.25 * sum(sizes[i][0] * sizes[i][1] for i in group)
-
-
-def test_padding_lies_below_and_on_the_right():
-    images = [torch.full((3, 2, 5), 7, dtype=torch.uint8), torch.full((3, 4, 3), 9, dtype=torch.uint8)]
-    stacked, mask = pad_images(images)
-    assert stacked.shape == (2, 3, 4, 5)
-    assert torch.equal(stacked[0, :, :2, :5], images[0])
-    assert torch.equal(stacked[1, :, :4, :3], images[1])
-    assert stacked.sum() == images[0].sum() + images[1].sum()
-    assert (~mask).sum((1, 2)).tolist() == [10, 12]
-    assert not mask[0, :2, :5].any()
-    assert not mask[1, :4, :3].any()
 
 
 def test_batches_are_of_one_image_on_the_cpu_unless_asked(detector, model, make_image):

@@ -47,13 +47,6 @@ def test_a_batch_gives_detections_in_original_pixels(model, stages_of):
     assert [call[1] for call in model.calls] == [True, False]
 
 
-def test_padding_inside_a_batch_changes_nothing(model, stages_of):
-    together = detect(stages_of(model), make_batch([5, 9], [(8, 6), (12, 10)]))
-    for image_id, size in ((5, (8, 6)), (9, (12, 10))):
-        alone = detect(stages_of(model), make_batch([image_id], [size]))[image_id]
-        assert together[image_id].scores == pytest.approx(alone.scores, abs=1e-5)
-
-
 def test_a_loaded_batch_and_its_images_one_by_one_are_the_same_input(model, stages_of):
     batch, stages = make_batch([5, 9], [(8, 6), (12, 10)]), stages_of(model)
     images = [part.images[0] for part in batch.split(1)]

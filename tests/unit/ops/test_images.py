@@ -11,9 +11,8 @@ from PIL import Image, ImageOps
 
 from detrkit.errors import ImageError
 from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced, read_image_size
-from detrkit.preprocess import normalize_images, pad_images, resize_image, resized_size_hw
+from detrkit.preprocess import resize_image
 
-MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 UNREADABLE = {
     "broken.png": "not an image that Pillow",
     "broken_data_stream.png": "unrecognized data stream",
@@ -144,46 +143,6 @@ def test_missing_and_empty_files_say_so(tmp_path: Path) -> None:
         decode_image(b"text")
 
 
-def test_resized_sizes_equal_transformers() -> None:
-    reference = pytest.importorskip("transformers.image_transforms").get_size_with_aspect_ratio
-    random = np.random.Generator(np.random.PCG64(0))
-    sizes = [*random.integers(1, 3000, (3000, 2)).tolist(), (640, 480), (1, 1), (800, 800), (800, 1333)]
-    for height, width in sizes:
-        for short, longest in ((800, 1333), (480, 1333), (608, 1333), (400, None), (128, 213)):
-            expected = reference((height, width), short, longest)
-            if 0 in expected:
-                expected = tuple(max(1, side) for side in expected)  # transformers gives an image of no pixels
-            assert resized_size_hw((height, width), short, longest) == expected
-
-
-@pytest.mark.parametrize("by_pixel", [False, True])
-def test_resize_does_not_depend_on_how_memory_lies(by_pixel: bool) -> None:
-    from torchvision.transforms.v2.functional import resize
-
-    image = torch.from_numpy(random_pixels(50, 70)).permute(2, 0, 1)
-    expected = resize(image.contiguous(), [33, 90], antialias=True)
-    assert torch.equal(resize_image(image if by_pixel else image.contiguous(), (33, 90)), expected)
-    assert torch.equal(resize_image(image[:, 5:], (33, 90)), resize(image[:, 5:].contiguous(), [33, 90]))
-
-
-@pytest.mark.parametrize("memory_format", [torch.contiguous_format, torch.channels_last])
-def test_normalized_pixels_follow_the_published_formula(memory_format: torch.memory_format) -> None:
-    images = torch.from_numpy(random_pixels(8, 10)).permute(2, 0, 1).repeat(2, 1, 1, 1)
-    images = images.contiguous(memory_format=memory_format)
-    padding_mask = torch.zeros(2, 8, 10, dtype=torch.bool)
-    padding_mask[1, 5:] = True
-    before = images.clone()
-    normalized = normalize_images(images, MEAN, STD, padding_mask)
-    expected = (images.float() / 255 - torch.tensor(MEAN).view(3, 1, 1)) / torch.tensor(STD).view(3, 1, 1)
-    # two roundings less than the published formula: a few float32 steps at values up to 2.7
-    torch.testing.assert_close(normalized[~padding_mask[:, None].expand_as(images)],
-                               expected[~padding_mask[:, None].expand_as(images)], rtol=0, atol=1e-6)  # fmt: skip
-    assert (normalized[1, :, 5:] == 0).all()
-    assert torch.equal(images, before)
-    assert normalized.is_contiguous(memory_format=memory_format)
-    assert normalized.dtype == torch.float32
-
-
 def smooth_pixels(height: int, width: int) -> np.ndarray:
     """A picture of soft shapes, as a photograph is; noise would be lost at any fraction of its size."""
     small = Image.fromarray(random_pixels(12, 16))
@@ -244,17 +203,3 @@ def test_bound_of_the_long_side_makes_less_enough() -> None:
     assert DecodeTarget(800).short_side((1000, 4000)) == 800
     assert DecodeTarget(800, 1333).short_side((1000, 4000)) == 333
     assert DecodeTarget(800, 1333, 600).short_side((1000, 4000)) == 600
-
-
-def test_padding_overwrites_what_the_memory_held() -> None:
-    images = [torch.full((3, 4, 6), 7, dtype=torch.uint8), torch.full((3, 5, 2), 8, dtype=torch.uint8)]
-    expected, expected_mask = pad_images(images)
-    out = torch.full((2, 3, 5, 6), 99, dtype=torch.uint8), torch.ones(2, 5, 6, dtype=torch.bool)
-    out[1][0, 0, 0] = True
-    out[1][1, 4, 5] = False
-    padded, padding_mask = pad_images(images, out)
-    assert padded is out[0]
-    assert torch.equal(padded, expected)
-    assert torch.equal(padding_mask, expected_mask)
-    assert expected_mask.sum() == 60 - 24 - 10
-    assert (expected[expected_mask[:, None].expand_as(expected)] == 0).all()
