@@ -10,12 +10,12 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from detrkit.nn.attention import Attention
 from detrkit.nn.deformable import DeformableAttention
 from detrkit.nn.mlp import MLP
 from detrkit.nn.recompute import Recomputing, run_part
+from detrkit.nn.transformer import ResidualLayer
 
 
 class Memory(NamedTuple):
@@ -30,7 +30,7 @@ class Memory(NamedTuple):
     shares: Tensor | None
 
 
-class BoxDecoderLayer(nn.Module):
+class BoxDecoderLayer(ResidualLayer):
     """Self-attention of queries, deformable attention around their boxes, feed-forward; norms after each.
 
     Args:
@@ -48,23 +48,16 @@ class BoxDecoderLayer(nn.Module):
         super().__init__()
         self.self_attn = Attention(dim, num_heads, dropout)
         self.cross_attn = DeformableAttention(dim, num_heads, num_levels, num_points)
-        self.linear1 = nn.Linear(dim, ffn_dim)
-        self.linear2 = nn.Linear(ffn_dim, dim)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self._make_feed_forward(dim, ffn_dim, dropout, norms=3)
 
     def forward(
         self, queries: Tensor, positions: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None
     ) -> Tensor:
         """Refine once: ``[B, Q, D]`` to ``[B, Q, D]``, with positions ``[B, Q, D]`` and boxes ``[B, Q, 4]``."""
-        placed = queries + positions
-        queries = self.norm1(queries + self.dropout(self.self_attn(placed, placed, queries, query_mask)))
+        queries = self.norm1(queries + self._attend_self(queries, positions, query_mask))
         looked = self.cross_attn(queries + positions, references, *memory)
         queries = self.norm2(queries + self.dropout(looked))
-        fed = self.linear2(self.dropout(functional.relu(self.linear1(queries))))
-        return self.norm3(queries + self.dropout(fed))  # type: ignore[no-any-return]
+        return self.norm3(queries + self._feed(queries))  # type: ignore[no-any-return]
 
 
 class BoxDecoder(Recomputing):

@@ -13,7 +13,35 @@ from detrkit.nn.dropout import relu_dropout
 from detrkit.nn.recompute import Recomputing, run_part
 
 
-class EncoderLayer(nn.Module):
+class ResidualLayer(nn.Module):
+    """What encoder and decoder layers have alike: self-attention, a feed-forward network, norms, one dropout.
+
+    The parts are made in the order of the published checkpoints, in which optimisers know them.
+    """
+
+    self_attn: Attention
+    norm1: nn.LayerNorm
+    norm2: nn.LayerNorm
+    norm3: nn.LayerNorm
+
+    def _make_feed_forward(self, dim: int, ffn_dim: int, dropout: float, *, norms: int) -> None:
+        """Make everything that comes after the attentions."""
+        self.linear1 = nn.Linear(dim, ffn_dim)
+        self.linear2 = nn.Linear(ffn_dim, dim)
+        for number in range(1, norms + 1):
+            self.add_module(f"norm{number}", nn.LayerNorm(dim))
+        self.dropout = nn.Dropout(dropout)
+
+    def _attend_self(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+        placed = x + positions
+        return self.dropout(self.self_attn(placed, placed, x, mask))  # type: ignore[no-any-return]
+
+    def _feed(self, x: Tensor) -> Tensor:
+        hidden = relu_dropout(self.linear1(x), self.dropout.p, self.training)
+        return self.dropout(self.linear2(hidden))  # type: ignore[no-any-return]
+
+
+class EncoderLayer(ResidualLayer):
     """Self-attention over image tokens and a feed-forward network, each with a residual and a norm.
 
     Args:
@@ -27,43 +55,26 @@ class EncoderLayer(nn.Module):
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, pre_norm: bool = False):
         super().__init__()
         self.self_attn = Attention(dim, num_heads, dropout)
-        self.linear1 = nn.Linear(dim, ffn_dim)
-        self.linear2 = nn.Linear(ffn_dim, dim)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self._make_feed_forward(dim, ffn_dim, dropout, norms=2)
         self.pre_norm = pre_norm
 
     def forward(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None) -> Tensor:
         """Turn ``[B, M, D]`` to ``[B, M, D]``."""
         if self.pre_norm:
-            tokens = tokens + self._attend(self.norm1(tokens), positions, attn_mask)
+            tokens = tokens + self._attend_self(self.norm1(tokens), positions, attn_mask)
             return tokens + self._feed(self.norm2(tokens))
-        tokens = self.norm1(tokens + self._attend(tokens, positions, attn_mask))
+        tokens = self.norm1(tokens + self._attend_self(tokens, positions, attn_mask))
         return self.norm2(tokens + self._feed(tokens))  # type: ignore[no-any-return]
 
-    def _attend(self, tokens: Tensor, positions: Tensor, attn_mask: Tensor | None) -> Tensor:
-        placed = tokens + positions
-        return self.dropout(self.self_attn(placed, placed, tokens, attn_mask))  # type: ignore[no-any-return]
 
-    def _feed(self, tokens: Tensor) -> Tensor:
-        hidden = relu_dropout(self.linear1(tokens), self.dropout.p, self.training)
-        return self.dropout(self.linear2(hidden))  # type: ignore[no-any-return]
-
-
-class DecoderLayer(nn.Module):
+class DecoderLayer(ResidualLayer):
     """Self-attention over queries, cross-attention to image tokens, feed-forward; arguments as EncoderLayer's."""
 
     def __init__(self, dim: int, num_heads: int, ffn_dim: int, dropout: float, pre_norm: bool = False):
         super().__init__()
         self.self_attn = Attention(dim, num_heads, dropout)
         self.multihead_attn = Attention(dim, num_heads, dropout)
-        self.linear1 = nn.Linear(dim, ffn_dim)
-        self.linear2 = nn.Linear(ffn_dim, dim)
-        self.norm1 = nn.LayerNorm(dim)
-        self.norm2 = nn.LayerNorm(dim)
-        self.norm3 = nn.LayerNorm(dim)
-        self.dropout = nn.Dropout(dropout)
+        self._make_feed_forward(dim, ffn_dim, dropout, norms=3)
         self.pre_norm = pre_norm
 
     def forward(
@@ -94,14 +105,6 @@ class DecoderLayer(nn.Module):
         looked = self.multihead_attn(queries + query_positions, placed_memory, memory, attn_mask)
         queries = self.norm2(queries + self.dropout(looked))
         return self.norm3(queries + self._feed(queries))  # type: ignore[no-any-return]
-
-    def _attend_self(self, queries: Tensor, query_positions: Tensor, query_mask: Tensor | None) -> Tensor:
-        placed = queries + query_positions
-        return self.dropout(self.self_attn(placed, placed, queries, query_mask))  # type: ignore[no-any-return]
-
-    def _feed(self, queries: Tensor) -> Tensor:
-        hidden = relu_dropout(self.linear1(queries), self.dropout.p, self.training)
-        return self.dropout(self.linear2(hidden))  # type: ignore[no-any-return]
 
 
 class Encoder(Recomputing):

@@ -127,16 +127,9 @@ class TwoStageDetr(nn.Module):
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, objects: Objects | None = None
     ) -> Outputs:
-        """Detect.
+        """Detect; as :meth:`detrkit.families.detr.model.Detr.forward`.
 
-        Args:
-            images: Normalised float ``[B, 3, H, W]``, zero on padding.
-            padding_mask: bool ``[B, H, W]``, True = padding; None = no padding anywhere, which is faster.
-            objects: What lies in the images, for aids of training that begin there; ignored in detection.
-
-        Returns:
-            Logits ``[L, B, Q, S + 1]`` and boxes cxcywh ``[L, B, Q, 4]``, 0 to 1 of the image without padding.
-            In training the selected tokens' own come first, as a layer more.
+        In training the selected tokens' own logits and boxes come first, as a layer more.
         """
         memory, cells = self._encode(images, padding_mask)
         features = self.token_norm(self.token_proj(memory.tokens))
