@@ -153,4 +153,4 @@ def count_step(work: Callable[[], object]) -> int:
     """Floating-point operations of a step."""
     with count_flops() as count:
         work()
-    return count.total
+    return count.get_total_flops()

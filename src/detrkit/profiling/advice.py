@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
 from detrkit.config import Config
+from detrkit.hardware import has_fast_bf16
 from detrkit.profiling.measure import FORWARD, Measured
 from detrkit.training.telemetry.bottleneck import advise as advise_on_loading
 
@@ -80,8 +81,7 @@ def has_bf16(device: torch.device) -> bool:
     """Tell whether a device has units for bfloat16 arithmetic, which then is faster than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    supported: Any = getattr(torch.cpu, "_is_avx512_bf16_supported", bool)
-    return bool(supported())
+    return has_fast_bf16()
 
 
 def advise(config: Config, measured: Measured) -> list[Advice]:
