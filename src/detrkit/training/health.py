@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from detrkit.losses.criterion import LastLayer
 from detrkit.training.forward_backward import Passes
+from detrkit.training.window import DeviceRows
 from detrkit.types import Batch
 
 MATCHES_TO_JUDGE = 50
@@ -65,10 +66,8 @@ class Health:
     """
 
     def __init__(self, reduce: Callable[[Tensor], Tensor] = lambda rows: rows):
-        self._reduce = reduce
         self._step: list[Tensor] = []  # [6 + Q] of each micro-batch of the present step, on the device
-        self._pending: list[Tensor] = []  # the same of each step of this process
-        self._settled: Tensor | None = None  # [k, 6 + Q] over all processes, on the host
+        self._rows = DeviceRows(reduce)  # the same of each step
         self._use: Tensor | None = None  # images, then how often each query was matched, [1 + Q] on the host
         self.last_use: QueryUse | None = None
 
@@ -102,7 +101,7 @@ class Health:
     def end_step(self) -> None:
         """Add up the micro-batches of a step, of which processes may have made different numbers."""
         if self._step:
-            self._pending.append(torch.stack(self._step).sum(0))
+            self._rows.add(torch.stack(self._step).sum(0))
             self._step = []
 
     def figures(self) -> dict[str, float]:
@@ -117,7 +116,7 @@ class Health:
         - ``box_spread_queries``: the same over the queries of an image.
         - ``queries_used``: share of the queries matched at least once in the last many images, once known.
         """
-        rows = self._settle()
+        rows = self._read()
         if rows is None or not float(rows[:, 0].sum()):
             return {}
         sums = rows.double().sum(0).tolist()
@@ -136,8 +135,8 @@ class Health:
 
     def clear(self) -> None:
         """Begin a new window; how often the queries were matched is counted on."""
-        rows = self._settle()
-        self._settled = None
+        rows = self._read()
+        self._rows.set(None)
         if rows is None:
             return
         sums = rows.double().sum(0)
@@ -152,24 +151,21 @@ class Health:
     def state_dict(self) -> dict[str, Any]:
         """Return tensors and primitives, the same on all processes, which all take part."""
         return {
-            "rows": self._settle(),
+            "rows": self._read(),
             "use": self._use,
             "last_use": dataclasses.asdict(self.last_use) if self.last_use is not None else None,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self._step, self._pending, self._settled, self._use = [], [], state["rows"], state["use"]
+        self._rows.set(state["rows"])
+        self._step, self._use = [], state["use"]
         self.last_use = QueryUse(**state["last_use"]) if state["last_use"] is not None else None
 
-    def _settle(self) -> Tensor | None:
-        """Return the window's rows over all processes, on the host; the one place that waits for the device."""
+    def _read(self) -> Tensor | None:
+        """Return the window's rows over all processes, on the host."""
         self.end_step()
-        if self._pending:
-            fresh = self._reduce(torch.stack(self._pending)).cpu()
-            self._settled = fresh if self._settled is None else torch.cat((self._settled, fresh))
-            self._pending = []
-        return self._settled
+        return self._rows.read()
 
 
 @torch.no_grad()

@@ -48,15 +48,15 @@ Ending = Literal["finished", "patience", "pruned", "interrupted"]
 
 @dataclasses.dataclass(frozen=True)
 class FitResult:
-    """How a training ended.
+    """End of a training.
 
     Args:
-        run_dir: The run folder.
+        run_dir: Run folder.
         steps: Optimiser steps made since the beginning.
         epochs: Epochs completed.
         best: Highest AP of all evaluations; None before the first.
-        last_metrics: What the last evaluation gave.
-        stopped: Why training ended; pruned: ``on_evaluation`` wanted it.
+        last_metrics: Numbers of the last evaluation.
+        stopped: Reason why training ended; pruned: ``on_evaluation`` wanted it.
         signal_number: The signal that interrupted it, if one did; a shell expects exit code 128 + this.
     """
 
@@ -69,7 +69,7 @@ class FitResult:
     signal_number: int | None = None
 
     def __fspath__(self) -> str:
-        """The run folder, so that a result can be given wherever a run is asked for."""
+        """Return the run folder, so that a result can be given wherever a run is asked for."""
         return str(self.run_dir)
 
 
@@ -204,7 +204,7 @@ def _train(run: Run) -> Ending:
 
 
 def _is_pruned(run: Run) -> bool:
-    """Whether whoever started the training wants no more of it."""
+    """Tell whether whoever started the training wants no more of it."""
     pruned = False
     if run.on_evaluation is not None:
         pruned = run.on_evaluation(run.epoch, run.state.progress.metrics)
@@ -304,7 +304,9 @@ def _evaluate(run: Run) -> bool:
         if run.stop.requested and interruptible:  # the signal reached the evaluation's workers too
             return False
         if interruptible:  # the epoch shall not be lost because an image to measure on is broken
-            _evaluation_failed(run)
+            save_last(run)
+            message = f"evaluation failed; step {progress.step} is saved: mend it, then go on with: detrkit resume"
+            run.log.event(progress.step, run.epoch, f"{message} {run.run_dir}")
         raise
     finally:
         run.model.train()
@@ -313,14 +315,6 @@ def _evaluate(run: Run) -> bool:
     _take_metrics(run, metrics)
     run.log.images(progress.step, samples)
     return True
-
-
-def _evaluation_failed(run: Run) -> None:
-    """Save what was trained, from where a resumed run evaluates again."""
-    save_last(run)
-    step = run.state.progress.step
-    message = f"evaluation failed; step {step} is saved: mend it, then go on with: detrkit resume {run.run_dir}"
-    run.log.event(step, run.epoch, message)
 
 
 def _take_metrics(run: Run, metrics: dict[str, float]) -> None:
@@ -381,7 +375,7 @@ def _log_window(run: Run) -> None:
 
 
 def _terms_and_layers(values: Mapping[str, float]) -> tuple[dict[str, float], dict[str, list[float]]]:
-    """The terms of a step, and those of every layer, out of all its values."""
+    """Pick the terms of a step, and those of every layer, out of all its values."""
     terms: dict[str, float] = {}
     layers: dict[str, list[float]] = {}
     for name, value in values.items():

@@ -20,6 +20,35 @@ class WindowMeans:
     data_wait: float
 
 
+class DeviceRows:
+    """Rows of numbers, one a step, that stay on the device until somebody reads them.
+
+    Args:
+        reduce: Combines ``[k, n]`` rows over the processes; the identity for one process.
+    """
+
+    def __init__(self, reduce: Callable[[Tensor], Tensor]):
+        self._reduce = reduce
+        self._pending: list[Tensor] = []
+        self._known: Tensor | None = None
+
+    def add(self, row: Tensor) -> None:
+        """Add a row ``[n]`` of this process."""
+        self._pending.append(row)
+
+    def read(self) -> Tensor | None:
+        """Return all rows ``[k, n]`` over the processes, on the host; the one place that waits for the device."""
+        if self._pending:
+            fresh = self._reduce(torch.stack(self._pending)).cpu()
+            self._known = fresh if self._known is None else torch.cat((self._known, fresh))
+            self._pending = []
+        return self._known
+
+    def set(self, rows: Tensor | None) -> None:
+        """Begin anew with rows that are on the host."""
+        self._pending, self._known = [], rows
+
+
 class StepWindow:
     """A collection of what every step computed, not read, so that a step waits for nothing.
 
@@ -30,15 +59,13 @@ class StepWindow:
     """
 
     def __init__(self, reduce: Callable[[Tensor], Tensor] = lambda rows: rows):
-        self._reduce = reduce
+        self._rows = DeviceRows(reduce)
         self.names: tuple[str, ...] = ()
         self.steps: list[int] = []
         self.image_ids: list[tuple[int, ...]] = []
         self.seconds = 0.0
         self.wait_s = 0.0
         self.images = 0
-        self._pending: list[Tensor] = []
-        self._settled: Tensor | None = None
 
     def __len__(self) -> int:
         return len(self.steps)
@@ -55,7 +82,7 @@ class StepWindow:
         self.names = tuple(values)
         self.steps.append(step)
         row = torch.stack([value.float() for value in values.values()])
-        self._pending.append(row)
+        self._rows.add(row)
         self.image_ids.append(image_ids)
         self.images += images
         return row
@@ -67,11 +94,8 @@ class StepWindow:
 
     def rows(self) -> Tensor:
         """Return all values ``[k, n]`` float32 on the host; the one place that waits for the device."""
-        if self._pending:
-            fresh = self._reduce(torch.stack(self._pending)).cpu()
-            self._settled = fresh if self._settled is None else torch.cat((self._settled, fresh))
-            self._pending = []
-        return torch.zeros(0, len(self.names)) if self._settled is None else self._settled
+        rows = self._rows.read()
+        return torch.zeros(0, len(self.names)) if rows is None else rows
 
     def means(self) -> WindowMeans:
         """Return the mean of each value over the steps where it is finite (NaN if nowhere), and both rates."""
@@ -85,7 +109,7 @@ class StepWindow:
     def clear(self) -> None:
         """Begin a new window."""
         self.steps, self.image_ids = [], []
-        self._pending, self._settled = [], None
+        self._rows.set(None)
         self.seconds = self.wait_s = 0.0
         self.images = 0
 
@@ -107,5 +131,5 @@ class StepWindow:
         self.names = tuple(state["names"])
         self.steps = list(state["steps"])
         self.image_ids = [tuple(ids) for ids in state["image_ids"]]
-        self._settled = state["rows"] if len(state["rows"]) else None
+        self._rows.set(state["rows"] if len(state["rows"]) else None)
         self.seconds, self.wait_s, self.images = state["seconds"], state["wait_s"], state["images"]

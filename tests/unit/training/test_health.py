@@ -109,35 +109,6 @@ def test_nothing_is_read_before_it_is_asked_for_and_processes_are_summed():
     assert shapes == [(3, 6 + QUERIES)]
 
 
-def test_restored_in_the_middle_of_a_window_it_gives_the_same_bits():
-    generator = torch.Generator().manual_seed(0)
-    whole, first = Health(), Health()
-    layers = []
-    for _ in range(9):
-        logits = torch.randn(3, QUERIES, 2, generator=generator)
-        boxes = torch.rand(3, QUERIES, 4, generator=generator)
-        layers.append(LastLayer(logits, boxes, torch.rand(3, QUERIES, generator=generator) < 0.5))
-
-    def watch(health: Health, part: list[LastLayer]) -> None:
-        for layer in part:
-            health.observe(layer)
-            health.observe_boxes(layer.boxes_cxcywh)
-            health.end_step()
-
-    watch(whole, layers)
-    watch(first, layers[:4])
-    second = Health()
-    second.load_state_dict(first.state_dict())
-    watch(second, layers[4:])
-    assert second.figures() == whole.figures()
-    for health in (whole, second):
-        health.clear()
-        watch(health, layers * 5)
-        health.clear()
-    assert whole.last_use is not None
-    assert second.last_use == whole.last_use
-
-
 def passes(model: nn.Module) -> Any:
     """As much of the passes as a look at the boxes needs."""
     fabric = SimpleNamespace(device=torch.device("cpu"), autocast=torch.no_grad)

@@ -37,17 +37,3 @@ def test_nothing_is_read_or_reduced_before_it_is_asked_for():
     add(window, 3, 3.0)
     assert window.rows()[:, 0].tolist() == [1.0, 2.0, 3.0]
     assert calls == [(2, 2), (1, 2)]
-
-
-def test_saved_window_goes_on():
-    whole, part = StepWindow(), StepWindow()
-    for step in range(1, 6):
-        add(whole, step, 0.1 * step)
-        add(part, step, 0.1 * step)
-        if step == 3:
-            state = part.state_dict()
-            part = StepWindow()
-            part.load_state_dict(state)
-    assert part.means() == whole.means()
-    assert part.image_ids == whole.image_ids
-    assert part.steps == whole.steps
