@@ -1,17 +1,17 @@
-"""What is searched: config keys with ranges or choices, from a YAML file or by default.
+"""Search space of a study: config keys with ranges or choices, from a YAML file or by default.
 
-No torch and no Optuna in here, except where distributions are made.
+No torch and no Optuna in here.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import yaml
 
 from detrkit.config import Config, update_config
@@ -19,18 +19,9 @@ from detrkit.errors import ConfigError, UsageError
 
 # Trials with other values of these could not be compared, or would not be one process on one device.
 _FIXED_KEYS = (
-    "data.root",
-    "data.layout",
-    "data.val_split",
-    "data.val_annotations",
-    "data.val_images",
-    "model.preset",
-    "model.family",
-    "train.device",
-    "train.devices",
-    "train.num_nodes",
-    "train.eval_every",
-    "train.max_detections",
+    *("data.root", "data.layout", "data.val_split", "data.val_annotations", "data.val_images"),
+    *("model.preset", "model.family", "train.device", "train.devices", "train.num_nodes"),
+    *("train.eval_every", "train.max_detections"),
 )
 _RANGE_FIELDS = ("low", "high", "log", "step", "times")
 _EMA_DECAYS = (0.99, 0.999, 0.9999)
@@ -38,33 +29,32 @@ _EMA_DECAYS = (0.99, 0.999, 0.9999)
 _LEAST_EMA_LENGTHS = 5
 
 
-@dataclasses.dataclass(frozen=True)
-class Dimension:
+class Dimension(msgspec.Struct, frozen=True, omit_defaults=True):
     """One searched key.
 
     Args:
-        key: Dotted config key.
-        low: Least value of a range; None for choices.
-        high: Greatest value.
-        log: Drawn evenly in the logarithm.
-        step: Distance of the values of a range, if it is a grid.
-        integer: Whole numbers only.
-        times: Another key whose value the drawn number is multiplied with.
-        choices: Values to choose from instead.
+        key: dotted config key.
+        low: least value of a range; None for choices.
+        high: greatest value.
+        log: True if drawn evenly in the logarithm.
+        step: distance of the values of a range, if it is a grid.
+        integer: True for whole numbers only.
+        times: another key whose value the drawn number is multiplied with.
+        choices: values to choose from instead.
     """
 
     key: str
-    low: float | None = None
-    high: float | None = None
+    low: int | float | None = None
+    high: int | float | None = None
     log: bool = False
-    step: float | None = None
+    step: int | float | None = None
     integer: bool = False
     times: str | None = None
     choices: tuple[Any, ...] = ()
 
     @property
     def name(self) -> str:
-        """Of the parameter, in the study and in tables."""
+        """Name of the parameter, in the study and in tables."""
         return self.key if self.times is None else f"{self.key}/{self.times}"
 
     def suggest(self, trial: Any) -> Any:
@@ -79,13 +69,13 @@ class Dimension:
         return trial.suggest_float(self.name, self.low, self.high, log=self.log, step=self.step)
 
     def value(self, parameter: Any) -> Any:
-        """The value that a parameter of the study stands for, before ``times``."""
+        """Return the value that a parameter of the study stands for, before ``times``."""
         if not self.choices:
             return parameter
         return next(choice for choice in self.choices if _label(choice) == parameter)
 
     def parameter(self, config: Config) -> Any:
-        """The parameter that gives the config's own value; KeyError if it is outside."""
+        """Return the parameter that gives the config's own value; KeyError if it is outside."""
         own = value_of(config, self.key)
         if self.choices:
             if _plain(own) not in [_plain(choice) for choice in self.choices]:
@@ -99,22 +89,14 @@ class Dimension:
             raise KeyError(self.key)
         return own
 
-    def to_dict(self) -> dict[str, Any]:
-        """What is not at its default, as JSON has it."""
-        values = dataclasses.asdict(self)
-        return {
-            name: values[name] for name in values if values[name] != type(self).__dataclass_fields__[name].default
-        }
 
-
-@dataclasses.dataclass(frozen=True)
-class Space:
+class Space(msgspec.Struct, frozen=True):
     """All searched keys."""
 
     dimensions: tuple[Dimension, ...]
 
     def apply(self, config: Config, parameters: Mapping[str, Any]) -> Config:
-        """The config of a trial.
+        """Return the config of a trial.
 
         Raises:
             ConfigError: The values do not go together.
@@ -130,7 +112,7 @@ class Space:
         return update_config(config, values)
 
     def own_parameters(self, config: Config) -> tuple[dict[str, Any], list[str]]:
-        """Parameters that give the config itself, and the names of those that the space leaves out."""
+        """Return the parameters that give the config itself, and the names of those that the space leaves out."""
         own, outside = {}, []
         for dimension in self.dimensions:
             try:
@@ -139,23 +121,13 @@ class Space:
                 outside.append(dimension.name)
         return own, outside
 
-    def to_list(self) -> list[dict[str, Any]]:
-        """As JSON has it."""
-        return [dimension.to_dict() for dimension in self.dimensions]
-
-    @classmethod
-    def from_list(cls, values: list[dict[str, Any]]) -> Space:
-        """The space that :meth:`to_list` came from."""
-        lists = [{**value, "choices": tuple(value.get("choices", ()))} for value in values]
-        return cls(tuple(Dimension(**value) for value in lists))
-
 
 def default_space(config: Config, steps: int) -> Space:
-    """What is searched if nothing is said: around the config's own values, and only what has an effect.
+    """Return what is searched by default: around the config's own values, and only what has an effect.
 
     Args:
-        config: Of the training to be tuned.
-        steps: Optimiser steps of a trial; a short training has no use for a long average of weights.
+        config: config of the training to be tuned.
+        steps: optimiser steps of a trial; a short training has no use for a long average of weights.
     """
     train = config.train
     dimensions = [Dimension("train.lr", train.lr / 10, train.lr * 10, log=True)]
@@ -183,7 +155,7 @@ def read_space(path: str | Path, config: Config) -> Space:
 
     Args:
         path: YAML such as ``train.lr: {low: 1e-5, high: 1e-3, log: true}``, ``transforms.recipe: [detr, light]``.
-        config: Of the training to be tuned; every bound and choice is tried on it.
+        config: config of the training to be tuned; every bound and choice is tried on it.
 
     Raises:
         UsageError: The file cannot be read, or holds an unknown key, an impossible range, or a value that the
@@ -202,9 +174,10 @@ def read_space(path: str | Path, config: Config) -> Space:
             "such as train.lr: {low: 1e-5, high: 1e-3, log: true}"
         )
     flat = _flat(content)
-    if repeated := [key for number, (key, _) in enumerate(flat) if key in [other for other, _ in flat[:number]]]:
-        raise UsageError(f"{path}: {repeated[0]} stands there twice; expected each key once")
+    keys = [key for key, _ in flat]
     try:
+        if repeated := [key for key in keys if keys.count(key) > 1]:
+            raise UsageError(f"{repeated[0]} stands there twice; expected each key once")
         space = Space(tuple(_dimension(key, value) for key, value in flat))
         _check(space, config)
     except UsageError as error:
@@ -213,7 +186,7 @@ def read_space(path: str | Path, config: Config) -> Space:
 
 
 def value_of(config: Config, key: str) -> Any:
-    """The value of a dotted key."""
+    """Return the value of a dotted key."""
     value: Any = config
     for name in key.split("."):
         value = getattr(value, name)
@@ -221,7 +194,7 @@ def value_of(config: Config, key: str) -> Any:
 
 
 def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
-    """Keys may be dotted or nested by section; a mapping with a range in it ends the nesting."""
+    """Flatten keys, dotted or nested by section; a mapping with a range in it ends the nesting."""
     found: list[tuple[str, Any]] = []
     for name, value in content.items():
         key = f"{prefix}{name}"
@@ -277,7 +250,7 @@ def _range(key: str, value: Mapping[str, Any]) -> Dimension:
 
 
 def _number(key: str, field: str, value: Any) -> float:
-    """A number; YAML 1.1 takes 1e-5, without a dot, for a text."""
+    """Return a number; YAML 1.1 takes 1e-5, without a dot, for a text."""
     try:
         number = float(value) if not isinstance(value, bool | int) else value
     except (TypeError, ValueError):
@@ -289,48 +262,35 @@ def _number(key: str, field: str, value: Any) -> float:
 
 def _check(space: Space, config: Config) -> None:
     """Try every bound and choice on the config, whose own errors are the best."""
-    for dimension in space.dimensions:
-        ends = dimension.choices or (dimension.low, dimension.high)
-        factor = 1.0
-        if dimension.times is not None:
-            other = _checked_value(config, dimension.times)
-            if isinstance(other, bool) or not isinstance(other, int | float) or other <= 0:
-                raise UsageError(
-                    f"{dimension.key}: times is {dimension.times}, which is {other!r}, not a number above 0"
-                )
-            if any(part.key == dimension.times and part.times is not None for part in space.dimensions):
-                raise UsageError(f"{dimension.key}: times is {dimension.times}, which is itself a multiple")
-            factor = float(other)
-        for end in ends:
-            update_config(config, {dimension.key: end if dimension.times is None else end * factor})
-        _check_whole_numbers(dimension, config)
-
-
-def _check_whole_numbers(dimension: Dimension, config: Config) -> None:
-    """A key that takes whole numbers only gives no range of fractions; a key of fractions, no whole numbers."""
-    if dimension.choices or dimension.times is not None:
-        return
-    assert dimension.low is not None
-    assert dimension.high is not None
-    middle = dimension.low + (dimension.step or (dimension.high - dimension.low) * 0.618034)
-    if not dimension.integer:
-        try:
-            update_config(config, {dimension.key: middle})
+    for part in space.dimensions:
+        factor = None if part.times is None else _factor(part, space, config)
+        for end in part.choices or (part.low, part.high):
+            update_config(config, {part.key: end if factor is None else end * factor})
+        if part.low is None or part.high is None or part.integer or factor is not None:
+            continue
+        try:  # a key that takes whole numbers only gives no range of fractions
+            update_config(config, {part.key: part.low + (part.step or (part.high - part.low) * 0.618034)})
         except ConfigError as error:
             raise UsageError(f"{error}; write low and high as whole numbers") from error
 
 
-def _checked_value(config: Config, key: str) -> Any:
-    """A config's value of a key from a file, whose absence is told as the config does."""
+def _factor(part: Dimension, space: Space, config: Config) -> float:
+    """Return the config's value that a range is multiplied with."""
+    assert part.times is not None
     try:
-        return value_of(config, key)
+        value = value_of(config, part.times)
     except AttributeError:
-        update_config(config, {key: 1.0})
+        update_config(config, {part.times: 1.0})  # whose error says what is wrong with the key
         raise
+    if isinstance(value, bool) or not isinstance(value, int | float) or value <= 0:
+        raise UsageError(f"{part.key}: times is {part.times}, which is {value!r}, not a number above 0")
+    if any(other.key == part.times and other.times is not None for other in space.dimensions):
+        raise UsageError(f"{part.key}: times is {part.times}, which is itself a multiple")
+    return float(value)
 
 
 def _label(choice: Any) -> Any:
-    """A choice as the study holds it."""
+    """Return a choice as the study holds it."""
     return json.dumps(_plain(choice)) if isinstance(choice, list | tuple | dict) else choice
 
 

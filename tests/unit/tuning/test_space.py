@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -7,6 +8,7 @@ import pytest
 from detrkit.config import Config, update_config
 from detrkit.errors import UsageError
 from detrkit.families.recipes import preset_config
+from detrkit.tuning.settings import Settings
 from detrkit.tuning.space import Dimension, Space, default_space, read_space
 
 
@@ -135,5 +137,5 @@ def test_own_values_outside_of_the_space_are_named(tiny: Config):
 
 
 def test_a_space_survives_json(tiny: Config):
-    space = default_space(tiny, steps=100_000)
-    assert Space.from_list(space.to_list()) == space
+    settings = Settings(tiny, default_space(tiny, steps=100_000), "median", {"training images": 3})
+    assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings
