@@ -76,40 +76,25 @@ def tune(
     Stopped in any way, it goes on with: detrkit tune --out DIR
     """
     with errors():
+        from detrkit.api import tune as verbs
         from detrkit.config import parse_assignments
 
-        changes = parse_assignments(assignments or [])
         tell = quiet if as_json else say
+        changes = parse_assignments(assignments or [])
+        training: dict[str, Any] = {"data": data, "config": config, "init": init, "changes": changes, "say": tell}
         if lr_range:
             _only_search(trials=trials, space=space, pruner=pruner, storage=storage, study=study)
-            from detrkit.api import tune as verbs
-
             folder = out or free_folder(Path("lr-range"))
-            found = verbs.lr_range(
-                model or DEFAULT_PRESET,
-                data,
-                config=config,
-                init=init,
-                changes=changes,
-                out=folder,
-                steps=steps,
-                say=tell,
-            )
+            found = verbs.lr_range(model or DEFAULT_PRESET, out=folder, steps=steps, **training)
             if as_json:
                 typer.echo(json.dumps(found.to_dict(), indent=1))
             else:
                 say("\n".join(found.lines()))
                 say(f"Curve: {folder / 'lr_range.png'}; figures: {folder / 'lr_range.json'}")
             return
-        from detrkit.api import tune as verbs
-
         result = verbs.tune(
             model,
-            data,
-            config=config,
-            init=init,
             epochs=epochs,
-            changes=changes,
             out=out or Path("tune"),
             trials=trials,
             space=space,
@@ -117,7 +102,7 @@ def tune(
             storage=storage,
             study=study,
             workers=workers,
-            say=tell,
+            **training,
         )
         if as_json:
             typer.echo(json.dumps(result.to_dict(), indent=1))
@@ -144,15 +129,12 @@ def _only_search(**options: object) -> None:
 
 
 def _report(result: Any) -> None:
-    from detrkit.tuning.results import table_of_best
+    from detrkit.tuning.results import trials_table
 
     if result.best is not None:
-        rows = table_of_best(result.trials, SHOWN_TRIALS)
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        say("")
-        for row in rows:
-            say("  ".join(text.ljust(width) for text, width in zip(row, widths, strict=True)).rstrip())
-        say("")
+        shown = [trial for place, trial in enumerate(result.ranked) if place < SHOWN_TRIALS or trial.number == 0]
+        names = result.best.parameters
+        say("\n".join(trials_table(shown).only("trial", "best AP", "epochs", *names).lines()))
         say(f"Train the best: detrkit train --config {result.out / 'best.yaml'}")
     say(f"Page: {result.out / 'tune.html'}; table: {result.out / 'trials.csv'}; runs: {result.out / 'trials'}")
     if result.stopped == "interrupted":

@@ -47,17 +47,17 @@ _LINES = 10
 
 @dataclasses.dataclass(frozen=True)
 class LrRange:
-    """What a range test saw.
+    """Result of a range test.
 
     Args:
-        rates: Learning rate of each step, of everything but the backbone.
-        losses: Of each step; NaN where it was not finite.
-        smoothed: Losses averaged over neighbouring rates.
-        steepest: Rate at which the smoothed loss fell fastest per decade.
-        lowest: Rate at which it was least.
-        diverged: Rate at which it rose for good; None if it never did.
-        configured: The config's rate.
-        suggested: The steepest, or a tenth of the lowest if that is less: a rate may be held for some steps that
+        rates: learning rate of each step, of everything but the backbone.
+        losses: loss of each step; NaN where it was not finite.
+        smoothed: losses averaged over neighbouring rates.
+        steepest: rate at which the smoothed loss fell fastest per decade.
+        lowest: rate at which it was least.
+        diverged: rate at which it rose for good; None if it never did.
+        configured: the config's rate.
+        suggested: the steepest, or a tenth of the lowest if that is less: a rate may be held for some steps that
             would not do for thousands.
     """
 
@@ -71,13 +71,13 @@ class LrRange:
     suggested: float
 
     def to_dict(self) -> dict[str, Any]:
-        """As JSON has it."""
+        """Return the values for JSON."""
         values = dataclasses.asdict(self)
         values["losses"] = [loss if math.isfinite(loss) else None for loss in self.losses]
         return values
 
     def lines(self) -> list[str]:
-        """What it says, for people."""
+        """Return the lines for people."""
         end = f"{self.diverged:.1e}" if self.diverged is not None else f"never, up to {self.rates[-1]:.0e}"
         ratio = self.suggested / self.configured
         verdict = "the config's own is as good" if 1 / 3 <= ratio <= 3 else f"{ratio:.2g} times the config's own"
@@ -94,10 +94,10 @@ def run_lr_range(config: Config, out: Path, *, steps: int = 120, say: Say = prin
     are those of training. The backbone's rate rises in its ratio to the other.
 
     Args:
-        config: Of the training to come.
-        out: Folder for lr_range.json and lr_range.png.
-        steps: From the lowest to the highest rate, if it does not diverge before.
-        say: Told how it goes.
+        config: config of the training to come.
+        out: folder for lr_range.json and lr_range.png.
+        steps: steps from the lowest to the highest rate, if it does not diverge before.
+        say: told how it goes.
 
     Raises:
         UsageError: No data is given, or the folder cannot be used.
@@ -124,7 +124,7 @@ def run_lr_range(config: Config, out: Path, *, steps: int = 120, say: Say = prin
 
 
 def running_means(losses: Sequence[float]) -> list[float]:
-    """Running mean that is not drawn to its first value; infinite from the first loss on that is not finite."""
+    """Return running means without bias to the first value; infinite from the first loss that is not finite on."""
     means, mean = [], 0.0
     for count, loss in enumerate(losses, start=1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
@@ -134,12 +134,12 @@ def running_means(losses: Sequence[float]) -> list[float]:
 
 
 def has_diverged(means: Sequence[float]) -> bool:
-    """Whether the loss, by its running means, has left for good."""
+    """Return True if the loss, by its running means, has left for good."""
     return not math.isfinite(means[-1]) or means[-1] > DIVERGED * min(means)
 
 
 def smooth(rates: Sequence[float], losses: Sequence[float]) -> list[float]:
-    """Losses averaged over neighbouring rates; those above the level of the beginning count as that level.
+    """Average losses over neighbouring rates; those above the level of the beginning count as that level.
 
     Without that limit the losses of the last, diverging steps would bend the curve decades before them.
     """
@@ -156,9 +156,9 @@ def judge(rates: Sequence[float], losses: Sequence[float], configured: float) ->
     """Read a rate off the curve.
 
     Args:
-        rates: Rising evenly in the logarithm.
-        losses: Of the step at each.
-        configured: The config's rate.
+        rates: learning rates, rising evenly in the logarithm.
+        losses: loss of the step at each.
+        configured: the config's rate.
 
     Raises:
         TrainingError: The loss fell at no rate.
@@ -186,7 +186,7 @@ def judge(rates: Sequence[float], losses: Sequence[float], configured: float) ->
 
 
 def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[float, float]]:
-    """Rate and loss of each step."""
+    """Yield rate and loss of each step."""
     train = read_split(config, config.data.train_split)
     built = prepare_model(config, train.index.class_map)
     config, model = built.config, built.model
@@ -206,7 +206,7 @@ def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[f
 
 
 def _endless(loader: Any, sampler: EpochBatchSampler) -> Iterator[Batch]:
-    """Batches of one epoch after the other."""
+    """Yield the batches of one epoch after the other."""
     for epoch in itertools.count():
         sampler.set_epoch(epoch, 0)
         found = False

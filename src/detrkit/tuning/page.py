@@ -13,11 +13,10 @@ import numpy as np
 from PIL import Image
 
 from detrkit.files import atomic_bytes
-from detrkit.tuning.results import StudyResult, shown_value
+from detrkit.tuning.results import StudyResult, trials_table
 from detrkit.tuning.settings import Settings
 from detrkit.tuning.study import current_trials, import_optuna, no_experimental_warnings
 from detrkit.visual.page import Block, Card, Cards, Gallery, Picture, Section, Text, write_page
-from detrkit.visual.table import Column, Table
 
 if TYPE_CHECKING:
     import optuna
@@ -38,7 +37,7 @@ def write_study_page(path: Path, study: optuna.Study, settings: Settings, result
             few = f"Only {len(result.ranked)} complete trials: what mattered is mostly chance."
             blocks.insert(0, Text(few, "warning"))
         sections.append(Section("Search", blocks))
-    sections.append(Section("All trials", [_table(result)]))
+    sections.append(Section("All trials", [trials_table(result.trials)]))
     config = settings.config
     subtitle = f"{config.model.preset} on {config.data.root or config.data.train_annotations}"
     return write_page(path, "Search for settings", subtitle, sections)
@@ -65,21 +64,6 @@ def _summary(result: StudyResult) -> list[Block]:
             "with other seeds (train.seed) before you believe a small gain."
         ),
     ]
-
-
-def _table(result: StudyResult) -> Table:
-    names = list(dict.fromkeys(name for trial in result.trials for name in trial.parameters))
-    columns = [Column("trial", "count"), Column("state"), Column("best AP", "number", 3, bar=True)]
-    columns += [Column("epochs", "count"), Column("seconds", "count"), *map(Column, names), Column("reason")]
-    rows = [
-        [
-            *(trial.number, trial.state, trial.best_ap, trial.epochs, trial.seconds),
-            *(shown_value(trial.parameters[name]) if name in trial.parameters else None for name in names),
-            trial.reason or "",
-        ]
-        for trial in result.trials
-    ]
-    return Table(columns, rows, "All trials; a click on a head sorts")
 
 
 def _draw_plots(study: optuna.Study, result: StudyResult) -> dict[str, np.ndarray]:

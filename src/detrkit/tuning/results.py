@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 from detrkit.config import Config, write_config
 from detrkit.tuning.settings import Settings
 from detrkit.tuning.study import StudyLocation, current_trials
-from detrkit.visual.table import write_csv
+from detrkit.visual.table import Column, Table, write_csv
 
 if TYPE_CHECKING:
     import optuna
@@ -146,17 +146,21 @@ def write_results(out: Path, config: Config | None, trials: Sequence[TrialResult
     write_csv(out / "trials.csv", head, rows)
 
 
-def table_of_best(trials: Sequence[TrialResult], count: int) -> list[list[str]]:
-    """Return head and rows of the best trials and the first, for people to read."""
-    order = ranked(trials)
-    shown = [trial for place, trial in enumerate(order) if place < count or trial.number == 0]
-    names = list(dict.fromkeys(name for trial in shown for name in trial.parameters))
-    rows = [["trial", "best AP", "epochs", *names]]
-    for trial in shown:
-        own = " (config's own)" if trial.number == 0 else ""
-        values = [shown_value(trial.parameters.get(name)) for name in names]
-        rows.append([f"{trial.number}{own}", shown_ap(trial), str(trial.epochs), *values])
-    return rows
+def trials_table(trials: Sequence[TrialResult]) -> Table:
+    """Lay out trials: state, AP, parameters."""
+    names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
+    columns = [Column("trial", "count"), Column("state"), Column("best AP", "number", 3, bar=True)]
+    columns += [Column("epochs", "count"), Column("seconds", "count")]
+    columns += [*(Column(name, "name") for name in names), Column("reason")]
+    rows = [
+        [
+            *(trial.number, trial.state, trial.best_ap, trial.epochs, trial.seconds),
+            *(shown_value(trial.parameters[name]) if name in trial.parameters else None for name in names),
+            trial.reason or "",
+        ]
+        for trial in trials
+    ]
+    return Table(columns, rows, "Trials; the first has the config's own values")
 
 
 def shown_parameters(parameters: Mapping[str, Any]) -> str:
@@ -174,15 +178,11 @@ def shown_value(value: Any) -> str:
     return f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
-def shown_ap(trial: TrialResult) -> str:
-    """Return the best AP of a trial, with three digits."""
-    return "-" if trial.best_ap is None else f"{trial.best_ap:.3f}"
-
-
 def shown_trial(trial: TrialResult) -> str:
     """Return what became of a trial, in one line."""
     if trial.state == "fail":
         return f"trial {trial.number} failed: {trial.reason}"
     took = f"{trial.epochs} epoch{'' if trial.epochs == 1 else 's'}, {trial.seconds:.0f} s"
+    ap = "-" if trial.best_ap is None else f"{trial.best_ap:.3f}"
     state = "done" if trial.state == "complete" else trial.state
-    return f"trial {trial.number} {state}: best AP {shown_ap(trial)} ({took})"
+    return f"trial {trial.number} {state}: best AP {ap} ({took})"

@@ -1,4 +1,4 @@
-"""Settings that all trials of a study have in common; kept in the study, so that a restart cannot change them unseen."""
+"""Settings that all trials of a study have in common; kept in it, so that a restart cannot change them unseen."""
 
 from __future__ import annotations
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
 
+import msgspec
 import numpy as np
 import psutil
 import torch
@@ -236,8 +237,11 @@ class RunLog:
         return self._seconds_before + time.monotonic() - self._began_s
 
     def _write(self, kind: str, step: int, epoch: int, values: Mapping[str, Any]) -> None:
-        record = {"kind": kind, "step": step, "epoch": epoch, **_clean(values)}
-        self._file.append((json.dumps(record, allow_nan=False) + "\n").encode())
+        record = {"kind": kind, "step": step, "epoch": epoch, **values}
+        plain = msgspec.json.decode(
+            msgspec.json.encode(record)
+        )  # null for what JSON has no word for: NaN, infinity
+        self._file.append((json.dumps(plain) + "\n").encode())
         self.records += 1
         self._tell_if_full()
 
@@ -272,15 +276,6 @@ def host_gib() -> float:
 def _three_digits(metric: float) -> str:
     """Return a metric for people; COCO's -1 means that there is nothing to measure, such as no large object."""
     return "-" if metric < 0 else f"{metric:.3f}"
-
-
-def _clean(value: Any) -> Any:
-    """Return a value with null for what JSON has no word for: NaN and infinity."""
-    if isinstance(value, Mapping):
-        return {name: _clean(inner) for name, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_clean(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _build_bar(console: Console) -> Progress:
