@@ -64,13 +64,13 @@ def compare(
             ``images.csv`` and the detections of each. Detections that are there already, of the same weights on
             the same images, are not made again.
         classes: shared: measure on the classes that all of them know; all: on all of the data set's.
-        reference: What the others are compared with: the first given, or the one with the highest AP.
-        resamples: Of the images, for intervals.
+        reference: Model that the others are compared with: the first given, or the one with the highest AP.
+        resamples: Resamples of the images, for intervals.
         latency_images: Images to time on, 0 for none; batches of one, the detectors taking turns.
         batch_size: Images at once where detecting.
-        device: As in :func:`detrkit.load`.
-        precision: As in :func:`detrkit.load`.
-        say: Where messages for people go.
+        device: Device, as in :func:`detrkit.load`.
+        precision: Precision, as in :func:`detrkit.load`.
+        say: Called with messages for people.
         progress: Called with what is being done, how much of it is done, and how much there is.
 
     Raises:
@@ -129,7 +129,7 @@ def _find(
     precision: Precision,
     progress: Progress | None,
 ) -> list[EvalTarget]:
-    """All of them loaded, before the work begins that may take hours."""
+    """Load all of them, before the work begins that may take hours."""
     subjects: list[EvalTarget] = []
     for done, (model, name) in enumerate(zip(models, names, strict=True)):
         _tell(progress, f"loading {name}", done, len(models))
@@ -170,7 +170,7 @@ def _cost(subject: EvalTarget, image: Tensor) -> Cost:
 def _time(
     subjects: Sequence[EvalTarget], images: Sequence[Tensor], progress: Progress | None
 ) -> list[Latency | None]:
-    """Latency of each; they take turns, so that what slows the machine for a while slows all alike."""
+    """Time each; they take turns, so that what slows the machine for a while slows all alike."""
     watches = {
         place: Stopwatch(subject.stages, images)
         for place, subject in enumerate(subjects)

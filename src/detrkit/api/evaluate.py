@@ -54,8 +54,8 @@ def evaluate(
         out: Folder for the report, ``metrics.json``, ``detections.json`` (COCO result format) and the rest; if not
             given, nothing is written.
         batch_size: Images at once; the numbers do not depend on it.
-        device: As in :func:`load`.
-        precision: As in :func:`load`.
+        device: Device, as in :func:`load`.
+        precision: Precision, as in :func:`load`.
         preset: Preset the weights are for, where the file cannot tell.
         explain: True to find out why; otherwise only the numbers and their intervals.
         resamples: Resamples of the bootstrap behind the intervals; 0 for none.

@@ -1,4 +1,4 @@
-"""What ``detrkit eval`` does with several data sets, and with corrupted images, as Python calls."""
+"""Evaluation on several data sets, and on corrupted images, as ``detrkit eval`` does them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def generalize(
     say: Say = lambda _line: None,
     progress: Progress | None = None,
 ) -> Generalization:
-    """One model on several data sets, in one table.
+    """Measure one model on several data sets, in one table.
 
     Args:
         model: Anything that :func:`detrkit.detectors.find.find_target` takes, or what it returns, or a detector.
@@ -52,9 +52,9 @@ def generalize(
         out: Folder for ``generalization.json`` and ``generalization.html``; nothing is written if not given.
         batch_size: Images at once.
         preset: Preset of the weights, where the file cannot tell.
-        device: As in :func:`detrkit.load`.
-        precision: As in :func:`detrkit.load`.
-        say: Where messages for people go.
+        device: Device, as in :func:`detrkit.load`.
+        precision: Precision, as in :func:`detrkit.load`.
+        say: Called with messages for people.
         progress: Called with images done and images in all.
 
     Raises:
@@ -101,25 +101,25 @@ def corrupt(
     say: Say = lambda _line: None,
     progress: Progress | None = None,
 ) -> Robustness:
-    """A model on corrupted images, by corruption and severity.
+    """Measure a model on corrupted images, by corruption and severity.
 
     Called again with the same ``out`` after it was stopped, it goes on with what is not measured yet.
 
     Args:
-        model: As for :func:`generalize`.
+        model: Model, as for :func:`generalize`.
         data: Folder of the data set, or a COCO JSON file; a run's own if not given.
         split: Name of the split.
         corruptions: Names of corruptions, or of groups of them: noise, blur, weather, digital, extra, common, all.
         severities: 1 to 5.
-        seed: Of the corruptions' randomness.
+        seed: Seed of the corruptions' randomness.
         out: Folder for ``robustness.jsonl`` (each result as it comes), ``robustness.json`` and
             ``robustness.html``; nothing is written if not given.
-        batch_size: As for :func:`generalize`.
-        preset: As for :func:`generalize`.
-        device: As for :func:`generalize`.
-        precision: As for :func:`generalize`.
-        say: As for :func:`generalize`.
-        progress: As for :func:`generalize`; over all evaluations.
+        batch_size: Batch size, as for :func:`generalize`.
+        preset: Preset, as for :func:`generalize`.
+        device: Device, as for :func:`generalize`.
+        precision: Precision, as for :func:`generalize`.
+        say: Messages, as for :func:`generalize`.
+        progress: Progress, as for :func:`generalize`; over all evaluations.
 
     Raises:
         UsageError: Something is asked wrongly.
@@ -150,7 +150,7 @@ def corrupt(
 
 
 def _named(data: Sequence[Source]) -> dict[str, Source]:
-    """Data sets by the names of their folders; two of the same name get a number."""
+    """Name data sets by the names of their folders; two of the same name get a number."""
     named: dict[str, Source] = {}
     for path in data:
         resolved = Path(path).expanduser().resolve()
@@ -162,7 +162,7 @@ def _named(data: Sequence[Source]) -> dict[str, Source]:
 def _for_those_that_have_them(
     names: Mapping[str, Mapping[str, tuple[str, ...]]], splits: Mapping[str, Split]
 ) -> dict[str, dict[str, tuple[str, ...]]]:
-    """One map for all data sets names classes that only some of them have.
+    """Restrict one map for all data sets to the classes that each of them has.
 
     Raises:
         UsageError: None of them has a class that is named.
@@ -181,7 +181,7 @@ def _for_those_that_have_them(
 
 
 def _busiest(split: Split) -> int:
-    """The row of the image with most objects, to show corruptions on.
+    """Return the row of the image with most objects, to show corruptions on.
 
     Raises:
         DataError: There is no image.

@@ -1,4 +1,4 @@
-"""Thresholds chosen for whatever detects, on a data set."""
+"""``detrkit.choose_thresholds``: score thresholds of a detector, chosen on a data set."""
 
 from __future__ import annotations
 
@@ -36,8 +36,8 @@ class ThresholdChoice:
 
     Args:
         thresholds: By the model's class id.
-        check: What they give; None where that could not be found out.
-        checked_on: What was checked on, or why nothing was, for people.
+        check: Detections and objects at them; None where that could not be found out.
+        checked_on: Images that were checked on, or why none were, for people.
     """
 
     thresholds: Thresholds
@@ -45,7 +45,7 @@ class ThresholdChoice:
     checked_on: str
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON: the thresholds, as in their file, and the check."""
+        """Return the content for JSON: the thresholds, as in their file, and the check."""
         check = None if self.check is None else {"on": self.checked_on, **self.check.to_dict(self.thresholds)}
         return {"thresholds": self.thresholds.to_dict(), "check": check}
 
@@ -71,16 +71,17 @@ def choose_thresholds(
     Args:
         model: Whatever detects: anything that :func:`find_target` takes, what it gives, or a detector.
         data: Folder of the data set, or one COCO JSON file; the run's own if the model is a run.
-        split: To choose on; one that the model was not trained on.
-        check_split: To check on. Without one, thresholds of each half of the images are checked on the other.
-        precision: Wished; with neither this nor ``recall``, the best F1 is.
-        recall: Wished.
-        calibrate: Turn scores into probabilities first.
+        split: Split to choose on; one that the model was not trained on.
+        check_split: Split to check on. Without one, thresholds of each half of the images are checked on the
+            other.
+        precision: Precision wished; with neither this nor ``recall``, the best F1 is.
+        recall: Recall wished.
+        calibrate: True to turn scores into probabilities first.
         out: File to write; ``RUN/thresholds.json`` is what :func:`detrkit.load` uses.
-        least_objects: Of a class for a threshold of its own.
+        least_objects: Objects of a class for a threshold of its own.
         batch_size: Images at once.
-        device: As in :func:`detrkit.load`.
-        say: Where messages for people go.
+        device: Device, as in :func:`detrkit.load`.
+        say: Called with messages for people.
         progress: Called with images done and images in all.
 
     Raises:
@@ -141,7 +142,7 @@ def _collected(
     say: Say,
     progress: Progress | None,
 ) -> tuple[CocoEvaluator, str]:
-    """What a subject detects on a split, and the name of the data set."""
+    """Detect on a split; return the evaluator and the name of the data set."""
     part, where = read_split_for([subject], split, data)
     subject = bind_target(subject, part)
     for line in [*part.lines(), *unknown_classes(subject.class_map, part)]:

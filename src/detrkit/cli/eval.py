@@ -85,7 +85,7 @@ def evaluate(
     preset: AsOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """How good a model is on a data set, how sure that is, and why: numbers, intervals and a report.
+    """Measure how good a model is on a data set, how sure that is, and why: numbers, intervals and a report.
 
     MODEL may also be torchvision:NAME, hf:ID_OR_FOLDER, or a COCO result file (detections.json). Several --data,
     or --classes, give one table instead of the report; --corruptions AP on worse and worse images.
@@ -134,7 +134,7 @@ def _generalize(
     as_json: bool,
     options: Mapping[str, Any],
 ) -> None:
-    """One table of several data sets."""
+    """Show one table of several data sets."""
     from detrkit.api.generalize import generalize
 
     folder = out or free_folder(Path("generalization"))
@@ -156,7 +156,7 @@ def _corrupt(
     as_json: bool,
     options: Mapping[str, Any],
 ) -> None:
-    """AP against corruption and severity; ``--out`` of one that was stopped goes on with it."""
+    """Show AP against corruption and severity; ``--out`` of one that was stopped goes on with it."""
     from detrkit.api.generalize import corrupt
 
     numbers = None
@@ -185,7 +185,7 @@ def _corrupt(
 
 
 def _print(evaluation: Evaluation) -> None:
-    """The tables, then what they come to."""
+    """Print the tables, then what they come to."""
     from rich.console import Console
 
     from detrkit.evaluation.report import (

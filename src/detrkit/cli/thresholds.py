@@ -148,7 +148,7 @@ def _table(choice: ThresholdChoice) -> Table:
 
 
 def _lines(choice: ThresholdChoice) -> list[str]:
-    """What the table does not say."""
+    """List what the table does not say."""
     from detrkit.visual.text import printable
 
     chosen, check = choice.thresholds, choice.check

@@ -1,4 +1,4 @@
-"""On which classes detectors can be compared fairly."""
+"""The classes on which detectors can be compared fairly."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class ComparedClasses:
     unknown: tuple[tuple[str, ...], ...]
 
     def lines(self, names: Sequence[str]) -> list[str]:
-        """What people must know of it; nothing where all know everything."""
+        """List what people must know of it; nothing where all know everything."""
         lines = []
         if self.left_out:
             count, classes = len(self.truth.class_map), _some(self.left_out)

@@ -60,8 +60,8 @@ class DetectionStore:
             subject: Detector, bound to the split.
             stem: Name of its file, without the suffix.
             truth: Annotations to measure on; the file holds detections of all classes of the split.
-            batch_size: As for :meth:`EvalTarget.detect`.
-            progress: As for :meth:`EvalTarget.detect`.
+            batch_size: Batch size, as for :meth:`EvalTarget.detect`.
+            progress: Progress, as for :meth:`EvalTarget.detect`.
         """
         if subject.stages is None:
             return collect(subject, self.split, truth=truth, progress=progress), False

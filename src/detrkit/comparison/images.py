@@ -1,4 +1,4 @@
-"""On which images two detectors disagree most.
+"""Images on which two detectors disagree most.
 
 Scores of two detectors mean different things, so each is taken at the threshold where its own F1 over all classes,
 at IoU 0.5, is best. What then counts are mistakes: objects that are missed, and detections that are false,
@@ -24,9 +24,9 @@ class Operation:
 
     Args:
         threshold: Least score; infinite where none of its detections is right.
-        best_f1: There, over all classes, at IoU 0.5; NaN without objects.
-        found: Which objects it finds, bool ``[T, N]``.
-        missed: Objects of each image, mean over IoU thresholds, float64 ``[I]``.
+        best_f1: F1 there, over all classes, at IoU 0.5; NaN without objects.
+        found: Objects it finds, bool ``[T, N]``.
+        missed: Objects missed of each image, mean over IoU thresholds, float64 ``[I]``.
         false: Detections of each image, likewise.
     """
 
@@ -45,11 +45,11 @@ class Operation:
 
 @dataclasses.dataclass(frozen=True)
 class ImageDifferences:
-    """How two detectors differ on each image.
+    """Compare two detectors on each image.
 
     Args:
         rows: Images, rows of the truth, int64 ``[I]``.
-        objects: To be found in each, int64 ``[I]``.
+        objects: Objects to be found in each, int64 ``[I]``.
         disagreement: Objects that only one of them finds, and how far apart their numbers of false detections
             are, float64 ``[I]``.
         gain: Mistakes that the second makes fewer than the first, float64 ``[I]``.
@@ -65,14 +65,14 @@ class ImageDifferences:
     second: Operation
 
     def ranked(self) -> np.ndarray:
-        """Places of the images, those with most disagreement first, without those where there is none."""
+        """Return places of the images, those with most disagreement first, without those where there is none."""
         order = np.lexsort((self.rows, -np.abs(self.gain), -self.disagreement))
         ranked: np.ndarray = order[self.disagreement[order] > 0]
         return ranked
 
 
 def operate(matches: Matches) -> Operation:
-    """A detector at its best threshold."""
+    """Take a detector at its best threshold."""
     best_f1, threshold = best_cut(together_cuts(matches))
     if threshold == UNDEFINED or best_f1 <= 0:
         threshold = np.inf
@@ -92,10 +92,10 @@ def operate(matches: Matches) -> Operation:
 
 
 def compare_images(matches: Matches, first: Operation, second: Operation) -> ImageDifferences:
-    """How two detectors differ on each image.
+    """Compare two detectors on each image.
 
     Args:
-        matches: Of either; both on the same annotations and images.
+        matches: Matches of either; both on the same annotations and images.
         first: The first.
         second: The second.
     """
@@ -113,7 +113,7 @@ def compare_images(matches: Matches, first: Operation, second: Operation) -> Ima
 
 
 def _by_image(matches: Matches, image_rows: np.ndarray, values: np.ndarray) -> np.ndarray:
-    """Sums of values over each measured image, float64 ``[I]``."""
+    """Sum values over each measured image, float64 ``[I]``."""
     sums = np.bincount(image_rows, weights=values, minlength=len(matches.truth.image_ids))
     by_image: np.ndarray = sums[matches.rows]
     return by_image

@@ -1,4 +1,4 @@
-"""How sure AP is: intervals by resampling whole images, of one model and of the difference between two.
+"""Intervals of AP by bootstrap: by resampling whole images, of one model and of the difference between two.
 
 Images are resampled, not objects, since what is in one image hangs together (B. Efron, R. Tibshirani, "An
 Introduction to the Bootstrap", 1993, ch. 8). Both models of a pair see the same resamples, so what is hard for
@@ -250,7 +250,7 @@ def difference_ends(
 
 
 def _quantiles(spread: np.ndarray, images: np.ndarray, confidence: float) -> np.ndarray:
-    """How many standard deviations an interval reaches on each side, ``[3, C + 1]``."""
+    """Return how many standard deviations an interval reaches on each side, ``[3, C + 1]``."""
     freedom = np.broadcast_to(np.maximum(images - 1.0, 1.0), spread.shape).copy()
     variance = np.nan_to_num(spread[:, :-1]) ** 2
     shares = (variance**2 / freedom[:, :-1]).sum(1)
@@ -269,14 +269,14 @@ def image_weights(images: int, resamples: int, random: np.random.Generator) -> I
 
 
 def _halves(images: int, random: np.random.Generator) -> np.ndarray:
-    """Random halves of the images and what each leaves, as weights, float64 ``[I, 2 * _SPLITS]``."""
+    """Return random halves of the images and what each leaves, as weights, float64 ``[I, 2 * _SPLITS]``."""
     places = random.permuted(np.tile(np.arange(images)[:, None], _SPLITS), axis=0)
     first = places * 2 < images
     return np.concatenate([first, ~first], axis=1).astype(np.float64)
 
 
 def _halved(model: WeightedAP, halves: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and standard deviation over splits of what both halves have on average, ``[3, C + 1]`` each."""
+    """Return mean and standard deviation over splits of what both halves have on average, ``[3, C + 1]`` each."""
     parts = [model.measure(part) for part in np.array_split(halves, 2, axis=1)]
     splits = _mean(np.stack(parts, axis=-1))
     mean = _mean(splits)
@@ -286,17 +286,17 @@ def _halved(model: WeightedAP, halves: np.ndarray) -> tuple[np.ndarray, np.ndarr
 
 
 def _with_mean(values: np.ndarray) -> np.ndarray:
-    """Values of classes ``[3, C, S]`` with their mean behind them, ``[3, C + 1, S]``."""
+    """Return values of classes ``[3, C, S]`` with their mean behind them, ``[3, C + 1, S]``."""
     return np.concatenate([values, mean_over_classes(values)[:, None]], axis=1)
 
 
 def _mean(samples: np.ndarray) -> np.ndarray:
-    """Over the last axis, of what is defined."""
+    """Average over the last axis what is defined."""
     return mean_over_classes(np.swapaxes(samples, -1, -2)) if samples.size else np.full(samples.shape[:-1], np.nan)
 
 
 def _deviation(samples: np.ndarray) -> np.ndarray:
-    """Standard deviation over the last axis, of what is defined."""
+    """Return standard deviation over the last axis, of what is defined."""
     deviation: np.ndarray = np.sqrt(_mean((samples - _mean(samples)[..., None]) ** 2))
     return deviation
 

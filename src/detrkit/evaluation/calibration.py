@@ -1,4 +1,4 @@
-"""Whether scores are what they say: of detections with score 0.8, do 80 of 100 find their object?
+"""Calibration of scores: of detections with score 0.8, do 80 of 100 find their object?
 
 Correct means the object of its class, found first, at some least IoU; duplicates are wrong, detections in crowd
 regions do not count.
@@ -35,7 +35,7 @@ class Calibration:
         ece: Expected calibration error: the gap between accuracy and mean score of a bin, averaged over detections
             (https://arxiv.org/abs/1706.04599); ``UNDEFINED`` without detections.
         mce: The largest gap of a bin.
-        edges: Of the bins, 0 to 1, float64 ``[B + 1]``; a score on an edge belongs to the bin above.
+        edges: Edges of the bins, 0 to 1, float64 ``[B + 1]``; a score on an edge belongs to the bin above.
         counts: Detections of each bin, int64 ``[B]``.
         confidence: Their mean score, float64 ``[B]``; ``UNDEFINED`` in an empty bin.
         accuracy: Share of them that is correct, float64 ``[B]``; ``UNDEFINED`` in an empty bin.
@@ -57,10 +57,10 @@ def calibrate(matches: Matches, bins: int = 15, iou: float = 0.5, scale: ScoreSc
     """Measure how well scores tell how often detections are right.
 
     Args:
-        matches: What became of the detections.
-        bins: Of equal width.
+        matches: Matches of detections and objects.
+        bins: Number of bins of equal width.
         iou: Least IoU of a correct detection, one of ``IOU_THRESHOLDS``.
-        scale: Applied to the scores first.
+        scale: Scale that is applied to the scores first.
 
     Raises:
         DataError: A score is not 0 to 1.
@@ -96,7 +96,7 @@ def calibrate(matches: Matches, bins: int = 15, iou: float = 0.5, scale: ScoreSc
 
 
 def fit_temperature(matches: Matches, iou: float = 0.5) -> ScoreScale:
-    """The temperature, with a bias where it pays, under which the outcomes are most likely.
+    """Fit the temperature, with a bias where it pays, under which the outcomes are most likely.
 
     Fitted to logit(score) by maximum likelihood: temperature scaling (https://arxiv.org/abs/1706.04599), and Platt
     scaling if a bias is added. The bias pays where the Bayesian information criterion says so.
@@ -114,7 +114,7 @@ def fit_temperature(matches: Matches, iou: float = 0.5) -> ScoreScale:
 
 
 def fit_scores(scores: np.ndarray, correct: np.ndarray) -> ScoreScale:
-    """As :func:`fit_temperature`, of any scores (0 to 1) and outcomes (bool), both ``[K]``.
+    """Fit as :func:`fit_temperature` does, of any scores (0 to 1) and outcomes (bool), both ``[K]``.
 
     Raises:
         DataError: The outcomes are all the same, so that nothing can be fitted.
@@ -130,7 +130,7 @@ def fit_scores(scores: np.ndarray, correct: np.ndarray) -> ScoreScale:
 
 
 def _most_likely(logits: np.ndarray, correct: np.ndarray, bias: bool) -> tuple[ScoreScale, float]:
-    """Parameters of the least negative log likelihood, and that, in nats."""
+    """Return parameters of the least negative log likelihood, and that, in nats."""
     sign = np.where(correct, -1.0, 1.0)
 
     def loss(parameters: np.ndarray) -> tuple[float, np.ndarray]:
@@ -150,7 +150,7 @@ def _most_likely(logits: np.ndarray, correct: np.ndarray, bias: bool) -> tuple[S
 
 
 def _outcomes(matches: Matches, iou: float) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Scores, whether correct, and classes of the detections that count."""
+    """Return scores, whether correct, and classes of the detections that count."""
     row = iou_row(iou)
     counted = ~matches.ignored[row]
     scores = matches.found.scores[counted]

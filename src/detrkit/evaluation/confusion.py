@@ -1,4 +1,4 @@
-"""Which class is taken for which.
+"""Confusion of classes.
 
 Shapes: D detections, N annotations, C classes.
 """
@@ -36,7 +36,7 @@ def confusion(matches: Matches, score: float | None = None, iou: float = 0.5) ->
     which counts the same otherwise, a detection in a crowd region of its class is left out, as COCO leaves it out.
 
     Args:
-        matches: What became of the detections.
+        matches: Matches of detections and objects.
         score: Least score; that of the best F1 over all classes if not given.
         iou: Least IoU of a detection with its object, one of ``IOU_THRESHOLDS``.
 

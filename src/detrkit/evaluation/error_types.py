@@ -1,4 +1,4 @@
-"""Why a detection is wrong and what it costs: TIDE (https://arxiv.org/abs/2008.08115).
+"""Kinds of errors and the AP they cost: TIDE (https://arxiv.org/abs/2008.08115).
 
 Kinds and costs are those of the authors' own code, tidecv 1.0.1, with two differences. A detection in a crowd
 region of its class is no error here, as it is none for COCO; tidecv counts it. The mean is taken over the classes
@@ -21,12 +21,10 @@ import numpy as np
 from detrkit.evaluation.coco import UNDEFINED
 from detrkit.evaluation.matching import LEAST_IOU, Matches, Pairs
 from detrkit.evaluation.overlaps import overlap_of
+from detrkit.evaluation.weighted_ap import RECALLS
 
 FOREGROUND_IOU = 0.5
 """Of a well-placed detection; below ``LEAST_IOU`` it is background."""
-
-RECALLS = np.linspace(0, 1, 101)
-"""pycocotools' own values, to the last bit."""
 
 
 class ErrorKind(enum.IntEnum):
@@ -41,13 +39,7 @@ class ErrorKind(enum.IntEnum):
     IGNORED = 6
 
 
-FALSE_POSITIVES = (
-    ErrorKind.CLASSIFICATION,
-    ErrorKind.LOCALIZATION,
-    ErrorKind.BOTH,
-    ErrorKind.DUPLICATE,
-    ErrorKind.BACKGROUND,
-)
+FALSE_POSITIVES = tuple(kind for kind in ErrorKind if kind not in (ErrorKind.CORRECT, ErrorKind.IGNORED))
 ERROR_NAMES = (*(kind.name.lower() for kind in FALSE_POSITIVES), "missed", "false_positives", "false_negatives")
 """Keys of counts and costs: the six kinds, then all false positives and all objects that were not found."""
 
@@ -67,7 +59,7 @@ class ErrorTypes:
         cost: By :data:`ERROR_NAMES`, how much AP50 (0 to 1) would rise if there were no such errors;
             ``UNDEFINED`` without objects. Costs do not add up: errors hide each other.
         ap50: The AP that the costs are taken from; ``UNDEFINED`` without objects.
-        scores: Of the detections, float64 ``[D]``.
+        scores: Scores of the detections, float64 ``[D]``.
         found_at: Best score of the detection that found each object, -inf where none did, float64 ``[N]``.
         touched_at: The same, with detections of the wrong class or place on it; -inf for those missed.
         measured: Objects to be found, bool ``[N]``.
@@ -86,7 +78,7 @@ class ErrorTypes:
     measured: np.ndarray
 
     def counts_above(self, score: float) -> dict[str, int]:
-        """Counts by :data:`ERROR_NAMES` if only detections of this score or more are taken.
+        """Return counts by :data:`ERROR_NAMES` if only detections of this score or more are taken.
 
         No kind changes by that: what a detection is depends on better scores alone.
         """
@@ -104,32 +96,24 @@ def classify_errors(matches: Matches) -> ErrorTypes:
     """Find the kind of every detection at IoU 0.5, and what each kind of error costs.
 
     Args:
-        matches: What became of the detections.
+        matches: Matches of detections and objects.
     """
     real = matches.pairs.select(~matches.truth.iscrowd[matches.pairs.objects])
     same_class = matches.truth.class_ids[real.objects] == matches.found.class_ids[real.detections]
     same, same_iou = _best_pairs(real.select(same_class), len(matches.found))
     other, other_iou = _best_pairs(real.select(~same_class), len(matches.found))
     duplicate = same_iou > FOREGROUND_IOU  # else it would have found the object, which another then did
-    kinds = np.select(
-        [
-            matches.ignored[0],
-            matches.correct[0],
-            (same_iou >= LEAST_IOU) & ~duplicate,
-            other_iou >= FOREGROUND_IOU,
-            duplicate,
-            other_iou <= LEAST_IOU,
-        ],
-        [
-            ErrorKind.IGNORED,
-            ErrorKind.CORRECT,
-            ErrorKind.LOCALIZATION,
-            ErrorKind.CLASSIFICATION,
-            ErrorKind.DUPLICATE,
-            ErrorKind.BACKGROUND,
-        ],
-        ErrorKind.BOTH,
-    ).astype(np.uint8)
+    # the first that holds decides
+    holds = {
+        ErrorKind.IGNORED: matches.ignored[0],
+        ErrorKind.CORRECT: matches.correct[0],
+        ErrorKind.LOCALIZATION: (same_iou >= LEAST_IOU) & ~duplicate,
+        ErrorKind.CLASSIFICATION: other_iou >= FOREGROUND_IOU,
+        ErrorKind.DUPLICATE: duplicate,
+        ErrorKind.BACKGROUND: other_iou <= LEAST_IOU,
+    }
+    kinds = np.select(list(holds.values()), list(holds), ErrorKind.BOTH).astype(np.uint8)
+    # the annotation that explains the kind
     right_or_ignored = np.isin(kinds, (ErrorKind.CORRECT, ErrorKind.IGNORED))
     own_class = np.isin(kinds, (ErrorKind.LOCALIZATION, ErrorKind.DUPLICATE))
     partner = np.select(
@@ -164,7 +148,7 @@ def _explained(matches: Matches, kinds: np.ndarray, partner: np.ndarray) -> Erro
 
 
 def _best_pairs(pairs: Pairs, detections: int) -> tuple[np.ndarray, np.ndarray]:
-    """Annotation that each detection overlaps most, -1 for none, and by how much; of equals the first."""
+    """Return annotation that each detection overlaps most, -1 for none, and by how much; of equals the first."""
     partner = np.full(detections, -1, dtype=np.int64)
     iou = np.zeros(detections)
     order = np.lexsort((-pairs.objects, pairs.iou))  # the last of a detection's pairs is what remains
@@ -174,14 +158,12 @@ def _best_pairs(pairs: Pairs, detections: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _costs(matches: Matches, errors: ErrorTypes, near: np.ndarray) -> tuple[float, dict[str, float]]:
-    """AP50, and what it would rise by if errors of each kind were mended as TIDE's oracles do."""
+    """Return AP50, and what it would rise by if errors of each kind were mended as TIDE's oracles do."""
     objects = matches.objects_by_class()
     if not objects.any():
         return UNDEFINED, dict.fromkeys(ERROR_NAMES, UNDEFINED)
-    kinds = errors.kinds
-    class_ids = matches.found.class_ids
-    correct = kinds == ErrorKind.CORRECT
-    counted = kinds != ErrorKind.IGNORED
+    kinds, class_ids = errors.kinds, matches.found.class_ids
+    correct, counted = kinds == ErrorKind.CORRECT, kinds != ErrorKind.IGNORED
     ranking = _Ranking(errors.scores, class_ids, objects)
     ap50 = ranking.mean_ap(correct, counted, objects)
     # Of all that would find a free object were their class or box right, only the best may: the others go.
@@ -195,18 +177,17 @@ def _costs(matches: Matches, errors: ErrorTypes, near: np.ndarray) -> tuple[floa
             moved[mended] = matches.truth.class_ids[errors.partner[mended]]
         left = counted & ((kinds != kind) | mended)
         fixed[kind.name.lower()] = ranking.mean_ap(correct | mended, left, objects, moved)
-    lost = np.bincount(matches.truth.class_ids[errors.missed], minlength=len(objects))
-    unfound = np.bincount(
-        matches.truth.class_ids[matches.measured & np.isneginf(errors.found_at)], minlength=len(objects)
-    )
-    fixed["missed"] = ranking.mean_ap(correct, counted, objects - lost)
     fixed["false_positives"] = ranking.mean_ap(correct, correct, objects)
-    fixed["false_negatives"] = ranking.mean_ap(correct, counted, objects - unfound)
+    # objects that were missed are taken away instead
+    unfound = {"missed": errors.missed, "false_negatives": matches.measured & np.isneginf(errors.found_at)}
+    for name, gone in unfound.items():
+        lost = np.bincount(matches.truth.class_ids[gone], minlength=len(objects))
+        fixed[name] = ranking.mean_ap(correct, counted, objects - lost)
     return ap50, {name: max(fixed[name] - ap50, 0.0) for name in ERROR_NAMES}
 
 
 def _chosen(errors: ErrorTypes, near: np.ndarray) -> np.ndarray:
-    """The best-scored detection of those that are near each object that was not found, bool ``[D]``."""
+    """Return the best-scored detection of those that are near each object that was not found, bool ``[D]``."""
     chosen = np.zeros(len(near), dtype=bool)
     rows = np.flatnonzero(near & np.isneginf(errors.found_at[errors.partner]))  # by image and descending score
     chosen[rows[np.unique(errors.partner[rows], return_index=True)[1]]] = True
@@ -219,7 +200,7 @@ class _Ranking:
     Args:
         scores: float64 ``[D]``.
         class_ids: int ``[D]``.
-        objects: Of each class, int ``[C]``; classes without any never count.
+        objects: Objects of each class, int ``[C]``; classes without any never count.
     """
 
     def __init__(self, scores: np.ndarray, class_ids: np.ndarray, objects: np.ndarray):
@@ -242,12 +223,12 @@ class _Ranking:
         objects: np.ndarray,
         class_ids: np.ndarray | None = None,
     ) -> float:
-        """AP50, over classes that have objects or detections left; 1 where none has, since nothing is wrong then.
+        """Return AP50 over classes that have objects or detections left; 1 where none has: nothing is wrong then.
 
         Args:
             correct: bool ``[D]``.
             counted: Detections that are there, bool ``[D]``.
-            objects: To be found, of each class, int ``[C]``.
+            objects: Objects to be found, of each class, int ``[C]``.
             class_ids: Where they are not the same, int ``[D]``.
         """
         order = self._order if class_ids is None else self._by_class(class_ids)
@@ -264,7 +245,7 @@ class _Ranking:
 
 
 def _average_precision(right: np.ndarray, objects: int) -> float:
-    """COCO's AP of ranked detections; 0 where nothing is to be found but something was."""
+    """Return COCO's AP of ranked detections; 0 where nothing is to be found but something was."""
     if not objects or not right.any():
         return 0.0
     places = np.flatnonzero(right)  # precision is highest where a correct detection is taken

@@ -1,4 +1,4 @@
-"""Which detection found which object: COCO's matching for every IoU threshold at once, as columns.
+"""Matching of detections and objects: COCO's matching for every IoU threshold at once, as columns.
 
 hotcoco counts, and does not say cheaply which detection was counted for what; explanations, intervals and
 thresholds need exactly that. The rules are those of pycocotools' ``evaluateImg`` for objects of all sizes, and the
@@ -45,7 +45,7 @@ class Found:
         return len(self.scores)
 
     def select(self, rows: np.ndarray) -> Found:
-        """Those at some rows, or where a mask is True."""
+        """Return those at some rows, or where a mask is True."""
         return Found(self.image_rows[rows], self.class_ids[rows], self.scores[rows], self.boxes_xywh[rows])
 
 
@@ -64,7 +64,7 @@ class Pairs:
     iou: np.ndarray
 
     def select(self, rows: np.ndarray) -> Pairs:
-        """Those at some rows, or where a mask is True."""
+        """Return those at some rows, or where a mask is True."""
         return Pairs(self.detections[rows], self.objects[rows], self.iou[rows])
 
 
@@ -100,13 +100,13 @@ class Matches:
         return correct
 
     def by_score(self, class_id: int) -> np.ndarray:
-        """Rows of a class's detections as COCO ranks them, best first; equal scores by image."""
+        """Return rows of a class's detections as COCO ranks them, best first; equal scores by image."""
         rows = np.flatnonzero(self.found.class_ids == class_id)
         ranked: np.ndarray = rows[np.argsort(-self.found.scores[rows], kind="stable")]
         return ranked
 
     def objects_by_class(self) -> np.ndarray:
-        """Objects to be found of each class, int64 ``[C]``."""
+        """Return objects to be found of each class, int64 ``[C]``."""
         counts: np.ndarray = np.bincount(self.truth.class_ids[self.measured], minlength=len(self.truth.class_map))
         return counts
 
@@ -186,7 +186,7 @@ def box_iou(first: np.ndarray, second: np.ndarray, crowd: np.ndarray | bool = Fa
 
 
 def _rank_in_class(found: Found) -> np.ndarray:
-    """Each detection's place among those of its image and class; detections are ordered by image and score."""
+    """Return each detection's place among those of its image and class, which are ordered by image and score."""
     order = np.lexsort((found.class_ids, found.image_rows))  # stable: keeps the order by score
     image, class_id = found.image_rows[order], found.class_ids[order]
     begins = np.ones(len(order), dtype=bool)
@@ -197,7 +197,7 @@ def _rank_in_class(found: Found) -> np.ndarray:
 def match_pairs(
     pairs: Pairs, iscrowd: np.ndarray, found: Found, iou_thresholds: np.ndarray = IOU_THRESHOLDS
 ) -> tuple[np.ndarray, np.ndarray]:
-    """``matched [T, D]`` and ``found_by [T, N]`` from pairs of the same class, ordered by detection."""
+    """Return ``matched [T, D]`` and ``found_by [T, N]`` from pairs of the same class, ordered by detection."""
     thresholds = np.minimum(iou_thresholds, 1 - 1e-10)
     matched = np.full((len(thresholds), len(found)), -1, dtype=np.int32)
     found_by = np.full((len(thresholds), len(iscrowd)), -1, dtype=np.int32)
@@ -221,7 +221,7 @@ def match_pairs(
 
 
 def _rounds(pairs: Pairs, found: Found) -> list[np.ndarray]:
-    """Rows of the pairs in rounds: the best detection of every image and class, then the second best, ..."""
+    """Return rows of pairs in rounds: the best detection of every image and class, then the second best, ..."""
     if len(pairs.detections) == 0:
         return []
     begins = np.r_[True, pairs.detections[1:] != pairs.detections[:-1]]
@@ -232,7 +232,7 @@ def _rounds(pairs: Pairs, found: Found) -> list[np.ndarray]:
 
 
 def _places(begins: np.ndarray) -> np.ndarray:
-    """Places 0, 1, 2, ... counted anew wherever a group begins."""
+    """Return places 0, 1, 2, ... counted anew wherever a group begins."""
     positions = np.arange(len(begins))
     return positions - np.maximum.accumulate(np.where(begins, positions, 0))
 

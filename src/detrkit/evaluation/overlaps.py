@@ -1,4 +1,4 @@
-"""How well boxes fit the objects they found.
+"""IoU of correct detections with their objects.
 
 Shapes: D detections, N annotations, C classes, B bins.
 """
@@ -22,9 +22,9 @@ class Overlaps:
     """IoU of correct detections (at IoU 0.5) with their objects.
 
     Args:
-        mean: Of all; ``UNDEFINED`` where nothing was found.
+        mean: Mean of all; ``UNDEFINED`` where nothing was found.
         histogram: int64 ``[B]``.
-        edges: Of its bins, 0.5 to 1, float64 ``[B + 1]``.
+        edges: Edges of its bins, 0.5 to 1, float64 ``[B + 1]``.
         per_class: Mean by class id, float64 ``[C]``; ``UNDEFINED`` where nothing was found.
         by_size: Mean by size of the object: ``small``, ``medium``, ``large``; ``UNDEFINED`` likewise.
     """
@@ -40,7 +40,7 @@ def overlaps(matches: Matches) -> Overlaps:
     """Measure how well boxes fit.
 
     Args:
-        matches: What became of the detections.
+        matches: Matches of detections and objects.
     """
     right = np.flatnonzero(matches.correct[0])
     objects = matches.matched[0, right]
@@ -62,7 +62,7 @@ def overlaps(matches: Matches) -> Overlaps:
 
 
 def overlap_of(matches: Matches, detections: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """IoU of some detections with some annotations, 0 where it is under ``LEAST_IOU``.
+    """Return IoU of some detections with some annotations, 0 where it is under ``LEAST_IOU``.
 
     Args:
         matches: Their matches.

@@ -29,7 +29,7 @@ class Cuts:
         lowest: Score of the last taken, float64 ``[K]``.
         taken: Detections, int64 ``[K]``.
         right: Correct ones among them, int64 ``[K]``.
-        objects: To be found.
+        objects: Objects to be found.
     """
 
     thresholds: np.ndarray
@@ -57,7 +57,7 @@ class Cuts:
         return f1
 
     def place(self, threshold: float) -> int:
-        """Row of the cut that a threshold makes; -1 where it takes nothing."""
+        """Return row of the cut that a threshold makes; -1 where it takes nothing."""
         return int(np.searchsorted(-self.lowest, -threshold, side="right")) - 1
 
 
@@ -89,7 +89,7 @@ def score_curves(matches: Matches, iou: float = 0.5) -> ScoreCurves:
     """Measure precision, recall and F1 against the score threshold.
 
     Args:
-        matches: What became of the detections.
+        matches: Matches of detections and objects.
         iou: Least IoU of a correct detection, one of ``IOU_THRESHOLDS``.
 
     Raises:
@@ -119,11 +119,11 @@ def score_curves(matches: Matches, iou: float = 0.5) -> ScoreCurves:
 
 
 def together_cuts(matches: Matches, row: int = 0, scores: np.ndarray | None = None) -> Cuts:
-    """The cuts of all classes together.
+    """Return the cuts of all classes together.
 
     Args:
-        matches: What became of the detections.
-        row: Of the IoU threshold.
+        matches: Matches of detections and objects.
+        row: Row of the IoU threshold.
         scores: In place of the detections' own, such as calibrated ones, float64 ``[D]``, in the same order.
     """
     own = matches.found.scores if scores is None else scores
@@ -132,7 +132,7 @@ def together_cuts(matches: Matches, row: int = 0, scores: np.ndarray | None = No
 
 
 def class_cuts(matches: Matches, row: int = 0, scores: np.ndarray | None = None) -> list[Cuts]:
-    """The cuts of each class; see :func:`together_cuts`."""
+    """Return the cuts of each class; see :func:`together_cuts`."""
     own = matches.found.scores if scores is None else scores
     order = _ranked(matches, row, own)
     order = order[np.argsort(matches.found.class_ids[order], kind="stable")]
@@ -144,7 +144,7 @@ def class_cuts(matches: Matches, row: int = 0, scores: np.ndarray | None = None)
 
 
 def best_cut(cuts: Cuts) -> tuple[float, float]:
-    """Best F1 and its threshold; ``UNDEFINED`` as in :class:`ScoreCurves`."""
+    """Return best F1 and its threshold; ``UNDEFINED`` as in :class:`ScoreCurves`."""
     if not cuts.objects:
         return UNDEFINED, UNDEFINED
     if not len(cuts.taken):
@@ -154,7 +154,7 @@ def best_cut(cuts: Cuts) -> tuple[float, float]:
 
 
 def iou_row(iou: float) -> int:
-    """Row of an IoU threshold in :class:`Matches`.
+    """Return row of an IoU threshold in :class:`Matches`.
 
     Raises:
         UsageError: It is none of the ten.
@@ -166,14 +166,14 @@ def iou_row(iou: float) -> int:
 
 
 def _ranked(matches: Matches, row: int, scores: np.ndarray) -> np.ndarray:
-    """Detections that count, best first."""
+    """Return detections that count, best first."""
     counted = np.flatnonzero(~matches.ignored[row])
     ranked: np.ndarray = counted[np.argsort(-scores[counted], kind="stable")]
     return ranked
 
 
 def _cuts(scores: np.ndarray, correct: np.ndarray, objects: int) -> Cuts:
-    """Cuts of detections by descending score."""
+    """Return cuts of detections by descending score."""
     drops = np.flatnonzero(scores[1:] < scores[:-1])
     last = np.r_[drops, len(scores) - 1] if len(scores) else drops
     between = (scores[drops] + scores[drops + 1]) / 2
@@ -184,7 +184,7 @@ def _cuts(scores: np.ndarray, correct: np.ndarray, objects: int) -> Cuts:
 
 
 def _above(thresholds: np.ndarray, scores: np.ndarray, class_ids: np.ndarray, classes: int) -> np.ndarray:
-    """Detections of each threshold or more, all classes and then each, int64 ``[C + 1, S]``."""
+    """Return detections of each threshold or more, all classes and then each, int64 ``[C + 1, S]``."""
     steps = np.searchsorted(thresholds, scores, side="right")  # thresholds that a score reaches
     counts = np.bincount(class_ids * (len(thresholds) + 1) + steps, minlength=classes * (len(thresholds) + 1))
     counts = counts.reshape(classes, len(thresholds) + 1)

@@ -174,7 +174,7 @@ def _annotation_columns(
 
 
 def _by_category_id(class_map: ClassMap) -> tuple[ClassMap, np.ndarray]:
-    """The classes by ascending category id, and the new class id of each old one."""
+    """Return the classes by ascending category id, and the new class id of each old one."""
     order = np.argsort(np.array(class_map.category_ids, dtype=np.int64), kind="stable")
     new_ids = np.empty_like(order)
     new_ids[order] = np.arange(len(order))

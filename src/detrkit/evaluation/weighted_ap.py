@@ -65,11 +65,11 @@ class WeightedAP:
         self._ranked = [_rank(matches, order[start:stop]) for start, stop in itertools.pairwise(ends)]
 
     def images_by_class(self) -> np.ndarray:
-        """Images that hold an object of each class, int64 ``[C]``."""
+        """Return images that hold an object of each class, int64 ``[C]``."""
         return np.diff(self._objects.indptr)
 
     def measure(self, weights: np.ndarray) -> np.ndarray:
-        """Values of :data:`MEASURES` for each class, float64 ``[3, C, S]``; NaN without an object in the images.
+        """Return :data:`MEASURES` of each class, float64 ``[3, C, S]``; NaN without an object in the images.
 
         Args:
             weights: How often each image counts, float64 ``[I, S]``.
@@ -83,7 +83,7 @@ class WeightedAP:
 
 
 def mean_over_classes(values: np.ndarray) -> np.ndarray:
-    """Means of ``[..., C, S]`` over the classes with objects, as COCO takes them, ``[..., S]``; NaN if none."""
+    """Return means of ``[..., C, S]`` over the classes with objects, as COCO's, ``[..., S]``; NaN if none."""
     defined = ~np.isnan(values)
     counts = defined.sum(-2)
     sums = np.where(defined, values, 0.0).sum(-2)
@@ -92,7 +92,7 @@ def mean_over_classes(values: np.ndarray) -> np.ndarray:
 
 
 def _rank(matches: Matches, rows: np.ndarray) -> _Ranked:
-    """One class's detections, given best first."""
+    """Return one class's detections, given best first."""
     correct, ignored = matches.correct[:, rows], matches.ignored[:, rows]
     kept = np.flatnonzero(correct.any(0))
     images = np.searchsorted(matches.rows, matches.found.image_rows[rows])
@@ -111,7 +111,7 @@ def _rank(matches: Matches, rows: np.ndarray) -> _Ranked:
 
 
 def count_pairs(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -> sparse.csr_array:
-    """How often each pair comes, as a sparse matrix."""
+    """Count how often each pair comes, as a sparse matrix."""
     keys, counts = np.unique(rows * shape[1] + columns, return_counts=True)
     first = np.searchsorted(keys, np.arange(shape[0] + 1) * shape[1])
     columns_of_keys = keys % max(shape[1], 1)
@@ -119,7 +119,7 @@ def count_pairs(rows: np.ndarray, columns: np.ndarray, shape: tuple[int, int]) -
 
 
 def _class_ap(ranked: _Ranked, weights: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """AP, AP50, AP75 of one class, ``[3, S]``."""
+    """Return AP, AP50, AP75 of one class, ``[3, S]``."""
     values = np.zeros((len(IOU_THRESHOLDS), weights.shape[1]))
     if len(ranked.images):
         own = weights[ranked.images]
@@ -134,7 +134,7 @@ def _class_ap(ranked: _Ranked, weights: np.ndarray, objects: np.ndarray) -> np.n
 
 
 def _interpolated_ap(own: np.ndarray, seen: np.ndarray, objects: np.ndarray) -> np.ndarray:
-    """Mean precision at the 101 recall thresholds, ``[S]``.
+    """Return mean precision at the 101 recall thresholds, ``[S]``.
 
     Args:
         own: Weights of the correct detections, best first, ``[J, S]``; overwritten.
@@ -154,7 +154,7 @@ def _interpolated_ap(own: np.ndarray, seen: np.ndarray, objects: np.ndarray) -> 
 
 
 def recalls_reached(recall: np.ndarray) -> np.ndarray:
-    """How many of the recall thresholds above 0 are reached, whole numbers as float64.
+    """Return how many of the recall thresholds above 0 are reached, whole numbers as float64.
 
     Recalls are fractions of whole numbers, so apart from rounding they equal a threshold or are far from it; where
     equal, pycocotools' comparison decides, in which some thresholds are a bit above the fraction (0.57).

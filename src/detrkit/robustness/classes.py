@@ -1,4 +1,4 @@
-"""Which class of a data set is which class of a model, by name, or as a person says.
+"""Matching of a data set's classes with a model's, by name, or as a person says.
 
 A name must be the same to the letter; names that are only alike are suggested, never taken. Where several
 classes on either side are said to be one, they are measured as one.
@@ -31,8 +31,8 @@ class ClassPair:
 
     Args:
         class_id: Of the classes to measure.
-        data: The data set's names for it.
-        model: The model's.
+        data: Names that the data set has for it.
+        model: Names that the model has for it.
     """
 
     class_id: int
@@ -63,11 +63,11 @@ class ClassMatch:
     suggestions: tuple[tuple[str, str], ...]
 
     def matched(self) -> np.ndarray:
-        """Classes to measure that the model knows, ascending."""
+        """Return classes to measure that the model knows, ascending."""
         return np.unique(self.of_model[self.of_model >= 0])
 
     def index(self, index: CocoIndex) -> CocoIndex:
-        """A data set's index with the classes to measure."""
+        """Return a data set's index with the classes to measure."""
         return dataclasses.replace(index, labels=self.of_data[index.labels], class_map=self.classes)
 
     def translate(self, found: ImageDetections | ImageResults) -> ImageDetections | ImageResults:
@@ -78,7 +78,7 @@ class ClassMatch:
         return type(found)(boxes[kept], scores[kept], measured[kept])
 
     def lines(self) -> list[str]:
-        """What people should know of it."""
+        """List what people should know of it."""
         lines = []
         if self.data_only:
             lines.append(f"classes of the data that the model does not know: {_some(self.data_only)}")
@@ -141,7 +141,7 @@ def match_names(model: ClassMap, data: ClassMap, names: ClassNames | None = None
 
 
 def read_class_names(path: str | Path, data_sets: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]]]:
-    """A file of names: one map for all data sets, or one for each by its name.
+    """Read a file of names: one map for all data sets, or one for each by its name.
 
     A map goes from a data set's class name to the model's: a name, a list of names, or nothing.
 
@@ -160,7 +160,7 @@ def read_class_names(path: str | Path, data_sets: Sequence[str]) -> dict[str, di
 def resolve_class_names(
     content: Any, data_sets: Sequence[str], where: str = "classes"
 ) -> dict[str, dict[str, tuple[str, ...]]]:
-    """Class names by data set; see :func:`read_class_names`.
+    """Resolve class names by data set; see :func:`read_class_names`.
 
     Raises:
         UsageError: It is something else, or speaks of a data set that is not there.
@@ -214,7 +214,7 @@ def _ids_by_name(classes: ClassMap) -> dict[str, list[int]]:
 
 
 def _groups(links: Sequence[Sequence[int]], model_classes: int) -> tuple[list[int], list[int]]:
-    """A number for each class of the data and of the model, the same for all that are linked."""
+    """Return a number for each class of the data and of the model, the same for all that are linked."""
     parents = list(range(len(links) + model_classes))
 
     def root(node: int) -> int:
@@ -235,7 +235,7 @@ def _names(model: ClassMap, groups: Sequence[int], group: int) -> tuple[str, ...
 
 
 def _label(data: ClassMap, class_ids: Sequence[int], model_names: Sequence[str]) -> str:
-    """The data set's name, or the model's where several classes of the data are one to it."""
+    """Return the data set's name, or the model's where several classes of the data are one to it."""
     names = dict.fromkeys(data.names[class_id] for class_id in class_ids)
     if len(names) > 1 and len(model_names) == 1:
         return model_names[0]
@@ -248,7 +248,7 @@ def _suggest(theirs: Sequence[str], ours: Sequence[str]) -> tuple[tuple[str, str
 
 
 def _plain(name: str) -> str:
-    """A name without what people spell differently: case, separators, a plural."""
+    """Return a name without what people spell differently: case, separators, a plural."""
     letters = "".join(character for character in name.casefold() if character.isalnum())
     return letters.removesuffix("s") if len(letters) > 3 else letters
 

@@ -59,7 +59,7 @@ class Corruption:
         check_severity(self.severity)
 
     def __call__(self, image: Tensor, image_id: int) -> Tensor:
-        """Another image of the same size and dtype.
+        """Corrupt an image; its size and dtype stay.
 
         Args:
             image: uint8 ``[3, H, W]``, or ``[1, H, W]`` for gray.
@@ -77,7 +77,7 @@ class Corruption:
 
 
 def check_corruption(name: str) -> None:
-    """Raise if there is no corruption of this name.
+    """Check that there is a corruption of this name.
 
     Raises:
         UsageError: There is none; the nearest name is suggested.
@@ -91,7 +91,7 @@ def check_corruption(name: str) -> None:
 
 
 def check_severity(severity: int) -> None:
-    """Raise if a severity is not one of the five.
+    """Check that a severity is one of the five.
 
     Raises:
         UsageError: It is none.
@@ -101,7 +101,7 @@ def check_severity(severity: int) -> None:
 
 
 def find_corruptions(names: Sequence[str]) -> tuple[str, ...]:
-    """Names of corruptions from names of corruptions and of groups, each once, in the usual order.
+    """Return names of corruptions from names of corruptions and of groups, each once, in the usual order.
 
     Raises:
         UsageError: A name is unknown, or there is none.
@@ -304,7 +304,7 @@ def _blurred(x: Pixels, sigma: float) -> Pixels:
 
 
 def _smeared(x: Pixels, radius: int, sigma: float, angle: float) -> Pixels:
-    """The mean of copies that lie along a line from each pixel, the nearest counting most."""
+    """Average copies that lie along a line from each pixel, the nearest counting most."""
     count = 2 * radius + 1
     weights = np.exp(-(np.arange(count) ** 2) / (2 * sigma**2))
     weights /= weights.sum()
@@ -319,7 +319,7 @@ def _smeared(x: Pixels, radius: int, sigma: float, angle: float) -> Pixels:
 
 
 def _zoomed(x: Pixels, factor: float) -> Pixels:
-    """The middle of an image, made so much larger, at the image's size."""
+    """Return the middle of an image, made so much larger, at the image's size."""
     height, width = x.shape[1:]
     inner = (math.ceil(height / factor), math.ceil(width / factor))
     top, left = (height - inner[0]) // 2, (width - inner[1]) // 2
@@ -330,7 +330,7 @@ def _zoomed(x: Pixels, factor: float) -> Pixels:
 
 
 def _plasma(side: int, decay: float, random: np.random.Generator) -> np.ndarray:
-    """Clouds by the diamond-square method: float32 ``[side, side]``, 0 to 1; ``side`` is a power of two."""
+    """Return clouds by the diamond-square method: float32 ``[side, side]``, 0 to 1; ``side`` is a power of two."""
     heights = np.zeros((side, side), dtype=np.float32)
     step, wobble = side, 100.0
 

@@ -1,4 +1,4 @@
-"""Both studies as pages."""
+"""Pages of both studies: corruptions, and several data sets."""
 
 from __future__ import annotations
 
@@ -26,8 +26,8 @@ def write_robustness(path: Path, found: Robustness, sample: Tensor | None) -> No
     """Write the page of a study of corruptions.
 
     Args:
-        path: The file.
-        found: What was measured.
+        path: File to write.
+        found: Result.
         sample: An image of the data set, uint8 ``[3, H, W]``, to show the corruptions on.
     """
     sections = [

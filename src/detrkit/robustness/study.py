@@ -243,7 +243,7 @@ def tell_part(progress: Callable[[int, int], None], before: int, total: int, don
 
 
 def _wanted(corruptions: Sequence[str], severities: Sequence[int]) -> dict[str, tuple[str, int] | None]:
-    """Corruption and severity of every evaluation, by its name in the journal."""
+    """Return corruption and severity of every evaluation, by its name in the journal."""
     for corruption in corruptions:
         check_corruption(corruption)
     for severity in severities:

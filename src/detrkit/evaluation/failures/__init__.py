@@ -1,4 +1,4 @@
-"""Where a detector fails: every failure, the worst images, the labels to blame, and what failure goes with."""
+"""Failures of a detector: every failure, the worst images, the labels to blame, and what failure goes with."""
 
 from detrkit.evaluation.failures.causes import Cause
 from detrkit.evaluation.failures.entries import KINDS, ImageResult

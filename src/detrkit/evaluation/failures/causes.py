@@ -151,7 +151,7 @@ def find_causes(questions: Sequence[Question], seed: int = 0) -> list[Cause]:
 
 
 def _usable_bins(entry: Property, image_rows: np.ndarray) -> np.ndarray:
-    """Bins with enough objects from enough images, the others as -1; no bin at all where fewer than two remain."""
+    """Return bins with enough objects of enough images, others as -1; none where fewer than two remain."""
     bins = entry.bins
     known = bins >= 0
     rows = int(image_rows.max(initial=0)) + 1
@@ -168,7 +168,7 @@ def _usable_bins(entry: Property, image_rows: np.ndarray) -> np.ndarray:
 def _cells(
     question: Question, bins: np.ndarray, strata: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray, tuple[int, ...]]:
-    """Cell and image of everything that has a bin and a stratum, and the shape ``(S, B, 2)`` of the cells."""
+    """Return cell and image of all that has a bin and a stratum, and the shape ``(S, B, 2)`` of the cells."""
     known = (bins >= 0) & (strata >= 0)
     shape = (int(strata.max(initial=0)) + 1, int(bins.max(initial=0)) + 1, 2)
     cells = np.ravel_multi_index((strata[known], bins[known], question.failed[known].astype(int)), shape)
@@ -176,7 +176,7 @@ def _cells(
 
 
 def _resampled(tables: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, ...]]], seed: int) -> list[np.ndarray]:
-    """Counts of the cells of each table, on the data and on resamples of the images, ``[S, B, 2, 1 + K]`` each."""
+    """Count the cells of each table, on the data and on resamples of the images, ``[S, B, 2, 1 + K]`` each."""
     if not tables:
         return []
     images = np.unique(np.concatenate([rows for _, rows, _ in tables]))
@@ -197,7 +197,7 @@ def _resampled(tables: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, ...]]],
 
 
 def _log_ratios(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Log of the rate of each bin over that of the others, ``[B, 1 + K]``, and its standard error, ``[B, 1]``.
+    """Return log rate ratios of each bin to the others, ``[B, 1 + K]``, and their standard errors, ``[B, 1]``.
 
     Of several strata Mantel and Haenszel's (1959) ratio. One failure more is dealt out by chance, so that a bin
     without any has a ratio too. The error is the spread over the resamples, but no less than that of independent
@@ -219,7 +219,7 @@ def _log_ratios(counts: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _cause(entry: _Candidate, reach: float) -> Cause | None:
-    """The cause that a property is, by the bin whose ratio has the greatest lower end; None where it is none."""
+    """Return a property as a cause, by the bin whose ratio has the greatest lower end; None where it is none."""
     half = reach * entry.errors[:, 0]
     worst = int(np.argmax(entry.ratios[:, 0] - half))
     ratio, low, high = np.exp(entry.ratios[worst, 0] + half[worst] * np.array([0, -1, 1])).tolist()
@@ -248,7 +248,7 @@ def _cause(entry: _Candidate, reach: float) -> Cause | None:
 
 
 def _explains(rival: _Candidate, entry: _Candidate, cause: Cause, reach: float, seed: int) -> bool:
-    """Among objects that are alike in the rival's property, the ratio is not surely above 1."""
+    """Return True if, among objects alike in the rival's property, the ratio is not surely above 1."""
     if rival.question is not entry.question:
         return False
     (sums,) = _resampled([_cells(entry.question, entry.bins, rival.bins)], seed)

@@ -37,8 +37,8 @@ class Spot:
 
     Args:
         image_row: Row of the truth's ``image_ids``.
-        labels: The annotations it is about, float64 ``[k, 4]`` XYWH.
-        found: The detections it is about, float64 ``[k, 4]`` XYWH.
+        labels: Annotations it is about, float64 ``[k, 4]`` XYWH.
+        found: Detections it is about, float64 ``[k, 4]`` XYWH.
         caption: Below the picture.
     """
 
@@ -57,7 +57,7 @@ def draw_spots(
     also: Sequence[int] = (),
     progress: Callable[[int, int], None] | None = None,
 ) -> tuple[list[Picture], int]:
-    """The spots' pictures, each image read once; an empty picture where the image cannot be read.
+    """Draw the spots' pictures, each image read once; an empty picture where the image cannot be read.
 
     Args:
         spots: What to show.
@@ -94,7 +94,7 @@ def draw_spots(
 
 
 def draw_crop(image: np.ndarray, spot: Spot, labels: np.ndarray, found: np.ndarray) -> np.ndarray:
-    """The spot with some of its surroundings, uint8 ``[h, w, 3]``, the longer side about ``SIDE`` pixels.
+    """Draw the spot with some of its surroundings, uint8 ``[h, w, 3]``, the longer side about ``SIDE`` pixels.
 
     Args:
         image: uint8 ``[H, W, 3]``.
@@ -137,7 +137,7 @@ def draw_crop(image: np.ndarray, spot: Spot, labels: np.ndarray, found: np.ndarr
 
 
 def _neighbours(matches: Matches, row: int, score: float) -> tuple[np.ndarray, np.ndarray]:
-    """Annotations and shown detections of an image."""
+    """Return annotations and shown detections of an image."""
     truth, found = matches.truth, matches.found
     first, last = np.searchsorted(truth.image_rows, (row, row + 1))
     start, stop = np.searchsorted(found.image_rows, (row, row + 1))
@@ -146,7 +146,7 @@ def _neighbours(matches: Matches, row: int, score: float) -> tuple[np.ndarray, n
 
 
 def _frame(boxes: np.ndarray, width: int, height: int) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a part of the image that holds the boxes and a margin, at least a pixel."""
+    """Return left, top, right, bottom of a part of the image with the boxes and a margin, at least a pixel."""
     low, high = boxes[:, :2].min(axis=0), (boxes[:, :2] + boxes[:, 2:]).max(axis=0)
     limit = np.array([width, height], dtype=np.float64)
     low, high = np.clip(low, 0, limit), np.clip(high, 0, limit)

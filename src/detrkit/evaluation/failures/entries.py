@@ -46,7 +46,7 @@ class FailureTable:
             ``Matches.found``, -1 for none, int64 ``[F]``.
         objects: The missed object, or the one that explains the false positive; rows of the truth's annotations,
             -1 for none, int64 ``[F]``.
-        iou: Of detection and object, NaN unless there are both, float64 ``[F]``.
+        iou: IoU of detection and object, NaN unless there are both, float64 ``[F]``.
         severity: 0 to 1, float64 ``[F]``.
     """
 
@@ -61,12 +61,12 @@ class FailureTable:
         return len(self.kinds)
 
     def select(self, rows: np.ndarray) -> FailureTable:
-        """Those at some rows, or where a mask is True."""
+        """Return those at some rows, or where a mask is True."""
         return FailureTable(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
 
 
 def failure_table(matches: Matches, errors: ErrorTypes, score: float) -> FailureTable:
-    """Everything that goes wrong when detections below ``score`` are not shown."""
+    """List everything that goes wrong when detections below ``score`` are not shown."""
     false, missed = _false_positives(matches, errors, score), _missed(matches, errors, score)
     columns = (
         np.concatenate([getattr(false, field.name), getattr(missed, field.name)])
@@ -77,13 +77,13 @@ def failure_table(matches: Matches, errors: ErrorTypes, score: float) -> Failure
 
 
 def right_detections(matches: Matches, score: float) -> np.ndarray:
-    """Detections that are shown and right at an IoU of 0.5, bool ``[D]``."""
+    """Return detections that are shown and right at an IoU of 0.5, bool ``[D]``."""
     right: np.ndarray = matches.correct[0] & (matches.found.scores >= score)
     return right
 
 
 def found_objects(matches: Matches, score: float) -> np.ndarray:
-    """Objects that a shown detection finds at an IoU of 0.5, bool ``[N]``."""
+    """Return objects that a shown detection finds at an IoU of 0.5, bool ``[N]``."""
     finder = matches.found_by[0]
     found: np.ndarray = finder >= 0
     found[found] = matches.found.scores[finder[found]] >= score
@@ -98,7 +98,7 @@ def value_at(values: np.ndarray, row: int) -> Any:
 
 
 def certainty(scores: np.ndarray) -> np.ndarray:
-    """Scores themselves if they lie in 0 to 1; of other kinds of scores, the share of all that is no higher."""
+    """Return scores if they lie in 0 to 1; of other kinds of scores, the share of all that is no higher."""
     if len(scores) == 0 or (scores.min() >= 0 and scores.max() <= 1):
         return scores
     shares: np.ndarray = np.searchsorted(np.sort(scores), scores, side="right") / len(scores)
@@ -106,7 +106,7 @@ def certainty(scores: np.ndarray) -> np.ndarray:
 
 
 def side_shares(truth: CocoTruth, image_rows: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
-    """Square root of the share of its image that each box takes, 0 to 1; 0.5 where the image's size is unknown."""
+    """Return the root of the share of its image that each box takes, 0 to 1; 0.5 where the size is unknown."""
     image_area = truth.sizes_hw[image_rows].prod(axis=1).astype(np.float64)
     area = np.maximum(boxes_xywh[:, 2] * boxes_xywh[:, 3], 0)
     share = np.divide(area, image_area, out=np.full(len(area), 0.25), where=image_area > 0)
@@ -115,7 +115,7 @@ def side_shares(truth: CocoTruth, image_rows: np.ndarray, boxes_xywh: np.ndarray
 
 
 def sizes_of(area: np.ndarray) -> np.ndarray:
-    """Codes of :data:`SIZES` by area in pixels."""
+    """Return codes of :data:`SIZES` by area in pixels."""
     limits = [limit for _, limit in SIZE_LIMITS.values()][:-1]
     codes: np.ndarray = np.searchsorted(limits, area, side="right")
     return codes
@@ -128,14 +128,14 @@ class ImageResult:
     Args:
         image_row: Row of the truth's ``image_ids``.
         image_id: The data set's id.
-        file_name: As the data set writes it.
-        objects: To be found.
+        file_name: File name as the data set writes it.
+        objects: Objects to be found.
         right: Shown detections that find one.
         wrong: Failures by kind of ``KINDS``; "missed" does not count objects that a detection of the wrong class
             or place explains already, so that it may be less than ``objects - right``.
-        f1: Of shown detections and objects; None where there are neither.
-        mean_iou: Of the right ones; None where there is none.
-        severity: Sum of that of its failures.
+        f1: F1 of shown detections and objects; None where there are neither.
+        mean_iou: Mean IoU of the right ones; None where there is none.
+        severity: Sum of the severity of its failures.
     """
 
     image_row: int
@@ -198,7 +198,7 @@ def _false_positives(matches: Matches, errors: ErrorTypes, score: float) -> Fail
 
 
 def _missed(matches: Matches, errors: ErrorTypes, score: float) -> FailureTable:
-    """Objects not found, unless a shown detection has only the class or only the place wrong, as in TIDE."""
+    """List objects not found, unless a shown detection has only the class or only the place wrong, as in TIDE."""
     objects = np.flatnonzero(matches.measured & ~(errors.touched_at >= score))
     detections, iou = _nearest(matches, objects)
     truth = matches.truth
@@ -214,7 +214,7 @@ def _missed(matches: Matches, errors: ErrorTypes, score: float) -> FailureTable:
 
 
 def _nearest(matches: Matches, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """For each object the detection that finds it under the threshold, else the one that overlaps it most."""
+    """Return of each object the detection that finds it under the threshold, else the one overlapping most."""
     pairs = matches.pairs
     wanted = np.zeros(len(matches.truth.class_ids), dtype=bool)
     wanted[objects] = True

@@ -1,4 +1,4 @@
-"""Where a detector fails, in lists and pictures; see :func:`find_failures`."""
+"""Failures of a detector in lists and pictures; see :func:`find_failures`."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ class Failure:
         kind: One of ``KINDS``.
         image_row: Row of the truth's ``image_ids``.
         image_id: The data set's id.
-        file_name: As the data set writes it.
+        file_name: File name as the data set writes it.
         class_id: Class of the detection; of a missed object its own.
         other_class_id: Class of the object that explains a false positive; of a missed object, of the detection
             nearest.
@@ -295,7 +295,7 @@ def _with_pictures(
 
 
 def _worst_of_each(groups: np.ndarray, image_rows: np.ndarray, count: int) -> list[int]:
-    """Places of the first ``count`` of each group, few of one image, in the order they have."""
+    """Return places of the first ``count`` of each group, few of one image, in the order they have."""
     chosen: list[int] = []
     taken: Counter[tuple[int, int]] = Counter()
     left = dict.fromkeys(np.unique(groups).tolist(), count)
@@ -308,7 +308,7 @@ def _worst_of_each(groups: np.ndarray, image_rows: np.ndarray, count: int) -> li
 
 
 def _sample(matches: Matches, count: int, seed: int) -> list[int]:
-    """Rows of images to measure pixels on."""
+    """Return rows of images to measure pixels on."""
     rows: np.ndarray = np.random.default_rng(seed).permutation(matches.rows)[:count]
     pixels = np.cumsum(matches.truth.sizes_hw[rows].prod(axis=1))
     chosen: list[int] = rows[: max(1, int(np.searchsorted(pixels, _MOST_PIXELS)))].tolist()

@@ -46,18 +46,18 @@ class LabelIssue:
     """A label to look at again.
 
     Args:
-        reason: Of :data:`REASONS`.
+        reason: One of :data:`REASONS`.
         rank: 0 to 1, how likely the label is wrong compared with the others.
         image_row: Row of the truth's ``image_ids``.
         image_id: The data set's id.
-        file_name: As the data set writes it.
+        file_name: File name as the data set writes it.
         annotation: Row of the truth's annotations; None for a missing label.
-        class_id: As labelled; None for a missing label.
-        box_xywh: As labelled; None for a missing label.
-        proposed_class_id: What the model says; None where it says nothing.
-        proposed_box_xywh: Where it sees the object; None where it sees none.
-        score: Of the detection; None without one.
-        iou: Of label and detection, or of the two labels; None where there is only one box.
+        class_id: Class as labelled; None for a missing label.
+        box_xywh: Box as labelled; None for a missing label.
+        proposed_class_id: Class that the model says; None where it says nothing.
+        proposed_box_xywh: Box of the object that it sees; None where it sees none.
+        score: Score of the detection; None without one.
+        iou: IoU of label and detection, or of the two labels; None where there is only one box.
         explanation: One sentence with figures.
     """
 
@@ -88,11 +88,11 @@ class _Columns(NamedTuple):
 def find_label_issues(
     matches: Matches, file_names: Sequence[str], near: NearPairs | None = None
 ) -> list[LabelIssue]:
-    """Labels that the detections speak against, most suspect first; at most ``MOST_OF_REASON`` for each reason.
+    """Find labels that the detections speak against, most suspect first; ``MOST_OF_REASON`` a reason at most.
 
     Args:
         matches: Detections without a score threshold; low scores say that an object was seen after all.
-        file_names: Of each row of the truth's ``image_ids``.
+        file_names: File name of each row of the truth's ``image_ids``.
         near: Near annotations, where they are known already.
     """
     if near is None:
@@ -120,7 +120,7 @@ def find_label_issues(
 
 
 def class_confidence(matches: Matches) -> np.ndarray:
-    """Scores bent so that 0.5 is what the class's right detections have on average, 0 to 1, float64 ``[D]``.
+    """Bend scores so that 0.5 is what the class's right detections have on average, 0 to 1, float64 ``[D]``.
 
     A score of 0.6 means much for a class that never gets more, and little for one that always has 0.9.
     """
@@ -137,7 +137,7 @@ def class_confidence(matches: Matches) -> np.ndarray:
 
 
 def _missing(matches: Matches, confidence: np.ndarray) -> _Columns:
-    """Confident detections where hardly any annotation is, the best of each place."""
+    """Find confident detections where hardly any annotation is, the best of each place."""
     found, pairs = matches.found, matches.pairs
     nearest = np.zeros(len(found))
     np.maximum.at(nearest, pairs.detections, pairs.iou)
@@ -154,7 +154,7 @@ def _missing(matches: Matches, confidence: np.ndarray) -> _Columns:
 
 
 def _swapped(matches: Matches, confidence: np.ndarray) -> _Columns:
-    """Objects that the model confidently calls something else, and does not call what they are labelled."""
+    """Find objects that the model confidently calls something else, and does not call what they are labelled."""
     pairs = _pairs_at(matches, _SAME_PLACE)
     same = _same_class(matches, pairs)
     own = np.zeros(len(matches.truth.class_ids))
@@ -165,7 +165,7 @@ def _swapped(matches: Matches, confidence: np.ndarray) -> _Columns:
 
 
 def _badly_placed(matches: Matches, confidence: np.ndarray) -> _Columns:
-    """Objects whose own detection is confident, and overlaps less than such objects' detections usually do."""
+    """Find objects whose own detection is confident, and overlaps less than such detections usually do."""
     truth = matches.truth
     pairs = _pairs_at(matches, _FREE)
     finder = matches.found_by[0]
@@ -179,7 +179,7 @@ def _badly_placed(matches: Matches, confidence: np.ndarray) -> _Columns:
 
 
 def _usual_iou(matches: Matches) -> np.ndarray:
-    """By size, the IoU under which a right detection is unusual: lower quartile less the quartiles' distance."""
+    """Return by size the IoU under which a right detection is unusual: lower quartile less their distance."""
     iou = matched_iou(matches)
     right = matches.correct[0]
     sizes = sizes_of(matches.truth.area[matches.matched[0][right]]) if right.any() else np.zeros(0, int)
@@ -193,7 +193,7 @@ def _usual_iou(matches: Matches) -> np.ndarray:
 
 
 def _without_object(matches: Matches, confidence: np.ndarray) -> _Columns:
-    """Objects that no detection of any class and score finds, though their class and size are found well."""
+    """Find objects that no detection of any class and score finds, though their class and size are found well."""
     truth, measured = matches.truth, matches.measured
     pairs = _pairs_at(matches, _FREE)
     seen = np.zeros(len(truth.class_ids))
@@ -210,14 +210,14 @@ def _without_object(matches: Matches, confidence: np.ndarray) -> _Columns:
 
 
 def _share(true: np.ndarray, groups: np.ndarray, counted: np.ndarray, number: int) -> np.ndarray:
-    """For each annotation the share of its group for which something is true, by Laplace's rule, ``[N]``."""
+    """Return of each annotation the share of its group for which something is true (Laplace's rule), ``[N]``."""
     totals = np.bincount(groups[counted], minlength=number)
     shares: np.ndarray = ((np.bincount(groups[true], minlength=number) + 1) / (totals + 2))[groups]
     return shares
 
 
 def _given_twice(matches: Matches, confidence: np.ndarray, near: NearPairs) -> _Columns:
-    """Two labels of a class in one place; the one that was found worse is the issue."""
+    """Find two labels of a class in one place; the one that was found worse is the issue."""
     truth, finder = matches.truth, matches.found_by[0]
     first, second = near.first, near.second
     both = matches.measured[first] & matches.measured[second] & (near.iou > _TWICE)
@@ -230,7 +230,7 @@ def _given_twice(matches: Matches, confidence: np.ndarray, near: NearPairs) -> _
 
 
 def _pairs_at(matches: Matches, iou: float) -> Pairs:
-    """Overlaps with objects, crowd regions left out."""
+    """Return overlaps with objects, crowd regions left out."""
     pairs = matches.pairs
     return pairs.select((pairs.iou >= iou) & matches.measured[pairs.objects])
 
@@ -241,7 +241,7 @@ def _same_class(matches: Matches, pairs: Pairs) -> np.ndarray:
 
 
 def _best_of_object(pairs: Pairs, rank: np.ndarray) -> _Columns:
-    """Of each object the pair that ranks highest."""
+    """Keep of each object the pair that ranks highest."""
     order = np.lexsort((-rank, pairs.objects))
     objects = pairs.objects[order]
     order = order[np.r_[True, objects[1:] != objects[:-1]]] if len(order) else order

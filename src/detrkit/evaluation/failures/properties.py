@@ -1,4 +1,4 @@
-"""What may go with failure: properties of boxes, from the annotations and from the pixels.
+"""Properties of boxes that may go with failure, from the annotations and from the pixels.
 
 Shapes: n boxes, H x W pixels of an image.
 """
@@ -27,9 +27,9 @@ class Property:
     """A property of boxes, divided into bins.
 
     Args:
-        name: What it is.
+        name: Name of the property.
         bins: Bin of each box, -1 where the property is unknown, int64 ``[n]``.
-        labels: Of the bins, such as "under 23 px".
+        labels: Labels of the bins, such as "under 23 px".
         sampled: Known for a sample of the images only.
     """
 
@@ -42,7 +42,7 @@ class Property:
 def box_properties(
     truth: CocoTruth, image_rows: np.ndarray, class_ids: np.ndarray, boxes_xywh: np.ndarray, counted: np.ndarray
 ) -> list[Property]:
-    """Size, shape, place and class frequency.
+    """Return size, shape, place and class frequency.
 
     Args:
         truth: The annotations.
@@ -67,7 +67,7 @@ def box_properties(
 
 
 def crowding_properties(near: NearPairs, objects: np.ndarray, counted: np.ndarray) -> list[Property]:
-    """How crowded objects are: their neighbours, and how much the nearest covers.
+    """Return how crowded objects are: their neighbours, and how much the nearest covers.
 
     Args:
         near: Near annotations.
@@ -92,7 +92,7 @@ def crowding_properties(near: NearPairs, objects: np.ndarray, counted: np.ndarra
 
 
 def pixel_properties(values: np.ndarray) -> list[Property]:
-    """From :func:`measure_pixels` of each box, NaN where it was not measured, float64 ``[n, 3]``."""
+    """Return properties from :func:`measure_pixels` of each box, NaN where not measured, float64 ``[n, 3]``."""
     return [
         dataclasses.replace(_in_quantiles(name, values[:, number]), sampled=True)
         for number, name in enumerate(PIXEL_PROPERTIES)
@@ -100,7 +100,7 @@ def pixel_properties(values: np.ndarray) -> list[Property]:
 
 
 def at_border(truth: CocoTruth, image_rows: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
-    """Boxes that touch an edge of their image, and so are likely cut off by it, bool ``[n]``."""
+    """Return boxes that touch an edge of their image, and so are likely cut off by it, bool ``[n]``."""
     size_wh = truth.sizes_hw[image_rows][:, ::-1].astype(np.float64)
     near = np.maximum(1, _BORDER_SHARE * size_wh)
     low, high = boxes_xywh[:, :2], boxes_xywh[:, :2] + boxes_xywh[:, 2:]
@@ -109,7 +109,7 @@ def at_border(truth: CocoTruth, image_rows: np.ndarray, boxes_xywh: np.ndarray) 
 
 
 def measure_pixels(image: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
-    """Brightness (mean, 0 to 255), contrast (standard deviation) and sharpness of each box, float64 ``[n, 3]``.
+    """Measure brightness (mean, 0 to 255), contrast (deviation) and sharpness of each box, float64 ``[n, 3]``.
 
     Sharpness is the variance of the Laplacian (Pech-Pacheco et al., ICPR 2000), on a scale of log10. Boxes with
     less than 3 pixels a side inside the image have NaN.
@@ -133,7 +133,7 @@ def measure_pixels(image: np.ndarray, boxes_xywh: np.ndarray) -> np.ndarray:
 
 
 def _in_quantiles(name: str, values: np.ndarray, unit: str = "") -> Property:
-    """Bins of about equally many boxes."""
+    """Divide values into bins of about equally many boxes."""
     known = np.isfinite(values)
     if not known.any():
         return Property(name, np.full(len(values), -1), ())

@@ -142,7 +142,7 @@ def _whole_row(row: list[Value], issue: LabelIssue) -> list[Value]:
 
 
 def _failure_rows(failures: Failures) -> zip[tuple[Value, ...]]:
-    """All failures, column by column: there may be half a million."""
+    """Yield all failures, column by column: there may be half a million."""
     table, truth, found = failures.table, failures.matches.truth, failures.matches.found
     # classes of detection and object; a missed object's own comes first
     names = np.array([*truth.class_map.names, None], dtype=object)
