@@ -243,21 +243,7 @@ class _Writer:
         table, boxes = split.table, split.repaired_xywh.copy()
         area = table.area.copy()
         has_mask = np.zeros(len(boxes), dtype=bool) if masks is None else np.isfinite(masks.area)
-        # sizes of the files, and boxes for them as training has them
-        sizes_hw, order = table.sizes_hw.copy(), np.argsort(split.image_rows, kind="stable")
-        for row, facts in enumerate(split.facts):
-            size_hw = facts.upright_hw if facts is not None else (0, 0)
-            listed_hw = (int(sizes_hw[row, 0]), int(sizes_hw[row, 1]))
-            if not all(size_hw) or size_hw == listed_hw:
-                continue
-            sizes_hw[row] = size_hw
-            if all(listed_hw):
-                start, stop = np.searchsorted(split.image_rows, (row, row + 1), sorter=order)
-                mine = order[start:stop]
-                corners = np.concatenate([boxes[mine, :2], boxes[mine, :2] + boxes[mine, 2:]], axis=1)
-                corners, area[mine] = fit_boxes(corners, area[mine], listed_hw, size_hw)
-                boxes[mine] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
-                has_mask[mine] = False
+        sizes_hw = _fit_to_files(split, boxes, area, has_mask)
         # masks that say something else than their box, areas that do not fit either
         has_mask[self._rows_of(split, *_OF_MASKS)] = False
         is_wrong = np.abs(boxes - table.boxes_xywh).max(axis=1, initial=0) > ROUNDING
@@ -291,6 +277,25 @@ class _Writer:
             report=ReadReport(str(table.source)),
         )
         return corrected, has_mask
+
+
+def _fit_to_files(split: SplitData, boxes: np.ndarray, area: np.ndarray, has_mask: np.ndarray) -> np.ndarray:
+    """Fit boxes and areas, in place, to the files as training does; return the sizes of these, ``[I, 2]``."""
+    sizes_hw, order = split.table.sizes_hw.copy(), np.argsort(split.image_rows, kind="stable")
+    for row, facts in enumerate(split.facts):
+        size_hw = facts.upright_hw if facts is not None else (0, 0)
+        listed_hw = (int(sizes_hw[row, 0]), int(sizes_hw[row, 1]))
+        if not all(size_hw) or size_hw == listed_hw:
+            continue
+        sizes_hw[row] = size_hw
+        if all(listed_hw):
+            start, stop = np.searchsorted(split.image_rows, (row, row + 1), sorter=order)
+            mine = order[start:stop]
+            corners = np.concatenate([boxes[mine, :2], boxes[mine, :2] + boxes[mine, 2:]], axis=1)
+            corners, area[mine] = fit_boxes(corners, area[mine], listed_hw, size_hw)
+            boxes[mine] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)
+            has_mask[mine] = False
+    return sizes_hw
 
 
 def _kept_images(split: SplitData, leaving: set[int]) -> np.ndarray:

@@ -121,10 +121,12 @@ def train_inputs(
         with torch.random.fork_rng(devices=[]):
             torch.default_generator.manual_seed(sample_seed(seed, 0, row))
             _, result = transform(image, target)
+        # short sides of what is left
         kept = result["labels"]
         boxes = result["boxes"].as_subclass(torch.Tensor)
         one = ~result["iscrowd"]
         short_sides.append((boxes[one][:, 2:] - boxes[one][:, :2]).amin(dim=1).double().numpy())
+        # which objects arrived, and how much of each
         annotations = index.annotation_rows(row)
         followed = ~index.iscrowd[annotations]
         arrived = np.isin(np.arange(len(followed)), kept.numpy())

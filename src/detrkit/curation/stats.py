@@ -196,6 +196,7 @@ class DatasetStats:
 def measure(indexes: Sequence[CocoIndex]) -> Measures:
     """Collect the objects of one or more splits as columns; classes of several are joined by name."""
     maps = [index.class_map for index in indexes]
+    # classes of all splits, and the position among them of those of each
     if len(indexes) == 1:  # a name may repeat within one class map, whose classes stay apart
         classes = list(zip(maps[0].names, maps[0].category_ids, strict=True))
         new_labels = [np.arange(len(classes))]
@@ -206,6 +207,7 @@ def measure(indexes: Sequence[CocoIndex]) -> Measures:
         classes = [(name, id_of[name]) for name in dict.fromkeys(name for one in maps for name in one.names)]
         position = {name: number for number, (name, _) in enumerate(classes)}
         new_labels = [np.array([position[name] for name in one.names], dtype=np.int64) for one in maps]
+    # columns of each split, images numbered on
     columns: list[tuple[np.ndarray, ...]] = []
     first_image = 0
     for index, new_label in zip(indexes, new_labels, strict=True):
@@ -228,6 +230,7 @@ def measure(indexes: Sequence[CocoIndex]) -> Measures:
 
 def split_stats(measures: Measures) -> SplitStats:
     """Compute the numbers of some images."""
+    # sizes of images, places and sizes of objects
     counts = measures.objects_per_image
     height, width = measures.sizes_hw.T
     classes = _class_stats(measures)
@@ -304,6 +307,7 @@ def _advice(
     splits: Mapping[str, SplitStats], inputs: Mapping[str, InputStats], num_queries: int | None
 ) -> list[str]:
     advice = []
+    # classes that cannot be learned or measured
     train = splits.get("train")
     if train is not None:
         absent = [printable(entry.name) for entry in train.classes if not entry.objects]
@@ -320,6 +324,7 @@ def _advice(
         )
         if unseen:
             advice.append(f"without any object in {name}, and so not measured there: {listed(unseen)}")
+    # more objects than the model can find
     for name, stats in splits.items():
         most = int(stats.objects_per_image.greatest)
         if num_queries is not None and name != "all" and most > num_queries:
@@ -327,6 +332,7 @@ def _advice(
                 f"an image of {name} holds {most} objects, more than the {num_queries} queries of the model can "
                 "find; raise model.num_queries, or cut such images into tiles"
             )
+    # objects that do not reach the model, or hardly
     seen = inputs.get("eval")
     if seen is not None and seen.share_below(8) > 0.1:
         advice.append(

@@ -79,6 +79,7 @@ def write_synthetic(
         folder = root / f"{split}2017"
         folder.mkdir(parents=True, exist_ok=True)
         content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": categories}
+        # each image has a random state of its own
         for index in range(count):
             random = np.random.Generator(np.random.PCG64((seed, _SPLITS.index(split), index)))
             pixels, objects = draw_scene(random, size, num_classes, max_objects, side_share)

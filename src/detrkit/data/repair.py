@@ -50,6 +50,7 @@ class _Repair:
         class_map = self._class_map()
         self._check_images()
         sizes_hw = self._sizes_hw()
+        # annotations that can be used, their boxes inside the image
         rows, image_rows, labels = self._usable_rows(class_map)
         xywh = table.boxes_xywh[rows]
         area = np.where(
@@ -58,6 +59,7 @@ class _Repair:
         boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
         sizes_hw = self._turn_sizes(sizes_hw, boxes, image_rows)
         boxes, keep = self._clip(boxes, sizes_hw, rows, image_rows)
+        # image after image
         order = np.flatnonzero(keep)[np.argsort(image_rows[keep], kind="stable")]
         if len(table.annotation_ids) and not len(order):
             count, found = len(table.annotation_ids), self.found.report()

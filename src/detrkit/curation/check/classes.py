@@ -23,9 +23,9 @@ def check_classes(splits: Sequence[SplitData], found: Findings) -> None:
         totals.update(split.class_counts())
     seen: set[tuple[tuple[int, str], ...]] = set()
     for split in splits:
-        listed = tuple(zip(split.table.category_ids, split.table.category_names, strict=True))
-        if listed not in seen:  # all splits of most sets list the same: once is enough
-            seen.add(listed)
+        pairs = tuple(zip(split.table.category_ids, split.table.category_names, strict=True))
+        if pairs not in seen:  # all splits of most sets list the same: once is enough
+            seen.add(pairs)
             _check_names(split, totals, found)
             if split.files.format in ("coco", "panoptic"):
                 _check_ids(split, found)
@@ -117,8 +117,9 @@ def _check_between(splits: Sequence[SplitData], found: Findings) -> None:
     first = splits[0]
     by_id = _first_names(first)
     for split in splits[1:]:
-        listed = _first_names(split)
-        ids, names = list(listed), list(listed.values())
+        pairs = _first_names(split)
+        ids, names = list(pairs), list(pairs.values())
+        # ids of other names, names of other ids
         clashes = [
             f"{category_id} is {name!r}, in {first.name} {by_id[category_id]!r}"
             for category_id, name in zip(ids, names, strict=True)
@@ -132,6 +133,7 @@ def _check_between(splits: Sequence[SplitData], found: Findings) -> None:
         ]
         for example in clashes + renumbered:
             found.add("class_ids_differ", example, Location(split.name))
+        # names that only one of the two lists
         missing = [name for name in by_id.values() if name not in names]
         extra = [name for name in names if name not in by_id.values()]
         if (missing or extra) and not clashes:

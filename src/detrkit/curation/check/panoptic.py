@@ -134,55 +134,51 @@ def _check_entry(
     sizes: Mapping[Any, Mapping[str, Any]],
     found: Findings,
 ) -> None:
-    name, place = str(entry.get("file_name")), Location(files.name)
+    """Check the entry of one image by itself, then against its PNG."""
+    name, image = str(entry.get("file_name")), sizes.get(entry.get("image_id"))
     listed = [segment for segment in entry.get("segments_info") or [] if isinstance(segment, dict)]
+
+    def report(kind: str, words: str, count: int = 1) -> None:
+        found.add(kind, f"{name}: {words}", Location(files.name), count)
+
     for segment in listed:
         if segment.get("category_id") not in categories:
-            words = f"{name}: segment {segment.get('id')} has category {segment.get('category_id')}"
-            found.add("panoptic_unknown_category", words, place)
+            category = segment.get("category_id")
+            report("panoptic_unknown_category", f"segment {segment.get('id')} has category {category}")
     for segment_id, count in Counter(segment.get("id") for segment in listed).items():
         if count > 1:
-            found.add("panoptic_duplicate_segment", f"{name}: segment {segment_id}", place, count - 1)
-    image = sizes.get(entry.get("image_id"))
+            report("panoptic_duplicate_segment", f"segment {segment_id}", count - 1)
     if image is None:
-        found.add("unknown_image_id", f"{name}: image {entry.get('image_id')}", place)
+        report("unknown_image_id", f"image {entry.get('image_id')}")
     if isinstance(mask, str):
-        found.add("panoptic_png_missing", f"{name}: {mask}", place)
-        return
-    if image is not None and (image.get("height"), image.get("width")) != mask.size_hw:
-        expected = f"{image.get('width')} x {image.get('height')}"
-        words = f"{name} has {mask.size_hw[1]} x {mask.size_hw[0]}, the image {expected}"
-        found.add("panoptic_size_mismatch", words, place)
-        return
-    _check_segments(name, place, listed, mask, found)
+        report("panoptic_png_missing", mask)
+    elif image is not None and (image.get("height"), image.get("width")) != mask.size_hw:
+        size = f"{image.get('width')} x {image.get('height')}"
+        report("panoptic_size_mismatch", f"{mask.size_hw[1]} x {mask.size_hw[0]} pixels, the image has {size}")
+    else:
+        _check_segments(listed, mask, report)
 
 
 def _check_segments(
-    name: str, place: Location, listed: Sequence[Mapping[str, Any]], mask: Segments, found: Findings
+    listed: Sequence[Mapping[str, Any]], mask: Segments, report: Callable[[str, str], None]
 ) -> None:
+    """Compare the segments that are listed, each id once, with those in the pixels."""
     at_id = {segment_id: at for at, segment_id in enumerate(mask.ids.tolist())}
-    told: set[Any] = set()
-    for segment in listed:
-        segment_id = segment.get("id")
-        at = at_id.get(segment_id)
-        if segment_id in told:
+    by_id = {segment.get("id"): segment for segment in reversed(listed)}
+    for segment_id, segment in reversed(by_id.items()):
+        if segment_id not in at_id:
+            report("panoptic_segment_missing", f"segment {segment_id}")
             continue
-        told.add(segment_id)
-        if at is None:
-            found.add("panoptic_segment_missing", f"{name}: segment {segment_id}", place)
-            continue
+        at = at_id[segment_id]
         pixels, area = int(mask.pixels[at]), segment.get("area")
         if isinstance(area, (int, float)) and abs(area - pixels) > max(AREA_PIXELS, AREA_SHARE * pixels):
-            words = f"{name}: segment {segment_id} has area {area}, {pixels} pixels"
-            found.add("panoptic_area_mismatch", words, place)
-        box = segment.get("bbox")
-        if _is_box(box) and np.abs(_corners(np.array(box)) - _corners(mask.boxes_xywh[at])).max() > BOX_PIXELS:
-            words = f"{name}: segment {segment_id} has box {box}, its pixels {mask.boxes_xywh[at].tolist()}"
-            found.add("panoptic_box_mismatch", words, place)
-    for segment_id in at_id:
-        if segment_id not in told:
-            words = f"{name}: segment {segment_id}, {mask.pixels[at_id[segment_id]]} pixels"
-            found.add("panoptic_segment_unlisted", words, place)
+            report("panoptic_area_mismatch", f"segment {segment_id} has area {area}, {pixels} pixels")
+        box, seen = segment.get("bbox"), mask.boxes_xywh[at]
+        if _is_box(box) and np.abs(_corners(np.array(box)) - _corners(seen)).max() > BOX_PIXELS:
+            report("panoptic_box_mismatch", f"segment {segment_id} has box {box}, its pixels {seen.tolist()}")
+    for segment_id, at in at_id.items():
+        if segment_id not in by_id:
+            report("panoptic_segment_unlisted", f"segment {segment_id}, {mask.pixels[at]} pixels")
 
 
 def _is_box(box: Any) -> bool:
