@@ -37,6 +37,7 @@ from detrkit.data.formats import canonical_split
 from detrkit.data.formats.coco.write import coco_content, write_coco_json
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.data.loader import available_cpus
+from detrkit.download import size_text
 from detrkit.errors import DataError, ImageError
 from detrkit.files import atomic_bytes, atomic_file, make_folder, remove_leftovers
 from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced, read_image_size
@@ -85,7 +86,7 @@ class CacheReport:
         made = (
             f"{self.resized:,} made smaller, {self.linked:,} small enough as they are, {self.kept:,} from before"
         )
-        sizes = f"{_megabytes(self.source_bytes)} became {_megabytes(self.copy_bytes)}"
+        sizes = f"{size_text(self.source_bytes)} became {size_text(self.copy_bytes)}"
         lines = [f"{self.images:,} images: {made}; {sizes}"]
         if self.source_ms is not None and self.copy_ms is not None:
             ratio = self.source_ms / max(self.copy_ms, 1e-9)
@@ -305,16 +306,12 @@ def _set_time(path: str, status: os.stat_result) -> None:
     os.utime(path, ns=(status.st_atime_ns, status.st_mtime_ns))
 
 
-def _megabytes(count: int) -> str:
-    return f"{count / 1e6:,.0f} MB" if count >= 10e6 else f"{count / 1e6:.2f} MB"
-
-
 def _disk_error(error: OSError, out: Path, done: int, total: int) -> DataError:
     kept = f"{done:,} of {total:,} images are done and stay; the same command goes on from there"
     if error.errno in _DISK_ERRORS:
-        free = shutil.disk_usage(out).free / 1e6
+        free = size_text(shutil.disk_usage(out).free)
         return DataError(
-            f"{out}: {error.strerror or error}, {free:,.0f} MB are free; {kept}: make room, choose another "
+            f"{out}: {error.strerror or error}, {free} are free; {kept}: make room, choose another "
             "folder with --out, or smaller copies with --size or --quality"
         )
     return DataError(f"{error.filename or out}: cannot be written: {error.strerror or error}; {kept}")

@@ -4,10 +4,6 @@ import errno
 import json
 import os
 import shutil
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -273,7 +269,7 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(
         save(self, file, *args, **options)  # type: ignore[arg-type]
 
     monkeypatch.setattr(Image.Image, "save", save_until_full)
-    with pytest.raises(DataError, match=r"No space left on device, [\d,]+ MB are free; \d of 5 images are done"):
+    with pytest.raises(DataError, match=r"No space left on device, [\d,.]+ [GM]B are free; \d of 5 images are done"):
         build(data, workers=1)
     monkeypatch.undo()
     left = files_in(default_cache_folder(data) / "train")
@@ -294,36 +290,6 @@ def test_a_full_disk_at_the_very_end_leaves_no_manifest(data: Path, monkeypatch:
     monkeypatch.undo()
     assert found(data) == (None, [])
     assert build(data).kept == 5
-
-
-@pytest.mark.slow
-def test_a_killed_process_leaves_what_the_next_goes_on_from(data: Path) -> None:
-    for number in range(60):
-        shutil.copy(data / "train2017" / "large.jpg", data / "train2017" / f"more{number}.jpg")
-    path = data / "annotations" / "instances_train2017.json"
-    content = json.loads(path.read_text())
-    content["images"] += [image_entry(100 + number, f"more{number}.jpg", 400, 600) for number in range(60)]
-    path.write_text(json.dumps(content))
-    slowly = (
-        "import sys, time; from pathlib import Path; from detrkit.data.cache_build import build_cache;"
-        "from detrkit.data.read import read_coco; root = Path(sys.argv[1]);"
-        "index, _ = read_coco(root / 'annotations/instances_train2017.json', root / 'train2017');"
-        "build_cache(index, root / 'train2017', 'train', Path(sys.argv[2]), short=100, workers=1,"
-        "            progress=lambda *_: time.sleep(0.05))"
-    )
-    out = default_cache_folder(data)
-    process = subprocess.Popen([sys.executable, "-c", slowly, str(data), str(out)])
-    copies, deadline = out / "train", time.monotonic() + 120
-    while not copies.is_dir() or len(list(copies.glob("more*"))) < 10:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    for copy in copies.rglob("*.jpg"):
-        assert min(size_wh(copy)) <= 100
-    report = build(data)
-    assert 5 <= report.kept < 65
-    assert report.kept + report.resized + report.linked == 65
 
 
 def test_the_cache_is_a_data_set_by_itself(data: Path) -> None:
