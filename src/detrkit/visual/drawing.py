@@ -68,6 +68,7 @@ def draw_objects(
         UsageError: The image is not uint8 ``[H, W, 3]``.
     """
     _check_image(image)
+    # enlarge a small image
     factor = -(-LEAST_SIDE // max(image.shape[:2]))
     canvas = image.copy()
     if factor > 1:
@@ -76,6 +77,7 @@ def draw_objects(
     if len(boxes_xyxy) == 0:
         return canvas
     boxes = boxes_xyxy * factor
+    # boxes; regions of many objects are hatched under them
     palette = class_palette()
     longest = max(canvas.shape[:2])
     thickness = max(2, round(longest / 400))
@@ -85,6 +87,7 @@ def draw_objects(
     if whole.any():
         box_annotator = sv.BoxAnnotator(color=palette, thickness=thickness)
         bgr = box_annotator.annotate(bgr, sv.Detections(xyxy=boxes[whole], class_id=class_ids[whole]))
+    # labels, moved inside the image
     if texts is not None:
         texts = [printable(text) for text in texts]
         font_size = max(12, round(longest / 55))

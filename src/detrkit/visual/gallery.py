@@ -44,12 +44,14 @@ class FilterGallery:
         """Return its element."""
         count, note = fitting([item.picture for item in self.items], self.most_bytes)
         shown = self.items[:count]
+        # all values of each tag, and a number for each of them
         tags = list(dict.fromkeys(name for item in shown for name in item.tags))
         numbers = list(dict.fromkeys(name for item in shown for name in item.numbers))
         values = [
             sorted({item.tags[name] for item in shown if name in item.tags}, key=_natural_order) for name in tags
         ]
         places = [{value: str(place) for place, value in enumerate(column)} for column in values]
+        # each picture with the numbers of its tags, and the numbers to sort by
         inner = []
         for item in shown:
             chosen = " ".join(
@@ -58,6 +60,7 @@ class FilterGallery:
             )
             sorted_by = " ".join(_number(item.numbers.get(name, math.nan)) for name in numbers)
             inner.append(f'<div data-t="{chosen}" data-n="{sorted_by}">{_figure(item.picture)}</div>')
+        # the boxes to choose from
         boxes = "".join(
             _choice(
                 number, name, [(value, sum(item.tags.get(name) == value for item in shown)) for value in column]

@@ -157,6 +157,7 @@ class Section:
 
 def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """Return the HTML of a page: a heading, contents, sections."""
+    # the sections, and a link to each
     contents = "".join(
         f'<li><a href="#s{number}">{escaped(section.title)}</a></li>' for number, section in enumerate(sections)
     )
@@ -166,6 +167,7 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         + "</section>"
         for number, section in enumerate(sections)
     )
+    # styles and script are inside the page, and its policy allows no other script and no request
     folder = importlib.resources.files("detrkit.visual")
     styles, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
     digest = base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()

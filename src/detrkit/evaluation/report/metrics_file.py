@@ -203,6 +203,7 @@ def metrics_content(evaluation: Evaluation) -> dict[str, Any]:
     errors, curves = evaluation.errors, evaluation.curves
     failures, latency, origin = evaluation.failures, evaluation.latency, evaluation.origin
     names, score = evaluation.class_names, evaluation.score
+    # what the types do not find under their own names
     together = {}
     if curves is not None:
         of_all = ("best_f1", "best_score", "precision", "recall", "f1")
@@ -212,6 +213,7 @@ def metrics_content(evaluation: Evaluation) -> dict[str, Any]:
     confusion = evaluation.confusion if len(names) <= MOST_CONFUSED_CLASSES else None
     numbers = evaluation.metrics.to_dict()
     numbers["per_class"] = [_class_entry(evaluation, *entry) for entry in enumerate(numbers["per_class"])]
+    # everything else is taken by name
     content = MetricsFile(
         **numbers,
         schema_version=1,
