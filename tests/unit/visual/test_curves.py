@@ -124,14 +124,9 @@ def records(steps=100, epochs=5):
     return log + evals
 
 
-@pytest.mark.parametrize(("steps", "epochs"), [(0, 0), (1, 1), (100, 0), (0, 5), (400, 80)])
+@pytest.mark.parametrize(("steps", "epochs"), [(0, 0), (100, 0), (0, 5), (400, 80)])
 def test_curves_are_drawn_from_any_part_of_a_run(steps, epochs, tmp_path):
-    path = plot_curves(records(steps, epochs), tmp_path / "curves.png")
+    foreign = [{"kind": "eval", "step": 5, "AP": None}, {"kind": "eval", "step": 6, "epoch": 6, "AP": -1}]
+    foreign += [{"kind": "step", "step": 101, "loss": float("nan")}, {"kind": "note"}, {}]
+    path = plot_curves([*records(steps, epochs), *foreign], tmp_path / "curves.png")
     assert np.asarray(Image.open(path)).shape[1] > 1000
-
-
-def test_curves_pass_over_undefined_and_foreign_records(tmp_path):
-    log = [*records(), {"kind": "eval", "step": 5, "AP": None}, {"kind": "eval", "step": 6, "epoch": 6, "AP": -1}]
-    log += [{"kind": "step", "step": 101, "loss": float("nan")}, {"kind": "note"}, {}]
-    plot_curves(log, tmp_path / "curves.png")
-    assert (tmp_path / "curves.png").stat().st_size > 1000

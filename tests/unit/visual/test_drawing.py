@@ -44,16 +44,13 @@ def test_label_is_written_above_the_box_and_inside_the_image():
         assert (labelled > 200).all(-1).any(), "white text"
 
 
-@pytest.mark.parametrize(("size", "factor"), [((96, 128), 4), ((479, 300), 2), ((480, 300), 1), ((1, 1), 480)])
-def test_small_images_are_enlarged_by_a_whole_factor(size, factor):
-    drawn = draw(np.zeros((*size, 3), np.uint8), detections([[0, 0, 1, 1]]))
+@pytest.mark.parametrize(("size", "factor"), [((100, 160), 3), ((479, 300), 2), ((480, 300), 1), ((1, 1), 480)])
+def test_small_images_are_enlarged_by_a_whole_factor_with_their_boxes(size, factor):
+    box = [0, 0, size[1] // 2, size[0] // 2]
+    drawn = draw(np.zeros((*size, 3), np.uint8), detections([box], class_ids=[1]), labels=False)
     assert drawn.shape == (size[0] * factor, size[1] * factor, 3)
-
-
-def test_boxes_follow_the_enlarged_image():
-    drawn = draw(np.zeros((100, 160, 3), np.uint8), detections([[20, 40, 60, 80]], class_ids=[1]), labels=False)
-    assert tuple(drawn[180, 60]) == color_of(1)
-    assert tuple(drawn[180, 180]) == color_of(1)
+    if size[0] > 1:
+        assert tuple(drawn[factor * size[0] // 2 - 10, factor * (size[1] // 2)]) == color_of(1)
 
 
 def test_best_detection_lies_on_top():
@@ -62,13 +59,9 @@ def test_best_detection_lies_on_top():
     assert tuple(drawn[250, 100]) == color_of(3)
 
 
-def test_colours_of_the_image_stay():
+def test_no_detections_give_a_plain_copy_and_colours_stay():
     image = np.full((500, 500, 3), (200, 50, 10), np.uint8)
     assert draw(image, detections([[1, 1, 9, 9]]))[300, 300].tolist() == [200, 50, 10]
-
-
-def test_no_detections_give_a_plain_copy():
-    image = np.full((500, 500, 3), 9, np.uint8)
     drawn = draw(image, detections([]))
     assert np.array_equal(drawn, image)
     assert drawn is not image
@@ -130,12 +123,6 @@ def test_crowd_regions_may_leave_the_image_or_be_empty():
     drawn = draw_objects(np.zeros((500, 600, 3), np.uint8), boxes, np.arange(3), ["a", "b", "c"], np.ones(3, bool))
     assert drawn.shape == (500, 600, 3)
     assert drawn[100:400, :20].any()
-
-
-def test_boxes_without_labels_need_no_texts():
-    box = np.array([[100, 150, 300, 350]], dtype=np.float32)
-    image = np.zeros((500, 600, 3), np.uint8)
-    assert np.array_equal(draw_objects(image, box, np.array([2])), draw(image, detections(box, [2]), labels=False))
 
 
 def test_labels_of_unknown_origin_are_made_fit_to_be_drawn():

@@ -9,7 +9,7 @@ import pytest
 
 from detrkit.evaluation.report import metrics_file
 from detrkit.evaluation.report.metrics_file import metrics_schema, write_metrics_json
-from tests.unit.evaluation.report.conftest import HOSTILE
+from tests.unit.evaluation.report.conftest import HOSTILE, only_numbers
 
 SCHEMA = metrics_schema()
 FIELDS = SCHEMA["$defs"]["MetricsFile"]["properties"]
@@ -54,13 +54,7 @@ def test_a_full_evaluation_follows_the_schema_and_names_every_key_of_it(plain, t
     assert len(content["score_curves"]["thresholds"]) == len(content["score_curves"]["f1"])
 
 
-def test_edge_cases_follow_the_schema(edge, tmp_path):
-    check(written(edge, tmp_path))
-
-
 def test_what_was_not_asked_for_is_null(plain, tmp_path):
-    from tests.unit.evaluation.report.conftest import only_numbers
-
     content = written(only_numbers(), tmp_path)
     parts = ("intervals", "errors", "score_curves", "overlaps", "confusion", "calibration", "failures", "latency")
     assert [content[name] for name in parts] == [None] * len(parts)

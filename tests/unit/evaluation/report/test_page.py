@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import re
 
+import jsonschema
 import pytest
 
+from detrkit.evaluation.report.metrics_file import metrics_schema, write_metrics_json
 from detrkit.evaluation.report.page import MOST_CLASSES_CONFUSED, report_sections, write_report
+from detrkit.evaluation.report.summary import write_summary
 from detrkit.evaluation.report.tables import class_table, errors_table, metrics_table
 from detrkit.visual.text import printable
 from tests.unit.evaluation.report.conftest import HOSTILE, made
@@ -62,10 +66,15 @@ def test_hostile_names_show_as_text_and_make_no_element(hostile, tmp_path):
     assert "\u202e" not in (tmp_path / "0.html").read_text(encoding="utf-8")
 
 
-def test_edge_cases_have_a_page(edge, tmp_path):
+def test_edge_cases_have_every_file(edge, tmp_path):
     html = write_report(tmp_path / "report.html", edge).read_text(encoding="utf-8")
     assert not re.search(r"\bnan\b|-1\.0|-100\.0|\binf\b", "\n".join(Elements(html).texts))
-    assert "</html>" in html
+    summary = write_summary(tmp_path / "summary.md", edge).read_text(encoding="utf-8")
+    assert summary.startswith("## AP ")
+    assert not re.search(r"\bnan\b|-100", summary)
+    write_metrics_json(tmp_path / "metrics.json", edge)
+    content = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
+    jsonschema.validate(content, metrics_schema(), cls=jsonschema.Draft202012Validator)
 
 
 def test_of_many_classes_the_most_confused_are_shown(tmp_path):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from detrkit.evaluation.report import errors_table, metrics_table
-from detrkit.evaluation.report.summary import summarize, write_summary
+from detrkit.evaluation.report.summary import summarize
 
 
 def test_headline_numbers_classes_and_errors_are_there(plain):
@@ -21,13 +21,6 @@ def test_hostile_names_reach_the_summary_harmless(hostile):
     text = summarize(hostile)
     for bait in ("<script", "<img", "](http", "@someone", "\u202e", "[link]"):
         assert bait not in text
-
-
-def test_edge_cases_have_a_summary(edge, tmp_path):
-    text = write_summary(tmp_path / "summary.md", edge).read_text(encoding="utf-8")
-    assert text.startswith("## AP ")
-    assert "nan" not in text
-    assert "-100" not in text
 
 
 def test_the_best_and_the_worst_of_many_classes():

@@ -95,16 +95,6 @@ def test_confusions_times_and_origin_are_those_of_the_evaluation(plain):
     assert by_name(origin_table(plain), "value")["data set"] == "my-dataset"
 
 
-def test_tables_of_edge_cases_are_drawn(edge):
-    tables = [metrics_table(edge.metrics, edge.intervals), class_table(edge), size_table(edge)]
-    if edge.errors is not None:
-        tables.append(errors_table(edge.errors, edge.score))
-    for table in tables:
-        text = "\n".join(table.lines()) + table.markdown()
-        assert "nan" not in text
-        assert "-100.0" not in text
-
-
 @pytest.mark.parametrize("classes", [1, 3, 30])
 def test_precision_recall_picture_is_drawn(classes, tmp_path):
     path = plot_precision_recall(make_metrics(classes), tmp_path / "new" / "pr.png")
