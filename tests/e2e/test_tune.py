@@ -50,7 +50,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
 def test_a_killed_search_finishes_its_remaining_trials_only(tiny_data: Path, tmp_path: Path):
     out = tmp_path / "study"
     interrupted = out / "trials" / "0001"
-    process = start(tune_arguments(tiny_data, out, "--trials", "4"))
+    process = start(tune_arguments(tiny_data, out, "--trials", "3"))
     wait_for(lambda: (interrupted / "checkpoints" / "last.pt").exists())
     process.kill()
     process.communicate()
@@ -61,7 +61,12 @@ def test_a_killed_search_finishes_its_remaining_trials_only(tiny_data: Path, tmp
     said = run_well("tune", "--out", out)
 
     after = trials_in(out)
-    assert [state for _, state, *_ in after] == ["COMPLETE", "FAIL", *["COMPLETE"] * 3]  # the second was retried
+    assert [state for _, state, *_ in after] == [
+        "COMPLETE",
+        "FAIL",
+        "COMPLETE",
+        "COMPLETE",
+    ]  # the second was retried
     assert after[0] == before[0]
     assert (out / "trials" / "0000" / "metrics.jsonl").read_bytes() == first
     assert (interrupted / "config.yaml").read_bytes() == config
@@ -70,13 +75,13 @@ def test_a_killed_search_finishes_its_remaining_trials_only(tiny_data: Path, tmp
     steps = [record["step"] for record in records(interrupted, "step")]
     assert steps == list(range(1, len(steps) + 1))  # no step twice, none left out
     assert [record["epoch"] for record in records(interrupted, "eval")] == [1, 2]
-    assert sorted(path.name for path in (out / "trials").iterdir()) == ["0000", "0001", "0002", "0003"]
-    assert [row["state"] for row in rows_of(out)] == ["complete"] * 4
+    assert sorted(path.name for path in (out / "trials").iterdir()) == ["0000", "0001", "0002"]
+    assert [row["state"] for row in rows_of(out)] == ["complete"] * 3
     assert "detrkit train --config" in said
     for name in ("best.yaml", "tune.html", "tune.png"):
         assert (out / name).stat().st_size > 1000
 
-    assert "4 are finished" in run_well("tune", "--out", out)
+    assert "3 are finished" in run_well("tune", "--out", out)
     assert trials_in(out) == after
 
 
@@ -123,6 +128,7 @@ def test_what_is_asked_wrongly_ends_with_2(
     assert not Path("study", "trials").exists()
 
 
+@pytest.mark.slow
 def test_the_range_test_suggests_a_rate_that_learns(tmp_path: Path):
     data = write_synthetic(tmp_path / "shapes", train_images=200, val_images=8, size=64, seed=1)
     settings = [

@@ -103,10 +103,6 @@ def test_progress_is_shown(tmp_path, terminal):
     assert ("step 5/10" in shown) == (not terminal)
 
 
-def test_memory_of_the_process_is_plausible():
-    assert 0.01 < memory_gib(torch.device("cpu")) < 1000
-
-
 def advices(run_dir, waits: list[float], facts: LoadingFacts | None) -> list[tuple[int, str]]:
     out = io.StringIO()
     with RunLog(run_dir, 100, loading=facts, console=Console(file=out, width=300)) as log:
@@ -126,10 +122,6 @@ def test_waiting_for_data_is_explained_once(tmp_path):
 @pytest.mark.parametrize("waits", [[0.9, 0.1, 0.1], [0.9, 0.9], [0.1, 0.9, 0.1, 0.9, 0.1], [0.15] * 9])
 def test_no_remedy_is_named_for_a_single_wait_or_the_start(tmp_path, waits):
     assert advices(tmp_path, waits, LoadingFacts(1, 1, 8, 480, 800, False, "DATA")) == []
-
-
-def test_no_remedy_is_named_where_nothing_is_known_of_loading(tmp_path):
-    assert advices(tmp_path, [0.9] * 5, None) == []
 
 
 FULL = {
@@ -344,4 +336,5 @@ def test_no_events_are_written_where_tensorboard_is_not_wanted(tmp_path):
 
 
 def test_memory_of_the_host_is_that_of_a_run_without_gpu():
+    assert 0.01 < host_gib() < 1000
     assert host_gib() == pytest.approx(memory_gib(torch.device("cpu")), rel=0.2)
