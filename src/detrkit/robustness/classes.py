@@ -14,10 +14,12 @@ from typing import Any
 
 import numpy as np
 import yaml
+from scipy import sparse
+from scipy.sparse.csgraph import connected_components
 
 from detrkit.classes import ClassMap
 from detrkit.data.index import CocoIndex
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, listed
 from detrkit.evaluation.coco import ImageResults
 from detrkit.types import ImageDetections
 
@@ -81,9 +83,9 @@ class ClassMatch:
         """List what people should know of it."""
         lines = []
         if self.data_only:
-            lines.append(f"classes of the data that the model does not know: {_some(self.data_only)}")
+            lines.append(f"classes of the data that the model does not know: {listed(self.data_only)}")
         if self.model_only:
-            lines.append(f"classes of the model that the data does not have: {_some(self.model_only)}")
+            lines.append(f"classes of the model that the data does not have: {listed(self.model_only)}")
         lines += [
             f"did you mean {ours!r} (the model's) by {theirs!r} (the data's)? Say so in a file: --classes FILE"
             for theirs, ours in self.suggestions
@@ -103,40 +105,46 @@ def match_names(model: ClassMap, data: ClassMap, names: ClassNames | None = None
         UsageError: ``names`` speaks of classes that are not there.
     """
     given = dict(names or {})
-    ours = _ids_by_name(model)
     _check_names(given, model, data)
+    # classes of the model that each class of the data is linked to
     by_pair = {pair: i for i, pair in enumerate(zip(model.names, model.category_ids, strict=True))}
     links = []
     for pair in zip(data.names, data.category_ids, strict=True):
-        named = [model_id for name in given.get(pair[0], (pair[0],)) for model_id in ours.get(name, ())]
+        named = [
+            i for name in given.get(pair[0], (pair[0],)) for i, ours in enumerate(model.names) if ours == name
+        ]
         # of classes that share a name, the category id decides, as everywhere
         same = pair in by_pair and pair[0] not in given and data.names.count(pair[0]) > 1
         links.append([by_pair[pair]] if same else named)
+    # groups of classes that are linked, by any way, are one class to measure
     group_of_data, group_of_model = _groups(links, len(model))
-    members: dict[int, list[int]] = {}
-    for class_id, group in enumerate(group_of_data):
-        members.setdefault(group, []).append(class_id)
-    numbers = {group: number for number, group in enumerate(members)}
-    known = [group for group, class_ids in members.items() if any(links[class_id] for class_id in class_ids)]
-    model_names = {group: _names(model, group_of_model, group) for group in members}
-    data_only = tuple(data.names[class_id] for class_id, linked in enumerate(links) if not linked)
-    model_only = tuple(
-        name for name, group in zip(model.names, group_of_model, strict=True) if group not in numbers
+    numbers = {group: number for number, group in enumerate(dict.fromkeys(group_of_data))}
+    labels, category_ids, pairs = [], [], []
+    for group, number in numbers.items():
+        members = [i for i, own in enumerate(group_of_data) if own == group]
+        theirs = tuple(data.names[i] for i in members)
+        ours = tuple(name for name, own in zip(model.names, group_of_model, strict=True) if own == group)
+        # several classes of the data that are one to the model get its name
+        distinct = tuple(dict.fromkeys(theirs))
+        labels.append(ours[0] if len(distinct) > 1 and len(ours) == 1 else " + ".join(distinct))
+        category_ids.append(min(data.category_ids[i] for i in members))
+        if ours:
+            pairs.append(ClassPair(number, theirs, ours))
+    # names without a counterpart, and those that may be meant
+    data_only = tuple(name for name, linked in zip(data.names, links, strict=True) if not linked)
+    model_only = tuple(name for name, own in zip(model.names, group_of_model, strict=True) if own not in numbers)
+    plain = {_plain(name): name for name in reversed(model_only)}
+    suggestions = tuple(
+        (name, plain[_plain(name)]) for name in data_only if name not in given and _plain(name) in plain
     )
     return ClassMatch(
-        classes=ClassMap(
-            names=tuple(_label(data, class_ids, model_names[group]) for group, class_ids in members.items()),
-            category_ids=tuple(min(data.category_ids[i] for i in class_ids) for class_ids in members.values()),
-        ),
+        classes=ClassMap(tuple(labels), tuple(category_ids)),
         of_data=np.array([numbers[group] for group in group_of_data], dtype=np.int64),
         of_model=np.array([numbers.get(group, -1) for group in group_of_model], dtype=np.int64),
-        pairs=tuple(
-            ClassPair(numbers[group], tuple(data.names[i] for i in members[group]), model_names[group])
-            for group in known
-        ),
+        pairs=tuple(pairs),
         model_only=model_only,
         data_only=data_only,
-        suggestions=_suggest([name for name in data_only if name not in given], model_only),
+        suggestions=suggestions,
     )
 
 
@@ -175,7 +183,7 @@ def resolve_class_names(
         raise UsageError(f"{where} mixes maps of data sets with names of classes; {example}")
     unknown = [str(name) for name in content if name not in data_sets]
     if unknown:
-        raise UsageError(f"{where} speaks of data {_some(unknown)}; there is {_some(data_sets)}")
+        raise UsageError(f"{where} speaks of data {listed(unknown)}; there is {listed(data_sets)}")
     return {name: _checked(content[name], f"{where}: {name}") if name in content else {} for name in data_sets}
 
 
@@ -203,55 +211,20 @@ def _check_names(given: ClassNames, model: ClassMap, data: ClassMap) -> None:
 
 def _near(name: str, names: Sequence[str]) -> str:
     near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; it has {_some(names)}"
-
-
-def _ids_by_name(classes: ClassMap) -> dict[str, list[int]]:
-    found: dict[str, list[int]] = {}
-    for class_id, name in enumerate(classes.names):
-        found.setdefault(name, []).append(class_id)
-    return found
+    return f"; did you mean {near[0]!r}?" if near else f"; it has {listed(names)}"
 
 
 def _groups(links: Sequence[Sequence[int]], model_classes: int) -> tuple[list[int], list[int]]:
     """Return a number for each class of the data and of the model, the same for all that are linked."""
-    parents = list(range(len(links) + model_classes))
-
-    def root(node: int) -> int:
-        while parents[node] != node:
-            node = parents[node]
-        return node
-
-    for class_id, linked in enumerate(links):
-        for model_id in linked:
-            first, second = sorted((root(class_id), root(len(links) + model_id)))
-            parents[second] = first
-    roots = [root(node) for node in range(len(parents))]
-    return roots[: len(links)], roots[len(links) :]
-
-
-def _names(model: ClassMap, groups: Sequence[int], group: int) -> tuple[str, ...]:
-    return tuple(name for name, other in zip(model.names, groups, strict=True) if other == group)
-
-
-def _label(data: ClassMap, class_ids: Sequence[int], model_names: Sequence[str]) -> str:
-    """Return the data set's name, or the model's where several classes of the data are one to it."""
-    names = dict.fromkeys(data.names[class_id] for class_id in class_ids)
-    if len(names) > 1 and len(model_names) == 1:
-        return model_names[0]
-    return " + ".join(names)
-
-
-def _suggest(theirs: Sequence[str], ours: Sequence[str]) -> tuple[tuple[str, str], ...]:
-    plain = {_plain(name): name for name in reversed(ours)}
-    return tuple((name, plain[_plain(name)]) for name in theirs if _plain(name) in plain)
+    pairs = [(class_id, len(links) + ours) for class_id, linked in enumerate(links) for ours in linked]
+    rows, columns = zip(*pairs, strict=True) if pairs else ((), ())
+    size = len(links) + model_classes
+    graph = sparse.coo_array((np.ones(len(pairs)), (rows, columns)), shape=(size, size))  # type: ignore[no-untyped-call]
+    groups = connected_components(graph, directed=False)[1].tolist()
+    return groups[: len(links)], groups[len(links) :]
 
 
 def _plain(name: str) -> str:
     """Return a name without what people spell differently: case, separators, a plural."""
     letters = "".join(character for character in name.casefold() if character.isalnum())
     return letters.removesuffix("s") if len(letters) > 3 else letters
-
-
-def _some(names: Sequence[str]) -> str:
-    return ", ".join(names[:8]) + (f" and {len(names) - 8} more" if len(names) > 8 else "")

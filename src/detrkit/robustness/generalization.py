@@ -48,10 +48,7 @@ class DataResult:
         """Return the content for JSON."""
         match = self.match
         return {
-            "name": self.name,
-            "source": self.source,
-            "images": self.images,
-            "objects": self.objects,
+            **{name: getattr(self, name) for name in ("name", "source", "images", "objects")},
             "classes": {
                 "matched": [{"data": list(pair.data), "model": list(pair.model)} for pair in match.pairs],
                 "data_only": list(match.data_only),
@@ -139,8 +136,7 @@ def evaluate_on_several(
         hints = [line for match in matches.values() for line in match.lines()]
         raise DataError("\n".join(["no class of the model is in any of the data sets", *hints]))
     total, done, results = sum(len(split.index) for split in data_sets.values()), 0, []
-    for name, split in data_sets.items():
-        match = matches[name]
+    for (name, split), match in zip(data_sets.items(), matches.values(), strict=True):
         for line in match.lines():
             say(f"{name}: {line}")
         counted = None if progress is None else functools.partial(tell_part, progress, done, total)
