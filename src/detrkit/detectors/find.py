@@ -48,6 +48,7 @@ def find_target(
     """
     if not isinstance(model, str | os.PathLike):
         return model
+    # what says itself that it is not detrkit's
     text = os.fspath(model)
     foreign = text.startswith((TORCHVISION, TRANSFORMERS)) or is_results_file(text)
     if foreign and preset is not None:
@@ -60,6 +61,7 @@ def find_target(
         return _from_transformers(text.removeprefix(TRANSFORMERS), device, precision)
     if is_results_file(text):
         return ResultsFile(text)
+    # detrkit's own; else a model that transformers knows
     try:
         return load_detector(text, preset, device=device, precision=precision)
     except CheckpointError:

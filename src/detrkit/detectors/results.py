@@ -140,6 +140,7 @@ def is_results_file(text: str) -> bool:
 
 def _explanation(path: Path, content: bytes, error: msgspec.DecodeError) -> str:
     """Say why a file cannot be used; slow, but nothing is lost by then."""
+    # the file as a whole
     try:
         found: Any = json.loads(content)
     except ValueError as json_error:
@@ -149,6 +150,7 @@ def _explanation(path: Path, content: bytes, error: msgspec.DecodeError) -> str:
         return f"{path} holds one object with {keys or 'nothing'}; expected {EXPECTED}, as written by detrkit eval"
     if not isinstance(found, list):
         return f"{path} holds a {type(found).__name__}; expected {EXPECTED}"
+    # the first entry that cannot be used
     for number, entry in enumerate(found):
         if not isinstance(entry, dict):
             return f"{path}: entry {number} is a {type(entry).__name__}; expected {EXPECTED}"

@@ -184,6 +184,7 @@ def _random(name: str, num_classes: int | None = None) -> nn.Module:
 
 def _from_file(name: str, path: Path) -> tuple[nn.Module, dict[int, str]]:
     state = _read_state(path)
+    # the number of labels shows in the bias of the head
     network = _random(name)
     own = network.state_dict()
     head = next((key for key in _HEAD_BIASES if key in own), None)
@@ -193,6 +194,7 @@ def _from_file(name: str, path: Path) -> tuple[nn.Module, dict[int, str]]:
         labels = len(published) * state[head].numel() // own[head].numel()
     if labels != len(published):
         network = _random(name, labels)
+    # the weights must be those of this model, all of them
     try:
         missing, unexpected = network.load_state_dict(state, strict=False)
     except RuntimeError as error:

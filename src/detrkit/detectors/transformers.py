@@ -110,6 +110,7 @@ class TransformersStages:
 
 
 def _open(source: str) -> Opened:
+    # the toolkit
     try:
         import transformers
         from transformers import AutoConfig, AutoImageProcessor, AutoModelForObjectDetection
@@ -117,6 +118,7 @@ def _open(source: str) -> Opened:
         raise UsageError(
             f"{source} is a model of transformers, which is not installed; run: pip install transformers"
         ) from error
+    # config, processor and weights, from a folder without the network
     path = Path(source).expanduser()
     local = path.is_dir()
     where = str(path) if local else source
@@ -134,6 +136,7 @@ def _open(source: str) -> Opened:
     except (OSError, ValueError, RuntimeError, KeyError, ImportError) as error:
         reason = next((line for line in str(error).splitlines() if line.strip()), repr(error))
         raise WeightsError(f"transformers cannot open {source}: {reason}") from error
+    # a model that would detect at random, or whose boxes nobody reads out
     if missing := sorted(report["missing_keys"]):
         raise WeightsError(
             f"{source} lacks {len(missing)} tensors of a {config.model_type}, such as {missing[0]}; they would be "
