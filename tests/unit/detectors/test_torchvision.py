@@ -15,6 +15,7 @@ import torchvision
 from PIL import Image
 from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
+from detrkit.detectors.detector import Detector
 from detrkit.detectors.find import find_target
 from detrkit.detectors.on_split import collect, detect_on_split
 from detrkit.errors import UsageError, WeightsError
@@ -137,6 +138,18 @@ def test_a_batch_finds_what_single_images_do(tmp_path: Path):
         np.testing.assert_allclose(found.scores, together[image_id].scores, atol=1e-5)
         np.testing.assert_allclose(found.boxes_xyxy, together[image_id].boxes_xyxy, atol=1e-2)
         assert (np.diff(found.scores) <= 0).all()
+
+
+def test_images_are_predicted_as_by_any_detector(tmp_path: Path):
+    detector = find_target(f"torchvision:{SMALL}@{saved(tmp_path, SMALL)}", device="cpu")
+    assert isinstance(detector, Detector)
+    images = [np.random.default_rng(size).integers(0, 256, (size, 128, 3), np.uint8) for size in (96, 120, 96)]
+    together = detector.predict(images, threshold=0.0, batch_size=3)
+    for image, found in zip(images, together, strict=True):
+        alone = detector.predict(image, threshold=0.0)
+        assert len(alone) > 3
+        np.testing.assert_allclose(found.xyxy, alone.xyxy, atol=1e-2)
+        assert set(found.data["class_name"]) <= set(detector.class_map.names)
 
 
 def test_each_image_is_changed_before_it_is_seen(tmp_path: Path):
