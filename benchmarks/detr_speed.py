@@ -137,10 +137,10 @@ def training_work(name: str, ours: nn.Module, theirs: Any, job: Job) -> Callable
     if name.startswith("transformers"):
         theirs = theirs.train().to(job.device)
         theirs.config.auxiliary_loss = True
-        slots = torch.tensor(class_map.slots)[labels].to(job.device)
+        logit_index = torch.tensor(class_map.logit_index)[labels].to(job.device)
         their_labels = [
             {"class_labels": part, "boxes": box}
-            for part, box in zip(slots.split(OBJECTS), truth.boxes_cxcywh.split(OBJECTS), strict=True)
+            for part, box in zip(logit_index.split(OBJECTS), truth.boxes_cxcywh.split(OBJECTS), strict=True)
         ]
         parameters = [parameter for parameter in theirs.parameters() if parameter.requires_grad]
         their_optimizer = torch.optim.AdamW(parameters, lr=1e-4)

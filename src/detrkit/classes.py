@@ -37,28 +37,32 @@ COCO_CATEGORY_IDS = tuple(sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68
 """Category ids of COCO's 80 categories; ten numbers below 91 were never used."""
 
 
+_JSON_KEYS = {"logit_index": "slots", "num_labels": "num_slots"}
+"""What checkpoints and ``classes.json`` call fields that had other names when they were first written."""
+
+
 @dataclasses.dataclass(frozen=True)
 class ClassMap:
     """The classes of a data set: contiguous ids inside, the data set's own ids and names at the edges.
 
     ``class_id`` is the position in ``names`` (0 to C-1). ``category_ids[class_id]`` is the id that the
-    data set's annotation file uses. ``slots[class_id]`` is the row of the class head that scores the class:
+    data set's annotation file uses. ``logit_index[class_id]`` is the row of the class head that scores the class:
     the same as ``class_id``, except for heads like the published DETR's, whose 91 rows are raw COCO ids.
 
     Args:
         names: One name per class, as the data set spells it.
         category_ids: One id per class; any distinct integers, gaps and zero allowed.
-        slots: One row of the head per class; ``range(C)`` when not given.
-        num_slots: Rows of the head without no-object; ``C`` when not given.
+        logit_index: One row of the head per class; ``range(C)`` when not given.
+        num_labels: Rows of the head without no-object; ``C`` when not given.
 
     Raises:
-        DataError: The lengths differ, or ids or slots repeat.
+        DataError: The lengths differ, or ids or logit indices repeat.
     """
 
     names: tuple[str, ...]
     category_ids: tuple[int, ...]
-    slots: tuple[int, ...] = ()
-    num_slots: int = 0
+    logit_index: tuple[int, ...] = ()
+    num_labels: int = 0
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -66,14 +70,16 @@ class ClassMap:
             raise DataError(f"a class map has {count} names but {len(self.category_ids)} category ids")
         if len(set(self.category_ids)) != count:
             raise DataError(f"category ids repeat: {sorted(self.category_ids)}; every class needs its own")
-        if not self.slots:
-            object.__setattr__(self, "slots", tuple(range(count)))
-        if not self.num_slots:
-            object.__setattr__(self, "num_slots", max(self.slots, default=-1) + 1)
-        if len(self.slots) != count or len(set(self.slots)) != count:
-            raise DataError(f"a class map of {count} classes needs {count} distinct slots, got {self.slots}")
-        if any(not 0 <= slot < self.num_slots for slot in self.slots):
-            raise DataError(f"slots must lie in 0 to {self.num_slots - 1}, got {self.slots}")
+        if not self.logit_index:
+            object.__setattr__(self, "logit_index", tuple(range(count)))
+        if not self.num_labels:
+            object.__setattr__(self, "num_labels", max(self.logit_index, default=-1) + 1)
+        if len(self.logit_index) != count or len(set(self.logit_index)) != count:
+            raise DataError(
+                f"a class map of {count} classes needs {count} distinct logit indices, got {self.logit_index}"
+            )
+        if any(not 0 <= index < self.num_labels for index in self.logit_index):
+            raise DataError(f"logit indices must lie in 0 to {self.num_labels - 1}, got {self.logit_index}")
 
     def __len__(self) -> int:
         return len(self.names)
@@ -94,11 +100,23 @@ class ClassMap:
         Raises:
             ValueError: A key is missing, or of another type.
         """
-        return msgspec.convert(data, cls)
+        named = {name: data[key] for name, key in _JSON_KEYS.items() if key in data}
+        return msgspec.convert({**data, **named}, cls)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        return {name: list(value) if isinstance(value, tuple) else value for name, value in vars(self).items()}
+        values = {_JSON_KEYS.get(name, name): value for name, value in vars(self).items()}
+        return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """The former name of ``logit_index``."""
+        return self.logit_index
+
+    @property
+    def num_slots(self) -> int:
+        """The former name of ``num_labels``."""
+        return self.num_labels
 
     def class_id_by_category(self) -> dict[int, int]:
         """Return a map from the data set's category id to the contiguous class id."""

@@ -1,7 +1,7 @@
 """The contracts between the rooms of the house: what passes from data to model to evaluation.
 
 Shapes: B images, H x W padded height and width in pixels, N objects of a whole batch, L decoder layers,
-Q queries, S label slots of the head (without no-object), K detections of one image.
+Q queries, S labels of the head of the head (without no-object), K detections of one image.
 """
 
 from __future__ import annotations

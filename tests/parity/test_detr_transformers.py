@@ -28,11 +28,11 @@ def make_truth(counts: tuple[int, ...], seed: int = 2) -> GroundTruth:
 
 
 def their_labels(truth: GroundTruth) -> list[dict[str, Tensor]]:
-    slots = torch.tensor(coco_class_map().slots)[truth.labels]
+    logit_index = torch.tensor(coco_class_map().logit_index)[truth.labels]
     return [
         {"class_labels": labels, "boxes": boxes}
         for labels, boxes in zip(
-            slots.split(list(truth.counts)), truth.boxes_cxcywh.split(list(truth.counts)), strict=True
+            logit_index.split(list(truth.counts)), truth.boxes_cxcywh.split(list(truth.counts)), strict=True
         )
     ]
 

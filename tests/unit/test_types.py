@@ -12,11 +12,11 @@ def test_category_ids_with_gaps_and_zero_become_contiguous():
     classes = ClassMap.from_categories([{"id": 7, "name": "b"}, {"id": 0, "name": "a"}, {"id": 90, "name": "c"}])
     assert classes.names == ("a", "b", "c")
     assert classes.class_id_by_category() == {0: 0, 7: 1, 90: 2}
-    assert (classes.slots, classes.num_slots) == ((0, 1, 2), 3)
+    assert (classes.logit_index, classes.num_labels) == ((0, 1, 2), 3)
 
 
 def test_class_map_round_trip():
-    classes = ClassMap(("a", "b"), (3, 9), slots=(3, 9), num_slots=91)
+    classes = ClassMap(("a", "b"), (3, 9), logit_index=(3, 9), num_labels=91)
     assert ClassMap.from_dict(classes.to_dict()) == classes
 
 
@@ -25,8 +25,8 @@ def test_class_map_round_trip():
     [
         {"names": ("a",), "category_ids": (1, 2)},
         {"names": ("a", "b"), "category_ids": (1, 1)},
-        {"names": ("a", "b"), "category_ids": (1, 2), "slots": (0, 0)},
-        {"names": ("a", "b"), "category_ids": (1, 2), "slots": (0, 5), "num_slots": 3},
+        {"names": ("a", "b"), "category_ids": (1, 2), "logit_index": (0, 0)},
+        {"names": ("a", "b"), "category_ids": (1, 2), "logit_index": (0, 5), "num_labels": 3},
     ],
 )
 def test_class_maps_that_contradict_themselves_are_refused(arguments: dict):

@@ -242,4 +242,4 @@ def _names_beside(path: Path, labels: int, published: dict[int, str]) -> dict[in
         )
     class_map = read_classes(beside, labels)
     names = dict.fromkeys(range(labels), "")
-    return names | dict(zip(class_map.slots, class_map.names, strict=True))
+    return names | dict(zip(class_map.logit_index, class_map.names, strict=True))

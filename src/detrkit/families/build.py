@@ -22,7 +22,7 @@ from detrkit.families.family import BuiltModel, Family
 from detrkit.families.parts import check_parts, find_places, freeze_parts, is_inside, part_names
 from detrkit.families.presets import PRESETS, get_preset
 from detrkit.families.recipes import preset_config
-from detrkit.families.transfer import load_exactly, match_slots, transfer, transfer_backbone
+from detrkit.families.transfer import load_exactly, match_logit_index, transfer, transfer_backbone
 from detrkit.families.two_stage.family import TWO_STAGE
 from detrkit.families.weights import LoadReport, Weights
 from detrkit.nn.recompute import set_recompute
@@ -34,7 +34,7 @@ CLASSES_SUFFIX = ".classes.json"
 """Of the file beside an exported ``.pth``, which has no room for names."""
 
 # Slots of COCO's published head, for counting parameters.
-_COCO_SLOTS = 91
+_COCO_LABELS = 91
 _SILENT_FIELDS = (
     "num_heads",
     "dilation",
@@ -120,7 +120,7 @@ def build_model(config: Config, class_map: ClassMap) -> BuiltModel:
         ConfigError: The config names a part that the model does not have, or freezes everything.
     """
     family = get_family(config.model)
-    model = family.build(config.model, class_map.num_slots)
+    model = family.build(config.model, class_map.num_labels)
     family.add_aids(model, config.model, config.aids)
     places = find_places(model)
     check_parts(places, config.train, config.model.preset)
@@ -141,7 +141,7 @@ def prepare_model(config: Config, class_map: ClassMap) -> BuiltModel:
     """
     config, weights = starting_weights(config)
     if weights is not None:
-        class_map = match_slots(class_map, weights.class_map)
+        class_map = match_logit_index(class_map, weights.class_map)
     torch.manual_seed(config.train.seed)
     built = build_model(config, class_map)
     return dataclasses.replace(built, report=initialize(built, weights))
@@ -210,7 +210,7 @@ def model_parts(preset: str) -> dict[str, int]:
     A part inside another, such as ``backbone.stem``, is counted in both.
     """
     config = preset_config(preset)
-    model = get_family(config.model).build(config.model, _COCO_SLOTS)
+    model = get_family(config.model).build(config.model, _COCO_LABELS)
     places = find_places(model)
     sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
     return {
@@ -284,11 +284,11 @@ def _read_published(path: Path, model: str | None) -> tuple[Weights, Config]:
     base = preset_config(weights.config.preset) if weights.config.preset in PRESETS else Config()
     classes = path.with_suffix(CLASSES_SUFFIX)
     if classes.is_file():
-        weights = dataclasses.replace(weights, class_map=read_classes(classes, weights.class_map.num_slots))
+        weights = dataclasses.replace(weights, class_map=read_classes(classes, weights.class_map.num_labels))
     return weights, update_config(base, {"model": weights.config.model_dump()})
 
 
-def read_classes(path: Path, num_slots: int) -> ClassMap:
+def read_classes(path: Path, num_labels: int) -> ClassMap:
     """Read the classes that were written beside a file of weights, which holds no names itself.
 
     Raises:
@@ -298,6 +298,8 @@ def read_classes(path: Path, num_slots: int) -> ClassMap:
         class_map = ClassMap.from_dict(json.loads(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise WeightsError(f"{path} does not hold names, category_ids, slots and num_slots: {error}") from error
-    if class_map.num_slots != num_slots:
-        raise WeightsError(f"{path} is of a head with {class_map.num_slots} labels, the weights have {num_slots}")
+    if class_map.num_labels != num_labels:
+        raise WeightsError(
+            f"{path} is of a head with {class_map.num_labels} labels, the weights have {num_labels}"
+        )
     return class_map

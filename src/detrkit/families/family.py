@@ -56,7 +56,7 @@ class Family:
 
     Args:
         name: As in ``model.family``.
-        build: Makes a network with random weights for so many label slots.
+        build: Makes a network with random weights for so many labels.
         add_aids: Gives a network what it has in training only.
         layouts: Reads and writes published weights; None if nobody publishes any.
         scoring: What class logits mean.

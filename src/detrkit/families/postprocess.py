@@ -35,8 +35,8 @@ def postprocess(
         For each image exactly one detection per query, in pixels of the original file.
     """
     device = outputs.logits.device
-    slots = torch.tensor(class_map.slots, device=device)
-    probabilities = scoring.scores(outputs.logits[-1]).index_select(-1, slots)
+    logit_index = torch.tensor(class_map.logit_index, device=device)
+    probabilities = scoring.scores(outputs.logits[-1]).index_select(-1, logit_index)
     scores, class_ids = probabilities.max(-1)
     scale = torch.tensor([(w, h, w, h) for h, w in orig_sizes_hw], device=device, dtype=torch.float32)
     boxes = cxcywh_to_xyxy(outputs.boxes_cxcywh[-1]) * scale[:, None]

@@ -18,18 +18,18 @@ _HEAD = re.compile(r"(?:.*\.)?class_embed\.(?:\d+\.)?(?:weight|bias)")
 _BODY = "backbone.0.body."
 
 
-def match_slots(data_classes: ClassMap, weights_classes: ClassMap) -> ClassMap:
+def match_logit_index(data_classes: ClassMap, weights_classes: ClassMap) -> ClassMap:
     """Put a data set's classes on the checkpoint's slots where both have the same names.
 
     A published checkpoint that goes on with COCO's classes thus keeps its head of 91 slots untouched; any other
     set of classes gets a head of its own.
     """
-    slot_by_name = _slot_by_name(weights_classes)
+    logit_by_name = _logit_by_name(weights_classes)
     names = [_key(name) for name in data_classes.names]
-    if len(set(names)) != len(names) or set(names) != set(slot_by_name):
+    if len(set(names)) != len(names) or set(names) != set(logit_by_name):
         return data_classes
-    slots = tuple(slot_by_name[name] for name in names)
-    return dataclasses.replace(data_classes, slots=slots, num_slots=weights_classes.num_slots)
+    logit_index = tuple(logit_by_name[name] for name in names)
+    return dataclasses.replace(data_classes, logit_index=logit_index, num_labels=weights_classes.num_labels)
 
 
 def load_exactly(model: nn.Module, weights: Weights) -> LoadReport:
@@ -71,8 +71,8 @@ def transfer(model: nn.Module, weights: Weights, class_map: ClassMap, extra_rows
     loaded: list[str] = []
     replaced: dict[str, str] = {}
     carried: tuple[str, ...] = ()
-    same_head = class_map.num_slots == weights.class_map.num_slots and (
-        _slot_by_name(class_map) == _slot_by_name(weights.class_map)
+    same_head = class_map.num_labels == weights.class_map.num_labels and (
+        _logit_by_name(class_map) == _logit_by_name(weights.class_map)
     )
     for name, tensor in own.items():
         given = weights.state.get(name)
@@ -81,7 +81,7 @@ def transfer(model: nn.Module, weights: Weights, class_map: ClassMap, extra_rows
         if _HEAD.fullmatch(name) and not same_head:
             carried = _carry_rows(tensor, given, class_map, weights.class_map, extra_rows)
             before, now = (rows.shape[0] - extra_rows for rows in (given, tensor))
-            replaced[name] = f"{before} label slots before, {now} now"
+            replaced[name] = f"{before} labels before, {now} now"
         elif given.shape != tensor.shape:
             replaced[name] = f"shape {tuple(given.shape)} before, {tuple(tensor.shape)} now"
         else:
@@ -127,11 +127,11 @@ def _carry_rows(
     tensor: Tensor, given: Tensor, class_map: ClassMap, old: ClassMap, extra_rows: int
 ) -> tuple[str, ...]:
     """Copy the rows of classes that share a name, and of no-object, into ``tensor``; names that were found."""
-    old_slots = _slot_by_name(old)
+    old_index = _logit_by_name(old)
     found = []
-    for name, slot in zip(class_map.names, class_map.slots, strict=True):
-        if _key(name) in old_slots:
-            tensor[slot] = given[old_slots[_key(name)]]
+    for name, index in zip(class_map.names, class_map.logit_index, strict=True):
+        if _key(name) in old_index:
+            tensor[index] = given[old_index[_key(name)]]
             found.append(name)
     tensor[len(tensor) - extra_rows :] = given[len(given) - extra_rows :]
     return tuple(found)
@@ -151,8 +151,8 @@ def _start_new_blocks_as_identity(model: nn.Module, missing: tuple[str, ...]) ->
     return (f"{len(blocks)} backbone blocks are new and start as the identity",)
 
 
-def _slot_by_name(class_map: ClassMap) -> dict[str, int]:
-    return {_key(name): slot for name, slot in zip(class_map.names, class_map.slots, strict=True)}
+def _logit_by_name(class_map: ClassMap) -> dict[str, int]:
+    return {_key(name): index for name, index in zip(class_map.names, class_map.logit_index, strict=True)}
 
 
 def _key(name: str) -> str:

@@ -96,7 +96,7 @@ class Criterion:
         self.no_object_weight = scoring.no_object_weight(config.no_object_weight)
         self.matcher = HungarianMatcher(config.class_cost, config.l1_cost, config.giou_cost, scoring)
         self.weights = {"class": config.class_weight, "l1": config.l1_weight, "giou": config.giou_weight}
-        self._slots = torch.tensor(class_map.slots, dtype=torch.int64)
+        self._logit_index = torch.tensor(class_map.logit_index, dtype=torch.int64)
 
     def normalizers(self, counts: Sequence[int]) -> Normalizers:
         """Normalisers of images with so many objects each, crowd regions not counted."""
@@ -104,15 +104,15 @@ class Criterion:
         unmatched = self.num_queries * len(counts) - matched
         return Normalizers(float(sum(counts)), self.scoring.normalizer(matched, unmatched, self.no_object_weight))
 
-    def slots_of(self, truth: GroundTruth) -> Tensor:
+    def logit_index_of(self, truth: GroundTruth) -> Tensor:
         """Return the logit column of each object's class, int64 ``[N]``."""
-        if self._slots.device != truth.labels.device:
-            self._slots = self._slots.to(truth.labels.device)
-        return self._slots[truth.labels]
+        if self._logit_index.device != truth.labels.device:
+            self._logit_index = self._logit_index.to(truth.labels.device)
+        return self._logit_index[truth.labels]
 
     def objects(self, truth: GroundTruth) -> Objects:
         """Return what a model whose aids begin with objects is told of a batch."""
-        return self.slots_of(truth), truth.boxes_cxcywh, truth.counts
+        return self.logit_index_of(truth), truth.boxes_cxcywh, truth.counts
 
     def __call__(self, outputs: Outputs, truth: GroundTruth, normalizers: Normalizers | None = None) -> Losses:
         """Compute the losses of a batch.
@@ -126,12 +126,12 @@ class Criterion:
             outputs = _last_only(outputs)
         whole = normalizers or self.normalizers(truth.counts)
         divisors = _divisors(max(whole.num_boxes, 1.0), max(whole.class_weight, 1e-6))
-        slots = self.slots_of(truth)
+        logit_index = self.logit_index_of(truth)
         layers = outputs.logits.shape[0]
         every = _join_groups(outputs)
-        matches = self.matcher(every, truth, slots)  # of all sets at once: one transfer to the host
-        target_slots = self._target_slots(every.logits, matches, slots)
-        terms_of_all = self._set_terms(every, matches, target_slots, truth)
+        matches = self.matcher(every, truth, logit_index)  # of all sets at once: one transfer to the host
+        target_index = self._target_index(every.logits, matches, logit_index)
+        terms_of_all = self._set_terms(every, matches, target_index, truth)
         per_layer = {name: value[:layers] / divisors[name] for name, value in terms_of_all.items()}
         total = self._weighted(per_layer)
         extra = {}
@@ -142,19 +142,19 @@ class Criterion:
             )
             total = total + self.config.group_weight * extra["groups"]
         if outputs.denoised is not None:
-            extra["denoising"] = self._denoising(outputs.denoised, truth, slots, divisors["l1"])
+            extra["denoising"] = self._denoising(outputs.denoised, truth, logit_index, divisors["l1"])
             total = total + self.config.denoising_weight * extra["denoising"]
         if outputs.dense is not None and self.config.dense_weight:
             how = (self.config, self.num_queries, self.dense_assignment, self.scoring)
-            found = dense_terms(outputs.dense, truth, slots, *how)
+            found = dense_terms(outputs.dense, truth, logit_index, *how)
             extra["dense"] = self._weighted({name: value / divisors[name] for name, value in found.items()})
             total = total + self.config.dense_weight * extra["dense"]
         layer_terms = {name: value.detach() for name, value in per_layer.items()}
         last = {name: value[-1] for name, value in layer_terms.items()}
         last.update({name: value.detach() for name, value in extra.items()})
-        matched = target_slots[layers - 1] != self._no_object(outputs.logits)
+        matched = target_index[layers - 1] != self._no_object(outputs.logits)
         seen = LastLayer(outputs.logits[-1].detach(), outputs.boxes_cxcywh[-1].detach(), matched, self.scoring)
-        last["class_error"] = self._class_error(seen, target_slots[layers - 1])
+        last["class_error"] = self._class_error(seen, target_index[layers - 1])
         return Losses(total=total, terms=last, layer_terms=layer_terms, last=seen)
 
     def _weighted(self, values: Mapping[str, Tensor]) -> Tensor:
@@ -162,24 +162,26 @@ class Criterion:
         return torch.stack([self.weights[name] * value.sum() for name, value in values.items()]).sum()
 
     def _set_terms(
-        self, outputs: Outputs, matches: Matches, target_slots: Tensor, truth: GroundTruth
+        self, outputs: Outputs, matches: Matches, target_index: Tensor, truth: GroundTruth
     ) -> dict[str, Tensor]:
         """Compute each term of every layer, summed: ``[L]``."""
-        layers = torch.arange(outputs.logits.shape[0], device=target_slots.device)[:, None]
+        layers = torch.arange(outputs.logits.shape[0], device=target_index.device)[:, None]
         boxes = outputs.boxes_cxcywh[layers, matches.images, matches.queries]
         wanted = truth.boxes_cxcywh[matches.objects]
         scores = None
         if self.config.class_targets == "iou":
             overlaps = broadcast_iou(cxcywh_to_xyxy(boxes.detach()), cxcywh_to_xyxy(wanted))
-            scores = torch.ones(target_slots.shape, device=boxes.device)
+            scores = torch.ones(target_index.shape, device=boxes.device)
             scores[layers, matches.images, matches.queries] = overlaps
         return {
-            "class": self._class_loss(outputs.logits, target_slots, scores).sum(dim=(1, 2)),
+            "class": self._class_loss(outputs.logits, target_index, scores).sum(dim=(1, 2)),
             "l1": l1_loss(boxes, wanted),
             "giou": giou_loss(boxes, wanted),
         }
 
-    def _denoising(self, found: DenoisedOutputs, truth: GroundTruth, slots: Tensor, num_boxes: float) -> Tensor:
+    def _denoising(
+        self, found: DenoisedOutputs, truth: GroundTruth, logit_index: Tensor, num_boxes: float
+    ) -> Tensor:
         """Compute the weighted loss of noised objects, a mean over the copies of each; nothing is matched."""
         if found.objects.shape[1] == 0:
             return found.logits.sum() * 0.0
@@ -187,14 +189,14 @@ class Criterion:
         positive = found.objects >= 0
         chosen = found.objects.clamp(min=0)
         wanted = truth.boxes_cxcywh[chosen]
-        target_slots = torch.where(positive, slots[chosen], no_object).expand(found.logits.shape[:-1])
+        target_index = torch.where(positive, logit_index[chosen], no_object).expand(found.logits.shape[:-1])
         corners, wanted_corners = cxcywh_to_xyxy(found.boxes_cxcywh), cxcywh_to_xyxy(wanted)
         scores = None
         if self.config.class_targets == "iou":
             scores = torch.where(positive, broadcast_iou(corners.detach(), wanted_corners), 1.0)
         exists = found.objects != NO_QUERY
         each = {
-            "class": self._class_loss(found.logits, target_slots, scores) * exists,
+            "class": self._class_loss(found.logits, target_index, scores) * exists,
             "l1": (found.boxes_cxcywh - wanted).abs().sum(-1) * positive,
             "giou": (1 - broadcast_giou(corners, wanted_corners)) * positive,
         }
@@ -203,25 +205,25 @@ class Criterion:
         return self._weighted({name: value.sum() / divisors[name] for name, value in each.items()})
 
     def _no_object(self, logits: Tensor) -> int:
-        """Return the target of queries without an object: the number of label slots."""
+        """Return the target of queries without an object: the number of labels."""
         return logits.shape[-1] - self.scoring.extra_columns
 
-    def _target_slots(self, logits: Tensor, matches: Matches, slots: Tensor) -> Tensor:
+    def _target_index(self, logits: Tensor, matches: Matches, logit_index: Tensor) -> Tensor:
         """Return the target of every query, int64 ``[L, B, Q]``: its object's logit column, or no object."""
         targets = torch.full(logits.shape[:3], self._no_object(logits), dtype=torch.int64, device=logits.device)
         layers = torch.arange(logits.shape[0], device=logits.device)[:, None]
-        targets[layers, matches.images, matches.queries] = slots[matches.objects]
+        targets[layers, matches.images, matches.queries] = logit_index[matches.objects]
         return targets
 
-    def _class_loss(self, logits: Tensor, target_slots: Tensor, scores: Tensor | None) -> Tensor:
+    def _class_loss(self, logits: Tensor, target_index: Tensor, scores: Tensor | None) -> Tensor:
         """Return the weighted class loss of each query ``[...]``."""
-        weights = torch.where(target_slots == self._no_object(logits), self.no_object_weight, 1.0)
-        return self.scoring.losses(logits, target_slots, scores) * weights
+        weights = torch.where(target_index == self._no_object(logits), self.no_object_weight, 1.0)
+        return self.scoring.losses(logits, target_index, scores) * weights
 
-    def _class_error(self, last: LastLayer, target_slots: Tensor) -> Tensor:
+    def _class_error(self, last: LastLayer, target_index: Tensor) -> Tensor:
         """Return the share of matched queries whose best class is wrong, 0 to 1; 0 without objects."""
         best = last.logits[..., : self._no_object(last.logits)].argmax(-1)
-        return ((best != target_slots) & last.matched).sum() / last.matched.sum().clamp(min=1)
+        return ((best != target_index) & last.matched).sum() / last.matched.sum().clamp(min=1)
 
 
 def l1_loss(boxes_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:

@@ -32,7 +32,7 @@ _SCORE_POWER, _IOU_POWER = 1.0, 6.0
 def dense_terms(
     dense: DenseOutputs,
     truth: GroundTruth,
-    slots: Tensor,
+    logit_index: Tensor,
     config: LossConfig,
     num_queries: int,
     assignment: str = "center",
@@ -43,7 +43,7 @@ def dense_terms(
     Args:
         dense: The heads' word on every token.
         truth: The batch's objects.
-        slots: int64 ``[N]``, the logit column of each object's class.
+        logit_index: int64 ``[N]``, the logit column of each object's class.
         config: The weight of no-object, and what a class should score.
         num_queries: Queries of the model; so many predictions an image the tokens stand for.
         assignment: ``center`` or ``aligned``, as in :class:`detrkit.config.AidsConfig`.
@@ -52,26 +52,28 @@ def dense_terms(
     Returns:
         Scalars by the names of the queries' terms.
     """
-    objects = assign_tokens(dense, truth) if assignment == "center" else align_tokens(dense, truth, slots, scoring)
+    objects = (
+        assign_tokens(dense, truth) if assignment == "center" else align_tokens(dense, truth, logit_index, scoring)
+    )
     positive = objects >= 0
-    share = _object_shares(objects, len(slots))
+    share = _object_shares(objects, len(logit_index))
     no_object = dense.logits.shape[-1] - scoring.extra_columns
     negative = dense.valid & ~positive
     found = torch.tensor([min(count, num_queries) for count in truth.counts], dtype=torch.float32)
     unmatched = (num_queries - found).to(share.device, non_blocking=True)[:, None]
     no_object_weight = scoring.no_object_weight(config.no_object_weight)
     weights = share + no_object_weight * unmatched * negative / negative.sum(1, keepdim=True).clamp(min=1)
-    if len(slots) == 0:
-        target_slots = torch.full_like(objects, no_object)
+    if len(logit_index) == 0:
+        target_index = torch.full_like(objects, no_object)
         wanted = torch.zeros_like(dense.boxes_cxcywh)
     else:
-        target_slots = torch.where(positive, slots[objects.clamp(min=0)], no_object)
+        target_index = torch.where(positive, logit_index[objects.clamp(min=0)], no_object)
         wanted = truth.boxes_cxcywh[objects.clamp(min=0)]
     corners, wanted_corners = cxcywh_to_xyxy(dense.boxes_cxcywh), cxcywh_to_xyxy(wanted)
     scores = None
     if config.class_targets == "iou":
         scores = torch.where(positive, broadcast_iou(corners.detach(), wanted_corners), 1.0)
-    losses = scoring.losses(dense.logits, target_slots, scores)
+    losses = scoring.losses(dense.logits, target_index, scores)
     giou = broadcast_giou(corners, wanted_corners)
     return {
         "class": (losses * weights).sum(),
@@ -110,7 +112,7 @@ def assign_tokens(dense: DenseOutputs, truth: GroundTruth) -> Tensor:
 
 @torch.no_grad()
 def align_tokens(
-    dense: DenseOutputs, truth: GroundTruth, slots: Tensor, scoring: ClassScoring = SOFTMAX
+    dense: DenseOutputs, truth: GroundTruth, logit_index: Tensor, scoring: ClassScoring = SOFTMAX
 ) -> Tensor:
     """Return the object each token is to find, int64 ``[B, M]``; -1 for none (TOOD, arXiv:2108.07755).
 
@@ -126,7 +128,7 @@ def align_tokens(
     inside = (distance <= 0.5 * boxes[:, None, :, 2:]).all(-1)
     squared = distance.square().sum(-1).masked_fill(~dense.valid[..., None], torch.inf)
     inside = inside.scatter(1, squared.argmin(1, keepdim=True), True) & real
-    columns = slots[number.clamp(min=0)][:, None].expand(-1, dense.logits.shape[1], -1)
+    columns = logit_index[number.clamp(min=0)][:, None].expand(-1, dense.logits.shape[1], -1)
     score = scoring.scores(dense.logits).gather(2, columns)
     iou = broadcast_iou(cxcywh_to_xyxy(dense.boxes_cxcywh)[:, :, None], cxcywh_to_xyxy(boxes)[:, None])
     fit = torch.where(inside, score**_SCORE_POWER * iou**_IOU_POWER + 1e-9, 0.0)

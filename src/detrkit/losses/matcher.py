@@ -52,15 +52,15 @@ class HungarianMatcher:
     scoring: ClassScoring = SOFTMAX
 
     @torch.no_grad()
-    def __call__(self, outputs: Outputs, truth: GroundTruth, slots: Tensor) -> Matches:
+    def __call__(self, outputs: Outputs, truth: GroundTruth, logit_index: Tensor) -> Matches:
         """Match every layer.
 
         Args:
             outputs: Predictions of L layers.
             truth: The batch's objects.
-            slots: int64 ``[N]``, the logit column of each object's class.
+            logit_index: int64 ``[N]``, the logit column of each object's class.
         """
-        cost = self.costs(outputs, truth, slots).cpu().numpy()  # the one host transfer of a step
+        cost = self.costs(outputs, truth, logit_index).cpu().numpy()  # the one host transfer of a step
         device = outputs.logits.device
         pairs = torch.from_numpy(_assign(cost, truth.counts))
         if device.type == "cuda":
@@ -69,13 +69,13 @@ class HungarianMatcher:
         return Matches(images, queries, objects)
 
     @torch.no_grad()
-    def costs(self, outputs: Outputs, truth: GroundTruth, slots: Tensor) -> Tensor:
+    def costs(self, outputs: Outputs, truth: GroundTruth, logit_index: Tensor) -> Tensor:
         """Compute the cost of every object with every query of its image, ``[L, N, Q]`` float32, all finite."""
         counts = torch.tensor(truth.counts)
         image_of = torch.repeat_interleave(torch.arange(len(truth.counts)), counts)
         image_of = image_of.to(outputs.logits.device, non_blocking=True)
         # [L, B, Q, S] -> [N, L, Q]: each object looks at its own image and class only
-        class_part = self.scoring.costs(outputs.logits).permute(1, 3, 0, 2)[image_of, slots].transpose(0, 1)
+        class_part = self.scoring.costs(outputs.logits).permute(1, 3, 0, 2)[image_of, logit_index].transpose(0, 1)
         predicted = outputs.boxes_cxcywh.float().index_select(1, image_of)
         wanted = truth.boxes_cxcywh[None, :, None, :]
         l1_part = (predicted - wanted).abs().sum(-1)

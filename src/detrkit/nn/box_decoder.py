@@ -1,6 +1,6 @@
 """A decoder whose queries are boxes, refined from layer to layer (arXiv:2010.04159, A.4; arXiv:2304.08069).
 
-Shapes: B images, M image tokens, Q queries, D features, L layers, S label slots.
+Shapes: B images, M image tokens, Q queries, D features, L layers, S labels of the head.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ class BoxDecoder(Recomputing):
     Args:
         layers: Their number is L.
         dim: Features D.
-        num_slots: Label slots S; class heads have S + 1 rows, the last for no-object.
+        num_labels: Labels S of the head; class heads have S + 1 rows, the last for no-object.
     """
 
-    def __init__(self, layers: list[BoxDecoderLayer], dim: int, num_slots: int):
+    def __init__(self, layers: list[BoxDecoderLayer], dim: int, num_labels: int):
         super().__init__()
         self.layers = nn.ModuleList(layers)
         self.query_pos = MLP(4, 2 * dim, dim, num_layers=2)
-        self.class_embed = nn.ModuleList(nn.Linear(dim, num_slots + 1) for _ in layers)
+        self.class_embed = nn.ModuleList(nn.Linear(dim, num_labels + 1) for _ in layers)
         self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in layers)
 
     def forward(

@@ -23,13 +23,13 @@ _SMALLEST_SIDE = 1e-3
 
 
 class NoisedObjects(NamedTuple):
-    """What the queries are made from.
+    """The noised objects that queries are made from.
 
-    slots: int64 ``[B, K]``, a logit column. boxes_cxcywh: ``[B, K, 4]``, 0 to 1. objects: int64 ``[B, K]``, as in
-    :class:`detrkit.types.DenoisedOutputs`. blocks: int64 ``[K]``, the copy that each query is of.
+    logit_index: int64 ``[B, K]``, a logit column. boxes_cxcywh: ``[B, K, 4]``, 0 to 1. objects: int64 ``[B, K]``,
+    as in :class:`detrkit.types.DenoisedOutputs`. blocks: int64 ``[K]``, the copy that each query is of.
     """
 
-    slots: Tensor
+    logit_index: Tensor
     boxes_cxcywh: Tensor
     objects: Tensor
     blocks: Tensor
@@ -37,14 +37,14 @@ class NoisedObjects(NamedTuple):
 
 @torch.no_grad()
 def noise_objects(
-    objects: Objects, copies: int, num_slots: int, *, label_noise: float, box_noise: float
+    objects: Objects, copies: int, num_labels: int, *, label_noise: float, box_noise: float
 ) -> NoisedObjects:
     """Draw noised objects, from torch's random numbers of the boxes' device.
 
     Args:
         objects: Of the batch.
         copies: Times that each object is noised.
-        num_slots: Label slots of the head.
+        num_labels: Labels of the head.
         label_noise: Share of the copies that are told a random class.
         box_noise: Most that a corner moves, in halves of the box's side; those that shall find nothing move by
             once to twice as much.
@@ -52,7 +52,7 @@ def noise_objects(
     Returns:
         ``K = copies * 2 * most`` queries, ``most`` being the objects of the image that has most.
     """
-    slots, boxes, counts = objects
+    logit_index, boxes, counts = objects
     device = boxes.device
     kept = [min(count, _MOST_OBJECTS) for count in counts]
     most = max(kept, default=0)
@@ -63,7 +63,7 @@ def noise_objects(
         start += count
     number = number.to(device, non_blocking=True)[:, None, None].expand(-1, copies, 2, -1)  # [B, copies, 2, most]
     if len(boxes) == 0:  # most is 0 then
-        boxes, slots = boxes.new_zeros(1, 4), slots.new_zeros(1)
+        boxes, logit_index = boxes.new_zeros(1, 4), logit_index.new_zeros(1)
     known = cxcywh_to_xyxy(boxes)[number.clamp(min=0)]
     shape = known.shape[:-1]
     sides = (known[..., 2:] - known[..., :2]).repeat(1, 1, 1, 1, 2)  # w, h, w, h
@@ -77,9 +77,9 @@ def noise_objects(
     )
     noised = xyxy_to_cxcywh(torch.cat((low, high), dim=-1))
     noised = torch.cat((noised[..., :2], noised[..., 2:].clamp(min=_SMALLEST_SIDE)), dim=-1)
-    told = slots[number.clamp(min=0)]
+    told = logit_index[number.clamp(min=0)]
     wrong = torch.rand(shape, device=device) < label_noise
-    told = torch.where(wrong, torch.randint(0, max(num_slots, 1), shape, device=device), told)
+    told = torch.where(wrong, torch.randint(0, max(num_labels, 1), shape, device=device), told)
     finds_nothing = (far[..., 0] > 0) & (number != NO_QUERY)
     wanted = torch.where(finds_nothing, NO_OBJECT, number)
     blocks = torch.arange(copies, device=device).repeat_interleave(2 * most)

@@ -26,7 +26,7 @@ from detrkit.families.build import load_model, prepare_model
 from detrkit.families.family import BuiltModel
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
-from detrkit.families.transfer import match_slots
+from detrkit.families.transfer import match_logit_index
 from detrkit.files import atomic_file, make_folder
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.preflight import data_questions, training_questions
@@ -193,18 +193,18 @@ def _check_head(
     used = np.unique(np.concatenate([train.index.labels, val.index.labels])) if _same_classes(train, val) else None
     wanted = data if used is None else data.select(used.tolist())  # a mere heading need not be in a head
     lines = () if built.report is None else tuple(built.report.lines())
-    result = training_questions.check_head(built.class_map, _count_slots(built), wanted, lines, as_it_is)
+    result = training_questions.check_head(built.class_map, _count_labels(built), wanted, lines, as_it_is)
     if result.outcome is not Outcome.OK:
         return None, result
-    return match_slots(data, built.class_map) if as_it_is else built.class_map, result
+    return match_logit_index(data, built.class_map) if as_it_is else built.class_map, result
 
 
 def _same_classes(train: Split, val: Split) -> bool:
     return train.index.class_map.names == val.index.class_map.names
 
 
-def _count_slots(built: BuiltModel) -> int:
-    """Count the label slots of the class head, asked of the model itself on a small black image."""
+def _count_labels(built: BuiltModel) -> int:
+    """Count the labels of the class head, asked of the model itself on a small black image."""
     with torch.inference_mode():
         outputs = built.model.eval()(torch.zeros(1, 3, 64, 64), None)
     return int(outputs.logits.shape[-1]) - built.family.scoring.extra_columns

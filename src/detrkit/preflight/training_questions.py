@@ -19,22 +19,22 @@ COLLAPSED = 1e-3
 
 
 def check_head(
-    head: ClassMap, logit_slots: int, data: ClassMap, lines: Sequence[str], as_it_is: bool
+    head: ClassMap, head_labels: int, data: ClassMap, lines: Sequence[str], as_it_is: bool
 ) -> CheckResult:
     """Check whether the model's class head is one for this data set.
 
     Args:
         head: Classes of the model.
-        logit_slots: Rows that its class head really has, without no-object.
+        head_labels: Rows that its class head really has, without no-object.
         data: Classes of the data set.
         lines: What loading the weights said of the head.
         as_it_is: The model is a trained one, whose head is not replaced.
     """
     missing = [name for name in data.names if name not in head.names]
     figures = {"classes_of_head": len(head), "classes_of_data": len(data), "missing": missing}
-    if logit_slots != head.num_slots or (missing and as_it_is):
+    if head_labels != head.num_labels or (missing and as_it_is):
         names = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
-        what = f"it scores {logit_slots} slots, its classes have {head.num_slots}"
+        what = f"it scores {head_labels} labels, its classes have {head.num_labels}"
         if missing:
             what = f"{len(missing)} of the data set's {len(data)} classes ({names}) are not among its {len(head)}"
         found = f"the model's class head is that of another data set: {what}"

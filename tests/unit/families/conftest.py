@@ -28,9 +28,9 @@ def small_config(**changes: object) -> DetrConfig:
     return DetrConfig.model_validate({**base, **changes})
 
 
-def build(config: DetrConfig, num_slots: int = 91, seed: int = 0) -> Detr:
+def build(config: DetrConfig, num_labels: int = 91, seed: int = 0) -> Detr:
     torch.manual_seed(seed)
-    model = build_detr(config, num_slots).eval()
+    model = build_detr(config, num_labels).eval()
     if config.backbone_norm == "frozen":
         randomize(model, seed)
     return model

@@ -17,7 +17,7 @@ from detrkit.families.detr.model import Detr, build_detr
 from detrkit.families.detr.weights import coco_class_map, read_weights, write_hub, write_published
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
-from detrkit.families.transfer import load_exactly, match_slots, transfer
+from detrkit.families.transfer import load_exactly, match_logit_index, transfer
 from detrkit.families.weights import Weights
 from detrkit.nn.backbones import SMALL_BACKBONES
 from tests.unit.families.conftest import build, small_config
@@ -99,20 +99,20 @@ def test_a_file_of_the_published_training_script_with_its_arguments_is_read(tmp_
 def test_official_slots_become_the_80_classes_of_coco():
     classes = coco_class_map()
     assert len(classes) == 80
-    assert classes.num_slots == 91
-    assert classes.slots == classes.category_ids == COCO_CATEGORY_IDS
+    assert classes.num_labels == 91
+    assert classes.logit_index == classes.category_ids == COCO_CATEGORY_IDS
     assert (classes.names[0], classes.category_ids[0]) == ("person", 1)
     assert (classes.names[-1], classes.category_ids[-1]) == ("toothbrush", 90)
 
 
 def test_a_custom_head_of_a_published_file_gets_placeholder_names(tmp_path: Path):
-    write_published(tmp_path / "x.pth", build(small_config(), num_slots=4).state_dict())
+    write_published(tmp_path / "x.pth", build(small_config(), num_labels=4).state_dict())
     assert read_weights(tmp_path / "x.pth").class_map.names == ("class_0", "class_1", "class_2", "class_3")
 
 
 def test_names_of_a_hub_config_become_the_classes(tmp_path: Path):
     config = small_config()
-    classes = ClassMap(("cat", "dog"), (0, 2), slots=(0, 2), num_slots=3)
+    classes = ClassMap(("cat", "dog"), (0, 2), logit_index=(0, 2), num_labels=3)
     write_hub(tmp_path, Weights(build(config, 3).state_dict(), config, classes, "x"), 800, 1333)
     assert json.loads((tmp_path / "config.json").read_text())["id2label"] == {"0": "cat", "1": "N/A", "2": "dog"}
     assert read_weights(tmp_path).class_map == classes
@@ -271,7 +271,7 @@ def test_classes_that_share_a_name_carry_their_rows_over():
     assert set(report.replaced) == {"class_embed.weight", "class_embed.bias"}
     assert len(report.loaded) == len(old.state_dict()) - 2
     text = "\n".join(report.lines())
-    assert "91 label slots before, 3 now" in text
+    assert "91 labels before, 3 now" in text
     assert "unicorn" in text
 
 
@@ -279,9 +279,9 @@ def test_the_same_classes_keep_the_published_head_whole():
     config = small_config()
     old = build(config, 91, seed=1)
     data = ClassMap(tuple(reversed(coco_class_map().names)), tuple(range(80)))
-    classes = match_slots(data, coco_class_map())
-    assert classes.num_slots == 91
-    assert classes.slots[0] == 90  # toothbrush, first here
+    classes = match_logit_index(data, coco_class_map())
+    assert classes.num_labels == 91
+    assert classes.logit_index[0] == 90  # toothbrush, first here
     assert classes.category_ids == data.category_ids
     new = build(config, 91, seed=2)
     report = transfer(new, Weights(old.state_dict(), config, coco_class_map(), "old.pth"), classes)
@@ -291,7 +291,7 @@ def test_the_same_classes_keep_the_published_head_whole():
 
 def test_other_classes_get_a_head_of_their_own():
     data = ClassMap(("person", "unicorn"), (1, 2))
-    assert match_slots(data, coco_class_map()) == data
+    assert match_logit_index(data, coco_class_map()) == data
 
 
 def test_what_is_left_over_and_missing_is_reported():

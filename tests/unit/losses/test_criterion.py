@@ -124,7 +124,7 @@ def test_without_aux_only_the_last_layer_counts():
 
 
 def test_labels_go_to_the_slots_of_the_class_map():
-    sparse = ClassMap(("a", "b"), (2, 5), slots=(2, 5), num_slots=7)
+    sparse = ClassMap(("a", "b"), (2, 5), logit_index=(2, 5), num_labels=7)
     logits = torch.zeros(1, 1, 2, 8)
     logits[..., 0, 5] = 9.0
     logits[..., 1, 7] = 9.0

@@ -61,7 +61,7 @@ def test_images_without_objects_teach_no_object_only():
     assert dense.boxes_cxcywh.grad.abs().sum() == 0
 
 
-def best_ten_by_loops(dense: DenseOutputs, truth: GroundTruth, slots: list[int]) -> list[list[int]]:
+def best_ten_by_loops(dense: DenseOutputs, truth: GroundTruth, logit_index: list[int]) -> list[list[int]]:
     """The rule of :func:`align_tokens` in plain loops, in float64."""
     found, start = [], 0
     for image, count in enumerate(truth.counts):
@@ -84,7 +84,7 @@ def best_ten_by_loops(dense: DenseOutputs, truth: GroundTruth, slots: list[int])
             overlaps = {t: iou_of(boxes[t], [cx, cy, w, h]) for t in inside}
             # by how well it fits; where nothing overlaps, by nearness
             ranked = sorted(
-                inside, key=lambda t: (-float(scores[t, slots[number]]) * overlaps[t] ** 6, squared[t])
+                inside, key=lambda t: (-float(scores[t, logit_index[number]]) * overlaps[t] ** 6, squared[t])
             )
             for token in ranked[:10]:
                 if overlaps[token] > owned_by[token]:
@@ -122,9 +122,9 @@ def test_aligned_tokens_are_those_of_the_plain_rule(seed: int, padded: bool):
         valid = torch.ones(3, 14, 14, dtype=torch.bool)
         valid[0, 10:], valid[2, :, 8:] = False, False
         dense = dense._replace(valid=valid.flatten(1))
-    slots = truth.labels
-    found = align_tokens(dense, truth, slots)
-    assert found.tolist() == best_ten_by_loops(dense, truth, slots.tolist())
+    logit_index = truth.labels
+    found = align_tokens(dense, truth, logit_index)
+    assert found.tolist() == best_ten_by_loops(dense, truth, logit_index.tolist())
     assert (found[1] == -1).all()
     assert (found[~dense.valid.expand(3, -1)] == -1).all()
 
@@ -169,8 +169,8 @@ def test_slots_of_a_sparse_head_are_looked_up():
     dense, truth = make_random((3,), seed=2)
     wide = torch.full((1, 64, 8), -9.0)
     wide[..., [2, 5, 7]] = dense.logits.detach()
-    slots = torch.tensor([2, 5])[truth.labels]
-    found = align_tokens(dense._replace(logits=wide), truth, slots)
+    logit_index = torch.tensor([2, 5])[truth.labels]
+    found = align_tokens(dense._replace(logits=wide), truth, logit_index)
     assert torch.equal(found, align_tokens(dense, truth, truth.labels))
 
 

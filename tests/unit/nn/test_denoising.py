@@ -10,20 +10,20 @@ from detrkit.types import NO_OBJECT, NO_QUERY, Objects
 LABEL_NOISE, BOX_NOISE = 0.25, 0.4
 
 
-def make_objects(counts: tuple[int, ...], num_slots: int = 7, seed: int = 0) -> Objects:
+def make_objects(counts: tuple[int, ...], num_labels: int = 7, seed: int = 0) -> Objects:
     """Boxes far enough from the border that noise leaves them inside the image."""
     generator = torch.Generator().manual_seed(seed)
     total = sum(counts)
     centers = torch.rand(total, 2, generator=generator) * 0.2 + 0.4
     sides = torch.rand(total, 2, generator=generator) * 0.2 + 0.1
-    slots = torch.randint(0, num_slots, (total,), generator=generator)
-    return slots, torch.cat((centers, sides), dim=1), counts
+    logit_index = torch.randint(0, num_labels, (total,), generator=generator)
+    return logit_index, torch.cat((centers, sides), dim=1), counts
 
 
-def noised(objects: Objects, copies: int = 2, num_slots: int = 7, seed: int = 0, **noise: float) -> NoisedObjects:
+def noised(objects: Objects, copies: int = 2, num_labels: int = 7, seed: int = 0, **noise: float) -> NoisedObjects:
     torch.manual_seed(seed)
     return noise_objects(
-        objects, copies, num_slots, **{"label_noise": LABEL_NOISE, "box_noise": BOX_NOISE, **noise}
+        objects, copies, num_labels, **{"label_noise": LABEL_NOISE, "box_noise": BOX_NOISE, **noise}
     )
 
 
@@ -60,14 +60,14 @@ def test_each_object_lies_once_near_and_once_further_off_in_every_copy():
 
 
 def test_the_share_of_wrong_labels_is_the_one_asked_for():
-    slots, boxes, counts = make_objects((10,), num_slots=80)
-    found = noised((slots, boxes, counts), copies=200, num_slots=80)
-    told = found.slots.view(-1, 10)
-    wrong = (told != slots).float().mean().item()
+    logit_index, boxes, counts = make_objects((10,), num_labels=80)
+    found = noised((logit_index, boxes, counts), copies=200, num_labels=80)
+    told = found.logit_index.view(-1, 10)
+    wrong = (told != logit_index).float().mean().item()
     assert wrong == pytest.approx(LABEL_NOISE * 79 / 80, abs=0.03)
     assert (told.min(), told.max()) == (0, 79)  # any slot, never no-object's
-    true = noised((slots, boxes, counts), num_slots=80, label_noise=0.0)
-    assert torch.equal(true.slots.view(-1, 10), slots.expand(4, -1))
+    true = noised((logit_index, boxes, counts), num_labels=80, label_noise=0.0)
+    assert torch.equal(true.logit_index.view(-1, 10), logit_index.expand(4, -1))
 
 
 def test_boxes_stay_in_the_image_and_keep_a_size():
@@ -82,7 +82,7 @@ def test_boxes_stay_in_the_image_and_keep_a_size():
 @pytest.mark.parametrize("counts", [(0,), (0, 0), ()])
 def test_a_batch_without_objects_has_no_queries(counts: tuple[int, ...]):
     found = noised((torch.zeros(0, dtype=torch.int64), torch.zeros(0, 4), counts))
-    assert found.slots.shape == (len(counts), 0)
+    assert found.logit_index.shape == (len(counts), 0)
     assert found.boxes_cxcywh.shape == (len(counts), 0, 4)
     assert found.blocks.shape == (0,)
 
@@ -97,9 +97,9 @@ def test_of_more_than_a_hundred_objects_the_first_are_noised():
 
 
 def test_noise_has_no_gradient_and_leaves_the_objects_alone():
-    slots, boxes, counts = make_objects((2,))
+    logit_index, boxes, counts = make_objects((2,))
     before = boxes.clone()
-    assert not noised((slots, boxes.requires_grad_(), counts)).boxes_cxcywh.requires_grad
+    assert not noised((logit_index, boxes.requires_grad_(), counts)).boxes_cxcywh.requires_grad
     assert torch.equal(boxes, before)
 
 

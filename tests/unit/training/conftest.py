@@ -30,14 +30,14 @@ SIDE = 32
 class ToyDetector(nn.Module):
     """A convolution, queries, two decoder layers; dropout 0.1 unless told otherwise."""
 
-    def __init__(self, dropout: float = 0.1, num_slots: int = 3, dim: int = 16):
+    def __init__(self, dropout: float = 0.1, num_labels: int = 3, dim: int = 16):
         super().__init__()
         self.backbone = nn.Sequential(nn.Conv2d(3, dim, 8, stride=8), nn.ReLU())
         self.norm = nn.LayerNorm(dim)
         self.dropout = nn.Dropout(dropout)
         self.query_embed = nn.Embedding(NUM_QUERIES, dim)
         self.layers = nn.ModuleList(nn.Linear(dim, dim) for _ in range(2))
-        self.class_embed = nn.Linear(dim, num_slots + 1)
+        self.class_embed = nn.Linear(dim, num_labels + 1)
         self.bbox_embed = nn.Linear(dim, 4)
         self.register_buffer("scale", torch.ones(()))
 

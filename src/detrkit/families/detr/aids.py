@@ -2,7 +2,7 @@
 
 Each set and each copy of the objects sees only itself, so the model's own queries give what they would give alone.
 
-Shapes: B images, D features, Q queries, G sets, K further queries, S label slots.
+Shapes: B images, D features, Q queries, G sets, K further queries, S labels of the head.
 """
 
 from __future__ import annotations
@@ -48,20 +48,20 @@ class DetrAids(nn.Module):
         config: What there is of them.
         dim: Features D.
         num_queries: Queries Q of the model.
-        num_slots: Label slots S.
+        num_labels: Labels S of the head.
         has_references: Whether the model's boxes are offsets from reference boxes.
     """
 
-    def __init__(self, config: AidsConfig, dim: int, num_queries: int, num_slots: int, has_references: bool):
+    def __init__(self, config: AidsConfig, dim: int, num_queries: int, num_labels: int, has_references: bool):
         super().__init__()
         self.config = config
-        self.num_slots = num_slots
+        self.num_labels = num_labels
         further = (config.groups - 1, num_queries)
         self.group_queries = nn.Parameter(torch.randn(*further, dim)) if config.groups > 1 else None
         self.group_query_references = (
             nn.Parameter(torch.zeros(*further, 4)) if config.groups > 1 and has_references else None
         )
-        self.label_embed = nn.Embedding(num_slots, dim) if config.denoising else None
+        self.label_embed = nn.Embedding(num_labels, dim) if config.denoising else None
         self.box_embed = MLP(4, dim, dim, num_layers=2) if config.denoising else None
 
     def forward(self, own: Queries, position: nn.Module, objects: Objects | None) -> FurtherQueries:
@@ -84,7 +84,7 @@ class DetrAids(nn.Module):
             noised = noise_objects(
                 objects,
                 self.config.denoising,
-                self.num_slots,
+                self.num_labels,
                 label_noise=self.config.label_noise,
                 box_noise=self.config.box_noise,
             )
@@ -114,7 +114,7 @@ class DetrAids(nn.Module):
             centers = noised.boxes_cxcywh[..., :2]
             placed = placed + position.encode(centers.flatten(0, 1)).view(placed.shape)
         references = None if own.references is None else noised.boxes_cxcywh.logit(eps=1e-4)
-        return Queries(placed.to(dtype), self.label_embed(noised.slots).to(dtype), references)
+        return Queries(placed.to(dtype), self.label_embed(noised.logit_index).to(dtype), references)
 
 
 def _join(parts: list[Queries]) -> Queries:

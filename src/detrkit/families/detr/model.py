@@ -1,6 +1,6 @@
 """Classic DETR (arXiv:2005.12872, figure 2). Parameters carry the published checkpoints' names.
 
-Shapes: B images, H x W pixels, h x w feature map, D features, Q queries, L decoder layers, S label slots.
+Shapes: B images, H x W pixels, h x w feature map, D features, Q queries, L decoder layers, S labels of the head.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Detr(nn.Module):
         transformer: Encoder and decoder.
         hidden_dim: Features D.
         num_queries: Queries Q, the most objects an image can have.
-        num_slots: Label slots S; the head has S + 1 rows, the last for no-object.
+        num_labels: Labels S of the head; the head has S + 1 rows, the last for no-object.
         position_at_input: Positions are added to the encoder's input too, and queries start as themselves.
         query_reference: Boxes are offsets from a learned reference box of each query.
         part_rules: How its parts are named.
@@ -58,7 +58,7 @@ class Detr(nn.Module):
         *,
         hidden_dim: int,
         num_queries: int,
-        num_slots: int,
+        num_labels: int,
         position_at_input: bool = False,
         query_reference: bool = False,
         part_rules: tuple[PartRule, ...] = (),
@@ -66,7 +66,7 @@ class Detr(nn.Module):
         super().__init__()
         self.part_rules = part_rules
         self.transformer = transformer
-        self.class_embed = nn.Linear(hidden_dim, num_slots + 1)
+        self.class_embed = nn.Linear(hidden_dim, num_labels + 1)
         self.bbox_embed = MLP(hidden_dim, hidden_dim, 4, num_layers=3)
         self.query_embed = nn.Embedding(num_queries, hidden_dim)
         self.input_proj = nn.Conv2d(backbone.channels[-1], hidden_dim, kernel_size=1)
@@ -130,7 +130,7 @@ class Detr(nn.Module):
         )
 
 
-def build_detr(config: DetrConfig, num_slots: int) -> Detr:
+def build_detr(config: DetrConfig, num_labels: int) -> Detr:
     """Build a DETR with random weights, drawn as the published code draws them: Xavier in the transformer."""
     dim = config.hidden_dim
     layer = (dim, config.num_heads, config.ffn_dim, config.dropout, config.pre_norm)
@@ -146,7 +146,7 @@ def build_detr(config: DetrConfig, num_slots: int) -> Detr:
         Transformer(encoder, decoder),
         hidden_dim=dim,
         num_queries=config.num_queries,
-        num_slots=num_slots,
+        num_labels=num_labels,
         position_at_input=config.position_at_input,
         query_reference=config.query_reference,
         part_rules=_part_rules(config, len(backbone.channels)),
@@ -177,7 +177,7 @@ def add_aids(model: Detr, config: DetrConfig, aids: AidsConfig) -> None:
     """Give a model, in place, what it has in training only; its own weights stay as they are."""
     model.reads_tokens = aids.dense != "none"
     if aids.groups > 1 or aids.denoising:
-        num_slots = model.class_embed.out_features - 1
+        num_labels = model.class_embed.out_features - 1
         has_references = model.query_reference is not None
-        model.aids = DetrAids(aids, config.hidden_dim, config.num_queries, num_slots, has_references)
+        model.aids = DetrAids(aids, config.hidden_dim, config.num_queries, num_labels, has_references)
         initialize_aids(model, config)

@@ -1,6 +1,6 @@
 """Reading and writing DETR weights: the published ``.pth`` files and the hub's safetensors folders.
 
-A published checkpoint's label slots are raw COCO category ids: 91 of them, 80 used. They become a ClassMap over
+A published checkpoint's labels are raw COCO category ids: 91 of them, 80 used. They become a ClassMap over
 the 80 classes, so that nothing else in detrkit ever sees the gaps.
 """
 
@@ -30,7 +30,7 @@ from detrkit.families.weights import Weights
 from detrkit.files import atomic_bytes
 from detrkit.nn.backbones import SMALL_BACKBONES
 
-_COCO_SLOTS = 91
+_COCO_LABELS = 91
 _BACKBONES: dict[tuple[int, bool], BackboneName] = {
     (2, False): "resnet18",
     (6, False): "resnet34",
@@ -42,7 +42,7 @@ _UNUSED_LABEL = "N/A"
 
 def coco_class_map() -> ClassMap:
     """Return the classes of the published checkpoints: 80 of COCO in 91 slots that are category ids."""
-    return ClassMap(COCO_NAMES, COCO_CATEGORY_IDS, slots=COCO_CATEGORY_IDS, num_slots=_COCO_SLOTS)
+    return ClassMap(COCO_NAMES, COCO_CATEGORY_IDS, logit_index=COCO_CATEGORY_IDS, num_labels=_COCO_LABELS)
 
 
 def read_weights(path: str | Path, model: DetrConfig | None = None) -> Weights:
@@ -197,16 +197,16 @@ def _merge(wanted: DetrConfig, found: DetrConfig, path: Path) -> DetrConfig:
 
 
 def _class_map(state: Mapping[str, Tensor], hub_config: Mapping[str, Any]) -> ClassMap:
-    num_slots = state["class_embed.weight"].shape[0] - 1
+    num_labels = state["class_embed.weight"].shape[0] - 1
     labels = hub_config.get("id2label") or {}
-    named = {int(slot): str(name) for slot, name in labels.items() if str(name) != _UNUSED_LABEL}
-    if num_slots == _COCO_SLOTS and (not named or all(name.startswith("LABEL_") for name in named.values())):
+    named = {int(index): str(name) for index, name in labels.items() if str(name) != _UNUSED_LABEL}
+    if num_labels == _COCO_LABELS and (not named or all(name.startswith("LABEL_") for name in named.values())):
         return coco_class_map()
-    named = {slot: name for slot, name in sorted(named.items()) if slot < num_slots}
+    named = {index: name for index, name in sorted(named.items()) if index < num_labels}
     if not named:  # a custom head in the published layout: the file holds no names
-        named = {slot: f"class_{slot}" for slot in range(num_slots)}
-    slots = tuple(named)
-    return ClassMap(tuple(named.values()), slots, slots=slots, num_slots=num_slots)
+        named = {index: f"class_{index}" for index in range(num_labels)}
+    logit_index = tuple(named)
+    return ClassMap(tuple(named.values()), logit_index, logit_index=logit_index, num_labels=num_labels)
 
 
 def _check_is_detr(state: Mapping[str, Tensor], path: Path) -> None:
@@ -299,8 +299,8 @@ def _foreign_to_hub(weights: Weights) -> list[str]:
 def _hub_config(weights: Weights) -> dict[str, Any]:
     model = weights.config
     assert isinstance(model, DetrConfig)
-    labels = dict.fromkeys(range(weights.class_map.num_slots), _UNUSED_LABEL)
-    labels.update(zip(weights.class_map.slots, weights.class_map.names, strict=True))
+    labels = dict.fromkeys(range(weights.class_map.num_labels), _UNUSED_LABEL)
+    labels.update(zip(weights.class_map.logit_index, weights.class_map.names, strict=True))
     return {
         "architectures": ["DetrForObjectDetection"],
         "model_type": "detr",
@@ -320,10 +320,10 @@ def _hub_config(weights: Weights) -> dict[str, Any]:
         "dropout": model.dropout,
         "attention_dropout": 0.0,
         "activation_function": "relu",
-        "id2label": {str(slot): label for slot, label in labels.items()},
+        "id2label": {str(index): label for index, label in labels.items()},
         # transformers keeps one slot per label, so the gaps must have distinct names here
         "label2id": {
-            (label if label != _UNUSED_LABEL else f"{label} {slot}"): slot for slot, label in labels.items()
+            (label if label != _UNUSED_LABEL else f"{label} {index}"): index for index, label in labels.items()
         },
     }
 

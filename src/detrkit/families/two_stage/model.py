@@ -4,7 +4,7 @@ Two-stage selection is Deformable DETR's (arXiv:2010.04159, A.4) in the shape th
 (arXiv:2304.08069): self-attention on the coarsest map only, maps mixed by convolutions, deformable attention in
 the decoder. Like the classic model it scores by a softmax with no-object, and needs no suppression.
 
-Shapes: B images, H x W pixels, M tokens of all levels, D features, Q queries, L layers, S label slots.
+Shapes: B images, H x W pixels, M tokens of all levels, D features, Q queries, L layers, S labels of the head.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ class TokenHeads(nn.Module):
 
     Args:
         dim: Features D.
-        num_slots: Label slots S.
+        num_labels: Labels S of the head.
     """
 
-    def __init__(self, dim: int, num_slots: int):
+    def __init__(self, dim: int, num_labels: int):
         super().__init__()
-        self.class_embed = nn.Linear(dim, num_slots + 1)
+        self.class_embed = nn.Linear(dim, num_labels + 1)
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
         start_heads(self.class_embed, self.bbox_embed)
 
@@ -59,12 +59,12 @@ class TokenHeads(nn.Module):
 class TwoStageAids(nn.Module):
     """What training adds: heads that many tokens of an object learn from, and classes of noised objects."""
 
-    def __init__(self, config: AidsConfig, dim: int, num_slots: int):
+    def __init__(self, config: AidsConfig, dim: int, num_labels: int):
         super().__init__()
         self.config = config
-        self.token_heads = TokenHeads(dim, num_slots) if config.dense != "none" else None
-        self.num_slots = num_slots
-        self.label_embed = nn.Embedding(num_slots, dim) if config.denoising else None
+        self.token_heads = TokenHeads(dim, num_labels) if config.dense != "none" else None
+        self.num_labels = num_labels
+        self.label_embed = nn.Embedding(num_labels, dim) if config.denoising else None
 
     def noise(self, objects: Objects | None) -> NoisedObjects | None:
         """Noised objects to make queries from, if there shall be any."""
@@ -74,7 +74,7 @@ class TwoStageAids(nn.Module):
         return noise_objects(
             objects,
             config.denoising,
-            self.num_slots,
+            self.num_labels,
             label_noise=config.label_noise,
             box_noise=config.box_noise,
         )
@@ -91,7 +91,7 @@ class TwoStageDetr(nn.Module):
         decoder: Refines boxes.
         dim: Features D.
         num_queries: Queries Q, the most objects an image can have.
-        num_slots: Label slots S; heads have S + 1 rows, the last for no-object.
+        num_labels: Labels S of the head; heads have S + 1 rows, the last for no-object.
         part_rules: How its parts are named.
 
     Attributes:
@@ -108,7 +108,7 @@ class TwoStageDetr(nn.Module):
         *,
         dim: int,
         num_queries: int,
-        num_slots: int,
+        num_labels: int,
         part_rules: tuple[PartRule, ...] = (),
     ):
         super().__init__()
@@ -118,10 +118,10 @@ class TwoStageDetr(nn.Module):
         self.pyramid = pyramid
         self.token_proj = nn.Linear(dim, dim)
         self.token_norm = nn.LayerNorm(dim)
-        self.token_heads = TokenHeads(dim, num_slots)
+        self.token_heads = TokenHeads(dim, num_labels)
         self.decoder = decoder
         self.num_queries = num_queries
-        self.num_slots = num_slots
+        self.num_labels = num_labels
         self.aids: TwoStageAids | None = None
 
     def forward(
@@ -140,7 +140,7 @@ class TwoStageDetr(nn.Module):
         aids = self.aids if self.training else None
         noised = None if aids is None else aids.noise(objects)
         if noised is not None and aids is not None and aids.label_embed is not None:
-            queries = torch.cat((queries, aids.label_embed(noised.slots).to(queries.dtype)), dim=1)
+            queries = torch.cat((queries, aids.label_embed(noised.logit_index).to(queries.dtype)), dim=1)
             references = torch.cat((references, noised.boxes_cxcywh.logit(eps=1e-4)), dim=1)
         # known on the host: an image may have fewer tokens than there are queries
         lacking = memory.padding_mask is not None or features.shape[1] < self.num_queries
@@ -206,7 +206,7 @@ def start_heads(class_embed: nn.Linear, bbox_embed: MLP) -> None:
     class_embed.bias[-1] = _FIRST_NO_OBJECT
 
 
-def build_two_stage(config: TwoStageConfig, num_slots: int) -> TwoStageDetr:
+def build_two_stage(config: TwoStageConfig, num_labels: int) -> TwoStageDetr:
     """Build a two-stage DETR with random weights."""
     dim = config.hidden_dim
     backbone = build_backbone(config)
@@ -221,7 +221,7 @@ def build_two_stage(config: TwoStageConfig, num_slots: int) -> TwoStageDetr:
         BoxDecoderLayer(dim, config.num_heads, config.ffn_dim, config.dropout, config.levels)
         for _ in range(config.decoder_layers)
     ]
-    decoder = BoxDecoder(layers, dim, num_slots)
+    decoder = BoxDecoder(layers, dim, num_labels)
     for class_head, box_head in zip(decoder.class_embed, decoder.bbox_embed, strict=True):
         assert isinstance(class_head, nn.Linear)
         assert isinstance(box_head, MLP)
@@ -234,7 +234,7 @@ def build_two_stage(config: TwoStageConfig, num_slots: int) -> TwoStageDetr:
         decoder,
         dim=dim,
         num_queries=config.num_queries,
-        num_slots=num_slots,
+        num_labels=num_labels,
         part_rules=_part_rules(config, len(backbone.channels)),
     )
 
@@ -266,4 +266,4 @@ def add_aids(model: TwoStageDetr, _config: ModelConfig, aids: AidsConfig) -> Non
         )
     if aids.dense != "none" or aids.denoising:
         dim = model.token_proj.out_features
-        model.aids = TwoStageAids(aids, dim, model.num_slots)
+        model.aids = TwoStageAids(aids, dim, model.num_labels)
