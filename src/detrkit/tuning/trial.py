@@ -41,7 +41,7 @@ FIRST_FAILURES = 3
 _LOOK_S = 1.0
 
 
-class _InterruptedError(Exception):
+class _StoppedBySignalError(Exception):
     """A signal stopped the training of a trial, which was saved."""
 
     def __init__(self, number: int | None):
@@ -98,7 +98,7 @@ class Worker:
         try:
             while self._begin_or_wait():
                 self._work_on_one()
-        except _InterruptedError as stop:
+        except _StoppedBySignalError as stop:
             return stop.number
         except KeyboardInterrupt:
             return signal.SIGINT
@@ -131,7 +131,7 @@ class Worker:
         self._optuna_number = -1
         try:
             self.study.optimize(self._objective, n_trials=1, catch=_expected_errors())
-        except (KeyboardInterrupt, _InterruptedError):
+        except (KeyboardInterrupt, _StoppedBySignalError):
             if self._optuna_number >= 0 and self.study.trials[self._optuna_number].state.name == "FAIL":
                 retry_trial(self.study, self._optuna_number)
             raise
@@ -179,7 +179,7 @@ class Worker:
             result = self.train(config, run_dir, self._reporting(trial, set(frozen.intermediate_values)))
             facts = {"epochs": result.epochs, "steps": result.steps, "best_ap": result.best}
             if result.stopped == "interrupted":
-                raise _InterruptedError(result.signal_number)
+                raise _StoppedBySignalError(result.signal_number)
             if result.stopped == "pruned":
                 raise import_optuna().TrialPruned()
             if result.best is None or not math.isfinite(result.best):

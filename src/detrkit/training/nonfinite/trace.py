@@ -1,4 +1,4 @@
-"""Where in a model values stop being finite: forward through its modules, and backward through its gradients.
+"""Search for the place in a model where values stop being finite: forward through modules, backward in gradients.
 
 Slow, for a step that is known to be bad: every value that enters or leaves a module is looked at.
 """

@@ -1,1 +1,1 @@
-"""What a training says of itself: log, TensorBoard, trackers."""
+"""Log of a training: metrics.jsonl, TensorBoard, trackers."""

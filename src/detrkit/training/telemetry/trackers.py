@@ -141,7 +141,7 @@ _TRACKERS: dict[str, Callable[..., WandbTracker | MlflowTracker]] = {
 
 
 class Trackers:
-    """The services that a run reports to; never raises once they are open.
+    """Services that a run reports to; nothing raises once they are open.
 
     Args:
         names: names as in ``train.trackers``; TensorBoard is not one of them.
