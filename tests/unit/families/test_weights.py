@@ -11,7 +11,8 @@ import torch
 
 from detrkit.classes import COCO_CATEGORY_IDS, ClassMap
 from detrkit.errors import WeightsError
-from detrkit.families.build import get_family
+from detrkit.families.build import FAMILIES, get_family
+from detrkit.families.configs import MODEL_CONFIGS
 from detrkit.families.detr.layouts import hub_to_published, published_to_hub
 from detrkit.families.detr.model import Detr, build_detr
 from detrkit.families.detr.weights import coco_class_map, read_weights, write_hub, write_published
@@ -333,3 +334,7 @@ def test_group_norm_backbones_cannot_become_transformers_models(tmp_path: Path):
         write_hub(tmp_path / "hub", weights, 800, 1333)
     write_published(tmp_path / "x.pth", weights.state)
     assert read_weights(tmp_path / "x.pth").config.backbone_norm == "group"
+
+
+def test_every_family_has_a_config_section_and_the_other_way_round():
+    assert FAMILIES.keys() == MODEL_CONFIGS.keys()

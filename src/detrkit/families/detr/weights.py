@@ -22,21 +22,14 @@ from safetensors.torch import load_file, save
 from torch import Tensor
 
 from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap
-from detrkit.config import BackboneName
 from detrkit.errors import WeightsError
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.layouts import State, hub_to_published, is_hub_layout, published_to_hub
 from detrkit.families.weights import Weights
 from detrkit.files import atomic_bytes
-from detrkit.nn.backbones import SMALL_BACKBONES
+from detrkit.nn.backbones import SMALL_BACKBONES, infer_backbone
 
 _COCO_LABELS = 91
-_BACKBONES: dict[tuple[int, bool], BackboneName] = {
-    (2, False): "resnet18",
-    (6, False): "resnet34",
-    (6, True): "resnet50",
-    (23, True): "resnet101",
-}
 _UNUSED_LABEL = "N/A"
 
 
@@ -118,7 +111,7 @@ def infer_model_config(
     """
     hub_config = hub_config or {}
     hidden_dim = state["query_embed.weight"].shape[1]
-    backbone = _infer_backbone(state)
+    backbone = infer_backbone(state, "backbone.0.body.")
     dilation = bool(hub_config.get("dilation", "dc5" in file_name.lower()))
     preset = f"detr-{backbone.replace('resnet', 'r')}{'-dc5' if dilation else ''}"
     first = "transformer.encoder.layers.0.linear1.weight"
@@ -139,29 +132,6 @@ def infer_model_config(
         pre_norm="transformer.encoder.norm.weight" in state,
         num_queries=state["query_embed.weight"].shape[0],
     )
-
-
-def _infer_backbone(state: Mapping[str, Tensor]) -> BackboneName:
-    prefix = "backbone.0.body."
-    stem = state[f"{prefix}conv1.weight"]
-    if stem.shape[-1] == 3:
-        names = {channels[0]: name for name, channels in SMALL_BACKBONES.items()}
-        if stem.shape[0] not in names:
-            raise WeightsError(
-                f"the backbone's stem has {stem.shape[0]} channels, expected one of "
-                f"{', '.join(f'{count} ({name})' for count, name in names.items())}"
-            )
-        return names[stem.shape[0]]
-    blocks = {
-        re.sub(r"\..*", "", name.removeprefix(f"{prefix}layer3.")) for name in state if f"{prefix}layer3." in name
-    }
-    kind = (len(blocks), f"{prefix}layer3.0.conv3.weight" in state)
-    if kind not in _BACKBONES:
-        raise WeightsError(
-            f"the backbone has {kind[0]} blocks in layer3, expected ResNet-18, -34, -50 or -101 "
-            f"({', '.join(str(count) for count, _ in _BACKBONES)})"
-        )
-    return _BACKBONES[kind]
 
 
 def _infer_norm(state: Mapping[str, Tensor]) -> Any:

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+from torch import Tensor
+
 from detrkit.config import BackboneName, ModelConfig
+from detrkit.errors import WeightsError
 from detrkit.nn.backbones.resnet import ResNetBackbone, build_resnet, build_tiny
 
 SMALL_BACKBONES: dict[BackboneName, tuple[int, ...]] = {
@@ -11,6 +16,39 @@ SMALL_BACKBONES: dict[BackboneName, tuple[int, ...]] = {
     "nano": (32, 64, 128, 256),
 }
 """Channels of the stem and of each stage of backbones that are always trained whole; of stride 16."""
+
+
+_RESNETS: dict[tuple[int, bool], BackboneName] = {
+    (2, False): "resnet18",
+    (6, False): "resnet34",
+    (6, True): "resnet50",
+    (23, True): "resnet101",
+}
+"""ResNets by the blocks of their third stage, and whether these are bottlenecks."""
+
+
+def infer_backbone(state: Mapping[str, Tensor], prefix: str) -> BackboneName:
+    """Infer which backbone a state dict holds under a prefix.
+
+    Raises:
+        WeightsError: None that is known.
+    """
+    stem = state[f"{prefix}conv1.weight"]
+    if stem.shape[-1] == 3:
+        names = {channels[0]: name for name, channels in SMALL_BACKBONES.items()}
+        if stem.shape[0] not in names:
+            known = ", ".join(f"{count} ({name})" for count, name in names.items())
+            raise WeightsError(f"the backbone's stem has {stem.shape[0]} channels, expected one of {known}")
+        return names[stem.shape[0]]
+    stage = f"{prefix}layer3."
+    blocks = {name.removeprefix(stage).partition(".")[0] for name in state if name.startswith(stage)}
+    kind = (len(blocks), f"{stage}0.conv3.weight" in state)
+    if kind not in _RESNETS:
+        raise WeightsError(
+            f"the backbone has {kind[0]} blocks in layer3, expected ResNet-18, -34, -50 or -101 "
+            f"({', '.join(str(count) for count, _ in _RESNETS)})"
+        )
+    return _RESNETS[kind]
 
 
 def build_backbone(config: ModelConfig) -> ResNetBackbone:
