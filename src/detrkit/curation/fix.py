@@ -206,12 +206,14 @@ class _Writer:
         write_coco_json(self.folder / "annotations" / f"instances_{folder.name}.json", content)
         # what is lost
         self._lose(split.name, "images", len(images) - len(index), len(images))
-        objects = len(split.image_rows) - len(self._rows_of(split, "duplicate_boxes"))
+        copies = self._rows_of(split, "duplicate_boxes")
+        objects = len(split.image_rows) - len(copies)
         self._lose(split.name, "objects", objects - len(rows), objects)
         masks = self.checked.masks.get(split.name)
         if masks is not None:
             had = np.isfinite(masks.area) | masks.is_short
             had[list(masks.fault)] = True
+            had[copies] = False
             self._lose(split.name, "masks", int(had.sum() - with_mask[rows].sum()), int(had.sum()))
         self.before.update(classes[row][1] for row in split.class_rows.tolist() if row >= 0)
         self.after.update(index.class_map.names[label] for label in index.labels.tolist())
