@@ -7,11 +7,12 @@ renamed, so a crash or a full disk leaves the earlier file untouched.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
 import os
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
 
@@ -56,16 +57,12 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: The disk is full or cannot be written; nothing has changed then.
     """
-    path = Path(path)
-    try:
-        with atomic_bytes(path) as file:
-            writer = _HashingWriter(file)
-            torch.save({"format": FORMAT, "version": VERSION, **payload}, writer)  # type: ignore[arg-type]
-            if writer.error is not None:
-                raise writer.error
-            file.write(_seal(writer.digest.hexdigest()))
-    except OSError as error:
-        raise CheckpointError(_write_problem(path, error)) from error
+    with _disk_errors(Path(path)), atomic_bytes(Path(path)) as file:
+        writer = _HashingWriter(file)
+        torch.save({"format": FORMAT, "version": VERSION, **payload}, writer)  # type: ignore[arg-type]
+        if writer.error is not None:
+            raise writer.error
+        file.write(_seal(writer.digest.hexdigest()))
 
 
 def load_checkpoint(path: str | Path) -> dict[str, Any]:
@@ -152,10 +149,8 @@ class CheckpointStore:
             CheckpointError: The disk is full or cannot be written; both earlier generations are untouched.
         """
         save_checkpoint(self._fresh_path, payload)
-        try:
+        with _disk_errors(self.last_path):
             self._put_in_place()
-        except OSError as error:
-            raise CheckpointError(_write_problem(self.last_path, error)) from error
 
     def _put_in_place(self) -> None:
         """Make the fresh checkpoint the last, the last the previous."""
@@ -183,13 +178,11 @@ class CheckpointStore:
         Raises:
             CheckpointError: The folder cannot be written.
         """
-        try:
+        with _disk_errors(self.last_path):
             remove_leftovers(self.folder)
             remove_leftovers(self.folder.parent)
             if _is_sound(self._fresh_path):
                 self._put_in_place()
-        except OSError as error:
-            raise CheckpointError(_write_problem(self.last_path, error)) from error
 
     def has_any(self) -> bool:
         """Tell whether there is a state to resume from, be it damaged."""
@@ -292,10 +285,16 @@ def _is_sound(path: Path) -> bool:
     return True
 
 
-def _write_problem(path: Path, error: OSError) -> str:
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left for checkpoint {path}; earlier checkpoints are untouched; free space and resume"
-    return f"cannot write checkpoint {path}: {error.strerror or error}; earlier checkpoints are untouched"
+@contextlib.contextmanager
+def _disk_errors(path: Path) -> Iterator[None]:
+    """Tell an error of the disk inside as one of writing a checkpoint."""
+    try:
+        yield
+    except OSError as error:
+        problem, advice = f"cannot write checkpoint {path}: {error.strerror or error}", ""
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            problem, advice = f"no space left for checkpoint {path}", "; free space and resume"
+        raise CheckpointError(f"{problem}; earlier checkpoints are untouched{advice}") from error
 
 
 def without_aids(state: Mapping[str, _Value]) -> dict[str, _Value]:

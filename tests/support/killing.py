@@ -27,7 +27,7 @@ from typing import Any
 
 Hit = Callable[[], None]
 
-_REPOSITORY = Path(__file__).resolve().parents[1]
+_REPOSITORY = Path(__file__).parents[2]
 
 
 @dataclasses.dataclass(frozen=True)

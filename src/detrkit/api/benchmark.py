@@ -45,24 +45,24 @@ def benchmark(
     say: Callable[[str], None] = lambda _line: None,
     progress: Callable[[int, int], None] | None = None,
 ) -> Speed:
-    """Speed alone: every combination of settings of every model, in turn on this machine.
+    """Measure speed alone: every combination of settings of every model, in turn on this machine.
 
     Args:
         models: Presets (with random weights, which are as fast), runs, checkpoints, ``torchvision:NAME``,
             ``torchvision:NAME@random``, ``hf:ID``: anything that runs.
         batch_sizes: Images at once.
         sizes: Short sides of the network's input; the model's own if none is given.
-        threads: That torch may use on the CPU; its own choice if none is given.
+        threads: Threads that torch may use on the CPU; its own choice if none is given.
         devices: auto, cpu, cuda or cuda:N.
         precisions: 32, bf16 or 16.
         backends: eager, or compile for ``torch.compile``.
         images: Image files to detect in; a made-up image of 640 x 480 if neither these nor ``data`` are given.
         data: Data set whose first images are taken.
-        split: Of the data set.
+        split: Split of the data set.
         repeats: Batches that are timed of each setting.
         warm_up: Batches before, at least.
         out: Folder for ``speed.json`` and ``speed.html``; nothing is written if not given.
-        say: Where messages for people go.
+        say: Receives messages for people.
         progress: Called with batches timed and batches in all.
 
     Raises:
@@ -96,7 +96,7 @@ def benchmark(
 
 
 def _pictures(images: Sequence[Source], data: Source | None, split: str) -> tuple[list[Tensor], list[Path], str]:
-    """Images in memory, their files, and what they are."""
+    """Return images in memory, their files, and what they are."""
     if images and data is not None:
         raise UsageError("both images and data are given; give one of them")
     if data is not None:

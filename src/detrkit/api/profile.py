@@ -1,4 +1,4 @@
-"""The verb of this room as a Python call; public as ``detrkit.profile``."""
+"""``detrkit.profile``: measure where a training step's time and memory go."""
 
 from __future__ import annotations
 
@@ -46,10 +46,10 @@ def profile(
         config: YAML file over the preset or the run's config.
         init: Starting weights, as for :func:`detrkit.train`; speed hardly depends on them.
         changes: Any other config values, dotted.
-        steps: To take the median of.
+        steps: Number of steps to take the median of.
         out: Folder for ``profile.json`` and ``profile.html``.
         trace: Also write ``trace.json``, for chrome://tracing or https://ui.perfetto.dev.
-        say: Where messages for people go.
+        say: Receives messages for people.
 
     Raises:
         UsageError: Something is asked wrongly.

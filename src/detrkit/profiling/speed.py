@@ -49,7 +49,7 @@ class Setting:
         backend: eager, or compile for ``torch.compile``.
         size: Short side of the network's input; None for the model's own.
         batch_size: Images at once.
-        threads: That torch may use on the CPU; None for its own choice.
+        threads: Threads that torch may use on the CPU; None for its own choice.
     """
 
     model: str
@@ -66,7 +66,7 @@ class SpeedRow:
     """What was found for a setting: figures, or why there are none.
 
     Args:
-        setting: What was asked.
+        setting: Setting that was asked for.
         latency: Times of a batch.
         cost: Parameters, arithmetic and memory of a batch.
         problem: Why it could not be measured.
@@ -78,7 +78,7 @@ class SpeedRow:
     problem: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return all figures, ready for JSON."""
         return {
             **dataclasses.asdict(self.setting),
             "latency": None if self.latency is None else self.latency.to_dict(),
@@ -94,9 +94,9 @@ class Speed:
     Args:
         rows: One of each setting.
         environment: The machine and what is installed.
-        images: What was detected, in words.
+        images: Images that were detected in, in words.
         decode: Time to read and decode an image file, where there were files.
-        notes: What a reader must know.
+        notes: Sentences that a reader must know.
     """
 
     rows: tuple[SpeedRow, ...]
@@ -106,7 +106,7 @@ class Speed:
     notes: tuple[str, ...]
 
     def to_dict(self) -> dict[str, Any]:
-        """Ready for JSON."""
+        """Return all figures, ready for JSON."""
         return {
             "environment": self.environment,
             "images": self.images,
@@ -126,7 +126,7 @@ def all_settings(
     batch_sizes: Sequence[int] = (1,),
     threads: Sequence[int | None] = (None,),
 ) -> list[Setting]:
-    """Every combination, models side by side.
+    """Return every combination, models side by side.
 
     Raises:
         UsageError: A value is none that is known, or there is none.
@@ -229,7 +229,7 @@ def resized(target: EvalTarget, size: int) -> Stages:
 
 
 def describe_environment() -> dict[str, Any]:
-    """The machine and what is installed, for whoever compares figures."""
+    """Describe the machine and what is installed, for whoever compares figures."""
     return {
         "cpu": _cpu_name(),
         "cores": os.cpu_count(),
@@ -285,7 +285,7 @@ class _Row:
             self._try(self._stopwatch.run)
 
     def read(self) -> SpeedRow:
-        """What was found."""
+        """Return what was found."""
         if self._stopwatch is None or self.problem:
             return SpeedRow(self.setting, problem=self.problem)
         latency = msgspec.structs.replace(self._stopwatch.read(), threads=self._threads)
@@ -302,7 +302,7 @@ class _Row:
 
 
 def made_up_image(height: int = 480, width: int = 640) -> Tensor:
-    """A picture with edges and noise, always the same: uint8 ``[3, H, W]``."""
+    """Return a picture with edges and noise, always the same: uint8 ``[3, H, W]``."""
     random = np.random.default_rng(0)
     rows, columns = np.mgrid[:height, :width]
     pixels = np.stack([128 + 90 * np.sin(rows / 17 + i) * np.cos(columns / 23 - i) for i in range(3)])
@@ -312,7 +312,7 @@ def made_up_image(height: int = 480, width: int = 640) -> Tensor:
 
 
 def device_of(setting: Setting) -> str:
-    """The device that a setting means; as it was given where there is none such."""
+    """Return the device that a setting means; as it was given where there is none such."""
     try:
         return str(resolve_device(setting.device))
     except UsageError:
@@ -326,7 +326,7 @@ def _check_known(name: str, values: Sequence[str], known: Sequence[str]) -> None
 
 
 def _told(error: Exception) -> str:
-    """An error in one line."""
+    """Return an error in one line."""
     if is_out_of_memory(error):
         return "out of memory"
     text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")

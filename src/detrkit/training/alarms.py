@@ -59,7 +59,7 @@ least as many steps as the run was old when it was said."""
 
 @dataclasses.dataclass(frozen=True)
 class Progressed:
-    """What is known at a log line of the steps since the line before.
+    """Facts known at a log line of the steps since the line before.
 
     Args:
         steps: Their numbers, from 1.
@@ -67,8 +67,8 @@ class Progressed:
         image_ids: Images of each, on this process.
         total_steps: Steps of the whole training.
         terms: Mean of each unweighted term of the last layer.
-        health: What :meth:`detrkit.training.health.Health.figures` gave.
-        use: How the queries were used, once known.
+        health: Figures of :meth:`detrkit.training.health.Health.figures`.
+        use: Use of the queries, once known.
     """
 
     steps: Sequence[int]
@@ -82,7 +82,7 @@ class Progressed:
 
 @dataclasses.dataclass
 class _History:
-    """All that is remembered; primitives only.
+    """Memory of the alarms; primitives only.
 
     Attributes:
         recent: Losses of the last two blocks of steps.
@@ -90,9 +90,9 @@ class _History:
         first: Median loss of the first steps.
         former: Median loss of the block before.
         best: Least median loss of a block.
-        is_unmoved: Whether the loss is where it began, for all that is known.
+        is_unmoved: True while the loss is where it began, for all that is known.
         spikes: Steps of the last spikes.
-        sums: Of figures times steps, since they were judged last; ``steps`` is how many.
+        sums: Sums of figures times steps, since they were judged last; ``steps`` is how many.
         same_steps: Steps in a row with the same boxes for every image.
         empty_steps: Steps in a row without objects.
         said: By alarm: the step at which it was said last, and whether it has gone since.
@@ -112,10 +112,10 @@ class _History:
 
 
 class Alarms:
-    """Looks at what each log line brings, and says what is wrong.
+    """Judges of what each log line brings, who say what is wrong.
 
     Args:
-        config: Of the run; the advice depends on it.
+        config: Config of the run; the advice depends on it.
     """
 
     def __init__(self, config: Config):
@@ -140,16 +140,16 @@ class Alarms:
         return [message for message in found if message is not None]
 
     def state_dict(self) -> dict[str, Any]:
-        """Primitives only."""
+        """Return all that is remembered, primitives only."""
         return {**dataclasses.asdict(self._past), "said": {key: list(at) for key, at in self._past.said.items()}}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """The inverse of :meth:`state_dict`."""
+        """Take over what :meth:`state_dict` gave."""
         said = {key: (int(step), bool(gone)) for key, (step, gone) in state["said"].items()}
         self._past = _History(**{**copy.deepcopy(dict(state)), "said": said})
 
     def _judge_spike(self, step: int, loss: float, image_ids: Sequence[int]) -> str | None:
-        """A message if the loss of one step stands out."""
+        """Return a message if the loss of one step stands out."""
         past = self._past
         if len(past.recent) < BLOCK or loss <= SPIKE_RATIO * min(past.recent):  # the second saves the medians
             return None
@@ -169,7 +169,7 @@ class Alarms:
         )
 
     def _judge_block(self, step: int, line: Progressed) -> list[str | None]:
-        """Messages on where the loss is going, at the end of a block."""
+        """Return messages on where the loss is going, at the end of a block."""
         past = self._past
         center, sigma = _center_and_sigma(past.block)
         former, best = past.former, past.best
@@ -222,7 +222,7 @@ class Alarms:
         )
 
     def _judge_outputs(self, line: Progressed) -> list[str | None]:
-        """Messages on what the network says of its images."""
+        """Return messages on what the network says of its images."""
         past = self._past
         steps = len(line.steps)
         values = {**line.health, "giou": line.terms.get("giou", math.nan)}
@@ -239,7 +239,7 @@ class Alarms:
         return [self._judge_boxes(step, judged, means), self._judge_classes(step, judged, means)]
 
     def _judge_boxes(self, step: int, judged: int, means: Mapping[str, float]) -> str | None:
-        """A message if every image gets the same boxes, and they do not fit."""
+        """Return a message if every image gets the same boxes, and they do not fit."""
         past = self._past
         spread, giou = means.get("box_spread_images", math.nan), means.get("giou", math.nan)
         over_queries = means.get("box_spread_queries", math.nan)
@@ -261,7 +261,7 @@ class Alarms:
         )
 
     def _judge_classes(self, step: int, judged: int, means: Mapping[str, float]) -> str | None:
-        """A message if no query predicts an object although there are some."""
+        """Return a message if no query predicts an object although there are some."""
         past = self._past
         share, wanted = means["objects_share"], means["matched_share"]
         if not wanted or share > FEW_OBJECTS * wanted:
@@ -282,7 +282,7 @@ class Alarms:
         )
 
     def _advice_on_start(self) -> str:
-        """What to do about a network that has found one answer to everything."""
+        """Return what to do about a network that has found one answer to everything."""
         config = self._config.train
         if self._past.spikes or "lr_too_high" in self._past.said:
             return f"The loss has jumped too: lower train.lr from {config.lr:g}"
@@ -294,7 +294,7 @@ class Alarms:
         return f"Pretrained weights do not do so: lower train.lr from {config.lr:g}"
 
     def _judge_queries(self, step: int, use: QueryUse) -> str | None:
-        """A remark if many queries are never used."""
+        """Return a remark if many queries are never used."""
         if use.dead < DEAD_SHARE * use.queries:
             self._has_gone("dead_queries")
             return None
@@ -309,7 +309,7 @@ class Alarms:
         )
 
     def _is_news(self, kind: str, step: int) -> bool:
-        """Whether to say an alarm now; if so it counts as said."""
+        """Tell whether to say an alarm now; if so it counts as said."""
         said, gone = self._past.said.get(kind, (None, True))
         if said is not None:
             wait = SAY_AGAIN_AFTER if gone else max(5 * SAY_AGAIN_AFTER, said)
@@ -324,17 +324,17 @@ class Alarms:
 
 
 def _center_and_sigma(values: Sequence[float]) -> tuple[float, float]:
-    """Median and the standard deviation that the median distance from it stands for."""
+    """Return the median and the standard deviation that the median distance from it stands for."""
     center = statistics.median(values)
     distance = statistics.median([abs(value - center) for value in values])
     return center, max(1.4826 * distance, 1e-3 * abs(center))
 
 
 def _is_poor(terms: Mapping[str, float]) -> bool:
-    """Whether boxes or classes leave something to learn."""
+    """Tell whether boxes or classes leave something to learn."""
     return terms.get("giou", 0.0) > POOR_FIT or terms.get("class_error", 0.0) > POOR_CLASSES
 
 
 def _rounded_up(count: int) -> int:
-    """The next multiple of 10."""
+    """Return the next multiple of 10."""
     return -(-count // 10) * 10

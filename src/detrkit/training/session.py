@@ -106,6 +106,9 @@ class Progress:
     bad_steps_saved: int = 0
 
 
+_PARTS = ("optimizer", "scaler", "ema", "window", "health", "alarms")
+
+
 @dataclasses.dataclass
 class TrainingState:
     """The model and all that moves with it; a run resumed from it goes on as if it had never stopped."""
@@ -121,16 +124,9 @@ class TrainingState:
 
     def state_dict(self) -> dict[str, Any]:
         """Return the state as tensors and primitives only; all processes take part."""
-        return {
-            "model": self.module.state_dict(),
-            "optimizer": self.optimizer.state_dict(),
-            "scaler": self.scaler.state_dict() if self.scaler is not None else None,
-            "ema": self.ema.state_dict() if self.ema is not None else None,
-            "window": self.window.state_dict(),
-            "health": self.health.state_dict(),
-            "alarms": self.alarms.state_dict(),
-            "progress": dataclasses.asdict(self.progress),
-        }
+        parts = {name: getattr(self, name) for name in _PARTS}
+        saved = {name: None if part is None else part.state_dict() for name, part in parts.items()}
+        return {"model": self.module.state_dict(), **saved, "progress": dataclasses.asdict(self.progress)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over a saved state.
@@ -148,7 +144,7 @@ class TrainingState:
         try:
             self.module.load_state_dict(state["model"])
             self.progress = Progress(**state["progress"])
-            for name in ("optimizer", "window", "health", "alarms", "scaler", "ema"):
+            for name in _PARTS:
                 part = getattr(self, name)
                 # checkpoints of before health and alarms know nothing of them
                 if part is not None and (name in state or name not in ("health", "alarms")):
