@@ -20,10 +20,13 @@ from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor, nn
 from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defined]
 
-from detrkit.config import TrainConfig
+from detrkit.config import Precision, TrainConfig
 from detrkit.errors import ConfigError, TrainingError
 
 _PAUSE_S = 0.02
+
+_PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+"""Fabric's names."""
 
 _BUCKET_BYTES = 64 * 2**20
 """Gradients are exchanged in pieces of about this size: few messages, little extra memory."""
@@ -62,19 +65,23 @@ def make_fabric(config: TrainConfig) -> Fabric:
     # its notes on precision and processes say what the config says
     logging.getLogger("lightning_fabric").setLevel(logging.WARNING)
     devices, nodes = _processes(config)
-    precision: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
     fabric = Fabric(
         accelerator="cuda" if use_cuda else "cpu",
         strategy=DDPStrategy(**_no_exchange_of_buffers()) if devices * nodes > 1 else "auto",
         devices=devices,
         num_nodes=nodes,
-        precision=precision[config.precision],
+        precision=_PRECISIONS[config.precision],
         plugins=[TorchElasticEnvironment()] if _is_launched() else None,
     )
     if devices * nodes > 1 and "TORCHELASTIC_RUN_ID" in os.environ and not torch.distributed.is_initialized():
         join_processes("nccl" if use_cuda else "gloo")
     fabric.launch()
     return fabric
+
+
+def fabric_precision(precision: Precision, device: torch.device) -> Any:
+    """Return Fabric's name of a precision; on a CPU, which has no float16, bfloat16 stands in for it."""
+    return _PRECISIONS["bf16" if precision == "16" and device.type == "cpu" else precision]
 
 
 def _no_exchange_of_buffers() -> dict[str, Any]:

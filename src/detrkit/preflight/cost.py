@@ -2,25 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import time
 
 import psutil
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from detrkit.config import Config
 from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, auto_workers, collate
-from detrkit.detectors.stages import autocast
 from detrkit.errors import DataError
 from detrkit.families.family import BuiltModel
 from detrkit.families.parts import find_places
-from detrkit.losses.criterion import Criterion
 from detrkit.preflight.report import CheckResult, Outcome, bad
-from detrkit.preprocess import model_inputs
-from detrkit.training.optim import apply_gradients, build_optimizer
+from detrkit.training.forward_backward import Passes, single_passes, single_step
+from detrkit.training.optim import build_optimizer
 from detrkit.training.telemetry.log import memory_gib
 from detrkit.types import Batch
 
@@ -57,10 +56,9 @@ def measure_cost(built: BuiltModel, dataset: CocoDataset, device: torch.device) 
     config, model, train = built.config, built.model, built.config.train
     sampler = EpochBatchSampler(len(dataset), train.batch_size, seed=train.seed)
     sampler.set_epoch(0)
-    model.to(device).to(memory_format=torch.channels_last)
-    model.train()
-    optimizer = build_optimizer(model, train, find_places(model))
     criterion = built.family.build_criterion(config, built.class_map)
+    passes = single_passes(config, model, criterion, device, train.precision)
+    optimizer = build_optimizer(model, train, find_places(model))
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     step_times: list[float] = []
@@ -79,7 +77,7 @@ def measure_cost(built: BuiltModel, dataset: CocoDataset, device: torch.device) 
         part = collate(samples[: 1 + len(step_times)]) if few else whole
         assert part is not None
         started = time.monotonic()
-        kept = _step(config, model, criterion, optimizer, part.to(device))
+        kept = _step(passes, optimizer, part, len(step_times))
         share = len(samples) / len(part.sizes_hw)
         step_times.append((time.monotonic() - started) * share)
         kept_gib.append(kept * share / 2**30)
@@ -92,9 +90,7 @@ def measure_cost(built: BuiltModel, dataset: CocoDataset, device: torch.device) 
     return Cost(step_times[-1], min(load_times), used, _limit_gib(device), whole)
 
 
-def _step(
-    config: Config, model: nn.Module, criterion: Criterion, optimizer: torch.optim.AdamW, batch: Batch
-) -> int:
+def _step(passes: Passes, optimizer: torch.optim.AdamW, batch: Batch, step: int) -> int:
     """Run one step of training and wait for it; returns the bytes that the forward keeps for the backward."""
     kept: dict[int, int] = {}
 
@@ -103,16 +99,12 @@ def _step(
         kept[storage.data_ptr()] = storage.nbytes()
         return tensor
 
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
-    inputs = model_inputs(batch, config.transforms)
-    counting = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
-    with autocast(batch.images.device, config.train.precision), counting:
-        outputs = model(*inputs, criterion.objects(batch.truth))
-    outputs = outputs._replace(logits=outputs.logits.float(), boxes_cxcywh=outputs.boxes_cxcywh.float())
-    losses = criterion(outputs, batch.truth)
-    losses.total.backward()  # type: ignore[no-untyped-call]
-    float(apply_gradients(optimizer, config.train.clip_norm))
-    optimizer.zero_grad(set_to_none=True)
+    def count(phase: str) -> contextlib.AbstractContextManager[object]:
+        counting = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        return counting if phase == "forward" else contextlib.nullcontext()
+
+    parameters = {parameter.untyped_storage().data_ptr() for parameter in passes.model.parameters()}
+    single_step(dataclasses.replace(passes, phase=count), optimizer, [batch], step)
     return sum(size for place, size in kept.items() if place not in parameters)
 
 

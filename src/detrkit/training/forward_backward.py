@@ -19,8 +19,9 @@ from lightning_fabric import Fabric
 from lightning_fabric.strategies import SingleDeviceStrategy
 from torch import Tensor, nn
 
-from detrkit.config import Config
+from detrkit.config import Config, Precision
 from detrkit.data.augment import augment_batch, augments_on_device
+from detrkit.distributed import fabric_precision
 from detrkit.losses.criterion import Criterion, Losses, Normalizers
 from detrkit.preprocess import model_inputs
 from detrkit.training.ema import Ema
@@ -150,7 +151,6 @@ def single_step(
     step: int,
     micro_batch: int | None = None,
     *,
-    scaler: torch.amp.GradScaler | None = None,
     ema: Ema | None = None,
 ) -> SingleStep:
     """Change the weights once, by the gradient of all batches together: without log, schedule or recovery.
@@ -161,12 +161,12 @@ def single_step(
         batches: Batches on the host.
         step: Number of the step, from 0, by which dropout and augmentation are seeded.
         micro_batch: Images at once; all of a batch if not given.
-        scaler: Loss scaler of float16.
         ema: Averaged weights.
     """
     normalizers = add_normalizers(passes.criterion, batches)
     most = max(len(batch.sizes_hw) for batch in batches)
     losses = passes.gradients(batches, normalizers, step, micro_batch or most)
+    scaler = getattr(passes.fabric.strategy.precision, "scaler", None)
     norm = apply_gradients(optimizer, passes.config.train.clip_norm, scaler)
     optimizer.zero_grad(set_to_none=True)
     if ema is not None:
@@ -175,10 +175,13 @@ def single_step(
     return SingleStep(values.pop("loss"), float(norm), values)
 
 
-def single_passes(config: Config, model: nn.Module, criterion: Criterion, device: torch.device) -> Passes:
-    """Return the passes of a model trained in float32 by this process alone; moves it to the device."""
+def single_passes(
+    config: Config, model: nn.Module, criterion: Criterion, device: torch.device, precision: Precision = "32"
+) -> Passes:
+    """Return the passes of a model trained by this process alone, batches as a whole; moves it to the device."""
     whole = config.train.model_copy(update={"pixel_budget": None})
-    fabric = Fabric(strategy=SingleDeviceStrategy(device=device))
+    strategy = SingleDeviceStrategy(device=device)
+    fabric = Fabric(accelerator=device.type, strategy=strategy, precision=fabric_precision(precision, device))
     wrapped = fabric.setup_module(model.to(memory_format=torch.channels_last))
     wrapped.train()
     return Passes(config.model_copy(update={"train": whole}), fabric, wrapped, criterion)

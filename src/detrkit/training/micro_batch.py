@@ -213,7 +213,7 @@ class _Trial:
         return memory.peak()
 
     def _step(self, batches: list[Batch]) -> None:
-        single_step(self.passes, self.state.optimizer, batches, 0, scaler=self.state.scaler, ema=self.state.ema)
+        single_step(self.passes, self.state.optimizer, batches, 0, ema=self.state.ema)
 
 
 def _batch(sizes_hw: list[SizeHW], objects: int) -> Batch:
