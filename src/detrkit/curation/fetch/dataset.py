@@ -388,6 +388,7 @@ def _write_receipt(entry: DatasetEntry, folder: Path, parts: Mapping[str, Fetche
 def _remove_if_empty(work: Path) -> None:
     """Remove the folder of unfinished work, unless another part is unfinished in it."""
     remove_leftovers(work)
-    (work / "lock").unlink(missing_ok=True)
+    for stale in (work / "lock", *work.glob("*.part.json")):  # the second of earlier versions
+        stale.unlink(missing_ok=True)
     with contextlib.suppress(OSError):
         work.rmdir()
