@@ -6,14 +6,17 @@ import dataclasses
 import math
 import struct
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
+
+import msgspec
 
 from detrkit.training.nonfinite.trace import NonFiniteGradient, NonFiniteModule
 
 _MOST_LISTED = 8
 
 
-class NumberPair(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class NumberPair:
     """A value as it was recorded, and as the replay gave it; None if it gave none."""
 
     recorded: float
@@ -133,21 +136,15 @@ class Diagnosis:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, which knows no NaN: those are texts."""
-        plain = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
-        values: dict[str, Any] = _plain(
-            {
-                **plain,
-                "values": {name: pair._asdict() for name, pair in self.values.items()},
-                "bad_terms": [{"term": name, "layer": layer} for name, layer in self.bad_terms],
-                "forward": None if self.forward is None else vars(self.forward),
-                "backward": None if self.backward is None else vars(self.backward),
-                "overflow": self.forward is not None and self.forward.overflows,
-                "equal": self.is_equal,
-                "cause": self.cause,
-                "advice": self.advice,
-            }
-        )
-        return values
+        plain = {
+            **msgspec.to_builtins(self),
+            "bad_terms": [{"term": name, "layer": layer} for name, layer in self.bad_terms],
+            "overflow": self.forward is not None and self.forward.overflows,
+            "equal": self.is_equal,
+            "cause": self.cause,
+            "advice": self.advice,
+        }
+        return {name: _without_nan(value) for name, value in plain.items()}
 
 
 def _term(name: str, layer: int | None) -> str:
@@ -163,11 +160,7 @@ def _shown(value: float | None) -> str:
     return "-" if value is None else f"{value:.8g}"
 
 
-def _plain(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
+def _without_nan(value: Any) -> Any:
     if isinstance(value, dict):
-        return {name: _plain(inner) for name, inner in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(inner) for inner in value]
-    return value
+        return {name: _without_nan(inner) for name, inner in value.items()}
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
