@@ -78,6 +78,7 @@ def compare(
         DetrkitError: A model cannot be loaded or run, or the data cannot be read.
     """
     _check(models, latency_images, classes, reference)
+    # the models under names that differ, the data, and the classes to compare on
     names: list[str] = []
     for model in models:
         names.append(free_name(os.fspath(model), names, "{} ({})"))
@@ -89,6 +90,7 @@ def compare(
     notes = chosen.lines(names)
     for line in [*part.lines(), *notes]:
         say(line)
+    # speed first, which shows that all of them run; then the long work
     speeds = _measure_speed(subjects, part, latency_images, progress)
     results = _detect(subjects, models, chosen, DetectionStore(folder, part), speeds, batch_size, say, progress)
     comparison = Comparison(

@@ -88,12 +88,14 @@ def choose_thresholds(
         UsageError: What is wished makes no sense, or there is no such split.
         DataError: There is nothing to choose from.
     """
+    # what is wished, and the detections of the split
     wish = _wish(precision, recall)
     if check_split == split:
         raise UsageError(f"thresholds chosen on {split} cannot be checked on {split}; leave check_split out")
     subject = find_target(model, device=device)
     own, name = _collected(subject, data, split, batch_size, say, progress)
 
+    # the thresholds, chosen on the whole split and checked elsewhere
     choose = functools.partial(
         thresholds_for,
         class_map=own.class_map,

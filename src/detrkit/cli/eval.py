@@ -94,6 +94,7 @@ def evaluate(
         sets = data or []
         options = given(split=split, batch_size=batch_size, device=device, precision=precision, preset=preset)
         options["say"] = quiet if as_json else say
+        # corruptions, or several data sets: a table instead of a report
         if corruptions is not None:
             if classes is not None or len(sets) > 1:
                 raise UsageError("--corruptions takes one --data and no --classes")
@@ -105,6 +106,7 @@ def evaluate(
         from detrkit.api.evaluate import evaluate as measure
         from detrkit.evaluation.report import metrics_content
 
+        # one data set: the report
         folder = out or _default_eval_folder(model)
         with step_bar(hidden=as_json) as progress:
             evaluation = measure(

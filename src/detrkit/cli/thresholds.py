@@ -82,6 +82,7 @@ def thresholds(
 
         if f1 and (precision is not None or recall is not None):
             raise UsageError("--f1 goes with neither --precision nor --recall; give one of the three")
+        # where to write: into a run, otherwise here
         folder = Path(model).expanduser()
         file = out or (folder / FILE_NAME if folder.is_dir() and is_run(folder) else Path(FILE_NAME))
         if file.is_dir():
@@ -121,6 +122,7 @@ def _table(choice: ThresholdChoice) -> Table:
     from detrkit.visual.table import Column, Table, Value
 
     chosen, check = choice.thresholds, choice.check
+    # what was chosen, and what is expected of it
     columns = [
         Column("class", "name"),
         Column("objects", "count"),
@@ -137,6 +139,7 @@ def _table(choice: ThresholdChoice) -> Table:
         ]
         for entry in chosen.classes
     ]
+    # what was found on other images
     if check is not None:
         columns += [Column(name, "percent") for name in ("checked P", "checked R")]
         rows.append(["all", chosen.objects, "", "", ""])

@@ -92,12 +92,14 @@ def _differences(comparison: Comparison) -> Table:
 
 
 def _detectors(comparison: Comparison) -> list[Block]:
+    # the tables
     table = detector_table(comparison)
     accuracy, speed = table.only(*_HEAD, *accuracy_columns(comparison)), table.only(*_HEAD, *SPEED_COLUMNS)
     blocks: list[Block] = [
         dataclasses.replace(accuracy, title="Accuracy in percent, on the same images"),
         dataclasses.replace(speed, title="Speed and cost"),
     ]
+    # and what the times mean
     timed = [model for model in comparison.models if model.latency is not None]
     if len(timed) > 1:
         blocks.append(Charts([accuracy_against_latency(timed)]))

@@ -184,6 +184,7 @@ def resample(
     weighted = [WeightedAP(matches) for matches in models]
     images = weighted[0].images
     random = np.random.default_rng([seed, 0])
+    # every model on the same resamples
     samples: list[list[np.ndarray]] = [[] for _ in models]
     done = 0
     for weights in image_weights(images, resamples, random) if images else ():
@@ -192,6 +193,7 @@ def resample(
         done += weights.shape[1]
         if progress is not None:
             progress(done)
+    # and on the same halves
     halves = _halves(images, np.random.default_rng([seed, 1]))
     results = []
     for own, model, matches in zip(samples, weighted, models, strict=True):

@@ -70,12 +70,14 @@ def calibrate(matches: Matches, bins: int = 15, iou: float = 0.5, scale: ScoreSc
     if scale is not None:
         scores = scale(scores)
     classes = len(matches.truth.class_map)
+    # counts, sums of scores and correct detections by class and bin
     places = np.minimum((scores * bins).astype(np.int64), bins - 1)
     cells = class_ids * bins + places
     shape = (classes, bins)
     counts = np.bincount(cells, minlength=classes * bins).reshape(shape)
     sums = np.bincount(cells, weights=scores, minlength=classes * bins).reshape(shape)
     right = np.bincount(cells, weights=correct, minlength=classes * bins).reshape(shape)
+    # the diagram of all classes together
     totals = counts.sum(axis=0)
     filled = np.maximum(totals, 1)
     confidence, accuracy = sums.sum(axis=0) / filled, right.sum(axis=0) / filled

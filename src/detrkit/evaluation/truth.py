@@ -144,6 +144,7 @@ def _annotation_columns(
 ) -> dict[str, np.ndarray]:
     row_by_image_id = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
     class_by_category = class_map.class_id_by_category()
+    # entries of listed images and categories
     entries = []
     for number, annotation in enumerate(annotations):
         try:
@@ -160,6 +161,7 @@ def _annotation_columns(
         if row is not None and class_id is not None:
             entries.append((row, class_id, (x, y, width, height), area, crowd))
     entries.sort(key=lambda entry: entry[0])  # stable: annotations of an image keep their order
+    # as columns
     rows, class_ids, boxes, areas, crowds = zip(*entries, strict=True) if entries else ((),) * 5
     columns = {
         "image_rows": np.array(rows, dtype=np.int64),

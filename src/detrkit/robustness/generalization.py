@@ -127,6 +127,7 @@ def evaluate_on_several(
         UsageError: ``class_names`` speaks of a class that is not there.
         DataError: No class is shared with any data set, or an image cannot be read.
     """
+    # classes of all data sets first, since wrong names should be said at once
     bound = {name: bind_target(subject, split) for name, split in data_sets.items()}
     matches = {
         name: match_names(bound[name].class_map, split.index.class_map, (class_names or {}).get(name))
@@ -135,6 +136,7 @@ def evaluate_on_several(
     if not any(len(match.matched()) for match in matches.values()):
         hints = [line for match in matches.values() for line in match.lines()]
         raise DataError("\n".join(["no class of the model is in any of the data sets", *hints]))
+    # then one data set after the other
     total, done, results = sum(len(split.index) for split in data_sets.values()), 0, []
     for (name, split), match in zip(data_sets.items(), matches.values(), strict=True):
         for line in match.lines():

@@ -208,6 +208,7 @@ def evaluate_corruptions(
         UsageError: A name or severity is unknown, the subject does not run, or the journal is of another study.
         DataError: No class of the subject is a class of the split, or an image cannot be read.
     """
+    # everything that is wanted, and what is there already
     levels, chosen = sorted(set(severities)), list(dict.fromkeys(corruptions))
     wanted = _wanted(chosen, levels)
     if subject.stages is None:
@@ -216,6 +217,7 @@ def evaluate_corruptions(
     there = sum(name in book.results for name in wanted)
     if there:
         say(f"{journal} holds {there} of {len(wanted)} results; going on")
+    # the rest, each result written down at once
     truth = ground_truth_from_index(split.index)
     count, total = len(split.index), len(split.index) * len(wanted)
     for number, (name, cell) in enumerate(wanted.items()):

@@ -113,14 +113,13 @@ def written(evaluator, tmp_path):
         {},
         {"ties": False},
         {"crowd": 0.6},
-        {"per_image": 300, "images": 6},
         {"classes": 2, "per_image": 300, "images": 4},
         {"images": 1},
         {"per_image": 1},
     ],
     ids=str,
 )
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, 1])
 def test_metrics_equal_pycocotools_to_the_last_digit(seed, options, tmp_path):
     content, detections = random_case(seed, **options)
     evaluator = evaluate(content, detections)
@@ -146,8 +145,7 @@ def test_real_annotations_equal_pycocotools_to_the_last_digit(name, shared_data,
     assert 0.1 < metrics["AP"] < 0.9
 
 
-def test_perfect_detections_have_ap_one():
-    content, _ = random_case(3, crowd=0)
+def found_perfectly(content):
     evaluator = CocoEvaluator(content)
     truth = evaluator.truth
     for row, image_id in enumerate(truth.image_ids.tolist()):
@@ -155,7 +153,15 @@ def test_perfect_detections_have_ap_one():
         boxes = truth.boxes_xywh[here].copy()
         boxes[:, 2:] += boxes[:, :2]
         evaluator.add(image_id, ImageDetections(boxes, np.ones(len(boxes)), truth.class_ids[here]))
-    metrics = evaluator.finish()
+    return evaluator.finish()
+
+
+@pytest.mark.parametrize("first_id", [1, 0])  # pycocotools takes an annotation of id 0 for never found
+def test_perfect_detections_have_ap_one(first_id):
+    content, _ = random_case(3, crowd=0)
+    for number, annotation in enumerate(content["annotations"], start=first_id):
+        annotation["id"] = number
+    metrics = found_perfectly(content)
     assert metrics["AP"] == pytest.approx(1.0)
     assert metrics["AR100"] == 1.0
 
@@ -220,20 +226,6 @@ def test_order_of_adding_images_does_not_matter(tmp_path):
     one, other = evaluate(content, detections), evaluate(content, dict(reversed(detections.items())))
     assert one.finish().values == other.finish().values
     assert written(one, tmp_path) == written(other, tmp_path)
-
-
-def test_annotation_id_zero_counts_like_any_other():
-    content, _ = random_case(0, crowd=0)
-    for number, annotation in enumerate(content["annotations"]):
-        annotation["id"] = number
-    evaluator = CocoEvaluator(content)
-    truth = evaluator.truth
-    for row, image_id in enumerate(truth.image_ids.tolist()):
-        boxes = truth.boxes_xywh[truth.image_rows == row].copy()
-        boxes[:, 2:] += boxes[:, :2]
-        scores = np.ones(len(boxes))
-        evaluator.add(image_id, ImageDetections(boxes, scores, truth.class_ids[truth.image_rows == row]))
-    assert evaluator.finish()["AR100"] == 1.0
 
 
 def test_huge_image_ids_survive():

@@ -222,6 +222,7 @@ def _cause(entry: _Candidate, reach: float) -> Cause | None:
     """Return a property as a cause, by the bin whose ratio has the greatest lower end; None where it is none."""
     half = reach * entry.errors[:, 0]
     worst = int(np.argmax(entry.ratios[:, 0] - half))
+    # its interval, and the plain rates of all bins
     ratio, low, high = np.exp(entry.ratios[worst, 0] + half[worst] * np.array([0, -1, 1])).tolist()
     known = entry.bins >= 0
     bins, failed = entry.bins[known], entry.question.failed[known]

@@ -102,6 +102,7 @@ def draw_crop(image: np.ndarray, spot: Spot, labels: np.ndarray, found: np.ndarr
         labels: Other annotations of the image, drawn faintly, float64 ``[k, 4]`` XYWH.
         found: Other detections, float64 ``[k, 4]`` XYWH.
     """
+    # the part of the image, enlarged or made smaller
     left, top, right, bottom = _frame(np.concatenate([spot.labels, spot.found]), image.shape[1], image.shape[0])
     zoom = min(SIDE / max(right - left, bottom - top), _MOST_ZOOM)
     size = (max(1, round((right - left) * zoom)), max(1, round((bottom - top) * zoom)))
@@ -121,6 +122,7 @@ def draw_crop(image: np.ndarray, spot: Spot, labels: np.ndarray, found: np.ndarr
         ).tolist()
         return x0, y0, max(x0, x1), max(y0, y1)
 
+    # what else is near faintly, then what the picture is about
     for box in labels:
         _dashed(pen, scaled(box), (*LABEL_COLOR, _FAINT), 1)
     for box in found:

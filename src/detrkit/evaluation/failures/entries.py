@@ -155,6 +155,7 @@ def image_results(
     """List all measured images; those with the most severe failures first, then those with most objects."""
     truth, rows = matches.truth, matches.rows
     count = len(truth.image_ids)
+    # counts and sums of every image
     right = right_detections(matches, score)
     images = matches.found.image_rows
     rights = np.bincount(images[right], minlength=count)
@@ -163,6 +164,7 @@ def image_results(
     wrong = wrong.reshape(count, len(KINDS))
     severity = np.bincount(table.image_rows, table.severity, minlength=count)
     overlap = np.bincount(images[right], matched_iou(matches)[right], minlength=count)
+    # worst first
     claims = rights + wrong[:, :-1].sum(axis=1)
     order = rows[np.lexsort((rows, -objects[rows], -severity[rows]))]
     return tuple(

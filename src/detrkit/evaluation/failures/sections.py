@@ -93,6 +93,7 @@ def _kinds_table(failures: Failures) -> Table:
 
 
 def _cause_blocks(failures: Failures) -> list[Block]:
+    # what was looked at, and how
     own = [cause for cause in failures.causes if cause.explained_by is None]
     pixels = (
         f" Brightness, contrast and sharpness were measured on {failures.pixel_images:,} images."
@@ -106,6 +107,7 @@ def _cause_blocks(failures: Failures) -> list[Block]:
     )
     if not failures.causes:
         return [Text("Nothing that was looked at goes with failure beyond chance."), Text(method)]
+    # a chart of each, and the table of all
     plots = Charts([_cause_plot(cause) for cause in own[:_MOST_PLOTS]])
     rows: list[list[Value]] = [
         [

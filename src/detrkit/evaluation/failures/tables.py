@@ -85,6 +85,7 @@ def label_issues_as_coco(failures: Failures) -> dict[str, Any]:
     """
     truth = failures.matches.truth
     category_ids, names = truth.class_map.category_ids, truth.class_map.names
+    # an annotation for each issue, as labelled or, where there is no label, as proposed
     rows = sorted({issue.image_row for issue in failures.label_issues})
     annotations = []
     for number, issue in enumerate(failures.label_issues, start=1):
@@ -103,6 +104,7 @@ def label_issues_as_coco(failures: Failures) -> dict[str, Any]:
                 "suspect": _judgement(issue, category_ids),
             }
         )
+    # with the images and categories that they need
     return {
         "info": {"description": "Labels that are likely wrong, most suspect first; written by detrkit"},
         "images": [
