@@ -178,7 +178,6 @@ def test_a_checkpoint_from_before_the_aids_still_works(aided: Path, tmp_path: Pa
     config = dict(payload["config"])
     config.pop("aids")
     config["model"] = {**config["model"], "dense_supervision": True}
-    config["model"].pop("levels")
     config["loss"] = {key: config["loss"][key] for key in config["loss"] if key in ("class_cost", "aux")}
     config["train"] = {key: value for key, value in config["train"].items() if key != "recipe"}
     save_checkpoint(tmp_path / "old.pt", {**payload, "config": config})
