@@ -1,4 +1,4 @@
-"""How long a detector takes, as numbers; free of torch."""
+"""Latency of a detector as numbers; free of torch."""
 
 from __future__ import annotations
 

@@ -33,7 +33,7 @@ class CocoIndex:
         boxes_xyxy: Pixels, inside the image, float64 ``[N, 4]``: float32 would move an IoU that lies on a
             threshold of evaluation.
         labels: Contiguous class ids, int64 ``[N]``.
-        area: As annotated, in pixels, float64 ``[N]``; of the box where none is given.
+        area: Area as annotated, in pixels, float64 ``[N]``; of the box where none is given.
         iscrowd: bool ``[N]``.
         annotation_ids: The data set's ids, int64 ``[N]``.
         class_map: The classes that ``labels`` counts.

@@ -38,7 +38,7 @@ class AnnotationTable:
             number. Boxes of formats without pixels are scaled by ``sizes_hw``.
         area: Pixels, float64 ``[N]``; NaN where none is written.
         iscrowd: bool ``[N]``.
-        report: What could not be put into the columns, or only after a conversion.
+        report: Faults: what could not be put into the columns, or only after a conversion.
         label_files: File that each image's annotations are written in, ``[I]``; empty for a single file.
         places: Line or object of each annotation in its label file, from 1, int64 ``[N]``; with
             ``label_files`` only.
