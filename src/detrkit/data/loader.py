@@ -110,8 +110,8 @@ class EpochBatchSampler(Sampler[list[SampleKey]]):
     def _rows(self) -> np.ndarray:
         """Return the rows of this process: every ``world_size``-th of the epoch's order."""
         order = np.arange(self.num_images)
-        if self.shuffle:
-            order = _shuffled(order, self.seed, self.epoch)
+        if self.shuffle:  # by NumPy's PCG64, whose streams are the same on every machine
+            order = np.random.Generator(np.random.PCG64((self.seed, self.epoch))).permutation(order)
         return order[self.rank :: self.world_size][: self.num_batches * self.batch_size]
 
 
@@ -166,12 +166,6 @@ def _bucketed(sizes_hw: np.ndarray, batch_size: int, seed: tuple[int, ...]) -> n
     whole, rest = order[: batches * batch_size].reshape(batches, batch_size), order[batches * batch_size :]
     shuffled = np.random.Generator(np.random.PCG64(seed)).permutation(whole)
     return np.concatenate([shuffled.reshape(-1), rest])
-
-
-def _shuffled(order: np.ndarray, seed: int, epoch: int) -> np.ndarray:
-    """Permute by NumPy's PCG64, whose streams are the same on every machine."""
-    shuffled: np.ndarray = np.random.Generator(np.random.PCG64((seed, epoch))).permutation(order)
-    return shuffled
 
 
 @dataclasses.dataclass(frozen=True)

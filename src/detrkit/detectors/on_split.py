@@ -66,12 +66,7 @@ class DetectionSource(Protocol):
         """
 
     def detect(
-        self,
-        split: Split,
-        *,
-        batch_size: int | None = None,
-        progress: Progress | None = None,
-        change: ImageChange | None = None,
+        self, split: Split, *, progress: Progress | None = None, change: ImageChange | None = None
     ) -> Found:
         """Give the detections of every image of a split; see :func:`detect_on_split`."""
 
@@ -117,7 +112,7 @@ def detect_on_split(
             raise UsageError(
                 f"{target.name} is a file of detections, which cannot be made anew on changed images; give a model"
             )
-        return target.detect(split, batch_size=batch_size, progress=progress, change=change)
+        return target.detect(split, progress=progress, change=change)
     stages = target.stages
     if target.config is not None and isinstance(stages, ModelStages):
         size = batch_size or _batch_that_fits(target.config)

@@ -80,12 +80,7 @@ class ResultsFile:
         return bound
 
     def detect(
-        self,
-        split: Split,
-        *,
-        batch_size: int | None = None,
-        progress: Progress | None = None,
-        change: ImageChange | None = None,
+        self, split: Split, *, progress: Progress | None = None, change: ImageChange | None = None
     ) -> Found:
         """Give the file's detections of every image of the split, to the last digit."""
         classes = self.bind(split).class_map
