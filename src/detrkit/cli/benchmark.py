@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import DataOption, JsonOption, errors, fail, free_folder, progress_bar, quiet, say
+from detrkit.cli.shared import DataOption, JsonOption, errors, fail, free_folder, opt, progress_bar, quiet, say
 from detrkit.errors import UsageError
 
 
@@ -21,29 +21,21 @@ def benchmark(
             "torchvision:NAME, torchvision:NAME@random, hf:ID.",
         ),
     ],
-    batch_sizes: Annotated[str, typer.Option(metavar="N,N", help="Images at once.")] = "1",
-    sizes: Annotated[
-        str, typer.Option(metavar="N,N", help="Short sides of the input; each model's own if not given.")
-    ] = "",
-    threads: Annotated[
-        str, typer.Option(metavar="N,N", help="Threads of the CPU; torch's own choice if not given.")
-    ] = "",
-    device: Annotated[str, typer.Option(metavar="DEVICE,DEVICE", help="auto, cpu, cuda or cuda:N.")] = "auto",
-    precision: Annotated[str, typer.Option(metavar="P,P", help="32, bf16 or 16.")] = "32",
-    backends: Annotated[str, typer.Option(metavar="B,B", help="eager or compile (torch.compile).")] = "eager",
+    batch_sizes: Annotated[str, opt("N,N", "Images at once.")] = "1",
+    sizes: Annotated[str, opt("N,N", "Short sides of the input; each model's own if not given.")] = "",
+    threads: Annotated[str, opt("N,N", "Threads of the CPU; torch's own choice if not given.")] = "",
+    device: Annotated[str, opt("DEVICE,DEVICE", "auto, cpu, cuda or cuda:N.")] = "auto",
+    precision: Annotated[str, opt("P,P", "32, bf16 or 16.")] = "32",
+    backends: Annotated[str, opt("B,B", "eager or compile (torch.compile).")] = "eager",
     image: Annotated[
-        list[Path] | None,
-        typer.Option(metavar="FILE", help="Image to detect in; may repeat. A made-up one if not given."),
+        list[Path] | None, opt("FILE", "Image to detect in; may repeat. A made-up one if not given.")
     ] = None,
     data: DataOption = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Split of --data.")] = "val",
-    repeats: Annotated[int, typer.Option(min=1, metavar="N", help="Batches timed of each setting.")] = 20,
-    warm_up: Annotated[int, typer.Option(min=0, metavar="N", help="Batches before, at least.")] = 3,
+    split: Annotated[str, opt("NAME", "Split of --data.")] = "val",
+    repeats: Annotated[int, opt("N", "Batches timed of each setting.", min=1)] = 20,
+    warm_up: Annotated[int, opt("N", "Batches before, at least.", min=0)] = 3,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder for speed.json and speed.html; speed, with a number if it is taken."
-        ),
+        Path | None, opt("DIR", "Folder for speed.json and speed.html; speed, with a number if it is taken.")
     ] = None,
     as_json: JsonOption = False,
 ) -> None:

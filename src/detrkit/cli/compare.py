@@ -16,6 +16,7 @@ from detrkit.cli.shared import (
     SplitOption,
     errors,
     given,
+    opt,
     quiet,
     say,
     step_bar,
@@ -36,40 +37,33 @@ def compare(
     ],
     data: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DATA",
-            help="Folder of the data set in any layout, or one COCO JSON file; the first run's own if not given.",
+        opt(
+            "DATA",
+            "Folder of the data set in any layout, or one COCO JSON file; the first run's own if not given.",
         ),
     ] = None,
     split: SplitOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for the page, tables and detections, compare if not given; detections that are there, of "
+        opt(
+            "DIR",
+            "Folder for the page, tables and detections, compare if not given; detections that are there, of "
             "the same weights on the same images, are used.",
         ),
     ] = None,
     classes: Annotated[
         str | None,
-        typer.Option(
-            metavar="WHICH",
-            help="shared: the classes that all of them know, as if not given; all: every class of the data set.",
+        opt(
+            "WHICH",
+            "shared: the classes that all of them know, as if not given; all: every class of the data set.",
         ),
     ] = None,
     against: Annotated[
-        str | None,
-        typer.Option(metavar="WHICH", help="Compare with the first model given (first), or with the best (best)."),
+        str | None, opt("WHICH", "Compare with the first model given (first), or with the best (best).")
     ] = None,
-    resamples: Annotated[
-        int | None, typer.Option(min=10, metavar="N", help="Of the images, for intervals; 1,000 if not given.")
-    ] = None,
-    latency: Annotated[
-        int | None, typer.Option(min=0, metavar="N", help="Images to time on, 10 if not given; 0 for no timing.")
-    ] = None,
-    batch_size: Annotated[
-        int | None, typer.Option("--batch-size", min=1, metavar="N", help="Images at once where detecting.")
-    ] = None,
+    resamples: Annotated[int | None, opt("N", "Of the images, for intervals; 1,000 if not given.", min=10)] = None,
+    latency: Annotated[int | None, opt("N", "Images to time on, 10 if not given; 0 for no timing.", min=0)] = None,
+    batch_size: Annotated[int | None, opt("N", "Images at once where detecting.", "--batch-size", min=1)] = None,
     device: DeviceOption = None,
     precision: PrecisionOption = None,
     as_json: JsonOption = False,

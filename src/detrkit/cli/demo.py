@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from detrkit.cli.shared import end_of_training, errors, say
+from detrkit.cli.shared import end_of_training, errors, opt, say
 from detrkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -21,13 +19,11 @@ DRAWN = 12
 
 
 def demo(
-    out: Annotated[Path, typer.Option(metavar="DIR", help="Folder for everything the demo makes.")] = Path("demo"),
-    images: Annotated[int | None, typer.Option(min=8, metavar="N", help="Training images to make.")] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Passes over them.")] = None,
-    model: Annotated[
-        str, typer.Option(metavar="PRESET", help="Model to train, such as detr-tiny, the classic one.")
-    ] = PRESET,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the data and the training.")] = 0,
+    out: Annotated[Path, opt("DIR", "Folder for everything the demo makes.")] = Path("demo"),
+    images: Annotated[int | None, opt("N", "Training images to make.", min=8)] = None,
+    epochs: Annotated[int | None, opt("N", "Passes over them.", min=1)] = None,
+    model: Annotated[str, opt("PRESET", "Model to train, such as detr-tiny, the classic one.")] = PRESET,
+    seed: Annotated[int, opt("N", "Of the data and the training.", min=0)] = 0,
 ) -> None:
     """The whole road on a built-in data set, in minutes, on a CPU: data, training, evaluation, pictures."""
     with errors():

@@ -20,6 +20,7 @@ from detrkit.cli.shared import (
     errors,
     free_folder,
     given,
+    opt,
     progress_bar,
     quiet,
     say,
@@ -35,49 +36,41 @@ def evaluate(
     model: ModelArgument,
     data: Annotated[
         list[Path] | None,
-        typer.Option(
-            metavar="DATA",
-            help="Folder of the data set, or one COCO JSON file; a run's own if not given. Several: one table of "
-            "all.",
+        opt(
+            "DATA",
+            "Folder of the data set, or one COCO JSON file; a run's own if not given. Several: one table of all.",
         ),
     ] = None,
     split: SplitOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for report.html, metrics.json, detections.json and the rest; RUN/eval for a run, "
+        opt(
+            "DIR",
+            "Folder for report.html, metrics.json, detections.json and the rest; RUN/eval for a run, "
             "otherwise eval, with a number if it is taken.",
         ),
     ] = None,
     resamples: Annotated[
-        int | None,
-        typer.Option(min=0, metavar="N", help="Of the images, for intervals; 0 for none, 1,000 if not given."),
+        int | None, opt("N", "Of the images, for intervals; 0 for none, 1,000 if not given.", min=0)
     ] = None,
     explain: Annotated[
-        bool, typer.Option(help="Find out why: errors, thresholds, calibration, failures, suspect labels.")
+        bool, opt(None, "Find out why: errors, thresholds, calibration, failures, suspect labels.")
     ] = True,
-    latency: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Images to time the model on, one by one; 0 for none.")
-    ] = 24,
+    latency: Annotated[int, opt("N", "Images to time the model on, one by one; 0 for none.", min=0)] = 24,
     classes: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="YAML of the data's class names and the model's, where they differ; gives the table.",
-        ),
+        opt("FILE", "YAML of the data's class names and the model's, where they differ; gives the table."),
     ] = None,
     corruptions: Annotated[
         str | None,
-        typer.Option(
-            metavar="NAMES",
-            help="No report but AP under corruptions: common, all, noise, blur, weather, digital, extra or names, "
+        opt(
+            "NAMES",
+            "No report but AP under corruptions: common, all, noise, blur, weather, digital, extra or names, "
             "with commas between.",
         ),
     ] = None,
     severities: Annotated[
-        str | None,
-        typer.Option(metavar="NUMBERS", help="Of --corruptions, 1 to 5, with commas between; all if not given."),
+        str | None, opt("NUMBERS", "Of --corruptions, 1 to 5, with commas between; all if not given.")
     ] = None,
     batch_size: BatchOption = 4,
     device: DeviceOption = None,

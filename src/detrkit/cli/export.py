@@ -5,22 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from detrkit.cli.shared import AsOption, ModelArgument, errors, say
+from detrkit.cli.shared import AsOption, ModelArgument, errors, opt, say
 from detrkit.errors import UsageError
 
 
 def export(
     model: ModelArgument,
-    out: Annotated[Path, typer.Option(metavar="PATH", help="A .pth file for published, a folder for hub.")],
+    out: Annotated[Path, opt("PATH", "A .pth file for published, a folder for hub.")],
     layout: Annotated[
         str,
-        typer.Option(
-            "--format",
-            metavar="FORMAT",
-            help="published: as the DETR authors' files; hub: for Hugging Face transformers.",
-        ),
+        opt("FORMAT", "published: as the DETR authors' files; hub: for Hugging Face transformers.", "--format"),
     ] = "hub",
     preset: AsOption = None,
 ) -> None:

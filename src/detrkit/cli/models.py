@@ -7,17 +7,17 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import JsonOption, errors
+from detrkit.cli.shared import JsonOption, errors, opt
 from detrkit.families.presets import PRESETS
 
 
 def models(
     parts: Annotated[
         str | None,
-        typer.Option(
+        opt(
+            "PRESET",
+            "List the parts of a preset instead, by the names that train.freeze and train.lr_scale take.",
             "--parts",
-            metavar="PRESET",
-            help="List the parts of a preset instead, by the names that train.freeze and train.lr_scale take.",
         ),
     ] = None,
     as_json: JsonOption = False,

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from detrkit.cli.shared import JsonOption, errors, say
+from detrkit.cli.shared import JsonOption, errors, opt, say
 from detrkit.errors import UsageError
 
 
@@ -19,27 +19,19 @@ def plot(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="A .png or .html file; curves.html in the folder of a single run, otherwise here, and with a "
+        opt(
+            "FILE",
+            "A .png or .html file; curves.html in the folder of a single run, otherwise here, and with a "
             "number if that is taken.",
         ),
     ] = None,
     metric: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME", help="What to draw, as in metrics.jsonl, such as AP50; may repeat. All else."
-        ),
+        list[str] | None, opt("NAME", "What to draw, as in metrics.jsonl, such as AP50; may repeat. All else.")
     ] = None,
     smooth: Annotated[
-        float,
-        typer.Option(
-            min=0, max=0.999, metavar="S", help="Weight of the past in curves of steps; 0 does not smooth."
-        ),
+        float, opt("S", "Weight of the past in curves of steps; 0 does not smooth.", min=0, max=0.999)
     ] = 0.6,
-    across: Annotated[
-        str, typer.Option("--x", metavar="AXIS", help="step, epoch or time (hours of training).")
-    ] = "step",
+    across: Annotated[str, opt("AXIS", "step, epoch or time (hours of training).", "--x")] = "step",
     as_json: JsonOption = False,
 ) -> None:
     """Draw curves of one or several runs: losses, AP, learning rates, gradient norms, speed and memory.

@@ -17,6 +17,7 @@ from detrkit.cli.shared import (
     errors,
     free_folder,
     given,
+    opt,
     quiet,
     say,
 )
@@ -28,25 +29,14 @@ def predict(
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files or folders.")],
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for drawn pictures and predictions.json; predictions, with a number if it is taken.",
-        ),
+        opt("DIR", "Folder for drawn pictures and predictions.json; predictions, with a number if it is taken."),
     ] = None,
     threshold: Annotated[
         float | None,
-        typer.Option(
-            min=0,
-            max=1,
-            metavar="SCORE",
-            help="Least score; thresholds.json of a run if it has one, otherwise 0.5.",
-        ),
+        opt("SCORE", "Least score; thresholds.json of a run if it has one, otherwise 0.5.", min=0, max=1),
     ] = None,
     threshold_file: Annotated[
-        Path | None,
-        typer.Option(
-            "--thresholds", metavar="FILE", help="Least scores by class, as detrkit thresholds writes them."
-        ),
+        Path | None, opt("FILE", "Least scores by class, as detrkit thresholds writes them.", "--thresholds")
     ] = None,
     batch_size: BatchOption = 4,
     device: DeviceOption = None,

@@ -16,6 +16,7 @@ from detrkit.cli.shared import (
     SetOption,
     errors,
     free_folder,
+    opt,
     quiet,
     say,
 )
@@ -24,11 +25,7 @@ from detrkit.config import DEFAULT_PRESET
 
 def preflight(
     model: Annotated[
-        str,
-        typer.Option(
-            metavar="MODEL",
-            help="Preset to train, or a run, checkpoint or weights file to go on with as it is.",
-        ),
+        str, opt("MODEL", "Preset to train, or a run, checkpoint or weights file to go on with as it is.")
     ] = DEFAULT_PRESET,
     data: DataOption = None,
     init: InitOption = None,
@@ -36,15 +33,9 @@ def preflight(
     assignments: SetOption = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for preflight.html and verdict.json; preflight, with a number if it is taken.",
-        ),
+        opt("DIR", "Folder for preflight.html and verdict.json; preflight, with a number if it is taken."),
     ] = None,
-    seconds: Annotated[
-        float,
-        typer.Option(min=1, metavar="S", help="Time to over-fit a handful of images."),
-    ] = 15.0,
+    seconds: Annotated[float, opt("S", "Time to over-fit a handful of images.", min=1)] = 15.0,
     as_json: JsonOption = False,
 ) -> None:
     """Look for what spoils a training before the long run; takes about a minute on a CPU.

@@ -17,6 +17,7 @@ from detrkit.cli.shared import (
     SetOption,
     errors,
     free_folder,
+    opt,
     quiet,
     say,
 )
@@ -25,27 +26,21 @@ from detrkit.errors import UsageError
 
 def profile(
     run: Annotated[
-        Path | None,
-        typer.Argument(metavar="[RUN]", help="Folder of a run, to watch a training with its config."),
+        Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run, to watch a training with its config.")
     ] = None,
     model: Annotated[
-        str | None,
-        typer.Option(metavar="PRESET", help="Which model, where no run is given; detr-r50 if not given."),
+        str | None, opt("PRESET", "Which model, where no run is given; detr-r50 if not given.")
     ] = None,
     data: DataOption = None,
     init: InitOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
-    steps: Annotated[int, typer.Option(min=1, metavar="N", help="Steps to take the median of.")] = 10,
+    steps: Annotated[int, opt("N", "Steps to take the median of.", min=1)] = 10,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder for profile.json and profile.html; profile, with a number if it is taken.",
-        ),
+        Path | None, opt("DIR", "Folder for profile.json and profile.html; profile, with a number if it is taken.")
     ] = None,
     trace: Annotated[
-        bool, typer.Option("--trace", help="Also write trace.json, for chrome://tracing or ui.perfetto.dev.")
+        bool, opt(None, "Also write trace.json, for chrome://tracing or ui.perfetto.dev.", "--trace")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

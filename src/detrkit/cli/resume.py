@@ -7,14 +7,12 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import SetOption, errors, report_run, say
+from detrkit.cli.shared import SetOption, errors, opt, report_run, say
 
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run to go on with.")],
-    epochs: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="A new total, to train longer than planned.")
-    ] = None,
+    epochs: Annotated[int | None, opt("N", "A new total, to train longer than planned.", min=1)] = None,
     assignments: SetOption = None,
 ) -> None:
     """Go on with a training that was stopped, from its last checkpoint and with its config."""

@@ -15,6 +15,12 @@ import typer
 
 from detrkit.errors import DetrkitError, UsageError, counted
 
+
+def opt(metavar: str | None, help: str, *names: str, **limits: Any) -> Any:
+    """Describe an option: its value's name, its help, its own names where they are not the parameter's."""
+    return typer.Option(*names, metavar=metavar, help=help, **limits)
+
+
 ModelArgument = Annotated[
     str,
     typer.Argument(
@@ -23,49 +29,31 @@ ModelArgument = Annotated[
     ),
 ]
 DataOption = Annotated[
-    Path | None,
-    typer.Option(
-        "--data",
-        metavar="DATA",
-        help="Data set: folder in COCO, Roboflow, YOLO or VOC layout, or its data.yaml.",
-    ),
+    Path | None, opt("DATA", "Data set: folder in COCO, Roboflow, YOLO or VOC layout, or its data.yaml.", "--data")
 ]
 InitOption = Annotated[
     str | None,
-    typer.Option(
-        "--init",
-        metavar="INIT",
-        help="Starting weights: published, backbone (ImageNet), none, a path or a hub id.",
-    ),
+    opt("INIT", "Starting weights: published, backbone (ImageNet), none, a path or a hub id.", "--init"),
 ]
 RecipeOption = Annotated[
     str | None,
-    typer.Option(
-        "--recipe",
-        metavar="RECIPE",
-        help="How to train: plain (as published), fast (from scratch, little data) or auto: fast without "
+    opt(
+        "RECIPE",
+        "How to train: plain (as published), fast (from scratch, little data) or auto: fast without "
         "pretrained weights.",
+        "--recipe",
     ),
 ]
-ConfigOption = Annotated[
-    Path | None, typer.Option("--config", metavar="FILE", help="YAML file over the preset or the run's config.")
-]
+ConfigOption = Annotated[Path | None, opt("FILE", "YAML file over the preset or the run's config.", "--config")]
 SetOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any config value, such as train.lr=1e-4; may repeat."),
+    list[str] | None, opt("KEY=VALUE", "Any config value, such as train.lr=1e-4; may repeat.", "--set")
 ]
-DeviceOption = Annotated[str | None, typer.Option(metavar="DEVICE", help="auto, cpu, cuda or cuda:N.")]
-PrecisionOption = Annotated[str | None, typer.Option(metavar="PRECISION", help="32, bf16 or 16.")]
-BatchOption = Annotated[
-    int,
-    typer.Option("--batch-size", min=1, metavar="N", help="Images at once; results do not depend on it."),
-]
-SplitOption = Annotated[str | None, typer.Option(metavar="NAME", help="Split of the data; val if not given.")]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print the result as JSON for programs.")]
-AsOption = Annotated[
-    str | None,
-    typer.Option("--as", metavar="PRESET", help="Preset of the weights, where the file cannot tell (DC5)."),
-]
+DeviceOption = Annotated[str | None, opt("DEVICE", "auto, cpu, cuda or cuda:N.")]
+PrecisionOption = Annotated[str | None, opt("PRECISION", "32, bf16 or 16.")]
+BatchOption = Annotated[int, opt("N", "Images at once; results do not depend on it.", "--batch-size", min=1)]
+SplitOption = Annotated[str | None, opt("NAME", "Split of the data; val if not given.")]
+JsonOption = Annotated[bool, opt(None, "Print the result as JSON for programs.", "--json")]
+AsOption = Annotated[str | None, opt("PRESET", "Preset of the weights, where the file cannot tell (DC5).", "--as")]
 
 
 @contextlib.contextmanager

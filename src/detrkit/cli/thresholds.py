@@ -8,16 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detrkit.cli.shared import (
-    BatchOption,
-    DeviceOption,
-    JsonOption,
-    errors,
-    given,
-    progress_bar,
-    quiet,
-    say,
-)
+from detrkit.cli.shared import BatchOption, DeviceOption, JsonOption, errors, given, opt, progress_bar, quiet, say
 from detrkit.errors import UsageError, listed
 
 if TYPE_CHECKING:
@@ -33,43 +24,28 @@ def thresholds(
         ),
     ],
     data: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DATA", help="Folder of the data set, or one COCO JSON file; a run's own if not given."
-        ),
+        Path | None, opt("DATA", "Folder of the data set, or one COCO JSON file; a run's own if not given.")
     ] = None,
     split: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="Split to choose on, not one that the model was trained on; val if not given."
-        ),
+        str | None, opt("NAME", "Split to choose on, not one that the model was trained on; val if not given.")
     ] = None,
     check_split: Annotated[
-        str | None,
-        typer.Option(metavar="NAME", help="Split to check on; if not given, the halves of --split on each other."),
+        str | None, opt("NAME", "Split to check on; if not given, the halves of --split on each other.")
     ] = None,
     precision: Annotated[
-        float | None, typer.Option(metavar="P", help="Precision wished, such as 0.9; as much recall as it leaves.")
+        float | None, opt("P", "Precision wished, such as 0.9; as much recall as it leaves.")
     ] = None,
     recall: Annotated[
-        float | None, typer.Option(metavar="R", help="Recall wished, such as 0.9; as much precision as it leaves.")
+        float | None, opt("R", "Recall wished, such as 0.9; as much precision as it leaves.")
     ] = None,
-    f1: Annotated[bool, typer.Option("--f1", help="The best F1, if nothing else is wished.")] = False,
+    f1: Annotated[bool, opt(None, "The best F1, if nothing else is wished.", "--f1")] = False,
     calibrate: Annotated[
-        bool, typer.Option("--calibrate", help="Turn scores into probabilities first, which predict then shows.")
+        bool, opt(None, "Turn scores into probabilities first, which predict then shows.", "--calibrate")
     ] = False,
     least_objects: Annotated[
-        int | None,
-        typer.Option(
-            min=1,
-            metavar="N",
-            help="A class with fewer gets the threshold of all classes; 10 if not given.",
-        ),
+        int | None, opt("N", "A class with fewer gets the threshold of all classes; 10 if not given.", min=1)
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="thresholds.json in a run, where predict finds it, or here."),
-    ] = None,
+    out: Annotated[Path | None, opt("FILE", "thresholds.json in a run, where predict finds it, or here.")] = None,
     batch_size: BatchOption = 4,
     device: DeviceOption = None,
     as_json: JsonOption = False,

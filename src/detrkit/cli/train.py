@@ -15,6 +15,7 @@ from detrkit.cli.shared import (
     RecipeOption,
     SetOption,
     errors,
+    opt,
     report_run,
     say,
 )
@@ -23,45 +24,34 @@ from detrkit.errors import UsageError
 
 
 def train(
-    model: Annotated[
-        str, typer.Option(metavar="PRESET", help="Which model; see: detrkit models.")
-    ] = DEFAULT_PRESET,
+    model: Annotated[str, opt("PRESET", "Which model; see: detrkit models.")] = DEFAULT_PRESET,
     data: DataOption = None,
-    run: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder for the run; runs/MODEL-1 and so on if not given."),
-    ] = None,
+    run: Annotated[Path | None, opt("DIR", "Folder for the run; runs/MODEL-1 and so on if not given.")] = None,
     init: InitOption = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Passes over the training images.")
-    ] = None,
+    epochs: Annotated[int | None, opt("N", "Passes over the training images.", min=1)] = None,
     batch: Annotated[
         str | None,
-        typer.Option(
+        opt(
+            "N|auto",
+            "Images a batch and process; auto: as configured, in the largest pieces that memory holds.",
             "--batch-size",
             "--batch",
-            metavar="N|auto",
-            help="Images a batch and process; auto: as configured, in the largest pieces that memory holds.",
         ),
     ] = None,
     go_on: Annotated[
-        bool, typer.Option("--resume", help="If --run holds a training already, go on with that one.")
+        bool, opt(None, "If --run holds a training already, go on with that one.", "--resume")
     ] = False,
     recipe: RecipeOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     ray: Annotated[
-        int | None,
-        typer.Option(min=1, metavar="N", help="Train on a Ray cluster, with N processes of a GPU or CPU each."),
+        int | None, opt("N", "Train on a Ray cluster, with N processes of a GPU or CPU each.", min=1)
     ] = None,
     replay: Annotated[
         Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Do not train: repeat a step that was not finite (RUN/nonfinite) and find where it began.",
-        ),
+        opt("FILE", "Do not train: repeat a step that was not finite (RUN/nonfinite) and find where it began."),
     ] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="With --replay: print what it found as JSON.")] = False,
+    as_json: Annotated[bool, opt(None, "With --replay: print what it found as JSON.", "--json")] = False,
 ) -> None:
     """Train or fine-tune on your data set. Ctrl-C saves; go on with: detrkit resume RUN."""
     with errors():

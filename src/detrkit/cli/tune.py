@@ -17,6 +17,7 @@ from detrkit.cli.shared import (
     errors,
     fail,
     free_folder,
+    opt,
     quiet,
     say,
 )
@@ -27,48 +28,31 @@ SHOWN_TRIALS = 5
 
 
 def tune(
-    model: Annotated[
-        str | None, typer.Option(metavar="PRESET", help="Which model to train; detr-r50 if not given.")
-    ] = None,
+    model: Annotated[str | None, opt("PRESET", "Which model to train; detr-r50 if not given.")] = None,
     data: DataOption = None,
-    trials: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Trials in all, finished ones counted; 20 at first.")
-    ] = None,
-    epochs: Annotated[int | None, typer.Option(min=1, metavar="N", help="Epochs of each trial.")] = None,
+    trials: Annotated[int | None, opt("N", "Trials in all, finished ones counted; 20 at first.", min=1)] = None,
+    epochs: Annotated[int | None, opt("N", "Epochs of each trial.", min=1)] = None,
     out: Annotated[
         Path | None,
-        typer.Option(
-            metavar="DIR",
-            help="Folder of the study; give it again to go on. tune, or lr-range with a free number.",
-        ),
+        opt("DIR", "Folder of the study; give it again to go on. tune, or lr-range with a free number."),
     ] = None,
     workers: Annotated[int, typer.Option(hidden=True)] = 1,
     space: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="YAML of config keys and their ranges or choices; see docs/tuning.md."),
+        Path | None, opt("FILE", "YAML of config keys and their ranges or choices; see docs/tuning.md.")
     ] = None,
     pruner: Annotated[
-        str | None,
-        typer.Option(
-            metavar="NAME", help="How hopeless trials end early: median (if not given), hyperband or none."
-        ),
+        str | None, opt("NAME", "How hopeless trials end early: median (if not given), hyperband or none.")
     ] = None,
-    no_prune: Annotated[bool, typer.Option("--no-prune", help="Train every trial to its end.")] = False,
-    storage: Annotated[
-        str | None,
-        typer.Option(metavar="URL", help="Database for several machines; DIR/study.db if not given."),
-    ] = None,
-    study: Annotated[
-        str | None, typer.Option(metavar="NAME", help="Name in that database; that of DIR if not given.")
-    ] = None,
+    no_prune: Annotated[bool, opt(None, "Train every trial to its end.", "--no-prune")] = False,
+    storage: Annotated[str | None, opt("URL", "Database for several machines; DIR/study.db if not given.")] = None,
+    study: Annotated[str | None, opt("NAME", "Name in that database; that of DIR if not given.")] = None,
     init: InitOption = None,
     config: ConfigOption = None,
     assignments: SetOption = None,
     lr_range: Annotated[
-        bool,
-        typer.Option("--lr-range", help="No search: one short training with a rising learning rate suggests one."),
+        bool, opt(None, "No search: one short training with a rising learning rate suggests one.", "--lr-range")
     ] = False,
-    steps: Annotated[int, typer.Option(min=20, metavar="N", help="Steps of --lr-range.")] = 120,
+    steps: Annotated[int, opt("N", "Steps of --lr-range.", min=20)] = 120,
     as_json: JsonOption = False,
 ) -> None:
     """Search for settings: many short trainings, the best config ready to train. Needs detrkit[tune].

@@ -5,26 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from detrkit.cli.data.shared import DataArgument, print_json
-from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
 
 
 def cache(
     data: DataArgument,
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder of the cache; DATA-cache, which training finds, if not given."),
+        Path | None, opt("DIR", "Folder of the cache; DATA-cache, which training finds, if not given.")
     ] = None,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Split to copy.")] = "train",
-    size: Annotated[
-        int, typer.Option(min=32, metavar="N", help="Greatest short side of a copy in pixels: the largest scale.")
-    ] = 800,
-    quality: Annotated[int, typer.Option(min=1, max=100, metavar="Q", help="Of the JPEG files.")] = 90,
-    workers: Annotated[
-        int | None, typer.Option(min=1, metavar="N", help="Images at once; one per CPU if not given.")
-    ] = None,
+    split: Annotated[str, opt("NAME", "Split to copy.")] = "train",
+    size: Annotated[int, opt("N", "Greatest short side of a copy in pixels: the largest scale.", min=32)] = 800,
+    quality: Annotated[int, opt("Q", "Of the JPEG files.", min=1, max=100)] = 90,
+    workers: Annotated[int | None, opt("N", "Images at once; one per CPU if not given.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy large training images at the size that training needs. Stopped or killed, the same command goes on."""

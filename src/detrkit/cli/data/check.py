@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detrkit.cli.data.shared import DataArgument, LayoutOption, checked_layout, print_json
-from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import DataError, UsageError, counted
 
@@ -19,27 +19,22 @@ if TYPE_CHECKING:
 
 def check(
     data: DataArgument,
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with the pictures concerned.")
-    ] = None,
-    fix: Annotated[
-        Path | None, typer.Option("--fix", metavar="DIR", help="Write a repaired copy here, and what it changed.")
-    ] = None,
-    copy: Annotated[bool, typer.Option("--copy", help="With --fix: copy images instead of linking them.")] = False,
-    images: Annotated[bool, typer.Option("--images/--no-images", help="Decode every image.")] = True,
+    html: Annotated[Path | None, opt("FILE", "Also write a page with the pictures concerned.", "--html")] = None,
+    fix: Annotated[Path | None, opt("DIR", "Write a repaired copy here, and what it changed.", "--fix")] = None,
+    copy: Annotated[bool, opt(None, "With --fix: copy images instead of linking them.", "--copy")] = False,
+    images: Annotated[bool, opt(None, "Decode every image.", "--images/--no-images")] = True,
     duplicates: Annotated[
-        bool, typer.Option("--duplicates/--no-duplicates", help="Compare all images with each other.")
+        bool, opt(None, "Compare all images with each other.", "--duplicates/--no-duplicates")
     ] = True,
     queries: Annotated[
-        int | None,
-        typer.Option("--queries", min=1, metavar="N", help="Queries of the model; of --model if not given."),
+        int | None, opt("N", "Queries of the model; of --model if not given.", "--queries", min=1)
     ] = None,
     model: Annotated[
-        str, typer.Option(metavar="PRESET", help="Model whose number of queries counts; see: detrkit models.")
+        str, opt("PRESET", "Model whose number of queries counts; see: detrkit models.")
     ] = DEFAULT_PRESET,
-    strict: Annotated[bool, typer.Option("--strict", help="Exit with 1 for warnings too.")] = False,
+    strict: Annotated[bool, opt(None, "Exit with 1 for warnings too.", "--strict")] = False,
     layout: LayoutOption = "auto",
-    workers: Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads that open images.")] = None,
+    workers: Annotated[int | None, opt("N", "Threads that open images.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Find what is wrong with a data set. Exits with 1 if there are errors, with --strict also for warnings.

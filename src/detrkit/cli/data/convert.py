@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from detrkit.cli.data.shared import (
     CopyOption,
     DataArgument,
@@ -14,21 +12,19 @@ from detrkit.cli.data.shared import (
     checked_layout,
     print_json,
 )
-from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
 from detrkit.errors import counted
 
 
 def convert(
     data: DataArgument,
-    to: Annotated[str, typer.Option("--to", metavar="FORMAT", help="coco, yolo or voc.")],
+    to: Annotated[str, opt("FORMAT", "coco, yolo or voc.", "--to")],
     out: OutOption,
-    split: Annotated[
-        list[str] | None, typer.Option(metavar="NAME", help="Split to convert, may be repeated; all if not given.")
-    ] = None,
+    split: Annotated[list[str] | None, opt("NAME", "Split to convert, may be repeated; all if not given.")] = None,
     layout: LayoutOption = "auto",
     copy: CopyOption = False,
     decimals: Annotated[
-        bool, typer.Option("--decimals", help="For voc: write fractions of pixels; some readers know none.")
+        bool, opt(None, "For voc: write fractions of pixels; some readers know none.", "--decimals")
     ] = False,
     as_json: JsonOption = False,
 ) -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detrkit.cli.data.shared import print_json
-from detrkit.cli.shared import JsonOption, errors, say
+from detrkit.cli.shared import JsonOption, errors, opt, say
 from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -21,24 +21,18 @@ def fetch(
         list[str] | None, typer.Argument(metavar="NAME", help="Data sets to fetch; --list shows them.")
     ] = None,
     out: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="DIR", help="Folder of the data set, NAME if not given; of several sets, each gets DIR/NAME."
-        ),
+        Path | None, opt("DIR", "Folder of the data set, NAME if not given; of several sets, each gets DIR/NAME.")
     ] = None,
-    parts: Annotated[
-        list[str] | None,
-        typer.Option("--part", metavar="PART", help="Only this part, such as val; may repeat."),
-    ] = None,
+    parts: Annotated[list[str] | None, opt("PART", "Only this part, such as val; may repeat.", "--part")] = None,
     keep_archives: Annotated[
-        bool, typer.Option("--keep-archives", help="Keep the downloaded files in DIR/archives.")
+        bool, opt(None, "Keep the downloaded files in DIR/archives.", "--keep-archives")
     ] = False,
-    force: Annotated[bool, typer.Option("--force", help="Fetch once more what is complete already.")] = False,
+    force: Annotated[bool, opt(None, "Fetch once more what is complete already.", "--force")] = False,
     listing: Annotated[
-        bool, typer.Option("--list", help="Show what can be fetched: images, licence, size, address.")
+        bool, opt(None, "Show what can be fetched: images, licence, size, address.", "--list")
     ] = False,
     as_json: JsonOption = False,
-    connections: Annotated[int, typer.Option(hidden=True, help="Ignored: files come over one connection.")] = 1,
+    connections: Annotated[int, opt(None, "Ignored: files come over one connection.", hidden=True)] = 1,
 ) -> None:
     """Fetch public data sets, checked and laid out to be read. Stopped or killed, the same command goes on."""
     with errors():

@@ -15,28 +15,21 @@ from detrkit.cli.data.shared import (
     changed_config,
     checked_layout,
 )
-from detrkit.cli.shared import errors, fail, free_folder, progress_bar, say
+from detrkit.cli.shared import errors, fail, free_folder, opt, progress_bar, say
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import counted
 
 
 def preview(
     data: DataArgument,
-    split: Annotated[str, typer.Option(metavar="NAME", help="Split to draw from.")] = "train",
-    count: Annotated[int, typer.Option(min=1, max=500, metavar="N", help="Images.")] = 12,
-    draws: Annotated[
-        int, typer.Option(min=0, max=12, metavar="N", help="Draws of augmentation beside each image.")
-    ] = 3,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="DIR", help="Folder; preview, with a number if it is taken."),
-    ] = None,
+    split: Annotated[str, opt("NAME", "Split to draw from.")] = "train",
+    count: Annotated[int, opt("N", "Images.", min=1, max=500)] = 12,
+    draws: Annotated[int, opt("N", "Draws of augmentation beside each image.", min=0, max=12)] = 3,
+    out: Annotated[Path | None, opt("DIR", "Folder; preview, with a number if it is taken.")] = None,
     model: PresetOption = DEFAULT_PRESET,
     assignments: TransformsOption = None,
-    seed: Annotated[int, typer.Option(min=0, metavar="N", help="Of the choice and of augmentation.")] = 0,
-    class_name: Annotated[
-        str | None, typer.Option("--class", metavar="NAME", help="Only images that hold this class.")
-    ] = None,
+    seed: Annotated[int, opt("N", "Of the choice and of augmentation.", min=0)] = 0,
+    class_name: Annotated[str | None, opt("NAME", "Only images that hold this class.", "--class")] = None,
     layout: LayoutOption = "auto",
 ) -> None:
     """Draw images with their annotations, as annotated and as augmentation shows them to the model."""

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from detrkit.cli.data.shared import (
     CopyOption,
     DataArgument,
@@ -16,18 +14,16 @@ from detrkit.cli.data.shared import (
     checked_layout,
     report_parts,
 )
-from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
 
 
 def sample(
     data: DataArgument,
     out: OutOption,
-    count: Annotated[int, typer.Option(min=1, metavar="N", help="Images in all, shared among the splits.")],
+    count: Annotated[int, opt("N", "Images in all, shared among the splits.", min=1)],
     source: SplitsOption = None,
     seed: SeedOption = 0,
-    min_per_class: Annotated[
-        int, typer.Option(min=0, metavar="N", help="Images that each class gets at least, where possible.")
-    ] = 1,
+    min_per_class: Annotated[int, opt("N", "Images that each class gets at least, where possible.", min=0)] = 1,
     layout: LayoutOption = "auto",
     copy: CopyOption = False,
     as_json: JsonOption = False,

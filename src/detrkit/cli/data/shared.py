@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrkit.cli.shared import say
+from detrkit.cli.shared import opt, say
 from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -16,28 +16,18 @@ if TYPE_CHECKING:
     from detrkit.curation.divide import DivideResult
 
 DataArgument = Annotated[
-    Path,
-    typer.Argument(metavar="DATA", help="Data set: folder in any layout, a COCO JSON file, or a data.yaml."),
+    Path, typer.Argument(metavar="DATA", help="Data set: folder in any layout, a COCO JSON file, or a data.yaml.")
 ]
-LayoutOption = Annotated[
-    str,
-    typer.Option(metavar="LAYOUT", help="How to read it: auto, coco, yolo, voc or panoptic."),
-]
-OutOption = Annotated[Path, typer.Option(metavar="DIR", help="New or empty folder to write to.")]
-CopyOption = Annotated[
-    bool, typer.Option("--copy", help="Copy images; otherwise they are hard-linked where possible.")
-]
-SeedOption = Annotated[int, typer.Option(min=0, metavar="N", help="The same seed gives the same images.")]
-SplitsOption = Annotated[
-    list[str] | None, typer.Option("--split", metavar="NAME", help="Only this split; may repeat.")
-]
+LayoutOption = Annotated[str, opt("LAYOUT", "How to read it: auto, coco, yolo, voc or panoptic.")]
+OutOption = Annotated[Path, opt("DIR", "New or empty folder to write to.")]
+CopyOption = Annotated[bool, opt(None, "Copy images; otherwise they are hard-linked where possible.", "--copy")]
+SeedOption = Annotated[int, opt("N", "The same seed gives the same images.", min=0)]
+SplitsOption = Annotated[list[str] | None, opt("NAME", "Only this split; may repeat.", "--split")]
 PresetOption = Annotated[
-    str,
-    typer.Option("--model", metavar="PRESET", help="Whose training transforms are meant; see: detrkit models."),
+    str, opt("PRESET", "Whose training transforms are meant; see: detrkit models.", "--model")
 ]
 TransformsOption = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any config value, as transforms.recipe=mosaic; may repeat."),
+    list[str] | None, opt("KEY=VALUE", "Any config value, as transforms.recipe=mosaic; may repeat.", "--set")
 ]
 
 

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Annotated
 
-import typer
-
 from detrkit.cli.data.shared import (
     CopyOption,
     DataArgument,
@@ -15,7 +13,7 @@ from detrkit.cli.data.shared import (
     checked_layout,
     report_parts,
 )
-from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
 from detrkit.errors import counted
 
 
@@ -23,24 +21,15 @@ def split(
     data: DataArgument,
     out: OutOption,
     shares: Annotated[
-        str,
-        typer.Option(metavar="SHARES", help="Share of the images by name, as train=0.8,val=0.1,test=0.1."),
+        str, opt("SHARES", "Share of the images by name, as train=0.8,val=0.1,test=0.1.")
     ] = "train=0.8,val=0.2",
-    source: Annotated[
-        str | None, typer.Option("--split", metavar="NAME", help="Split to divide, where there are several.")
-    ] = None,
+    source: Annotated[str | None, opt("NAME", "Split to divide, where there are several.", "--split")] = None,
     seed: SeedOption = 0,
     groups: Annotated[
-        bool, typer.Option("--groups/--no-groups", help="Keep near-duplicate images in the same part.")
+        bool, opt(None, "Keep near-duplicate images in the same part.", "--groups/--no-groups")
     ] = True,
     max_distance: Annotated[
-        int | None,
-        typer.Option(
-            min=0,
-            max=128,
-            metavar="BITS",
-            help="Bits of 256 by which near-duplicates differ at most; else 48.",
-        ),
+        int | None, opt("BITS", "Bits of 256 by which near-duplicates differ at most; else 48.", min=0, max=128)
     ] = None,
     layout: LayoutOption = "auto",
     copy: CopyOption = False,

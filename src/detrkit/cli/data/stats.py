@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from detrkit.cli.data.shared import (
     DataArgument,
     LayoutOption,
@@ -17,7 +15,7 @@ from detrkit.cli.data.shared import (
     checked_layout,
     print_json,
 )
-from detrkit.cli.shared import JsonOption, errors, progress_bar, quiet, say
+from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
 from detrkit.config import DEFAULT_PRESET
 
 
@@ -26,9 +24,7 @@ def stats(
     splits: SplitsOption = None,
     model: PresetOption = DEFAULT_PRESET,
     assignments: TransformsOption = None,
-    html: Annotated[
-        Path | None, typer.Option("--html", metavar="FILE", help="Also write a page with plots, one HTML file.")
-    ] = None,
+    html: Annotated[Path | None, opt("FILE", "Also write a page with plots, one HTML file.", "--html")] = None,
     layout: LayoutOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
