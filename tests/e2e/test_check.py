@@ -112,5 +112,6 @@ def test_a_cut_off_file_hides_no_other_split_and_the_copy_without_it_is_not_fit(
     assert finding["kind"] == "annotations_unreadable"
     assert "at byte" in finding["examples"][0]
     assert content["fix"]["unfit"] == ["val cannot be read"]
+    assert content["fix"]["clean"] is False
     assert "not fit for training: val cannot be read" in result.stderr
     assert (tmp_path / "fixed" / "annotations" / "instances_train.json").is_file()

@@ -120,13 +120,13 @@ def _report(result: CheckResult, fixed: FixResult | None, html: Path | None, as_
         from rich.console import Console
 
         Console().print(result.table().only("Severity", "Finding", "Count", "Example").rich())
-    tell(_verdict(result))
+    tell(_verdict(result, result.is_clean))
     if fixed is not None:
         repairs = counted(sum(fixed.repaired.values()), "fault")
         tell(f"Repaired copy: {fixed.out}, without {repairs} of the original: {fixed.out / 'changes.txt'}")
         for loss in fixed.losses:
             tell(f"  {loss}")
-        tell(f"The copy: {_verdict(fixed.after)}")
+        tell(f"The copy: {_verdict(fixed.after, fixed.is_clean)}")
         for finding in fixed.after.findings:
             if finding.severity != "note":
                 tell(f"  {finding}")
@@ -142,12 +142,13 @@ def _fix_dict(fixed: FixResult) -> dict[str, Any]:
         "changes": sum(fixed.repaired.values()),
         "lost": [vars(loss) for loss in fixed.losses],
         "unfit": fixed.unfit,
+        "clean": fixed.is_clean,
         "after": fixed.after.to_dict(),
     }
 
 
-def _verdict(result: CheckResult) -> str:
+def _verdict(result: CheckResult, is_clean: bool) -> str:
     from detrkit.curation.check import Severity
 
     parts = [f"{counted(len(result.of(severity)), 'kind')} of {severity}" for severity in Severity]
-    return ("Clean: " if result.is_clean else "Not clean: ") + ", ".join(parts) + "."
+    return ("Clean: " if is_clean else "Not clean: ") + ", ".join(parts) + "."
