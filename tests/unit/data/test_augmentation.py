@@ -125,17 +125,6 @@ def test_the_size_of_a_sample_can_be_known_without_its_pixels(config: TransformC
             assert guessed.shape == augment(config, scenes, row, seed)[0].shape
 
 
-def test_crowd_objects_remain_wherever_no_crop_is_made() -> None:
-    config = OPTION_CONFIGS["zoom_out"].model_copy(update={"photometric": 1.0})
-    scenes = Scenes([random_scene(seed, (100, 150)) for seed in range(6)])
-    for row in range(6):
-        _, target = augment(config, scenes, row, row)
-        expected = scenes.samples[row][1]
-        assert target["labels"].tolist() == expected["labels"].tolist()
-        assert target["iscrowd"].tolist() == expected["iscrowd"].tolist()
-        assert torch.equal(target["area"], expected["area"])
-
-
 def test_the_default_draws_and_gives_what_the_plain_composition_of_torchvision_does() -> None:
     """The published recipe, written down with torchvision's own pieces; its samples must never change."""
     from torchvision.transforms import v2
@@ -244,17 +233,3 @@ def test_composition_and_zoom_out_end_when_told(synthetic: Path) -> None:
         assert composed is not None
         assert alone is not None
         assert _same(composed, alone) == (epoch >= 3)
-
-
-def test_closing_without_a_known_end_never_happens(synthetic: Path) -> None:
-    transform = train_transform(TransformConfig(mosaic=1.0, close_after=0.5))
-    assert isinstance(transform, ComposedTransform)
-    assert transform.close_epoch is None
-
-
-def test_an_unreadable_image_is_left_out_of_a_composing_epoch_too(tmp_path: Path) -> None:
-    root = write_synthetic(tmp_path, 4, 0, size=64)
-    (root / "train2017" / "000002.jpg").write_bytes(b"\xff\xd8 cut off")
-    dataset = data_set(root, RECIPE_CONFIGS["mosaic"].model_copy(update={"mosaic": 1.0}))
-    samples = [dataset[SampleKey(0, row)] for row in range(4)]
-    assert [sample is None for sample in samples] == [False, True, False, False]

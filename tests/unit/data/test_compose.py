@@ -4,10 +4,10 @@ import pytest
 import torch
 
 from detrkit.config import TransformConfig
-from detrkit.data.compose import fill_tile, join_targets, load_composed, mixup, mosaic
+from detrkit.data.compose import join_targets, load_composed, mixup, mosaic
 from detrkit.errors import ImageError
 
-from .scenes import SIZES, Scenes, assert_painted, assert_sound, color_of, make_target, painted_scene, random_scene
+from .scenes import Scenes, color_of, make_target, painted_scene, random_scene
 
 MOSAIC = TransformConfig(mosaic=1.0)
 MIXUP = TransformConfig(mixup=1.0)
@@ -33,29 +33,6 @@ def test_a_mosaic_shows_all_four_images_each_in_any_quarter() -> None:
     assert len(centers) > 40
 
 
-def test_partners_of_any_shape_fill_their_tiles() -> None:
-    for seed in range(30):
-        torch.manual_seed(seed)
-        samples = [
-            random_scene(3, (100, 150), masks=True),
-            *(random_scene(row, SIZES[(seed + row) % len(SIZES)], masks=True) for row in range(3)),
-        ]
-        image, target = mosaic(samples)
-        assert_sound(image, target, [one for _, one in samples])
-        assert image.float().mean() > 60  # noise everywhere, no black tile
-
-
-def test_objects_of_a_mosaic_are_one_to_two_times_as_large_as_in_a_covered_tile() -> None:
-    whole = make_target(torch.tensor([[40.0, 40.0, 60.0, 60.0]]), (100, 100))
-    image = torch.zeros(100, 100, 3, dtype=torch.uint8).permute(2, 0, 1)
-    sides = []
-    for zoom in (1.0, 1.5, 2.0):
-        _, target = fill_tile((image, whole), (50, 50), zoom)
-        sides += [float(box[2] - box[0]) for box in target["boxes"]]
-    assert sides[0] == pytest.approx(10)
-    assert all(side <= 20.5 for side in sides)
-
-
 def test_mixup_keeps_the_objects_of_both_and_blends_their_pixels() -> None:
     first, second = painted_scene(3), painted_scene(1)
     torch.manual_seed(0)
@@ -66,18 +43,6 @@ def test_mixup_keeps_the_objects_of_both_and_blends_their_pixels() -> None:
     shown = image[:, y1:y2, x1:x2].float().flatten(1).amin(1)  # where the second image is black
     assert (shown >= color_of(label) * 0.39).all()
     assert (shown <= color_of(label) * 0.61 + 1).all()
-
-
-def test_the_blend_is_never_lopsided() -> None:
-    light = torch.full((40, 40, 3), 200, dtype=torch.uint8).permute(2, 0, 1)
-    empty = make_target(torch.zeros(0, 4), (40, 40))
-    levels = set()
-    for seed in range(50):
-        torch.manual_seed(seed)
-        levels.add(int(mixup((light, empty), (torch.zeros_like(light), empty))[0][0, 0, 0]))
-    assert min(levels) >= 80
-    assert max(levels) <= 120
-    assert len(levels) > 10
 
 
 @pytest.mark.parametrize("config", [MOSAIC, MIXUP])
@@ -106,10 +71,11 @@ def test_an_unreadable_partner_stops_training_that_is_to_stop() -> None:
 
 
 def test_an_image_too_small_to_share_is_left_alone() -> None:
-    small = random_scene(5, (31, 200))
-    scenes = Scenes([small])
-    assert load_composed(scenes, 0, small, TransformConfig(mosaic=1.0, mixup=1.0)) == small
-    assert scenes.read == []
+    both = TransformConfig(mosaic=1.0, mixup=1.0)
+    for alone in (random_scene(5, (31, 200)), painted_scene(1)):
+        scenes = Scenes([alone])
+        assert load_composed(scenes, 0, alone, both) == alone
+    assert load_composed(Scenes([alone] * 4), 0, random_scene(5, (31, 200)), both)[0].shape == (3, 31, 200)
 
 
 def test_partners_come_from_the_whole_data_set() -> None:
@@ -121,27 +87,12 @@ def test_partners_come_from_the_whole_data_set() -> None:
     assert len(scenes.read) == 120
 
 
-@pytest.mark.parametrize("config", [MOSAIC, MIXUP])
-def test_a_data_set_of_one_image_has_nothing_to_compose(config: TransformConfig) -> None:
-    scenes = Scenes([painted_scene(1)])
-    assert load_composed(scenes, 0, scenes.samples[0], config) == scenes.samples[0]
-
-
 def test_the_probability_is_kept() -> None:
     scenes = Scenes([painted_scene(seed, (40, 40)) for seed in range(4)])
     torch.manual_seed(0)
     for _ in range(200):
         load_composed(scenes, 0, scenes.samples[0], TransformConfig(mixup=0.3))
     assert 40 < len(scenes.read) < 80
-
-
-def test_boxes_of_a_mosaic_lie_on_their_objects() -> None:
-    samples = [painted_scene(seed, SIZES[seed], masks=True) for seed in range(4)]
-    looked = 0
-    for seed in range(30):
-        torch.manual_seed(seed)
-        looked += assert_painted(*mosaic(samples))
-    assert looked > 60
 
 
 def test_masks_are_joined_only_if_all_have_them() -> None:

@@ -1,11 +1,10 @@
 from __future__ import annotations
 
-import dataclasses
 from pathlib import Path
 
 import numpy as np
 
-from detrkit.data.index import CocoIndex, missing_images, pack_names
+from detrkit.data.index import CocoIndex, missing_images
 from detrkit.data.read import read_coco
 
 from .factory import annotation, coco, image_entry, write
@@ -32,16 +31,3 @@ def test_missing_images_are_found(tmp_path: Path) -> None:
     (tmp_path / "sub" / "ö 6.png").unlink()
     assert missing_images(index, tmp_path).tolist() == [1]
     assert missing_images(index, tmp_path / "elsewhere").tolist() == [0, 1, 2]
-
-
-def test_everything_per_image_and_annotation_is_an_array(tmp_path: Path) -> None:
-    index = three_images(tmp_path)
-    for field in dataclasses.fields(index):
-        if field.name != "class_map":
-            assert isinstance(getattr(index, field.name), np.ndarray), field.name
-
-
-def test_no_names_can_be_packed() -> None:
-    content, offsets = pack_names([])
-    assert len(content) == 0
-    assert offsets.tolist() == [0]

@@ -123,20 +123,6 @@ def test_unreadable_images_are_left_out() -> None:
     assert collate([None, None]) is None
 
 
-def test_order_is_a_function_of_seed_and_epoch() -> None:
-    def order(seed: int, epoch: int, shuffle: bool = True) -> list[int]:
-        sampler = EpochBatchSampler(50, 7, seed=seed, shuffle=shuffle)
-        sampler.set_epoch(epoch)
-        keys = [key for batch in sampler for key in batch]
-        assert {key.epoch for key in keys} == {epoch}
-        return [key.row for key in keys]
-
-    assert order(1, 2) == order(1, 2)
-    assert order(1, 2) != order(1, 3)
-    assert order(1, 2) != order(2, 1)
-    assert order(1, 2, shuffle=False) == list(range(50))
-
-
 def test_number_of_workers_does_not_change_batches(synthetic: Path) -> None:
     _assert_same(batches_of(training_set(synthetic), 0), batches_of(training_set(synthetic), 2))
 
@@ -191,18 +177,6 @@ def test_where_workers_cannot_share_memory_batches_are_the_same(
     )
 
 
-def test_batches_that_are_kept_stay_as_they_were(synthetic: Path) -> None:
-    sampler = EpochBatchSampler(21, 2, seed=2)
-    kept, copies = [], []
-    for batch in build_loader(training_set(synthetic), sampler, DataConfig(workers=1, prefetch=1)):
-        assert batch is not None
-        kept.append(batch)  # more than there are slots
-        copies.append(batch.images.clone())
-    assert len(kept) == 11
-    for batch, copy in zip(kept, copies, strict=True):
-        assert torch.equal(batch.images, copy)
-
-
 def test_memory_between_processes_is_bounded_by_what_waits(synthetic: Path) -> None:
     sampler = EpochBatchSampler(21, 2, seed=2)
     loader = build_loader(training_set(synthetic), sampler, DataConfig(workers=1, prefetch=2))
@@ -224,20 +198,6 @@ def test_errors_of_a_worker_arrive_as_they_are(synthetic: Path, tmp_path: Path) 
     dataset.on_bad_image = "error"
     with pytest.raises(ImageError, match=r"000002\.jpg"):
         list(build_loader(dataset, EpochBatchSampler(5, 2), DataConfig(workers=1)))
-
-
-def test_buckets_give_the_same_samples_in_other_batches(synthetic: Path) -> None:
-    def pixels(size_of: Any) -> dict[int, int]:
-        dataset = training_set(synthetic)
-        sampler = EpochBatchSampler(21, 4, seed=2, size_of=dataset.sample_size if size_of else None)
-        sampler.set_epoch(1)
-        found = {}
-        for batch in build_loader(dataset, sampler, DataConfig(workers=0)):
-            for row, image_id in enumerate(batch.image_ids):
-                found[image_id] = int(batch.images[row].sum())
-        return found
-
-    assert pixels(True) == pixels(False)
 
 
 def test_facts_say_how_data_is_loaded(synthetic: Path) -> None:
@@ -305,13 +265,6 @@ def test_order_of_bucketed_batches_is_random_and_repeatable() -> None:
     assert abs(np.corrcoef(aspects[:-1], aspects[1:])[0, 1]) < 0.25
 
 
-def test_images_of_a_batch_change_from_epoch_to_epoch() -> None:
-    def pairs(epoch: int) -> set[frozenset[int]]:
-        return {frozenset(key.row for key in keys) for keys in keys_of(2000, 2, epoch)}
-
-    assert len(pairs(0) & pairs(1)) < 20
-
-
 @pytest.mark.parametrize("start", [1, WINDOW - 1, WINDOW, WINDOW + 5, 250])
 @BUCKETED
 def test_an_epoch_can_be_resumed_anywhere(start: int, bucketed: bool) -> None:
@@ -356,14 +309,6 @@ def test_evaluation_batches_are_dealt_out_whole_and_once() -> None:
         turns = [len(share) for share in shares]
         assert turns == [len(list(share)) for share in shares]
         assert max(turns) - min(turns) <= 1
-
-
-def test_buckets_hold_the_images_that_plain_batches_would() -> None:
-    plain = EpochBatchSampler(1003, 4, seed=3)
-    first_window = [key.row for keys in list(plain)[:WINDOW] for key in keys]
-    bucketed = [key.row for keys in keys_of(1003, 4)[:WINDOW] for key in keys]
-    assert bucketed != first_window
-    assert sorted(bucketed) == sorted(first_window)
 
 
 MEMORY_SCRIPT = """

@@ -9,7 +9,7 @@ import pytest
 from detrkit.config import DataConfig
 from detrkit.data import formats
 from detrkit.data.formats import FORMATS, WRITTEN_FORMATS, Layout, find_split, find_splits
-from detrkit.errors import AnnotationError, DataError, UsageError
+from detrkit.errors import DataError, UsageError
 from tests.unit.data.factory import coco, image_entry, write
 
 
@@ -165,22 +165,6 @@ def test_json_files_of_any_name_are_recognised_by_what_they_hold(
     }
 
 
-def test_json_files_are_not_searched_where_their_name_says_enough(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    place(tmp_path, "annotations/instances_train.json", "train")
-    (tmp_path / "annotations" / "captions_train.json").write_text("{}")
-    monkeypatch.setattr("detrkit.data.formats.coco.find._holds_coco", lambda _file: pytest.fail("searched a file"))
-    assert find_split(tmp_path, "train").annotations.name == "instances_train.json"
-
-
-def test_11_unusual_name_is_recognised_and_works_when_it_is_named(shared_data: Path) -> None:
-    root = shared_data / "bad_inputs" / "11_coco_string_image_id"
-    assert find_split(root, "test").annotations.name == "gt_ignore_test.json"
-    found = find_split(root, "train", DataConfig(train_annotations="gt_ignore_test.json"))
-    assert found.images == root
-
-
 def test_configured_file_that_does_not_exist_suggests_near_names(tmp_path: Path) -> None:
     place(tmp_path, "annotations/instances_train.json", "train")
     config = DataConfig(train_annotations="annotations/instance_train.json")
@@ -214,11 +198,6 @@ def test_folders_without_annotations_say_what_is_there(tmp_path: Path, shared_da
         find_split(shared_data / "coco_mni", "train")
     with pytest.raises(UsageError, match="is a file, expected the folder of a data set, a COCO JSON"):
         find_split(shared_data / "INDEX.md", "train")
-
-
-def test_01_damaged_file_is_said_before_missing_images(shared_data: Path) -> None:
-    with pytest.raises(AnnotationError, match="probably cut off"):
-        find_split(shared_data / "bad_inputs" / "01_json_truncated", "val")
 
 
 def test_images_that_are_nowhere_are_said(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ import yaml
 
 from detrkit.data.formats import find_splits
 from detrkit.data.formats.coco.write import write_coco
-from detrkit.data.formats.output import WriteOptions, Written, new_folder
+from detrkit.data.formats.output import WriteOptions, Written
 from detrkit.data.formats.voc.write import whole_pixels, write_voc
 from detrkit.data.formats.yolo.write import write_yolo
 from detrkit.data.index import CocoIndex
@@ -41,6 +41,7 @@ def small(root: Path) -> Part:
 @pytest.mark.parametrize("writer", WRITERS)
 def test_nested_names_and_empty_images_come_back(writer: Callable[..., Any], tmp_path: Path) -> None:
     index, images = small(tmp_path / "a")
+    (tmp_path / "out").mkdir()  # an empty folder is filled
     writer(tmp_path / "out", {"train": (index, images), "val": (index.select(np.array([1])), images)})
     found = find_splits(tmp_path / "out")
     assert list(found) == ["train", "val"]
@@ -94,13 +95,6 @@ def test_a_failure_leaves_nothing(
     with pytest.raises(OSError, match="No space left"):
         writer(tmp_path / "out", {"train": (index, images)}, WriteOptions(copy=True))
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
-
-
-@pytest.mark.parametrize("writer", WRITERS)
-def test_an_empty_folder_is_filled(writer: Callable[..., Any], tmp_path: Path) -> None:
-    (tmp_path / "out").mkdir()
-    writer(tmp_path / "out", {"train": small(tmp_path / "a")})
-    assert len(read_split_files(find_splits(tmp_path / "out")["train"])[0]) == 3
 
 
 def test_file_names_that_lead_out_are_refused(tmp_path: Path) -> None:
@@ -218,24 +212,3 @@ def test_coco_keeps_everything_of_its_source(tmp_path: Path) -> None:
     assert first == {**boxes[0], "area": 200.0}
     assert (second["id"], second["note"], second["bbox"]) == (8, "same id", [50, 6, 10, 10])  # clipped, own id
     assert third["bbox"] == [1, 1, 8, 8]
-
-
-def test_coco_without_source_is_plain(tmp_path: Path) -> None:
-    write_coco(tmp_path / "out", {"train": small(tmp_path / "a")})
-    written = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())
-    assert written["annotations"][0] == {
-        "id": 1,
-        "image_id": 1,
-        "category_id": 7,
-        "bbox": [5.0, 6.0, 20.0, 10.0],
-        "area": 200.0,
-        "iscrowd": 0,
-    }
-
-
-def test_folder_appears_only_when_it_is_whole(tmp_path: Path) -> None:
-    with new_folder(tmp_path / "deep" / "out") as folder:
-        (folder / "file").touch()
-        assert not (tmp_path / "deep" / "out").exists()
-    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["out"]
-    assert (tmp_path / "deep" / "out" / "file").exists()

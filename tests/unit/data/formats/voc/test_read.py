@@ -11,7 +11,7 @@ from detrkit.data.faults import ReadReport
 from detrkit.data.formats import find_split
 from detrkit.data.formats.voc.read import read_voc_file
 from detrkit.data.index import CocoIndex
-from detrkit.data.read import load_table, read_split_files
+from detrkit.data.read import read_split_files
 from detrkit.errors import AnnotationError, DataError
 from tests.unit.data.factory import write_noise
 from tests.unit.data.formats.voc.voc_factory import voc_xml
@@ -66,15 +66,6 @@ def test_bccd_is_what_its_coco_file_says(shared_data: Path) -> None:
 def test_bad_inputs(shared_data: Path, data: str, images: int, boxes: int, found: dict[str, int]) -> None:
     index, report = read(shared_data / "bad_inputs" / data)
     assert (len(index), len(index.labels), counts(report)) == (images, boxes, found)
-
-
-def test_corners_are_taken_as_written(tmp_path: Path) -> None:
-    index, report = read(
-        data_set(tmp_path, a=voc_xml("a.png", [("cat", 0, 0, 60, 40), ("ant", 1.25, 2.5, 30, 20)]))
-    )
-    assert index.boxes_xyxy.tolist() == [[0, 0, 60, 40], [1.25, 2.5, 30, 20]]
-    assert index.class_map.names == ("ant", "cat")
-    assert report.is_sound
 
 
 def test_difficult_objects_are_crowd_and_said(tmp_path: Path) -> None:
@@ -177,8 +168,3 @@ def test_no_object_anywhere(tmp_path: Path) -> None:
     root = data_set(tmp_path, a=voc_xml("a.png", []))
     with pytest.raises(DataError, match="no XML file holds an object"):
         read(root)
-
-
-def test_places_name_file_and_object(tmp_path: Path) -> None:
-    table = load_table(find_split(data_set(tmp_path, a=voc_xml("a.png", [CAT, CAT])), "train"))
-    assert table.place(1, 0) == "a.xml object 2"

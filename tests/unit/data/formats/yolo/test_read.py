@@ -10,7 +10,6 @@ from PIL import Image
 from detrkit.config import DataConfig
 from detrkit.data.faults import ReadReport
 from detrkit.data.formats import find_split
-from detrkit.data.formats.yolo.read import label_name
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import load_table, read_split_files
 from detrkit.errors import DataError
@@ -86,14 +85,6 @@ def test_04_is_read_as_the_scanner_found_it(shared_data: Path) -> None:
     )
 
 
-def test_12_is_read_in_spite_of_its_paths(shared_data: Path) -> None:
-    root = shared_data / "bad_inputs" / "12_yolo_data_yaml_wrong_paths"
-    for split, images, boxes in (("train", 5, 82), ("val", 2, 16), ("test", 2, 68)):
-        index, report = read_split_files(find_split(root, split))
-        assert (len(index), len(index.labels), report.is_sound) == (images, boxes, True)
-        assert index.class_map.names[3] == "Dirt Stained Egg"
-
-
 def test_lines_of_every_kind(tmp_path: Path) -> None:
     lines = [
         "0 0.5 0.5 0.2 0.4",
@@ -143,12 +134,6 @@ def test_images_without_labels_have_no_objects(tmp_path: Path) -> None:
     assert report.is_sound
     _, report = read(data_set(tmp_path / "none", None, None))
     assert report.count("split_without_label_files") == 2
-
-
-def test_values_outside_stay_in_the_table(tmp_path: Path) -> None:
-    table = load_table(find_split(data_set(tmp_path, "0 30 20 12 16"), "train"))
-    assert table.boxes_xywh.tolist() == [[24 * 60, 12 * 40, 12 * 60, 16 * 40]]
-    assert (table.label_files, table.place(0, 0)) == (["labels/1.txt"], "labels/1.txt line 1")
 
 
 def test_boxes_are_scaled_by_the_upright_image(tmp_path: Path) -> None:
@@ -213,17 +198,3 @@ def test_without_objects_or_names_there_are_no_classes(tmp_path: Path) -> None:
     (root / "data.yaml").unlink()
     with pytest.raises(DataError, match="no label file holds an object"):
         read(root)
-
-
-@pytest.mark.parametrize(
-    ("image", "label"),
-    [
-        ("images/train/1.jpg", "labels/train/1.txt"),
-        ("a/images/b/images/c.d/1.jpg", "a/images/b/labels/c.d/1.txt"),
-        ("train/1.mp4#t=1.jpg", "train/1.mp4#t=1.txt"),
-        ("images/a.b/1", "labels/a.b/1.txt"),
-        ("my-images/1.jpg", "my-images/1.txt"),
-    ],
-)
-def test_place_of_labels(image: str, label: str) -> None:
-    assert label_name(image) == label
