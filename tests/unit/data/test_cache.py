@@ -15,8 +15,8 @@ from typer.testing import CliRunner
 
 from detrkit.cli.data.cache import cache as cache_command
 from detrkit.config import DataConfig
+from detrkit.curation.cache import CacheReport, build_cache, reduced_hw
 from detrkit.data.cache import ImageCache, default_cache_folder, find_cache, read_manifest
-from detrkit.data.cache_build import CacheReport, build_cache, reduced_hw
 from detrkit.data.coco import CocoDataset
 from detrkit.data.formats import find_split
 from detrkit.data.index import CocoIndex

@@ -23,8 +23,8 @@ def cache(
     """Copy large training images at the size that training needs. Stopped or killed, the same command goes on."""
     with errors():
         from detrkit.config import DataConfig
+        from detrkit.curation.cache import build_cache
         from detrkit.data.cache import default_cache_folder
-        from detrkit.data.cache_build import build_cache
         from detrkit.data.formats import find_split
         from detrkit.data.read import read_split_files
 
