@@ -37,14 +37,8 @@ def test_a_clean_set_ends_with_zero_and_warnings_with_one_only_if_strict(tiny_da
     assert run_here("data", "check", root, "--strict").exit_code == 1
 
 
-def test_errors_end_with_one_and_are_named(faulty):
-    result = run_here("data", "check", faulty)
-    assert result.exit_code == 1
-    for words in ("truncated image files", "boxes fully outside", "exact duplicate boxes", "Not clean: 2 kinds"):
-        assert words in " ".join(result.stdout.replace("│", " ").split()), words
-
-
 def test_json_is_all_that_is_printed(faulty):
+    assert "Not clean: 2 kinds" in run_here("data", "check", faulty).stdout
     result = run_here("data", "check", faulty, "--json")
     assert result.exit_code == 1
     content = json.loads(result.stdout)
@@ -78,16 +72,6 @@ def test_slow_parts_can_be_left_out(faulty):
     assert content["skipped"] == ["image files were not decoded", "images were not compared with each other"]
     result = run_here("data", "check", faulty, "--no-duplicates", "--json")
     assert json.loads(result.stdout)["skipped"] == ["images were not compared with each other"]
-
-
-def test_queries_come_from_the_option_or_the_model(tiny_data):
-    def count(*options: str) -> int:
-        content = json.loads(run_well("data", "check", tiny_data, "--no-images", "--json", *options))
-        return sum(f["count"] for f in content["findings"] if f["kind"] == "more_objects_than_queries")
-
-    assert count() == 0
-    assert count("--queries", "1") > 0
-    assert count("--model", "detr-tiny") == 0
 
 
 def test_asking_wrongly_ends_with_two(tiny_data, tmp_path):

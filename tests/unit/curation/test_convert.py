@@ -13,8 +13,7 @@ from detrkit.curation.convert import convert_data
 from detrkit.data.formats import Layout, find_splits
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_split_files
-from detrkit.errors import AnnotationError, DataError, UsageError
-from tests.unit.data.factory import annotation, coco, image_entry, write
+from detrkit.errors import AnnotationError, DataError
 
 Objects = dict[str, tuple[bytes, list[str], np.ndarray]]
 SETS: list[tuple[str, Layout]] = [
@@ -83,12 +82,6 @@ def test_coco_to_coco_keeps_ids_masks_and_areas(shared_data: Path, tmp_path: Pat
         assert new == old
 
 
-def test_ids_count_from_one_where_the_source_has_none(shared_data: Path, tmp_path: Path) -> None:
-    convert_data(shared_data / "cones_yolo", tmp_path / "out", "coco", splits=["val"])
-    index, _ = read_split_files(find_splits(tmp_path / "out")["val"])
-    assert index.class_map.category_ids == (1, 2)
-
-
 def test_what_was_recognised_and_repaired_is_said(shared_data: Path, tmp_path: Path) -> None:
     lines: list[str] = []
     done: list[tuple[int, int]] = []
@@ -119,15 +112,4 @@ def test_what_cannot_be_read_is_not_converted(
 ) -> None:
     with pytest.raises(error, match=message):
         convert_data(shared_data / "bad_inputs" / data, tmp_path / "out", "voc")
-    assert not (tmp_path / "out").exists()
-
-
-def test_wrong_requests(tmp_path: Path) -> None:
-    write(tmp_path / "a", coco([image_entry()], [annotation()])).rename(tmp_path / "a" / "train.json")
-    with pytest.raises(UsageError, match="cannot write 'csv'; expected one of coco, yolo, voc"):
-        convert_data(tmp_path / "a", tmp_path / "out", "csv")  # type: ignore[arg-type]
-    with pytest.raises(UsageError, match="has no split 'val'"):
-        convert_data(tmp_path / "a", tmp_path / "out", "coco", splits=["val"])
-    with pytest.raises(DataError, match=r"no data set found; looked for Pascal VOC"):
-        convert_data(tmp_path / "a", tmp_path / "out", "coco", layout="voc")
     assert not (tmp_path / "out").exists()

@@ -21,11 +21,6 @@ def test_evaluation_scales_every_object_and_loses_none():
     assert found.share_below(20) == 0.5
 
 
-def test_the_longest_side_limits_the_scale():
-    index = make_index([[(0, (0, 0, 10, 10))]], [(100, 1000)])
-    assert eval_inputs(index, PLAIN).short_sides.tolist() == [10]
-
-
 def test_crowd_regions_are_not_followed():
     index = make_index([[(0, (0, 0, 10, 20)), (1, (0, 0, 4, 2))]], crowd=[True, False])
     assert eval_inputs(index, PLAIN).short_sides.tolist() == [4]
@@ -67,12 +62,6 @@ def test_the_same_seed_gives_the_same_numbers_and_the_sample_is_bounded():
     assert np.array_equal(first.short_sides, again.short_sides)
     assert not np.array_equal(first.short_sides, other.short_sides)
     assert seen[:4] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
-def test_huge_images_cost_no_memory_and_keep_their_scale():
-    index = make_index([[(0, (0, 0, 3000, 6000))]], [(30_000, 40_000)])
-    found = train_inputs(index, PLAIN)
-    assert found.short_sides[0] == pytest.approx(20, rel=0.02)
 
 
 def test_no_objects_give_empty_numbers():

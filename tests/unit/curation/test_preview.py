@@ -107,8 +107,3 @@ def test_pictures_and_a_page_are_written(data, tmp_path: Path):
     html = page.read_text(encoding="utf-8")
     assert html.count("<img ") == 3
     assert "shapes &lt;b&gt;" in html
-
-
-def test_recipes_of_several_images_are_shown(data):
-    config = TransformConfig.model_validate({"recipe": "mosaic", "scales": (96,)})
-    assert len(list(preview_rows(*data, config, count=4, draws=3))) == 4

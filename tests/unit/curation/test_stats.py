@@ -52,11 +52,6 @@ def test_sizes_shapes_and_places_are_relative_to_each_image():
     assert found.image_sizes == ((100, 100, 1), (100, 200, 1))
 
 
-def test_a_centre_on_the_far_edge_is_counted():
-    found = stats_of([[(0, (199.9999999, 99.9999999, 200, 100))]])
-    assert found.center_heat.sum() == found.center_heat[-1, -1] == 1
-
-
 def test_a_data_set_without_objects_has_numbers():
     stats = dataset_stats({"train": make_index([[], []])})
     assert stats.splits["train"].empty_images == 2

@@ -18,7 +18,7 @@ from detrkit.curation.stats_report import (
     write_stats_page,
 )
 from detrkit.visual.table import Table
-from tests.unit.data.indexes import labelled, make_index
+from tests.unit.data.indexes import make_index
 
 BOX = (0, 0, 40, 20)
 
@@ -52,15 +52,6 @@ def test_tables_hold_the_numbers(stats: DatasetStats):
     assert row(inputs_table(stats), "objects followed") == ["3", "3"]
     assert len(inputs_table(stats).notes) == 2
     assert row(classes_table(stats), "cat") == ["1", 2, 1, 3, 3, pytest.approx(800**0.5)]
-
-
-def test_of_many_classes_both_ends_are_printed():
-    index = labelled([[label] * (label + 1) for label in range(40)], num_classes=40)
-    text = printed(dataset_stats({"train": index}))
-    assert "class 39 " in text
-    assert "class 0 " in text
-    assert "class 20 " not in text
-    assert "first 12 and the last 12 of 40" in text
 
 
 def test_the_page_holds_everything_and_no_markup_of_others(splits, stats: DatasetStats, tmp_path: Path):

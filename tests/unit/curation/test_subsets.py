@@ -41,12 +41,6 @@ def test_every_image_is_in_one_part_and_classes_are_closer_to_the_shares_than_at
     assert [len(rows) for rows in parts.values()] == pytest.approx([210, 60, 30], abs=6)
 
 
-def test_images_without_objects_are_spread_too():
-    index = labelled([[0]] * 100 + [[]] * 50)
-    parts = split_rows(index, SHARES)
-    assert [int((rows >= 100).sum()) for rows in parts.values()] == [35, 10, 5]
-
-
 def test_the_seed_decides_and_nothing_else():
     index = long_tailed()
     first, again, other = (split_rows(index, SHARES, seed) for seed in (0, 0, 1))

@@ -40,12 +40,6 @@ def test_every_archive_has_a_published_hash_or_a_commit():
             assert archive.size
 
 
-def test_coco_has_the_parts_that_people_ask_for():
-    entry = CATALOGUE["coco-2017"]
-    assert list(entry.parts) == ["train", "val", "annotations", "panoptic"]
-    assert "panoptic" not in entry.defaults
-
-
 def test_the_hashes_of_pascal_voc_and_pets_are_those_of_torchvision():
     voc = pytest.importorskip("torchvision.datasets.voc").DATASET_YEAR_DICT
     pets = pytest.importorskip("torchvision.datasets").OxfordIIITPet._RESOURCES

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from detrkit.curation.fetch import unpack as module
-from detrkit.curation.fetch.unpack import commit_of, unpack
+from detrkit.curation.fetch.unpack import unpack
 from detrkit.errors import DataError, DownloadError
 
 Members = dict[str, bytes]
@@ -82,14 +82,6 @@ def test_an_archive_is_unpacked_without_what_file_browsers_leave_behind(tmp_path
     old.mkdir(parents=True)
     (old / "file").write_text("old")
     assert files_under(unpack_into(archive)) == GOOD
-
-
-def test_progress_counts_bytes_up_to_all(tmp_path: Path):
-    seen: list[tuple[int, int | None]] = []
-    archive = make_zip(tmp_path / "set.zip", GOOD)
-    unpack(archive, tmp_path / "new", lambda _title, done, total: seen.append((done, total)))
-    total = sum(map(len, GOOD.values()))
-    assert seen[-1] == (total, total)
 
 
 def test_unpacked_files_get_no_rights_from_the_archive(tmp_path: Path):
@@ -192,12 +184,3 @@ def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path, mon
     with pytest.raises(DownloadError, match="kB are needed"):
         unpack_into(make_zip(tmp_path / "set.zip", GOOD))
     assert not files_under(tmp_path / "aside")
-
-
-def test_the_commit_of_a_github_archive_is_read(tmp_path: Path):
-    archive = make_zip(tmp_path / "set.zip", GOOD)
-    assert commit_of(archive) == ""
-    with zipfile.ZipFile(archive, "a") as file:
-        file.comment = b"d272fb14cdff6e473fafeeeba32aba5f560e9e43"
-    assert commit_of(archive) == "d272fb14cdff6e473fafeeeba32aba5f560e9e43"
-    assert commit_of(make_tar(tmp_path / "set.tar", {"a": b""})) == ""
