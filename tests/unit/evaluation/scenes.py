@@ -52,3 +52,15 @@ def scene(
     for image in range(images):
         evaluator.add(image + 1, detections)
     return evaluator
+
+
+def objects_in_images(images, class_of=lambda image: 0, classes=2):
+    """One object in each image."""
+    return {
+        "images": [{"id": i + 1, "height": 100, "width": 100} for i in range(images)],
+        "categories": [{"id": i + 1, "name": f"class {i}"} for i in range(classes)],
+        "annotations": [
+            {"id": i + 1, "image_id": i + 1, "category_id": class_of(i) + 1, "bbox": [8, 8, 32, 32], "area": 1024}
+            for i in range(images)
+        ],
+    }

@@ -55,12 +55,6 @@ def everything_in_crowds(content, detections):
     return {**content, "annotations": [{**entry, "iscrowd": 1} for entry in content["annotations"]]}, detections
 
 
-def no_categories_but_one_unused(content, detections):
-    return {**content, "annotations": [], "categories": content["categories"][:1]}, {
-        key: found._replace(class_ids=np.zeros_like(found.class_ids)) for key, found in detections.items()
-    }
-
-
 def boxes_without_area(content, detections):
     flat = {key: found._replace(boxes_xyxy=found.boxes_xyxy[:, [0, 1, 0, 1]]) for key, found in detections.items()}
     return content, flat
@@ -75,7 +69,6 @@ CASES = (
     categories_missing_in_results,
     images_missing_in_results,
     everything_in_crowds,
-    no_categories_but_one_unused,
     boxes_without_area,
 )
 

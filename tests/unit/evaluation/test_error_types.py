@@ -25,32 +25,14 @@ HOTCOCO = {
 # tidecv 1.0.1 on ``case_for_tide(seed)``: counts, and costs in AP of 0 to 100.
 TIDECV = {
     0: {
-        "ap50": 33.82480062189623,
+        "ap50": 33.824801,
         "counts": [112, 132, 29, 221, 100, 5],
-        "cost": [
-            10.610567489276313,
-            15.630806959768677,
-            1.0904892474191854,
-            4.271306209495393,
-            2.383082793587519,
-            1.2841366731168549,
-            43.8979716553315,
-            9.869983359155185,
-        ],
+        "cost": [10.610567, 15.630807, 1.090489, 4.271306, 2.383083, 1.284137, 43.897972, 9.869983],
     },
     2: {
-        "ap50": 34.11511496434065,
+        "ap50": 34.115115,
         "counts": [103, 90, 21, 233, 152, 9],
-        "cost": [
-            5.783055232932263,
-            13.14692052418544,
-            0.8707646004674814,
-            4.210737678119031,
-            6.223965110942487,
-            2.930500065109314,
-            45.8353800851643,
-            8.962492860356548,
-        ],
+        "cost": [5.783055, 13.146921, 0.870765, 4.210738, 6.223965, 2.930500, 45.835380, 8.962493],
     },
 }
 
@@ -86,50 +68,6 @@ def test_a_wrong_class_alone():
     assert errors.cost["missed"] == 0
 
 
-def test_a_wrong_place_alone():
-    errors = errors_of([("a", 0), ("b", 1000)], [("a", 0.9, 50), ("b", 0.8, 1000)])
-    assert errors.kinds.tolist() == [ErrorKind.LOCALIZATION, ErrorKind.CORRECT]
-    assert errors.partner.tolist() == [0, 1]
-    np.testing.assert_allclose(errors.iou, [1 / 3, 1])
-    assert errors.counts == only(localization=1, false_positives=1, false_negatives=1)
-    assert errors.cost["localization"] == pytest.approx(0.5)
-    assert errors.cost["missed"] == 0
-
-
-def test_a_wrong_class_and_place():
-    errors = errors_of([("a", 0), ("b", 1000)], [("b", 0.9, 50), ("a", 0.8, 0), ("b", 0.5, 1000)])
-    assert errors.kinds.tolist() == [ErrorKind.BOTH, ErrorKind.CORRECT, ErrorKind.CORRECT]
-    assert errors.partner.tolist() == [0, 0, 1]
-    assert errors.counts == only(both=1, false_positives=1)
-    assert errors.cost["both"] == pytest.approx(0.25)
-
-
-def test_a_duplicate_alone():
-    errors = errors_of([("a", 0), ("a", 2000)], [("a", 0.9, 0), ("a", 0.8, 10), ("a", 0.7, 2000)])
-    assert errors.kinds.tolist() == [ErrorKind.CORRECT, ErrorKind.DUPLICATE, ErrorKind.CORRECT]
-    assert errors.partner.tolist() == [0, 0, 1]
-    assert errors.counts == only(duplicate=1, false_positives=1)
-    assert errors.ap50 == pytest.approx((51 + 50 * 2 / 3) / 101)  # b has no objects and does not count
-    assert errors.cost["duplicate"] == pytest.approx(1 - errors.ap50)
-
-
-def test_background_alone():
-    errors = errors_of([("a", 0)], [("a", 0.9, 5000), ("a", 0.8, 0)])
-    assert errors.kinds.tolist() == [ErrorKind.BACKGROUND, ErrorKind.CORRECT]
-    assert errors.partner.tolist() == [-1, 0]
-    assert errors.iou.tolist() == [0, 1]
-    assert errors.counts == only(background=1, false_positives=1)
-    assert errors.cost["background"] == pytest.approx(0.5)
-
-
-def test_a_missed_object_alone():
-    errors = errors_of([("a", 0), ("a", 1000)], [("a", 0.9, 0)])
-    assert errors.missed.tolist() == [False, True]
-    assert errors.counts == only(missed=1, false_negatives=1)
-    assert errors.ap50 == pytest.approx(51 / 101)
-    assert errors.cost["missed"] == errors.cost["false_negatives"] == pytest.approx(50 / 101)
-
-
 @pytest.mark.parametrize(
     ("objects", "found", "kind", "partner"),
     [
@@ -159,19 +97,6 @@ def test_of_several_misplaced_only_the_best_would_find_the_object():
     assert not errors.missed.any()
 
 
-def test_a_better_wrong_class_keeps_a_misplaced_one_from_finding_the_object():
-    errors = errors_of([("a", 0)], [("b", 0.9, 0), ("a", 0.8, 50)])
-    assert errors.kinds.tolist() == [ErrorKind.CLASSIFICATION, ErrorKind.LOCALIZATION]
-    assert errors.cost["classification"] == pytest.approx(1)
-    assert errors.cost["localization"] == 0
-
-
-def test_a_misplaced_one_on_a_found_object_goes():
-    errors = errors_of([("a", 0)], [("a", 0.9, 50), ("a", 0.5, 0)])
-    assert errors.kinds.tolist() == [ErrorKind.LOCALIZATION, ErrorKind.CORRECT]
-    assert errors.cost["localization"] == pytest.approx(0.5)
-
-
 def test_a_crowd_region_is_neither_an_error_nor_an_explanation():
     errors = errors_of(
         [("a", 0)], [("a", 0.9, 1010), ("b", 0.8, 1000), ("a", 0.7, 1070), ("a", 0.6, 0)], crowds=[("a", 1000)]
@@ -191,7 +116,8 @@ def test_a_crowd_region_is_neither_an_error_nor_an_explanation():
 def test_counts_and_costs_are_those_of_the_authors_code(seed):
     errors = classify_errors(evaluate(*case_for_tide(seed)).matches())
     assert [errors.counts[name] for name in ERROR_NAMES[:6]] == TIDECV[seed]["counts"]
-    np.testing.assert_allclose([errors.cost[name] for name in ERROR_NAMES], np.array(TIDECV[seed]["cost"]) / 100)
+    cost = [100 * errors.cost[name] for name in ERROR_NAMES]
+    assert cost == pytest.approx(TIDECV[seed]["cost"], rel=1e-6)
     assert errors.ap50 == pytest.approx(TIDECV[seed]["ap50"] / 100)
 
 

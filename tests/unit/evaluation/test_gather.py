@@ -15,6 +15,8 @@ from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.gather import collect_together
 from detrkit.types import ImageDetections
 
+from .scenes import objects_in_images
+
 Item = tuple[int, ImageDetections]
 Share = Callable[[int], Iterator[Item]]
 
@@ -41,27 +43,9 @@ class Threads:
         return any(self.all_gather(flag))
 
 
-def truth(num_images: int) -> dict[str, Any]:
-    return {
-        "images": [{"id": 7 * i + 1, "height": 50, "width": 50} for i in range(num_images)],
-        "categories": [{"id": 1, "name": "thing"}],
-        "annotations": [
-            {
-                "id": i + 1,
-                "image_id": 7 * i + 1,
-                "category_id": 1,
-                "bbox": [5, 5, 20, 20],
-                "area": 400,
-                "iscrowd": 0,
-            }
-            for i in range(num_images)
-        ],
-    }
-
-
 def found_in(row: int) -> Item:
-    box = np.array([[5, 5, 25 + row % 7, 25]], dtype=np.float32)
-    return 7 * row + 1, ImageDetections(box, np.array([0.5 + row / 100], np.float32), np.zeros(1, np.int32))
+    box = np.array([[8, 8, 40 + row % 9, 40]], dtype=np.float32)
+    return row + 1, ImageDetections(box, np.array([0.5 + row / 100], np.float32), np.zeros(1, np.int32))
 
 
 def rows_of(rank: int, world_size: int, num_images: int, size: int) -> list[int]:
@@ -75,7 +59,7 @@ def together(share: Share, world_size: int, num_images: int, size: int) -> list[
     barrier = threading.Barrier(world_size)
 
     def process(rank: int) -> CocoEvaluator | DataError:
-        evaluator = CocoEvaluator(truth(num_images))
+        evaluator = CocoEvaluator(objects_in_images(num_images))
         try:
             collect_together(Threads(rank, board, barrier), evaluator, share(rank), num_images, size)
         except DataError as error:
@@ -90,7 +74,7 @@ def together(share: Share, world_size: int, num_images: int, size: int) -> list[
 @pytest.mark.parametrize("num_images", [1, 2, 9, 16])
 @pytest.mark.parametrize("size", [1, 4])
 def test_any_number_of_processes_measures_what_one_does(world_size: int, num_images: int, size: int) -> None:
-    alone = CocoEvaluator(truth(num_images))
+    alone = CocoEvaluator(objects_in_images(num_images))
     for row in range(num_images):
         alone.add(*found_in(row))
 

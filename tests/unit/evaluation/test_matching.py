@@ -134,34 +134,6 @@ def test_pairs_do_not_depend_on_the_size_of_a_piece(monkeypatch):
     np.testing.assert_array_equal(whole.iou, pieces.iou)
 
 
-def test_precision_at_recalls_follows_from_the_matches():
-    """The curves that hotcoco measures are those of the matches."""
-    content, detections = random_case(9, images=40)
-    evaluator = evaluate(content, detections)
-    matches, metrics = evaluator.matches(), evaluator.finish()
-    for class_id, objects in enumerate(matches.objects_by_class()):
-        rows = matches.by_score(class_id)
-        for number in range(len(IOU_THRESHOLDS)):
-            if not objects:
-                assert (metrics.precision[number, :, class_id] == -1).all()
-                continue
-            counted = rows[~matches.ignored[number, rows]]
-            right = np.cumsum(matches.correct[number, counted])
-            precision = np.maximum.accumulate((right / np.arange(1, len(right) + 1))[::-1])[::-1]
-            places = np.searchsorted(right / objects, np.linspace(0, 1, 101), side="left")
-            curve = np.append(precision, 0)[np.minimum(places, len(precision))]
-            np.testing.assert_allclose(metrics.precision[number, :, class_id], curve, atol=1e-12)
-
-
-def test_hotcoco_evaluation_is_the_one_that_finish_reads():
-    content, detections = random_case(10)
-    evaluator = evaluate(content, detections)
-    measured = evaluator.measure()
-    assert np.ascontiguousarray(measured.eval["precision"][:, :, :, 0, -1]).tobytes() == (
-        evaluator.finish().precision.tobytes()
-    )
-
-
 def test_a_detection_prefers_a_real_object_to_a_crowd_region():
     content = {
         "images": [{"id": 1, "height": 100, "width": 100}],

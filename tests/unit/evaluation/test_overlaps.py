@@ -6,12 +6,10 @@ import numpy as np
 import pytest
 
 from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator
-from detrkit.evaluation.overlaps import overlap_of, overlaps
+from detrkit.evaluation.overlaps import overlaps
 from detrkit.types import ImageDetections
 
 from .scenes import scene
-from .test_coco import evaluate, random_case
-from .test_error_types import plain_iou
 
 
 def test_mean_and_histogram_are_those_of_the_boxes_that_found_an_object():
@@ -43,27 +41,6 @@ def test_sizes_are_those_of_the_annotated_area():
     )
     fit = overlaps(evaluator.matches())
     assert fit.by_size == pytest.approx(shares, abs=1e-6)
-
-
-def test_iou_of_random_cases_is_that_of_a_plain_computation():
-    matches = evaluate(*random_case(40)).matches()
-    fit = overlaps(matches)
-    rows = np.flatnonzero(matches.correct[0])
-    expected = np.array(
-        [
-            plain_iou(matches.found.boxes_xywh[row], matches.truth.boxes_xywh[matches.matched[0, row]])
-            for row in rows.tolist()
-        ]
-    )
-    assert len(rows) > 50
-    assert fit.mean == pytest.approx(expected.mean())
-    assert fit.histogram.sum() == len(rows)
-    np.testing.assert_array_equal(fit.histogram, np.histogram(np.minimum(expected, 1), fit.edges)[0])
-
-
-def test_boxes_far_from_each_other_overlap_by_nothing():
-    matches = scene([("a", 0), ("a", 1000)], [("a", 0.9, 0)]).matches()
-    assert overlap_of(matches, np.array([0, 0, 0]), np.array([0, 1, -1])).tolist() == [1, 0, 0]
 
 
 @pytest.mark.parametrize("missing", ["objects", "detections"])

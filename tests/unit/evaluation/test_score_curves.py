@@ -7,29 +7,13 @@ import pytest
 
 from detrkit.errors import UsageError
 from detrkit.evaluation.coco import UNDEFINED
-from detrkit.evaluation.score_curves import _cuts, class_cuts, iou_row, score_curves, together_cuts
+from detrkit.evaluation.score_curves import _cuts, iou_row, score_curves, together_cuts
 
 from .scenes import scene
 from .test_coco import evaluate, random_case
 
 OBJECTS = [("a", 0), ("a", 1000), ("b", 2000)]
 FOUND = [("a", 0.9, 0), ("a", 0.6, 5000), ("b", 0.5, 2000), ("b", 0.25, 6000)]
-
-
-def test_curves_of_a_scene_by_hand():
-    curves = score_curves(scene(OBJECTS, FOUND, classes="abc").matches())
-    at = {score: int(np.argmin(np.abs(curves.thresholds - score))) for score in (0, 0.3, 0.55, 0.7, 0.95)}
-    # all classes together: 4 taken and 2 right of 3; 3 and 2; 2 and 1; 1 and 1; none
-    assert curves.precision[0, list(at.values())].tolist() == pytest.approx([1 / 2, 2 / 3, 1 / 2, 1, UNDEFINED])
-    assert curves.recall[0, list(at.values())].tolist() == pytest.approx([2 / 3, 2 / 3, 1 / 3, 1 / 3, 0])
-    assert curves.f1[0, list(at.values())].tolist() == pytest.approx([4 / 7, 4 / 6, 2 / 5, 2 / 4, 0])
-    assert curves.precision[1, at[0]] == pytest.approx(1 / 2)
-    assert curves.recall[2, at[0.55]] == 0
-    assert (curves.recall[3] == UNDEFINED).all()
-    assert (curves.f1[3] == UNDEFINED).all()
-    assert curves.best_f1.tolist() == pytest.approx([2 / 3, 2 / 3, 1, UNDEFINED])
-    # half-way to the next score, so that rounding elsewhere loses nothing
-    assert curves.best_score.tolist() == pytest.approx([0.375, 0.75, 0.375, UNDEFINED])
 
 
 @pytest.mark.parametrize("iou", [0.5, 0.75])
@@ -83,13 +67,6 @@ def test_a_threshold_lies_above_what_is_left_out_even_between_neighbours():
     assert scores[1] < cuts.thresholds[0] <= scores[0]
     close = _cuts(np.array([0.7, np.nextafter(0.7, 0)]), np.array([True, False]), 1)
     assert close.place(close.thresholds[0]) == 0
-
-
-def test_crowds_count_neither_way():
-    matches = scene([("a", 0)], [("a", 0.9, 1000), ("a", 0.8, 0)], crowds=[("a", 1000)]).matches()
-    curves = score_curves(matches)
-    assert curves.best_f1[0] == 1
-    assert [cuts.taken.tolist() for cuts in class_cuts(matches)] == [[1], []]
 
 
 def test_without_detections_the_best_f1_is_zero_at_no_score():

@@ -7,8 +7,7 @@ import pytest
 
 from detrkit.classes import ClassMap
 from detrkit.errors import DataError, UsageError
-from detrkit.evaluation.coco import UNDEFINED
-from detrkit.evaluation.score_curves import class_cuts, score_curves
+from detrkit.evaluation.score_curves import score_curves
 from detrkit.evaluation.thresholds import Wish, check_thresholds, cross_check, thresholds_for
 
 from .scenes import scene
@@ -87,30 +86,6 @@ def test_classes_that_the_data_lacks_get_the_threshold_of_all():
     assert [entry.own for entry in thresholds.classes] == [False, True, True]
     assert thresholds.classes[2].score == pytest.approx(0.55)
     assert (thresholds.data, thresholds.split, thresholds.images, thresholds.objects) == ("rows", "val", 1, 5)
-
-
-@pytest.mark.parametrize("wish", [Wish(), Wish("precision", 0.6), Wish("recall", 0.5)])
-def test_no_other_threshold_serves_the_wish_better(wish):
-    evaluator = evaluate(*random_case(80, images=40))
-    matches = evaluator.matches()
-    thresholds = thresholds_for(matches, evaluator.class_map, wish)
-    assert sum(entry.own for entry in thresholds.classes) >= 3
-    for entry, cuts in zip(thresholds.classes, class_cuts(matches), strict=True):
-        if not entry.own:
-            continue
-        if wish.criterion == "f1":
-            assert 2 * entry.precision * entry.recall / (entry.precision + entry.recall) == pytest.approx(
-                cuts.f1.max()
-            )
-        elif wish.criterion == "precision":
-            able = cuts.recall[cuts.precision >= wish.value]
-            assert entry.reached == (len(able) > 0)
-            assert entry.recall == pytest.approx(able.max() if len(able) else entry.recall)
-            assert entry.precision == pytest.approx(max(entry.precision, min(wish.value, cuts.precision.max())))
-        else:
-            able = cuts.precision[cuts.recall >= wish.value]
-            assert entry.reached == (len(able) > 0)
-            assert entry.precision == pytest.approx(able.max() if len(able) else entry.precision)
 
 
 def test_what_is_expected_is_what_a_check_on_the_same_images_finds():
@@ -202,12 +177,3 @@ def test_where_there_is_nothing_to_choose_from_that_is_said(objects, found, mess
 def test_a_wish_that_makes_no_sense_is_refused(criterion, value):
     with pytest.raises(UsageError, match=r"wished is|takes no value"):
         Wish(criterion, value)
-
-
-def test_an_empty_check_is_undefined():
-    thresholds = chosen()
-    evaluator = scene([], [], classes="abc")
-    check = check_thresholds(evaluator.matches(), evaluator.class_map, thresholds)
-    assert (check.precision(), check.recall(), check.f1()) == (None, None, None)
-    assert check.ece == UNDEFINED
-    assert check.to_dict(thresholds)["ece"] is None

@@ -38,25 +38,21 @@ def small_index():
     )
 
 
-def test_json_becomes_columns_sorted_by_image_id():
-    truth = read_ground_truth(small_content())
+@pytest.mark.parametrize(
+    ("truth", "first_box"),
+    [
+        (read_ground_truth(small_content()), [0.1, 0.2, 0.3, 0.4]),
+        (ground_truth_from_index(small_index()), [0.5, 0.25, 0.25, 0.75]),
+    ],
+    ids=["json", "index"],
+)
+def test_json_and_index_become_columns_sorted_by_image_id(truth, first_box):
     assert truth.image_ids.tolist() == [4, 9]
     assert truth.sizes_hw.tolist() == [[10, 10], [20, 30]]
     assert truth.image_rows.tolist() == [0, 1]
-    assert truth.class_map.names == ("a", "b")
+    assert (truth.class_map.names, truth.class_map.category_ids) == (("a", "b"), (2, 8))
     assert truth.class_ids.tolist() == [0, 1]
-    assert truth.boxes_xywh.tolist() == [[0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]]
-    assert truth.area.tolist() == [7.5, 12.0]
-    assert truth.iscrowd.tolist() == [False, True]
-
-
-def test_index_becomes_the_same_columns_whatever_its_order():
-    truth = ground_truth_from_index(small_index())
-    assert truth.image_ids.tolist() == [4, 9]
-    assert truth.sizes_hw.tolist() == [[10, 10], [20, 30]]
-    assert truth.class_map.category_ids == (2, 8)
-    assert truth.class_ids.tolist() == [0, 1]
-    assert truth.boxes_xywh.tolist() == [[0.5, 0.25, 0.25, 0.75], [1, 2, 3, 4]]
+    assert truth.boxes_xywh.tolist() == [first_box, [1, 2, 3, 4]]
     assert truth.area.tolist() == [7.5, 12.0]
     assert truth.iscrowd.tolist() == [False, True]
 
@@ -118,18 +114,15 @@ def test_files_that_are_not_coco_detection_json_are_refused(tmp_path):
     path = tmp_path / "annotations.json"
     with pytest.raises(AnnotationError, match="cannot read"):
         read_ground_truth(path)
-    path.write_text(json.dumps(small_content())[:-20])
-    with pytest.raises(AnnotationError, match="not valid JSON"):
-        read_ground_truth(path)
-    path.write_text("[]")
-    with pytest.raises(AnnotationError, match="list"):
-        read_ground_truth(path)
-    path.write_text('{"images": [], "categories": []}')
-    with pytest.raises(AnnotationError, match="'annotations'"):
-        read_ground_truth(path)
-    path.write_text('{"images": [{}], "categories": [], "annotations": []}')
-    with pytest.raises(AnnotationError, match="no usable id"):
-        read_ground_truth(path)
+    for text, message in (
+        (json.dumps(small_content())[:-20], "not valid JSON"),
+        ("[]", "list"),
+        ('{"images": [], "categories": []}', "'annotations'"),
+        ('{"images": [{}], "categories": [], "annotations": []}', "no usable id"),
+    ):
+        path.write_text(text)
+        with pytest.raises(AnnotationError, match=message):
+            read_ground_truth(path)
 
 
 def test_a_restricted_truth_keeps_all_images_and_the_annotations_of_its_classes():

@@ -14,7 +14,6 @@ from detrkit.evaluation.failures.properties import (
     measure_pixels,
     pixel_properties,
 )
-from detrkit.evaluation.matching import box_iou
 
 from .cases import generated_truth, truth_of
 
@@ -41,25 +40,9 @@ def test_near_pairs_are_those_of_the_definition(most, monkeypatch):
     assert len(pairs) == len(near.first) > 20
 
 
-def test_near_pairs_of_nothing_are_none():
-    near = near_pairs(np.zeros(0, np.int64), np.zeros((0, 4)))
-    assert len(near.first) == len(near.second) == len(near.iou) == 0
-
-
-def test_iou_of_boxes_row_by_row():
-    first = np.array([(0, 0, 10, 10), (0, 0, 10, 10), (0, 0, 0, 0)], dtype=float)
-    second = np.array([(5, 0, 10, 10), (20, 20, 5, 5), (0, 0, 0, 0)], dtype=float)
-    assert box_iou(first, second) == pytest.approx([1 / 3, 0, 0])
-
-
 def test_boxes_that_touch_an_edge_are_cut():
-    boxes = [
-        (0.4, 50.0, 20.0, 20.0),
-        (50.0, 460.0, 20.0, 20.0),
-        (619.0, 50.0, 20.0, 20.0),
-        (50.0, 50.0, 20.0, 20.0),
-    ]
-    truth = truth_of(*((0, 0, box) for box in boxes))
+    corners = [(0.4, 50.0), (50.0, 460.0), (619.0, 50.0), (50.0, 50.0)]
+    truth = truth_of(*((0, 0, (*corner, 20.0, 20.0)) for corner in corners))
     assert at_border(truth, truth.image_rows, truth.boxes_xywh).tolist() == [True, True, True, False]
 
 
@@ -69,12 +52,7 @@ def test_bins_hold_about_equally_many_and_their_labels_say_their_limits():
         truth, truth.image_rows, truth.class_ids, truth.boxes_xywh, np.ones(len(truth.class_ids), bool)
     )
     by_name = {entry.name: entry for entry in entries}
-    assert list(by_name) == [
-        "size",
-        "width / height",
-        "truncation",
-        "class frequency",
-    ]
+    assert list(by_name) == ["size", "width / height", "truncation", "class frequency"]
     sizes = by_name["size"]
     counts = np.bincount(sizes.bins)
     assert len(counts) == len(sizes.labels) == 5
@@ -88,12 +66,8 @@ def test_crowding_counts_neighbours_and_the_greatest_overlap_with_one():
     near = NearPairs(np.array([0, 0, 1]), np.array([1, 2, 2]), np.array([0.05, 0.4, 0.0]))
     number, overlap = crowding_properties(near, np.arange(4), np.array([True, True, True, True]))
     assert [number.labels[row] for row in number.bins] == ["1 or 2 near"] * 3 + ["none near"]
-    assert [overlap.labels[row] for row in overlap.bins] == [
-        "IoU over 0.3",
-        "IoU under 0.1",
-        "IoU over 0.3",
-        "no overlap",
-    ]
+    labels = [overlap.labels[row] for row in overlap.bins]
+    assert labels == ["IoU over 0.3", "IoU under 0.1", "IoU over 0.3", "no overlap"]
     number, overlap = crowding_properties(near, np.arange(4), np.array([True, True, False, True]))
     assert number.bins.tolist() == [1, 1, 0, 0]
     assert overlap.bins.tolist() == [1, 1, 0, 0]

@@ -80,14 +80,8 @@ def test_images_csv_has_every_image_with_its_counts(tmp_path):
     rows = read(tmp_path / "images.csv")
     assert list(rows[0]) == ["file_name", "image_id", "severity", "objects", "right", *KINDS, "f1", "mean_iou"]
     assert [row["image_id"] for row in rows] == ["10", "7", "13"]
-    assert [rows[0][name] for name in ("objects", "right", "background", "missed", "f1", "mean_iou")] == [
-        "0",
-        "0",
-        "1",
-        "0",
-        "0.0",
-        "",
-    ]
+    counts = [rows[0][name] for name in ("objects", "right", "background", "missed", "f1", "mean_iou")]
+    assert counts == ["0", "0", "1", "0", "0.0", ""]
     assert rows[2]["f1"] == ""
 
 
