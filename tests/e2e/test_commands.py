@@ -258,10 +258,10 @@ def test_real_and_defective_data_is_trained_on_or_refused_in_words(shared_data: 
     for name, folder, settings, message in (
         ("cut", bad / "01_json_truncated", {"data__train_split": "val"}, "the file stops at byte 1769472"),
         ("lost", bad / "07_coco_missing_file_and_empty", same, "1 of 12 image files do not exist"),
-        ("ids", bad / "10_coco_unknown_category_ids", {}, "have a category that is not listed"),
+        ("ids", bad / "10_coco_unknown_category_ids", {}, "that is not listed"),
         ("text", bad / "11_coco_string_image_id", {}, "it has test (gt_ignore_test.json)"),
         ("outside", bad / "05_coco_boxes_outside_image", same, "17 boxes that leave their image (clipped)"),
-        ("strings", bad / "06_coco_exif_rotated_string_boxes", same, "4 boxes hold text instead of numbers"),
+        ("strings", bad / "06_coco_exif_rotated_string_boxes", same, "4 boxes with numbers written as text"),
         ("chess", shared_data / "chess_roboflow_coco", {}, "15 images, 105 objects"),
     ):
         result = run_here(*train_arguments(folder, tmp_path / name, epochs=1, **settings))
