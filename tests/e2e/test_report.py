@@ -93,7 +93,7 @@ def test_hostile_names_and_missing_images_do_no_harm(evaluated, tiny_data, copy_
     html = (tmp_path / "out" / "report.html").read_text(encoding="utf-8")
     assert "<img" not in html
     assert "<script>alert" not in html
-    assert "&quot;&gt;&lt;img src=x onerror=alert(1)&gt; 0" in html
+    assert "&#34;&gt;&lt;img src=x onerror=alert(1)&gt; 0" in html
     assert "images could not be read" in html
     for name in ("images.csv", "failures.csv", "label_errors.csv"):
         with (tmp_path / "out" / name).open(encoding="utf-8", newline="") as table:

@@ -12,8 +12,6 @@ from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError
 from detrkit.training.loop import FitResult
 from detrkit.training.run import Drawings, Say, start_run
-from detrkit.visual.curves import plot_curves
-from detrkit.visual.drawing import draw
 
 
 def train(
@@ -30,6 +28,7 @@ def train(
     changes: Mapping[str, Any] | None = None,
     go_on: bool = False,
     ray_workers: int | None = None,
+    drawings: Drawings | None = None,
     say: Say = print,
 ) -> FitResult:
     """Train on a data set and return the run, which every other verb takes as a model.
@@ -49,6 +48,8 @@ def train(
         changes: Any other config values, dotted: ``{"train.ema_decay": 0.999}``.
         go_on: If the run folder holds a training already, go on with that one.
         ray_workers: Train on a Ray cluster, with so many processes; see :mod:`detrkit.training.ray`.
+        drawings: Functions that draw curves.png and sample detections during the training; ``detrkit plot`` draws
+            the curves of any run afterwards.
         say: Where messages for people go.
 
     Raises:
@@ -70,7 +71,6 @@ def train(
             "data.val_annotations"
         )
     run_dir = Path(run) if run is not None else _next_run(resolved.model.preset)
-    drawings = Drawings(plot_curves, draw)
     if ray_workers is not None:
         from detrkit.training.ray import train_on_ray
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from detrkit.cli.shared import end_of_training, errors, opt, say
+from detrkit.cli.shared import end_of_training, errors, opt, run_drawings, say
 from detrkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -71,7 +71,9 @@ def run_demo(
     changes: dict[str, Any] = {"train.seed": seed}
     if not torch.cuda.is_available() and has_fast_bf16():
         changes["train.precision"] = "bf16"
-    result = detrkit.train(model, out / "data", run=out / "run", epochs=epochs, changes=changes, say=say)
+    result = detrkit.train(
+        model, out / "data", run=out / "run", epochs=epochs, changes=changes, drawings=run_drawings(), say=say
+    )
     if result.stopped == "interrupted":
         return result
     say("3/4  evaluating on the held-out images")

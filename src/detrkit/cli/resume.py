@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import SetOption, errors, opt, report_run, say
+from detrkit.cli.shared import SetOption, errors, opt, report_run, run_drawings, say
 
 
 def resume(
@@ -20,4 +20,5 @@ def resume(
         from detrkit.api.resume import resume as go_on
         from detrkit.config import parse_assignments
 
-        report_run(go_on(run, epochs=epochs, changes=parse_assignments(assignments or []), say=say))
+        changes = parse_assignments(assignments or [])
+        report_run(go_on(run, epochs=epochs, changes=changes, drawings=run_drawings(), say=say))

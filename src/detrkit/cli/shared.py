@@ -9,12 +9,14 @@ import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from detrkit.errors import DetrkitError, UsageError, counted
 
+if TYPE_CHECKING:
+    from detrkit.training.run import Drawings
 
 def opt(metavar: str | None, help: str, *names: str, **limits: Any) -> Any:
     """Describe an option: its value's name, its help, its own names where they are not the parameter's."""
@@ -156,6 +158,15 @@ def step_bar(hidden: bool) -> Iterator[Any]:
             bar.update(tasks[step], completed=done, total=total)
 
         yield update
+
+
+def run_drawings() -> Drawings:
+    """Return the functions that draw a training's curves and sample detections."""
+    from detrkit.training.run import Drawings
+    from detrkit.visual.curves import plot_curves
+    from detrkit.visual.drawing import draw
+
+    return Drawings(plot_curves, draw)
 
 
 def report_run(result: Any) -> None:

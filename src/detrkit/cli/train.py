@@ -17,6 +17,7 @@ from detrkit.cli.shared import (
     errors,
     opt,
     report_run,
+    run_drawings,
     say,
 )
 from detrkit.config import DEFAULT_PRESET
@@ -75,6 +76,7 @@ def train(
             go_on=go_on,
             ray_workers=ray,
             changes=changes,
+            drawings=run_drawings(),
             say=say,
         )
         report_run(result)

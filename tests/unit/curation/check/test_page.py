@@ -37,7 +37,7 @@ def test_the_page_names_every_finding_and_shows_pictures(spoiled, tmp_path):
     page = write_check_page(tmp_path / "page.html", checked).read_text()
     for finding in checked.result.findings:
         assert finding.kind in page
-        assert finding.fault.advice.split(".")[0].replace("'", "&#x27;") in page
+        assert finding.fault.advice.split(".")[0].replace("'", "&#39;") in page
     assert page.count("data:image/jpeg;base64,") >= 3
     assert len(page) < 15_000_000
 
