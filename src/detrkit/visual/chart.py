@@ -10,6 +10,8 @@ import numpy as np
 
 COLORS = ("#3b82f6", "#e8710a", "#1a9c6b", "#a259e6", "#d6336c", "#0c9ab8", "#8a8f00", "#868e96")
 """Of series; each has a contrast of 3 or more on white and on near-black."""
+DASHES = ("", "6 3", "2 3", "8 3 2 3")
+"""Of lines beyond the colours."""
 MOST_POINTS = 5_000
 """Points that are drawn; of more a random part."""
 

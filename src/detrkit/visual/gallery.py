@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 
-from detrkit.visual.page import Picture, fitting
-from detrkit.visual.text import escaped, shortened
+from detrkit.visual.page import Block, Picture, fitting
 
 MOST_BYTES = 5_000_000
 """Of all pictures together; as text in a page they take a third more."""
@@ -29,7 +30,7 @@ class GalleryItem:
 
 
 @dataclasses.dataclass(frozen=True)
-class FilterGallery:
+class FilterGallery(Block):
     """Pictures with boxes to choose by tag and to sort by number.
 
     Args:
@@ -40,70 +41,36 @@ class FilterGallery:
     items: Sequence[GalleryItem]
     most_bytes: int = MOST_BYTES
 
-    def html(self) -> str:
-        """Return its element."""
-        count, note = fitting([item.picture for item in self.items], self.most_bytes)
-        shown = self.items[:count]
-        # all values of each tag, and a number for each of them
-        tags = list(dict.fromkeys(name for item in shown for name in item.tags))
-        numbers = list(dict.fromkeys(name for item in shown for name in item.numbers))
-        values = [
-            sorted({item.tags[name] for item in shown if name in item.tags}, key=_natural_order) for name in tags
-        ]
-        places = [{value: str(place) for place, value in enumerate(column)} for column in values]
-        # each picture with the numbers of its tags, and the numbers to sort by
-        inner = []
-        for item in shown:
-            chosen = " ".join(
-                column[item.tags[name]] if name in item.tags else "-"
-                for name, column in zip(tags, places, strict=True)
-            )
-            sorted_by = " ".join(_number(item.numbers.get(name, math.nan)) for name in numbers)
-            inner.append(f'<div data-t="{chosen}" data-n="{sorted_by}">{_figure(item.picture)}</div>')
-        # the boxes to choose from
-        boxes = "".join(
-            _choice(
-                number, name, [(value, sum(item.tags.get(name) == value for item in shown)) for value in column]
-            )
-            for number, (name, column) in enumerate(zip(tags, values, strict=True))
+    @functools.cached_property
+    def shown(self) -> Sequence[GalleryItem]:
+        """Items that fit."""
+        return self.items[: fitting([item.picture for item in self.items], self.most_bytes)]
+
+    @functools.cached_property
+    def tags(self) -> dict[str, dict[str, int]]:
+        """Values of each tag, and how many pictures have them."""
+        counts: dict[str, Counter[str]] = {}
+        for item in self.shown:
+            for name, value in item.tags.items():
+                counts.setdefault(name, Counter())[value] += 1
+        return {
+            name: dict(sorted(found.items(), key=lambda entry: (entry[0].casefold(), entry[0])))
+            for name, found in counts.items()
+        }
+
+    @functools.cached_property
+    def numbers(self) -> list[str]:
+        """Names of the numbers to sort by."""
+        return list(dict.fromkeys(name for item in self.shown for name in item.numbers))
+
+    def tag_places(self, item: GalleryItem) -> str:
+        """Return the places of an item's tags among the values of each tag."""
+        places = (
+            list(values).index(item.tags[name]) if name in item.tags else "-" for name, values in self.tags.items()
         )
-        return (
-            f'<div class="filter-gallery"><div class="filters" hidden>{boxes}{_orders(numbers)}'
-            '<button type="button">Show all</button><output aria-live="polite"></output></div>'
-            f'<div class="gallery">{"".join(inner)}</div>{note}</div>'
-        )
+        return " ".join(map(str, places))
 
-
-def _figure(picture: Picture) -> str:
-    if picture.jpeg:
-        return picture.html()
-    return (
-        '<figure><div class="absent">picture not available</div>'
-        f"<figcaption>{escaped(picture.caption)}</figcaption></figure>"
-    )
-
-
-def _choice(number: int, name: str, values: Sequence[tuple[str, int]]) -> str:
-    options = "".join(
-        f'<option value="{place}">{escaped(shortened(value, 40))} ({count:,})</option>'
-        for place, (value, count) in enumerate(values)
-    )
-    every = '<option value="">all</option>'
-    return f'<label>{escaped(name)}<select data-tag="{number}">{every}{options}</select></label>'
-
-
-def _orders(numbers: Sequence[str]) -> str:
-    options = "".join(
-        f'<option value="-{place}">{escaped(name)}, highest first</option>'
-        f'<option value="+{place}">{escaped(name)}, lowest first</option>'
-        for place, name in enumerate(numbers)
-    )
-    return f'<label>order<select data-order=""><option value="">worst first</option>{options}</select></label>'
-
-
-def _number(value: float) -> str:
-    return f"{value:.6g}" if math.isfinite(value) else "-"
-
-
-def _natural_order(value: str) -> tuple[str, str]:
-    return value.casefold(), value
+    def number_texts(self, item: GalleryItem) -> str:
+        """Return the numbers of an item, a hyphen for none."""
+        values = (item.numbers.get(name, math.nan) for name in self.numbers)
+        return " ".join(f"{value:.6g}" if math.isfinite(value) else "-" for value in values)

@@ -8,33 +8,61 @@ from __future__ import annotations
 
 import base64
 import dataclasses
+import functools
 import hashlib
 import importlib.resources
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal
 
+import jinja2
 import numpy as np
+from markupsafe import Markup
 from PIL import Image
 
 from detrkit.files import atomic_file
-from detrkit.visual.text import escaped
+from detrkit.visual.chart import COLORS, DASHES, short_number
+from detrkit.visual.text import printable, shortened
 
 JPEG_QUALITY = 82
 MOST_PICTURE_BYTES = 24_000_000
 """Of all pictures of a gallery; browsers and mail programs choke on much larger pages."""
 
 
-class Block(Protocol):
-    """Something that stands in a section."""
+class Block:
+    """Something that stands in a section; its markup is the macro of ``page.html`` with its class's name."""
 
-    def html(self) -> str:
+    def html(self) -> Markup:
         """Return its element."""
+        return render(type(self).__name__, self)
+
+
+def render(macro: str, *arguments: Any) -> Markup:
+    """Return what a macro of ``page.html`` makes of its arguments."""
+    return Markup(getattr(_macros(), macro)(*arguments))
+
+
+@functools.cache
+def _macros() -> Any:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("detrkit", "visual"),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        finalize=lambda value: printable(value) if type(value) is str else value,
+    )
+    environment.filters |= {
+        "shortened": shortened,
+        "short": short_number,
+        "tip": lambda text: Markup("&#10;").join(map(printable, text.split("\n"))),
+        "color": lambda number: COLORS[number % len(COLORS)],
+        "dashes": lambda number: DASHES[number // len(COLORS) % len(DASHES)],
+    }
+    return environment.get_template("page.html").module
 
 
 @dataclasses.dataclass(frozen=True)
-class Text:
+class Text(Block):
     """A paragraph.
 
     Args:
@@ -44,10 +72,6 @@ class Text:
 
     text: str
     kind: Literal["plain", "warning"] = "plain"
-
-    def html(self) -> str:
-        """Return its element."""
-        return f'<p class="{self.kind}">{escaped(self.text)}</p>'
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,28 +90,18 @@ class Card:
 
 
 @dataclasses.dataclass(frozen=True)
-class Cards:
+class Cards(Block):
     """Key figures side by side."""
 
     cards: Sequence[Card]
 
-    def html(self) -> str:
-        """Return their element."""
-        inner = "".join(
-            f"<div><dt>{escaped(card.name)}</dt><dd>{escaped(card.value)}"
-            + (f"<small>{escaped(card.note)}</small>" if card.note else "")
-            + "</dd></div>"
-            for card in self.cards
-        )
-        return f'<dl class="cards">{inner}</dl>'
-
 
 @dataclasses.dataclass(frozen=True)
-class Picture:
+class Picture(Block):
     """A picture of a gallery.
 
     Args:
-        jpeg: content of the file.
+        jpeg: content of the file; empty: only the caption is shown.
         caption: what the picture shows.
         size_hw: height and width in pixels.
     """
@@ -105,19 +119,14 @@ class Picture:
         picture.save(content, "JPEG", quality=JPEG_QUALITY)
         return cls(content.getvalue(), caption, (picture.height, picture.width))
 
-    def html(self) -> str:
-        """Return its element."""
-        height, width = self.size_hw
-        source = f"data:image/jpeg;base64,{base64.b64encode(self.jpeg).decode()}"
-        alt = escaped(self.caption)
-        return (
-            f'<figure><img loading="lazy" width="{width}" height="{height}" alt="{alt}" src="{source}">'
-            f"<figcaption>{alt}</figcaption></figure>"
-        )
+    @property
+    def source(self) -> str:
+        """Address that holds the file itself."""
+        return f"data:image/jpeg;base64,{base64.b64encode(self.jpeg).decode()}"
 
 
 @dataclasses.dataclass(frozen=True)
-class Gallery:
+class Gallery(Block):
     """Pictures in rows; beyond ``MOST_PICTURE_BYTES`` the rest is left out and counted.
 
     Args:
@@ -128,18 +137,15 @@ class Gallery:
     pictures: Sequence[Picture]
     wide: bool = False
 
-    def html(self) -> str:
-        """Return their element."""
-        shown, note = fitting(self.pictures, MOST_PICTURE_BYTES)
-        inner = "".join(picture.html() for picture in self.pictures[:shown])
-        return f'<div class="gallery{" wide" if self.wide else ""}">{inner}</div>{note}'
+    @property
+    def shown(self) -> int:
+        """Number of pictures that the page shows."""
+        return fitting(self.pictures, MOST_PICTURE_BYTES)
 
 
-def fitting(pictures: Sequence[Picture], most_bytes: int) -> tuple[int, str]:
-    """Return how many of the pictures a page shows, and what it says of the others."""
-    shown = int(np.searchsorted(np.cumsum([len(picture.jpeg) for picture in pictures]), most_bytes, side="right"))
-    left_out = len(pictures) - shown
-    return shown, f"<p>{left_out:,} more pictures are not shown, to keep this page small.</p>" if left_out else ""
+def fitting(pictures: Sequence[Picture], most_bytes: int) -> int:
+    """Return how many of the pictures, from the first, have no more bytes together."""
+    return int(np.searchsorted(np.cumsum([len(picture.jpeg) for picture in pictures]), most_bytes, side="right"))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -157,16 +163,6 @@ class Section:
 
 def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
     """Return the HTML of a page: a heading, contents, sections."""
-    # the sections, and a link to each
-    contents = "".join(
-        f'<li><a href="#s{number}">{escaped(section.title)}</a></li>' for number, section in enumerate(sections)
-    )
-    parts = "".join(
-        f'<section id="s{number}"><h2>{escaped(section.title)}</h2>'
-        + "".join(block.html() for block in section.blocks)
-        + "</section>"
-        for number, section in enumerate(sections)
-    )
     # styles and script are inside the page, and its policy allows no other script and no request
     folder = importlib.resources.files("detrkit.visual")
     styles, script = (folder.joinpath(name).read_text(encoding="utf-8") for name in ("page.css", "page.js"))
@@ -175,16 +171,7 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
         f"default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'sha256-{digest}'; "
         "base-uri 'none'; form-action 'none'"
     )
-    return (
-        '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
-        f'<meta http-equiv="Content-Security-Policy" content="{policy}">'
-        '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        '<meta name="color-scheme" content="light dark"><meta name="generator" content="detrkit">'
-        f"<title>{escaped(title)}</title><style>{styles}</style></head>\n<body>"
-        f"<header><h1>{escaped(title)}</h1><p>{escaped(subtitle)}</p>"
-        f'<nav aria-label="Contents"><ul>{contents}</ul></nav></header>\n<main>{parts}</main>\n'
-        f"<script>{script}</script></body></html>\n"
-    )
+    return str(render("page", title, subtitle, sections, Markup(styles), Markup(script), Markup(policy)))
 
 
 def write_page(path: str | Path, title: str, subtitle: str, sections: Sequence[Section]) -> Path:

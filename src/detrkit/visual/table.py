@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from detrkit.files import atomic_file
-from detrkit.visual.text import encodable, escaped, markdown_name, markdown_text, printable, shortened
+from detrkit.visual.page import Block
+from detrkit.visual.text import encodable, markdown_name, markdown_text, printable, shortened
 
 if TYPE_CHECKING:
     from rich.table import Table as RichTable
@@ -49,6 +50,11 @@ class Column:
         """Tell whether the column is aligned to the left."""
         return self.kind in ("text", "name")
 
+    @property
+    def alignment(self) -> str:
+        """Class of the column's cells on a page."""
+        return "text" if self.is_text else "number"
+
     def written(self, value: Value) -> str:
         """Return a value as the table shows it; "-" for none."""
         if value is None or (isinstance(value, float) and math.isnan(value)):
@@ -62,7 +68,7 @@ class Column:
 
 
 @dataclasses.dataclass(frozen=True)
-class Table:
+class Table(Block):
     """Rows under named columns; a block of a page, where a reader can sort by any column.
 
     Args:
@@ -123,28 +129,10 @@ class Table:
         assert isinstance(console.file, io.StringIO)
         return [line.rstrip() for line in console.file.getvalue().splitlines() if line.strip()]
 
-    def html(self) -> str:
-        """Return the element of a page."""
-        heads = "".join(
-            f'<th scope="col" class="{_alignment(column)}">'
-            f'<button type="button">{escaped(column.name)}</button></th>'
-            for column in self.columns
-        )
-        numbers = [
-            [value for value in values if isinstance(value, int | float)]
-            for values in zip(*self.rows, strict=True)
-        ]
-        greatest = [max(column, default=0) for column in numbers]
-        body = "".join(
-            "<tr>" + "".join(map(_html_cell, self.columns, row, greatest, range(len(row)))) + "</tr>"
-            for row in self.rows
-        )
-        caption = f"<caption>{escaped(self.title)}</caption>" if self.title else ""
-        table = f"<table>{caption}<thead><tr>{heads}</tr></thead><tbody>{body}</tbody></table>"
-        notes = "".join(f"<p><small>{escaped(note)}</small></p>" for note in self.notes)
-        # A box that scrolls must be reachable with the keyboard.
-        label = escaped(self.title)
-        return f'<div class="scroll" tabindex="0" role="region" aria-label="{label}">{table}</div>{notes}'
+    def greatest(self) -> list[float]:
+        """Return the greatest number of each column, 0 of one without numbers."""
+        columns = (zip(*self.rows, strict=True)) if self.rows else ()
+        return [max((v for v in column if isinstance(v, int | float)), default=0) for column in columns]
 
     def markdown(self) -> str:
         """Return the table in GitHub's Markdown, in which no text means anything but itself."""
@@ -174,20 +162,6 @@ def write_csv(path: Path, head: Sequence[str], rows: Iterable[Sequence[Value]]) 
 def _terminal_cell(column: Column, value: Value) -> str:
     text = column.written(value)
     return shortened(text, _LONGEST_NAME) if column.kind == "name" else printable(text)
-
-
-def _alignment(column: Column) -> str:
-    return "text" if column.is_text else "number"
-
-
-def _html_cell(column: Column, value: Value, greatest: float, place: int) -> str:
-    tag, scope = ("th", ' scope="row"') if place == 0 else ("td", "")
-    kind, key, bar = _alignment(column), "", ""
-    if isinstance(value, int | float) and not math.isnan(value):
-        key = f' data-v="{value}"'
-        if column.bar and greatest > 0:
-            kind, bar = f"{kind} bar", f' style="--share:{100 * value / greatest:.1f}%"'
-    return f'<{tag}{scope} class="{kind}"{key}{bar}>{escaped(column.written(value))}</{tag}>'
 
 
 def _markdown_cell(column: Column, value: Value) -> str:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import re
 import unicodedata
 
@@ -37,11 +36,6 @@ def shortened(text: str, most: int = 28) -> str:
         return text
     tail = most // 3
     return f"{text[: most - tail - 1]}…{text[-tail:]}"
-
-
-def escaped(text: object) -> str:
-    """Return printable text that means nothing to HTML, also inside quotes."""
-    return html.escape(printable(str(text)))
 
 
 def encodable(text: str) -> str:

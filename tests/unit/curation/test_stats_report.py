@@ -59,7 +59,7 @@ def test_the_page_holds_everything_and_no_markup_of_others(splits, stats: Datase
     assert "<b>dog" not in html
     assert "[bold]&lt;b&gt;dog" in html
     assert html.count('<figure class="chart">') == 8
-    for title in ("Overview", "Classes", "Boxes", "Images", "At the model&#x27;s input"):
+    for title in ("Overview", "Classes", "Boxes", "Images", "At the model&#39;s input"):
         assert f"<h2>{title}</h2>" in html
     assert all(line.split(":")[0] in html for line in stats.advice)
 

@@ -18,7 +18,7 @@ from detrkit.visual.gallery import FilterGallery, GalleryItem
 from detrkit.visual.interactive_charts import BarChart, Cell, CellGrid, Charts, HeatMap, Legend
 from detrkit.visual.page import Card, Cards, Gallery, Picture, Section, Text, render_page, write_page
 from detrkit.visual.table import Column, Table
-from detrkit.visual.text import escaped, printable, shortened
+from detrkit.visual.text import printable, shortened
 from tests.unit.visual.elements import Elements
 
 HOSTILE = '<img src=x onerror="alert(1)">\'"&\ud800\u202e\x00'
@@ -103,7 +103,6 @@ def test_pages_may_be_empty_and_are_written_whole(tmp_path: Path):
 def test_text_is_made_fit_to_be_shown():
     assert printable("Ärger 猫") == "Ärger 猫"
     assert printable("a\tb\ud800\u202ec") == "a b\N{REPLACEMENT CHARACTER}c"
-    assert escaped("<&\"'>") == "&lt;&amp;&quot;&#x27;&gt;"
     assert shortened("x" * 28) == "x" * 28
     long = shortened("beginning of a very long name and its end", 20)
     assert len(long) == 20
