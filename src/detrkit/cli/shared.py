@@ -18,6 +18,7 @@ from detrkit.errors import DetrkitError, UsageError, counted
 if TYPE_CHECKING:
     from detrkit.training.run import Drawings
 
+
 def opt(metavar: str | None, help: str, *names: str, **limits: Any) -> Any:
     """Describe an option: its value's name, its help, its own names where they are not the parameter's."""
     return typer.Option(*names, metavar=metavar, help=help, **limits)
