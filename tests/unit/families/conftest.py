@@ -8,6 +8,7 @@ import torch
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.model import Detr, build_detr
 from detrkit.families.recipes import preset_config
+from detrkit.types import GroundTruth
 from tests.parity.conftest import randomize
 
 
@@ -34,6 +35,13 @@ def build(config: DetrConfig, num_labels: int = 91, seed: int = 0) -> Detr:
     if config.backbone_norm == "frozen":
         randomize(model, seed)
     return model
+
+
+def make_truth(counts: tuple[int, ...]) -> GroundTruth:
+    generator = torch.Generator().manual_seed(1)
+    total = sum(counts)
+    boxes = torch.cat((torch.rand(total, 2, generator=generator) * 0.6 + 0.2, torch.full((total, 2), 0.3)), dim=1)
+    return GroundTruth(torch.randint(0, 3, (total,), generator=generator), boxes, counts)
 
 
 @pytest.fixture(scope="session")

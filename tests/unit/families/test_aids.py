@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrkit.checkpoint import AIDS, without_aids
+from detrkit.checkpoint import AIDS
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.errors import ConfigError
@@ -15,7 +15,7 @@ from detrkit.families.family import build_criterion
 from detrkit.families.parts import find_places, part_names
 from detrkit.families.recipes import preset_config
 from detrkit.training.optim import build_optimizer
-from detrkit.types import GroundTruth
+from tests.unit.families.conftest import make_truth
 
 CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))
 SMALL = {"hidden_dim": 32, "num_heads": 4, "ffn_dim": 48, "num_queries": 6, "decoder_layers": 2}
@@ -31,13 +31,6 @@ def make_config(family: str = "classic", **changes: Any) -> Config:
 def build(config: Config) -> nn.Module:
     torch.manual_seed(0)
     return build_model(config, CLASSES).model.train()
-
-
-def make_truth(counts: tuple[int, ...]) -> GroundTruth:
-    generator = torch.Generator().manual_seed(1)
-    total = sum(counts)
-    boxes = torch.cat((torch.rand(total, 2, generator=generator) * 0.6 + 0.2, torch.full((total, 2), 0.3)), dim=1)
-    return GroundTruth(torch.randint(0, 3, (total,), generator=generator), boxes, counts)
 
 
 def step(model: nn.Module, config: Config, counts: tuple[int, ...], **options: Any) -> torch.Tensor:
@@ -109,18 +102,6 @@ def test_sets_of_queries_begin_in_different_places():
 
 
 @FAMILIES
-def test_noised_objects_depend_on_the_seed_alone(family: str):
-    config = make_config(family)
-    losses = []
-    for seed in (1, 1, 2):
-        model = build(config)
-        torch.manual_seed(seed)
-        losses.append(step(model, config, (3, 0, 2)))
-    assert losses[0] == losses[1]
-    assert losses[0] != losses[2]
-
-
-@FAMILIES
 def test_a_noised_object_begins_where_it_lies(family: str):
     """Before anything is learnt, the answer to a noised object is its noised box."""
     config = make_config(family, **{"aids.box_noise": 1e-3})
@@ -134,14 +115,6 @@ def test_a_noised_object_begins_where_it_lies(family: str):
     positive = found.objects >= 0
     wanted = truth.boxes_cxcywh[found.objects.clamp(min=0)].expand_as(found.boxes_cxcywh)
     torch.testing.assert_close(found.boxes_cxcywh[:, positive], wanted[:, positive], rtol=0, atol=2e-3)
-
-
-@FAMILIES
-def test_aids_are_no_part_of_the_published_rest(family: str):
-    model = build(make_config(family))
-    kept = without_aids(model.state_dict())
-    assert kept.keys() == {name for name in model.state_dict() if not name.startswith(AIDS)}
-    assert len(kept) < len(model.state_dict())
 
 
 def test_the_queries_of_aids_do_not_decay():

@@ -1,13 +1,10 @@
 from __future__ import annotations
 
-import pytest
 from torch import nn
 
 from detrkit.config import TrainConfig
-from detrkit.errors import ConfigError
 from detrkit.families.parts import (
     Place,
-    check_parts,
     find_places,
     freeze_parts,
     is_inside,
@@ -43,20 +40,6 @@ def test_part_and_depth_of_every_kind_of_parameter():
     assert {name: places[name] for name in wanted} == wanted
 
 
-def test_layers_of_two_digits_are_not_mistaken():
-    config = small_config(encoder_layers=12, decoder_layers=6)
-    places = find_places(build(config))
-    assert places["transformer.encoder.layers.11.linear1.weight"] == Place("encoder.layer12", 7)
-
-
-@pytest.mark.parametrize("changes", [{}, {"position": "learned", "pre_norm": True, "query_reference": True}])
-def test_every_parameter_of_a_detr_is_in_a_known_part(changes: dict[str, object]):
-    config = small_config(**changes)
-    parts = part_names(find_places(build(config)))
-    outer = {"backbone", "position", "input_proj", "encoder", "decoder", "queries", "class_head", "box_head"}
-    assert {part.partition(".")[0] for part in parts} == outer - (set() if "position" in changes else {"position"})
-
-
 def test_parts_are_listed_from_the_image_to_the_detections():
     assert part_names(find_places(build(CONFIG))) == (
         "backbone",
@@ -87,23 +70,6 @@ def test_freezing_a_part_freezes_exactly_its_parameters():
     assert frozen == {"backbone.stem", "backbone.stage4", "decoder.layer1", "decoder.layer2", "decoder.norm"}
     trained = {places[name].part for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not frozen & trained
-
-
-@pytest.mark.parametrize(
-    ("train", "message"),
-    [
-        (
-            {"freeze": ("encodr",)},
-            r"train\.freeze names 'encodr', which is no part of toy; did you mean encoder\?",
-        ),
-        ({"lr_scale": {"neck": 0.5}}, r"train\.lr_scale names 'neck'.* Parts: encoder, encoder\.layer1, head$"),
-        ({"freeze": ("encoder", "head")}, r"freeze is encoder, head: nothing is left to train"),
-    ],
-)
-def test_a_config_with_parts_that_cannot_be_is_refused(train: dict[str, object], message: str):
-    places = {"a": Place("encoder.layer1", 1), "b": Place("head", 0)}
-    with pytest.raises(ConfigError, match=message):
-        check_parts(places, TrainConfig.model_validate(train), "toy")
 
 
 def test_a_module_that_no_family_knows_is_a_part_by_its_name():

@@ -10,7 +10,6 @@ from detrkit.errors import ConfigError, UsageError
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.presets import PRESETS, get_preset
 from detrkit.families.recipes import FAST, FROM_SCRATCH, preset_config, resolve_config, resolve_recipe
-from tests.e2e.conftest import run_here
 
 WITH_WEIGHTS = [name for name, preset in PRESETS.items() if preset.published or preset.backbone_file]
 WITHOUT = [name for name in PRESETS if name not in WITH_WEIGHTS]
@@ -21,21 +20,12 @@ def values(config: Config, keys: Any) -> dict[str, Any]:
     return {key: found[key.partition(".")[0]][key.partition(".")[2]] for key in keys}
 
 
-def test_there_are_presets_of_both_kinds():
-    assert {"detr-r50", "detr-r18"} <= set(WITH_WEIGHTS)
-    assert {"detr-tiny", "detr-nano", "detr-nano-two-stage"} <= set(WITHOUT)
-
-
 @pytest.mark.parametrize("name", WITH_WEIGHTS)
-def test_with_pretrained_weights_plain_is_the_default(name: str):
+def test_with_pretrained_weights_plain_is_the_default_and_from_random_ones_fast(name: str):
     for init in (None, "auto", "backbone", "published", "runs/some-run"):
         config = resolve_config(name, None, {} if init is None else {"train.init": init})
         assert config.train.recipe == "plain"
         assert values(config, FAST) == values(Config(), FAST)
-
-
-@pytest.mark.parametrize("name", WITH_WEIGHTS)
-def test_from_random_weights_fast_is_the_default(name: str):
     config = resolve_config(name, None, {"train.init": "none"})
     assert config.train.recipe == "fast"
     assert values(config, FAST) == FAST
@@ -139,10 +129,3 @@ def test_an_unknown_preset_or_recipe_is_refused():
         resolve_config("detr-r5", None, {})
     with pytest.raises(ConfigError, match=r"train\.recipe is 'quick'.*'auto', 'plain' or 'fast'"):
         resolve_config("detr-r50", None, {"train.recipe": "quick"})
-
-
-def test_an_unknown_recipe_on_the_command_line_is_asked_wrongly(tmp_path: Path):
-    result = run_here("train", "--model", "detr-tiny", "--data", tmp_path, "--recipe", "quick")
-    assert result.exit_code == 2
-    assert "train.recipe is 'quick'" in result.stderr
-    assert "'auto', 'plain' or 'fast'" in result.stderr

@@ -13,7 +13,7 @@ from detrkit.classes import COCO_CATEGORY_IDS, ClassMap
 from detrkit.errors import WeightsError
 from detrkit.families.build import FAMILIES, get_family
 from detrkit.families.configs import MODEL_CONFIGS
-from detrkit.families.detr.layouts import hub_to_published, published_to_hub
+from detrkit.families.detr.layouts import hub_to_published
 from detrkit.families.detr.model import Detr, build_detr
 from detrkit.families.detr.weights import coco_class_map, read_weights, write_hub, write_published
 from detrkit.families.presets import PRESETS
@@ -37,12 +37,6 @@ def test_r50_has_the_458_tensors_and_the_parameters_of_the_published_file(detr_r
     assert "transformer.decoder.layers.5.multihead_attn.in_proj_weight" in state
     assert not any("num_batches_tracked" in name or "encoder.norm" in name for name in state)
     assert sum(p.numel() for p in detr_r50.parameters()) == pytest.approx(41.5e6, rel=2e-3)
-
-
-def test_r101_has_713_tensors():
-    model = build_detr(preset_config("detr-r101").model, 91)
-    assert len(model.state_dict()) == 713
-    assert sum(p.numel() for p in model.parameters()) == pytest.approx(60.5e6, rel=3e-3)
 
 
 @pytest.mark.parametrize("name", PRESETS)
@@ -79,14 +73,6 @@ def test_published_to_hub_and_back_is_bit_equal(tmp_path: Path, detr_r50: Detr):
     assert (read.config.preset, read.config.backbone, read.config.num_heads) == ("detr-r50", "resnet50", 8)
     write_published(tmp_path / "again.pth", again.state)
     assert equal_states(read_weights(tmp_path / "again.pth").state, state)
-
-
-def test_the_published_file_is_what_its_readers_expect(tmp_path: Path):
-    model = build(small_config())
-    write_published(tmp_path / "x.pth", model.state_dict())
-    content = torch.load(tmp_path / "x.pth", weights_only=True)
-    assert list(content) == ["model"]
-    assert equal_states(content["model"], model.state_dict())
 
 
 def test_a_file_of_the_published_training_script_with_its_arguments_is_read(tmp_path: Path):
@@ -197,12 +183,6 @@ def test_transformers_opens_what_we_write_and_gives_the_same(tmp_path: Path):
         torch.testing.assert_close(ours(images).logits[-1], theirs(images).logits, atol=1e-4, rtol=0)
 
 
-def test_layout_translation_keeps_unknown_names_for_the_report():
-    state = {"model.query_position_embeddings.weight": torch.zeros(1), "surprise": torch.ones(1)}
-    assert set(hub_to_published(state)) == {"query_embed.weight", "surprise"}
-    assert set(published_to_hub({"surprise": torch.ones(1)})) == {"surprise"}
-
-
 class Evil:
     def __reduce__(self) -> tuple[Any, ...]:
         return (Path.touch, (Path("evil-was-run"),))
@@ -235,15 +215,14 @@ def test_a_cut_off_file_is_called_damaged(tmp_path: Path, suffix: str):
 
 
 def test_files_of_other_models_are_refused_by_name(tmp_path: Path):
-    torch.save({"fc.weight": torch.zeros(2)}, tmp_path / "other.pth")
-    with pytest.raises(WeightsError, match="is not a DETR checkpoint"):
-        read_weights(tmp_path / "other.pth")
-    torch.save([1, 2], tmp_path / "list.pth")
-    with pytest.raises(WeightsError, match="holds no state dict"):
-        read_weights(tmp_path / "list.pth")
-    torch.save({"model": {"detr.query_embed.weight": torch.zeros(2)}}, tmp_path / "panoptic.pth")
-    with pytest.raises(WeightsError, match="panoptic"):
-        read_weights(tmp_path / "panoptic.pth")
+    for content, message in (
+        ({"fc.weight": torch.zeros(2)}, "is not a DETR checkpoint"),
+        ([1, 2], "holds no state dict"),
+        ({"model": {"detr.query_embed.weight": torch.zeros(2)}}, "panoptic"),
+    ):
+        torch.save(content, tmp_path / "other.pth")
+        with pytest.raises(WeightsError, match=message):
+            read_weights(tmp_path / "other.pth")
     with pytest.raises(WeightsError, match="no weights file"):
         read_weights(tmp_path / "nowhere.pth")
 
@@ -271,9 +250,7 @@ def test_classes_that_share_a_name_carry_their_rows_over():
     assert (report.carried, report.new_classes) == (("zebra", "Person"), ("unicorn",))
     assert set(report.replaced) == {"class_embed.weight", "class_embed.bias"}
     assert len(report.loaded) == len(old.state_dict()) - 2
-    text = "\n".join(report.lines())
-    assert "91 labels before, 3 now" in text
-    assert "unicorn" in text
+    assert "unicorn" in "\n".join(report.lines())
 
 
 def test_the_same_classes_keep_the_published_head_whole():
@@ -288,11 +265,6 @@ def test_the_same_classes_keep_the_published_head_whole():
     report = transfer(new, Weights(old.state_dict(), config, coco_class_map(), "old.pth"), classes)
     assert report.complete
     assert equal_states(new.state_dict(), old.state_dict())
-
-
-def test_other_classes_get_a_head_of_their_own():
-    data = ClassMap(("person", "unicorn"), (1, 2))
-    assert match_logit_index(data, coco_class_map()) == data
 
 
 def test_what_is_left_over_and_missing_is_reported():
@@ -325,15 +297,6 @@ def test_r101_from_r50_first_computes_what_the_r50_did(detr_r50: Detr):
     new_block = deeper.backbone[0].body.layer3[10]
     deeper(images).logits.sum().backward()
     assert new_block.conv3.weight.grad.abs().sum() > 0  # an identity that can learn
-
-
-def test_group_norm_backbones_cannot_become_transformers_models(tmp_path: Path):
-    config = small_config(backbone_norm="group", frozen_stages=0)
-    weights = Weights(build(config).state_dict(), config, coco_class_map(), "x")
-    with pytest.raises(WeightsError, match="group norm"):
-        write_hub(tmp_path / "hub", weights, 800, 1333)
-    write_published(tmp_path / "x.pth", weights.state)
-    assert read_weights(tmp_path / "x.pth").config.backbone_norm == "group"
 
 
 def test_every_family_has_a_config_section_and_the_other_way_round():

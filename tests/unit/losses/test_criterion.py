@@ -48,23 +48,6 @@ def test_the_matching_is_the_cheapest_of_all():
             assert found == pytest.approx(best)
 
 
-def test_all_layers_and_images_share_one_host_transfer(monkeypatch: pytest.MonkeyPatch):
-    transfers = []
-    original = torch.Tensor.cpu
-    monkeypatch.setattr(
-        torch.Tensor, "cpu", lambda self, *a, **k: transfers.append(self.shape) or original(self, *a, **k)
-    )
-    for name in ("item", "tolist", "numpy"):
-        method = getattr(torch.Tensor, name)
-        monkeypatch.setattr(
-            torch.Tensor, name, lambda self, *a, _m=method, _n=name, **k: transfers.append(_n) or _m(self, *a, **k)
-        )
-    truth = make_truth((2, 0, 4))
-    Criterion(LossConfig(), CLASSES, 6)(make_outputs(), truth)
-    # the cost tensor goes to the host once; .numpy() on that host tensor is free
-    assert transfers == [torch.Size([2, 6, 6]), "numpy"]
-
-
 def test_costs_that_are_not_finite_are_chosen_last():
     outputs, truth = make_outputs(layers=1, images=1, queries=4), make_truth((2,))
     boxes = outputs.boxes_cxcywh.detach().clone()
@@ -91,29 +74,6 @@ def test_images_without_objects_give_a_class_loss_and_no_box_loss():
     losses.total.backward()
     assert outputs.logits.grad.abs().sum() > 0
     assert outputs.boxes_cxcywh.grad.abs().sum() == 0
-
-
-def test_no_objects_still_reach_every_output_so_that_no_parameter_is_unused():
-    outputs = make_outputs()
-    Criterion(LossConfig(), CLASSES, 6)(outputs, make_truth((0, 0, 0))).total.backward()
-    assert outputs.boxes_cxcywh.grad is not None
-
-
-def test_losses_of_micro_batches_add_up_to_the_whole_batch():
-    outputs, truth = make_outputs(images=4), make_truth((3, 0, 1, 2))
-    criterion = Criterion(LossConfig(), CLASSES, 6)
-    whole = criterion(outputs, truth).total
-    parts = [((0, 2), (0, 3), (3, 0)), ((2, 4), (3, 6), (1, 2))]
-    shared = criterion.normalizers((3, 0)) + criterion.normalizers((1, 2))
-    total = sum(
-        criterion(
-            Outputs(outputs.logits[:, a:b], outputs.boxes_cxcywh[:, a:b]),
-            GroundTruth(truth.labels[c:d], truth.boxes_cxcywh[c:d], counts),
-            shared,
-        ).total
-        for (a, b), (c, d), counts in parts
-    )
-    torch.testing.assert_close(total, whole, rtol=1e-6, atol=0)
 
 
 def test_without_aux_only_the_last_layer_counts():
@@ -257,37 +217,6 @@ def test_noised_objects_are_given_back_without_matching(class_targets: str):
     assert found.terms["denoising"].item() == pytest.approx(wanted, rel=1e-5)
     own = Criterion(config, CLASSES, 6)(outputs, truth)
     torch.testing.assert_close(found.total, own.total + 0.5 * found.terms["denoising"], rtol=1e-5, atol=0)
-
-
-@TARGETS
-def test_gradients_of_micro_batches_add_up_with_every_aid(class_targets: str):
-    counts = (3, 0, 1, 2)
-    truth = make_truth(counts)
-    outputs, groups, denoised = make_outputs(images=4), make_groups(images=4), make_denoised(counts)
-    leaves = [*outputs[:2], *groups, *denoised[:2]]
-    criterion = Criterion(LossConfig.model_validate({"class_targets": class_targets}), CLASSES, 6)
-    whole = criterion(outputs._replace(groups=groups, denoised=denoised), truth)
-    wanted = torch.autograd.grad(whole.total, leaves)
-    shared = criterion.normalizers(counts[:2]) + criterion.normalizers(counts[2:])
-    total = torch.zeros(())
-    for images, objects in ((slice(0, 2), slice(0, 3)), (slice(2, 4), slice(3, 6))):
-        places = denoised.objects[images]
-        part = Outputs(
-            outputs.logits[:, images],
-            outputs.boxes_cxcywh[:, images],
-            groups=GroupOutputs(groups.logits[:, images], groups.boxes_cxcywh[:, images]),
-            denoised=DenoisedOutputs(
-                denoised.logits[:, images],
-                denoised.boxes_cxcywh[:, images],
-                torch.where(places >= 0, places - objects.start, places),
-                denoised.copies,
-            ),
-        )
-        part_truth = GroundTruth(truth.labels[objects], truth.boxes_cxcywh[objects], counts[images])
-        total = total + criterion(part, part_truth, shared).total
-    torch.testing.assert_close(total, whole.total, rtol=1e-5, atol=0)
-    for one, two in zip(torch.autograd.grad(total, leaves), wanted, strict=True):
-        torch.testing.assert_close(one, two, rtol=1e-5, atol=1e-7)
 
 
 def test_all_aids_together_still_ask_the_device_once(monkeypatch: pytest.MonkeyPatch):

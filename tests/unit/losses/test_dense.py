@@ -174,24 +174,6 @@ def test_slots_of_a_sparse_head_are_looked_up():
     assert torch.equal(found, align_tokens(dense, truth, truth.labels))
 
 
-def test_aligned_tokens_with_iou_targets_in_micro_batches_add_up():
-    counts = (2, 0, 3)
-    dense, truth = make_random(counts)
-    outputs = make_outputs(dense)
-    criterion = Criterion(LossConfig(class_targets="iou"), CLASSES, 5, "aligned")
-    whole = criterion(outputs, truth)
-    shared = criterion.normalizers(counts)
-    total = torch.zeros(())
-    for image, rows in ((slice(0, 1), slice(0, 2)), (slice(1, 3), slice(2, 5))):
-        part = dense._replace(logits=dense.logits[image], boxes_cxcywh=dense.boxes_cxcywh[image])
-        part_outputs = Outputs(outputs.logits[:, image], outputs.boxes_cxcywh[:, image], part)
-        part_truth = GroundTruth(truth.labels[rows], truth.boxes_cxcywh[rows], counts[image])
-        total = total + criterion(part_outputs, part_truth, shared).total
-    torch.testing.assert_close(total, whole.total, rtol=1e-6, atol=0)
-    aligned, centred = whole.terms["dense"], Criterion(LossConfig(), CLASSES, 5)(outputs, truth).terms["dense"]
-    assert aligned != centred
-
-
 def test_the_loss_of_tokens_is_that_of_their_soft_labels():
     """Each object weighs one, shared by its tokens; what is no object weighs as unmatched queries would."""
     dense, truth = make_random((2,), side=4, seed=1)

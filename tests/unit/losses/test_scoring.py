@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch.nn import functional
@@ -60,18 +62,18 @@ def test_nothing_finds_nothing_and_a_sure_class_is_found(scoring: ClassScoring):
     assert scoring.scores(logits)[1].argmax() == scoring.costs(logits)[1].argmin() == 1
 
 
-@pytest.mark.parametrize("class_targets", ["hard", "iou"])
+@pytest.mark.parametrize(("class_targets", "dense"), [("hard", "center"), ("iou", "aligned")])
 @pytest.mark.parametrize("scoring", BOTH, ids=["softmax", "sigmoid"])
-def test_images_one_by_one_give_the_gradient_of_the_batch(scoring: ClassScoring, class_targets: str):
+def test_images_one_by_one_give_the_gradient_of_the_batch(scoring: ClassScoring, class_targets: str, dense: Any):
     """Queries, groups, tokens and noised objects; an image without objects too."""
     torch.manual_seed(0)
     layers, images, queries, columns = 2, 3, 6, SLOTS + scoring.extra_columns
     truth = make_truth((2, 0, 1))
     logits = torch.randn(layers, images, queries, columns, requires_grad=True)
-    boxes = torch.rand(layers, images, queries, 4).clamp(0.1, 0.6)
+    boxes = torch.rand(layers, images, queries, 4).clamp(0.1, 0.6).requires_grad_()
     noised = torch.tensor([[0, 1, -1], [-2, -2, -2], [2, -1, -2]])
     criterion = Criterion(
-        LossConfig.model_validate({"class_targets": class_targets}), CLASSES, queries, scoring=scoring
+        LossConfig.model_validate({"class_targets": class_targets}), CLASSES, queries, dense, scoring=scoring
     )
 
     def outputs(part: slice, objects: torch.Tensor) -> Outputs:
@@ -86,7 +88,7 @@ def test_images_one_by_one_give_the_gradient_of_the_batch(scoring: ClassScoring,
         )
 
     whole = criterion(outputs(slice(None), noised), truth)
-    (wanted,) = torch.autograd.grad(whole.total, logits)
+    wanted = torch.autograd.grad(whole.total, (logits, boxes))
     assert whole.total.isfinite()
     normalizers = sum((criterion.normalizers((count,)) for count in truth.counts), Normalizers(0.0, 0.0))
     total = torch.zeros(())
@@ -97,5 +99,5 @@ def test_images_one_by_one_give_the_gradient_of_the_batch(scoring: ClassScoring,
         objects = objects if count else objects[:, :0]  # as without objects nothing is noised
         total = total + criterion(outputs(slice(image, image + 1), objects), own, normalizers).total
         start += count
-    (found,) = torch.autograd.grad(total, logits)
-    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(total, whole.total)
+    torch.testing.assert_close(torch.autograd.grad(total, (logits, boxes)), wanted)

@@ -6,7 +6,7 @@ from torch import nn
 
 from detrkit.nn.attention import Attention
 from detrkit.nn.position import LearnedPosition, SinePosition
-from detrkit.nn.transformer import Decoder, DecoderLayer, EncoderLayer
+from detrkit.nn.transformer import DecoderLayer, EncoderLayer
 
 
 def test_attention_equals_torchs_multihead_attention():
@@ -38,14 +38,6 @@ def test_layers_equal_torchs_transformer_layers_without_positions(pre_norm: bool
     torch.testing.assert_close(got, theirs_decoder(queries, tokens), rtol=1e-5, atol=1e-5)
 
 
-def test_decoder_gives_every_layer_through_the_shared_norm():
-    decoder = Decoder([DecoderLayer(16, 2, 32, 0.0) for _ in range(3)], 16)
-    memory = torch.randn(2, 6, 16)
-    out = decoder(torch.zeros(2, 4, 16), torch.randn(2, 4, 16), memory, torch.zeros(1, 6, 16), None)
-    assert out.shape == (3, 2, 4, 16)
-    torch.testing.assert_close(out.mean(-1), torch.zeros(3, 2, 4), atol=1e-5, rtol=0)
-
-
 @pytest.mark.parametrize("position", [SinePosition(32), LearnedPosition(32)])
 def test_positions_of_an_image_do_not_depend_on_padding(position: nn.Module):
     alone = position(torch.zeros(1, 8, 4, 6), None)
@@ -53,13 +45,6 @@ def test_positions_of_an_image_do_not_depend_on_padding(position: nn.Module):
     padding[0, :4, :6] = False
     padded = position(torch.zeros(1, 8, 5, 9), padding).unflatten(1, (5, 9))[:, :4, :6].flatten(1, 2)
     torch.testing.assert_close(padded, alone, rtol=0, atol=1e-6)
-
-
-def test_sine_positions_are_all_different_and_bounded():
-    tokens = SinePosition(32)(torch.zeros(1, 8, 6, 6), None)[0]
-    assert tokens.abs().max() <= 1
-    distances = torch.cdist(tokens, tokens) + torch.eye(36) * 9
-    assert distances.min() > 0.05
 
 
 def test_learned_positions_of_a_huge_map_repeat_the_last_instead_of_failing():

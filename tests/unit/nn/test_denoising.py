@@ -96,24 +96,6 @@ def test_of_more_than_a_hundred_objects_the_first_are_noised():
     assert moves(found, (objects[0], objects[1], (100, 2)), 1, 130, 2)[:, 0].max() <= BOX_NOISE + 1e-4
 
 
-def test_noise_has_no_gradient_and_leaves_the_objects_alone():
-    logit_index, boxes, counts = make_objects((2,))
-    before = boxes.clone()
-    assert not noised((logit_index, boxes.requires_grad_(), counts)).boxes_cxcywh.requires_grad
-    assert torch.equal(boxes, before)
-
-
-def test_a_mask_keeps_blocks_apart():
-    mask = block_mask(torch.tensor([0, 0, 1, 1, 2]))[0, 0]
-    assert mask.int().tolist() == [
-        [1, 1, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [0, 0, 1, 1, 0],
-        [0, 0, 1, 1, 0],
-        [0, 0, 0, 0, 1],
-    ]
-
-
 def test_queries_that_are_none_are_seen_by_nobody_and_attention_stays_finite():
     exists = torch.tensor([[True, True, False, True], [False, False, False, False]])
     mask = block_mask(torch.tensor([0, 0, 0, 1]), exists)

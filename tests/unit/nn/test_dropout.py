@@ -91,12 +91,6 @@ def test_relu_dropout_lets_gradients_through_where_it_let_values_through(dtype: 
     assert not out[x <= 0].any()
 
 
-def test_relu_dropout_without_training_is_relu():
-    x = torch.randn(3, 4)
-    assert torch.equal(relu_dropout(x, 0.5, training=False), x.relu())
-    assert torch.equal(relu_dropout(x, 0.0, training=True), x.relu())
-
-
 def test_attention_keeps_a_bit_per_weight():
     q, k, v = (torch.randn(1, 4, 64, 8, requires_grad=True) for _ in range(3))
     kept: dict[int, int] = {}

@@ -3,10 +3,9 @@ from __future__ import annotations
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from detrkit.nn.position import SinePosition
-from detrkit.nn.pyramid import ConvNorm, FeaturePyramid
+from detrkit.nn.pyramid import FeaturePyramid
 from detrkit.nn.transformer import Encoder, EncoderLayer
 
 DIM = 16
@@ -74,12 +73,3 @@ def test_without_attention_the_coarsest_map_stays_local_and_with_it_not():
             one, _ = pyramid(far, [None, None], SinePosition(DIM))
             two, _ = pyramid(changed, [None, None], SinePosition(DIM))
         assert torch.equal(one[-1][:, :, 0, 0], two[-1][:, :, 0, 0]) is not encoder
-
-
-def test_convolution_and_norm_are_torchs_own_where_nothing_is_padded():
-    torch.manual_seed(0)
-    layer = ConvNorm(8, DIM, 3, 2, norm="batch").eval()
-    x = torch.randn(2, 8, 9, 7)
-    wanted = functional.relu(layer.norm(functional.conv2d(x, layer.conv.weight, None, 2, 1)))
-    torch.testing.assert_close(layer(x, None), wanted)
-    assert not hasattr(layer.conv, "bias") or layer.conv.bias is None

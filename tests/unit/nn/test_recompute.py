@@ -52,7 +52,6 @@ def work(model: nn.Module, *, bf16: bool = False, padded: bool = True) -> tuple[
 @pytest.mark.parametrize(
     ("changes", "bf16", "padded"),
     [
-        ({"dropout": 0.2}, False, True),
         ({"dropout": 0.2}, True, True),
         ({"dropout": 0.0, "pre_norm": True, "position_at_input": True}, False, False),
         ({"backbone_norm": "frozen", "frozen_stages": 2}, False, True),

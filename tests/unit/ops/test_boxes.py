@@ -29,8 +29,3 @@ def test_giou_of_boxes_without_area_is_finite():
     point = torch.tensor([0.5, 0.5, 0.5, 0.5])
     assert broadcast_giou(point, point).item() == 0.0
     assert -1 <= broadcast_giou(point, torch.tensor([0.0, 0.0, 0.1, 0.1])).item() < 0
-
-
-def test_giou_is_computed_in_float32():
-    boxes = some_boxes(4, 3)
-    assert broadcast_giou(boxes.bfloat16(), boxes.bfloat16()).dtype == torch.float32
