@@ -55,7 +55,7 @@ def predict(
 
 
 def _drawing_name(source: str, taken: set[str]) -> str:
-    """A file name for the drawing of a source; images of the same name in two folders both get one."""
+    """Return a file name for the drawing of a source; images of the same name in two folders both get one."""
     stem = Path(source).stem or "image"
     name, number = f"{stem}.png", 2
     while name in taken:

@@ -79,7 +79,7 @@ def train(
 
 
 def _next_run(preset: str) -> Path:
-    """The first folder without content; an empty one was made by the first process or a failed training."""
+    """Return the first folder without content; an empty one was made by the first process or a failed training."""
     if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise UsageError("torchrun --max-restarts needs a run to go on with: name its folder with --run DIR")
     number = 1

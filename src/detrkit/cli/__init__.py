@@ -61,5 +61,5 @@ def main() -> None:
 
 
 def _show_warning(message: Warning | str, *_where: Any) -> None:
-    """A warning as people want it: what, not the line of Python that it came from."""
+    """Print a warning as people want it: what, not the line of Python that it came from."""
     typer.echo(f"WARNING: {message}", err=True)

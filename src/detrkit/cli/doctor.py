@@ -73,7 +73,7 @@ def _python() -> Finding:
 
 
 def _packages() -> list[Finding]:
-    """Every requirement of detrkit, and the extras that are there, against what is installed."""
+    """Compare every requirement of detrkit, and the extras that are there, with what is installed."""
     findings = []
     for text in importlib.metadata.requires("detrkit") or []:
         requirement = Requirement(text)
@@ -99,7 +99,7 @@ def _extra_of(requirement: Requirement) -> str | None:
 
 
 def _torch_and_torchvision() -> list[Finding]:
-    """The pair that clashes most: torchvision's compiled parts fit exactly one torch."""
+    """Try the pair that clashes most: torchvision's compiled parts fit exactly one torch."""
     try:
         wanted = [Requirement(text) for text in importlib.metadata.requires("torchvision") or []]
         torch_version = Version(importlib.metadata.version("torch"))

@@ -74,7 +74,7 @@ def predict(
 
 
 def _threshold(detector: Any, model: str, number: float | None, file: Path | None, say: Any) -> Any:
-    """The threshold that was asked for, and which one it is said where it was not."""
+    """Return the threshold that was asked for; say which one it is where none was."""
     from detrkit.threshold_file import FILE_NAME, read_thresholds
 
     if number is not None and file is not None:

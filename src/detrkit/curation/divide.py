@@ -209,7 +209,7 @@ def _size_notes(
 
 
 def _shared_out(count: int, sizes: Sequence[int]) -> list[int]:
-    """Share ``count`` out in whole numbers, in proportion to sizes, at least 1 each, by largest remainder."""
+    """Divide ``count`` in whole numbers, in proportion to sizes, at least 1 each, by largest remainder."""
     exact = np.array(sizes) * min(count, sum(sizes)) / sum(sizes)
     quotas = np.maximum(np.floor(exact).astype(np.int64), 1)
     for place in np.argsort(quotas - exact, kind="stable"):

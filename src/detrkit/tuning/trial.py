@@ -56,7 +56,7 @@ def train_trial(config: Config, run_dir: Path, on_evaluation: OnEvaluation) -> F
     from detrkit.visual.drawing import draw
 
     def say_nothing(_message: str) -> None:
-        """Every trial would say the same anew."""
+        """Say nothing: every trial would say the same anew."""
 
     drawings = Drawings(plot_curves, draw)
     if (run_dir / "config.yaml").is_file():

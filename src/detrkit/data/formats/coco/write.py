@@ -59,7 +59,7 @@ def write_coco_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def coco_content(index: CocoIndex, names: Iterable[str]) -> dict[str, Any]:
-    """Images, annotations and categories of an index as COCO has them, under the given file names."""
+    """Return images, annotations and categories of an index as COCO has them, under the given file names."""
     images = [
         {"id": int(image_id), "file_name": name, "height": int(height), "width": int(width)}
         for image_id, name, (height, width) in zip(index.image_ids, names, index.sizes_hw.tolist(), strict=True)
