@@ -129,7 +129,7 @@ def checked_precision(text: str) -> Any:
 
 
 def free_folder(folder: Path) -> Path:
-    """Return the folder, or with the first number behind it that nothing was written to, so that no result is lost."""
+    """Return the folder, or with the first free number behind it, so that no result is lost."""
     names = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
     return next(path for path in itertools.chain([folder], names) if not path.exists())
 
