@@ -73,64 +73,49 @@ class DataCopy:
         return bool(not entry.get("iscrowd") and min(width, height) > 12 and min(x, y) > 4)
 
 
+Spoil = Callable[[DataCopy, dict[str, Any]], None]
 Planter = Callable[[DataCopy], set[Key]]
 
 
 def annotation_planter(
-    spoil: Callable[[DataCopy, dict[str, Any]], None], keep_mask: bool = False, with_mask: bool = False
+    spoil: Spoil, accept: Callable[[DataCopy, dict[str, Any]], bool] = DataCopy.ordinary, keep_mask: bool = False
 ) -> Planter:
     """Spoil some annotations, one by one."""
 
     def plant(data: DataCopy) -> set[Key]:
-        def fit(entry: dict[str, Any]) -> bool:
-            return data.ordinary(entry) and (not with_mask or bool(entry.get("segmentation")))
-
-        rows = data.choose("annotations", fit)
-        for row in rows:
-            entry = data.entries("annotations")[row]
-            if not keep_mask:
-                entry.pop("segmentation", None)
-            spoil(data, entry)
-        return {("annotation", data.first, row) for row in rows}
+        rows = data.choose("annotations", lambda entry: accept(data, entry))
+        return _spoil_rows(data, rows, spoil, keep_mask)
 
     return plant
 
 
-def all_boxes_planter(spoil: Callable[[DataCopy, dict[str, Any]], None]) -> Planter:
+def all_boxes_planter(spoil: Spoil) -> Planter:
     """Spoil every box of a split, as a wrong export does."""
+    return lambda data: _spoil_rows(data, range(len(data.entries("annotations"))), spoil)
 
-    def plant(data: DataCopy) -> set[Key]:
-        for entry in data.entries("annotations"):
+
+def _spoil_rows(data: DataCopy, rows: Sequence[int], spoil: Spoil, keep_mask: bool = False) -> set[Key]:
+    for row in rows:
+        entry = data.entries("annotations")[row]
+        if not keep_mask:
             entry.pop("segmentation", None)
-            spoil(data, entry)
-        return {("annotation", data.first, row) for row in range(len(data.entries("annotations")))}
-
-    return plant
+        spoil(data, entry)
+    return {("annotation", data.first, row) for row in rows}
 
 
-def corners_planter() -> Planter:
-    """Write some boxes as corners that reach far out of the image if they are taken for sizes."""
+def _with_mask(data: DataCopy, entry: dict[str, Any]) -> bool:
+    return data.ordinary(entry) and bool(entry.get("segmentation"))
 
-    def plant(data: DataCopy) -> set[Key]:
-        sizes = data.sizes()
 
-        def shows(entry: dict[str, Any]) -> bool:
-            x, y, width, height = entry["bbox"]
-            side = sizes[entry["image_id"]]
-            return data.ordinary(entry) and (2 * x + width > 1.1 * side[0] or 2 * y + height > 1.1 * side[1])
-
-        rows = data.choose("annotations", shows)
-        for row in rows:
-            entry = data.entries("annotations")[row]
-            entry.pop("segmentation", None)
-            entry["bbox"] = _corners(entry["bbox"], (0, 0))
-        return {("annotation", data.first, row) for row in rows}
-
-    return plant
+def _shows_corners(data: DataCopy, entry: dict[str, Any]) -> bool:
+    """Whether corners would reach far out of the image if they were taken for sizes."""
+    x, y, width, height = entry["bbox"]
+    side = data.sizes()[entry["image_id"]]
+    return data.ordinary(entry) and (2 * x + width > 1.1 * side[0] or 2 * y + height > 1.1 * side[1])
 
 
 def image_planter(
-    spoil: Callable[[DataCopy, int], None], accept: Callable[[dict[str, Any]], bool] = lambda _: True
+    spoil: Callable[[DataCopy, int], object], accept: Callable[[dict[str, Any]], bool] = lambda _: True
 ) -> Planter:
     """Spoil some images, one by one."""
 
@@ -143,20 +128,56 @@ def image_planter(
     return plant
 
 
+def same_id_planter(kind: str) -> Planter:
+    """Give some entries the id of the first one."""
+
+    def plant(data: DataCopy) -> set[Key]:
+        entries = data.entries(f"{kind}s")
+        rows = [row for row in data.choose(f"{kind}s") if row > 0]
+        for row in rows:
+            entries[row]["id"] = entries[0]["id"]
+        return {(kind, data.first, row) for row in rows}
+
+    return plant
+
+
+def repeat_planter(
+    kind: str,
+    accept: Callable[[DataCopy, dict[str, Any]], bool],
+    change: Callable[[DataCopy, dict[str, Any]], dict[str, Any]] = lambda _data, _entry: {},
+) -> Planter:
+    """List some entries again at the end, under a new id and perhaps changed."""
+
+    def plant(data: DataCopy) -> set[Key]:
+        entries = data.entries(f"{kind}s")
+        start, top = len(entries), _free_id(entries)
+        rows = data.choose(f"{kind}s", lambda entry: accept(data, entry))
+        entries += [{**entries[row], "id": top + at, **change(data, entries[row])} for at, row in enumerate(rows)]
+        return {(kind, data.first, start + at) for at in range(len(rows))}
+
+    return plant
+
+
+def _other_class(data: DataCopy, entry: dict[str, Any]) -> dict[str, Any]:
+    ids = (one["id"] for one in data.entries("categories"))
+    return {"category_id": next(number for number in ids if number != entry["category_id"])}
+
+
+def _free_id(entries: Sequence[dict[str, Any]]) -> int:
+    return 1 + max(int(entry["id"]) for entry in entries)
+
+
 def _set_box(
     change: Callable[[list[float], tuple[int, int]], list[float]],
-) -> Callable[[DataCopy, dict[str, Any]], None]:
+) -> Spoil:
     def spoil(data: DataCopy, entry: dict[str, Any]) -> None:
         entry["bbox"] = change(entry["bbox"], data.sizes()[entry["image_id"]])
 
     return spoil
 
 
-def _set(field: str, value: Any) -> Callable[[DataCopy, dict[str, Any]], None]:
-    def spoil(_data: DataCopy, entry: dict[str, Any]) -> None:
-        entry[field] = value
-
-    return spoil
+def _set(**fields: Any) -> Spoil:
+    return lambda _data, entry: entry.update(fields)
 
 
 def _corners(box: list[float], _size: tuple[int, int]) -> list[float]:
@@ -207,41 +228,12 @@ def _resize_listed(data: DataCopy, row: int) -> None:
     entry["width"], entry["height"] = entry["width"] + 37, entry["height"] + 11
 
 
-def _other_case(data: DataCopy, row: int) -> None:
-    entry = data.entries()[row]
-    entry["file_name"] = entry["file_name"].swapcase()
-
-
-def _prefix(text: str) -> Callable[[DataCopy, int], None]:
+def _rename(change: Callable[[str], str]) -> Callable[[DataCopy, int], None]:
     def spoil(data: DataCopy, row: int) -> None:
         entry = data.entries()[row]
-        entry["file_name"] = text + entry["file_name"]
+        entry["file_name"] = change(entry["file_name"])
 
     return spoil
-
-
-def plant_annotation_ids(data: DataCopy) -> set[Key]:
-    entries = data.entries("annotations")
-    rows = [row for row in data.choose("annotations") if row > 0]
-    for row in rows:
-        entries[row]["id"] = entries[0]["id"]
-    return {("annotation", data.first, row) for row in rows}
-
-
-def plant_image_ids(data: DataCopy) -> set[Key]:
-    entries = data.entries()
-    rows = [row for row in data.choose("images") if row > 0]
-    for row in rows:
-        entries[row]["id"] = entries[0]["id"]
-    return {("image", data.first, row) for row in rows}
-
-
-def plant_listed_twice(data: DataCopy) -> set[Key]:
-    entries = data.entries()
-    start, top = len(entries), max(entry["id"] for entry in entries) + 1
-    rows = data.choose("images")
-    entries += [{**entries[row], "id": top + at} for at, row in enumerate(rows)]
-    return {("image", data.first, start + at) for at in range(len(rows))}
 
 
 def plant_category_ids(data: DataCopy) -> set[Key]:
@@ -256,7 +248,7 @@ def plant_class_name(change: Callable[[str], str]) -> Planter:
     def plant(data: DataCopy) -> set[Key]:
         used = [entry["category_id"] for entry in data.entries("annotations")]
         old = max(data.entries("categories"), key=lambda entry: used.count(entry["id"]))
-        new_id = max(entry["id"] for entry in data.entries("categories")) + 1
+        new_id = _free_id(data.entries("categories"))
         for content in data.contents.values():
             content["categories"].append({**old, "id": new_id, "name": change(old["name"])})
             for number, entry in enumerate(content["annotations"]):
@@ -281,44 +273,19 @@ def plant_shorter_list(data: DataCopy) -> set[Key]:
     return {("count", 1)}
 
 
-def plant_gap(data: DataCopy) -> set[Key]:
-    _renumber(data, lambda number: number * 3 + 1)
-    return {("count", 1)}
+def plant_numbers(new_id: Callable[[int], int]) -> Planter:
+    """Give the categories other ids, by their place in the list."""
 
-
-def plant_from(start: int) -> Planter:
     def plant(data: DataCopy) -> set[Key]:
-        _renumber(data, lambda number: number + start)
+        for content in data.contents.values():
+            order = {entry["id"]: new_id(number) for number, entry in enumerate(content["categories"])}
+            for entry in content["categories"]:
+                entry["id"] = order[entry["id"]]
+            for entry in content["annotations"]:
+                entry["category_id"] = order[entry["category_id"]]
         return {("count", 1)}
 
     return plant
-
-
-def _renumber(data: DataCopy, new_id: Callable[[int], int]) -> None:
-    for content in data.contents.values():
-        order = {entry["id"]: new_id(number) for number, entry in enumerate(content["categories"])}
-        for entry in content["categories"]:
-            entry["id"] = order[entry["id"]]
-        for entry in content["annotations"]:
-            entry["category_id"] = order[entry["category_id"]]
-
-
-def plant_copies(data: DataCopy) -> set[Key]:
-    entries = data.entries("annotations")
-    start, top = len(entries), max(entry["id"] for entry in entries) + 1
-    rows = data.choose("annotations", data.ordinary)
-    entries += [{**entries[row], "id": top + at} for at, row in enumerate(rows)]
-    return {("annotation", data.first, start + at) for at in range(len(rows))}
-
-
-def plant_two_classes(data: DataCopy) -> set[Key]:
-    entries, ids = data.entries("annotations"), [entry["id"] for entry in data.entries("categories")]
-    start, top = len(entries), max(entry["id"] for entry in entries) + 1
-    rows = data.choose("annotations", data.ordinary)
-    for at, row in enumerate(rows):
-        other = next(number for number in ids if number != entries[row]["category_id"])
-        entries.append({**entries[row], "id": top + at, "category_id": other})
-    return {("annotation", data.first, start + at) for at in range(len(rows))}
 
 
 def plant_leak(change: Callable[[Image.Image], Image.Image] | None) -> Planter:
@@ -332,11 +299,9 @@ def plant_leak(change: Callable[[Image.Image], Image.Image] | None) -> Planter:
         keys: set[Key] = set()
         for row in rows:
             entry = source["images"][row]
-            image_id = max(other["id"] for other in entries) + 1
             name = f"planted-{row}.jpg"
             path, target = data.root / other / entry["file_name"], data.root / data.first / name
-            size = {"width": entry["width"], "height": entry["height"]}
-            scale = 1.0
+            new, scale = {**entry, "id": _free_id(entries), "file_name": name}, 1.0
             if change is None:
                 os.link(path, target)
             else:
@@ -344,23 +309,22 @@ def plant_leak(change: Callable[[Image.Image], Image.Image] | None) -> Planter:
                     changed = change(image.convert("RGB"))
                 changed.save(target, quality=70)
                 scale = changed.width / image.width
-                size = {"width": changed.width, "height": changed.height}
+                new.update(width=changed.width, height=changed.height)
             keys.add(("image", data.first, len(entries)))
-            entries.append({"id": image_id, "file_name": name, **size})
+            entries.append(new)
             for annotation in source["annotations"]:
                 if annotation["image_id"] == entry["id"]:
-                    number = max(one["id"] for one in annotations) + 1
                     box = [value * scale for value in annotation["bbox"]]
-                    area = annotation["area"] * scale * scale
-                    new = {"id": number, "image_id": image_id, "bbox": box, "area": area}
-                    annotations.append({**{k: annotation[k] for k in ("category_id", "iscrowd")}, **new})
+                    moved = {"image_id": new["id"], "bbox": box, "area": annotation["area"] * scale * scale}
+                    kept = {key: annotation[key] for key in ("category_id", "iscrowd")}
+                    annotations.append({"id": _free_id(annotations), **kept, **moved})
         return keys
 
     return plant
 
 
 def plant_only_one_split(data: DataCopy) -> set[Key]:
-    new_id = max(entry["id"] for entry in data.entries("categories")) + 1
+    new_id = _free_id(data.entries("categories"))
     for content in data.contents.values():
         content["categories"].append({"id": new_id, "name": "planted"})
     used = [entry["category_id"] for entry in data.entries("annotations")]
@@ -373,7 +337,7 @@ def plant_only_one_split(data: DataCopy) -> set[Key]:
 def plant_many_objects(data: DataCopy) -> set[Key]:
     row = data.choose("images")[0]
     image, entries = data.entries()[row], data.entries("annotations")
-    top = max(entry["id"] for entry in entries) + 1
+    top = _free_id(entries)
     for number in range(120):
         x, y = 2 + number % 12 * 3, 2 + number // 12 * 3
         box = [x, y, 10 + number % 7, 10]
@@ -409,110 +373,98 @@ def _mask_outside(data: DataCopy, entry: dict[str, Any]) -> None:
     entry["segmentation"] = [[x, y, right, y, right, y + height, x, y + height]]
 
 
-def _bad_rle(_data: DataCopy, entry: dict[str, Any]) -> None:
-    entry["segmentation"] = {"size": [7, 9], "counts": [10, 5, 48]}
-
-
-def _out(box: list[float], size: tuple[int, int]) -> list[float]:
-    return [size[0] + 5, box[1], box[2], box[3]]
+def _large_area(_data: DataCopy, entry: dict[str, Any]) -> None:
+    entry["area"] = 10 * entry["bbox"][2] * entry["bbox"][3]
 
 
 def _over(box: list[float], size: tuple[int, int]) -> list[float]:
     return [size[0] - box[2] / 2 - 4, box[1], box[2] + 8, box[3]]
 
 
+_HALF = plant_leak(lambda image: image.resize((image.width // 2, image.height // 2)))
+_BRIGHTER = plant_leak(lambda image: ImageEnhance.Brightness(image).enhance(1.2))
+_ON_ITS_SIDE = image_planter(_turn, lambda entry: entry["width"] != entry["height"])
+
+
+def _box_planter(change: Callable[[list[float], tuple[int, int]], list[float]], **options: Any) -> Planter:
+    return annotation_planter(_set_box(change), **options)
+
+
+def _mask_planter(spoil: Spoil) -> Planter:
+    return annotation_planter(spoil, keep_mask=True)
+
+
+_TABLE: Sequence[tuple[str, str, Planter, *tuple[str, ...]]] = (
+    ("annotations_unreadable", "JSON cut off", plant_cut_json),
+    ("image_empty", "0 bytes", image_planter(lambda data, row: data.file(row).write_bytes(b""))),
+    ("image_truncated", "cut at 60 %", image_planter(_truncate)),
+    ("image_unreadable", "a web page", image_planter(_not_an_image)),
+    ("image_mislabelled", "PNG under another name", image_planter(_mislabel)),
+    ("missing_image", "file deleted", image_planter(lambda data, row: data.file(row).unlink())),
+    ("file_name_case", "upper case", image_planter(_rename(str.swapcase))),
+    ("absolute_file_name", "/data/...", image_planter(_rename(lambda name: "/data/set/" + name))),
+    ("escaping_file_name", "../...", image_planter(_rename(lambda name: "../../" + name))),
+    ("size_mismatch", "other size in the JSON", image_planter(_resize_listed)),
+    ("exif_rotated_size", "stored on its side", _ON_ITS_SIDE),
+    ("missing_size", "no width", image_planter(lambda data, row: data.entries()[row].pop("width"))),
+    ("duplicate_image_ids", "id of the first image", same_id_planter("image"), "unknown_image_id"),
+    ("duplicate_annotation_ids", "id of the first annotation", same_id_planter("annotation")),
+    ("duplicate_category_ids", "a second class under an id", plant_category_ids),
+    ("image_listed_twice", "entry repeated", repeat_planter("image", lambda _data, _entry: True)),
+    ("unknown_image_id", "image 987654321", annotation_planter(_set(image_id=987654321))),
+    ("unknown_category_id", "category 987654", annotation_planter(_set(category_id=987654))),
+    ("category_ids_with_gaps", "every third number", plant_numbers(lambda number: 3 * number + 1)),
+    ("category_ids_from_0", "from 0", plant_numbers(lambda number: number)),
+    ("category_ids_from_1", "from 1", plant_numbers(lambda number: number + 1)),
+    ("duplicate_class_names", "same name", plant_class_name(str)),
+    ("class_names_differ_by_case", "upper case", plant_class_name(str.upper)),
+    ("class_names_differ_by_case", "space at the end", plant_class_name("{} ".format), "class_name_spaces"),
+    ("class_ids_differ", "two names exchanged", plant_swapped_names),
+    ("class_lists_differ", "a class not listed", plant_shorter_list),
+    ("class_in_one_split", "a new class in one split", plant_only_one_split),
+    ("rare_class", "a class with few objects", plant_only_one_split),
+    ("box_empty", "width 0", _box_planter(lambda box, _: [*box[:2], 0, box[3]])),
+    ("box_negative", "negative size", _box_planter(lambda b, _: [b[0] + b[2], b[1] + b[3], -b[2], -b[3]])),
+    ("box_outside", "right of the image", _box_planter(lambda box, size: [size[0] + 5, *box[1:]])),
+    ("box_leaves_image", "over the right edge", _box_planter(_over)),
+    (
+        "box_larger_than_image",
+        "wider than the image",
+        _box_planter(lambda b, size: [2, b[1], size[0] * 1.5, b[3]]),
+    ),
+    ("box_missing", "null", annotation_planter(_set(bbox=None))),
+    ("box_not_finite", "text", annotation_planter(lambda _, entry: entry["bbox"].__setitem__(2, "wide"))),
+    ("box_xyxy", "all boxes as corners", all_boxes_planter(_set_box(_corners))),
+    ("box_xyxy", "some, masks at hand", _box_planter(_corners, accept=_with_mask, keep_mask=True)),
+    ("box_xyxy", "some, far out of the image", _box_planter(_corners, accept=_shows_corners)),
+    ("box_cxcywh", "some, masks at hand", _box_planter(_centre, accept=_with_mask, keep_mask=True)),
+    ("box_cxcywh", "all boxes by their centre", all_boxes_planter(_set_box(_centre))),
+    ("box_normalised", "all boxes normalised", all_boxes_planter(_set_box(_normalised))),
+    ("box_normalised", "some boxes normalised", _box_planter(_normalised)),
+    ("duplicate_boxes", "annotation repeated", repeat_planter("annotation", DataCopy.ordinary)),
+    (
+        "boxes_with_two_classes",
+        "box under another class",
+        repeat_planter("annotation", DataCopy.ordinary, _other_class),
+    ),
+    ("area_wrong", "area ten times the box", annotation_planter(_large_area)),
+    ("mask_box_mismatch", "mask elsewhere", _mask_planter(_shift_mask)),
+    ("mask_polygon_short", "two points", _mask_planter(_short_polygon)),
+    ("mask_outside_image", "mask over the edge", _mask_planter(_mask_outside)),
+    (
+        "mask_unreadable",
+        "RLE of another size",
+        _mask_planter(_set(segmentation={"size": [7, 9], "counts": [10, 5, 48]})),
+    ),
+    ("image_in_two_splits", "same bytes", plant_leak(None)),
+    ("near_duplicate_in_two_splits", "compressed again", plant_leak(lambda image: image)),
+    ("near_duplicate_in_two_splits", "half the size", _HALF),
+    ("near_duplicate_in_two_splits", "brighter", _BRIGHTER),
+    ("more_objects_than_queries", "120 objects", plant_many_objects),
+)
+
 PLANTERS: dict[str, Sequence[tuple[str, Planter, frozenset[str]]]] = {}
 """For each kind of finding: what is done, how, and other kinds that rightly come with it."""
 
-
-def _add(kind: str, words: str, planter: Planter, *others: str) -> None:
-    PLANTERS[kind] = (*PLANTERS.get(kind, ()), (words, planter, frozenset(others)))
-
-
-_add("annotations_unreadable", "JSON cut off", plant_cut_json)
-_add("image_empty", "0 bytes", image_planter(lambda data, row: void(data.file(row).write_bytes(b""))))
-_add("image_truncated", "cut at 60 %", image_planter(_truncate))
-_add("image_unreadable", "a web page", image_planter(_not_an_image))
-_add("image_mislabelled", "PNG under another name", image_planter(_mislabel))
-_add("missing_image", "file deleted", image_planter(lambda data, row: data.file(row).unlink()))
-_add("file_name_case", "upper case", image_planter(_other_case))
-_add("absolute_file_name", "/data/...", image_planter(_prefix("/data/set/")))
-_add("escaping_file_name", "../...", image_planter(_prefix("../../")))
-_add("size_mismatch", "other size in the JSON", image_planter(_resize_listed))
-_add(
-    "exif_rotated_size",
-    "stored on its side",
-    image_planter(_turn, lambda entry: entry["width"] != entry["height"]),
-)
-_add("missing_size", "no width", image_planter(lambda data, row: void(data.entries()[row].pop("width"))))
-_add("duplicate_image_ids", "id of the first image", plant_image_ids, "unknown_image_id")
-_add("duplicate_annotation_ids", "id of the first annotation", plant_annotation_ids)
-_add("duplicate_category_ids", "a second class under an id", plant_category_ids)
-_add("image_listed_twice", "entry repeated", plant_listed_twice)
-_add("unknown_image_id", "image 987654321", annotation_planter(_set("image_id", 987654321)))
-_add("unknown_category_id", "category 987654", annotation_planter(_set("category_id", 987654)))
-_add("category_ids_with_gaps", "every third number", plant_gap)
-_add("category_ids_from_0", "from 0", plant_from(0))
-_add("category_ids_from_1", "from 1", plant_from(1))
-_add("duplicate_class_names", "same name", plant_class_name(lambda name: name))
-_add("class_names_differ_by_case", "upper case", plant_class_name(lambda name: name.upper()))
-_add(
-    "class_names_differ_by_case",
-    "space at the end",
-    plant_class_name(lambda name: name + " "),
-    "class_name_spaces",
-)
-_add("class_ids_differ", "two names exchanged", plant_swapped_names)
-_add("class_lists_differ", "a class not listed", plant_shorter_list)
-_add("class_in_one_split", "a new class in one split", plant_only_one_split)
-_add("rare_class", "a class with few objects", plant_only_one_split)
-_add("box_empty", "width 0", annotation_planter(_set_box(lambda box, _: [*box[:2], 0, box[3]])))
-_add(
-    "box_negative",
-    "negative size",
-    annotation_planter(_set_box(lambda b, _: [b[0] + b[2], b[1] + b[3], -b[2], -b[3]])),
-)
-_add("box_outside", "right of the image", annotation_planter(_set_box(_out)))
-_add("box_leaves_image", "over the right edge", annotation_planter(_set_box(_over)))
-_add(
-    "box_larger_than_image",
-    "wider than the image",
-    annotation_planter(_set_box(lambda box, size: [2, box[1], size[0] * 1.5, box[3]])),
-)
-_add("box_missing", "null", annotation_planter(_set("bbox", None)))
-_add("box_not_finite", "text", annotation_planter(lambda _, entry: entry["bbox"].__setitem__(2, "wide")))
-_add("box_xyxy", "all boxes as corners", all_boxes_planter(_set_box(_corners)))
-_add("box_xyxy", "some, masks at hand", annotation_planter(_set_box(_corners), keep_mask=True, with_mask=True))
-_add("box_xyxy", "some, far out of the image", corners_planter())
-_add("box_cxcywh", "some, masks at hand", annotation_planter(_set_box(_centre), keep_mask=True, with_mask=True))
-_add("box_cxcywh", "all boxes by their centre", all_boxes_planter(_set_box(_centre)))
-_add("box_normalised", "all boxes normalised", all_boxes_planter(_set_box(_normalised)))
-_add("box_normalised", "some boxes normalised", annotation_planter(_set_box(_normalised)))
-_add("duplicate_boxes", "annotation repeated", plant_copies)
-_add("boxes_with_two_classes", "box under another class", plant_two_classes)
-_add(
-    "area_wrong",
-    "area ten times the box",
-    annotation_planter(lambda _, e: e.update(area=10 * e["bbox"][2] * e["bbox"][3])),
-)
-_add("mask_box_mismatch", "mask elsewhere", annotation_planter(_shift_mask, keep_mask=True))
-_add("mask_polygon_short", "two points", annotation_planter(_short_polygon, keep_mask=True))
-_add("mask_outside_image", "mask over the edge", annotation_planter(_mask_outside, keep_mask=True))
-_add("mask_unreadable", "RLE of another size", annotation_planter(_bad_rle, keep_mask=True))
-_add("image_in_two_splits", "same bytes", plant_leak(None))
-_add("near_duplicate_in_two_splits", "compressed again", plant_leak(lambda image: image))
-_add(
-    "near_duplicate_in_two_splits",
-    "half the size",
-    plant_leak(lambda image: image.resize((image.width // 2, image.height // 2))),
-)
-_add(
-    "near_duplicate_in_two_splits",
-    "brighter",
-    plant_leak(lambda image: ImageEnhance.Brightness(image).enhance(1.2)),
-)
-_add("more_objects_than_queries", "120 objects", plant_many_objects)
-
-
-def void(_value: object) -> None:
-    """Nothing: makes an expression a statement."""
+for _kind, _words, _planter, *_others in _TABLE:
+    PLANTERS[_kind] = (*PLANTERS.get(_kind, ()), (_words, _planter, frozenset(_others)))
