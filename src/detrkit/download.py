@@ -91,13 +91,16 @@ def size_text(count: int) -> str:
     return f"{count / 1e3:,.0f} kB"
 
 
-def download_weights(url: str, sha256: str | None = None, *, progress: bool = True) -> Path:
+def download_weights(
+    url: str, sha256: str | None = None, *, folder: Path | None = None, progress: bool = True
+) -> Path:
     """Return the path of a weights file in the cache, downloaded if it is not there yet.
 
     Args:
         url: http, https or file address
         sha256: SHA-256 or leading hexadecimal digits of it; None takes the digits that the file name ends with,
             as torch.hub's files do (``detr-r50-e632da11.pth``)
+        folder: folder for the file; ``weights`` in the cache if None
         progress: show progress on standard error
 
     Raises:
@@ -110,7 +113,7 @@ def download_weights(url: str, sha256: str | None = None, *, progress: bool = Tr
         raise WeightsError(f"{url} does not end in a file name; expected the address of a weights file")
     match = _HASH_IN_NAME.search(name)
     sha256 = sha256 or (match[1] if match else "")
-    path = cache_dir() / "weights" / name
+    path = (folder or cache_dir() / "weights") / name
     if path.exists():
         return path
     make_folder(path.parent)

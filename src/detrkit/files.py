@@ -9,14 +9,26 @@ import itertools
 import os
 import re
 import uuid
-from collections.abc import Container, Iterator
+from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
 from detrkit.errors import UsageError
 
-_IMAGE_KINDS = "jpg jpeg jpe jfif png bmp dib gif tif tiff webp ppm pgm pbm mpo jp2 avif"
-IMAGE_SUFFIXES = tuple(f".{kind}" for kind in _IMAGE_KINDS.split())
+SUFFIXES_BY_FORMAT: Mapping[str, tuple[str, ...]] = {
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
+    "PNG": (".png", ".apng"),
+    "GIF": (".gif",),
+    "BMP": (".bmp", ".dib"),
+    "WEBP": (".webp",),
+    "TIFF": (".tif", ".tiff"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf"),
+    "AVIF": (".avif",),
+}
+"""Ends of the names of image files by Pillow's name of their format, the usual one first."""
+
+IMAGE_SUFFIXES = tuple(suffix for suffixes in SUFFIXES_BY_FORMAT.values() for suffix in suffixes)
 """Ends of the names of image files, in small letters."""
 
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")

@@ -21,7 +21,7 @@ import numpy as np
 
 from detrkit.curation.check.boxes import ROUNDING, first_alike
 from detrkit.curation.check.classes import spelling_key
-from detrkit.curation.check.images import IMAGE_SUFFIXES, is_mislabelled
+from detrkit.curation.check.images import is_mislabelled
 from detrkit.curation.check.result import CheckResult
 from detrkit.curation.check.run import Checked, check_data
 from detrkit.curation.check.source import SplitData, repeated_rows
@@ -34,6 +34,7 @@ from detrkit.data.formats.output import RESERVED_SPLITS, inside_name, new_folder
 from detrkit.data.repair import build_index
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import DataError, counted, listed
+from detrkit.files import SUFFIXES_BY_FORMAT
 from detrkit.visual.text import printable
 
 Progress = Callable[[str, int, int], None]
@@ -389,7 +390,7 @@ def _new_names(split: SplitData, rows: np.ndarray) -> dict[str, str]:
         name, facts = str(split.resolved[row]), split.facts[row]
         stem, suffix = posixpath.splitext(inside_name(name))
         if facts is not None and is_mislabelled(name, facts):
-            suffix = IMAGE_SUFFIXES.get(facts.format, (suffix,))[0]
+            suffix = SUFFIXES_BY_FORMAT.get(facts.format, (suffix,))[0]
         new, number = stem + suffix, 1
         while new in taken:
             number += 1

@@ -6,7 +6,6 @@ Their forward does everything at once. For the three stages, its image transform
 from __future__ import annotations
 
 import pickle
-import urllib.error
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from detrkit.config import Precision
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.labels import class_map_of_labels, labelled_detections, to_device
 from detrkit.detectors.stages import autocast, resolve_device
+from detrkit.download import download_weights
 from detrkit.errors import UsageError, WeightsError
 from detrkit.families.build import CLASSES_SUFFIX, read_classes
 from detrkit.types import ImageDetections
@@ -153,13 +153,16 @@ class TorchvisionStages:
 def _published(name: str) -> nn.Module:
     weights = _default_weights(name)
     try:
-        network: nn.Module = torchvision.models.get_model(name, weights=weights)
-    except urllib.error.URLError as error:
+        # torchvision takes what lies there already; its own download has no time limit and is not resumed
+        download_weights(weights.url, folder=Path(torch.hub.get_dir()) / "checkpoints")
+    except WeightsError as error:
         raise WeightsError(
-            f"cannot fetch {weights.url}: {getattr(error, 'reason', error)}. Without a network, fetch the file "
-            f"elsewhere and give torchvision:{name}@FILE, or torchvision:{name}@random for random weights"
+            f"{error}. Without a network, fetch the file elsewhere and give torchvision:{name}@FILE, or "
+            f"torchvision:{name}@random for random weights"
         ) from error
-    except (OSError, RuntimeError) as error:  # a full disk; torch.hub's word for a wrong hash
+    try:
+        network: nn.Module = torchvision.models.get_model(name, weights=weights)
+    except (OSError, RuntimeError) as error:
         raise WeightsError(f"cannot load {weights.url}: {error}") from error
     return network
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import urllib.error
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +14,11 @@ import torchvision
 from PIL import Image
 from torchvision.models.detection import SSDLite320_MobileNet_V3_Large_Weights
 
+from detrkit import download
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.find import find_target
 from detrkit.detectors.on_split import collect, detect_on_split
-from detrkit.errors import UsageError, WeightsError
+from detrkit.errors import DownloadError, UsageError, WeightsError
 from detrkit.evaluation.coco import METRIC_NAMES
 from tests.unit.detectors.splits import split_of, write_split
 from tests.unit.detectors.tiny import (
@@ -217,10 +217,18 @@ def test_an_unknown_name_and_an_absent_file_are_asked_wrongly(tmp_path: Path):
         find_target(f"torchvision:{SSD}@{tmp_path / 'none.pth'}")
 
 
-def test_without_a_network_it_is_said_how_to_go_on(monkeypatch: pytest.MonkeyPatch):
+def test_published_weights_are_taken_from_the_cache_of_torch_or_it_is_said_how_to_go_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     def offline(*_: Any, **__: Any) -> None:
-        raise urllib.error.URLError("no route")
+        raise DownloadError("no route")
 
-    monkeypatch.setattr(torchvision.models, "get_model", offline)
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    monkeypatch.setattr(download, "download", offline)
     with pytest.raises(WeightsError, match=r"no route.*@FILE.*@random"):
         find_target(f"torchvision:{SSD}")
+    state = torchvision_state(SSD)
+    name = Path(torchvision.models.get_model_weights(SSD).DEFAULT.url).name  # type: ignore[attr-defined]
+    torch.save(state, tmp_path / "hub" / "checkpoints" / name)
+    network = find_target(f"torchvision:{SSD}").stages.network
+    assert all(torch.equal(tensor, state[key]) for key, tensor in network.state_dict().items())

@@ -11,7 +11,7 @@ import posixpath
 import re
 import warnings
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -22,20 +22,10 @@ from detrkit.curation.check.source import ImageFacts, SplitData
 from detrkit.data.faults import Findings, Location
 from detrkit.data.index import check_inside, list_folder
 from detrkit.errors import AnnotationError
+from detrkit.files import SUFFIXES_BY_FORMAT
 
 Progress = Callable[[str, int, int], None]
 
-IMAGE_SUFFIXES: Mapping[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
-    "PNG": (".png", ".apng"),
-    "GIF": (".gif",),
-    "BMP": (".bmp", ".dib"),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf"),
-    "AVIF": (".avif",),
-}
 _SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 _STRANGERS = (
@@ -122,7 +112,7 @@ def inspect_image(path: Path, decode: bool = True) -> ImageFacts:
 def format_of_suffix(name: str) -> str:
     """Return the format that a file extension stands for; empty if it is none of an image."""
     suffix = posixpath.splitext(name)[1].lower()
-    return next((name for name, suffixes in IMAGE_SUFFIXES.items() if suffix in suffixes), "")
+    return next((name for name, suffixes in SUFFIXES_BY_FORMAT.items() if suffix in suffixes), "")
 
 
 def is_mislabelled(name: str, facts: ImageFacts) -> bool:
