@@ -135,6 +135,17 @@ class Chart:
         return _wide(*across), _wide(low, high + 0.05 * (high - low))
 
 
+def make_lines(series: Mapping[str, Series]) -> list[Line]:
+    """Return a line of its own colour for each series."""
+    return [Line(name, number, values) for number, (name, values) in enumerate(series.items())]
+
+
+def make_bars(edges: np.ndarray, values: np.ndarray, tip: str) -> list[Bar]:
+    """Return a bar for each bin; ``tip`` is filled with its edges and its value."""
+    bins = zip(edges[:-1].tolist(), edges[1:].tolist(), values.tolist(), strict=True)
+    return [Bar(low, high, value, tip.format(low, high, value)) for low, high, value in bins]
+
+
 def histogram(
     title: str,
     series: Mapping[str, np.ndarray],
@@ -160,17 +171,10 @@ def histogram(
         if len(values)
     }
     if len(series) == 1:
-        bars = [
-            Bar(low, high, count, f"{low:.4g} to {high:.4g}\n{count:,}")
-            for found in counts.values()
-            for low, high, count in zip(edges[:-1].tolist(), edges[1:].tolist(), found.tolist(), strict=True)
-        ]
+        bars = [bar for found in counts.values() for bar in make_bars(edges, found, "{:.4g} to {:.4g}\n{:,}")]
         return Chart(title, x_label, bars=bars, log_x=log_x, marks=marks or {})
     middles = np.sqrt(edges[:-1] * edges[1:]) if log_x else (edges[:-1] + edges[1:]) / 2
-    lines = [
-        Line(name, number, Series(middles, 100 * found / found.sum()))
-        for number, (name, found) in enumerate(counts.items())
-    ]
+    lines = make_lines({name: Series(middles, 100 * found / found.sum()) for name, found in counts.items()})
     return Chart(f"{title}, %", x_label, lines=lines, log_x=log_x, marks=marks or {}, legend=True)
 
 

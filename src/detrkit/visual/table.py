@@ -67,6 +67,11 @@ class Column:
         return f"{factor * value:,.{self.digits}f}{' %' if self.kind == 'percent' else ''}"
 
 
+def columns(kind: Kind, *names: str, digits: int = 1, bar: bool = False) -> list[Column]:
+    """Return several columns of one kind."""
+    return [Column(name, kind, digits, bar) for name in names]
+
+
 @dataclasses.dataclass(frozen=True)
 class Table(Block):
     """Rows under named columns; a block of a page, where a reader can sort by any column.

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detrkit.errors import counted
 from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator, CocoMetrics
 from detrkit.evaluation.failures import failure_sections, write_failures
 from detrkit.evaluation.matching import IOU_THRESHOLDS
+from detrkit.evaluation.report import tables
 from detrkit.evaluation.report.metrics_file import write_metrics_json
 from detrkit.evaluation.report.summary import write_summary
-from detrkit.evaluation.report.tables import (
-    class_table,
-    confusions_table,
-    errors_table,
-    latency_table,
-    metrics_table,
-    origin_table,
-    size_table,
-)
 from detrkit.evaluation.report.terms import percent, range_of
 from detrkit.evaluation.report.verdict import operating_point, verdict, warnings
-from detrkit.visual.chart import Bar, Chart, Line, Series
+from detrkit.visual.chart import Chart, Line, Series, make_bars, make_lines
 from detrkit.visual.interactive_charts import Cell, CellGrid, Charts
 from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
 from detrkit.visual.text import shortened
@@ -35,7 +27,6 @@ if TYPE_CHECKING:
     from detrkit.evaluation.confusion import Confusion
     from detrkit.evaluation.overlaps import Overlaps
     from detrkit.evaluation.score_curves import ScoreCurves
-    from detrkit.latency import Latency
 
 MOST_CLASSES_CONFUSED = 30
 """Rows of a matrix that can still be read."""
@@ -77,12 +68,9 @@ def write_report(path: str | Path, evaluation: Evaluation) -> Path:
 def report_sections(evaluation: Evaluation) -> list[Section]:
     """Return all sections of the report, in order; what was not asked for has none."""
     metrics = evaluation.metrics
-    numbers = [metrics_table(metrics, evaluation.intervals), size_table(evaluation)]
-    sections = [
-        Section("In short", _summary(evaluation)),
-        Section("Numbers", numbers),
-        Section("Classes", [class_table(evaluation)]),
-    ]
+    numbers = [tables.metrics_table(metrics, evaluation.intervals), tables.size_table(evaluation)]
+    sections = [Section("In short", _summary(evaluation)), Section("Numbers", numbers)]
+    sections.append(Section("Classes", [tables.class_table(evaluation)]))
     if evaluation.errors is not None:
         sections.append(Section("Errors", _errors(evaluation)))
     if evaluation.failures is not None:
@@ -95,12 +83,19 @@ def report_sections(evaluation: Evaluation) -> list[Section]:
             Section("Calibration", _calibration(evaluation.calibration)),
         ]
     if evaluation.latency is not None:
-        sections.append(Section("Latency", _latency(evaluation.latency)))
+        latency = evaluation.latency
+        found = (
+            f"Milliseconds for {latency.batch_size} at once, on {latency.device} with {latency.threads} threads: "
+            f"{latency.images} images from the data set, {latency.runs} runs after {latency.warm_up} to warm up. "
+            f"{latency.images_per_s:.1f} images a second. Percentiles of the stages do not add up to those of the "
+            "total."
+        )
+        sections.append(Section("Latency", [Text(found), tables.latency_table(latency)]))
     text = (
         "All numbers come from one evaluator, equal to pycocotools to the last digit, with no score threshold; a "
         "detection in a crowd region is neither right nor wrong."
     )
-    return [*sections, Section("How it was measured", [Text(text), origin_table(evaluation)])]
+    return [*sections, Section("How it was measured", [Text(text), tables.origin_table(evaluation)])]
 
 
 def _summary(evaluation: Evaluation) -> list[Block]:
@@ -137,7 +132,7 @@ def _errors(evaluation: Evaluation) -> list[Block]:
         "What AP50 would gain, in points, if all errors of one kind were mended and nothing else (TIDE, "
         "arXiv:2008.08115). Costs do not add up, since one error can hide another."
     )
-    return [Text(text), errors_table(evaluation.errors, evaluation.score)]
+    return [Text(text), tables.errors_table(evaluation.errors, evaluation.score)]
 
 
 def _curves(metrics: CocoMetrics, curves: ScoreCurves | None) -> list[Block]:
@@ -149,15 +144,10 @@ def _curves(metrics: CocoMetrics, curves: ScoreCurves | None) -> list[Block]:
     if curves is not None:
         together = [(name, getattr(curves, name.lower())[0]) for name in ("Precision", "Recall", "F1")]
         single = [(metrics.per_class[class_id].name, curves.f1[class_id + 1]) for class_id in chosen]
-        for title, known in (
-            ("Precision, recall and F1 over the score threshold", together),
-            (f"F1 over the score threshold, {_kept(metrics)}", single),
-        ):
-            lines = [
-                Line(name, number, Series(curves.thresholds[y > UNDEFINED], y[y > UNDEFINED]))
-                for number, (name, y) in enumerate(known)
-            ]
-            charts.append(Chart(title, "score threshold", lines=lines, legend=True))
+        for what, known in (("Precision, recall and F1", together), ("F1", single)):
+            title = f"{what} over the score threshold{f', {_kept(metrics)}' if known is single else ''}"
+            lines = {name: Series(curves.thresholds[y > UNDEFINED], y[y > UNDEFINED]) for name, y in known}
+            charts.append(Chart(title, "score threshold", lines=make_lines(lines), legend=True))
     note = "Move over a chart, or focus it and press arrow keys, to read values; press a name to hide its line."
     return [Text(note), Charts(charts)]
 
@@ -174,22 +164,16 @@ def precision_recall_charts(metrics: CocoMetrics) -> list[Chart]:
     rows = [int(np.abs(IOU_THRESHOLDS - iou).argmin()) for iou in _DRAWN_IOUS]
     by_iou = {f"IoU {IOU_THRESHOLDS[row]:.2f}": mean[row] for row in rows}
     by_iou[f"IoU 0.50 to 0.95, AP {percent(metrics['AP'])}"] = mean.mean(axis=0)
-    by_class = [
-        Line(f"{shortened(entry.name)} {percent(entry.AP50)}", number, Series(recall, precision[0, :, class_id]))
-        for number, class_id in enumerate(_commonest(metrics))
-        for entry in [metrics.per_class[class_id]]
-    ]
-    lines = [Line(name, number, Series(recall, y)) for number, (name, y) in enumerate(by_iou.items())]
-    title = f"Precision over recall, {_kept(metrics)}, IoU 0.50"
+    by_class = []
+    for number, class_id in enumerate(_commonest(metrics)):
+        entry = metrics.per_class[class_id]
+        name = f"{shortened(entry.name)} {percent(entry.AP50)}"
+        by_class.append(Line(name, number, Series(recall, precision[0, :, class_id])))
+    by_iou_lines = make_lines({name: Series(recall, y) for name, y in by_iou.items()})
+    drawn = {"mean of all classes": by_iou_lines, f"{_kept(metrics)}, IoU 0.50": by_class}
     return [
-        Chart(
-            "Precision over recall, mean of all classes",
-            "recall",
-            lines=lines,
-            y_range=_SHARES,
-            legend=True,
-        ),
-        Chart(title, "recall", lines=by_class, y_range=_SHARES, legend=True),
+        Chart(f"Precision over recall, {of}", "recall", lines=lines, y_range=_SHARES, legend=True)
+        for of, lines in drawn.items()
     ]
 
 
@@ -221,13 +205,15 @@ def _confusion(evaluation: Evaluation) -> list[Block]:
     labels = [*(names[class_id] for class_id in chosen), "background"]
     places = [*chosen, len(names)]
     totals = confusion.matrix.sum(axis=1)
-    cells = [
-        [
-            _cell(int(confusion.matrix[row, column]), int(totals[row]), labels[i], labels[j], right=i == j)
-            for j, column in enumerate(places)
-        ]
-        for i, row in enumerate(places)
-    ]
+    cells: list[list[Cell]] = []
+    for i, row in enumerate(places):
+        cells.append([])
+        for j, column in enumerate(places):
+            count = int(confusion.matrix[row, column])
+            share = count / max(int(totals[row]), 1)
+            taken = f"{shortened(labels[i], 40)} detected as {shortened(labels[j], 40)}"
+            tip = f"{taken}\n{count:,} times, {100 * share:.1f} % of the row"
+            cells[i].append(Cell(share, f"{count:,}" if count else "", tip, "hit" if i == j else "other"))
     text = (
         f"Detections with a score of {confusion.score:.2f} or more; each takes the free object that it overlaps "
         f"most, by {confusion.iou:g} or more, whatever its class. Colour: share of the row. Last row: detections "
@@ -237,7 +223,7 @@ def _confusion(evaluation: Evaluation) -> list[Block]:
     if len(chosen) < len(names):
         blocks.append(Text(f"The {len(chosen)} most confused of {len(names)} classes are shown."))
     blocks.append(CellGrid("Confusion matrix.", labels, labels, cells, "annotated class", "detected class"))
-    table = confusions_table(evaluation)
+    table = tables.confusions_table(evaluation)
     return [*blocks, table] if table.rows else blocks
 
 
@@ -251,34 +237,14 @@ def _most_confused_classes(confusion: Confusion) -> list[int]:
     return sorted(order[:MOST_CLASSES_CONFUSED].tolist())
 
 
-def _cell(count: int, total: int, truth: str, detected: str, *, right: bool) -> Cell:
-    share = count / total if total else 0.0
-    names = f"{shortened(truth, 40)} detected as {shortened(detected, 40)}"
-    tip = f"{names}\n{count:,} times, {100 * share:.1f} % of the row"
-    return Cell(share, f"{count:,}" if count else "", tip, "hit" if right else "other")
-
-
 def _overlaps(found: Overlaps | None) -> list[Block]:
     """Return how well boxes fit."""
     if found is None or found.mean == UNDEFINED:
         return [Text("No detection found an object, so no boxes can be compared.")]
-    total = max(int(found.histogram.sum()), 1)
-    bars = [
-        Bar(
-            low,
-            high,
-            count,
-            f"IoU {low:.3f} to {high:.3f}\n{counted(count, 'box', 'boxes')}, {100 * count / total:.1f} %",
-        )
-        for low, high, count in zip(
-            found.edges[:-1].tolist(), found.edges[1:].tolist(), found.histogram.tolist(), strict=True
-        )
-    ]
+    bars = make_bars(found.edges, found.histogram, "IoU {:.3f} to {:.3f}\n{:,} boxes")
     text = f"Boxes that found their object overlap it by {found.mean:.3f} on average."
-    return [
-        Text(text),
-        Charts([Chart("IoU of detections with the objects they found", "IoU", "boxes", bars=bars)]),
-    ]
+    chart = Chart("IoU of detections with the objects they found", "IoU", "boxes", bars=bars)
+    return [Text(text), Charts([chart])]
 
 
 def _calibration(found: Calibration | None) -> list[Block]:
@@ -286,17 +252,12 @@ def _calibration(found: Calibration | None) -> list[Block]:
     if found is None or found.ece == UNDEFINED:
         return [Text("There are no scores from 0 to 1 to compare with what came of them.")]
     bars = []
-    for low, high, count, score, accuracy in zip(
-        found.edges[:-1].tolist(),
-        found.edges[1:].tolist(),
-        found.counts.tolist(),
-        found.confidence.tolist(),
-        found.accuracy.tolist(),
-        strict=True,
+    heights = np.where(found.counts > 0, found.accuracy, 0.0)
+    for bar, count, score in zip(
+        make_bars(found.edges, heights, "score {:.2f} to {:.2f}"), found.counts, found.confidence, strict=True
     ):
-        tip = f"score {low:.2f} to {high:.2f}"
-        right = f", mean {score:.3f}\nright: {100 * accuracy:.1f} % of {count:,}" if count else "\nno detections"
-        bars.append(Bar(low, high, accuracy if count else 0.0, tip + right))
+        right = f", mean {score:.3f}\nright: {100 * bar.value:.1f} % of {count:,}" if count else "\nno detections"
+        bars.append(dataclasses.replace(bar, tip=bar.tip + right))
     text = (
         "Each bar is the share of detections of about that score that are right (IoU 0.50, duplicates are wrong). "
         "Bars under the broken line: scores promise too much; above: too little. Expected calibration error "
@@ -305,14 +266,3 @@ def _calibration(found: Calibration | None) -> list[Block]:
     )
     chart = Chart("Right detections by score", "score", "share", bars=bars, diagonal=True, y_range=(0.0, 1.0))
     return [Text(text), Charts([chart])]
-
-
-def _latency(latency: Latency) -> list[Block]:
-    """Return how long a detection takes, by stage."""
-    text = (
-        f"Milliseconds for {latency.batch_size} at once, on {latency.device} with {latency.threads} threads: "
-        f"{latency.images} images from the data set, {latency.runs} runs after {latency.warm_up} to warm up. "
-        f"{latency.images_per_s:.1f} images a second. Percentiles of the stages do not add up to those of the "
-        "total."
-    )
-    return [Text(text), latency_table(latency)]

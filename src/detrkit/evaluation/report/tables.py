@@ -10,7 +10,7 @@ import numpy as np
 from detrkit.errors import counted, listed
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, CocoMetrics, known
 from detrkit.evaluation.report.terms import ERROR_NAMES, MEANINGS, MORE_ERROR_NAMES, label_of
-from detrkit.visual.table import Column, Table, Value
+from detrkit.visual.table import Column, Table, Value, columns
 from detrkit.visual.text import shortened
 
 if TYPE_CHECKING:
@@ -33,54 +33,38 @@ def metrics_table(metrics: CocoMetrics, intervals: Intervals | None = None) -> T
         intervals: how sure they are, where that was computed.
     """
     ranges = {} if intervals is None else intervals.values
-    rows = [
-        [
-            label_of(name, metrics),
-            known(metrics[name]),
-            *([] if intervals is None else _ends(ranges.get(name))),
-            MEANINGS[name].format(max_detections=metrics.max_detections),
-        ]
-        for name in METRIC_NAMES
-    ]
-    columns = [Column("metric"), Column("%", "points"), *_interval_columns(intervals), Column("measured over")]
+    rows = []
+    for name in METRIC_NAMES:
+        ends = [] if intervals is None else _ends(ranges.get(name))
+        meaning = MEANINGS[name].format(max_detections=metrics.max_detections)
+        rows.append([label_of(name, metrics), known(metrics[name]), *ends, meaning])
+    heads = [Column("metric"), Column("%", "points"), *_interval_columns(intervals), Column("measured over")]
     counts = ((metrics.images, "image"), (metrics.objects, "object"), (metrics.detections, "detection"))
     notes = _interval_notes(intervals)
     if metrics.unmatched_classes:
         names = listed([shortened(name) for name in metrics.unmatched_classes])
         count = counted(len(metrics.unmatched_classes), "class", "classes")
         notes.append(f"{count} of the model not in the data set, not measured: {names}")
-    return Table(columns, rows, ", ".join(counted(*entry) for entry in counts), notes)
+    return Table(heads, rows, ", ".join(counted(*entry) for entry in counts), notes)
 
 
 def size_table(evaluation: Evaluation) -> Table:
     """Return AP, AR and IoU by size of the objects."""
     counts = evaluation.objects_by_size()
     overlaps = {} if evaluation.overlaps is None else evaluation.overlaps.by_size
-    rows = [
-        [
-            f"{size} ({limits})",
-            counts[size],
-            known(evaluation[f"AP{size[0]}"]),
-            known(evaluation[f"AR{size[0]}"]),
-            known(overlaps.get(size, UNDEFINED)),
-        ]
-        for size, limits in (("small", "under 32²"), ("medium", "32² to 96²"), ("large", "over 96²"))
-    ]
-    columns = [
-        Column("objects, pixels"),
-        Column("count", "count", bar=True),
-        Column("AP", "points"),
-        Column("AR", "points"),
-        Column("mean IoU", "number", 3),
-    ]
-    return Table(columns, rows, "By size of the objects, in percent")
+    rows: list[list[Value]] = []
+    for size, limits in (("small", "under 32²"), ("medium", "32² to 96²"), ("large", "over 96²")):
+        values = (evaluation[f"AP{size[0]}"], evaluation[f"AR{size[0]}"], overlaps.get(size, UNDEFINED))
+        rows.append([f"{size} ({limits})", counts[size], *map(known, values)])
+    heads = [Column("objects, pixels"), Column("count", "count", bar=True), *columns("points", "AP", "AR")]
+    return Table([*heads, Column("mean IoU", "number", 3)], rows, "By size of the objects, in percent")
 
 
 def class_table(evaluation: Evaluation) -> Table:
     """Return one row per class, best AP first, classes without objects last."""
     per_class, intervals, curves = evaluation.per_class, evaluation.intervals, evaluation.curves
     # the table column by column, each by class id
-    columns: list[tuple[Column, Sequence[Value]]] = [
+    filled: list[tuple[Column, Sequence[Value]]] = [
         (Column("class", "name"), [entry.name for entry in per_class]),
         (Column("id", "number"), [str(entry.category_id) for entry in per_class]),
         (Column("objects", "count", bar=True), [entry.objects for entry in per_class]),
@@ -88,18 +72,20 @@ def class_table(evaluation: Evaluation) -> Table:
     ]
     if intervals is not None:
         ends = [_ends(None if entry is None else entry.get("AP")) for entry in intervals.per_class]
-        columns += zip(_interval_columns(intervals), zip(*ends, strict=True), strict=False)
-    columns.append((Column("AP50", "points"), [known(entry.AP50) for entry in per_class]))
-    if curves is not None:
-        columns.append((Column("best F1", "number", 3), _defined(curves.best_f1[1:])))
-        columns.append((Column("at score", "number", 2), _defined(curves.best_score[1:])))
-    if evaluation.overlaps is not None:
-        columns.append((Column("mean IoU", "number", 3), _defined(evaluation.overlaps.per_class)))
-    if evaluation.calibration is not None:
-        columns.append((Column("ECE", "number", 3), _defined(evaluation.calibration.per_class_ece)))
+        filled += zip(_interval_columns(intervals), zip(*ends, strict=True), strict=False)
+    filled.append((Column("AP50", "points"), [known(entry.AP50) for entry in per_class]))
+    measured = {
+        ("best F1", 3): None if curves is None else curves.best_f1[1:],
+        ("at score", 2): None if curves is None else curves.best_score[1:],
+        ("mean IoU", 3): None if evaluation.overlaps is None else evaluation.overlaps.per_class,
+        ("ECE", 3): None if evaluation.calibration is None else evaluation.calibration.per_class_ece,
+    }
+    for (name, digits), values in measured.items():
+        if values is not None:
+            filled.append((Column(name, "number", digits), [known(value) for value in values.tolist()]))
     order = sorted(range(len(per_class)), key=lambda class_id: (-per_class[class_id].AP, class_id))
-    rows = [[values[class_id] for _, values in columns] for class_id in order]
-    return Table([column for column, _ in columns], rows, "Classes, AP in percent", _interval_notes(intervals))
+    rows = [[found[class_id] for _, found in filled] for class_id in order]
+    return Table([column for column, _ in filled], rows, "Classes, AP in percent", _interval_notes(intervals))
 
 
 def errors_table(errors: ErrorTypes, score: float) -> Table:
@@ -111,24 +97,13 @@ def errors_table(errors: ErrorTypes, score: float) -> Table:
     """
     above = errors.counts_above(score)
     dearest = sorted(ERROR_NAMES, key=lambda name: -errors.cost.get(name, 0.0))
-    rows = [
-        [
-            name.replace("_", " "),
-            known(errors.cost.get(name, 0.0)),
-            errors.counts.get(name, 0),
-            above.get(name, 0),
-            {**ERROR_NAMES, **MORE_ERROR_NAMES}[name],
-        ]
-        for name in (*dearest, *MORE_ERROR_NAMES)
-    ]
-    columns = [
-        Column("kind of error"),
-        Column("costs AP50", "points", bar=True),
-        Column("count", "count"),
-        Column(f"at score {score:.2f}", "count"),
-        Column("what it is"),
-    ]
-    return Table(columns, rows, "Errors at IoU 0.50, dearest first")
+    rows: list[list[Value]] = []
+    for name in (*dearest, *MORE_ERROR_NAMES):
+        cost, meaning = known(errors.cost.get(name, 0.0)), {**ERROR_NAMES, **MORE_ERROR_NAMES}[name]
+        rows.append([name.replace("_", " "), cost, errors.counts.get(name, 0), above.get(name, 0), meaning])
+    counts = columns("count", "count", f"at score {score:.2f}")
+    heads = [Column("kind of error"), Column("costs AP50", "points", bar=True), *counts, Column("what it is")]
+    return Table(heads, rows, "Errors at IoU 0.50, dearest first")
 
 
 def most_confused(evaluation: Evaluation, most: int) -> list[tuple[str, str, int]]:
@@ -149,27 +124,19 @@ def most_confused(evaluation: Evaluation, most: int) -> list[tuple[str, str, int
 
 def confusions_table(evaluation: Evaluation) -> Table:
     """Return the classes that are most often taken for another one."""
-    columns = [Column("annotated", "name"), Column("detected as", "name"), Column("times", "count", bar=True)]
+    heads = [*columns("name", "annotated", "detected as"), Column("times", "count", bar=True)]
     rows = most_confused(evaluation, _MOST_CONFUSIONS)
-    return Table(columns, rows, "Most frequent confusions of two classes")
+    return Table(heads, rows, "Most frequent confusions of two classes")
 
 
 def latency_table(latency: Latency) -> Table:
     """Return how long a detection takes, by stage, in milliseconds."""
-    stages = {
-        "preprocess": latency.preprocess,
-        "model": latency.model,
-        "postprocess": latency.postprocess,
-        "total": latency.total,
-        "reading the file (apart)": latency.decode,
-    }
+    stages = {name: getattr(latency, name) for name in ("preprocess", "model", "postprocess", "total")}
+    stages["reading the file (apart)"] = latency.decode
     heads = {"median": "p50", "90 %": "p90", "95 %": "p95", "99 %": "p99", "least": "min", "mean": "mean"}
-    rows = [
-        [name, *(getattr(times, field) for field in heads.values())]
-        for name, times in stages.items()
-        if times is not None
-    ]
-    return Table([Column("stage"), *(Column(head, "number", 2) for head in heads)], rows, "Time by stage, ms")
+    known_stages = [(name, times) for name, times in stages.items() if times is not None]
+    rows = [[name, *(getattr(times, field) for field in heads.values())] for name, times in known_stages]
+    return Table([Column("stage"), *columns("number", *heads, digits=2)], rows, "Time by stage, ms")
 
 
 def origin_table(evaluation: Evaluation) -> Table:
@@ -194,7 +161,7 @@ def origin_table(evaluation: Evaluation) -> Table:
 
 
 def _interval_columns(intervals: Intervals | None) -> list[Column]:
-    return [] if intervals is None else [Column("from", "points"), Column("to", "points")]
+    return [] if intervals is None else columns("points", "from", "to")
 
 
 def _interval_notes(intervals: Intervals | None) -> list[str]:
@@ -206,7 +173,3 @@ def _interval_notes(intervals: Intervals | None) -> list[str]:
 
 def _ends(interval: Interval | None) -> list[Value]:
     return [None, None] if interval is None else [known(interval.low), known(interval.high)]
-
-
-def _defined(values: np.ndarray) -> list[Value]:
-    return [known(value) for value in values.tolist()]
