@@ -90,28 +90,6 @@ def test_of_two_kinds_tide_takes_the_first_of_its_order(objects, found, kind, pa
     assert (errors.kinds[-1], errors.partner[-1]) == (kind, partner)
 
 
-def test_of_several_misplaced_only_the_best_would_find_the_object():
-    errors = errors_of([("a", 0), ("b", 1000)], [("a", 0.9, 50), ("a", 0.8, -50), ("b", 0.7, 1000)])
-    assert errors.counts["localization"] == 2
-    assert errors.cost["localization"] == pytest.approx(0.5)  # one becomes right, the other goes
-    assert not errors.missed.any()
-
-
-def test_a_crowd_region_is_neither_an_error_nor_an_explanation():
-    errors = errors_of(
-        [("a", 0)], [("a", 0.9, 1010), ("b", 0.8, 1000), ("a", 0.7, 1070), ("a", 0.6, 0)], crowds=[("a", 1000)]
-    )
-    assert errors.kinds.tolist() == [
-        ErrorKind.IGNORED,
-        ErrorKind.BACKGROUND,
-        ErrorKind.BACKGROUND,
-        ErrorKind.CORRECT,
-    ]
-    assert errors.partner.tolist() == [1, -1, -1, 0]
-    assert errors.counts == only(background=2, false_positives=2)
-    assert not errors.measured[1]
-
-
 @pytest.mark.parametrize("seed", TIDECV)
 def test_counts_and_costs_are_those_of_the_authors_code(seed):
     errors = classify_errors(evaluate(*case_for_tide(seed)).matches())

@@ -5,9 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.matching import IOU_THRESHOLDS, LEAST_IOU, Matches, box_iou
-from detrkit.types import ImageDetections
 
 from .test_coco import evaluate, pycocotools_eval, random_case, written
 
@@ -54,16 +52,6 @@ def test_matches_equal_pycocotools(seed, options, tmp_path):
     assert ignored.any()
     np.testing.assert_array_equal(matches.matched, matched)
     np.testing.assert_array_equal(matches.ignored, ignored)
-    np.testing.assert_array_equal(matches.found_by, found_by)
-
-
-def test_many_detections_of_an_image_are_cut_like_pycocotools(tmp_path):
-    content, detections = random_case(4, images=3, classes=2, per_image=1000)
-    evaluator = evaluate(content, detections)
-    matches = evaluator.matches()
-    assert np.bincount(matches.found.image_rows * 2 + matches.found.class_ids).max() == 100
-    matched, _, found_by = expected_matches(content, written(evaluator, tmp_path), matches)
-    np.testing.assert_array_equal(matches.matched, matched)
     np.testing.assert_array_equal(matches.found_by, found_by)
 
 
@@ -132,21 +120,3 @@ def test_pairs_do_not_depend_on_the_size_of_a_piece(monkeypatch):
     np.testing.assert_array_equal(whole.detections, pieces.detections)
     np.testing.assert_array_equal(whole.objects, pieces.objects)
     np.testing.assert_array_equal(whole.iou, pieces.iou)
-
-
-def test_a_detection_prefers_a_real_object_to_a_crowd_region():
-    content = {
-        "images": [{"id": 1, "height": 100, "width": 100}],
-        "categories": [{"id": 1, "name": "a"}],
-        "annotations": [
-            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [0, 0, 50, 50], "area": 2500, "iscrowd": 1},
-            {"id": 2, "image_id": 1, "category_id": 1, "bbox": [0, 0, 40, 50], "area": 2000, "iscrowd": 0},
-        ],
-    }
-    evaluator = CocoEvaluator(content)
-    boxes = np.array([[0, 0, 50, 50], [0, 0, 48, 50]], dtype=np.float32)
-    evaluator.add(1, ImageDetections(boxes, np.array([0.9, 0.8], np.float32), np.array([0, 0])))
-    matches = evaluator.matches()
-    assert matches.matched[0].tolist() == [1, 0]  # the second finds the object taken, and lies in the crowd
-    assert matches.ignored[0].tolist() == [False, True]
-    assert matches.matched[-1].tolist() == [0, 0]  # 0.8 of the object is too little here

@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator
+from detrkit.evaluation.coco import UNDEFINED
 from detrkit.evaluation.overlaps import overlaps
-from detrkit.types import ImageDetections
 
 from .scenes import scene
+from .test_coco import evaluate, random_case
+from .test_error_types import plain_iou
 
 
 def test_mean_and_histogram_are_those_of_the_boxes_that_found_an_object():
@@ -22,25 +23,18 @@ def test_mean_and_histogram_are_those_of_the_boxes_that_found_an_object():
     assert fit.edges[[0, 12, 20]].tolist() == pytest.approx([0.5, 0.8, 1])
 
 
-def test_sizes_are_those_of_the_annotated_area():
-    sides = {"small": 20, "medium": 50, "large": 200}
-    content = {
-        "images": [{"id": 1, "height": 1000, "width": 1000}],
-        "categories": [{"id": 1, "name": "a"}],
-        "annotations": [
-            {"id": i + 1, "image_id": 1, "category_id": 1, "bbox": [300 * i, 0, side, side], "area": side**2}
-            for i, side in enumerate(sides.values())
-        ],
-    }
-    evaluator = CocoEvaluator(content)
-    shares = {"small": 0.6, "medium": 0.8, "large": 0.9}
-    corners = zip(sides.values(), shares.values(), strict=True)
-    boxes = [[300 * i, 0, 300 * i + side * share, side] for i, (side, share) in enumerate(corners)]
-    evaluator.add(
-        1, ImageDetections(np.array(boxes, np.float32), np.array([0.9, 0.8, 0.7]), np.zeros(3, np.int64))
-    )
-    fit = overlaps(evaluator.matches())
-    assert fit.by_size == pytest.approx(shares, abs=1e-6)
+def test_histogram_and_mean_by_size_are_those_of_a_plain_computation():
+    matches = evaluate(*random_case(40)).matches()
+    fit = overlaps(matches)
+    rows = np.flatnonzero(matches.correct[0])
+    objects = matches.matched[0, rows]
+    boxes = zip(matches.found.boxes_xywh[rows], matches.truth.boxes_xywh[objects], strict=True)
+    expected = np.array([plain_iou(*pair) for pair in boxes])
+    assert len(rows) > 50
+    np.testing.assert_array_equal(fit.histogram, np.histogram(np.minimum(expected, 1), fit.edges)[0])
+    sizes = np.digitize(matches.truth.area[objects], [32**2, 96**2])
+    means = {name: expected[sizes == size].mean() for size, name in enumerate(("small", "medium", "large"))}
+    assert fit.by_size == pytest.approx(means)
 
 
 @pytest.mark.parametrize("missing", ["objects", "detections"])

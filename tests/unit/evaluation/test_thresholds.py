@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from detrkit.classes import ClassMap
@@ -119,16 +118,6 @@ def test_a_check_counts_by_the_models_classes():
     assert [entry["name"] for entry in content["classes"]] == ["zebra", "b", "a"]
 
 
-def test_calibrated_thresholds_keep_the_same_detections():
-    evaluator = evaluate(*random_case(82, images=40, ties=False))
-    matches = evaluator.matches()
-    plain = thresholds_for(matches, evaluator.class_map)
-    scaled = thresholds_for(matches, evaluator.class_map, calibration=True)
-    assert scaled.scale != plain.scale
-    arguments = matches.found.scores, matches.found.class_ids
-    np.testing.assert_array_equal(scaled.apply(*arguments), plain.apply(*arguments))
-
-
 def test_calibration_is_checked_on_other_images():
     fitted, checked = simulated(2.0, 0.5), simulated(2.0, 0.5, seed=1)
     thresholds = thresholds_for(fitted.matches(), fitted.class_map, Wish("precision", 0.7), calibration=True)
@@ -150,12 +139,6 @@ def test_halves_checked_on_each_other_count_every_image_once():
     expected = check_thresholds(evaluator.matches(), evaluator.class_map, choose(evaluator.matches()))
     assert check.taken.sum() == pytest.approx(expected.taken.sum(), rel=0.1)
     assert check.ece == pytest.approx(expected.ece, abs=0.02)
-
-
-def test_one_image_has_no_halves():
-    evaluator = scene(OBJECTS, FOUND)
-    with pytest.raises(DataError, match="a split of one image"):
-        cross_check(evaluator, lambda matches: thresholds_for(matches, evaluator.class_map), evaluator.class_map)
 
 
 @pytest.mark.parametrize(

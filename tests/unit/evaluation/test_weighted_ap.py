@@ -97,30 +97,6 @@ def test_weights_of_none_and_one_choose_images():
     assert mean_over_classes(WeightedAP(some).measure(np.ones((len(chosen), 1))))[0, 0] == pytest.approx(value)
 
 
-def test_classes_with_objects_and_nothing_found_have_ap_zero():
-    content, _ = random_case(8)
-    measured = WeightedAP(evaluate(content, {}).matches()).measure(np.ones((25, 2)))
-    assert (measured[:, :4] == 0).all()
-    assert np.isnan(measured[:, 4]).all()
-    assert (mean_over_classes(measured) == 0).all()
-
-
-def test_without_objects_everything_is_undefined():
-    content, detections = random_case(8)
-    weighted = WeightedAP(evaluate({**content, "annotations": []}, detections).matches())
-    assert np.isnan(mean_over_classes(weighted.measure(np.ones((25, 2))))).all()
-    assert weighted.images_by_class().tolist() == [0] * 5
-
-
-def test_images_by_class_counts_images_and_leaves_crowds_out():
-    content, detections = random_case(9, crowd=0.4)
-    expected = [
-        len({a["image_id"] for a in content["annotations"] if a["category_id"] == 3 * k + 2 and not a["iscrowd"]})
-        for k in range(5)
-    ]
-    assert WeightedAP(evaluate(content, detections).matches()).images_by_class().tolist() == expected
-
-
 def test_recalls_are_compared_as_pycocotools_compares_them():
     """Every fraction of up to 300 objects, among them 0.57, which does not reach the threshold 57 * 0.01."""
     fractions = np.unique(np.concatenate([np.arange(n + 1) / n for n in range(1, 301)]))

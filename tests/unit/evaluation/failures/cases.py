@@ -141,17 +141,10 @@ def failures_of(truth: CocoTruth, found: Found, score: float = 0.5, **options) -
 
 @dataclasses.dataclass(frozen=True)
 class Spoiled:
-    """A truth with wrong labels.
-
-    Args:
-        truth: What the labels say now.
-        removed: Image and box of each label that is gone, ``[r, 5]``.
-        swapped: Rows of the new truth with a wrong class.
-        shifted: Rows of the new truth with a badly placed box.
-    """
+    """A truth with wrong labels: image and box of each label that is gone, and the rows that were changed."""
 
     truth: CocoTruth
-    removed: np.ndarray
+    removed: np.ndarray  # [r, 5]
     swapped: np.ndarray
     shifted: np.ndarray
 

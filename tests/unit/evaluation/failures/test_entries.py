@@ -7,16 +7,11 @@ import dataclasses
 import numpy as np
 import pytest
 
-from detrkit.evaluation.error_types import classify_errors
 from detrkit.evaluation.failures.entries import (
     KINDS,
-    failure_table,
-    image_results,
-    side_shares,
 )
-from detrkit.evaluation.matching import match_detections
 
-from .cases import failures_of, found_of, generated_truth, matched, names_of, simulated_detector, truth_of
+from .cases import failures_of, found_of, generated_truth, simulated_detector, truth_of
 
 CAT, DOG, BIRD = range(3)
 BOX = (100.0, 100.0, 100.0, 100.0)
@@ -136,19 +131,3 @@ def test_images_are_listed_worst_first_with_all_their_counts():
     assert first.severity == pytest.approx(sum(failure.severity for failure in failures.worst(9)))
     assert (second.f1, second.mean_iou, second.severity) == (1.0, 1.0, 0.0)
     assert third.f1 is third.mean_iou is None
-
-
-def test_chosen_images_alone_are_listed():
-    truth = generated_truth(2, images=20)
-    everything = matched(truth, simulated_detector(truth))
-    rows = np.arange(5, 9)
-    some = match_detections(truth, everything.found.select(np.isin(everything.found.image_rows, rows)), rows)
-    table = failure_table(some, classify_errors(some), 0.5)
-    assert sorted(image.image_row for image in image_results(some, table, names_of(truth), 0.5)) == rows.tolist()
-    assert set(table.image_rows) <= set(rows)
-
-
-def test_an_image_of_unknown_size_gives_its_boxes_a_middling_share():
-    truth = truth_of((0, CAT, BOX))
-    truth.sizes_hw[:] = 0
-    assert side_shares(truth, truth.image_rows, truth.boxes_xywh).tolist() == [0.5]

@@ -6,10 +6,9 @@ import numpy as np
 import pytest
 
 from detrkit.evaluation.failures import KINDS, failure_sections
-from detrkit.evaluation.failures.sections import MOST_IMAGES
 from detrkit.visual.page import render_page
 
-from .cases import failures_of, found_of, generated_truth, simulated_detector, truth_of, with_label_errors
+from .cases import failures_of, found_of, generated_truth, simulated_detector, with_label_errors
 
 TITLES = ["Failures", "What failure goes with", "Images, worst first", "Labels to check"]
 
@@ -38,12 +37,6 @@ def test_there_are_four_sections_with_pictures_and_tables(failures):
         assert f'<th scope="row" class="text">{kind}</th>' in page
 
 
-def test_long_names_are_shortened_under_pictures(failures):
-    files = ["n" * 500 + f"{row}.jpg" for row in range(len(failures.file_names))]
-    found = failures_of(failures.matches.truth, failures.matches.found, read_image=gray, file_names=files)
-    assert max(len(picture.caption) for _, picture in (*found.pictures, *found.issue_pictures)) < 260
-
-
 def test_without_pictures_the_worst_failures_are_a_table(failures):
     found = failures_of(failures.matches.truth, failures.matches.found)
     page = page_of(found)
@@ -58,8 +51,3 @@ def test_a_poor_model_is_said_to_be_a_poor_judge():
     clutter = [(row, 0, 0.9, (20.0 * k, 400.0, 15.0, 15.0)) for row in range(60) for k in range(12)]
     assert "too often to be a good judge" in page_of(failures_of(truth, found_of(*clutter)))
     assert "too often to be a good judge" not in page_of(failures_of(truth, simulated_detector(truth)))
-
-
-def test_the_list_of_images_is_cut():
-    page = page_of(failures_of(truth_of(images=MOST_IMAGES + 5), found_of()))
-    assert f"The worst {MOST_IMAGES} of {MOST_IMAGES + 5} images" in page

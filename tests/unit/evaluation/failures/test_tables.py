@@ -22,25 +22,13 @@ def read(path):
         return list(csv.DictReader(file))
 
 
-def hostile_failures():
-    truth = with_label_errors(generated_truth(0, images=40), 0.1).truth
+def test_all_files_hold_hostile_names_as_text(tmp_path):
+    plain = generated_truth(0, images=40)
+    truth = with_label_errors(plain, 0.1).truth
     names = tuple(HOSTILE[number] for number in (0, 8, 9, 10, 11, 12))
     truth = dataclasses.replace(truth, class_map=ClassMap(names, truth.class_map.category_ids))
-    found = simulated_detector(generated_truth(0, images=40))
-    failures = failures_of(truth, found)
     files = [HOSTILE[row % len(HOSTILE)] + str(row) for row in range(40)]
-    return failures_of(truth, found), dataclasses.replace(
-        failures,
-        file_names=files,
-        images=tuple(dataclasses.replace(image, file_name=files[image.image_row]) for image in failures.images),
-        label_issues=tuple(
-            dataclasses.replace(entry, file_name=files[entry.image_row]) for entry in failures.label_issues
-        ),
-    )
-
-
-def test_all_files_hold_hostile_names_as_text(tmp_path):
-    _, failures = hostile_failures()
+    failures = failures_of(truth, simulated_detector(plain), file_names=files)
     paths = write_failures(failures, tmp_path / "new folder")
     assert [path.name for path in paths] == ["images.csv", "failures.csv", "label_errors.csv", "label_errors.json"]
     for path in paths[:3]:
