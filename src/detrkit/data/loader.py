@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import itertools
 import math
 import os
 import signal
@@ -23,7 +24,7 @@ from detrkit.classes import SizeHW
 from detrkit.config import DataConfig
 from detrkit.data.coco import CocoDataset, Sample, SampleKey
 from detrkit.data.transport import SPARE_SLOTS, SharedBatch, SharedSlots, batch_bytes, shared_buffer, split_buffer
-from detrkit.errors import DetrkitError
+from detrkit.errors import DataError, DetrkitError
 from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.preprocess import image_size_hw, pad_images
 from detrkit.types import Batch, GroundTruth, Target
@@ -350,6 +351,22 @@ def _raising(batches: Iterator[Batch | DetrkitError | None]) -> Iterator[Batch |
         if isinstance(batch, DetrkitError):
             raise batch
         yield batch
+
+
+def endless_batches(loader: DataLoader[Any], sampler: EpochBatchSampler) -> Iterator[Batch | None]:
+    """Yield the batches of one epoch after the other; None where no image of a batch could be read.
+
+    Raises:
+        DataError: An epoch had no readable image.
+    """
+    for epoch in itertools.count():
+        sampler.set_epoch(epoch, 0)
+        found = False
+        for batch in loader:
+            found |= batch is not None
+            yield batch
+        if not found:
+            raise DataError("not one training image could be read; run: detrkit data check")
 
 
 def auto_workers() -> int:

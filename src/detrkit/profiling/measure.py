@@ -21,7 +21,7 @@ from torch.profiler import ProfilerActivity, record_function
 from torch.utils.data import DataLoader
 
 from detrkit.config import update_config
-from detrkit.data.loader import LoadingFacts
+from detrkit.data.loader import LoadingFacts, endless_batches
 from detrkit.errors import DataError
 from detrkit.hardware import PeakMemory, count_flops
 from detrkit.training.loop import fit
@@ -339,7 +339,7 @@ class _Watch:
         return len(self._kinds) * self._train.accumulate
 
     def __iter__(self) -> Iterator[Batch | None]:
-        batches = self._batches()
+        batches = endless_batches(self._loader, cast("Any", self.batch_sampler))
         for kind, following in itertools.pairwise([*self._kinds, "end"]):
             if kind == "end":
                 raise _EnoughSteps
@@ -359,18 +359,6 @@ class _Watch:
             times = self.clock.end_step()
             if images:
                 self._found[kind].append(StepTimes(times, images, padding / pixels))
-
-    def _batches(self) -> Iterator[Batch | None]:
-        """Yield the loader's batches, epoch after epoch."""
-        sampler: Any = self.batch_sampler
-        for epoch in itertools.count():
-            sampler.set_epoch(epoch, 0)
-            found = False
-            for batch in self._loader:
-                found |= batch is not None
-                yield batch
-            if not found:
-                raise DataError("not one training image could be read; run: detrkit data check")
 
     def _begin(self, kind: Kind) -> None:
         self.clock.waits = kind != "plain"

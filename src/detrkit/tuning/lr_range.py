@@ -10,23 +10,23 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from detrkit.config import Config
-from detrkit.data.loader import EpochBatchSampler, build_loader
+from detrkit.data.loader import EpochBatchSampler, build_loader, endless_batches
 from detrkit.data.split import read_split
 from detrkit.detectors.stages import resolve_device
-from detrkit.errors import DataError, TrainingError, UsageError
+from detrkit.errors import TrainingError, UsageError
 from detrkit.families.build import prepare_model
 from detrkit.families.parts import find_places
-from detrkit.files import atomic_bytes, atomic_file, make_folder
+from detrkit.files import atomic_file, make_folder
 from detrkit.training.forward_backward import single_passes, single_step
 from detrkit.training.optim import build_optimizer, set_lr
 from detrkit.training.run import training_dataset
-from detrkit.types import Batch
+from detrkit.visual.picture import save_figure
 
 Say = Callable[[str], None]
 
@@ -71,10 +71,8 @@ class LrRange:
     suggested: float
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the values for JSON."""
-        values = dataclasses.asdict(self)
-        values["losses"] = [loss if math.isfinite(loss) else None for loss in self.losses]
-        return values
+        """Return the values for JSON; a loss that is not finite is None."""
+        return msgspec.json.decode(msgspec.json.encode(self))  # type: ignore[no-any-return]
 
     def lines(self) -> list[str]:
         """Return the lines for people."""
@@ -197,7 +195,7 @@ def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[f
     dataset = training_dataset(config, train, None, device.type)
     sampler = EpochBatchSampler(len(dataset), config.train.batch_size, seed=config.train.seed, shuffle=True)
     loader = build_loader(dataset, sampler, config.data, pin=device.type == "cuda")
-    batches = _endless(loader, sampler)
+    batches = (batch for batch in endless_batches(loader, sampler) if batch is not None)
     for step, rate in enumerate(rates):
         parts = list(itertools.islice(batches, config.train.accumulate))
         set_lr(optimizer, rate / config.train.lr)
@@ -205,22 +203,8 @@ def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[f
         yield rate, made.loss
 
 
-def _endless(loader: Any, sampler: EpochBatchSampler) -> Iterator[Batch]:
-    """Yield the batches of one epoch after the other."""
-    for epoch in itertools.count():
-        sampler.set_epoch(epoch, 0)
-        found = False
-        for batch in loader:
-            if batch is not None:
-                found = True
-                yield batch
-        if not found:
-            raise DataError("not one training image could be read; run: detrkit data check")
-
-
 def _write_plot(path: Path, found: LrRange) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
-    canvas = FigureCanvasAgg(figure)
     axes: Axes = figure.add_subplot()
     axes.plot(found.rates, found.losses, ".", ms=3, color="#868e96", label="of each step")
     axes.plot(found.rates, found.smoothed, color="#3b82f6", lw=2, label="smoothed")
@@ -228,11 +212,7 @@ def _write_plot(path: Path, found: LrRange) -> None:
     for name, (rate, color, style) in marks.items():
         axes.axvline(rate, color=color, ls=style, lw=1.5, label=f"{name}: {rate:.1e}")
     finite = [value for value in found.smoothed if math.isfinite(value)]
-    axes.set_ylim(0, 1.3 * max(finite))
-    axes.set_xscale("log")
-    axes.set_xlabel("train.lr")
-    axes.set_ylabel("loss")
+    axes.set(xscale="log", xlabel="train.lr", ylabel="loss", ylim=(0, 1.3 * max(finite)))
     axes.legend(fontsize=8)
     axes.grid(alpha=0.2)
-    with atomic_bytes(path) as file:
-        canvas.print_figure(file, format="png", dpi=120)
+    save_figure(figure, path)

@@ -8,6 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
+import msgspec
+
 from detrkit.config import Config, write_config
 from detrkit.tuning.settings import Settings
 from detrkit.tuning.study import StudyLocation, current_trials
@@ -44,11 +46,6 @@ class TrialResult:
     seconds: float
     run_dir: Path
     reason: str | None = None
-
-    def to_dict(self) -> dict[str, Any]:
-        """Return the values for JSON."""
-        curve = {str(epoch): ap for epoch, ap in self.curve.items()}
-        return {**dataclasses.asdict(self), "run_dir": str(self.run_dir), "curve": curve}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -90,7 +87,7 @@ class StudyResult:
             "total": self.total,
             "best": None if best is None else best.number,
             "best_config": None if best is None else str(self.out / "best.yaml"),
-            "trials": [trial.to_dict() for trial in self.trials],
+            "trials": msgspec.to_builtins(self.trials, str_keys=True, enc_hook=str),
         }
 
 

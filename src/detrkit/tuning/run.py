@@ -116,8 +116,7 @@ def _agreed(
         return settings
     config = config or noted.config
     found = read_space(space, config) if space is not None else noted.space
-    asked = Settings(config, found, pruner or noted.pruner, noted.images)
-    differences = noted.differences(asked) or noted.different_data(_count_images(config))
+    differences = noted.differences(Settings(config, found, pruner or noted.pruner, _count_images(config)))
     if differences:
         more = f"; and {len(differences) - 6} more" if len(differences) > 6 else ""
         raise UsageError(

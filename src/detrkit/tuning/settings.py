@@ -14,6 +14,9 @@ from detrkit.config import Config, update_config
 from detrkit.tuning.space import Dimension, Space
 
 Pruner = Literal["median", "hyperband", "none"]
+_PATHS = [
+    f"data.{name}" for name in ("root", "train_annotations", "train_images", "val_annotations", "val_images")
+]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,44 +50,24 @@ class Settings:
 
     def differences(self, other: Settings) -> list[str]:
         """Return what ``other`` has otherwise, in words."""
-        found = []
-        mine, theirs = _comparable(self.config), _comparable(other.config)
-        for key in mine:
-            if mine[key] != theirs.get(key):
-                found.append(f"{key} is {mine[key]!r} in the study, {theirs.get(key)!r} now")
-        ours, yours = (
-            {part.name: msgspec.to_builtins(part) for part in of.space.dimensions} for of in (self, other)
-        )
-        for name in dict.fromkeys([*ours, *yours]):
-            if ours.get(name) != yours.get(name):
-                found.append(
-                    f"the search of {name} is {_shown(ours.get(name))} in the study, {_shown(yours.get(name))} now"
-                )
-        if self.pruner != other.pruner:
-            found.append(f"pruning is {self.pruner} in the study, {other.pruner} now")
-        return found
-
-    def different_data(self, images: Mapping[str, int]) -> list[str]:
-        """Return what the data has otherwise than when the study was begun."""
-        changed = {name: count for name, count in self.images.items() if images.get(name) != count}
+        mine, theirs = self._in_words(), other._in_words()
         return [
-            f"{name}: {count:,} when the study was begun, {images.get(name, 0):,} now"
-            for name, count in changed.items()
+            f"{name} is {mine.get(name, 'none')} in the study, {theirs.get(name, 'none')} now"
+            for name in {**mine, **theirs}
+            if mine.get(name) != theirs.get(name)
         ]
 
-
-def _comparable(config: Config) -> dict[str, Any]:
-    """Return values by dotted key; paths as they are from anywhere."""
-    sections = config.model_dump(mode="json")
-    flat = {f"{section}.{key}": value for section, values in sections.items() for key, value in values.items()}
-    for name in ("root", "train_annotations", "train_images", "val_annotations", "val_images"):
-        key = f"data.{name}"
-        if flat[key] is not None:
-            flat[key] = os.fspath(Path(flat[key]).expanduser().resolve())
-    return flat
-
-
-def _shown(dimension: Mapping[str, Any] | None) -> str:
-    if dimension is None:
-        return "none"
-    return ", ".join(f"{name} {value}" for name, value in dimension.items() if name not in ("key", "times"))
+    def _in_words(self) -> dict[str, str]:
+        """Return every setting by its name; paths as they are from anywhere."""
+        sections = self.config.model_dump(mode="json")
+        found = {f"{name}.{key}": value for name, values in sections.items() for key, value in values.items()}
+        for key in _PATHS:
+            if found[key] is not None:
+                found[key] = os.fspath(Path(found[key]).expanduser().resolve())
+        words = {key: repr(value) for key, value in found.items()}
+        for dimension in self.space.dimensions:
+            fields = msgspec.to_builtins(dimension)
+            told = [f"{name} {value}" for name, value in fields.items() if name not in ("key", "times")]
+            words[f"the search of {dimension.name}"] = ", ".join(told)
+        counts = {f"the number of {name}": f"{count:,}" for name, count in self.images.items()}
+        return {**words, "pruning": self.pruner, **counts}

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
+from operator import attrgetter
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,6 @@ _FIXED_KEYS = (
     *("model.preset", "model.family", "train.device", "train.devices", "train.num_nodes"),
     *("train.eval_every", "train.max_detections"),
 )
-_RANGE_FIELDS = ("low", "high", "log", "step", "times")
 _EMA_DECAYS = (0.99, 0.999, 0.9999)
 # An average over 1 / (1 - decay) steps says something only if training is some times longer.
 _LEAST_EMA_LENGTHS = 5
@@ -61,8 +61,7 @@ class Dimension(msgspec.Struct, frozen=True, omit_defaults=True):
         """Draw the parameter of an Optuna trial; choices that are lists are written as JSON."""
         if self.choices:
             return trial.suggest_categorical(self.name, [_label(choice) for choice in self.choices])
-        assert self.low is not None
-        assert self.high is not None
+        assert self.low is not None and self.high is not None  # noqa: PT018
         if self.integer:
             step = 1 if self.step is None else int(self.step)
             return trial.suggest_int(self.name, int(self.low), int(self.high), log=self.log, step=step)
@@ -76,18 +75,39 @@ class Dimension(msgspec.Struct, frozen=True, omit_defaults=True):
 
     def parameter(self, config: Config) -> Any:
         """Return the parameter that gives the config's own value; KeyError if it is outside."""
-        own = value_of(config, self.key)
+        own = attrgetter(self.key)(config)
         if self.choices:
             if _plain(own) not in [_plain(choice) for choice in self.choices]:
                 raise KeyError(self.key)
             return _label(own)
         if self.times is not None:
-            own = own / value_of(config, self.times)
+            own = own / attrgetter(self.times)(config)
         assert self.low is not None
         assert self.high is not None
         if not isinstance(own, int | float) or not self.low <= own <= self.high:
             raise KeyError(self.key)
         return own
+
+
+class _Range(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A range as a space file gives it."""
+
+    low: int | float
+    high: int | float
+    log: bool = False
+    step: int | float | None = None
+    times: str | None = None
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.low) and math.isfinite(self.high) and self.low < self.high):
+            raise ValueError(f"goes from {self.low:g} to {self.high:g}; expected low below high")
+        if self.log and self.low <= 0:
+            raise ValueError(f"low is {self.low:g}, expected above 0 with log: true")
+        if self.step is not None and (self.log or not 0 < self.step <= self.high - self.low):
+            raise ValueError(f"step is {self.step:g}, expected above 0, at most high - low, and without log")
+
+
+_RANGE_FIELDS = _Range.__struct_fields__
 
 
 class Space(msgspec.Struct, frozen=True):
@@ -104,7 +124,7 @@ class Space(msgspec.Struct, frozen=True):
         values = {part.key: part.value(parameters[part.name]) for part in self.dimensions if part.times is None}
         for part in self.dimensions:
             if part.times is not None:
-                other = values.get(part.times, value_of(config, part.times))
+                other = values.get(part.times, attrgetter(part.times)(config))
                 values[part.key] = parameters[part.name] * other
         # naming a recipe sets all its keys anew; the config's own may have been changed one by one
         if values.get("transforms.recipe") == config.transforms.recipe:
@@ -185,22 +205,12 @@ def read_space(path: str | Path, config: Config) -> Space:
     return space
 
 
-def value_of(config: Config, key: str) -> Any:
-    """Return the value of a dotted key."""
-    value: Any = config
-    for name in key.split("."):
-        value = getattr(value, name)
-    return value
-
-
 def _flat(content: Mapping[str, Any], prefix: str = "") -> list[tuple[str, Any]]:
     """Flatten keys, dotted or nested by section; a mapping with a range in it ends the nesting."""
     found: list[tuple[str, Any]] = []
     for name, value in content.items():
         key = f"{prefix}{name}"
-        is_section = (
-            isinstance(value, dict) and not any(field in value for field in _RANGE_FIELDS) and "." not in key
-        )
+        is_section = isinstance(value, dict) and "." not in key and value.keys().isdisjoint(_RANGE_FIELDS)
         found += _flat(value, f"{key}.") if is_section else [(key, value)]
     return found
 
@@ -209,55 +219,23 @@ def _dimension(key: str, value: Any) -> Dimension:
     if key in _FIXED_KEYS:
         raise UsageError(f"{key} cannot be searched: trials would not be comparable, or not run; set it for all")
     if isinstance(value, list):
-        return _choices(key, value)
-    if not isinstance(value, dict) or not {"low", "high"} <= value.keys():
-        shown = json.dumps(value, default=str)
-        raise UsageError(f"{key} is {shown}, expected a range {{low: ..., high: ...}} or a list of choices")
-    unknown = [str(name) for name in value if name not in _RANGE_FIELDS]
-    if unknown:
-        raise UsageError(f"{key}: a range has no {', '.join(unknown)}; expected {', '.join(_RANGE_FIELDS)}")
-    return _range(key, value)
-
-
-def _choices(key: str, values: list[Any]) -> Dimension:
-    plain = [_plain(value) for value in values]
-    if len(values) < 2 or len({json.dumps(value, default=str) for value in plain}) < len(values):
-        raise UsageError(
-            f"{key}: {json.dumps(plain, default=str)} is no choice; expected two or more different values"
-        )
-    if key == "train.precision":  # 16 and 32 are names there
-        values = [str(value) for value in values]
-    return Dimension(key, choices=tuple(values))
-
-
-def _range(key: str, value: Mapping[str, Any]) -> Dimension:
-    low, high = _number(key, "low", value["low"]), _number(key, "high", value["high"])
-    log, times = value.get("log", False), value.get("times")
-    step = None if value.get("step") is None else _number(key, "step", value["step"])
-    if not isinstance(log, bool):
-        raise UsageError(f"{key}: log is {log!r}, expected true or false")
-    if times is not None and not isinstance(times, str):
-        raise UsageError(f"{key}: times is {times!r}, expected a config key such as train.lr")
-    if low >= high:
-        raise UsageError(f"{key} goes from {low:g} to {high:g}; expected low below high")
-    if log and low <= 0:
-        raise UsageError(f"{key}: low is {low:g}, expected above 0 with log: true")
-    if step is not None and (log or step <= 0 or step > high - low):
-        raise UsageError(f"{key}: step is {step:g}, expected above 0, at most high - low, and without log")
-    numbers = [low, high] if step is None else [low, high, step]
-    integer = times is None and all(isinstance(number, int) for number in numbers)
-    return Dimension(key, low, high, log, step, integer, times)
-
-
-def _number(key: str, field: str, value: Any) -> float:
-    """Return a number; YAML 1.1 takes 1e-5, without a dot, for a text."""
+        plain = [_plain(choice) for choice in value]
+        if len(plain) < 2 or len({json.dumps(choice, default=str) for choice in plain}) < len(plain):
+            shown = json.dumps(plain, default=str)
+            raise UsageError(f"{key}: {shown} is no choice; expected two or more different values")
+        # 16 and 32 are names there
+        return Dimension(key, choices=tuple(map(str, value) if key == "train.precision" else value))
     try:
-        number = float(value) if not isinstance(value, bool | int) else value
-    except (TypeError, ValueError):
-        number = math.nan
-    if isinstance(value, bool) or not math.isfinite(number):
-        raise UsageError(f"{key}: {field} is {value!r}, expected a number")
-    return number
+        # not strict: YAML 1.1 takes 1e-5, without a dot, for a text
+        found = msgspec.convert(value, _Range, strict=False)
+    except msgspec.ValidationError as error:
+        raise UsageError(
+            f"{key} is {json.dumps(value, default=str)}: {error}; expected a list of choices, or a range "
+            "{low: ..., high: ...} with log, step or times if you want"
+        ) from error
+    numbers = (found.low, found.high, found.step or 0)
+    integer = found.times is None and all(isinstance(number, int) for number in numbers)
+    return Dimension(key, found.low, found.high, found.log, found.step, integer, found.times)
 
 
 def _check(space: Space, config: Config) -> None:
@@ -278,7 +256,7 @@ def _factor(part: Dimension, space: Space, config: Config) -> float:
     """Return the config's value that a range is multiplied with."""
     assert part.times is not None
     try:
-        value = value_of(config, part.times)
+        value = attrgetter(part.times)(config)
     except AttributeError:
         update_config(config, {part.times: 1.0})  # whose error says what is wrong with the key
         raise

@@ -292,7 +292,7 @@ def test_changed_data_is_seen(config: Config, tmp_path: Path):
     config = update_config(config, {"data.root": str(root)})
     run_tuning(config, tmp_path / "s", trials=1, say=quiet, train=Played(by_rate))
     write_synthetic(root, train_images=4, val_images=2, size=32)
-    with pytest.raises(UsageError, match="training images: 3 when the study was begun, 4 now"):
+    with pytest.raises(UsageError, match="training images is 3 in the study, 4 now"):
         run_tuning(None, tmp_path / "s", trials=2, say=quiet, train=Played(by_rate))
 
 

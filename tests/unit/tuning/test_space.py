@@ -58,42 +58,38 @@ train.ema_decay: [null, 0.99]
     assert config.train.ema_decay == 0.99
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("train.lrr: {low: 1e-5, high: 1e-3}", "unknown config key train.lrr; did you mean train.lr"),
-        ("trian.lr: {low: 1e-5, high: 1e-3}", "unknown config key trian"),
-        ("train.lr: {low: 1e-3, high: 1e-5}", "from 0.001 to 1e-05; expected low below high"),
-        ("train.lr: {low: 0, high: 1e-5, log: true}", "low is 0, expected above 0 with log"),
-        ("train.lr: {low: -1, high: 1}", "train.lr is -1"),
-        ("train.lr: {low: few, high: 1}", "low is 'few', expected a number"),
-        ("train.lr: {low: 0.1, high: 1, max: 2}", "a range has no max"),
-        ("train.lr: {low: 0.1}", "expected a range"),
-        ("train.lr: 0.1", "expected a range"),
-        ("train.lr: {low: 0.1, high: 1, log: true, step: 0.1}", "step is 0.1"),
-        ("train.warmup_steps: {low: 0.5, high: 20}", "train.warmup_steps is 0.5"),
-        ("train.warmup_steps: {low: 10.0, high: 20.0}", "write low and high as whole numbers"),
-        ("transforms.recipe: [detr]", "two or more different values"),
-        ("transforms.recipe: [detr, detr]", "two or more different values"),
-        ("transforms.recipe: [detr, heavy]", "transforms.recipe is 'heavy'"),
-        ("train.drop_at: {low: 0.5, high: 1.5}", "train.drop_at is 1.5"),
-        ("data.root: [a, b]", "data.root cannot be searched"),
-        ("train.backbone_lr: {low: 0.1, high: 1, times: train.speed}", "unknown config key train.speed"),
-        ("train.backbone_lr: {low: 0.1, high: 1, times: train.init}", "not a number above 0"),
-        ("- train.lr", "holds a list"),
-        ("", "holds nothing"),
-        ("a: [", "not valid YAML"),
-        ("train.lr: [1, 2]\ntrain: {lr: [1, 3]}", "stands there twice"),
-    ],
-)
-def test_a_space_that_cannot_be_is_refused(tmp_path: Path, tiny: Config, text: str, message: str):
-    with pytest.raises(UsageError) as caught:
-        read(tmp_path, text, tiny)
-    assert message in str(caught.value)
-    assert str(tmp_path / "space.yaml") in str(caught.value)
+# by the text of a space file, what its refusal tells
+REFUSED = {
+    "train.lrr: {low: 1e-5, high: 1e-3}": "unknown config key train.lrr; did you mean train.lr",
+    "train.lr: {low: 1e-3, high: 1e-5}": "from 0.001 to 1e-05; expected low below high",
+    "train.lr: {low: .nan, high: 1e-5}": "from nan to 1e-05",
+    "train.lr: {low: 0, high: 1e-5, log: true}": "low is 0, expected above 0 with log",
+    "train.lr: {low: -1, high: 1}": "train.lr is -1",
+    "train.lr: {low: few, high: 1}": '"low": "few"',
+    "train.lr: {low: 0.1, high: 1, max: 2}": "unknown field `max`",
+    "train.lr: {low: 0.1}": "expected a list of choices, or a range",
+    "train.lr: 0.1": "expected a list of choices, or a range",
+    "train.lr: {low: 0.1, high: 1, log: true, step: 0.1}": "step is 0.1",
+    "train.warmup_steps: {low: 0.5, high: 20}": "train.warmup_steps is 0.5",
+    "train.warmup_steps: {low: 10.0, high: 20.0}": "write low and high as whole numbers",
+    "transforms.recipe: [detr, detr]": "two or more different values",
+    "transforms.recipe: [detr, heavy]": "transforms.recipe is 'heavy'",
+    "data.root: [a, b]": "data.root cannot be searched",
+    "train.backbone_lr: {low: 0.1, high: 1, times: train.speed}": "unknown config key train.speed",
+    "train.backbone_lr: {low: 0.1, high: 1, times: train.init}": "not a number above 0",
+    "- train.lr": "holds a list",
+    "": "holds nothing",
+    "a: [": "not valid YAML",
+    "train.lr: [1, 2]\ntrain: {lr: [1, 3]}": "stands there twice",
+}
 
 
-def test_a_missing_space_file_is_told(tmp_path: Path, tiny: Config):
+def test_a_space_that_cannot_be_is_refused(tmp_path: Path, tiny: Config):
+    for text, message in REFUSED.items():
+        with pytest.raises(UsageError) as caught:
+            read(tmp_path, text, tiny)
+        assert message in str(caught.value), text
+        assert str(tmp_path / "space.yaml") in str(caught.value)
     with pytest.raises(UsageError, match="cannot read space"):
         read_space(tmp_path / "none.yaml", tiny)
 
