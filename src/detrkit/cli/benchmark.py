@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import DataOption, JsonOption, errors, fail, free_folder, opt, progress_bar, quiet, say
+from detrkit.cli import shared
+from detrkit.cli.shared import opt
 from detrkit.errors import UsageError
 
 
@@ -30,21 +30,21 @@ def benchmark(
     image: Annotated[
         list[Path] | None, opt("FILE", "Image to detect in; may repeat. A made-up one if not given.")
     ] = None,
-    data: DataOption = None,
+    data: shared.DataOption = None,
     split: Annotated[str, opt("NAME", "Split of --data.")] = "val",
     repeats: Annotated[int, opt("N", "Batches timed of each setting.", min=1)] = 20,
     warm_up: Annotated[int, opt("N", "Batches before, at least.", min=0)] = 3,
     out: Annotated[
         Path | None, opt("DIR", "Folder for speed.json and speed.html; speed, with a number if it is taken.")
     ] = None,
-    as_json: JsonOption = False,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Speed alone: latency percentiles, images a second, parameters, arithmetic and memory of models.
 
     Every combination of the settings is measured; all take turns, so that a machine that slows down hurts all
     alike. What cannot be measured, for want of memory say, is told in its row.
     """
-    with errors():
+    with shared.errors():
         counts = {
             "--batch-sizes": _numbers(batch_sizes, "--batch-sizes"),
             "--sizes": _numbers(sizes, "--sizes"),
@@ -52,8 +52,8 @@ def benchmark(
         }
         from detrkit.api.benchmark import benchmark as measure
 
-        folder = out or free_folder(Path("speed"))
-        with progress_bar("timing", as_json) as progress:
+        folder = out or shared.free_folder(Path("speed"))
+        with shared.progress_bar("timing", as_json) as progress:
             speed = measure(
                 models,
                 batch_sizes=counts["--batch-sizes"],
@@ -68,19 +68,19 @@ def benchmark(
                 repeats=repeats,
                 warm_up=warm_up,
                 out=folder,
-                say=quiet,  # the table ends with the same notes
+                say=shared.quiet,  # the table ends with the same notes
                 progress=progress,
             )
         if as_json:
-            typer.echo(json.dumps(speed.to_dict(), indent=1))
+            shared.print_json(speed.to_dict())
         else:
             from detrkit.profiling.speed_report import speed_lines
 
             for line in speed_lines(speed):
-                say(line)
-            say(f"Written to {folder}: speed.json, speed.html")
+                shared.say(line)
+            shared.say(f"Written to {folder}: speed.json, speed.html")
         if all(row.problem for row in speed.rows):
-            fail(f"nothing could be measured: {speed.rows[0].problem}", 1)
+            shared.fail(f"nothing could be measured: {speed.rows[0].problem}", 1)
 
 
 def _words(text: str) -> list[str]:

@@ -3,24 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrkit.cli.shared import (
-    DeviceOption,
-    JsonOption,
-    PrecisionOption,
-    SplitOption,
-    errors,
-    given,
-    opt,
-    quiet,
-    say,
-    step_bar,
-)
+from detrkit.cli import shared
+from detrkit.cli.shared import opt
 
 if TYPE_CHECKING:
     from detrkit.comparison.result import Comparison
@@ -42,7 +31,7 @@ def compare(
             "Folder of the data set in any layout, or one COCO JSON file; the first run's own if not given.",
         ),
     ] = None,
-    split: SplitOption = None,
+    split: shared.SplitOption = None,
     out: Annotated[
         Path | None,
         opt(
@@ -64,16 +53,16 @@ def compare(
     resamples: Annotated[int | None, opt("N", "Of the images, for intervals; 1,000 if not given.", min=10)] = None,
     latency: Annotated[int | None, opt("N", "Images to time on, 10 if not given; 0 for no timing.", min=0)] = None,
     batch_size: Annotated[int | None, opt("N", "Images at once where detecting.", "--batch-size", min=1)] = None,
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    as_json: JsonOption = False,
+    device: shared.DeviceOption = None,
+    precision: shared.PrecisionOption = None,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Compare detectors on the same images with the same evaluator: accuracy, speed, and how sure it is."""
-    with errors():
+    with shared.errors():
         from detrkit.api.compare import compare as compare_models
         from detrkit.comparison.write import FILES
 
-        options = given(
+        options = shared.given(
             split=split,
             out=out,
             classes=classes,
@@ -84,13 +73,15 @@ def compare(
             device=device,
             precision=precision,
         )
-        with step_bar(hidden=as_json) as progress:
-            comparison = compare_models(models, data, say=quiet if as_json else say, progress=progress, **options)
+        with shared.step_bar(hidden=as_json) as progress:
+            comparison = compare_models(
+                models, data, say=shared.quiet if as_json else shared.say, progress=progress, **options
+            )
         if as_json:
-            typer.echo(json.dumps(comparison.to_dict(), indent=1, allow_nan=False))
+            shared.print_json(comparison.to_dict())
             return
         _show(comparison)
-        say(f"Written to {out or 'compare'}: {', '.join(FILES)}, detections/")
+        shared.say(f"Written to {out or 'compare'}: {', '.join(FILES)}, detections/")
 
 
 def _show(comparison: Comparison) -> None:
@@ -105,4 +96,4 @@ def _show(comparison: Comparison) -> None:
     for title, columns in parts:
         Console().print(dataclasses.replace(table.only("detector", *columns), title=title).rich())
     for verdict in comparison.verdicts:
-        say(printable(verdict))
+        shared.say(printable(verdict))

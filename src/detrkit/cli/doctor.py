@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import importlib
 import importlib.metadata
-import json
 import os
 import platform
 import shutil
@@ -17,7 +16,7 @@ import typer
 from packaging.requirements import Requirement
 from packaging.version import Version
 
-from detrkit.cli.shared import JsonOption
+from detrkit.cli.shared import JsonOption, print_json
 
 Status = Literal["ok", "warning", "error"]
 
@@ -43,7 +42,7 @@ def doctor(as_json: JsonOption = False) -> None:
     """Versions, devices, what is missing, what is known to clash. Exits with 1 if detrkit cannot work."""
     findings = examine()
     if as_json:
-        typer.echo(json.dumps([vars(finding) for finding in findings], indent=1))
+        print_json([vars(finding) for finding in findings])
     else:
         marks = {"ok": "ok     ", "warning": "WARNING", "error": "ERROR  "}
         for finding in findings:

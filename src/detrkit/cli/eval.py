@@ -2,30 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from detrkit.cli.shared import (
-    AsOption,
-    BatchOption,
-    DeviceOption,
-    JsonOption,
-    ModelArgument,
-    PrecisionOption,
-    SplitOption,
-    errors,
-    free_folder,
-    given,
-    opt,
-    progress_bar,
-    quiet,
-    say,
-    step_bar,
-)
+from detrkit.cli import shared
+from detrkit.cli.shared import opt
 from detrkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -33,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def evaluate(
-    model: ModelArgument,
+    model: shared.ModelArgument,
     data: Annotated[
         list[Path] | None,
         opt(
@@ -41,7 +23,7 @@ def evaluate(
             "Folder of the data set, or one COCO JSON file; a run's own if not given. Several: one table of all.",
         ),
     ] = None,
-    split: SplitOption = None,
+    split: shared.SplitOption = None,
     out: Annotated[
         Path | None,
         opt(
@@ -72,21 +54,23 @@ def evaluate(
     severities: Annotated[
         str | None, opt("NUMBERS", "Of --corruptions, 1 to 5, with commas between; all if not given.")
     ] = None,
-    batch_size: BatchOption = 4,
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    preset: AsOption = None,
-    as_json: JsonOption = False,
+    batch_size: shared.BatchOption = 4,
+    device: shared.DeviceOption = None,
+    precision: shared.PrecisionOption = None,
+    preset: shared.AsOption = None,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Measure how good a model is on a data set, how sure that is, and why: numbers, intervals and a report.
 
     MODEL may also be torchvision:NAME, hf:ID_OR_FOLDER, or a COCO result file (detections.json). Several --data,
     or --classes, give one table instead of the report; --corruptions AP on worse and worse images.
     """
-    with errors():
+    with shared.errors():
         sets = data or []
-        options = given(split=split, batch_size=batch_size, device=device, precision=precision, preset=preset)
-        options["say"] = quiet if as_json else say
+        options = shared.given(
+            split=split, batch_size=batch_size, device=device, precision=precision, preset=preset
+        )
+        options["say"] = shared.quiet if as_json else shared.say
         # corruptions, or several data sets: a table instead of a report
         if corruptions is not None:
             if classes is not None or len(sets) > 1:
@@ -101,7 +85,7 @@ def evaluate(
 
         # one data set: the report
         folder = out or _default_eval_folder(model)
-        with step_bar(hidden=as_json) as progress:
+        with shared.step_bar(hidden=as_json) as progress:
             evaluation = measure(
                 model,
                 next(iter(sets), None),
@@ -109,16 +93,18 @@ def evaluate(
                 explain=explain,
                 latency_images=latency,
                 progress=progress,
-                **given(resamples=resamples),
+                **shared.given(resamples=resamples),
                 **options,
             )
         if as_json:
-            typer.echo(json.dumps(metrics_content(evaluation), indent=1))
+            shared.print_json(metrics_content(evaluation))
             return
         _print(evaluation)
-        say(f"Written to {folder}: report.html, summary.md, metrics.json, detections.json (COCO result format)")
+        shared.say(
+            f"Written to {folder}: report.html, summary.md, metrics.json, detections.json (COCO result format)"
+        )
         if evaluation.failures is not None:
-            say("  images.csv, failures.csv, label_errors.csv, label_errors.json, precision_recall.png")
+            shared.say("  images.csv, failures.csv, label_errors.csv, label_errors.json, precision_recall.png")
 
 
 def _generalize(
@@ -132,14 +118,14 @@ def _generalize(
     """Show one table of several data sets."""
     from detrkit.api.generalize import generalize
 
-    folder = out or free_folder(Path("generalization"))
-    with progress_bar("evaluating", as_json) as progress:
+    folder = out or shared.free_folder(Path("generalization"))
+    with shared.progress_bar("evaluating", as_json) as progress:
         found = generalize(model, data, classes=classes, out=folder, progress=progress, **options)
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=1))
+        shared.print_json(found.to_dict())
         return
-    say("\n".join(found.lines()))
-    say(f"Written to {folder}: generalization.html, generalization.json")
+    shared.say("\n".join(found.lines()))
+    shared.say(f"Written to {folder}: generalization.html, generalization.json")
 
 
 def _corrupt(
@@ -159,24 +145,24 @@ def _corrupt(
         if not all(number.strip() in {"1", "2", "3", "4", "5"} for number in severities.split(",")):
             raise UsageError(f"--severities is {severities!r}, expected numbers 1 to 5 with commas between")
         numbers = sorted({int(number) for number in severities.split(",")})
-    folder = out or free_folder(Path("robustness"))
+    folder = out or shared.free_folder(Path("robustness"))
     if out is None and not as_json:
-        say(f"Results go to {folder}; if this is stopped, go on with --out {folder}")
-    with progress_bar("evaluating", as_json) as progress:
+        shared.say(f"Results go to {folder}; if this is stopped, go on with --out {folder}")
+    with shared.progress_bar("evaluating", as_json) as progress:
         found = corrupt(
             model,
             data,
             corruptions=[name.strip() for name in corruptions.split(",")],
             out=folder,
             progress=progress,
-            **given(severities=numbers),
+            **shared.given(severities=numbers),
             **options,
         )
     if as_json:
-        typer.echo(json.dumps(found.to_dict(), indent=1))
+        shared.print_json(found.to_dict())
         return
-    say("\n".join(found.lines()))
-    say(f"Written to {folder}: robustness.html, robustness.json")
+    shared.say("\n".join(found.lines()))
+    shared.say(f"Written to {folder}: robustness.html, robustness.json")
 
 
 def _print(evaluation: Evaluation) -> None:
@@ -201,13 +187,13 @@ def _print(evaluation: Evaluation) -> None:
     for table in tables:
         Console().print(table.rich())
     for line in warnings(evaluation):
-        say(f"WARNING: {line}")
+        shared.say(f"WARNING: {line}")
     for line in verdict(evaluation):
-        say(line)
+        shared.say(line)
 
 
 def _default_eval_folder(model: str) -> Path:
     from detrkit.families.build import is_run
 
     path = Path(model)
-    return free_folder(path / "eval" if path.is_dir() and is_run(path) else Path("eval"))
+    return shared.free_folder(path / "eval" if path.is_dir() and is_run(path) else Path("eval"))

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import JsonOption, errors, opt
+from detrkit.cli.shared import JsonOption, errors, opt, print_json
 from detrkit.families.presets import PRESETS
 
 
@@ -40,7 +39,7 @@ def _list_presets(as_json: bool) -> None:
             }
             for name, preset in PRESETS.items()
         }
-        typer.echo(json.dumps(rows, indent=1))
+        print_json(rows)
         return
     width = max(map(len, PRESETS))
     typer.echo(f"{'preset':{width}} {'params':>8} {'AP':>5}  {'weights':22} for")
@@ -61,7 +60,7 @@ def _list_parts(preset: str, as_json: bool) -> None:
 
     sizes = model_parts(preset)
     if as_json:
-        typer.echo(json.dumps(sizes, indent=1))
+        print_json(sizes)
         return
     typer.echo(f"{'part of ' + preset:24} {'parameters':>12}")
     for name, size in sizes.items():

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import itertools
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from detrkit.cli.shared import JsonOption, errors, opt, say
+from detrkit.cli.shared import JsonOption, errors, opt, print_json, say
 from detrkit.errors import UsageError
 
 
@@ -47,7 +46,7 @@ def plot(
         path = out or (runs[0] / "curves.html" if _is_one_folder(runs) else _free_file())
         drawn = plot_runs(runs, path, metrics=metric or (), across=choice, smooth=smooth)
         if as_json:
-            typer.echo(json.dumps(drawn.to_dict(), indent=1))
+            print_json(drawn.to_dict())
             return
         for run in drawn.runs:
             best = (

@@ -7,25 +7,13 @@ from typing import Annotated, Any
 
 import typer
 
-from detrkit.cli.shared import (
-    AsOption,
-    BatchOption,
-    DeviceOption,
-    JsonOption,
-    ModelArgument,
-    PrecisionOption,
-    errors,
-    free_folder,
-    given,
-    opt,
-    quiet,
-    say,
-)
+from detrkit.cli import shared
+from detrkit.cli.shared import opt
 from detrkit.errors import UsageError, counted
 
 
 def predict(
-    model: ModelArgument,
+    model: shared.ModelArgument,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files or folders.")],
     out: Annotated[
         Path | None,
@@ -38,21 +26,21 @@ def predict(
     threshold_file: Annotated[
         Path | None, opt("FILE", "Least scores by class, as detrkit thresholds writes them.", "--thresholds")
     ] = None,
-    batch_size: BatchOption = 4,
-    device: DeviceOption = None,
-    precision: PrecisionOption = None,
-    preset: AsOption = None,
-    as_json: JsonOption = False,
+    batch_size: shared.BatchOption = 4,
+    device: shared.DeviceOption = None,
+    precision: shared.PrecisionOption = None,
+    preset: shared.AsOption = None,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Detect objects in images: draws them and writes predictions.json in COCO format."""
     failures: list[str] = []
-    with errors():
+    with shared.errors():
         from detrkit.api.load import load
         from detrkit.api.predict import predict as detect
 
-        detector = load(model, preset, **given(device=device, precision=precision))
-        chosen = _threshold(detector, model, threshold, threshold_file, quiet if as_json else say)
-        folder = out or free_folder(Path("predictions"))
+        detector = load(model, preset, **shared.given(device=device, precision=precision))
+        chosen = _threshold(detector, model, threshold, threshold_file, shared.quiet if as_json else shared.say)
+        folder = out or shared.free_folder(Path("predictions"))
         found = detect(
             detector,
             [str(image) for image in images],
@@ -68,7 +56,7 @@ def predict(
         else:
             count = sum(len(detections) for detections in found)
             what = f"{counted(count, 'object')} in {counted(len(found), 'image')}"
-            say(f"{what}; drawn pictures and predictions.json in {folder}")
+            shared.say(f"{what}; drawn pictures and predictions.json in {folder}")
     if failures:
         raise typer.Exit(1)
 

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import (
-    ConfigOption,
-    DataOption,
-    InitOption,
-    JsonOption,
-    SetOption,
-    errors,
-    free_folder,
-    opt,
-    quiet,
-    say,
-)
+from detrkit.cli import shared
+from detrkit.cli.shared import opt
 from detrkit.config import DEFAULT_PRESET
 
 
@@ -27,29 +16,29 @@ def preflight(
     model: Annotated[
         str, opt("MODEL", "Preset to train, or a run, checkpoint or weights file to go on with as it is.")
     ] = DEFAULT_PRESET,
-    data: DataOption = None,
-    init: InitOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
+    data: shared.DataOption = None,
+    init: shared.InitOption = None,
+    config: shared.ConfigOption = None,
+    assignments: shared.SetOption = None,
     out: Annotated[
         Path | None,
         opt("DIR", "Folder for preflight.html and verdict.json; preflight, with a number if it is taken."),
     ] = None,
     seconds: Annotated[float, opt("S", "Time to over-fit a handful of images.", min=1)] = 15.0,
-    as_json: JsonOption = False,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Look for what spoils a training before the long run; takes about a minute on a CPU.
 
     Annotations, labels against pixels, class head, a handful of images over-fitted at three learning rates, time
     and memory. Exits with 1 if a fault is found.
     """
-    with errors():
+    with shared.errors():
         from detrkit.config import parse_assignments
 
         changes = parse_assignments(assignments or [])
         from detrkit.api.preflight import preflight as examine
 
-        folder = out or free_folder(Path("preflight"))
+        folder = out or shared.free_folder(Path("preflight"))
         verdict = examine(
             model,
             data,
@@ -58,12 +47,12 @@ def preflight(
             changes=changes,
             out=folder,
             seconds=seconds,
-            say=quiet if as_json else say,
+            say=shared.quiet if as_json else shared.say,
         )
         if as_json:
-            typer.echo(json.dumps(verdict.to_dict(), indent=1))
+            shared.print_json(verdict.to_dict())
         else:
-            say(verdict.summary())
-            say(f"Pictures and curves: {folder / 'preflight.html'}")
+            shared.say(verdict.summary())
+            shared.say(f"Pictures and curves: {folder / 'preflight.html'}")
     if not verdict.ready:
         raise typer.Exit(1)

@@ -2,25 +2,14 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import (
-    ConfigOption,
-    DataOption,
-    InitOption,
-    JsonOption,
-    SetOption,
-    errors,
-    free_folder,
-    opt,
-    quiet,
-    say,
-)
+from detrkit.cli import shared
+from detrkit.cli.shared import opt
 from detrkit.errors import UsageError
 
 
@@ -31,10 +20,10 @@ def profile(
     model: Annotated[
         str | None, opt("PRESET", "Which model, where no run is given; detr-r50 if not given.")
     ] = None,
-    data: DataOption = None,
-    init: InitOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
+    data: shared.DataOption = None,
+    init: shared.InitOption = None,
+    config: shared.ConfigOption = None,
+    assignments: shared.SetOption = None,
     steps: Annotated[int, opt("N", "Steps to take the median of.", min=1)] = 10,
     out: Annotated[
         Path | None, opt("DIR", "Folder for profile.json and profile.html; profile, with a number if it is taken.")
@@ -42,13 +31,13 @@ def profile(
     trace: Annotated[
         bool, opt(None, "Also write trace.json, for chrome://tracing or ui.perfetto.dev.", "--trace")
     ] = False,
-    as_json: JsonOption = False,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Where a training step's time and memory go, and what to change.
 
     Trains for some steps with the real loop, loader and settings, and keeps nothing of it.
     """
-    with errors():
+    with shared.errors():
         if run is not None and model is not None:
             raise UsageError(f"both the run {run} and --model {model} are given; give one of them")
         if run is not None and not (run / "config.yaml").is_file():
@@ -59,7 +48,7 @@ def profile(
         changes = parse_assignments(assignments or [])
         from detrkit.api.profile import profile as watch
 
-        folder = out or free_folder(Path("profile"))
+        folder = out or shared.free_folder(Path("profile"))
         found = watch(
             run or model,
             data,
@@ -69,12 +58,12 @@ def profile(
             steps=steps,
             out=folder,
             trace=trace,
-            say=quiet if as_json else say,
+            say=shared.quiet if as_json else shared.say,
         )
         if as_json:
-            typer.echo(json.dumps(found.to_dict(), indent=1))
+            shared.print_json(found.to_dict())
             return
         for line in found.lines():
-            say(line)
+            shared.say(line)
         files = "profile.json, profile.html" + (", trace.json" if trace else "")
-        say(f"Written to {folder}: {files}")
+        shared.say(f"Written to {folder}: {files}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import itertools
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -93,6 +94,13 @@ def say(message: str) -> None:
     """Print for people; of several training processes, only the first does."""
     if _is_first_process():
         typer.echo(message)
+
+
+def print_json(value: object) -> None:
+    """Print a result for programs."""
+    import msgspec
+
+    typer.echo(json.dumps(value, indent=1, default=msgspec.to_builtins))
 
 
 def _is_first_process() -> bool:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detrkit.cli.shared import BatchOption, DeviceOption, JsonOption, errors, given, opt, progress_bar, quiet, say
+from detrkit.cli import shared
+from detrkit.cli.shared import opt
 from detrkit.errors import UsageError, listed
 
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ def thresholds(
         int | None, opt("N", "A class with fewer gets the threshold of all classes; 10 if not given.", min=1)
     ] = None,
     out: Annotated[Path | None, opt("FILE", "thresholds.json in a run, where predict finds it, or here.")] = None,
-    batch_size: BatchOption = 4,
-    device: DeviceOption = None,
-    as_json: JsonOption = False,
+    batch_size: shared.BatchOption = 4,
+    device: shared.DeviceOption = None,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Choose the score from which detections are taken, class by class, and check it on other images."""
-    with errors():
+    with shared.errors():
         from detrkit.api.thresholds import choose_thresholds
         from detrkit.families.build import is_run
         from detrkit.threshold_file import FILE_NAME
@@ -63,7 +63,7 @@ def thresholds(
         file = out or (folder / FILE_NAME if folder.is_dir() and is_run(folder) else Path(FILE_NAME))
         if file.is_dir():
             raise UsageError(f"{file} is a folder, expected the file to write, such as {file / FILE_NAME}")
-        options = given(
+        options = shared.given(
             split=split,
             check_split=check_split,
             recall=recall,
@@ -71,26 +71,26 @@ def thresholds(
             batch_size=batch_size,
             device=device,
         )
-        with progress_bar("detecting", as_json) as progress:
+        with shared.progress_bar("detecting", as_json) as progress:
             choice = choose_thresholds(
                 model,
                 data,
                 precision=precision,
                 calibrate=calibrate,
                 out=file,
-                say=quiet if as_json else say,
+                say=shared.quiet if as_json else shared.say,
                 progress=progress,
                 **options,
             )
         if as_json:
-            typer.echo(json.dumps(choice.to_dict(), indent=1, allow_nan=False))
+            shared.print_json(choice.to_dict())
             return
         from rich.console import Console
 
         Console().print(_table(choice).rich())
         for line in _lines(choice):
-            say(line)
-        say(f"Written to {file}")
+            shared.say(line)
+        shared.say(f"Written to {file}")
 
 
 def _table(choice: ThresholdChoice) -> Table:

@@ -2,33 +2,20 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Literal
 
-import typer
-
-from detrkit.cli.shared import (
-    ConfigOption,
-    DataOption,
-    InitOption,
-    RecipeOption,
-    SetOption,
-    errors,
-    opt,
-    report_run,
-    run_drawings,
-    say,
-)
+from detrkit.cli import shared
+from detrkit.cli.shared import opt
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError
 
 
 def train(
     model: Annotated[str, opt("PRESET", "Which model; see: detrkit models.")] = DEFAULT_PRESET,
-    data: DataOption = None,
+    data: shared.DataOption = None,
     run: Annotated[Path | None, opt("DIR", "Folder for the run; runs/MODEL-1 and so on if not given.")] = None,
-    init: InitOption = None,
+    init: shared.InitOption = None,
     epochs: Annotated[int | None, opt("N", "Passes over the training images.", min=1)] = None,
     batch: Annotated[
         str | None,
@@ -42,9 +29,9 @@ def train(
     go_on: Annotated[
         bool, opt(None, "If --run holds a training already, go on with that one.", "--resume")
     ] = False,
-    recipe: RecipeOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
+    recipe: shared.RecipeOption = None,
+    config: shared.ConfigOption = None,
+    assignments: shared.SetOption = None,
     ray: Annotated[
         int | None, opt("N", "Train on a Ray cluster, with N processes of a GPU or CPU each.", min=1)
     ] = None,
@@ -55,7 +42,7 @@ def train(
     as_json: Annotated[bool, opt(None, "With --replay: print what it found as JSON.", "--json")] = False,
 ) -> None:
     """Train or fine-tune on your data set. Ctrl-C saves; go on with: detrkit resume RUN."""
-    with errors():
+    with shared.errors():
         if replay is not None:
             _replay(replay, as_json)
             return
@@ -76,10 +63,10 @@ def train(
             go_on=go_on,
             ray_workers=ray,
             changes=changes,
-            drawings=run_drawings(),
-            say=say,
+            drawings=shared.run_drawings(),
+            say=shared.say,
         )
-        report_run(result)
+        shared.report_run(result)
 
 
 def _batch_size(text: str | None) -> int | Literal["auto"] | None:
@@ -95,7 +82,7 @@ def _replay(source: Path, as_json: bool) -> None:
 
     diagnosis = replay(source)
     if as_json:
-        typer.echo(json.dumps(diagnosis.to_dict(), indent=1, allow_nan=False))
+        shared.print_json(diagnosis.to_dict())
         return
     for line in [f"{diagnosis.file}:", *diagnosis.lines()]:
-        say(line)
+        shared.say(line)

@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from detrkit.cli.shared import (
-    ConfigOption,
-    DataOption,
-    InitOption,
-    JsonOption,
-    SetOption,
-    errors,
-    fail,
-    free_folder,
-    opt,
-    quiet,
-    say,
-)
+from detrkit.cli import shared
+from detrkit.cli.shared import opt
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError
 
@@ -29,7 +17,7 @@ SHOWN_TRIALS = 5
 
 def tune(
     model: Annotated[str | None, opt("PRESET", "Which model to train; detr-r50 if not given.")] = None,
-    data: DataOption = None,
+    data: shared.DataOption = None,
     trials: Annotated[int | None, opt("N", "Trials in all, finished ones counted; 20 at first.", min=1)] = None,
     epochs: Annotated[int | None, opt("N", "Epochs of each trial.", min=1)] = None,
     out: Annotated[
@@ -46,35 +34,35 @@ def tune(
     no_prune: Annotated[bool, opt(None, "Train every trial to its end.", "--no-prune")] = False,
     storage: Annotated[str | None, opt("URL", "Database for several machines; DIR/study.db if not given.")] = None,
     study: Annotated[str | None, opt("NAME", "Name in that database; that of DIR if not given.")] = None,
-    init: InitOption = None,
-    config: ConfigOption = None,
-    assignments: SetOption = None,
+    init: shared.InitOption = None,
+    config: shared.ConfigOption = None,
+    assignments: shared.SetOption = None,
     lr_range: Annotated[
         bool, opt(None, "No search: one short training with a rising learning rate suggests one.", "--lr-range")
     ] = False,
     steps: Annotated[int, opt("N", "Steps of --lr-range.", min=20)] = 120,
-    as_json: JsonOption = False,
+    as_json: shared.JsonOption = False,
 ) -> None:
     """Search for settings: many short trainings, the best config ready to train. Needs detrkit[tune].
 
     Stopped in any way, it goes on with: detrkit tune --out DIR
     """
-    with errors():
+    with shared.errors():
         from detrkit.api import tune as verbs
         from detrkit.config import parse_assignments
 
-        tell = quiet if as_json else say
+        tell = shared.quiet if as_json else shared.say
         changes = parse_assignments(assignments or [])
         training: dict[str, Any] = {"data": data, "config": config, "init": init, "changes": changes, "say": tell}
         if lr_range:
             _only_search(trials=trials, space=space, pruner=pruner, storage=storage, study=study)
-            folder = out or free_folder(Path("lr-range"))
+            folder = out or shared.free_folder(Path("lr-range"))
             found = verbs.lr_range(model or DEFAULT_PRESET, out=folder, steps=steps, **training)
             if as_json:
-                typer.echo(json.dumps(found.to_dict(), indent=1))
+                shared.print_json(found.to_dict())
             else:
-                say("\n".join(found.lines()))
-                say(f"Curve: {folder / 'lr_range.png'}; figures: {folder / 'lr_range.json'}")
+                shared.say("\n".join(found.lines()))
+                shared.say(f"Curve: {folder / 'lr_range.png'}; figures: {folder / 'lr_range.json'}")
             return
         result = verbs.tune(
             model,
@@ -89,13 +77,13 @@ def tune(
             **training,
         )
         if as_json:
-            typer.echo(json.dumps(result.to_dict(), indent=1))
+            shared.print_json(result.to_dict())
         else:
             _report(result)
     if result.stopped == "interrupted":
         raise typer.Exit(128 + (result.signal_number or 2))
     if result.best is None:
-        fail("no trial is complete; the reasons are in trials.csv", 1)
+        shared.fail("no trial is complete; the reasons are in trials.csv", 1)
 
 
 def _pruner(name: str | None, no_prune: bool) -> Any:
@@ -118,8 +106,10 @@ def _report(result: Any) -> None:
     if result.best is not None:
         shown = [trial for place, trial in enumerate(result.ranked) if place < SHOWN_TRIALS or trial.number == 0]
         names = result.best.parameters
-        say("\n".join(trials_table(shown).only("trial", "best AP", "epochs", *names).lines()))
-        say(f"Train the best: detrkit train --config {result.out / 'best.yaml'}")
-    say(f"Page: {result.out / 'tune.html'}; table: {result.out / 'trials.csv'}; runs: {result.out / 'trials'}")
+        shared.say("\n".join(trials_table(shown).only("trial", "best AP", "epochs", *names).lines()))
+        shared.say(f"Train the best: detrkit train --config {result.out / 'best.yaml'}")
+    shared.say(
+        f"Page: {result.out / 'tune.html'}; table: {result.out / 'trials.csv'}; runs: {result.out / 'trials'}"
+    )
     if result.stopped == "interrupted":
-        say(f"Stopped; go on with: detrkit tune --out {result.out}")
+        shared.say(f"Stopped; go on with: detrkit tune --out {result.out}")

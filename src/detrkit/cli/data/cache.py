@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from detrkit.cli.data.shared import DataArgument, print_json
-from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
+from detrkit.cli.data.shared import DataArgument
+from detrkit.cli.shared import JsonOption, errors, opt, print_json, progress_bar, quiet, say
 
 
 def cache(

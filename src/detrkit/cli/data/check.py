@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detrkit.cli.data.shared import DataArgument, LayoutOption, checked_layout, print_json
-from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
+from detrkit.cli.data.shared import DataArgument, LayoutOption, checked_layout
+from detrkit.cli.shared import JsonOption, errors, opt, print_json, progress_bar, quiet, say
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import DataError, UsageError, counted
 

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from detrkit.cli.data.shared import (
-    CopyOption,
-    DataArgument,
-    LayoutOption,
-    OutOption,
-    checked_layout,
-    print_json,
-)
-from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
+from detrkit.cli.data import shared
+from detrkit.cli.shared import JsonOption, errors, opt, print_json, progress_bar, quiet, say
 from detrkit.errors import counted
 
 
 def convert(
-    data: DataArgument,
+    data: shared.DataArgument,
     to: Annotated[str, opt("FORMAT", "coco, yolo or voc.", "--to")],
-    out: OutOption,
+    out: shared.OutOption,
     split: Annotated[list[str] | None, opt("NAME", "Split to convert, may be repeated; all if not given.")] = None,
-    layout: LayoutOption = "auto",
-    copy: CopyOption = False,
+    layout: shared.LayoutOption = "auto",
+    copy: shared.CopyOption = False,
     decimals: Annotated[
         bool, opt(None, "For voc: write fractions of pixels; some readers know none.", "--decimals")
     ] = False,
@@ -37,7 +30,7 @@ def convert(
                 data,
                 out,
                 to,
-                layout=checked_layout(layout),
+                layout=shared.checked_layout(layout),
                 splits=split,
                 copy=copy,
                 decimals=decimals,

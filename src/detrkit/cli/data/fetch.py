@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detrkit.cli.data.shared import print_json
-from detrkit.cli.shared import JsonOption, errors, opt, say
+from detrkit.cli.shared import JsonOption, errors, opt, print_json, say
 from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:

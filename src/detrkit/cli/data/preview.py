@@ -7,40 +7,33 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.data.shared import (
-    DataArgument,
-    LayoutOption,
-    PresetOption,
-    TransformsOption,
-    changed_config,
-    checked_layout,
-)
+from detrkit.cli.data import shared
 from detrkit.cli.shared import errors, fail, free_folder, opt, progress_bar, say
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import counted
 
 
 def preview(
-    data: DataArgument,
+    data: shared.DataArgument,
     split: Annotated[str, opt("NAME", "Split to draw from.")] = "train",
     count: Annotated[int, opt("N", "Images.", min=1, max=500)] = 12,
     draws: Annotated[int, opt("N", "Draws of augmentation beside each image.", min=0, max=12)] = 3,
     out: Annotated[Path | None, opt("DIR", "Folder; preview, with a number if it is taken.")] = None,
-    model: PresetOption = DEFAULT_PRESET,
-    assignments: TransformsOption = None,
+    model: shared.PresetOption = DEFAULT_PRESET,
+    assignments: shared.TransformsOption = None,
     seed: Annotated[int, opt("N", "Of the choice and of augmentation.", min=0)] = 0,
     class_name: Annotated[str | None, opt("NAME", "Only images that hold this class.", "--class")] = None,
-    layout: LayoutOption = "auto",
+    layout: shared.LayoutOption = "auto",
 ) -> None:
     """Draw images with their annotations, as annotated and as augmentation shows them to the model."""
     problems: list[str] = []
     with errors():
-        config = changed_config(model, assignments)
+        config = shared.changed_config(model, assignments)
         from detrkit.curation.preview import preview_rows, write_preview
         from detrkit.data.formats import find_splits
         from detrkit.data.read import read_split_files
 
-        files = next(iter(find_splits(data, checked_layout(layout), [split]).values()))
+        files = next(iter(find_splits(data, shared.checked_layout(layout), [split]).values()))
         index, report = read_split_files(files)
         for line in report.lines():
             say(line)

@@ -4,28 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from detrkit.cli.data.shared import (
-    CopyOption,
-    DataArgument,
-    LayoutOption,
-    OutOption,
-    SeedOption,
-    SplitsOption,
-    checked_layout,
-    report_parts,
-)
+from detrkit.cli.data import shared
 from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
 
 
 def sample(
-    data: DataArgument,
-    out: OutOption,
+    data: shared.DataArgument,
+    out: shared.OutOption,
     count: Annotated[int, opt("N", "Images in all, shared among the splits.", min=1)],
-    source: SplitsOption = None,
-    seed: SeedOption = 0,
+    source: shared.SplitsOption = None,
+    seed: shared.SeedOption = 0,
     min_per_class: Annotated[int, opt("N", "Images that each class gets at least, where possible.", min=0)] = 1,
-    layout: LayoutOption = "auto",
-    copy: CopyOption = False,
+    layout: shared.LayoutOption = "auto",
+    copy: shared.CopyOption = False,
     as_json: JsonOption = False,
 ) -> None:
     """Make a small data set out of a large one, in COCO layout, with every class in proportion."""
@@ -38,11 +29,11 @@ def sample(
                 out,
                 count,
                 splits=source,
-                layout=checked_layout(layout),
+                layout=shared.checked_layout(layout),
                 seed=seed,
                 min_per_class=min_per_class,
                 copy=copy,
                 say=quiet if as_json else say,
                 progress=progress,
             )
-        report_parts(result, as_json, "")
+        shared.report_parts(result, as_json, "")

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from detrkit.cli.shared import opt, say
+from detrkit.cli.shared import opt, print_json, say
 from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -52,13 +51,6 @@ def changed_config(preset: str, assignments: list[str] | None) -> Config:
     from detrkit.families.recipes import preset_config
 
     return update_config(preset_config(preset), parse_assignments(assignments or []))
-
-
-def print_json(value: object) -> None:
-    """Print a result for programs."""
-    import msgspec
-
-    typer.echo(json.dumps(value, indent=1, default=msgspec.to_builtins))
 
 
 def report_parts(result: DivideResult, as_json: bool, ending: str) -> None:

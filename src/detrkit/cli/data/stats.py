@@ -5,39 +5,30 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from detrkit.cli.data.shared import (
-    DataArgument,
-    LayoutOption,
-    PresetOption,
-    SplitsOption,
-    TransformsOption,
-    changed_config,
-    checked_layout,
-    print_json,
-)
-from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
+from detrkit.cli.data import shared
+from detrkit.cli.shared import JsonOption, errors, opt, print_json, progress_bar, quiet, say
 from detrkit.config import DEFAULT_PRESET
 
 
 def stats(
-    data: DataArgument,
-    splits: SplitsOption = None,
-    model: PresetOption = DEFAULT_PRESET,
-    assignments: TransformsOption = None,
+    data: shared.DataArgument,
+    splits: shared.SplitsOption = None,
+    model: shared.PresetOption = DEFAULT_PRESET,
+    assignments: shared.TransformsOption = None,
     html: Annotated[Path | None, opt("FILE", "Also write a page with plots, one HTML file.", "--html")] = None,
-    layout: LayoutOption = "auto",
+    layout: shared.LayoutOption = "auto",
     as_json: JsonOption = False,
 ) -> None:
     """Show what a data set holds: classes, box sizes, objects an image, what of small ones reaches the model."""
     with errors():
-        config = changed_config(model, assignments)
+        config = shared.changed_config(model, assignments)
         from detrkit.curation.input_sizes import eval_inputs, train_inputs
         from detrkit.curation.stats import dataset_stats
         from detrkit.data.formats import find_splits
         from detrkit.data.read import read_split_files
 
         indexes = {}
-        for name, files in find_splits(data, checked_layout(layout), splits).items():
+        for name, files in find_splits(data, shared.checked_layout(layout), splits).items():
             indexes[name], defects = read_split_files(files)
             for line in defects.lines():
                 (quiet if as_json else say)(line)
