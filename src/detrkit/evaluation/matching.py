@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from typing import Self
 
 import numpy as np
 
@@ -26,7 +27,19 @@ _MOST_PAIRS = 500_000
 
 
 @dataclasses.dataclass(frozen=True)
-class Found:
+class Columns:
+    """Arrays of one length, a row of all of them for each thing that they describe."""
+
+    def __len__(self) -> int:
+        return len(next(iter(vars(self).values())))
+
+    def select(self, rows: np.ndarray) -> Self:
+        """Return those at some rows, or where a mask is True."""
+        return type(self)(*(column[rows] for column in vars(self).values()))
+
+
+@dataclasses.dataclass(frozen=True)
+class Found(Columns):
     """Detections of many images as columns, in the data set's own classes.
 
     Args:
@@ -41,16 +54,9 @@ class Found:
     scores: np.ndarray
     boxes_xywh: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.scores)
-
-    def select(self, rows: np.ndarray) -> Found:
-        """Return those at some rows, or where a mask is True."""
-        return Found(self.image_rows[rows], self.class_ids[rows], self.scores[rows], self.boxes_xywh[rows])
-
 
 @dataclasses.dataclass(frozen=True)
-class Pairs:
+class Pairs(Columns):
     """Detections and objects of one image that overlap by ``LEAST_IOU`` or more, of the same class or not.
 
     Args:
@@ -62,10 +68,6 @@ class Pairs:
     detections: np.ndarray
     objects: np.ndarray
     iou: np.ndarray
-
-    def select(self, rows: np.ndarray) -> Pairs:
-        """Return those at some rows, or where a mask is True."""
-        return Pairs(self.detections[rows], self.objects[rows], self.iou[rows])
 
 
 @dataclasses.dataclass(frozen=True)

@@ -24,14 +24,7 @@ from detrkit.evaluation.weighted_ap import count_pairs
 
 Target = Literal["missed objects", "wrong detections"]
 
-CONFIDENCE = 0.95
-"""Share of data sets in which all intervals hold the true ratio: where there is nothing, nothing is claimed."""
-LEAST_DIFFERENCE = 0.05
-"""Between the rate of the worst bin and the others'; less is of no use to anybody, however sure."""
-RESAMPLES = 500
-
-_LEAST_COUNT = 10
-_LEAST_IMAGES = 5
+_LEAST_COUNT, _LEAST_IMAGES = 10, 5  # in a bin, and of how many images
 
 
 @dataclasses.dataclass(frozen=True)
@@ -111,6 +104,15 @@ class _Candidate:
     errors: np.ndarray
 
 
+CONFIDENCE = 0.95
+"""Share of data sets in which all intervals hold the true ratio: where there is nothing, nothing is claimed."""
+
+LEAST_DIFFERENCE = 0.05
+"""Between the rate of the worst bin and the others'; less is of no use to anybody, however sure."""
+
+RESAMPLES = 500
+
+
 def find_causes(questions: Sequence[Question], seed: int = 0) -> list[Cause]:
     """Find properties with a bin that fails more often than the others, beyond chance and by ``LEAST_DIFFERENCE``.
 
@@ -180,19 +182,15 @@ def _resampled(tables: Sequence[tuple[np.ndarray, np.ndarray, tuple[int, ...]]],
     if not tables:
         return []
     images = np.unique(np.concatenate([rows for _, rows, _ in tables]))
-    counts = sparse.vstack(  # type: ignore[no-untyped-call]
-        [
-            count_pairs(cells, np.searchsorted(images, rows), (int(np.prod(shape)), len(images)))
-            for cells, rows, shape in tables
-        ],
-        format="csr",
-    )
+    pairs = [
+        count_pairs(cells, np.searchsorted(images, rows), (int(np.prod(shape)), len(images)))
+        for cells, rows, shape in tables
+    ]
+    counts = sparse.vstack(pairs, format="csr")  # type: ignore[no-untyped-call]
     weights = image_weights(len(images), RESAMPLES, np.random.default_rng(seed))
-    sums = np.concatenate(
-        [counts @ part for part in itertools.chain([np.ones((len(images), 1))], weights)], axis=1
-    )
-    ends = np.cumsum([np.prod(shape) for _, _, shape in tables])[:-1]
-    parts = np.split(sums, ends)
+    as_it_is = np.ones((len(images), 1))
+    sums = np.concatenate([counts @ part for part in itertools.chain([as_it_is], weights)], axis=1)
+    parts = np.split(sums, np.cumsum([np.prod(shape) for _, _, shape in tables])[:-1])
     return [part.reshape(*shape, -1) for part, (_, _, shape) in zip(parts, tables, strict=True)]
 
 
@@ -232,20 +230,10 @@ def _cause(entry: _Candidate, reach: float) -> Cause | None:
     if low <= 1 or rates[worst] - others < LEAST_DIFFERENCE:
         return None
     first = [int(entry.property.bins[entry.bins == number][0]) for number in range(len(counts))]
-    return Cause(
-        name=entry.property.name,
-        target=entry.question.target,
-        bins=tuple(
-            Bin(entry.property.labels[label], int(count), float(rate))
-            for label, count, rate in zip(first, counts, rates, strict=True)
-        ),
-        worst=worst,
-        others=float(others),
-        ratio=ratio,
-        low=low,
-        high=high,
-        sampled=entry.property.sampled,
-    )
+    labels = [entry.property.labels[label] for label in first]
+    told = tuple(map(Bin, labels, counts.tolist(), rates.tolist()))
+    name, target, sampled = entry.property.name, entry.question.target, entry.property.sampled
+    return Cause(name, target, told, worst, float(others), ratio, low, high, sampled=sampled)
 
 
 def _explains(rival: _Candidate, entry: _Candidate, cause: Cause, reach: float, seed: int) -> bool:

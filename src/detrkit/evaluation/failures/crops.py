@@ -29,6 +29,7 @@ _LEAST_SIDE = 96
 _MOST_ZOOM = 4.0
 _FAINT = 110  # of 255
 _DASH, _GAP = 6, 4
+_Sides = tuple[float, float, float, float]  # x0, y0, x1, y1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -112,14 +113,13 @@ def draw_crop(image: np.ndarray, spot: Spot, labels: np.ndarray, found: np.ndarr
     pen = ImageDraw.Draw(sheet)
     corner = np.array([left, top], dtype=np.float64)
 
-    def scaled(box: np.ndarray) -> tuple[float, float, float, float]:
+    def scaled(box: np.ndarray) -> _Sides:
         low, high = (box[:2] - corner) * zoom, (box[:2] + box[2:] - corner) * zoom
         # Boxes on the edge of the picture are drawn inside it; huge ones need not be drawn far outside.
         low, high = np.clip(low, -9, np.array(size) + 8), np.clip(high, -9, np.array(size) + 8)
+        last = np.array(size) - 2
         x0, y0 = np.where((low < 1) & (low > -6), 1, low).tolist()
-        x1, y1 = np.where(
-            (high > np.array(size) - 2) & (high < np.array(size) + 5), np.array(size) - 2, high
-        ).tolist()
+        x1, y1 = np.where((high > last) & (high < last + 7), last, high).tolist()
         return x0, y0, max(x0, x1), max(y0, y1)
 
     # what else is near faintly, then what the picture is about
@@ -161,18 +161,12 @@ def _frame(boxes: np.ndarray, width: int, height: int) -> tuple[int, int, int, i
     return left, top, max(right, left + 1), max(bottom, top + 1)
 
 
-def _dashed(
-    pen: ImageDraw.ImageDraw,
-    box: tuple[float, float, float, float],
-    color: tuple[int, int, int, int],
-    width: int,
-) -> None:
+def _dashed(pen: ImageDraw.ImageDraw, box: _Sides, color: tuple[int, int, int, int], width: int) -> None:
     x0, y0, x1, y1 = box
+    dashes = []
     for start in np.arange(x0, x1, _DASH + _GAP).tolist():
-        end = min(start + _DASH, x1)
-        pen.line((start, y0, end, y0), fill=color, width=width)
-        pen.line((start, y1, end, y1), fill=color, width=width)
+        dashes += [(start, y, min(start + _DASH, x1), y) for y in (y0, y1)]
     for start in np.arange(y0, y1, _DASH + _GAP).tolist():
-        end = min(start + _DASH, y1)
-        pen.line((x0, start, x0, end), fill=color, width=width)
-        pen.line((x1, start, x1, end), fill=color, width=width)
+        dashes += [(x, start, x, min(start + _DASH, y1)) for x in (x0, x1)]
+    for dash in dashes:
+        pen.line(dash, fill=color, width=width)

@@ -13,7 +13,7 @@ import numpy as np
 
 from detrkit.classes import SIZE_LIMITS
 from detrkit.evaluation.error_types import ErrorKind, ErrorTypes
-from detrkit.evaluation.matching import Matches
+from detrkit.evaluation.matching import Columns, Matches
 from detrkit.evaluation.overlaps import matched_iou
 from detrkit.evaluation.truth import CocoTruth
 
@@ -25,14 +25,12 @@ FALSE_POSITIVES = KINDS[:MISSED]
 
 SIZES = tuple(SIZE_LIMITS)
 
-_CODE_BY_KIND = np.full(max(ErrorKind) + 1, -1, dtype=np.int64)
-for _code, _name in enumerate(FALSE_POSITIVES):
-    _CODE_BY_KIND[ErrorKind[_name.upper()]] = _code
-_CODE_BY_KIND.setflags(write=False)
+_NAMES = [kind.name.lower() for kind in ErrorKind]
+_CODE_BY_KIND = np.array([KINDS.index(name) if name in KINDS else -1 for name in _NAMES])
 
 
 @dataclasses.dataclass(frozen=True)
-class FailureTable:
+class FailureTable(Columns):
     """Failures, worst first.
 
     The severity of a false positive is the square of its score, and half of that for a duplicate: a confident
@@ -57,22 +55,11 @@ class FailureTable:
     iou: np.ndarray
     severity: np.ndarray
 
-    def __len__(self) -> int:
-        return len(self.kinds)
-
-    def select(self, rows: np.ndarray) -> FailureTable:
-        """Return those at some rows, or where a mask is True."""
-        return FailureTable(*(getattr(self, field.name)[rows] for field in dataclasses.fields(self)))
-
 
 def failure_table(matches: Matches, errors: ErrorTypes, score: float) -> FailureTable:
     """List everything that goes wrong when detections below ``score`` are not shown."""
-    false, missed = _false_positives(matches, errors, score), _missed(matches, errors, score)
-    columns = (
-        np.concatenate([getattr(false, field.name), getattr(missed, field.name)])
-        for field in dataclasses.fields(FailureTable)
-    )
-    table = FailureTable(*columns)
+    parts = _false_positives(matches, errors, score), _missed(matches, errors, score)
+    table = FailureTable(*map(np.concatenate, zip(*(vars(part).values() for part in parts), strict=True)))
     return table.select(np.argsort(-table.severity, kind="stable"))
 
 
@@ -164,39 +151,26 @@ def image_results(
     wrong = wrong.reshape(count, len(KINDS))
     severity = np.bincount(table.image_rows, table.severity, minlength=count)
     overlap = np.bincount(images[right], matched_iou(matches)[right], minlength=count)
+    claims = rights + wrong[:, :-1].sum(axis=1) + objects
+    f1 = np.where(claims > 0, 2 * rights / np.maximum(claims, 1), np.array(None))
+    mean_iou = np.where(rights > 0, overlap / np.maximum(rights, 1), np.array(None))
     # worst first
-    claims = rights + wrong[:, :-1].sum(axis=1)
     order = rows[np.lexsort((rows, -objects[rows], -severity[rows]))]
-    return tuple(
-        ImageResult(
-            image_row=row,
-            image_id=int(truth.image_ids[row]),
-            file_name=file_names[row],
-            objects=int(objects[row]),
-            right=int(rights[row]),
-            wrong=tuple(wrong[row].tolist()),
-            f1=float(2 * rights[row] / (claims[row] + objects[row])) if claims[row] + objects[row] else None,
-            mean_iou=float(overlap[row] / rights[row]) if rights[row] else None,
-            severity=float(severity[row]),
-        )
-        for row in order.tolist()
-    )
+    names = [file_names[row] for row in order.tolist()]
+    kinds = map(tuple, wrong[order].tolist())
+    columns = [array[order].tolist() for array in (truth.image_ids, objects, rights, f1, mean_iou, severity)]
+    return tuple(map(ImageResult, order.tolist(), columns[0], names, *columns[1:3], kinds, *columns[3:]))
 
 
 def _false_positives(matches: Matches, errors: ErrorTypes, score: float) -> FailureTable:
     codes = _CODE_BY_KIND[errors.kinds]
     rows = np.flatnonzero((codes >= 0) & (matches.found.scores >= score))
-    codes = codes[rows]
+    codes, images = codes[rows], matches.found.image_rows[rows]
     objects = errors.partner[rows].astype(np.int64)
+    iou = np.where(objects >= 0, errors.iou[rows], np.nan)
     weight = np.where(codes == KINDS.index("duplicate"), 0.5, 1.0)
-    return FailureTable(
-        kinds=codes,
-        image_rows=matches.found.image_rows[rows],
-        detections=rows,
-        objects=objects,
-        iou=np.where(objects >= 0, errors.iou[rows], np.nan),
-        severity=weight * certainty(matches.found.scores)[rows] ** 2,
-    )
+    severity = weight * certainty(matches.found.scores)[rows] ** 2
+    return FailureTable(codes, images, rows, objects, iou, severity)
 
 
 def _missed(matches: Matches, errors: ErrorTypes, score: float) -> FailureTable:
@@ -205,14 +179,8 @@ def _missed(matches: Matches, errors: ErrorTypes, score: float) -> FailureTable:
     detections, iou = _nearest(matches, objects)
     truth = matches.truth
     images = truth.image_rows[objects]
-    return FailureTable(
-        kinds=np.full(len(objects), MISSED, dtype=np.int64),
-        image_rows=images,
-        detections=detections,
-        objects=objects,
-        iou=iou,
-        severity=0.25 + 0.75 * side_shares(truth, images, truth.boxes_xywh[objects]),
-    )
+    severity = 0.25 + 0.75 * side_shares(truth, images, truth.boxes_xywh[objects])
+    return FailureTable(np.full(len(objects), MISSED), images, detections, objects, iou, severity)
 
 
 def _nearest(matches: Matches, objects: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

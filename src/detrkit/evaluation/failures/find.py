@@ -34,7 +34,8 @@ from detrkit.evaluation.failures.properties import (
     measure_pixels,
     pixel_properties,
 )
-from detrkit.evaluation.matching import Matches
+from detrkit.evaluation.matching import Found, Matches
+from detrkit.evaluation.truth import CocoTruth
 from detrkit.visual.page import Picture
 from detrkit.visual.text import shortened
 
@@ -122,11 +123,6 @@ class Failures:
     pixel_images: int = 0
 
     @property
-    def suspects(self) -> tuple[LabelIssue, ...]:
-        """Former name of ``label_issues``, for one release."""
-        return self.label_issues
-
-    @property
     def class_names(self) -> tuple[str, ...]:
         """Names of the data set's classes, by class id."""
         return self.matches.truth.class_map.names
@@ -145,22 +141,14 @@ class Failures:
         classes = [value_at(found.class_ids, detection), value_at(truth.class_ids, annotation)]
         class_id, other = reversed(classes) if kind == MISSED else classes
         assert class_id is not None
+        found_xywh = found.boxes_xywh[detection] if detection >= 0 else None
+        object_xywh = truth.boxes_xywh[annotation] if annotation >= 0 else None
         area = truth.area[annotation] if annotation >= 0 else found.boxes_xywh[detection, 2:].prod()
-        return Failure(
-            number=number,
-            kind=KINDS[kind],
-            image_row=image_row,
-            image_id=int(truth.image_ids[image_row]),
-            file_name=self.file_names[image_row],
-            class_id=class_id,
-            other_class_id=other,
-            score=value_at(found.scores, detection),
-            iou=float(table.iou[number]) if np.isfinite(table.iou[number]) else None,
-            size=SIZES[int(sizes_of(area))],
-            found_xywh=found.boxes_xywh[detection] if detection >= 0 else None,
-            object_xywh=truth.boxes_xywh[annotation] if annotation >= 0 else None,
-            severity=float(table.severity[number]),
-        )
+        score, size = value_at(found.scores, detection), SIZES[int(sizes_of(area))]
+        iou = float(table.iou[number]) if np.isfinite(table.iou[number]) else None
+        image_id, file_name = int(truth.image_ids[image_row]), self.file_names[image_row]
+        told = (class_id, other, score, iou, size, found_xywh, object_xywh, float(table.severity[number]))
+        return Failure(number, KINDS[kind], image_row, image_id, file_name, *told)
 
     def worst(self, count: int, kind: str | None = None) -> list[Failure]:
         """List the worst failures, of all kinds or of one."""
@@ -225,26 +213,20 @@ def find_failures(
     # pictures, and pixels of the objects to be found and the detections that are shown
     objects = np.flatnonzero(matches.measured)
     shown = np.flatnonzero((found.scores >= score) & ~matches.ignored[0])
-    pixels = [
-        _Pixels(truth.image_rows[objects], truth.boxes_xywh[objects]),
-        _Pixels(found.image_rows[shown], found.boxes_xywh[shown]),
-    ]
+    pixels = [_Pixels(things, rows) for things, rows in ((truth, objects), (found, shown))]
     if read_image is not None:
         sample = _sample(matches, pixel_images, seed)
         failures = _with_pictures(failures, read_image, (pictures, issue_pictures), sample, pixels, progress)
     # properties of these objects and detections that go with failure
-    of_objects = box_properties(
-        truth, pixels[0].image_rows, truth.class_ids[objects], pixels[0].boxes, matches.measured
-    )
-    of_objects += [*crowding_properties(near, objects, matches.measured), *pixel_properties(pixels[0].values)]
-    of_shown = box_properties(
-        truth, pixels[1].image_rows, found.class_ids[shown], pixels[1].boxes, matches.measured
-    )
-    of_shown += pixel_properties(pixels[1].values)
+    measured, crowding = matches.measured, crowding_properties(near, objects, matches.measured)
+    properties = []
+    for own, more in zip(pixels, (crowding, []), strict=True):
+        of_boxes = box_properties(truth, own.image_rows, own.class_ids, own.boxes, measured)
+        properties.append([*of_boxes, *more, *pixel_properties(own.values)])
     missed, wrong = ~found_objects(matches, score)[objects], ~right_detections(matches, score)[shown]
     questions = [
-        Question("missed objects", missed, pixels[0].image_rows, of_objects),
-        Question("wrong detections", wrong, pixels[1].image_rows, of_shown),
+        Question("missed objects", missed, pixels[0].image_rows, properties[0]),
+        Question("wrong detections", wrong, pixels[1].image_rows, properties[1]),
     ]
     return dataclasses.replace(failures, causes=tuple(find_causes(questions, seed)))
 
@@ -252,9 +234,10 @@ def find_failures(
 class _Pixels:
     """Brightness and the like of boxes (ordered by image) of those images that were looked at, NaN elsewhere."""
 
-    def __init__(self, image_rows: np.ndarray, boxes: np.ndarray):
-        self.image_rows, self.boxes = image_rows, boxes
-        self.values = np.full((len(boxes), len(PIXEL_PROPERTIES)), np.nan)
+    def __init__(self, things: CocoTruth | Found, rows: np.ndarray):
+        self.image_rows, self.class_ids = things.image_rows[rows], things.class_ids[rows]
+        self.boxes = things.boxes_xywh[rows]
+        self.values = np.full((len(rows), len(PIXEL_PROPERTIES)), np.nan)
 
     def measure(self, row: int, image: np.ndarray) -> None:
         part = slice(*np.searchsorted(self.image_rows, (row, row + 1)))

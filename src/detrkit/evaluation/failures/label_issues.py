@@ -98,13 +98,8 @@ def find_label_issues(
     if near is None:
         near = near_pairs(matches.truth.image_rows, matches.truth.boxes_xywh)
     confidence = class_confidence(matches)
-    found = (
-        _missing(matches, confidence),
-        _swapped(matches, confidence),
-        _badly_placed(matches, confidence),
-        _without_object(matches, confidence),
-        _given_twice(matches, confidence, near),
-    )
+    ways = (_missing, _swapped, _badly_placed, _without_object)
+    found = [*(way(matches, confidence) for way in ways), _given_twice(matches, confidence, near)]
     issues = []
     taken: set[int] = set()
     for reason, columns in zip(REASONS, found, strict=True):
@@ -199,14 +194,13 @@ def _without_object(matches: Matches, confidence: np.ndarray) -> _Columns:
     seen = np.zeros(len(truth.class_ids))
     np.maximum.at(seen, pairs.objects, np.sqrt(confidence[pairs.detections]))
     found = (matches.found_by[0] >= 0) & measured
-    recall = np.minimum(
-        _share(found, truth.class_ids, measured, len(truth.class_map)),
-        _share(found, sizes_of(truth.area), measured, len(SIZES)),
-    )
+    groups = ((truth.class_ids, len(truth.class_map)), (sizes_of(truth.area), len(SIZES)))
+    recall = np.minimum(*(_share(found, group, measured, number) for group, number in groups))
     objects = np.flatnonzero(measured & (matches.found_by[0] < 0))
     # Bayes: either one of the few labels without an object, or one of the objects that the model misses anyway.
     empty = _EMPTY_LABELS / (_EMPTY_LABELS + 1 - recall[objects])
-    return _Columns(empty * (1 - seen[objects]), objects, np.full(len(objects), -1), np.full(len(objects), np.nan))
+    none = np.full(len(objects), -1)
+    return _Columns(empty * (1 - seen[objects]), objects, none, np.full(len(objects), np.nan))
 
 
 def _share(true: np.ndarray, groups: np.ndarray, counted: np.ndarray, number: int) -> np.ndarray:
@@ -253,24 +247,12 @@ def _issue(matches: Matches, file_names: Sequence[str], reason: str, columns: _C
     annotation, detection = int(columns.objects[row]), int(columns.detections[row])
     image_row = int(truth.image_rows[annotation] if annotation >= 0 else found.image_rows[detection])
     class_id, proposed = value_at(truth.class_ids, annotation), value_at(found.class_ids, detection)
-    score, iou = (
-        value_at(found.scores, detection),
-        None if math.isnan(columns.iou[row]) else float(columns.iou[row]),
-    )
+    score = value_at(found.scores, detection)
+    iou = None if math.isnan(columns.iou[row]) else float(columns.iou[row])
     names = (*truth.class_map.names, "")
     label, said = (names[-1 if number is None else number] for number in (class_id, proposed))
-    return LabelIssue(
-        reason=reason,
-        rank=float(columns.rank[row]),
-        image_row=image_row,
-        image_id=int(truth.image_ids[image_row]),
-        file_name=file_names[image_row],
-        annotation=annotation if annotation >= 0 else None,
-        class_id=class_id,
-        box_xywh=value_at(truth.boxes_xywh, annotation),
-        proposed_class_id=proposed,
-        proposed_box_xywh=value_at(found.boxes_xywh, detection),
-        score=score,
-        iou=iou,
-        explanation=_EXPLANATIONS[reason].format(label=label, said=said, score=score, iou=iou),
-    )
+    image_id, file_name, rank = int(truth.image_ids[image_row]), file_names[image_row], float(columns.rank[row])
+    explanation = _EXPLANATIONS[reason].format(label=label, said=said, score=score, iou=iou)
+    box, seen = value_at(truth.boxes_xywh, annotation), value_at(found.boxes_xywh, detection)
+    told = (None if annotation < 0 else annotation, class_id, box, proposed, seen, score, iou, explanation)
+    return LabelIssue(reason, rank, image_row, image_id, file_name, *told)

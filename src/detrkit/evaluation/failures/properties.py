@@ -81,13 +81,11 @@ def crowding_properties(near: NearPairs, objects: np.ndarray, counted: np.ndarra
     neighbours = np.bincount(np.r_[first, second], minlength=len(counted))
     number = np.searchsorted((1, 3, 6), neighbours[objects], side="right")
     covered = np.searchsorted((1e-9, 0.1, 0.3), overlap[objects], side="right")
+    by_number = ("none near", "1 or 2 near", "3 to 5 near", "6 or more near")
+    by_overlap = ("no overlap", "IoU under 0.1", "IoU 0.1 to 0.3", "IoU over 0.3")
     return [
-        Property("near objects", number, ("none near", "1 or 2 near", "3 to 5 near", "6 or more near")),
-        Property(
-            "overlap with another object",
-            covered,
-            ("no overlap", "IoU under 0.1", "IoU 0.1 to 0.3", "IoU over 0.3"),
-        ),
+        Property("near objects", number, by_number),
+        Property("overlap with another object", covered, by_overlap),
     ]
 
 

@@ -75,61 +75,41 @@ def _kinds_table(failures: Failures) -> Table:
     rows: list[list[Value]] = []
     for code, kind in enumerate(KINDS):
         mine = table.kinds == code
-        shown = [] if code == MISSED else found.scores[table.detections[mine]]
-        classes = (
-            truth.class_ids[table.objects[mine]] if code == MISSED else found.class_ids[table.detections[mine]]
-        )
+        detections = table.detections[mine & (table.kinds != MISSED)]
+        shown = found.scores[detections]
+        classes = truth.class_ids[table.objects[mine]] if code == MISSED else found.class_ids[detections]
         counts = np.bincount(classes) if len(classes) else np.zeros(1, int)
         often = f"{failures.class_names[counts.argmax()]} ({counts.max():,})" if counts.any() else ""
         rows.append([kind, len(classes), float(np.median(shown)) if len(shown) else None, often, _MEANING[kind]])
-    columns = [
-        Column("kind"),
-        Column("failures", "count", bar=True),
-        *_numbers("median score"),
-        Column("most often"),
-        Column("what it is"),
-    ]
+    numbers = [Column("failures", "count", bar=True), *_numbers("median score")]
+    columns = [Column("kind"), *numbers, Column("most often"), Column("what it is")]
     return Table(columns, rows, "Failures by kind")
 
 
 def _cause_blocks(failures: Failures) -> list[Block]:
     # what was looked at, and how
     own = [cause for cause in failures.causes if cause.explained_by is None]
-    pixels = (
-        f" Brightness, contrast and sharpness were measured on {failures.pixel_images:,} images."
-        if failures.pixel_images
-        else " Brightness, contrast and sharpness were not measured."
-    )
+    number = failures.pixel_images
+    measured = f"measured on {number:,} images" if number else "not measured"
     method = (
         "What fails is compared by size, shape, place, crowding, class frequency and pixels. Intervals are by "
         "resampling images, and hold for all properties together with 95 % confidence. That a property goes with "
-        f"failure does not prove that it is the reason.{pixels}"
+        f"failure does not prove that it is the reason. Brightness, contrast and sharpness were {measured}."
     )
     if not failures.causes:
         return [Text("Nothing that was looked at goes with failure beyond chance."), Text(method)]
     # a chart of each, and the table of all
     plots = Charts([_cause_plot(cause) for cause in own[:_MOST_PLOTS]])
-    rows: list[list[Value]] = [
-        [
-            cause.name + (f" (goes along with {cause.explained_by})" if cause.explained_by else ""),
-            worst.label,
-            cause.target,
-            worst.count,
-            worst.rate,
-            cause.others,
-            cause.ratio,
-            f"{cause.low:.1f} to {cause.high:.1f}",
-        ]
-        for cause in failures.causes
-        for worst in [cause.bins[cause.worst]]
-    ]
+    rows: list[list[Value]] = []
+    for cause in failures.causes:
+        name = cause.name + (f" (goes along with {cause.explained_by})" if cause.explained_by else "")
+        worst, interval = cause.bins[cause.worst], f"{cause.low:.1f} to {cause.high:.1f}"
+        rates = (worst.count, worst.rate, cause.others, cause.ratio)
+        rows.append([name, worst.label, cause.target, *rates, interval])
     columns = [
-        Column("property"),
-        Column("worst where"),
-        Column("what fails"),
+        *map(Column, ("property", "worst where", "what fails")),
         Column("of", "count"),
-        Column("fail there", "percent"),
-        Column("elsewhere", "percent"),
+        *(Column(name, "percent") for name in ("fail there", "elsewhere")),
         Column("times as often", "number", bar=True),
         Column("95 % interval"),
     ]

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from detrkit.evaluation.failures.entries import KINDS, MISSED, SIZES, sizes_of
+from detrkit.evaluation.failures.entries import KINDS, MISSED, SIZES, ImageResult, sizes_of
 from detrkit.evaluation.failures.find import Failures
 from detrkit.evaluation.failures.label_issues import LabelIssue
 from detrkit.files import atomic_file
@@ -46,14 +46,9 @@ def image_rows(failures: Failures) -> list[list[Value]]:
     """List file name, id, severity, objects, right ones, failures by kind, F1 and mean IoU of every image."""
     return [
         [
-            image.file_name,
-            image.image_id,
-            round(image.severity, 4),
-            image.objects,
-            image.right,
+            *_values(image, "file_name", "image_id", "severity", "objects", "right"),
             *image.wrong,
-            _rounded(image.f1),
-            _rounded(image.mean_iou),
+            *_values(image, "f1", "mean_iou"),
         ]
         for image in failures.images
     ]
@@ -64,14 +59,9 @@ def issue_rows(failures: Failures) -> list[list[Value]]:
     names = (*failures.class_names, None)
     return [
         [
-            issue.reason,
-            round(issue.rank, 4),
-            issue.file_name,
-            issue.image_id,
-            names[-1 if issue.class_id is None else issue.class_id],
-            names[-1 if issue.proposed_class_id is None else issue.proposed_class_id],
-            _rounded(issue.score),
-            _rounded(issue.iou),
+            *_values(issue, "reason", "rank", "file_name", "image_id"),
+            *(names[-1 if number is None else number] for number in (issue.class_id, issue.proposed_class_id)),
+            *_values(issue, "score", "iou"),
         ]
         for issue in failures.label_issues
     ]
@@ -105,16 +95,12 @@ def label_issues_as_coco(failures: Failures) -> dict[str, Any]:
             }
         )
     # with the images and categories that they need
+    images = zip(rows, truth.image_ids[rows].tolist(), truth.sizes_hw[rows].tolist(), strict=True)
     return {
         "info": {"description": "Labels that are likely wrong, most suspect first; written by detrkit"},
         "images": [
-            {
-                "id": int(truth.image_ids[row]),
-                "file_name": encodable(failures.file_names[row]),
-                "height": int(truth.sizes_hw[row, 0]),
-                "width": int(truth.sizes_hw[row, 1]),
-            }
-            for row in rows
+            {"id": image_id, "file_name": encodable(failures.file_names[row]), "height": height, "width": width}
+            for row, image_id, (height, width) in images
         ],
         "categories": [
             {"id": category_id, "name": encodable(name)}
@@ -125,12 +111,9 @@ def label_issues_as_coco(failures: Failures) -> dict[str, Any]:
 
 
 def _judgement(issue: LabelIssue, category_ids: Sequence[int]) -> dict[str, Any]:
-    proposed = issue.proposed_class_id
+    proposed, names = issue.proposed_class_id, ("reason", "rank", "score", "iou")
     return {
-        "reason": issue.reason,
-        "rank": round(issue.rank, 4),
-        "score": _rounded(issue.score),
-        "iou": _rounded(issue.iou),
+        **dict(zip(names, _values(issue, *names), strict=True)),
         "proposed_category_id": None if proposed is None else category_ids[proposed],
         "proposed_bbox": None if issue.proposed_box_xywh is None else _rounded_box(issue.proposed_box_xywh),
         "explanation": encodable(issue.explanation),
@@ -176,8 +159,10 @@ def _taken(values: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return taken
 
 
-def _rounded(value: float | None) -> float | None:
-    return None if value is None else round(value, 4)
+def _values(entry: ImageResult | LabelIssue, *names: str) -> list[Value]:
+    """Return some of an entry's values, numbers rounded for a table."""
+    values = [getattr(entry, name) for name in names]
+    return [round(value, 4) if isinstance(value, float) else value for value in values]
 
 
 def _rounded_box(box: Sequence[float]) -> list[float]:
