@@ -60,7 +60,8 @@ def prepare(data: Path, folder: Path) -> Path:
         splits[name] = (index, files.images)
         if files.format == "coco":
             sources[name] = files.annotations
-    written = write_coco(folder / "written", splits, WriteOptions(sources=sources)).path
+    written = folder / "written"
+    write_coco(written, splits, WriteOptions(sources=sources))
     return fix_data(examine(written), folder / "clean").out
 
 

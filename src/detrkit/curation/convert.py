@@ -14,7 +14,7 @@ from detrkit.data.formats import (
     SplitFiles,
     find_splits,
 )
-from detrkit.data.formats.output import Progress, WriteOptions, Written
+from detrkit.data.formats.output import Progress, WriteOptions
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_split_files
 from detrkit.errors import UsageError
@@ -103,9 +103,9 @@ def convert_data(
     parts = {split: (_from_one(index, found[split]), found[split].images) for split, (index, _) in read.items()}
     sources = {split: files.annotations for split, files in found.items() if files.format == "coco"}
     options = WriteOptions(copy=copy, progress=progress, sources=sources, decimals=decimals)
-    written: Written = FORMATS[to].writer()(Path(out), parts, options)
+    notes = FORMATS[to].writer()(Path(out), parts, options)
     names = dict.fromkeys(name for index, _ in read.values() for name in index.class_map.names)
-    return Converted(written.path, to, tuple(names), written.notes, converted)
+    return Converted(Path(out), to, tuple(names), tuple(notes), converted)
 
 
 def _from_one(index: CocoIndex, files: SplitFiles) -> CocoIndex:

@@ -113,11 +113,11 @@ def split_data(
     rows = split_rows(index, shares, seed, groups)
     notes += _size_notes(rows, shares, len(index), groups)
     parts = {part: (index.select(chosen), files.images) for part, chosen in rows.items()}
-    path = _write(Path(out), parts, dict.fromkeys(parts, files), copy, writing)
+    _write(Path(out), parts, dict.fromkeys(parts, files), copy, writing)
     asked = np.array(list(shares.values()))[:, None]
     present = np.isfinite(differences := np.abs(class_shares(index, rows.values()) - asked))
     return DivideResult(
-        path,
+        Path(out),
         _summaries(parts),
         len(groups),
         max(map(len, groups), default=0),
@@ -170,8 +170,8 @@ def sample_data(
         missing = len(np.unique(index.labels)) - len(np.unique(part.labels))
         if missing:
             notes.append(f"{name}: {missing} classes have no object among {quota} images; ask for more images")
-    path = _write(Path(out), parts, found, copy, progress)
-    return DivideResult(path, _summaries(parts), 0, 0, 0.0, tuple(notes))
+    _write(Path(out), parts, found, copy, progress)
+    return DivideResult(Path(out), _summaries(parts), 0, 0, 0.0, tuple(notes))
 
 
 def _read(files: SplitFiles, say: Say) -> CocoIndex:
@@ -226,12 +226,12 @@ def _write(
     files: Mapping[str, SplitFiles],
     copy: bool,
     progress: Progress | None,
-) -> Path:
+) -> None:
     sources = {name: files[name].annotations for name in parts if files[name].format == "coco"}
     empty = [name for name, (index, _) in parts.items() if not len(index)]
     if empty:
         raise DataError(f"{empty[0]} would have no image; give it a larger share")
-    return write_coco(out, parts, WriteOptions(copy=copy, sources=sources, progress=progress)).path
+    write_coco(out, parts, WriteOptions(copy=copy, sources=sources, progress=progress))
 
 
 def _summaries(parts: Mapping[str, tuple[CocoIndex, Path]]) -> tuple[Part, ...]:

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from detrkit.classes import SizeHW
+from detrkit.errors import AnnotationError
 
 SPLIT_ALIASES = {  # CVAT calls its only split default
     "train": ("train", "training", "default"),
@@ -88,6 +89,18 @@ def usable_size(height: float, width: float) -> SizeHW:
     """Return a size as whole pixels; 0, 0 where it is none."""
     usable = 1 <= height < 2**31 and 1 <= width < 2**31
     return (int(height), int(width)) if usable else (0, 0)
+
+
+def read_text(path: Path, errors: str = "replace") -> str:
+    """Read a text file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        AnnotationError: It cannot be read.
+    """
+    try:
+        return path.read_text(encoding="utf-8-sig", errors=errors)
+    except OSError as error:
+        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
 
 
 def subfolders(folder: Path) -> list[Path]:

@@ -25,9 +25,9 @@ from detrkit.data.formats.coco.find import (
     find_coco_by_content,
     split_of_json,
 )
-from detrkit.data.formats.panoptic.find import panoptic_files, segments_folder
+from detrkit.data.formats.panoptic import panoptic_files, segments_folder
 from detrkit.data.formats.table import FORMATS
-from detrkit.data.formats.voc.find import voc_files
+from detrkit.data.formats.voc.read import voc_files
 from detrkit.data.formats.yolo.find import folder_files, yaml_splits
 from detrkit.errors import DataError, UsageError, listed
 

@@ -13,7 +13,7 @@ import re
 import shutil
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -118,19 +118,6 @@ class WriteOptions:
 DEFAULTS = WriteOptions()
 
 
-@dataclasses.dataclass(frozen=True)
-class Written:
-    """A data set that was written.
-
-    Args:
-        path: Its folder.
-        notes: What the format could not hold, and what was done about it, in words.
-    """
-
-    path: Path
-    notes: tuple[str, ...] = ()
-
-
 def common_classes(splits: Splits) -> tuple[list[str], dict[str, np.ndarray]]:
     """Return the class names of all splits, and the number of each split's classes among them, int64.
 
@@ -149,47 +136,39 @@ def common_classes(splits: Splits) -> tuple[list[str], dict[str, np.ndarray]]:
     return [name for name, _ in numbers], found
 
 
-def distinct_names(names: Iterable[str], kinds: Mapping[str, str]) -> dict[str, str]:
+def distinct_names(index: CocoIndex, images: Path) -> dict[str, str]:
     """Choose names of images, such that no two differ only in their suffix, where formats put labels beside them.
 
+    Names whose suffix is not that of an image get the suffix of its true format.
+
     Args:
-        names: Names as they are, relative to a folder.
-        kinds: Suffix to add to those names whose own is not that of an image.
+        index: images, named relative to a folder
+        images: the folder
 
     Returns:
         The name to use of each.
     """
     chosen: dict[str, str] = {}
     taken: set[str] = set()
-    for name in names:
-        plain = re.sub(r"[\r\n]", "_", inside_name(name)) + kinds.get(name, "")
+    for name in map(index.file_name, range(len(index))):
+        plain = re.sub(r"[\r\n]", "_", inside_name(name))
+        if not is_kind(name.rpartition("/")[2], IMAGE_SUFFIXES):
+            plain += _true_suffix(images / name)
         stem, dot, suffix = plain.rpartition(".")
         candidates = itertools.chain(
             [stem, f"{stem}_{suffix.lower()}"], (f"{stem}_{number}" for number in itertools.count(2))
         )
-        free = next(candidate for candidate in candidates if candidate not in taken)
         if name not in chosen:
+            free = next(candidate for candidate in candidates if candidate not in taken)
             taken.add(free)
             chosen[name] = f"{free}{dot}{suffix}"
     return chosen
 
 
-def missing_suffixes(index: CocoIndex, images: Path) -> dict[str, str]:
-    """Return the suffix of the true format of images whose names have none that tells, by name."""
-    found: dict[str, str] = {}
-    for name in map(index.file_name, range(len(index))):
-        if not is_kind(name.rpartition("/")[2], IMAGE_SUFFIXES):
-            found[name] = _true_suffix(images / name)
-    return found
-
-
-def renamed_note(renames: Mapping[str, str], why: str) -> tuple[str, ...]:
-    """Say which images were given another name; nothing where none was."""
-    changed = [(old, new) for old, new in renames.items() if inside_name(old) != new]
-    if not changed:
-        return ()
-    old, new = changed[0]
-    return (f"{len(changed)} images have a new name, such as {new} for {old}: {why}",)
+def renamed_note(split: str, renames: Mapping[str, str], why: str) -> list[str]:
+    """Say which images of a split were given another name; nothing where none was."""
+    changed = [f"{new} for {old}" for old, new in renames.items() if inside_name(old) != new]
+    return [f"{split}: {len(changed)} images have a new name, such as {changed[0]}: {why}"] if changed else []
 
 
 def _true_suffix(path: Path) -> str:

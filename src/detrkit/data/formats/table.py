@@ -11,10 +11,8 @@ from typing import Any, Literal
 from detrkit.data.formats.base import SplitCandidates, SplitFiles
 from detrkit.data.formats.coco.find import find_coco, find_coco_by_content, find_coco_elsewhere
 from detrkit.data.formats.coco.read import load_coco_table
-from detrkit.data.formats.panoptic.find import find_panoptic
-from detrkit.data.formats.panoptic.read import load_panoptic_table
-from detrkit.data.formats.voc.find import find_voc
-from detrkit.data.formats.voc.read import load_voc_table
+from detrkit.data.formats.panoptic import find_panoptic, load_panoptic_table
+from detrkit.data.formats.voc.read import find_voc, load_voc_table
 from detrkit.data.formats.yolo.find import find_yolo, find_yolo_folders
 from detrkit.data.formats.yolo.read import load_yolo_table
 from detrkit.data.table import AnnotationTable

@@ -14,7 +14,7 @@ import yaml
 
 from detrkit.data.formats import find_splits
 from detrkit.data.formats.coco.write import write_coco
-from detrkit.data.formats.output import WriteOptions, Written
+from detrkit.data.formats.output import WriteOptions
 from detrkit.data.formats.voc.write import whole_pixels, write_voc
 from detrkit.data.formats.yolo.write import write_yolo
 from detrkit.data.index import CocoIndex
@@ -120,7 +120,7 @@ def test_class_names_of_every_kind(writer: Callable[..., Any], tmp_path: Path) -
 
 
 @pytest.mark.parametrize("writer", [write_yolo, write_voc])
-def test_images_that_differ_in_their_suffix_only(writer: Callable[..., Written], tmp_path: Path) -> None:
+def test_images_that_differ_in_their_suffix_only(writer: Callable[..., list[str]], tmp_path: Path) -> None:
     images = [image_entry(1, "1.png"), image_entry(2, "1.jpg"), image_entry(3, "3")]
     (tmp_path / "a").mkdir()
     path = write(tmp_path / "a", coco(images[:2], [annotation(1), annotation(2, 2)]))
@@ -131,7 +131,7 @@ def test_images_that_differ_in_their_suffix_only(writer: Callable[..., Written],
     back, _ = read_split_files(find_splits(tmp_path / "out")["train"])
     assert sorted(back.file_name(row) for row in range(3)) == ["1.png", "1_jpg.jpg", "3.png"]
     assert np.diff(back.offsets).tolist() == [1, 1, 1]
-    assert "2 images have a new name, such as 1_jpg.jpg for 1.jpg" in written.notes[0]
+    assert "2 images have a new name, such as 1_jpg.jpg for 1.jpg" in written[0]
 
 
 def test_splits_with_different_class_lists_share_one(tmp_path: Path) -> None:
@@ -147,7 +147,7 @@ def test_splits_with_different_class_lists_share_one(tmp_path: Path) -> None:
 
 def test_yolo_leaves_crowd_out_and_says_so(tmp_path: Path) -> None:
     written = write_yolo(tmp_path / "out", {"train": small(tmp_path / "a")})
-    assert written.notes == ("train: 1 crowd regions left out: YOLO has none",)
+    assert written == ["train: 1 crowd regions left out: YOLO has none"]
     text = (tmp_path / "out" / "labels" / "train" / "1.txt").read_text()
     assert text == "1 0.250000000 0.275000000 0.333333333 0.250000000\n"
     assert (tmp_path / "out" / "labels" / "train" / "3.txt").read_text() == ""
@@ -168,7 +168,7 @@ def test_voc_has_whole_pixels_and_crowd_as_difficult(tmp_path: Path) -> None:
     texts = [[box.findtext(tag) for tag in ("xmin", "ymin", "xmax", "ymax")] for box in root.iter("bndbox")]
     assert texts == [["5", "6", "26", "17"], ["1", "1", "10", "10"]]
     assert [item.text for item in root.iter("difficult")] == ["0", "1"]
-    assert written.notes == ("train: 1 crowd regions written as difficult objects",)
+    assert written == ["train: 1 crowd regions written as difficult objects"]
     write_voc(tmp_path / "exact", parts, WriteOptions(decimals=True))
     back, _ = read_split_files(find_splits(tmp_path / "exact")["train"])
     np.testing.assert_allclose(back.boxes_xyxy[0], [5.4, 6.5, 25.6, 16.7])
@@ -184,7 +184,7 @@ def test_whole_pixels_never_lose_a_box(tmp_path: Path) -> None:
     assert np.abs(corners - index.boxes_xyxy).max() <= 0.5
     assert corners[3].tolist() == [10.6, 3, 11.4, 33]  # whole where that leaves something
     written = write_voc(tmp_path / "out", {"train": (index, images)})
-    assert "3 boxes too thin for whole pixels" in written.notes[0]
+    assert "3 boxes too thin for whole pixels" in written[0]
     back = read_split_files(find_splits(tmp_path / "out")["train"])[0]
     assert np.abs(back.boxes_xyxy - index.boxes_xyxy).max() <= 0.5
 

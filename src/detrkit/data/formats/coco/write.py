@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.data.formats.coco.read import load_json
-from detrkit.data.formats.output import DEFAULTS, Splits, WriteOptions, Written, new_data_set
+from detrkit.data.formats.output import DEFAULTS, Splits, WriteOptions, new_data_set
 from detrkit.data.index import CocoIndex
 from detrkit.files import atomic_file
 
@@ -26,8 +26,11 @@ _SAME_PIXELS = 1e-3
 _ENTRIES = ("images", "annotations", "categories")
 
 
-def write_coco(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> Written:
+def write_coco(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> list[str]:
     """Write a data set in COCO layout into a new or empty folder, which is whole or not there.
+
+    Returns:
+        Nothing that the format could not hold: an empty list.
 
     Raises:
         UsageError: ``out`` is not empty, or a split has an impossible name.
@@ -40,7 +43,7 @@ def write_coco(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> W
             source = options.sources.get(split)
             content = coco_content(index, names) if source is None else merged_content(index, names, source)
             write_coco_json(folder / "annotations" / f"instances_{split}.json", content)
-    return Written(Path(out))
+    return []
 
 
 def write_coco_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -65,27 +68,15 @@ def coco_content(index: CocoIndex, names: Iterable[str]) -> dict[str, Any]:
         for image_id, name, (height, width) in zip(index.image_ids, names, index.sizes_hw.tolist(), strict=True)
     ]
     category_ids = index.class_map.category_ids
-    image_of = np.repeat(index.image_ids, np.diff(index.offsets)).tolist()
-    columns = zip(
-        unique_ids(index.annotation_ids).tolist(),
-        image_of,
-        index.labels.tolist(),
-        boxes_xywh(index).tolist(),
-        index.area.tolist(),
-        index.iscrowd.tolist(),
-        strict=True,
-    )
-    annotations = [
-        {
-            "id": annotation_id,
-            "image_id": image_id,
-            "category_id": category_ids[label],
-            "bbox": box,
-            "area": area,
-            "iscrowd": int(crowd),
-        }
-        for annotation_id, image_id, label, box, area, crowd in columns
-    ]
+    columns: dict[str, list[Any]] = {
+        "id": unique_ids(index.annotation_ids).tolist(),
+        "image_id": np.repeat(index.image_ids, np.diff(index.offsets)).tolist(),
+        "category_id": [category_ids[label] for label in index.labels.tolist()],
+        "bbox": boxes_xywh(index).tolist(),
+        "area": index.area.tolist(),
+        "iscrowd": index.iscrowd.astype(np.int64).tolist(),
+    }
+    annotations = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     categories = [
         {"id": category_id, "name": name}
         for category_id, name in zip(category_ids, index.class_map.names, strict=True)
@@ -158,8 +149,10 @@ def _take_nearest(box: list[float], candidates: list[Mapping[str, Any]]) -> Mapp
 def _distance(box: list[float], entry: Mapping[str, Any]) -> float:
     """Return the greatest difference from the box of an entry; infinite where that is not four numbers."""
     values = entry.get("bbox")
-    if not isinstance(values, list) or len(values) != 4:
-        return float("inf")
-    if not all(isinstance(value, (int, float)) for value in values):
+    if (
+        not isinstance(values, list)
+        or len(values) != 4
+        or not all(isinstance(one, (int, float)) for one in values)
+    ):
         return float("inf")
     return max(abs(one - float(two)) for one, two in zip(box, values, strict=True))

@@ -19,26 +19,27 @@ from detrkit.data.formats.output import (
     DEFAULTS,
     Splits,
     WriteOptions,
-    Written,
     common_classes,
     distinct_names,
     inside_name,
-    missing_suffixes,
     new_data_set,
     renamed_note,
 )
-from detrkit.data.formats.voc.find import LABELS_FILE
+from detrkit.data.formats.voc.read import LABELS_FILE
 from detrkit.data.index import CocoIndex
 
 DIGITS = 3
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 
 
-def write_voc(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> Written:
+def write_voc(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> list[str]:
     """Write a data set as Pascal VOC into a new or empty folder, which is whole or not there.
 
     Corners are in pixels from 0, as they are read; whole ones unless ``options.decimals``, since some readers know
     no others. ``labels.txt`` keeps the classes in order, of which XML files would only tell those that occur.
+
+    Returns:
+        What the format could not hold, and what was done about it, in words.
 
     Raises:
         UsageError: ``out`` is not empty, or a split has an impossible name.
@@ -65,7 +66,7 @@ def write_voc(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> Wr
             if thin:
                 notes.append(f"{split}: {thin} boxes too thin for whole pixels are written with decimals")
         _write_list(folder / LABELS_FILE, "".join(f"{text}\n" for text in texts))
-    return Written(Path(out), tuple(notes))
+    return notes
 
 
 def whole_pixels(index: CocoIndex) -> np.ndarray:
@@ -92,8 +93,8 @@ def _new_names(splits: Splits) -> tuple[dict[str, dict[str, str]], list[str]]:
     renames: dict[str, dict[str, str]] = {}
     notes: list[str] = []
     for split, (index, images) in splits.items():
-        chosen = distinct_names(listed[split], missing_suffixes(index, images))
-        notes += [f"{split}: {note}" for note in renamed_note(chosen, "XML files have the name of their image")]
+        chosen = distinct_names(index, images)
+        notes += renamed_note(split, chosen, "XML files have the name of their image")
         renames[split] = {old: f"{split}/{new}" for old, new in chosen.items()} if is_shared else chosen
     if is_shared:
         notes.append("images of different splits have the same names, so each split has a folder in JPEGImages")

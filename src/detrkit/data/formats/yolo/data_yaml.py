@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from detrkit.data.formats.base import SPLIT_ALIASES, canonical_split, is_kind, relative, walk_files
+from detrkit.data.formats.base import SPLIT_ALIASES, canonical_split, is_kind, read_text, relative, walk_files
 from detrkit.errors import AnnotationError, DataError
 from detrkit.files import IMAGE_SUFFIXES
 
@@ -166,10 +166,7 @@ def _tails(written: str) -> Iterator[PurePosixPath]:
 def _load(path: Path) -> Any:
     """Load the YAML with every scalar as text, so that a class ``no`` is not read as false, nor ``007`` as 7."""
     try:
-        text = path.read_bytes().decode("utf-8-sig", "replace")
-        return yaml.load(text, Loader=yaml.BaseLoader)  # builds text, lists and mappings only
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
+        return yaml.load(read_text(path), Loader=yaml.BaseLoader)  # builds text, lists and mappings only
     except (yaml.YAMLError, RecursionError) as error:
         raise AnnotationError(f"{path}: not valid YAML: {error}; correct the file") from error
 

@@ -25,8 +25,8 @@ import numpy as np
 
 from detrkit.classes import SizeHW
 from detrkit.data.faults import Findings
-from detrkit.data.formats.base import SplitFiles, relative, walk_files
-from detrkit.data.formats.yolo.data_yaml import DataYaml, locate, read_data_yaml
+from detrkit.data.formats.base import SplitFiles, read_text, relative, walk_files
+from detrkit.data.formats.yolo.data_yaml import locate, read_data_yaml
 from detrkit.data.formats.yolo.find import NOT_LABELS
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError, ImageError
@@ -135,15 +135,9 @@ class _Reader:
         return names
 
     def _listed_names(self, listing: Path) -> list[str]:
-        try:
-            lines = listing.read_text(encoding="utf-8-sig", errors="surrogateescape").splitlines()
-        except OSError as error:
-            raise AnnotationError(
-                f"{listing}: cannot be read: {error.strerror or error}; check the path"
-            ) from error
         bases = (listing.parent, self.root)
         names = []
-        for number, line in enumerate(lines, start=1):
+        for number, line in enumerate(read_text(listing, "surrogateescape").splitlines(), start=1):
             if not line.strip():
                 continue
             path, _ = locate(line, bases, self.files.images)
@@ -246,30 +240,23 @@ class _Reader:
     def _class_names(self) -> dict[int, str]:
         content = self.content
         if content is not None and content.names:
-            self._compare_count(content)
+            if content.count not in (None, len(content.names)):
+                example = f"{content.path.name}: nc is {content.count}, names has {len(content.names)}"
+                self.report.add("class_count_differs", example)
             return dict(sorted(content.names.items()))
         if self.files.names is not None:
-            text = self.files.names.read_text(encoding="utf-8-sig", errors="replace")
-            lines = [line.strip() for line in text.splitlines()]
+            lines = [line.strip() for line in read_text(self.files.names).splitlines()]
             names = {number: line for number, line in enumerate(lines) if line}
             if names:
                 return names
             raise DataError(f"{self.files.names}: holds no class names; expected one a line")
-        count = content.count if content is not None and content.count else self._greatest_class() + 1
+        count = content.count if content is not None else None
+        if not count:  # by the labels of every split, so that all agree on the classes
+            labelled = (class_id for folder in self.files.label_folders for class_id in _classes_in(folder))
+            count = max(labelled, default=-1) + 1
         if count < 1:
             raise DataError(f"{self.source}: no label file holds an object, so there is nothing to detect")
         return {number: f"class_{number}" for number in range(count)}
-
-    def _compare_count(self, content: DataYaml) -> None:
-        if content.count is not None and content.names is not None and content.count != len(content.names):
-            example = f"{content.path.name}: nc is {content.count}, names has {len(content.names)}"
-            self.report.add("class_count_differs", example)
-
-    def _greatest_class(self) -> int:
-        """Return the greatest class number in the labels of every split, so that all agree on the classes."""
-        return max(
-            (class_id for folder in self.files.label_folders for class_id in _classes_in(folder)), default=-1
-        )
 
 
 def _classes_in(folder: Path) -> Iterator[int]:

@@ -16,10 +16,8 @@ from detrkit.data.formats.output import (
     DEFAULTS,
     Splits,
     WriteOptions,
-    Written,
     common_classes,
     distinct_names,
-    missing_suffixes,
     new_data_set,
     renamed_note,
 )
@@ -30,11 +28,14 @@ DIGITS = 9
 """Decimals of a share: boxes on an image of 30,000 pixels come back to a ten-thousandth of a pixel."""
 
 
-def write_yolo(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> Written:
+def write_yolo(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> list[str]:
     """Write a data set as YOLO into a new or empty folder, which is whole or not there.
 
     Crowd regions are left out, since a YOLO label is always one object. ``data.yaml`` has no ``path``: Ultralytics
     would take a relative one from the working directory, and without it from the file.
+
+    Returns:
+        What the format could not hold, and what was done about it, in words.
 
     Raises:
         UsageError: ``out`` is not empty, or a split has an impossible name.
@@ -44,15 +45,14 @@ def write_yolo(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> W
     notes: list[str] = []
     with new_data_set(out, splits, options) as (folder, place):
         for split, (index, images) in splits.items():
-            listed = map(index.file_name, range(len(index)))
-            renames = distinct_names(listed, missing_suffixes(index, images))
+            renames = distinct_names(index, images)
             where = f"images/{split}"
             (folder / where).mkdir(parents=True)
             for row, name in enumerate(place(index, images, folder / where, rename=renames.__getitem__)):
                 path = folder / label_name(f"{where}/{name}")
                 path.parent.mkdir(parents=True, exist_ok=True)
                 path.write_text(_lines(index, row, numbers[split]), encoding="utf-8")
-            notes += [f"{split}: {note}" for note in renamed_note(renames, "labels have the name of their image")]
+            notes += renamed_note(split, renames, "labels have the name of their image")
             if index.iscrowd.any():
                 notes.append(f"{split}: {int(index.iscrowd.sum())} crowd regions left out: YOLO has none")
         content = {split: f"images/{split}" for split in splits}
@@ -60,7 +60,7 @@ def write_yolo(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> W
             {**content, "nc": len(names), "names": dict(enumerate(names))}, sort_keys=False, allow_unicode=True
         )
         (folder / "data.yaml").write_text(text, encoding="utf-8")
-    return Written(Path(out), tuple(notes))
+    return notes
 
 
 def _lines(index: CocoIndex, row: int, numbers: np.ndarray) -> str:

@@ -1,1 +1,0 @@
-"""COCO panoptic: PNG and JSON."""
