@@ -46,11 +46,6 @@ def ids_one_too_low(content: Content, random: np.random.Generator) -> None:
         entry["category_id"] -= 1
 
 
-def ids_one_too_high(content: Content, random: np.random.Generator) -> None:
-    for entry in content["annotations"]:
-        entry["category_id"] += 1
-
-
 def all_empty(content: Content, random: np.random.Generator) -> None:
     content["annotations"] = []
 
@@ -61,7 +56,6 @@ PLANTS: dict[str, tuple[Plant, set[str]]] = {
     "normalised": (normalised, {"box_normalised"}),
     "other images": (boxes_of_other_images, {"boxes_mark_nothing"}),
     "ids too low": (ids_one_too_low, {"class_ids_off_by_one"}),
-    "ids too high": (ids_one_too_high, {"class_ids_off_by_one"}),
     "all empty": (all_empty, {"no_objects"}),
 }
 

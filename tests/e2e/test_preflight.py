@@ -89,16 +89,10 @@ def test_blank_images_are_named(sound: Path, tmp_path: Path):
     assert names(preflight(data, tmp_path / "out")) == {"images_blank"}
 
 
-@pytest.mark.parametrize("factor", [100, 1000])
-def test_learning_rate_far_too_high_is_named(factor: int, sound: Path, tmp_path: Path):
-    lr = preset_config("detr-tiny").train.lr * factor
+@pytest.mark.parametrize(("lr", "fault"), [(1e-1, "learning_rate_too_high"), (1e-8, "loss_does_not_fall")])
+def test_learning_rate_far_off_is_named(lr: float, fault: str, sound: Path, tmp_path: Path):
     verdict = preflight(sound, tmp_path / "out", **{"train.lr": lr, "train.backbone_lr": lr})
-    assert names(verdict) == {"learning_rate_too_high"}
-
-
-def test_learning_rate_far_too_low_is_named(sound: Path, tmp_path: Path):
-    verdict = preflight(sound, tmp_path / "out", **{"train.lr": 1e-8, "train.backbone_lr": 1e-8})
-    assert names(verdict) == {"loss_does_not_fall"}
+    assert names(verdict) == {fault}
 
 
 def test_head_of_another_data_set_is_named(sound: Path, tmp_path: Path):
@@ -129,10 +123,3 @@ def test_missing_validation_split_is_a_fault_not_a_crash(sound: Path, tmp_path: 
     (data / "annotations" / "instances_val2017.json").write_text('{"images": [', encoding="utf-8")
     verdict = preflight(data, tmp_path / "out")
     assert "data_unreadable" in names(verdict)
-
-
-def test_wrong_folder_is_wrong_use(tmp_path: Path):
-    result = run_here(
-        "preflight", "--model", "detr-tiny", "--data", tmp_path / "nothing", "--out", tmp_path / "out"
-    )
-    assert result.exit_code == 2

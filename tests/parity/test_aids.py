@@ -108,15 +108,6 @@ def test_the_models_own_queries_learn_as_if_alone(pair: tuple[nn.Module, nn.Modu
     assert strangers == []
 
 
-def test_without_a_mask_the_others_would_be_seen(monkeypatch: pytest.MonkeyPatch):
-    """That the test above can fail."""
-    everybody = torch.ones(1, 1, 1, 1, dtype=torch.bool)
-    monkeypatch.setattr("detrkit.families.detr.aids.block_mask", lambda *_: everybody)
-    aided, plain = build(CONFIGS["classic"]).train(), build(update_config(CONFIGS["classic"], WITHOUT)).train()
-    found, wanted = aided(*inputs(False), objects()), plain(*inputs(False))
-    assert not torch.allclose(found.logits, wanted.logits, rtol=1e-4, atol=1e-5)
-
-
 def test_each_set_of_queries_answers_as_if_it_were_the_models_own():
     config = CONFIGS["classic"]
     aided, plain = build(config).train(), build(update_config(config, WITHOUT)).train()

@@ -7,7 +7,6 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor
-from torch.nn import functional
 
 from detrkit.config import LossConfig
 from detrkit.families.detr.weights import coco_class_map
@@ -148,14 +147,3 @@ def test_loss_and_gradient_of_every_parameter_equal_transformers(pair: Pair):
         difference = (parameter.grad - gradients[name]).norm() / scale.clamp(min=1e-12)
         # a gradient that is zero in exact arithmetic (keys' biases cancel in the softmax) is rounding noise
         assert difference < 1e-3 or scale < 1e-6, f"{name}: {difference:.2e} of {scale:.2e}"
-
-
-def test_backbone_equals_torchvision_when_nothing_is_padded(pair: Pair):
-    images = padded_batch([(96, 128)])[0]
-    body = pair.ours.backbone[0].body
-    with torch.no_grad():
-        x = functional.relu(body.bn1(body.conv1(images)))
-        x = body.layer4(body.layer3(body.layer2(body.layer1(body.maxpool(x)))))
-        features, padding = pair.ours.backbone[0](images, None)
-    assert padding is None
-    torch.testing.assert_close(features, x, rtol=1e-4, atol=1e-4)

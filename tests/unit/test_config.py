@@ -19,40 +19,33 @@ from detrkit.errors import ConfigError
 from detrkit.families.configs import MODEL_CONFIGS
 
 
-def test_an_unknown_key_names_the_nearest_one():
-    with pytest.raises(ConfigError, match=r"unknown config key train\.lrr; did you mean train\.lr\?"):
-        update_config(Config(), {"train.lrr": 1})
-
-
-def test_an_unknown_section_names_the_nearest_one():
-    with pytest.raises(ConfigError, match=r"trian.*did you mean train\?"):
-        update_config(Config(), {"trian": {"lr": 1}})
-
-
-def test_a_key_of_another_section_is_found():
-    with pytest.raises(ConfigError, match=r"did you mean train\.epochs\?"):
-        update_config(Config(), {"model.epochs": 3})
-
-
-def test_a_bad_value_says_what_was_got():
-    with pytest.raises(ConfigError, match=r"train\.epochs is -1"):
-        update_config(Config(), {"train.epochs": -1})
-
-
-def test_a_section_cannot_be_set_to_a_value():
-    with pytest.raises(ConfigError, match="train is a section"):
-        update_config(Config(), {"train": 3})
-
-
-def test_heads_must_divide_the_features():
-    with pytest.raises(ConfigError, match="not a multiple of num_heads"):
-        update_config(Config(), {"model.hidden_dim": 100})
-
-
-def test_update_leaves_the_original_alone():
-    config = Config()
-    changed = update_config(config, {"train": {"lr": 0.5}})
-    assert (config.train.lr, changed.train.lr) == (1e-4, 0.5)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"train.lrr": 1}, r"unknown config key train\.lrr; did you mean train\.lr\?"),
+        ({"trian": {"lr": 1}}, r"trian.*did you mean train\?"),
+        ({"model.epochs": 3}, r"did you mean train\.epochs\?"),
+        ({"train.epochs": -1}, r"train\.epochs is -1"),
+        ({"train": 3}, "train is a section"),
+        ({"model.hidden_dim": 100}, "not a multiple of num_heads"),
+        ({"model.dense_supervision": "perhaps"}, r"aids\.dense is 'perhaps'"),
+        ({"train.lr_scale": 3}, r"train\.lr_scale is 3"),
+        ({"train.lr_scale": {"encoder": 0}}, r"train\.lr_scale\.encoder is 0: .*greater than 0"),
+        ({"train.lr_scale.encoder": "much"}, r"train\.lr_scale\.encoder is 'much'"),
+        ({"train.freeze": 3}, r"train\.freeze is 3"),
+        ({"transforms.recipe": "stong"}, r"recipe is 'stong'.*'strong'"),
+        ({"transforms.crop_range": [600, 384]}, "crop_range is from 600 to 384"),
+        ({"transforms.scale_jitter": [0.0, 1.0]}, "expected factors"),
+        ({"transforms.mosaic": 1.2}, r"mosaic is 1\.2"),
+        ({"transforms.zoom_out_factor": 0.5}, r"zoom_out_factor is 0\.5"),
+        ({"transforms.scales": [480, 0]}, "scales has 0"),
+        ({"transforms.std": [0.2, 0.0, 0.2]}, "expected numbers above 0"),
+        ({"transforms.close_after": 5}, "close_after is 5"),
+    ],
+)
+def test_keys_and_values_that_cannot_be_are_refused(changes: dict[str, object], message: str):
+    with pytest.raises(ConfigError, match=message):
+        update_config(Config(), changes)
 
 
 @pytest.mark.parametrize(
@@ -61,12 +54,14 @@ def test_update_leaves_the_original_alone():
         ("train.lr=1e-4", "lr", 1e-4),
         ("train.precision=16", "precision", "16"),
         ("train.ema_decay=null", "ema_decay", None),
-        ("train.patience=3", "patience", 3),
+        ("train.freeze=backbone", "freeze", ("backbone",)),  # one part needs no brackets
     ],
 )
 def test_assignments_of_the_command_line(text: str, key: str, value: object):
     config = update_config(Config(), parse_assignments([text]))
     assert getattr(config.train, key) == value
+    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
+        parse_assignments(["train.lr"])
 
 
 @pytest.mark.parametrize(
@@ -98,35 +93,6 @@ def test_a_mapping_given_whole_replaces_and_by_a_name_adds(tmp_path: Path):
 
 @pytest.mark.parametrize(
     ("text", "message"),
-    [
-        ("train.lr_scale=3", r"train\.lr_scale is 3"),
-        ("train.lr_scale={encoder: 0}", r"train\.lr_scale\.encoder is 0: .*greater than 0"),
-        ("train.lr_scale.encoder=much", r"train\.lr_scale\.encoder is 'much'"),
-        ("train.freeze=3", r"train\.freeze is 3"),
-    ],
-)
-def test_a_mapping_or_parts_that_cannot_be_are_refused(text: str, message: str):
-    with pytest.raises(ConfigError, match=message):
-        update_config(Config(), parse_assignments([text]))
-
-
-def test_one_part_to_freeze_needs_no_brackets():
-    assert update_config(Config(), parse_assignments(["train.freeze=backbone"])).train.freeze == ("backbone",)
-
-
-def test_an_assignment_without_a_value_is_refused():
-    with pytest.raises(ConfigError, match="expected KEY=VALUE"):
-        parse_assignments(["train.lr"])
-
-
-def test_yaml_round_trip(tmp_path: Path):
-    config = update_config(Config(), {"train.lr": 3e-4, "transforms.scales": [100, 200], "data.root": "a b"})
-    write_config(config, tmp_path / "c.yaml")
-    assert read_config(tmp_path / "c.yaml") == config
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
     [("a: [", "not valid YAML"), ("- 1", "holds a list"), ("train: {x: 1}", "unknown config key train.x")],
 )
 def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str):
@@ -135,9 +101,6 @@ def test_a_bad_file_is_named(tmp_path: Path, text: str, message: str):
     with pytest.raises(ConfigError, match=message) as caught:
         read_config(path)
     assert "c.yaml" in str(caught.value)
-
-
-def test_a_missing_file_is_named(tmp_path: Path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
         read_config(tmp_path / "nowhere.yaml")
 
@@ -168,7 +131,8 @@ def test_other_changes_leave_what_was_set_over_a_recipe():
 
 
 def test_a_run_with_a_changed_recipe_is_written_and_read_whole(tmp_path: Path):
-    config = update_config(Config(), {"transforms.recipe": "mosaic", "transforms.mixup": 0.9})
+    changes = {"transforms.recipe": "mosaic", "transforms.mixup": 0.9, "transforms.scales": [100, 200]}
+    config = update_config(Config(), {**changes, "data.root": "a b", "train.lr": 3e-4})
     write_config(config, tmp_path / "c.yaml")
     assert read_config(tmp_path / "c.yaml") == config
 
@@ -178,26 +142,6 @@ def test_every_recipe_has_a_name_and_only_known_keys():
     for name, changes in RECIPES.items():
         config = TransformConfig(recipe=name)
         assert {key: getattr(config, key) for key in changes} == changes
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"recipe": "stong"}, r"recipe is 'stong'.*'strong'"),
-        ({"crop_range": [600, 384]}, "crop_range is from 600 to 384"),
-        ({"scale_jitter": [2.0, 0.5]}, r"scale_jitter is from 2\.0 to 0\.5"),
-        ({"scale_jitter": [0.0, 1.0]}, "expected factors"),
-        ({"mosaic": 1.2}, r"mosaic is 1\.2"),
-        ({"zoom_out_factor": 0.5}, r"zoom_out_factor is 0\.5"),
-        ({"scales": [480, 0]}, "scales has 0"),
-        ({"std": [0.2, 0.0, 0.2]}, "expected numbers above 0"),
-        ({"close_after": 5}, "close_after is 5"),
-        ({"zoomout": 0.5}, r"did you mean transforms\.zoom_out"),
-    ],
-)
-def test_augmentation_that_cannot_be_is_refused(changes: dict[str, object], message: str):
-    with pytest.raises(ConfigError, match=message):
-        update_config(Config(), {"transforms": changes})
 
 
 @pytest.mark.parametrize(("before", "now"), [(True, "center"), (False, "none")])
@@ -217,11 +161,6 @@ def test_todays_name_of_a_key_goes_over_its_old_one():
         {"model.dense_supervision": True, "aids.dense": "aligned"},
     ):
         assert update_config(Config(), changes).aids.dense == "aligned"
-
-
-def test_a_bad_value_of_an_old_key_is_refused():
-    with pytest.raises(ConfigError, match=r"aids\.dense is 'perhaps'"):
-        update_config(Config(), {"model.dense_supervision": "perhaps"})
 
 
 def test_each_family_has_its_own_fields():

@@ -35,7 +35,6 @@ def names(folder: Path, categories: list[dict[str, object]], used: list[int]) ->
         ([2, 3, 4], ["class_ids_off_by_one"]),
         ([0, 1], []),  # too little to say so
         ([1, 99], []),  # unknown, but not by one
-        ([], []),
     ],
 )
 def test_roboflow_ids_that_are_off_by_one(used: list[int], expected: list[str], tmp_path: Path):

@@ -11,12 +11,10 @@ from detrkit.data.read import read_coco
 from detrkit.preflight.data_questions import check_offset
 from detrkit.preflight.evidence import (
     CHANCE,
-    Patches,
     box_evidence,
     collect_patches,
     label_evidence,
     offset_evidence,
-    transfer_evidence,
 )
 
 SETS = {
@@ -41,13 +39,6 @@ def made_up(count: int = 200, classes: int = 4, noise: float = 1.0) -> tuple[np.
     return features, labels, np.arange(count) // 5
 
 
-def test_labels_that_fit_are_told_from_shuffled_ones():
-    features, labels, images = made_up()
-    assert label_evidence(features, labels, images) > 20
-    shuffled = [label_evidence(features, generator(seed).permutation(labels), images) for seed in range(8)]
-    assert max(shuffled) < CHANCE
-
-
 def test_shuffling_within_images_is_seen_by_its_own_comparison():
     features, labels, images = made_up(count=500)
     scene = images % 4  # every image has mostly objects of one class, and looks like it
@@ -64,40 +55,12 @@ def test_shuffling_within_images_is_seen_by_its_own_comparison():
 
 
 @pytest.mark.parametrize("same", [np.zeros(50, dtype=np.int64), np.arange(50)])
-def test_one_class_or_one_image_is_no_evidence(same: np.ndarray):
+def test_one_class_or_one_image_or_features_without_difference_are_no_evidence(same: np.ndarray):
     features, labels, images = made_up(50)
     assert label_evidence(features, same * 0, images) == 0
     assert label_evidence(features, labels, images * 0) == 0
-
-
-def test_features_without_difference_are_no_evidence():
-    _, labels, images = made_up()
-    assert label_evidence(np.ones((200, 8)), labels, images) == 0
-    assert box_evidence(np.ones((2, 200, 8)), images) == 0
-
-
-def test_boxes_that_look_alike_are_told_from_places_that_do_not():
-    random = generator()
-    boxes = random.normal(size=(150, 12)) + 0.7
-    elsewhere = random.normal(size=(150, 12))
-    images = np.arange(150) // 3
-    assert box_evidence(np.stack([boxes, elsewhere]), images) > 8
-    assert abs(box_evidence(np.stack([boxes - 0.7, elsewhere]), images)) < CHANCE
-
-
-def patches_of(features: np.ndarray, labels: np.ndarray, images: np.ndarray) -> Patches:
-    nothing = np.zeros((2, 0, features.shape[1]))
-    return Patches(features, labels, np.zeros((len(labels), 5)), images, nothing, np.zeros(0, np.int64), 1, (), 0)
-
-
-@pytest.mark.parametrize("shift", [-1, 0, 1])
-def test_shift_between_splits_is_the_one_that_fits(shift: int):
-    features, labels, images = made_up(400)
-    train = patches_of(features[:200], labels[:200], images[:200])
-    other = patches_of(features[200:], (labels[200:] - shift) % 4, images[200:])
-    found = transfer_evidence(train, other, 4)
-    assert found.argmax() == shift + 1
-    assert found[shift + 1] > 10
+    assert label_evidence(np.ones((50, 8)), labels, images) == 0
+    assert box_evidence(np.ones((2, 50, 8)), images) == 0
 
 
 @pytest.mark.parametrize("name", SETS)
