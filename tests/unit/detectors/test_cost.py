@@ -31,14 +31,6 @@ def test_a_batch_costs_its_images():
     assert three.input_shape == (3, 3, 16, 20)
 
 
-def test_counting_leaves_the_network_as_it_was():
-    stages = FakeStages()
-    frozen = stages.network[0].weight.requires_grad_(False)
-    count_cost(stages, torch.zeros((3, 8, 8), dtype=torch.uint8))
-    assert not frozen.requires_grad
-    assert stages.network[1].weight.requires_grad
-
-
 def test_queries_that_ask_for_gradients_do_not_stop_the_counter():
     class Queries(nn.Module):
         def __init__(self):

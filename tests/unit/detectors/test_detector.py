@@ -5,7 +5,6 @@ import pytest
 import torch
 from PIL import Image
 
-from detrkit.detectors.detector import group_by_size
 from detrkit.detectors.interop import sv
 from detrkit.errors import ImageError, UsageError
 from detrkit.threshold_file import ClassThreshold, ScoreScale, Thresholds
@@ -32,11 +31,7 @@ def test_one_image_gives_one_detections_object_with_everything_in_it(detector, m
     assert found.data["class_name"].tolist() == names[found.class_id].tolist()
     assert found.data["category_id"].tolist() == np.array([17, 18, 44])[found.class_id].tolist()
     assert found.metadata == {"source": "image", "size_hw": (40, 60)}
-
-
-def test_boxes_are_in_original_pixels_and_not_clipped(detector, make_image):
-    found = detector.predict(make_image(size_hw=(40, 60)), threshold=0.0)
-    assert found.xyxy[0] == pytest.approx([15, -2, 45, 42], abs=1e-4)
+    assert found.xyxy[0] == pytest.approx([15, -2, 45, 42], abs=1e-4)  # original pixels, not clipped
 
 
 def test_threshold_keeps_scores_equal_to_it(detector, make_image):
@@ -45,7 +40,8 @@ def test_threshold_keeps_scores_equal_to_it(detector, make_image):
     limit = float(everything.confidence[2])
     found = detector.predict(image, threshold=limit)
     assert len(found) == (everything.confidence >= limit).sum() >= 3
-    assert len(detector.predict(image, threshold=1.0)) == 0
+    nothing = detector.predict(image, threshold=1.0)
+    assert (nothing.xyxy.shape, nothing.data["class_name"].shape) == ((0, 4), (0,))
 
 
 def per_class(*scores, scale=None):
@@ -88,32 +84,11 @@ def test_a_detectors_own_thresholds_hold_unless_another_is_given(detector, make_
     assert len(detector.predict(image, threshold=0.0)) == QUERIES
 
 
-def test_thresholds_of_another_model_are_refused(detector, make_image):
-    foreign = Thresholds((ClassThreshold("zebra", 1, 0.5),), 0.5)
-    with pytest.raises(UsageError, match="classes that the model does not have"):
-        detector.predict(make_image(), foreign)
-
-
-def test_nothing_above_the_threshold_is_an_empty_detections_object(detector, make_image):
-    found = detector.predict(make_image(), threshold=1.0)
-    assert len(found) == 0
-    assert found.xyxy.shape == (0, 4)
-    assert found.data["class_name"].shape == (0,)
-
-
 def test_lists_give_lists_in_order(detector, make_image, folder):
-    images = [make_image(seed, size) for seed, size in enumerate([(40, 60), (60, 40), (40, 60), (50, 50)])]
-    together = detector.predict(images, threshold=0.0, batch_size=3)
-    assert len(together) == 4
-    for image, found in zip(images, together, strict=True):
-        assert same(found, detector.predict(image, threshold=0.0))
     assert detector.predict([]) == []
-    assert len(detector.predict([images[0]])) == 1
-    assert [found.metadata["source"].rsplit("/")[-1] for found in detector.predict(folder)] == [
-        "a.PNG",
-        "b.png",
-        "c.png",
-    ]
+    assert len(detector.predict([make_image()])) == 1
+    names = [found.metadata["source"].rsplit("/")[-1] for found in detector.predict(folder)]
+    assert names == ["a.PNG", "b.png", "c.png"]
 
 
 @pytest.mark.parametrize("batch_size", [1, 2, 7, 100])
@@ -170,12 +145,6 @@ def test_broken_images_are_reported_to_the_caller(detector, folder, caplog):
     assert not caplog.text
 
 
-def test_folder_of_broken_images_gives_an_empty_list(detector, folder):
-    for path in folder.glob("*.[pP]*"):
-        path.write_bytes(b"broken")
-    assert detector.predict(folder, on_error=lambda name, error: None) == []
-
-
 def test_broken_images_named_by_hand_are_errors(detector, folder):
     (folder / "b.png").write_bytes(b"broken")
     with pytest.raises(ImageError, match=r"b\.png"):
@@ -186,17 +155,10 @@ def test_broken_images_named_by_hand_are_errors(detector, folder):
         detector.predict([folder / "a.PNG", folder / "b.png"])
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"threshold": 1.5}, "threshold is 1.5"),
-        ({"threshold": -1}, "threshold"),
-        ({"batch_size": 0}, "batch_size"),
-    ],
-)
-def test_arguments_out_of_range_are_refused(options, message, detector, make_image):
-    with pytest.raises(UsageError, match=message):
-        detector.predict(make_image(), **options)
+def test_arguments_out_of_range_are_refused(detector, make_image):
+    for name, value in (("threshold", 1.5), ("threshold", -1), ("batch_size", 0)):
+        with pytest.raises(UsageError, match=f"{name} is {value}"):
+            detector.predict(make_image(), **{name: value})
 
 
 def test_stream_hands_images_along_and_may_be_left_early(detector, folder):
@@ -216,18 +178,6 @@ def test_stream_reads_a_bounded_number_of_images_ahead(detector, make_image, tmp
     next(stream)
     (tmp_path / "59.png").unlink()  # not read yet, so it is missed when its turn comes
     assert sum(1 for _ in stream) == 58
-
-
-def test_groups_hold_every_position_once_and_little_padding():
-    rng = np.random.default_rng(0)
-    sizes = [(800, int(w)) if i % 2 else (int(w), 800) for i, w in enumerate(rng.integers(500, 1333, 50))]
-    groups = group_by_size(sizes, 4)
-    assert sorted(i for group in groups for i in group) == list(range(50))
-    assert max(map(len, groups)) == 4
-    assert len(groups) <= 16
-    for group in groups:
-        height, width = max(sizes[i][0] for i in group), max(sizes[i][1] for i in group)
-        assert height * width * len(group) <= 1.25 * sum(sizes[i][0] * sizes[i][1] for i in group)
 
 
 def test_batches_are_of_one_image_on_the_cpu_unless_asked(detector, model, make_image):

@@ -54,11 +54,6 @@ def test_the_bare_name_of_a_torchvision_detector_gets_a_hint():
         find_target("ssd300_vgg16")
 
 
-def test_what_is_nothing_stays_what_load_says():
-    with pytest.raises(UsageError, match="no file or folder at nonsense"):
-        find_target("nonsense")
-
-
 def test_a_damaged_file_of_weights_is_not_given_to_transformers(tmp_path: Path):
     path = tmp_path / "broken.pth"
     path.write_bytes(b"not weights")

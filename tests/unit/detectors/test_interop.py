@@ -49,11 +49,6 @@ def test_predictions_of_many_images_are_one_list(tmp_path):
     assert json.loads(path.read_text()) == []
 
 
-def test_a_class_map_without_classes_is_legal():
-    nothing = ImageDetections(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int64))
-    assert len(to_supervision(nothing, ClassMap((), ()))) == 0
-
-
 def test_import_gives_no_warning_without_opencv():
     command = [sys.executable, "-W", "error", "-c", "import detrkit.detectors.interop"]
     assert subprocess.run(command, check=False).returncode == 0

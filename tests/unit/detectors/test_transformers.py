@@ -7,24 +7,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 from detrkit.detectors.find import find_target
-from detrkit.detectors.on_split import collect, detect_on_split
-from detrkit.detectors.stages import prepare
+from detrkit.detectors.on_split import detect_on_split
 from detrkit.errors import UsageError, WeightsError
-from detrkit.evaluation.coco import METRIC_NAMES
 from tests.unit.detectors.splits import split_of, write_split
-from tests.unit.detectors.tiny import (
-    KINDS,
-    LABELS,
-    annotate,
-    annotations_from,
-    pycocotools_numbers,
-    results_by_hand,
-    run_transformers,
-    save_transformers,
-)
+from tests.unit.detectors.tiny import KINDS, LABELS, check_parity, run_transformers, save_transformers
 
 SIZES = [(64, 96), (80, 56), (64, 96), (120, 120)]
 CATEGORIES = {1: "cat", 7: "dog"}
@@ -44,21 +32,10 @@ def test_detections_and_all_numbers_are_those_of_the_model_run_as_documented(
     kind: str, folders: dict[str, Path], tmp_path: Path
 ):
     file = write_split(tmp_path, SIZES, categories=CATEGORIES)
-    images = {number: tmp_path / "val2017" / f"{number:04}.png" for number in range(1, len(SIZES) + 1)}
-    results = results_by_hand(images, lambda path: run_transformers(folders[kind], path), BY_LABEL)
-    annotate(file, annotations_from(results, 3))
-    split = split_of(tmp_path)
-
-    target = find_target(f"hf:{folders[kind]}", device="cpu")
-    evaluator = collect(target, split, batch_size=1)
-    evaluator.write_results_json(tmp_path / "found.json")
-    found = json.loads((tmp_path / "found.json").read_text(encoding="utf-8"))
-    assert sorted(map(str, found)) == sorted(map(str, results))
-    metrics = evaluator.finish()
-    assert [metrics[name] for name in METRIC_NAMES] == pycocotools_numbers(file, results)
-    assert metrics["AP"] > 0.02
+    folder = folders[kind]
+    metrics = check_parity(f"hf:{folder}", lambda path: run_transformers(folder, path), BY_LABEL, file, 3)
     assert metrics.unmatched_classes == ("bird",)
-    assert target.class_map.names == tuple(LABELS.values())
+    assert find_target(f"hf:{folder}", device="cpu").class_map.names == tuple(LABELS.values())
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -71,15 +48,6 @@ def test_a_batch_finds_what_single_images_do(kind: str, folders: dict[str, Path]
     for image_id, found in alone.items():
         np.testing.assert_allclose(np.sort(found.scores), np.sort(together[image_id].scores), atol=1e-4)
         assert (np.diff(found.scores) <= 0).all()
-
-
-def test_the_stages_take_images_of_several_sizes_at_once(folders: dict[str, Path]):
-    stages = find_target(f"hf:{folders['detr']}", device="cpu").stages
-    assert stages is not None
-    images = [torch.full((3, 64, 96), 9, dtype=torch.uint8), torch.full((3, 80, 40), 200, dtype=torch.uint8)]
-    found = stages.postprocess(stages.forward(prepare(stages, images)), [(64, 96), (80, 40)])
-    assert [len(image.scores) for image in found] == [12, 12]
-    assert isinstance(stages.network, torch.nn.Module)
 
 
 def test_a_folder_that_detrkit_cannot_load_is_run_by_transformers_and_this_is_said(
@@ -102,14 +70,11 @@ def test_missing_tensors_are_an_error_since_they_would_be_random(folders: dict[s
         find_target(f"hf:{tmp_path}", device="cpu")
 
 
-def test_a_model_of_another_task_is_asked_wrongly(tmp_path: Path):
+def test_a_model_of_another_task_and_no_model_are_refused(tmp_path: Path):
+    with pytest.raises(WeightsError, match="transformers cannot open"):
+        find_target(f"hf:{tmp_path}", device="cpu")
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}), encoding="utf-8")
     with pytest.raises(UsageError, match="is a bert of transformers, which is no object detection model"):
-        find_target(f"hf:{tmp_path}", device="cpu")
-
-
-def test_a_folder_without_a_model_says_so(tmp_path: Path):
-    with pytest.raises(WeightsError, match="transformers cannot open"):
         find_target(f"hf:{tmp_path}", device="cpu")
 
 

@@ -15,6 +15,11 @@ from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 from torch import Tensor, nn
 
+from detrkit.detectors.find import find_target
+from detrkit.detectors.on_split import collect
+from detrkit.evaluation.coco import METRIC_NAMES, CocoMetrics
+from tests.unit.detectors.splits import split_of
+
 LABELS = {0: "cat", 1: "bird", 2: "dog"}  # not in the data set's order, and one that it lacks
 
 Found = Mapping[str, Tensor]
@@ -110,15 +115,35 @@ def annotate(file: Path, annotations: list[dict[str, Any]]) -> None:
     file.write_text(json.dumps(content), encoding="utf-8")
 
 
-def pycocotools_numbers(annotations: Path, results: list[dict[str, Any]]) -> list[float]:
+def pycocotools_numbers(annotations: Path, results: Path | list[dict[str, Any]]) -> list[float]:
     """The twelve."""
     truth = COCO(str(annotations))
-    evaluation = COCOeval(truth, truth.loadRes(results), "bbox")
+    found = truth.loadRes(str(results) if isinstance(results, Path) else results)
+    evaluation = COCOeval(truth, found, "bbox")
     evaluation.evaluate()
     evaluation.accumulate()
     evaluation.summarize()
     numbers: list[float] = evaluation.stats.tolist()
     return numbers
+
+
+def check_parity(
+    source: str, run: Callable[[Path], Found], categories: Mapping[int, int], file: Path, every: int
+) -> CocoMetrics:
+    """Compare detections and metrics of a source with those of ``run``; annotations are made from its results."""
+    root = file.parents[1]
+    listed = json.loads(file.read_text(encoding="utf-8"))["images"]
+    images = {image["id"]: root / "val2017" / image["file_name"] for image in listed}
+    results = results_by_hand(images, run, categories)
+    annotate(file, annotations_from(results, every))
+    evaluator = collect(find_target(source, device="cpu"), split_of(root), batch_size=1)
+    evaluator.write_results_json(root / "found.json")
+    found = json.loads((root / "found.json").read_text(encoding="utf-8"))
+    assert sorted(map(str, found)) == sorted(map(str, results))
+    metrics = evaluator.finish()
+    assert [metrics[name] for name in METRIC_NAMES] == pycocotools_numbers(file, results)
+    assert metrics["AP"] > 0.02
+    return metrics
 
 
 def _labels() -> dict[str, Any]:
@@ -164,57 +189,34 @@ def _detr() -> tuple[Any, Any]:
     return transformers.DetrForObjectDetection(config), processor
 
 
-def _hybrid(backbone: Any, channels: list[int]) -> dict[str, Any]:
-    return {
-        "backbone_config": backbone,
-        "d_model": 32,
-        "encoder_hidden_dim": 32,
-        "encoder_ffn_dim": 64,
-        "decoder_ffn_dim": 64,
-        "encoder_attention_heads": 2,
-        "decoder_attention_heads": 2,
-        "decoder_layers": 2,
-        "num_queries": 12,
-        "encoder_in_channels": channels,
-        "decoder_in_channels": [32, 32, 32],
-        "feat_strides": [8, 16, 32],
-        "num_denoising": 0,
-        **_labels(),
-    }
-
-
 def _rt_detr_v2() -> tuple[Any, Any]:
     backbone = transformers.RTDetrResNetConfig(
         embedding_size=8, hidden_sizes=[8, 16, 24, 32], depths=[1, 1, 1, 1], layer_type="basic"
     )
     backbone.out_features = ["stage2", "stage3", "stage4"]
-    config = transformers.RTDetrV2Config(**_hybrid(backbone, [16, 24, 32]))
+    config = transformers.RTDetrV2Config(
+        backbone_config=backbone,
+        d_model=32,
+        encoder_hidden_dim=32,
+        encoder_ffn_dim=64,
+        decoder_ffn_dim=64,
+        encoder_attention_heads=2,
+        decoder_attention_heads=2,
+        decoder_layers=2,
+        num_queries=12,
+        encoder_in_channels=[16, 24, 32],
+        decoder_in_channels=[32, 32, 32],
+        feat_strides=[8, 16, 32],
+        num_denoising=0,
+        **_labels(),
+    )
     processor = transformers.RTDetrImageProcessor(size={"height": 96, "width": 96})
     return transformers.RTDetrV2ForObjectDetection(config), processor
-
-
-def _d_fine() -> tuple[Any, Any]:
-    backbone = transformers.HGNetV2Config(
-        stem_channels=[3, 8, 8],
-        stage_in_channels=[8, 16, 24, 32],
-        stage_mid_channels=[8, 8, 8, 8],
-        stage_out_channels=[16, 24, 32, 40],
-        stage_num_blocks=[1, 1, 1, 1],
-        stage_numb_of_layers=[1, 1, 1, 1],
-        hidden_sizes=[16, 24, 32, 40],
-        depths=[1, 1, 1, 1],
-        embedding_size=8,
-    )
-    backbone.out_features = ["stage2", "stage3", "stage4"]
-    config = transformers.DFineConfig(**_hybrid(backbone, [24, 32, 40]))
-    processor = transformers.RTDetrImageProcessor(size={"height": 96, "width": 96})
-    return transformers.DFineForObjectDetection(config), processor
 
 
 _MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
     "detr": _detr,
     "yolos": _yolos,
     "rt_detr_v2": _rt_detr_v2,
-    "d_fine": _d_fine,
 }
 KINDS = tuple(_MAKERS)
