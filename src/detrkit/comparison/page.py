@@ -13,10 +13,11 @@ from detrkit.data.split import Split
 from detrkit.detectors.cost import NOT_COUNTED
 from detrkit.evaluation.bootstrap import LEAST_IMAGES
 from detrkit.evaluation.coco import known
+from detrkit.evaluation.report.terms import percent
 from detrkit.visual.chart import Chart, Series
 from detrkit.visual.interactive_charts import Charts
 from detrkit.visual.page import Block, Card, Cards, Gallery, Section, Text
-from detrkit.visual.table import Column, Table, Value
+from detrkit.visual.table import Column, Table, Value, columns
 from detrkit.visual.text import shortened
 
 MOST_PICTURES = 12
@@ -38,10 +39,7 @@ def comparison_sections(comparison: Comparison, split: Split) -> list[Section]:
         split: Its images, for pictures.
     """
     pictures = min(MOST_PICTURES, max(_MOST_PICTURES_IN_ALL // len(comparison.pairs), 3))
-    sections = [
-        Section("Who is better", _summary(comparison)),
-        Section("Detectors", _detectors(comparison)),
-    ]
+    sections = [Section("Who is better", _summary(comparison)), Section("Detectors", _detectors(comparison))]
     for pair in comparison.pairs:
         title = f"{shortened(pair.model.name, 40)} against {shortened(pair.reference.name, 40)}"
         sections.append(Section(f"Classes: {title}", _classes(pair)))
@@ -52,7 +50,7 @@ def comparison_sections(comparison: Comparison, split: Split) -> list[Section]:
 def _summary(comparison: Comparison) -> list[Block]:
     best = max(comparison.models, key=lambda model: model.metrics["AP"])
     cards = [
-        Card("highest AP", _percent(known(best.metrics["AP"])), best.name),
+        Card("highest AP", percent(best.metrics["AP"]), best.name),
         Card("images", f"{comparison.images:,}", f"{comparison.objects:,} objects"),
         Card("classes", str(len(comparison.class_map)), f"{len(comparison.left_out)} left out"),
     ]
@@ -81,14 +79,10 @@ def _differences(comparison: Comparison) -> Table:
             if difference is not None:
                 numbers = [difference.value, difference.low, difference.high, difference.probability]
             rows.append([pair.model.name, pair.reference.name, measure, *numbers])
-    columns = [
-        Column("detector"),
-        Column("against"),
-        Column("measure"),
-        *(Column(name, "points") for name in ("difference", "from", "to")),
-        Column("better in resamples", "percent", digits=0),
-    ]
-    return Table(columns, rows, "Differences in percent points")
+    heads = columns("text", "detector", "against", "measure") + columns("points", "difference", "from", "to")
+    return Table(
+        [*heads, Column("better in resamples", "percent", digits=0)], rows, "Differences in percent points"
+    )
 
 
 def _detectors(comparison: Comparison) -> list[Block]:
@@ -107,20 +101,13 @@ def _detectors(comparison: Comparison) -> list[Block]:
         latency = timed[0].latency
         assert latency is not None
         threads = "1 thread" if latency.threads == 1 else f"{latency.threads} threads"
-        blocks.append(
-            Text(
-                f"Times are from pixels in memory to detections, one image at a time, on {latency.device} with "
-                f"{threads}: {latency.runs} runs each on {latency.images} images, the detectors "
-                "taking turns."
-            )
+        how = (
+            f"Times are from pixels in memory to detections, one image at a time, on {latency.device} with "
+            f"{threads}: {latency.runs} runs each on {latency.images} images, the detectors taking turns."
         )
-    blocks.append(
-        Text(
-            f"A multiplication and an addition are two FLOPs; not counted: {NOT_COUNTED}. Memory is what one "
-            "detection takes at most beyond the weights."
-        )
-    )
-    return blocks
+        blocks.append(Text(how))
+    counted = f"A multiplication and an addition are two FLOPs; not counted: {NOT_COUNTED}."
+    return [*blocks, Text(f"{counted} Memory is what one detection takes at most beyond the weights.")]
 
 
 def accuracy_columns(comparison: Comparison) -> list[str]:
@@ -130,17 +117,18 @@ def accuracy_columns(comparison: Comparison) -> list[str]:
 
 def detector_table(comparison: Comparison) -> Table:
     """Return the figures of all detectors, accuracy in percent: for the page, the terminal and the files."""
-    columns = [Column("detector", "name"), Column("kind")]
-    columns += [Column(name, "number", bar=name == "AP") for name in accuracy_columns(comparison)]
-    columns += [Column(name, "number", bar=name == SPEED_COLUMNS[0]) for name in SPEED_COLUMNS]
+    figures = (*accuracy_columns(comparison), *SPEED_COLUMNS)
+    heads = [Column("detector", "name"), Column("kind")]
+    heads += [Column(name, "number", bar=name in ("AP", SPEED_COLUMNS[0])) for name in figures]
     rows: list[list[Value]] = []
     for model in comparison.models:
         latency, cost = model.latency, model.cost
         times = [None, None] if latency is None else [latency.total.p50, latency.total.p95]
         costs = [None] * 3 if cost is None else [cost.parameters / 1e6, cost.flops / 1e9, cost.peak_bytes / 1e6]
-        accuracy = [_hundred(known(model.metrics[measure])) for measure in MEASURES]
+        values = [known(model.metrics[measure]) for measure in MEASURES]
+        accuracy = [None if value is None else 100 * value for value in values]
         rows.append([model.name, model.kind, *accuracy, *times, *costs])
-    return Table(columns, rows)
+    return Table(heads, rows)
 
 
 def accuracy_against_latency(timed: Sequence[ModelResult]) -> Chart:
@@ -172,15 +160,11 @@ def _classes(pair: PairwiseComparison) -> list[Block]:
         verdict = "" if not entry.beyond_chance else "gain" if (entry.value or 0) > 0 else "loss"
         rows.append([entry.name, entry.objects, entry.first, entry.second, entry.value, *ends, verdict])
     names = [f"AP {shortened(model.name, 24)}" for model in (pair.reference, pair.model)]
-    columns = [
-        Column("class"),
-        Column("objects", "count"),
-        *(Column(name, "points") for name in (*names, "difference", "from", "to")),
-        Column("beyond chance"),
-    ]
+    points = columns("points", *names, "difference", "from", "to")
+    heads = [Column("class"), Column("objects", "count"), *points, Column("beyond chance")]
     return [
         Text(f"{pair.verdict()}."),
-        Table(columns, rows, f"AP by class: what {shortened(pair.model.name, 40)} has more"),
+        Table(heads, rows, f"AP by class: what {shortened(pair.model.name, 40)} has more"),
         Text(
             f"The interval leaves out 0 for {len(certain)} of {len(sure)} classes; by chance alone that would "
             f"be about {chance:.0f}, so a single class is a hint rather than a proof. Classes in fewer "
@@ -193,10 +177,12 @@ def _images(pair: PairwiseComparison, split: Split, most: int) -> list[Block]:
     images = pair.images
     better, worse = int((images.gain > 0).sum()), int((images.gain < 0).sum())
     first, second = shortened(pair.reference.name, 40), shortened(pair.model.name, 40)
+    scores = [side.threshold for side in (images.first, images.second)]
+    one, other = (f"{score:.2f}" if np.isfinite(score) else "none, since nothing is right," for score in scores)
     explanation = (
-        f"Each detector at the score where its F1 over all classes is best "
-        f"({_threshold(images.first.threshold)} for {first}, {_threshold(images.second.threshold)} for {second}). "
-        "Mistakes are objects missed and detections that are false, averaged over COCO's ten IoU thresholds. "
+        f"Each detector at the score where its F1 over all classes is best ({one} for {first}, {other} for "
+        f"{second}). Mistakes are objects missed and detections that are false, averaged over COCO's ten IoU "
+        "thresholds. "
         "Disagreement counts the objects that only one of them finds, and how far apart their numbers of false "
         "detections are."
     )
@@ -208,24 +194,15 @@ def _images(pair: PairwiseComparison, split: Split, most: int) -> list[Block]:
     if not len(images.ranked()):
         return [Text(explanation), Text("There is no image on which they disagree.")]
     pictures = disagreement_pictures(pair, split, most)
-    if not pictures:
-        return [Text(explanation), Text(counts), Text("The images are not there to be shown.")]
     legend = f"Left: annotated. Middle: {first}. Right: {second}. What is false at IoU 0.5 says so."
-    return [Text(explanation), Text(counts), Text(legend), Gallery(pictures, wide=True)]
+    shown = (
+        [Text(legend), Gallery(pictures, wide=True)]
+        if pictures
+        else [Text("The images are not there to be shown.")]
+    )
+    return [Text(explanation), Text(counts), *shown]
 
 
 def _median(model: ModelResult) -> float:
     assert model.latency is not None
     return model.latency.total.p50
-
-
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{100 * value:.1f}"
-
-
-def _hundred(value: float | None) -> float | None:
-    return None if value is None else 100 * value
-
-
-def _threshold(score: float) -> str:
-    return f"{score:.2f}" if np.isfinite(score) else "none, since nothing is right,"

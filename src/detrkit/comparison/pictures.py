@@ -12,7 +12,7 @@ from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
 from detrkit.errors import DetrkitError
 from detrkit.evaluation.matching import Matches
-from detrkit.visual.drawing import draw_objects
+from detrkit.visual.drawing import beside, draw_objects
 from detrkit.visual.page import Picture
 from detrkit.visual.text import shortened
 
@@ -62,13 +62,10 @@ def side_by_side(pair: PairwiseComparison, image: np.ndarray, truth_row: int) ->
     if scale < 1:
         size = (max(round(image.shape[1] * scale), 1), max(round(image.shape[0] * scale), 1))
         image = np.array(Image.fromarray(image).resize(size, Image.Resampling.LANCZOS))
-    pictures = [
-        _draw_truth(pair.reference.matches, truth_row, image, scale),
-        _draw_found(pair.reference.matches, pair.images.first, truth_row, image, scale),
-        _draw_found(pair.model.matches, pair.images.second, truth_row, image, scale),
-    ]
-    gap = np.full((pictures[0].shape[0], _GAP, 3), 128, dtype=np.uint8)
-    return np.concatenate([pictures[0], gap, pictures[1], gap, pictures[2]], axis=1)
+    truth = _draw_truth(pair.reference.matches, truth_row, image, scale)
+    first = _draw_found(pair.reference.matches, pair.images.first, truth_row, image, scale)
+    second = _draw_found(pair.model.matches, pair.images.second, truth_row, image, scale)
+    return beside([truth, first, second], _GAP)
 
 
 def _draw_truth(matches: Matches, truth_row: int, image: np.ndarray, scale: float) -> np.ndarray:

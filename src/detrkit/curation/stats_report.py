@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,7 +13,7 @@ from detrkit.data.index import CocoIndex
 from detrkit.visual.chart import Chart, histogram, scatter
 from detrkit.visual.interactive_charts import BarChart, Charts, HeatMap
 from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
-from detrkit.visual.table import Column, Table, Value
+from detrkit.visual.table import Column, Table, Value, columns
 
 MOST_CLASSES_PRINTED = 24
 
@@ -28,55 +27,38 @@ def printed_tables(stats: DatasetStats) -> list[Table]:
 
 def overview_table(stats: DatasetStats) -> Table:
     """Return the counts of every split."""
-    rows = [[label, *(write(split) for split in stats.splits.values())] for label, write in _COUNTS.items()]
-    return Table([Column(""), *(Column(name, "number") for name in stats.splits)], rows, "Splits")
+    return _transposed("", {name: _counts(split) for name, split in stats.splits.items()}, "Splits")
 
 
 def spreads_table(name: str, split: SplitStats) -> Table:
     """Return how sizes, shapes and objects per image are spread."""
     rows = []
-    for label, (take, form, factor) in _SPREADS.items():
-        values = take(split)
+    for label, (field, form, factor) in _SPREADS.items():
+        values: Distribution = getattr(split, field)
         spread = (values.p5, values.median, values.p95, values.mean, values.greatest)
         rows.append([label, *(format(value * factor, form) for value in spread)])
     heads = ("5 %", "median", "95 %", "mean", "most")
     title = f"How it is spread: {name}" if name else "How it is spread"
-    return Table([Column(""), *(Column(head, "number") for head in heads)], rows, title)
+    return Table([Column(""), *columns("number", *heads)], rows, title)
 
 
 def classes_table(stats: DatasetStats) -> Table:
     """Return objects of each class in each split, most frequent first; images and sizes of all splits together."""
     overall = list(stats.splits.values())[-1].classes
-    columns = [
-        Column("class", "name"),
-        Column("id", "number"),
-        *(Column(name, "count", bar=True) for name in stats.splits),
-        Column("images", "count"),
-        Column("median side, px", "number", 0),
-    ]
-    rows: list[list[Value]] = [
-        [
-            entry.name,
-            str(entry.category_id),
-            *(_objects(split, entry.name, place) for split in stats.splits.values()),
-            entry.images,
-            entry.median_side,
-        ]
-        for place, entry in sorted(enumerate(overall), key=lambda item: -item[1].objects)
-    ]
-    return Table(columns, rows, "Objects of each class, most frequent first")
+    heads = [Column("class", "name"), Column("id", "number"), *columns("count", *stats.splits, bar=True)]
+    heads += [Column("images", "count"), Column("median side, px", "number", 0)]
+    rows: list[list[Value]] = []
+    for place, entry in sorted(enumerate(overall), key=lambda item: -item[1].objects):
+        objects = (_objects(split, entry.name, place) for split in stats.splits.values())
+        rows.append([entry.name, str(entry.category_id), *objects, entry.images, entry.median_side])
+    return Table(heads, rows, "Objects of each class, most frequent first")
 
 
 def inputs_table(stats: DatasetStats) -> Table:
     """Return what reaches the model in training and evaluation."""
-    rows = [[label, *(write(entry) for entry in stats.inputs.values())] for label, write in _INPUT_ROWS.items()]
-    columns = [Column("objects"), *(Column(name, "number") for name in stats.inputs)]
-    return Table(columns, rows, "At the model's input", input_methods(stats))
-
-
-def input_methods(stats: DatasetStats) -> list[str]:
-    """Return how what reaches the model was found, one line each."""
-    return [f"{name}: {entry.method}" for name, entry in stats.inputs.items()]
+    methods = [f"{name}: {entry.method}" for name, entry in stats.inputs.items()]
+    found = {name: _input_figures(entry) for name, entry in stats.inputs.items()}
+    return _transposed("objects", found, "At the model's input", methods)
 
 
 def write_stats_page(path: str | Path, title: str, splits: Mapping[str, CocoIndex], stats: DatasetStats) -> Path:
@@ -109,44 +91,50 @@ def _with_share(part: int, whole: int) -> str:
     return f"{part:,} ({100 * part / whole:.1f} %)" if whole else f"{part:,}"
 
 
-def _imbalance(split: SplitStats) -> str:
-    return f"{split.imbalance:,.{0 if split.imbalance >= 10 else 1}f} to 1" if split.imbalance else "-"
+def _transposed(
+    head: str, figures: Mapping[str, Mapping[str, str]], title: str, notes: Sequence[str] = ()
+) -> Table:
+    """Return a table with a column for each name and a row for each of its figures."""
+    labels = next(iter(figures.values()), {})
+    rows = [[label, *(found[label] for found in figures.values())] for label in labels]
+    return Table([Column(head), *columns("number", *figures)], rows, title, notes)
 
 
-def _share_below(limit: int, entry: InputStats) -> str:
-    return f"{100 * entry.share_below(limit):.1f} %"
+def _counts(split: SplitStats) -> dict[str, str]:
+    """Return the counts of a split by what they are called."""
+    rarest = f"{split.imbalance:,.{0 if split.imbalance >= 10 else 1}f} to 1" if split.imbalance else "-"
+    return {
+        "images": f"{split.images:,}",
+        "  without objects": _with_share(split.empty_images, split.images),
+        "objects": f"{split.objects:,}",
+        "  small, under 32² px": _with_share(split.small, split.objects),
+        "  medium, 32² to 96²": _with_share(split.medium, split.objects),
+        "  large, from 96²": _with_share(split.large, split.objects),
+        "crowd regions": f"{split.crowds:,}",
+        "classes with objects": f"{sum(e.objects > 0 for e in split.classes)} of {len(split.classes)}",
+        "  frequent to rare": rarest,
+    }
 
 
-def _median_short_side(entry: InputStats) -> str:
-    return f"{np.median(entry.short_sides):.0f}" if len(entry.short_sides) else "-"
+def _input_figures(entry: InputStats) -> dict[str, str]:
+    """Return what became of the objects by what it is called."""
+    return {
+        "objects followed": f"{entry.objects:,}",
+        "  lost by cropping": _with_share(entry.lost, entry.objects),
+        "  small ones lost": _with_share(entry.small_lost, entry.small_objects),
+        "  cut to less than half": _with_share(entry.cut, entry.objects),
+        "median short side, px": f"{np.median(entry.short_sides):.0f}" if len(entry.short_sides) else "-",
+        **{f"short side under {limit} px": f"{100 * entry.share_below(limit):.1f} %" for limit in LIMITS},
+    }
 
 
-_COUNTS: Mapping[str, Callable[[SplitStats], str]] = {
-    "images": lambda split: f"{split.images:,}",
-    "  without objects": lambda split: _with_share(split.empty_images, split.images),
-    "objects": lambda split: f"{split.objects:,}",
-    "  small, under 32² px": lambda split: _with_share(split.small, split.objects),
-    "  medium, 32² to 96²": lambda split: _with_share(split.medium, split.objects),
-    "  large, from 96²": lambda split: _with_share(split.large, split.objects),
-    "crowd regions": lambda split: f"{split.crowds:,}",
-    "classes with objects": lambda split: f"{sum(e.objects > 0 for e in split.classes)} of {len(split.classes)}",
-    "  frequent to rare": _imbalance,
-}
-_SPREADS: Mapping[str, tuple[Callable[[SplitStats], Distribution], str, float]] = {
-    "objects in an image": (lambda split: split.objects_per_image, ".4g", 1),
-    "box size, % of image": (lambda split: split.relative_size, ".1f", 100),
-    "box width / height": (lambda split: split.aspect, ".2f", 1),
-    "image width, px": (lambda split: split.image_width, ".0f", 1),
-    "image height, px": (lambda split: split.image_height, ".0f", 1),
-    "image width / height": (lambda split: split.image_aspect, ".2f", 1),
-}
-_INPUT_ROWS: Mapping[str, Callable[[InputStats], str]] = {
-    "objects followed": lambda entry: f"{entry.objects:,}",
-    "  lost by cropping": lambda entry: _with_share(entry.lost, entry.objects),
-    "  small ones lost": lambda entry: _with_share(entry.small_lost, entry.small_objects),
-    "  cut to less than half": lambda entry: _with_share(entry.cut, entry.objects),
-    "median short side, px": _median_short_side,
-    **{f"short side under {limit} px": partial(_share_below, limit) for limit in LIMITS},
+_SPREADS = {
+    "objects in an image": ("objects_per_image", ".4g", 1),
+    "box size, % of image": ("relative_size", ".1f", 100),
+    "box width / height": ("aspect", ".2f", 1),
+    "image width, px": ("image_width", ".0f", 1),
+    "image height, px": ("image_height", ".0f", 1),
+    "image width / height": ("image_aspect", ".2f", 1),
 }
 
 
@@ -214,11 +202,10 @@ def _image_charts(measures: Mapping[str, Measures], together: Measures) -> list[
 
 
 def _image_sizes(overall: SplitStats) -> Table:
-    columns = [Column("width x height"), Column("images", "count", bar=True), Column("share", "percent")]
-    rows: list[list[Value]] = [
-        [f"{width} x {height}", count, count / overall.images] for height, width, count in overall.image_sizes
-    ]
-    return Table(columns, rows, "Most frequent sizes")
+    heads = [Column("width x height"), Column("images", "count", bar=True), Column("share", "percent")]
+    found = overall.image_sizes
+    rows = [(f"{width} x {height}", count, count / overall.images) for height, width, count in found]
+    return Table(heads, rows, "Most frequent sizes")
 
 
 def _input_chart(stats: DatasetStats) -> Charts:

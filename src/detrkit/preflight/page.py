@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 
 from detrkit.config import Config
-from detrkit.preflight.overfit_test import OverfitTest, Trial
+from detrkit.preflight.overfit_test import OverfitTest
 from detrkit.preflight.report import PreflightReport
-from detrkit.visual.chart import Chart, Line, Series
+from detrkit.visual.chart import Chart, Series, make_lines
 from detrkit.visual.interactive_charts import Charts
-from detrkit.visual.page import Block, Gallery, Picture, Section, Text, write_page
-from detrkit.visual.table import Column, Table
+from detrkit.visual.page import Gallery, Picture, Section, Text, write_page
+from detrkit.visual.table import Table, columns
 
 
 def write_preflight_page(
@@ -32,33 +32,25 @@ def write_preflight_page(
         pictures: The first training batch with its objects drawn, uint8 ``[H, W, 3]`` each.
         overfit: What came of training on a handful of images, if it came to that.
     """
-    columns = [Column("outcome"), Column("question or fault"), Column("found"), Column("what to do")]
+    heads = columns("text", "outcome", "question or fault", "found", "what to do")
     rows = [[item.outcome.value, item.name, item.found, item.advice] for item in report.results]
-    blocks: list[Block] = [
-        Text(report.summary(), "plain" if report.ready else "warning"),
-        Table(columns, rows, "What was asked and found"),
-    ]
-    sections = [Section("Verdict", blocks)]
+    summary = Text(report.summary(), "plain" if report.ready else "warning")
+    sections = [Section("Verdict", [summary, Table(heads, rows, "What was asked and found")])]
     if pictures:
-        drawn = [
-            Picture.of(picture, f"training image {number}") for number, picture in enumerate(pictures, start=1)
-        ]
-        note = Text(
-            "The first batch of the first epoch, after augmentation, with the boxes and names to be learnt."
-        )
-        sections.append(Section("What the model will see", [note, Gallery(drawn)]))
+        drawn = [Picture.of(picture, f"training image {number}") for number, picture in enumerate(pictures, 1)]
+        note = "The first batch of the first epoch, after augmentation, with the boxes and names to be learnt."
+        sections.append(Section("What the model will see", [Text(note), Gallery(drawn)]))
     if overfit is not None:
         sections.append(Section("Learning a handful of images", [Charts([_curves(overfit)])]))
     return write_page(path, "Preflight", f"{config.model.preset} on {config.data.root}", sections)
 
 
 def _curves(overfit: OverfitTest) -> Chart:
-    trials: list[Trial] = [overfit.main, *overfit.slower]
-    lines = []
-    for number, trial in enumerate(trials):
+    lines = {}
+    for trial in (overfit.main, *overfit.slower):
         losses = np.array(trial.losses)
         steps = np.flatnonzero(np.isfinite(losses))
-        lines.append(Line(f"train.lr={trial.lr:g}", number, Series(steps + 1.0, losses[steps])))
+        lines[f"train.lr={trial.lr:g}"] = Series(steps + 1.0, losses[steps])
     images, _, height, width = overfit.batch.images.shape
     across = f"steps on {images} images of {height} x {width}"
-    return Chart("Loss of a handful of images, by learning rate", across, lines=lines, legend=True)
+    return Chart("Loss of a handful of images, by learning rate", across, lines=make_lines(lines), legend=True)

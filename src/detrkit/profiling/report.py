@@ -13,7 +13,7 @@ from detrkit.files import atomic_file
 from detrkit.profiling.advice import Advice
 from detrkit.profiling.measure import Measured
 from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
-from detrkit.visual.table import Column, Table
+from detrkit.visual.table import Column, Table, Value, columns
 
 _NO_ADVICE = "nothing stands out that a setting would change"
 
@@ -80,19 +80,11 @@ class Profile:
         """Return the tables of time and of memory."""
         peak, limit = self.measured.memory.peak, self.measured.memory.limit
         times = [Column("time"), Column("ms a step", "number", bar=True), Column("share", "percent")]
-        sizes = [
-            Column("memory"),
-            Column("MiB", "number", digits=0, bar=True),
-            Column("share of the peak", "percent"),
-        ]
-        return (
-            Table(times, [[name, 1000 * seconds, share] for name, seconds, share in self.time_rows()]),
-            Table(
-                sizes,
-                [[name, size / 2**20, share] for name, size, share in self.memory_rows()],
-                notes=[f"peak: {peak / 2**20:,.0f} MiB, {peak / limit:.1%} of {_gib(limit)}"],
-            ),
-        )
+        sizes = [Column("memory"), Column("MiB", "number", 0, bar=True), Column("share of the peak", "percent")]
+        memory = [(name, size / 2**20, share) for name, size, share in self.memory_rows()]
+        note = f"peak: {peak / 2**20:,.0f} MiB, {peak / limit:.1%} of {_gib(limit)}"
+        phases = [(name, 1000 * seconds, share) for name, seconds, share in self.time_rows()]
+        return Table(times, phases), Table(sizes, memory, notes=[note])
 
     def lines(self) -> list[str]:
         """Return two tables and what to change."""
@@ -118,22 +110,16 @@ def write_profile(profile: Profile) -> None:
     times, sizes = profile.tables()
 
     note = "Medians. Each moment counts for the innermost phase; the device is waited for at each border."
-    parts = Table(
-        [Column("kept for the backward by"), Column("MiB", "number", bar=True), Column("share", "percent")],
-        [
-            [name, size / 2**20, size / max(memory.kept, 1)]
-            for name, size in sorted(memory.activations.items(), key=lambda item: -item[1])
-        ],
-        "Activations by part of the model",
-    )
-    steps = Table(
-        [Column("step"), *(Column(f"{name}, ms", "number") for name in ("whole", *measured.phases))],
-        [
-            [str(number), 1000 * step.seconds, *(1000 * step.phases.get(name, 0.0) for name in measured.phases)]
-            for number, step in enumerate(measured.timed, start=1)
-        ],
-        "Each step, by phase",
-    )
+    largest = sorted(memory.activations.items(), key=lambda item: -item[1])
+    kept = [(name, size / 2**20, size / max(memory.kept, 1)) for name, size in largest]
+    heads = [Column("kept for the backward by"), Column("MiB", "number", bar=True), Column("share", "percent")]
+    parts = Table(heads, kept, "Activations by part of the model")
+    each: list[list[Value]] = [
+        [str(number), 1000 * step.seconds, *(1000 * step.phases.get(name, 0.0) for name in measured.phases)]
+        for number, step in enumerate(measured.timed, start=1)
+    ]
+    heads = [Column("step"), *columns("number", *(f"{name}, ms" for name in ("whole", *measured.phases)))]
+    steps = Table(heads, each, "Each step, by phase")
     advice: list[Block] = [Text(item.sentence) for item in profile.advice] or [Text(_NO_ADVICE)]
     sections = [
         Section("Step", [_cards(profile)]),

@@ -13,10 +13,10 @@ from detrkit.detectors.cost import NOT_COUNTED
 from detrkit.files import atomic_file
 from detrkit.latency import Latency
 from detrkit.profiling.speed import Setting, Speed, SpeedRow, device_of
-from detrkit.visual.chart import Chart, Line, Series
+from detrkit.visual.chart import Chart, Series, make_lines
 from detrkit.visual.interactive_charts import Charts
 from detrkit.visual.page import Card, Cards, Section, Text, write_page
-from detrkit.visual.table import Column, Table, Value
+from detrkit.visual.table import Column, Table, Value, columns
 from detrkit.visual.text import shortened
 
 EXPLANATION = (
@@ -26,11 +26,7 @@ EXPLANATION = (
     "takes beyond the weights: on the CPU by what the process grows, on CUDA by what torch hands out."
 )
 
-_AXES: Sequence[tuple[str, str]] = (
-    ("batch_size", "batch size"),
-    ("size", "size of the input"),
-    ("threads", "threads"),
-)
+_AXES = (("batch_size", "batch size"), ("size", "size of the input"), ("threads", "threads"))
 
 
 def speed_table(speed: Speed) -> Table:
@@ -44,20 +40,12 @@ def speed_table(speed: Speed) -> Table:
         figures = [cost.parameters / 1e6, cost.flops / 1e9, cost.peak_bytes / 2**20]
         shape = " x ".join(map(str, cost.input_shape))
         rows.append([name, total.p50, total.p95, total.p99, row.latency.images_per_s, *figures, shape, ""])
-    columns = [
-        Column("setting", "name"),
-        Column("median, ms", "number", bar=True),
-        Column("p95, ms", "number"),
-        Column("p99, ms", "number"),
-        Column("images/s", "number", digits=2, bar=True),
-        Column("parameters, M", "number"),
-        Column("GFLOP", "number"),
-        Column("memory, MiB", "number", digits=0),
-        Column("input"),
-        *([Column("problem")] if any(row.problem for row in speed.rows) else []),
-    ]
-    rows = [row[: len(columns)] for row in rows]
-    return Table(columns, rows, f"Speed on {machine(speed)}", [f"measured on {speed.images}", *speed.notes])
+    heads = [Column("setting", "name"), Column("median, ms", "number", bar=True)]
+    heads += columns("number", "p95, ms", "p99, ms") + columns("number", "images/s", digits=2, bar=True)
+    heads += columns("number", "parameters, M", "GFLOP") + columns("number", "memory, MiB", digits=0)
+    heads += columns("text", "input", *(["problem"] if any(row.problem for row in speed.rows) else []))
+    rows = [row[: len(heads)] for row in rows]
+    return Table(heads, rows, f"Speed on {machine(speed)}", [f"measured on {speed.images}", *speed.notes])
 
 
 def speed_lines(speed: Speed) -> list[str]:
@@ -93,11 +81,12 @@ def write_speed(folder: Path, speed: Speed) -> None:
     """Write ``speed.json`` and ``speed.html``."""
     with atomic_file(folder / "speed.json") as file:
         file.write(json.dumps(speed.to_dict(), indent=1, allow_nan=False) + "\n")
+    environment = [[name, None if value is None else str(value)] for name, value in speed.environment.items()]
     charts = [chart for field, label in _AXES for chart in _against(speed, field, label)]
     sections = [
         Section("Speed", [_cards(speed), speed_table(speed), Charts(charts)]),
         Section("All figures", [_stages(speed), Text(EXPLANATION)]),
-        Section("Machine", [_environment(speed)]),
+        Section("Machine", [Table(columns("text", "what", "found"), environment, "Machine and versions")]),
     ]
     write_page(folder / "speed.html", "Speed of detectors", f"{machine(speed)}; {speed.images}", sections)
 
@@ -128,17 +117,15 @@ def _against(speed: Speed, field: str, label: str) -> list[Chart]:
     groups: dict[str, list[SpeedRow]] = {}
     for name, row in zip(row_names(_without(known, field)), known, strict=True):
         groups.setdefault(name, []).append(row)
-    waits, rates = [], []
-    for number, (name, rows) in enumerate(groups.items()):
+    waits, rates = {}, {}
+    for name, rows in groups.items():
         rows = sorted(rows, key=lambda row: getattr(row.setting, field))
         across = np.array([getattr(row.setting, field) for row in rows], dtype=float)
         latencies = [row.latency for row in rows if row.latency is not None]
-        waits.append(Line(name, number, Series(across, np.array([one.total.p50 for one in latencies]))))
-        rates.append(Line(name, number, Series(across, np.array([one.images_per_s for one in latencies]))))
-    return [
-        Chart(f"Median of a batch against {label}, ms", label, lines=waits, legend=True),
-        Chart(f"Images a second against {label}", label, lines=rates, legend=True),
-    ]
+        waits[name] = Series(across, np.array([one.total.p50 for one in latencies]))
+        rates[name] = Series(across, np.array([one.images_per_s for one in latencies]))
+    drawn = {f"Median of a batch against {label}, ms": waits, f"Images a second against {label}": rates}
+    return [Chart(title, label, lines=make_lines(lines), legend=True) for title, lines in drawn.items()]
 
 
 def _without(rows: Sequence[SpeedRow], field: str) -> list[SpeedRow]:
@@ -149,23 +136,10 @@ def _without(rows: Sequence[SpeedRow], field: str) -> list[SpeedRow]:
 
 def _stages(speed: Speed) -> Table:
     stages = ("preprocess", "model", "postprocess", "total")
-    columns = [Column("setting", "name"), *(Column(f"{stage}, ms", "number", digits=2) for stage in stages)]
-    columns += [Column("batches timed", "count"), Column("warm-up", "count"), Column("threads", "count")]
+    times = columns("number", *(f"{stage}, ms" for stage in stages), digits=2)
+    heads = [Column("setting", "name"), *times, *columns("count", "batches timed", "warm-up", "threads")]
     rows: list[list[Value]] = [
-        [
-            name,
-            *(getattr(row.latency, stage).p50 for stage in stages),
-            row.latency.runs,
-            row.latency.warm_up,
-            row.latency.threads,
-        ]
-        for name, row in zip(row_names(speed.rows), speed.rows, strict=True)
-        if row.latency is not None
+        [name, *(getattr(one, stage).p50 for stage in stages), one.runs, one.warm_up, one.threads]
+        for name, one in _measured(speed)
     ]
-    return Table(columns, rows, "Medians by stage")
-
-
-def _environment(speed: Speed) -> Table:
-    found = speed.environment.items()
-    rows: list[list[Value]] = [[name, "-" if value is None else str(value)] for name, value in found]
-    return Table([Column("what"), Column("found")], rows, "Machine and versions")
+    return Table(heads, rows, "Medians by stage")

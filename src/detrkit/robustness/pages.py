@@ -12,7 +12,8 @@ from detrkit.evaluation.coco import known
 from detrkit.robustness.corruptions import CORRUPTIONS, Corruption
 from detrkit.robustness.generalization import DataResult, Generalization
 from detrkit.robustness.study import Robustness
-from detrkit.visual.chart import Chart, Line, Series
+from detrkit.visual.chart import Chart, Series, make_lines
+from detrkit.visual.drawing import beside
 from detrkit.visual.interactive_charts import Charts
 from detrkit.visual.page import Block, Card, Cards, Gallery, Picture, Section, Text
 from detrkit.visual.page import write_page as write
@@ -57,10 +58,7 @@ def write_generalization(path: Path, found: Generalization) -> None:
 def strip(image: Tensor, name: str, severities: Sequence[int], seed: int = 0, image_id: int = 0) -> np.ndarray:
     """Return an image and its corruptions side by side, made small after they were done: uint8 ``[H, W, 3]``."""
     shown = [image, *(Corruption(name, severity, seed)(image, image_id) for severity in severities)]
-    small = [_small(one) for one in shown]
-    gap = np.full((small[0].shape[0], _GAP, 3), 128, dtype=np.uint8)
-    parts = [part for one in small for part in (one, gap)][:-1]
-    return np.concatenate(parts, axis=1)
+    return beside([_small(one) for one in shown], _GAP)
 
 
 def _small(image: Tensor) -> np.ndarray:
@@ -77,26 +75,23 @@ def _small(image: Tensor) -> np.ndarray:
 
 def _robustness_cards(found: Robustness) -> Cards:
     percent = Column("", "percent").written
-    severities = ", ".join(map(str, found.severities))
-    return Cards(
-        [
-            Card("clean AP", percent(found.clean["AP"])),
-            Card("mPC", percent(found.mpc()), f"mean of {len(found.cells)} corruptions, severities {severities}"),
-            Card("rPC", percent(found.rpc()), "of the clean AP is left"),
-        ]
-    )
+    note = f"mean of {len(found.cells)} corruptions, severities {', '.join(map(str, found.severities))}"
+    clean, left = Card("clean AP", percent(found.clean["AP"])), "of the clean AP is left"
+    return Cards([clean, Card("mPC", percent(found.mpc()), note), Card("rPC", percent(found.rpc()), left)])
 
 
 def _severity_charts(found: Robustness) -> Charts:
     """Return a chart for each kind of corruption, and one for the kinds."""
     kinds = {kind: [name for name in names if name in found.cells] for kind, names in CORRUPTIONS.items()}
-    kinds = {kind: names for kind, names in kinds.items() if names}
-    means = [Line(kind, number, _curve(found, names)) for number, (kind, names) in enumerate(kinds.items())]
-    charts = [Chart("Mean of each kind: AP, %", "severity", lines=means, legend=True)]
+    shown = {"Mean of each kind": {kind: _curve(found, names) for kind, names in kinds.items() if names}}
     for kind, names in kinds.items():
-        lines = [Line(name, number, _curve(found, [name])) for number, name in enumerate(names)]
-        charts.append(Chart(f"{kind.capitalize()}: AP, %", "severity", lines=lines, legend=True))
-    return Charts(charts)
+        shown[kind.capitalize()] = {name: _curve(found, [name]) for name in names}
+    return Charts(
+        [
+            Chart(f"{title}: AP, %", "severity", lines=make_lines(curves), legend=True)
+            for title, curves in shown.items()
+        ]
+    )
 
 
 def _curve(found: Robustness, names: Sequence[str]) -> Series:
@@ -115,10 +110,8 @@ def _gallery(found: Robustness, sample: Tensor) -> Gallery:
     severities = found.severities if len(found.severities) <= 3 else found.severities[::2]
     told = ", ".join(map(str, severities))
     for name in found.cells:
-        picture = Picture.of(
-            strip(sample, name, severities, found.seed), f"{name}: as it is, severity {told}", longest=1100
-        )
-        pictures.append(picture)
+        drawn = strip(sample, name, severities, found.seed)
+        pictures.append(Picture.of(drawn, f"{name}: as it is, severity {told}", longest=1100))
     return Gallery(pictures, wide=True)
 
 

@@ -18,7 +18,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
     import supervision as sv
 
-__all__ = ["class_palette", "draw", "draw_objects", "label_texts", "save_drawing", "sv"]
+__all__ = ["beside", "class_palette", "draw", "draw_objects", "label_texts", "save_drawing", "sv"]
 
 LEAST_SIDE = 480  # pixels; a smaller image is enlarged before drawing, else labels would cover it
 NUM_COLORS = 24
@@ -97,6 +97,12 @@ def draw_objects(
         )
         bgr = label_annotator.annotate(bgr, sv.Detections(xyxy=anchors, class_id=class_ids), texts)
     return np.ascontiguousarray(bgr[:, :, ::-1])
+
+
+def beside(images: Sequence[np.ndarray], gap: int) -> np.ndarray:
+    """Return images of the same height in a row, with a grey gap between them, uint8 ``[H, W, 3]``."""
+    padded = [np.pad(image, ((0, 0), (0, gap), (0, 0)), constant_values=128) for image in images]
+    return np.concatenate(padded, axis=1)[:, :-gap]
 
 
 def save_drawing(path: str | Path, image: np.ndarray, detections: sv.Detections) -> Path:
