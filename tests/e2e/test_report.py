@@ -117,12 +117,6 @@ def test_only_the_numbers_are_there_if_nothing_else_is_asked_for(tiny_run, tiny_
     assert content_of(tmp_path / "out")["errors"] is None
 
 
-def test_evaluating_on_the_training_images_is_warned_of(tiny_run, tmp_path):
-    options = ("--split", "train", "--out", tmp_path, "--resamples", "0", "--latency", "0")
-    assert "WARNING: These images were trained on" in run_well("eval", tiny_run.run, *options)
-    assert content_of(tmp_path)["data"]["seen_in_training"] is True
-
-
 def test_python_gives_the_same_as_the_command(evaluated, tiny_run, tiny_data):
     evaluation = detrkit.evaluate(tiny_run.run, tiny_data, resamples=50)
     content = content_of(evaluated[0])

@@ -139,9 +139,8 @@ def _chart(
 ) -> Chart:
     """Return one chart: of several runs a line each, of one run a line for each member."""
     several = len(histories) > 1
-    label, factor = _axis(histories, across)
     lines = [
-        _line(history, member, across, smooth, factor, *((history.name, number) if several else (part, place)))
+        _line(history, member, across, smooth, *((history.name, number) if several else (part, place)))
         for number, history in enumerate(histories)
         for place, (part, member) in enumerate(members.items())
     ]
@@ -150,7 +149,7 @@ def _chart(
     high = max((float(line.series.y.max()) for line in lines), default=0.0)
     return Chart(
         _title(name, several or len(members) < 2),
-        label,
+        "hours of training" if across == "time" else across,
         lines=lines,
         log_y=(name == "loss_scale" or name.startswith("lr")) and 0 < low < high / 20,
         legend=len(members) > 1,
@@ -158,11 +157,9 @@ def _chart(
     )
 
 
-def _line(
-    history: History, metric: str, across: Across, smooth: float, factor: float, name: str, number: int
-) -> Line:
+def _line(history: History, metric: str, across: Across, smooth: float, name: str, number: int) -> Line:
     found = history.series(metric, across)
-    series = Series(factor * found.x, 100 * found.y if _is_percent(metric) else found.y)
+    series = Series(found.x, 100 * found.y if _is_percent(metric) else found.y)
     soft = smoothed(series, 0.0 if metric.startswith("lr") else smooth)
     return Line(name, number, soft, None if soft is series else series)
 
@@ -175,14 +172,6 @@ def _with_best(chart: Chart) -> Chart:
         name = f"{line.name}, best {line.series.y[best]:.1f} in epoch {line.series.x[best]:.0f}"
         lines.append(dataclasses.replace(line, name=name))
     return dataclasses.replace(chart, lines=lines, legend=True)
-
-
-def _axis(histories: Sequence[History], across: Across) -> tuple[str, float]:
-    """Return what runs along the axis, and the factor of hours: short trainings are told in minutes."""
-    if across != "time":
-        return across, 1.0
-    longest = max((float(history.series("loss", "time").x.max(initial=0.0)) for history in histories), default=0.0)
-    return ("hours of training", 1.0) if longest > 2 else ("minutes of training", 60.0)
 
 
 def _families_of_runs(every: Sequence[str], wanted: Sequence[str]) -> dict[str, dict[str, str]]:

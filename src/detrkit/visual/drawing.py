@@ -39,7 +39,6 @@ def draw(image: np.ndarray, detections: sv.Detections, labels: bool = True) -> n
     Raises:
         UsageError: The image is not uint8 ``[H, W, 3]``.
     """
-    _check_image(image)
     scores = np.zeros(len(detections)) if detections.confidence is None else detections.confidence
     order = np.argsort(scores, kind="stable")
     texts = label_texts(detections)

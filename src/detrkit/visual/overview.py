@@ -16,7 +16,7 @@ from detrkit.visual.curves import build_charts
 from detrkit.visual.history import Across, History, differences, read_histories
 from detrkit.visual.interactive_charts import Charts, Legend
 from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
-from detrkit.visual.table import Column, Table
+from detrkit.visual.table import Column, Table, columns
 from detrkit.visual.text import shortened
 
 _MOST_NAMED = 3
@@ -162,17 +162,11 @@ def _one(run: RunSummary) -> Block:
 
 def _several(runs: Sequence[RunSummary], found: Mapping[str, Sequence[str]]) -> list[Block]:
     """Return runs in numbers, and what differs between them."""
-    columns = [
-        Column("run", "name"),
-        Column("steps", "count"),
-        Column("epochs", "count"),
-        Column("loss", "number", digits=3),
-        Column("best AP", "percent", bar=True),
-        Column("in epoch", "count"),
-    ]
+    heads = [Column("run", "name"), *columns("count", "steps", "epochs"), Column("loss", "number", 3)]
+    heads += [Column("best AP", "percent", bar=True), Column("in epoch", "count")]
     rows = [(run.name, run.steps, run.epochs, run.loss, run.best_ap, run.best_epoch) for run in runs]
-    table = Table(columns, rows, "How far the runs have come")
+    table = Table(heads, rows, "How far the runs have come")
     if not found:
         return [table, Text("Their configs do not differ.")]
-    heads = [Column("config"), *(Column(run.name) for run in runs)]
+    heads = columns("text", "config", *(run.name for run in runs))
     return [table, Table(heads, [(key, *values) for key, values in found.items()], "What differs between them")]

@@ -40,7 +40,6 @@ def draw_charts(
     *,
     title: str = "",
     legend: Mapping[str, str] | None = None,
-    columns: int = 3,
 ) -> Path:
     """Draw the lines of charts side by side into a PNG.
 
@@ -49,10 +48,9 @@ def draw_charts(
         path: file.
         title: stands above them.
         legend: what the picture says of each line's name above all charts, where they share their lines.
-        columns: charts in a row.
     """
     legend = legend or {}
-    columns = min(columns, len(charts))
+    columns = min(3, len(charts))
     rows = math.ceil(len(charts) / columns)
     with matplotlib.style.context(STYLE, after_reset=True):
         head = 0.25 * len(legend) + 0.2
@@ -63,11 +61,8 @@ def draw_charts(
         for axes in grid[len(charts) :]:
             axes.set_axis_off()
         if legend:
-            handles = {
-                label: handle
-                for axes in grid[: len(charts)]
-                for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)
-            }
+            drawn = [axes.get_legend_handles_labels() for axes in grid[: len(charts)]]
+            handles = {label: handle for pair in drawn for handle, label in zip(*pair, strict=True)}
             known = [name for name in legend if printable(name) in handles]
             texts = [shortened(legend[name], 110) for name in known]
             figure.legend([handles[printable(name)] for name in known], texts, loc="outside upper left")
@@ -100,10 +95,8 @@ def _draw(axes: Axes, chart: Chart) -> None:
     across, upwards = chart.limits()
     axes.set(xlim=across, ylim=upwards, xlabel=chart.x_label, ylabel=chart.y_label)
     whole = chart.x_label == "step"
-    for axis, found in (
-        (axes.xaxis, ticks(*across, whole=whole)),
-        (axes.yaxis, ticks(*upwards, 5, log=chart.log_y)),
-    ):
+    found_ticks = ticks(*across, whole=whole), ticks(*upwards, 5, log=chart.log_y)
+    for axis, found in zip((axes.xaxis, axes.yaxis), found_ticks, strict=True):
         axis.set_major_locator(FixedLocator(found))
         axis.set_minor_locator(NullLocator())
         axis.set_major_formatter(FuncFormatter(short_number))

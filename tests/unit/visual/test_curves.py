@@ -7,8 +7,7 @@ import pytest
 from PIL import Image
 
 from detrkit.errors import UsageError
-from detrkit.visual.chart import Series
-from detrkit.visual.curves import build_charts, plot_curves, smoothed
+from detrkit.visual.curves import build_charts, plot_curves
 from detrkit.visual.history import History
 from detrkit.visual.picture import draw_charts
 from tests.unit.visual.runs import make_records
@@ -85,21 +84,10 @@ def test_shares_are_drawn_in_percent_and_evaluations_never_smoothed():
 
 def test_time_needs_to_have_been_recorded():
     (chart,) = build_charts([run()], metrics=["loss"], across="time")
-    assert chart.x_label == "minutes of training"
-    assert chart.lines[0].series.x[-1] == pytest.approx(40)
-    (chart,) = build_charts([run(steps=200)], metrics=["loss"], across="time")
     assert chart.x_label == "hours of training"
+    assert chart.lines[0].series.x[-1] == pytest.approx(40 / 60)
     with pytest.raises(UsageError, match="no times are recorded in old"):
         build_charts([run(), run("old", timed=False)], across="time")
-
-
-def test_smoothing_starts_at_the_first_value_and_keeps_a_constant():
-    x = np.arange(50.0)
-    assert smoothed(Series(x, np.full(50, 3.0)), 0.9).y == pytest.approx(np.full(50, 3.0))
-    steps = smoothed(Series(x, (x >= 25).astype(float)), 0.5).y
-    assert steps[24] == 0
-    assert steps[25] == pytest.approx(0.5, abs=1e-6)
-    assert smoothed(Series(x, x), 0.9).y[0] == 0
 
 
 def test_a_wild_first_step_does_not_flatten_the_rest():

@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 
 import numpy as np
-import pytest
 
 from detrkit.visual.gallery import FilterGallery, GalleryItem
 from detrkit.visual.page import Picture
@@ -51,14 +50,3 @@ def test_pictures_beyond_the_limit_are_counted():
     assert html.count("<img") == 3
     assert "2 more pictures are not shown" in html
     assert "a (3)" in html
-
-
-def test_an_item_without_a_file_shows_its_caption():
-    html = FilterGallery([GalleryItem(Picture(b"", "gone.jpg", (0, 0)), {}, {})]).html()
-    assert "<img" not in html
-    assert "gone.jpg" in html
-
-
-@pytest.mark.parametrize("items", [[], [item()]])
-def test_empty_galleries_are_legal(items):
-    assert Elements(FilterGallery(items).html()).found

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import re
 from base64 import b64decode
 
 import numpy as np
@@ -48,12 +47,6 @@ def test_long_lines_have_few_columns_that_answer_and_keep_their_spikes():
     assert np.all(np.diff(thin.x) > 0)
 
 
-def test_smoothed_lines_show_what_was_measured_behind_them():
-    raw = Series(np.arange(3.0), np.ones(3))
-    html = Charts([Chart("t", "x", lines=[Line("a", 0, raw, raw)])]).html()
-    assert Elements(html).every("class", "path") == ["raw", "line"]
-
-
 def test_a_bar_is_as_high_as_its_value_and_its_whole_column_answers():
     html = Charts([Chart("IoU", bars=[Bar(0, 0.5, 2, "two"), Bar(0.5, 1, 4, "four")], y_range=(0, 4))]).html()
     drawn = [rect for rect in found(html, "rect") if rect["class"] == "mark"]
@@ -83,11 +76,6 @@ def test_horizontal_bars_are_cut_and_counted():
     assert "--share:100.0%" in html
 
 
-def test_a_logarithmic_bar_chart_does_not_dwarf_the_small():
-    shares = re.findall(r"--share:([\d.]+)%", BarChart("t", {"a": 10_000, "b": 10, "c": 0}, log=True).html())
-    assert [float(share) for share in shares] == pytest.approx([100, 26, 0], abs=0.1)
-
-
 def test_a_heat_map_is_a_picture_with_nothing_where_there_is_nothing():
     html = HeatMap("t", np.array([[0, 2], [1, 4]]), 2.0).html()
     (image,) = found(html, "img")
@@ -108,19 +96,6 @@ def test_charts_of_nothing_are_left_out(chart):
     assert Charts([chart]).html() == '<div class="plots"></div>'
 
 
-@pytest.mark.parametrize("bars", [[Bar(0, 1, 0, "nothing")], [Bar(0, 1, 0.5, "one")]])
-def test_bars_without_height_are_legal(bars):
-    html = Charts([Chart("t", bars=bars, diagonal=True, marks={"here": 0.5}), BarChart("t", {})]).html()
-    assert "nan" not in html
-    assert ">here</text>" in html
-
-
-def test_equal_charts_are_equal_text():
-    values = np.random.default_rng(0).lognormal(4, 1, 200)
-    chart = histogram("t", {"a": values}, np.geomspace(1, 999, 20), "px", log_x=True, marks={"small": 32})
-    assert Charts([chart]).html() == Charts([chart]).html()
-
-
 def test_cells_are_deeper_the_greater_their_share_and_none_are_left_out():
     cells = [[Cell(1.0, "9", "a as a"), Cell(0.2, "1", "a as b", "other")], [Cell(0.0), Cell(0.5, "3", "b as b")]]
     html = CellGrid("Confusion", ["a", "b"], ["a", "b"], cells, "truth", "detected").html()
@@ -131,12 +106,3 @@ def test_cells_are_deeper_the_greater_their_share_and_none_are_left_out():
     assert ["other" in rect["class"] for rect in marks] == [False, True, False, False]
     assert found(html, "svg")[0]["data-columns"] == "2"
     assert "Rows: truth; columns: detected." in html
-
-
-def test_figures_stand_in_the_cells_of_small_grids_only():
-    def grid(count):
-        cells = [[Cell(1, "77", "tip")] * count] * count
-        return CellGrid("", ["n"] * count, ["n"] * count, cells).html()
-
-    assert grid(3).count(">77<") == 9
-    assert ">77<" not in grid(20)

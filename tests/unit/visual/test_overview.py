@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import DataError
 from detrkit.visual.overview import plot_runs
 from tests.unit.visual.elements import Elements
 from tests.unit.visual.runs import make_run
@@ -64,8 +64,3 @@ def test_nothing_recorded_yet_is_said(tmp_path):
     with pytest.raises(DataError, match="nothing is recorded yet"):
         plot_runs([run], tmp_path / "curves.html")
     plot_runs([run, make_run(tmp_path / "two", steps=3)], tmp_path / "curves.html")
-
-
-def test_other_kinds_of_files_are_refused_before_anything_is_read(tmp_path):
-    with pytest.raises(UsageError, match=r"expected a file that ends in \.png or \.html"):
-        plot_runs([tmp_path / "none"], tmp_path / "curves.pdf")

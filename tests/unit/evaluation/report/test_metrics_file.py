@@ -9,7 +9,7 @@ import pytest
 
 from detrkit.evaluation.report import metrics_file
 from detrkit.evaluation.report.metrics_file import metrics_schema, write_metrics_json
-from tests.unit.evaluation.report.conftest import HOSTILE, only_numbers
+from tests.unit.evaluation.report.conftest import only_numbers
 
 SCHEMA = metrics_schema()
 FIELDS = SCHEMA["$defs"]["MetricsFile"]["properties"]
@@ -58,19 +58,6 @@ def test_what_was_not_asked_for_is_null(plain, tmp_path):
     content = written(only_numbers(), tmp_path)
     parts = ("intervals", "errors", "score_curves", "overlaps", "confusion", "calibration", "failures", "latency")
     assert [content[name] for name in parts] == [None] * len(parts)
-
-
-def test_hostile_names_are_kept_as_they_are(hostile, tmp_path):
-    content = written(hostile, tmp_path)
-    check(content)
-    assert [entry["name"] for entry in content["per_class"]] == HOSTILE
-
-
-def test_numbers_without_an_evaluation_stand_at_the_top(plain, tmp_path):
-    content = written(plain.metrics, tmp_path)
-    full = metrics_file.metrics_content(plain)
-    assert {**full, **content, "per_class": full["per_class"]} == full
-    assert set(content["per_class"][0]) == {"name", "category_id", "objects", "AP", "AP50"}
 
 
 def test_the_matrix_of_very_many_classes_is_left_out(plain, tmp_path, monkeypatch):

@@ -6,8 +6,6 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
-from PIL import Image
 
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, ClassMetrics, CocoMetrics
 from detrkit.evaluation.report import (
@@ -15,9 +13,8 @@ from detrkit.evaluation.report import (
     class_table,
     errors_table,
     metrics_table,
-    plot_precision_recall,
 )
-from detrkit.evaluation.report.tables import confusions_table, latency_table, origin_table, size_table
+from detrkit.evaluation.report.tables import confusions_table, latency_table, origin_table
 from detrkit.visual.table import Table
 
 
@@ -71,11 +68,6 @@ def test_classes_are_listed_best_first_with_all_that_is_known_of_them(plain):
     assert [entry.name for entry in table.only(*CLASS_COLUMNS).columns] == list(CLASS_COLUMNS)
 
 
-def test_objects_of_all_sizes_are_counted(plain):
-    assert sum(column(size_table(plain), "count")) == plain.metrics.objects
-    assert column(size_table(plain), "AP") == [plain["APs"], plain["APm"], plain["APl"]]
-
-
 def test_errors_are_listed_dearest_first_then_what_holds_them_all(plain):
     table = errors_table(plain.errors, plain.score)
     costs = column(table, "costs AP50")
@@ -93,12 +85,6 @@ def test_confusions_times_and_origin_are_those_of_the_evaluation(plain):
         assert plain.confusion.matrix[names.index(truth), names.index(found)] == count
     assert by_name(latency_table(plain.latency), "median")["total"] == plain.latency.total.p50
     assert by_name(origin_table(plain), "value")["data set"] == "my-dataset"
-
-
-@pytest.mark.parametrize("classes", [1, 3, 30])
-def test_precision_recall_picture_is_drawn(classes, tmp_path):
-    path = plot_precision_recall(make_metrics(classes), tmp_path / "new" / "pr.png")
-    assert np.asarray(Image.open(path).convert("L")).std() > 5
 
 
 def test_matplotlib_is_loaded_where_a_picture_is_drawn_only():

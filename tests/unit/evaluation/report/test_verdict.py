@@ -9,7 +9,6 @@ import numpy as np
 from detrkit.classes import ClassMap
 from detrkit.evaluation.analysis import Origin, analyze
 from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.evaluation.report.tables import most_confused
 from detrkit.evaluation.report.verdict import operating_point, verdict, warnings
 from detrkit.types import ImageDetections
 from tests.unit.evaluation.report.conftest import made, nothing_detected, nothing_to_find
@@ -87,11 +86,6 @@ def test_classes_that_the_data_lacks_are_warned_of():
     assert line.endswith("and 2 more.")
 
 
-def test_a_threshold_between_two_points_of_the_curves_is_counted_exactly():
-    evaluation = analyze(perfect(lambda boxes, scores, ids: (boxes, np.full(len(boxes), 0.9), ids)), resamples=0)
-    assert operating_point(evaluation)[1:] == (1.0, 1.0, 1.0)
-
-
 def test_the_operating_point_is_what_the_threshold_gives():
     evaluation = made(generated())
     score, precision, recall, f1 = operating_point(evaluation)
@@ -101,10 +95,3 @@ def test_the_operating_point_is_what_the_threshold_gives():
     assert precision == right / counted
     assert recall == right / evaluation.metrics.objects
     assert f1 == 2 * right / (counted + evaluation.metrics.objects)
-
-
-def test_confusions_are_of_two_different_classes_most_frequent_first():
-    found = most_confused(made(generated()), 5)
-    counts = [count for _, _, count in found]
-    assert counts == sorted(counts, reverse=True)
-    assert all(truth != taken and count > 0 for truth, taken, count in found)
