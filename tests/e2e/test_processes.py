@@ -17,7 +17,7 @@ import torch
 from detrkit.checkpoint import read_model
 from detrkit.config import read_config
 from detrkit.data.split import read_split
-from detrkit.detectors.on_split import SplitEvaluator
+from detrkit.detectors.split_evaluator import SplitEvaluator
 from detrkit.families.build import build_model
 from tests.e2e.conftest import Trained, records, run_here
 from tests.e2e.processes import (

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from detrkit.api.common import Source, resolved_config
+from detrkit.api.common import Source
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError
+from detrkit.families.recipes import resolve_config
 from detrkit.training.loop import FitResult
 from detrkit.training.run import Drawings, Say, start_run
 
@@ -64,7 +65,8 @@ def train(
         "train.lr": lr,
         "train.recipe": recipe,
     }
-    resolved = resolved_config(model, config, changes, given)
+    named = {key: value for key, value in given.items() if value is not None}
+    resolved = resolve_config(model, config, {**(changes or {}), **named})
     if resolved.data.root is None and resolved.data.train_annotations is None:
         raise UsageError(
             "no data given; give the folder of a data set (--data DATA), or set data.train_annotations and "

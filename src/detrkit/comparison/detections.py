@@ -18,8 +18,9 @@ import torch
 
 from detrkit.checkpoint import weights_digest
 from detrkit.data.split import Split
-from detrkit.detectors.on_split import EvalTarget, Progress, collect
+from detrkit.detectors.on_split import EvalTarget, collect
 from detrkit.detectors.results import ResultsFile
+from detrkit.detectors.split_evaluator import Progress
 from detrkit.detectors.stages import Stages
 from detrkit.download import hash_of
 from detrkit.errors import DataError

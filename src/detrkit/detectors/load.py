@@ -9,10 +9,9 @@ import torch
 
 from detrkit.config import Precision
 from detrkit.detectors.detector import Detector
-from detrkit.detectors.stages import ModelStages, resolve_device
+from detrkit.detectors.stages import model_stages, resolve_device
 from detrkit.families.build import load_model
 from detrkit.families.family import BuiltModel
-from detrkit.preprocess import Preprocessing
 
 
 def load_detector(
@@ -53,17 +52,8 @@ def make_detector(
         name: Name that people call it by; that of its preset if not given.
     """
     config, class_map = built.config, built.class_map
-    place = resolve_device(device)
-    stages = ModelStages(
-        built.model.to(place),
-        class_map,
-        Preprocessing.from_config(config.transforms),
-        built.family.postprocess,
-        place,
-        precision,
-    )
     return Detector(
-        stages,
+        model_stages(built, resolve_device(device), precision),
         class_map,
         name=name or config.model.preset,
         config=config,

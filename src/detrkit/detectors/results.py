@@ -16,7 +16,7 @@ import numpy as np
 from detrkit.classes import ClassMap
 from detrkit.data.split import Split
 from detrkit.data.table import positions_of
-from detrkit.detectors.on_split import Found, ImageChange, Progress
+from detrkit.detectors.split_evaluator import Found, ImageChange, Progress
 from detrkit.detectors.stages import Stages
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import MAX_DETECTIONS, ImageResults

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import Precision
 from detrkit.errors import UsageError
+from detrkit.families.family import BuiltModel
 from detrkit.preprocess import Preprocessing, image_size_hw, model_inputs, normalize_images, pad_images
 from detrkit.types import Batch, ImageDetections, Outputs
 
@@ -112,6 +113,18 @@ class ModelStages:
     def postprocess(self, outputs: Outputs, orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
         """Return detections as the family reads them out of the outputs."""
         return self.family_postprocess(outputs, orig_sizes_hw, self.class_map)
+
+
+def model_stages(built: BuiltModel, device: torch.device, precision: Precision = "32") -> ModelStages:
+    """Return the stages of a built model, whose network is moved to ``device``."""
+    return ModelStages(
+        built.model.to(device),
+        built.class_map,
+        Preprocessing.from_config(built.config.transforms),
+        built.family.postprocess,
+        device,
+        precision,
+    )
 
 
 def prepare(stages: Stages, images: Sequence[Tensor]) -> Any:

@@ -23,7 +23,7 @@ from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import Split, read_split, unknown_classes
 from detrkit.data.transforms import needed_size, train_transform
-from detrkit.detectors.on_split import SplitEvaluator
+from detrkit.detectors.split_evaluator import SplitEvaluator
 from detrkit.distributed import (
     ProcessGroup,
     check_same_state,
