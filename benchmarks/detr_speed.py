@@ -19,8 +19,9 @@ from torch import nn
 from benchmarks.timing import Row, time_in_turn
 from detrkit.config import TrainConfig
 from detrkit.detectors.load import make_detector
+from detrkit.families.detr.export import write_hub
 from detrkit.families.detr.family import DETR
-from detrkit.families.detr.weights import coco_class_map, write_hub
+from detrkit.families.detr.weights import coco_class_map
 from detrkit.families.family import BuiltModel, build_criterion
 from detrkit.families.parts import find_places
 from detrkit.families.recipes import preset_config

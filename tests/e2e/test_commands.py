@@ -17,7 +17,7 @@ from PIL import Image
 import detrkit
 from detrkit.evaluation.coco import METRIC_NAMES
 from detrkit.families.build import read_weights
-from detrkit.families.detr.weights import write_published
+from detrkit.families.detr.export import write_published
 from detrkit.families.recipes import preset_config
 from tests.e2e.conftest import (
     SIDE,

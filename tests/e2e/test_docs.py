@@ -17,8 +17,8 @@ from typer.testing import CliRunner
 
 from detrkit.cli import app
 from detrkit.curation.synthetic import write_synthetic
+from detrkit.families.detr.export import write_published
 from detrkit.families.detr.model import build_detr
-from detrkit.families.detr.weights import write_published
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 

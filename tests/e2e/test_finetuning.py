@@ -13,8 +13,8 @@ import torch
 from detrkit.checkpoint import load_checkpoint, read_model
 from detrkit.curation.synthetic import write_synthetic
 from detrkit.families.detr.config import DetrConfig
+from detrkit.families.detr.export import write_published
 from detrkit.families.detr.model import build_detr
-from detrkit.families.detr.weights import write_published
 from detrkit.families.recipes import preset_config
 from detrkit.training.telemetry.log import RunLog
 from tests.e2e.conftest import (

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
+from detrkit.families.detr.export import write_published
 from detrkit.families.detr.model import build_detr
-from detrkit.families.detr.weights import coco_class_map, write_published
+from detrkit.families.detr.weights import coco_class_map
 from detrkit.families.recipes import preset_config
 from tests.e2e.conftest import run_well
 from tests.e2e.test_commands import reference_metrics, twelve

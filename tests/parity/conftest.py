@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 
 from detrkit.families.detr.config import DetrConfig
+from detrkit.families.detr.export import write_hub
 from detrkit.families.detr.model import Detr, build_detr
-from detrkit.families.detr.weights import coco_class_map, write_hub
+from detrkit.families.detr.weights import coco_class_map
 from detrkit.families.recipes import preset_config
 from detrkit.families.weights import Weights
 

@@ -9,6 +9,7 @@ from typing import Literal
 from detrkit.api.common import Source
 from detrkit.errors import UsageError
 from detrkit.families.build import CLASSES_SUFFIX, get_family, read_weights
+from detrkit.families.writers import get_writers
 from detrkit.files import atomic_file
 from detrkit.threshold_file import find_threshold_file, read_thresholds, threshold_path, write_thresholds
 
@@ -28,15 +29,15 @@ def export(model: Source, out: Source, *, layout: Literal["published", "hub"], p
     """
     weights, config = read_weights(model, preset)
     path = Path(out)
-    layouts = get_family(config.model).published_layouts(f"{path} cannot be written")
+    writers = get_writers(get_family(config.model), f"{path} cannot be written")
     if layout == "published":
         if path.suffix not in (".pth", ".pt"):
             raise UsageError(f"{path} should be a .pth file, since the published layout is one file")
-        layouts.write_published(path, weights.state)
+        writers.published(path, weights.state)
         with atomic_file(path.with_suffix(CLASSES_SUFFIX)) as file:
             file.write(json.dumps(weights.class_map.to_dict(), indent=1) + "\n")
     else:
-        layouts.write_hub(path, weights, config.transforms.eval_size, config.transforms.max_size)
+        writers.hub(path, weights, config.transforms.eval_size, config.transforms.max_size)
     thresholds = find_threshold_file(model)
     if thresholds is not None:
         write_thresholds(threshold_path(path), read_thresholds(thresholds, weights.class_map))

@@ -280,7 +280,9 @@ def _read_path(path: Path, model: str | None) -> tuple[Weights, Config]:
 def _read_published(path: Path, model: str | None) -> tuple[Weights, Config]:
     wanted: ModelConfig | None = None if model is None else preset_config(model).model
     family = get_family(wanted or DEFAULT_MODEL)
-    weights = family.published_layouts(f"{path} cannot be read as {model}").read(path, wanted)
+    if family.read_published is None:
+        raise family.no_published_layout(f"{path} cannot be read as {model}")
+    weights = family.read_published(path, wanted)
     base = preset_config(weights.config.preset) if weights.config.preset in PRESETS else Config()
     classes = path.with_suffix(CLASSES_SUFFIX)
     if classes.is_file():

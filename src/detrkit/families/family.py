@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor, nn
+from torch import nn
 
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import AidsConfig, Config
@@ -18,21 +18,6 @@ from detrkit.losses.criterion import Criterion
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.nn.backbones.resnet import fold_frozen_norms
 from detrkit.types import ImageDetections, Outputs
-
-
-@dataclasses.dataclass(frozen=True)
-class WeightsLayouts:
-    """Reader and writers of the layouts in which others publish a family's weights.
-
-    Args:
-        read: Reads a checkpoint, for a model section where the file alone cannot tell.
-        write_published: Writes weights as the authors did.
-        write_hub: Writes a folder for Hugging Face transformers, with the evaluation's short and longest side.
-    """
-
-    read: Callable[[str | Path, Any], Weights]
-    write_published: Callable[[str | Path, dict[str, Tensor]], None]
-    write_hub: Callable[[str | Path, Weights, int, int], None]
 
 
 def build_criterion(config: Config, class_map: ClassMap, scoring: ClassScoring = SOFTMAX) -> Criterion:
@@ -58,7 +43,8 @@ class Family:
         name: As in ``model.family``.
         build: Makes a network with random weights for so many labels.
         add_aids: Gives a network what it has in training only.
-        layouts: Reads and writes published weights; None if nobody publishes any.
+        read_published: Reads published weights, for a model section where the file cannot tell; None if there are
+            none.
         scoring: What class logits mean.
         build_criterion: Makes the training loss.
         postprocess: Turns outputs into detections in pixels of the original images.
@@ -68,27 +54,18 @@ class Family:
     name: str
     build: Callable[[Any, int], nn.Module]
     add_aids: Callable[[Any, Any, AidsConfig], None]
-    layouts: WeightsLayouts | None = None
+    read_published: Callable[[str | Path, Any], Weights] | None = None
     scoring: ClassScoring = SOFTMAX
     build_criterion: Callable[[Config, ClassMap], Criterion] = build_criterion
     postprocess: Callable[[Outputs, Sequence[SizeHW], ClassMap], list[ImageDetections]] = postprocess
     prepare_inference: Callable[[Any], None] = fold_backbone
 
-    def published_layouts(self, what: str) -> WeightsLayouts:
-        """Return the layouts.
-
-        Args:
-            what: What cannot be done without them, to say so.
-
-        Raises:
-            WeightsError: There are none.
-        """
-        if self.layouts is None:
-            raise WeightsError(
-                f"{what}: a {self.name.replace('_', '-')} model has no published layout; "
-                "pass on its run folder or a checkpoint of it instead"
-            )
-        return self.layouts
+    def no_published_layout(self, what: str) -> WeightsError:
+        """Return the error that there is no published layout, given what cannot be done without."""
+        return WeightsError(
+            f"{what}: a {self.name.replace('_', '-')} model has no published layout; "
+            "pass on its run folder or a checkpoint of it instead"
+        )
 
 
 @dataclasses.dataclass(frozen=True)

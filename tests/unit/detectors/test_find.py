@@ -14,8 +14,8 @@ from detrkit.detectors.find import find_target
 from detrkit.detectors.load import load_detector
 from detrkit.detectors.on_split import bind_target, collect
 from detrkit.errors import UsageError, WeightsError
+from detrkit.families.detr.export import write_published
 from detrkit.families.detr.model import build_detr
-from detrkit.families.detr.weights import write_published
 from detrkit.families.recipes import preset_config
 from tests.unit.detectors.splits import split_of, write_split
 

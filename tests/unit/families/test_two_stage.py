@@ -17,6 +17,7 @@ from detrkit.families.parts import Place, find_places, part_names
 from detrkit.families.recipes import preset_config
 from detrkit.families.transfer import transfer
 from detrkit.families.weights import Weights
+from detrkit.families.writers import get_writers
 from detrkit.nn.recompute import set_recompute
 from detrkit.training.optim import apply_gradients, build_optimizer
 from detrkit.types import Outputs
@@ -210,7 +211,7 @@ def test_rows_of_every_class_head_follow_their_names():
 def test_a_layout_that_nobody_published_is_refused(tmp_path: Path):
     advice = "a two-stage model has no published layout; pass on its run folder or a checkpoint"
     with pytest.raises(WeightsError, match=rf"model\.pth cannot be written: {advice}"):
-        get_family(make_config().model).published_layouts("model.pth cannot be written")
+        get_writers(get_family(make_config().model), "model.pth cannot be written")
     (tmp_path / "some.pth").write_bytes(b"")
     with pytest.raises(WeightsError, match=rf"some\.pth cannot be read as {PRESET}: {advice}"):
         load_model(tmp_path / "some.pth", PRESET)

@@ -13,9 +13,10 @@ from detrkit.classes import COCO_CATEGORY_IDS, ClassMap
 from detrkit.errors import WeightsError
 from detrkit.families.build import FAMILIES, get_family
 from detrkit.families.configs import MODEL_CONFIGS
+from detrkit.families.detr.export import write_hub, write_published
 from detrkit.families.detr.layouts import hub_to_published
 from detrkit.families.detr.model import Detr, build_detr
-from detrkit.families.detr.weights import coco_class_map, read_weights, write_hub, write_published
+from detrkit.families.detr.weights import coco_class_map, read_weights
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.families.transfer import load_exactly, match_logit_index, transfer

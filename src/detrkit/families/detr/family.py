@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from detrkit.families.detr.model import add_aids, build_detr
-from detrkit.families.detr.weights import read_weights, write_hub, write_published
-from detrkit.families.family import Family, WeightsLayouts
+from detrkit.families.detr.weights import read_weights
+from detrkit.families.family import Family
 
 DETR = Family(
     name="detr",
     build=build_detr,
     add_aids=add_aids,
-    layouts=WeightsLayouts(read_weights, write_published, write_hub),
+    read_published=read_weights,
 )

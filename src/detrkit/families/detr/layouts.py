@@ -1,4 +1,4 @@
-"""Translating DETR's parameter names between the published files and the Hugging Face hub.
+"""Translating DETR's parameter names of the Hugging Face hub to the published ones.
 
 detrkit's own names are the published ones. The hub's files name the same tensors otherwise and cut every
 ``in_proj`` into thirds for query, key and value; nothing else differs, so both ways are exact.
@@ -7,7 +7,7 @@ detrkit's own names are the published ones. The hub's files name the same tensor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -15,7 +15,7 @@ from torch import Tensor
 State = dict[str, Tensor]
 
 # (published, hub): the first match renames. Attention projections are handled apart.
-_PARTS: tuple[tuple[str, str], ...] = (
+PARTS: tuple[tuple[str, str], ...] = (
     ("transformer.decoder.norm.", "model.decoder.layernorm."),
     ("transformer.encoder.norm.", "model.encoder.layernorm."),
     ("transformer.encoder.layers.", "model.encoder.layers."),
@@ -30,13 +30,13 @@ _PARTS: tuple[tuple[str, str], ...] = (
 )
 # transformers 5 drops a level of its files' names once it has loaded them
 _IN_MEMORY_BACKBONE = ("model.backbone.model.", "backbone.0.body.")
-_ENCODER_PARTS = (
+ENCODER_PARTS = (
     ("linear1.", "fc1."),
     ("linear2.", "fc2."),
     ("norm1.", "self_attn_layer_norm."),
     ("norm2.", "final_layer_norm."),
 )
-_DECODER_PARTS = (
+DECODER_PARTS = (
     ("multihead_attn.", "encoder_attn."),
     ("linear1.", "fc1."),
     ("linear2.", "fc2."),
@@ -86,32 +86,13 @@ def hub_to_published(state: Mapping[str, Tensor]) -> State:
     return renamed
 
 
-def published_to_hub(state: Mapping[str, Tensor]) -> State:
-    """Return the same tensors under the hub's names, with timm's names in the backbone."""
-    renamed: State = {}
-    for name, tensor in state.items():
-        new = _rename(name, _PARTS)
-        layer = re.match(r"model\.(encoder|decoder)\.layers\.\d+\.", new)
-        if layer:
-            parts = _ENCODER_PARTS if layer.group(1) == "encoder" else _DECODER_PARTS
-            new = layer.group() + _rename(new[layer.end() :], parts)
-        match = re.fullmatch(r"(.+attn)\.in_proj_(weight|bias)", new)
-        if match:
-            attention, kind = match.groups()
-            for which, third in zip("qkv", tensor.chunk(3), strict=True):
-                renamed[f"{attention}.{which}_proj.{kind}"] = third.contiguous()
-        else:
-            renamed[new] = tensor
-    return renamed
-
-
 def _hub_name_to_published(name: str) -> str:
-    new = _rename(name, [*((hub, published) for published, hub in _PARTS), _IN_MEMORY_BACKBONE])
+    new = rename(name, [*((hub, published) for published, hub in PARTS), _IN_MEMORY_BACKBONE])
     layer = re.match(r"transformer\.(encoder|decoder)\.layers\.\d+\.", new)
     if layer:
-        parts = _ENCODER_PARTS if layer.group(1) == "encoder" else _DECODER_PARTS
+        parts = ENCODER_PARTS if layer.group(1) == "encoder" else DECODER_PARTS
         rest = new[layer.end() :].removeprefix("mlp.").replace("attn.o_proj.", "attn.out_proj.")
-        return layer.group() + _rename(rest, [(hub, published) for published, hub in parts])
+        return layer.group() + rename(rest, [(hub, published) for published, hub in parts])
     prefix = "backbone.0.body."
     if new.startswith(prefix):
         return prefix + _torchvision_resnet_name(new.removeprefix(prefix))
@@ -128,7 +109,8 @@ def _torchvision_resnet_name(name: str) -> str:
     return name
 
 
-def _rename(name: str, parts: tuple[tuple[str, str], ...] | list[tuple[str, str]]) -> str:
+def rename(name: str, parts: Sequence[tuple[str, str]]) -> str:
+    """Return a name with the first of the parts that it begins with replaced."""
     for before, after in parts:
         if name.startswith(before):
             return after + name[len(before) :]

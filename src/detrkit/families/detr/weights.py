@@ -1,4 +1,4 @@
-"""Reading and writing DETR weights: the published ``.pth`` files and the hub's safetensors folders.
+"""Reading DETR weights: the published ``.pth`` files and the hub's safetensors folders.
 
 A published checkpoint's labels are raw COCO category ids: 91 of them, 80 used. They become a ClassMap over
 the 80 classes, so that nothing else in detrkit ever sees the gaps.
@@ -7,30 +7,28 @@ the 80 classes, so that nothing else in detrkit ever sees the gaps.
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import pickle
 import re
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from safetensors.torch import load_file
 from torch import Tensor
 
 from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap
 from detrkit.errors import WeightsError
 from detrkit.families.detr.config import DetrConfig
-from detrkit.families.detr.layouts import State, hub_to_published, is_hub_layout, published_to_hub
+from detrkit.families.detr.layouts import State, hub_to_published, is_hub_layout
 from detrkit.families.weights import Weights
-from detrkit.files import atomic_bytes
 from detrkit.nn.backbones import SMALL_BACKBONES, infer_backbone
 
 _COCO_LABELS = 91
-_UNUSED_LABEL = "N/A"
+UNUSED_LABEL = "N/A"
 
 
 def coco_class_map() -> ClassMap:
@@ -63,42 +61,6 @@ def read_weights(path: str | Path, model: DetrConfig | None = None) -> Weights:
     if model is not None:
         found = _merge(model, found, path)
     return Weights(state, found, _class_map(state, hub_config), str(path))
-
-
-def write_published(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Write weights as the authors published theirs: one ``.pth`` with the tensors under ``model``."""
-    payload = {"model": {name: tensor.detach().cpu() for name, tensor in state.items()}}
-    with _writing(Path(path)) as file:
-        torch.save(payload, file)
-
-
-def write_hub(folder: str | Path, weights: Weights, eval_size: int, max_size: int) -> None:
-    """Write a folder that Hugging Face transformers opens: safetensors, config and preprocessor config.
-
-    Raises:
-        WeightsError: The model has something that transformers' DETR does not have.
-    """
-    foreign = _foreign_to_hub(weights)
-    if foreign:
-        raise WeightsError(
-            f"this model has {', '.join(foreign)}, which transformers' DETR does not have; "
-            "use the published layout instead: --format published --out FILE.pth"
-        )
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: tensor.detach().cpu() for name, tensor in published_to_hub(weights.state).items()}
-    tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    with _writing(folder / "model.safetensors") as file:
-        file.write(save(tensors, metadata={"format": "pt"}))
-    preprocessor = {
-        "image_processor_type": "DetrImageProcessor",
-        "format": "coco_detection",
-        "do_resize": True,
-        "do_normalize": True,
-        "size": {"shortest_edge": eval_size, "longest_edge": max_size},
-    }
-    _write_json(folder / "config.json", _hub_config(weights))
-    _write_json(folder / "preprocessor_config.json", preprocessor)
 
 
 def infer_model_config(
@@ -169,7 +131,7 @@ def _merge(wanted: DetrConfig, found: DetrConfig, path: Path) -> DetrConfig:
 def _class_map(state: Mapping[str, Tensor], hub_config: Mapping[str, Any]) -> ClassMap:
     num_labels = state["class_embed.weight"].shape[0] - 1
     labels = hub_config.get("id2label") or {}
-    named = {int(index): str(name) for index, name in labels.items() if str(name) != _UNUSED_LABEL}
+    named = {int(index): str(name) for index, name in labels.items() if str(name) != UNUSED_LABEL}
     if num_labels == _COCO_LABELS and (not named or all(name.startswith("LABEL_") for name in named.values())):
         return coco_class_map()
     named = {index: name for index, name in sorted(named.items()) if index < num_labels}
@@ -252,63 +214,3 @@ def _read_hub_config(path: Path) -> dict[str, Any]:
         kind = content.get("model_type") if isinstance(content, dict) else type(content).__name__
         raise WeightsError(f"{path} is the config of a {kind} model, expected detr")
     return content
-
-
-def _foreign_to_hub(weights: Weights) -> list[str]:
-    """Name what of a model transformers' DETR lacks, without which its weights are worth nothing."""
-    config = weights.config
-    found = []
-    if not any(name.endswith("bn1.running_mean") for name in weights.state):
-        found.append("group norm in its backbone (trained from scratch)")
-    if config.backbone in SMALL_BACKBONES:
-        found.append(f"the backbone {config.backbone}")
-    options = ("pre_norm", "position_at_input", "query_reference")
-    return found + [f"model.{name}" for name in options if getattr(config, name)]
-
-
-def _hub_config(weights: Weights) -> dict[str, Any]:
-    model = weights.config
-    assert isinstance(model, DetrConfig)
-    labels = dict.fromkeys(range(weights.class_map.num_labels), _UNUSED_LABEL)
-    labels.update(zip(weights.class_map.logit_index, weights.class_map.names, strict=True))
-    return {
-        "architectures": ["DetrForObjectDetection"],
-        "model_type": "detr",
-        "backbone": model.backbone,
-        "use_timm_backbone": True,
-        "use_pretrained_backbone": False,
-        "dilation": model.dilation,
-        "position_embedding_type": model.position,
-        "d_model": model.hidden_dim,
-        "num_queries": model.num_queries,
-        "encoder_layers": model.encoder_layers,
-        "decoder_layers": model.decoder_layers,
-        "encoder_attention_heads": model.num_heads,
-        "decoder_attention_heads": model.num_heads,
-        "encoder_ffn_dim": model.ffn_dim,
-        "decoder_ffn_dim": model.ffn_dim,
-        "dropout": model.dropout,
-        "attention_dropout": 0.0,
-        "activation_function": "relu",
-        "id2label": {str(index): label for index, label in labels.items()},
-        # transformers keeps one slot per label, so the gaps must have distinct names here
-        "label2id": {
-            (label if label != _UNUSED_LABEL else f"{label} {index}"): index for index, label in labels.items()
-        },
-    }
-
-
-def _write_json(path: Path, content: dict[str, Any]) -> None:
-    text = json.dumps(content, indent=2) + "\n"
-    with _writing(path) as file:
-        file.write(text.encode())
-
-
-@contextlib.contextmanager
-def _writing(path: Path) -> Iterator[IO[bytes]]:
-    """Open a file that is whole or not there, its errors in terms of weights."""
-    try:
-        with atomic_bytes(path) as file:
-            yield file
-    except (OSError, RuntimeError, SafetensorError) as error:
-        raise WeightsError(f"cannot write {path}: {error}") from error

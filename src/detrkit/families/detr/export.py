@@ -1,0 +1,138 @@
+"""Writing DETR weights for other programs: as the authors published theirs, and for Hugging Face transformers."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import save
+from torch import Tensor
+
+from detrkit.errors import WeightsError
+from detrkit.families.detr.config import DetrConfig
+from detrkit.families.detr.layouts import DECODER_PARTS, ENCODER_PARTS, PARTS, State, rename
+from detrkit.families.detr.weights import UNUSED_LABEL
+from detrkit.families.weights import Weights
+from detrkit.files import atomic_bytes
+from detrkit.nn.backbones import SMALL_BACKBONES
+
+
+def write_published(path: str | Path, state: Mapping[str, Tensor]) -> None:
+    """Write weights as the authors published theirs: one ``.pth`` with the tensors under ``model``."""
+    payload = {"model": {name: tensor.detach().cpu() for name, tensor in state.items()}}
+    with _writing(Path(path)) as file:
+        torch.save(payload, file)
+
+
+def write_hub(folder: str | Path, weights: Weights, eval_size: int, max_size: int) -> None:
+    """Write a folder that Hugging Face transformers opens: safetensors, config and preprocessor config.
+
+    Raises:
+        WeightsError: The model has something that transformers' DETR does not have.
+    """
+    foreign = _foreign_to_hub(weights)
+    if foreign:
+        raise WeightsError(
+            f"this model has {', '.join(foreign)}, which transformers' DETR does not have; "
+            "use the published layout instead: --format published --out FILE.pth"
+        )
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    tensors = {name: tensor.detach().cpu() for name, tensor in published_to_hub(weights.state).items()}
+    tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
+    with _writing(folder / "model.safetensors") as file:
+        file.write(save(tensors, metadata={"format": "pt"}))
+    preprocessor = {
+        "image_processor_type": "DetrImageProcessor",
+        "format": "coco_detection",
+        "do_resize": True,
+        "do_normalize": True,
+        "size": {"shortest_edge": eval_size, "longest_edge": max_size},
+    }
+    _write_json(folder / "config.json", _hub_config(weights))
+    _write_json(folder / "preprocessor_config.json", preprocessor)
+
+
+def published_to_hub(state: Mapping[str, Tensor]) -> State:
+    """Return the same tensors under the hub's names, with timm's names in the backbone."""
+    renamed: State = {}
+    for name, tensor in state.items():
+        new = rename(name, PARTS)
+        layer = re.match(r"model\.(encoder|decoder)\.layers\.\d+\.", new)
+        if layer:
+            parts = ENCODER_PARTS if layer.group(1) == "encoder" else DECODER_PARTS
+            new = layer.group() + rename(new[layer.end() :], parts)
+        match = re.fullmatch(r"(.+attn)\.in_proj_(weight|bias)", new)
+        if match:
+            attention, kind = match.groups()
+            for which, third in zip("qkv", tensor.chunk(3), strict=True):
+                renamed[f"{attention}.{which}_proj.{kind}"] = third.contiguous()
+        else:
+            renamed[new] = tensor
+    return renamed
+
+
+def _foreign_to_hub(weights: Weights) -> list[str]:
+    """Name what of a model transformers' DETR lacks, without which its weights are worth nothing."""
+    config = weights.config
+    found = []
+    if not any(name.endswith("bn1.running_mean") for name in weights.state):
+        found.append("group norm in its backbone (trained from scratch)")
+    if config.backbone in SMALL_BACKBONES:
+        found.append(f"the backbone {config.backbone}")
+    options = ("pre_norm", "position_at_input", "query_reference")
+    return found + [f"model.{name}" for name in options if getattr(config, name)]
+
+
+def _hub_config(weights: Weights) -> dict[str, Any]:
+    model = weights.config
+    assert isinstance(model, DetrConfig)
+    labels = dict.fromkeys(range(weights.class_map.num_labels), UNUSED_LABEL)
+    labels.update(zip(weights.class_map.logit_index, weights.class_map.names, strict=True))
+    return {
+        "architectures": ["DetrForObjectDetection"],
+        "model_type": "detr",
+        "backbone": model.backbone,
+        "use_timm_backbone": True,
+        "use_pretrained_backbone": False,
+        "dilation": model.dilation,
+        "position_embedding_type": model.position,
+        "d_model": model.hidden_dim,
+        "num_queries": model.num_queries,
+        "encoder_layers": model.encoder_layers,
+        "decoder_layers": model.decoder_layers,
+        "encoder_attention_heads": model.num_heads,
+        "decoder_attention_heads": model.num_heads,
+        "encoder_ffn_dim": model.ffn_dim,
+        "decoder_ffn_dim": model.ffn_dim,
+        "dropout": model.dropout,
+        "attention_dropout": 0.0,
+        "activation_function": "relu",
+        "id2label": {str(index): label for index, label in labels.items()},
+        # transformers keeps one slot per label, so the gaps must have distinct names here
+        "label2id": {
+            (label if label != UNUSED_LABEL else f"{label} {index}"): index for index, label in labels.items()
+        },
+    }
+
+
+def _write_json(path: Path, content: dict[str, Any]) -> None:
+    text = json.dumps(content, indent=2) + "\n"
+    with _writing(path) as file:
+        file.write(text.encode())
+
+
+@contextlib.contextmanager
+def _writing(path: Path) -> Iterator[IO[bytes]]:
+    """Open a file that is whole or not there, its errors in terms of weights."""
+    try:
+        with atomic_bytes(path) as file:
+            yield file
+    except (OSError, RuntimeError, SafetensorError) as error:
+        raise WeightsError(f"cannot write {path}: {error}") from error
