@@ -25,7 +25,8 @@ from detrkit.families.build import build_model
 from detrkit.families.family import build_criterion
 from detrkit.families.recipes import preset_config
 from detrkit.training import step
-from detrkit.training.session import Run, TrainingSetup, build_state
+from detrkit.training.loop import build_state
+from detrkit.training.session import Run, TrainingSetup
 from detrkit.training.step import sync_step_plan, train_step
 from detrkit.types import Batch, Target
 from tests.unit.families.conftest import small_config

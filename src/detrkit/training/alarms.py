@@ -124,11 +124,11 @@ class Alarms:
 
     def look(self, line: Progressed) -> list[str]:
         """Take in the steps since the last log line; returns what there is to say, mostly nothing."""
-        found: list[str | None] = []
+        found: list[str] = []
         for step, loss, image_ids in zip(line.steps, line.losses, line.image_ids, strict=True):
             if not math.isfinite(loss):  # said elsewhere, and no weight has changed
                 continue
-            found.append(self._judge_spike(step, loss, image_ids))
+            found += self._judge_spike(step, loss, image_ids)
             self._past.recent = [*self._past.recent[1 - 2 * BLOCK :], loss]
             self._past.block.append(loss)
             if len(self._past.block) == BLOCK:
@@ -136,8 +136,8 @@ class Alarms:
         if line.health and line.steps:
             found += self._judge_outputs(line)
         if line.use is not None and line.steps:
-            found.append(self._judge_queries(line.steps[-1], line.use))
-        return [message for message in found if message is not None]
+            found += self._judge_queries(line.steps[-1], line.use)
+        return found
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is remembered, primitives only."""
@@ -148,27 +148,27 @@ class Alarms:
         said = {key: (int(step), bool(gone)) for key, (step, gone) in state["said"].items()}
         self._past = _History(**{**copy.deepcopy(dict(state)), "said": said})
 
-    def _judge_spike(self, step: int, loss: float, image_ids: Sequence[int]) -> str | None:
+    def _judge_spike(self, step: int, loss: float, image_ids: Sequence[int]) -> list[str]:
         """Return a message if the loss of one step stands out."""
         past = self._past
         if len(past.recent) < BLOCK or loss <= SPIKE_RATIO * min(past.recent):  # the second saves the medians
-            return None
+            return []
         usual, sigma = _center_and_sigma(past.recent)
         if loss <= max(usual + SPIKE_SIGMAS * sigma, SPIKE_RATIO * usual):
-            return None
+            return []
         if not past.spikes or step - past.spikes[-1] > 2 * BLOCK:
-            self._has_gone("loss_spike")
+            self._say("loss_spike", step, None)
         past.spikes = [*past.spikes[1 - MANY_SPIKES :], step]
-        if not self._is_news("loss_spike", step):
-            return None
         shown = f"{', '.join(map(str, image_ids[:8]))}{' ...' if len(image_ids) > 8 else ''}"
-        return (
-            f"ALARM loss_spike: step {step:,} had a loss of {loss:.4g}, expected about {usual:.4g} as in the "
+        return self._say(
+            "loss_spike",
+            step,
+            f"step {step:,} had a loss of {loss:.4g}, expected about {usual:.4g} as in the "
             f"{len(past.recent)} steps before; its images: {shown}. Look at their boxes with detrkit data check "
-            "and detrkit data preview; if it comes again with other images, lower train.lr or train.clip_norm"
+            "and detrkit data preview; if it comes again with other images, lower train.lr or train.clip_norm",
         )
 
-    def _judge_block(self, step: int, line: Progressed) -> list[str | None]:
+    def _judge_block(self, step: int, line: Progressed) -> list[str]:
         """Return messages on where the loss is going, at the end of a block."""
         past = self._past
         center, sigma = _center_and_sigma(past.block)
@@ -182,20 +182,14 @@ class Alarms:
         error = 1.25 * sigma / math.sqrt(BLOCK)  # of a median
         limit = max(RISE * best, best + RISE_ERRORS * error)
         swings = len(past.spikes) == MANY_SPIKES and step - past.spikes[0] <= 4 * BLOCK
-        messages = []
-        if (swings and center > 0.98 * best) or min(center, former) > limit:
-            if self._is_news("lr_too_high", step):
-                messages.append(self._too_high(step, center, best, swings))
-        else:
-            self._has_gone("lr_too_high")
-        past.is_unmoved = abs(fell) < FELL_LITTLE and _is_poor(line.terms)
+        rose = (swings and center > 0.98 * best) or min(center, former) > limit
+        too_high = self._too_high(step, center, best, swings) if rose else None
+        poor = line.terms.get("giou", 0.0) > POOR_FIT or line.terms.get("class_error", 0.0) > POOR_CLASSES
+        past.is_unmoved = abs(fell) < FELL_LITTLE and poor
         begun = step >= max(JUDGED_STEPS, self._config.train.warmup_steps + 4 * BLOCK)
-        if begun and past.is_unmoved and fell * line.total_steps / step < FALLS_LITTLE:
-            if self._is_news("lr_too_low", step):
-                messages.append(self._too_low(step, lately, line.total_steps))
-        else:
-            self._has_gone("lr_too_low")
-        return [*messages]
+        falls_little = begun and past.is_unmoved and fell * line.total_steps / step < FALLS_LITTLE
+        too_low = self._too_low(step, lately, line.total_steps) if falls_little else None
+        return [*self._say("lr_too_high", step, too_high), *self._say("lr_too_low", step, too_low)]
 
     def _too_high(self, step: int, loss: float, best: float, swings: bool) -> str:
         config = self._config.train
@@ -206,7 +200,7 @@ class Alarms:
         clip = f", and train.clip_norm from {config.clip_norm:g}" if config.clip_norm > 1 else ""
         clip = ", and set train.clip_norm=0.1" if not config.clip_norm else clip
         return (
-            f"ALARM lr_too_high: {found} at step {step:,}; expected a loss that falls. Lower train.lr from "
+            f"{found} at step {step:,}; expected a loss that falls. Lower train.lr from "
             f"{config.lr:g}{clip}, or begin with train.warmup_steps; detrkit tune --lr-range finds a rate. Begin "
             "anew or from a checkpoint of before the rise: this one rarely recovers"
         )
@@ -216,12 +210,12 @@ class Alarms:
         end = first - (first - loss) * total_steps / step
         fell = f"fell only from {first:.4g} to {loss:.4g}" if loss < first else f"has not fallen from {first:.4g}"
         return (
-            f"ALARM lr_too_low: the loss {fell} in {step:,} steps, and would be {min(end, first):.4g} after all "
+            f"the loss {fell} in {step:,} steps, and would be {min(end, first):.4g} after all "
             f"{total_steps:,}; expected at most {1 - FELL_LITTLE:.0%} of the first by now. Raise train.lr from "
             f"{config.lr:g}, ten times at first; detrkit tune --lr-range finds a rate"
         )
 
-    def _judge_outputs(self, line: Progressed) -> list[str | None]:
+    def _judge_outputs(self, line: Progressed) -> list[str]:
         """Return messages on what the network says of its images."""
         past = self._past
         steps = len(line.steps)
@@ -236,9 +230,9 @@ class Alarms:
         judged = int(past.sums["objects_share_steps"])
         past.sums = {}
         step = line.steps[-1]
-        return [self._judge_boxes(step, judged, means), self._judge_classes(step, judged, means)]
+        return [*self._judge_boxes(step, judged, means), *self._judge_classes(step, judged, means)]
 
-    def _judge_boxes(self, step: int, judged: int, means: Mapping[str, float]) -> str | None:
+    def _judge_boxes(self, step: int, judged: int, means: Mapping[str, float]) -> list[str]:
         """Return a message if every image gets the same boxes, and they do not fit."""
         past = self._past
         spread, giou = means.get("box_spread_images", math.nan), means.get("giou", math.nan)
@@ -246,39 +240,39 @@ class Alarms:
         same = spread < LEAST_SPREAD or max(spread, over_queries) < LEAST_SPREAD_OF_ALL
         if not (same and giou > POOR_FIT and means["matched_share"]):
             past.same_steps = 0
-            self._has_gone("same_boxes")
-            return None
+            return self._say("same_boxes", step, None)
         past.same_steps += judged
         # a loss that does not move at all says more: then the boxes are still those of the beginning
-        if past.same_steps < SAME_STEPS or past.is_unmoved or not self._is_news("same_boxes", step):
-            return None
-        return (
-            f"ALARM same_boxes: for {past.same_steps:,} steps every image has had the same boxes: they vary over "
+        if past.same_steps < SAME_STEPS or past.is_unmoved:
+            return []
+        return self._say(
+            "same_boxes",
+            step,
+            f"for {past.same_steps:,} steps every image has had the same boxes: they vary over "
             f"images by {spread:.2g} of a side and over queries by {over_queries:.2g}, expected above "
             f"{LEAST_SPREAD_OF_ALL:g}, and their GIoU loss is {giou:.2f}. "
             f"{self._advice_on_start()}; if that changes nothing, look with detrkit data preview whether images "
-            "and boxes belong together"
+            "and boxes belong together",
         )
 
-    def _judge_classes(self, step: int, judged: int, means: Mapping[str, float]) -> str | None:
+    def _judge_classes(self, step: int, judged: int, means: Mapping[str, float]) -> list[str]:
         """Return a message if no query predicts an object although there are some."""
         past = self._past
         share, wanted = means["objects_share"], means["matched_share"]
         if not wanted or share > FEW_OBJECTS * wanted:
             past.empty_steps = 0
-            self._has_gone("no_objects")
-            return None
+            return self._say("no_objects", step, None)
         past.empty_steps += judged
-        if past.empty_steps < EMPTY_STEPS or not self._is_news("no_objects", step):
-            return None
+        if past.empty_steps < EMPTY_STEPS:
+            return []
         weight = self._config.loss.no_object_weight
-        cause = ""
-        if weight > 0.2:
-            cause = f"Lower loss.no_object_weight from {weight:g} to 0.1. "
-        return (
-            f"ALARM no_objects: for {past.empty_steps:,} steps all queries have said no-object: {share:.2%} "
+        cause = f"Lower loss.no_object_weight from {weight:g} to 0.1. " if weight > 0.2 else ""
+        return self._say(
+            "no_objects",
+            step,
+            f"for {past.empty_steps:,} steps all queries have said no-object: {share:.2%} "
             f"predict an object, expected about {wanted:.1%}, as many as there are; mean probability of "
-            f"an object {means['object_probability']:.1%}. {cause}{self._advice_on_start()}"
+            f"an object {means['object_probability']:.1%}. {cause}{self._advice_on_start()}",
         )
 
     def _advice_on_start(self) -> str:
@@ -293,34 +287,32 @@ class Alarms:
             )
         return f"Pretrained weights do not do so: lower train.lr from {config.lr:g}"
 
-    def _judge_queries(self, step: int, use: QueryUse) -> str | None:
+    def _judge_queries(self, step: int, use: QueryUse) -> list[str]:
         """Return a remark if many queries are never used."""
         if use.dead < DEAD_SHARE * use.queries:
-            self._has_gone("dead_queries")
-            return None
-        if not self._is_news("dead_queries", step):
-            return None
-        used = use.queries - use.dead
-        return (
-            f"REMARK dead_queries: {use.dead} of {use.queries} queries were matched with no object of the last "
+            return self._say("dead_queries", step, None)
+        enough = math.ceil((use.queries - use.dead) / 10) * 10
+        return self._say(
+            "dead_queries",
+            step,
+            f"{use.dead} of {use.queries} queries were matched with no object of the last "
             f"{use.images:,} images, which have {use.objects_per_image:.1f} objects on average; expected fewer "
-            f"than half. It costs time, not accuracy: in a new run model.num_queries={_rounded_up(used)} would "
-            "do, unless an image has more objects; published weights are best left with theirs"
+            f"than half. It costs time, not accuracy: in a new run model.num_queries={enough} would "
+            "do, unless an image has more objects; published weights are best left with theirs",
+            title="REMARK",
         )
 
-    def _is_news(self, kind: str, step: int) -> bool:
-        """Tell whether to say an alarm now; if so it counts as said."""
+    def _say(self, kind: str, step: int, message: str | None, title: str = "ALARM") -> list[str]:
+        """Return the message of an alarm if it is to be said now, and note that; None notes that it has gone."""
         said, gone = self._past.said.get(kind, (None, True))
-        if said is not None:
-            wait = SAY_AGAIN_AFTER if gone else max(5 * SAY_AGAIN_AFTER, said)
-            if step - said < wait:
-                return False
+        if message is None:
+            if said is not None:
+                self._past.said[kind] = (said, True)
+            return []
+        if said is not None and step - said < (SAY_AGAIN_AFTER if gone else max(5 * SAY_AGAIN_AFTER, said)):
+            return []
         self._past.said[kind] = (step, False)
-        return True
-
-    def _has_gone(self, kind: str) -> None:
-        if kind in self._past.said:
-            self._past.said[kind] = (self._past.said[kind][0], True)
+        return [f"{title} {kind}: {message}"]
 
 
 def _center_and_sigma(values: Sequence[float]) -> tuple[float, float]:
@@ -328,13 +320,3 @@ def _center_and_sigma(values: Sequence[float]) -> tuple[float, float]:
     center = statistics.median(values)
     distance = statistics.median([abs(value - center) for value in values])
     return center, max(1.4826 * distance, 1e-3 * abs(center))
-
-
-def _is_poor(terms: Mapping[str, float]) -> bool:
-    """Tell whether boxes or classes leave something to learn."""
-    return terms.get("giou", 0.0) > POOR_FIT or terms.get("class_error", 0.0) > POOR_CLASSES
-
-
-def _rounded_up(count: int) -> int:
-    """Return the next multiple of 10."""
-    return -(-count // 10) * 10

@@ -12,33 +12,38 @@ import itertools
 import math
 import signal
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
+from torch import Tensor, nn
 
 from detrkit.checkpoint import CheckpointStore
-from detrkit.config import write_config
+from detrkit.config import Config, write_config
 from detrkit.errors import CheckpointError, DataError, DetrkitError
-from detrkit.training.alarms import Progressed
+from detrkit.families.parts import find_places
+from detrkit.training.alarms import Alarms, Progressed
+from detrkit.training.ema import Ema
 from detrkit.training.forward_backward import LAYER, Phase
+from detrkit.training.health import Health
 from detrkit.training.nonfinite.watch import check_previous_step
-from detrkit.training.optim import learning_rates, new_parameters
+from detrkit.training.optim import build_optimizer, learning_rates, new_parameters
 from detrkit.training.session import (
     DrawSamples,
     Evaluate,
     OnEvaluation,
+    Progress,
     Run,
     TrainingSetup,
-    build_state,
-    resume_state,
+    TrainingState,
 )
 from detrkit.training.signals import StopRequest
 from detrkit.training.step import sync_step_plan, train_step
 from detrkit.training.telemetry.log import RunLog, StepRecord, host_gib, memory_gib
+from detrkit.training.window import StepWindow
 
 # An epoch without evaluation is saved at its end if the last save is longer ago than this.
 _SAVE_AFTER_S = 60.0
@@ -163,6 +168,43 @@ def fit(
     return FitResult(
         run_dir, progress.step, progress.epoch, progress.best, progress.metrics, stopped, stop.signal_number
     )
+
+
+def build_state(
+    config: Config, model: nn.Module, fabric: Fabric, new: Collection[str] = ()
+) -> tuple[TrainingState, Any]:
+    """Build the state of a training at its beginning, and Fabric's wrapper around the model."""
+    # the layout that the fast convolutions want; the numbers stay the same
+    model.to(memory_format=torch.channels_last)
+    wrapped = fabric.setup_module(model)
+    window, health = StepWindow(), Health()
+    if fabric.world_size > 1:
+        window = StepWindow(lambda rows: cast("Tensor", fabric.all_reduce(rows, reduce_op="mean")))
+        health = Health(lambda rows: cast("Tensor", fabric.all_reduce(rows, reduce_op="sum")))
+    state = TrainingState(
+        module=model,
+        optimizer=build_optimizer(model, config.train, find_places(model), new),
+        scaler=getattr(fabric.strategy.precision, "scaler", None),
+        ema=Ema(model, config.train.ema_decay) if config.train.ema_decay is not None else None,
+        window=window,
+        health=health,
+        alarms=Alarms(config),
+        progress=Progress(),
+    )
+    return state, wrapped
+
+
+def resume_state(state: TrainingState, resume: Mapping[str, Any], fabric: Fabric) -> Mapping[str, Any]:
+    """Restore a saved state; returns where its log ended, as :meth:`RunLog.position` told."""
+    processes = resume.get("world_size")
+    if processes != fabric.world_size:
+        raise CheckpointError(
+            f"the run was trained by {processes} processes and is resumed by {fabric.world_size}, which would "
+            "repeat and leave out images; use as many, or begin a new run from its weights with train.init"
+        )
+    state.load_state_dict(resume)
+    position: Mapping[str, Any] = resume.get("log") or {"records": resume.get("records", 0)}
+    return position
 
 
 def save_last(run: Run) -> None:

@@ -18,8 +18,9 @@ from detrkit.data.index import CocoIndex
 from detrkit.data.transforms import largest_outputs
 from detrkit.hardware import PeakMemory
 from detrkit.training.forward_backward import Passes, single_step
+from detrkit.training.loop import build_state
 from detrkit.training.memory import available_bytes, free_memory, halved, is_out_of_memory
-from detrkit.training.session import TrainingSetup, build_state
+from detrkit.training.session import TrainingSetup
 from detrkit.types import Batch, GroundTruth
 
 # Shares of the free memory that are used. The host's is shared with the loader's workers and other programs, and

@@ -1,11 +1,11 @@
-"""The parts of a training in progress: how they are put together, saved and restored."""
+"""The parts of a training in progress: how they are saved and restored."""
 
 from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -18,13 +18,11 @@ from detrkit.classes import ClassMap
 from detrkit.config import Config
 from detrkit.errors import CheckpointError
 from detrkit.families.family import BuiltModel
-from detrkit.families.parts import find_places
 from detrkit.losses.criterion import Criterion, Normalizers
 from detrkit.training.alarms import Alarms
 from detrkit.training.ema import Ema
 from detrkit.training.forward_backward import Passes, Phase
 from detrkit.training.health import Health
-from detrkit.training.optim import build_optimizer
 from detrkit.training.signals import StopRequest
 from detrkit.training.telemetry.log import RunLog
 from detrkit.training.window import StepWindow
@@ -164,8 +162,8 @@ class LastStep:
         epoch: Its epoch, from 1.
         names: Names of the values: the loss and its terms, ``grad_norm``; ``own_grad_norm`` of this process before
             the processes' average, where there are several; ``scale`` of the loss, where float16 has one.
-        values: float32 on the host, once ``arrived``.
-        arrived: Waits until they are there; by then they are.
+        values: float32 on the host, after ``arrival``.
+        arrival: CUDA event of their arrival; None where they are there already.
         batches: Its batches, on the host.
         normalizers: Normalisers of its losses.
         share: 0 if this process had no image and took part with a blank one, otherwise 1.
@@ -178,7 +176,7 @@ class LastStep:
     epoch: int
     names: tuple[str, ...]
     values: Tensor
-    arrived: Callable[[], None]
+    arrival: Any
     batches: Sequence[Batch]
     normalizers: Normalizers
     share: float
@@ -248,40 +246,3 @@ class Run:
             "world_size": self.fabric.world_size,
             **self.state.state_dict(),
         }
-
-
-def build_state(
-    config: Config, model: nn.Module, fabric: Fabric, new: Collection[str] = ()
-) -> tuple[TrainingState, Any]:
-    """Build the state of a training at its beginning, and Fabric's wrapper around the model."""
-    # the layout that the fast convolutions want; the numbers stay the same
-    model.to(memory_format=torch.channels_last)
-    wrapped = fabric.setup_module(model)
-    window, health = StepWindow(), Health()
-    if fabric.world_size > 1:
-        window = StepWindow(lambda rows: cast("Tensor", fabric.all_reduce(rows, reduce_op="mean")))
-        health = Health(lambda rows: cast("Tensor", fabric.all_reduce(rows, reduce_op="sum")))
-    state = TrainingState(
-        module=model,
-        optimizer=build_optimizer(model, config.train, find_places(model), new),
-        scaler=getattr(fabric.strategy.precision, "scaler", None),
-        ema=Ema(model, config.train.ema_decay) if config.train.ema_decay is not None else None,
-        window=window,
-        health=health,
-        alarms=Alarms(config),
-        progress=Progress(),
-    )
-    return state, wrapped
-
-
-def resume_state(state: TrainingState, resume: Mapping[str, Any], fabric: Fabric) -> Mapping[str, Any]:
-    """Restore a saved state; returns where its log ended, as :meth:`RunLog.position` told."""
-    processes = resume.get("world_size")
-    if processes != fabric.world_size:
-        raise CheckpointError(
-            f"the run was trained by {processes} processes and is resumed by {fabric.world_size}, which would "
-            "repeat and leave out images; use as many, or begin a new run from its weights with train.init"
-        )
-    state.load_state_dict(resume)
-    found: Mapping[str, Any] = resume.get("log") or {"records": resume.get("records", 0)}
-    return found

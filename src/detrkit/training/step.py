@@ -18,7 +18,7 @@ from detrkit.losses.criterion import Losses, Normalizers
 from detrkit.training.forward_backward import add_normalizers, layer_values, summed_values
 from detrkit.training.health import PROBE_EVERY, probe_boxes
 from detrkit.training.memory import free_memory, halved, is_out_of_memory
-from detrkit.training.nonfinite.watch import check_bad_steps, check_previous_step, find_damage, note_step
+from detrkit.training.nonfinite.watch import check_bad_steps, check_previous_step, damaged_boxes, note_step
 from detrkit.training.optim import apply_gradients, set_step_lr, train_mode
 from detrkit.training.session import Run
 from detrkit.types import Batch, GroundTruth
@@ -75,7 +75,7 @@ def train_step(run: Run, batches: Sequence[Batch], plan: StepPlan) -> None:
 
     # forward, losses, backward; a process without images takes part with a loss of zero: the others wait for it
     share = 1.0 if batches else 0.0
-    damage = find_damage(batches)
+    damage = next(iter(damaged_boxes(batches)), "")
     statistics = _MovingStatistics(state.module)
     batches = batches or [_blank_batch()]
     found, own_norm = _gradients_in_memory(run, batches, plan.normalizers, share, damage, statistics)

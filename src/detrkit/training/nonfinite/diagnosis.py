@@ -74,37 +74,35 @@ class Diagnosis:
     @property
     def cause(self) -> str:
         """Place where it began, in a sentence."""
-        if self.damaged_boxes:
-            return self.damaged_boxes[0]
-        if self.bad_weights:
-            return f"the weight {self.bad_weights[0]} is not finite before the step"
-        if self.bad_inputs:
-            return f"the pixels of image {_listed(self.bad_inputs)} are not finite"
-        if self.forward is not None:
-            return str(self.forward)
-        if self.bad_terms:
-            return f"the loss: {_term(*self.bad_terms[0])} is not finite, while all that goes into it is"
-        if self.backward is not None:
-            return str(self.backward)
-        return "nothing: every value and gradient is finite on this machine"
+        return self._finding()[0]
 
     @property
     def advice(self) -> str:
         """Advice on what to do about it."""
+        return self._finding()[1]
+
+    def _finding(self) -> tuple[str, str]:
+        """Return cause and advice, by the earliest thing that was wrong."""
+        calmer = "lower train.lr, set train.clip_norm=0.1, or set train.precision=32"
         if self.damaged_boxes:
-            return "mend the annotations: detrkit data check DATA --fix OUT"
+            return self.damaged_boxes[0], "mend the annotations: detrkit data check DATA --fix OUT"
         if self.bad_weights:
-            return (
+            return f"the weight {self.bad_weights[0]} is not finite before the step", (
                 "it was so before: start from sound weights; if an earlier step is saved, replay that one; lower "
                 "train.lr or set train.clip_norm"
             )
         if self.bad_inputs:
-            return "look at the image and its augmentation: detrkit data preview"
-        if self.forward is not None and self.forward.overflows:
-            return "set train.precision=bf16, whose range is that of float32, or 32"
-        if self.forward is not None or self.backward is not None:
-            return "lower train.lr, set train.clip_norm=0.1, or set train.precision=32"
-        return ""
+            found = f"the pixels of image {_listed(self.bad_inputs)} are not finite"
+            return found, "look at the image and its augmentation: detrkit data preview"
+        if self.forward is not None:
+            wider = "set train.precision=bf16, whose range is that of float32, or 32"
+            return str(self.forward), wider if self.forward.overflows else calmer
+        if self.bad_terms:
+            term = _term(*self.bad_terms[0])
+            return f"the loss: {term} is not finite, while all that goes into it is", ""
+        if self.backward is not None:
+            return str(self.backward), calmer
+        return "nothing: every value and gradient is finite on this machine", ""
 
     def lines(self) -> list[str]:
         """Return the lines for people."""
@@ -112,13 +110,11 @@ class Diagnosis:
             f"step {self.step} of epoch {self.epoch}, process {self.process}, images {_listed(self.image_ids)}",
             *(f"  {name:14} {pair.recorded:<14.8g} now {_shown(pair.now)}" for name, pair in self.values.items()),
         ]
-        if self.is_equal:
-            lines.append("Repeated bit for bit.")
-        else:
-            lines.append(
-                "NOT equal to the training: other hardware, another torch or another number of threads may change "
-                f"the last bits. Then: {self.machine_then}; now: {self.machine_now}"
-            )
+        differs = (
+            "NOT equal to the training: other hardware, another torch or another number of threads may change "
+            f"the last bits. Then: {self.machine_then}; now: {self.machine_now}"
+        )
+        lines.append("Repeated bit for bit." if self.is_equal else differs)
         for title, found in (
             ("damaged boxes", self.damaged_boxes),
             ("weights not finite", self.bad_weights),

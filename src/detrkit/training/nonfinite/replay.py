@@ -74,8 +74,7 @@ def replay_step(
 def _repeat(saved: SavedStep, batches: list[Batch], passes: Passes, model: nn.Module) -> dict[str, float]:
     """Make the step exactly as the training did; return its values."""
     arguments = (batches, Normalizers(*saved.normalizers), saved.step - 1, saved.micro_batch)
-    damage = next(iter(damaged_boxes(batches)), "")
-    losses = passes.gradients(*arguments, share=saved.share, damage=damage)
+    losses = passes.gradients(*arguments, share=saved.share, damage="".join(damaged_boxes(batches)[:1]))
     values = {name: value * saved.share for name, value in summed_values(losses).items()}
     gradients = [weight.grad for weight in model.parameters() if weight.grad is not None]
     if "scale" in saved.values:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import itertools
+import math
 import re
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -66,18 +66,15 @@ class NonFiniteGradient:
         where: the module, and what of it, in words.
         module: name of the module; empty for the model itself and for the loss.
         operation: operation of autograd that gave the first NaN, such as ``SqrtBackward0``; empty if not known.
-        line: line of code whose backward that is; empty if not known.
     """
 
     where: str
     module: str
     operation: str = ""
-    line: str = ""
 
     def __str__(self) -> str:
         by = f", by {self.operation}" if self.operation else ""
-        line = f" of: {self.line}" if self.line else ""
-        return f"the gradient is first not finite at {self.where}{by}{line}"
+        return f"the gradient is first not finite at {self.where}{by}"
 
 
 @dataclasses.dataclass
@@ -142,8 +139,7 @@ def trace_backward(
         found = _watch_backward(model, forward, backward)
     if found is None:
         return None
-    operation, line = _detect_anomaly(forward, backward)
-    return dataclasses.replace(found, operation=operation, line=line)
+    return dataclasses.replace(found, operation=_detect_anomaly(forward, backward))
 
 
 def _watch_backward(
@@ -194,10 +190,10 @@ def _watch_backward(
     return None
 
 
-def _detect_anomaly(forward: Callable[[], Losses], backward: Callable[[Tensor], Any]) -> tuple[str, str]:
-    """Return the operation of autograd that gives the first NaN, and the line of code whose backward it is."""
-    with warnings.catch_warnings(record=True) as notes:
-        warnings.simplefilter("always")
+def _detect_anomaly(forward: Callable[[], Losses], backward: Callable[[Tensor], Any]) -> str:
+    """Return the operation of autograd that gives the first NaN; empty if none does."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # anomaly detection warns that it is slow, and gives its traceback
         try:
             with torch.autograd.detect_anomaly():
                 backward(forward().total)
@@ -205,27 +201,15 @@ def _detect_anomaly(forward: Callable[[], Losses], backward: Callable[[Tensor], 
             found = re.search(r"Function '(\w+)' returned nan", str(error))
             if found is None:
                 raise
-            return found[1], _innermost_line([str(note.message) for note in notes])
-    return "", ""
-
-
-def _innermost_line(notes: Sequence[str]) -> str:
-    """Return the innermost line of a model or loss in the traceback that anomaly detection gives as a warning."""
-    lines = [line for note in notes if "Traceback of forward call" in note for line in note.splitlines()]
-    found = ""
-    for place, code in itertools.pairwise(lines):
-        match = re.match(r'\s*File "(.*)", line (\d+), in (\w+)', place)
-        if match and not re.search(r"[/\\](torch|lightning_fabric|detrkit[/\\]training)[/\\]", match[1]):
-            short = re.split(r"[/\\]", match[1])[-1]
-            found = f"{code.strip()} ({short}, line {match[2]})"
-    return found
+            return found[1]
+    return ""
 
 
 def bad_terms(losses: Losses) -> list[tuple[str, int | None]]:
     """Return loss terms that are not finite and the decoder layer of each, from 0; None without layers."""
     found: list[tuple[str, int | None]] = []
     for name, values in losses.layer_terms.items():
-        found += [(name, layer) for layer, value in enumerate(values.tolist()) if value - value != 0]
+        found += [(name, layer) for layer, value in enumerate(values.tolist()) if not math.isfinite(value)]
     others = {name: value for name, value in losses.terms.items() if name not in losses.layer_terms}
     return found + [(name, None) for name, value in others.items() if not bool(value.isfinite())]
 

@@ -8,7 +8,8 @@ waited for the device anyway; no weight has changed in between, so weights and b
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -46,11 +47,6 @@ def damaged_boxes(batches: Sequence[Batch]) -> list[str]:
     return found
 
 
-def find_damage(batches: Sequence[Batch]) -> str:
-    """Return the first fault of the boxes of batches on the host, in words; empty if there is none."""
-    return next(iter(damaged_boxes(batches)), "")
-
-
 def bad_weights(model: nn.Module) -> list[str]:
     """Return the names of weights and buffers that are not finite."""
     state = model.state_dict()
@@ -66,15 +62,15 @@ def note_step(
 
     Args:
         run: the training.
-        facts: all fields of :class:`LastStep` but names, values and arrived.
+        facts: all fields of :class:`LastStep` but names, values and arrival.
         names: names of the values in the row.
         row: float32 ``[n]`` on the device.
         others: scalars on the device, by name.
     """
     if others:
         row = torch.cat((row, torch.stack([value.float().reshape(()) for value in others.values()])))
-    values, arrived = _to_host(row)
-    run.last_step = LastStep(**facts, names=(*names, *others), values=values, arrived=arrived)
+    values, arrival = _to_host(row)
+    run.last_step = LastStep(**facts, names=(*names, *others), values=values, arrival=arrival)
 
 
 def check_previous_step(run: Run) -> None:
@@ -85,17 +81,16 @@ def check_previous_step(run: Run) -> None:
     last, run.last_step = run.last_step, None
     if last is None:
         return
-    last.arrived()
+    if last.arrival is not None:
+        last.arrival.synchronize()
     values = dict(zip(last.names, last.values.numpy().tolist(), strict=True))
     own, shared = _is_own_fault(last, values), _is_bad(values)
+    somebodys, is_bad = own, own or shared
     if run.fabric.world_size > 1:
-        flags = torch.tensor([int(own), int(shared)])
+        flags = torch.tensor([int(own), int(is_bad)])
         torch.distributed.all_reduce(flags, group=run.host_group)
-        somebodys = bool(flags[0])
-        is_bad = somebodys or bool(flags[1])
-        own = own or (shared and not somebodys)
-    else:
-        own = is_bad = own or shared
+        somebodys, is_bad = flags.bool().tolist()
+    own = own or (shared and not somebodys)
     progress = run.state.progress
     progress.bad_steps = progress.bad_steps + 1 if is_bad else 0
     if not is_bad:
@@ -133,9 +128,9 @@ def check_bad_steps(run: Run) -> None:
 
 def _is_own_fault(last: LastStep, values: Mapping[str, float]) -> bool:
     """Return True if this process surely made the step not finite."""
-    if last.damage or not _is_finite(values["loss"]):
+    if last.damage or not math.isfinite(values["loss"]):
         return True
-    return "own_grad_norm" in values and not _is_finite(values["own_grad_norm"]) and _is_bad(values)
+    return "own_grad_norm" in values and not math.isfinite(values["own_grad_norm"]) and _is_bad(values)
 
 
 def _is_bad(values: Mapping[str, float]) -> bool:
@@ -143,7 +138,7 @@ def _is_bad(values: Mapping[str, float]) -> bool:
     # with float16 an infinite gradient alone is the loss scale finding its level, unless it sank to nothing
     if "scale" in values and values["scale"] >= _LEAST_SCALE:
         return False
-    return not _is_finite(values["grad_norm"])
+    return not math.isfinite(values["grad_norm"])
 
 
 def _all_messages(run: Run, message: str) -> list[str]:
@@ -161,7 +156,9 @@ def _report(run: Run, last: LastStep, values: Mapping[str, float], is_saved: boo
     numbers = ", ".join(f"{name} {values[name]:.4g}" for name in terms)
     ids = [image_id for batch in last.batches for image_id in batch.image_ids]
     shown = f"{', '.join(map(str, ids[:8]))}{' ...' if len(ids) > 8 else ''}"
-    found = last.damage or _bad_weights_in_words(run.state.module)
+    weights = bad_weights(run.state.module)
+    others = f" and {len(weights) - 1} others" if len(weights) > 1 else ""
+    found = last.damage or (f"the weight {weights[0]}{others} is not finite" if weights else "")
     message = (
         f"step {last.step} of epoch {last.epoch} is not finite{': ' if found else ''}{found}; {numbers}; "
         f"images {shown}; it changed no weight"
@@ -172,12 +169,6 @@ def _report(run: Run, last: LastStep, values: Mapping[str, float], is_saved: boo
         write_step(_saved_step(path, run, last, values))
         message += f"; find where it began: detrkit train --replay {path}"
     return message
-
-
-def _bad_weights_in_words(model: nn.Module) -> str:
-    weights = bad_weights(model)
-    others = f" and {len(weights) - 1} others" if len(weights) > 1 else ""
-    return f"the weight {weights[0]}{others} is not finite" if weights else ""
 
 
 def _saved_step(path: Path, run: Run, last: LastStep, values: Mapping[str, float]) -> SavedStep:
@@ -203,20 +194,12 @@ def _saved_step(path: Path, run: Run, last: LastStep, values: Mapping[str, float
     )
 
 
-def _to_host(row: Tensor) -> tuple[Tensor, Callable[[], None]]:
-    """Copy a tensor to the host without waiting for it; return it and a function that waits until it is there."""
+def _to_host(row: Tensor) -> tuple[Tensor, Any]:
+    """Copy a tensor to the host without waiting for it; return it and the event of its arrival, if any."""
     if row.device.type != "cuda":
-        return row, _nothing
+        return row, None
     host = torch.empty(row.shape, dtype=row.dtype, pin_memory=True)
     host.copy_(row, non_blocking=True)
     event = torch.cuda.Event()  # type: ignore[no-untyped-call]
     event.record()
-    return host, event.synchronize
-
-
-def _nothing() -> None:
-    """Wait for what has arrived."""
-
-
-def _is_finite(value: float) -> bool:
-    return value - value == 0
+    return host, event

@@ -205,7 +205,8 @@ class RunLog:
         self._write("eval", step, epoch, metrics)
         self._send({f"eval/{name}": value for name, value in metrics.items() if value != _UNDEFINED}, step)
         shown = [name for name in _MAIN_METRICS if name in metrics]
-        numbers = "  ".join(f"{name} {_three_digits(metrics[name])}" for name in shown)
+        # COCO's -1 means that there is nothing to measure, such as no large object
+        numbers = "  ".join(f"{name} {metrics[name]:.3f}" if metrics[name] >= 0 else f"{name} -" for name in shown)
         self._say(f"epoch {epoch} eval: {numbers}{'  (best so far)' if best else ''}")
 
     def epoch(self, step: int, epoch: int, seconds: float) -> None:
@@ -238,9 +239,8 @@ class RunLog:
 
     def _write(self, kind: str, step: int, epoch: int, values: Mapping[str, Any]) -> None:
         record = {"kind": kind, "step": step, "epoch": epoch, **values}
-        plain = msgspec.json.decode(
-            msgspec.json.encode(record)
-        )  # null for what JSON has no word for: NaN, infinity
+        # null for what JSON has no word for: NaN, infinity
+        plain = msgspec.json.decode(msgspec.json.encode(record))
         self._file.append((json.dumps(plain) + "\n").encode())
         self.records += 1
         self._tell_if_full()
@@ -271,11 +271,6 @@ def memory_gib(device: torch.device) -> float:
 def host_gib() -> float:
     """Return the resident memory of this process in GiB, its workers not counted."""
     return float(psutil.Process().memory_info().rss) / 2**30
-
-
-def _three_digits(metric: float) -> str:
-    """Return a metric for people; COCO's -1 means that there is nothing to measure, such as no large object."""
-    return "-" if metric < 0 else f"{metric:.3f}"
 
 
 def _build_bar(console: Console) -> Progress:

@@ -16,6 +16,18 @@ _ALWAYS = (
 )
 """Config keys that runs are compared by, changed or not."""
 
+_TAGS = {
+    "grad_norm": "gradient/norm",
+    "images_per_s": "speed/images_per_s",
+    "data_wait": "speed/data_wait",
+    "memory_gib": "memory/gib",
+    "clipped": "gradient/clipped",
+    "loss_scale": "gradient/loss_scale",
+    "host_gib": "memory/host_gib",
+    "micro_batch": "speed/micro_batch",
+}
+"""Tags of TensorBoard by the fields of a record that are single numbers, in the order of metrics.jsonl."""
+
 _NEVER = ("data.", "train.trackers", "train.project", "train.device", "train.log_")
 """Beginnings of the config keys that change no result."""
 
@@ -60,20 +72,12 @@ class StepRecord:
 
     def values(self) -> dict[str, Any]:
         """Return the values by key of metrics.jsonl; what is not known is left out."""
-        layers = {name: list(values) for name, values in self.layers.items()}
         values: dict[str, Any] = {
             "loss": self.loss,
             **{f"loss_{name}": value for name, value in self.terms.items()},
             **{"lr" if name == "model" else f"lr_{name}": value for name, value in self.lrs.items()},
-            "grad_norm": self.grad_norm,
-            "images_per_s": self.images_per_s,
-            "data_wait": self.data_wait,
-            "memory_gib": self.memory_gib,
-            "clipped": self.clipped,
-            "loss_scale": self.loss_scale,
-            "host_gib": self.host_gib,
-            "micro_batch": self.micro_batch,
-            "layers": layers or None,
+            **{name: getattr(self, name) for name in _TAGS},
+            "layers": {name: list(values) for name, values in self.layers.items()} or None,
             **self.health,
         }
         return {name: value for name, value in values.items() if value is not None}
@@ -83,22 +87,12 @@ class StepRecord:
         values: dict[str, float | None] = {
             "loss/total": self.loss,
             **{f"loss/{name}": value for name, value in self.terms.items()},
-            **{
-                f"layers/{name}/{number}": value
-                for name, values in self.layers.items()
-                for number, value in enumerate(values, start=1)
-            },
             **{f"lr/{name}": value for name, value in self.lrs.items()},
-            "gradient/norm": self.grad_norm,
-            "speed/images_per_s": self.images_per_s,
-            "speed/data_wait": self.data_wait,
-            "memory/gib": self.memory_gib,
-            "gradient/clipped": self.clipped,
-            "gradient/loss_scale": self.loss_scale,
-            "memory/host_gib": self.host_gib,
-            "speed/micro_batch": self.micro_batch,
+            **{tag: getattr(self, name) for name, tag in _TAGS.items()},
             **{f"health/{name}": value for name, value in self.health.items()},
         }
+        for name, layers in self.layers.items():
+            values |= {f"layers/{name}/{number}": value for number, value in enumerate(layers, start=1)}
         return {tag: float(value) for tag, value in values.items() if value is not None}
 
 

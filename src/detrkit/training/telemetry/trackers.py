@@ -120,9 +120,8 @@ class MlflowTracker:
 
     def close(self, ending: str) -> None:
         """End the run."""
-        self._client.set_terminated(
-            self.id, {"success": "FINISHED", "interrupted": "KILLED"}.get(ending, "FAILED")
-        )
+        status = {"success": "FINISHED", "interrupted": "KILLED"}.get(ending, "FAILED")
+        self._client.set_terminated(self.id, status)
 
     def _last_step(self, tag: str) -> int:
         """Return the last step of a tag that was sent before the run was resumed."""
@@ -134,10 +133,7 @@ class MlflowTracker:
         return self._sent[tag]
 
 
-_TRACKERS: dict[str, Callable[..., WandbTracker | MlflowTracker]] = {
-    "wandb": WandbTracker,
-    "mlflow": MlflowTracker,
-}
+_TRACKERS: dict[str, type[WandbTracker | MlflowTracker]] = {"wandb": WandbTracker, "mlflow": MlflowTracker}
 
 
 class Trackers:
@@ -167,8 +163,7 @@ class Trackers:
     ):
         self._open: dict[str, WandbTracker | MlflowTracker] = {}
         self._say = say
-        self._failures: dict[str, int] = {}
-        self._resting_until: dict[str, float] = {}
+        self._pauses: dict[str, tuple[float, float]] = {}  # by service: its end, and how long it was
         check_trackers(names)
         ids = _read_ids(run_dir)
         for name in dict.fromkeys(name for name in names if name in _TRACKERS):
@@ -200,24 +195,24 @@ class Trackers:
 
     def close(self, ending: str) -> None:
         """End the runs: success, interrupted or failed."""
-        self._resting_until.clear()
+        self._pauses = dict.fromkeys(self._pauses, (0.0, 0.0))
         self._each(lambda tracker: tracker.close(ending))
         self._open.clear()
 
     def _each(self, send: Callable[[WandbTracker | MlflowTracker], None]) -> None:
         """Do something with every service that has not just failed."""
         for name, tracker in self._open.items():
-            if time.monotonic() >= self._resting_until.get(name, 0.0):
+            if time.monotonic() >= self._pauses.get(name, (0.0, 0.0))[0]:
                 try:
                     send(tracker)
                 except Exception as error:
                     self._failed(name, error)
 
     def _failed(self, name: str, error: Exception) -> None:
-        failures = self._failures[name] = self._failures.get(name, 0) + 1
-        self._resting_until[name] = time.monotonic() + _PAUSE_S * 2 ** (failures - 1)
-        if failures == 1:
+        if name not in self._pauses:
             self._say(f"WARNING: {name} fails: {_one_line(error)}; training goes on, metrics.jsonl has all values")
+        pause = 2 * self._pauses[name][1] if name in self._pauses else _PAUSE_S
+        self._pauses[name] = (time.monotonic() + pause, pause)
 
 
 def check_trackers(names: Sequence[str]) -> None:

@@ -96,7 +96,6 @@ def test_the_module_is_named_in_which_a_gradient_stops_being_finite(toy, make_co
     assert found.backward is not None
     assert found.backward.module == "layers.0"
     assert found.backward.operation == "SqrtBackward0"
-    assert "(x - x).sqrt() (faults.py, line" in found.backward.line
 
 
 def test_other_dropout_would_be_seen(toy, make_config):
