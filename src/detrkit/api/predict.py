@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from detrkit.api.common import Source
 from detrkit.api.load import load
 from detrkit.detectors.detector import Detector, ErrorReport
-from detrkit.detectors.interop import write_predictions
+from detrkit.detectors.results import write_predictions
 from detrkit.files import make_folder
 from detrkit.threshold_file import Thresholds
 from detrkit.visual.drawing import save_drawing

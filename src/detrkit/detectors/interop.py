@@ -1,18 +1,13 @@
-"""Conversions between detrkit's ``ImageDetections``, supervision's ``Detections`` and COCO's result format."""
+"""The conversion of detrkit's ``ImageDetections`` to supervision's ``Detections``."""
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.errors import UsageError
-from detrkit.files import atomic_file
 from detrkit.types import ImageDetections
 
 with warnings.catch_warnings():
@@ -20,7 +15,7 @@ with warnings.catch_warnings():
     warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
     import supervision as sv
 
-__all__ = ["sv", "to_coco", "to_supervision", "write_predictions"]
+__all__ = ["sv", "to_supervision"]
 
 
 def to_supervision(
@@ -51,48 +46,3 @@ def to_supervision(
         data={"class_name": names[class_ids], "category_id": categories[class_ids]},
         metadata=metadata,
     )
-
-
-def to_coco(detections: sv.Detections, image_id: int | None = None) -> list[dict[str, Any]]:
-    """Convert detections of :meth:`Detector.predict` to COCO's result format, best first.
-
-    Args:
-        detections: Detections of one image.
-        image_id: The data set's id of the image. Without one, which pycocotools cannot read, each entry
-            carries ``file_name`` (the source) instead, so that entries can be told apart.
-
-    Raises:
-        UsageError: The detections carry no category ids, so they do not come from ``Detector.predict``.
-    """
-    if len(detections) == 0:
-        return []
-    if "category_id" not in detections.data:
-        raise UsageError('the detections have no data["category_id"]; expected what Detector.predict returned')
-    key = {"file_name": str(detections.metadata.get("source", ""))} if image_id is None else {"image_id": image_id}
-    boxes = np.asarray(detections.xyxy, dtype=np.float32)
-    categories, scores = np.asarray(detections.data["category_id"]), np.asarray(detections.confidence)
-    sides = boxes[:, 2:] - boxes[:, :2]
-    columns = (categories.tolist(), boxes[:, :2].tolist(), sides.tolist(), scores.tolist())
-    return [
-        {**key, "category_id": category_id, "bbox": corner + side, "score": score}
-        for category_id, corner, side, score in zip(*columns, strict=True)
-    ]
-
-
-def write_predictions(path: str | Path, predictions: Iterable[tuple[int | None, sv.Detections]]) -> int:
-    """Write detections of many images as one COCO result list and return the number of detections.
-
-    Args:
-        path: The JSON file; it appears, whole, when the last image is done.
-        predictions: Image id (or None, see :func:`to_coco`) and detections of each image, read one by one.
-    """
-    written = 0
-    with atomic_file(Path(path)) as file:
-        file.write("[")
-        for image_id, detections in predictions:
-            for entry in to_coco(detections, image_id):
-                file.write(",\n" if written else "\n")
-                file.write(json.dumps(entry))
-                written += 1
-        file.write("\n]\n")
-    return written

@@ -1,4 +1,4 @@
-"""Files of detections in COCO's result format.
+"""Files of detections in COCO's result format, read and written.
 
 Shapes: D detections of all images, K of one.
 """
@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +17,12 @@ import numpy as np
 from detrkit.classes import ClassMap
 from detrkit.data.split import Split
 from detrkit.data.table import positions_of
+from detrkit.detectors.interop import sv
 from detrkit.detectors.split_evaluator import Found, ImageChange, Progress
 from detrkit.detectors.stages import Stages
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import MAX_DETECTIONS, ImageResults
+from detrkit.files import atomic_file
 
 KIND = "results"
 EXPECTED = 'a list of {"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}'
@@ -172,3 +175,48 @@ def _check_known(path: Path, what: str, found: np.ndarray, known: np.ndarray, sp
             f"{path}: {len(unknown)} {what}s are not in {split.files.annotations}: {shown}; expected detections "
             f"on that split, with its own {what}s"
         )
+
+
+def to_coco(detections: sv.Detections, image_id: int | None = None) -> list[dict[str, Any]]:
+    """Convert detections of :meth:`Detector.predict` to COCO's result format, best first.
+
+    Args:
+        detections: Detections of one image.
+        image_id: The data set's id of the image. Without one, which pycocotools cannot read, each entry
+            carries ``file_name`` (the source) instead, so that entries can be told apart.
+
+    Raises:
+        UsageError: The detections carry no category ids, so they do not come from ``Detector.predict``.
+    """
+    if len(detections) == 0:
+        return []
+    if "category_id" not in detections.data:
+        raise UsageError('the detections have no data["category_id"]; expected what Detector.predict returned')
+    key = {"file_name": str(detections.metadata.get("source", ""))} if image_id is None else {"image_id": image_id}
+    boxes = np.asarray(detections.xyxy, dtype=np.float32)
+    categories, scores = np.asarray(detections.data["category_id"]), np.asarray(detections.confidence)
+    sides = boxes[:, 2:] - boxes[:, :2]
+    columns = (categories.tolist(), boxes[:, :2].tolist(), sides.tolist(), scores.tolist())
+    return [
+        {**key, "category_id": category_id, "bbox": corner + side, "score": score}
+        for category_id, corner, side, score in zip(*columns, strict=True)
+    ]
+
+
+def write_predictions(path: str | Path, predictions: Iterable[tuple[int | None, sv.Detections]]) -> int:
+    """Write detections of many images as one COCO result list and return the number of detections.
+
+    Args:
+        path: The JSON file; it appears, whole, when the last image is done.
+        predictions: Image id (or None, see :func:`to_coco`) and detections of each image, read one by one.
+    """
+    written = 0
+    with atomic_file(Path(path)) as file:
+        file.write("[")
+        for image_id, detections in predictions:
+            for entry in to_coco(detections, image_id):
+                file.write(",\n" if written else "\n")
+                file.write(json.dumps(entry))
+                written += 1
+        file.write("\n]\n")
+    return written

@@ -28,7 +28,7 @@ from detrkit.families.parts import find_places
 from detrkit.training.alarms import Alarms, Progressed
 from detrkit.training.ema import Ema
 from detrkit.training.forward_backward import LAYER, Phase
-from detrkit.training.health import Health
+from detrkit.training.health import Health, StepWindow
 from detrkit.training.nonfinite.watch import check_previous_step
 from detrkit.training.optim import build_optimizer, learning_rates, new_parameters
 from detrkit.training.session import (
@@ -43,7 +43,6 @@ from detrkit.training.session import (
 from detrkit.training.signals import StopRequest
 from detrkit.training.step import sync_step_plan, train_step
 from detrkit.training.telemetry.log import RunLog, StepRecord, host_gib, memory_gib
-from detrkit.training.window import StepWindow
 
 # An epoch without evaluation is saved at its end if the last save is longer ago than this.
 _SAVE_AFTER_S = 60.0
@@ -385,22 +384,22 @@ def _log_window(run: Run) -> None:
     window, progress = run.state.window, run.state.progress
     if not len(window):
         return
-    means = window.means()
+    values, images_per_s, data_wait = window.means()
     health = run.state.health
     figures = health.figures()
-    terms, layers = _terms_and_layers(means.values)
+    terms, layers = _terms_and_layers(values)
     config, scaler = run.config.train, run.state.scaler
     norms = window.rows()[:, window.names.index("grad_norm")]
     run.log.step(
         StepRecord(
             step=progress.step,
             epoch=run.epoch,
-            loss=means.values["loss"],
+            loss=values["loss"],
             terms=terms,
             lrs=learning_rates(run.state.optimizer),
-            grad_norm=means.values["grad_norm"],
-            images_per_s=means.images_per_s,
-            data_wait=means.data_wait,
+            grad_norm=values["grad_norm"],
+            images_per_s=images_per_s,
+            data_wait=data_wait,
             memory_gib=memory_gib(run.fabric.device),
             layers=layers,
             clipped=float((norms > config.clip_norm).float().mean()) if config.clip_norm else None,

@@ -22,10 +22,9 @@ from detrkit.losses.criterion import Criterion, Normalizers
 from detrkit.training.alarms import Alarms
 from detrkit.training.ema import Ema
 from detrkit.training.forward_backward import Passes, Phase
-from detrkit.training.health import Health
+from detrkit.training.health import Health, StepWindow
 from detrkit.training.signals import StopRequest
 from detrkit.training.telemetry.log import RunLog
-from detrkit.training.window import StepWindow
 from detrkit.types import Batch
 
 Evaluate = Callable[[nn.Module], Mapping[str, float]]
@@ -214,11 +213,6 @@ class Run:
         return self.setup.config
 
     @property
-    def class_map(self) -> ClassMap:
-        """The classes of the head."""
-        return self.setup.class_map
-
-    @property
     def epoch(self) -> int:
         """The present epoch as people count, from 1."""
         return self.state.progress.epoch + 1
@@ -242,7 +236,7 @@ class Run:
         """Return what a checkpoint of the run holds; all processes take part."""
         return {
             "config": self.config.model_dump(mode="json"),
-            "class_map": self.class_map.to_dict(),
+            "class_map": self.setup.class_map.to_dict(),
             "world_size": self.fabric.world_size,
             **self.state.state_dict(),
         }

@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 
 from detrkit.classes import ClassMap
-from detrkit.detectors.interop import sv, to_coco, to_supervision, write_predictions
+from detrkit.detectors.interop import sv, to_supervision
+from detrkit.detectors.results import to_coco, write_predictions
 from detrkit.errors import UsageError
 from detrkit.types import ImageDetections
 

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detrkit.losses.criterion import LastLayer
 from detrkit.training.forward_backward import Passes
-from detrkit.training.health import MATCHES_TO_JUDGE, Health, probe_boxes
+from detrkit.training.health import MATCHES_TO_JUDGE, Health, StepWindow, probe_boxes
 from detrkit.types import Batch
 from tests.unit.training.conftest import Toy, ToyDetector, toy_config, toy_loader
 
@@ -144,3 +144,33 @@ def test_a_network_that_does_not_look_gives_no_spread_in_spite_of_dropout():
     health.observe_boxes(boxes)
     health.observe(LastLayer(torch.zeros(4, 6, 4), boxes, torch.zeros(4, 6, dtype=torch.bool)))
     assert health.figures()["box_spread_images"] < 1e-6
+
+
+def add_to(window: StepWindow, step: int, loss: float, norm: float = 1.0) -> None:
+    window.add(step, {"loss": torch.tensor(loss), "grad_norm": torch.tensor(norm)}, (step, step + 1), images=2)
+    window.add_time(0.5, 0.1)
+
+
+def test_means_over_finite_values_and_rates():
+    window = StepWindow()
+    add_to(window, 1, 1.0, math.inf)
+    add_to(window, 2, 4.0, 3.0)
+    values, images_per_s, data_wait = window.means()
+    assert values == {"loss": 2.5, "grad_norm": 3.0}
+    assert (images_per_s, data_wait) == (pytest.approx(4.0), pytest.approx(0.2))
+    assert window.steps == [1, 2]
+    window.clear()
+    assert len(window) == 0
+    assert math.isnan(window.means()[0]["loss"])
+
+
+def test_nothing_is_read_or_reduced_before_it_is_asked_for():
+    calls = []
+    window = StepWindow(lambda rows: calls.append(rows.shape) or rows)
+    add_to(window, 1, 1.0)
+    add_to(window, 2, 2.0)
+    assert calls == []
+    window.rows()
+    add_to(window, 3, 3.0)
+    assert window.rows()[:, 0].tolist() == [1.0, 2.0, 3.0]
+    assert calls == [(2, 2), (1, 2)]

@@ -18,8 +18,8 @@ from lightning_fabric.plugins import MixedPrecision
 from detrkit.checkpoint import CheckpointStore, load_checkpoint
 from detrkit.errors import CheckpointError, DetrkitError
 from detrkit.training import alarms, health
+from detrkit.training.health import StepWindow
 from detrkit.training.loop import FitResult, build_state
-from detrkit.training.window import StepWindow
 from tests.support.killing import differences, without
 from tests.unit.training.conftest import Toy, toy_config, toy_loader
 

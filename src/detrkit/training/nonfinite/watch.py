@@ -176,7 +176,7 @@ def _saved_step(path: Path, run: Run, last: LastStep, values: Mapping[str, float
     return SavedStep(
         path=path,
         config=run.config,
-        class_map=run.class_map,
+        class_map=run.setup.class_map,
         model=run.state.module.state_dict(),
         step=last.step,
         epoch=last.epoch,
