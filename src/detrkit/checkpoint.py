@@ -300,13 +300,3 @@ def _disk_errors(path: Path) -> Iterator[None]:
 def without_aids(state: Mapping[str, _Value]) -> dict[str, _Value]:
     """Return the weights of the model that detects."""
     return {name: value for name, value in state.items() if not name.startswith(AIDS)}
-
-
-def weights_digest(model: torch.nn.Module) -> str:
-    """Return the SHA-256 of all weights and buffers by name."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        if isinstance(tensor, torch.Tensor):
-            digest.update(name.encode())
-            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()

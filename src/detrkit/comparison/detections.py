@@ -16,8 +16,8 @@ from typing import Any
 
 import torch
 
-from detrkit.checkpoint import weights_digest
 from detrkit.data.split import Split
+from detrkit.detectors.detector import weights_digest
 from detrkit.detectors.on_split import EvalTarget, collect
 from detrkit.detectors.results import ResultsFile
 from detrkit.detectors.split_evaluator import Progress

@@ -5,6 +5,7 @@ Shapes: B images, H x W height and width.
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
@@ -256,6 +257,16 @@ def group_by_size(
                 continue
         groups.append([position])
     return groups
+
+
+def weights_digest(model: nn.Module) -> str:
+    """Return the SHA-256 of all weights and buffers by name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        if isinstance(tensor, Tensor):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
 
 
 def _taken(found: ImageDetections, threshold: float | Thresholds) -> ImageDetections:

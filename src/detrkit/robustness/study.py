@@ -14,8 +14,8 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from detrkit.checkpoint import weights_digest
 from detrkit.data.split import Split
+from detrkit.detectors.detector import weights_digest
 from detrkit.detectors.on_split import EvalTarget, collect
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import known

@@ -332,8 +332,7 @@ def _evaluate(run: Run) -> bool:
             stack.enter_context(run.stop.immediate() if interruptible else contextlib.nullcontext())
             state.module.eval()
             metrics = {name: float(value) for name, value in run.evaluate(state.module).items()}
-            wanted = run.draw_samples is not None and run.config.train.log_images and run.fabric.is_global_zero
-            if wanted and run.draw_samples is not None:
+            if run.draw_samples is not None and run.fabric.is_global_zero:
                 samples = run.draw_samples(state.module)
     except KeyboardInterrupt:
         if run.stop.insisted or not run.stop.requested:

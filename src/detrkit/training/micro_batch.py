@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import numpy as np
 import torch
@@ -153,7 +153,8 @@ def _try_sizes(setup: TrainingSetup, worst: WorstCase, fabric: Fabric, limit: fl
     base = memory.now()
 
     # larger and larger, until memory is refused or would be
-    for count in _sizes_to_try(train.batch_size):
+    powers = (2**power for power in range((train.batch_size - 1).bit_length()))  # those below the batch
+    for count in (*powers, train.batch_size):
         guess = _guess(used, count)
         if fabric.device.type == "cpu" and guess > limit:  # a full host does not refuse, it kills
             reason = f"{count} would take about {_gib(guess)}, {_gib(limit)} are free"
@@ -229,15 +230,6 @@ def _batch(sizes_hw: list[SizeHW], objects: int) -> Batch:
     boxes = torch.rand(count * objects, 4, generator=generator) * 0.2 + 0.2
     truth = GroundTruth(torch.zeros(len(boxes), dtype=torch.int64), boxes, (objects,) * count)
     return Batch(images, padding_mask, truth, tuple(sizes_hw))
-
-
-def _sizes_to_try(batch_size: int) -> Iterator[int]:
-    """Yield powers of two, and the batch itself."""
-    count = 1
-    while count < batch_size:
-        yield count
-        count *= 2
-    yield batch_size
 
 
 def _guess(used: dict[int, int], count: int) -> float:

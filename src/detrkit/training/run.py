@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 
 from detrkit.checkpoint import CheckpointStore
 from detrkit.classes import ClassMap
@@ -219,10 +219,10 @@ def _train(
         processes=ProcessGroup() if fabric.world_size > 1 else None,
     )
 
-    def draw_samples(network: nn.Module) -> Sequence[tuple[str, np.ndarray]]:
-        if drawings is None:
-            return ()
-        return evaluator.draw_samples(network, setup.config.train.log_images, drawings.detections)
+    draw_samples = None
+    if drawings is not None and setup.config.train.log_images:
+        count = setup.config.train.log_images
+        draw_samples = functools.partial(evaluator.draw_samples, count=count, draw=drawings.detections)
 
     with lost_processes():
         result = fit(
