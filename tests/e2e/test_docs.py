@@ -37,6 +37,7 @@ SMALL = {
     "decoder_layers": 1,
     "ffn_dim": 32,
 }
+SMALL_IMAGES = shlex.split("--set transforms.eval_size=96 --set transforms.scales=[96] --set transforms.crop=0")
 
 
 @pytest.fixture(scope="module")
@@ -73,16 +74,8 @@ def first_desk(published_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         write_synthetic("my-dataset", train_images=3, val_images=2, size=96)
         shutil.copy(next(Path("my-dataset/val2017").iterdir()), "street.jpg")
         Path(published_file.name).symlink_to(published_file)
-        small = [
-            "--set",
-            "transforms.scales=[96]",
-            "--set",
-            "transforms.eval_size=96",
-            "--set",
-            "transforms.crop=0",
-        ]
         run = ["train", "--model", "detr-r50", "--data", "my-dataset", "--epochs", "1", "--run", "runs/detr-r50-1"]
-        result = CliRunner().invoke(app, [*run, *small])
+        result = CliRunner().invoke(app, [*run, *SMALL_IMAGES])
         assert result.exit_code == 0, result.output
     return desk
 
@@ -118,14 +111,7 @@ def run_command(line: str) -> None:
         for before, word in itertools.pairwise(words)
     ]
     if words[0] == "train" or (words[0] == "tune" and "--data" in words):
-        words += [
-            "--set",
-            "transforms.eval_size=96",
-            "--set",
-            "transforms.scales=[96]",
-            "--set",
-            "transforms.crop=0",
-        ]
+        words += SMALL_IMAGES
     result = CliRunner().invoke(app, words)
     assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
 
@@ -153,8 +139,3 @@ def test_links_between_pages_lead_somewhere():
         for target in re.findall(r"\]\(([^)#\s]+)", page.read_text(encoding="utf-8")):
             if "://" not in target:
                 assert (page.parent / target).exists(), f"{page.name} links to {target}"
-
-
-def test_the_first_code_block_is_on_the_first_screen():
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
-    assert next(i for i, line in enumerate(lines) if line.startswith("```")) < 22

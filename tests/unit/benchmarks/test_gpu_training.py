@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from benchmarks.detr_speed import COMPILED, THEIRS
-from benchmarks.gpu_training import Rate, count_step, gpu_report, rates_table, training_rates
+from benchmarks.gpu_training import gpu_report, rates_table, training_rates
 
 PEAKS: dict[str, float | None] = {"bf16": 0.004, "32": 0.002}
 CPU = torch.device("cpu")
@@ -58,26 +58,6 @@ def test_other_errors_are_not_taken_for_memory():
 
     with pytest.raises(RuntimeError, match="shapes"):
         training_rates({"us": make}, CPU, (1,), 1, flops_of, {})
-
-
-def test_arithmetic_of_a_step_is_counted():
-    assert count_step(make_linear(3)) == flops_of(3)
-
-
-def test_ratios_are_against_the_first_of_the_same_batch_size():
-    rates = [
-        Rate("them", 2, 10.0, 4.0, 0.1),
-        Rate("us", 2, 35.0, 2.0, 0.4),
-        Rate("them", 4),
-        Rate("us", 4, 40.0, 3.0),
-    ]
-    lines = rates_table(rates).splitlines()
-    assert lines[2:] == [
-        "| 2 | them | 10.0 | 1.00 | 4.0 GiB | 10.0% |",
-        "| 2 | us | 35.0 | 3.50 | 2.0 GiB | 40.0% |",
-        "| 4 | them | out of memory | | | |",
-        "| 4 | us | 40.0 |  | 3.0 GiB |  |",
-    ]
 
 
 @pytest.mark.slow

@@ -54,7 +54,6 @@ def test_sample_keeps_both_splits(data: Path, tmp_path: Path):
     [
         (["split"], "divided already, into train, val"),
         (["split", "--split", "train", "--shares", "train=0.5"], "sum to 0.5"),
-        (["split", "--split", "test"], "has no split 'test'"),
         (["sample", "--count", "1"], "at least one for each of"),
     ],
 )

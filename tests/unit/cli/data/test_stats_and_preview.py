@@ -68,7 +68,6 @@ def test_previews_are_not_overwritten(data: Path, tmp_path: Path, monkeypatch: p
     [
         (["--class", "discc"], 2, "did you mean 'disc'?"),
         (["--model", "detr-r5"], 2, "did you mean detr-r50"),
-        (["--set", "transforms.cropp=1"], 2, "did you mean transforms.crop"),
         (["--layout", "word"], 2, "--layout is 'word'"),
     ],
 )
