@@ -20,7 +20,7 @@ from detrkit.data.table import positions_of
 from detrkit.detectors.interop import sv
 from detrkit.detectors.split_evaluator import Found, ImageChange, Progress
 from detrkit.detectors.stages import Stages
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import DataError, UsageError, listed
 from detrkit.evaluation.coco import MAX_DETECTIONS, ImageResults
 from detrkit.files import atomic_file
 
@@ -144,7 +144,7 @@ def _explanation(path: Path, content: bytes, error: msgspec.DecodeError) -> str:
     except ValueError as json_error:
         return f"{path} is not valid JSON, perhaps cut off: {json_error}"
     if isinstance(found, dict):
-        keys = ", ".join(sorted(map(str, found))[:6])
+        keys = listed(sorted(found), 6)
         return f"{path} holds one object with {keys or 'nothing'}; expected {EXPECTED}, as written by detrkit eval"
     if not isinstance(found, list):
         return f"{path} holds a {type(found).__name__}; expected {EXPECTED}"
@@ -170,10 +170,9 @@ def _explanation(path: Path, content: bytes, error: msgspec.DecodeError) -> str:
 def _check_known(path: Path, what: str, found: np.ndarray, known: np.ndarray, split: Split) -> None:
     unknown = np.setdiff1d(found, known)
     if len(unknown):
-        shown = ", ".join(map(str, unknown[:5].tolist())) + (", ..." if len(unknown) > 5 else "")
         raise DataError(
-            f"{path}: {len(unknown)} {what}s are not in {split.files.annotations}: {shown}; expected detections "
-            f"on that split, with its own {what}s"
+            f"{path}: {len(unknown)} {what}s are not in {split.files.annotations}: {listed(unknown.tolist(), 5)}; "
+            f"expected detections on that split, with its own {what}s"
         )
 
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.classes import ClassMap
-from detrkit.errors import WeightsError
+from detrkit.errors import WeightsError, listed
 from detrkit.families.weights import LoadReport, Weights
 
 # Class heads, by the name that they have in every family.
@@ -48,8 +48,7 @@ def load_exactly(model: nn.Module, weights: Weights) -> LoadReport:
     ]
     problems = [f"missing {name}" for name in missing] + [f"unknown {name}" for name in left_over] + shapes
     if problems:
-        more = f" and {len(problems) - 4} more" if len(problems) > 4 else ""
-        raise WeightsError(f"{weights.source} does not fit the model: {'; '.join(problems[:4])}{more}")
+        raise WeightsError(f"{weights.source} does not fit the model: {listed(problems, 4, '; ')}")
     model.load_state_dict(weights.state)
     return LoadReport(weights.source, loaded=tuple(own))
 

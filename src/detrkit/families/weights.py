@@ -8,6 +8,7 @@ from torch import Tensor
 
 from detrkit.classes import ClassMap
 from detrkit.config import ModelConfig
+from detrkit.errors import listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -77,6 +78,5 @@ class LoadReport:
         return lines + [f"  {note}" for note in self.notes]
 
 
-def _some(names: tuple[str, ...], most: int = 6) -> str:
-    shown = ", ".join(names[:most])
-    return f"{len(names)} ({shown}{', ...' if len(names) > most else ''})"
+def _some(names: tuple[str, ...]) -> str:
+    return f"{len(names)} ({listed(names, 6)})"

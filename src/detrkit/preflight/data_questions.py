@@ -11,6 +11,7 @@ from detrkit.curation.check import CheckResult as DataCheckResult
 from detrkit.curation.check import Finding, Severity
 from detrkit.data.index import CocoIndex
 from detrkit.data.table import AnnotationTable, positions_of
+from detrkit.errors import listed
 from detrkit.preflight.evidence import (
     CHANCE,
     LEAST_OBJECTS,
@@ -63,18 +64,18 @@ def check_category_ids(split: str, table: AnnotationTable) -> list[CheckResult]:
     The sign of it is that some ids are not listed, and that all are once shifted by one; or that the category
     which is only the heading of the others has objects, as when Roboflow's ids are shifted by -1.
     """
-    listed = np.array(table.category_ids, dtype=np.int64)
+    known = np.array(table.category_ids, dtype=np.int64)
     refs = np.unique(table.category_refs)
-    unknown = refs[positions_of(refs, listed) < 0]
+    unknown = refs[positions_of(refs, known) < 0]
     for shift, wrong, remedy in ((1, "low", "add 1 to"), (-1, "high", "subtract 1 from")):
-        if len(unknown) and len(listed) and not (positions_of(refs + shift, listed) < 0).any():
-            named = f"{split}: annotations name categories {_some(refs)}, listed are {_some(listed)}"
-            found = f"{named}: every id is one too {wrong}"
+        if len(unknown) and len(known) and not (positions_of(refs + shift, known) < 0).any():
+            names, own = listed(refs.tolist()), listed(known.tolist())
+            found = f"{split}: annotations name categories {names}, listed are {own}: every id is one too {wrong}"
             advice = f"{remedy} every category id of the annotations"
             return [bad("class_ids_off_by_one", found, {"shift": shift}, advice=advice)]
     # Roboflow lists the heading of all categories first, and gives it no objects.
-    order = np.argsort(listed, kind="stable")
-    used = np.unique(positions_of(refs, listed))
+    order = np.argsort(known, kind="stable")
+    used = np.unique(positions_of(refs, known))
     headings = [name for name in table.supercategories if name != "none"]
     if len(order) <= 2 or headings != [table.category_names[order[0]]]:
         return []
@@ -215,8 +216,3 @@ def check_splits(train: Patches, val: Patches, classes: int) -> list[CheckResult
         )
         return [bad("classes_differ_between_splits", found, figures, fault=False)]
     return [ok("splits", f"a class is the same in train and val ({same:.0f} standard deviations)")]
-
-
-def _some(numbers: np.ndarray) -> str:
-    shown = ", ".join(map(str, numbers[:8].tolist()))
-    return shown + (f", ... {numbers[-1]}" if len(numbers) > 8 else "")

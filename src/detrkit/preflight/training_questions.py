@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 
 from detrkit.classes import ClassMap
+from detrkit.errors import listed
 from detrkit.preflight.overfit_test import OverfitTest
 from detrkit.preflight.report import CheckResult, Outcome, bad, ok
 
@@ -33,10 +34,10 @@ def check_head(
     missing = [name for name in data.names if name not in head.names]
     figures = {"classes_of_head": len(head), "classes_of_data": len(data), "missing": missing}
     if head_labels != head.num_labels or (missing and as_it_is):
-        names = ", ".join(missing[:6]) + (", ..." if len(missing) > 6 else "")
         what = f"it scores {head_labels} labels, its classes have {head.num_labels}"
         if missing:
-            what = f"{len(missing)} of the data set's {len(data)} classes ({names}) are not among its {len(head)}"
+            lacking = f"{len(missing)} of the data set's {len(data)} classes"
+            what = f"{lacking} are not among its {len(head)}: {listed(missing, 6)}"
         found = f"the model's class head is that of another data set: {what}"
         return bad("head_not_replaced", found, figures)
     told = next((line.strip() for line in lines if "class" in line), "new, for the classes of the data set")
