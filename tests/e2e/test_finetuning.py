@@ -156,10 +156,7 @@ def test_weights_of_another_function_are_warned_of(source: Path, tiny_data: Path
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        (
-            {"train__freeze": ["backbon"]},
-            "train.freeze names 'backbon', which is no part of detr-tiny; did you mean",
-        ),
+        ({"train__freeze": ["backbon"]}, "'backbon', which is no part of detr-tiny; did you mean"),
         ({"train__lr_scale": {"neck": 0.1}}, "Parts: backbone, backbone.stem, backbone.stage1"),
         ({"train__freeze": [*BODY, "class_head", "box_head"]}, "nothing is left to train"),
     ],
@@ -201,12 +198,6 @@ def published(preset: str, path: Path) -> Path:
     ("before", "after", "said"),
     [
         ("detr-r18", "detr-r34", "8 backbone blocks are new and start as the identity"),
-        pytest.param(
-            "detr-r50",
-            "detr-r101",
-            "17 backbone blocks are new and start as the identity",
-            marks=pytest.mark.slow,
-        ),
         pytest.param("detr-r50", "detr-r50-dc5", "model.dilation False", marks=pytest.mark.slow),
     ],
 )

@@ -7,7 +7,6 @@ import dataclasses
 import math
 import time
 
-import psutil
 import torch
 from torch import Tensor
 
@@ -17,6 +16,7 @@ from detrkit.data.loader import EpochBatchSampler, auto_workers, collate
 from detrkit.errors import DataError
 from detrkit.families.family import BuiltModel
 from detrkit.families.parts import find_places
+from detrkit.hardware import PeakMemory
 from detrkit.preflight.report import CheckResult, Outcome, bad
 from detrkit.training.forward_backward import Passes, single_passes, single_step
 from detrkit.training.optim import build_optimizer
@@ -87,7 +87,7 @@ def measure_cost(built: BuiltModel, dataset: CocoDataset, device: torch.device) 
         raise DataError("no image of the training split can be read; run: detrkit data check")
     # On a CPU: what the process holds now, optimiser included, and what the backward of a whole batch needs.
     used = memory_gib(device) + (0.0 if device.type == "cuda" else max(kept_gib))
-    return Cost(step_times[-1], min(load_times), used, _limit_gib(device), whole)
+    return Cost(step_times[-1], min(load_times), used, PeakMemory(device).limit() / 2**30, whole)
 
 
 def _step(passes: Passes, optimizer: torch.optim.AdamW, batch: Batch, step: int) -> int:
@@ -139,12 +139,6 @@ def check_cost(config: Config, cost: Cost, train_images: int, val_images: int) -
         times = f"a batch takes {cost.load_s:.2f} s to load and {cost.step_s:.2f} s to train on"
         results.append(bad("loading_too_slow", f"{times}, with {workers} workers", figures, fault=False))
     return results
-
-
-def _limit_gib(device: torch.device) -> float:
-    if device.type == "cuda":
-        return float(torch.cuda.get_device_properties(device).total_memory) / 2**30
-    return float(psutil.virtual_memory().total) / 2**30
 
 
 def _duration(seconds: float) -> str:

@@ -68,8 +68,7 @@ def run_preflight(
         raise UsageError("no data given; give the folder of a data set: --data DATA")
     make_folder(out)
     results: list[CheckResult] = []
-    batch: Batch | None = None
-    overfit: OverfitTest | None = None
+    batch, overfit = None, None
 
     def tell(found: list[CheckResult]) -> None:
         results.extend(found)
