@@ -6,6 +6,7 @@ import dataclasses
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -21,6 +22,7 @@ from typer.testing import CliRunner
 from detrkit.checkpoint import load_checkpoint
 from detrkit.cli import app
 from detrkit.curation.synthetic import write_synthetic
+from detrkit.training.telemetry.log import RunLog
 
 TRAIN_IMAGES, VAL_IMAGES, SIDE, BATCH, EPOCHS = 24, 8, 64, 4, 4
 STEPS = TRAIN_IMAGES // BATCH * EPOCHS
@@ -73,6 +75,20 @@ def run_well(*arguments: str | Path) -> str:
     result = run_here(*arguments)
     assert result.exit_code == 0, f"{result.output}\n{result.exception!r}"
     return result.stdout
+
+
+def run_until_step_2(arguments: Sequence[str]) -> None:
+    """Run a training that is told to stop by SIGTERM after its second step."""
+    advance = RunLog.advance
+
+    def stop_at_step_2(log: RunLog, step: int, epoch: int) -> None:
+        advance(log, step, epoch)
+        if step == 2:
+            signal.raise_signal(signal.SIGTERM)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(RunLog, "advance", stop_at_step_2)
+        assert run_here(*arguments).exit_code == 143
 
 
 def records(run: Path, kind: str) -> list[dict[str, Any]]:

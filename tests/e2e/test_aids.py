@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +16,15 @@ from detrkit.checkpoint import AIDS, load_checkpoint, read_model, save_checkpoin
 from detrkit.config import AidsConfig, read_config
 from detrkit.families.build import read_weights
 from detrkit.training import loop
-from detrkit.training.telemetry.log import RunLog
-from tests.e2e.conftest import assert_equal, records, run_here, run_well, train_arguments, trained
+from tests.e2e.conftest import (
+    assert_equal,
+    records,
+    run_here,
+    run_until_step_2,
+    run_well,
+    train_arguments,
+    trained,
+)
 
 SMALL = {"model__hidden_dim": 32, "model__ffn_dim": 32, "model__decoder_layers": 2, "model__num_queries": 10}
 EVERY_AID: dict[str, Any] = {
@@ -110,22 +116,11 @@ def test_the_config_of_the_run_names_its_recipe_and_repeats_it(aided: Path, tmp_
 
 
 @pytest.mark.parametrize("preset", ["detr-tiny", "detr-tiny-two-stage"])
-def test_a_stopped_run_goes_on_to_the_same_weights(
-    preset: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
+def test_a_stopped_run_goes_on_to_the_same_weights(preset: str, tiny_data: Path, tmp_path: Path):
     settings = {"preset": preset, "epochs": 1, "aids__groups": 1 if "two-stage" in preset else 2}
     run_well(*arguments_for(tiny_data, tmp_path / "whole", **settings))
-    advance = RunLog.advance
-
-    def stop_at_step_2(log: RunLog, step: int, epoch: int) -> None:
-        advance(log, step, epoch)
-        if step == 2:
-            signal.raise_signal(signal.SIGTERM)
-
     run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "advance", stop_at_step_2)
-        assert run_here(*arguments_for(tiny_data, run, **settings)).exit_code == 143
+    run_until_step_2(arguments_for(tiny_data, run, **settings))
     assert load_checkpoint(run / "checkpoints" / "last.pt")["progress"]["step"] == 2
     run_well("resume", run)
     assert_equal(trained(run), trained(tmp_path / "whole"))

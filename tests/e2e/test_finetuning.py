@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +15,6 @@ from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.export import write_published
 from detrkit.families.detr.model import build_detr
 from detrkit.families.recipes import preset_config
-from detrkit.training.telemetry.log import RunLog
 from tests.e2e.conftest import (
     BATCH,
     SIDE,
@@ -24,6 +22,7 @@ from tests.e2e.conftest import (
     assert_equal,
     records,
     run_here,
+    run_until_step_2,
     run_well,
     train_arguments,
     trained,
@@ -125,22 +124,13 @@ def test_in_the_head_steps_nothing_else_moves_not_even_the_optimiser(
 
 
 def test_a_run_resumed_within_the_head_steps_ends_with_the_same_weights(
-    source: Path, other_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    source: Path, other_data: Path, tmp_path: Path
 ):
     steps = 2 * EPOCH_STEPS
     settings = {"epochs": 2, "train__head_steps": steps - 3, "train__layer_decay": 0.8, "model__dropout": 0.1}
     run_well(*fine_tune(source, other_data, tmp_path / "whole", **settings))
-    advance = RunLog.advance
-
-    def stop_at_step_2(log: RunLog, step: int, epoch: int) -> None:
-        advance(log, step, epoch)
-        if step == 2:
-            signal.raise_signal(signal.SIGTERM)
-
     run = tmp_path / "run"
-    with monkeypatch.context() as patch:
-        patch.setattr(RunLog, "advance", stop_at_step_2)
-        assert run_here(*fine_tune(source, other_data, run, **settings)).exit_code == 143
+    run_until_step_2(fine_tune(source, other_data, run, **settings))
     assert load_checkpoint(run / "checkpoints" / "last.pt")["progress"]["step"] == 2
     assert changed(run, source) == CLASS_HEAD
     run_well("resume", run)

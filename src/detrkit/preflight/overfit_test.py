@@ -47,7 +47,6 @@ class Trial:
         losses: Weighted total of each step; NaN where it was not finite.
         terms: First and last value of each term of the last layer.
         gradient_norms: Before clipping, of each step.
-        step_s: Median seconds of a step.
         box_spread: Standard deviation of the boxes' coordinates over queries and over images afterwards, 0 to 1.
     """
 
@@ -55,7 +54,6 @@ class Trial:
     losses: tuple[float, ...]
     terms: Mapping[str, tuple[float, float]]
     gradient_norms: tuple[float, ...]
-    step_s: float
     box_spread: tuple[float, float]
 
     @property
@@ -166,12 +164,11 @@ def _train(
     criterion = built.family.build_criterion(config, built.class_map)
     passes = single_passes(config, model, criterion, batch.images.device)
     optimizer = build_optimizer(model, config.train, find_places(model))
-    losses, norms, times = [], [], []
+    losses, norms = [], []
     terms: list[dict[str, float]] = []
     begin = time.monotonic()
     for step in range(least_and_most[1]):
-        started = time.monotonic()
-        if step >= least_and_most[0] and started - begin > budget_s:
+        if step >= least_and_most[0] and time.monotonic() - begin > budget_s:
             break
         made = single_step(passes, optimizer, [batch], step)
         losses.append(made.loss)
@@ -179,11 +176,9 @@ def _train(
         if not math.isfinite(made.loss):
             break
         terms.append({name: value for name, value in made.terms.items() if not name.endswith("error")})
-        times.append(time.monotonic() - started)
     changes = {name: (terms[0][name], terms[-1][name]) for name in terms[0]} if terms else {}
-    step_s = float(np.median(times)) if times else math.nan
     spread = _box_spread(model, config, batch)
-    return Trial(config.train.lr, tuple(losses), changes, tuple(norms), step_s, spread)
+    return Trial(config.train.lr, tuple(losses), changes, tuple(norms), spread)
 
 
 def _box_spread(model: nn.Module, config: Config, batch: Batch) -> tuple[float, float]:

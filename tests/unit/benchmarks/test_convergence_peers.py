@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
-from torch import Tensor
 
 from benchmarks.convergence.competitors import Conditions, config_of
 from benchmarks.convergence.data_sets import Files, find_data
-from benchmarks.convergence.peer_training import PeerStages, objects_of, prepare, train_step
+from benchmarks.convergence.peer_training import PeerStages, train_step
 from benchmarks.convergence.peers import PEERS
 from detrkit.config import Config, update_config
 from detrkit.data.coco import CocoDataset, SampleKey
@@ -23,7 +21,6 @@ from detrkit.data.transforms import eval_transform
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.on_split import collect
 from detrkit.types import Batch
-from tests.unit.data.scenes import targets_of
 
 pytestmark = pytest.mark.slow
 
@@ -74,19 +71,3 @@ def test_every_peer_makes_a_step_and_detects(demo: Files, name: str):
     metrics = collect(subject, train, batch_size=4).finish()
     assert metrics.images == len(train.index)
     assert 0 <= metrics["AP"] < 0.5
-
-
-def test_input_is_padded_with_nothing_and_boxes_stay_where_they_are(demo: Files):
-    config = config_for("fcos-mobilenet", demo)
-    batch = batch_of(config, read_split(config, "train"))
-    cut = dataclasses.replace(
-        batch, images=batch.images[:, :, :40, :50], padding_mask=batch.padding_mask[:, :40, :50]
-    )
-    images = prepare(cut.images, cut.padding_mask, config)
-    assert images.shape[-2:] == (64, 64)
-    assert images[:, :, 40:].abs().max() == 0
-    assert images[:, :, :, 50:].abs().max() == 0
-    assert images[:, :, :40, :50].abs().max() > 0
-    for target, objects in zip(targets_of(batch), objects_of(batch, CPU), strict=True):
-        assert torch.allclose(objects.boxes_xyxy, target["boxes"].as_subclass(Tensor), atol=1e-3)
-        assert torch.equal(objects.labels, target["labels"])

@@ -11,7 +11,7 @@ from detrkit.types import Batch, GroundTruth
 
 def trial(lr: float, *losses: float, apart: float = 0.1) -> Trial:
     terms = {"class": (losses[0], losses[-1])}
-    return Trial(lr, losses, terms, tuple(0.0 * loss for loss in losses), 0.1, (0.1, apart))
+    return Trial(lr, losses, terms, tuple(0.0 * loss for loss in losses), (0.1, apart))
 
 
 def overfit(main: Trial, *slower: Trial) -> OverfitTest:

@@ -32,15 +32,12 @@ def test_stats_print_tables_and_write_a_page(data: Path, tmp_path: Path):
     assert "shapes: data set" in (tmp_path / "page.html").read_text(encoding="utf-8")
 
 
-def test_stats_as_json_are_nothing_but_json(data: Path):
+def test_stats_as_json_are_nothing_but_json_and_one_split_can_be_chosen(data: Path):
     result = run("stats", data, "--json", *SMALL)
     values = json.loads(result.stdout)
     assert list(values["splits"]) == ["train", "val", "all"]
     assert values["splits"]["all"]["images"] == 15
     assert values["inputs"]["eval"]["objects"] == values["splits"]["train"]["objects"]
-
-
-def test_one_split_can_be_chosen(data: Path):
     assert list(json.loads(run("stats", data, "--split", "valid", "--json", *SMALL).stdout)["splits"]) == ["val"]
     result = run("stats", data, "--split", "test")
     assert result.exit_code == 2
