@@ -8,12 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pycocotools.coco import COCO
-from pycocotools.cocoeval import COCOeval
 
 from detrkit.evaluation.coco import METRIC_NAMES
 from tests.e2e.conftest import Trained, run_here, run_well
-from tests.unit.detectors.tiny import save_transformers
+from tests.unit.detectors.tiny import pycocotools_numbers, save_transformers
 
 SSD = "torchvision:ssdlite320_mobilenet_v3_large@random"
 
@@ -27,16 +25,6 @@ def yolos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     config["label2id"] = {name: int(label) for label, name in config["id2label"].items()}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
     return folder
-
-
-def twelve(annotations: Path, results: Path) -> list[float]:
-    truth = COCO(str(annotations))
-    evaluation = COCOeval(truth, truth.loadRes(str(results)), "bbox")
-    evaluation.evaluate()
-    evaluation.accumulate()
-    evaluation.summarize()
-    numbers: list[float] = evaluation.stats.tolist()
-    return numbers
 
 
 def some_images(source: Path, root: Path, count: int) -> Path:
@@ -74,7 +62,7 @@ def test_every_kind_of_model_on_real_images_scores_what_pycocotools_says(
     files = [tmp_path / "some.json", *sorted((tmp_path / "out" / "detections").glob("[ht]*.json"), reverse=True)]
     for model, file in zip(content["models"], files, strict=True):
         numbers = [-1.0 if model[name] is None else model[name] for name in METRIC_NAMES]
-        assert numbers == twelve(annotations, file), model["name"]
+        assert numbers == pycocotools_numbers(annotations, file), model["name"]
     assert content["models"][0]["AP"] > 0.3
     assert "does not know 77 of the 80 classes" in content["notes"][0]
 

@@ -6,7 +6,6 @@ import csv
 import dataclasses
 import re
 from collections.abc import Callable
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
@@ -126,45 +125,6 @@ def picture(truth: CocoTruth, row: int) -> np.ndarray:
     return np.asarray(image)
 
 
-class PageText(HTMLParser):
-    """Rows of the tables and captions of the pictures, section by section."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.rows: dict[str, list[list[str]]] = {}
-        self.captions: dict[str, list[str]] = {}
-        self.paragraphs: list[str] = []
-        self._section = ""
-        self._inside: list[str] = []
-
-    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
-        self._inside.append(tag)
-        if tag == "h2":
-            self._section = ""
-        elif tag == "tr":
-            self.rows.setdefault(self._section, []).append([])
-        elif tag in ("td", "th"):
-            self.rows[self._section][-1].append("")
-        elif tag == "figcaption":
-            self.captions.setdefault(self._section, []).append("")
-        elif tag == "p":
-            self.paragraphs.append("")
-
-    def handle_endtag(self, tag: str) -> None:
-        while self._inside and self._inside.pop() != tag:
-            pass
-
-    def handle_data(self, data: str) -> None:
-        if "h2" in self._inside:
-            self._section += data
-        elif {"td", "th"} & set(self._inside):
-            self.rows[self._section][-1][-1] += data
-        elif "figcaption" in self._inside:
-            self.captions[self._section][-1] += data
-        elif "p" in self._inside:
-            self.paragraphs[-1] += data
-
-
 def read_csv(path: Path) -> list[dict[str, str]]:
     with path.open(newline="", encoding="utf-8") as file:
         return list(csv.DictReader(file))
@@ -199,27 +159,22 @@ def test_the_planted_images_are_the_worst(planted: Planted):
 
 
 def test_the_page_says_so_at_its_top(planted: Planted):
-    page = PageText()
-    page.feed((planted.folder / "report.html").read_text(encoding="utf-8"))
-    costs = page.rows["Errors"][1:]
-    kinds = [row[0] for row in costs]
+    page = (planted.folder / "report.html").read_text(encoding="utf-8")
+    sections = {re.sub("<[^>]+>", "", part.split("</h2>")[0]).split(">")[-1]: part for part in page.split("<h2")}
+    kinds = re.findall(r'<th scope="row"[^>]*>([^<]+)<', sections["Errors"])
     assert kinds.index(planted.kind) <= (1 if planted.kind == "both" else 0)
-    shown = [caption for caption in page.captions["Failures"] if caption.startswith(f"{planted.kind}: ")]
+    captions = re.findall("<figcaption>(.*?)</figcaption>", sections["Failures"], re.DOTALL)
+    shown = [caption for caption in captions if caption.startswith(f"{planted.kind}: ")]
     first = 1 if planted.kind == "both" else 12
-    assert all(caption.startswith(f"{planted.kind}: ") for caption in page.captions["Failures"][:first])
+    assert captions[:first] == shown[:first]
     assert len(shown) >= 12
     assert all(f"class {CLASS}" in caption for caption in shown)
     assert {re.search(r"\d{6}\.jpg", caption).group() for caption in shown} <= planted.images
-    worst = [row[0] for row in page.rows["Images, worst first"][1:]]
+    worst = re.findall(r"\d{6}\.jpg", sections["Images, worst first"])
     assert set(worst[: len(planted.images)]) == planted.images
-
-
-def test_the_first_sentences_name_the_planted_kind(planted: Planted):
-    page = PageText()
-    page.feed((planted.folder / "report.html").read_text(encoding="utf-8"))
-    (sentence,) = [text for text in page.paragraphs if text.startswith("Most is lost to ")]
+    (lost,) = re.findall("Most is lost to ([^;<]*)", page)
     words = {"both": "missed objects", "missed": "missed objects"}
-    assert words.get(planted.kind, f"{planted.kind} errors") in sentence.split(";")[0]
+    assert words.get(planted.kind, f"{planted.kind} errors") in lost
 
 
 def test_nothing_planted_gives_nothing_to_name(tmp_path):

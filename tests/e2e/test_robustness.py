@@ -66,12 +66,6 @@ def test_several_data_sets_with_renamed_classes(tiny_run: Trained, tiny_data: Pa
     assert json.loads((tmp_path / "out" / "generalization.json").read_text(encoding="utf-8"))["data"]
 
 
-def test_corruptions_reach_another_toolkits_model_through_its_own_reader(tiny_data: Path):
-    subject = find_target("torchvision:ssdlite320_mobilenet_v3_large@random", device="cpu")
-    with pytest.raises(detrkit.DetrkitError, match="no class of the model"):
-        corrupt(subject, tiny_data, corruptions=["fog"], severities=[1])
-
-
 def test_the_command_line_gives_the_same_numbers(tiny_run: Trained, tiny_data: Path, tmp_path: Path):
     plain = detrkit.evaluate(tiny_run.run, tiny_data)
     several = json.loads(

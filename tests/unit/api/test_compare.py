@@ -21,7 +21,7 @@ from detrkit.comparison.result import Comparison
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.find import find_target
 from detrkit.detectors.on_split import collect
-from detrkit.errors import DataError, DetrkitError, UsageError
+from detrkit.errors import DetrkitError, UsageError
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.types import ImageDetections
 from tests.unit.comparison.contenders import CATEGORIES, IMAGES, write_data, write_found
@@ -107,14 +107,6 @@ def test_the_best_can_be_what_the_others_are_compared_with(data: Path, tmp_path:
     (pair,) = comparison.pairs
     assert pair.reference.name == str(good)
     assert "is worse than" in pair.verdict()
-
-
-def test_a_file_against_itself_shows_no_difference(data: Path, tmp_path: Path):
-    path = write_found(tmp_path / "a.json", data, jitter=1.0)
-    comparison = verbs.compare([path, path], data, out=tmp_path / "out", resamples=20)
-    assert [model.name for model in comparison.models] == [str(path), f"{path} (2)"]
-    assert "no difference beyond chance" in comparison.verdicts[0]
-    assert "no image on which they disagree" in (tmp_path / "out" / "compare.html").read_text(encoding="utf-8")
 
 
 def test_files_alone_are_compared_without_the_images(data: Path, tmp_path: Path):
@@ -271,33 +263,6 @@ def test_a_comparison_that_is_killed_goes_on_with_what_is_complete(
     assert detectors["a"].runs - spent < IMAGES  # only its cost was counted again
 
 
-def test_latency_and_cost_are_measured_of_what_runs(
-    network: nn.Module, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    path = write_found(tmp_path / "found.json", data, without=[9])
-    monkeypatch.setattr(
-        verbs, "find_target", lambda m, **o: find_target(m, **o) if m == path else Counting(network).subject("a")
-    )
-    told: list[str] = []
-    comparison = verbs.compare(
-        ["a", path],
-        data,
-        out=tmp_path / "out",
-        resamples=20,
-        latency_images=3,
-        progress=lambda what, *_: told.append(what),
-    )
-    model, file = comparison.models
-    assert model.latency is not None
-    assert (model.latency.images, model.latency.runs) == (3, 9)
-    assert model.cost is not None
-    assert model.cost.parameters == sum(p.numel() for p in network.parameters())
-    assert (file.latency, file.cost) == (None, None)
-    assert comparison.left_out == ("bird",)
-    assert told[0] == "loading a"
-    assert {"trying a", "warming up", "timing", "detecting with a", "resampling"} <= set(told)
-
-
 def test_a_model_that_cannot_run_stops_all_before_the_long_work(
     network: nn.Module, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -307,14 +272,6 @@ def test_a_model_that_cannot_run_stops_all_before_the_long_work(
     with pytest.raises(DetrkitError, match="broken was loaded but cannot detect"):
         verbs.compare(["good", "broken"], data, out=tmp_path / "out")
     assert good.runs < IMAGES
-
-
-def test_a_file_of_another_data_set_stops_all_before_the_long_work(data: Path, tmp_path: Path):
-    found = json.loads(write_found(tmp_path / "a.json", data).read_text(encoding="utf-8"))
-    found[5]["image_id"] = 1234
-    (tmp_path / "b.json").write_text(json.dumps(found), encoding="utf-8")
-    with pytest.raises(DataError, match=r"b\.json: 1 image ids are not in"):
-        verbs.compare([tmp_path / "a.json", tmp_path / "b.json"], data, out=tmp_path / "out")
 
 
 def test_file_names_are_harmless_and_differ():

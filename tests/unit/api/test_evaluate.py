@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from detrkit.api.evaluate import SplitPictures, evaluate, origin_of
+from detrkit.api.evaluate import SplitPictures, evaluate
 from detrkit.config import DataConfig
 from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.split import read_split
@@ -86,10 +86,3 @@ def test_names_that_lead_out_of_the_folder_are_not_followed(split, tmp_path):
     name_bytes, name_offsets = pack_names(["../../secret.jpg"] * 5)
     index = dataclasses.replace(split.index, name_bytes=name_bytes, name_offsets=name_offsets)
     assert SplitPictures(dataclasses.replace(split, index=index)).read(0) is None
-
-
-def test_an_origin_names_data_and_split(split):
-    origin = origin_of(Oracle(split), split, "shapes", "val")
-    assert (origin.data, origin.split, origin.kind) == ("shapes", "val", "test")
-    assert not origin.seen_in_training
-    assert origin.annotations == split.files.annotations

@@ -11,12 +11,11 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-import detrkit
 from detrkit.api.thresholds import choose_thresholds
 from detrkit.classes import ClassMap
 from detrkit.cli import app
 from detrkit.errors import DataError, UsageError
-from detrkit.threshold_file import find_threshold_file, read_thresholds
+from detrkit.threshold_file import read_thresholds
 
 CLASSES = {1: "cat", 7: "dog", 9: "<b>gnu[/]"}
 
@@ -78,10 +77,6 @@ def test_thresholds_of_a_file_of_detections_look_at_no_image(data: Path):
     assert read_thresholds(data / "out.json", class_map) == thresholds
 
 
-def test_the_public_name_is_the_same_call():
-    assert detrkit.choose_thresholds is choose_thresholds
-
-
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -94,11 +89,6 @@ def test_the_public_name_is_the_same_call():
 def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str, data: Path):
     with pytest.raises((UsageError, DataError), match=message):
         chosen(data, **options)
-
-
-def test_without_data_it_is_said(data: Path):
-    with pytest.raises(UsageError, match="no data given"):
-        choose_thresholds(data / "val2017.json")
 
 
 def test_a_split_of_one_image_is_chosen_on_and_not_checked(data: Path):
@@ -115,38 +105,6 @@ def test_a_split_of_one_image_is_chosen_on_and_not_checked(data: Path):
     result = run(results, "--data", data / "pets", "--out", data / "one.json")
     assert result.exit_code == 0, result.output
     assert "not checked: thresholds cannot be checked on a split of one image" in result.output
-
-
-class TwoSplits:
-    """The detections of both splits, as a model would give them."""
-
-    kind = "results"
-
-    def __init__(self, data: Path):
-        from detrkit.detectors.results import ResultsFile
-
-        self.files = {name: ResultsFile(data / f"{name}.json") for name in ("val2017", "test2017")}
-        self.name, self.stages, self.max_detections = "both", None, 100
-        self.class_map = ClassMap(tuple(CLASSES.values()), tuple(CLASSES))
-
-    def bind(self, split: Any) -> Any:
-        return self.files[split.files.images.name].bind(split)
-
-    def detect(self, split: Any, **options: Any) -> Any:
-        return self.bind(split).detect(split, **options)
-
-
-def test_thresholds_are_checked_on_another_split(data: Path):
-    choice = choose_thresholds(TwoSplits(data), data / "pets", check_split="test", calibrate=True)
-    assert choice.checked_on == "test"
-    assert choice.check is not None
-    taken = [
-        entry
-        for entry in json.loads((data / "test2017.json").read_text())
-        if choice.thresholds.apply(np.array([entry["score"]]), np.array([entry["category_id"] == 7], int))[0]
-    ]
-    assert choice.check.taken.sum() == len(taken)
-    assert choice.check.precision() == pytest.approx(np.mean([entry["bbox"][0] == 10 for entry in taken]))
 
 
 def test_the_command_writes_the_file_and_says_where(data: Path, monkeypatch: pytest.MonkeyPatch):
@@ -193,13 +151,3 @@ def test_a_command_that_makes_no_sense_exits_with_2(
     result = run("val2017.json", "--data", "pets", *words)
     assert result.exit_code == 2
     assert message in result.output
-
-
-def test_thresholds_lie_in_a_models_folder_or_beside_its_file(tmp_path: Path):
-    assert find_threshold_file("detr-r50") is None
-    assert find_threshold_file(tmp_path) is None
-    (tmp_path / "thresholds.json").write_text("{}")
-    assert find_threshold_file(tmp_path) == tmp_path / "thresholds.json"
-    assert find_threshold_file(tmp_path / "model.pth") is None
-    (tmp_path / "model.thresholds.json").write_text("{}")
-    assert find_threshold_file(tmp_path / "model.pth") == tmp_path / "model.thresholds.json"

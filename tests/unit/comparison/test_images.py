@@ -79,9 +79,3 @@ def test_a_detector_that_finds_nothing_right_has_no_threshold_and_misses_everyth
     assert operation.missed.tolist() == [2, 1, 0]
     assert operation.false.tolist() == [0, 0, 0]
     assert operate(matches_of({})).missed.tolist() == [2, 1, 0]
-
-
-def test_a_detector_against_itself_disagrees_nowhere():
-    matches = matches_of({1: [(OBJECT, 0.9)], 2: [(NOTHING, 0.95)]})
-    operation = operate(matches)
-    assert len(compare_images(matches, operation, operation).ranked()) == 0

@@ -28,13 +28,6 @@ def test_names_must_be_the_same_to_the_letter_and_near_ones_are_suggested():
     assert "does not know: Traffic_Light, tree, Cars" in text
 
 
-def test_a_given_name_is_taken_and_no_longer_suggested():
-    match = match_names(classes("person", "car"), classes("Person", "car"), {"Person": ("person",), "car": ()})
-    assert match.of_model.tolist() == [0, -1]
-    assert match.suggestions == ()
-    assert match.data_only == ("car",)  # said to have no counterpart, although the model knows the name
-
-
 def test_several_classes_of_the_data_are_one_to_the_model():
     match = match_names(
         classes("vehicle", "person"),
@@ -90,6 +83,10 @@ def test_maps_for_all_or_for_each_data_set(tmp_path: Path):
     assert read_class_names(file, ["a", "b"]) == {"a": one, "b": one}
     file.write_text("a:\n  Person: person\n")
     assert read_class_names(file, ["a", "b"]) == {"a": {"Person": ("person",)}, "b": {}}
+    file.write_text("a: [")
+    for path, message in ((file, "not valid YAML"), (tmp_path / "missing.yaml", "cannot read")):
+        with pytest.raises(UsageError, match=message):
+            read_class_names(path, ["a"])
 
 
 @pytest.mark.parametrize(
@@ -106,11 +103,3 @@ def test_maps_for_all_or_for_each_data_set(tmp_path: Path):
 def test_other_maps_are_refused(content: object, message: str):
     with pytest.raises(UsageError, match=message):
         resolve_class_names(content, ["a", "b"])
-
-
-def test_files_that_are_no_maps_are_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match="cannot read"):
-        read_class_names(tmp_path / "missing.yaml", ["a"])
-    (tmp_path / "bad.yaml").write_text("a: [")
-    with pytest.raises(UsageError, match="not valid YAML"):
-        read_class_names(tmp_path / "bad.yaml", ["a"])
