@@ -136,17 +136,6 @@ def test_a_file_that_changed_between_two_runs_starts_over(desk: Desk):
     assert desk.heard("starting over")
 
 
-def test_a_file_that_changes_while_it_is_fetched_starts_over(desk: Desk, monkeypatch: pytest.MonkeyPatch):
-    hosted = desk.host(cuts=[200_000])
-    changed = CONTENT[::-1]
-
-    def change(_seconds: float) -> None:
-        hosted.content, hosted.etag = changed, '"v2"'
-
-    monkeypatch.setattr(module.time, "sleep", change)
-    assert desk.get() == changed
-
-
 @pytest.mark.parametrize(("hashed", "goes_on"), [(False, False), (True, True)])
 def test_without_a_validator_only_a_hash_lets_a_file_go_on(desk: Desk, hashed: bool, goes_on: bool):
     hosted = desk.host(etag=None, modified=None)
@@ -154,13 +143,6 @@ def test_without_a_validator_only_a_hash_lets_a_file_go_on(desk: Desk, hashed: b
     kept = desk.begin(**more)
     assert desk.get(**more) == CONTENT
     assert hosted.served == len(CONTENT) - (kept if goes_on else 0)
-
-
-def test_a_weak_entity_tag_is_no_validator_and_the_time_of_change_is(desk: Desk):
-    hosted = desk.host(etag='W/"v1"')
-    desk.begin()
-    assert desk.get() == CONTENT
-    assert hosted.conditions[-1] == hosted.modified
 
 
 def test_a_whole_file_that_was_killed_before_its_name_is_not_fetched_again(desk: Desk):

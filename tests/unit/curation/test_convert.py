@@ -82,23 +82,6 @@ def test_coco_to_coco_keeps_ids_masks_and_areas(shared_data: Path, tmp_path: Pat
         assert new == old
 
 
-def test_what_was_recognised_and_repaired_is_said(shared_data: Path, tmp_path: Path) -> None:
-    lines: list[str] = []
-    done: list[tuple[int, int]] = []
-    convert_data(
-        shared_data / "bccd_voc",
-        tmp_path / "out",
-        "yolo",
-        splits=["valid"],
-        say=lines.append,
-        progress=lambda number, total: done.append((number, total)),
-    )
-    assert lines[0].startswith("val: 87 images, 1137 objects; Pascal VOC: XML files in Annotations")
-    assert "1 boxes without width or height (left out)" in lines[1]
-    assert done == [(number, 87) for number in range(1, 88)]
-    assert list(find_splits(tmp_path / "out")) == ["val"]
-
-
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [

@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from detrkit.config import TransformConfig
-from detrkit.curation.preview import TILE, class_id_of, draw_sample, preview_rows, write_preview
+from detrkit.curation.preview import class_id_of, draw_sample, preview_rows, write_preview
 from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.coco import CocoDataset
 from detrkit.data.formats import find_splits
@@ -27,18 +27,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> tuple[CocoIndex, Path]:
     root = write_synthetic(tmp_path_factory.mktemp("data"), train_images=12, val_images=1, size=64)
     files = find_splits(root)["train"]
     return read_split_files(files)[0], files.images
-
-
-def test_a_row_holds_the_annotated_image_and_every_draw(data):
-    row = next(preview_rows(*data, CONFIG, draws=2))
-    assert row.picture.dtype == np.uint8
-    assert row.picture.shape[0] == TILE
-    assert row.picture.shape[1] >= 2 * TILE
-    assert row.caption.startswith(f"{row.name}: 64 x 64, ")
-    assert row.caption.count(";") == 2
-    tiles = row.picture[:, :TILE], row.picture[:, TILE + 8 : 2 * TILE + 8]
-    assert not np.array_equal(*tiles)
-    assert next(preview_rows(*data, CONFIG, draws=0)).picture.shape == (TILE, TILE, 3)
 
 
 def test_boxes_are_drawn_where_the_objects_are():

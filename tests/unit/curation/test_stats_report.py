@@ -10,25 +10,11 @@ from detrkit.config import TransformConfig
 from detrkit.curation.input_sizes import eval_inputs, train_inputs
 from detrkit.curation.stats import DatasetStats, dataset_stats
 from detrkit.curation.stats_report import (
-    classes_table,
-    inputs_table,
-    overview_table,
-    printed_tables,
-    spreads_table,
     write_stats_page,
 )
-from detrkit.visual.table import Table
 from tests.unit.data.indexes import make_index
 
 BOX = (0, 0, 40, 20)
-
-
-def printed(stats: DatasetStats) -> str:
-    return "\n".join(line for table in printed_tables(stats) for line in table.lines())
-
-
-def row(table: Table, label: str) -> list:
-    return next(row[1:] for row in table.rows if row[0].strip() == label)
 
 
 @pytest.fixture(scope="module")
@@ -43,15 +29,6 @@ def stats(splits) -> DatasetStats:
     config = TransformConfig(scales=(100,), eval_size=100, crop=0)
     inputs = {"train": train_inputs(splits["train"], config), "eval": eval_inputs(splits["train"], config)}
     return dataset_stats(splits, inputs, num_queries=100)
-
-
-def test_tables_hold_the_numbers(stats: DatasetStats):
-    assert row(overview_table(stats), "objects") == ["3", "1", "4"]
-    assert all("(" in cell for cell in row(overview_table(stats), "without objects"))
-    assert row(spreads_table("all", stats.splits["all"]), "box width / height")[1] == "2.00"
-    assert row(inputs_table(stats), "objects followed") == ["3", "3"]
-    assert len(inputs_table(stats).notes) == 2
-    assert row(classes_table(stats), "cat") == ["1", 2, 1, 3, 3, pytest.approx(800**0.5)]
 
 
 def test_the_page_holds_everything_and_no_markup_of_others(splits, stats: DatasetStats, tmp_path: Path):

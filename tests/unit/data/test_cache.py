@@ -21,7 +21,7 @@ from detrkit.data.coco import CocoDataset
 from detrkit.data.formats import find_split
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_coco
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import DataError
 from detrkit.ops.images import DecodeTarget
 
 from .factory import annotation, coco, image_entry
@@ -316,12 +316,6 @@ def test_a_copy_that_links_out_of_the_cache_is_not_read(data: Path, tmp_path: Pa
     copy.symlink_to(secret)
     dataset = CocoDataset(index_of(data), data / "train2017", None, cache=found(data)[0])
     assert dataset.read_sample(LARGE)[0].shape == (3, 400, 600)
-
-
-def test_folder_that_cannot_be_used_is_refused(data: Path) -> None:
-    default_cache_folder(data).write_text("a file")
-    with pytest.raises(UsageError, match="it is a file"):
-        build(data)
 
 
 def run(*arguments: object) -> tuple[int, str]:

@@ -55,20 +55,6 @@ def test_image_without_objects_and_crowd_only_image_are_legal(tmp_path: Path) ->
         assert crowd[1]["iscrowd"].all()
 
 
-def test_sample_depends_on_seed_epoch_and_image_only(tmp_path: Path) -> None:
-    def shapes(dataset: CocoDataset, epoch: int) -> list[tuple[int, ...]]:
-        samples = [dataset[SampleKey(epoch, row)] for row in range(3)]
-        return [(*sample[0].shape, int(sample[0].sum())) for sample in samples if sample is not None]
-
-    first = small_dataset(tmp_path)
-    expected = shapes(first, 4)
-    torch.manual_seed(99)
-    torch.rand(7)
-    assert shapes(small_dataset(tmp_path), 4) == expected
-    assert shapes(first, 5) != expected
-    assert shapes(small_dataset(tmp_path, seed=4), 4) != expected
-
-
 def test_seeds_of_neighbours_differ() -> None:
     seeds = {sample_seed(seed, epoch, row) for seed in range(5) for epoch in range(20) for row in range(50)}
     assert len(seeds) == 5000

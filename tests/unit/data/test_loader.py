@@ -10,7 +10,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torchvision import tv_tensors
 
 from detrkit.config import DataConfig, TransformConfig
 from detrkit.curation.synthetic import write_synthetic
@@ -24,12 +23,13 @@ from detrkit.data.loader import (
     collate,
 )
 from detrkit.data.read import read_coco
-from detrkit.data.transforms import eval_transform, train_transform
+from detrkit.data.transforms import train_transform
 from detrkit.data.transport import SharedSlots
 from detrkit.errors import ImageError
-from detrkit.ops.images import DecodeTarget
 from detrkit.preprocess import resized_size_hw
-from detrkit.types import Batch, Target
+from detrkit.types import Batch
+
+from .scenes import make_target
 
 TINY = TransformConfig(scales=(40, 48, 56), max_size=90, crop_scales=(50, 60), crop_range=(30, 45), eval_size=48)
 
@@ -46,18 +46,10 @@ def training_set(root: Path) -> CocoDataset:
 
 
 def sample(height: int, width: int, boxes: list[list[float]], crowd: list[bool] | None = None, image_id: int = 1):
-    image = torch.full((3, height, width), 9, dtype=torch.uint8)
-    target = Target(
-        boxes=tv_tensors.BoundingBoxes(
-            torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4), format="XYXY", canvas_size=(height, width)
-        ),
-        labels=torch.arange(len(boxes)),
-        area=torch.ones(len(boxes)),
-        iscrowd=torch.tensor(crowd or [False] * len(boxes), dtype=torch.bool),
-        image_id=image_id,
-        orig_size_hw=(height, width),
-    )
-    return image, target
+    target = make_target(torch.tensor(boxes).reshape(-1, 4), (height, width))
+    target["iscrowd"] = torch.tensor(crowd or [False] * len(boxes), dtype=torch.bool)
+    target["image_id"] = image_id
+    return torch.full((3, height, width), 9, dtype=torch.uint8), target
 
 
 def batches_of(dataset: CocoDataset, workers: int, epochs: int = 2) -> list[Batch]:
@@ -146,18 +138,6 @@ def test_unreadable_image_does_not_end_the_epoch(synthetic: Path, tmp_path: Path
     assert sorted(image_id for batch in batches for image_id in batch.image_ids) == [1, 3, 4, 5]
 
 
-def test_evaluation_sees_every_image_in_order(shared_data: Path) -> None:
-    folder = shared_data / "coco_mini" / "val2017"
-    index, _ = read_coco(shared_data / "coco_mini" / "annotations" / "instances_val2017.json", folder, "error")
-    config = TransformConfig(eval_size=96, max_size=160)
-    dataset = CocoDataset(index, folder, eval_transform(config), on_bad_image="error")
-    sampler = EpochBatchSampler(len(dataset), 8, shuffle=False)
-    batches = list(build_loader(dataset, sampler, DataConfig(workers=0)))
-    assert [image_id for batch in batches for image_id in batch.image_ids] == index.image_ids.tolist()
-    assert index.iscrowd.any()
-    assert sum(sum(batch.truth.counts) for batch in batches) == (~index.iscrowd).sum()
-
-
 def test_auto_workers_leave_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for cpus, expected in ((1, 1), (2, 1), (4, 3), (64, 4)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)), raising=False)
@@ -200,16 +180,6 @@ def test_errors_of_a_worker_arrive_as_they_are(synthetic: Path, tmp_path: Path) 
         list(build_loader(dataset, EpochBatchSampler(5, 2), DataConfig(workers=1)))
 
 
-def test_facts_say_how_data_is_loaded(synthetic: Path) -> None:
-    index = training_set(synthetic).index
-    dataset = CocoDataset(index, synthetic / "train2017", None, decode_target=DecodeTarget(56, 90, 60))
-    loader = build_loader(dataset, EpochBatchSampler(21, 4, world_size=2), DataConfig(workers=2, root="my-data"))
-    facts = loader.facts
-    assert (facts.workers, facts.processes, facts.image_short, facts.needed_short) == (2, 2, 64, 60)
-    assert (facts.has_cache, facts.data) == (False, "my-data")
-    assert facts.cpus >= 1
-
-
 BUCKETED = pytest.mark.parametrize("bucketed", [False, True])
 SCALES = (480, 544, 608, 672, 736, 800)
 
@@ -239,14 +209,6 @@ def padded_share(found: list[list[SampleKey]]) -> float:
         pixels += int(sizes.prod(1).sum())
         padded += int(len(keys) * sizes.max(0).prod() - sizes.prod(1).sum())
     return padded / pixels
-
-
-@pytest.mark.parametrize("num_images", [1, 3, 4, 5, 130, 4 * WINDOW, 4 * WINDOW + 1, 1003])
-@BUCKETED
-def test_every_image_is_in_one_batch_of_an_epoch(num_images: int, bucketed: bool) -> None:
-    found = keys_of(num_images, 4, bucketed=bucketed)
-    assert sorted(key.row for keys in found for key in keys) == list(range(num_images))
-    assert [len(keys) for keys in found[:-1]] == [4] * (len(found) - 1)  # only the last may be smaller
 
 
 @pytest.mark.parametrize("size", [2, 4, 8, 16])

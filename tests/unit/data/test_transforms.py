@@ -21,20 +21,17 @@ from detrkit.data.transforms import (
 from detrkit.ops.images import DecodeTarget
 from detrkit.types import Target
 
+from .scenes import make_target
+
 RECTANGLE = (100, 60, 180, 140)
 """The bright rectangle of :func:`painted`, corners in pixels."""
 
 
 def target_of(boxes: list[tuple[float, ...]], size_hw: tuple[int, int]) -> Target:
     corners = torch.tensor(boxes, dtype=torch.float32).reshape(-1, 4)
-    return Target(
-        boxes=tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size_hw),
-        labels=torch.arange(len(boxes)),
-        area=(corners[:, 2:] - corners[:, :2]).prod(1),
-        iscrowd=torch.zeros(len(boxes), dtype=torch.bool),
-        image_id=1,
-        orig_size_hw=size_hw,
-    )
+    target = make_target(corners, size_hw)
+    target["area"] = (corners[:, 2:] - corners[:, :2]).prod(1)
+    return target
 
 
 def painted(height: int = 200, width: int = 320) -> Sample:

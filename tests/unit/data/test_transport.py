@@ -6,28 +6,18 @@ from typing import Any
 
 import pytest
 import torch
-from torchvision import tv_tensors
 
+from detrkit.data.coco import Sample
 from detrkit.data.loader import collate, pack_targets
 from detrkit.data.transport import SharedBatch, SharedSlots, batch_bytes, split_buffer
 from detrkit.preprocess import pad_images
-from detrkit.types import Batch, Target
+from detrkit.types import Batch
+
+from .scenes import random_scene
 
 
-def sample(height: int, width: int, objects: int, image_id: int) -> tuple[torch.Tensor, Target]:
-    generator = torch.Generator().manual_seed(image_id)
-    image = torch.randint(0, 256, (3, height, width), dtype=torch.uint8, generator=generator)
-    corner = torch.rand(objects, 2, generator=generator)
-    return image, Target(
-        boxes=tv_tensors.BoundingBoxes(
-            torch.cat([corner, corner + 1], 1), format="XYXY", canvas_size=(height, width)
-        ),
-        labels=torch.arange(objects),
-        area=torch.rand(objects, generator=generator),
-        iscrowd=torch.arange(objects) % 2 == 1,
-        image_id=image_id,
-        orig_size_hw=(2 * height, 2 * width),
-    )
+def sample(height: int, width: int, objects: int, number: int) -> Sample:
+    return random_scene(6 * number + objects, (height, width))
 
 
 def send(slots: SharedSlots, samples: list[Any], worker: int = 0) -> Batch:

@@ -66,11 +66,6 @@ def test_a_faulty_line_is_named_and_repaired(name, yolo, tmp_path):
     assert fixed.repaired == {kind: 1}
 
 
-def test_a_label_file_without_image_is_told_of(yolo):
-    (yolo / "train" / "labels" / "other.txt").write_text("0 0.5 0.5 0.1 0.1\n")
-    assert alarms(yolo) == {"label_file_without_image": 1}
-
-
 @pytest.fixture
 def voc(tmp_path: Path) -> Path:
     root = tmp_path / "voc"

@@ -40,10 +40,7 @@ def test_the_page_names_every_finding_and_shows_pictures(spoiled, tmp_path):
         assert finding.fault.advice.split(".")[0].replace("'", "&#39;") in page
     assert page.count("data:image/jpeg;base64,") >= 3
     assert len(page) < 15_000_000
-
-
-def test_names_of_classes_and_files_are_text_and_nothing_is_fetched(spoiled, tmp_path):
-    page = write_check_page(tmp_path / "page.html", examine(spoiled)).read_text()
+    # names of classes and files are text, and nothing is fetched
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<script>alert" not in page
     assert "<img src=x" not in page

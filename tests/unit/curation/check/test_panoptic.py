@@ -72,12 +72,6 @@ def panoptic(tmp_path: Path) -> PanopticSet:
     return PanopticSet(tmp_path / "set")
 
 
-def test_a_sound_set_is_clean(panoptic):
-    panoptic.save()
-    result = check_data(panoptic.root)
-    assert result.is_clean, result.lines()
-
-
 def unlisted(panoptic):
     ids = panoptic.ids(1)
     ids[38, 2:5] = 999

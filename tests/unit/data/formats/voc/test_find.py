@@ -24,15 +24,11 @@ def place(root: Path, annotations: str, images: str, name: str = "1", cls: str =
     ("annotations", "images", "split"),
     [
         ("Annotations", "JPEGImages", "train"),
-        ("annots", "images", "train"),
         ("annotations", ".", "train"),
-        ("labels", "images", "train"),
         ("Annotations/val", "JPEGImages/val", "val"),
         ("Annotations/val", "JPEGImages", "val"),
-        ("valid", "valid", "val"),
         ("test/annotations", "test/images", "test"),
         (".", ".", "train"),
-        (".", "images", "train"),
         ("VOCdevkit/VOC2007/Annotations", "VOCdevkit/VOC2007/JPEGImages", "train"),
     ],
 )

@@ -50,24 +50,6 @@ def test_bccd_is_what_its_coco_file_says(shared_data: Path) -> None:
         np.testing.assert_array_equal(voc.labels, coco.labels)
 
 
-@pytest.mark.parametrize(
-    ("data", "images", "boxes", "found"),
-    [
-        ("02_voc_truncated_jpeg", 6, 10, {}),
-        (
-            "03_voc_no_extension_zero_box",
-            6,
-            67,
-            {"image_without_label_file": 4, "file_name_in_xml": 6, "box_empty": 2},
-        ),
-        ("08_voc_png_named_jpg_rgba", 3, 4, {}),
-    ],
-)
-def test_bad_inputs(shared_data: Path, data: str, images: int, boxes: int, found: dict[str, int]) -> None:
-    index, report = read(shared_data / "bad_inputs" / data)
-    assert (len(index), len(index.labels), counts(report)) == (images, boxes, found)
-
-
 def test_difficult_objects_are_crowd_and_said(tmp_path: Path) -> None:
     index, report = read(data_set(tmp_path, a=voc_xml("a.png", [CAT, (*CAT, 1), (*CAT, 0)])))
     assert index.iscrowd.tolist() == [False, True, False]

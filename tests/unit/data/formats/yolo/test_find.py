@@ -29,7 +29,6 @@ def objects(files: SplitFiles) -> int:
 @pytest.mark.parametrize(
     ("written", "images", "labels"),
     [
-        ("images/train", "images/train", "labels/train"),
         ("./images/train/", "images/train", "labels/train"),
         ("../train/images", "train/images", "train/labels"),
         ("some/where/else/train/images", "train/images", "train/labels"),
@@ -37,7 +36,6 @@ def objects(files: SplitFiles) -> int:
         ("C:\\sets\\mine\\train\\images", "train/images", "train/labels"),
         ("../train/images", "training/images", "training/labels"),
         ("train", "train/images", "train/labels"),
-        ("train", "train", "train"),
     ],
 )
 def test_what_data_yaml_names_is_found_inside_the_data_set(
@@ -83,7 +81,6 @@ def test_lists_of_images(tmp_path: Path) -> None:
     [
         ("images", "labels", "train"),
         ("images/val2017", "labels/val2017", "val"),
-        ("valid/images", "valid/labels", "val"),
         ("test", "test", "test"),
         (".", ".", "train"),
     ],
@@ -200,11 +197,9 @@ def test_class_names_are_text_as_written(tmp_path: Path, text: str, names: dict[
     [
         ("names: {a: b}", "names is .*, expected class names, or number: name"),
         ("names: [[a], b]", "names is .*, expected class names"),
-        ("names: cat", "names is 'cat', expected class names"),
         ("- 1", "holds no keys, expected train, val and names"),
         ("train: {a: b}", "train is .*, expected folders or a .txt file"),
         ("a: [", "not valid YAML"),
-        ("a: \x01", "not valid YAML"),
     ],
 )
 def test_damaged_data_yaml_is_said(tmp_path: Path, text: str, message: str) -> None:

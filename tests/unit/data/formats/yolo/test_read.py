@@ -11,7 +11,7 @@ from detrkit.config import DataConfig
 from detrkit.data.faults import ReadReport
 from detrkit.data.formats import find_split
 from detrkit.data.index import CocoIndex
-from detrkit.data.read import load_table, read_split_files
+from detrkit.data.read import read_split_files
 from detrkit.errors import DataError
 from tests.unit.data.factory import write_noise
 
@@ -61,28 +61,6 @@ def test_real_labels_are_the_boxes_of_the_coco_file(
             assert yolo.labels[mine][order].tolist() == coco.labels[theirs][real][other].tolist()
             pairs = yolo.boxes_xyxy[mine][order], coco.boxes_xyxy[theirs][real][other]
             np.testing.assert_allclose(*pairs, atol=1e-3)
-
-
-def test_04_is_read_as_the_scanner_found_it(shared_data: Path) -> None:
-    root = shared_data / "bad_inputs" / "04_yolo_mixed_polygons_bad_classes"
-    orphan_lines = 38  # of the 34 label files without image, which the scanner counted too
-    for split, lines, polygons, unknown, orphans in (
-        ("train", 42, 0, 0, 0),
-        ("val", 154 - orphan_lines, 70, 134 - orphan_lines, 34),
-        ("test", 82, 42, 54, 0),
-    ):
-        files = find_split(root, split)
-        table = load_table(files)
-        _, report = read_split_files(files)
-        assert len(table.boxes_xywh) == lines
-        assert (report.count("polygons_in_labels"), report.count("label_file_without_image")) == (
-            polygons,
-            orphans,
-        )
-        assert (table.class_rows() < 0).sum() == report.count("unknown_category_id") == unknown
-    assert "validate/labels/1005343_jpg.rf.5af4b94416e976e5d980a9daf7c02aa6.txt line 1: category 3" in str(
-        read_split_files(find_split(root, "val"))[1]
-    )
 
 
 def test_lines_of_every_kind(tmp_path: Path) -> None:
