@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.kills import COMPONENTS, PLANS, Scene, kill_and_compare, make_scene, resume_without, try_to_lose
+from benchmarks.kills import PLANS, Scene, kill_and_compare, make_scene, try_to_lose
 from detrkit.checkpoint import load_checkpoint
 from tests.support.killing import Moment, Victims, differences
 
@@ -86,12 +86,6 @@ def test_twenty_runs_killed_at_random_moments_end_as_the_uninterrupted_one(
     trials = [trial for _, trial in kill_and_compare(20, 0, [workers], tmp_path, elsewhere)]
     assert [trial.problems for trial in trials] == [()] * 20
     assert sum(len(trial.kills) for trial in trials) >= sum(map(len, PLANS)) * 2 - 4
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("component", COMPONENTS)
-def test_comparison_sees_that_a_part_of_the_checkpoint_is_missing(component: str, scene: Scene, victims: Victims):
-    assert resume_without(component, scene, victims) != []
 
 
 @pytest.mark.parametrize(
@@ -221,15 +215,3 @@ def test_full_disk_ends_the_training_with_the_last_checkpoint_whole(
     assert "last.pt" in found
     enlarge("200M")
     go_on(run, scene, victims)
-
-
-@pytest.mark.slow
-def test_file_size_limit_ends_the_training_with_the_last_checkpoint_whole(
-    copied: Path, scene: Scene, victims: Victims
-):
-    before = {path.name: path.read_bytes() for path in (copied / "checkpoints").glob("[lp]*.pt")}
-    ended = victims.run(["resume", str(copied)], file_limit=6_000_000)
-    assert ended.code == 1
-    assert re.search(r"error: cannot write checkpoint .*earlier checkpoints are untouched", ended.said)
-    assert {path.name: path.read_bytes() for path in (copied / "checkpoints").glob("[lp]*.pt")} == before
-    go_on(copied, scene, victims)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from detrkit.config import read_config
 from tests.e2e.conftest import SIDE, assert_equal, records, run_here, run_well, train_arguments, trained
@@ -57,33 +54,3 @@ def test_an_image_that_does_not_fit_is_an_error_with_advice(tiny_data: Path, tmp
     )
     assert result.exit_code == 1
     assert "a single image" in result.stderr
-
-
-def test_images_of_many_sizes_meet_the_error_where_they_exceed_the_budget(
-    tiny_data: Path, tmp_path: Path, monkeypatch: Any
-):
-    """Multi-scale: the first batch that exceeds the budget decides, and the run ends as one that knew."""
-    from detrkit.training import loop
-
-    settings = memory_settings(
-        transforms__multi_scale=True, transforms__scales=[48] * 15 + [72], transforms__crop=0.0
-    )
-    halved, given = tmp_path / "halved", tmp_path / "number"
-    run_well(*train_arguments(tiny_data, halved, 2, train__pixel_budget=4 * 64 * 64, **settings))
-    (message,) = events(halved)
-    step = int(message.split(" at step ")[1].split(" ")[0])
-    assert 1 < step < 12, "choose a seed or budget that is met in the middle"
-    train_step = loop.train_step
-
-    def smaller(run: Any, batches: Any, plan: Any) -> None:
-        if run.state.progress.step + 1 == step:
-            run.state.progress.micro_batch = 2
-        train_step(run, batches, plan)
-
-    monkeypatch.setattr(loop, "train_step", smaller)
-    run_well(*train_arguments(tiny_data, given, 2, **settings))
-    assert_equal(trained(halved), trained(given))
-    lines = [record["loss"] for record in records(halved, "step")]
-    assert lines == [record["loss"] for record in records(given, "step")]
-    assert json.dumps(lines)
-    assert all(torch.isfinite(torch.tensor(lines)))

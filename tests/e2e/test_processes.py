@@ -93,24 +93,6 @@ def test_torchrun_with_restarts_needs_the_name_of_a_run(tiny_data: Path, monkeyp
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [0, 1])
-@pytest.mark.parametrize("step", [1, 6, 8])
-def test_whichever_process_is_killed_wherever(
-    rank: int, step: int, uninterrupted: Trained, tiny_data: Path, tmp_path: Path
-):
-    run = tmp_path / "killed"
-    settings = {"train__log_every": 1}
-    process = torchrun(arguments(tiny_data, run, **settings), options=("--standalone", "--max-restarts", "3"))
-    wait_for_step(process, run, step)
-    training_process(process, rank).kill()
-    code, _, err = ended(process)
-    assert code == 0, err
-    whole = tmp_path / "whole"
-    assert ended(torchrun(arguments(tiny_data, whole, **settings)))[0] == 0
-    assert_same_training(run, whole)
-
-
-@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_to_torchrun_saves_and_the_run_goes_on(
     number: signal.Signals, uninterrupted: Trained, tiny_data: Path, tmp_path: Path

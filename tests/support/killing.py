@@ -13,6 +13,7 @@ import dataclasses
 import functools
 import json
 import os
+import pkgutil
 import re
 import resource
 import select
@@ -175,13 +176,40 @@ def _around(owner: Any, name: str, hit: Hit, *, before: bool = False, after: boo
     setattr(owner, name, wrapped)
 
 
-def _in_start(hit: Hit) -> None:
-    from detrkit.data import split
-    from detrkit.training import run
+# Functions whose beginning or end is a moment, by its name: while it starts, around fsync and rename, inside an
+# evaluation, between optimiser and averages, at the start of a loader, and while a resumed run cuts its log or
+# reads its checkpoint.
+_BEGINNINGS = {
+    "start": (
+        "detrkit.data.split:read_split_files",
+        *(
+            f"detrkit.training.run:{name}"
+            for name in ("make_fabric", "prepare_model", "build_model", "write_config")
+        ),
+    ),
+    "sync": ("os:fsync",),
+    "rename": ("pathlib:Path.replace",),
+    "cut": ("detrkit.training.telemetry.log:cut_lines", "detrkit.training.telemetry.log:TensorBoardLog"),
+    "load": ("detrkit.training.loop:resume_state",),
+}
+_ENDS = {
+    **{name: _BEGINNINGS[name] for name in ("start", "sync", "rename", "cut")},
+    "evaluation": ("detrkit.evaluation.coco:CocoEvaluator.add",),
+    "step": ("detrkit.training.step:apply_gradients",),
+    "loader": ("torch.utils.data.dataloader:_BaseDataLoaderIter.__init__",),
+    "load": ("detrkit.checkpoint:load_checkpoint", "detrkit.training.loop:resume_state"),
+}
 
-    names = ("make_fabric", "prepare_model", "build_model", "write_config")
-    for module, name in ((split, "read_split_files"), *((run, name) for name in names)):
-        _around(module, name, hit, before=True, after=True)
+
+def _install(moment: str, hit: Hit) -> None:
+    """Make a moment of the functions' beginnings and ends."""
+    if moment in _INSIDE:
+        return _INSIDE[moment](hit)
+    beginnings, ends = _BEGINNINGS.get(moment, ()), _ENDS.get(moment, ())
+    for place in dict.fromkeys((*beginnings, *ends)):
+        owner, _, name = place.replace(":", ".").rpartition(".")
+        _around(pkgutil.resolve_name(owner), name, hit, before=place in beginnings, after=place in ends)
+    return None
 
 
 def _in_write(hit: Hit) -> None:
@@ -198,20 +226,6 @@ def _in_write(hit: Hit) -> None:
     checkpoint._HashingWriter.write = write  # type: ignore[method-assign]
 
 
-def _in_sync(hit: Hit) -> None:
-    _around(os, "fsync", hit, before=True, after=True)
-
-
-def _in_rename(hit: Hit) -> None:
-    _around(Path, "replace", hit, before=True, after=True)
-
-
-def _in_evaluation(hit: Hit) -> None:
-    from detrkit.evaluation.coco import CocoEvaluator
-
-    _around(CocoEvaluator, "add", hit, after=True)
-
-
 def _in_log(hit: Hit) -> None:
     from detrkit.training.telemetry.append import AppendFile
 
@@ -226,48 +240,9 @@ def _in_log(hit: Hit) -> None:
     AppendFile._write_piece = write_piece  # type: ignore[method-assign]
 
 
-def _in_step(hit: Hit) -> None:
-    from detrkit.training import step
-
-    _around(step, "apply_gradients", hit, after=True)
-
-
-def _in_loader(hit: Hit) -> None:
-    from torch.utils.data import dataloader
-
-    _around(dataloader._BaseDataLoaderIter, "__init__", hit, after=True)
-
-
-def _in_cut(hit: Hit) -> None:
-    from detrkit.training.telemetry import log
-
-    for name in ("cut_lines", "TensorBoardLog"):
-        _around(log, name, hit, before=True, after=True)
-
-
-def _in_load(hit: Hit) -> None:
-    from detrkit import checkpoint
-    from detrkit.training import loop
-
-    _around(checkpoint, "load_checkpoint", hit, after=True)
-    _around(loop, "resume_state", hit, before=True, after=True)
-
-
-MOMENTS: dict[str, Callable[[Hit], None]] = {
-    "start": _in_start,
-    "write": _in_write,
-    "sync": _in_sync,
-    "rename": _in_rename,
-    "evaluation": _in_evaluation,
-    "log": _in_log,
-    "step": _in_step,
-    "loader": _in_loader,
-    "cut": _in_cut,
-    "load": _in_load,
-}
-"""Moments by name: while it starts, inside the writing of a checkpoint, around fsync and rename, inside an
-evaluation, inside a line of the log, between the optimiser and the averages, at the start of a loader, and while a
-resumed run cuts its log or reads its checkpoint."""
+# Inside the writing of a checkpoint, and inside a line of the log.
+_INSIDE = {"write": _in_write, "log": _in_log}
+MOMENTS = (*_ENDS, *_INSIDE)
 
 
 def _forget(path: str) -> None:
@@ -328,8 +303,8 @@ def _become(order: Mapping[str, Any]) -> int:
         resource.setrlimit(resource.RLIMIT_FSIZE, (order["file_limit"], order["file_limit"]))
     moment = Moment(**order["moment"]) if order["moment"] else None
     counters = {name: _Counter(moment if moment and name == moment.name else None) for name in MOMENTS}
-    for name, install in MOMENTS.items():
-        install(counters[name])
+    for name, counter in counters.items():
+        _install(name, counter)
     if order["without"]:
         _forget(order["without"])
     sys.argv = ["detrkit", *order["arguments"]]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrkit.profiling.measure import FORWARD, REST, PhaseClock, count_kept, tensor_bytes, watch_parts
+from detrkit.profiling.measure import FORWARD, REST, PhaseClock, count_kept, watch_parts
 
 
 class Hands:
@@ -58,16 +58,6 @@ def test_what_an_error_left_open_ends_with_the_phase_around_it(hands: Hands, clo
     assert clock.end_step() == {"forward": 0.0, "part": 1.0, REST: 5.0}
 
 
-def test_the_device_is_waited_for_at_borders_unless_told_otherwise(hands: Hands, clock: PhaseClock):
-    with clock("a"):
-        pass
-    assert hands.waited == 2
-    clock.waits = False
-    with clock("a"):
-        pass
-    assert hands.waited == 2
-
-
 def test_kept_bytes_are_counted_once_and_without_parameters():
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     x = torch.randn(8, 16)
@@ -76,11 +66,6 @@ def test_kept_bytes_are_counted_once_and_without_parameters():
         model(x).sum()
     # the input, and what comes out of the relu, which both the relu and the last layer want
     assert found == {"here": x.nbytes + 8 * 32 * 4}
-
-
-def test_bytes_of_nested_tensors():
-    tensor = torch.zeros(5, dtype=torch.float64)
-    assert tensor_bytes({"a": [tensor, (tensor, 3)], "b": {"c": tensor, "d": None}}) == 3 * 40
 
 
 def test_parts_are_timed_by_the_outermost_that_runs():

@@ -8,7 +8,7 @@ import pytest
 
 from detrkit.api.profile import profile
 from detrkit.curation.synthetic import write_synthetic
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import DataError
 from detrkit.profiling.report import Profile
 
 SETTINGS: dict[str, Any] = {
@@ -96,28 +96,12 @@ def test_recomputing_keeps_less(plain: Profile, data: Path, tmp_path: Path):
     assert "EMA" not in saving.measured.phases
 
 
-def test_micro_batches_and_accumulated_batches_are_one_step(data: Path, tmp_path: Path):
-    said: list[str] = []
-    found = watch(data, tmp_path / "p", said, train__accumulate=2, train__micro_batch=1)
-    assert [made.images for made in found.measured.timed] == [6, 6]
-    assert any("6 images" in line for line in said)
-
-
 def test_a_trace_is_for_the_browser_and_names_the_phases(data: Path, tmp_path: Path):
     found = profile(
         "detr-tiny", data, steps=1, out=tmp_path / "p", changes=SETTINGS, trace=True, say=lambda _message: None
     )
     events = json.loads((found.folder / "trace.json").read_text())["traceEvents"]
     assert {"matching", "backward", "optimiser", "data"} <= {event.get("name") for event in events}
-
-
-def test_wrong_questions_are_answered(data: Path, tmp_path: Path):
-    with pytest.raises(UsageError, match="no data"):
-        profile("detr-tiny", out=tmp_path / "p")
-    with pytest.raises(UsageError, match="steps is 0"):
-        profile("detr-tiny", data, steps=0, out=tmp_path / "p")
-    with pytest.raises(UsageError, match="detr-nonsense"):
-        profile("detr-nonsense", data, out=tmp_path / "p")
 
 
 def test_data_without_a_readable_image_is_an_error(tmp_path: Path):

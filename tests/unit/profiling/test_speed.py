@@ -98,21 +98,6 @@ def test_batches_threads_and_sharing_of_a_subject():
     assert [row.cost.input_shape[0] for row in rows if row.cost] == [1, 1, 3, 3]
 
 
-@pytest.mark.parametrize(
-    ("given", "message"),
-    [
-        ({"precisions": ["64"]}, "precision is '64'"),
-        ({"backends": ["jit"]}, "backend is 'jit', expected one of eager, compile"),
-        ({"batch_sizes": [0]}, "batch size is 0"),
-        ({"batch_sizes": []}, "no batch size is given"),
-        ({"threads": [0]}, "threads is 0"),
-    ],
-)
-def test_wrong_settings_are_refused_at_once(given: dict[str, Any], message: str):
-    with pytest.raises(UsageError, match=message):
-        all_settings(["A"], **given)
-
-
 def test_the_size_of_the_input_can_be_chosen():
     tiny = find_fast(Setting("detr-tiny", device="cpu"))
     assert tiny.stages is not None
@@ -123,12 +108,6 @@ def test_the_size_of_the_input_can_be_chosen():
     ssd = find_target("torchvision:ssdlite320_mobilenet_v3_large@random", device="cpu")
     with pytest.raises(UsageError, match="input size of ssdlite320_mobilenet_v3_large@random cannot be chosen"):
         resized(ssd, 64)
-
-
-def test_a_preset_has_random_weights_and_as_many_parameters_as_it_says():
-    subject = find_fast(Setting("detr-tiny", device="cpu"))
-    assert subject.stages is not None
-    assert sum(p.numel() for p in subject.stages.network.parameters()) == pytest.approx(1.1e6, rel=0.02)
 
 
 def test_names_tell_models_apart_and_only_what_differs():
@@ -169,15 +148,15 @@ def test_a_table_without_any_figure_is_still_a_page(tmp_path: Path):
     assert "out of memory" in (tmp_path / "speed.html").read_text(encoding="utf-8")
 
 
-def test_images_and_data_together_are_refused(tmp_path: Path):
-    with pytest.raises(UsageError, match="both images and data"):
-        detrkit.benchmark("detr-tiny", images=["a.png"], data=tmp_path)
-    with pytest.raises(UsageError, match="repeats is 0"):
-        detrkit.benchmark("detr-tiny", repeats=0)
-
-
-@pytest.mark.slow
-def test_a_compiled_model_is_measured_or_its_error_told():
-    speed = detrkit.benchmark("detr-tiny", backends=["eager", "compile"], devices=["cpu"], repeats=2, warm_up=1)
-    assert not speed.rows[0].problem
-    assert speed.rows[1].latency is not None or speed.rows[1].problem
+def test_wrong_questions_are_answered(tmp_path: Path):
+    refused: list[tuple[dict[str, Any], str]] = [
+        ({"precisions": ["64"]}, "precision is '64'"),
+        ({"backends": ["jit"]}, "backend is 'jit', expected one of eager, compile"),
+        ({"batch_sizes": [0]}, "batch size is 0"),
+        ({"batch_sizes": []}, "no batch size is given"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"images": ["a.png"], "data": tmp_path}, "both images and data"),
+    ]
+    for given, message in refused:
+        with pytest.raises(UsageError, match=message):
+            detrkit.benchmark("detr-tiny", **given)

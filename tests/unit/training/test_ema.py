@@ -52,24 +52,6 @@ def test_applied_shows_the_average_and_restores_exactly():
     assert torch.equal(ema.state_dict()["weights"]["0.weight"], average)
 
 
-def test_saved_average_goes_on_as_if_never_stopped():
-    first, second = model_with_buffers(), model_with_buffers()
-    whole, part = Ema(first, 0.9), Ema(second, 0.9)
-    for step in range(6):
-        for model in (first, second):
-            with torch.no_grad():
-                model[0].weight.add_(0.1 * step)
-        whole.update()
-        part.update()
-        if step == 2:
-            saved = part.state_dict()
-            part = Ema(second, 0.9)
-            part.load_state_dict(saved)
-    ours, theirs = part.state_dict(), whole.state_dict()
-    assert ours["count"] == theirs["count"] == 6
-    assert all(torch.equal(ours["weights"][name], theirs["weights"][name]) for name in theirs["weights"])
-
-
 def test_average_of_another_model_is_refused():
     with pytest.raises(CheckpointError, match="differ at"):
         Ema(nn.Linear(3, 2), 0.9).load_state_dict(Ema(model_with_buffers(), 0.9).state_dict())

@@ -17,9 +17,9 @@ from detrkit.errors import MemoryExhaustedError
 from detrkit.training import memory
 from detrkit.training import step as step_module
 from detrkit.training.forward_backward import Passes
-from detrkit.training.memory import available_bytes, halved, is_out_of_memory
+from detrkit.training.memory import available_bytes, is_out_of_memory
 from tests.unit.training.faults import assert_same
-from tests.unit.training.nonfinite.test_watch import StopAfter, WithBatchNorm, state_of
+from tests.unit.training.nonfinite.test_watch import WithBatchNorm, state_of
 
 SIDE = 32
 PIXELS = SIDE * SIDE
@@ -82,18 +82,6 @@ def test_a_run_that_meets_the_error_ends_as_one_with_the_smaller_micro_batch(
     assert "from here on 2 images at once instead of 4" in found[1]
     assert not events(other.run_dir)
     assert CheckpointStore(toy.run_dir).load_latest()["progress"]["micro_batch"] == 2
-
-
-def test_a_resumed_run_keeps_the_smaller_micro_batch(toy, tmp_path, make_config, make_loader):
-    config = make_config(epochs=2, batch_size=4, pixel_budget=2 * PIXELS)
-    toy.fit(config, loader=make_loader(16, 4))
-    broken = type(toy)(tmp_path / "broken")
-    broken.fit(config, loader=StopAfter(make_loader(16, 4), 0, None, signal_at=3))
-    saved = CheckpointStore(broken.run_dir).load_latest()
-    assert (saved["progress"]["step"], saved["progress"]["micro_batch"]) == (3, 2)
-    broken.fit(config, loader=make_loader(16, 4), resume=saved)
-    assert_same(state_of(broken.run_dir), state_of(toy.run_dir))
-    assert sum("memory ran out" in message for message in events(broken.run_dir)) == 1
 
 
 def test_a_single_image_too_large_saves_and_says_what_to_do(toy, make_config, make_loader, monkeypatch):
@@ -173,12 +161,6 @@ def test_a_container_limits_what_is_available(tmp_path, monkeypatch):
     (tmp_path / "memory.max").write_text("max\n")
     assert memory._container_room(tmp_path) == []
     assert available_bytes(torch.device("cpu")) > 0
-
-
-def test_a_micro_batch_is_halved_down_to_one():
-    assert [halved(count, "full") for count in (8, 5, 2)] == [4, 2, 1]
-    with pytest.raises(MemoryExhaustedError, match=r"\(full\).*train\.precision=bf16"):
-        halved(1, "full")
 
 
 TWO_PROCESSES = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pytest
 import torch
 
 from detrkit.config import update_config
@@ -52,10 +51,3 @@ def test_micro_batches_of_a_step_are_augmented_each_in_its_own_way(toy, make_con
     monkeypatch.setattr(passes, "augment_batch", catch)
     toy.fit(update_config(make_config(accumulate=2), ON), loader=make_loader(8, 2))
     assert len(seeds) == len(set(seeds)) == 8
-
-
-@pytest.mark.parametrize("changes", [{}, {"transforms.photometric": 0.5}])
-def test_without_a_gpu_workers_augment_unless_told_otherwise(toy, make_config, make_loader, monkeypatch, changes):
-    monkeypatch.setattr(passes, "augment_batch", lambda *_: pytest.fail("augmented on the device"))
-    result = toy.fit(update_config(make_config(), changes), loader=make_loader(4, 2))
-    assert result.steps == 4

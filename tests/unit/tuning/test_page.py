@@ -42,11 +42,3 @@ def test_the_page_shows_the_search_and_leaves_pyplot_as_it_was(config: Config, t
         assert len(picture.getcolors(1 << 20) or []) > 10
     assert dict(matplotlib.rcParams) == former
     assert sys.modules["matplotlib.pyplot"].get_fignums() == []
-
-
-def test_alike_trials_have_a_page_too(config: Config, tmp_path: Path):
-    played = Played(lambda _config, _epoch: 0.0)
-    run_tuning(config, tmp_path / "s", trials=4, pruner="none", say=quiet, train=played)
-    page = (tmp_path / "s" / "tune.html").read_text(encoding="utf-8")
-    assert "AP by epoch" in page
-    assert "What mattered" not in page

@@ -16,10 +16,9 @@ from filelock import FileLock
 
 from detrkit.config import Config, read_config, update_config
 from detrkit.errors import MissingExtraError, NonFiniteError, TrainingError, UsageError
-from detrkit.training.loop import FitResult
 from detrkit.tuning.run import run_tuning
 from detrkit.tuning.study import StudyLocation, open_study, retry_dead_trials
-from tests.unit.tuning.conftest import OnEvaluation, Played
+from tests.unit.tuning.conftest import Played
 
 
 @pytest.fixture(autouse=True)
@@ -98,16 +97,6 @@ def test_a_trial_that_was_stopped_goes_on_under_its_number(config: Config, tmp_p
     assert set(result.trials[1].curve) == {1, 2, 3}
     assert [trial.state.name for trial in study_of(out).trials] == ["COMPLETE", "FAIL", "COMPLETE", "COMPLETE"]
     assert run_tuning(None, out, say=quiet, train=again).trials == result.trials
-
-
-def test_a_signal_that_training_caught_ends_the_search(config: Config, tmp_path: Path):
-    def stopped(config: Config, run_dir: Path, _on_evaluation: OnEvaluation) -> FitResult:
-        return FitResult(run_dir, 1, 0, None, {}, "interrupted", 15)
-
-    result = run_tuning(config, tmp_path / "s", trials=2, say=quiet, train=stopped)
-    assert (result.stopped, result.signal_number) == ("interrupted", 15)
-    assert [trial.state for trial in result.trials] == ["waiting"]
-    assert run_tuning(None, tmp_path / "s", say=quiet, train=Played(by_rate)).stopped == "finished"
 
 
 def test_a_trial_that_kills_its_process_again_and_again_has_failed(config: Config, tmp_path: Path):
@@ -233,15 +222,6 @@ def test_hopeless_trials_are_pruned_and_the_last_epoch_is_not(config: Config, tm
     played.configs.clear()
     result = run_tuning(config, tmp_path / "all", trials=6, pruner="none", say=quiet, train=kept)
     assert {trial.state for trial in result.trials} == {"complete"}
-
-
-def test_no_evaluation_is_no_result(config: Config, tmp_path: Path):
-    result = run_tuning(
-        config, tmp_path / "s", trials=1, say=quiet, train=Played(lambda _config, _epoch: float("nan"))
-    )
-    assert result.best is None
-    assert result.config is None
-    assert not (tmp_path / "s" / "best.yaml").exists()
 
 
 def test_only_the_best_keeps_all_its_checkpoints(config: Config, tmp_path: Path):

@@ -112,24 +112,11 @@ def test_the_default_space_leaves_out_what_has_no_effect(tiny: Config):
     assert names_of(default_space(frozen, steps=20)) == {"train.lr", "transforms.recipe"}
 
 
-def test_longer_averages_are_for_longer_trainings(tiny: Config):
-    def decays(steps: int) -> tuple[object, ...]:
-        return next(part.choices for part in default_space(tiny, steps).dimensions if "ema" in part.key)
-
-    assert decays(1_000) == (None, 0.99)
-    assert decays(100_000) == (None, 0.99, 0.999, 0.9999)
-
-
 def test_the_configs_own_recipe_keeps_what_was_changed_in_it(tiny: Config):
     config = update_config(tiny, {"transforms.flip": 0.1, "transforms.multi_scale": True})
     space = Space((Dimension("transforms.recipe", choices=("resize", "light")),))
     assert space.apply(config, {"transforms.recipe": "resize"}).transforms.multi_scale
     assert space.apply(config, {"transforms.recipe": "light"}).transforms.photometric == 0.3
-
-
-def test_own_values_outside_of_the_space_are_named(tiny: Config):
-    space = Space((Dimension("train.lr", 1e-6, 1e-5), Dimension("train.ema_decay", choices=(None, 0.9))))
-    assert space.own_parameters(tiny) == ({"train.ema_decay": None}, ["train.lr"])
 
 
 def test_a_space_survives_json(tiny: Config):

@@ -15,7 +15,7 @@ from torch import nn
 from detrkit.checkpoint import load_checkpoint, save_checkpoint
 from detrkit.config import update_config
 from detrkit.errors import CheckpointError, UsageError
-from detrkit.training.nonfinite.diagnosis import Diagnosis, NumberPair
+from detrkit.training.nonfinite.diagnosis import Diagnosis
 from detrkit.training.nonfinite.replay import replay_step
 from detrkit.training.nonfinite.saved_step import find_step, read_step
 from detrkit.training.nonfinite.trace import trace_backward, watch_forward
@@ -187,15 +187,6 @@ def test_a_file_that_holds_what_no_step_can_be_is_refused(saved: Path, tmp_path:
 def test_weights_of_another_model_are_refused(saved: Path, toy: Any, make_config: Any):
     with pytest.raises(CheckpointError, match="weights of another model"):
         replay_step(read_step(saved), nn.Linear(2, 2), toy.criterion(make_config()))
-
-
-def test_numbers_are_compared_by_their_bits():
-    assert NumberPair(math.nan, math.nan).is_equal
-    assert NumberPair(0.5, 0.5).is_equal
-    assert not NumberPair(0.5, 0.5000001).is_equal
-    assert not NumberPair(0.0, -0.0).is_equal
-    assert not NumberPair(1.0, math.nan).is_equal
-    assert not NumberPair(1.0, None).is_equal
 
 
 def test_a_sound_model_has_no_place_to_blame(toy, make_config, make_loader):

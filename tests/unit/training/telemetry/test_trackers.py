@@ -193,21 +193,6 @@ def test_a_service_that_fails_later_is_said_once_and_left_alone_for_longer_and_l
     assert len((tmp_path / "metrics.jsonl").read_text().splitlines()) == 300
 
 
-def test_mlflow_that_fails_later_is_said_once_and_ends_nothing(tmp_path, client, monkeypatch):
-    out = io.StringIO()
-    with open_log(tmp_path / "run", ("mlflow",), out) as log:
-        log.step(full_record(1))
-        log.position()
-        client_class = type(client)
-        broken = Broken(tmp_path, "", None, {})
-        monkeypatch.setattr(client_class, "log_batch", lambda *_args, **_kwargs: broken.fail())
-        for step in range(2, 6):
-            log.step(full_record(step))
-        log.position()
-        monkeypatch.undo()
-    assert out.getvalue().count("WARNING: mlflow fails: no route to host") == 1
-
-
 def test_a_service_that_refuses_ends_a_new_run_before_training_but_not_a_resumed_one(tmp_path, monkeypatch):
     def refuse(*_args: Any) -> None:
         raise ConnectionError("no route")
@@ -239,12 +224,6 @@ def test_a_folder_named_like_a_package_is_none(tmp_path, monkeypatch):
     monkeypatch.setattr(sys, "path", [str(tmp_path)])
     with pytest.raises(MissingExtraError):
         check_trackers(("wandb",))
-
-
-def test_no_tracker_is_opened_by_processes_that_write_nothing(tmp_path):
-    with open_log(tmp_path / "run", ("wandb", "mlflow"), enabled=False) as log:
-        assert log.position() == {}
-    assert not (tmp_path / "run").exists()
 
 
 def test_ids_that_cannot_be_read_begin_new_runs(tmp_path, monkeypatch):
