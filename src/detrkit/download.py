@@ -121,15 +121,8 @@ def download_weights(
     with FileLock(path.with_name(f".{name}.lock")), transfer_progress(hidden=not progress) as report:
         if not path.exists():
             try:
-                tell = _to_stderr if progress else no_report
-                download(
-                    url,
-                    path,
-                    sha256=sha256,
-                    by_hand=f"give its path, or put it at {path}",
-                    say=tell,
-                    report=report,
-                )
+                by_hand, say = f"give its path, or put it at {path}", _to_stderr if progress else no_report
+                download(url, path, sha256=sha256, by_hand=by_hand, say=say, report=report)
             except DownloadError as error:
                 raise WeightsError(f"cannot fetch {error}") from error
     return path
@@ -396,8 +389,6 @@ class _Transfer:
         # No compression is asked for, so that ranges count the bytes of the file itself.
         request = urllib.request.Request(self.url, headers={"User-Agent": "detrkit", **headers})
         try:
-            if urlsplit(self.url).scheme == "file":
-                return urllib.request.FileHandler().file_open(request)
             return _opener().open(request, timeout=self.retry.timeout_s)
         except urllib.error.HTTPError as error:
             if error.code == 416 and headers:
@@ -472,18 +463,11 @@ class _Redirects(urllib.request.HTTPRedirectHandler):
 
 @functools.cache  # reading the certificates takes longer than a small request
 def _opener() -> urllib.request.OpenerDirector:
-    """Return an opener for http and https only, through the proxies of the environment."""
-    opener = urllib.request.OpenerDirector()
-    for handler in (
-        urllib.request.ProxyHandler(),
-        urllib.request.UnknownHandler(),
-        urllib.request.HTTPHandler(),
-        urllib.request.HTTPSHandler(context=ssl.create_default_context()),
-        urllib.request.HTTPDefaultErrorHandler(),
-        urllib.request.HTTPErrorProcessor(),
-        _Redirects(),
-    ):
-        opener.add_handler(handler)
+    """Return an opener for http and https, through the proxies of the environment, and for files."""
+    web, opener = urllib.request, urllib.request.OpenerDirector()
+    schemes = (web.ProxyHandler, web.UnknownHandler, web.HTTPHandler, web.HTTPSHandler, web.FileHandler)
+    for kind in (*schemes, web.HTTPDefaultErrorHandler, web.HTTPErrorProcessor, _Redirects):
+        opener.add_handler(kind())
     return opener
 
 
@@ -515,30 +499,18 @@ def transfer_progress(hidden: bool) -> Iterator[Report]:
     if hidden or not sys.stderr.isatty():
         yield no_report if hidden else _progress_lines()
         return
+    from rich import progress
     from rich.console import Console
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
 
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=Console(stderr=True)) as bar:
-        current = ""
+    text = progress.TextColumn("{task.description}", markup=False)
+    speed, left = progress.TransferSpeedColumn(), progress.TimeRemainingColumn()
+    console = Console(stderr=True)
+    with progress.Progress(
+        text, progress.BarColumn(), progress.DownloadColumn(), speed, left, console=console
+    ) as bar:
 
         def report(title: str, done: int, total: int | None) -> None:
-            nonlocal current
-            if title != current:
-                current = title
+            if not bar.tasks or bar.tasks[0].description != title:
                 for task in bar.task_ids:
                     bar.remove_task(task)
                 # What an earlier run fetched counts as done, not as speed.
