@@ -359,10 +359,8 @@ def _united_classes(checked: Checked) -> Classes:
 def _merged(content: dict[str, Any], split: SplitData, rows: np.ndarray, with_mask: np.ndarray) -> dict[str, Any]:
     """Add to the entries of a split what the COCO JSON file that they were read from holds besides."""
     table, original = split.table, load_json(split.table.source)
-    if [len(original[key]) for key in ("images", "annotations")] != [
-        len(table.image_ids),
-        len(table.annotation_ids),
-    ]:
+    counts = len(original["images"]), len(original["annotations"])
+    if counts != (len(table.image_ids), len(table.annotation_ids)):
         raise DataError(f"{table.source}: was changed while it was checked; run the check again")
     merged = {key: value for key, value in original.items() if key not in content}
     image_of = {

@@ -11,7 +11,8 @@ from __future__ import annotations
 import dataclasses
 import enum
 import tomllib
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -159,7 +160,7 @@ class Findings:
 
     def __init__(self, source: str = "", findings: Sequence[Finding] = ()) -> None:
         self.source = source
-        self._counts = {finding.kind: dict(finding.counts) for finding in findings}
+        self._counts = {finding.kind: Counter(finding.counts) for finding in findings}
         self._examples = {finding.kind: list(finding.examples) for finding in findings}
         self._locations: dict[str, list[Location]] = {}
         self._groups: dict[str, list[tuple[Location, ...]]] = {}
@@ -170,21 +171,6 @@ class Findings:
         self._count(kind, f"{split}: {example}" if split and example else example, split, count)
         if location:
             self._locations.setdefault(kind, []).append(location)
-
-    def add_rows(
-        self, kind: str, split: str, rows: Iterable[tuple[int, int]], describe: Callable[[int], str]
-    ) -> None:
-        """Count many cases of a split.
-
-        Args:
-            kind: Their kind.
-            split: Name of the split.
-            rows: Image row and annotation row of each.
-            describe: Gives the example of the case at a position; called for the first few only.
-        """
-        for position, (image, annotation) in enumerate(rows):
-            example = describe(position) if position < MAX_EXAMPLES else ""
-            self.add(kind, example, Location(split, image, annotation))
 
     def add_group(self, kind: str, group: Sequence[Location], example: str) -> None:
         """Count one case that lies between images."""
@@ -210,8 +196,7 @@ class Findings:
         return ReadReport(self.source, self.build())
 
     def _count(self, kind: str, example: str, split: str, count: int) -> None:
-        counts = self._counts.setdefault(kind, {})
-        counts[split] = counts.get(split, 0) + count
+        self._counts.setdefault(kind, Counter())[split] += count
         examples = self._examples.setdefault(kind, [])
         if example and len(examples) < MAX_EXAMPLES:
             examples.append(example)

@@ -9,7 +9,6 @@ import numpy as np
 
 from detrkit.data.faults import Findings, ReadReport
 from detrkit.data.formats import FORMATS, SplitFiles
-from detrkit.data.formats.coco.read import load_coco_table
 from detrkit.data.index import CocoIndex, missing_images
 from detrkit.data.repair import build_index
 from detrkit.data.table import AnnotationTable
@@ -42,15 +41,7 @@ def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tu
         DataError: Nothing is left to work with.
         ImageError: A listed image file does not exist and ``on_bad_image`` is error.
     """
-    return _index_of(load_table(files), files.images, on_bad_image)
-
-
-def read_coco(annotations: Path, images: Path, on_bad_image: OnBadImage = "skip") -> tuple[CocoIndex, ReadReport]:
-    """Read a COCO JSON file whose file names are relative to ``images``; see :func:`read_split_files`."""
-    return _index_of(load_coco_table(Path(annotations)), Path(images), on_bad_image)
-
-
-def _index_of(table: AnnotationTable, images: Path, on_bad_image: OnBadImage) -> tuple[CocoIndex, ReadReport]:
+    table, images = load_table(files), files.images
     index, report = build_index(table, images)
     if on_bad_image == "keep":
         return index, report
@@ -74,3 +65,8 @@ def _index_of(table: AnnotationTable, images: Path, on_bad_image: OnBadImage) ->
     if len(missing):
         index = index.select(np.setdiff1d(np.arange(len(index)), missing))
     return index, found.report()
+
+
+def read_coco(annotations: Path, images: Path, on_bad_image: OnBadImage = "skip") -> tuple[CocoIndex, ReadReport]:
+    """Read a COCO JSON file whose file names are relative to ``images``; see :func:`read_split_files`."""
+    return read_split_files(SplitFiles(Path(annotations), Path(images), "COCO JSON", "named"), on_bad_image)

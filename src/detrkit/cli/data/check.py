@@ -68,7 +68,7 @@ def check(
         decisive = checked.result if fixed is None else fixed.after
         if fixed is not None and fixed.unfit:
             raise DataError(f"{fixed.out}: the copy is not fit for training: {'; '.join(fixed.unfit)}; it is kept")
-        if _fails(decisive, strict):
+        if decisive.worst == "error" or (strict and not decisive.is_clean):
             raise typer.Exit(1)
 
 
@@ -95,12 +95,6 @@ def _steps(bar: Any) -> Any:
         bar(done, total)
 
     return tell
-
-
-def _fails(result: CheckResult, strict: bool) -> bool:
-    from detrkit.curation.check import Severity
-
-    return result.worst is Severity.ERROR or (strict and not result.is_clean)
 
 
 def _report(result: CheckResult, fixed: FixResult | None, html: Path | None, as_json: bool) -> None:

@@ -247,7 +247,10 @@ class _Reader:
                 continue
             parsed.append((self._image_of(stem, content), stem, content))
         if not self.files.listings:
-            self._report_unlabelled({name for name, _, _ in parsed})
+            used = {name for name, _, _ in parsed}
+            for name in self.names:
+                if name not in used:
+                    self.report.add("image_without_label_file", name)
         if not parsed:
             raise DataError(f"{self.source}: no XML file in {self.files.annotations} can be read")
         parsed.sort(key=lambda entry: entry[0])
@@ -291,18 +294,14 @@ class _Reader:
         found = [name[: -len(".xml")] for name in walk_files(self.files.annotations, ".xml")]
         if not self.files.listings:
             return found
-        known, listed = set(found), self._listed()
+        known, lines = set(found), read_text(self.files.listings[0], "surrogateescape").splitlines()
         stems = []
-        for stem in dict.fromkeys(listed):
+        for stem in dict.fromkeys(stem_of_line(line) for line in lines if line.strip()):
             if stem in known:
                 stems.append(stem)
             else:
                 self.report.add("image_without_label_file", f"{stem}: no {stem}.xml")
         return stems
-
-    def _listed(self) -> list[str]:
-        lines = read_text(self.files.listings[0], "surrogateescape").splitlines()
-        return [stem_of_line(line) for line in lines if line.strip()]
 
     def _image_of(self, stem: str, content: VocFile) -> str:
         """Return the image of an XML file: the one of its name, else the one that it names, there or anywhere."""
@@ -320,11 +319,6 @@ class _Reader:
             if name in self.known:
                 return name
         return beside or f"{stem}.jpg"  # reported as missing later
-
-    def _report_unlabelled(self, used: set[str]) -> None:
-        for name in self.names:
-            if name not in used:
-                self.report.add("image_without_label_file", name)
 
     def _class_names(self) -> list[str]:
         """Return classes in the order of ``labels.txt``, then others of every split by name: splits agree."""
