@@ -106,7 +106,6 @@ def test_best_config_trains(tiny_data: Path, tmp_path: Path):
     [
         (["--space", "space.yaml"], "unknown config key train.lrr; did you mean train.lr"),
         (["--pruner", "best"], "--pruner is 'best', expected median, hyperband or none"),
-        (["--pruner", "median"], "--no-prune and --pruner median contradict"),
         (["--lr-range", "--trials", "3"], "--trials belong to the search"),
         (["--set", "train.devices=2"], "start the same command several times"),
         (["--workers", "2"], "start the same command 2 times"),

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from detrkit.api.common import Source
 from detrkit.config import Config
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import read_split
@@ -18,8 +19,6 @@ from detrkit.files import make_folder
 from detrkit.ops.images import decode_image
 from detrkit.profiling.speed import Speed, all_settings, describe_environment, made_up_image, measure_speed
 from detrkit.profiling.speed_report import write_speed
-
-Source = str | os.PathLike[str]
 
 REPEATS = 20
 WARM_UP = 3
@@ -84,7 +83,8 @@ def benchmark(
     )
     folder = None if out is None else make_folder(out)
     pixels, files, told = _pictures(images, data, split)
-    notes = _notes([setting.model for setting in settings])
+    random = [model for model in dict.fromkeys(setting.model for setting in settings) if model in PRESETS]
+    notes = (f"random weights, which are as fast as trained ones: {', '.join(random)}",) if random else ()
     for note in notes:
         say(note)
     environment = describe_environment()
@@ -109,10 +109,3 @@ def _pictures(images: Sequence[Source], data: Source | None, split: str) -> tupl
         files = [Path(image) for image in images]
         return [decode_image(file) for file in files], files, f"{len(files)} image file{'s'[: len(files) > 1]}"
     return [made_up_image()], [], "a made-up image of 640 x 480"
-
-
-def _notes(models: Sequence[str]) -> tuple[str, ...]:
-    random = [model for model in dict.fromkeys(models) if model in PRESETS]
-    if not random:
-        return ()
-    return (f"random weights, which are as fast as trained ones: {', '.join(random)}",)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from detrkit.api.common import Source
 from detrkit.config import DEFAULT_PRESET, Config, read_config, update_config
 from detrkit.data.split import read_split
 from detrkit.distributed import make_fabric
@@ -22,7 +23,6 @@ from detrkit.profiling.measure import WARM_UP, measure_training
 from detrkit.profiling.report import Profile, write_profile
 from detrkit.training.run import prepare
 
-Source = str | os.PathLike[str]
 Say = Callable[[str], None]
 
 

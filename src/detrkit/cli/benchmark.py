@@ -45,20 +45,15 @@ def benchmark(
     alike. What cannot be measured, for want of memory say, is told in its row.
     """
     with shared.errors():
-        counts = {
-            "--batch-sizes": _numbers(batch_sizes, "--batch-sizes"),
-            "--sizes": _numbers(sizes, "--sizes"),
-            "--threads": _numbers(threads, "--threads"),
-        }
         from detrkit.api.benchmark import benchmark as measure
 
         folder = out or shared.free_folder(Path("speed"))
         with shared.progress_bar("timing", as_json) as progress:
             speed = measure(
                 models,
-                batch_sizes=counts["--batch-sizes"],
-                sizes=counts["--sizes"],
-                threads=counts["--threads"],
+                batch_sizes=_numbers(batch_sizes, "--batch-sizes"),
+                sizes=_numbers(sizes, "--sizes"),
+                threads=_numbers(threads, "--threads"),
                 devices=_words(device),
                 precisions=_words(precision),
                 backends=_words(backends),

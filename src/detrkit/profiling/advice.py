@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 
@@ -15,7 +15,6 @@ from detrkit.profiling.measure import FORWARD, Measured
 from detrkit.training.telemetry.bottleneck import advise as advise_on_loading
 
 _MUCH_TO_COMPUTE = 0.5
-_MUCH_OPTIMIZER, _MUCH_AVERAGE, _MUCH_MATCHING, _MUCH_MOVING = 0.15, 0.1, 0.1, 0.1
 _MUCH_PADDING = 0.1
 _MUCH_KEPT, _FULL, _EMPTY = 0.5, 0.5, 0.4
 _IDLE = 0.2
@@ -23,6 +22,14 @@ _IDLE = 0.2
 Kind = Literal[
     "data", "precision", "memory", "recompute", "optimiser", "ema", "matching", "padding", "batch", "transfer"
 ]
+
+# Share of the step from which on phases are too much, and their names.
+_PHASES: Mapping[Kind, tuple[Any, ...]] = {
+    "optimiser": (0.15, "optimiser"),
+    "ema": (0.1, "EMA"),
+    "matching": (0.1, "matching"),
+    "transfer": (0.1, "transfer", "normalisation"),
+}
 
 # Dense peaks of NVIDIA GPUs in TFLOP/s, by their data sheets: matrix units in bfloat16 or float16, in TF32, and
 # float32 outside of them. Sheets print figures with sparsity for Hopper and Ada; these are half of those. V100 and
@@ -162,37 +169,18 @@ def _memory(config: Config, measured: Measured) -> Iterator[Advice]:
 def _phases(config: Config, measured: Measured) -> Iterator[Advice]:
     """Advise on phases that take too much of the step."""
     train, model = config.train, config.model
-    told: tuple[tuple[Kind, tuple[str, ...], float, str], ...] = (
-        (
-            "optimiser",
-            ("optimiser",),
-            _MUCH_OPTIMIZER,
-            "the optimiser takes {share} of the step whatever the number of images (now "
-            f"{train.batch_size * train.accumulate}): raise train.batch_size or train.accumulate",
-        ),
-        (
-            "ema",
-            ("EMA",),
-            _MUCH_AVERAGE,
-            "averaging the weights takes {share} of the step: raise train.batch_size or train.accumulate, or set "
-            "train.ema_decay=null",
-        ),
-        (
-            "matching",
-            ("matching",),
-            _MUCH_MATCHING,
-            "matching takes {share} of the step, on one CPU: it grows with model.num_queries (now "
-            f"{model.num_queries}), the decoder's layers (now {model.decoder_layers}) and objects",
-        ),
-        (
-            "transfer",
-            ("transfer", "normalisation"),
-            _MUCH_MOVING,
-            "bringing images to the device and normalising them takes {share} of the step: smaller images "
-            "(transforms.scales, transforms.max_size) or a model that does more with them would balance it",
-        ),
-    )
-    for kind, phases, much, sentence in told:
+    images = train.batch_size * train.accumulate
+    more = "raise train.batch_size or train.accumulate"
+    remedies: Mapping[Kind, str] = {
+        "optimiser": f"the optimiser takes {{}} of the step whatever the number of images (now {images}): {more}",
+        "ema": f"averaging the weights takes {{}} of the step: {more}, or set train.ema_decay=null",
+        "matching": "matching takes {} of the step, on one CPU: it grows with model.num_queries (now "
+        f"{model.num_queries}), the decoder's layers (now {model.decoder_layers}) and objects",
+        "transfer": "bringing images to the device and normalising them takes {} of the step: smaller images "
+        "(transforms.scales, transforms.max_size) or a model that does more with them would balance it",
+    }
+    for kind, sentence in remedies.items():
+        least, *phases = _PHASES[kind]
         share = sum(share_of(measured, phase) for phase in phases)
-        if share >= much:
-            yield Advice(kind, share, sentence.format(share=f"{share:.0%}"))
+        if share >= least:
+            yield Advice(kind, share, sentence.format(f"{share:.0%}"))

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 import msgspec
 
 from detrkit.config import Config, write_config
-from detrkit.tuning.settings import Settings
 from detrkit.tuning.study import StudyLocation, current_trials
 from detrkit.visual.table import Column, Table, write_csv
 
@@ -71,7 +70,8 @@ class StudyResult:
     @property
     def ranked(self) -> tuple[TrialResult, ...]:
         """Complete trials, the best first; of equals the earlier."""
-        return ranked(self.trials)
+        complete = [trial for trial in self.trials if trial.state == "complete"]
+        return tuple(sorted(complete, key=lambda trial: (-(trial.best_ap or 0.0), trial.number)))
 
     @property
     def best(self) -> TrialResult | None:
@@ -89,12 +89,6 @@ class StudyResult:
             "best_config": None if best is None else str(self.out / "best.yaml"),
             "trials": msgspec.to_builtins(self.trials, str_keys=True, enc_hook=str),
         }
-
-
-def ranked(trials: Sequence[TrialResult]) -> tuple[TrialResult, ...]:
-    """Return the complete trials, the best first; of equals the earlier."""
-    complete = [trial for trial in trials if trial.state == "complete"]
-    return tuple(sorted(complete, key=lambda trial: (-(trial.best_ap or 0.0), trial.number)))
 
 
 def read_trials(study: optuna.Study, location: StudyLocation) -> tuple[TrialResult, ...]:
@@ -120,32 +114,30 @@ def read_trials(study: optuna.Study, location: StudyLocation) -> tuple[TrialResu
     return tuple(found)
 
 
-def best_config(settings: Settings, trials: Sequence[TrialResult]) -> Config | None:
-    """Return the config of the best complete trial, with the data's folder as it was given."""
-    best = next(iter(ranked(trials)), None)
-    return None if best is None else settings.space.apply(settings.config, best.parameters)
-
-
-def write_results(out: Path, config: Config | None, trials: Sequence[TrialResult]) -> None:
+def write_results(result: StudyResult) -> None:
     """Write trials.csv, and best.yaml if there is a best."""
-    if config is not None:
-        write_config(config, out / "best.yaml")
-    names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
+    if result.config is not None:
+        write_config(result.config, result.out / "best.yaml")
+    names = _parameter_names(result.trials)
     rows = [
         [
             *(trial.number, trial.state, trial.best_ap, trial.epochs, round(trial.seconds, 1)),
             *(trial.parameters.get(name) for name in names),
-            *(trial.run_dir.relative_to(out).as_posix(), trial.reason),
+            *(trial.run_dir.relative_to(result.out).as_posix(), trial.reason),
         ]
-        for trial in trials
+        for trial in result.trials
     ]
     head = ["trial", "state", "best_ap", "epochs", "seconds", *names, "run", "reason"]
-    write_csv(out / "trials.csv", head, rows)
+    write_csv(result.out / "trials.csv", head, rows)
+
+
+def _parameter_names(trials: Sequence[TrialResult]) -> list[str]:
+    return list(dict.fromkeys(name for trial in trials for name in trial.parameters))
 
 
 def trials_table(trials: Sequence[TrialResult]) -> Table:
     """Lay out trials: state, AP, parameters."""
-    names = list(dict.fromkeys(name for trial in trials for name in trial.parameters))
+    names = _parameter_names(trials)
     columns = [Column("trial", "count"), Column("state"), Column("best AP", "number", 3, bar=True)]
     columns += [Column("epochs", "count"), Column("seconds", "count")]
     columns += [*(Column(name, "name") for name in names), Column("reason")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ from detrkit.config import Config
 from detrkit.data.split import read_split
 from detrkit.errors import UsageError
 from detrkit.tuning.page import write_study_page
-from detrkit.tuning.results import StudyResult, best_config, read_trials, write_results
+from detrkit.tuning.results import StudyResult, read_trials, write_results
 from detrkit.tuning.settings import Pruner, Settings
 from detrkit.tuning.space import default_space, read_space
 from detrkit.tuning.study import (
@@ -85,10 +86,12 @@ def run_tuning(
 
     # their results
     results = read_trials(study, location)
-    found = best_config(settings, results)
     stopped: Literal["finished", "interrupted"] = "finished" if signal_number is None else "interrupted"
-    result = StudyResult(out, results, total, found, stopped, signal_number)
-    write_results(out, found, results)
+    result = StudyResult(out, results, total, None, stopped, signal_number)
+    if result.best is not None:
+        best = settings.space.apply(settings.config, result.best.parameters)
+        result = dataclasses.replace(result, config=best)
+    write_results(result)
     write_study_page(out / "tune.html", study, settings, result)
     return result
 

@@ -56,7 +56,7 @@ def test_every_part_of_a_step_is_told_and_they_add_up(plain: Profile):
         assert made.seconds == pytest.approx(sum(made.phases.values()))
         assert made.images in (2, 4)  # 6 images make a batch of 4 and one of 2
         assert all(seconds >= 0 for seconds in made.phases.values())
-    shares = [share for _, _, share in plain.time_rows()]
+    shares = [row[2] for row in plain.tables()[0].rows]
     assert sum(shares) == pytest.approx(1)
     assert plain.measured.images_per_s > 0
     assert plain.utilisation is None  # no CPU is in the table

@@ -70,12 +70,6 @@ def test_outputs_that_are_not_finite_count_as_no_image():
     assert "box_spread_images" not in health.figures()
 
 
-def test_a_process_without_images_adds_nothing():
-    health = Health()
-    health.observe(seen(1, objects=4), share=0.0)
-    assert health.figures() == {}
-
-
 def test_use_of_queries_is_judged_after_many_matches_and_over_windows():
     health = Health()
     windows = 0
@@ -136,16 +130,6 @@ def test_boxes_are_looked_at_without_dropout_and_modes_come_back(images: int):
     assert [part.training for part in model.modules()] == [part is not model.norm for part in model.modules()]
 
 
-def test_a_network_that_does_not_look_gives_no_spread_in_spite_of_dropout():
-    model = ToyDetector(dropout=0.5).train()
-    nn.init.zeros_(model.backbone[0].weight)  # type: ignore[arg-type]
-    health = Health()
-    boxes = probe_boxes(passes(model), model, [batch_of(4)], 0, 4)
-    health.observe_boxes(boxes)
-    health.observe(LastLayer(torch.zeros(4, 6, 4), boxes, torch.zeros(4, 6, dtype=torch.bool)))
-    assert health.figures()["box_spread_images"] < 1e-6
-
-
 def add_to(window: StepWindow, step: int, loss: float, norm: float = 1.0) -> None:
     window.add(step, {"loss": torch.tensor(loss), "grad_norm": torch.tensor(norm)}, (step, step + 1), images=2)
     window.add_time(0.5, 0.1)
@@ -162,15 +146,3 @@ def test_means_over_finite_values_and_rates():
     window.clear()
     assert len(window) == 0
     assert math.isnan(window.means()[0]["loss"])
-
-
-def test_nothing_is_read_or_reduced_before_it_is_asked_for():
-    calls = []
-    window = StepWindow(lambda rows: calls.append(rows.shape) or rows)
-    add_to(window, 1, 1.0)
-    add_to(window, 2, 2.0)
-    assert calls == []
-    window.rows()
-    add_to(window, 3, 3.0)
-    assert window.rows()[:, 0].tolist() == [1.0, 2.0, 3.0]
-    assert calls == [(2, 2), (1, 2)]

@@ -107,38 +107,6 @@ def test_a_changed_config_is_in_the_checkpoint_before_the_first_step(toy, make_c
     assert (again["config"]["train"]["epochs"], again["progress"]) == (4, saved["progress"])
 
 
-def test_interrupted_evaluation_is_repeated_on_resume(toy, make_config):
-    def interrupted(model):
-        os.kill(os.getpid(), signal.SIGTERM)
-        raise AssertionError("evaluation goes on after the signal")
-
-    model = toy.model()
-    config = make_config(ema_decay=0.5)
-    first = toy.fit(config, model=model, evaluate=interrupted)
-    assert (first.stopped, first.signal_number) == ("interrupted", signal.SIGTERM)
-    payload = CheckpointStore(toy.run_dir).load_latest()
-    # saved are the model's own weights, not the average that was being evaluated
-    assert same_state(payload["model"], model.state_dict())
-    assert (payload["progress"]["epoch"], payload["progress"]["batch"]) == (0, 6)
-    second = toy.fit(config, resume=payload)
-    assert second.stopped == "finished"
-    assert [line["epoch"] for line in records(toy.run_dir, "eval")] == [1, 2]
-    assert [line["step"] for line in records(toy.run_dir, "step")] == [2, 4, 6, 8, 10, 12]
-
-
-def test_second_signal_aborts_at_once(toy, make_config, make_loader):
-    class Twice(StopAt):
-        def __iter__(self):
-            for batch in self.loader:
-                os.kill(os.getpid(), self.number)
-                os.kill(os.getpid(), self.number)
-                yield batch
-
-    with pytest.raises(KeyboardInterrupt):
-        toy.fit(make_config(), loader=Twice(make_loader(), at=1))
-    assert not (toy.run_dir / "checkpoints").exists()
-
-
 def test_checkpoint_inside_an_epoch_after_some_minutes(toy, make_config, monkeypatch):
     saved = []
     monkeypatch.setattr(

@@ -267,20 +267,19 @@ def test_resting_modules_wake_after_the_head_steps():
     assert not torch.equal(model.backbone[1].running_mean, statistics)
 
 
-def test_step_schedule_warms_up_and_drops():
-    config = TrainConfig(schedule="step", warmup_steps=4, drop_at=0.8, drop_factor=0.1)
-    factors = [lr_factor(step, 10, config) for step in range(10)]
-    assert factors == pytest.approx([0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 0.1, 0.1])
-
-
-def test_cosine_schedule_goes_from_one_to_zero():
-    config = TrainConfig(schedule="cosine")
-    assert [lr_factor(step, 4, config) for step in (0, 2, 4)] == pytest.approx([1.0, 0.5, 0.0])
-    warm = TrainConfig(schedule="cosine", warmup_steps=2)
-    assert [lr_factor(step, 4, warm) for step in (0, 1, 2, 3)] == pytest.approx([0.5, 1.0, 1.0, 0.5])
-
-
-def test_constant_schedule_and_warmup_longer_than_training():
-    assert lr_factor(99, 100, TrainConfig(schedule="constant")) == 1.0
-    assert lr_factor(1, 2, TrainConfig(schedule="constant", warmup_steps=10)) == pytest.approx(0.2)
-    assert lr_factor(1, 2, TrainConfig(schedule="cosine", warmup_steps=10)) == pytest.approx(0.2)
+def test_schedules():
+    cases = [
+        ({"schedule": "step", "warmup_steps": 4, "drop_at": 0.8, "drop_factor": 0.1}, 10, range(10)),
+        ({"schedule": "cosine"}, 4, (0, 2, 4)),
+        ({"schedule": "cosine", "warmup_steps": 2}, 4, range(4)),
+        ({"schedule": "constant"}, 100, (99,)),
+        ({"schedule": "constant", "warmup_steps": 10}, 2, (1,)),
+        ({"schedule": "cosine", "warmup_steps": 10}, 2, (1,)),
+    ]
+    expected = [
+        [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 0.1, 0.1],
+        *([1.0, 0.5, 0.0], [0.5, 1.0, 1.0, 0.5], [1.0], [0.2], [0.2]),
+    ]
+    for (settings, total, steps), factors in zip(cases, expected, strict=True):
+        config = TrainConfig.model_validate(settings)
+        assert [lr_factor(step, total, config) for step in steps] == pytest.approx(factors), settings

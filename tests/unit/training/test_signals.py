@@ -4,7 +4,6 @@ import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
@@ -34,19 +33,6 @@ def test_immediate_makes_the_first_signal_abort():
             os.kill(os.getpid(), signal.SIGTERM)
         assert stop.signal_number == signal.SIGTERM
         assert not stop.insisted
-
-
-def test_other_threads_are_left_alone():
-    seen = []
-
-    def use():
-        with StopRequest() as stop:
-            seen.append(stop.requested)
-
-    thread = threading.Thread(target=use)
-    thread.start()
-    thread.join()
-    assert seen == [False]
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
@@ -92,13 +78,3 @@ def test_second_signal_is_told_whatever_error_it_became():
         interrupted_twice(RuntimeError("unexpected pos"))
     assert stop.insisted
     assert caught.value.args == (signal.SIGTERM,)  # the first one is what the exit code tells
-
-
-def interrupted_once(error: Exception) -> None:
-    os.kill(os.getpid(), signal.SIGTERM)
-    raise error
-
-
-def test_error_after_one_signal_stays_that_error():
-    with pytest.raises(RuntimeError, match="of its own"), StopRequest():
-        interrupted_once(RuntimeError("of its own"))

@@ -236,13 +236,6 @@ def test_run_that_begins_anew_keeps_nothing(tmp_path):
     assert len(board["config/text_summary"]) == 1
 
 
-def test_names_of_events_files_rise_within_a_second(tmp_path):
-    for session in range(3):
-        train_from(tmp_path, session + 1, session + 1, resume_at={"records": session} if session else None)
-    seconds = [path.name.split(".")[3] for path in sorted(tmp_path.glob("events.*"))]
-    assert len(set(seconds)) == 3
-
-
 @pytest.mark.parametrize("fails", ["write", "_sync_newest"])
 def test_events_that_cannot_be_written_are_said_once_and_end_at_the_checkpoint(
     tmp_path, monkeypatch, fails, capsys
