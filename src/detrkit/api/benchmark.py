@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from torch import Tensor
 
-from detrkit.api.common import Source
+from detrkit.api.common import Progress, Say, Source
 from detrkit.config import Config
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import read_split
@@ -41,8 +41,8 @@ def benchmark(
     repeats: int = REPEATS,
     warm_up: int = WARM_UP,
     out: Source | None = None,
-    say: Callable[[str], None] = lambda _line: None,
-    progress: Callable[[int, int], None] | None = None,
+    say: Say = lambda _line: None,
+    progress: Progress | None = None,
 ) -> Speed:
     """Measure speed alone: every combination of settings of every model, in turn on this machine.
 
@@ -83,8 +83,7 @@ def benchmark(
     )
     folder = None if out is None else make_folder(out)
     pixels, files, told = _pictures(images, data, split)
-    random = [model for model in dict.fromkeys(setting.model for setting in settings) if model in PRESETS]
-    notes = (f"random weights, which are as fast as trained ones: {', '.join(random)}",) if random else ()
+    notes = _notes([setting.model for setting in settings])
     for note in notes:
         say(note)
     environment = describe_environment()
@@ -109,3 +108,10 @@ def _pictures(images: Sequence[Source], data: Source | None, split: str) -> tupl
         files = [Path(image) for image in images]
         return [decode_image(file) for file in files], files, f"{len(files)} image file{'s'[: len(files) > 1]}"
     return [made_up_image()], [], "a made-up image of 640 x 480"
+
+
+def _notes(models: Sequence[str]) -> tuple[str, ...]:
+    random = [model for model in dict.fromkeys(models) if model in PRESETS]
+    if not random:
+        return ()
+    return (f"random weights, which are as fast as trained ones: {', '.join(random)}",)

@@ -10,6 +10,7 @@ from typing import Literal
 import numpy as np
 from torch import Tensor
 
+from detrkit.api.common import Say, Source
 from detrkit.comparison.classes import ComparedClasses, Which, choose_classes
 from detrkit.comparison.detections import DetectionStore, file_stems
 from detrkit.comparison.images import compare_images, operate
@@ -28,8 +29,6 @@ from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.files import free_name, make_folder
 from detrkit.latency import Latency
 
-Source = str | os.PathLike[str]
-Say = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
 
 LATENCY_IMAGES = 10
@@ -78,6 +77,7 @@ def compare(
         DetrkitError: A model cannot be loaded or run, or the data cannot be read.
     """
     _check(models, latency_images, classes, reference)
+    progress = progress or (lambda *_step: None)
     # the models under names that differ, the data, and the classes to compare on
     names: list[str] = []
     for model in models:
@@ -93,19 +93,10 @@ def compare(
     # speed first, which shows that all of them run; then the long work
     speeds = _measure_speed(subjects, part, latency_images, progress)
     results = _detect(subjects, models, chosen, DetectionStore(folder, part), speeds, batch_size, say, progress)
-    comparison = Comparison(
-        data=str(part.files.annotations),
-        split=split,
-        images=len(part.index),
-        objects=results[0].metrics.objects,
-        class_map=chosen.truth.class_map,
-        left_out=chosen.left_out,
-        notes=tuple(notes),
-        models=tuple(results),
-        pairs=tuple(_pairs(results, reference, resamples, progress)),
-        confidence=0.95,
-        resamples=resamples,
-    )
+    about = (str(part.files.annotations), split, len(part.index), results[0].metrics.objects)
+    classes_compared = (chosen.truth.class_map, chosen.left_out, tuple(notes))
+    pairs = tuple(_pairs(results, reference, resamples, progress))
+    comparison = Comparison(*about, *classes_compared, tuple(results), pairs, 0.95, resamples)
     write_comparison(comparison, folder, part)
     return comparison
 
@@ -125,16 +116,12 @@ def _check(models: Sequence[Source], latency_images: int, classes: str, referenc
 
 
 def _find(
-    models: Sequence[Source],
-    names: Sequence[str],
-    device: str,
-    precision: Precision,
-    progress: Progress | None,
+    models: Sequence[Source], names: Sequence[str], device: str, precision: Precision, progress: Progress
 ) -> list[EvalTarget]:
     """Load all of them, before the work begins that may take hours."""
     subjects: list[EvalTarget] = []
     for done, (model, name) in enumerate(zip(models, names, strict=True)):
-        _tell(progress, f"loading {name}", done, len(models))
+        progress(f"loading {name}", done, len(models))
         subject = find_target(model, device=device, precision=precision)
         subject.name = name
         subjects.append(subject)
@@ -142,7 +129,7 @@ def _find(
 
 
 def _measure_speed(
-    subjects: Sequence[EvalTarget], split: Split, count: int, progress: Progress | None
+    subjects: Sequence[EvalTarget], split: Split, count: int, progress: Progress
 ) -> list[tuple[Cost | None, Latency | None]]:
     """Measure cost of each, and latency if images for it are wanted; also shows that each of them runs."""
     rows = np.unique(np.linspace(0, len(split.index) - 1, max(count, 1)).round().astype(int))
@@ -151,7 +138,7 @@ def _measure_speed(
     images = [dataset.read_image(int(row)) for row in rows] if runs else []
     costs: list[Cost | None] = []
     for done, subject in enumerate(subjects):
-        _tell(progress, f"trying {subject.name}", done, len(subjects))
+        progress(f"trying {subject.name}", done, len(subjects))
         costs.append(_cost(subject, images[0]) if subject.stages is not None and images else None)
     latencies = _time(subjects, images, progress) if count and images else [None] * len(subjects)
     return list(zip(costs, latencies, strict=True))
@@ -164,14 +151,11 @@ def _cost(subject: EvalTarget, image: Tensor) -> Cost:
     except DetrkitError:
         raise
     except (RuntimeError, ValueError, TypeError) as error:
-        raise DetrkitError(
-            f"{subject.name} was loaded but cannot detect: {error}; nothing was compared"
-        ) from error
+        message = f"{subject.name} was loaded but cannot detect: {error}; nothing was compared"
+        raise DetrkitError(message) from error
 
 
-def _time(
-    subjects: Sequence[EvalTarget], images: Sequence[Tensor], progress: Progress | None
-) -> list[Latency | None]:
+def _time(subjects: Sequence[EvalTarget], images: Sequence[Tensor], progress: Progress) -> list[Latency | None]:
     """Time each; they take turns, so that what slows the machine for a while slows all alike."""
     watches = {
         place: Stopwatch(subject.stages, images)
@@ -179,11 +163,11 @@ def _time(
         if subject.stages is not None
     }
     for done, watch in enumerate(watches.values()):
-        _tell(progress, "warming up", done, len(watches))
+        progress("warming up", done, len(watches))
         watch.warm_up()
     runs = _LATENCY_ROUNDS * len(images)
     for done in range(runs):
-        _tell(progress, "timing", done, runs)
+        progress("timing", done, runs)
         for watch in watches.values():
             watch.run()
     return [watches[place].read() if place in watches else None for place in range(len(subjects))]
@@ -197,16 +181,14 @@ def _detect(
     speeds: Sequence[tuple[Cost | None, Latency | None]],
     batch_size: int | None,
     say: Say,
-    progress: Progress | None,
+    progress: Progress,
 ) -> list[ModelResult]:
     results = []
     count = len(store.split.index)
     stems = file_stems([subject.name for subject in subjects])
     for subject, source, stem, (cost, latency) in zip(subjects, sources, stems, speeds, strict=True):
         name = subject.name
-        tell = (
-            None if progress is None else functools.partial(_of_images, progress, f"detecting with {name}", count)
-        )
+        tell = functools.partial(_of_images, progress, f"detecting with {name}", count)
         evaluator, reused = store.obtain(subject, stem, chosen.truth, batch_size, tell)
         if reused:
             say(f"{name}: detections of an earlier comparison, by the same weights on the same images, are used")
@@ -216,7 +198,7 @@ def _detect(
 
 
 def _pairs(
-    models: Sequence[ModelResult], reference: str, resamples: int, progress: Progress | None
+    models: Sequence[ModelResult], reference: str, resamples: int, progress: Progress
 ) -> list[PairwiseComparison]:
     """Compare each with the first one, or with the one of the highest AP (of equals the first)."""
     first = models[0] if reference == "first" else max(models, key=lambda model: model.metrics["AP"])
@@ -224,7 +206,7 @@ def _pairs(
     pairs: list[PairwiseComparison] = []
     for second in models:
         if second is not first:
-            _tell(progress, "resampling", len(pairs), len(models) - 1)
+            progress("resampling", len(pairs), len(models) - 1)
             differences = paired_bootstrap(first.matches, second.matches, resamples)
             images = compare_images(first.matches, operation, operate(second.matches))
             pairs.append(PairwiseComparison(first, second, differences, images))
@@ -233,8 +215,3 @@ def _pairs(
 
 def _of_images(progress: Progress, what: str, count: int, done: int) -> None:
     progress(what, done, count)
-
-
-def _tell(progress: Progress | None, what: str, done: int, total: int) -> None:
-    if progress is not None:
-        progress(what, done, total)

@@ -147,15 +147,9 @@ def origin_of(subject: EvalTarget, split: Split, data: str = "", split_name: str
             "device": str(subject.stages.device),
             "image size": f"{config.transforms.eval_size}, at most {config.transforms.max_size}",
         }
-    return Origin(
-        model=subject.name,
-        kind=subject.kind,
-        data=data or str(split.files.annotations.parent),
-        split=split_name,
-        annotations=split.files.annotations,
-        seen_in_training=config is not None and _trained_on(config, split),
-        settings=settings,
-    )
+    annotations, seen = split.files.annotations, config is not None and _trained_on(config, split)
+    named = data or str(annotations.parent)
+    return Origin(subject.name, subject.kind, named, split_name, annotations, seen, settings)
 
 
 def _trained_on(config: Config, split: Split) -> bool:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from detrkit.api.common import Progress, Say, Source
 from detrkit.config import Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
@@ -21,10 +21,7 @@ from detrkit.robustness.generalization import Generalization, evaluate_on_severa
 from detrkit.robustness.pages import write_generalization, write_robustness
 from detrkit.robustness.study import Robustness, evaluate_corruptions
 
-Source = str | os.PathLike[str]
 Model = Source | EvalTarget
-Say = Callable[[str], None]
-Progress = Callable[[int, int], None]
 
 
 def generalize(
@@ -131,17 +128,9 @@ def corrupt(
     folder = None if out is None else make_folder(out)
     for line in part.lines():
         say(line)
-    found = evaluate_corruptions(
-        subject,
-        part,
-        chosen,
-        severities,
-        seed=seed,
-        batch_size=batch_size,
-        journal=None if folder is None else folder / "robustness.jsonl",
-        progress=progress,
-        say=say,
-    )
+    journal = None if folder is None else folder / "robustness.jsonl"
+    how: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "say": say}
+    found = evaluate_corruptions(subject, part, chosen, severities, seed=seed, journal=journal, **how)
     if folder is not None:
         _write_json(folder / "robustness.json", found.to_dict())
         images = CocoDataset(part.index, part.files.images, None)

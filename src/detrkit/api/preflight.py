@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -45,11 +44,7 @@ def preflight(
         UsageError: Model or data are asked for wrongly.
         WeightsError: The starting weights cannot be had.
     """
-    given = {
-        "data.root": None if data is None else os.fspath(data),
-        "train.init": None if init is None else os.fspath(init),
-        "train.lr": lr,
-    }
+    given = {"data.root": data, "train.init": init, "train.lr": lr}
     is_preset = model in PRESETS or not Path(model).expanduser().exists()
     base = model if is_preset else read_weights(model)[1].model.preset
     resolved = resolved_config(base, config, changes, given)

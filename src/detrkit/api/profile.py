@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from detrkit.api.common import Source
+from detrkit.api.common import Say, Source
 from detrkit.config import DEFAULT_PRESET, Config, read_config, update_config
 from detrkit.data.split import read_split
 from detrkit.distributed import make_fabric
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, counted
 from detrkit.families.build import is_run
 from detrkit.families.recipes import resolve_config
 from detrkit.files import make_folder
@@ -22,8 +22,6 @@ from detrkit.profiling.advice import advise, utilisation_of
 from detrkit.profiling.measure import WARM_UP, measure_training
 from detrkit.profiling.report import Profile, write_profile
 from detrkit.training.run import prepare
-
-Say = Callable[[str], None]
 
 
 def profile(
@@ -74,14 +72,8 @@ def profile(
     say(f"watching {steps} steps after {WARM_UP} to warm up")
     traced = folder / "trace.json" if trace else None
     measured = measure_training(setup, fabric, steps=steps, at_rest=at_rest, trace=traced)
-    found = Profile(
-        config=setup.config,
-        measured=measured,
-        advice=advise(setup.config, measured),
-        device_name=_device_name(measured.device),
-        utilisation=utilisation_of(setup.config, measured),
-        folder=folder,
-    )
+    advice, utilisation = advise(setup.config, measured), utilisation_of(setup.config, measured)
+    found = Profile(setup.config, measured, advice, _device_name(measured.device), utilisation, folder)
     write_profile(found)
     return found
 
@@ -111,5 +103,4 @@ def _resolve(
 def _device_name(device: torch.device) -> str:
     if device.type == "cuda":
         return torch.cuda.get_device_name(device)
-    threads = torch.get_num_threads()
-    return f"the CPU with {threads} thread{'' if threads == 1 else 's'}"
+    return f"the CPU with {counted(torch.get_num_threads(), 'thread')}"

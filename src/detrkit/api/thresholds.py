@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from detrkit.api.common import Source
+from detrkit.api.common import Progress, Say, Source
 from detrkit.api.evaluate import origin_of
 from detrkit.data.split import unknown_classes
 from detrkit.detectors.find import find_target
@@ -25,9 +25,6 @@ from detrkit.evaluation.thresholds import (
     thresholds_for,
 )
 from detrkit.threshold_file import Thresholds, write_thresholds
-
-Say = Callable[[str], None]
-Progress = Callable[[int, int], None]
 
 
 @dataclasses.dataclass(frozen=True)

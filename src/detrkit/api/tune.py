@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detrkit.api.common import Source, resolved_config
+from detrkit.api.common import Say, Source, resolved_config
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError
 from detrkit.tuning.lr_range import LrRange, run_lr_range
 from detrkit.tuning.results import StudyResult
 from detrkit.tuning.run import run_tuning
 from detrkit.tuning.settings import Pruner
-
-Say = Callable[[str], None]
 
 
 def tune(
@@ -63,7 +60,7 @@ def tune(
             f"got {workers} workers, which tune starts no more: start the same command {workers} times, each with "
             "its own CUDA_VISIBLE_DEVICES; processes with the same --out share the trials"
         )
-    given = {"data.root": _path(data), "train.init": _path(init), "train.epochs": epochs}
+    given = {"data.root": data, "train.init": init, "train.epochs": epochs}
     says_nothing = not any((model, config, changes, *given.values()))
     resolved = None if says_nothing else resolved_config(model or DEFAULT_PRESET, config, changes, given)
     return run_tuning(
@@ -105,9 +102,5 @@ def lr_range(
         UsageError: Model or data are asked for wrongly.
         TrainingError: The loss did not fall at any rate.
     """
-    given = {"data.root": _path(data), "train.init": _path(init)}
+    given = {"data.root": data, "train.init": init}
     return run_lr_range(resolved_config(model, config, changes, given), Path(out), steps=steps, say=say)
-
-
-def _path(source: Source | None) -> str | None:
-    return None if source is None else os.fspath(source)

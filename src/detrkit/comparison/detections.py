@@ -89,9 +89,8 @@ class DetectionStore:
 
     def _kept(self, path: Path, key: str) -> ResultsFile | None:
         entry = self._manifest().get(path.name, {})
-        if not isinstance(entry, dict) or entry.get("key") != key or not path.is_file():
-            return None
-        if entry.get("sha256") != hash_of(path, "sha256"):
+        same = isinstance(entry, dict) and entry.get("key") == key and path.is_file()
+        if not same or entry.get("sha256") != hash_of(path, "sha256"):
             return None
         try:
             return ResultsFile(path)

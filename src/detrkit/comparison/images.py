@@ -82,13 +82,9 @@ def operate(matches: Matches) -> Operation:
     false = taken & ~matches.correct & ~matches.ignored
     image_of_object = matches.truth.image_rows[matches.measured]
     missed = (~found[:, matches.measured]).mean(axis=0)
-    return Operation(
-        threshold=float(threshold),
-        best_f1=float("nan") if best_f1 == UNDEFINED else best_f1,
-        found=found,
-        missed=_by_image(matches, image_of_object, missed),
-        false=_by_image(matches, matches.found.image_rows, false.mean(axis=0)),
-    )
+    missed = _by_image(matches, image_of_object, missed)
+    false = _by_image(matches, matches.found.image_rows, false.mean(axis=0))
+    return Operation(float(threshold), np.nan if best_f1 == UNDEFINED else best_f1, found, missed, false)
 
 
 def compare_images(matches: Matches, first: Operation, second: Operation) -> ImageDifferences:
@@ -102,14 +98,9 @@ def compare_images(matches: Matches, first: Operation, second: Operation) -> Ima
     image_of_object = matches.truth.image_rows[matches.measured]
     only_one = (first.found != second.found)[:, matches.measured].mean(axis=0)
     disagreement = _by_image(matches, image_of_object, only_one) + np.abs(first.false - second.false)
-    return ImageDifferences(
-        rows=matches.rows,
-        objects=_by_image(matches, image_of_object, np.ones(len(image_of_object))).astype(np.int64),
-        disagreement=disagreement,
-        gain=first.mistakes - second.mistakes,
-        first=first,
-        second=second,
-    )
+    objects = _by_image(matches, image_of_object, np.ones(len(image_of_object))).astype(np.int64)
+    gain = first.mistakes - second.mistakes
+    return ImageDifferences(matches.rows, objects, disagreement, gain, first, second)
 
 
 def _by_image(matches: Matches, image_rows: np.ndarray, values: np.ndarray) -> np.ndarray:

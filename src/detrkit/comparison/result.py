@@ -48,14 +48,11 @@ class ModelResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the content for JSON."""
         return {
-            "name": self.name,
-            "source": self.source,
-            "kind": self.kind,
+            **{name: getattr(self, name) for name in ("name", "source", "kind", "reused")},
             **{measure: known(value) for measure, value in self.metrics.values.items()},
             "detections": self.metrics.detections,
             "latency": None if self.latency is None else self.latency.to_dict(),
             "cost": None if self.cost is None else self.cost.to_dict(),
-            "reused": self.reused,
         }
 
 
@@ -130,10 +127,8 @@ class PairwiseComparison:
         first, second = written(self.reference.name), written(self.model.name)
         difference = self.measures.get(measure)
         if difference is None:
-            return (
-                f"how sure the difference between {second} and {first} is cannot be said: fewer than "
-                f"{LEAST_IMAGES} images hold objects"
-            )
+            between, why = f"{second} and {first}", f"fewer than {LEAST_IMAGES} images hold objects"
+            return f"how sure the difference between {between} is cannot be said: {why}"
         return difference_in_words(first, second, difference, self.differences.confidence, measure)
 
     def to_dict(self) -> dict[str, Any]:
@@ -193,16 +188,6 @@ class Comparison:
     resamples: int
 
     @property
-    def contenders(self) -> tuple[ModelResult, ...]:
-        """Former name of ``models``, for one release."""
-        return self.models
-
-    @property
-    def duels(self) -> tuple[PairwiseComparison, ...]:
-        """Former name of ``pairs``, for one release."""
-        return self.pairs
-
-    @property
     def verdicts(self) -> list[str]:
         """One sentence for each model but the reference: which is better, and how sure that is."""
         return [pair.verdict() for pair in self.pairs]
@@ -241,10 +226,8 @@ def difference_in_words(
     # what rounds to zero has no sign
     value, low, high = (number if abs(number) >= 0.05 else 0.0 for number in (value, low, high))
     signed = [f"{number:+.1f}" if number else "0.0" for number in (value, low, high)]
-    return (
-        f"no difference beyond chance between {second} and {first}: {signed[0]} {measure}, {share} "
-        f"{signed[1]} to {signed[2]}"
-    )
+    told = f"{signed[0]} {measure}, {share} {signed[1]} to {signed[2]}"
+    return f"no difference beyond chance between {second} and {first}: {told}"
 
 
 def _defined(difference: Difference | None) -> Difference | None:

@@ -44,12 +44,9 @@ def write_comparison(comparison: Comparison, folder: Path, split: Split) -> None
 def markdown(comparison: Comparison) -> str:
     """Return a summary for a pull request; names mean nothing to Markdown in it."""
     table = detector_table(comparison).only("detector", *accuracy_columns(comparison), *SPEED_COLUMNS[:-1])
+    counts = f"{comparison.images:,} images, {comparison.objects:,} objects, {len(comparison.class_map)} classes"
     lines = [
-        "## Comparison of detectors",
-        "",
-        f"{markdown_name(comparison.data)}: {comparison.images:,} images, {comparison.objects:,} objects, "
-        f"{len(comparison.class_map)} classes.",
-        "",
+        *("## Comparison of detectors", "", f"{markdown_name(comparison.data)}: {counts}.", ""),
         *(f"- {pair.verdict(written=markdown_name)}" for pair in comparison.pairs),
         *(f"- Note: {markdown_text(note)}" for note in comparison.notes),
         "",

@@ -137,15 +137,10 @@ def match_names(model: ClassMap, data: ClassMap, names: ClassNames | None = None
     suggestions = tuple(
         (name, plain[_plain(name)]) for name in data_only if name not in given and _plain(name) in plain
     )
-    return ClassMatch(
-        classes=ClassMap(tuple(labels), tuple(category_ids)),
-        of_data=np.array([numbers[group] for group in group_of_data], dtype=np.int64),
-        of_model=np.array([numbers.get(group, -1) for group in group_of_model], dtype=np.int64),
-        pairs=tuple(pairs),
-        model_only=model_only,
-        data_only=data_only,
-        suggestions=suggestions,
-    )
+    classes = ClassMap(tuple(labels), tuple(category_ids))
+    of_data = np.array([numbers[group] for group in group_of_data], dtype=np.int64)
+    of_model = np.array([numbers.get(group, -1) for group in group_of_model], dtype=np.int64)
+    return ClassMatch(classes, of_data, of_model, tuple(pairs), model_only, data_only, suggestions)
 
 
 def read_class_names(path: str | Path, data_sets: Sequence[str]) -> dict[str, dict[str, tuple[str, ...]]]:
@@ -201,17 +196,13 @@ def _checked(names: Mapping[Any, Any], where: str) -> dict[str, tuple[str, ...]]
 
 
 def _check_names(given: ClassNames, model: ClassMap, data: ClassMap) -> None:
-    for name in given:
-        if name not in data.names:
-            raise UsageError(f"the data has no class {name!r}{_near(name, data.names)}")
-    for name in dict.fromkeys(name for names in given.values() for name in names):
-        if name not in model.names:
-            raise UsageError(f"the model has no class {name!r}{_near(name, model.names)}")
-
-
-def _near(name: str, names: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, names, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; it has {listed(names)}"
+    ours = [name for names in given.values() for name in names]
+    for whose, named, there in (("data", given, data.names), ("model", ours, model.names)):
+        unknown = next((name for name in named if name not in there), None)
+        if unknown is not None:
+            near = difflib.get_close_matches(unknown, there, n=1)
+            hint = f"did you mean {near[0]!r}?" if near else f"it has {listed(there)}"
+            raise UsageError(f"the {whose} has no class {unknown!r}; {hint}")
 
 
 def _groups(links: Sequence[Sequence[int]], model_classes: int) -> tuple[list[int], list[int]]:

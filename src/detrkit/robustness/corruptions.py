@@ -56,7 +56,8 @@ class Corruption:
 
     def __post_init__(self) -> None:
         check_corruption(self.name)
-        check_severity(self.severity)
+        if self.severity not in SEVERITIES:
+            raise UsageError(f"severity is {self.severity}, expected 1 (slight) to 5 (strong)")
 
     def __call__(self, image: Tensor, image_id: int) -> Tensor:
         """Corrupt an image; its size and dtype stay.
@@ -88,16 +89,6 @@ def check_corruption(name: str) -> None:
         raise UsageError(
             f"no corruption is called {name!r}{hint} Known: {', '.join(_ALL)}; and groups: {', '.join(GROUPS)}"
         )
-
-
-def check_severity(severity: int) -> None:
-    """Check that a severity is one of the five.
-
-    Raises:
-        UsageError: It is none.
-    """
-    if severity not in SEVERITIES:
-        raise UsageError(f"severity is {severity}, expected 1 (slight) to 5 (strong)")
 
 
 def find_corruptions(names: Sequence[str]) -> tuple[str, ...]:
@@ -263,34 +254,18 @@ def _jpeg(x: Pixels, severity: int, _random: np.random.Generator) -> Pixels:
     return _pixels(Image.open(content))
 
 
-CORRUPTIONS: Mapping[str, tuple[str, ...]] = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "fog", "brightness"),
-    "digital": ("contrast", "elastic", "pixelate", "jpeg"),
-    "extra": ("speckle_noise", "gaussian_blur", "saturate"),
+_BY_KIND: Mapping[str, tuple[_Corrupt, ...]] = {
+    "noise": (_gaussian_noise, _shot_noise, _impulse_noise),
+    "blur": (_defocus_blur, _glass_blur, _motion_blur, _zoom_blur),
+    "weather": (_snow, _fog, _brightness),
+    "digital": (_contrast, _elastic, _pixelate, _jpeg),
+    "extra": (_speckle_noise, _gaussian_blur, _saturate),
 }
-"""By kind. Those of ``extra`` were kept aside by the papers, to be looked at while a method is made."""
 
-_ALL: Mapping[str, _Corrupt] = {
-    "gaussian_noise": _gaussian_noise,
-    "shot_noise": _shot_noise,
-    "impulse_noise": _impulse_noise,
-    "defocus_blur": _defocus_blur,
-    "glass_blur": _glass_blur,
-    "motion_blur": _motion_blur,
-    "zoom_blur": _zoom_blur,
-    "snow": _snow,
-    "fog": _fog,
-    "brightness": _brightness,
-    "contrast": _contrast,
-    "elastic": _elastic,
-    "pixelate": _pixelate,
-    "jpeg": _jpeg,
-    "speckle_noise": _speckle_noise,
-    "gaussian_blur": _gaussian_blur,
-    "saturate": _saturate,
-}
+_ALL = {corrupt.__name__[1:]: corrupt for group in _BY_KIND.values() for corrupt in group}
+
+CORRUPTIONS = {kind: tuple(corrupt.__name__[1:] for corrupt in group) for kind, group in _BY_KIND.items()}
+"""Names by kind. Those of ``extra`` were kept aside by the papers, to be looked at while a method is made."""
 
 COMMON = tuple(name for kind, names in CORRUPTIONS.items() if kind != "extra" for name in names)
 """Those of the benchmark, all but frost."""
@@ -343,12 +318,9 @@ def _plasma(side: int, decay: float, random: np.random.Generator) -> np.ndarray:
         below = corners + np.roll(corners, -1, axis=0)
         heights[half::step, half::step] = near(below + np.roll(below, -1, axis=1))
         middles, corners = heights[half::step, half::step], heights[::step, ::step]
-        heights[::step, half::step] = near(
-            middles + np.roll(middles, 1, axis=0) + corners + np.roll(corners, -1, axis=1)
-        )
-        heights[half::step, ::step] = near(
-            middles + np.roll(middles, 1, axis=1) + corners + np.roll(corners, -1, axis=0)
-        )
+        for axis, part in ((0, (0, half)), (1, (half, 0))):
+            around = middles + np.roll(middles, 1, axis=axis) + corners + np.roll(corners, -1, axis=1 - axis)
+            heights[part[0] :: step, part[1] :: step] = near(around)
         step, wobble = half, wobble / decay
     heights -= heights.min()
     highest = heights.max()

@@ -80,23 +80,17 @@ class Generalization:
         """Return the numbers of each data set, for people."""
         columns = [
             Column("data", "name"),
-            Column("images", "count"),
-            Column("objects", "count"),
+            *(Column(name, "count") for name in ("images", "objects")),
             Column("classes"),
             *(Column(name, "percent", bar=name == "AP") for name in SHOWN),
             Column("AP of all classes", "percent"),
         ]
-        rows: list[list[Value]] = [
-            [
-                result.name,
-                result.images,
-                result.objects,
-                f"{len(result.match.matched())} of {len(result.match.classes)}",
-                *(None if result.shared is None else known(result.shared[name]) for name in SHOWN),
-                None if result.everything is None else known(result.everything["AP"]),
-            ]
-            for result in self.results
-        ]
+        rows: list[list[Value]] = []
+        for result in self.results:
+            classes = f"{len(result.match.matched())} of {len(result.match.classes)}"
+            shared = [None if result.shared is None else known(result.shared[name]) for name in SHOWN]
+            all_classes = None if result.everything is None else known(result.everything["AP"])
+            rows.append([result.name, result.images, result.objects, classes, *shared, all_classes])
         return Table(columns, rows, f"{self.model} on each data set")
 
     def lines(self) -> list[str]:

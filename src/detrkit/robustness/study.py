@@ -21,14 +21,7 @@ from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import known
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.files import sync_folder
-from detrkit.robustness.corruptions import (
-    COMMON,
-    CORRUPTIONS,
-    SEVERITIES,
-    Corruption,
-    check_corruption,
-    check_severity,
-)
+from detrkit.robustness.corruptions import COMMON, CORRUPTIONS, SEVERITIES, Corruption
 from detrkit.visual.table import Column, Table, Value
 
 CLEAN = "clean"
@@ -93,16 +86,10 @@ class Robustness:
             Column("mean", "percent", bar=True),
             Column("of the clean", "percent"),
         ]
-        rows: list[list[Value]] = [
-            [
-                name,
-                kind_of[name],
-                *(cells[severity]["AP"] for severity in self.severities),
-                self.mean(name),
-                _share(self.mean(name), self.clean["AP"]),
-            ]
-            for name, cells in self.cells.items()
-        ]
+        rows: list[list[Value]] = []
+        for name, cells in self.cells.items():
+            values, mean = [cells[severity]["AP"] for severity in self.severities], self.mean(name)
+            rows.append([name, kind_of[name], *values, mean, _share(mean, self.clean["AP"])])
         return Table(columns, rows, "AP by corruption and severity")
 
     def lines(self) -> list[str]:
@@ -210,7 +197,7 @@ def evaluate_corruptions(
     """
     # everything that is wanted, and what is there already
     levels, chosen = sorted(set(severities)), list(dict.fromkeys(corruptions))
-    wanted = _wanted(chosen, levels)
+    wanted = _wanted(chosen, levels, seed)
     if subject.stages is None:
         raise UsageError(f"{subject.name} is a file of detections; corrupted images need a model that runs")
     book = Journal(journal, _study(subject, split, seed))
@@ -220,23 +207,16 @@ def evaluate_corruptions(
     # the rest, each result written down at once
     truth = ground_truth_from_index(split.index)
     count, total = len(split.index), len(split.index) * len(wanted)
-    for number, (name, cell) in enumerate(wanted.items()):
+    for number, (name, change) in enumerate(wanted.items()):
         if name not in book.results:
             tell = None if progress is None else functools.partial(tell_part, progress, number * count, total)
-            change = None if cell is None else Corruption(*cell, seed=seed)
             collected = collect(subject, split, truth=truth, batch_size=batch_size, progress=tell, change=change)
             book.add(name, {key: known(value) for key, value in collected.finish().values.items()})
         if progress is not None:
             progress((number + 1) * count, total)
-    return Robustness(
-        model=subject.name,
-        data=str(split.files.annotations),
-        images=count,
-        severities=tuple(levels),
-        seed=seed,
-        clean=book.results[CLEAN],
-        cells={name: {level: book.results[f"{name} {level}"] for level in levels} for name in chosen},
-    )
+    cells = {name: {level: book.results[f"{name} {level}"] for level in levels} for name in chosen}
+    data, clean = str(split.files.annotations), book.results[CLEAN]
+    return Robustness(subject.name, data, count, tuple(levels), seed, clean, cells)
 
 
 def tell_part(progress: Callable[[int, int], None], before: int, total: int, done: int) -> None:
@@ -244,16 +224,12 @@ def tell_part(progress: Callable[[int, int], None], before: int, total: int, don
     progress(before + done, total)
 
 
-def _wanted(corruptions: Sequence[str], severities: Sequence[int]) -> dict[str, tuple[str, int] | None]:
-    """Return corruption and severity of every evaluation, by its name in the journal."""
-    for corruption in corruptions:
-        check_corruption(corruption)
-    for severity in severities:
-        check_severity(severity)
+def _wanted(corruptions: Sequence[str], severities: Sequence[int], seed: int) -> dict[str, Corruption | None]:
+    """Return the corruption of every evaluation, by its name in the journal."""
     if not corruptions or not severities:
         raise UsageError("no corruption or no severity is given; expected at least one of each")
-    cells = [(name, severity) for name in corruptions for severity in severities]
-    return {CLEAN: None, **{f"{name} {severity}": (name, severity) for name, severity in cells}}
+    cells = [Corruption(name, severity, seed) for name in corruptions for severity in severities]
+    return {CLEAN: None, **{f"{cell.name} {cell.severity}": cell for cell in cells}}
 
 
 def _study(subject: EvalTarget, split: Split, seed: int) -> dict[str, Any]:
