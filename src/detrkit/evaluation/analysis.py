@@ -58,14 +58,14 @@ class Origin:
     def provenance(self) -> dict[str, Any]:
         """Return versions, the hour, and a hash of the annotations, so that a number can be traced."""
         file = self.annotations
+        is_file = file is not None and file.is_file()
+        digest = hashlib.sha256(file.read_bytes()).hexdigest() if file and is_file else None
         return {
             "detrkit": importlib.metadata.version("detrkit"),
             "hotcoco": importlib.metadata.version("hotcoco"),
             "created": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
             "annotations": None if file is None else str(file),
-            "annotations_sha256": None
-            if file is None or not file.is_file()
-            else hashlib.sha256(file.read_bytes()).hexdigest(),
+            "annotations_sha256": digest,
             "settings": dict(self.settings),
         }
 

@@ -197,17 +197,10 @@ def resample(
     halves = _halves(images, np.random.default_rng([seed, 1]))
     results = []
     for own, model, matches in zip(samples, weighted, models, strict=True):
-        halved, unsteady = _halved(model, halves)
         counts = np.append(model.images_by_class(), len(np.unique(matches.truth.image_rows[matches.measured])))
-        results.append(
-            Resampled(
-                values=_with_mean(model.measure(np.ones((images, 1))))[..., 0],
-                samples=np.concatenate(own, axis=2) if own else np.zeros((len(MEASURES), model.classes + 1, 0)),
-                halved=halved,
-                unsteady=unsteady,
-                images=counts,
-            )
-        )
+        values = _with_mean(model.measure(np.ones((images, 1))))[..., 0]
+        resampled = np.concatenate([np.zeros((len(MEASURES), model.classes + 1, 0)), *own], axis=2)
+        results.append(Resampled(values, resampled, *_halved(model, halves), counts))
     return results
 
 

@@ -22,9 +22,8 @@ from detrkit.threshold_file import ScoreScale, logits_of
 
 _TEMPERATURES = (0.05, 20.0)
 _BIASES = (-20.0, 20.0)
-_LOGIT_LIMIT = (
-    16.0  # of a score one float32 step from 1; a score of exactly 0 or 1 that is wrong would weigh too much
-)
+# of a score one float32 step from 1; a score of exactly 0 or 1 that is wrong would weigh too much
+_LOGIT_LIMIT = 16.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,28 +72,22 @@ def calibrate(matches: Matches, bins: int = 15, iou: float = 0.5, scale: ScoreSc
     # counts, sums of scores and correct detections by class and bin
     places = np.minimum((scores * bins).astype(np.int64), bins - 1)
     cells = class_ids * bins + places
-    shape = (classes, bins)
-    counts = np.bincount(cells, minlength=classes * bins).reshape(shape)
-    sums = np.bincount(cells, weights=scores, minlength=classes * bins).reshape(shape)
-    right = np.bincount(cells, weights=correct, minlength=classes * bins).reshape(shape)
+    counts, sums, right = (
+        np.bincount(cells, weights, minlength=classes * bins).reshape(classes, bins)
+        for weights in (None, scores, correct)
+    )
     # the diagram of all classes together
     totals = counts.sum(axis=0)
     filled = np.maximum(totals, 1)
     confidence, accuracy = sums.sum(axis=0) / filled, right.sum(axis=0) / filled
     gaps = np.abs(confidence - accuracy)
     of_class = counts.sum(axis=1)
-    return Calibration(
-        ece=float((gaps * totals).sum() / totals.sum()) if totals.any() else UNDEFINED,
-        mce=float(gaps.max()) if totals.any() else UNDEFINED,
-        edges=np.linspace(0, 1, bins + 1),
-        counts=totals,
-        confidence=np.where(totals > 0, confidence, UNDEFINED),
-        accuracy=np.where(totals > 0, accuracy, UNDEFINED),
-        per_class_ece=np.where(
-            of_class > 0, np.abs(sums - right).sum(axis=1) / np.maximum(of_class, 1), UNDEFINED
-        ),
-        iou=iou,
-    )
+    errors = (gaps * totals).sum() / max(totals.sum(), 1), gaps.max()
+    ece, mce = (float(error) if totals.any() else UNDEFINED for error in errors)
+    confidence, accuracy = (np.where(totals > 0, values, UNDEFINED) for values in (confidence, accuracy))
+    of_classes = np.abs(sums - right).sum(axis=1) / np.maximum(of_class, 1)
+    per_class = np.where(of_class > 0, of_classes, UNDEFINED)
+    return Calibration(ece, mce, np.linspace(0, 1, bins + 1), totals, confidence, accuracy, per_class, iou)
 
 
 def fit_temperature(matches: Matches, iou: float = 0.5) -> ScoreScale:
@@ -144,10 +137,8 @@ def _most_likely(logits: np.ndarray, correct: np.ndarray, bias: bool) -> tuple[S
 
     lowest, highest = (1 / temperature for temperature in reversed(_TEMPERATURES))
     bounds = [(lowest, highest), _BIASES if bias else (0.0, 0.0)]
-    options = {"ftol": 1e-12}
-    found = minimize(  # type: ignore[no-untyped-call]
-        loss, np.array([1.0, 0.0]), jac=True, method="L-BFGS-B", bounds=bounds, options=options
-    )
+    how = {"jac": True, "method": "L-BFGS-B", "bounds": bounds, "options": {"ftol": 1e-12}}
+    found = minimize(loss, np.array([1.0, 0.0]), **how)  # type: ignore[no-untyped-call]
     return ScoreScale(1 / float(found.x[0]), float(found.x[1])), float(found.fun) * len(logits)
 
 

@@ -25,6 +25,7 @@ from detrkit.types import ImageDetections
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
 MAX_DETECTIONS = 100  # of each image and class, COCO's own limit
+ImageIds = Sequence[int] | Literal["all", "added"]
 UNDEFINED = -1.0  # pycocotools' value where there is nothing to measure, such as APs without small objects
 
 
@@ -84,18 +85,14 @@ class CocoMetrics:
 
         What is undefined becomes None (``null``), so that no program averages a -1.
         """
-        per_class = [
-            {**dataclasses.asdict(entry), "AP": known(entry.AP), "AP50": known(entry.AP50)}
-            for entry in self.per_class
-        ]
+        counts = ("images", "objects", "detections", "max_detections")
         return {
             **{name: known(value) for name, value in self.values.items()},
-            "images": self.images,
-            "objects": self.objects,
-            "detections": self.detections,
-            "max_detections": self.max_detections,
+            **{name: getattr(self, name) for name in counts},
             "unmatched_classes": list(self.unmatched_classes),
-            "per_class": per_class,
+            "per_class": [
+                {**vars(entry), "AP": known(entry.AP), "AP50": known(entry.AP50)} for entry in self.per_class
+            ],
         }
 
 
@@ -155,15 +152,9 @@ class CocoEvaluator:
     def packed(self) -> dict[str, np.ndarray]:
         """Return all detections as a few arrays, to be sent to another process and given to :meth:`add_packed`."""
         rows = sorted(self._added)
-        counts = [len(self._added[row].scores) for row in rows]
-        boxes, scores, class_ids = self._columns(rows)
-        return {
-            "image_ids": self.truth.image_ids[rows],
-            "counts": np.array(counts, dtype=np.int64),
-            "boxes_xywh": boxes,
-            "scores": scores,
-            "class_ids": class_ids,
-        }
+        counts = np.array([len(self._added[row].scores) for row in rows], dtype=np.int64)
+        columns = dict(zip(ImageResults._fields, self._columns(rows), strict=True))
+        return {"image_ids": self.truth.image_ids[rows], "counts": counts, **columns}
 
     def add_packed(self, packed: Mapping[str, np.ndarray]) -> None:
         """Take another process's detections; images already here are skipped (samplers repeat some)."""
@@ -171,13 +162,10 @@ class CocoEvaluator:
         for image_id, count, end in zip(packed["image_ids"], packed["counts"], ends, strict=True):
             part = slice(end - count, end)
             if self._row_by_image_id.get(int(image_id)) not in self._added:
-                detections = (packed[name][part] for name in ("boxes_xywh", "scores", "class_ids"))
+                detections = (packed[name][part] for name in ImageResults._fields)
                 self.add(int(image_id), ImageResults(*detections))
 
-    def finish(
-        self,
-        image_ids: Sequence[int] | Literal["all", "added"] = "all",
-    ) -> CocoMetrics:
+    def finish(self, image_ids: ImageIds = "all") -> CocoMetrics:
         """Measure what was added.
 
         Args:
@@ -207,7 +195,7 @@ class CocoEvaluator:
             precision=np.ascontiguousarray(precision[:, :, :, 0, -1]),
         )
 
-    def measure(self, image_ids: Sequence[int] | Literal["all", "added"] = "all") -> hotcoco.COCOeval:
+    def measure(self, image_ids: ImageIds = "all") -> hotcoco.COCOeval:
         """Return hotcoco's evaluation, accumulated, for the figures of its own such as error types.
 
         Its image ids are ``truth``'s rows + 1, its category ids the data set's class ids + 1.
@@ -227,13 +215,13 @@ class CocoEvaluator:
         evaluation = hotcoco.COCOeval(self._hotcoco_truth, results, "bbox")
         evaluation.params.img_ids = (rows + 1).tolist()
         evaluation.params.max_dets = sorted(
-            {min(1, self.max_detections), min(10, self.max_detections), self.max_detections}
+            {min(limit, self.max_detections) for limit in (1, 10, self.max_detections)}
         )
         evaluation.evaluate()
         evaluation.accumulate()
         return evaluation
 
-    def matches(self, image_ids: Sequence[int] | Literal["all", "added"] = "all") -> Matches:
+    def matches(self, image_ids: ImageIds = "all") -> Matches:
         """Match detections and objects at every IoU: what all explanations are made from.
 
         Args:
@@ -241,12 +229,8 @@ class CocoEvaluator:
         """
         rows = self._rows(image_ids)
         results = self.results(rows)
-        found = Found(
-            image_rows=results[:, 0].astype(np.int64) - 1,
-            class_ids=results[:, 6].astype(np.int64) - 1,
-            scores=results[:, 5],
-            boxes_xywh=results[:, 1:5],
-        )
+        image_rows, class_ids = results[:, [0, 6]].T.astype(np.int64) - 1
+        found = Found(image_rows, class_ids, results[:, 5], results[:, 1:5])
         return match_detections(self.truth, found, rows, self.max_detections)
 
     def write_results_json(self, path: str | Path) -> int:
@@ -263,13 +247,8 @@ class CocoEvaluator:
             for image in np.split(results, np.flatnonzero(np.diff(results[:, 0])) + 1) if len(results) else ():
                 image_id = int(self.truth.image_ids[int(image[0, 0]) - 1])
                 entries = [
-                    {
-                        "image_id": image_id,
-                        "category_id": category_ids[int(category) - 1],
-                        "bbox": box,
-                        "score": score,
-                    }
-                    for _, *box, score, category in image.tolist()
+                    {"image_id": image_id, "category_id": category_ids[int(kind) - 1], "bbox": box, "score": score}
+                    for _, *box, score, kind in image.tolist()
                 ]
                 file.write("\n" if image[0, 0] == results[0, 0] else ",\n")
                 file.write(b",\n".join(map(encode, entries)).decode())
@@ -300,7 +279,7 @@ class CocoEvaluator:
         chosen: np.ndarray = self._results[wanted[self._results[:, 0].astype(np.int64)]]
         return chosen
 
-    def _rows(self, image_ids: Sequence[int] | Literal["all", "added"]) -> np.ndarray:
+    def _rows(self, image_ids: ImageIds) -> np.ndarray:
         if isinstance(image_ids, str):
             if image_ids not in ("all", "added"):
                 raise UsageError(f'image_ids is {image_ids!r}, expected "all", "added" or a list of image ids')
@@ -313,12 +292,9 @@ class CocoEvaluator:
         return np.array(rows, dtype=np.int64)
 
     def _columns(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        parts = [self._added[row] for row in rows]
-        return (
-            np.concatenate([np.zeros((0, 4), np.float32), *(part.boxes_xywh for part in parts)]),
-            np.concatenate([np.zeros(0, np.float32), *(part.scores for part in parts)]),
-            np.concatenate([np.zeros(0, np.int32), *(part.class_ids for part in parts)]),
-        )
+        none = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+        boxes, scores, class_ids = zip(none, *(self._added[row] for row in rows), strict=True)
+        return np.concatenate(boxes), np.concatenate(scores), np.concatenate(class_ids)
 
 
 def _as_results(detections: ImageDetections | ImageResults) -> ImageResults:

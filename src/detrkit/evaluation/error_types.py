@@ -130,19 +130,10 @@ def _explained(matches: Matches, kinds: np.ndarray, partner: np.ndarray) -> Erro
     touched_at = found_at.copy()
     near = np.isin(kinds, (ErrorKind.CLASSIFICATION, ErrorKind.LOCALIZATION))
     np.maximum.at(touched_at, partner[near], scores[near])
-    errors = ErrorTypes(
-        kinds=kinds,
-        missed=matches.measured & np.isneginf(touched_at),
-        partner=partner,
-        iou=overlap_of(matches, np.arange(len(kinds)), partner),
-        counts={},
-        cost={},
-        ap50=UNDEFINED,
-        scores=scores,
-        found_at=found_at,
-        touched_at=touched_at,
-        measured=matches.measured,
-    )
+    missed = matches.measured & np.isneginf(touched_at)
+    iou = overlap_of(matches, np.arange(len(kinds)), partner)
+    at = (found_at, touched_at)
+    errors = ErrorTypes(kinds, missed, partner, iou, {}, {}, UNDEFINED, scores, *at, matches.measured)
     ap50, cost = _costs(matches, errors, near)
     return dataclasses.replace(errors, counts=errors.counts_above(-np.inf), cost=cost, ap50=ap50)
 
@@ -210,18 +201,13 @@ class _Ranking:
         self._classes = np.flatnonzero(objects)
 
     def _by_class(self, class_ids: np.ndarray) -> np.ndarray:
-        small = class_ids[self._by_score].astype(
-            np.int16 if len(class_ids) == 0 or class_ids.max() < 2**15 else np.int64
-        )
+        kind = np.int16 if class_ids.max(initial=0) < 2**15 else np.int64
+        small = class_ids[self._by_score].astype(kind)
         order: np.ndarray = self._by_score[np.argsort(small, kind="stable")]  # by radix, of 16 bits
         return order
 
     def mean_ap(
-        self,
-        correct: np.ndarray,
-        counted: np.ndarray,
-        objects: np.ndarray,
-        class_ids: np.ndarray | None = None,
+        self, correct: np.ndarray, counted: np.ndarray, objects: np.ndarray, class_ids: np.ndarray | None = None
     ) -> float:
         """Return AP50 over classes that have objects or detections left; 1 where none has: nothing is wrong then.
 

@@ -49,16 +49,11 @@ def overlaps(matches: Matches) -> Overlaps:
     classes = len(matches.truth.class_map)
     counts = np.bincount(class_ids, minlength=classes)
     sums = np.bincount(class_ids, weights=iou, minlength=classes)
-    area = matches.truth.area[objects]
-    return Overlaps(
-        mean=_mean(iou),
-        histogram=np.histogram(iou, _EDGES)[0].astype(np.int64),
-        edges=_EDGES,
-        per_class=np.where(counts > 0, sums / np.maximum(counts, 1), UNDEFINED),
-        by_size={
-            name: _mean(iou[(area >= least) & (area < limit)]) for name, (least, limit) in SIZE_LIMITS.items()
-        },
-    )
+    per_class = np.where(counts > 0, sums / np.maximum(counts, 1), UNDEFINED)
+    histogram, area = np.histogram(iou, _EDGES)[0].astype(np.int64), matches.truth.area[objects]
+    sizes = {name: (area >= least) & (area < limit) for name, (least, limit) in SIZE_LIMITS.items()}
+    by_size = {name: _mean(iou[own]) for name, own in sizes.items()}
+    return Overlaps(_mean(iou), histogram, _EDGES, per_class, by_size)
 
 
 def overlap_of(matches: Matches, detections: np.ndarray, objects: np.ndarray) -> np.ndarray:

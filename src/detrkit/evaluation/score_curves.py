@@ -106,16 +106,11 @@ def score_curves(matches: Matches, iou: float = 0.5) -> ScoreCurves:
     totals = np.r_[objects.sum(), objects][:, None]
     with np.errstate(invalid="ignore", divide="ignore"):
         precision, recall, f1 = right / taken, right / totals, 2 * right / (taken + totals)
+    precision = np.where(taken > 0, precision, UNDEFINED)
+    recall, f1 = (np.where(totals > 0, values, UNDEFINED) for values in (recall, f1))
     best = [best_cut(cuts) for cuts in (together_cuts(matches, row), *class_cuts(matches, row))]
-    return ScoreCurves(
-        thresholds=thresholds,
-        precision=np.where(taken > 0, precision, UNDEFINED),
-        recall=np.where(totals > 0, recall, UNDEFINED),
-        f1=np.where(totals > 0, f1, UNDEFINED),
-        best_f1=np.array([f1 for f1, _ in best]),
-        best_score=np.array([score for _, score in best]),
-        iou=iou,
-    )
+    best_f1, best_score = np.array(best).T
+    return ScoreCurves(thresholds, precision, recall, f1, best_f1, best_score, iou)
 
 
 def together_cuts(matches: Matches, row: int = 0, scores: np.ndarray | None = None) -> Cuts:
@@ -177,9 +172,7 @@ def _cuts(scores: np.ndarray, correct: np.ndarray, objects: int) -> Cuts:
     drops = np.flatnonzero(scores[1:] < scores[:-1])
     last = np.r_[drops, len(scores) - 1] if len(scores) else drops
     between = (scores[drops] + scores[drops + 1]) / 2
-    between = np.where(
-        between > scores[drops + 1], between, scores[drops]
-    )  # of neighbouring numbers: the upper one
+    between = np.where(between > scores[drops + 1], between, scores[drops])  # of neighbouring numbers the upper
     return Cuts(np.r_[between, scores[-1:]], scores[last], last + 1, np.cumsum(correct)[last], objects)
 
 

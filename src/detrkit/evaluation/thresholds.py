@@ -90,13 +90,8 @@ class ThresholdCheck:
 
     def __add__(self, other: ThresholdCheck) -> ThresholdCheck:
         """Add both, as if of one split; the calibration errors are averaged."""
-        return ThresholdCheck(
-            self.objects + other.objects,
-            self.taken + other.taken,
-            self.right + other.right,
-            (self.ece + other.ece) / 2,
-            (self.ece_calibrated + other.ece_calibrated) / 2,
-        )
+        objects, taken, right, *errors = map(np.add, vars(self).values(), vars(other).values())
+        return ThresholdCheck(objects, taken, right, *(float(error) / 2 for error in errors))
 
     def to_dict(self, thresholds: Thresholds) -> dict[str, Any]:
         """Return the content for JSON."""
@@ -168,18 +163,9 @@ def thresholds_for(
         own = bool(cuts.objects >= max(least_objects, 1) and cuts.right.any())
         entry = ClassThreshold(*pair, default, cuts.objects, own=own, reached=reached)
         entries.append(_expected(entry, cuts, wish))
-    return Thresholds(
-        classes=tuple(entries),
-        default=default,
-        criterion=wish.criterion,
-        wished=wish.value,
-        iou=iou,
-        scale=scale,
-        data=data,
-        split=split,
-        images=len(matches.rows),
-        objects=int(matches.measured.sum()),
-    )
+    chosen = (tuple(entries), default, wish.criterion, wish.value)
+    number, objects = len(matches.rows), int(matches.measured.sum())
+    return Thresholds(*chosen, iou=iou, scale=scale, data=data, split=split, images=number, objects=objects)
 
 
 def check_thresholds(matches: Matches, class_map: ClassMap, thresholds: Thresholds) -> ThresholdCheck:
@@ -206,13 +192,10 @@ def check_thresholds(matches: Matches, class_map: ClassMap, thresholds: Threshol
     def by_model_class(counts: np.ndarray) -> np.ndarray:
         return np.where(data_classes >= 0, counts[data_classes], 0)
 
-    return ThresholdCheck(
-        objects=by_model_class(matches.objects_by_class()),
-        taken=by_model_class(np.bincount(class_ids[taken], minlength=classes)),
-        right=by_model_class(np.bincount(class_ids[right], minlength=classes)),
-        ece=calibrate(matches, iou=thresholds.iou).ece,
-        ece_calibrated=calibrate(matches, iou=thresholds.iou, scale=thresholds.scale).ece,
-    )
+    kept = (np.bincount(class_ids[mask], minlength=classes) for mask in (taken, right))
+    objects, shown, found = map(by_model_class, (matches.objects_by_class(), *kept))
+    errors = [calibrate(matches, iou=thresholds.iou, scale=scale).ece for scale in (None, thresholds.scale)]
+    return ThresholdCheck(objects, shown, found, *errors)
 
 
 def cross_check(

@@ -68,18 +68,11 @@ class CocoTruth:
         The ids are replaced because results travel through float64, which cannot hold every 64-bit id, and
         because pycocotools counts an annotation of id 0 (where Roboflow's exports start) as never found.
         """
-        return hotcoco.COCO.from_arrays(
-            [
-                {"id": row + 1, "height": height, "width": width}
-                for row, (height, width) in enumerate(self.sizes_hw.tolist())
-            ],
-            [{"id": class_id + 1, "name": name} for class_id, name in enumerate(self.class_map.names)],
-            self.image_rows + 1,
-            self.class_ids + 1,
-            self.boxes_xywh,
-            area=self.area,
-            iscrowd=self.iscrowd,
-        )
+        sizes, names = enumerate(self.sizes_hw.tolist(), 1), enumerate(self.class_map.names, 1)
+        images = [{"id": number, "height": height, "width": width} for number, (height, width) in sizes]
+        categories = [{"id": number, "name": name} for number, name in names]
+        columns = (self.image_rows + 1, self.class_ids + 1, self.boxes_xywh)
+        return hotcoco.COCO.from_arrays(images, categories, *columns, area=self.area, iscrowd=self.iscrowd)
 
 
 def ground_truth_from_index(index: CocoIndex) -> CocoTruth:
@@ -131,12 +124,8 @@ def read_ground_truth(source: str | Path | Mapping[str, Any]) -> CocoTruth:
     image_ids = np.array(sorted(images), dtype=np.int64)
     sizes = [(int(images[key].get("height") or 0), int(images[key].get("width") or 0)) for key in sorted(images)]
     columns = _annotation_columns(content["annotations"], image_ids, class_map, where)
-    return CocoTruth(
-        image_ids=image_ids,
-        sizes_hw=np.array(sizes, dtype=np.int64).reshape(-1, 2),
-        class_map=class_map,
-        **columns,
-    )
+    sizes_hw = np.array(sizes, dtype=np.int64).reshape(-1, 2)
+    return CocoTruth(image_ids=image_ids, sizes_hw=sizes_hw, class_map=class_map, **columns)
 
 
 def _annotation_columns(
