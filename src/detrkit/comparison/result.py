@@ -79,6 +79,12 @@ class ClassDifference:
         """Second less first, None where undefined."""
         return None if self.first is None or self.second is None else self.second - self.first
 
+    def to_dict(self) -> dict[str, Any]:
+        """Return the content for JSON."""
+        numbers = {"reference_AP": self.first, "AP": self.second, "difference": self.value}
+        interval = msgspec.to_builtins(self.difference)
+        return {"name": self.name, "objects": self.objects, **numbers, "interval": interval}
+
     @property
     def beyond_chance(self) -> bool:
         """True if the interval leaves out zero."""
@@ -139,17 +145,7 @@ class PairwiseComparison:
             "model": self.model.name,
             "verdict": self.verdict(),
             "differences": msgspec.to_builtins(self.measures),
-            "per_class": [
-                {
-                    "name": entry.name,
-                    "objects": entry.objects,
-                    "reference_AP": entry.first,
-                    "AP": entry.second,
-                    "difference": entry.value,
-                    "interval": msgspec.to_builtins(entry.difference),
-                }
-                for entry in self.classes
-            ],
+            "per_class": [entry.to_dict() for entry in self.classes],
             "thresholds": {
                 side.name: operation.threshold if math.isfinite(operation.threshold) else None
                 for side, operation in sides

@@ -47,14 +47,15 @@ class DataResult:
     def to_dict(self) -> dict[str, Any]:
         """Return the content for JSON."""
         match = self.match
+        classes = {
+            "matched": [{"data": list(pair.data), "model": list(pair.model)} for pair in match.pairs],
+            "data_only": list(match.data_only),
+            "model_only": list(match.model_only),
+            "suggestions": [{"data": theirs, "model": ours} for theirs, ours in match.suggestions],
+        }
         return {
             **{name: getattr(self, name) for name in ("name", "source", "images", "objects")},
-            "classes": {
-                "matched": [{"data": list(pair.data), "model": list(pair.model)} for pair in match.pairs],
-                "data_only": list(match.data_only),
-                "model_only": list(match.model_only),
-                "suggestions": [{"data": theirs, "model": ours} for theirs, ours in match.suggestions],
-            },
+            "classes": classes,
             "shared_classes": None if self.shared is None else self.shared.to_dict(),
             "all_classes": None if self.everything is None else self.everything.to_dict(),
         }

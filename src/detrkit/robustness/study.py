@@ -122,13 +122,12 @@ class Journal:
         for number, line in enumerate(whole.splitlines(), start=1):
             if number == 1:
                 self._check(line, study)
-            else:
-                try:
-                    entry = msgspec.json.decode(line, type=_Entry)
-                except msgspec.DecodeError as error:
-                    message = f"{path}: line {number} is damaged; delete the file to start again"
-                    raise DataError(message) from error
-                self.results[entry.name] = entry.result
+                continue
+            try:
+                entry = msgspec.json.decode(line, type=_Entry)
+            except msgspec.DecodeError as error:
+                raise DataError(f"{path}: line {number} is damaged; delete the file to start again") from error
+            self.results[entry.name] = entry.result
         os.truncate(path, len(whole))
 
     def add(self, name: str, result: Values) -> None:
@@ -138,9 +137,8 @@ class Journal:
             return
         with self.path.open("ab") as file:
             new = file.tell() == 0
-            lines = [self._head] if new else []
-            lines.append(json.dumps({"name": name, "result": result}, allow_nan=False))
-            file.write("".join(f"{line}\n" for line in lines).encode())
+            line = json.dumps({"name": name, "result": result}, allow_nan=False)
+            file.write((f"{self._head}\n{line}\n" if new else f"{line}\n").encode())
             file.flush()
             os.fsync(file.fileno())
         if new:
@@ -152,11 +150,9 @@ class Journal:
         except (msgspec.DecodeError, KeyError) as error:
             raise DataError(f"{self.path} holds no results of a study; give another folder (--out)") from error
         if before != study:
-            differing = ", ".join(key for key in study if before.get(key) != study[key])
-            raise UsageError(
-                f"{self.path} holds results of another study (other {differing or 'settings'}); give another "
-                "folder (--out), or delete it"
-            )
+            other = ", ".join(key for key in study if before.get(key) != study[key]) or "settings"
+            kind = f"results of another study (other {other})"
+            raise UsageError(f"{self.path} holds {kind}; give another folder (--out), or delete it")
 
 
 class _Entry(msgspec.Struct):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -26,12 +26,12 @@ from detrkit.evaluation.failures.entries import (
     value_at,
 )
 from detrkit.evaluation.failures.label_issues import REASONS, LabelIssue, find_label_issues
-from detrkit.evaluation.failures.nearby_objects import near_pairs
 from detrkit.evaluation.failures.properties import (
     PIXEL_PROPERTIES,
     box_properties,
     crowding_properties,
     measure_pixels,
+    near_pairs,
     pixel_properties,
 )
 from detrkit.evaluation.matching import Found, Matches
@@ -254,10 +254,9 @@ def _with_pictures(
 ) -> Failures:
     """Read images once, for pictures of the worst failures and label issues, and to measure pixels."""
     table, issues = failures.table, failures.label_issues
-    reasons = np.array([REASONS.index(issue.reason) for issue in issues], dtype=np.int64)
-    images = np.array([issue.image_row for issue in issues], dtype=np.int64)
-    chosen = _worst_of_each(table.kinds, table.image_rows, limits[0])
-    chosen_issues = _worst_of_each(reasons, images, limits[1])
+    groups = [(REASONS.index(issue.reason), issue.image_row) for issue in issues]
+    chosen = _worst_of_each(zip(table.kinds.tolist(), table.image_rows.tolist(), strict=True), limits[0])
+    chosen_issues = _worst_of_each(groups, limits[1])
     spots = [_spot(entry, failures.describe(entry)) for entry in map(failures.entry, chosen)]
     spots += [_issue_spot(issues[place]) for place in chosen_issues]
     measured: set[int] = set()
@@ -277,15 +276,15 @@ def _with_pictures(
     )
 
 
-def _worst_of_each(groups: np.ndarray, image_rows: np.ndarray, count: int) -> list[int]:
-    """Return places of the first ``count`` of each group, few of one image, in the order they have."""
+def _worst_of_each(pairs: Iterable[tuple[int, int]], count: int) -> list[int]:
+    """Return places of the first ``count`` of each group, few of one image, from pairs of group and image."""
     chosen: list[int] = []
-    taken: Counter[tuple[int, int]] = Counter()
-    left = dict.fromkeys(np.unique(groups).tolist(), count)
-    for place, pair in enumerate(zip(groups.tolist(), image_rows.tolist(), strict=True)):
-        if left[pair[0]] and taken[pair] < _MOST_OF_IMAGE:
-            taken[pair] += 1
-            left[pair[0]] -= 1
+    of_image: Counter[tuple[int, int]] = Counter()
+    of_group: Counter[int] = Counter()
+    for place, (group, image_row) in enumerate(pairs):
+        if of_group[group] < count and of_image[group, image_row] < _MOST_OF_IMAGE:
+            of_image[group, image_row] += 1
+            of_group[group] += 1
             chosen.append(place)
     return chosen
 

@@ -17,7 +17,7 @@ from typing import NamedTuple
 import numpy as np
 
 from detrkit.evaluation.failures.entries import SIZES, certainty, sizes_of, value_at
-from detrkit.evaluation.failures.nearby_objects import NearPairs, near_pairs
+from detrkit.evaluation.failures.properties import NearPairs, near_pairs
 from detrkit.evaluation.matching import Matches, Pairs
 from detrkit.evaluation.overlaps import matched_iou
 

@@ -1,6 +1,6 @@
 """Properties of boxes that may go with failure, from the annotations and from the pixels.
 
-Shapes: n boxes, H x W pixels of an image.
+Shapes: n boxes, P pairs of them, H x W pixels of an image.
 """
 
 from __future__ import annotations
@@ -8,14 +8,18 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from detrkit.evaluation.failures.entries import side_shares
-from detrkit.evaluation.failures.nearby_objects import NearPairs
+from detrkit.evaluation.matching import box_iou, partners
 from detrkit.evaluation.truth import CocoTruth
 
 PIXEL_PROPERTIES = ("brightness", "contrast", "sharpness")
+
+REACH = 0.25
+"""Boxes are near when they touch after each has grown by this share of its own size on every side."""
 
 _BORDER_SHARE = 0.005  # of the image's side, within which a box touches the border; at least a pixel
 _NUM_BINS = 5
@@ -37,6 +41,37 @@ class Property:
     bins: np.ndarray
     labels: Sequence[str]
     sampled: bool = False
+
+
+class NearPairs(NamedTuple):
+    """Pairs of near boxes, each pair once.
+
+    first: int64 ``[P]``. second: int64 ``[P]``, greater than ``first``. iou: float64 ``[P]``; 0 where they are
+    near without overlap.
+    """
+
+    first: np.ndarray
+    second: np.ndarray
+    iou: np.ndarray
+
+
+def near_pairs(image_rows: np.ndarray, boxes_xywh: np.ndarray) -> NearPairs:
+    """Find pairs of near boxes.
+
+    Args:
+        image_rows: Image of each box, ascending, int64 ``[n]``.
+        boxes_xywh: float64 ``[n, 4]``.
+    """
+    low = boxes_xywh[:, :2] - REACH * boxes_xywh[:, 2:]
+    high = boxes_xywh[:, :2] + (1 + REACH) * boxes_xywh[:, 2:]
+    later = np.searchsorted(image_rows, image_rows, side="right") - np.arange(len(image_rows)) - 1
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for first, places in partners(later):
+        second = first + 1 + places
+        near = ((low[first] < high[second]) & (low[second] < high[first])).all(axis=1)
+        first, second = first[near], second[near]
+        parts.append((first, second, box_iou(boxes_xywh[first], boxes_xywh[second])))
+    return NearPairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
 def box_properties(

@@ -159,9 +159,8 @@ def _issue_blocks(failures: Failures) -> list[Block]:
         for place, picture in failures.issue_pictures:
             issue = failures.label_issues[place]
             class_id = issue.proposed_class_id if issue.class_id is None else issue.class_id
-            tags = {"reason": issue.reason}
-            if class_id is not None:
-                tags["class"] = failures.class_names[class_id]
+            assert class_id is not None
+            tags = {"reason": issue.reason, "class": failures.class_names[class_id]}
             items.append(_item(picture, tags, rank=issue.rank, score=issue.score, IoU=issue.iou))
         blocks += [Text(_LEGEND), FilterGallery(items, _MOST_BYTES_ISSUES)]
     rows = [[*row[:2], *row[4:], row[2]] for row in issue_rows(failures)[:MOST_ISSUES]]

@@ -27,17 +27,14 @@ def write_failures(failures: Failures, folder: str | Path) -> list[Path]:
     folder = Path(folder)
     boxes = [f"{side}_{name}" for side in ("found", "object") for name in _BOX]
     issue_boxes = [f"{side}_{name}" for side in ("label", "proposed") for name in _BOX]
+    issue_head = [*_ISSUE_HEAD, *issue_boxes, "explanation"]
     issues = zip(issue_rows(failures), failures.label_issues, strict=True)
     with atomic_file(folder / "label_errors.json") as file:
         json.dump(label_issues_as_coco(failures), file, indent=1)
     return [
         write_csv(folder / "images.csv", _IMAGE_HEAD, image_rows(failures)),
         write_csv(folder / "failures.csv", [*_FAILURE_HEAD, *boxes], _failure_rows(failures)),
-        write_csv(
-            folder / "label_errors.csv",
-            [*_ISSUE_HEAD, *issue_boxes, "explanation"],
-            (_whole_row(*pair) for pair in issues),
-        ),
+        write_csv(folder / "label_errors.csv", issue_head, (_whole_row(*pair) for pair in issues)),
         folder / "label_errors.json",
     ]
 
@@ -83,17 +80,16 @@ def label_issues_as_coco(failures: Failures) -> dict[str, Any]:
         box = issue.proposed_box_xywh if issue.box_xywh is None else issue.box_xywh
         assert class_id is not None
         assert box is not None
-        annotations.append(
-            {
-                "id": number,
-                "image_id": issue.image_id,
-                "category_id": category_ids[class_id],
-                "bbox": _rounded_box(box),
-                "area": float(box[2] * box[3] if issue.annotation is None else truth.area[issue.annotation]),
-                "iscrowd": 0,
-                "suspect": _judgement(issue, category_ids),
-            }
-        )
+        annotation = {
+            "id": number,
+            "image_id": issue.image_id,
+            "category_id": category_ids[class_id],
+            "bbox": _rounded_box(box),
+            "area": float(box[2] * box[3] if issue.annotation is None else truth.area[issue.annotation]),
+            "iscrowd": 0,
+            "suspect": _judgement(issue, category_ids),
+        }
+        annotations.append(annotation)
     # with the images and categories that they need
     images = zip(rows, truth.image_ids[rows].tolist(), truth.sizes_hw[rows].tolist(), strict=True)
     return {

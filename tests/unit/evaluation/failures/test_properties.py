@@ -6,12 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from detrkit.evaluation.failures.nearby_objects import NearPairs, near_pairs
 from detrkit.evaluation.failures.properties import (
+    NearPairs,
     at_border,
     box_properties,
     crowding_properties,
     measure_pixels,
+    near_pairs,
     pixel_properties,
 )
 
