@@ -121,11 +121,7 @@ def _generalize(
     folder = out or shared.free_folder(Path("generalization"))
     with shared.progress_bar("evaluating", as_json) as progress:
         found = generalize(model, data, classes=classes, out=folder, progress=progress, **options)
-    if as_json:
-        shared.print_json(found.to_dict())
-        return
-    shared.say("\n".join(found.lines()))
-    shared.say(f"Written to {folder}: generalization.html, generalization.json")
+    _show(found, as_json, f"Written to {folder}: generalization.html, generalization.json")
 
 
 def _corrupt(
@@ -158,37 +154,34 @@ def _corrupt(
             **shared.given(severities=numbers),
             **options,
         )
+    _show(found, as_json, f"Written to {folder}: robustness.html, robustness.json")
+
+
+def _show(found: Any, as_json: bool, written: str) -> None:
+    """Print a table and where its files are, or the same as JSON."""
     if as_json:
         shared.print_json(found.to_dict())
-        return
-    shared.say("\n".join(found.lines()))
-    shared.say(f"Written to {folder}: robustness.html, robustness.json")
+    else:
+        shared.say("\n".join([*found.lines(), written]))
 
 
 def _print(evaluation: Evaluation) -> None:
     """Print the tables, then what they come to."""
     from rich.console import Console
 
-    from detrkit.evaluation.report import (
-        CLASS_COLUMNS,
-        class_table,
-        errors_table,
-        metrics_table,
-        verdict,
-        warnings,
-    )
+    from detrkit.evaluation import report
 
     tables = [
-        class_table(evaluation).only(*CLASS_COLUMNS),
-        metrics_table(evaluation.metrics, evaluation.intervals),
+        report.class_table(evaluation).only(*report.CLASS_COLUMNS),
+        report.metrics_table(evaluation.metrics, evaluation.intervals),
     ]
     if evaluation.errors is not None:
-        tables.append(errors_table(evaluation.errors, evaluation.score))
+        tables.append(report.errors_table(evaluation.errors, evaluation.score))
     for table in tables:
         Console().print(table.rich())
-    for line in warnings(evaluation):
+    for line in report.warnings(evaluation):
         shared.say(f"WARNING: {line}")
-    for line in verdict(evaluation):
+    for line in report.verdict(evaluation):
         shared.say(line)
 
 

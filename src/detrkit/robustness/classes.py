@@ -110,9 +110,8 @@ def match_names(model: ClassMap, data: ClassMap, names: ClassNames | None = None
     by_pair = {pair: i for i, pair in enumerate(zip(model.names, model.category_ids, strict=True))}
     links = []
     for pair in zip(data.names, data.category_ids, strict=True):
-        named = [
-            i for name in given.get(pair[0], (pair[0],)) for i, ours in enumerate(model.names) if ours == name
-        ]
+        wanted = given.get(pair[0], (pair[0],))
+        named = [i for name in wanted for i, ours in enumerate(model.names) if ours == name]
         # of classes that share a name, the category id decides, as everywhere
         same = pair in by_pair and pair[0] not in given and data.names.count(pair[0]) > 1
         links.append([by_pair[pair]] if same else named)
