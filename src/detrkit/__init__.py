@@ -50,26 +50,15 @@ __all__ = [
     "tune",
 ]
 
-# Public name -> module. Imported on first use, so that `import detrkit` and `--help` stay free of torch.
+# Public names that are no verbs of their own file -> module. All are imported on first use, so that `import detrkit` and
+# `--help` stay free of torch; a verb such as ``train`` is in ``detrkit.api.train``.
 _HOMES = {
     "ClassMap": "detrkit.classes",
     "Config": "detrkit.config",
     "Detector": "detrkit.detectors.detector",
     "DetrkitError": "detrkit.errors",
     "choose_thresholds": "detrkit.api.thresholds",
-    "compare": "detrkit.api.compare",
-    "benchmark": "detrkit.api.benchmark",
-    "evaluate": "detrkit.api.evaluate",
-    "export": "detrkit.api.export",
-    "load": "detrkit.api.load",
     "lr_range": "detrkit.api.tune",
-    "predict": "detrkit.api.predict",
-    "preflight": "detrkit.api.preflight",
-    "profile": "detrkit.api.profile",
-    "replay": "detrkit.api.replay",
-    "resume": "detrkit.api.resume",
-    "train": "detrkit.api.train",
-    "tune": "detrkit.api.tune",
 }
 
 
@@ -114,7 +103,7 @@ class _Package(ModuleType):
     """
 
     def __setattr__(self, name: str, value: object) -> None:
-        if not (name in _HOMES and isinstance(value, ModuleType)):
+        if not (name in __all__ and isinstance(value, ModuleType)):
             super().__setattr__(name, value)
 
 
@@ -122,9 +111,9 @@ sys.modules[__name__].__class__ = _Package
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in __all__:
         raise AttributeError(f"module 'detrkit' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES[name]), name)
+    return getattr(importlib.import_module(_HOMES.get(name, f"detrkit.api.{name}")), name)
 
 
 def __dir__() -> list[str]:
