@@ -50,8 +50,8 @@ __all__ = [
     "tune",
 ]
 
-# Public names that are no verbs of their own file -> module. All are imported on first use, so that `import detrkit` and
-# `--help` stay free of torch; a verb such as ``train`` is in ``detrkit.api.train``.
+# Public name -> module, where it is not that of a verb (``train`` is in ``detrkit.api.train``). All are imported on
+# first use, so that `import detrkit` and `--help` stay free of torch.
 _HOMES = {
     "ClassMap": "detrkit.classes",
     "Config": "detrkit.config",
