@@ -50,8 +50,8 @@ __all__ = [
     "tune",
 ]
 
-# Public name -> module, where it is not that of a verb (``train`` is in ``detrkit.api.train``). Imported on first use,
-# so that `import detrkit` and `--help` stay free of torch.
+# Public name -> module, where it is not that of a verb (``train`` is in ``detrkit.api.train``).
+# Imported late, so that `import detrkit` and `--help` stay free of torch.
 _HOMES = {
     "ClassMap": "detrkit.classes",
     "Config": "detrkit.config",
