@@ -7,13 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from detrkit.classes import ClassMap
-from detrkit.data.formats import (
-    FORMATS,
-    WRITTEN_FORMATS,
-    Layout,
-    SplitFiles,
-    find_splits,
-)
+from detrkit.data.formats import FORMATS, WRITTEN_FORMATS, Layout, SplitFiles, find_splits
 from detrkit.data.formats.output import Progress, WriteOptions
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_split_files

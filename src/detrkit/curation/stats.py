@@ -263,9 +263,7 @@ def split_stats(measures: Measures) -> SplitStats:
 
 
 def dataset_stats(
-    splits: Mapping[str, CocoIndex],
-    inputs: Mapping[str, InputStats] | None = None,
-    num_queries: int | None = None,
+    splits: Mapping[str, CocoIndex], inputs: Mapping[str, InputStats] | None = None, num_queries: int | None = None
 ) -> DatasetStats:
     """Compute the numbers of every split and of all together, and what deserves attention in them.
 

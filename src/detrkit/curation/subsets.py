@@ -22,10 +22,7 @@ _MOST_COMPARED = 200
 
 
 def split_rows(
-    index: CocoIndex,
-    shares: Mapping[str, float],
-    seed: int = 0,
-    groups: Sequence[np.ndarray] = (),
+    index: CocoIndex, shares: Mapping[str, float], seed: int = 0, groups: Sequence[np.ndarray] = ()
 ) -> dict[str, np.ndarray]:
     """Divide the images among parts; every image is in exactly one.
 

@@ -36,14 +36,7 @@ def cache(
         folder = out or default_cache_folder(data)
         with progress_bar("caching", as_json) as progress:
             result = build_cache(
-                index,
-                files.images,
-                split,
-                folder,
-                short=size,
-                quality=quality,
-                workers=workers,
-                progress=progress,
+                index, files.images, split, folder, short=size, quality=quality, workers=workers, progress=progress
             )
         if as_json:
             print_json(result.to_dict())

@@ -3,13 +3,4 @@
 from detrkit.curation.fetch.catalogue import CATALOGUE, Archive, DatasetEntry, Licence, Part, find_entry
 from detrkit.curation.fetch.dataset import FetchResult, fetch_dataset
 
-__all__ = [
-    "CATALOGUE",
-    "Archive",
-    "DatasetEntry",
-    "FetchResult",
-    "Licence",
-    "Part",
-    "fetch_dataset",
-    "find_entry",
-]
+__all__ = ["CATALOGUE", "Archive", "DatasetEntry", "FetchResult", "Licence", "Part", "fetch_dataset", "find_entry"]
