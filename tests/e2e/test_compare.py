@@ -100,9 +100,3 @@ def test_what_is_asked_wrongly_ends_with_2_before_anything_is_made(tiny_data: Pa
         assert result.exit_code == 2, result.output
         assert message in result.stderr
     assert run_here("compare", "a.json", "b.json").exit_code == 2  # no data
-
-
-def test_models_that_share_no_class_with_the_data_end_with_1(tiny_data: Path, tmp_path: Path):
-    result = run_here("compare", SSD, SSD, "--data", tiny_data, "--out", tmp_path / "out")
-    assert result.exit_code == 1
-    assert "no class of the model is in the data set" in result.stderr

@@ -17,8 +17,8 @@ from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.matching import Found
 from detrkit.evaluation.report import write_evaluation
 from detrkit.evaluation.truth import CocoTruth
-from detrkit.types import ImageDetections
 from tests.unit.evaluation.failures.cases import (
+    add_all,
     generated_truth,
     joined,
     names_of,
@@ -92,7 +92,7 @@ def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     found = near_perfect_detector(truth)
     chosen = np.isin(found.image_rows, IMAGES) & (found.class_ids == CLASS)
     spoiled = PLANTS[request.param](truth, found, chosen)
-    evaluator = evaluator_of(truth, spoiled)
+    evaluator = add_all(CocoEvaluator(truth), spoiled)
     names = names_of(truth)
     evaluation = analyze(
         evaluator,
@@ -106,16 +106,6 @@ def planted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     images = {names[row] for row in np.unique(found.image_rows[chosen]).tolist()}
     assert len(images) > 10
     return Planted(request.param, images, evaluation, folder)
-
-
-def evaluator_of(truth: CocoTruth, found: Found) -> CocoEvaluator:
-    evaluator = CocoEvaluator(truth)
-    for row, image_id in enumerate(truth.image_ids.tolist()):
-        here = found.image_rows == row
-        boxes = found.boxes_xywh[here]
-        boxes_xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
-        evaluator.add(image_id, ImageDetections(boxes_xyxy, found.scores[here], found.class_ids[here]))
-    return evaluator
 
 
 def picture(truth: CocoTruth, row: int) -> np.ndarray:
@@ -180,7 +170,7 @@ def test_the_page_says_so_at_its_top(planted: Planted):
 def test_nothing_planted_gives_nothing_to_name(tmp_path):
     truth = generated_truth(11, images=40)
     found = near_perfect_detector(truth)
-    evaluator = evaluator_of(truth, found)
+    evaluator = add_all(CocoEvaluator(truth), found)
     evaluation = analyze(evaluator, resamples=0)
     assert evaluation.failures is not None
     assert len(evaluation.failures.table) == len(evaluation.failures.label_issues) == 0

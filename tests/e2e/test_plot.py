@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -35,13 +34,6 @@ def test_several_runs_go_where_nothing_is_lost(
         "plot", tiny_run.run, other, "--out", picture, "--metric", "AP50", "--metric", "loss", "--smooth", "0"
     )
     assert picture.read_bytes().startswith(b"\x89PNG")
-
-
-def test_json_is_for_programs(tiny_run: Trained, tmp_path: Path):
-    told = json.loads(run_well("plot", tiny_run.run, "--out", tmp_path / "c.png", "--json"))
-    assert told["path"] == str(tmp_path / "c.png")
-    assert told["runs"][0]["steps"] == STEPS
-    assert {"loss", "grad_norm", "AP"} <= set(told["runs"][0]["metrics"])
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 import detrkit
 from detrkit.evaluation.coco import METRIC_NAMES
 from detrkit.evaluation.report.metrics_file import metrics_content, metrics_schema
-from tests.e2e.conftest import Trained, run_here, run_well
+from tests.e2e.conftest import Trained, run_well
 
 FILES = {
     "report.html",
@@ -125,15 +125,3 @@ def test_python_gives_the_same_as_the_command(evaluated, tiny_run, tiny_data):
     }
     assert metrics_content(evaluation)["intervals"] == content["intervals"]
     assert evaluation.latency is None
-
-
-def test_json_is_all_that_a_program_gets(evaluated, tiny_data, tmp_path):
-    options = ("--data", tiny_data, "--out", tmp_path / "out", "--resamples", "10", "--json")
-    content = json.loads(run_well("eval", evaluated[0] / "detections.json", *options))
-    assert content["intervals"]["resamples"] == 10
-
-
-def test_a_file_of_detections_needs_a_data_set(evaluated):
-    result = run_here("eval", evaluated[0] / "detections.json")
-    assert result.exit_code == 2
-    assert "no data given" in result.stderr

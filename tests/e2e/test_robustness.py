@@ -12,7 +12,7 @@ import detrkit
 from detrkit.api.generalize import corrupt, generalize
 from detrkit.detectors.find import find_target
 from detrkit.errors import UsageError
-from tests.e2e.conftest import Trained, run_here, run_well
+from tests.e2e.conftest import Trained, run_well
 
 
 def test_clean_and_corrupted_numbers_are_those_of_the_one_evaluator(
@@ -80,17 +80,3 @@ def test_the_command_line_gives_the_same_numbers(tiny_run: Trained, tiny_data: P
     said = run_well("eval", tiny_run.run, *words)
     assert "mPC" in said
     assert "robustness.html" in said
-
-
-@pytest.mark.parametrize(
-    ("words", "message"),
-    [
-        (("--corruptions", "fog", "--severities", "0"), "--severities is '0'"),
-        (("--corruptions", "frost"), "frost"),
-        (("--corruptions", "fog", "--data", "a", "--data", "b"), "one --data"),
-    ],
-)
-def test_what_is_asked_wrongly_is_said(tiny_run: Trained, words: tuple[str, ...], message: str):
-    result = run_here("eval", tiny_run.run, *words)
-    assert result.exit_code == 2
-    assert message in result.output

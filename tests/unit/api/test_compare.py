@@ -122,13 +122,6 @@ def test_files_alone_are_compared_without_the_images(data: Path, tmp_path: Path)
     assert "<img" in (tmp_path / "with" / "compare.html").read_text(encoding="utf-8")
 
 
-def test_detections_of_no_image_at_all_can_be_compared(data: Path, tmp_path: Path):
-    (tmp_path / "none.json").write_text("[]", encoding="utf-8")
-    good = write_found(tmp_path / "good.json", data)
-    comparison = verbs.compare([good, tmp_path / "none.json"], data, out=tmp_path / "out", resamples=20)
-    assert "is worse than" in comparison.verdicts[0]
-
-
 def test_hostile_names_are_text_everywhere(tmp_path: Path):
     names = {1: "=1+1.png", 2: "<img src=x onerror=alert(2)>.png", 3: "\u202egpj.\U0001f600'\".png"}
     data = write_data(tmp_path / "data", HOSTILE, names)

@@ -14,7 +14,6 @@ from typer.testing import CliRunner
 from detrkit.api.thresholds import choose_thresholds
 from detrkit.classes import ClassMap
 from detrkit.cli import app
-from detrkit.errors import DataError, UsageError
 from detrkit.threshold_file import read_thresholds
 
 CLASSES = {1: "cat", 7: "dog", 9: "<b>gnu[/]"}
@@ -77,20 +76,6 @@ def test_thresholds_of_a_file_of_detections_look_at_no_image(data: Path):
     assert read_thresholds(data / "out.json", class_map) == thresholds
 
 
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"precision": 0.9, "recall": 0.9}, "give one"),
-        ({"recall": 7}, "recall wished is 7"),
-        ({"check_split": "val"}, "cannot be checked on val"),
-        ({"split": "fall"}, "has no split 'fall'"),
-    ],
-)
-def test_what_makes_no_sense_is_refused(options: dict[str, Any], message: str, data: Path):
-    with pytest.raises((UsageError, DataError), match=message):
-        chosen(data, **options)
-
-
 def test_a_split_of_one_image_is_chosen_on_and_not_checked(data: Path):
     file = data / "pets" / "annotations" / "instances_val2017.json"
     content = json.loads(file.read_text())
@@ -125,15 +110,6 @@ def test_json_is_nothing_but_json(data: Path):
     assert content["thresholds"] == json.loads(file.read_text())
     assert content["check"]["on"].startswith("halves of val")
     assert [entry["name"] for entry in content["check"]["classes"]] == list(CLASSES.values())
-
-
-def test_what_cannot_be_reached_is_said(data: Path):
-    results = json.loads((data / "val2017.json").read_text())
-    wrong = [{**entry, "score": 1.0, "bbox": [120, 120, 50, 50]} for entry in results if entry["category_id"] == 7]
-    (data / "val2017.json").write_text(json.dumps([*results, *wrong]))
-    result = run(data / "val2017.json", "--data", data / "pets", "--precision", 0.99, "--out", data / "t.json")
-    assert result.exit_code == 0, result.output
-    assert "precision 0.99 cannot be had at any score for dog; the nearest is taken" in result.output
 
 
 @pytest.mark.parametrize(

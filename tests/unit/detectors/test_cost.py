@@ -6,7 +6,6 @@ import sys
 import pytest
 import torch
 from torch import nn
-from torchvision.models.detection.image_list import ImageList
 
 from detrkit.detectors.cost import count_cost, count_parameters
 from tests.unit.detectors.fakes import FakeStages
@@ -48,13 +47,6 @@ def test_queries_that_ask_for_gradients_do_not_stop_the_counter():
 def test_shared_parameters_count_once():
     layer = nn.Linear(3, 3, bias=False)
     assert count_parameters(nn.Sequential(layer, layer))["parameters"] == 9
-
-
-def test_the_largest_input_is_found_in_lists_of_images():
-    stages = FakeStages()
-    stages.preprocess = lambda images: (ImageList(torch.stack(list(images)).float(), []), {"sizes": torch.ones(2)})
-    stages.forward = lambda inputs: inputs[0].tensors
-    assert count_cost(stages, torch.zeros((3, 8, 24), dtype=torch.uint8)).input_shape == (1, 3, 8, 24)
 
 
 SCRIPT = """

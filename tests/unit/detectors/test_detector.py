@@ -2,7 +2,6 @@
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from detrkit.detectors.interop import sv
@@ -105,27 +104,12 @@ def test_images_of_one_size_are_not_masked_and_batches_are_full(detector, model,
     assert model.calls == [((4, 3, 32, 48), False, False)] * 2 + [((2, 3, 32, 48), False, False)]
 
 
-def test_images_are_resized_to_the_configs_size(detector, model, make_image):
-    detector.predict(make_image(size_hw=(320, 320)))
-    detector.predict(make_image(size_hw=(100, 400)))
-    assert [call[0] for call in model.calls] == [(1, 3, 32, 32), (1, 3, 16, 64)]
-
-
 def test_padding_is_hidden_by_the_mask(detector, model, make_image):
     images = [make_image(0, (40, 60)), make_image(1, (40, 64))]
     together = detector.predict(images, threshold=0.0, batch_size=2)
     assert model.calls == [((2, 3, 32, 51), True, False)]
     for image, found in zip(images, together, strict=True):
         assert same(found, detector.predict(image, threshold=0.0))
-
-
-def test_predict_batch_gives_every_query(detector, make_image):
-    images = [torch.from_numpy(make_image(seed)).permute(2, 0, 1) for seed in range(2)]
-    found = detector.predict_batch(images)
-    assert [len(one.scores) for one in found] == [QUERIES, QUERIES]
-    assert same(detector.predict(make_image(1), threshold=0.0), detector.predict(make_image(1), threshold=0.0))
-    assert np.allclose(found[1].scores, detector.predict(make_image(1), threshold=0.0).confidence, atol=1e-5)
-    assert detector.predict_batch([]) == []
 
 
 def test_broken_image_in_a_folder_is_skipped_with_a_warning(detector, folder, caplog):
@@ -178,8 +162,3 @@ def test_stream_reads_a_bounded_number_of_images_ahead(detector, make_image, tmp
     next(stream)
     (tmp_path / "59.png").unlink()  # not read yet, so it is missed when its turn comes
     assert sum(1 for _ in stream) == 58
-
-
-def test_batches_are_of_one_image_on_the_cpu_unless_asked(detector, model, make_image):
-    detector.predict([make_image(seed) for seed in range(3)])
-    assert [call[0][0] for call in model.calls] == [1, 1, 1]

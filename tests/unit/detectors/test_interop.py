@@ -5,12 +5,10 @@ import subprocess
 import sys
 
 import numpy as np
-import pytest
 
 from detrkit.classes import ClassMap
-from detrkit.detectors.interop import sv, to_supervision
+from detrkit.detectors.interop import to_supervision
 from detrkit.detectors.results import to_coco, write_predictions
-from detrkit.errors import UsageError
 from detrkit.types import ImageDetections
 
 CLASS_MAP = ClassMap(names=("cat", "dog"), category_ids=(17, 90))
@@ -28,17 +26,6 @@ def test_coco_results_have_category_ids_and_widths():
         {"image_id": 7, "category_id": 17, "bbox": [0.5, 0.5, 0.5, 1.0], "score": 0.5},
     ]
     assert to_coco(found(0), image_id=7) == []
-
-
-def test_without_an_id_the_file_name_tells_images_apart():
-    assert to_coco(found(1)) == [
-        {"file_name": "a.jpg", "category_id": 90, "bbox": [1.0, 2.0, 3.0, 6.0], "score": 0.75}
-    ]
-
-
-def test_foreign_detections_are_refused():
-    with pytest.raises(UsageError, match="category_id"):
-        to_coco(sv.Detections(xyxy=np.ones((1, 4)), class_id=np.array([0])))
 
 
 def test_predictions_of_many_images_are_one_list(tmp_path):

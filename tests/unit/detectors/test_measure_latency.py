@@ -69,13 +69,6 @@ def test_the_warm_up_goes_on_until_times_stop_falling():
     assert Stopwatch(FakeStages(endless.on_stage), pictures((8, 8)), now=endless.now).warm_up(3) == 1 + 15
 
 
-def test_every_size_is_run_once_before_any_counts():
-    stages = FakeStages()
-    stopwatch = Stopwatch(stages, pictures((8, 8), (8, 16), (8, 8), (16, 8)))
-    stopwatch.warm_up(1)
-    assert stages.seen[:3] == [(1, 3, 8, 8), (1, 3, 8, 16), (1, 3, 16, 8)]
-
-
 def test_batches_are_whole_and_their_time_is_not_divided():
     clock = FakeClock()
     stages = FakeStages(clock.on_stage)

@@ -112,14 +112,6 @@ def test_cut_off_pil_image_is_an_image_error(make_image):
         read(Image.open(io.BytesIO(content.getvalue()[:-200])))
 
 
-def test_folder_lists_its_images_by_name(folder):
-    sources, single = list_sources(folder)
-    assert not single
-    assert [Path(source.name).name for source in sources] == ["a.PNG", "b.png", "c.png"]
-    assert all(source.skippable for source in sources)
-    assert [source.name for source in list_sources(str(folder))[0]] == [source.name for source in sources]
-
-
 def test_folder_without_images_is_a_data_error(folder):
     with pytest.raises(DataError, match="no image in this folder"):
         list_sources(folder / "inner")

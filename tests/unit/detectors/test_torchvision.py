@@ -95,28 +95,6 @@ def test_a_batch_finds_what_single_images_do(tmp_path: Path):
         assert (np.diff(found.scores) <= 0).all()
 
 
-def test_each_image_is_changed_before_it_is_seen(tmp_path: Path):
-    write_split(tmp_path / "data", [(96, 128)] * 2, categories=CATEGORIES)
-    target = find_target(f"torchvision:{SSD}@random", device="cpu")
-    seen: list[int] = []
-
-    def black(image: torch.Tensor, image_id: int) -> torch.Tensor:
-        seen.append(image_id)
-        return torch.zeros_like(image)
-
-    first, second = (found for _, found in detect_on_split(target, split_of(tmp_path / "data"), change=black))
-    assert sorted(seen) == [1, 2]
-    np.testing.assert_array_equal(first.scores, second.scores)
-
-
-def test_random_weights_are_always_the_same():
-    one, two = (find_target(f"torchvision:{SSD}@random", device="cpu").stages for _ in range(2))
-    assert one is not None
-    assert two is not None
-    pairs = zip(one.network.state_dict().values(), two.network.state_dict().values(), strict=True)
-    assert all(torch.equal(a, b) for a, b in pairs)
-
-
 def test_classes_of_a_file_come_from_beside_it(tmp_path: Path):
     path = saved(tmp_path, SMALL, num_classes=3)
     with pytest.raises(UsageError, match=r"has 3 labels with the background.*classes.json"):

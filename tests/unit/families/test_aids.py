@@ -12,7 +12,6 @@ from detrkit.config import Config, update_config
 from detrkit.errors import ConfigError
 from detrkit.families.build import build_model
 from detrkit.families.family import build_criterion
-from detrkit.families.parts import find_places, part_names
 from detrkit.families.recipes import preset_config
 from detrkit.training.optim import build_optimizer
 from tests.unit.families.conftest import make_truth
@@ -69,36 +68,9 @@ def test_a_batch_without_objects_still_reaches_every_parameter(family: str):
     assert [name for name, parameter in model.named_parameters() if parameter.grad is None] == []
 
 
-@FAMILIES
-def test_only_what_is_asked_for_is_there(family: str):
-    def names(**aids: Any) -> set[str]:
-        found = build(make_config(family, **{f"aids.{key}": value for key, value in aids.items()})).state_dict()
-        return {name.split(".")[1] for name in found if name.startswith(AIDS)}
-
-    nothing = {"dense": "none", "groups": 1, "denoising": 0}
-    assert names(**nothing) == set()
-    if family == "classic":
-        assert names(**{**nothing, "groups": 2}) == {"group_queries", "group_query_references"}
-        assert names(**{**nothing, "denoising": 1}) == {"label_embed", "box_embed"}
-        assert names(**{**nothing, "dense": "center"}) == set()  # the model's own heads read the tokens
-    else:
-        assert names(**{**nothing, "denoising": 1}) == {"label_embed"}
-        assert names(**{**nothing, "dense": "aligned"}) == {"token_heads"}
-
-
 def test_the_two_stage_family_has_no_sets_of_queries():
     with pytest.raises(ConfigError, match=r"aids\.groups is 2, .*set it to 1"):
         build(make_config("two-stage", **{"aids.groups": 2}))
-
-
-def test_sets_of_queries_begin_in_different_places():
-    model: Any = build(make_config())
-    references = model.aids.group_query_references.detach().sigmoid()
-    own = model.query_reference.detach().sigmoid()
-    assert not torch.allclose(references[0], references[1])
-    assert (references[..., :2] - own[:, :2]).abs().max() < 0.4  # spread over the image, as the model's own are
-    assert references.isfinite().all()
-    assert (references[..., 2:] == own[0, 2]).all()
 
 
 @FAMILIES
@@ -124,14 +96,3 @@ def test_the_queries_of_aids_do_not_decay():
     embeddings = ("aids.group_queries", "aids.group_query_references", "aids.label_embed.weight")
     assert [decay[name] for name in embeddings] == [0.0, 0.0, 0.0]
     assert decay["aids.box_embed.layers.0.weight"] == config.train.weight_decay
-
-
-@FAMILIES
-def test_a_model_with_nothing_left_to_train_is_refused_for_all_its_aids(family: str):
-    config = make_config(family)
-    plain = build_model(
-        update_config(config, {"aids": {"dense": "none", "groups": 1, "denoising": 0}}), CLASSES
-    ).model
-    everything = [part for part in part_names(find_places(plain)) if "." not in part]
-    with pytest.raises(ConfigError, match="nothing is left to train"):
-        build(update_config(config, {"train.freeze": everything}))

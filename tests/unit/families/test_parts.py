@@ -1,14 +1,10 @@
 from __future__ import annotations
 
-from torch import nn
-
 from detrkit.config import TrainConfig
 from detrkit.families.parts import (
     Place,
     find_places,
     freeze_parts,
-    is_inside,
-    most_specific,
     part_names,
 )
 from tests.unit.families.conftest import build, small_config
@@ -53,15 +49,6 @@ def test_parts_are_listed_from_the_image_to_the_detections():
     )
 
 
-def test_a_part_is_inside_only_whole_names():
-    assert is_inside("encoder.layer1", "encoder")
-    assert is_inside("encoder", "encoder")
-    assert not is_inside("encoder.layer12", "encoder.layer1")
-    assert not is_inside("encoder", "encoder.layer1")
-    assert most_specific("backbone.stage1", ("backbone", "backbone.stage1", "encoder")) == "backbone.stage1"
-    assert most_specific("decoder", ("backbone",)) is None
-
-
 def test_freezing_a_part_freezes_exactly_its_parameters():
     model = build(small_config(frozen_stages=1))
     places = find_places(model)
@@ -70,8 +57,3 @@ def test_freezing_a_part_freezes_exactly_its_parameters():
     assert frozen == {"backbone.stem", "backbone.stage4", "decoder.layer1", "decoder.layer2", "decoder.norm"}
     trained = {places[name].part for name, parameter in model.named_parameters() if parameter.requires_grad}
     assert not frozen & trained
-
-
-def test_a_module_that_no_family_knows_is_a_part_by_its_name():
-    model = nn.ModuleDict({"neck": nn.Linear(1, 1)})
-    assert set(find_places(model).values()) == {Place("neck", 0)}

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 
 from detrkit.config import Config, read_config, update_config, write_config
-from detrkit.errors import ConfigError
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.presets import PRESETS, get_preset
-from detrkit.families.recipes import FAST, FROM_SCRATCH, preset_config, resolve_config, resolve_recipe
+from detrkit.families.recipes import FAST, FROM_SCRATCH, preset_config, resolve_config
 
 WITH_WEIGHTS = [name for name, preset in PRESETS.items() if preset.published or preset.backbone_file]
 WITHOUT = [name for name in PRESETS if name not in WITH_WEIGHTS]
@@ -116,11 +115,3 @@ def test_a_resolved_config_read_again_is_itself(preset: str, changes: dict[str, 
     assert resolve_config(preset, tmp_path / "config.yaml", {}) == config
     assert resolve_config("detr-r50", tmp_path / "config.yaml", {}) == config  # the preset is in the file
     assert read_config(tmp_path / "config.yaml") == config
-
-
-def test_a_config_without_a_known_preset_resolves_and_an_unknown_recipe_is_refused():
-    with pytest.raises(ConfigError, match=r"train\.recipe is 'quick'.*'auto', 'plain' or 'fast'"):
-        resolve_config("detr-r50", None, {"train.recipe": "quick"})
-    config = update_config(Config(), {"model.preset": "mine"})
-    assert resolve_recipe(config) == "fast"
-    assert resolve_recipe(update_config(config, {"train.recipe": "plain"})) == "plain"

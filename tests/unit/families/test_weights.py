@@ -93,11 +93,6 @@ def test_official_slots_become_the_80_classes_of_coco():
     assert (classes.names[-1], classes.category_ids[-1]) == ("toothbrush", 90)
 
 
-def test_a_custom_head_of_a_published_file_gets_placeholder_names(tmp_path: Path):
-    write_published(tmp_path / "x.pth", build(small_config(), num_labels=4).state_dict())
-    assert read_weights(tmp_path / "x.pth").class_map.names == ("class_0", "class_1", "class_2", "class_3")
-
-
 def test_names_of_a_hub_config_become_the_classes(tmp_path: Path):
     config = small_config()
     classes = ClassMap(("cat", "dog"), (0, 2), logit_index=(0, 2), num_labels=3)
@@ -114,12 +109,6 @@ def test_only_the_name_or_the_caller_tells_dc5(tmp_path: Path, detr_r50: Detr, n
     assert (told.dilation, told.preset, told.backbone_norm) == (True, "detr-r50-dc5", "frozen")
     with pytest.raises(WeightsError, match="backbone resnet50, but detr-r101 has resnet101"):
         read_weights(tmp_path / name, preset_config("detr-r101").model)
-
-
-def test_dc5_survives_the_hub_layout(tmp_path: Path, detr_r50: Detr):
-    config = preset_config("detr-r50-dc5").model
-    write_hub(tmp_path, Weights(detr_r50.state_dict(), config, coco_class_map(), "x"), 800, 1333)
-    assert read_weights(tmp_path).config.preset == "detr-r50-dc5"
 
 
 def test_names_of_transformers_own_resnet_are_read():

@@ -126,12 +126,6 @@ def test_defocus_is_the_mean_over_a_disk():
     assert spread.max() == 255 // 29
 
 
-def test_pixelate_makes_blocks_of_one_colour():
-    blocks = Corruption("pixelate", 5)(picture(40, 40), 1)
-    squares = blocks.reshape(3, 10, 4, 10, 4)
-    assert torch.equal(squares.amax((2, 4)), squares.amin((2, 4)))
-
-
 def test_names_groups_and_their_mistakes():
     assert len(ALL) == 17
     assert len(COMMON) == 14

@@ -41,11 +41,6 @@ def test_each_data_set_is_measured_over_shared_and_over_all_classes():
     assert any(line.split()[:2] == ["zoo", "2"] for line in found.lines())
 
 
-def test_a_model_that_knows_all_classes_has_one_number():
-    found = evaluate_on_several(OracleSubject(ANIMALS), {"zoo": split_of(ANIMALS)})
-    assert found.results[0].shared is found.results[0].everything
-
-
 def test_joined_classes_are_measured_as_one():
     subject = OracleSubject(ANIMALS, ClassMap(("pet", "fox"), (1, 2)))
     subject.truth = make_index([[(0, BOX)], [(0, BOX), (1, (70.0, 10.0, 120.0, 60.0))]], names=("pet", "fox"))

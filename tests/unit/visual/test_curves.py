@@ -9,7 +9,6 @@ from PIL import Image
 from detrkit.errors import UsageError
 from detrkit.visual.curves import build_charts, plot_curves
 from detrkit.visual.history import History
-from detrkit.visual.picture import draw_charts
 from tests.unit.visual.runs import make_records
 
 
@@ -45,17 +44,6 @@ def test_several_runs_share_every_chart_in_the_same_colours():
     assert not any(chart.legend for chart in charts)
 
 
-def test_picture_of_several_runs_shows_the_main_metrics_of_the_evaluation():
-    def records():
-        return [{"kind": "eval", "step": 1, "epoch": 1, "AP": 0.1, "AP50": 0.2, "ARm": 0.3, "F1": 0.4}]
-
-    runs = [History(name, Path(name), {}, records()) for name in ("one", "two")]
-    assert list(titles(build_charts(runs, brief=True))) == ["AP, %", "AP50, %"]
-    assert list(titles(build_charts(runs))) == ["AP, %", "AP50, %", "ARm, %", "F1"]
-    other = [History(name, Path(name), {}, [{"kind": "eval", "step": 1, "F1": 0.4}]) for name in ("one", "two")]
-    assert list(titles(build_charts(other, brief=True))) == ["F1"]
-
-
 def test_only_what_is_asked_for_is_drawn():
     assert list(titles(build_charts([run()], metrics=["AP50", "lr_backbone"]))) == [
         "AP50, %",
@@ -72,16 +60,6 @@ def test_only_what_is_asked_for_is_drawn():
         build_charts([run()], metrics=["los"])
 
 
-def test_shares_are_drawn_in_percent_and_evaluations_never_smoothed():
-    (chart,) = build_charts([run()], metrics=["AP"], smooth=0.9)
-    assert chart.lines[0].series.y.tolist() == pytest.approx([5, 10, 15, 20])
-    assert chart.lines[0].raw is None
-    (chart,) = build_charts([run()], metrics=["loss"], smooth=0.9)
-    assert len(chart.lines[0].raw) == 40
-    (chart,) = build_charts([run()], metrics=["loss"], smooth=0)
-    assert chart.lines[0].raw is None
-
-
 def test_time_needs_to_have_been_recorded():
     (chart,) = build_charts([run()], metrics=["loss"], across="time")
     assert chart.x_label == "hours of training"
@@ -95,15 +73,6 @@ def test_a_wild_first_step_does_not_flatten_the_rest():
     records[0]["loss"] = 1e6
     (chart,) = build_charts([History("one", Path(), {}, records)], metrics=["loss"], smooth=0)
     assert chart.limits()[1][1] < 10
-
-
-def test_pictures_of_any_number_of_runs_are_drawn(tmp_path):
-    runs = [run(f"run $x_{number}$", steps=3 + number) for number in range(12)]
-    charts = build_charts(runs, metrics=["loss", "lr"])
-    path = draw_charts(charts, tmp_path / "new" / "curves.png", legend={run.name: run.name for run in runs})
-    picture = np.asarray(Image.open(path).convert("RGB")).reshape(-1, 3)
-    assert len(np.unique(picture, axis=0)) > 50
-    draw_charts(build_charts(runs[:1]), tmp_path / "one.png", title="one")
 
 
 def records(steps=100, epochs=5):

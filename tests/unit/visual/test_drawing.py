@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from detrkit.errors import UsageError
-from detrkit.visual.drawing import class_palette, draw, draw_objects, label_texts, sv
+from detrkit.visual.drawing import class_palette, draw, draw_objects, sv
 
 
 def detections(boxes, class_ids=None, scores=None):
@@ -58,15 +58,6 @@ def test_no_detections_give_a_plain_copy_and_colours_stay():
     drawn = draw(image, detections([]))
     assert np.array_equal(drawn, image)
     assert drawn is not image
-
-
-def test_texts_name_the_class_and_the_score():
-    found = detections([[0, 0, 1, 1]], scores=[0.934])
-    assert label_texts(found) == ["cat 0.93"]
-    found.data = {}
-    assert label_texts(found) == ["0 0.93"]
-    found.confidence = None
-    assert label_texts(found) == ["0"]
 
 
 def test_arrays_that_are_no_images_are_refused():

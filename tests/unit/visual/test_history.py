@@ -46,26 +46,9 @@ def test_series_leave_out_what_is_undefined_or_not_finite():
     assert len(run.series("F1")) == 0
 
 
-def test_steps_are_epochs_or_hours():
-    run = history(make_records(25))
-    assert run.series("loss", "epoch").x[[0, 9, 19, 24]].tolist() == pytest.approx([0.1, 1.0, 2.0, 2.5])
-    assert run.series("AP", "epoch").x.tolist() == [1, 2]
-    assert run.series("loss", "time").x[-1] == pytest.approx(25 / 60)
-    assert run.series("AP", "time").x.tolist() == pytest.approx([10 / 60, 20 / 60])
-    assert history(make_records(4)).series("loss", "epoch").x.max() < 1, "the first epoch is not over"
-
-
 def test_line_that_is_there_twice_counts_once():
     records = [*make_records(5), *make_records(5)]
     assert history(records).series("loss").x.tolist() == [1, 2, 3, 4, 5]
-
-
-def test_runs_are_named_by_as_little_of_their_path_as_tells_them_apart(tmp_path):
-    folders = [make_run(tmp_path / place) for place in ("x/one", "y/one", "y/two")]
-    assert [run.name for run in read_histories(folders[1:])] == ["one", "two"]
-    assert [run.name for run in read_histories(folders)] == ["x/one", "y/one", "y/two"]
-    assert [run.name for run in read_histories([folders[0] / "metrics.jsonl"])] == ["one"]
-    assert len(read_histories([folders[0], folders[0]])) == 2
 
 
 def test_only_what_differs_is_told(tmp_path):

@@ -51,14 +51,6 @@ def test_nothing_in_a_name_can_act(tmp_path):
     plot_runs([run, other], tmp_path / "curves.png")
 
 
-def test_run_that_is_still_written_and_never_evaluated_is_drawn(tmp_path):
-    run = make_run(tmp_path / "one", steps=7, evaluated=False)
-    with (run / "metrics.jsonl").open("a") as file:
-        file.write('{"kind": "step", "st')
-    drawn = plot_runs([run], tmp_path / "curves.html")
-    assert (drawn.runs[0].steps, drawn.runs[0].epochs, drawn.runs[0].best_ap) == (7, 0, None)
-
-
 def test_nothing_recorded_yet_is_said(tmp_path):
     run = make_run(tmp_path / "one", steps=0)
     with pytest.raises(DataError, match="nothing is recorded yet"):

@@ -76,23 +76,6 @@ def test_every_form_shows_the_same_figures():
         assert "Two." in text
 
 
-def test_a_page_can_sort_by_number_and_draws_bars():
-    html = TABLE.html()
-    assert 'data-v="1234" style="--share:100.0%">1,234</td>' in html
-    assert "--share:50.0%" in html
-    assert html.count("<button") == len(COLUMNS)
-    assert Elements(html).found
-
-
-def test_columns_can_be_chosen_and_rows_in_the_middle_left_out():
-    part = TABLE.only("AP", "class", "none")
-    assert ([column.name for column in part.columns], part.rows) == (["class", "AP"], [["a", 0.42], ["b", -0.001]])
-    long = Table([Column("a")], [[str(number)] for number in range(40)])
-    assert [row[0] for row in long.ends(4).rows] == ["0", "1", "...", "38", "39"]
-    assert "first 2 and the last 2 of 40" in long.ends(4).markdown()
-    assert long.ends(40) is long
-
-
 @pytest.mark.parametrize("kind", ["text", "name"])
 def test_no_text_means_anything_but_itself(kind):
     table = Table(

@@ -7,10 +7,12 @@ import dataclasses
 import numpy as np
 
 from detrkit.classes import ClassMap
+from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.error_types import ErrorTypes, classify_errors
 from detrkit.evaluation.failures import Failures, find_failures
 from detrkit.evaluation.matching import Found, Matches, match_detections
 from detrkit.evaluation.truth import CocoTruth
+from detrkit.types import ImageDetections
 
 SIZE_HW = (480, 640)
 
@@ -124,6 +126,16 @@ def joined(*parts: Found) -> Found:
 def matched(truth: CocoTruth, found: Found) -> Matches:
     """Matches on all images."""
     return match_detections(truth, found, np.arange(len(truth.image_ids)))
+
+
+def add_all(evaluator: CocoEvaluator, found: Found) -> CocoEvaluator:
+    """The evaluator, given the detections image by image."""
+    for row, image_id in enumerate(evaluator.truth.image_ids.tolist()):
+        here = found.image_rows == row
+        boxes = found.boxes_xywh[here]
+        boxes_xyxy = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        evaluator.add(image_id, ImageDetections(boxes_xyxy, found.scores[here], found.class_ids[here]))
+    return evaluator
 
 
 def names_of(truth: CocoTruth) -> list[str]:

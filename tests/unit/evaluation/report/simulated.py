@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.types import ImageDetections
+from tests.unit.evaluation.failures.cases import add_all, simulated_detector
 
 
 def generated(images=40, classes=4, seed=0, names=None, prefix="image"):
@@ -37,27 +37,7 @@ def generated(images=40, classes=4, seed=0, names=None, prefix="image"):
     return content
 
 
-def detected(source, seed=0, clutter=6):
+def detected(source):
     """An evaluator with what a middling detector would say: jitter, misses, swaps, doubles, clutter."""
-    rng = np.random.default_rng(seed)
     evaluator = CocoEvaluator(source)
-    truth = evaluator.truth
-    classes = max(len(truth.class_map), 1)
-    for row, image_id in enumerate(truth.image_ids.tolist()):
-        here = (truth.image_rows == row) & ~truth.iscrowd
-        boxes = truth.boxes_xywh[here].copy()
-        class_ids = truth.class_ids[here].copy()
-        seen = rng.random(len(boxes)) < 0.85 - 0.3 * (boxes[:, 2] < 32)
-        boxes, class_ids = boxes[seen], class_ids[seen]
-        swapped = rng.random(len(boxes)) < 0.12
-        class_ids = np.where(swapped, (class_ids + 1) % classes, class_ids)
-        boxes += rng.normal(0, 0.06, boxes.shape) * boxes[:, [2, 3, 2, 3]]
-        scores = np.clip(rng.beta(6, 2, len(boxes)) - 0.3 * swapped, 0.01, 0.99)
-        twice = rng.random(len(boxes)) < 0.1
-        noise = np.c_[rng.uniform(0, 250, (clutter, 2)), rng.uniform(10, 80, (clutter, 2))]
-        boxes = np.concatenate([boxes, boxes[twice] + 2, noise])
-        class_ids = np.r_[class_ids, class_ids[twice], rng.integers(0, classes, clutter)]
-        scores = np.r_[scores, 0.6 * scores[twice], rng.beta(1, 5, clutter)]
-        boxes[:, 2:] = boxes[:, :2] + np.maximum(boxes[:, 2:], 1)
-        evaluator.add(image_id, ImageDetections(boxes, scores, class_ids))
-    return evaluator
+    return add_all(evaluator, simulated_detector(evaluator.truth))

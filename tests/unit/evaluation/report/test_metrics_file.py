@@ -7,9 +7,7 @@ import json
 import jsonschema
 import pytest
 
-from detrkit.evaluation.report import metrics_file
 from detrkit.evaluation.report.metrics_file import metrics_schema, write_metrics_json
-from tests.unit.evaluation.report.conftest import only_numbers
 
 SCHEMA = metrics_schema()
 FIELDS = SCHEMA["$defs"]["MetricsFile"]["properties"]
@@ -52,16 +50,3 @@ def test_a_full_evaluation_follows_the_schema_and_names_every_key_of_it(plain, t
     assert content["intervals"]["values"]["AP"]["low"] <= content["AP"]
     assert content["confusion"]["classes"] == [*plain.class_names, None]
     assert len(content["score_curves"]["thresholds"]) == len(content["score_curves"]["f1"])
-
-
-def test_what_was_not_asked_for_is_null(plain, tmp_path):
-    content = written(only_numbers(), tmp_path)
-    parts = ("intervals", "errors", "score_curves", "overlaps", "confusion", "calibration", "failures", "latency")
-    assert [content[name] for name in parts] == [None] * len(parts)
-
-
-def test_the_matrix_of_very_many_classes_is_left_out(plain, tmp_path, monkeypatch):
-    monkeypatch.setattr(metrics_file, "MOST_CONFUSED_CLASSES", 3)
-    content = written(plain, tmp_path)
-    assert content["confusion"] is None
-    check(content)

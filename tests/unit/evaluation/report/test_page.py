@@ -9,7 +9,7 @@ import jsonschema
 import pytest
 
 from detrkit.evaluation.report.metrics_file import metrics_schema, write_metrics_json
-from detrkit.evaluation.report.page import MOST_CLASSES_CONFUSED, report_sections, write_report
+from detrkit.evaluation.report.page import write_report
 from detrkit.evaluation.report.summary import write_summary
 from detrkit.visual.text import printable
 from tests.unit.evaluation.report.conftest import HOSTILE, made
@@ -20,26 +20,6 @@ from tests.unit.visual.elements import Elements
 @pytest.fixture(scope="module")
 def page(plain, tmp_path_factory) -> str:
     return write_report(tmp_path_factory.mktemp("page") / "report.html", plain).read_text(encoding="utf-8")
-
-
-def test_every_question_has_its_section(plain):
-    titles = [section.title for section in report_sections(plain)]
-    assert titles == [
-        "In short",
-        "Numbers",
-        "Classes",
-        "Errors",
-        "Failures",
-        "What failure goes with",
-        "Images, worst first",
-        "Labels to check",
-        "Curves",
-        "Confusion",
-        "Boxes",
-        "Calibration",
-        "Latency",
-        "How it was measured",
-    ]
 
 
 def test_hostile_names_show_as_text_and_make_no_element(hostile, tmp_path):
@@ -67,13 +47,6 @@ def test_edge_cases_have_every_file(edge, tmp_path):
     write_metrics_json(tmp_path / "metrics.json", edge)
     content = json.loads((tmp_path / "metrics.json").read_text(encoding="utf-8"), parse_constant=pytest.fail)
     jsonschema.validate(content, metrics_schema(), cls=jsonschema.Draft202012Validator)
-
-
-def test_of_many_classes_the_most_confused_are_shown(tmp_path):
-    evaluation = made(generated(images=80, names=[f"class {i}" for i in range(45)], seed=5))
-    html = write_report(tmp_path / "report.html", evaluation).read_text(encoding="utf-8")
-    assert f"The {MOST_CLASSES_CONFUSED} most confused of 45 classes are shown." in html
-    assert str(MOST_CLASSES_CONFUSED + 1) in Elements(html).every("data-columns")
 
 
 def test_images_that_cannot_be_read_are_counted_and_the_rest_is_there(tmp_path):

@@ -21,14 +21,3 @@ def test_hostile_names_reach_the_summary_harmless(hostile):
     text = summarize(hostile)
     for bait in ("<script", "<img", "](http", "@someone", "\u202e", "[link]"):
         assert bait not in text
-
-
-def test_the_best_and_the_worst_of_many_classes():
-    from tests.unit.evaluation.report.conftest import many_classes
-
-    evaluation = many_classes()
-    text = summarize(evaluation)
-    defined = sorted((entry for entry in evaluation.per_class if entry.objects), key=lambda entry: entry.AP)
-    if len(defined) > 10:
-        assert "first 5 and the last 5" in text
-    assert f"`{defined[-1].name}`" in text

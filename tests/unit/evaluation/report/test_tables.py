@@ -11,10 +11,8 @@ from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, ClassMetrics, CocoM
 from detrkit.evaluation.report import (
     CLASS_COLUMNS,
     class_table,
-    errors_table,
     metrics_table,
 )
-from detrkit.evaluation.report.tables import confusions_table, latency_table, origin_table
 from detrkit.visual.table import Table
 
 
@@ -66,25 +64,6 @@ def test_classes_are_listed_best_first_with_all_that_is_known_of_them(plain):
         assert known["mean IoU"] == plain.overlaps.per_class[class_id]
         assert known["ECE"] == plain.calibration.per_class_ece[class_id]
     assert [entry.name for entry in table.only(*CLASS_COLUMNS).columns] == list(CLASS_COLUMNS)
-
-
-def test_errors_are_listed_dearest_first_then_what_holds_them_all(plain):
-    table = errors_table(plain.errors, plain.score)
-    costs = column(table, "costs AP50")
-    assert costs[:6] == sorted(costs[:6], reverse=True)
-    kinds = {"classification", "localization", "both", "duplicate", "background", "missed"}
-    assert set(column(table, "kind of error")[:6]) == kinds
-    assert column(table, "kind of error")[6:] == ["false positives", "false negatives"]
-    above = plain.errors.counts_above(plain.score)
-    assert by_name(table, f"at score {plain.score:.2f}")["missed"] == above["missed"]
-
-
-def test_confusions_times_and_origin_are_those_of_the_evaluation(plain):
-    for truth, found, count in confusions_table(plain).rows:
-        names = plain.class_names
-        assert plain.confusion.matrix[names.index(truth), names.index(found)] == count
-    assert by_name(latency_table(plain.latency), "median")["total"] == plain.latency.total.p50
-    assert by_name(origin_table(plain), "value")["data set"] == "my-dataset"
 
 
 def test_matplotlib_is_loaded_where_a_picture_is_drawn_only():

@@ -6,7 +6,6 @@ import dataclasses
 
 import numpy as np
 
-from detrkit.classes import ClassMap
 from detrkit.evaluation.analysis import Origin, analyze
 from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.report.verdict import operating_point, verdict, warnings
@@ -76,14 +75,6 @@ def test_few_images_and_images_of_the_training_are_warned_of():
     trained = dataclasses.replace(evaluation, origin=Origin(seen_in_training=True))
     assert "trained on" in warnings(trained)[0]
     assert warnings(analyze(perfect(), resamples=100)) == []
-
-
-def test_classes_that_the_data_lacks_are_warned_of():
-    class_map = ClassMap(("class 0", *(f"beast {i}" for i in range(7))), tuple(range(8)))
-    evaluator = CocoEvaluator(generated(), class_map)
-    (line,) = warnings(analyze(evaluator, resamples=0))
-    assert line.startswith('7 classes of the model not in the data set, not measured: "beast 0"')
-    assert line.endswith("and 2 more.")
 
 
 def test_the_operating_point_is_what_the_threshold_gives():
