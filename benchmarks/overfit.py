@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import detrkit
-from detrkit.config import parse_assignments
+from detrkit.cli.shared import parse_assignments
 from detrkit.data.formats import find_split
 
 IMAGES = 8

@@ -7,7 +7,7 @@ command line reads this page to print help.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -383,26 +383,6 @@ def write_config(config: Config, path: str | Path) -> None:
     """Write every value, defaults included, as YAML."""
     with atomic_file(Path(path)) as file:
         yaml.safe_dump(config.model_dump(mode="json"), file, sort_keys=False, default_flow_style=None)
-
-
-def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
-    """Turn ``["train.lr=1e-4", ...]`` of the command line into changes for :func:`update_config`.
-
-    Raises:
-        ConfigError: A piece has no ``=`` or its value is not YAML.
-    """
-    changes: dict[str, Any] = {}
-    for assignment in assignments:
-        key, equals, value = assignment.partition("=")
-        if not equals or not key.strip():
-            raise ConfigError(f"--set {assignment!r}: expected KEY=VALUE, for instance train.lr=1e-4")
-        try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
-            raise ConfigError(f"--set {assignment!r}: the value is not valid YAML: {error}") from error
-        # precision=16 or =32 reads as a number, but those are names
-        changes[key.strip()] = value.strip() if key.strip() == "train.precision" else parsed
-    return changes
 
 
 _MAPPINGS = frozenset(

@@ -5,16 +5,8 @@ from typing import get_args
 
 import pytest
 
-from detrkit.config import (
-    RECIPES,
-    Config,
-    RecipeName,
-    TransformConfig,
-    parse_assignments,
-    read_config,
-    update_config,
-    write_config,
-)
+from detrkit.cli.shared import parse_assignments
+from detrkit.config import RECIPES, Config, RecipeName, TransformConfig, read_config, update_config, write_config
 from detrkit.errors import ConfigError
 from detrkit.families.configs import MODEL_CONFIGS
 

@@ -5,8 +5,7 @@ from __future__ import annotations
 from detrkit.api.common import Source
 from detrkit.families.build import build_model
 from detrkit.training.nonfinite.diagnosis import Diagnosis
-from detrkit.training.nonfinite.replay import replay_step
-from detrkit.training.nonfinite.saved_step import find_step, read_step
+from detrkit.training.nonfinite.replay import find_step, read_step, replay_step
 
 
 def replay(source: Source) -> Diagnosis:

@@ -33,7 +33,7 @@ def preflight(
     and memory. Exits with 1 if a fault is found.
     """
     with shared.errors():
-        from detrkit.config import parse_assignments
+        from detrkit.cli.shared import parse_assignments
 
         changes = parse_assignments(assignments or [])
         from detrkit.api.preflight import preflight as examine

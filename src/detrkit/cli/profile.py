@@ -43,7 +43,7 @@ def profile(
         if run is not None and not (run / "config.yaml").is_file():
             raise UsageError(f"{run} is not a run folder: it has no config.yaml; for a preset give --model")
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or --trace complains of GPUs that are not there
-        from detrkit.config import parse_assignments
+        from detrkit.cli.shared import parse_assignments
 
         changes = parse_assignments(assignments or [])
         from detrkit.api.profile import profile as watch

@@ -18,7 +18,7 @@ def resume(
     """Go on with a training that was stopped, from its last checkpoint and with its config."""
     with errors():
         from detrkit.api.resume import resume as go_on
-        from detrkit.config import parse_assignments
+        from detrkit.cli.shared import parse_assignments
 
         changes = parse_assignments(assignments or [])
         report_run(go_on(run, epochs=epochs, changes=changes, drawings=run_drawings(), say=say))

@@ -8,13 +8,13 @@ import itertools
 import json
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from detrkit.errors import DetrkitError, UsageError, counted
+from detrkit.errors import ConfigError, DetrkitError, UsageError, counted
 
 if TYPE_CHECKING:
     from detrkit.training.run import Drawings
@@ -190,3 +190,25 @@ def end_of_training(stopped: str, signal_number: int | None) -> None:
     """Exit with the number of the signal that ended a training, if one did."""
     if stopped == "interrupted":
         raise typer.Exit(128 + (signal_number or 2))
+
+
+def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
+    """Turn ``["train.lr=1e-4", ...]`` of the command line into changes for :func:`update_config`.
+
+    Raises:
+        ConfigError: A piece has no ``=`` or its value is not YAML.
+    """
+    import yaml
+
+    changes: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise ConfigError(f"--set {assignment!r}: expected KEY=VALUE, for instance train.lr=1e-4")
+        try:
+            parsed = yaml.safe_load(value)
+        except yaml.YAMLError as error:
+            raise ConfigError(f"--set {assignment!r}: the value is not valid YAML: {error}") from error
+        # precision=16 or =32 reads as a number, but those are names
+        changes[key.strip()] = value.strip() if key.strip() == "train.precision" else parsed
+    return changes

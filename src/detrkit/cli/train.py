@@ -46,7 +46,7 @@ def train(
         if replay is not None:
             _replay(replay, as_json)
             return
-        from detrkit.config import parse_assignments
+        from detrkit.cli.shared import parse_assignments
 
         changes = parse_assignments(assignments or [])
         from detrkit.api.train import train as begin

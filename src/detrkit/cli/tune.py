@@ -49,7 +49,7 @@ def tune(
     """
     with shared.errors():
         from detrkit.api import tune as verbs
-        from detrkit.config import parse_assignments
+        from detrkit.cli.shared import parse_assignments
 
         tell = shared.quiet if as_json else shared.say
         changes = parse_assignments(assignments or [])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import io
 import os
 import shutil
 import time
@@ -30,12 +31,11 @@ from detrkit.data.cache import (
     is_current,
     manifest_path,
     read_manifest,
-    write_manifest,
 )
 from detrkit.data.coco import fit_boxes
 from detrkit.data.formats import canonical_split
 from detrkit.data.formats.coco.write import coco_content, write_coco_json
-from detrkit.data.index import CocoIndex, check_inside
+from detrkit.data.index import CocoIndex, check_inside, pack_names
 from detrkit.data.loader import available_cpus
 from detrkit.download import size_text
 from detrkit.errors import DataError, ImageError
@@ -352,3 +352,19 @@ def _write_annotations(index: CocoIndex, entries: Mapping[str, Entry], short: in
     fitted_index = dataclasses.replace(index, boxes_xyxy=boxes, area=area, sizes_hw=sizes_hw)
     path = out / "annotations" / f"instances_{canonical_split(split)}.json"
     write_coco_json(path, coco_content(fitted_index, names))
+
+
+def write_manifest(folder: Path, split: str, settings: CacheSettings, entries: Mapping[str, Entry]) -> None:
+    """Write the list of copies, whole or not at all."""
+    name_bytes, name_offsets = pack_names(list(entries))
+    content = io.BytesIO()
+    np.savez(
+        content,
+        settings=np.array([VERSION, settings.short, settings.quality], dtype=np.int64),
+        source=np.frombuffer(os.fsencode(settings.source), dtype=np.uint8),
+        name_bytes=name_bytes,
+        name_offsets=name_offsets,
+        entries=np.array(list(entries.values()), dtype=np.int64).reshape(len(entries), len(Entry._fields)),
+    )
+    with atomic_bytes(manifest_path(folder, split)) as file:
+        file.write(content.getbuffer())

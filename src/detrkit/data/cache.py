@@ -9,7 +9,6 @@ Shapes: I images of the data set, M of the cache.
 from __future__ import annotations
 
 import dataclasses
-import io
 import os
 import zipfile
 from collections.abc import Mapping
@@ -21,9 +20,8 @@ import numpy as np
 from detrkit.classes import SizeHW
 from detrkit.config import DataConfig
 from detrkit.data.formats import canonical_split
-from detrkit.data.index import CocoIndex, check_inside, pack_names
+from detrkit.data.index import CocoIndex, check_inside
 from detrkit.errors import AnnotationError, DataError
-from detrkit.files import atomic_bytes
 from detrkit.ops.images import DecodeTarget
 
 VERSION = 1
@@ -192,22 +190,6 @@ def copies_folder(folder: Path, split: str) -> Path:
 def manifest_path(folder: Path, split: str) -> Path:
     """Return the path of the list of the copies of a split."""
     return folder / f"{canonical_split(split)}.manifest.npz"
-
-
-def write_manifest(folder: Path, split: str, settings: CacheSettings, entries: Mapping[str, Entry]) -> None:
-    """Write the list of copies, whole or not at all."""
-    name_bytes, name_offsets = pack_names(list(entries))
-    content = io.BytesIO()
-    np.savez(
-        content,
-        settings=np.array([VERSION, settings.short, settings.quality], dtype=np.int64),
-        source=np.frombuffer(os.fsencode(settings.source), dtype=np.uint8),
-        name_bytes=name_bytes,
-        name_offsets=name_offsets,
-        entries=np.array(list(entries.values()), dtype=np.int64).reshape(len(entries), len(Entry._fields)),
-    )
-    with atomic_bytes(manifest_path(folder, split)) as file:
-        file.write(content.getbuffer())
 
 
 def read_manifest(folder: Path, split: str) -> tuple[CacheSettings, dict[str, Entry]]:

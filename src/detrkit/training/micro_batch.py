@@ -68,14 +68,12 @@ class FoundMicroBatch:
     Args:
         images: Images at once, at most ``batch_size``.
         batch_size: Images a batch and process.
-        most: Images at once that memory might hold, at a guess; at least ``images``.
         worst: Batch that was tried.
         reason: Reason why not more; empty if the whole batch fits.
     """
 
     images: int
     batch_size: int
-    most: int
     worst: WorstCase
     reason: str
 
@@ -87,12 +85,7 @@ class FoundMicroBatch:
                 f"{self.images} images fit at once ({worst}); a batch of {self.batch_size} goes in pieces of "
                 f"{self.images}, with the same gradient; more do not: {self.reason}"
             )
-        fits = f"a batch of {self.batch_size} fits at once ({worst})"
-        if self.most <= self.batch_size:
-            return fits
-        return (
-            f"{fits}; memory would hold about {self.most} images: train.batch_size could be larger, train.lr too"
-        )
+        return f"a batch of {self.batch_size} fits at once ({worst})"
 
 
 def worst_case(config: TransformConfig, index: CocoIndex) -> WorstCase:
@@ -131,21 +124,21 @@ def find_micro_batch(
     devices = [fabric.device] if fabric.device.type == "cuda" else []
     limit = _limit(fabric)
     with torch.random.fork_rng(devices):
-        fits, most, reason = _try_sizes(setup, worst, fabric, limit)
+        fits, reason = _try_sizes(setup, worst, fabric, limit)
     free_memory()
     if fabric.world_size > 1:
-        least = torch.tensor([fits, most], device=fabric.device)
+        least = torch.tensor(fits, device=fabric.device)
         torch.distributed.all_reduce(least, op=torch.distributed.ReduceOp.MIN)
         reason = reason or "another process has less memory"
-        fits, most = least.tolist()
+        fits = int(least)
     if fits == 0:
         halved(1, reason)
     batch_size = setup.config.train.batch_size
-    return FoundMicroBatch(fits, batch_size, most, worst, reason if fits < batch_size else "")
+    return FoundMicroBatch(fits, batch_size, worst, reason if fits < batch_size else "")
 
 
-def _try_sizes(setup: TrainingSetup, worst: WorstCase, fabric: Fabric, limit: float) -> tuple[int, int, str]:
-    """Return the images that fit, those that might at a guess, and why not more."""
+def _try_sizes(setup: TrainingSetup, worst: WorstCase, fabric: Fabric, limit: float) -> tuple[int, str]:
+    """Return the images that fit, and why not more."""
     train = setup.config.train
     used: dict[int, int] = {}  # by images at once; 0: the model and all that belongs to it
     reason, trial = "", None
@@ -172,17 +165,7 @@ def _try_sizes(setup: TrainingSetup, worst: WorstCase, fabric: Fabric, limit: fl
         if used[count] > limit:
             reason = f"{count} take {_gib(used.pop(count))}, {_gib(limit)} are free"
             break
-    del trial
-
-    # beyond the batch, by the line through what was tried
-    fits = max(used, default=0)
-    most = fits
-    while not reason and most < 1024 * train.batch_size and len(used) > 1 and _guess(used, most + 1) <= limit:
-        most += 1
-    if train.pixel_budget is not None:
-        height, width = worst.padded_hw(2)
-        most = max(fits, min(most, train.pixel_budget // (height * width)))
-    return fits, most, reason
+    return max(used, default=0), reason
 
 
 class _Trial:

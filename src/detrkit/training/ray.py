@@ -23,10 +23,8 @@ def train_on_ray(
     run_dir: str | Path,
     *,
     num_workers: int,
-    use_gpu: bool | None = None,
     resources: Mapping[str, float] | None = None,
     max_failures: int = 3,
-    storage: str | Path | None = None,
     go_on: bool = False,
     drawings: Drawings | None = None,
     say: Say = print,
@@ -39,11 +37,10 @@ def train_on_ray(
     Args:
         config: Config of the training; ``train.devices`` and ``train.num_nodes`` do not count.
         run_dir: Run folder, on a disk that all machines share.
-        num_workers: Processes, one GPU or CPU each unless ``resources`` says otherwise.
-        use_gpu: One GPU a worker; None: if the config allows CUDA and the cluster has a GPU.
+        num_workers: Processes; each has a GPU if the config allows CUDA and the cluster has one, else a CPU,
+            unless ``resources`` says otherwise.
         resources: Resources of each worker, as Ray counts them: ``{"CPU": 4}``.
         max_failures: Starts after a failure; -1 without end.
-        storage: Folder of Ray's own records of the run; beside the run folder if not given.
         go_on: If the run folder holds a training already, go on with that one.
         drawings: Functions that draw curves and samples, from the top of a module.
         say: Receives messages for people.
@@ -61,11 +58,8 @@ def train_on_ray(
         raise UsageError(f"{run_dir} is not empty; give another --run, or go on with it: --resume")
     if not ray.is_initialized():
         ray.init(include_dashboard=False, log_to_driver=True)
-    if use_gpu is None:
-        use_gpu = config.train.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
-    place = (
-        Path(storage).expanduser().resolve() if storage is not None else run_dir.with_name(f"{run_dir.name}-ray")
-    )
+    use_gpu = config.train.device != "cpu" and ray.cluster_resources().get("GPU", 0) > 0
+    place = run_dir.with_name(f"{run_dir.name}-ray")
     say(f"training with {num_workers} Ray workers{', a GPU each' if use_gpu else ''}; Ray's own records: {place}")
     trainer = torch_trainer(
         _train_worker,

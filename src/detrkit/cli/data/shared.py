@@ -47,7 +47,8 @@ def checked_layout(text: str) -> Layout:
 
 def changed_config(preset: str, assignments: list[str] | None) -> Config:
     """Return the config of a preset with the values of ``--set``."""
-    from detrkit.config import parse_assignments, update_config
+    from detrkit.cli.shared import parse_assignments
+    from detrkit.config import update_config
     from detrkit.families.recipes import preset_config
 
     return update_config(preset_config(preset), parse_assignments(assignments or []))

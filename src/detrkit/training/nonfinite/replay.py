@@ -4,21 +4,26 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import os
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import torch
 from lightning_fabric import Fabric
 from lightning_fabric.plugins import MixedPrecision
 from torch import nn
 
-from detrkit.config import Config
+from detrkit.checkpoint import load_checkpoint
+from detrkit.classes import ClassMap
+from detrkit.config import Config, update_config
 from detrkit.distributed import make_fabric
-from detrkit.errors import CheckpointError
+from detrkit.errors import CheckpointError, DetrkitError, UsageError
 from detrkit.losses.criterion import Criterion, Normalizers
 from detrkit.training.forward_backward import Passes, summed_values
 from detrkit.training.nonfinite.diagnosis import Diagnosis, NumberPair
-from detrkit.training.nonfinite.saved_step import SavedStep, machine
+from detrkit.training.nonfinite.saved_step import REPLAY_FOLDER, SavedStep, machine
 from detrkit.training.nonfinite.trace import bad_terms, trace_backward, watch_forward
 from detrkit.training.nonfinite.watch import bad_weights, damaged_boxes
 from detrkit.types import Batch
@@ -139,3 +144,41 @@ def _threads(count: int) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(former)
+
+
+def find_step(source: str | os.PathLike[str]) -> Path:
+    """Return the replay file that is meant: the file itself, or the first in a run or its folder of bad steps.
+
+    Raises:
+        UsageError: There is none.
+    """
+    path = Path(source)
+    if path.is_dir():
+        found = sorted(path.glob("step-*.pt")) or sorted((path / REPLAY_FOLDER).glob("step-*.pt"))
+        if not found:
+            raise UsageError(
+                f"{path} holds no saved step; expected a run folder with {REPLAY_FOLDER}/, which is there once a "
+                "step was not finite, or one of its files"
+            )
+        return found[0]
+    if not path.is_file():
+        raise UsageError(f"there is no {path}; expected RUN/{REPLAY_FOLDER}/step-NUMBER-process-NUMBER.pt")
+    return path
+
+
+def read_step(path: Path) -> SavedStep:
+    """Read a replay file.
+
+    Raises:
+        CheckpointError: The file is damaged, of another kind, or holds what no step can be.
+    """
+    payload = load_checkpoint(path)
+    if payload.get("kind") != "replay":
+        raise CheckpointError(
+            f"{path} is a checkpoint, expected a saved step, as they lie in RUN/{REPLAY_FOLDER}/"
+        )
+    try:
+        config, class_map = update_config(Config(), payload["config"]), ClassMap.from_dict(payload["class_map"])
+        return msgspec.convert({**payload, "path": path, "config": config, "class_map": class_map}, SavedStep)
+    except (DetrkitError, KeyError, TypeError, ValueError, AttributeError) as error:
+        raise CheckpointError(f"{path} cannot be used: {error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import platform
 from pathlib import Path
 from typing import Annotated
@@ -11,10 +10,9 @@ import msgspec
 import torch
 from torch import Tensor
 
-from detrkit.checkpoint import load_checkpoint, save_checkpoint
+from detrkit.checkpoint import save_checkpoint
 from detrkit.classes import ClassMap
-from detrkit.config import Config, update_config
-from detrkit.errors import CheckpointError, DetrkitError, UsageError
+from detrkit.config import Config
 from detrkit.types import Batch, GroundTruth
 
 REPLAY_FOLDER = "nonfinite"
@@ -108,44 +106,6 @@ def write_step(saved: SavedStep) -> None:
     payload["batches"] = [msgspec.structs.asdict(batch) for batch in saved.batches]
     del payload["path"]
     save_checkpoint(saved.path, {"kind": "replay", **payload})
-
-
-def find_step(source: str | os.PathLike[str]) -> Path:
-    """Return the replay file that is meant: the file itself, or the first in a run or its folder of bad steps.
-
-    Raises:
-        UsageError: There is none.
-    """
-    path = Path(source)
-    if path.is_dir():
-        found = sorted(path.glob("step-*.pt")) or sorted((path / REPLAY_FOLDER).glob("step-*.pt"))
-        if not found:
-            raise UsageError(
-                f"{path} holds no saved step; expected a run folder with {REPLAY_FOLDER}/, which is there once a "
-                "step was not finite, or one of its files"
-            )
-        return found[0]
-    if not path.is_file():
-        raise UsageError(f"there is no {path}; expected RUN/{REPLAY_FOLDER}/step-NUMBER-process-NUMBER.pt")
-    return path
-
-
-def read_step(path: Path) -> SavedStep:
-    """Read a replay file.
-
-    Raises:
-        CheckpointError: The file is damaged, of another kind, or holds what no step can be.
-    """
-    payload = load_checkpoint(path)
-    if payload.get("kind") != "replay":
-        raise CheckpointError(
-            f"{path} is a checkpoint, expected a saved step, as they lie in RUN/{REPLAY_FOLDER}/"
-        )
-    try:
-        config, class_map = update_config(Config(), payload["config"]), ClassMap.from_dict(payload["class_map"])
-        return msgspec.convert({**payload, "path": path, "config": config, "class_map": class_map}, SavedStep)
-    except (DetrkitError, KeyError, TypeError, ValueError, AttributeError) as error:
-        raise CheckpointError(f"{path} cannot be used: {error}") from error
 
 
 def machine(device: torch.device) -> str:

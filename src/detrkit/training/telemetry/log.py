@@ -82,7 +82,6 @@ class RunLog:
         self._advised: set[str] = set()
         self._told_full = False
         position = resume_at or {}
-        self._is_laid_out = bool(position.get("layout", False))
         self._seconds_before = float(position.get("elapsed_s", 0.0))
         self._began_s = time.monotonic()
         if not enabled:
@@ -141,7 +140,7 @@ class RunLog:
         self._file.sync()
         if self._board is not None:
             self._board.sync()
-        return {"records": self.records, "elapsed_s": self._elapsed_s(), "layout": self._is_laid_out}
+        return {"records": self.records, "elapsed_s": self._elapsed_s()}
 
     def advance(self, step: int, epoch: int) -> None:
         """Move the bar."""
@@ -155,7 +154,6 @@ class RunLog:
         elapsed = {"elapsed_s": round(self._elapsed_s(), 3)}
         self._write("step", record.step, record.epoch, {**elapsed, **record.values()})
         self._send(record.tags(), record.step)
-        self._lay_out(record)
         rate = (
             f"{record.images_per_s:.1f} img/s, waits {record.data_wait:.0%} for data, {record.memory_gib:.1f} GiB"
         )
@@ -164,24 +162,6 @@ class RunLog:
             where = f"epoch {record.epoch} step {record.step}/{self.total_steps}"
             self._say(f"{where} loss {record.loss:.4f} lr {record.lrs.get('model', math.nan):.2e} {rate}")
         self._advise(record)
-
-    def _lay_out(self, record: StepRecord) -> None:
-        """Give what belongs together one chart of TensorBoard, once it is known which layers there are."""
-        if self._board is None or self._is_laid_out:
-            return
-        self._is_laid_out = True
-        self._board.log_layout(
-            {
-                "Losses by decoder layer": {name: [rf"^layers/{name}/"] for name in record.layers},
-                "Evaluation": {
-                    "AP": ["^eval/AP$", "^eval/AP50$", "^eval/AP75$"],
-                    "AP by size of the objects": ["^eval/AP[sml]$"],
-                    "AR": ["^eval/AR"],
-                },
-                "Optimiser": {"learning rates": ["^lr/"], "gradient norms": ["^gradient/norm"]},
-            },
-            record.step,
-        )
 
     def _advise(self, record: StepRecord) -> None:
         """Name the remedy if training waits for data, each remedy once."""

@@ -77,16 +77,6 @@ class TensorBoardLog:
         for part in (summary.text("config", text), experiment, start):  # type: ignore[no-untyped-call]
             self._add(part, 0)
 
-    def log_layout(self, layout: Mapping[str, Mapping[str, Sequence[str]]], step: int) -> None:
-        """Write which tags share a chart on the CUSTOM SCALARS page: tags by chart by category."""
-        from torch.utils.tensorboard.summary import custom_scalars
-
-        charts = {
-            category: {title: ["Multiline", list(tags)] for title, tags in titles.items()}
-            for category, titles in layout.items()
-        }
-        self._add(custom_scalars(charts), step)  # type: ignore[no-untyped-call]
-
     def sync(self) -> None:
         """Wait until everything is on the disk.
 

@@ -16,8 +16,7 @@ from detrkit.checkpoint import load_checkpoint, save_checkpoint
 from detrkit.config import update_config
 from detrkit.errors import CheckpointError, UsageError
 from detrkit.training.nonfinite.diagnosis import Diagnosis
-from detrkit.training.nonfinite.replay import replay_step
-from detrkit.training.nonfinite.saved_step import find_step, read_step
+from detrkit.training.nonfinite.replay import find_step, read_step, replay_step
 from detrkit.training.nonfinite.trace import trace_backward, watch_forward
 from tests.unit.training.faults import Faulty, SpoilBatch, nan_box, nan_pixels, nan_weight, thin_box
 
