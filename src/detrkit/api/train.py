@@ -57,8 +57,8 @@ def train(
         DetrkitError: Anything that config, data, weights or training have to complain about.
     """
     given = {
-        "data.root": data,
-        "train.init": init,
+        "data.root": None if data is None else os.fspath(data),
+        "train.init": None if init is None else os.fspath(init),
         "train.epochs": epochs,
         "train.batch_size": None if batch_size == "auto" else batch_size,
         "train.micro_batch": "auto" if batch_size == "auto" else None,
