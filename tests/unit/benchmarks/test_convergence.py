@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 from PIL import Image
 
 from benchmarks.convergence import __main__ as harness
-from benchmarks.convergence.budget import Budget, epochs_within
 from benchmarks.convergence.competitors import Conditions, config_of
-from benchmarks.convergence.data_sets import DATA_SETS, Files, find_data
+from benchmarks.convergence.data_sets import Files, find_data
 from benchmarks.convergence.recipes import RECIPES, Recipe
-from detrkit.data.split import read_split
-from detrkit.errors import UsageError
 
 pytestmark = pytest.mark.slow
 
@@ -38,19 +34,6 @@ def demo(tmp_path: Path) -> Files:
     return find_data("demo", None, tmp_path / "made", quick=True)
 
 
-class TestBudget:
-    def test_epochs_fill_most_of_the_minutes_and_never_more(self):
-        assert epochs_within(14, 10.0) == 81  # 97 % of 840 s
-        assert epochs_within(1, 58.2) == 1
-        assert epochs_within(1, 58.3) == 1  # one at least, and the table says that it took longer
-        assert epochs_within(10, 0.5) * 0.5 <= 600
-
-    @pytest.mark.parametrize("given", [{}, {"minutes": 1.0, "epochs": 1}, {"minutes": 0.0}, {"epochs": 0}])
-    def test_it_is_either_minutes_or_epochs_and_something(self, given: dict[str, Any]):
-        with pytest.raises(UsageError, match=r"budget"):
-            Budget(**given)
-
-
 class TestRecipes:
     @pytest.mark.parametrize("name", REAL_RECIPES)
     def test_every_entry_of_the_table_is_a_config(self, demo: Files, name: str, monkeypatch: pytest.MonkeyPatch):
@@ -62,33 +45,6 @@ class TestRecipes:
         assert (config.train.seed, config.train.precision) == (3, "bf16")
         assert (config.transforms.eval_size, config.transforms.max_size) == demo.size
         assert recipe.against is None or REAL_RECIPES[recipe.against].preset == recipe.preset
-
-
-class TestDataSets:
-    @pytest.mark.parametrize(
-        ("name", "train", "val", "classes"),
-        [("bccd", 205, 72, 3), ("chess", None, None, 14), ("cones", None, None, 2), ("coco", 180, 110, 80)],
-    )
-    def test_every_real_set_is_read(
-        self, shared_data: Path, tmp_path: Path, name: str, train: int | None, val: int | None, classes: int
-    ):
-        files = find_data(name, shared_data, tmp_path)
-        config = config_of("plain", files, 0, Conditions(device="cpu"))
-        parts = [read_split(config, split, strict=True) for split in ("train", "val")]
-        found = [len(part.index) for part in parts]
-        assert found == [train or found[0], val or found[1]]
-        assert min(found) >= 10
-        assert files.train_count() == found[0]
-        names = [{part.index.file_name(row) for row in range(len(part.index))} for part in parts]
-        assert not names[0] & names[1]
-        assert len(parts[0].index.class_map) == classes
-        assert config.transforms.eval_size == DATA_SETS[name].size[0]
-
-    def test_a_missing_folder_is_named(self, tmp_path: Path):
-        with pytest.raises(UsageError, match=r"bccd_voc.*--data"):
-            find_data("bccd", None, tmp_path)
-        with pytest.raises(UsageError, match=r"'cats'; known: demo, bccd"):
-            find_data("cats", tmp_path, tmp_path)
 
 
 class TestRuns:

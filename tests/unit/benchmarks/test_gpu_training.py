@@ -52,14 +52,6 @@ def test_rates_are_of_each_competitor_and_batch_size_and_memory_that_runs_out_is
     assert "| 4 | us bf16 |" in text
 
 
-def test_other_errors_are_not_taken_for_memory():
-    def make(_batch: int) -> Callable[[], object]:
-        raise RuntimeError("shapes do not fit")
-
-    with pytest.raises(RuntimeError, match="shapes"):
-        training_rates({"us": make}, CPU, (1,), 1, flops_of, {})
-
-
 @pytest.mark.slow
 def test_the_real_models_run_through_the_same_code():
     names = (THEIRS, "transformers, bf16 autocast", "detrkit float32", "detrkit bf16")

@@ -93,24 +93,6 @@ def test_files_that_roboflow_made_from_one_stay_together(tmp_path: Path):
     assert all((2 * number in train) == (2 * number + 1 in train) for number in range(4))
 
 
-def test_a_large_group_is_named_where_it_spoils_the_shares(source: Path, tmp_path: Path):
-    for number in range(2, 19):
-        (source / "train" / f"{number}.{'png' if number % 2 else 'jpg'}").write_bytes(
-            (source / "train" / "1.png").read_bytes()
-        )
-    result = split_data(source, tmp_path / "out", HALVES)
-    assert result.largest_group == 18
-    assert "images where 12 were asked for; the largest group of near-duplicates" in result.notes[0]
-
-
-def test_unreadable_images_are_kept_and_named(source: Path, tmp_path: Path):
-    (source / "train" / "1.png").write_bytes(b"no image")
-    result = split_data(source, tmp_path / "out", HALVES)
-    assert sum(part.images for part in result.parts) == 24
-    assert "1 images cannot be decoded" in result.notes[0]
-    assert "1.png" in result.notes[0]
-
-
 def test_what_was_asked_wrongly_is_said_before_any_work(source: Path, tmp_path: Path):
     (tmp_path / "full").mkdir()
     (tmp_path / "full" / "file").touch()
@@ -125,14 +107,6 @@ def test_what_was_asked_wrongly_is_said_before_any_work(source: Path, tmp_path: 
         assert not (tmp_path / "out").exists()
     with pytest.raises(DataError, match="cannot be divided"):
         split_data(source, tmp_path / "out", {f"part{'x' * n}": 1 / 25 for n in range(25)})
-
-
-def test_a_data_set_that_is_divided_already_needs_a_name(tmp_path: Path):
-    data = write_synthetic(tmp_path / "data", train_images=8, val_images=4, size=48)
-    with pytest.raises(UsageError, match="divided already, into train, val"):
-        split_data(data, tmp_path / "out", HALVES)
-    result = split_data(data, tmp_path / "out", HALVES, split="val")
-    assert sum(part.images for part in result.parts) == 4
 
 
 def test_a_sample_takes_from_every_split_in_proportion(tmp_path: Path):

@@ -78,30 +78,6 @@ def test_flat_images_are_duplicates_of_equal_files_only(tmp_path: Path):
     assert [group.tolist() for group in exact_duplicates(prints)] == [[0, 1]]
 
 
-def test_the_upright_picture_is_hashed(tmp_path: Path):
-    image = picture(3)
-    image.save(tmp_path / "upright.jpg", quality=95)
-    exif = Image.Exif()
-    exif[0x0112] = 6  # turn by 90 degrees clockwise to see it upright
-    image.transpose(Image.Transpose.ROTATE_90).save(tmp_path / "turned.jpg", quality=95, exif=exif)
-    first, second = fingerprint(tmp_path / "upright.jpg"), fingerprint(tmp_path / "turned.jpg")
-    assert hamming(first[1], second[1]) < 8
-
-
-def test_gray_palette_transparent_and_cmyk_files_have_a_hash(tmp_path: Path):
-    image = picture(5)
-    for name, mode in (
-        ("l.png", "L"),
-        ("p.png", "P"),
-        ("rgba.png", "RGBA"),
-        ("cmyk.jpg", "CMYK"),
-        ("rgb.webp", "RGB"),
-    ):
-        image.convert(mode).save(tmp_path / name)
-    prints = fingerprints(sorted(tmp_path.iterdir()), workers=2)
-    assert [group.tolist() for group in near_duplicates(prints)] == [[0, 1, 2, 3, 4]]
-
-
 def test_unreadable_files_are_named_and_belong_to_no_group(tmp_path: Path):
     picture(0).save(tmp_path / "good.jpg")
     whole = (tmp_path / "good.jpg").read_bytes()

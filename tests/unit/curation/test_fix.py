@@ -109,23 +109,6 @@ def test_a_copy_without_most_objects_is_not_fit(small, tmp_path):
     assert fixed.unfit == ("3 of 5 objects are lost",)
 
 
-def test_exact_duplicates_are_no_loss(small, tmp_path):
-    first = small.content["annotations"][0]
-    small.content["annotations"] += [{**first, "id": 10 + at} for at in range(3)]
-    fixed, content = small.fix(tmp_path / "out")
-    assert fixed.is_clean
-    assert fixed.losses == ()
-    assert len(content["annotations"]) == 2
-
-
-def test_a_mask_away_from_its_box_is_left_out(small, tmp_path):
-    small.content["annotations"][0]["bbox"] = [12, 3, 20, 30]
-    fixed, content = small.fix(tmp_path / "out")
-    assert fixed.losses == (Loss("train", "masks", 1, 2),)
-    assert content["annotations"][0]["bbox"] == [12, 3, 20, 30]
-    assert [bool(entry["segmentation"]) for entry in content["annotations"]] == [False, True]
-
-
 def test_boxes_are_scaled_with_images_that_were_made_smaller(small, tmp_path):
     for image in small.content["images"]:
         image["width"], image["height"] = 120, 80
@@ -138,29 +121,6 @@ def test_boxes_are_scaled_with_images_that_were_made_smaller(small, tmp_path):
     assert content["annotations"][0]["bbox"] == [10, 10, 30, 20]
     assert content["annotations"][0]["segmentation"] == []
     assert fixed.losses == (Loss("train", "masks", 2, 2),)
-
-
-def test_an_image_with_a_repeated_id_is_left_out(small, tmp_path):
-    small.content["images"][1]["id"] = 1
-    fixed, content = small.fix(tmp_path / "out")
-    assert [image["file_name"] for image in content["images"]] == ["1.png"]
-    assert [entry["image_id"] for entry in content["annotations"]] == [1]
-    assert Loss("train", "images", 1, 2) in fixed.losses
-
-
-def test_two_entries_of_one_file_become_one(small, tmp_path):
-    extra = {**small.content["images"][0], "id": 9}
-    small.content["images"].append(extra)
-    small.content["annotations"].append({**small.content["annotations"][0], "id": 7, "image_id": 9})
-    other = {**small.content["annotations"][0], "id": 8, "image_id": 9, "bbox": [1, 1, 20, 8], "segmentation": []}
-    small.content["annotations"].append({**other, "area": 160})
-    fixed, content = small.fix(tmp_path / "out")
-    assert fixed.after.is_clean
-    assert len(content["images"]) == 2
-    assert [entry["bbox"] for entry in content["annotations"] if entry["image_id"] == 1] == [
-        [10, 10, 30, 20],
-        [1, 1, 20, 8],
-    ]
 
 
 def test_names_from_outside_are_not_copied(small, tmp_path):

@@ -7,7 +7,7 @@ import pytest
 
 from detrkit.config import TransformConfig
 from detrkit.curation.input_sizes import eval_inputs, train_inputs
-from tests.unit.data.indexes import make_index
+from tests.unit.data.factory import make_index
 
 PLAIN = TransformConfig(recipe="resize", flip=0.0, eval_size=200, max_size=1000)
 
@@ -51,31 +51,9 @@ def test_crops_lose_and_cut_objects_of_known_places():
     assert np.median(found.short_sides) == pytest.approx(8, rel=0.01)
 
 
-def test_the_same_seed_gives_the_same_numbers_and_the_sample_is_bounded():
-    index = make_index([[(0, (0, 0, 30, 20))]] * 9, [(100, 150)] * 9)
-    seen: list[tuple[int, int]] = []
-    first, again, other = (
-        train_inputs(index, TransformConfig(), most_images=4, seed=seed, progress=lambda *at: seen.append(at))
-        for seed in (0, 0, 1)
-    )
-    assert first.images == 4
-    assert np.array_equal(first.short_sides, again.short_sides)
-    assert not np.array_equal(first.short_sides, other.short_sides)
-    assert seen[:4] == [(1, 4), (2, 4), (3, 4), (4, 4)]
-
-
 def test_no_objects_give_empty_numbers():
     index = make_index([[], []])
     for found in (train_inputs(index, PLAIN), eval_inputs(index, PLAIN)):
         assert found.objects == 0
         assert found.share_below(8) == 0
         assert found.to_dict()["short_side"]["median"] == 0
-
-
-@pytest.mark.parametrize("recipe", ["detr", "resize", "light", "strong", "mosaic"])
-def test_every_recipe_can_be_followed(recipe: str):
-    index = make_index([[(0, (10, 10, 60, 60)), (1, (100, 20, 140, 90))]] * 3)
-    found = train_inputs(index, TransformConfig.model_validate({"recipe": recipe}))
-    assert found.objects == 6
-    assert len(found.short_sides) == 6 - found.lost
-    assert ("mosaic and mixup" in found.method) == (recipe == "mosaic")

@@ -12,7 +12,7 @@ from hotcoco import COCO
 
 from detrkit.curation.stats import HEAT_CELLS, Distribution, dataset_stats, measure, split_stats
 from detrkit.data.read import read_coco
-from tests.unit.data.indexes import make_index
+from tests.unit.data.factory import make_index
 
 
 def stats_of(*arguments, **options):
@@ -40,18 +40,6 @@ def test_sizes_go_by_annotated_area_with_cocos_limits():
     assert (found.small, found.medium, found.large) == (1, 2, 1)
 
 
-def test_sizes_shapes_and_places_are_relative_to_each_image():
-    found = stats_of([[(0, (0, 0, 50, 25))], [(1, (0, 50, 100, 100))]], [(100, 200), (100, 100)])
-    assert found.relative_size.least == pytest.approx((1250 / 20000) ** 0.5)
-    assert found.relative_size.greatest == pytest.approx(0.5**0.5)
-    assert found.aspect.median == 2
-    heat = np.zeros((HEAT_CELLS, HEAT_CELLS), dtype=np.int64)
-    heat[int(0.125 * HEAT_CELLS), int(0.125 * HEAT_CELLS)] = 1
-    heat[int(0.75 * HEAT_CELLS), HEAT_CELLS // 2] = 1
-    assert np.array_equal(found.center_heat, heat)
-    assert found.image_sizes == ((100, 100, 1), (100, 200, 1))
-
-
 def test_a_data_set_without_objects_has_numbers():
     stats = dataset_stats({"train": make_index([[], []])})
     assert stats.splits["train"].empty_images == 2
@@ -73,12 +61,6 @@ def test_splits_are_joined_by_class_name():
     assert counts["all"] == {"cat": 1, "dog": 2, "fox": 2}
     assert counts["val"] == {"dog": 1, "fox": 2}
     assert stats.splits["all"].images == 3
-
-
-def test_classes_of_one_name_stay_apart():
-    box = (0, 0, 10, 10)
-    found = stats_of([[(0, box), (1, box), (1, box)]], names=("cat", "cat"))
-    assert [entry.objects for entry in found.classes] == [1, 2]
 
 
 def test_what_deserves_attention_is_said():

@@ -7,7 +7,7 @@ import pytest
 
 from detrkit.curation.subsets import class_shares, parse_shares, sample_rows, split_rows
 from detrkit.errors import DataError, UsageError
-from tests.unit.data.indexes import labelled
+from tests.unit.data.factory import labelled
 
 SHARES = {"train": 0.7, "val": 0.2, "test": 0.1}
 
@@ -41,13 +41,6 @@ def test_every_image_is_in_one_part_and_classes_are_closer_to_the_shares_than_at
     assert [len(rows) for rows in parts.values()] == pytest.approx([210, 60, 30], abs=6)
 
 
-def test_the_seed_decides_and_nothing_else():
-    index = long_tailed()
-    first, again, other = (split_rows(index, SHARES, seed) for seed in (0, 0, 1))
-    assert all(np.array_equal(first[name], again[name]) for name in SHARES)
-    assert not np.array_equal(first["train"], other["train"])
-
-
 def test_groups_stay_together_and_classes_in_proportion():
     index = long_tailed()
     random = np.random.default_rng(1)
@@ -59,23 +52,6 @@ def test_groups_stay_together_and_classes_in_proportion():
         part_of[rows] = number
     assert all(len(set(part_of[group])) == 1 for group in groups)
     assert deviation(index, parts.values()) < 0.05
-
-
-def test_groups_that_share_an_image_are_one():
-    index = labelled([[0]] * 20)
-    groups = [np.array([5, 9]), np.array([1, 5]), np.array([9, 19]), np.array([0, 1])]
-    parts = split_rows(index, {"train": 0.5, "val": 0.5}, 0, groups)
-    holding = [name for name, rows in parts.items() if {0, 1, 5, 9, 19} & set(rows.tolist())]
-    assert len(holding) == 1
-    assert [len(rows) for rows in parts.values()] == [10, 10]
-
-
-def test_a_group_larger_than_any_share_goes_to_the_largest_part():
-    assert 30 in split_rows(labelled([[0]] * 30 + [[1]]), SHARES)["train"], "so does a class of one image"
-    parts = split_rows(labelled([[0]] * 50), SHARES, 0, [np.arange(45)])
-    assert set(range(45)) <= set(parts["train"].tolist())
-    assert len(parts["val"])
-    assert len(parts["test"])
 
 
 @pytest.mark.parametrize("count", [3, 4, 5, 7])
@@ -107,22 +83,6 @@ def test_a_sample_has_so_many_images_all_classes_and_their_proportion():
     assert (counts[rows] == 0).mean() == pytest.approx((counts == 0).mean(), abs=0.04)
 
 
-def test_a_sample_gives_each_class_its_least_number_where_there_are_so_many():
-    images = [[0]] * 200 + [[1]] * 5 + [[2]]
-    rows = sample_rows(labelled(images), 20, min_per_class=3)
-    labels = [images[row][0] for row in rows]
-    assert len(rows) == 20
-    assert labels.count(1) >= 3
-    assert labels.count(2) == 1
-
-
-def test_few_images_cover_as_many_classes_as_they_can():
-    images = [[number] for number in range(8)] + [list(range(8))] + [[0]] * 50
-    rows = sample_rows(labelled(images, 8), 2)
-    assert 8 in rows
-    assert len(sample_rows(labelled([[number] for number in range(8)], 8), 3)) == 3
-
-
 def test_a_sample_of_more_than_all_is_all_and_of_none_is_refused():
     index = labelled([[0], [1], []])
     assert sample_rows(index, 99).tolist() == [0, 1, 2]
@@ -146,3 +106,12 @@ def test_shares_are_read_and_checked():
     ):
         with pytest.raises(UsageError, match=problem):
             parse_shares(text)
+
+
+def test_groups_that_share_an_image_are_one():
+    index = labelled([[0]] * 20)
+    groups = [np.array([5, 9]), np.array([1, 5]), np.array([9, 19]), np.array([0, 1])]
+    parts = split_rows(index, {"train": 0.5, "val": 0.5}, 0, groups)
+    holding = [name for name, rows in parts.items() if {0, 1, 5, 9, 19} & set(rows.tolist())]
+    assert len(holding) == 1
+    assert [len(rows) for rows in parts.values()] == [10, 10]

@@ -4,12 +4,10 @@ import json
 from pathlib import Path
 
 import numpy as np
-import pytest
 
 from detrkit.curation.synthetic import SHAPES, draw_scene, write_synthetic
 from detrkit.data.formats import find_split
 from detrkit.data.read import read_coco
-from detrkit.errors import UsageError
 
 
 def test_written_set_is_sound_and_found(tmp_path: Path) -> None:
@@ -51,14 +49,3 @@ def test_box_holds_all_of_its_object_and_nothing_more() -> None:
         assert changed.sum() == inside.sum()
         assert inside.any(axis=0).mean() > 0.9
         assert inside.any(axis=1).mean() > 0.9
-
-
-def test_number_of_classes_and_sizes_can_be_chosen(tmp_path: Path) -> None:
-    root = write_synthetic(tmp_path, 12, 0, size=200, num_classes=2, max_objects=3, side_share=(0.5, 0.6))
-    index, _ = read_coco(root / "annotations/instances_train2017.json", root / "train2017")
-    assert index.class_map.names == ("disc", "square")
-    sides = index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]
-    assert 100 <= sides.min() <= sides.max() <= 120
-    assert np.diff(index.offsets).max() <= 3
-    with pytest.raises(UsageError, match="num_classes is 9, expected 1 to 6"):
-        write_synthetic(tmp_path, num_classes=9)

@@ -11,8 +11,7 @@ from torchvision import tv_tensors
 from detrkit.config import RECIPES, TransformConfig
 from detrkit.data.coco import Sample
 from detrkit.errors import ImageError
-from detrkit.ops.boxes import cxcywh_to_xyxy
-from detrkit.types import Batch, Target
+from detrkit.types import Target
 
 LEVELS = (0, 85, 170, 255)
 PALETTE = torch.tensor(
@@ -63,23 +62,6 @@ def make_target(boxes: Tensor, size_hw: tuple[int, int], first_label: int = 0, m
             mask[box[1] : box[3], box[0] : box[2]] = True
         target["masks"] = tv_tensors.Mask(drawn)
     return target
-
-
-def targets_of(batch: Batch) -> list[Target]:
-    """The objects of a batch as targets, in pixels of each image; without crowd regions, which no batch holds."""
-    parts = zip(
-        batch.truth.boxes_cxcywh.split(batch.truth.counts),
-        batch.truth.labels.split(batch.truth.counts),
-        batch.sizes_hw,
-        strict=True,
-    )
-    targets = []
-    for boxes, labels, (height, width) in parts:
-        corners = cxcywh_to_xyxy(boxes) * torch.tensor([width, height, width, height])
-        target = make_target(corners, (height, width))
-        target["labels"] = labels
-        targets.append(target)
-    return targets
 
 
 def random_scene(seed: int, size_hw: tuple[int, int], *, masks: bool = False) -> Sample:

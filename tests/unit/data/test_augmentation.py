@@ -10,11 +10,10 @@ import pytest
 import torch
 from torchvision import tv_tensors
 
-from detrkit.config import RECIPES, DataConfig, TransformConfig
+from detrkit.config import RECIPES, TransformConfig
 from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.coco import CocoDataset, Sample, SampleKey
 from detrkit.data.compose import ComposedTransform
-from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.read import read_coco
 from detrkit.data.transforms import train_transform
 from detrkit.types import Target
@@ -181,20 +180,6 @@ def data_set(root: Path, config: TransformConfig, epochs: int | None = None) -> 
     folder = root / "train2017"
     index, _ = read_coco(root / "annotations" / "instances_train2017.json", folder)
     return CocoDataset(index, folder, train_transform(config, epochs), seed=5)
-
-
-@pytest.mark.parametrize("recipe", ["strong", "mosaic"])
-def test_number_of_workers_does_not_change_composed_batches(synthetic: Path, recipe: str) -> None:
-    dataset = data_set(synthetic, RECIPE_CONFIGS[recipe], epochs=10)
-    runs = []
-    for workers in (0, 2):
-        loader = build_loader(dataset, EpochBatchSampler(10, 3, seed=1), DataConfig(workers=workers))
-        runs.append([batch for batch in loader if batch is not None])
-    assert len(runs[0]) == 4
-    for one, two in zip(*runs, strict=True):
-        assert torch.equal(one.images, two.images)
-        assert torch.equal(one.truth.boxes_cxcywh, two.truth.boxes_cxcywh)
-        assert torch.equal(one.truth.labels, two.truth.labels)
 
 
 @pytest.mark.parametrize("recipe", sorted(RECIPES))

@@ -18,7 +18,6 @@ from detrkit.config import DataConfig
 from detrkit.curation.cache import CacheReport, build_cache, reduced_hw
 from detrkit.data.cache import ImageCache, default_cache_folder, find_cache, read_manifest
 from detrkit.data.coco import CocoDataset
-from detrkit.data.formats import find_split
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_coco
 from detrkit.errors import DataError
@@ -131,14 +130,6 @@ def test_samples_of_a_cache_have_the_boxes_and_areas_of_the_originals(data: Path
         assert (reference[0] - copy).abs().mean() < 4  # the same picture
 
 
-def test_a_second_call_makes_nothing_anew(data: Path) -> None:
-    build(data)
-    before = {path: path.stat().st_mtime_ns for path in (default_cache_folder(data) / "train").rglob("*.jpg")}
-    report = build(data)
-    assert (report.resized, report.linked, report.kept) == (0, 0, 5)
-    assert {path: path.stat().st_mtime_ns for path in before} == before
-
-
 def test_other_settings_make_all_anew(data: Path) -> None:
     build(data)
     report = build(data, short=90)
@@ -215,24 +206,6 @@ def test_a_stopped_run_goes_on_where_it_was(data: Path, tmp_path: Path, stop_aft
     assert files_in(default_cache_folder(data)) == expected
 
 
-def test_what_a_stopped_run_left_is_not_taken_for_other_settings_or_a_changed_source(data: Path) -> None:
-    def stop(done: int, total: int) -> None:
-        if done == total:
-            raise KeyboardInterrupt
-
-    with pytest.raises(KeyboardInterrupt):
-        build(data, progress=stop)
-    picture(400, 600, 9).save(data / "train2017" / "large.jpg")
-    damaged = default_cache_folder(data) / "train" / "sub" / "odd.jpg"
-    stamp = damaged.stat().st_mtime_ns
-    damaged.write_bytes(b"")  # as a power cut leaves it
-    os.utime(damaged, ns=(stamp, stamp))
-    assert build(data).kept == 3
-    with pytest.raises(KeyboardInterrupt):
-        build(data, progress=stop, quality=50)
-    assert build(data).kept == 0
-
-
 def test_a_full_disk_is_said_and_leaves_nothing_half_written(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = files_in(build(data).folder)
     shutil.rmtree(default_cache_folder(data))
@@ -255,22 +228,6 @@ def test_a_full_disk_is_said_and_leaves_nothing_half_written(data: Path, monkeyp
     report = build(data)
     assert report.kept == len(left)
     assert files_in(default_cache_folder(data)) == expected
-
-
-def test_the_cache_is_a_data_set_by_itself(data: Path) -> None:
-    build(data)
-    files = find_split(default_cache_folder(data), "train")
-    index, report = read_coco(files.annotations, files.images, "error")
-    assert report.is_sound
-    dataset = CocoDataset(index, files.images, None, on_bad_image="error")
-    for row in range(5):
-        image, target = dataset.read_sample(row)
-        height, width = image.shape[1:]
-        assert tuple(index.sizes_hw[row]) == (height, width) == reduced_hw(SIZES_HW[row], SHORT)
-        expected = [width / 4, height / 8, 3 * width / 4, 5 * height / 8]
-        assert target["boxes"][0].tolist() == pytest.approx(expected, abs=2e-3)
-        assert target["area"].item() == pytest.approx(0.7 * width * height / 4, rel=1e-3)
-    assert index.class_map == index_of(data).class_map
 
 
 def test_a_cache_that_is_too_small_is_not_found_but_can_be_named(data: Path) -> None:
@@ -336,3 +293,21 @@ def test_command_ends_with_what_it_brought_and_where_it_lies(data: Path) -> None
     content = json.loads(output)
     assert (content["resized"], content["linked"]) == (4, 1)
     assert content["folder"] == str(data.parent / "there")
+
+
+def test_what_a_stopped_run_left_is_not_taken_for_other_settings_or_a_changed_source(data: Path) -> None:
+    def stop(done: int, total: int) -> None:
+        if done == total:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        build(data, progress=stop)
+    picture(400, 600, 9).save(data / "train2017" / "large.jpg")
+    damaged = default_cache_folder(data) / "train" / "sub" / "odd.jpg"
+    stamp = damaged.stat().st_mtime_ns
+    damaged.write_bytes(b"")  # as a power cut leaves it
+    os.utime(damaged, ns=(stamp, stamp))
+    assert build(data).kept == 3
+    with pytest.raises(KeyboardInterrupt):
+        build(data, progress=stop, quality=50)
+    assert build(data).kept == 0

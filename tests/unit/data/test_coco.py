@@ -153,3 +153,15 @@ def test_size_of_a_sample_is_known_beforehand(tmp_path: Path) -> None:
         assert sample is not None
         assert dataset.sample_size(SampleKey(epoch, row)) == tuple(sample[0].shape[1:])
     assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_selected_images_keep_their_annotations(tmp_path: Path) -> None:
+    images = [image_entry(number, f"sub/ö {number}.png") for number in (5, 6, 7)]
+    annotations = [annotation(1, 5), annotation(2, 7), annotation(3, 7, category_id=3)]
+    whole, _ = read_coco(write(tmp_path, coco(images, annotations)), tmp_path)
+    index = whole.select(np.array([2, 1]))
+    assert index.image_ids.tolist() == [7, 6]
+    assert [index.file_name(row) for row in range(2)] == ["sub/ö 7.png", "sub/ö 6.png"]
+    assert index.annotation_ids[index.annotation_rows(0)].tolist() == [2, 3]
+    assert index.offsets.tolist() == [0, 2, 2]
+    assert len(index.select(np.array([], dtype=np.int64))) == 0

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from detrkit.config import TransformConfig
-from detrkit.data.compose import join_targets, load_composed, mixup, mosaic
+from detrkit.data.compose import load_composed, mixup, mosaic
 from detrkit.errors import ImageError
 
 from .scenes import Scenes, color_of, make_target, painted_scene, random_scene
@@ -57,13 +57,6 @@ def test_an_unreadable_partner_is_replaced_by_the_next_draw(config: TransformCon
         assert scenes.read[-1] == 3
 
 
-def test_without_readable_partners_the_image_stays_alone() -> None:
-    samples = [painted_scene(seed) for seed in range(3)]
-    for config in (MOSAIC, MIXUP):
-        image, _ = load_composed(Scenes(samples, broken={0, 1, 2}), 0, samples[0], config)
-        assert torch.equal(image, samples[0][0])
-
-
 def test_an_unreadable_partner_stops_training_that_is_to_stop() -> None:
     samples = [painted_scene(seed) for seed in range(2)]
     with pytest.raises(ImageError, match="is broken"):
@@ -76,27 +69,3 @@ def test_an_image_too_small_to_share_is_left_alone() -> None:
         scenes = Scenes([alone])
         assert load_composed(scenes, 0, alone, both) == alone
     assert load_composed(Scenes([alone] * 4), 0, random_scene(5, (31, 200)), both)[0].shape == (3, 31, 200)
-
-
-def test_partners_come_from_the_whole_data_set() -> None:
-    scenes = Scenes([painted_scene(seed) for seed in range(6)])
-    for seed in range(40):
-        torch.manual_seed(seed)
-        load_composed(scenes, 0, scenes.samples[0], MOSAIC)
-    assert set(scenes.read) == {1, 2, 3, 4, 5}
-    assert len(scenes.read) == 120
-
-
-def test_the_probability_is_kept() -> None:
-    scenes = Scenes([painted_scene(seed, (40, 40)) for seed in range(4)])
-    torch.manual_seed(0)
-    for _ in range(200):
-        load_composed(scenes, 0, scenes.samples[0], TransformConfig(mixup=0.3))
-    assert 40 < len(scenes.read) < 80
-
-
-def test_masks_are_joined_only_if_all_have_them() -> None:
-    boxes = torch.tensor([[1.0, 1.0, 5.0, 5.0]])
-    with_masks, without = make_target(boxes, (9, 9), 0, masks=True), make_target(boxes, (9, 9), 1)
-    assert "masks" not in join_targets([with_masks, without])
-    assert join_targets([with_masks, with_masks])["masks"].shape == (2, 9, 9)

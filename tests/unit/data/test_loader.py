@@ -131,13 +131,6 @@ def _assert_same(expected: list[Batch], found: list[Batch]) -> None:
     assert first.images.is_contiguous(memory_format=torch.channels_last)
 
 
-def test_unreadable_image_does_not_end_the_epoch(synthetic: Path, tmp_path: Path) -> None:
-    root = write_synthetic(tmp_path, 5, 0, size=64)
-    (root / "train2017" / "000002.jpg").write_bytes(b"\xff\xd8 cut off")
-    batches = batches_of(training_set(root), 0, epochs=1)
-    assert sorted(image_id for batch in batches for image_id in batch.image_ids) == [1, 3, 4, 5]
-
-
 def test_auto_workers_leave_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for cpus, expected in ((1, 1), (2, 1), (4, 3), (64, 4)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)), raising=False)

@@ -9,7 +9,7 @@ from detrkit.classes import ClassMap
 from detrkit.errors import DataError
 from detrkit.robustness.generalization import evaluate_on_several
 from detrkit.robustness.pages import write_generalization
-from tests.unit.data.indexes import make_index
+from tests.unit.data.factory import make_index
 from tests.unit.robustness.studies import OracleSubject, split_of
 
 BOX = (10.0, 10.0, 60.0, 60.0)

@@ -9,7 +9,7 @@ import torch
 from detrkit.errors import DataError, UsageError
 from detrkit.robustness.pages import write_robustness
 from detrkit.robustness.study import evaluate_corruptions
-from tests.unit.data.indexes import make_index
+from tests.unit.data.factory import make_index
 from tests.unit.robustness.studies import OracleSubject, split_of
 
 BOX = (10.0, 10.0, 60.0, 60.0)

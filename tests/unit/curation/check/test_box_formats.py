@@ -73,16 +73,6 @@ def test_a_single_box_as_corners_is_found_where_it_leaves_the_image():
     assert found.xywh[7].tolist() == [400, 300, 200, 120]
 
 
-def test_areas_tell_sizes_from_corners():
-    boxes = random_boxes()
-    boxes[7] = [400, 300, 600, 420]
-    area = boxes[:, 2] * boxes[:, 3]
-    assert not (judged(boxes, area=area).fault != "").any(), "a wide box that leaves its image"
-    boxes[7], area[7] = [10, 10, 30, 50], 20 * 40
-    found = judged(boxes, area=area)
-    assert np.flatnonzero(found.fault != "").tolist() == [7], "corners that would also fit as a size"
-
-
 def test_masks_decide_where_they_are_at_hand():
     boxes = random_boxes()
     masks = from_xywh(boxes, "xyxy")
@@ -100,12 +90,3 @@ def test_normalised_boxes_are_scaled_in_whatever_format_they_are(written):
     found = judged(numbers)
     assert set(found.fault) == {"box_normalised"}
     assert np.allclose(found.xywh, boxes)
-
-
-def test_pixels_in_a_normalised_format_are_scaled_back():
-    boxes = random_boxes()
-    boxes[5] = to_xywh(from_xywh(boxes[5:6], "cxcywh") * [WIDTH, HEIGHT, WIDTH, HEIGHT], "cxcywh")
-    found = judged(boxes, "cxcywh", is_normalised=True)
-    assert np.flatnonzero(found.fault != "").tolist() == [5]
-    assert found.fault[5] == "box_in_pixels"
-    assert np.allclose(found.xywh, random_boxes())

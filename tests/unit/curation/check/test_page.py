@@ -50,25 +50,6 @@ def test_the_page_names_every_finding_and_shows_pictures(spoiled, tmp_path):
     assert "default-src 'none'" in page
 
 
-def test_pairs_of_images_are_shown_side_by_side(shapes, tmp_path):
-    root = tmp_path / "set"
-    (root / "annotations").mkdir(parents=True)
-    (root / "val2017").symlink_to(shapes / "val2017", target_is_directory=True)
-    (root / "train2017").mkdir()
-    for path in (shapes / "train2017").iterdir():
-        (root / "train2017" / path.name).write_bytes(path.read_bytes())
-    (root / "train2017" / "000002.jpg").write_bytes((shapes / "val2017" / "000005.jpg").read_bytes())
-    for path in (shapes / "annotations").iterdir():
-        (root / "annotations" / path.name).write_bytes(path.read_bytes())
-    checked = examine(root)
-    (finding,) = [one for one in checked.result.findings if one.kind == "image_in_two_splits"]
-    assert (finding.count, finding.splits) == (1, ("train", "val"))
-    page = write_check_page(tmp_path / "page.html", checked).read_text()
-    assert 'alt="train: 000002.jpg = val: 000005.jpg"' in page
-    (width, height) = re.search(r'width="(\d+)" height="(\d+)" alt="train: 000002.jpg =', page).groups()
-    assert int(width) == 2 * int(height)
-
-
 def test_a_set_that_cannot_be_read_still_has_a_page(tmp_path):
     (tmp_path / "train.json").write_text('{"images": [')
     page = write_check_page(tmp_path / "page.html", examine(tmp_path)).read_text()

@@ -9,7 +9,6 @@ import pytest
 from PIL import Image
 
 from detrkit.curation.check import check_data, examine
-from detrkit.curation.check.panoptic import read_segments
 from detrkit.curation.fix import Loss, fix_data
 
 SIDE = 40
@@ -117,11 +116,3 @@ def test_file_names_outside_the_mask_folder_are_not_opened(panoptic):
     panoptic.save()
     result = check_data(panoptic.root)
     assert result.count("panoptic_png_missing") == 1
-
-
-def test_segments_are_measured_as_pixels_lie(panoptic):
-    segments = read_segments(panoptic.png(1))
-    assert segments.ids.tolist() == [5, 300, 70000]
-    assert segments.pixels.tolist() == [300, 300, 800]
-    assert segments.boxes_xywh.tolist() == [[20, 25, 20, 15], [0, 20, 15, 20], [0, 0, 40, 20]]
-    assert segments.size_hw == (SIDE, SIDE)

@@ -172,12 +172,6 @@ def test_a_cut_off_or_damaged_archive_is_an_error(tmp_path: Path, part: float):
     refused(archive, "damaged")
 
 
-def test_a_web_page_is_not_an_archive(tmp_path: Path):
-    page = tmp_path / "set.zip"
-    page.write_text("<html>please log in</html>")
-    refused(page, "neither a zip nor a tar file")
-
-
 def test_too_little_space_is_said_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     usage = type("Usage", (), {"free": 10})
     monkeypatch.setattr("detrkit.download.shutil.disk_usage", lambda _path: usage)

@@ -1,14 +1,11 @@
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
-from typing import get_args
 
 import pytest
 
 from detrkit.config import DataConfig
-from detrkit.data import formats
-from detrkit.data.formats import FORMATS, WRITTEN_FORMATS, Layout, find_split, find_splits
+from detrkit.data.formats import Layout, find_split, find_splits
 from detrkit.errors import DataError, UsageError
 from tests.unit.data.factory import coco, image_entry, write
 
@@ -59,21 +56,6 @@ def test_another_layout_can_be_asked_for(
     assert find_splits(root, layout)[split] == found
 
 
-def test_layouts_that_are_not_used_are_said(shared_data: Path) -> None:
-    for data, advice in (
-        ("coco_panoptic_yolo", "not used: YOLO (data.yaml): --set data.layout=yolo"),
-        ("bccd_voc", "not used: COCO JSON (coco/instances_train.json): --set data.layout=coco"),
-        ("cones_yolo", "not used: COCO JSON (coco/instances_train.json): --set data.layout=coco"),
-    ):
-        assert find_split(shared_data / data, "train").reason.endswith(advice)
-    assert "not used" not in find_split(shared_data / "coco_mini", "train").reason
-
-
-def test_lists_that_repeat_other_splits_are_no_split_of_their_own(shared_data: Path) -> None:
-    assert list(find_splits(shared_data / "bccd_voc")) == ["train", "val", "test"]
-    assert list(find_splits(shared_data / "bccd_voc", "coco")) == ["train", "val", "test"]
-
-
 def test_a_single_file_can_be_the_data_set(shared_data: Path) -> None:
     root = shared_data / "coco_panoptic_yolo"
     assert find_split(root / "data.yaml", "val").format == "yolo"
@@ -114,15 +96,6 @@ def test_common_layouts_are_found(tmp_path: Path, annotations: str, images: str,
     assert (found.images / name).is_file()
 
 
-def test_image_folder_is_found_although_the_first_files_are_missing(tmp_path: Path) -> None:
-    entries = [image_entry(number) for number in range(1, 6)]
-    write(tmp_path / "images", coco(entries, [])).rename(tmp_path / "train.json")
-    for number in (1, 2, 3):
-        (tmp_path / "images" / f"{number}.png").unlink()
-    (tmp_path / "train").mkdir()
-    assert find_split(tmp_path, "train").images == tmp_path / "images"
-
-
 def test_config_paths_win(tmp_path: Path, shared_data: Path) -> None:
     root = shared_data / "bccd_voc"
     config = DataConfig(root=str(root), val_annotations="coco/instances_test.json")
@@ -157,13 +130,6 @@ def test_json_files_of_any_name_are_recognised_by_what_they_hold(
     }
 
 
-def test_configured_file_that_does_not_exist_suggests_near_names(tmp_path: Path) -> None:
-    place(tmp_path, "annotations/instances_train.json", "train")
-    config = DataConfig(train_annotations="annotations/instance_train.json")
-    with pytest.raises(UsageError, match=r"no such annotation file.*did you mean instances_train\.json"):
-        find_split(tmp_path, "train", config)
-
-
 def test_missing_validation_split_names_the_others(tmp_path: Path) -> None:
     place(tmp_path, "train/_annotations.coco.json", "train")
     with pytest.raises(DataError, match=r"no split 'val'.*data\.val_split=train, which measures on the training"):
@@ -172,13 +138,6 @@ def test_missing_validation_split_names_the_others(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"it has test \(test/_annot.*, train \(train/.*data\.val_split=test"):
         find_split(tmp_path, "val")
     assert find_split(tmp_path, "test").images == tmp_path / "test"
-
-
-def test_folder_of_several_data_sets_is_ambiguous(tmp_path: Path) -> None:
-    place(tmp_path, "a/instances_train.json", "a/train")
-    place(tmp_path, "b/instances_train.json", "b/train")
-    with pytest.raises(DataError, match=r"several annotation files could be 'train': a/instances_train\.json, b/"):
-        find_split(tmp_path, "train")
 
 
 def test_folders_without_annotations_say_what_is_there(tmp_path: Path, shared_data: Path) -> None:
@@ -190,19 +149,3 @@ def test_folders_without_annotations_say_what_is_there(tmp_path: Path, shared_da
         find_split(shared_data / "coco_mni", "train")
     with pytest.raises(UsageError, match="is a file, expected the folder of a data set, a COCO JSON"):
         find_split(shared_data / "INDEX.md", "train")
-
-
-def test_images_that_are_nowhere_are_said(tmp_path: Path) -> None:
-    place(tmp_path, "train.json", "images")
-    shutil.rmtree(tmp_path / "images")
-    with pytest.raises(DataError, match=r"'1\.png', are in none of .*data\.train_images=FOLDER"):
-        find_split(tmp_path, "train")
-
-
-def test_the_table_of_formats_is_what_the_config_knows():
-    assert set(FORMATS) == set(get_args(Layout)) - {"auto"}
-    assert set(WRITTEN_FORMATS) < set(FORMATS)
-    places = [place for format_ in FORMATS.values() for place in format_.find]
-    assert sorted(places) == list(range(len(places)))
-    folders = {path.parent.name for path in Path(formats.__file__).parent.glob("*/read.py")}
-    assert folders | {"panoptic"} == set(FORMATS)

@@ -122,14 +122,6 @@ def test_unusable_annotation_is_left_out_and_counted(tmp_path: Path, fields: dic
     assert "2" in report.findings[0].examples[0]
 
 
-def test_crowds_are_flagged_and_images_without_objects_kept(tmp_path: Path) -> None:
-    index, report = read(tmp_path, coco([image_entry(1), image_entry(2)], [annotation(1, 2, iscrowd=1)]))
-    assert report.is_sound
-    assert index.offsets.tolist() == [0, 0, 1]
-    assert index.iscrowd.tolist() == [True]
-    assert read(tmp_path, coco([image_entry()], []))[0].boxes_xyxy.shape == (0, 4)
-
-
 def test_missing_size_is_read_from_the_file(tmp_path: Path) -> None:
     content = coco([image_entry(1, height=33, width=44)], [annotation(1, bbox=[1, 1, 10, 50])])
     write(tmp_path, content)
@@ -183,12 +175,6 @@ def test_text_that_is_not_json_is_an_error(tmp_path: Path, text: str) -> None:
         load_json(path)
     with pytest.raises(AnnotationError, match="No such file"):
         load_json(tmp_path / "gone.json")
-
-
-def test_all_images_missing_says_where_it_looked(tmp_path: Path) -> None:
-    path = write(tmp_path, coco([image_entry()], []), files=False)
-    with pytest.raises(DataError, match=r"none of its 1 image files exists.*'1\.png'; looked in"):
-        read_coco(path, tmp_path)
 
 
 @pytest.mark.parametrize(

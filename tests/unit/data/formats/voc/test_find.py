@@ -4,12 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.config import DataConfig
 from detrkit.data.formats import find_split, find_splits
 from detrkit.data.read import read_split_files
-from detrkit.errors import DataError
-from tests.unit.data.factory import write_noise
-from tests.unit.data.formats.voc.voc_factory import voc_xml
+from tests.unit.data.factory import voc_xml, write_noise
 
 
 def place(root: Path, annotations: str, images: str, name: str = "1", cls: str = "cat") -> None:
@@ -63,18 +60,3 @@ def test_lists_decide_and_lists_of_classes_do_not(tmp_path: Path) -> None:
     assert [val.file_name(row) for row in range(len(val))] == ["2.png"]
     assert train.class_map.names == val.class_map.names == ("ant", "cat", "dog")
     assert len(read_split_files(find_split(tmp_path, "trainval"))[0]) == 3
-
-
-def test_several_years_are_ambiguous(tmp_path: Path) -> None:
-    for year in ("VOC2007", "VOC2012"):
-        place(tmp_path, f"VOCdevkit/{year}/Annotations", f"VOCdevkit/{year}/JPEGImages")
-    with pytest.raises(DataError, match=r"several data sets: VOCdevkit/VOC2007 \(Pascal VOC\), VOCdevkit/VOC2012"):
-        find_split(tmp_path, "train")
-
-
-def test_folders_that_a_config_names(tmp_path: Path) -> None:
-    place(tmp_path, "boxes", "pictures")
-    config = DataConfig(val_annotations="boxes", val_images="pictures")
-    files = find_split(tmp_path, "val", config)
-    assert (files.format, files.images) == ("voc", tmp_path / "pictures")
-    assert len(read_split_files(files)[0].labels) == 1

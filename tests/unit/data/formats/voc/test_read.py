@@ -13,8 +13,7 @@ from detrkit.data.formats.voc.read import read_voc_file
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_split_files
 from detrkit.errors import AnnotationError, DataError
-from tests.unit.data.factory import write_noise
-from tests.unit.data.formats.voc.voc_factory import voc_xml
+from tests.unit.data.factory import voc_xml, write_noise
 
 HEIGHT, WIDTH = 40, 60
 CAT = ("cat", 1, 2, 30, 20)
@@ -71,24 +70,6 @@ def test_damaged_objects(tmp_path: Path, objects: list[tuple[Any, ...]], kept: i
     assert (len(index.labels), counts(report)) == (kept, found)
 
 
-def test_objects_without_box_and_parts_with_box(tmp_path: Path) -> None:
-    part = (
-        "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
-    )
-    text = voc_xml("a.png", [CAT]).replace("</object>", f"{part}</object><object><name>cat</name>{part}</object>")
-    index, report = read(data_set(tmp_path, a=text))
-    assert index.boxes_xyxy.tolist() == [[1, 2, 30, 20]]
-    assert counts(report) == {"box_missing": 1}
-    assert "a.xml object 2: no box" in str(report)
-
-
-@pytest.mark.parametrize("size", [None, (0, 0)])
-def test_missing_size_is_taken_from_the_file(tmp_path: Path, size: tuple[int, int] | None) -> None:
-    index, _ = read(data_set(tmp_path, a=voc_xml("a.png", [("cat", 1, 2, 59, 39)], size)))
-    assert index.sizes_hw.tolist() == [[HEIGHT, WIDTH]]
-    assert index.boxes_xyxy.tolist() == [[1, 2, 59, 39]]
-
-
 def test_the_image_is_found_by_the_name_of_the_xml_file_or_what_it_says(tmp_path: Path) -> None:
     root = data_set(tmp_path, a=voc_xml("z.jpg", [CAT]), b=voc_xml("b", [CAT]), c=voc_xml("c.png", [CAT]))
     write_noise(root / "JPEGImages" / "d.png", HEIGHT, WIDTH)
@@ -133,20 +114,18 @@ def test_entities_are_refused_before_they_unfold(tmp_path: Path) -> None:
         read_voc_file(path)
 
 
-def test_pretty_printed_names_lose_their_line_breaks_only(tmp_path: Path) -> None:
-    index, _ = read(
-        data_set(tmp_path, a=voc_xml("a.png", [("\n  traffic light\n ", *CAT[1:]), (" cat", *CAT[1:])]))
-    )
-    assert index.class_map.names == (" cat", "traffic light")
-
-
-def test_labels_txt_gives_the_order_of_classes(tmp_path: Path) -> None:
-    root = data_set(tmp_path, a=voc_xml("a.png", [CAT, ("bee", 1, 2, 30, 20)]))
-    (root / "labels.txt").write_text("dog\ncat\n")
-    assert read(root)[0].class_map.names == ("dog", "cat", "bee")
-
-
 def test_no_object_anywhere(tmp_path: Path) -> None:
     root = data_set(tmp_path, a=voc_xml("a.png", []))
     with pytest.raises(DataError, match="no XML file holds an object"):
         read(root)
+
+
+def test_objects_without_box_and_parts_with_box(tmp_path: Path) -> None:
+    part = (
+        "<part><name>head</name><bndbox><xmin>1</xmin><ymin>1</ymin><xmax>2</xmax><ymax>2</ymax></bndbox></part>"
+    )
+    text = voc_xml("a.png", [CAT]).replace("</object>", f"{part}</object><object><name>cat</name>{part}</object>")
+    index, report = read(data_set(tmp_path, a=text))
+    assert index.boxes_xyxy.tolist() == [[1, 2, 30, 20]]
+    assert counts(report) == {"box_missing": 1}
+    assert "a.xml object 2: no box" in str(report)

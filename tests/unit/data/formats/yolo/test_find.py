@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pytest
 
-from detrkit.config import DataConfig
 from detrkit.data.formats import SplitFiles, find_split, find_splits
 from detrkit.data.formats.yolo.data_yaml import read_data_yaml
 from detrkit.data.read import read_split_files
@@ -103,33 +102,6 @@ def test_darknet_with_lists_and_names_in_a_folder(tmp_path: Path) -> None:
     assert (index.labels.tolist(), index.class_map.names) == ([1], ("cat", "dog"))
 
 
-def test_splits_agree_on_classes_that_no_file_names(tmp_path: Path) -> None:
-    place(tmp_path, "images/train", "labels/train", "0 0.5 0.5 0.2 0.4\n")
-    place(tmp_path, "images/val", "labels/val", "2 0.5 0.5 0.2 0.4\n")
-    for files in find_splits(tmp_path).values():
-        assert read_split_files(files)[0].class_map.names == ("class_0", "class_1", "class_2")
-        assert files.reason.endswith("no class names")
-
-
-def test_a_folder_called_images_above_the_data_set_changes_nothing(tmp_path: Path) -> None:
-    root = tmp_path / "images" / "set"
-    place(root, "train", "train")
-    place(tmp_path, "labels/set/train", "labels/set/train", LINE * 3)  # where YOLO's rule alone would look
-    (root / "data.yaml").write_text("train: train\nnames: [cat]\n")
-    assert objects(find_split(root, "train")) == 1
-
-
-def test_labels_that_a_config_names(tmp_path: Path) -> None:
-    place(tmp_path, "pictures", "boxes")
-    config = DataConfig(train_annotations="boxes", train_images="pictures")
-    files = find_split(tmp_path, "train", config)
-    assert (files.format, files.annotations, objects(files)) == ("yolo", tmp_path / "boxes", 1)
-    place(tmp_path, "images", "labels")
-    (tmp_path / "other.yaml").write_text("train: images\nnames: [cat]\n")
-    files = find_split(tmp_path, "train", DataConfig(train_annotations="other.yaml"))
-    assert (files.images, objects(files)) == (tmp_path / "images", 1)
-
-
 def test_folders_outside_the_data_set_are_refused(tmp_path: Path) -> None:
     place(tmp_path, "secret", "secret")
     root = tmp_path / "set"
@@ -153,28 +125,11 @@ def test_listed_images_outside_the_data_set_are_refused(tmp_path: Path) -> None:
     assert "1 listed image files do not exist (left out): nowhere/9.png" in str(report)
 
 
-def test_nothing_where_data_yaml_says(tmp_path: Path) -> None:
-    (tmp_path / "data.yaml").write_text("train: a/b\nval: c\nnames: [cat]\n")
-    with pytest.raises(DataError, match=r"names train: a/b, val: c; none of it is in"):
-        find_split(tmp_path, "train")
-
-
 def test_a_split_without_images_is_no_split(tmp_path: Path) -> None:
     place(tmp_path, "train/images", "train/labels")
     (tmp_path / "test" / "images").mkdir(parents=True)
     (tmp_path / "data.yaml").write_text("train: train/images\ntest: test/images\nval: \nnames: [cat]\n")
     assert list(find_splits(tmp_path)) == ["train"]
-
-
-def test_another_name_for_data_yaml_and_two_of_them(tmp_path: Path) -> None:
-    place(tmp_path, "images", "labels")
-    (tmp_path / "mine.yaml").write_text("train: images\nnames: [cat]\n")
-    (tmp_path / "training-recipe.yaml").write_text("lr: 0.1\n")
-    assert find_split(tmp_path, "train").reason == "mine.yaml names train: images"
-    (tmp_path / "yours.yaml").write_text("train: images\nnames: [cat]\n")
-    with pytest.raises(DataError, match=r"several files could describe the data set: mine\.yaml, yours\.yaml"):
-        find_split(tmp_path, "train")
-    assert find_split(tmp_path / "yours.yaml", "train").annotations == tmp_path / "yours.yaml"
 
 
 @pytest.mark.parametrize(
