@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from detrkit.cli.shared import end_of_training, errors, opt, run_drawings, say
+from detrkit.cli.shared import end_of_training, errors, opt, say
 from detrkit.errors import UsageError
 
 if TYPE_CHECKING:
@@ -60,6 +60,7 @@ def run_demo(
     from detrkit.curation.synthetic import write_synthetic
     from detrkit.evaluation.report import metrics_table
     from detrkit.hardware import has_fast_bf16
+    from detrkit.training.run import run_drawings
 
     out = Path(out)
     if out.exists() and any(out.iterdir()):

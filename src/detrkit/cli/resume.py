@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import SetOption, errors, opt, report_run, run_drawings, say
+from detrkit.cli.shared import SetOption, errors, opt, report_run, say
 
 
 def resume(
@@ -19,6 +19,7 @@ def resume(
     with errors():
         from detrkit.api.resume import resume as go_on
         from detrkit.cli.shared import parse_assignments
+        from detrkit.training.run import run_drawings
 
         changes = parse_assignments(assignments or [])
         report_run(go_on(run, epochs=epochs, changes=changes, drawings=run_drawings(), say=say))

@@ -10,14 +10,11 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
 from detrkit.errors import ConfigError, DetrkitError, UsageError, counted
-
-if TYPE_CHECKING:
-    from detrkit.training.run import Drawings
 
 
 def opt(metavar: str | None, help: str, *names: str, **limits: Any) -> Any:
@@ -167,15 +164,6 @@ def step_bar(hidden: bool) -> Iterator[Any]:
             bar.update(tasks[step], completed=done, total=total)
 
         yield update
-
-
-def run_drawings() -> Drawings:
-    """Return the functions that draw a training's curves and sample detections."""
-    from detrkit.training.run import Drawings
-    from detrkit.visual.curves import plot_curves
-    from detrkit.visual.drawing import draw
-
-    return Drawings(plot_curves, draw)
 
 
 def report_run(result: Any) -> None:

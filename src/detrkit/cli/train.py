@@ -50,6 +50,7 @@ def train(
 
         changes = parse_assignments(assignments or [])
         from detrkit.api.train import train as begin
+        from detrkit.training.run import run_drawings
 
         result = begin(
             model,
@@ -63,7 +64,7 @@ def train(
             go_on=go_on,
             ray_workers=ray,
             changes=changes,
-            drawings=shared.run_drawings(),
+            drawings=run_drawings(),
             say=shared.say,
         )
         shared.report_run(result)

@@ -38,7 +38,7 @@ from detrkit.data.formats.coco.write import coco_content, write_coco_json
 from detrkit.data.index import CocoIndex, check_inside, pack_names
 from detrkit.data.loader import available_cpus
 from detrkit.download import size_text
-from detrkit.errors import DataError, ImageError
+from detrkit.errors import DataError, ImageError, listed
 from detrkit.files import atomic_bytes, atomic_file, make_folder, remove_leftovers
 from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced, read_image_size
 
@@ -83,11 +83,10 @@ class CacheReport:
 
     def lines(self) -> list[str]:
         """Return the same for people."""
-        made = (
-            f"{self.resized:,} made smaller, {self.linked:,} small enough as they are, {self.kept:,} from before"
-        )
-        sizes = f"{size_text(self.source_bytes)} became {size_text(self.copy_bytes)}"
-        lines = [f"{self.images:,} images: {made}; {sizes}"]
+        lines = [
+            f"{self.images:,} images: {self.resized:,} made smaller, {self.linked:,} small enough as they are, "
+            f"{self.kept:,} from before; {size_text(self.source_bytes)} became {size_text(self.copy_bytes)}"
+        ]
         if self.source_ms is not None and self.copy_ms is not None:
             ratio = self.source_ms / max(self.copy_ms, 1e-9)
             lines.append(
@@ -97,7 +96,7 @@ class CacheReport:
         elif not self.unreadable or self.linked:
             lines.append("no image was larger than the copies may be: training will not be faster by this cache")
         if self.unreadable:
-            shown = "; ".join(self.unreadable[:3]) + ("; ..." if len(self.unreadable) > 3 else "")
+            shown = listed(self.unreadable, 3, "; ")
             lines.append(f"{len(self.unreadable)} cannot be read and have no copy: {shown}")
         return lines
 
@@ -163,19 +162,11 @@ def build_cache(
     except OSError as error:
         raise _disk_error(error, out, len(entries), len(names)) from error
     new = [entries[name] for name in missing if name in entries]
-    source_ms, copy_ms = _reading_times(entries, settings, copies)
-    return CacheReport(
-        folder=out,
-        images=len(names),
-        resized=sum(not entry.is_linked for entry in new),
-        linked=sum(entry.is_linked for entry in new),
-        kept=kept,
-        unreadable=tuple(unreadable),
-        source_bytes=sum(entry.source_bytes for entry in entries.values()),
-        copy_bytes=sum(entry.copy_bytes for entry in entries.values()),
-        source_ms=source_ms,
-        copy_ms=copy_ms,
-    )
+    linked = sum(entry.is_linked for entry in new)
+    source_bytes = sum(entry.source_bytes for entry in entries.values())
+    copy_bytes = sum(entry.copy_bytes for entry in entries.values())
+    counts = len(names), len(new) - linked, linked, kept, tuple(unreadable), source_bytes, copy_bytes
+    return CacheReport(out, *counts, *_reading_times(entries, settings, copies))
 
 
 def reduced_hw(size_hw: SizeHW, short: int) -> SizeHW:
@@ -325,14 +316,15 @@ def _reading_times(
     chosen = smaller[:: max(1, len(smaller) // _TIMED)][:_TIMED]
     if not chosen:
         return None, None
-    times = {True: 0.0, False: 0.0}
-    for name in chosen:
-        for is_source in (True, False):
-            path = Path(settings.source) / name if is_source else copies / copy_name(name, False)
-            start_s = time.process_time()
+
+    def mean_ms(paths: list[Path]) -> float:
+        start_s = time.process_time()
+        for path in paths:
             decode_reduced(path, DecodeTarget(settings.short))
-            times[is_source] += time.process_time() - start_s
-    return 1000 * times[True] / len(chosen), 1000 * times[False] / len(chosen)
+        return 1000 * (time.process_time() - start_s) / len(paths)
+
+    sources = [Path(settings.source) / name for name in chosen]
+    return mean_ms(sources), mean_ms([copies / copy_name(name, False) for name in chosen])
 
 
 def _write_annotations(index: CocoIndex, entries: Mapping[str, Entry], short: int, out: Path, split: str) -> None:

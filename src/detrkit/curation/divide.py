@@ -15,7 +15,7 @@ from detrkit.data.formats import Layout, SplitFiles, find_splits
 from detrkit.data.formats.coco.write import write_coco
 from detrkit.data.formats.output import WriteOptions, check_new_folder
 from detrkit.data.index import CocoIndex
-from detrkit.data.read import read_split_files
+from detrkit.data.read import read_told
 from detrkit.errors import DataError, UsageError
 
 Say = Callable[[str], None]
@@ -105,7 +105,7 @@ def split_data(
     if len(found) > 1:
         raise UsageError(f"{data} is divided already, into {', '.join(found)}; name the one to divide: --split")
     files = next(iter(found.values()))
-    index = _read(files, say)
+    index = read_told(files, say)
     total = 2 * len(index) if group else len(index)
     hashing = None if progress is None else lambda done, _all: progress(done, total)
     writing = None if progress is None else lambda done, images: progress(total - images + done, total)
@@ -116,14 +116,9 @@ def split_data(
     _write(Path(out), parts, dict.fromkeys(parts, files), copy, writing)
     asked = np.array(list(shares.values()))[:, None]
     present = np.isfinite(differences := np.abs(class_shares(index, rows.values()) - asked))
-    return DivideResult(
-        Path(out),
-        _summaries(parts),
-        len(groups),
-        max(map(len, groups), default=0),
-        float(differences[present].mean()) if present.any() else 0.0,
-        tuple(notes),
-    )
+    deviation = float(differences[present].mean()) if present.any() else 0.0
+    largest = max(map(len, groups), default=0)
+    return DivideResult(Path(out), _summaries(parts), len(groups), largest, deviation, tuple(notes))
 
 
 def sample_data(
@@ -161,7 +156,7 @@ def sample_data(
     found = find_splits(data, layout, splits)
     if count < len(found):
         raise UsageError(f"asked for {count} images, expected at least one for each of: {', '.join(found)}")
-    indexes = {name: _read(files, say) for name, files in found.items()}
+    indexes = {name: read_told(files, say) for name, files in found.items()}
     quotas = _shared_out(count, [len(index) for index in indexes.values()])
     parts, notes = {}, []
     for (name, index), quota in zip(indexes.items(), quotas, strict=True):
@@ -172,13 +167,6 @@ def sample_data(
             notes.append(f"{name}: {missing} classes have no object among {quota} images; ask for more images")
     _write(Path(out), parts, found, copy, progress)
     return DivideResult(Path(out), _summaries(parts), 0, 0, 0.0, tuple(notes))
-
-
-def _read(files: SplitFiles, say: Say) -> CocoIndex:
-    index, report = read_split_files(files)
-    for line in report.lines():
-        say(line)
-    return index
 
 
 def _groups(

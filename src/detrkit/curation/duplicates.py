@@ -8,6 +8,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import io
+import itertools
 import os
 import warnings
 from collections.abc import Callable, Sequence
@@ -88,12 +89,9 @@ def fingerprints(
         workers: Number of threads; as many as there are CPUs, eight at most, if None.
         progress: Function called with images done and images in all.
     """
-    result = Fingerprints(
-        sha256=np.zeros((len(paths), 32), dtype=np.uint8),
-        words=np.zeros((len(paths), 4), dtype=np.uint64),
-        is_plain=np.zeros(len(paths), dtype=bool),
-        errors={},
-    )
+    count = len(paths)
+    hashes = np.zeros((count, 32), dtype=np.uint8), np.zeros((count, 4), dtype=np.uint64)
+    result = Fingerprints(*hashes, is_plain=np.zeros(count, dtype=bool), errors={})
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         # Decoding and hashing release the interpreter's lock, so that threads are enough.
         for row, found in enumerate(pool.map(_fingerprint_or_error, paths)):
@@ -103,7 +101,7 @@ def fingerprints(
                 digest, result.words[row], result.is_plain[row] = found
                 result.sha256[row] = np.frombuffer(digest, dtype=np.uint8)
             if progress is not None:
-                progress(row + 1, len(paths))
+                progress(row + 1, count)
     return result
 
 
@@ -177,13 +175,8 @@ def perceptual_hash(gray: Image.Image) -> tuple[np.ndarray, bool]:
     return bits.view("<u8").astype(np.uint64), is_plain
 
 
-def _lowest_first() -> tuple[np.ndarray, np.ndarray]:
-    rows, columns = np.indices((_FREQUENCIES, _FREQUENCIES)).reshape(2, -1)
-    order = np.lexsort((columns, rows, rows + columns))
-    return rows[order], columns[order]
-
-
-_ORDER = _lowest_first()
+# row and column of each frequency, the lowest first
+_ORDER = tuple(np.array(sorted(np.ndindex(_FREQUENCIES, _FREQUENCIES), key=lambda at: (sum(at), at))).T)
 
 
 def _connect(words: np.ndarray, max_distance: int) -> np.ndarray:
@@ -193,15 +186,12 @@ def _connect(words: np.ndarray, max_distance: int) -> np.ndarray:
     arXiv:1307.2982): 120,000 random hashes make 56 million such pairs out of 7 billion.
     """
     labels = np.arange(len(words), dtype=np.int64)
-    if len(words) < 2:
-        return labels
     bands = words[:, None, :] >> (np.arange(4, dtype=np.uint64) * np.uint64(_BAND_BITS))[None, :, None]
     bands = bands.transpose(0, 2, 1).reshape(len(words), _BANDS).astype(np.uint16)
     for band in range(_BANDS):
         for ignored in range(_BAND_BITS):
-            labels = _connect_equal(
-                words, bands[:, band] & np.uint16(0xFFFF ^ (1 << ignored)), labels, max_distance
-            )
+            keys = bands[:, band] & np.uint16(0xFFFF ^ (1 << ignored))
+            labels = _connect_equal(words, keys, labels, max_distance)
     return labels
 
 
@@ -210,11 +200,8 @@ def _connect_equal(words: np.ndarray, keys: np.ndarray, labels: np.ndarray, max_
     order = np.argsort(keys, kind="stable")
     sorted_keys = keys[order]
     edges: list[np.ndarray] = []
-    pending = 0
-    left = np.arange(len(order))
-    shift = 0
-    while True:
-        shift += 1
+    pending, left = 0, np.arange(len(order))
+    for shift in itertools.count(1):
         left = left[: np.searchsorted(left, len(order) - shift)]
         left = left[sorted_keys[left] == sorted_keys[left + shift]]
         if not len(left):

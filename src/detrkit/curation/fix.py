@@ -9,6 +9,7 @@ Shapes: I images, N annotations of all of them.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import posixpath
 import re
@@ -45,14 +46,8 @@ SCHEMA_VERSION = 2
 """Of ``changes.json``; raised when a key changes its meaning or goes."""
 MOST_LOST = 0.5
 """Share of the objects from which on a copy without them is not fit for training."""
-_OF_CLASSES = (
-    "duplicate_category_ids",
-    "duplicate_class_names",
-    "class_names_differ_by_case",
-    "class_name_spaces",
-    "class_ids_differ",
-    "class_lists_differ",
-)
+_OF_CLASSES = {"duplicate_category_ids", "duplicate_class_names", "class_names_differ_by_case"}
+_OF_CLASSES |= {"class_name_spaces", "class_ids_differ", "class_lists_differ"}
 _OF_MASKS = ("mask_unreadable", "mask_polygon_short", "mask_outside_image", "mask_box_mismatch")
 _NOT_READ = {"polygons_in_labels": "polygons", "extra_numbers": "lines with numbers after the box"}
 
@@ -326,9 +321,9 @@ def _leaving(checked: Checked) -> dict[str, set[int]]:
 
 def _united_classes(checked: Checked) -> Classes:
     """Return one list of classes for all splits, every name and id once; those of the splits where all is well."""
+    tables = {split.name: split.table for split in checked.splits}
     listed_in = {
-        split.name: list(zip(split.table.category_ids, split.table.category_names, strict=True))
-        for split in checked.splits
+        name: list(zip(one.category_ids, one.category_names, strict=True)) for name, one in tables.items()
     }
     if not any(checked.result.count(kind) for kind in _OF_CLASSES):
         return listed_in
@@ -363,9 +358,7 @@ def _merged(content: dict[str, Any], split: SplitData, rows: np.ndarray, with_ma
     if counts != (len(table.image_ids), len(table.annotation_ids)):
         raise DataError(f"{table.source}: was changed while it was checked; run the check again")
     merged = {key: value for key, value in original.items() if key not in content}
-    image_of = {
-        number: original["images"][row] for row, number in reversed([*enumerate(table.image_ids.tolist())])
-    }
+    image_of = dict(reversed([*zip(table.image_ids.tolist(), original["images"], strict=True)]))
     merged["images"] = [{**image_of[entry["id"]], **entry} for entry in content["images"]]
     merged["annotations"] = []
     for entry, row in zip(content["annotations"], rows.tolist(), strict=True):
@@ -374,9 +367,8 @@ def _merged(content: dict[str, Any], split: SplitData, rows: np.ndarray, with_ma
             entry["segmentation"] = []
         merged["annotations"].append(entry)
     named = {spelling_key(str(entry.get("name"))): entry for entry in reversed(original["categories"])}
-    merged["categories"] = [
-        {**named.get(spelling_key(entry["name"]), {}), **entry} for entry in content["categories"]
-    ]
+    categories = content["categories"]
+    merged["categories"] = [{**named.get(spelling_key(entry["name"]), {}), **entry} for entry in categories]
     return merged
 
 
@@ -389,12 +381,9 @@ def _new_names(split: SplitData, rows: np.ndarray) -> dict[str, str]:
         stem, suffix = posixpath.splitext(inside_name(name))
         if facts is not None and is_mislabelled(name, facts):
             suffix = SUFFIXES_BY_FORMAT.get(facts.format, (suffix,))[0]
-        new, number = stem + suffix, 1
-        while new in taken:
-            number += 1
-            new = f"{stem}-{number}{suffix}"
-        taken.add(new)
-        names[name] = new
+        endings = itertools.chain([suffix], (f"-{number}{suffix}" for number in itertools.count(2)))
+        names[name] = next(stem + ending for ending in endings if stem + ending not in taken)
+        taken.add(names[name])
     return names
 
 

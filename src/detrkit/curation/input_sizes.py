@@ -78,16 +78,9 @@ def eval_inputs(index: CocoIndex, config: TransformConfig) -> InputStats:
     one = ~index.iscrowd
     sides = ((index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]) * scale_xy)[one]
     small = int((index.area[one] < SIZE_LIMITS["medium"][0]).sum())
-    return InputStats(
-        f"computed for every image: short side {config.eval_size}, long side up to {config.max_size}",
-        images=len(index),
-        objects=len(sides),
-        lost=0,
-        cut=0,
-        short_sides=sides.min(axis=1) if len(sides) else np.zeros(0),
-        small_objects=small,
-        small_lost=0,
-    )
+    how = f"computed for every image: short side {config.eval_size}, long side up to {config.max_size}"
+    short_sides = sides.min(axis=1) if len(sides) else np.zeros(0)
+    return InputStats(how, len(index), len(sides), 0, 0, short_sides, small, 0)
 
 
 def train_inputs(

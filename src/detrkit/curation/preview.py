@@ -130,8 +130,7 @@ def write_preview(
         The page and the pictures.
     """
     folder = make_folder(out)
-    files: list[Path] = []
-    pictures: list[Picture] = []
+    files, pictures = [], []
     for number, row in enumerate(rows, start=1):
         stem = re.sub(r"[^\w.-]", "_", Path(row.name).stem, flags=re.ASCII)[:60]
         files.append(folder / f"{number:02d}-{stem}.png")
@@ -176,22 +175,19 @@ def _candidates(index: CocoIndex, seed: int, class_name: str | None) -> list[int
 
 
 def _side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
-    height = max(picture.shape[0] for picture in pictures)
-    width = sum(picture.shape[1] for picture in pictures) + _GAP * (len(pictures) - 1)
-    canvas = np.full((height, width, 3), _BACKGROUND, dtype=np.uint8)
-    left = 0
+    height = max(len(picture) for picture in pictures)
+    padded = []
     for picture in pictures:
-        rows, columns = picture.shape[:2]
-        top = (height - rows) // 2
-        canvas[top : top + rows, left : left + columns] = picture
-        left += columns + _GAP
-    return canvas
+        top, missing = (height - len(picture)) // 2, height - len(picture)
+        room = (top, missing - top), (0, _GAP), (0, 0)
+        padded.append(np.pad(picture, room, constant_values=_BACKGROUND))
+    return np.concatenate(padded, axis=1)[:, :-_GAP]
 
 
 def _caption(name: str, samples: list[Sample]) -> str:
     """Write a caption: ``street.jpg: 640 x 480, 7 objects; 1066 x 800, 6 objects``."""
-    parts = []
-    for image, target in samples:
-        objects = counted(len(target["labels"]), "object")
-        parts.append(f"{image.shape[-1]} x {image.shape[-2]}, {objects}")
+    parts = [
+        f"{image.shape[-1]} x {image.shape[-2]}, {counted(len(target['labels']), 'object')}"
+        for image, target in samples
+    ]
     return f"{name}: {'; '.join(parts)}"

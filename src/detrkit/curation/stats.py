@@ -215,17 +215,10 @@ def measure(indexes: Sequence[CocoIndex]) -> Measures:
         labels, one = new_label[index.labels], ~index.iscrowd
         columns.append((rows[one], labels[one], index.boxes_xyxy[one], index.area[one], labels[~one]))
         first_image += len(index)
-    image_rows, labels, boxes, area, crowd_labels = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    return Measures(
-        names=tuple(name for name, _ in classes),
-        category_ids=tuple(number for _, number in classes),
-        sizes_hw=np.concatenate([index.sizes_hw for index in indexes]).astype(np.int64),
-        image_rows=image_rows,
-        labels=labels,
-        boxes_xyxy=boxes,
-        area=area,
-        crowd_labels=crowd_labels,
-    )
+    names, category_ids = tuple(name for name, _ in classes), tuple(number for _, number in classes)
+    sizes_hw = np.concatenate([index.sizes_hw for index in indexes]).astype(np.int64)
+    joined = (np.concatenate(parts) for parts in zip(*columns, strict=True))
+    return Measures(names, category_ids, sizes_hw, *joined)
 
 
 def split_stats(measures: Measures) -> SplitStats:
@@ -285,20 +278,12 @@ def _class_stats(measures: Measures) -> tuple[ClassStats, ...]:
     crowds = np.bincount(measures.crowd_labels, minlength=count)
     pairs = np.unique(measures.labels * len(measures.sizes_hw) + measures.image_rows)
     images = np.bincount(pairs // max(len(measures.sizes_hw), 1), minlength=count)
-    side = np.sqrt(measures.sides.prod(axis=1))
-    order = np.argsort(measures.labels, kind="stable")
-    ends = np.cumsum(objects)
-    return tuple(
-        ClassStats(
-            name=measures.names[label],
-            category_id=int(measures.category_ids[label]),
-            objects=int(objects[label]),
-            images=int(images[label]),
-            crowds=int(crowds[label]),
-            median_side=Distribution.of(side[order[ends[label] - objects[label] : ends[label]]]).median,
-        )
-        for label in range(count)
-    )
+    sides = np.sqrt(measures.sides.prod(axis=1))
+    by_class = np.split(sides[np.argsort(measures.labels, kind="stable")], np.cumsum(objects)[:-1])
+    medians = [Distribution.of(own).median for own in by_class[:count]]
+    counts = objects.tolist(), images.tolist(), crowds.tolist()
+    columns = zip(measures.names, map(int, measures.category_ids), *counts, medians, strict=True)
+    return tuple(ClassStats(*column) for column in columns)
 
 
 def _advice(
@@ -308,20 +293,15 @@ def _advice(
     # classes that cannot be learned or measured
     train = splits.get("train")
     if train is not None:
-        absent = [printable(entry.name) for entry in train.classes if not entry.objects]
         rare = [printable(entry.name) for entry in train.classes if 0 < entry.objects < FEW_OBJECTS]
-        if absent:
-            advice.append(f"without any object in train, and so never learned: {listed(absent)}")
         if rare:
             advice.append(f"fewer than {FEW_OBJECTS} objects in train, hard to learn: {listed(rare)}")
-    for name in ("val", "test"):
-        unseen = (
-            [printable(entry.name) for entry in splits[name].classes if not entry.objects]
-            if name in splits
-            else []
-        )
-        if unseen:
-            advice.append(f"without any object in {name}, and so not measured there: {listed(unseen)}")
+    for name in ("train", "val", "test"):
+        classes = splits[name].classes if name in splits else ()
+        absent = [printable(entry.name) for entry in classes if not entry.objects]
+        if absent:
+            loss = "never learned" if name == "train" else "not measured there"
+            advice.append(f"without any object in {name}, and so {loss}: {listed(absent)}")
     # more objects than the model can find
     for name, stats in splits.items():
         most = int(stats.objects_per_image.greatest)
@@ -331,13 +311,12 @@ def _advice(
                 "find; raise model.num_queries, or cut such images into tiles"
             )
     # objects that do not reach the model, or hardly
-    seen = inputs.get("eval")
+    seen, trained = inputs.get("eval"), inputs.get("train")
     if seen is not None and seen.share_below(8) > 0.1:
         advice.append(
             f"{100 * seen.share_below(8):.0f} % of the objects have a short side under 8 pixels at the model's "
             "input in evaluation, and are hard to find; raise transforms.eval_size, or cut the images into tiles"
         )
-    trained = inputs.get("train")
     if trained is not None and trained.lost > 0.25 * max(trained.objects, 1):
         advice.append(
             f"training cuts {100 * trained.lost / trained.objects:.0f} % of the objects off its images; "

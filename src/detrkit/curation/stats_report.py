@@ -148,16 +148,15 @@ def _objects(split: SplitStats, name: str, position: int) -> int:
 def _cards(overall: SplitStats) -> Block:
     objects, sizes = overall.objects_per_image, (overall.image_width.median, overall.image_height.median)
     small = 100 * overall.small / max(overall.objects, 1)
-    return Cards(
-        [
-            Card("images", f"{overall.images:,}", f"{overall.empty_images:,} without objects"),
-            Card("objects", f"{overall.objects:,}", f"and {overall.crowds:,} crowd regions"),
-            Card("classes", f"{len(overall.classes):,}", f"{overall.imbalance:,.0f} to 1 in frequency"),
-            Card("small objects", f"{small:.0f} %", "under 32 x 32 pixels"),
-            Card("objects an image", f"{objects.median:g}", f"median; most {objects.greatest:.0f}"),
-            Card("image size", f"{sizes[0]:.0f} x {sizes[1]:.0f}", "median width and height"),
-        ]
-    )
+    cards = [
+        Card("images", f"{overall.images:,}", f"{overall.empty_images:,} without objects"),
+        Card("objects", f"{overall.objects:,}", f"and {overall.crowds:,} crowd regions"),
+        Card("classes", f"{len(overall.classes):,}", f"{overall.imbalance:,.0f} to 1 in frequency"),
+        Card("small objects", f"{small:.0f} %", "under 32 x 32 pixels"),
+        Card("objects an image", f"{objects.median:g}", f"median; most {objects.greatest:.0f}"),
+        Card("image size", f"{sizes[0]:.0f} x {sizes[1]:.0f}", "median width and height"),
+    ]
+    return Cards(cards)
 
 
 def _class_chart(overall: SplitStats) -> BarChart:

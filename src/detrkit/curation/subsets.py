@@ -114,9 +114,7 @@ def parse_shares(text: str) -> dict[str, float]:
     for piece in text.split(","):
         match = re.fullmatch(r"\s*([A-Za-z]+)\s*=\s*(\d*\.?\d+)\s*", piece)
         if match is None:
-            raise UsageError(
-                f"{piece.strip()!r} in {text!r} is not NAME=SHARE, as in train=0.8; names are letters"
-            )
+            raise UsageError(f"{piece.strip()!r} in {text!r} is not NAME=SHARE, as train=0.8; names are letters")
         if match[1] in shares:
             raise UsageError(f"{match[1]!r} is named twice in {text!r}")
         shares[match[1]] = float(match[2])
@@ -141,8 +139,6 @@ def check_shares(shares: Mapping[str, float]) -> None:
 def _units(num_images: int, groups: Sequence[np.ndarray]) -> np.ndarray:
     """Return the unit of each image, int64 ``[I]``: its group, or its own."""
     first = np.arange(num_images)
-    for group in groups:
-        first[group] = first[group].min()
     # Groups that share an image are one; each pass carries the least row one group further.
     while any(len(np.unique(first[group])) > 1 for group in groups):
         for group in groups:
@@ -222,10 +218,9 @@ def _cover(counts: csr_array, most: int, min_per_class: int, random: np.random.G
         while missing[label] > 0 and len(chosen) < most:
             units = by_label.indices[by_label.indptr[label] : by_label.indptr[label + 1]]
             units = random.permutation(units[~taken[units]])
-            gains = [
-                int((missing[_columns(counts, unit, len(missing))] > 0).sum()) for unit in units[:_MOST_COMPARED]
-            ]
-            unit = int(units[int(np.argmax(gains))])
+            compared = units[:_MOST_COMPARED]
+            gains = [(missing[_columns(counts, unit, len(missing))] > 0).sum() for unit in compared]
+            unit = int(compared[int(np.argmax(gains))])
             chosen.append(unit)
             taken[unit] = True
             missing[_columns(counts, unit, len(missing))] -= 1

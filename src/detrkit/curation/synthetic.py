@@ -86,17 +86,9 @@ def write_synthetic(
             name = f"{index + 1:06d}.jpg"
             Image.fromarray(pixels).save(folder / name, quality=JPEG_QUALITY, subsampling=0)
             content["images"].append({"id": index + 1, "file_name": name, "height": size, "width": size})
-            content["annotations"] += [
-                {
-                    "id": len(content["annotations"]) + number,
-                    "image_id": index + 1,
-                    "category_id": class_id + 1,
-                    "bbox": box,
-                    "area": box[2] * box[3],
-                    "iscrowd": 0,
-                }
-                for number, (class_id, box) in enumerate(objects, start=1)
-            ]
+            for class_id, box in objects:
+                entry = {"id": len(content["annotations"]) + 1, "image_id": index + 1, "category_id": class_id + 1}
+                content["annotations"].append({**entry, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
         with atomic_file(root / "annotations" / f"instances_{split}2017.json") as file:
             json.dump(content, file)
     return root
@@ -230,9 +222,8 @@ def _soft_noise(random: np.random.Generator, size: int) -> np.ndarray:
 
 def _draw_clutter(random: np.random.Generator, canvas: np.ndarray) -> np.ndarray:
     size = len(canvas)
-    fine = Image.fromarray(np.rint(canvas * 255).astype(np.uint8)).resize(
-        (2 * size, 2 * size), Image.Resampling.NEAREST
-    )
+    coarse = Image.fromarray(np.rint(canvas * 255).astype(np.uint8))
+    fine = coarse.resize((2 * size, 2 * size), Image.Resampling.NEAREST)
     draw = ImageDraw.Draw(fine)
     for _ in range(int(random.integers(0, 7))):
         ends = random.uniform(-0.1, 1.1, 4) * 2 * size

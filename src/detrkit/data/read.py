@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
 
@@ -25,6 +26,14 @@ def load_table(files: SplitFiles) -> AnnotationTable:
         DataError: There is nothing in them.
     """
     return FORMATS[files.format].read(files)
+
+
+def read_told(files: SplitFiles, say: Callable[[str], None]) -> CocoIndex:
+    """Read a split, and say what was repaired."""
+    index, report = read_split_files(files)
+    for line in report.lines():
+        say(line)
+    return index
 
 
 def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tuple[CocoIndex, ReadReport]:

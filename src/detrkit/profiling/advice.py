@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import re
 from collections.abc import Iterator, Mapping
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 
@@ -18,18 +18,11 @@ _MUCH_TO_COMPUTE = 0.5
 _MUCH_PADDING = 0.1
 _MUCH_KEPT, _FULL, _EMPTY = 0.5, 0.5, 0.4
 _IDLE = 0.2
+_MUCH_OPTIMISER, _MUCH_OF_A_PHASE = 0.15, 0.1
 
 Kind = Literal[
     "data", "precision", "memory", "recompute", "optimiser", "ema", "matching", "padding", "batch", "transfer"
 ]
-
-# Share of the step from which on phases are too much, and their names.
-_PHASES: Mapping[Kind, tuple[Any, ...]] = {
-    "optimiser": (0.15, "optimiser"),
-    "ema": (0.1, "EMA"),
-    "matching": (0.1, "matching"),
-    "transfer": (0.1, "transfer", "normalisation"),
-}
 
 # Dense peaks of NVIDIA GPUs in TFLOP/s, by their data sheets: matrix units in bfloat16 or float16, in TF32, and
 # float32 outside of them. Sheets print figures with sparsity for Hopper and Ada; these are half of those. V100 and
@@ -180,7 +173,7 @@ def _phases(config: Config, measured: Measured) -> Iterator[Advice]:
         "(transforms.scales, transforms.max_size) or a model that does more with them would balance it",
     }
     for kind, sentence in remedies.items():
-        least, *phases = _PHASES[kind]
+        phases = {"ema": ("EMA",), "transfer": ("transfer", "normalisation")}.get(kind, (kind,))
         share = sum(share_of(measured, phase) for phase in phases)
-        if share >= least:
+        if share >= (_MUCH_OPTIMISER if kind == "optimiser" else _MUCH_OF_A_PHASE):
             yield Advice(kind, share, sentence.format(f"{share:.0%}"))

@@ -28,6 +28,8 @@ from detrkit.training.loop import fit
 from detrkit.training.session import TrainingSetup
 from detrkit.types import Batch
 
+PRECISION_NAMES = {"32": "float32", "16": "float16", "bf16": "bf16"}
+
 FORWARD, REST = "forward", "rest"
 """Names of phases: the model's forward, of which parts are told apart, and what no phase claims."""
 
@@ -315,14 +317,8 @@ class _Watch:
         self.closing = contextlib.ExitStack()
         self.batch_sampler = setup.loader.batch_sampler
         self.facts: LoadingFacts | None = getattr(setup.loader, "facts", None)
-        counts: dict[Kind, int] = {
-            "warm-up": WARM_UP,
-            "plain": steps if cuda else 0,
-            "timed": steps,
-            "inspected": 1,
-            "traced": _TRACED if trace else 0,
-            "end": 1,
-        }
+        counts: dict[Kind, int] = {"warm-up": WARM_UP, "plain": steps if cuda else 0, "timed": steps}
+        counts |= {"inspected": 1, "traced": _TRACED if trace else 0, "end": 1}
         self._kinds: list[Kind] = [kind for kind, count in counts.items() for _ in range(count)]
         self._train = setup.config.train
         self._model = setup.model
@@ -331,9 +327,8 @@ class _Watch:
         self._device = fabric.device
         self._peak = PeakMemory(fabric.device)
         self._found: dict[Kind, list[StepTimes]] = {kind: [] for kind in counts}
-        self._highest = 0
+        self._highest = self._flops = 0
         self._kept: dict[str, int] = {}
-        self._flops = 0
 
     def __len__(self) -> int:
         return len(self._kinds) * self._train.accumulate
@@ -355,7 +350,8 @@ class _Watch:
                         pixels += batch.padding_mask.numel()
                         padding += float(batch.padding_mask.sum())
                     yield batch
-            self._end(kind, following == kind)
+            if following != kind:
+                self._end(kind)
             times = self.clock.end_step()
             if images:
                 self._found[kind].append(StepTimes(times, images, padding / pixels))
@@ -372,9 +368,7 @@ class _Watch:
             self.closing.enter_context(profiler)
         self.clock.end_step()  # what was done here is no part of the step
 
-    def _end(self, kind: Kind, goes_on: bool) -> None:
-        if goes_on:
-            return
+    def _end(self, kind: Kind) -> None:
         if kind == "plain":
             self.clock.synchronise()
         if kind == "timed":

@@ -11,10 +11,11 @@ from typing import Any
 from detrkit.config import Config
 from detrkit.files import atomic_file
 from detrkit.profiling.advice import Advice
-from detrkit.profiling.measure import Measured
+from detrkit.profiling.measure import PRECISION_NAMES, Measured
 from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
 from detrkit.visual.table import Column, Table, Value, columns
 
+_FIGURES = ("step_s", "images_per_s", "data_wait", "padding", "flops")
 _NO_ADVICE = "nothing stands out that a setting would change"
 
 
@@ -66,10 +67,7 @@ class Profile:
             "device": self.device_name,
             **{name: getattr(train, name) for name in ("precision", "batch_size", "accumulate", "recompute")},
             "steps": len(measured.timed),
-            **{
-                name: getattr(measured, name)
-                for name in ("step_s", "images_per_s", "data_wait", "padding", "flops")
-            },
+            **{name: getattr(measured, name) for name in _FIGURES},
             "utilisation": self.utilisation,
             "phases_s": measured.phases,
             "memory": {**dataclasses.asdict(memory), "kept": memory.kept, "others": memory.others},
@@ -89,7 +87,7 @@ class Profile:
     def lines(self) -> list[str]:
         """Return two tables and what to change."""
         train, measured = self.config.train, self.measured
-        what = f"{self.config.model.preset}, {train.batch_size} images a batch, {_precision(train.precision)}"
+        what = f"{self.config.model.preset}, {train.batch_size} images a batch, {PRECISION_NAMES[train.precision]}"
         lines = [
             f"{what}, on {self.device_name}: {_seconds(measured.step_s)} a step, "
             f"{measured.images_per_s:.2f} images/s (median of {len(measured.timed)} steps)"
@@ -136,7 +134,7 @@ def _cards(profile: Profile) -> Cards:
     whole, flops = train.batch_size * train.accumulate, measured.flops
     arithmetic = f"{flops / 1e12:.2f} TFLOP" if flops >= 1e12 else f"{flops / 1e9:.1f} GFLOP"
     cards = [
-        Card("a step", _seconds(measured.step_s), f"{whole} images, {_precision(train.precision)}"),
+        Card("a step", _seconds(measured.step_s), f"{whole} images, {PRECISION_NAMES[train.precision]}"),
         Card("images a second", f"{measured.images_per_s:.2f}"),
         Card("waiting for data", f"{measured.data_wait:.1%}"),
         Card("peak memory", _gib(measured.memory.peak), f"of {_gib(measured.memory.limit)}"),
@@ -146,10 +144,6 @@ def _cards(profile: Profile) -> Cards:
     if profile.utilisation is not None:
         cards.append(Card("utilisation", f"{profile.utilisation:.1%}", "of the GPU's peak"))
     return Cards(cards)
-
-
-def _precision(name: str) -> str:
-    return {"32": "float32", "16": "float16", "bf16": "bf16"}[name]
 
 
 def _seconds(value: float) -> str:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import os
 import platform
+import re
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -24,12 +25,12 @@ from detrkit.detectors.load import make_detector
 from detrkit.detectors.measure_latency import Stopwatch
 from detrkit.detectors.on_split import EvalTarget
 from detrkit.detectors.stages import ModelStages, Stages, resolve_device
-from detrkit.errors import DetrkitError, UsageError
+from detrkit.errors import UsageError
 from detrkit.families.build import build_model
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.latency import Latency, Percentiles
-from detrkit.training.memory import free_memory, is_out_of_memory
+from detrkit.training.memory import error_line, free_memory
 
 BACKENDS = ("eager", "compile")
 
@@ -134,8 +135,10 @@ def all_settings(
     for name, values in {"model": models, "device": devices, "batch size": batch_sizes}.items():
         if not values:
             raise UsageError(f"no {name} is given; give at least one")
-    _check_known("precision", precisions, PRECISIONS)
-    _check_known("backend", backends, BACKENDS)
+    for name, words, known in (("precision", precisions, PRECISIONS), ("backend", backends, BACKENDS)):
+        unknown = [word for word in words if word not in known]
+        if unknown:
+            raise UsageError(f"{name} is {unknown[0]!r}, expected one of {', '.join(known)}")
     for name, numbers in {"batch size": batch_sizes, "size": sizes, "threads": threads}.items():
         small = [number for number in numbers if number is not None and number < 1]
         if small:
@@ -296,7 +299,7 @@ class _Row:
         try:
             work()
         except Exception as error:  # whatever a compiler or a foreign model raises is that row's result
-            self.problem = _told(error)
+            self.problem = error_line(error)
             self._stopwatch = None
             free_memory()
 
@@ -319,23 +322,7 @@ def device_of(setting: Setting) -> str:
         return setting.device
 
 
-def _check_known(name: str, values: Sequence[str], known: Sequence[str]) -> None:
-    for value in values:
-        if value not in known:
-            raise UsageError(f"{name} is {value!r}, expected one of {', '.join(known)}")
-
-
-def _told(error: Exception) -> str:
-    """Return an error in one line."""
-    if is_out_of_memory(error):
-        return "out of memory"
-    text = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
-    return text if isinstance(error, DetrkitError) else f"{type(error).__name__}: {text}"[:300]
-
-
 def _cpu_name() -> str:
-    if _CPU_INFO.is_file():
-        for line in _CPU_INFO.read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
+    told = _CPU_INFO.read_text(encoding="utf-8", errors="replace") if _CPU_INFO.is_file() else ""
+    named = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
+    return named[1].strip() if named else platform.processor() or platform.machine()

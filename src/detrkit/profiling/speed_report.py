@@ -12,6 +12,7 @@ import numpy as np
 from detrkit.detectors.cost import NOT_COUNTED
 from detrkit.files import atomic_file
 from detrkit.latency import Latency
+from detrkit.profiling.measure import PRECISION_NAMES
 from detrkit.profiling.speed import Setting, Speed, SpeedRow, device_of
 from detrkit.visual.chart import Chart, Series, make_lines
 from detrkit.visual.interactive_charts import Charts
@@ -66,7 +67,7 @@ def row_names(rows: Sequence[SpeedRow]) -> list[str]:
     """Return a name for each row: the model, and what differs between rows."""
     told: Sequence[tuple[str, Callable[[Setting], str]]] = (
         ("device", device_of),
-        ("precision", lambda setting: {"32": "float32", "16": "float16", "bf16": "bf16"}[setting.precision]),
+        ("precision", lambda setting: PRECISION_NAMES[setting.precision]),
         ("backend", lambda setting: setting.backend),
         ("size", lambda setting: "own size" if setting.size is None else f"size {setting.size}"),
         ("batch_size", lambda setting: f"batch {setting.batch_size}"),

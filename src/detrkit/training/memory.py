@@ -8,7 +8,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from detrkit.errors import MemoryExhaustedError
+from detrkit.errors import DetrkitError, MemoryExhaustedError
 
 # What torch and the libraries under it say where memory is refused; allocators of torch have classes of their own.
 _WORDS = (
@@ -27,6 +27,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
         return True
     return isinstance(error, RuntimeError) and any(words in str(error) for words in _WORDS)
+
+
+def error_line(error: Exception) -> str:
+    """Return the first line of an error, with its kind."""
+    line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    if not isinstance(error, DetrkitError):
+        line = f"{'out of memory' if is_out_of_memory(error) else type(error).__name__}: {line}"[:300]
+    return line or type(error).__name__
 
 
 def check_pixel_budget(shape: torch.Size, budget: int | None) -> None:

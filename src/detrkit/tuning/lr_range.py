@@ -6,13 +6,12 @@ import dataclasses
 import itertools
 import json
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import msgspec
 import numpy as np
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from detrkit.config import Config
@@ -25,10 +24,8 @@ from detrkit.families.parts import find_places
 from detrkit.files import atomic_file, make_folder
 from detrkit.training.forward_backward import single_passes, single_step
 from detrkit.training.optim import build_optimizer, set_lr
-from detrkit.training.run import training_dataset
+from detrkit.training.run import Say, training_dataset
 from detrkit.visual.picture import save_figure
-
-Say = Callable[[str], None]
 
 LOWEST, HIGHEST = 1e-7, 1.0
 SMOOTHING = 0.9
@@ -41,8 +38,6 @@ DIVERGED = 1.5
 boxes are bounded, and so is most of its loss, so that no greater factor is ever reached by some models."""
 LEAST_FALL = 0.03
 """Share by which the loss must have fallen to speak of learning."""
-_MARGIN = 10.0
-_LINES = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,7 +105,7 @@ def run_lr_range(config: Config, out: Path, *, steps: int = 120, say: Say = prin
     for rate, loss in _train(config, rates, say):
         losses.append(loss)
         means = running_means(losses)
-        if len(losses) % max(1, steps // _LINES) == 0:
+        if len(losses) % max(1, steps // 10) == 0:
             say(f"step {len(losses)}/{steps}: train.lr={rate:.1e}, loss {means[-1]:.3f}")
         if has_diverged(means):
             break
@@ -126,8 +121,7 @@ def running_means(losses: Sequence[float]) -> list[float]:
     means, mean = [], 0.0
     for count, loss in enumerate(losses, start=1):
         mean = SMOOTHING * mean + (1 - SMOOTHING) * loss
-        value = mean / (1 - SMOOTHING**count)
-        means.append(value if math.isfinite(value) else math.inf)
+        means.append(mean / (1 - SMOOTHING**count) if math.isfinite(mean) else math.inf)
     return means
 
 
@@ -142,9 +136,8 @@ def smooth(rates: Sequence[float], losses: Sequence[float]) -> list[float]:
     Without that limit the losses of the last, diverging steps would bend the curve decades before them.
     """
     decades = np.log10(np.array(rates))
-    level = float(
-        np.median([loss for loss in losses[: max(3, len(losses) // 5)] if math.isfinite(loss)] or [math.inf])
-    )
+    beginning = [loss for loss in losses[: max(3, len(losses) // 5)] if math.isfinite(loss)]
+    level = float(np.median(beginning or [math.inf]))
     values = np.array([min(loss, level) if math.isfinite(loss) else level for loss in losses])
     weights = np.exp(-0.5 * ((decades[:, None] - decades[None, :]) / SPREAD) ** 2)
     return [float(value) for value in weights @ values / weights.sum(axis=1)]
@@ -170,17 +163,9 @@ def judge(rates: Sequence[float], losses: Sequence[float], configured: float) ->
         )
     steepest = rates[int(np.argmin(np.gradient(np.array(smoothed[: least + 1]))))]
     diverged = rates[-1] if has_diverged(running_means(losses)) else None
-    suggested = min(steepest, rates[least] / _MARGIN)
-    return LrRange(
-        rates=tuple(rates),
-        losses=tuple(losses),
-        smoothed=tuple(smoothed),
-        steepest=steepest,
-        lowest=rates[least],
-        diverged=diverged,
-        configured=configured,
-        suggested=float(f"{suggested:.1e}"),
-    )
+    suggested = float(f"{min(steepest, rates[least] / 10):.1e}")
+    curves = tuple(rates), tuple(losses), tuple(smoothed)
+    return LrRange(*curves, steepest, rates[least], diverged, configured, suggested)
 
 
 def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[float, float]]:
@@ -199,13 +184,12 @@ def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[f
     for step, rate in enumerate(rates):
         parts = list(itertools.islice(batches, config.train.accumulate))
         set_lr(optimizer, rate / config.train.lr)
-        made = single_step(passes, optimizer, parts, step)
-        yield rate, made.loss
+        yield rate, single_step(passes, optimizer, parts, step).loss
 
 
 def _write_plot(path: Path, found: LrRange) -> None:
     figure = Figure(figsize=(7, 4), layout="constrained")
-    axes: Axes = figure.add_subplot()
+    axes = figure.add_subplot()
     axes.plot(found.rates, found.losses, ".", ms=3, color="#868e96", label="of each step")
     axes.plot(found.rates, found.smoothed, color="#3b82f6", lw=2, label="smoothed")
     marks = {"config": (found.configured, "#868e96", ":"), "suggested": (found.suggested, "#e8710a", "-")}

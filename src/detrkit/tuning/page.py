@@ -48,22 +48,19 @@ def _summary(result: StudyResult) -> list[Block]:
     finished = sum(states.count(state) for state in ("complete", "pruned", "fail"))
     hours = sum(trial.seconds for trial in result.trials) / 3600
     note = f"{states.count('pruned')} pruned, {states.count('fail')} failed"
-    cards = [Card("Trials", f"{finished} of {result.total}", note), Card("Training time", f"{hours:.2f} h")]
+    progress = [Card("Trials", f"{finished} of {result.total}", note), Card("Training time", f"{hours:.2f} h")]
     if best is None:
-        return [Cards(cards), Text("No trial is complete yet.", "warning")]
+        return [Cards(progress), Text("No trial is complete yet.", "warning")]
+    cards = [Card("Best AP", f"{best.best_ap:.3f}", f"trial {best.number}")]
     own = next((trial.best_ap for trial in result.ranked if trial.number == 0), None)
     if own is not None:
-        cards.insert(
-            0, Card("Config's own values", f"{own:.3f}", f"the best has {(best.best_ap or 0.0) - own:+.3f}")
-        )
-    cards.insert(0, Card("Best AP", f"{best.best_ap:.3f}", f"trial {best.number}"))
-    return [
-        Cards(cards),
-        Text(
-            "The best of many noisy trials looks better than it is. Train it and the config's own values again "
-            "with other seeds (train.seed) before you believe a small gain."
-        ),
-    ]
+        gain = f"the best has {(best.best_ap or 0.0) - own:+.3f}"
+        cards.append(Card("Config's own values", f"{own:.3f}", gain))
+    caution = (
+        "The best of many noisy trials looks better than it is. Train it and the config's own values again with "
+        "other seeds (train.seed) before you believe a small gain."
+    )
+    return [Cards([*cards, *progress]), Text(caution)]
 
 
 def _draw_plots(study: optuna.Study, result: StudyResult) -> dict[str, np.ndarray]:

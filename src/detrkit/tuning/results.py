@@ -56,16 +56,19 @@ class StudyResult:
         trials: trials by number.
         total: trials that there are to be.
         config: config of the best trial, ready to train with; None if none is complete.
-        stopped: finished, or interrupted by a signal.
-        signal_number: that signal.
+        signal_number: signal that interrupted the search; None if it finished.
     """
 
     out: Path
     trials: tuple[TrialResult, ...]
     total: int
     config: Config | None
-    stopped: Literal["finished", "interrupted"]
     signal_number: int | None = None
+
+    @property
+    def stopped(self) -> Literal["finished", "interrupted"]:
+        """How the search ended."""
+        return "finished" if self.signal_number is None else "interrupted"
 
     @property
     def ranked(self) -> tuple[TrialResult, ...]:
@@ -162,9 +165,7 @@ def shown_parameters(parameters: Mapping[str, Any]) -> str:
 
 def shown_value(value: Any) -> str:
     """Return a parameter's value, short."""
-    if value is None:
-        return "off"
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    return "off" if value is None else f"{value:.3g}" if isinstance(value, float) else str(value)
 
 
 def shown_trial(trial: TrialResult) -> str:

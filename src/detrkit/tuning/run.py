@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from detrkit.config import Config
 from detrkit.data.split import read_split
@@ -22,14 +21,11 @@ from detrkit.tuning.study import (
     import_optuna,
     open_study,
     read_settings,
-    total_trials,
 )
-from detrkit.tuning.trial import Train, Worker, train_trial
+from detrkit.tuning.trial import Say, Train, Worker, train_trial
 
 if TYPE_CHECKING:
     import optuna
-
-Say = Callable[[str], None]
 
 DEFAULT_TRIALS = 20
 
@@ -72,7 +68,9 @@ def run_tuning(
     with location.lock():
         study = open_study(location)
         settings = _agreed(study, config, space, pruner, location, say)
-        total = total_trials(study, trials, DEFAULT_TRIALS)
+        # trials in all: what was asked for last counts
+        total = int(trials or study.user_attrs.get("trials") or DEFAULT_TRIALS)
+        study.set_user_attr("trials", total)
 
     # the trials that are left
     states = [trial.state for trial in read_trials(study, location)]
@@ -86,8 +84,7 @@ def run_tuning(
 
     # their results
     results = read_trials(study, location)
-    stopped: Literal["finished", "interrupted"] = "finished" if signal_number is None else "interrupted"
-    result = StudyResult(out, results, total, None, stopped, signal_number)
+    result = StudyResult(out, results, total, None, signal_number)
     if result.best is not None:
         best = settings.space.apply(settings.config, result.best.parameters)
         result = dataclasses.replace(result, config=best)

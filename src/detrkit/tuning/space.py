@@ -82,8 +82,7 @@ class Dimension(msgspec.Struct, frozen=True, omit_defaults=True):
             return _label(own)
         if self.times is not None:
             own = own / attrgetter(self.times)(config)
-        assert self.low is not None
-        assert self.high is not None
+        assert self.low is not None and self.high is not None  # noqa: PT018
         if not isinstance(own, int | float) or not self.low <= own <= self.high:
             raise KeyError(self.key)
         return own

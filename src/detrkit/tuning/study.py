@@ -136,13 +136,9 @@ def open_study(location: StudyLocation) -> optuna.Study:
     # the study
     try:
         with no_experimental_warnings():
-            storage = optuna.storages.RDBStorage(
-                address,
-                engine_kwargs=options,
-                heartbeat_interval=HEARTBEAT_S,
-                grace_period=GRACE_S,
-                heartbeat_stale_trial_callback=_retry_callback(MOST_RETRIES),
-            )
+            heartbeat: dict[str, Any] = {"heartbeat_interval": HEARTBEAT_S, "grace_period": GRACE_S}
+            heartbeat["heartbeat_stale_trial_callback"] = _retry_callback(MOST_RETRIES)
+            storage = optuna.storages.RDBStorage(address, engine_kwargs=options, **heartbeat)
         study = optuna.create_study(
             storage=storage, study_name=location.name, direction="maximize", load_if_exists=True
         )
@@ -174,14 +170,6 @@ def begin_study(study: optuna.Study, settings: Settings) -> list[str]:
     return [
         f"the first trial cannot have the config's own {name}: it lies outside of the space" for name in outside
     ]
-
-
-def total_trials(study: optuna.Study, asked: int | None, default: int) -> int:
-    """Return how many trials the study is to have, and note it; what was asked last counts."""
-    total = asked or study.user_attrs.get("trials") or default
-    if study.user_attrs.get("trials") != total:
-        study.set_user_attr("trials", total)
-    return int(total)
 
 
 def set_up(study: optuna.Study, settings: Settings, begun: int, total: int) -> None:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from detrkit.config import Config
 from detrkit.errors import DetrkitError, TrainingError
-from detrkit.training.memory import is_out_of_memory
+from detrkit.training.memory import error_line
 from detrkit.tuning.results import TrialResult, read_trials, shown_parameters, shown_trial
 from detrkit.tuning.settings import Settings
 from detrkit.tuning.study import (
@@ -38,8 +38,6 @@ Train = Callable[[Config, Path, OnEvaluation], "FitResult"]
 FIRST_FAILURES = 3
 """Trials that all fail before any succeeds: then something is wrong with all of them."""
 
-_LOOK_S = 1.0
-
 
 class _StoppedBySignalError(Exception):
     """A signal stopped the training of a trial, which was saved."""
@@ -51,19 +49,17 @@ class _StoppedBySignalError(Exception):
 
 def train_trial(config: Config, run_dir: Path, on_evaluation: OnEvaluation) -> FitResult:
     """Train in a folder, or go on with the run in it."""
-    from detrkit.training.run import Drawings, resume_run, start_run
-    from detrkit.visual.curves import plot_curves
-    from detrkit.visual.drawing import draw
+    from detrkit.training.run import resume_run, run_drawings, start_run
 
     def say_nothing(_message: str) -> None:
         """Say nothing: every trial would say the same anew."""
 
-    drawings = Drawings(plot_curves, draw)
+    options: dict[str, Any] = {"drawings": run_drawings(), "on_evaluation": on_evaluation}
     if (run_dir / "config.yaml").is_file():
-        return resume_run(run_dir, say_nothing, drawings=drawings, on_evaluation=on_evaluation)
+        return resume_run(run_dir, say_nothing, **options)
     if run_dir.is_dir():  # its process died before there was a run
         shutil.rmtree(run_dir)
-    return start_run(config, run_dir, say_nothing, drawings=drawings, on_evaluation=on_evaluation)
+    return start_run(config, run_dir, say_nothing, **options)
 
 
 class Worker:
@@ -85,9 +81,7 @@ class Worker:
         self.total, self.say, self.train = total, say, train
         self._lock = location.lock()
         self._trial_lock = location.trial_lock(0)
-        self._optuna_number = -1
-        self._number = 0
-        self._failed_in_a_row = 0
+        self._optuna_number, self._number, self._failed_in_a_row = -1, 0, 0
 
     def work(self) -> int | None:
         """Train until every trial is done, here or elsewhere; return the signal that stopped it, if one did.
@@ -124,13 +118,17 @@ class Worker:
             if not told:
                 told = True
                 self.say("waiting for trials of other processes")
-            time.sleep(_LOOK_S)
+            time.sleep(1)
 
     def _work_on_one(self) -> None:
         """Train one trial, and tell the study; the study's lock is held until it has begun."""
+        import torch
+
         self._optuna_number = -1
+        # after these, other parameters may do better; other errors are faults of the program
+        expected = (DetrkitError, OSError, MemoryError, torch.OutOfMemoryError)
         try:
-            self.study.optimize(self._objective, n_trials=1, catch=_expected_errors())
+            self.study.optimize(self._objective, n_trials=1, catch=expected)
         except (KeyboardInterrupt, _StoppedBySignalError):
             if self._optuna_number >= 0 and self.study.trials[self._optuna_number].state.name == "FAIL":
                 retry_trial(self.study, self._optuna_number)
@@ -186,7 +184,7 @@ class Worker:
                 raise TrainingError("no evaluation gave an AP; has the validation split objects?")
             return result.best
         except Exception as error:
-            facts["reason"] = _reason(error)
+            facts["reason"] = error_line(error)
             raise
         finally:
             trial.set_user_attr("facts", {**facts, "seconds": before_s + time.monotonic() - began_s})
@@ -215,24 +213,5 @@ def prune_checkpoints(results: tuple[TrialResult, ...]) -> None:
     best = max(complete, key=lambda result: (result.best_ap or 0.0, -result.number), default=None)
     for result in results:
         if result is not best and result.state in ("complete", "pruned", "fail"):
-            names = ["last.pt", "previous.pt", "next.pt"] + ["best.pt"] * (result.state != "complete")
-            for name in names:
+            for name in ("last.pt", "previous.pt", "next.pt", *["best.pt"] * (result.state != "complete")):
                 (result.run_dir / "checkpoints" / name).unlink(missing_ok=True)
-
-
-def _expected_errors() -> tuple[type[Exception], ...]:
-    """Return the errors after which other parameters may do better; others are faults of the program."""
-    import torch
-
-    return (DetrkitError, OSError, MemoryError, torch.OutOfMemoryError)
-
-
-def _reason(error: Exception) -> str:
-    first = next(iter(str(error).splitlines()), "")
-    if is_out_of_memory(error):
-        return f"out of memory: {first}"
-    return (
-        str(error) or type(error).__name__
-        if isinstance(error, DetrkitError)
-        else f"{type(error).__name__}: {first}"
-    )

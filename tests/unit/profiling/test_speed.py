@@ -75,7 +75,11 @@ def test_a_setting_that_fails_is_told_and_the_others_go_on():
         warm_up=1,
         find=lambda setting: subjects[setting.model],  # type: ignore[arg-type,return-value]
     )
-    assert [row.problem for row in rows] == ["", "out of memory", "ValueError: no such"]
+    assert [row.problem for row in rows] == [
+        "",
+        "out of memory: CUDA out of memory. Tried to allocate",
+        "ValueError: no such",
+    ]
     assert rows[0].latency is not None
     assert rows[1].latency is rows[1].cost is None
 

@@ -26,13 +26,10 @@ def cache(
         from detrkit.curation.cache import build_cache
         from detrkit.data.cache import default_cache_folder
         from detrkit.data.formats import find_split
-        from detrkit.data.read import read_split_files
+        from detrkit.data.read import read_told
 
-        tell = quiet if as_json else say
         files = find_split(data, split, DataConfig())
-        index, report = read_split_files(files)
-        for line in report.lines():
-            tell(line)
+        index = read_told(files, quiet if as_json else say)
         folder = out or default_cache_folder(data)
         with progress_bar("caching", as_json) as progress:
             result = build_cache(

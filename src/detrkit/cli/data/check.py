@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detrkit.cli.data.shared import DataArgument, LayoutOption, checked_layout
-from detrkit.cli.shared import JsonOption, errors, opt, print_json, progress_bar, quiet, say
+from detrkit.cli.shared import JsonOption, errors, opt, print_json, progress_bar, say
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import DataError, UsageError, counted
 
@@ -43,15 +43,11 @@ def check(
     """
     with errors():
         from detrkit.curation.check import CheckOptions, examine
+        from detrkit.families.recipes import preset_config
 
         _check_target(html, fix)
-        options = CheckOptions(
-            layout=checked_layout(layout),
-            images=images,
-            duplicates=duplicates,
-            queries=queries or _queries(model),
-            workers=workers,
-        )
+        queries = queries or preset_config(model).model.num_queries
+        options = CheckOptions(checked_layout(layout), images, duplicates, queries, workers)
         with progress_bar("checking", as_json) as bar:
             checked = examine(data, options, _steps(bar))
         if html is not None:
@@ -72,12 +68,6 @@ def check(
             raise typer.Exit(1)
 
 
-def _queries(model: str) -> int:
-    from detrkit.families.recipes import preset_config
-
-    return int(preset_config(model).model.num_queries)
-
-
 def _check_target(html: Path | None, fix: Path | None) -> None:
     """Refuse before minutes of work what would be refused after them."""
     from detrkit.data.formats.output import check_new_folder
@@ -90,44 +80,37 @@ def _check_target(html: Path | None, fix: Path | None) -> None:
 
 def _steps(bar: Any) -> Any:
     """Show the progress of several steps on one bar."""
-
-    def tell(_step: str, done: int, total: int) -> None:
-        bar(done, total)
-
-    return tell
+    return lambda _step, done, total: bar(done, total)
 
 
 def _report(result: CheckResult, fixed: FixResult | None, html: Path | None, as_json: bool) -> None:
-    tell = quiet if as_json else say
     if as_json:
-        content = result.to_dict()
-        content["html"] = None if html is None else str(html)
-        content["fix"] = None if fixed is None else _fix_dict(fixed)
-        print_json(content)
+        more = {"html": html and str(html), "fix": fixed and _fix_dict(fixed)}
+        print_json({**result.to_dict(), **more})
         return
     for split in result.splits:
         counts = f"{counted(split.image_count, 'image')}, {counted(split.annotation_count, 'annotation')}"
-        tell(f"{split.name}: {split.layout} ({split.reason}); {counts}")
+        say(f"{split.name}: {split.layout} ({split.reason}); {counts}")
     for words in result.skipped:
-        tell(f"not checked: {words}")
+        say(f"not checked: {words}")
     if result.findings:
         from rich.console import Console
 
         Console().print(result.table().only("Severity", "Finding", "Count", "Example").rich())
-    tell(_verdict(result, result.is_clean))
+    say(_verdict(result, result.is_clean))
     if fixed is not None:
         repairs = counted(sum(fixed.repaired.values()), "fault")
-        tell(f"Repaired copy: {fixed.out}, without {repairs} of the original: {fixed.out / 'changes.txt'}")
+        say(f"Repaired copy: {fixed.out}, without {repairs} of the original: {fixed.out / 'changes.txt'}")
         for loss in fixed.losses:
-            tell(f"  {loss}")
-        tell(f"The copy: {_verdict(fixed.after, fixed.is_clean)}")
+            say(f"  {loss}")
+        say(f"The copy: {_verdict(fixed.after, fixed.is_clean)}")
         for finding in fixed.after.findings:
             if finding.severity != "note":
-                tell(f"  {finding}")
+                say(f"  {finding}")
     if html is not None:
-        tell(f"Page with pictures: {html}")
+        say(f"Page with pictures: {html}")
     elif result.findings and fixed is None:
-        tell("Pictures: --html FILE. A repaired copy: --fix DIR")
+        say("Pictures: --html FILE. A repaired copy: --fix DIR")
 
 
 def _fix_dict(fixed: FixResult) -> dict[str, Any]:

@@ -44,20 +44,13 @@ def fetch(
             return
         if not entries:
             raise UsageError("name a data set, such as bccd; see all with: detrkit data fetch --list")
-        results = []
+        tell, results = functools.partial(typer.echo, err=True) if as_json else say, []
         for entry in entries:
             folder = Path(entry.name) if out is None else out if len(entries) == 1 else out / entry.name
             with transfer_progress(hidden=as_json) as report:
                 try:
-                    result = fetch_dataset(
-                        entry.name,
-                        folder,
-                        parts=parts,
-                        keep_archives=keep_archives,
-                        force=force,
-                        say=functools.partial(typer.echo, err=True) if as_json else say,
-                        report=report,
-                    )
+                    kept: dict[str, Any] = {"keep_archives": keep_archives, "force": force}
+                    result = fetch_dataset(entry.name, folder, parts=parts, **kept, say=tell, report=report)
                 except KeyboardInterrupt:
                     stopped = f"stopped; what was fetched is kept in {folder}; the same command goes on with it"
                     typer.echo(stopped, err=True)
@@ -78,15 +71,10 @@ def _say_result(result: FetchResult) -> None:
 
 
 def _result_row(result: FetchResult) -> dict[str, Any]:
-    parts = {
-        name: {
-            "files": part.files,
-            "bytes": part.bytes,
-            "fetched": name in result.fetched,
-            "archives": part.archives,
-        }
-        for name, part in result.present.items()
-    }
+    parts = {}
+    for name, part in result.present.items():
+        sizes = {"files": part.files, "bytes": part.bytes, "fetched": name in result.fetched}
+        parts[name] = {**sizes, "archives": part.archives}
     return {"name": result.name, "folder": str(result.folder), "parts": parts}
 
 
@@ -111,23 +99,16 @@ def _list(entries: list[DatasetEntry], as_json: bool) -> None:
 
 
 def _entry_row(entry: DatasetEntry) -> dict[str, Any]:
-    words = ("name", "title", "images", "classes", "licence", "source", "layout")
     parts = []
     for name, part in entry.parts.items():
         archives = [
-            {
-                "url": archive.url,
-                "file": archive.file_name,
-                "bytes": archive.size,
-                "sha256": archive.sha256 or None,
-                "md5": archive.md5 or None,
-                "commit": archive.commit or None,
-                "check": archive.check,
-            }
+            {"url": archive.url, "file": archive.file_name, "bytes": archive.size, "check": archive.check}
+            | {key: getattr(archive, key) or None for key in ("sha256", "md5", "commit")}
             for archive in part.archives
         ]
         row = {"name": name, "summary": part.summary, "default": not part.on_request, "bytes": part.size}
         parts.append({**row, "archives": archives})
+    words = ("name", "title", "images", "classes", "licence", "source", "layout")
     return {**{word: getattr(entry, word) for word in words}, "parts": parts}
 
 

@@ -31,12 +31,10 @@ def preview(
         config = shared.changed_config(model, assignments)
         from detrkit.curation.preview import preview_rows, write_preview
         from detrkit.data.formats import find_splits
-        from detrkit.data.read import read_split_files
+        from detrkit.data.read import read_told
 
         files = next(iter(find_splits(data, shared.checked_layout(layout), [split]).values()))
-        index, report = read_split_files(files)
-        for line in report.lines():
-            say(line)
+        index = read_told(files, say)
         rows = preview_rows(
             index,
             files.images,

@@ -25,13 +25,10 @@ def stats(
         from detrkit.curation.input_sizes import eval_inputs, train_inputs
         from detrkit.curation.stats import dataset_stats
         from detrkit.data.formats import find_splits
-        from detrkit.data.read import read_split_files
+        from detrkit.data.read import read_told
 
-        indexes = {}
-        for name, files in find_splits(data, shared.checked_layout(layout), splits).items():
-            indexes[name], defects = read_split_files(files)
-            for line in defects.lines():
-                (quiet if as_json else say)(line)
+        found_splits = find_splits(data, shared.checked_layout(layout), splits)
+        indexes = {name: read_told(files, quiet if as_json else say) for name, files in found_splits.items()}
         shown = indexes.get("train", next(iter(indexes.values())))
         with progress_bar("running the transforms", as_json) as progress:
             inputs = {

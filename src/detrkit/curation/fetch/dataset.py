@@ -5,8 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
@@ -120,7 +122,10 @@ def fetch_dataset(
             archives = {archive: _get(archive, folder, force, say, report) for archive in part.archives}
             tree = work / f"{name}.tree"
             present[name] = _lay_out(part, archives, tree, report)
-            _place(tree, folder)
+            # The disk may write the receipt before the files that it vouches for, unless told to write all first.
+            if hasattr(os, "sync"):
+                os.sync()
+            _merge(tree, folder)
             _write_receipt(entry, folder, present)
             # The archives are needed no longer; what lies in the folder archives stays.
             for path in archives.values():
@@ -179,10 +184,9 @@ def _missing(
 ) -> list[str]:
     """Return the parts to fetch: not there, no longer whole, or asked for once more."""
     # A folder that several parts put files into counts for all of them.
-    expected: dict[str, int] = {}
+    expected = Counter[str]()
     for part in present.values():
-        for inside, count in part.folders.items():
-            expected[inside] = expected.get(inside, 0) + count
+        expected.update(part.folders)
     found = {inside: len(_files_in(folder / inside)) for inside in expected}
     missing = []
     for name in wanted:
@@ -200,9 +204,7 @@ def _missing(
 
 def _files_in(folder: Path) -> list[Path]:
     """Return the files right in a folder, none if it is not there; what starts with a dot does not count."""
-    if not folder.is_dir():
-        return []
-    return [path for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    return [path for path in folder.glob("*") if path.is_file() and not path.name.startswith(".")]
 
 
 def _tell_licence(entry: DatasetEntry, folder: Path, say: Callable[[str], None]) -> None:
@@ -218,10 +220,8 @@ def _check_space(parts: Sequence[Part], work: Path, keep_archives: bool) -> None
     """Refuse what cannot fit before anything is fetched; sizes that are not known count as nothing."""
     archives = [archive for part in parts for archive in part.archives]
     sizes = [archive.size or 0 for archive in archives]
-    kept = 0
-    for archive in archives:
-        for name in (archive.file_name, f"{archive.file_name}.part"):
-            kept += (work / name).stat().st_size if (work / name).is_file() else 0
+    begun = [work / f"{archive.file_name}{end}" for archive in archives for end in ("", ".part")]
+    kept = sum(path.stat().st_size for path in begun if path.is_file())
     to_fetch = sum(sizes) if keep_archives else max(sizes, default=0)
     unpacked = sum(archive.unpacked or archive.size or 0 for archive in archives)
     need_space(work.parent, max(0, to_fetch + unpacked - kept))
@@ -230,10 +230,11 @@ def _check_space(parts: Sequence[Part], work: Path, keep_archives: bool) -> None
 def _get(archive: Archive, folder: Path, force: bool, say: Callable[[str], None], report: Report) -> Path:
     """Return the archive on this disk: put there by hand, left by an earlier run, or downloaded."""
     given, path = folder / ARCHIVES / archive.file_name, folder / _WORK / archive.file_name
+    published: dict[str, Any] = {"sha256": archive.sha256, "md5": archive.md5, "size": archive.size}
     for found in () if force else (given, path):
         if not found.is_file():
             continue
-        wrong = mismatch(found, sha256=archive.sha256, md5=archive.md5, size=archive.size, report=report)
+        wrong = mismatch(found, **published, report=report)
         if wrong is None:
             say(f"{found.name}: it is here already, nothing to download")
             return found
@@ -241,16 +242,8 @@ def _get(archive: Archive, folder: Path, force: bool, say: Callable[[str], None]
             raise DataError(f"{found}: {wrong}; remove it to have it fetched")
         found.unlink()
     say(f"Fetching {archive.url} ({archive.check})")
-    download(
-        archive.url,
-        path,
-        sha256=archive.sha256,
-        md5=archive.md5,
-        size=archive.size,
-        by_hand=f"put it as {archive.file_name} into {given.parent}",
-        say=say,
-        report=report,
-    )
+    by_hand = f"put it as {archive.file_name} into {given.parent}"
+    download(archive.url, path, **published, by_hand=by_hand, say=say, report=report)
     return path
 
 
@@ -271,11 +264,8 @@ def _lay_out(part: Part, archives: Mapping[Archive, Path], tree: Path, report: R
         _lay_out_voc(tree, *part.voc_folders)
     # Count what is there, so that a later run notices what was lost since.
     paths = [path for path in tree.rglob("*") if path.is_file()]
-    folders: dict[str, int] = {}
-    for path in paths:
-        if not path.name.startswith("."):
-            inside = path.parent.relative_to(tree).as_posix()
-            folders[inside] = folders.get(inside, 0) + 1
+    shown = [path.parent for path in paths if not path.name.startswith(".")]
+    folders = Counter(parent.relative_to(tree).as_posix() for parent in shown)
     return FetchedPart(tuple(files), dict(sorted(folders.items())), sum(path.stat().st_size for path in paths))
 
 
@@ -300,7 +290,6 @@ def _unpack_into(archive: Archive, path: Path, tree: Path, report: Report) -> No
             unpack(inner, unpacked, report)
             inner.unlink()
             _merge(unpacked, inner.parent)
-            unpacked.rmdir()
         _merge(top, tree)
     finally:
         shutil.rmtree(aside, ignore_errors=True)
@@ -322,7 +311,6 @@ def _lay_out_voc(tree: Path, images: str, xmls: str) -> None:
     for top in {Path(images).parts[0], Path(xmls).parts[0]}:
         shutil.rmtree(tree / top)
     _merge(new, tree)
-    new.rmdir()
     lists = tree / "ImageSets" / "Main"
     lists.mkdir(parents=True)
     train = [name for number, name in enumerate(names) if number % _EVERY_FIFTH]
@@ -330,29 +318,20 @@ def _lay_out_voc(tree: Path, images: str, xmls: str) -> None:
         (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in chosen), encoding="utf-8")
 
 
-def _place(tree: Path, folder: Path) -> None:
-    """Move what was laid out into the folder, whole folders at once where they are not there yet."""
-    # The disk may write the receipt before the files that it vouches for, unless told to write all first.
-    if hasattr(os, "sync"):
-        os.sync()
-    _merge(tree, folder)
-    tree.rmdir()
-
-
 def _merge(source: Path, target: Path) -> None:
-    """Move everything in a folder into another: at once what is not there, file by file what is."""
+    """Move a folder into another: at once what is not there, file by file what is."""
     target.mkdir(exist_ok=True)
     for path in sorted(source.iterdir()):
         there = target / path.name
         if path.is_dir() and there.is_dir():
             _merge(path, there)
-            path.rmdir()
         elif path.is_dir() and not there.exists():
             path.rename(there)
         elif there.is_dir() or path.is_dir():
             raise DataError(f"{there} is in the way: one is a file, the other a folder; move it elsewhere")
         else:
             path.replace(there)
+    source.rmdir()
 
 
 def _read_receipt(folder: Path, name: str) -> dict[str, FetchedPart]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import lzma
 import re
@@ -26,9 +25,13 @@ MAX_RATIO = 100
 NO_RATIO_BYTES = 64 * 2**20
 """Archives that unpack to less than this are not judged by the ratio."""
 
+_JUNK = {"__MACOSX", ".DS_Store", "Thumbs.db"}
 _DRIVE = re.compile(r"^[A-Za-z]:")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")  # the last: bytes that are no text
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+# The last: an encrypted zip file, or a kind of compression that is not known.
+_DAMAGE = (zipfile.BadZipFile, tarfile.TarError, zlib.error, lzma.LZMAError, EOFError, RuntimeError)
 
 
 class _Member(NamedTuple):
@@ -50,7 +53,7 @@ def unpack(archive: Path, folder: Path, report: Report) -> None:
     if folder.exists():
         shutil.rmtree(folder)
     folder.mkdir(parents=True)
-    with _damage(archive):
+    try:
         if zipfile.is_zipfile(archive):
             with zipfile.ZipFile(archive) as zipped:
                 total = sum(info.file_size for info in zipped.infolist())
@@ -63,6 +66,8 @@ def unpack(archive: Path, folder: Path, report: Report) -> None:
                 _write_members(archive, _tar_members(tarred, folder), folder, None, report)
         else:
             raise DataError(f"{archive.name} is neither a zip nor a tar file, or is cut off")
+    except _DAMAGE as error:
+        raise DataError(f"{archive.name} is damaged, encrypted or cut off: {error}") from error
 
 
 def commit_of(archive: Path) -> str:
@@ -107,7 +112,8 @@ def _write_members(
             raise _refusal(archive, f"{member.name[:200]!r} is a link or a device")
         done += member.size
         _check_limits(archive, count, done)
-        if _is_junk(path):
+        # what file browsers of macOS and Windows leave in archives
+        if path.name.startswith("._") or not _JUNK.isdisjoint(path.parts):
             continue
         target = folder / path
         try:
@@ -152,24 +158,3 @@ def _check_limits(archive: Path, files: int, unpacked: int) -> None:
 
 def _refusal(archive: Path, reason: str) -> DataError:
     return DataError(f"{archive.name} is not unpacked: {reason}")
-
-
-def _is_junk(path: PurePosixPath) -> bool:
-    """Return whether a file is what file browsers of macOS and Windows leave in archives."""
-    return "__MACOSX" in path.parts or path.name.startswith("._") or path.name in (".DS_Store", "Thumbs.db")
-
-
-@contextlib.contextmanager
-def _damage(archive: Path) -> Iterator[None]:
-    """Say of every way in which an archive can be broken that it is broken."""
-    try:
-        yield
-    except (
-        zipfile.BadZipFile,
-        tarfile.TarError,
-        zlib.error,
-        lzma.LZMAError,
-        EOFError,
-        RuntimeError,  # an encrypted zip file, or a kind of compression that is not known
-    ) as error:
-        raise DataError(f"{archive.name} is damaged, encrypted or cut off: {error}") from error
