@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -27,22 +25,9 @@ from tests.e2e.conftest import (
     start,
     train_arguments,
 )
+from tests.unit.detectors.tiny import pycocotools_numbers
 
 NUM_QUERIES = preset_config("detr-tiny").model.num_queries
-
-
-def reference_metrics(annotations: Path, detections: Path) -> list[float]:
-    """The twelve numbers of pycocotools."""
-    from pycocotools.coco import COCO
-    from pycocotools.cocoeval import COCOeval
-
-    with contextlib.redirect_stdout(io.StringIO()):
-        truth = COCO(str(annotations))
-        evaluation = COCOeval(truth, truth.loadRes(str(detections)), "bbox")
-        evaluation.evaluate()
-        evaluation.accumulate()
-        evaluation.summarize()
-    return [float(value) for value in evaluation.stats]
 
 
 def twelve(metrics: dict[str, Any]) -> list[float]:
@@ -57,7 +42,7 @@ def test_eval_gives_the_numbers_of_pycocotools_and_of_training(
     run_well("eval", checkpoint, "--data", tiny_data, "--out", tmp_path)
     metrics = json.loads((tmp_path / "metrics.json").read_text())
     annotations = tiny_data / "annotations" / "instances_val2017.json"
-    assert twelve(metrics) == reference_metrics(annotations, tmp_path / "detections.json")
+    assert twelve(metrics) == pycocotools_numbers(annotations, tmp_path / "detections.json")
     logged = records(tiny_run.run, "eval")
     of_it = logged[-1] if name == "last" else max(logged, key=lambda record: record["AP"])
     assert of_it["AR100"] > 0 or name == "last"  # zeros alone would show little

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from detrkit.evaluation.coco import METRIC_NAMES
-from tests.e2e.conftest import Trained, run_here, run_well
+from tests.e2e.conftest import Trained, run_well
 from tests.unit.detectors.tiny import pycocotools_numbers, save_transformers
 
 SSD = "torchvision:ssdlite320_mobilenet_v3_large@random"
@@ -87,16 +87,3 @@ def test_a_run_against_its_own_detections_and_the_files_of_a_comparison(
         "compare", tiny_run.run, found, "--data", tiny_data, "--out", first, "--resamples", "20", "--latency", "0"
     )
     assert "detections of an earlier comparison" in again
-
-
-def test_what_is_asked_wrongly_ends_with_2_before_anything_is_made(tiny_data: Path, tmp_path: Path):
-    out = tmp_path / "out"
-    for models, message in (
-        (["nonsense", "other"], "no file or folder at nonsense"),
-        (["torchvision:resnet50", SSD], "torchvision has no detector 'resnet50'"),
-        ([SSD], "expected two or more"),
-    ):
-        result = run_here("compare", *models, "--data", tiny_data, "--out", out)
-        assert result.exit_code == 2, result.output
-        assert message in result.stderr
-    assert run_here("compare", "a.json", "b.json").exit_code == 2  # no data

@@ -36,21 +36,15 @@ def test_several_runs_go_where_nothing_is_lost(
     assert picture.read_bytes().startswith(b"\x89PNG")
 
 
-@pytest.mark.parametrize(
-    ("arguments", "said"),
-    [
+def test_asked_wrongly(tiny_run: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    for arguments, said in (
         (["none"], "none does not exist"),
         (["."], "is not a run folder"),
-        (["RUN", "--metric", "los"], "did you mean loss"),
-        (["RUN", "--x", "day"], "expected step, epoch or time"),
-        (["RUN", "--out", "curves.pdf"], "ends in .png or .html"),
-        (["RUN", "--smooth", "1"], "less than or equal to 0.999"),
-    ],
-)
-def test_asked_wrongly(
-    arguments: list[str], said: str, tiny_run: Trained, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.chdir(tmp_path)
-    result = run_here("plot", *[str(tiny_run.run) if part == "RUN" else part for part in arguments])
-    assert result.exit_code == 2
-    assert said in " ".join(result.output.split())
+        ([tiny_run.run, "--metric", "los"], "did you mean loss"),
+        ([tiny_run.run, "--x", "day"], "expected step, epoch or time"),
+        ([tiny_run.run, "--out", "curves.pdf"], "ends in .png or .html"),
+    ):
+        result = run_here("plot", *arguments)
+        assert result.exit_code == 2
+        assert said in " ".join(result.output.split())

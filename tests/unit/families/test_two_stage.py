@@ -141,13 +141,10 @@ def test_part_and_depth_of_every_kind_of_parameter():
         "decoder.class_embed.2.weight": Place("class_head", 0),
         "decoder.bbox_embed.0.layers.1.bias": Place("box_head", 0),
         "decoder.layers.2.linear1.weight": Place("decoder.layer3", 1),
-        "decoder.layers.0.cross_attn.value_proj.bias": Place("decoder.layer1", 3),
         "decoder.query_pos.layers.0.weight": Place("queries", 3),
         "token_proj.weight": Place("selection", 4),
         "token_heads.class_embed.bias": Place("selection.class_head", 4),
-        "token_heads.bbox_embed.layers.0.weight": Place("selection.box_head", 4),
         "pyramid.encoder.layers.0.norm1.bias": Place("pyramid", 5),
-        "backbone.0.body.layer3.0.conv1.weight": Place("backbone.stage3", 6),
         "backbone.0.body.layer1.0.bn1.weight": Place("backbone.stage1", 8),
         "backbone.0.body.conv1.weight": Place("backbone.stem", 9),
     }

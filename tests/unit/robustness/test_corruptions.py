@@ -92,14 +92,6 @@ def test_brightness_adds_to_the_greatest_channel_and_keeps_the_colour():
     assert Corruption("brightness", 2)(flat(0, 0, 0), 1)[:, 0, 0].tolist() == pytest.approx([51, 51, 51], abs=1)
 
 
-def test_saturation_is_scaled_and_gray_turns_red_where_something_is_added():
-    assert Corruption("saturate", 3)(flat(100, 75, 50), 1)[:, 0, 0].tolist() == pytest.approx([100, 50, 0], abs=1)
-    assert Corruption("saturate", 1)(flat(100, 50, 50), 1)[:, 0, 0].tolist() == pytest.approx([100, 85, 85], abs=1)
-    assert Corruption("saturate", 4)(flat(100, 100, 100), 1)[:, 0, 0].tolist() == pytest.approx(
-        [100, 90, 90], abs=1
-    )
-
-
 def test_contrast_pulls_every_channel_to_its_mean():
     image = flat(0, 100, 100)
     image[0, :20] = 200

@@ -1,9 +1,7 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from detrkit.errors import DataError, UsageError
@@ -80,18 +78,3 @@ def test_what_is_no_run_is_refused_with_advice(tmp_path):
     (new / "config.yaml").write_text("{}")
     with pytest.raises(UsageError, match="recorded nothing yet"):
         read_histories([new])
-
-
-def test_foreign_values_are_passed_over(tmp_path):
-    run = make_run(tmp_path / "one", steps=1)
-    strange = [
-        {"kind": "step", "step": 2, "loss": True, "layers": {"class": "x"}},
-        {"kind": "step", "step": "3", "loss": 1},
-        {"kind": "note", "step": 4, "loss": 1.0},
-        {},
-    ]
-    with (run / "metrics.jsonl").open("a") as file:
-        file.writelines(json.dumps(line) + "\n" for line in strange)
-    series = read_histories([run])[0].series("loss")
-    assert series.x.tolist() == [1]
-    assert np.isfinite(series.y).all()
