@@ -14,7 +14,8 @@ from detrkit.families.detr.model import build_detr
 from detrkit.families.detr.weights import coco_class_map
 from detrkit.families.recipes import preset_config
 from tests.e2e.conftest import run_well
-from tests.e2e.test_commands import reference_metrics, twelve
+from tests.e2e.test_commands import twelve
+from tests.unit.detectors.tiny import pycocotools_numbers
 
 IMAGES, PLANTED = 6, 6
 
@@ -50,7 +51,7 @@ def evaluate(checkpoint: Path, data: Path, out: Path, batch_size: int) -> tuple[
     options = ("--batch-size", str(batch_size), "--device", "cpu")
     run_well("eval", checkpoint, "--as", "detr-r50", "--data", data, "--out", out, *options)
     metrics = json.loads((out / "metrics.json").read_text(encoding="utf-8"))
-    assert twelve(metrics) == reference_metrics(
+    assert twelve(metrics) == pycocotools_numbers(
         data / "annotations" / "instances_val2017.json", out / "detections.json"
     )
     return metrics, json.loads((out / "detections.json").read_text(encoding="utf-8"))
@@ -88,6 +89,6 @@ def test_a_published_file_gives_pycocotools_numbers_at_any_batch_size(
     together, found = evaluate(checkpoint, planted, tmp_path / "together", batch_size=2)
     assert len(found) == len(alone) == IMAGES * 100
     annotations = planted / "annotations" / "instances_val2017.json"
-    one_by_one = reference_metrics(annotations, tmp_path / "alone" / "detections.json")
+    one_by_one = pycocotools_numbers(annotations, tmp_path / "alone" / "detections.json")
     assert one_by_one[0] > 0.1  # far from nothing, which would show little; its own duplicates keep it from 1
     assert twelve(together) == pytest.approx(one_by_one, abs=2e-3)
