@@ -61,15 +61,3 @@ def test_padding_changes_nothing(norm: str, extra_levels: int):
         assert not mask[0, :height, :width].any()
         assert int((~mask[0]).sum()) == height * width
         torch.testing.assert_close(y[:1, :, :height, :width], x, rtol=1e-4, atol=1e-5, msg=f"level {level}")
-
-
-def test_without_attention_the_coarsest_map_stays_local_and_with_it_not():
-    far = make_maps([(32, 32), (16, 16)])
-    changed = [x.clone() for x in far]
-    changed[-1][:, :, -1, -1] += 5.0
-    for encoder in (False, True):
-        pyramid = build("batch", extra_levels=0, encoder=encoder)
-        with torch.no_grad():
-            one, _ = pyramid(far, [None, None], SinePosition(DIM))
-            two, _ = pyramid(changed, [None, None], SinePosition(DIM))
-        assert torch.equal(one[-1][:, :, 0, 0], two[-1][:, :, 0, 0]) is not encoder
