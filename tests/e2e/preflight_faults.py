@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 Content = dict[str, Any]
 Plant = Callable[[Content, np.random.Generator], None]
@@ -69,12 +68,3 @@ def plant(source: Path, folder: Path, change: Plant, splits: tuple[str, ...] = (
         change(content, np.random.Generator(np.random.PCG64(3)))
         path.write_text(json.dumps(content), encoding="utf-8")
     return folder
-
-
-def blank_images(folder: Path) -> None:
-    """Paint every image of a data set in one colour."""
-    for path in folder.rglob("*.*"):
-        if path.suffix in (".png", ".jpg"):
-            with Image.open(path) as image:
-                size = image.size
-            Image.new("RGB", size, (90, 90, 90)).save(path)

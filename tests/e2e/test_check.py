@@ -65,25 +65,6 @@ def test_the_repaired_copy_is_clean_and_lists_its_changes(faulty, tmp_path):
     assert "train: 1 of " in printed
 
 
-def test_slow_parts_can_be_left_out(faulty):
-    result = run_here("data", "check", faulty, "--no-images", "--json")
-    content = json.loads(result.stdout)
-    assert "image_truncated" not in {finding["kind"] for finding in content["findings"]}
-    assert content["skipped"] == ["image files were not decoded", "images were not compared with each other"]
-    result = run_here("data", "check", faulty, "--no-duplicates", "--json")
-    assert json.loads(result.stdout)["skipped"] == ["images were not compared with each other"]
-
-
-def test_asking_wrongly_ends_with_two(tiny_data, tmp_path):
-    assert run_here("data", "check", tmp_path / "nowhere").exit_code == 2
-    assert run_here("data", "check", tiny_data, "--layout", "what").exit_code == 2
-    (tmp_path / "full").mkdir()
-    (tmp_path / "full" / "mine.txt").write_text("keep")
-    result = run_here("data", "check", tiny_data, "--fix", tmp_path / "full")
-    assert result.exit_code == 2
-    assert "not empty" in result.output
-
-
 def test_a_cut_off_file_hides_no_other_split_and_the_copy_without_it_is_not_fit(tiny_data, copy_of, tmp_path):
     root = copy_of(tiny_data)
     path = root / "annotations" / "instances_val2017.json"

@@ -98,15 +98,6 @@ def test_frozen_parts_are_bit_equal_after_training_and_the_heads_are_not(
     assert len(found) == 2 + 6
 
 
-def test_each_part_learns_at_its_own_rate(source: Path, other_data: Path, tmp_path: Path):
-    run = tmp_path / "run"
-    scales = {"backbone": 0.1, "backbone.stem": 0.5, "decoder": 0.2}
-    run_well(*fine_tune(source, other_data, run, train__lr_scale=scales, train__schedule="constant"))
-    record = records(run, "step")[-1]
-    rates = {name: record[name] for name in record if name.startswith("lr")}
-    assert rates == pytest.approx({"lr": 1e-3, "lr_backbone": 1e-4, "lr_backbone.stem": 5e-4, "lr_decoder": 2e-4})
-
-
 def test_in_the_head_steps_nothing_else_moves_not_even_the_optimiser(
     source: Path, other_data: Path, tmp_path: Path
 ):
@@ -136,11 +127,6 @@ def test_a_run_resumed_within_the_head_steps_ends_with_the_same_weights(
     run_well("resume", run)
     assert_equal(trained(run), trained(tmp_path / "whole"))
     assert len(changed(run, source)) > len(CLASS_HEAD)
-
-
-def test_weights_of_another_function_are_warned_of(source: Path, tiny_data: Path, tmp_path: Path):
-    out = run_well(*fine_tune(source, tiny_data, tmp_path / "run", model__num_heads=8))
-    assert "WARNING: the weights were trained with model.num_heads 4, and go on with 8" in out
 
 
 @pytest.mark.parametrize(

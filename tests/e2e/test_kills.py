@@ -6,9 +6,8 @@ import os
 import re
 import shutil
 import signal
-import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -169,49 +168,3 @@ def test_damaged_newest_checkpoint_is_recognised_and_the_one_before_is_used(
     assert f"WARNING: {checkpoints / 'last.pt'} is damaged" in said
     assert "using previous.pt instead" in said
     assert "resumed at step 8" in said
-
-
-def test_two_damaged_checkpoints_are_both_named(copied: Path, victims: Victims):
-    checkpoints = copied / "checkpoints"
-    flip_a_bit(checkpoints / "last.pt")
-    (checkpoints / "previous.pt").write_bytes(b"")
-    log = (copied / "metrics.jsonl").read_bytes()
-    ended = victims.run(["resume", str(copied)])
-    assert ended.code == 1
-    assert f"error: no usable checkpoint in {checkpoints}" in ended.said
-    assert "last.pt is damaged" in ended.said
-    assert "previous.pt is cut off" in ended.said
-    assert f"begin a new run with --init {checkpoints / 'best.pt'}" in ended.said
-    assert (copied / "metrics.jsonl").read_bytes() == log  # nothing was touched
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[tuple[Path, Callable[[str], None]]]:
-    """A file system of 40 MB, and what makes it larger."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=40M", "tmpfs", str(folder)]
-    if shutil.which("mount") is None or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("no file system can be mounted here; it takes root")
-
-    def enlarge(size: str) -> None:
-        subprocess.run(["mount", "-o", f"remount,size={size}", str(folder)], check=True)
-
-    yield folder, enlarge
-    subprocess.run(["umount", str(folder)], check=True)
-
-
-def test_full_disk_ends_the_training_with_the_last_checkpoint_whole(
-    small_disk: tuple[Path, Callable[[str], None]], scene: Scene, victims: Victims
-):
-    folder, enlarge = small_disk
-    run = folder / "run"
-    ended = victims.run(scene.arguments(run, 0, go_on=False))
-    assert ended.code == 1
-    assert "error: no space left for checkpoint" in ended.said
-    assert "earlier checkpoints are untouched; free space and resume" in ended.said
-    assert "Traceback" not in ended.said
-    found = {path.name: load_checkpoint(path)["progress"]["step"] for path in (run / "checkpoints").iterdir()}
-    assert "last.pt" in found
-    enlarge("200M")
-    go_on(run, scene, victims)

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.config import read_config
-from tests.e2e.conftest import SIDE, assert_equal, records, run_here, run_well, train_arguments, trained
+from tests.e2e.conftest import SIDE, assert_equal, records, run_well, train_arguments, trained
 
 BUDGET = 2 * SIDE * SIDE
 
@@ -42,15 +42,3 @@ def test_a_run_that_runs_out_of_memory_goes_on_and_says_so(tiny_data: Path, tmp_
     assert ours["progress"].pop("micro_batch") == 2
     assert theirs["progress"].pop("micro_batch") is None
     assert_equal(ours, theirs)
-
-
-def test_an_image_that_does_not_fit_is_an_error_with_advice(tiny_data: Path, tmp_path: Path):
-    result = run_here(*train_arguments(tiny_data, tmp_path / "run", 1, train__pixel_budget=100))
-    assert result.exit_code == 1
-    assert "memory does not hold a training step of a single image" in result.stderr
-    assert "train.recompute=true" in result.stderr
-    result = run_here(
-        *train_arguments(tiny_data, tmp_path / "auto", 1, train__pixel_budget=100), "--batch", "auto"
-    )
-    assert result.exit_code == 1
-    assert "a single image" in result.stderr

@@ -14,7 +14,7 @@ from detrkit.preflight.report import Outcome, PreflightReport
 from detrkit.preflight.run import run_preflight
 
 from .conftest import run_here, train_arguments
-from .preflight_faults import PLANTS, blank_images, plant
+from .preflight_faults import PLANTS, plant
 
 
 @pytest.fixture(scope="module")
@@ -65,13 +65,6 @@ def test_planted_fault_is_named(name: str, sound: Path, tmp_path: Path):
     assert expected.pop() in verdict.summary()
 
 
-def test_labels_of_the_training_split_alone_shuffled_are_named(sound: Path, tmp_path: Path):
-    data = plant(sound, tmp_path / "data", PLANTS["labels shuffled"][0], ("train",))
-    verdict = preflight(data, tmp_path / "out")
-    assert "labels_shuffled" in names(verdict)
-    assert not any(item.found.startswith("val: labels have nothing") for item in verdict.results)
-
-
 def test_ids_that_come_round_are_seen_between_splits(sound: Path, tmp_path: Path):
     def turn(content: dict, random: np.random.Generator) -> None:
         ids = sorted(entry["id"] for entry in content["categories"])
@@ -80,13 +73,6 @@ def test_ids_that_come_round_are_seen_between_splits(sound: Path, tmp_path: Path
 
     verdict = preflight(plant(sound, tmp_path / "data", turn, ("train",)), tmp_path / "out")
     assert "class_ids_off_by_one" in names(verdict)
-
-
-def test_blank_images_are_named(sound: Path, tmp_path: Path):
-    data = tmp_path / "data"
-    shutil.copytree(sound, data)
-    blank_images(data)
-    assert names(preflight(data, tmp_path / "out")) == {"images_blank"}
 
 
 @pytest.mark.parametrize(("lr", "fault"), [(1e-1, "learning_rate_too_high"), (1e-8, "loss_does_not_fall")])

@@ -19,7 +19,7 @@ from detrkit.config import read_config
 from detrkit.data.split import read_split
 from detrkit.detectors.split_evaluator import SplitEvaluator
 from detrkit.families.build import build_model
-from tests.e2e.conftest import Trained, records, run_here
+from tests.e2e.conftest import Trained, records
 from tests.e2e.processes import (
     arguments,
     assert_same_training,
@@ -46,13 +46,6 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
-
-
-def test_only_the_first_process_talks(uninterrupted: Trained):
-    lines = [*uninterrupted.out.splitlines(), *uninterrupted.err.splitlines()]
-    assert len(lines) == len(set(lines))
-    assert sum("Run folder" in line for line in lines) == 1
-    assert "Traceback" not in uninterrupted.err
 
 
 def test_evaluation_by_two_processes_equals_that_of_one(uninterrupted: Trained, one_thread: None):
@@ -83,13 +76,6 @@ def test_a_killed_process_is_restarted_and_the_run_ends_as_if_nothing_had_been(
     assert code == 0, err
     assert any("resumed at step" in event["message"] for event in records(run, "event"))
     assert_same_training(run, uninterrupted.run)
-
-
-def test_torchrun_with_restarts_needs_the_name_of_a_run(tiny_data: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setenv("TORCHELASTIC_MAX_RESTARTS", "3")
-    result = run_here("train", "--model", "detr-tiny", "--data", tiny_data)
-    assert result.exit_code == 2
-    assert "--run DIR" in result.output
 
 
 @pytest.mark.slow

@@ -9,8 +9,6 @@ from typing import Any
 import psutil
 import pytest
 
-from detrkit.errors import MissingExtraError, UsageError
-from detrkit.families.recipes import preset_config
 from tests.e2e.conftest import records
 from tests.e2e.processes import arguments, assert_same_training, ended, popen, torchrun, wait_for_step
 
@@ -57,27 +55,6 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
-
-
-def test_ray_that_is_not_installed_is_told_with_the_command(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    from detrkit.training.ray import train_on_ray
-
-    monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "detrkit\[ray\]"'):
-        train_on_ray(preset_config("detr-tiny"), tmp_path / "run", num_workers=2)
-
-
-def test_a_folder_with_another_run_is_refused_before_ray_starts(tmp_path: Path):
-    import ray
-
-    from detrkit.training.ray import train_on_ray
-
-    (tmp_path / "config.yaml").write_text("model: {}\n")
-    with pytest.raises(UsageError, match="--resume"):
-        train_on_ray(preset_config("detr-tiny"), tmp_path, num_workers=2)
-    with pytest.raises(UsageError, match="at least 1"):
-        train_on_ray(preset_config("detr-tiny"), tmp_path / "run", num_workers=0)
-    assert not ray.is_initialized()
 
 
 @pytest.fixture(scope="module")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -14,55 +13,11 @@ import torch
 from detrkit.config import Config
 from detrkit.families.build import build_model
 from detrkit.nn.transformer import EncoderLayer
-from detrkit.training import loop
 from detrkit.training.forward_backward import step_seed
-from tests.e2e.conftest import records, run_here, run_well, train_arguments
+from tests.e2e.conftest import records, run_well, train_arguments
 from tests.e2e.test_proofs import CLASSES, tiny_config
 
 BAD_STEP = 3
-
-
-@pytest.fixture
-def spoil(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any, Any], None]], None]:
-    """Does something to run and batches before the third step of a training."""
-    train_step = loop.train_step
-
-    def install(change: Callable[[Any, Any], None]) -> None:
-        def changed(run: Any, batches: Any, plan: Any) -> None:
-            if run.state.progress.step + 1 == BAD_STEP:
-                change(run, batches)
-            train_step(run, batches, plan)
-
-        monkeypatch.setattr(loop, "train_step", changed)
-
-    return install
-
-
-def plant(name: str) -> Callable[[Any, Any], None]:
-    def change(run: Any, _batches: Any) -> None:
-        with torch.no_grad():
-            weight = run.state.module.get_parameter(name)
-            weight[(0,) * weight.ndim] = math.nan
-
-    return change
-
-
-def test_a_weight_of_the_real_model_is_named_and_the_step_replayed(tiny_data: Path, tmp_path: Path, spoil: Any):
-    weight = "transformer.encoder.layers.0.linear1.weight"
-    spoil(plant(weight))
-    run = tmp_path / "run"
-    result = run_here(*train_arguments(tiny_data, run, 2, train__max_bad_steps=2, model__dropout=0.1))
-    assert result.exit_code == 1
-    assert f"such as {weight}" in result.stderr
-    messages = [record["message"] for record in records(run, "event")]
-    assert [message.split(" of epoch")[0] for message in messages] == ["step 3", "step 4", "step 5"]
-    found = json.loads(run_well("train", "--replay", run, "--json"))
-    assert (found["step"], found["equal"]) == (BAD_STEP, True)
-    assert found["bad_weights"] == [weight]
-    assert found["forward"]["module"] == weight.rpartition(".")[0]
-    text = run_well("train", "--replay", run / "nonfinite")
-    assert "Repeated bit for bit." in text
-    assert f"Where it began: the weight {weight} is not finite before the step" in text
 
 
 @pytest.mark.parametrize("fault", ["forward", "backward"])

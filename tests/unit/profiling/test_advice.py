@@ -7,8 +7,7 @@ import torch
 
 from detrkit.config import Config, update_config
 from detrkit.data.loader import LoadingFacts
-from detrkit.profiling import advice
-from detrkit.profiling.advice import PEAKS, advise, peak_tflops, share_of
+from detrkit.profiling.advice import advise, share_of
 from detrkit.profiling.measure import Measured, MemoryUse, StepTimes
 
 GIB = 2**30
@@ -45,33 +44,6 @@ def test_waiting_for_data_names_the_workers_and_the_share():
     assert "data.workers" in item.sentence
 
 
-@pytest.mark.parametrize(("hardware", "expected"), [(True, ["precision"]), (False, [])])
-def test_float32_is_named_where_the_hardware_has_better(
-    hardware: bool, expected: list[str], monkeypatch: pytest.MonkeyPatch
-):
-    monkeypatch.setattr(advice, "has_bf16", lambda _device: hardware)
-    assert kinds(measured(), train__precision="32") == expected
-    assert kinds(measured(), train__precision="bf16") == []
-
-
-def test_memory_that_is_mostly_activations_can_be_had_back():
-    (item,) = advise(config(), measured(kept=7))
-    assert item.kind == "memory"
-    assert "67% full" in item.sentence
-    assert "70% of that are activations" in item.sentence
-    assert "body (Body)" in item.sentence
-    assert "train.recompute=true" in item.sentence
-    assert kinds(measured(kept=7), train__recompute=True) == []
-
-
-def test_padding_asks_for_buckets_unless_they_are_on():
-    (item,) = advise(config(model__backbone_norm="group"), measured(padding=0.3))
-    assert item.kind == "padding"
-    assert "30% of the pixels" in item.sentence
-    assert "group norm" in item.sentence
-    assert kinds(measured(padding=0.3), data__buckets=True) == []
-
-
 @pytest.mark.parametrize(
     ("phase", "kind"),
     [("optimiser", "optimiser"), ("EMA", "ema"), ("matching", "matching"), ("normalisation", "transfer")],
@@ -88,29 +60,3 @@ def test_the_greatest_share_comes_first_and_phases_share_a_prefix():
     assert shares == sorted(shares, reverse=True)
     assert len(shares) == 3
     assert share_of(measured(), "forward") == pytest.approx(0.32)
-
-
-def test_a_gpu_with_little_to_do_is_given_more(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(advice, "utilisation_of", lambda _config, _measured: 0.08)
-    (item,) = advise(config(), measured(peak=10, limit=100))
-    assert item.kind == "batch"
-    assert "8% of its peak" in item.sentence
-    assert "train.batch_size (now 4)" in item.sentence
-    assert kinds(measured(peak=90, limit=100)) == []
-
-
-@pytest.mark.parametrize(
-    ("device", "entry"),
-    [
-        ("NVIDIA H200", "H200"),
-        ("NVIDIA H100 80GB HBM3", "H100"),
-        ("NVIDIA H100 PCIe", "H100 PCIe"),
-        ("NVIDIA L4", "L4"),
-        ("Tesla T4", "T4"),
-        ("NVIDIA GeForce RTX 4090", "RTX 4090"),
-        ("NVIDIA L40", None),
-        ("AMD Instinct MI300X", None),
-    ],
-)
-def test_a_gpu_is_found_by_the_name_that_torch_gives_it(device: str, entry: str | None):
-    assert peak_tflops(device, "bf16") == (None if entry is None else PEAKS[entry][0])

@@ -47,17 +47,6 @@ def test_a_phase_inside_another_takes_its_time_from_it(hands: Hands, clock: Phas
     assert clock.end_step() == {REST: 3.0}
 
 
-def test_what_an_error_left_open_ends_with_the_phase_around_it(hands: Hands, clock: PhaseClock):
-    clock.enter("forward")
-    clock.enter("part")
-    hands.time += 1
-    clock.leave("forward")
-    assert clock.phase == REST
-    clock.leave("never begun")
-    hands.time += 5
-    assert clock.end_step() == {"forward": 0.0, "part": 1.0, REST: 5.0}
-
-
 def test_kept_bytes_are_counted_once_and_without_parameters():
     model = nn.Sequential(nn.Linear(16, 32), nn.ReLU(), nn.Linear(32, 4))
     x = torch.randn(8, 16)

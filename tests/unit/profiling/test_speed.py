@@ -10,21 +10,14 @@ import torch
 from PIL import Image
 
 import detrkit
-from detrkit.detectors.find import find_target
-from detrkit.detectors.stages import prepare
 from detrkit.errors import UsageError
 from detrkit.profiling.speed import (
     Setting,
-    Speed,
-    SpeedRow,
     all_settings,
-    describe_environment,
-    find_fast,
     made_up_image,
     measure_speed,
-    resized,
 )
-from detrkit.profiling.speed_report import row_names, speed_lines, write_speed
+from detrkit.profiling.speed_report import speed_lines
 from tests.unit.detectors.fakes import FakeStages
 
 
@@ -102,24 +95,6 @@ def test_batches_threads_and_sharing_of_a_subject():
     assert [row.cost.input_shape[0] for row in rows if row.cost] == [1, 1, 3, 3]
 
 
-def test_the_size_of_the_input_can_be_chosen():
-    tiny = find_fast(Setting("detr-tiny", device="cpu"))
-    assert tiny.stages is not None
-    wide = made_up_image(100, 150)
-    own, small = (prepare(stages, [wide])[0].shape for stages in (tiny.stages, resized(tiny, 64)))
-    assert tuple(own) == (1, 3, 128, 192)
-    assert tuple(small) == (1, 3, 64, 96)
-    ssd = find_target("torchvision:ssdlite320_mobilenet_v3_large@random", device="cpu")
-    with pytest.raises(UsageError, match="input size of ssdlite320_mobilenet_v3_large@random cannot be chosen"):
-        resized(ssd, 64)
-
-
-def test_names_tell_models_apart_and_only_what_differs():
-    rows = [SpeedRow(setting) for setting in all_settings(["A", "B"], batch_sizes=[1, 4], sizes=[None, 64])]
-    assert row_names(rows)[:2] == ["A, own size, batch 1", "B, own size, batch 1"]
-    assert row_names(rows[:2]) == ["A", "B"]
-
-
 def test_benchmark_writes_a_table_for_people_and_programs(tmp_path: Path):
     file = tmp_path / "picture.png"
     Image.fromarray(np.zeros((60, 80, 3), np.uint8)).save(file)
@@ -144,12 +119,6 @@ def test_benchmark_writes_a_table_for_people_and_programs(tmp_path: Path):
     page = (tmp_path / "out" / "speed.html").read_text(encoding="utf-8")
     assert "<b>nothing" not in page
     assert "Images a second against batch size" in page
-
-
-def test_a_table_without_any_figure_is_still_a_page(tmp_path: Path):
-    speed = Speed((SpeedRow(Setting("A"), problem="out of memory"),), describe_environment(), "nothing", None, ())
-    write_speed(tmp_path, speed)
-    assert "out of memory" in (tmp_path / "speed.html").read_text(encoding="utf-8")
 
 
 def test_wrong_questions_are_answered(tmp_path: Path):

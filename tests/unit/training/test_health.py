@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from detrkit.losses.criterion import LastLayer
 from detrkit.training.forward_backward import Passes
-from detrkit.training.health import MATCHES_TO_JUDGE, Health, StepWindow, probe_boxes
+from detrkit.training.health import MATCHES_TO_JUDGE, Health, probe_boxes
 from detrkit.types import Batch
 from tests.unit.training.conftest import Toy, ToyDetector, toy_config, toy_loader
 
@@ -25,19 +25,6 @@ def seen(images: int, objects: int = 0, matched: tuple[int, ...] = ()) -> LastLa
     flags = torch.zeros(images, QUERIES, dtype=torch.bool)
     flags[:, list(matched)] = True
     return LastLayer(logits, torch.full((images, QUERIES, 4), 0.5), flags)
-
-
-def test_figures_are_means_over_images_and_queries():
-    health = Health()
-    health.observe(seen(3, objects=1, matched=(0, 2)))
-    health.observe(seen(1, objects=2, matched=(0,)))
-    figures = health.figures()
-    assert figures["objects_share"] == pytest.approx((3 * 1 + 2) / 16)
-    assert figures["object_probability"] == pytest.approx((3 * (0.9 + 0.3) + (1.8 + 0.2)) / 16)
-    assert figures["matched_share"] == pytest.approx((3 * 2 + 1) / 16)
-    assert "box_spread_images" not in figures
-    health.clear()
-    assert health.figures() == {}
 
 
 def test_spread_of_boxes_over_images_and_queries():
@@ -57,17 +44,6 @@ def test_spread_of_boxes_over_images_and_queries():
     health.observe_boxes(boxes + torch.tensor([-0.1, 0.1, -0.1, 0.1])[:, None])
     assert health.figures()["box_spread_images"] == pytest.approx(0, abs=1e-7)
     assert health.figures()["box_spread_queries"] == pytest.approx(0.1)
-
-
-def test_outputs_that_are_not_finite_count_as_no_image():
-    health = Health()
-    health.observe(seen(2, objects=1))
-    broken = seen(2, objects=4)
-    broken.logits[0, 0, 0] = math.nan
-    health.observe(broken)
-    health.observe_boxes(torch.full((2, QUERIES, 4), math.inf))
-    assert health.figures()["objects_share"] == pytest.approx(1 / 4)
-    assert "box_spread_images" not in health.figures()
 
 
 def test_use_of_queries_is_judged_after_many_matches_and_over_windows():
@@ -128,21 +104,3 @@ def test_boxes_are_looked_at_without_dropout_and_modes_come_back(images: int):
     assert found[0].std(0).max() > 1e-4  # the single image differs from itself upside down
     assert torch.equal(torch.get_rng_state(), state)
     assert [part.training for part in model.modules()] == [part is not model.norm for part in model.modules()]
-
-
-def add_to(window: StepWindow, step: int, loss: float, norm: float = 1.0) -> None:
-    window.add(step, {"loss": torch.tensor(loss), "grad_norm": torch.tensor(norm)}, (step, step + 1), images=2)
-    window.add_time(0.5, 0.1)
-
-
-def test_means_over_finite_values_and_rates():
-    window = StepWindow()
-    add_to(window, 1, 1.0, math.inf)
-    add_to(window, 2, 4.0, 3.0)
-    values, images_per_s, data_wait = window.means()
-    assert values == {"loss": 2.5, "grad_norm": 3.0}
-    assert (images_per_s, data_wait) == (pytest.approx(4.0), pytest.approx(0.2))
-    assert window.steps == [1, 2]
-    window.clear()
-    assert len(window) == 0
-    assert math.isnan(window.means()[0]["loss"])

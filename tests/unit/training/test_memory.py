@@ -14,10 +14,9 @@ import torch
 from detrkit.checkpoint import CheckpointStore
 from detrkit.config import update_config
 from detrkit.errors import MemoryExhaustedError
-from detrkit.training import memory
 from detrkit.training import step as step_module
 from detrkit.training.forward_backward import Passes
-from detrkit.training.memory import available_bytes, is_out_of_memory
+from detrkit.training.memory import is_out_of_memory
 from tests.unit.training.faults import assert_same
 from tests.unit.training.nonfinite.test_watch import WithBatchNorm, state_of
 
@@ -134,16 +133,6 @@ def test_memory_refused_by_the_host_is_recognised_and_recovered_from(toy, make_c
 )
 def test_errors_of_memory_are_told_from_others(error, is_memory):
     assert is_out_of_memory(error) is is_memory
-
-
-def test_a_container_limits_what_is_available(tmp_path, monkeypatch):
-    (tmp_path / "memory.max").write_text("3000\n")
-    (tmp_path / "memory.current").write_text("2500\n")
-    (tmp_path / "memory.stat").write_text("anon 1\ninactive_file 200\n")
-    assert memory._container_room(tmp_path) == [700]
-    (tmp_path / "memory.max").write_text("max\n")
-    assert memory._container_room(tmp_path) == []
-    assert available_bytes(torch.device("cpu")) > 0
 
 
 TWO_PROCESSES = """

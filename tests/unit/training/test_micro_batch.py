@@ -62,12 +62,6 @@ def test_augmentation_that_changes_shapes_counts(settings, padded):
     assert worst_case(TransformConfig(**settings), INDEX).padded_hw(2) == padded
 
 
-def test_crowds_do_not_count_and_composed_images_have_the_objects_of_all():
-    assert worst_case(TransformConfig(), make_index([(9, 9)], [4], crowds=3)).objects == 1
-    assert worst_case(TransformConfig(mosaic=0.5, mixup=0.1), INDEX).objects == 40
-    assert worst_case(TransformConfig(), make_index([(9, 9)], [0])).objects == 0
-
-
 SMALL = {"transforms": {"multi_scale": False, "eval_size": 32, "max_size": 64}}
 
 

@@ -18,7 +18,6 @@ from lightning_fabric.plugins import MixedPrecision
 from detrkit.checkpoint import CheckpointStore, load_checkpoint
 from detrkit.errors import CheckpointError, DetrkitError
 from detrkit.training import alarms, health
-from detrkit.training.health import StepWindow
 from detrkit.training.loop import FitResult, build_state
 from tests.support.killing import differences, without
 from tests.unit.training.conftest import Toy, toy_config, toy_loader
@@ -224,20 +223,6 @@ def test_run_is_resumed_from_any_batch(kill_at: int, stage: Callable[[str], Play
     assert compare(played, run, ending) == []
 
 
-@pytest.mark.parametrize("part", ["seconds", "wait_s", "images"])
-def test_rate_of_the_first_line_counts_the_steps_before(part: str):
-    window = StepWindow()
-    for step in (1, 2):
-        window.add(step, {"loss": torch.tensor(1.0)}, (7,), 4)
-        window.add_time(2.0, 0.5)
-    saved = window.state_dict()
-    whole, broken = StepWindow(), StepWindow()
-    whole.load_state_dict(saved)
-    broken.load_state_dict({**saved, part: 0})
-    assert whole.means() == window.means()
-    assert broken.means() != window.means()
-
-
 def test_save_at_the_end_of_an_epoch_keeps_its_line(tmp_path: Path):
     """The last step of the epoch is saved before the evaluation, in which the run is killed."""
     scene = Scene((), kill_at=math.inf, train={"save_every_steps": 7})
@@ -257,16 +242,6 @@ def test_save_at_the_end_of_an_epoch_keeps_its_line(tmp_path: Path):
     ]
     assert [record["epoch"] for record in epochs] == [1, 2, 3]
     assert differences(whole, run) == []
-
-
-def test_what_killed_processes_left_half_written_is_deleted(tmp_path: Path):
-    scene = Scene((), kill_at=8)
-    play(scene, tmp_path, kill_at=8)
-    (tmp_path / "checkpoints" / f".{'0f' * 16}.tmp").write_bytes(b"half")
-    (tmp_path / f".{'a1' * 16}.tmp").write_bytes(b"half")
-    (tmp_path / ".notes.tmp").write_bytes(b"somebody else's")
-    play(scene, tmp_path, resume=CheckpointStore(tmp_path).load_latest())
-    assert sorted(path.name for path in tmp_path.rglob(".*")) == [".notes.tmp"]
 
 
 def test_evaluation_whose_best_model_could_not_be_saved_is_repeated(

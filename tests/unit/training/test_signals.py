@@ -27,14 +27,6 @@ def test_first_signal_asks_second_aborts(number):
     assert signal.getsignal(number) is former
 
 
-def test_immediate_makes_the_first_signal_abort():
-    with StopRequest() as stop:
-        with pytest.raises(KeyboardInterrupt), stop.immediate():
-            os.kill(os.getpid(), signal.SIGTERM)
-        assert stop.signal_number == signal.SIGTERM
-        assert not stop.insisted
-
-
 @pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_to_the_group_with_workers_saves_and_ends(tmp_path, number):
@@ -61,20 +53,3 @@ print(result.stopped, result.signal_number, result.steps, flush=True)
     assert out.split()[:2] == ["interrupted", str(int(number))], err
     assert (run_dir / "checkpoints" / "last.pt").exists()
     assert "Traceback" not in err, err
-
-
-def interrupted_twice(error: Exception) -> None:
-    """C++ that calls Python, as torch's writer of files does, makes an error of its own of an interruption."""
-    os.kill(os.getpid(), signal.SIGTERM)
-    try:
-        os.kill(os.getpid(), signal.SIGINT)
-    except KeyboardInterrupt as interruption:
-        raise error from interruption
-
-
-def test_second_signal_is_told_whatever_error_it_became():
-    stop = StopRequest()
-    with pytest.raises(KeyboardInterrupt) as caught, stop:
-        interrupted_twice(RuntimeError("unexpected pos"))
-    assert stop.insisted
-    assert caught.value.args == (signal.SIGTERM,)  # the first one is what the exit code tells

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import json
 import sqlite3
-import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -15,7 +14,7 @@ import pytest
 from filelock import FileLock
 
 from detrkit.config import Config, read_config, update_config
-from detrkit.errors import MissingExtraError, NonFiniteError, TrainingError, UsageError
+from detrkit.errors import NonFiniteError, TrainingError, UsageError
 from detrkit.tuning.run import run_tuning
 from detrkit.tuning.study import StudyLocation, open_study, retry_dead_trials
 from tests.unit.tuning.conftest import Played
@@ -65,17 +64,6 @@ def test_trials_are_counted_and_none_is_repeated(config: Config, tmp_path: Path)
     assert run_tuning(None, out, trials=6, say=quiet, train=again).total == 6
     assert again.numbers == [4, 5]
     assert [(trial.values, trial.datetime_complete) for trial in study_of(out).trials][:4] == before
-
-
-def test_parameters_do_not_depend_on_restarts(config: Config, tmp_path: Path):
-    whole, parts = Played(by_rate), Played(by_rate)
-    run_tuning(config, tmp_path / "whole", trials=6, say=quiet, train=whole)
-    for _ in range(8):
-        stop = raising(KeyboardInterrupt(), at=(len(set(parts.numbers)) - 1, 2))
-        parts.before = stop if len(parts.configs) % 2 else None
-        if run_tuning(config, tmp_path / "parts", trials=6, say=quiet, train=parts).stopped == "finished":
-            break
-    assert dict(parts.configs) == dict(whole.configs)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt(), PowerCut()], ids=["interrupted", "killed"])
@@ -202,14 +190,6 @@ def test_if_all_of_the_first_fail_the_search_stops(config: Config, tmp_path: Pat
     assert mended.numbers == [3, 4, 5, 6, 7]
 
 
-def test_a_fault_of_the_program_is_not_hidden(config: Config, tmp_path: Path):
-    with pytest.raises(ZeroDivisionError):
-        run_tuning(
-            config, tmp_path / "s", say=quiet, train=Played(by_rate, raising(ZeroDivisionError(), at=(0, 1)))
-        )
-    assert study_of(tmp_path / "s").trials[0].state.name == "FAIL"
-
-
 def test_hopeless_trials_are_pruned_and_the_last_epoch_is_not(config: Config, tmp_path: Path):
     def worse_and_worse(_config: Config, epoch: int) -> float:
         return 0.5 / (1 + len(played.configs)) * epoch
@@ -292,22 +272,3 @@ def test_what_cannot_be_searched_is_refused(config: Config, tmp_path: Path, monk
     monkeypatch.setenv("WORLD_SIZE", "2")
     with pytest.raises(UsageError, match="not for torchrun"):
         run_tuning(config, tmp_path / "s", say=quiet)
-
-
-def test_any_database_of_optuna_will_do(config: Config, tmp_path: Path):
-    url = f"sqlite:///{tmp_path / 'shared.db'}"
-    one = run_tuning(config, tmp_path / "one", trials=2, storage=url, say=quiet, train=Played(by_rate))
-    assert len(one.trials) == 2
-    assert not (tmp_path / "one" / "study.db").exists()
-    with pytest.raises(UsageError, match="give its address again: --storage"):
-        run_tuning(config, tmp_path / "one", say=quiet, train=Played(by_rate))
-    more = Played(by_rate)
-    run_tuning(None, tmp_path / "one", trials=3, storage=url, say=quiet, train=more)
-    assert more.numbers == [2]
-
-
-def test_without_optuna_the_extra_is_named(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setitem(sys.modules, "optuna", None)
-    with pytest.raises(MissingExtraError, match=r'pip install "detrkit\[tune\]"'):
-        run_tuning(config, tmp_path / "s", say=quiet)
-    assert not (tmp_path / "s").exists()

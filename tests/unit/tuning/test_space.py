@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -8,7 +7,6 @@ import pytest
 from detrkit.config import Config, update_config
 from detrkit.errors import UsageError
 from detrkit.families.recipes import preset_config
-from detrkit.tuning.settings import Settings
 from detrkit.tuning.space import Dimension, Space, default_space, read_space
 
 
@@ -110,15 +108,3 @@ def test_the_default_space_leaves_out_what_has_no_effect(tiny: Config):
     assert "train.drop_at" in names_of(default_space(preset_config("detr-r50"), steps=20))
     frozen = update_config(tiny, {"train.backbone_lr": 0, "train.weight_decay": 0})
     assert names_of(default_space(frozen, steps=20)) == {"train.lr", "transforms.recipe"}
-
-
-def test_the_configs_own_recipe_keeps_what_was_changed_in_it(tiny: Config):
-    config = update_config(tiny, {"transforms.flip": 0.1, "transforms.multi_scale": True})
-    space = Space((Dimension("transforms.recipe", choices=("resize", "light")),))
-    assert space.apply(config, {"transforms.recipe": "resize"}).transforms.multi_scale
-    assert space.apply(config, {"transforms.recipe": "light"}).transforms.photometric == 0.3
-
-
-def test_a_space_survives_json(tiny: Config):
-    settings = Settings(tiny, default_space(tiny, steps=100_000), "median", {"training images": 3})
-    assert Settings.from_dict(json.loads(json.dumps(settings.to_dict()))) == settings

@@ -14,10 +14,9 @@ from torch import nn
 
 from detrkit.checkpoint import load_checkpoint, save_checkpoint
 from detrkit.config import update_config
-from detrkit.errors import CheckpointError, UsageError
+from detrkit.errors import CheckpointError
 from detrkit.training.nonfinite.diagnosis import Diagnosis
 from detrkit.training.nonfinite.replay import find_step, read_step, replay_step
-from detrkit.training.nonfinite.trace import trace_backward, watch_forward
 from tests.unit.training.faults import Faulty, SpoilBatch, nan_box, nan_pixels, nan_weight, thin_box
 
 COLOURS = {"transforms.on_device": True, "transforms.photometric": 0.5}
@@ -107,23 +106,6 @@ def test_other_dropout_would_be_seen(toy, make_config):
     assert any("NOT equal to the training" in line for line in found.lines())
 
 
-def test_float16_overflow_is_named_as_such(toy, make_config, float16_fabric):
-    toy.fabric = float16_fabric
-    float16_fabric.strategy.precision.scaler._init_scale = 2.0**8
-    config = make_config(epochs=1, precision="16")
-    model = faulty_toy(toy, "overflow", 4, layer=1)
-    with torch.no_grad():
-        model.layers[1].layer.weight.mul_(50)
-    toy.fit(config, model=model)
-    found = replayed(toy, config, model)
-    assert found.forward is not None
-    assert found.forward.overflows
-    assert found.forward.module == "layers.1.layer"
-    assert found.forward.entered < 65504
-    assert "bf16" in found.advice
-    assert found.to_dict()["overflow"] is True
-
-
 def test_modules_that_rested_rest_again(toy, make_config):
     """Dropout in a frozen backbone is off, in the replay too."""
     config = make_config(epochs=1)
@@ -133,19 +115,6 @@ def test_modules_that_rested_rest_again(toy, make_config):
     toy.fit(config, model=model)
     assert "backbone.2" in read_step(find_step(toy.run_dir)).resting
     replayed(toy, config, model.train())
-
-
-def test_the_first_saved_step_is_taken(toy, make_config, make_loader):
-    config = make_config(epochs=1, max_bad_steps=9)
-    toy.fit(config, loader=SpoilBatch(make_loader(), 2, nan_pixels, onwards=True))
-    folder = toy.run_dir / "nonfinite"
-    assert len(list(folder.iterdir())) == 3
-    first = folder / "step-000002-process-0.pt"
-    assert find_step(toy.run_dir) == find_step(folder) == find_step(first) == first
-    with pytest.raises(UsageError, match="holds no saved step"):
-        find_step(toy.run_dir / "checkpoints")
-    with pytest.raises(UsageError, match="there is no"):
-        find_step(toy.run_dir / "nothing.pt")
 
 
 @pytest.fixture
@@ -181,25 +150,3 @@ def test_a_file_that_holds_what_no_step_can_be_is_refused(saved: Path, tmp_path:
     save_checkpoint(crafted, {**payload, **change})
     with pytest.raises(CheckpointError, match="cannot be used"):
         read_step(crafted)
-
-
-def test_weights_of_another_model_are_refused(saved: Path, toy: Any, make_config: Any):
-    with pytest.raises(CheckpointError, match="weights of another model"):
-        replay_step(read_step(saved), nn.Linear(2, 2), toy.criterion(make_config()))
-
-
-def test_a_sound_model_has_no_place_to_blame(toy, make_config, make_loader):
-    model = toy.model().train()
-    batch = next(iter(make_loader()))
-    criterion = toy.criterion(make_config())
-
-    def forward():
-        return criterion(model(batch.images.float() / 255), batch.truth)
-
-    with watch_forward(model) as watch:
-        losses = forward()
-    assert watch.found is None
-    assert watch.input_rows == []
-    assert trace_backward(model, forward, lambda total: total.backward()) is None
-    losses.total.backward()
-    assert not model.layers[0]._forward_hooks

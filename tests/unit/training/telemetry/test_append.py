@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -26,28 +25,6 @@ def test_a_full_disk_loses_no_piece_and_leaves_no_half_one(tmp_path: Path, monke
     file.close()
     assert path.read_bytes() == b"one\ntwo\nthree\nfour\n"
     assert file.problem is None
-
-
-def test_a_file_that_cannot_be_made_is_said_at_the_first_sync(tmp_path: Path):
-    file = AppendFile(tmp_path / "missing" / "log")
-    assert not file.append(b"one\n")
-    with pytest.raises(CheckpointError, match="No such file"):
-        file.sync()
-    (tmp_path / "missing").mkdir()
-    file.sync()
-    file.close()
-    assert (tmp_path / "missing" / "log").read_bytes() == b"one\n"
-
-
-def test_sync_reaches_the_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    synced: list[int] = []
-    monkeypatch.setattr(os, "fsync", lambda file: synced.append(os.fstat(file).st_size))
-    file = AppendFile(tmp_path / "log")
-    file.append(b"one\n")
-    file.sync()
-    assert synced[0] == 4  # the file with its content, then the folder with its name
-    assert len(synced) == 2
-    file.close()
 
 
 def test_cut_keeps_whole_lines(tmp_path: Path):

@@ -73,17 +73,6 @@ def test_resume_cuts_records_after_the_checkpoint(tmp_path):
         assert log.records == 4
 
 
-def test_disabled_log_writes_nothing(tmp_path):
-    with RunLog(tmp_path / "run", 10, enabled=False) as log:
-        log.step(record(1))
-        log.advance(1, 1)
-        log.evaluation(1, 1, {"AP": 0.1}, best=True)
-        log.epoch(1, 1, 0.1)
-        log.event(1, 1, "x")
-        log.images(1, [("a", np.zeros((4, 4, 3), np.uint8))])
-    assert not (tmp_path / "run").exists()
-
-
 @pytest.mark.parametrize("terminal", [True, False])
 def test_progress_is_shown(tmp_path, terminal):
     out = io.StringIO()
@@ -116,11 +105,6 @@ def test_waiting_for_data_is_explained_once(tmp_path):
     assert found == [(3, "waiting for data 43 % of the time: raise data.workers (now 1, for 8 CPUs)")]
 
 
-@pytest.mark.parametrize("waits", [[0.9, 0.1, 0.1], [0.9, 0.9], [0.1, 0.9, 0.1, 0.9, 0.1], [0.15] * 9])
-def test_no_remedy_is_named_for_a_single_wait_or_the_start(tmp_path, waits):
-    assert advices(tmp_path, waits, LoadingFacts(1, 1, 8, 480, 800, False, "DATA")) == []
-
-
 FULL = {
     "layers": {"class": (3.0, 2.0), "l1": (0.5, math.nan)},
     "clipped": 0.5,
@@ -137,15 +121,6 @@ def full_record(step: int) -> StepRecord:
 
 def quiet(run_dir: Path, **options: Any) -> RunLog:
     return RunLog(run_dir, 100, console=Console(file=io.StringIO()), **options)
-
-
-def test_what_a_step_knows_besides_is_recorded(tmp_path):
-    with quiet(tmp_path) as log:
-        log.step(full_record(1))
-    line = lines(tmp_path)[0]
-    assert line["layers"] == {"class": [3.0, 2.0], "l1": [0.5, None]}
-    assert (line["clipped"], line["loss_scale"]) == (0.5, 1024.0)
-    assert (line["host_gib"], line["micro_batch"], line["lr_backbone"]) == (2.5, 2, 1e-5)
 
 
 def test_tensorboard_has_everything_in_groups(tmp_path):
@@ -204,18 +179,6 @@ def test_resumed_log_has_no_gap_and_no_double(tmp_path, saved):
     assert without[0] == without[1]
 
 
-def test_killed_writer_is_resumed_like_one_that_ended(tmp_path):
-    """Half a record at the end of both files, and a newer file of which the checkpoint knows nothing."""
-    positions = train_from(tmp_path, 1, 6)
-    train_from(tmp_path, 7, 8, resume_at=positions[6])
-    for path in (tmp_path / "metrics.jsonl", *tmp_path.glob("events.*")):
-        with path.open("ab") as file:
-            file.write(b"\x07half")
-    train_from(tmp_path, 5, 9, resume_at=positions[4])
-    assert [step for step, _ in read_tensorboard(tmp_path)["loss/total"]] == list(range(1, 10))
-    assert [line["step"] for line in lines(tmp_path) if line["kind"] == "step"] == list(range(1, 10))
-
-
 def test_a_log_that_holds_less_than_the_checkpoint_knew_is_said_and_gone_on_from(tmp_path):
     positions = train_from(tmp_path, 1, 6)
     kept = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)[:4]
@@ -225,14 +188,6 @@ def test_a_log_that_holds_less_than_the_checkpoint_knew_is_said_and_gone_on_from
         log.step(full_record(7))
     assert "metrics.jsonl has 4 lines, the checkpoint knew 7: its curves have a gap" in out.getvalue()
     assert [line["step"] for line in lines(tmp_path) if line["kind"] == "step"] == [1, 2, 3, 4, 7]
-
-
-def test_run_that_begins_anew_keeps_nothing(tmp_path):
-    train_from(tmp_path, 1, 6)
-    train_from(tmp_path, 1, 3)
-    board = read_tensorboard(tmp_path)
-    assert [step for step, _ in board["loss/total"]] == [1, 2, 3]
-    assert len(board["config/text_summary"]) == 1
 
 
 @pytest.mark.parametrize("fails", ["write", "_sync_newest"])
@@ -281,11 +236,3 @@ def test_full_disk_is_said_once_and_ends_at_the_checkpoint(tmp_path, monkeypatch
         disk.room = 100_000
         log.position()
     assert [line["step"] for line in lines(tmp_path)] == [1, 2, 3, 4, 5]
-
-
-def test_no_events_are_written_where_tensorboard_is_not_wanted(tmp_path):
-    with quiet(tmp_path, config=update_config(Config(), {"train.trackers": []})) as log:
-        log.step(full_record(1))
-        log.images(1, [("one", np.zeros((8, 8, 3), np.uint8))])
-        log.position()
-    assert [path.name for path in tmp_path.iterdir()] == ["metrics.jsonl"]

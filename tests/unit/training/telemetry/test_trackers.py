@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import io
 import json
 import struct
@@ -21,7 +20,7 @@ from detrkit.config import Config, update_config
 from detrkit.errors import MissingExtraError, TrainingError
 from detrkit.training.telemetry import trackers
 from detrkit.training.telemetry.log import RunLog
-from detrkit.training.telemetry.trackers import Trackers, check_trackers
+from detrkit.training.telemetry.trackers import check_trackers
 from tests.unit.training.telemetry.test_log import full_record
 
 
@@ -152,15 +151,6 @@ def test_mlflow_goes_on_in_the_same_run_without_doubles(tmp_path, client):
     assert steps_and_values(client, run.info.run_id, "eval/AP") == [(3, 0.25), (4, 0.5)]
 
 
-@pytest.mark.parametrize(("ending", "status"), [("interrupted", "KILLED"), ("error", "FAILED")])
-def test_mlflow_run_ends_as_the_training_did(tmp_path, client, ending, status):
-    with contextlib.suppress(ZeroDivisionError), open_log(tmp_path / "run", ("mlflow",)) as log:
-        if ending == "error":
-            raise ZeroDivisionError
-        log.ending = ending
-    assert run_of(client, tmp_path / "run").info.status == status
-
-
 class Broken:
     """A service whose network is gone."""
 
@@ -215,19 +205,3 @@ def test_missing_package_is_named_before_anything_is_written(tmp_path, monkeypat
     with pytest.raises(MissingExtraError):
         open_log(tmp_path / "run", (name,))
     assert not (tmp_path / "run" / "metrics.jsonl").exists()
-
-
-def test_a_folder_named_like_a_package_is_none(tmp_path, monkeypatch):
-    """Where wandb is not installed, the folder it left in the working directory can still be imported."""
-    (tmp_path / "wandb").mkdir()
-    monkeypatch.delitem(sys.modules, "wandb", raising=False)
-    monkeypatch.setattr(sys, "path", [str(tmp_path)])
-    with pytest.raises(MissingExtraError):
-        check_trackers(("wandb",))
-
-
-def test_ids_that_cannot_be_read_begin_new_runs(tmp_path, monkeypatch):
-    (tmp_path / "trackers.json").write_text("{")
-    monkeypatch.setitem(trackers._TRACKERS, "wandb", Broken)
-    Trackers(("wandb",), tmp_path, project="p", params={}, say=lambda _: None)
-    assert json.loads((tmp_path / "trackers.json").read_text()) == {"wandb": "7"}
