@@ -19,7 +19,8 @@ A message says what was got, what was expected, where, and what to do.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import difflib
+from collections.abc import Iterable, Sequence
 
 
 class DetrkitError(Exception):
@@ -86,6 +87,12 @@ def listed(items: Sequence[object], most: int = 8, separator: str = ", ") -> str
     """Join items for a message: the first ``most`` of them, then how many more there are."""
     shown = separator.join(str(item) for item in items[:most])
     return shown + (f" and {len(items) - most:,} more" if len(items) > most else "")
+
+
+def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+    """Return ``did you mean NAME?`` with the nearest known name, or ``otherwise`` if none is near."""
+    near = difflib.get_close_matches(name, list(known), n=1)
+    return f"did you mean {near[0]}?" if near else otherwise
 
 
 def counted(number: int, noun: str, plural: str = "") -> str:

@@ -25,27 +25,16 @@ def compare(
         ),
     ],
     data: Annotated[
-        Path | None,
-        opt(
-            "DATA",
-            "Folder of the data set in any layout, or one COCO JSON file; the first run's own if not given.",
-        ),
+        Path | None, opt("DATA", "Data set folder or COCO JSON file; the first run's own if not given.")
     ] = None,
     split: shared.SplitOption = None,
     out: Annotated[
         Path | None,
-        opt(
-            "DIR",
-            "Folder for the page, tables and detections, compare if not given; detections that are there, of "
-            "the same weights on the same images, are used.",
-        ),
+        opt("DIR", "Folder of results, compare if not given; detections of the same weights there are used."),
     ] = None,
     classes: Annotated[
         str | None,
-        opt(
-            "WHICH",
-            "shared: the classes that all of them know, as if not given; all: every class of the data set.",
-        ),
+        opt("WHICH", "shared: classes that all of them know, if not given; all: those of the data set."),
     ] = None,
     against: Annotated[
         str | None, opt("WHICH", "Compare with the first model given (first), or with the best (best).")

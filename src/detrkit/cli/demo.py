@@ -28,7 +28,7 @@ def demo(
     """The whole road on a built-in data set, in minutes, on a CPU: data, training, evaluation, pictures."""
     with errors():
         result = run_demo(out, images=images, epochs=epochs, model=model, seed=seed, say=say)
-        end_of_training(result.stopped, result.signal_number)
+        end_of_training(result)
 
 
 def run_demo(

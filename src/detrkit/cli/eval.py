@@ -18,19 +18,11 @@ def evaluate(
     model: shared.ModelArgument,
     data: Annotated[
         list[Path] | None,
-        opt(
-            "DATA",
-            "Folder of the data set, or one COCO JSON file; a run's own if not given. Several: one table of all.",
-        ),
+        opt("DATA", "Data set folder or COCO JSON file; a run's own if not given. Several: one table of all."),
     ] = None,
     split: shared.SplitOption = None,
     out: Annotated[
-        Path | None,
-        opt(
-            "DIR",
-            "Folder for report.html, metrics.json, detections.json and the rest; RUN/eval for a run, "
-            "otherwise eval, with a number if it is taken.",
-        ),
+        Path | None, opt("DIR", "Folder for report.html and the rest; RUN/eval, or eval with a number if taken.")
     ] = None,
     resamples: Annotated[
         int | None, opt("N", "Of the images, for intervals; 0 for none, 1,000 if not given.", min=0)
@@ -45,15 +37,9 @@ def evaluate(
     ] = None,
     corruptions: Annotated[
         str | None,
-        opt(
-            "NAMES",
-            "No report but AP under corruptions: common, all, noise, blur, weather, digital, extra or names, "
-            "with commas between.",
-        ),
+        opt("N,N", "AP under corruptions instead: common, all, noise, blur, weather, digital, extra or names."),
     ] = None,
-    severities: Annotated[
-        str | None, opt("NUMBERS", "Of --corruptions, 1 to 5, with commas between; all if not given.")
-    ] = None,
+    severities: Annotated[str | None, opt("N,N", "Of --corruptions, 1 to 5; all if not given.")] = None,
     batch_size: shared.BatchOption = 4,
     device: shared.DeviceOption = None,
     precision: shared.PrecisionOption = None,
@@ -121,7 +107,7 @@ def _generalize(
     folder = out or shared.free_folder(Path("generalization"))
     with shared.progress_bar("evaluating", as_json) as progress:
         found = generalize(model, data, classes=classes, out=folder, progress=progress, **options)
-    _show(found, as_json, f"Written to {folder}: generalization.html, generalization.json")
+    shared.report(found, as_json, f"Written to {folder}: generalization.html, generalization.json")
 
 
 def _corrupt(
@@ -154,15 +140,7 @@ def _corrupt(
             **shared.given(severities=numbers),
             **options,
         )
-    _show(found, as_json, f"Written to {folder}: robustness.html, robustness.json")
-
-
-def _show(found: Any, as_json: bool, written: str) -> None:
-    """Print a table and where its files are, or the same as JSON."""
-    if as_json:
-        shared.print_json(found.to_dict())
-    else:
-        shared.say("\n".join([*found.lines(), written]))
+    shared.report(found, as_json, f"Written to {folder}: robustness.html, robustness.json")
 
 
 def _print(evaluation: Evaluation) -> None:

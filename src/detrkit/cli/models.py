@@ -13,11 +13,7 @@ from detrkit.families.presets import PRESETS
 def models(
     parts: Annotated[
         str | None,
-        opt(
-            "PRESET",
-            "List the parts of a preset instead, by the names that train.freeze and train.lr_scale take.",
-            "--parts",
-        ),
+        opt("PRESET", "List a preset's parts instead, as train.freeze and train.lr_scale name them.", "--parts"),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -46,11 +42,8 @@ def _list_presets(as_json: bool) -> None:
     for name, preset in PRESETS.items():
         published = preset.published
         ap = f"{published.box_ap:.1f}" if published else "-"
-        weights = (
-            f"COCO, {published.licence}"
-            if published
-            else ("ImageNet backbone" if preset.backbone_file else "none")
-        )
+        start = "ImageNet backbone" if preset.backbone_file else "none"
+        weights = f"COCO, {published.licence}" if published else start
         typer.echo(f"{name:{width}} {preset.params_m:>6.1f} M {ap:>5}  {weights:22} {preset.summary}")
     typer.echo("AP: box AP on COCO val2017 as published. Start one with: detrkit train --model PRESET --data DATA")
 

@@ -18,11 +18,7 @@ def plot(
     ],
     out: Annotated[
         Path | None,
-        opt(
-            "FILE",
-            "A .png or .html file; curves.html in the folder of a single run, otherwise here, and with a "
-            "number if that is taken.",
-        ),
+        opt("FILE", "A .png or .html file; curves.html in a single run, or here with a number if it is taken."),
     ] = None,
     metric: Annotated[
         list[str] | None, opt("NAME", "What to draw, as in metrics.jsonl, such as AP50; may repeat. All else.")
@@ -43,23 +39,15 @@ def plot(
         from detrkit.visual.overview import plot_runs
 
         choice: Any = across
-        path = out or (runs[0] / "curves.html" if _is_one_folder(runs) else _free_file())
+        path = out or (runs[0] / "curves.html" if len(runs) == 1 and runs[0].is_dir() else _free_file())
         drawn = plot_runs(runs, path, metrics=metric or (), across=choice, smooth=smooth)
         if as_json:
             print_json(drawn.to_dict())
             return
         for run in drawn.runs:
-            best = (
-                "not evaluated yet"
-                if run.best_ap is None
-                else f"best AP {run.best_ap:.3f} in epoch {run.best_epoch}"
-            )
-            say(f"{run.name}: {run.steps:,} steps, {best}")
+            best = "" if run.best_ap is None else f"best AP {run.best_ap:.3f} in epoch {run.best_epoch}"
+            say(f"{run.name}: {run.steps:,} steps, {best or 'not evaluated yet'}")
         say(f"Written to {drawn.path}")
-
-
-def _is_one_folder(runs: list[Path]) -> bool:
-    return len(runs) == 1 and runs[0].is_dir()
 
 
 def _free_file() -> Path:

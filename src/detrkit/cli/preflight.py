@@ -33,9 +33,6 @@ def preflight(
     and memory. Exits with 1 if a fault is found.
     """
     with shared.errors():
-        from detrkit.cli.shared import parse_assignments
-
-        changes = parse_assignments(assignments or [])
         from detrkit.api.preflight import preflight as examine
 
         folder = out or shared.free_folder(Path("preflight"))
@@ -44,7 +41,7 @@ def preflight(
             data,
             init=init,
             config=config,
-            changes=changes,
+            changes=shared.parse_assignments(assignments or []),
             out=folder,
             seconds=seconds,
             say=shared.quiet if as_json else shared.say,

@@ -43,9 +43,6 @@ def profile(
         if run is not None and not (run / "config.yaml").is_file():
             raise UsageError(f"{run} is not a run folder: it has no config.yaml; for a preset give --model")
         os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # or --trace complains of GPUs that are not there
-        from detrkit.cli.shared import parse_assignments
-
-        changes = parse_assignments(assignments or [])
         from detrkit.api.profile import profile as watch
 
         folder = out or shared.free_folder(Path("profile"))
@@ -54,16 +51,11 @@ def profile(
             data,
             config=config,
             init=init,
-            changes=changes,
+            changes=shared.parse_assignments(assignments or []),
             steps=steps,
             out=folder,
             trace=trace,
             say=shared.quiet if as_json else shared.say,
         )
-        if as_json:
-            shared.print_json(found.to_dict())
-            return
-        for line in found.lines():
-            shared.say(line)
         files = "profile.json, profile.html" + (", trace.json" if trace else "")
-        shared.say(f"Written to {folder}: {files}")
+        shared.report(found, as_json, f"Written to {folder}: {files}")

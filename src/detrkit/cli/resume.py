@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import SetOption, errors, opt, report_run, say
+from detrkit.cli.shared import SetOption, errors, opt, parse_assignments, report_run, say
 
 
 def resume(
@@ -18,7 +18,6 @@ def resume(
     """Go on with a training that was stopped, from its last checkpoint and with its config."""
     with errors():
         from detrkit.api.resume import resume as go_on
-        from detrkit.cli.shared import parse_assignments
         from detrkit.training.run import run_drawings
 
         changes = parse_assignments(assignments or [])

@@ -14,6 +14,7 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
+from detrkit.config import PRECISIONS
 from detrkit.errors import ConfigError, DetrkitError, UsageError, counted
 
 
@@ -38,12 +39,7 @@ InitOption = Annotated[
 ]
 RecipeOption = Annotated[
     str | None,
-    opt(
-        "RECIPE",
-        "How to train: plain (as published), fast (from scratch, little data) or auto: fast without "
-        "pretrained weights.",
-        "--recipe",
-    ),
+    opt("RECIPE", "plain (as published), fast (little data) or auto: fast without pretrained weights", "--recipe"),
 ]
 ConfigOption = Annotated[Path | None, opt("FILE", "YAML file over the preset or the run's config.", "--config")]
 SetOption = Annotated[
@@ -100,6 +96,15 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=1, default=msgspec.to_builtins))
 
 
+def report(found: Any, as_json: bool, written: str = "") -> None:
+    """Print a result: its ``to_dict()`` for programs, or its ``lines()`` and where it was written."""
+    if as_json:
+        print_json(found.to_dict())
+        return
+    for line in [*found.lines(), *([written] if written else [])]:
+        say(line)
+
+
 def _is_first_process() -> bool:
     """By what torchrun, or Fabric's launcher, told this process."""
     return all(os.environ.get(rank, "0") == "0" for rank in ("RANK", "LOCAL_RANK", "NODE_RANK"))
@@ -115,22 +120,9 @@ def given(**options: Any) -> dict[str, Any]:
     Raises:
         UsageError: A precision is none.
     """
-    if options.get("precision") is not None:
-        checked_precision(options["precision"])
+    if options.get("precision") not in (None, *PRECISIONS):
+        raise UsageError(f"--precision is {options['precision']!r}, expected one of {', '.join(PRECISIONS)}")
     return {name: value for name, value in options.items() if value is not None}
-
-
-def checked_precision(text: str) -> Any:
-    """Return the precision if it is one.
-
-    Raises:
-        UsageError: It is none.
-    """
-    from detrkit.config import PRECISIONS
-
-    if text not in PRECISIONS:
-        raise UsageError(f"--precision is {text!r}, expected one of {', '.join(PRECISIONS)}")
-    return text
 
 
 def free_folder(folder: Path) -> Path:
@@ -171,13 +163,13 @@ def report_run(result: Any) -> None:
     best = "not evaluated" if result.best is None else f"best AP {result.best:.3f}"
     done = f"{counted(result.epochs, 'epoch')}, {counted(result.steps, 'step')}"
     say(f"{done}, {best}. Run folder: {result.run_dir}")
-    end_of_training(result.stopped, result.signal_number)
+    end_of_training(result)
 
 
-def end_of_training(stopped: str, signal_number: int | None) -> None:
+def end_of_training(result: Any) -> None:
     """Exit with the number of the signal that ended a training, if one did."""
-    if stopped == "interrupted":
-        raise typer.Exit(128 + (signal_number or 2))
+    if result.stopped == "interrupted":
+        raise typer.Exit(128 + (result.signal_number or 2))
 
 
 def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:

@@ -19,12 +19,7 @@ def train(
     epochs: Annotated[int | None, opt("N", "Passes over the training images.", min=1)] = None,
     batch: Annotated[
         str | None,
-        opt(
-            "N|auto",
-            "Images a batch and process; auto: as configured, in the largest pieces that memory holds.",
-            "--batch-size",
-            "--batch",
-        ),
+        opt("N|auto", "Images a batch and process; auto: in pieces that memory holds.", "--batch-size", "--batch"),
     ] = None,
     go_on: Annotated[
         bool, opt(None, "If --run holds a training already, go on with that one.", "--resume")
@@ -44,11 +39,13 @@ def train(
     """Train or fine-tune on your data set. Ctrl-C saves; go on with: detrkit resume RUN."""
     with shared.errors():
         if replay is not None:
-            _replay(replay, as_json)
-            return
-        from detrkit.cli.shared import parse_assignments
+            from detrkit.api.replay import replay as repeat
 
-        changes = parse_assignments(assignments or [])
+            diagnosis = repeat(replay)
+            if not as_json:
+                shared.say(f"{diagnosis.file}:")
+            shared.report(diagnosis, as_json)
+            return
         from detrkit.api.train import train as begin
         from detrkit.training.run import run_drawings
 
@@ -63,7 +60,7 @@ def train(
             recipe=recipe,  # type: ignore[arg-type]
             go_on=go_on,
             ray_workers=ray,
-            changes=changes,
+            changes=shared.parse_assignments(assignments or []),
             drawings=run_drawings(),
             say=shared.say,
         )
@@ -72,18 +69,7 @@ def train(
 
 def _batch_size(text: str | None) -> int | Literal["auto"] | None:
     if text is None or text == "auto":
-        return text  # type: ignore[return-value]
+        return "auto" if text else None
     if not text.isdecimal() or int(text) < 1:
         raise UsageError(f"--batch-size is {text!r}, expected a number of images, at least 1, or auto")
     return int(text)
-
-
-def _replay(source: Path, as_json: bool) -> None:
-    from detrkit.api.replay import replay
-
-    diagnosis = replay(source)
-    if as_json:
-        shared.print_json(diagnosis.to_dict())
-        return
-    for line in [f"{diagnosis.file}:", *diagnosis.lines()]:
-        shared.say(line)

@@ -49,20 +49,16 @@ def tune(
     """
     with shared.errors():
         from detrkit.api import tune as verbs
-        from detrkit.cli.shared import parse_assignments
 
         tell = shared.quiet if as_json else shared.say
-        changes = parse_assignments(assignments or [])
+        changes = shared.parse_assignments(assignments or [])
         training: dict[str, Any] = {"data": data, "config": config, "init": init, "changes": changes, "say": tell}
         if lr_range:
             _only_search(trials=trials, space=space, pruner=pruner, storage=storage, study=study)
             folder = out or shared.free_folder(Path("lr-range"))
             found = verbs.lr_range(model or DEFAULT_PRESET, out=folder, steps=steps, **training)
-            if as_json:
-                shared.print_json(found.to_dict())
-            else:
-                shared.say("\n".join(found.lines()))
-                shared.say(f"Curve: {folder / 'lr_range.png'}; figures: {folder / 'lr_range.json'}")
+            written = f"Curve: {folder / 'lr_range.png'}; figures: {folder / 'lr_range.json'}"
+            shared.report(found, as_json, written)
             return
         result = verbs.tune(
             model,
@@ -80,8 +76,7 @@ def tune(
             shared.print_json(result.to_dict())
         else:
             _report(result)
-    if result.stopped == "interrupted":
-        raise typer.Exit(128 + (result.signal_number or 2))
+    shared.end_of_training(result)
     if result.best is None:
         shared.fail("no trial is complete; the reasons are in trials.csv", 1)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,16 +16,15 @@ from detrkit.config import TransformConfig
 from detrkit.data.coco import CocoDataset, Sample, SampleKey
 from detrkit.data.index import CocoIndex
 from detrkit.data.transforms import train_transform
-from detrkit.errors import DataError, ImageError, UsageError, counted, listed
+from detrkit.errors import DataError, ImageError, UsageError, counted, listed, nearest
 from detrkit.files import make_folder
 from detrkit.types import Target
-from detrkit.visual.drawing import draw_objects
+from detrkit.visual.drawing import beside, draw_objects
 from detrkit.visual.page import Gallery, Picture, Section, Text, write_page
 
 TILE = 640
 """Longer side of each picture in a row, in pixels."""
 _GAP = 8
-_BACKGROUND = 235
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,7 +83,7 @@ def preview_rows(
             continue
         given += 1
         whole = [sample for sample in samples if sample is not None]
-        picture = _side_by_side([draw_sample(*sample, index.class_map) for sample in whole])
+        picture = beside([draw_sample(*sample, index.class_map) for sample in whole], _GAP)
         yield PreviewRow(index.file_name(row), picture, _caption(index.file_name(row), whole))
 
 
@@ -152,9 +150,8 @@ def class_id_of(class_map: ClassMap, name: str) -> int:
     by_name = {known.lower(): class_id for known, class_id in class_map.class_id_by_name().items()}
     found = class_map.class_id_by_name().get(name, by_name.get(name.lower()))
     if found is None:
-        near = difflib.get_close_matches(name.lower(), by_name, n=1)
         known = listed(class_map.names, most=12)
-        hint = f"did you mean {class_map.names[by_name[near[0]]]!r}?" if near else "check the name."
+        hint = nearest(name.lower(), by_name, "check the name.")
         raise UsageError(f"no class is called {name!r}; {hint} Classes: {known}")
     return found
 
@@ -172,16 +169,6 @@ def _candidates(index: CocoIndex, seed: int, class_name: str | None) -> list[int
     if not rows:
         raise DataError(f"no image of this split holds the class {class_name!r}; choose another class or --split")
     return rows
-
-
-def _side_by_side(pictures: list[np.ndarray]) -> np.ndarray:
-    height = max(len(picture) for picture in pictures)
-    padded = []
-    for picture in pictures:
-        top, missing = (height - len(picture)) // 2, height - len(picture)
-        room = (top, missing - top), (0, _GAP), (0, 0)
-        padded.append(np.pad(picture, room, constant_values=_BACKGROUND))
-    return np.concatenate(padded, axis=1)[:, :-_GAP]
 
 
 def _caption(name: str, samples: list[Sample]) -> str:

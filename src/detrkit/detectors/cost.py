@@ -61,9 +61,11 @@ def count_cost(stages: Stages, images: Tensor | Sequence[Tensor]) -> Cost:
     """
     batch = [images] if isinstance(images, Tensor) else list(images)
     inputs = prepare(stages, batch)
+    with _frozen(stages.network), count_flops() as count:
+        stages.forward(inputs)
     return Cost(
         **count_parameters(stages.network),
-        flops=_flops(stages, inputs),
+        flops=int(count.get_total_flops()),
         peak_bytes=peak_memory(stages, batch),
         input_shape=max(_shapes(inputs), key=lambda shape: torch.Size(shape).numel(), default=()),
     )
@@ -97,12 +99,6 @@ def peak_memory(stages: Stages, images: Sequence[Tensor]) -> int:
 def _detect(stages: Stages, images: Sequence[Tensor]) -> None:
     outputs = stages.forward(prepare(stages, images))
     stages.postprocess(outputs, [image_size_hw(image) for image in images])
-
-
-def _flops(stages: Stages, inputs: Any) -> int:
-    with _frozen(stages.network), count_flops() as count:
-        stages.forward(inputs)
-    return int(count.get_total_flops())
 
 
 @contextlib.contextmanager

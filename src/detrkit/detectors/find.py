@@ -14,7 +14,7 @@ from detrkit.detectors.detector import Detector
 from detrkit.detectors.load import load_detector
 from detrkit.detectors.on_split import EvalTarget
 from detrkit.detectors.results import ResultsFile, is_results_file
-from detrkit.errors import CheckpointError, DetrkitError, UsageError, WeightsError
+from detrkit.errors import CheckpointError, UsageError, WeightsError
 from detrkit.families.presets import PRESETS
 
 TORCHVISION = "torchvision:"
@@ -70,7 +70,11 @@ def find_target(
         if preset is None and _detects_in_transformers(text):
             logger.warning("detrkit has no such model, so transformers runs it, as %s%s", TRANSFORMERS, text)
             return _from_transformers(text, device, precision)
-        raise _with_hint(error, text) from error
+        import torchvision.models.detection
+
+        if text in torchvision.models.list_models(module=torchvision.models.detection):
+            raise UsageError(f"{text} is one of torchvision's detectors; say {TORCHVISION}{text}") from error
+        raise
 
 
 def _from_transformers(source: str, device: str, precision: Precision) -> Detector:
@@ -96,12 +100,3 @@ def _detects_in_transformers(text: str) -> bool:
         return any(str(name).endswith("ForObjectDetection") for name in config.get("architectures") or ())
     except (OSError, ValueError, AttributeError, TypeError):
         return False
-
-
-def _with_hint(error: DetrkitError, text: str) -> DetrkitError:
-    """Return the error, or one that says what else the source might mean."""
-    import torchvision.models.detection
-
-    if text in torchvision.models.list_models(module=torchvision.models.detection):
-        return UsageError(f"{text} is one of torchvision's detectors; say {TORCHVISION}{text}")
-    return error

@@ -37,11 +37,7 @@ def load_detector(
 
 
 def make_detector(
-    built: BuiltModel,
-    *,
-    device: str | torch.device = "auto",
-    precision: Precision = "32",
-    name: str = "",
+    built: BuiltModel, *, device: str | torch.device = "auto", precision: Precision = "32", name: str = ""
 ) -> Detector:
     """Make a detector of a model in memory.
 

@@ -79,12 +79,7 @@ class Stopwatch:
     """
 
     def __init__(
-        self,
-        stages: Stages,
-        images: Sequence[Tensor],
-        *,
-        batch_size: int = 1,
-        now: Clock = time.perf_counter_ns,
+        self, stages: Stages, images: Sequence[Tensor], *, batch_size: int = 1, now: Clock = time.perf_counter_ns
     ):
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, expected 1 or more")

@@ -150,31 +150,20 @@ def _from_pil(image: Image.Image, name: str) -> Tensor:
 
 
 def _from_array(array: np.ndarray, name: str) -> Tensor:
-    _check_uint8(str(array.dtype), array.dtype == np.uint8, name, "NumPy array [H, W, 3]")
     if array.ndim == 2:
         array = array[:, :, None]
-    if array.ndim != 3 or array.shape[2] not in (1, 3, 4) or 0 in array.shape:
-        looks_chw = array.ndim == 3 and array.shape[0] in (1, 3, 4) and 0 not in array.shape
-        hint = "; it looks like [3, H, W]: use array.transpose(1, 2, 0)" if looks_chw else _batch_hint(array.ndim)
-        raise UsageError(
-            f"{name} is a NumPy array of shape {list(array.shape)}, expected [H, W], [H, W, 3] or [H, W, 4]{hint}"
-        )
+    layouts, other = "[H, W], [H, W, 3] or [H, W, 4]", "[3, H, W]: use array.transpose(1, 2, 0)"
+    _check_pixels(f"{name} is a NumPy array", array.dtype == np.uint8, array, 2, layouts, other)
     # The copy lets go of the caller's memory, makes negative strides (BGR to RGB by [..., ::-1]) acceptable
     # to torch, and read-only arrays safe.
     return _three_channels(torch.from_numpy(array.transpose(2, 0, 1).copy()))
 
 
 def _from_tensor(tensor: Tensor, name: str) -> Tensor:
-    _check_uint8(str(tensor.dtype), tensor.dtype == torch.uint8, name, "torch tensor [3, H, W]")
     if tensor.ndim == 2:
         tensor = tensor[None]
-    if tensor.ndim != 3 or tensor.shape[0] not in (1, 3, 4) or 0 in tensor.shape:
-        looks_hwc = tensor.ndim == 3 and tensor.shape[2] in (1, 3, 4) and 0 not in tensor.shape
-        hint = "; it looks like [H, W, 3]: use tensor.permute(2, 0, 1)" if looks_hwc else _batch_hint(tensor.ndim)
-        raise UsageError(
-            f"{name} is a torch tensor of shape {list(tensor.shape)}, "
-            f"expected [H, W], [3, H, W] or [4, H, W]{hint}"
-        )
+    layouts, other = "[H, W], [3, H, W] or [4, H, W]", "[H, W, 3]: use tensor.permute(2, 0, 1)"
+    _check_pixels(f"{name} is a torch tensor", tensor.dtype == torch.uint8, tensor, 0, layouts, other)
     return _three_channels(tensor.detach().as_subclass(Tensor).cpu().contiguous())
 
 
@@ -183,13 +172,19 @@ def _three_channels(image: Tensor) -> Tensor:
     return image.expand(3, -1, -1).contiguous() if len(image) == 1 else image[:3].contiguous()
 
 
-def _check_uint8(dtype: str, is_uint8: bool, name: str, expected: str) -> None:
+def _check_pixels(
+    what: str, is_uint8: bool, pixels: np.ndarray | Tensor, axis: int, layouts: str, other: str
+) -> None:
+    """Check that an image in memory is uint8, its channels on an axis, 0 or 2; ``other`` says how to turn it."""
     if not is_uint8:
         raise UsageError(
-            f"{name} has dtype {dtype}, expected a uint8 {expected} with values 0 to 255, not normalised; "
+            f"{what} of dtype {pixels.dtype}, expected uint8, {layouts}, with values 0 to 255, not normalised; "
             "values 0 to 1 become that by (image * 255).round() and a cast"
         )
-
-
-def _batch_hint(ndim: int) -> str:
-    return "; pass several images as a list" if ndim == 4 else ""
+    shape = list(pixels.shape)
+    is_volume = len(shape) == 3 and 0 not in shape
+    if not is_volume or shape[axis] not in (1, 3, 4):
+        hint = "; pass several images as a list" if len(shape) == 4 else ""
+        if is_volume and shape[2 - axis] in (1, 3, 4):
+            hint = f"; it looks like {other}"
+        raise UsageError(f"{what} of shape {shape}, expected {layouts}{hint}")

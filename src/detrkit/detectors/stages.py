@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -58,13 +58,8 @@ class Stages(Protocol):
         """Return detections of each image in pixels of its file, best first, without a score threshold."""
 
 
-class Postprocess(Protocol):
-    """Postprocessing of a model family: from outputs to detections in pixels of the original images."""
-
-    def __call__(
-        self, outputs: Outputs, orig_sizes_hw: Sequence[SizeHW], class_map: ClassMap, /
-    ) -> list[ImageDetections]:
-        """Return detections of each image, best first."""
+Postprocess = Callable[[Outputs, Sequence[SizeHW], ClassMap], list[ImageDetections]]
+"""Postprocessing of a model family: from outputs to detections of each image, best first, in its own pixels."""
 
 
 @dataclasses.dataclass(frozen=True)

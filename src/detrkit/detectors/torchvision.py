@@ -63,12 +63,13 @@ def torchvision_detector(spec: str, *, device: str = "auto", precision: Precisio
     if name not in known:
         raise UsageError(f"torchvision has no detector {name!r}; it has: {', '.join(known)}")
     target = resolve_device(device)
+    names = dict(enumerate(_default_weights(name).meta["categories"]))
     if not weights:
-        network, names = _published(name), _published_names(name)
+        network = _published(name)
     elif weights in RANDOM:
-        network, names = _random(name), _published_names(name)
+        network = _random(name)
     else:
-        network, names = _from_file(name, Path(weights).expanduser())
+        network, names = _from_file(name, Path(weights).expanduser(), names)
     class_map, classes = class_map_of_labels(names)
     stages = TorchvisionStages(network.to(target).eval(), classes, target, precision)
     settings = f"{KIND} {torchvision.__version__} {name} {stages.transform} {precision}"
@@ -167,10 +168,6 @@ def _published(name: str) -> nn.Module:
     return network
 
 
-def _published_names(name: str) -> dict[int, str]:
-    return dict(enumerate(_default_weights(name).meta["categories"]))
-
-
 def _default_weights(name: str) -> Any:
     weights: Any = torchvision.models.get_model_weights(name)
     return weights.DEFAULT
@@ -185,13 +182,12 @@ def _random(name: str, num_classes: int | None = None) -> nn.Module:
     return network
 
 
-def _from_file(name: str, path: Path) -> tuple[nn.Module, dict[int, str]]:
+def _from_file(name: str, path: Path, published: dict[int, str]) -> tuple[nn.Module, dict[int, str]]:
     state = _read_state(path)
     # the number of labels shows in the bias of the head
     network = _random(name)
     own = network.state_dict()
     head = next((key for key in _HEAD_BIASES if key in own), None)
-    published = _published_names(name)
     labels = len(published)
     if head is not None and head in state:
         labels = len(published) * state[head].numel() // own[head].numel()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import torch
@@ -24,20 +24,6 @@ from detrkit.types import ImageDetections
 KIND = "transformers"
 
 
-class Opened(NamedTuple):
-    """A model and its image processor, as transformers opens them."""
-
-    network: nn.Module
-    processor: Any
-    config: Any
-    version: str
-
-    @property
-    def labels(self) -> dict[int, str]:
-        """Names of its labels, by number."""
-        return {int(label): str(name) for label, name in self.config.id2label.items()}
-
-
 def transformers_detector(source: str, *, device: str = "auto", precision: Precision = "32") -> Detector:
     """Load an object detection model of transformers.
 
@@ -51,11 +37,11 @@ def transformers_detector(source: str, *, device: str = "auto", precision: Preci
         WeightsError: The model cannot be fetched or is damaged.
     """
     target = resolve_device(device)
-    opened = _open(source)
-    class_map, classes = class_map_of_labels(opened.labels)
-    network = opened.network.to(target).eval()
-    stages = TransformersStages(network, opened.processor, classes, target, precision)
-    settings = f"{opened.version} {opened.config} {opened.processor} {precision}"
+    network, processor, config, version = _open(source)
+    labels = {int(label): str(name) for label, name in config.id2label.items()}
+    class_map, classes = class_map_of_labels(labels)
+    stages = TransformersStages(network.to(target).eval(), processor, classes, target, precision)
+    settings = f"{version} {config} {processor} {precision}"
     return Detector(stages, class_map, name=source, kind=KIND, settings=settings)
 
 
@@ -109,7 +95,8 @@ class TransformersStages:
         ]
 
 
-def _open(source: str) -> Opened:
+def _open(source: str) -> tuple[nn.Module, Any, Any, str]:
+    """Return network, image processor and config as transformers opens them, and its version."""
     # the toolkit
     try:
         import transformers
@@ -144,4 +131,4 @@ def _open(source: str) -> Opened:
         )
     if not hasattr(processor, "post_process_object_detection"):
         raise UsageError(f"the image processor of {source}, {type(processor).__name__}, does not read out boxes")
-    return Opened(network, processor, config, transformers.__version__)
+    return network, processor, config, transformers.__version__

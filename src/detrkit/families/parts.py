@@ -6,7 +6,6 @@ A part inside another carries its name: ``backbone.stage1`` is inside ``backbone
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import re
 from collections.abc import Iterable, Mapping
 
@@ -14,7 +13,7 @@ from torch import nn
 
 from detrkit.checkpoint import AIDS
 from detrkit.config import TrainConfig
-from detrkit.errors import ConfigError
+from detrkit.errors import ConfigError, nearest
 
 
 @dataclasses.dataclass(frozen=True)
@@ -113,11 +112,8 @@ def check_parts(places: Places, config: TrainConfig, preset: str) -> None:
     for key, names in (("freeze", config.freeze), ("lr_scale", tuple(config.lr_scale))):
         for name in names:
             if name not in known:
-                near = difflib.get_close_matches(name, known, n=1)
-                hint = f"did you mean {near[0]}? " if near else ""
-                raise ConfigError(
-                    f"train.{key} names {name!r}, which is no part of {preset}; {hint}Parts: {', '.join(known)}"
-                )
+                hint = f"{nearest(name, known)} Parts: {', '.join(known)}"
+                raise ConfigError(f"train.{key} names {name!r}, which is no part of {preset}; {hint}")
     own = [place.part for name, place in places.items() if not name.startswith(AIDS)]
     if all(most_specific(part, config.freeze) for part in own):
         raise ConfigError(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import difflib
-
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, nearest
 from detrkit.families.detr.presets import PRESETS as DETR_PRESETS
 from detrkit.families.preset import Preset
 from detrkit.families.two_stage.presets import PRESETS as TWO_STAGE_PRESETS
@@ -19,7 +17,6 @@ def get_preset(name: str) -> Preset:
         UsageError: There is none; the nearest name is suggested.
     """
     if name not in PRESETS:
-        near = difflib.get_close_matches(name, PRESETS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "see: detrkit models."
+        hint = nearest(name, PRESETS, "see: detrkit models.")
         raise UsageError(f"no preset is called {name!r}; {hint} Known: {', '.join(PRESETS)}")
     return PRESETS[name]

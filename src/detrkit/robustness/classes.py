@@ -7,7 +7,6 @@ classes on either side are said to be one, they are measured as one.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from scipy.sparse.csgraph import connected_components
 
 from detrkit.classes import ClassMap
 from detrkit.data.index import CocoIndex
-from detrkit.errors import UsageError, listed
+from detrkit.errors import UsageError, listed, nearest
 from detrkit.evaluation.coco import ImageResults
 from detrkit.types import ImageDetections
 
@@ -199,8 +198,7 @@ def _check_names(given: ClassNames, model: ClassMap, data: ClassMap) -> None:
     for whose, named, there in (("data", given, data.names), ("model", ours, model.names)):
         unknown = next((name for name in named if name not in there), None)
         if unknown is not None:
-            near = difflib.get_close_matches(unknown, there, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {listed(there)}"
+            hint = nearest(unknown, there, f"it has {listed(there)}")
             raise UsageError(f"the {whose} has no class {unknown!r}; {hint}")
 
 

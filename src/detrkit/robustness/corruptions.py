@@ -11,7 +11,6 @@ Shapes: H x W pixels. Functions take and return float32 ``[3, H, W]``, 0 to 1, a
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import io
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from scipy.ndimage import correlate1d, gaussian_filter, map_coordinates  # type:
 from torch import Tensor
 from torch.nn import functional
 
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, nearest
 
 SEVERITIES = (1, 2, 3, 4, 5)
 
@@ -84,11 +83,8 @@ def check_corruption(name: str) -> None:
         UsageError: There is none; the nearest name is suggested.
     """
     if name not in _ALL:
-        near = difflib.get_close_matches(name, [*_ALL, *GROUPS], n=1)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        raise UsageError(
-            f"no corruption is called {name!r}{hint} Known: {', '.join(_ALL)}; and groups: {', '.join(GROUPS)}"
-        )
+        known = f"Known: {', '.join(_ALL)}; and groups: {', '.join(GROUPS)}"
+        raise UsageError(f"no corruption is called {name!r}; {nearest(name, [*_ALL, *GROUPS])} {known}")
 
 
 def find_corruptions(names: Sequence[str]) -> tuple[str, ...]:

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import difflib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, nearest
 from detrkit.visual.chart import Chart, Line, Series
 from detrkit.visual.history import Across, History, read_metrics_log
 
@@ -76,14 +75,16 @@ def build_charts(
         raise UsageError(f"no times are recorded in {', '.join(without)}; draw over steps or epochs")
     steps = list(dict.fromkeys(name for history in histories for name in history.metrics("step")))
     evals = list(dict.fromkeys(name for history in histories for name in history.metrics("eval")))
+    every = [*steps, *evals]
     for name in metrics:
-        if name not in (*steps, *evals) and not _layers(name, steps):
-            raise UsageError(_unknown(name, [*steps, *evals]))
+        if name not in every and not _layers(name, steps):
+            shown = ", ".join(metric for metric in every if not metric.startswith("layers.")) or "nothing yet"
+            raise UsageError(f"no run has a metric {name}; {nearest(name, every)} recorded: {shown}")
     if len(histories) > 1:
         shown = [name for name in evals if name in _BRIEF] or evals if brief else evals
         families = _families_of_runs([*steps, *shown], metrics)
     else:
-        families = _families_of_one([*steps, *evals], metrics)
+        families = _families_of_one(every, metrics)
     charts = [
         _chart(histories, name, members, across, 0.0 if name in evals else smooth, is_eval=name in evals)
         for name, members in families.items()
@@ -229,10 +230,3 @@ def _group(name: str, is_eval: bool) -> str:
 def _is_percent(metric: str) -> bool:
     """Tell whether a metric is one of COCO's shares, which the field writes in percent."""
     return metric[:2] in ("AP", "AR")
-
-
-def _unknown(name: str, every: Sequence[str]) -> str:
-    near = difflib.get_close_matches(name, every, n=1)
-    hint = f"did you mean {near[0]}? " if near else ""
-    shown = ", ".join(metric for metric in every if not metric.startswith("layers.")) or "nothing yet"
-    return f"no run has a metric {name}; {hint}recorded: {shown}"

@@ -99,8 +99,13 @@ def draw_objects(
 
 
 def beside(images: Sequence[np.ndarray], gap: int) -> np.ndarray:
-    """Return images of the same height in a row, with a grey gap between them, uint8 ``[H, W, 3]``."""
-    padded = [np.pad(image, ((0, 0), (0, gap), (0, 0)), constant_values=128) for image in images]
+    """Return images in a row, level in the middle, with a grey gap between them, uint8 ``[H, W, 3]``."""
+    height = max(image.shape[0] for image in images)
+    above = [(height - image.shape[0]) // 2 for image in images]
+    padded = [
+        np.pad(image, ((top, height - image.shape[0] - top), (0, gap), (0, 0)), constant_values=128)
+        for image, top in zip(images, above, strict=True)
+    ]
     return np.concatenate(padded, axis=1)[:, :-gap]
 
 

@@ -35,11 +35,7 @@ _MOST_DOTS = 60
 
 
 def draw_charts(
-    charts: Sequence[Chart],
-    path: str | Path,
-    *,
-    title: str = "",
-    legend: Mapping[str, str] | None = None,
+    charts: Sequence[Chart], path: str | Path, *, title: str = "", legend: Mapping[str, str] | None = None
 ) -> Path:
     """Draw the lines of charts side by side into a PNG.
 

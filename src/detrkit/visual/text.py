@@ -17,16 +17,8 @@ def printable(text: str) -> str:
     """
     if text.isprintable():
         return text
-    return "".join(
-        character
-        if character.isprintable()
-        else ""
-        if unicodedata.category(character) == "Cf"
-        else " "
-        if character.isspace()
-        else "\N{REPLACEMENT CHARACTER}"
-        for character in text
-    )
+    kept = (c for c in text if c.isprintable() or unicodedata.category(c) != "Cf")
+    return "".join(c if c.isprintable() else " " if c.isspace() else "\N{REPLACEMENT CHARACTER}" for c in kept)
 
 
 def shortened(text: str, most: int = 28) -> str:

@@ -56,7 +56,7 @@ def test_a_class_chooses_images_that_hold_it(data):
 
 def test_unknown_and_absent_classes_are_said():
     index = make_index([[(0, (0, 0, 9, 9))]])
-    with pytest.raises(UsageError, match=r"no class is called 'catt'; did you mean 'cat'\?"):
+    with pytest.raises(UsageError, match=r"no class is called 'catt'; did you mean cat\?"):
         class_id_of(index.class_map, "catt")
     with pytest.raises(DataError, match="no image of this split holds the class 'fox'"):
         next(preview_rows(index, Path(), CONFIG, class_name="fox"))

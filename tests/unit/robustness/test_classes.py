@@ -57,8 +57,8 @@ def test_of_classes_that_share_a_name_the_category_id_decides():
 
 def test_a_map_of_unknown_classes_is_refused():
     for names, message in (
-        ({"persn": ("person",)}, "the data has no class 'persn'; did you mean 'person'"),
-        ({"person": ("Person",)}, "the model has no class 'Person'; did you mean 'person'"),
+        ({"persn": ("person",)}, "the data has no class 'persn'; did you mean person"),
+        ({"person": ("Person",)}, "the model has no class 'Person'; did you mean person"),
     ):
         with pytest.raises(UsageError, match=message):
             match_names(classes("person"), classes("person"), names)

@@ -64,13 +64,14 @@ def judge(
     numbers = from_xywh(boxes_xywh, native)
     fault = np.full(len(numbers), "", dtype=object)
     if is_normalised:
-        other_unit = _looks_like_pixels(numbers, extent, native)
-        numbers = np.where(other_unit[:, None], numbers / extent, numbers)
-        fault[other_unit] = "box_in_pixels"
+        # far outside, but inside if they were pixels
+        shares = numbers / extent
+        other_unit = _is_legal(to_xywh(shares, native), extent) & (shares > 1.5).any(axis=1)
     else:
+        shares = numbers * extent
         other_unit = _looks_normalised(numbers, extent)
-        numbers = np.where(other_unit[:, None], numbers * extent, numbers)
-        fault[other_unit] = "box_normalised"
+    numbers = np.where(other_unit[:, None], shares, numbers)
+    fault[other_unit] = "box_in_pixels" if is_normalised else "box_normalised"
     xywh = boxes_xywh.copy()
     for rows in (np.flatnonzero(~other_unit), np.flatnonzero(other_unit)):
         masks = None if mask_xyxy is None else mask_xyxy[rows]
@@ -110,9 +111,8 @@ def overhang(xywh: np.ndarray, extent: np.ndarray) -> np.ndarray:
         xywh: Boxes ``[N, 4]``.
         extent: Width, height, width, height of the image of each ``[N, 4]``.
     """
-    out_by: np.ndarray = np.concatenate([-xywh[:, :2], xywh[:, :2] + xywh[:, 2:] - extent[:, :2]], axis=1)
-    beyond: np.ndarray = np.maximum(out_by, 0)
-    return beyond
+    out_by = np.concatenate([-xywh[:, :2], xywh[:, :2] + xywh[:, 2:] - extent[:, :2]], axis=1)
+    return np.asarray(np.maximum(out_by, 0))
 
 
 def _looks_normalised(numbers: np.ndarray, extent: np.ndarray) -> np.ndarray:
@@ -124,14 +124,6 @@ def _looks_normalised(numbers: np.ndarray, extent: np.ndarray) -> np.ndarray:
     if small.sum() - (small & whole).sum() < 0.5 * len(numbers):
         small &= ~whole
     return small
-
-
-def _looks_like_pixels(numbers: np.ndarray, extent: np.ndarray, native: BoxFormat) -> np.ndarray:
-    """Find boxes of a normalised format that are far outside, but inside if they were pixels, bool ``[N]``."""
-    shares = numbers / extent
-    inside = _is_legal(to_xywh(shares, native), extent)
-    pixels: np.ndarray = inside & (shares > 1.5).any(axis=1)
-    return pixels
 
 
 def _formats(
@@ -149,13 +141,12 @@ def _formats(
     whole = _format_of_all(numbers, extent, native)
     if whole != native:
         formats[:] = whole
-    else:
-        if native == "xywh":
-            formats[_written_as_corners(numbers, extent, images, area)] = "xyxy"
-        elif native == "xyxy":  # a corner below or right of the other, which as a size would fit
-            disorder = (numbers[:, 2:] < numbers[:, :2]).any(axis=1) & (numbers[:, 2:] > 0).all(axis=1)
-            several = disorder & (np.bincount(images, disorder, images.max() + 1) >= 2)[images]
-            formats[several & _is_legal(numbers, extent)] = "xywh"
+    elif native == "xywh":
+        formats[_written_as_corners(numbers, extent, images, area)] = "xyxy"
+    elif native == "xyxy":  # a corner below or right of the other, which as a size would fit
+        disorder = (numbers[:, 2:] < numbers[:, :2]).any(axis=1) & (numbers[:, 2:] > 0).all(axis=1)
+        several = disorder & (np.bincount(images, disorder, images.max() + 1) >= 2)[images]
+        formats[several & _is_legal(numbers, extent)] = "xywh"
     if mask_xyxy is not None:
         _correct_by_masks(formats, numbers, native, mask_xyxy)
     return formats
@@ -199,11 +190,9 @@ def _written_as_corners(
     # Of an image whose boxes all fit as corners, half of them only as corners, the rest are corners too.
     size = images.max() + 1
     of_image = np.bincount(images, minlength=size)
-    whole_image = (np.bincount(images, fits, size) == of_image) & (
-        np.bincount(images, single, size) * 2 >= of_image
-    )
-    corners_likely: np.ndarray = single | (fits & (whole_image & (of_image >= 3))[images])
-    return corners_likely
+    all_fit = np.bincount(images, fits, size) == of_image
+    half_single = np.bincount(images, single, size) * 2 >= of_image
+    return np.asarray(single | (fits & (all_fit & half_single & (of_image >= 3))[images]))
 
 
 def _correct_by_masks(formats: np.ndarray, numbers: np.ndarray, native: BoxFormat, mask_xyxy: np.ndarray) -> None:

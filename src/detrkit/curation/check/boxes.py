@@ -155,9 +155,8 @@ def _check_copies(split: SplitData, found: Findings) -> None:
 def _check_area(split: SplitData, found: Findings) -> None:
     """Find areas that cannot be those of the box; the greatest convention counts both edge pixels."""
     table = split.table
-    rows = np.flatnonzero(
-        (split.box_fault == "") & np.isfinite(table.area) & np.isfinite(split.repaired_xywh[:, 0])
-    )
+    is_known = np.isfinite(table.area) & np.isfinite(split.repaired_xywh[:, 0])
+    rows = np.flatnonzero((split.box_fault == "") & is_known)
     area, sizes = table.area[rows], table.boxes_xywh[rows, 2:]
     most = (sizes[:, 0] + 1) * (sizes[:, 1] + 1) * 1.05 + 2
 

@@ -97,13 +97,11 @@ def _check_unused(splits: Sequence[SplitData], totals: Counter[str], found: Find
     told: set[tuple[int, str]] = set()
     zeros = [_unused_zero(split) for split in splits]
     for split in splits:
-        for row, (category_id, name) in enumerate(
-            zip(split.table.category_ids, split.table.category_names, strict=True)
-        ):
+        pairs = zip(split.table.category_ids, split.table.category_names, strict=True)
+        for row, (category_id, name) in enumerate(pairs):
             is_zero = all(zero is not None for zero in zeros) and category_id == 0
-            if (totals[name] and not is_zero) or (category_id, name) in told:
-                continue
-            if (split.class_rows == row).any():
+            is_used = (totals[name] and not is_zero) or (split.class_rows == row).any()
+            if is_used or (category_id, name) in told:
                 continue
             told.add((category_id, name))
             kind = "super_category_0" if is_zero else "unused_category"
@@ -145,10 +143,8 @@ def _check_between(splits: Sequence[SplitData], found: Findings) -> None:
 
 def _first_names(split: SplitData) -> dict[int, str]:
     """Map category ids to names, the first where an id repeats."""
-    names: dict[int, str] = {}
-    for category_id, name in zip(split.table.category_ids, split.table.category_names, strict=True):
-        names.setdefault(category_id, name)
-    return names
+    names = dict(zip(reversed(split.table.category_ids), reversed(split.table.category_names), strict=True))
+    return {category_id: names[category_id] for category_id in split.table.category_ids}
 
 
 def _check_occurrence(splits: Sequence[SplitData], found: Findings) -> None:

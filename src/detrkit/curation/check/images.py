@@ -5,6 +5,7 @@ Shapes: I images.
 
 from __future__ import annotations
 
+import functools
 import io
 import os
 import posixpath
@@ -200,7 +201,7 @@ class _ImageFolder:
 
     def __init__(self, images: Path):
         self.images = images
-        self._listed: dict[str, dict[str, bool]] = {}
+        self._entries = functools.cache(lambda folder: list_folder(images / folder))
 
     def resolve(self, name: str) -> tuple[str, str, str | None]:
         """Find an image file; return the kind of fault, words about it, and the name relative to the folder."""
@@ -241,11 +242,6 @@ class _ImageFolder:
     def _single(self, folder: str, fits: Callable[[str], bool]) -> str | None:
         found = [entry for entry in self._entries(folder) if fits(entry)]
         return posixpath.join(folder, found[0]) if len(found) == 1 else None
-
-    def _entries(self, folder: str) -> dict[str, bool]:
-        if folder not in self._listed:
-            self._listed[folder] = list_folder(self.images / folder)
-        return self._listed[folder]
 
 
 def _check_unlisted(splits: Sequence[SplitData], found: Findings) -> None:

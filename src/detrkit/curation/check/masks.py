@@ -85,13 +85,12 @@ def check_masks(split: SplitData, masks: Masks, found: Findings) -> None:
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     tolerance = np.maximum(BOX_PIXELS, BOX_SHARE * np.tile(boxes[rows, 2:], 2))
     mismatched = rows[(np.abs(corners[rows] - bounds[rows]) > tolerance).any(axis=1)]
+    words = ": corners of the box {}, of the mask {}".format
     split.report(
         found,
         "mask_box_mismatch",
         mismatched,
-        lambda row: (
-            f": corners of the box {boxes_text(corners[row])}, of the mask {boxes_text(bounds[row].round(1))}"
-        ),
+        lambda row: words(boxes_text(corners[row]), boxes_text(bounds[row].round(1))),
     )
     _check_areas(split, masks, np.setdiff1d(rows, mismatched), found)
 
@@ -105,12 +104,9 @@ def _check_areas(split: SplitData, masks: Masks, rows: np.ndarray, found: Findin
     far = (most > AREA_FACTOR * least) & (most - least > AREA_PIXELS)
     # The rules of area_wrong and area_zero have spoken of the rest.
     told = ~np.isfinite(written) | (written <= 0) | (written > 1.05 * box + 2)
-    split.report(
-        found,
-        "mask_area_mismatch",
-        rows[far & ~is_of_box & ~told],
-        lambda row: f": area {split.table.area[row]:g}, mask {masks.area[row]:.0f}",
-    )
+    words = ": area {:g}, mask {:.0f}".format
+    rows = rows[far & ~is_of_box & ~told]
+    split.report(found, "mask_area_mismatch", rows, lambda row: words(split.table.area[row], masks.area[row]))
 
 
 class _WithMask(msgspec.Struct, gc=False):

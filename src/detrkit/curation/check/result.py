@@ -87,7 +87,7 @@ class CheckResult:
                 one.kind,
                 one.count,
                 ", ".join(one.splits),
-                next(iter(one.examples), None),
+                *(one.examples[:1] or (None,)),
             ]
             for one in self.findings
         ]

@@ -149,23 +149,15 @@ def _check_queries(split: SplitData, queries: int, found: Findings) -> None:
     """Find images with more objects than a model can find."""
     rows = split.image_rows[(split.image_rows >= 0) & ~split.table.iscrowd]
     counts = np.bincount(rows, minlength=len(split.table.image_ids))
+    names, many = split.table.file_names, np.flatnonzero(counts > queries)
+    words = "{}: {} objects, {} queries".format
     split.report_images(
-        found,
-        "more_objects_than_queries",
-        np.flatnonzero(counts > queries),
-        lambda row: f"{split.table.file_names[row]}: {counts[row]} objects, {queries} queries",
+        found, "more_objects_than_queries", many, lambda row: words(names[row], counts[row], queries)
     )
 
 
 def _summary(split: SplitData) -> SplitSummary:
     files, table = split.files, split.table
-    return SplitSummary(
-        name=split.name,
-        layout=files.layout,
-        reason=files.reason,
-        annotations=str(files.annotations),
-        images=str(files.images),
-        image_count=len(table.image_ids),
-        annotation_count=len(table.annotation_ids),
-        class_count=len(table.category_ids),
-    )
+    counts = len(table.image_ids), len(table.annotation_ids), len(table.category_ids)
+    where = str(files.annotations), str(files.images)
+    return SplitSummary(split.name, files.layout, files.reason, *where, *counts)

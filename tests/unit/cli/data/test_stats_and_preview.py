@@ -63,7 +63,7 @@ def test_previews_are_not_overwritten(data: Path, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("words", "code", "problem"),
     [
-        (["--class", "discc"], 2, "did you mean 'disc'?"),
+        (["--class", "discc"], 2, "did you mean disc?"),
         (["--model", "detr-r5"], 2, "did you mean detr-r50"),
         (["--layout", "word"], 2, "--layout is 'word'"),
     ],
