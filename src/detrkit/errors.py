@@ -89,7 +89,7 @@ def listed(items: Sequence[object], most: int = 8, separator: str = ", ") -> str
     return shown + (f" and {len(items) - most:,} more" if len(items) > most else "")
 
 
-def nearest(name: str, known: Iterable[str], otherwise: str = "") -> str:
+def nearest(name: str, known: Iterable[str], otherwise: str = "check the name.") -> str:
     """Return ``did you mean NAME?`` with the nearest known name, or ``otherwise`` if none is near."""
     near = difflib.get_close_matches(name, list(known), n=1)
     return f"did you mean {near[0]}?" if near else otherwise

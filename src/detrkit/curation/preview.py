@@ -151,7 +151,7 @@ def class_id_of(class_map: ClassMap, name: str) -> int:
     found = class_map.class_id_by_name().get(name, by_name.get(name.lower()))
     if found is None:
         known = listed(class_map.names, most=12)
-        hint = nearest(name.lower(), by_name, "check the name.")
+        hint = nearest(name.lower(), by_name)
         raise UsageError(f"no class is called {name!r}; {hint} Classes: {known}")
     return found
 

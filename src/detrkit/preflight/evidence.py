@@ -73,7 +73,7 @@ def collect_patches(
     """Look at some images of a split, chosen by ``seed``, and at most 12 objects of each."""
     random = np.random.Generator(np.random.PCG64(seed))
     objects: list[tuple[np.ndarray, int, list[float], int]] = []
-    pairs: list[tuple[np.ndarray, np.ndarray]] = []
+    pairs: list[list[np.ndarray]] = []
     pair_rows: list[int] = []
     unreadable: list[str] = []
     read = blank = 0
@@ -98,8 +98,7 @@ def collect_patches(
             objects.append((_features(crop), int(classes[place]), _shape(box, image), row))
             elsewhere = _elsewhere(box, image, random)
             if elsewhere is not None:
-                both = [_features(_crop(image, where, _CONTEXT)) for where in (box, elsewhere)]
-                pairs.append((both[0], both[1]))
+                pairs.append([_features(_crop(image, where, _CONTEXT)) for where in (box, elsewhere)])
                 pair_rows.append(row)
         if len(objects) >= most_objects:
             break
@@ -231,8 +230,7 @@ def box_evidence(pairs: np.ndarray, image_rows: np.ndarray) -> float:
 def _kernel(features: np.ndarray, groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Return each object's weight of every other object's target, 0 inside a fold; ``[N, N]``."""
     scaled = (features - features.mean(0)) / (features.std(0) + 1e-6)
-    fold_of_group = random.permutation(int(groups.max()) + 1) % _FOLDS
-    folds = fold_of_group[groups]
+    folds = (random.permutation(int(groups.max()) + 1) % _FOLDS)[groups]
     kernel = np.zeros((len(features), len(features)))
     for fold in np.unique(folds):
         tried, learnt = folds == fold, folds != fold
@@ -247,8 +245,7 @@ def _weights(features: np.ndarray, targets: np.ndarray) -> np.ndarray:
     """Solve the ridge regression, ``[D, targets]``."""
     count, width = features.shape
     gram = features.T @ features / count + _RIDGE * np.eye(width)
-    weights: np.ndarray = np.linalg.solve(gram, features.T @ targets / count)
-    return weights
+    return np.asarray(np.linalg.solve(gram, features.T @ targets / count))
 
 
 def _features(crop: Tensor) -> np.ndarray:

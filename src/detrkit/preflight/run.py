@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -33,10 +33,13 @@ from detrkit.preflight import data_questions, training_questions
 from detrkit.preflight.cost import check_cost, measure_cost
 from detrkit.preflight.evidence import Patches, collect_patches, offset_evidence
 from detrkit.preflight.overfit_test import OverfitTest, gather_handful, run_overfit_test
-from detrkit.preflight.page import write_preflight_page
 from detrkit.preflight.report import CheckResult, Outcome, PreflightReport, bad
 from detrkit.training.run import training_dataset
 from detrkit.types import Batch, Target
+from detrkit.visual.chart import Chart, Series, make_lines
+from detrkit.visual.interactive_charts import Charts
+from detrkit.visual.page import Gallery, Picture, Section, Text, write_page
+from detrkit.visual.table import Table, columns
 
 Say = Callable[[str], None]
 Tell = Callable[[list[CheckResult]], None]
@@ -83,7 +86,12 @@ def run_preflight(
     if splits is not None:
         train, val = splits
         seen = _look_at_data(config, train, val, tell)
-        built = _build(config, train, trained_model)
+        if trained_model is None:
+            built = prepare_model(config, train.index.class_map)
+        else:  # a trained model as it is
+            built = load_model(trained_model)
+            own = {name: getattr(built.config, name).model_dump() for name in ("model", "transforms")}
+            built = dataclasses.replace(built, config=update_config(config, own))
         known, head = _check_head(built, trained_model is not None, train, val)
         tell([head])
         if known is not None and len(train.index.labels) and seen.images_read:
@@ -93,7 +101,7 @@ def run_preflight(
     with atomic_file(out / "verdict.json") as file:
         file.write(json.dumps(report.to_dict(), indent=1) + "\n")
     pictures = [] if batch is None or splits is None else draw_batch(batch, splits[0].index.class_map)
-    write_preflight_page(out / "preflight.html", config, report, pictures, overfit)
+    _write_page(out / "preflight.html", config, report, pictures, overfit)
     return report
 
 
@@ -143,9 +151,7 @@ def _check(config: Config, tell: Tell) -> dict[str, AnnotationTable]:
 def _check_ids(config: Config, name: str, tables: Mapping[str, AnnotationTable]) -> list[CheckResult]:
     """Asked even of a split of which not one annotation can be used: the ids may tell why."""
     try:
-        table = tables.get(canonical_split(name))
-        if table is None:
-            table = load_table(find_split(config.data.root, name, config.data))
+        table = tables.get(canonical_split(name)) or load_table(find_split(config.data.root, name, config.data))
     except DetrkitError:
         return []
     return data_questions.check_category_ids(name, table)
@@ -163,25 +169,16 @@ def _look_at_data(config: Config, train: Split, val: Split, tell: Tell) -> Patch
         patches = collect_patches(split.index, split.files.images, seed=config.train.seed)
         looked[name] = patches
         found = data_questions.check_objects(name, split.index, patches)
-        if len(split.index.labels) and not any(item.outcome is Outcome.FAULT for item in found):
+        if len(split.index.labels) and not _has_fault(found):
             found += data_questions.check_boxes_and_labels(name, patches)
-            if name == "train" and not any(item.outcome is Outcome.FAULT for item in found):
+            if name == "train" and not _has_fault(found):
                 moved = offset_evidence(split.index, split.files.images, seed=config.train.seed)
                 found += data_questions.check_offset(name, moved)
-        sound &= not any(item.outcome is Outcome.FAULT for item in found)
+        sound &= not _has_fault(found)
         tell(found)
     if sound and "val" in looked and _same_classes(train, val):
         tell(data_questions.check_splits(looked["train"], looked["val"], len(train.index.class_map)))
     return looked["train"]
-
-
-def _build(config: Config, train: Split, trained_model: str | os.PathLike[str] | None) -> BuiltModel:
-    """Build the model to be trained: with starting weights and a new head, or a trained one as it is."""
-    if trained_model is None:
-        return prepare_model(config, train.index.class_map)
-    loaded = load_model(trained_model)
-    own = {"model": loaded.config.model.model_dump(), "transforms": loaded.config.transforms.model_dump()}
-    return dataclasses.replace(loaded, config=update_config(config, own))
 
 
 def _check_head(
@@ -196,6 +193,10 @@ def _check_head(
     if result.outcome is not Outcome.OK:
         return None, result
     return match_logit_index(data, built.class_map) if as_it_is else built.class_map, result
+
+
+def _has_fault(found: Sequence[CheckResult]) -> bool:
+    return any(item.outcome is Outcome.FAULT for item in found)
 
 
 def _same_classes(train: Split, val: Split) -> bool:
@@ -233,3 +234,35 @@ def _try(
         return overfit, overfit.batch
     tell(check_cost(config, cost, len(train.index), len(val.index)))
     return overfit, cost.batch
+
+
+def _write_page(
+    path: Path,
+    config: Config,
+    report: PreflightReport,
+    pictures: Sequence[np.ndarray],
+    overfit: OverfitTest | None,
+) -> Path:
+    """Write verdict, results, the first training batch as drawn, and the losses of the overfit test."""
+    heads = columns("text", "outcome", "question or fault", "found", "what to do")
+    rows = [[item.outcome.value, item.name, item.found, item.advice] for item in report.results]
+    summary = Text(report.summary(), "plain" if report.ready else "warning")
+    sections = [Section("Verdict", [summary, Table(heads, rows, "What was asked and found")])]
+    if pictures:
+        drawn = [Picture.of(picture, f"training image {number}") for number, picture in enumerate(pictures, 1)]
+        note = "The first batch of the first epoch, after augmentation, with the boxes and names to be learnt."
+        sections.append(Section("What the model will see", [Text(note), Gallery(drawn)]))
+    if overfit is not None:
+        sections.append(Section("Learning a handful of images", [Charts([_curves(overfit)])]))
+    return write_page(path, "Preflight", f"{config.model.preset} on {config.data.root}", sections)
+
+
+def _curves(overfit: OverfitTest) -> Chart:
+    lines = {}
+    for trial in (overfit.main, *overfit.slower):
+        losses = np.array(trial.losses)
+        steps = np.flatnonzero(np.isfinite(losses))
+        lines[f"train.lr={trial.lr:g}"] = Series(steps + 1.0, losses[steps])
+    images, _, height, width = overfit.batch.images.shape
+    across = f"steps on {images} images of {height} x {width}"
+    return Chart("Loss of a handful of images, by learning rate", across, lines=make_lines(lines), legend=True)

@@ -75,16 +75,16 @@ def build_charts(
         raise UsageError(f"no times are recorded in {', '.join(without)}; draw over steps or epochs")
     steps = list(dict.fromkeys(name for history in histories for name in history.metrics("step")))
     evals = list(dict.fromkeys(name for history in histories for name in history.metrics("eval")))
-    every = [*steps, *evals]
+    recorded = [*steps, *evals]
     for name in metrics:
-        if name not in every and not _layers(name, steps):
-            shown = ", ".join(metric for metric in every if not metric.startswith("layers.")) or "nothing yet"
-            raise UsageError(f"no run has a metric {name}; {nearest(name, every)} recorded: {shown}")
+        if name not in recorded and not _layers(name, steps):
+            known = ", ".join(metric for metric in recorded if not metric.startswith("layers.")) or "nothing yet"
+            raise UsageError(f"no run has a metric {name}; {nearest(name, recorded)} Recorded: {known}")
     if len(histories) > 1:
         shown = [name for name in evals if name in _BRIEF] or evals if brief else evals
         families = _families_of_runs([*steps, *shown], metrics)
     else:
-        families = _families_of_one(every, metrics)
+        families = _families_of_one(recorded, metrics)
     charts = [
         _chart(histories, name, members, across, 0.0 if name in evals else smooth, is_eval=name in evals)
         for name, members in families.items()

@@ -66,7 +66,9 @@ def draw_objects(
     Raises:
         UsageError: The image is not uint8 ``[H, W, 3]``.
     """
-    _check_image(image)
+    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
+        got = f"dtype {image.dtype} and shape {list(image.shape)}"
+        raise UsageError(f"draw got an array of {got}, expected uint8 [H, W, 3] RGB")
     # enlarge a small image
     factor = -(-LEAST_SIDE // max(image.shape[:2]))
     canvas = image.copy()
@@ -140,13 +142,6 @@ def _readable_color(hue: float, lightness: float) -> sv.Color:
 
 def _class_ids(detections: sv.Detections) -> np.ndarray:
     return np.zeros(len(detections), np.int64) if detections.class_id is None else detections.class_id
-
-
-def _check_image(image: np.ndarray) -> None:
-    if image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3 or 0 in image.shape:
-        raise UsageError(
-            f"draw got an array of dtype {image.dtype} and shape {list(image.shape)}, expected uint8 [H, W, 3] RGB"
-        )
 
 
 def _hatch(image: np.ndarray, boxes_xyxy: np.ndarray, class_ids: np.ndarray, thickness: int) -> np.ndarray:

@@ -54,7 +54,7 @@ class FilterGallery(Block):
             for name, value in item.tags.items():
                 counts.setdefault(name, Counter())[value] += 1
         return {
-            name: dict(sorted(found.items(), key=lambda entry: (entry[0].casefold(), entry[0])))
+            name: {value: found[value] for value in sorted(found, key=lambda text: (text.casefold(), text))}
             for name, found in counts.items()
         }
 
@@ -65,10 +65,8 @@ class FilterGallery(Block):
 
     def tag_places(self, item: GalleryItem) -> str:
         """Return the places of an item's tags among the values of each tag."""
-        places = (
-            list(values).index(item.tags[name]) if name in item.tags else "-" for name, values in self.tags.items()
-        )
-        return " ".join(map(str, places))
+        named = self.tags.items()
+        return " ".join(str([*v].index(item.tags[name])) if name in item.tags else "-" for name, v in named)
 
     def number_texts(self, item: GalleryItem) -> str:
         """Return the numbers of an item, a hyphen for none."""

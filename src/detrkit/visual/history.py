@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 import yaml
 
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import DataError, UsageError, listed
 from detrkit.visual.chart import Series
 
 Across = Literal["step", "epoch", "time"]
@@ -41,11 +41,8 @@ class History:
 
     def metrics(self, kind: Literal["step", "eval"]) -> list[str]:
         """Return names of what was measured, in the order of the log; ``layers.class.2`` for a layer's term."""
-        names: dict[str, None] = {}
-        for record in self.records:
-            if record.get("kind") == kind:
-                names.update(dict.fromkeys(name for name, _ in _numbers(record)))
-        return list(names)
+        records = [record for record in self.records if record.get("kind") == kind]
+        return list(dict.fromkeys(name for record in records for name, _ in _numbers(record)))
 
     def series(self, metric: str, across: Across = "step") -> Series:
         """Return a metric over steps, epochs or hours of training; empty if it was never measured."""
@@ -146,7 +143,7 @@ def _run_folder(path: Path) -> Path:
     if (path / "config.yaml").is_file():
         raise UsageError(f"{path} is a run that has recorded nothing yet: it has no metrics.jsonl")
     inside = sorted(child.parent for child in path.glob("*/metrics.jsonl")) if path.is_dir() else []
-    hint = f"; did you mean {' '.join(map(str, inside[:4]))}{' ...' if len(inside) > 4 else ''}?" if inside else ""
+    hint = f"; did you mean {listed(inside, 4)}?" if inside else ""
     raise UsageError(f"{path} is not a run folder: it has no metrics.jsonl{hint}")
 
 

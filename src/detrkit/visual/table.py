@@ -50,11 +50,6 @@ class Column:
         """Tell whether the column is aligned to the left."""
         return self.kind in ("text", "name")
 
-    @property
-    def alignment(self) -> str:
-        """Class of the column's cells on a page."""
-        return "text" if self.is_text else "number"
-
     def written(self, value: Value) -> str:
         """Return a value as the table shows it; "-" for none."""
         if value is None or (isinstance(value, float) and math.isnan(value)):

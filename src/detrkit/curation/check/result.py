@@ -80,17 +80,10 @@ class CheckResult:
     def table(self) -> Table:
         """Return the findings as a table, the worst first, each with its first example."""
         columns = [Column("Severity"), Column("Finding"), Column("Name"), Column("Count", "count")]
-        rows: list[list[Value]] = [
-            [
-                one.severity,
-                one.fault.title,
-                one.kind,
-                one.count,
-                ", ".join(one.splits),
-                *(one.examples[:1] or (None,)),
-            ]
-            for one in self.findings
-        ]
+        rows: list[list[Value]] = []
+        for one in self.findings:
+            example = next(iter(one.examples), None)
+            rows.append([one.severity, one.fault.title, one.kind, one.count, ", ".join(one.splits), example])
         return Table([*columns, Column("Splits"), Column("Example")], rows, "Findings, the worst first")
 
     def lines(self) -> list[str]:
