@@ -178,8 +178,8 @@ def _check_pixels(
     """Check that an image in memory is uint8, its channels on an axis, 0 or 2; ``other`` says how to turn it."""
     if not is_uint8:
         raise UsageError(
-            f"{what} of dtype {pixels.dtype}, expected a uint8 one, {layouts}, with values 0 to 255, not normalised; "
-            "values 0 to 1 become that by (image * 255).round() and a cast"
+            f"{what} of dtype {pixels.dtype}, expected a uint8 one, {layouts}, of values 0 to 255, not "
+            "normalised; values 0 to 1 become that by (image * 255).round() and a cast"
         )
     shape = list(pixels.shape)
     is_volume = len(shape) == 3 and 0 not in shape
