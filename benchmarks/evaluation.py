@@ -25,7 +25,6 @@ import numpy as np
 
 from detrkit.classes import ClassMap
 from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.evaluation.matching import match_all
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.types import ImageDetections
 
@@ -136,7 +135,7 @@ def step(name: str, evaluator: CocoEvaluator, resamples: int, folder: Path) -> C
     if name == PEER:
         evaluator.write_results_json(folder / "results.json")
         return functools.partial(peer, evaluator, folder / "results.json")
-    return functools.partial(_ANALYSES[name], match_all(evaluator), resamples)
+    return functools.partial(_ANALYSES[name], evaluator.matches(), resamples)
 
 
 def _bootstrap(matches: Any, resamples: int) -> object:

@@ -25,7 +25,6 @@ from detrkit.detectors.measure_latency import Stopwatch
 from detrkit.detectors.on_split import EvalTarget, bind_target, read_split_for
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.evaluation.bootstrap import RESAMPLES, paired_bootstrap
-from detrkit.evaluation.matching import match_all
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.files import free_name, make_folder
 from detrkit.latency import Latency
@@ -193,7 +192,7 @@ def _detect(
         evaluator, reused = store.obtain(subject, stem, chosen.truth, batch_size, tell)
         if reused:
             say(f"{name}: detections of an earlier comparison, by the same weights on the same images, are used")
-        metrics, matches = evaluator.finish(), match_all(evaluator)
+        metrics, matches = evaluator.finish(), evaluator.matches()
         results.append(ModelResult(name, os.fspath(source), subject.kind, metrics, matches, latency, cost, reused))
     return results
 

@@ -15,7 +15,7 @@ from detrkit.detectors.find import find_target
 from detrkit.detectors.on_split import EvalTarget, bind_target, collect, read_split_for
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.evaluation.matching import Matches, match_all
+from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.thresholds import (
     LEAST_OBJECTS,
     ThresholdCheck,
@@ -102,13 +102,13 @@ def choose_thresholds(
         data=name,
         split=split,
     )
-    thresholds = choose(match_all(own))
+    thresholds = choose(own.matches())
     if check_split is None:
         choice = _checked_by_halves(own, choose, thresholds)
     else:
         other, _ = _collected(subject, data, check_split, batch_size, say, progress)
         bound = thresholds.for_classes(other.class_map)  # of a file of detections each split has its own classes
-        check = check_thresholds(match_all(other), other.class_map, bound)
+        check = check_thresholds(other.matches(), other.class_map, bound)
         choice = ThresholdChoice(thresholds, check, check_split)
     if out is not None:
         write_thresholds(out, thresholds)

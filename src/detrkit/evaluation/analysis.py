@@ -21,7 +21,7 @@ from detrkit.evaluation.coco import UNDEFINED, ClassMetrics, CocoEvaluator, Coco
 from detrkit.evaluation.confusion import Confusion, confusion
 from detrkit.evaluation.error_types import ErrorTypes, classify_errors
 from detrkit.evaluation.failures import Failures, find_failures
-from detrkit.evaluation.matching import Matches, match_all
+from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.overlaps import Overlaps, overlaps
 from detrkit.evaluation.score_curves import ScoreCurves, score_curves
 from detrkit.latency import Latency
@@ -165,7 +165,7 @@ def analyze(
     """
     check_resamples(resamples)
     origin = origin or Origin()
-    metrics, matches = evaluator.finish(image_ids), match_all(evaluator, image_ids)
+    metrics, matches = evaluator.finish(image_ids), evaluator.matches(image_ids)
     found = Evaluation(metrics, matches, origin, origin.provenance(), latency=latency)
     if resamples and metrics.objects:
         tell = None if progress is None else lambda done: progress("resampling", done, resamples)

@@ -18,6 +18,7 @@ import numpy as np
 
 from detrkit.classes import ClassMap, match_classes
 from detrkit.errors import DataError, UsageError
+from detrkit.evaluation.matching import Found, Matches, match_detections
 from detrkit.evaluation.truth import CocoTruth, read_ground_truth
 from detrkit.files import atomic_file
 from detrkit.types import ImageDetections
@@ -174,7 +175,7 @@ class CocoEvaluator:
         Raises:
             DataError: A given id is not in the annotations, or there is no image to measure on.
         """
-        rows = self.rows_of(image_ids)
+        rows = self._rows(image_ids)
         evaluation = self.measure(image_ids)
         limits = evaluation.params.max_dets
         curves = evaluation.eval
@@ -205,7 +206,7 @@ class CocoEvaluator:
         Raises:
             DataError: As for :meth:`finish`.
         """
-        rows = self.rows_of(image_ids)
+        rows = self._rows(image_ids)
         if len(rows) == 0:
             raise DataError("there are no images to evaluate; add detections or check the annotation file")
         if self._hotcoco_truth is None:
@@ -219,6 +220,18 @@ class CocoEvaluator:
         evaluation.evaluate()
         evaluation.accumulate()
         return evaluation
+
+    def matches(self, image_ids: ImageIds = "all") -> Matches:
+        """Match detections and objects at every IoU: what all explanations are made from.
+
+        Args:
+            image_ids: As for :meth:`finish`.
+        """
+        rows = self._rows(image_ids)
+        results = self.results(rows)
+        image_rows, class_ids = results[:, [0, 6]].T.astype(np.int64) - 1
+        found = Found(image_rows, class_ids, results[:, 5], results[:, 1:5])
+        return match_detections(self.truth, found, rows, self.max_detections)
 
     def write_results_json(self, path: str | Path) -> int:
         """Write COCO's result format, image after image, and return the number of detections written.
@@ -266,8 +279,7 @@ class CocoEvaluator:
         chosen: np.ndarray = self._results[wanted[self._results[:, 0].astype(np.int64)]]
         return chosen
 
-    def rows_of(self, image_ids: ImageIds) -> np.ndarray:
-        """Return the rows of the truth's images that are meant."""
+    def _rows(self, image_ids: ImageIds) -> np.ndarray:
         if isinstance(image_ids, str):
             if image_ids not in ("all", "added"):
                 raise UsageError(f'image_ids is {image_ids!r}, expected "all", "added" or a list of image ids')

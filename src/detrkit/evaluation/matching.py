@@ -15,7 +15,6 @@ from typing import Self
 
 import numpy as np
 
-from detrkit.evaluation.coco import CocoEvaluator, ImageIds
 from detrkit.evaluation.truth import CocoTruth
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
@@ -112,20 +111,6 @@ class Matches:
         """Return objects to be found of each class, int64 ``[C]``."""
         counts: np.ndarray = np.bincount(self.truth.class_ids[self.measured], minlength=len(self.truth.class_map))
         return counts
-
-
-def match_all(evaluator: CocoEvaluator, image_ids: ImageIds = "all") -> Matches:
-    """Match detections and objects at every IoU: what all explanations are made from.
-
-    Args:
-        evaluator: With all detections.
-        image_ids: As for :meth:`detrkit.evaluation.coco.CocoEvaluator.finish`.
-    """
-    rows = evaluator.rows_of(image_ids)
-    results = evaluator.results(rows)
-    image_rows, class_ids = results[:, [0, 6]].T.astype(np.int64) - 1
-    found = Found(image_rows, class_ids, results[:, 5], results[:, 1:5])
-    return match_detections(evaluator.truth, found, rows, evaluator.max_detections)
 
 
 def match_detections(truth: CocoTruth, found: Found, rows: np.ndarray, max_detections: int = 100) -> Matches:

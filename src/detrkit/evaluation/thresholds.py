@@ -15,7 +15,7 @@ from detrkit.classes import ClassMap, match_classes
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.calibration import calibrate, fit_temperature
 from detrkit.evaluation.coco import CocoEvaluator, known
-from detrkit.evaluation.matching import Matches, match_all
+from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.score_curves import Cuts, class_cuts, iou_row, together_cuts
 from detrkit.threshold_file import ClassThreshold, ScoreScale, Thresholds
 
@@ -218,7 +218,7 @@ def cross_check(
     if len(image_ids) < 2:
         raise DataError("thresholds cannot be checked on a split of one image")
     middle = len(image_ids) // 2
-    one, other = match_all(evaluator, image_ids[:middle]), match_all(evaluator, image_ids[middle:])
+    one, other = evaluator.matches(image_ids[:middle]), evaluator.matches(image_ids[middle:])
     return check_thresholds(other, class_map, choose(one)) + check_thresholds(one, class_map, choose(other))
 
 

@@ -8,7 +8,7 @@ import pytest
 from detrkit.classes import ClassMap
 from detrkit.comparison.images import compare_images, operate
 from detrkit.evaluation.coco import CocoEvaluator, ImageResults
-from detrkit.evaluation.matching import Matches, match_all
+from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.truth import CocoTruth
 
 OBJECT = [10.0, 10.0, 20.0, 20.0]
@@ -37,7 +37,7 @@ def matches_of(found: dict[int, list[tuple[list[float], float]]]) -> Matches:
         boxes = np.array([box for box, _ in entries], dtype=np.float64).reshape(-1, 4)
         scores = np.array([score for _, score in entries])
         evaluator.add(image_id, ImageResults(boxes, scores, np.zeros(len(entries), np.int64)))
-    return match_all(evaluator)
+    return evaluator.matches()
 
 
 def test_mistakes_are_what_is_missed_and_what_is_false_at_the_best_threshold():

@@ -7,7 +7,6 @@ from benchmarks.coverage import OURS, SETTINGS, UNLIKE, Setting, cover, table
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.bootstrap import LEAST_IMAGES, bootstrap, paired_bootstrap, resample
 from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.evaluation.matching import match_all
 from tests.support.simulation import Scene, Skill, simulate
 
 from .scenes import objects_in_images
@@ -18,7 +17,7 @@ def test_values_are_those_of_the_evaluation_and_lie_in_their_intervals():
     content, detections = random_case(0, images=40)
     evaluator = evaluate(content, detections)
     metrics = evaluator.finish()
-    intervals = bootstrap(match_all(evaluator), 200, seed=3)
+    intervals = bootstrap(evaluator.matches(), 200, seed=3)
     assert (intervals.confidence, intervals.resamples, intervals.seed) == (0.95, 200, 3)
     assert list(intervals.values) == ["AP", "AP50", "AP75"]
     for name, interval in intervals.values.items():
@@ -35,10 +34,10 @@ def test_values_are_those_of_the_evaluation_and_lie_in_their_intervals():
 
 def test_the_same_seed_gives_the_same_intervals():
     content, detections = random_case(1)
-    matches = match_all(evaluate(content, detections))
+    matches = evaluate(content, detections).matches()
     assert bootstrap(matches, 50, seed=1) == bootstrap(matches, 50, seed=1)
     assert bootstrap(matches, 50, seed=1).values != bootstrap(matches, 50, seed=2).values
-    other = match_all(evaluate(content, {k: v for k, v in detections.items() if k % 2}))
+    other = evaluate(content, {k: v for k, v in detections.items() if k % 2}).matches()
     assert paired_bootstrap(matches, other, 50, seed=1) == paired_bootstrap(matches, other, 50, seed=1)
 
 
@@ -48,9 +47,9 @@ def test_more_confidence_and_fewer_images_widen_the_interval():
     widths = [
         interval.high - interval.low
         for interval in (
-            bootstrap(match_all(evaluator), 200, confidence=0.5).values["AP"],
-            bootstrap(match_all(evaluator), 200).values["AP"],
-            bootstrap(match_all(evaluator, sorted(detections)[:20]), 200).values["AP"],
+            bootstrap(evaluator.matches(), 200, confidence=0.5).values["AP"],
+            bootstrap(evaluator.matches(), 200).values["AP"],
+            bootstrap(evaluator.matches(sorted(detections)[:20]), 200).values["AP"],
         )
     ]
     assert 2 * widths[0] < widths[1] < widths[2] / 1.5
@@ -58,17 +57,17 @@ def test_more_confidence_and_fewer_images_widen_the_interval():
 
 def test_a_class_in_too_few_images_has_no_interval():
     content = objects_in_images(20, class_of=lambda image: int(image < LEAST_IMAGES - 1), classes=3)
-    intervals = bootstrap(match_all(perfect(content)), 50)
+    intervals = bootstrap(perfect(content).matches(), 50)
     assert intervals.per_class[0]["AP"].value == pytest.approx(1)
     assert intervals.per_class[1:] == (None, None)
     enough = objects_in_images(20, class_of=lambda image: int(image < LEAST_IMAGES), classes=3)
-    assert bootstrap(match_all(perfect(enough)), 50).per_class[1] is not None
+    assert bootstrap(perfect(enough).matches(), 50).per_class[1] is not None
 
 
 def test_one_image_and_no_objects_have_no_interval():
-    assert not bootstrap(match_all(perfect(objects_in_images(1))), 50).values
+    assert not bootstrap(perfect(objects_in_images(1)).matches(), 50).values
     content, detections = random_case(5)
-    empty = bootstrap(match_all(evaluate({**content, "annotations": []}, detections)), 50)
+    empty = bootstrap(evaluate({**content, "annotations": []}, detections).matches(), 50)
     assert not empty.values
     assert empty.per_class == (None,) * 5
 
@@ -79,9 +78,9 @@ def test_nothing_or_everything_found_is_not_taken_for_certain(images):
     content = objects_in_images(images)
     beyond = 1 - 0.025 ** (1 / images)
     assert 0.03 < beyond < 0.4
-    none = bootstrap(match_all(CocoEvaluator(content)), 50).values["AP"]
+    none = bootstrap(CocoEvaluator(content).matches(), 50).values["AP"]
     assert (none.value, none.low, none.high) == pytest.approx((0, 0, beyond))
-    all_found = bootstrap(match_all(perfect(content)), 50).values["AP"]
+    all_found = bootstrap(perfect(content).matches(), 50).values["AP"]
     assert (all_found.value, all_found.low, all_found.high) == pytest.approx((1, 1 - beyond, 1))
 
 
@@ -89,8 +88,8 @@ def test_a_difference_is_second_less_first():
     content, detections = random_case(7, images=60, ties=False)
     good, bad = evaluate(content, detections), evaluate(content, {k: v for k, v in detections.items() if k % 2})
     metrics = good.finish(), bad.finish()
-    change = paired_bootstrap(match_all(good), match_all(bad), 200)
-    back = paired_bootstrap(match_all(bad), match_all(good), 200)
+    change = paired_bootstrap(good.matches(), bad.matches(), 200)
+    back = paired_bootstrap(bad.matches(), good.matches(), 200)
     for name, value in change.values.items():
         assert value.value == pytest.approx(metrics[1][name] - metrics[0][name], abs=1e-12)
         assert value.low < value.value < value.high < 0
@@ -103,7 +102,7 @@ def test_a_difference_is_second_less_first():
 
 def test_a_model_does_not_differ_from_itself():
     content, detections = random_case(8)
-    matches = match_all(evaluate(content, detections))
+    matches = evaluate(content, detections).matches()
     values = paired_bootstrap(matches, matches, 50).values
     assert [(v.value, v.low, v.high, v.probability) for v in values.values()] == [(0, 0, 0, 0.5)] * 3
 
@@ -119,13 +118,13 @@ def test_models_of_different_images_are_not_compared():
     content, detections = random_case(9)
     evaluator = evaluate(content, detections)
     with pytest.raises(DataError, match=r"25 and 5 images.*same data set"):
-        paired_bootstrap(match_all(evaluator), match_all(evaluator, sorted(detections)[:5]), 50)
+        paired_bootstrap(evaluator.matches(), evaluator.matches(sorted(detections)[:5]), 50)
 
 
 @pytest.mark.parametrize(("options", "message"), [((5, 0.95), "resamples is 5"), ((50, 1.0), "confidence is 1.0")])
 def test_what_cannot_be_resampled_is_refused(options, message):
     content, detections = random_case(10, images=5)
-    matches = match_all(evaluate(content, detections))
+    matches = evaluate(content, detections).matches()
     resamples, confidence = options
     with pytest.raises(UsageError, match=message):
         bootstrap(matches, resamples, confidence=confidence)

@@ -8,7 +8,6 @@ import pytest
 from detrkit.errors import DataError
 from detrkit.evaluation.calibration import calibrate, fit_scores, fit_temperature
 from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator
-from detrkit.evaluation.matching import match_all
 from detrkit.threshold_file import logits_of
 from detrkit.types import ImageDetections
 
@@ -49,10 +48,7 @@ def simulated(temperature, bias, seed=0, count=4000):
 
 @pytest.mark.parametrize(("temperature", "bias"), [(2.0, 0.0), (0.4, 0.0), (1.0, 1.5), (1.7, -0.8)])
 def test_a_known_distortion_is_found_and_undone(temperature, bias):
-    fitted_on, checked_on = (
-        match_all(simulated(temperature, bias)),
-        match_all(simulated(temperature, bias, seed=1)),
-    )
+    fitted_on, checked_on = simulated(temperature, bias).matches(), simulated(temperature, bias, seed=1).matches()
     scale = fit_temperature(fitted_on)
     # 4,000 outcomes settle the temperature to 4 % and the bias to 0.1, one standard error
     assert scale.temperature == pytest.approx(temperature, rel=0.12)
@@ -63,7 +59,7 @@ def test_a_known_distortion_is_found_and_undone(temperature, bias):
 
 
 def test_good_scores_are_left_as_they_are():
-    matches = match_all(simulated(1.0, 0.0, seed=2))
+    matches = simulated(1.0, 0.0, seed=2).matches()
     scale = fit_temperature(matches)
     assert scale.temperature == pytest.approx(1, abs=0.06)
     assert scale.bias == 0  # it would not pay
@@ -74,7 +70,7 @@ def test_good_scores_are_left_as_they_are():
 def test_errors_and_bins_are_those_of_hotcoco(bins):
     content, detections = random_case(71, ties=False)
     evaluator = evaluate(content, detections)
-    ours = calibrate(match_all(evaluator), bins)
+    ours = calibrate(evaluator.matches(), bins)
     theirs = evaluator.measure().calibration(n_bins=bins, iou_threshold=0.5)
     assert ours.ece == pytest.approx(theirs["ece"])
     assert ours.mce == pytest.approx(theirs["mce"])
@@ -89,7 +85,7 @@ def test_errors_and_bins_are_those_of_hotcoco(bins):
 
 def test_right_means_found_first_and_crowds_do_not_count():
     found = [("a", 0.95, 0), ("a", 0.85, 10), ("a", 0.75, 1000)]
-    calibration = calibrate(match_all(scene([("a", 0)], found, crowds=[("a", 1000)])), bins=10)
+    calibration = calibrate(scene([("a", 0)], found, crowds=[("a", 1000)]).matches(), bins=10)
     assert calibration.counts.tolist() == [0] * 8 + [1, 1]
     assert calibration.accuracy.tolist() == [UNDEFINED] * 8 + [0, 1]
     assert calibration.ece == pytest.approx((0.05 + 0.85) / 2)
@@ -98,19 +94,19 @@ def test_right_means_found_first_and_crowds_do_not_count():
 
 
 def test_a_score_of_one_belongs_to_the_last_bin():
-    calibration = calibrate(match_all(scene([("a", 0)], [("a", 1.0, 0), ("a", 0.0, 5000)])), bins=4)
+    calibration = calibrate(scene([("a", 0)], [("a", 1.0, 0), ("a", 0.0, 5000)]).matches(), bins=4)
     assert calibration.counts.tolist() == [1, 0, 0, 1]
     assert calibration.ece == 0
 
 
 def test_without_detections_nothing_is_defined():
-    calibration = calibrate(match_all(scene([("a", 0)], [])))
+    calibration = calibrate(scene([("a", 0)], []).matches())
     assert calibration.ece == calibration.mce == UNDEFINED
     assert calibration.counts.sum() == 0
 
 
 def test_scores_that_are_no_probabilities_are_refused():
-    matches = match_all(scene([("a", 0)], [("a", 7.5, 0)]))
+    matches = scene([("a", 0)], [("a", 7.5, 0)]).matches()
     with pytest.raises(DataError, match=r"1 scores are not 0 to 1, such as 7\.5"):
         calibrate(matches)
 

@@ -7,7 +7,6 @@ import pytest
 
 from detrkit.errors import UsageError
 from detrkit.evaluation.confusion import confusion
-from detrkit.evaluation.matching import match_all
 from detrkit.evaluation.score_curves import score_curves
 
 from .scenes import scene
@@ -16,7 +15,7 @@ from .test_error_types import plain_iou
 
 
 def test_the_default_score_is_that_of_the_best_f1():
-    matches = match_all(evaluate(*random_case(60)))
+    matches = evaluate(*random_case(60)).matches()
     result = confusion(matches)
     assert result.score == score_curves(matches).best_score[0]
     np.testing.assert_array_equal(result.matrix, confusion(matches, score=result.score).matrix)
@@ -27,7 +26,7 @@ def test_without_crowds_it_is_hotcocos(score):
     content, detections = random_case(61, crowd=0, ties=False)
     evaluator = evaluate(content, detections)
     theirs = evaluator.measure().confusion_matrix(iou_thr=0.5, min_score=score)["matrix"]
-    np.testing.assert_array_equal(confusion(match_all(evaluator), score=score).matrix, theirs)
+    np.testing.assert_array_equal(confusion(evaluator.matches(), score=score).matrix, theirs)
 
 
 def plain_confusion(matches, score):
@@ -55,19 +54,19 @@ def plain_confusion(matches, score):
 
 @pytest.mark.parametrize("score", [0.0, 0.45])
 def test_with_crowds_it_is_what_a_plain_count_gives(score):
-    matches = match_all(evaluate(*random_case(62, crowd=0.3)))
+    matches = evaluate(*random_case(62, crowd=0.3)).matches()
     assert matches.ignored[0].any()
     np.testing.assert_array_equal(confusion(matches, score=score).matrix, plain_confusion(matches, score))
 
 
 def test_without_objects_or_detections_the_matrix_says_so():
-    alone = confusion(match_all(scene([], [("a", 0.9, 0)])))
+    alone = confusion(scene([], [("a", 0.9, 0)]).matches())
     assert alone.matrix.tolist() == [[0, 0, 0], [0, 0, 0], [1, 0, 0]]
     assert alone.score == 0
-    missed = confusion(match_all(scene([("b", 0)], [])))
+    missed = confusion(scene([("b", 0)], []).matches())
     assert missed.matrix.tolist() == [[0, 0, 0], [0, 0, 1], [0, 0, 0]]
 
 
 def test_an_unknown_iou_is_refused():
     with pytest.raises(UsageError, match=r"iou is 0\.3"):
-        confusion(match_all(scene([("a", 0)], [])), iou=0.3)
+        confusion(scene([("a", 0)], []).matches(), iou=0.3)

@@ -7,7 +7,6 @@ import pytest
 
 from detrkit.evaluation.coco import UNDEFINED
 from detrkit.evaluation.error_types import ERROR_NAMES, FALSE_POSITIVES, ErrorKind, classify_errors
-from detrkit.evaluation.matching import match_all
 from detrkit.types import ImageDetections
 
 from .scenes import scene
@@ -49,7 +48,7 @@ def case_for_tide(seed, crowd=0.0):
 
 
 def errors_of(*arguments, **options):
-    return classify_errors(match_all(scene(*arguments, **options)))
+    return classify_errors(scene(*arguments, **options).matches())
 
 
 def only(**counts):
@@ -93,7 +92,7 @@ def test_of_two_kinds_tide_takes_the_first_of_its_order(objects, found, kind, pa
 
 @pytest.mark.parametrize("seed", TIDECV)
 def test_counts_and_costs_are_those_of_the_authors_code(seed):
-    errors = classify_errors(match_all(evaluate(*case_for_tide(seed))))
+    errors = classify_errors(evaluate(*case_for_tide(seed)).matches())
     assert [errors.counts[name] for name in ERROR_NAMES[:6]] == TIDECV[seed]["counts"]
     cost = [100 * errors.cost[name] for name in ERROR_NAMES]
     assert cost == pytest.approx(TIDECV[seed]["cost"], rel=1e-6)
@@ -104,7 +103,7 @@ def test_counts_and_costs_are_those_of_the_authors_code(seed):
 def test_counts_and_costs_without_crowds_are_those_of_hotcoco(seed):
     content, detections = random_case(seed, crowd=0, ties=False, per_image=(12, 30)[seed % 2])
     evaluator = evaluate(content, detections)
-    errors = classify_errors(match_all(evaluator))
+    errors = classify_errors(evaluator.matches())
     theirs = evaluator.measure().tide_errors()
     assert {HOTCOCO[name]: errors.counts[name] for name in ERROR_NAMES[:6]} == theirs["counts"]
     for name in ERROR_NAMES:
@@ -140,7 +139,7 @@ def plain_kind(matches, detection):
 
 
 def test_every_kind_and_partner_with_crowds_is_what_a_plain_search_finds():
-    matches = match_all(evaluate(*random_case(30, crowd=0.2)))
+    matches = evaluate(*random_case(30, crowd=0.2)).matches()
     errors = classify_errors(matches)
     assert set(errors.kinds.tolist()) == {int(kind) for kind in ErrorKind}
     for detection, kind in enumerate(errors.kinds.tolist()):
@@ -160,14 +159,14 @@ def test_counts_above_a_score_are_those_of_the_detections_above_it(score):
         image_id: ImageDetections(*(column[found.scores >= score] for column in found))
         for image_id, found in detections.items()
     }
-    errors = classify_errors(match_all(evaluate(content, detections)))
-    assert errors.counts_above(score) == classify_errors(match_all(evaluate(content, above))).counts
+    errors = classify_errors(evaluate(content, detections).matches())
+    assert errors.counts_above(score) == classify_errors(evaluate(content, above).matches()).counts
     assert errors.counts == errors.counts_above(0)
 
 
 def test_without_objects_all_is_background_and_nothing_has_a_cost():
     content, detections = random_case(32)
-    errors = classify_errors(match_all(evaluate({**content, "annotations": []}, detections)))
+    errors = classify_errors(evaluate({**content, "annotations": []}, detections).matches())
     assert set(errors.kinds.tolist()) == {ErrorKind.BACKGROUND}
     assert errors.counts["background"] == len(errors.kinds)
     assert set(errors.cost.values()) == {errors.ap50} == {UNDEFINED}
@@ -175,7 +174,7 @@ def test_without_objects_all_is_background_and_nothing_has_a_cost():
 
 def test_without_detections_all_is_missed():
     content, _ = random_case(33)
-    errors = classify_errors(match_all(evaluate(content, {})))
+    errors = classify_errors(evaluate(content, {}).matches())
     assert errors.counts == only(missed=errors.measured.sum(), false_negatives=errors.measured.sum())
     assert errors.ap50 == 0
     assert errors.cost["missed"] == 1

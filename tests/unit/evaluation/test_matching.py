@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detrkit.evaluation.matching import IOU_THRESHOLDS, LEAST_IOU, Matches, box_iou, match_all
+from detrkit.evaluation.matching import IOU_THRESHOLDS, LEAST_IOU, Matches, box_iou
 
 from .test_coco import evaluate, pycocotools_eval, random_case, written
 
@@ -46,7 +46,7 @@ def expected_matches(content, results, matches: Matches):
 def test_matches_equal_pycocotools(seed, options, tmp_path):
     content, detections = random_case(seed, **options)
     evaluator = evaluate(content, detections)
-    matches = match_all(evaluator)
+    matches = evaluator.matches()
     matched, ignored, found_by = expected_matches(content, written(evaluator, tmp_path), matches)
     assert (matched >= 0).sum() > 500
     assert ignored.any()
@@ -60,7 +60,7 @@ def test_of_objects_that_overlap_alike_pycocotools_choice_is_taken(tmp_path):
     twice = [{**entry, "id": entry["id"] + 1000} for entry in content["annotations"]]
     content = {**content, "annotations": [*content["annotations"], *twice]}  # every object labelled twice
     evaluator = evaluate(content, detections)
-    matches = match_all(evaluator)
+    matches = evaluator.matches()
     matched, ignored, found_by = expected_matches(content, written(evaluator, tmp_path), matches)
     assert ((found_by >= 0).sum(1) > 20).any()
     np.testing.assert_array_equal(matches.matched, matched)
@@ -72,7 +72,7 @@ def test_chosen_images_leave_the_others_out():
     content, detections = random_case(5)
     evaluator = evaluate(content, detections)
     chosen = sorted(detections)[:7]
-    some, every = match_all(evaluator, chosen), match_all(evaluator)
+    some, every = evaluator.matches(chosen), evaluator.matches()
     here = np.isin(every.found.image_rows, some.rows)
     np.testing.assert_array_equal(some.found.scores, every.found.scores[here])
     np.testing.assert_array_equal(some.matched, every.matched[:, here])
@@ -89,9 +89,9 @@ def test_thresholds_are_those_of_pycocotools():
 
 def test_without_detections_or_objects_nothing_is_matched():
     content, detections = random_case(6)
-    assert match_all(evaluate(content, {})).matched.shape == (10, 0)
+    assert evaluate(content, {}).matches().matched.shape == (10, 0)
     empty = {**content, "annotations": []}
-    matches = match_all(evaluate(empty, detections))
+    matches = evaluate(empty, detections).matches()
     assert (matches.matched == -1).all()
     assert not matches.ignored.any()
     assert matches.objects_by_class().tolist() == [0] * 5
@@ -99,7 +99,7 @@ def test_without_detections_or_objects_nothing_is_matched():
 
 def test_pairs_hold_every_overlap_of_an_image_whatever_the_class():
     content, detections = random_case(7, images=6)
-    matches = match_all(evaluate(content, detections))
+    matches = evaluate(content, detections).matches()
     truth, found = matches.truth, matches.found
     expected = set()
     for detection in range(len(found)):
@@ -114,9 +114,9 @@ def test_pairs_hold_every_overlap_of_an_image_whatever_the_class():
 
 def test_pairs_do_not_depend_on_the_size_of_a_piece(monkeypatch):
     content, detections = random_case(8, images=6)
-    whole = match_all(evaluate(content, detections)).pairs
+    whole = evaluate(content, detections).matches().pairs
     monkeypatch.setattr("detrkit.evaluation.matching._MOST_PAIRS", 17)
-    pieces = match_all(evaluate(content, detections)).pairs
+    pieces = evaluate(content, detections).matches().pairs
     np.testing.assert_array_equal(whole.detections, pieces.detections)
     np.testing.assert_array_equal(whole.objects, pieces.objects)
     np.testing.assert_array_equal(whole.iou, pieces.iou)

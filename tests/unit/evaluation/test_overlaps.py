@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from detrkit.evaluation.coco import UNDEFINED
-from detrkit.evaluation.matching import match_all
 from detrkit.evaluation.overlaps import overlaps
 
 from .scenes import scene
@@ -16,7 +15,7 @@ from .test_error_types import plain_iou
 
 def test_mean_and_histogram_are_those_of_the_boxes_that_found_an_object():
     found = [("a", 0.9, 10), ("a", 0.8, 20), ("b", 0.7, 2000), ("b", 0.6, 3050), ("a", 0.5, 9000)]
-    fit = overlaps(match_all(scene([("a", 0), ("b", 2000), ("b", 3000)], found, classes="abc")))
+    fit = overlaps(scene([("a", 0), ("b", 2000), ("b", 3000)], found, classes="abc").matches())
     assert fit.mean == pytest.approx((90 / 110 + 1) / 2)
     assert fit.per_class.tolist() == pytest.approx([90 / 110, 1, UNDEFINED])
     assert len(fit.histogram) == 20
@@ -25,7 +24,7 @@ def test_mean_and_histogram_are_those_of_the_boxes_that_found_an_object():
 
 
 def test_histogram_and_mean_by_size_are_those_of_a_plain_computation():
-    matches = match_all(evaluate(*random_case(40)))
+    matches = evaluate(*random_case(40)).matches()
     fit = overlaps(matches)
     rows = np.flatnonzero(matches.correct[0])
     objects = matches.matched[0, rows]
@@ -41,7 +40,7 @@ def test_histogram_and_mean_by_size_are_those_of_a_plain_computation():
 @pytest.mark.parametrize("missing", ["objects", "detections"])
 def test_where_nothing_was_found_nothing_is_defined(missing):
     objects, found = ([], [("a", 0.9, 0)]) if missing == "objects" else ([("a", 0)], [])
-    fit = overlaps(match_all(scene(objects, found)))
+    fit = overlaps(scene(objects, found).matches())
     assert fit.mean == UNDEFINED
     assert fit.per_class.tolist() == [UNDEFINED] * 2
     assert set(fit.by_size.values()) == {UNDEFINED}

@@ -7,7 +7,6 @@ import pytest
 
 from detrkit.errors import UsageError
 from detrkit.evaluation.coco import UNDEFINED
-from detrkit.evaluation.matching import match_all
 from detrkit.evaluation.score_curves import _cuts, iou_row, score_curves, together_cuts
 
 from .scenes import scene
@@ -19,7 +18,7 @@ FOUND = [("a", 0.9, 0), ("a", 0.6, 5000), ("b", 0.5, 2000), ("b", 0.25, 6000)]
 
 @pytest.mark.parametrize("iou", [0.5, 0.75])
 def test_curves_of_random_cases_are_those_of_a_plain_count(iou):
-    matches = match_all(evaluate(*random_case(50)))
+    matches = evaluate(*random_case(50)).matches()
     curves = score_curves(matches, iou)
     row = iou_row(iou)
     objects = matches.objects_by_class()
@@ -41,12 +40,12 @@ def test_best_f1_is_that_of_hotcoco_for_each_class():
     content, detections = random_case(51, ties=False)
     evaluator = evaluate(content, detections)
     theirs = evaluator.measure().f_scores()["F1_50"]
-    best = score_curves(match_all(evaluator)).best_f1[1:]
+    best = score_curves(evaluator.matches()).best_f1[1:]
     assert best[best > UNDEFINED].mean() == pytest.approx(theirs, abs=0.02)
 
 
 def test_best_threshold_gives_the_best_f1():
-    matches = match_all(evaluate(*random_case(52)))
+    matches = evaluate(*random_case(52)).matches()
     curves = score_curves(matches)
     assert curves.best_f1[0] >= curves.f1[0].max() - 1e-12
     cuts = together_cuts(matches)
@@ -55,7 +54,7 @@ def test_best_threshold_gives_the_best_f1():
 
 
 def test_detections_of_equal_score_are_taken_together():
-    cuts = together_cuts(match_all(scene([("a", 0)] * 2, [("a", 0.5, 0), ("a", 0.5, 5000), ("a", 0.25, 6000)])))
+    cuts = together_cuts(scene([("a", 0)] * 2, [("a", 0.5, 0), ("a", 0.5, 5000), ("a", 0.25, 6000)]).matches())
     assert cuts.taken.tolist() == [2, 3]
     assert cuts.thresholds.tolist() == [0.375, 0.25]
     assert [cuts.place(score) for score in (0.6, 0.5, 0.3, 0.25, 0)] == [-1, 0, 0, 1, 1]
@@ -64,14 +63,14 @@ def test_detections_of_equal_score_are_taken_together():
 def test_a_threshold_lies_above_what_is_left_out_even_between_neighbours():
     high = np.float32(0.7)
     scores = [float(high), float(np.nextafter(high, np.float32(0)))]
-    cuts = together_cuts(match_all(scene([("a", 0)], [("a", scores[0], 0), ("a", scores[1], 5000)])))
+    cuts = together_cuts(scene([("a", 0)], [("a", scores[0], 0), ("a", scores[1], 5000)]).matches())
     assert scores[1] < cuts.thresholds[0] <= scores[0]
     close = _cuts(np.array([0.7, np.nextafter(0.7, 0)]), np.array([True, False]), 1)
     assert close.place(close.thresholds[0]) == 0
 
 
 def test_without_detections_the_best_f1_is_zero_at_no_score():
-    curves = score_curves(match_all(scene([("a", 0)], [])))
+    curves = score_curves(scene([("a", 0)], []).matches())
     assert curves.best_f1.tolist() == [0, 0, UNDEFINED]
     assert curves.best_score.tolist() == [UNDEFINED] * 3
     assert (curves.precision == UNDEFINED).all()

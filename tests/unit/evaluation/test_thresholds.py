@@ -6,7 +6,6 @@ import pytest
 
 from detrkit.classes import ClassMap
 from detrkit.errors import DataError, UsageError
-from detrkit.evaluation.matching import match_all
 from detrkit.evaluation.score_curves import score_curves
 from detrkit.evaluation.thresholds import Wish, check_thresholds, cross_check, thresholds_for
 
@@ -29,7 +28,7 @@ FOUND = [
 
 def chosen(wish=None, least_objects=1, objects=OBJECTS, found=FOUND, classes="abc", **options):
     evaluator = scene(objects, found, classes=classes, **options)
-    return thresholds_for(match_all(evaluator), evaluator.class_map, wish, least_objects=least_objects)
+    return thresholds_for(evaluator.matches(), evaluator.class_map, wish, least_objects=least_objects)
 
 
 @pytest.mark.parametrize(
@@ -67,7 +66,7 @@ def test_a_class_with_few_objects_gets_the_threshold_of_all():
     assert few.score == none.score == thresholds.default == pytest.approx(0.4)  # 4 of 7 right, of 5
     assert (few.precision, few.recall) == (1 / 2, 1)
     assert (none.objects, none.precision, none.recall) == (0, None, None)
-    together = score_curves(match_all(scene(OBJECTS, FOUND, classes="abc")))
+    together = score_curves(scene(OBJECTS, FOUND, classes="abc").matches())
     assert thresholds.default == together.best_score[0]
 
 
@@ -80,7 +79,7 @@ def test_a_class_that_was_never_detected_gets_the_threshold_of_all():
 def test_classes_that_the_data_lacks_get_the_threshold_of_all():
     evaluator = scene(OBJECTS, FOUND)
     model = ClassMap(("zebra", "b", "a"), (1, 2, 3))
-    thresholds = thresholds_for(match_all(evaluator), model, least_objects=1, data="rows", split="val")
+    thresholds = thresholds_for(evaluator.matches(), model, least_objects=1, data="rows", split="val")
     assert [entry.name for entry in thresholds.classes] == ["zebra", "b", "a"]
     assert [entry.category_id for entry in thresholds.classes] == [1, 2, 3]
     assert [entry.own for entry in thresholds.classes] == [False, True, True]
@@ -90,7 +89,7 @@ def test_classes_that_the_data_lacks_get_the_threshold_of_all():
 
 def test_what_is_expected_is_what_a_check_on_the_same_images_finds():
     evaluator = evaluate(*random_case(81, images=40))
-    matches = match_all(evaluator)
+    matches = evaluator.matches()
     thresholds = thresholds_for(matches, evaluator.class_map, Wish("precision", 0.6), calibration=True)
     check = check_thresholds(matches, evaluator.class_map, thresholds)
     for class_id, entry in enumerate(thresholds.classes):
@@ -105,8 +104,8 @@ def test_what_is_expected_is_what_a_check_on_the_same_images_finds():
 def test_a_check_counts_by_the_models_classes():
     evaluator = scene(OBJECTS, FOUND)
     model = ClassMap(("zebra", "b", "a"), (1, 2, 3))
-    thresholds = thresholds_for(match_all(evaluator), model, least_objects=1)
-    check = check_thresholds(match_all(evaluator), model, thresholds)
+    thresholds = thresholds_for(evaluator.matches(), model, least_objects=1)
+    check = check_thresholds(evaluator.matches(), model, thresholds)
     assert check.objects.tolist() == [0, 1, 4]
     assert check.taken.tolist() == [0, 2, 4]
     assert check.right.tolist() == [0, 1, 3]
@@ -121,8 +120,8 @@ def test_a_check_counts_by_the_models_classes():
 
 def test_calibration_is_checked_on_other_images():
     fitted, checked = simulated(2.0, 0.5), simulated(2.0, 0.5, seed=1)
-    thresholds = thresholds_for(match_all(fitted), fitted.class_map, Wish("precision", 0.7), calibration=True)
-    check = check_thresholds(match_all(checked), checked.class_map, thresholds)
+    thresholds = thresholds_for(fitted.matches(), fitted.class_map, Wish("precision", 0.7), calibration=True)
+    check = check_thresholds(checked.matches(), checked.class_map, thresholds)
     assert check.ece > 0.08
     assert check.ece_calibrated < 0.025
     assert check.precision() == pytest.approx(0.7, abs=0.04)
@@ -135,9 +134,9 @@ def test_halves_checked_on_each_other_count_every_image_once():
         return thresholds_for(matches, evaluator.class_map, Wish("precision", 0.8))
 
     check = cross_check(evaluator, choose, evaluator.class_map)
-    assert check.objects.tolist() == match_all(evaluator).objects_by_class().tolist()
+    assert check.objects.tolist() == evaluator.matches().objects_by_class().tolist()
     assert check.precision() == pytest.approx(0.8, abs=0.04)
-    expected = check_thresholds(match_all(evaluator), evaluator.class_map, choose(match_all(evaluator)))
+    expected = check_thresholds(evaluator.matches(), evaluator.class_map, choose(evaluator.matches()))
     assert check.taken.sum() == pytest.approx(expected.taken.sum(), rel=0.1)
     assert check.ece == pytest.approx(expected.ece, abs=0.02)
 

@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 
-from detrkit.evaluation.matching import match_all
 from detrkit.evaluation.weighted_ap import RECALLS, WeightedAP, mean_over_classes, recalls_reached
 
 from .test_coco import evaluate, pycocotools_eval, random_case
@@ -60,7 +59,7 @@ def test_weights_are_repeated_images(ties, crowd):
     weights = np.stack([np.bincount(rng.integers(0, 12, 12), minlength=12) for _ in range(6)], axis=1)
     weights[:, 4] = 0
     weights[5, 4] = 5  # five times the same image
-    measured = WeightedAP(match_all(evaluate(content, detections))).measure(weights.astype(float))
+    measured = WeightedAP(evaluate(content, detections).matches()).measure(weights.astype(float))
     mean = mean_over_classes(measured)
     undefined = 0
     for number, column in enumerate(weights.T):
@@ -75,7 +74,7 @@ def test_weights_are_repeated_images(ties, crowd):
 def test_weights_of_one_give_the_values_of_the_evaluation(seed):
     content, detections = random_case(seed, images=30)
     evaluator = evaluate(content, detections)
-    metrics, matches = evaluator.finish(), match_all(evaluator)
+    metrics, matches = evaluator.finish(), evaluator.matches()
     measured = WeightedAP(matches).measure(np.ones((30, 1)))
     for row, name in enumerate(("AP", "AP50", "AP75")):
         assert mean_over_classes(measured)[row, 0] == pytest.approx(metrics[name], abs=1e-12)
@@ -92,9 +91,9 @@ def test_weights_of_none_and_one_choose_images():
     evaluator = evaluate(content, detections)
     chosen = sorted(detections)[::3]
     weights = np.isin(evaluator.truth.image_ids, chosen).astype(float)[:, None]
-    value = mean_over_classes(WeightedAP(match_all(evaluator)).measure(weights))[0, 0]
+    value = mean_over_classes(WeightedAP(evaluator.matches()).measure(weights))[0, 0]
     assert value == pytest.approx(evaluator.finish(chosen)["AP"], abs=1e-12)
-    some = match_all(evaluator, chosen)
+    some = evaluator.matches(chosen)
     assert mean_over_classes(WeightedAP(some).measure(np.ones((len(chosen), 1))))[0, 0] == pytest.approx(value)
 
 
