@@ -60,7 +60,7 @@ def run_demo(
     from detrkit.curation.synthetic import write_synthetic
     from detrkit.evaluation.report import metrics_table
     from detrkit.hardware import has_fast_bf16
-    from detrkit.training.run import run_drawings
+    from detrkit.training.drawings import run_drawings
 
     out = Path(out)
     if out.exists() and any(out.iterdir()):

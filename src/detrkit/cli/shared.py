@@ -93,7 +93,7 @@ def print_json(value: object) -> None:
     """Print a result for programs."""
     import msgspec
 
-    typer.echo(json.dumps(value, indent=1, default=msgspec.to_builtins))
+    typer.echo(json.dumps(value, indent=1, default=msgspec.to_builtins, allow_nan=False))
 
 
 def report(found: Any, as_json: bool, written: str = "") -> None:

@@ -62,14 +62,6 @@ class Drawings(NamedTuple):
     detections: Callable[[np.ndarray, sv.Detections], np.ndarray]
 
 
-def run_drawings() -> Drawings:
-    """Return the usual drawings: curves and sample detections."""
-    from detrkit.visual.curves import plot_curves
-    from detrkit.visual.drawing import draw
-
-    return Drawings(plot_curves, draw)
-
-
 def start_run(
     config: Config,
     run_dir: Path,

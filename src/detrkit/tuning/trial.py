@@ -49,7 +49,8 @@ class _StoppedBySignalError(Exception):
 
 def train_trial(config: Config, run_dir: Path, on_evaluation: OnEvaluation) -> FitResult:
     """Train in a folder, or go on with the run in it."""
-    from detrkit.training.run import resume_run, run_drawings, start_run
+    from detrkit.training.drawings import run_drawings
+    from detrkit.training.run import resume_run, start_run
 
     def say_nothing(_message: str) -> None:
         """Say nothing: every trial would say the same anew."""
