@@ -15,7 +15,7 @@ from PIL import Image
 from benchmarks.timing import Row, time_in_turn
 from detrkit.classes import ClassMap
 from detrkit.config import TransformConfig
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.ops.images import decode_image
 from detrkit.preprocess import normalize_images, resize_image, resized_size_hw
 from detrkit.types import ImageDetections

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detrkit.classes import ClassMap
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.types import ImageDetections
 

@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from detrkit.evaluation.analysis import Evaluation, Origin, analyze
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.matching import Found
 from detrkit.evaluation.report import write_evaluation
 from detrkit.evaluation.truth import CocoTruth

@@ -194,7 +194,7 @@ _BEGINNINGS = {
 }
 _ENDS = {
     **{name: _BEGINNINGS[name] for name in ("start", "sync", "rename", "cut")},
-    "evaluation": ("detrkit.evaluation.coco:CocoEvaluator.add",),
+    "evaluation": ("detrkit.evaluation.coco:BoxEvaluator.add",),
     "step": ("detrkit.training.step:apply_gradients",),
     "loader": ("torch.utils.data.dataloader:_BaseDataLoaderIter.__init__",),
     "load": ("detrkit.checkpoint:load_checkpoint", "detrkit.training.loop:resume_state"),

@@ -14,7 +14,7 @@ from detrkit.data.split import unknown_classes
 from detrkit.detectors.find import find_target
 from detrkit.detectors.on_split import EvalTarget, bind_target, collect, read_split_for
 from detrkit.errors import DataError, UsageError
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.thresholds import (
     LEAST_OBJECTS,

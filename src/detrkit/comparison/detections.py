@@ -24,7 +24,7 @@ from detrkit.detectors.split_evaluator import Progress
 from detrkit.detectors.stages import Stages
 from detrkit.download import hash_of
 from detrkit.errors import DataError
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.files import atomic_file, free_name
 

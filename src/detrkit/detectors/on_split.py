@@ -17,7 +17,7 @@ from detrkit.detectors.sources import read_windows
 from detrkit.detectors.split_evaluator import Found, ImageChange, Progress, detect_with_stages
 from detrkit.detectors.stages import ModelStages, Stages
 from detrkit.errors import UsageError
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 
 

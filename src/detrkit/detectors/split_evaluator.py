@@ -20,7 +20,7 @@ from detrkit.data.transforms import eval_transform
 from detrkit.detectors.interop import to_supervision
 from detrkit.detectors.stages import ModelStages, model_stages, prepare
 from detrkit.distributed import ProcessGroup
-from detrkit.evaluation.coco import CocoEvaluator, ImageResults
+from detrkit.evaluation.coco import BoxEvaluator, ImageResults
 from detrkit.evaluation.gather import collect_together
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.families.family import BuiltModel
@@ -114,7 +114,7 @@ class SplitEvaluator:
     def measure(self, model: nn.Module) -> Mapping[str, float]:
         """Return the twelve numbers, on the first process; nothing on the others, which do their share too."""
         config, processes = self.built.config, self.processes
-        evaluator = CocoEvaluator(self.truth, self.built.class_map, config.train.max_detections)
+        evaluator = BoxEvaluator(self.truth, self.built.class_map, config.train.max_detections)
         found = detect_with_stages(self._stages(model), config, self.split, processes=processes)
         if processes is None:
             for image_id, detections in found:

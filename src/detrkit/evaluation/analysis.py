@@ -17,9 +17,10 @@ from detrkit.classes import SIZE_LIMITS
 from detrkit.errors import UsageError
 from detrkit.evaluation.bootstrap import LEAST_RESAMPLES, RESAMPLES, Intervals, bootstrap
 from detrkit.evaluation.calibration import Calibration, calibrate
-from detrkit.evaluation.coco import UNDEFINED, ClassMetrics, CocoEvaluator, CocoMetrics
+from detrkit.evaluation.coco import UNDEFINED, ClassMetrics, CocoMetrics
 from detrkit.evaluation.confusion import Confusion, confusion
 from detrkit.evaluation.error_types import ErrorTypes, classify_errors
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.failures import Failures, find_failures
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.overlaps import Overlaps, overlaps

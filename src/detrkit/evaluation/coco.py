@@ -9,18 +9,14 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import hotcoco
-import msgspec
 import numpy as np
 
 from detrkit.classes import ClassMap, match_classes
 from detrkit.errors import DataError, UsageError
-from detrkit.evaluation.matching import Found, Matches, match_detections
-from detrkit.evaluation.truth import CocoTruth, read_ground_truth
-from detrkit.files import atomic_file
+from detrkit.evaluation.truth import CocoTruth
 from detrkit.types import ImageDetections
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -96,7 +92,7 @@ class CocoMetrics:
         }
 
 
-class CocoEvaluator:
+class BoxEvaluator:
     """Collects detections image by image as compact arrays, then measures them.
 
     The class map's ``class_id`` is carried to the data set's category by name, so a model from another
@@ -104,25 +100,18 @@ class CocoEvaluator:
     category id decides. No score threshold is applied.
 
     Args:
-        annotations: COCO JSON file, its content, or a :class:`CocoTruth` (see ``ground_truth_from_index``).
+        truth: Annotations of the data set, see ``ground_truth_from_index``.
         class_map: The classes that the detections speak of; the data set's own when not given.
         max_detections: Detections that count per image and class, best scores first, as in pycocotools.
 
     Raises:
-        AnnotationError: The annotations cannot be read.
         DataError: No class of the model is a class of the data set.
     """
 
-    def __init__(
-        self,
-        annotations: str | Path | Mapping[str, Any] | CocoTruth,
-        class_map: ClassMap | None = None,
-        max_detections: int = MAX_DETECTIONS,
-    ):
+    def __init__(self, truth: CocoTruth, class_map: ClassMap | None = None, max_detections: int = MAX_DETECTIONS):
         if max_detections < 1:
             raise UsageError(f"max_detections is {max_detections}, expected 1 or more")
-        self.truth = annotations if isinstance(annotations, CocoTruth) else read_ground_truth(annotations)
-        self.max_detections = max_detections
+        self.truth, self.max_detections = truth, max_detections
         self.class_map = class_map or self.truth.class_map
         self._data_class_ids = match_classes(self.class_map, self.truth.class_map)
         self._row_by_image_id = self.truth.row_by_image_id()
@@ -220,40 +209,6 @@ class CocoEvaluator:
         evaluation.evaluate()
         evaluation.accumulate()
         return evaluation
-
-    def matches(self, image_ids: ImageIds = "all") -> Matches:
-        """Match detections and objects at every IoU: what all explanations are made from.
-
-        Args:
-            image_ids: As for :meth:`finish`.
-        """
-        rows = self._rows(image_ids)
-        results = self.results(rows)
-        image_rows, class_ids = results[:, [0, 6]].T.astype(np.int64) - 1
-        found = Found(image_rows, class_ids, results[:, 5], results[:, 1:5])
-        return match_detections(self.truth, found, rows, self.max_detections)
-
-    def write_results_json(self, path: str | Path) -> int:
-        """Write COCO's result format, image after image, and return the number of detections written.
-
-        The numbers are those that are measured here, to the last digit: ``bbox`` [x, y, width, height] in
-        float32 arithmetic as the published DETR code does it, ``category_id`` the data set's.
-        """
-        category_ids = self.truth.class_map.category_ids
-        encode = msgspec.json.Encoder().encode  # ten times as fast as json, with the same digits
-        results = self.results()
-        with atomic_file(Path(path)) as file:
-            file.write("[")
-            for image in np.split(results, np.flatnonzero(np.diff(results[:, 0])) + 1) if len(results) else ():
-                image_id = int(self.truth.image_ids[int(image[0, 0]) - 1])
-                entries = [
-                    {"image_id": image_id, "category_id": category_ids[int(kind) - 1], "bbox": box, "score": score}
-                    for _, *box, score, kind in image.tolist()
-                ]
-                file.write("\n" if image[0, 0] == results[0, 0] else ",\n")
-                file.write(b",\n".join(map(encode, entries)).decode())
-            file.write("\n]\n")
-        return len(results)
 
     def results(self, rows: np.ndarray | None = None) -> np.ndarray:
         """Return the detections of the data set's classes in hotcoco's form, float64 ``[D, 7]``, ordered by image.

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from detrkit.errors import DataError, DetrkitError
-from detrkit.evaluation.coco import CocoEvaluator, ImageResults
+from detrkit.evaluation.coco import BoxEvaluator, ImageResults
 from detrkit.types import ImageDetections
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 def collect_together(
     processes: ProcessGroup,
-    evaluator: CocoEvaluator,
+    evaluator: BoxEvaluator,
     share: Iterator[tuple[int, ImageDetections | ImageResults]],
     num_images: int,
     batch_size: int,

@@ -14,7 +14,8 @@ import numpy as np
 from detrkit.classes import ClassMap, match_classes
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.calibration import calibrate, fit_temperature
-from detrkit.evaluation.coco import CocoEvaluator, known
+from detrkit.evaluation.coco import known
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.score_curves import Cuts, class_cuts, iou_row, together_cuts
 from detrkit.threshold_file import ClassThreshold, ScoreScale, Thresholds

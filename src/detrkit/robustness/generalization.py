@@ -12,7 +12,8 @@ import numpy as np
 from detrkit.data.split import Split
 from detrkit.detectors.on_split import EvalTarget, bind_target, detect_on_split
 from detrkit.errors import DataError
-from detrkit.evaluation.coco import CocoEvaluator, CocoMetrics, known
+from detrkit.evaluation.coco import CocoMetrics, known
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.robustness.classes import ClassMatch, ClassNames, match_names
 from detrkit.robustness.study import tell_part

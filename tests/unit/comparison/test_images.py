@@ -7,7 +7,8 @@ import pytest
 
 from detrkit.classes import ClassMap
 from detrkit.comparison.images import compare_images, operate
-from detrkit.evaluation.coco import CocoEvaluator, ImageResults
+from detrkit.evaluation.coco import ImageResults
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.truth import CocoTruth
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.types import ImageDetections
 
 SIDE = 100

@@ -7,7 +7,7 @@ import pytest
 
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.analysis import DEFAULT_SCORE, Origin, analyze
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from tests.unit.evaluation.report.simulated import detected, generated
 
 

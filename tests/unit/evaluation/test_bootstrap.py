@@ -6,7 +6,7 @@ import pytest
 from benchmarks.coverage import OURS, SETTINGS, UNLIKE, Setting, cover, table
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.bootstrap import LEAST_IMAGES, bootstrap, paired_bootstrap, resample
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from tests.support.simulation import Scene, Skill, simulate
 
 from .scenes import objects_in_images

@@ -7,7 +7,8 @@ import pytest
 
 from detrkit.errors import DataError
 from detrkit.evaluation.calibration import calibrate, fit_scores, fit_temperature
-from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator
+from detrkit.evaluation.coco import UNDEFINED
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.threshold_file import logits_of
 from detrkit.types import ImageDetections
 

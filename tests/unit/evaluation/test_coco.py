@@ -12,7 +12,8 @@ from pycocotools.cocoeval import COCOeval
 
 from detrkit.classes import ClassMap, match_classes
 from detrkit.errors import DataError, UsageError
-from detrkit.evaluation.coco import METRIC_NAMES, CocoEvaluator
+from detrkit.evaluation.coco import METRIC_NAMES
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.types import ImageDetections
 
 REAL = ["coco_mini/annotations/instances_val2017.json", "bccd_voc/coco/instances_val.json"]

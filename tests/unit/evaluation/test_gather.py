@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from detrkit.errors import DataError, ImageError
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.gather import collect_together
 from detrkit.types import ImageDetections
 

@@ -8,8 +8,8 @@ import pytest
 
 from detrkit.classes import ClassMap
 from detrkit.errors import AnnotationError
-from detrkit.evaluation.coco import CocoEvaluator
-from detrkit.evaluation.truth import ground_truth_from_index, read_ground_truth
+from detrkit.evaluation.evaluator import CocoEvaluator, read_ground_truth
+from detrkit.evaluation.truth import ground_truth_from_index
 
 
 def small_content():

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from detrkit.evaluation.coco import UNDEFINED, CocoEvaluator, CocoMetrics
+from detrkit.evaluation.coco import UNDEFINED, CocoMetrics
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.failures import failure_sections, write_failures
 from detrkit.evaluation.matching import IOU_THRESHOLDS
 from detrkit.evaluation.report import tables

@@ -7,8 +7,8 @@ import dataclasses
 import numpy as np
 
 from detrkit.classes import ClassMap
-from detrkit.evaluation.coco import CocoEvaluator
 from detrkit.evaluation.error_types import ErrorTypes, classify_errors
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.failures import Failures, find_failures
 from detrkit.evaluation.matching import Found, Matches, match_detections
 from detrkit.evaluation.truth import CocoTruth

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from detrkit.evaluation.evaluator import read_ground_truth
 from detrkit.evaluation.failures.causes import Question, find_causes
 from detrkit.evaluation.failures.properties import Property, at_border
 from detrkit.evaluation.matching import Found
-from detrkit.evaluation.truth import CocoTruth, read_ground_truth
+from detrkit.evaluation.truth import CocoTruth
 
 from .cases import failures_of, generated_truth, jittered, near_perfect_detector, truth_of
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from detrkit.classes import ClassMap
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.failures import KINDS, label_issues_as_coco, write_failures
 from tests.unit.visual.test_table import HOSTILE
 

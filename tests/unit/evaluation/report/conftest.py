@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from detrkit.evaluation.analysis import Evaluation, Origin, analyze
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.latency import Latency, Percentiles
 from tests.unit.evaluation.report.simulated import detected, generated
 

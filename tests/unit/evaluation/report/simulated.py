@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from tests.unit.evaluation.failures.cases import add_all, simulated_detector
 
 

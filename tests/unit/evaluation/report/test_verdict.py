@@ -7,7 +7,7 @@ import dataclasses
 import numpy as np
 
 from detrkit.evaluation.analysis import Origin, analyze
-from detrkit.evaluation.coco import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.report.verdict import operating_point, verdict, warnings
 from detrkit.types import ImageDetections
 from tests.unit.evaluation.report.conftest import made, nothing_detected, nothing_to_find
