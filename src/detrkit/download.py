@@ -38,7 +38,6 @@ _TRY_AGAIN = frozenset({408, 425, 429, 500, 502, 503, 504})
 _FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _CONTENT_RANGE = re.compile(r"bytes (?:(\d+)-\d+|\*)/(\d+)$")
 _HASH_IN_NAME = re.compile(r"-([0-9a-f]{8,64})\.")
-_LINE_EVERY_S = 10.0
 
 
 def no_report(*_what: object) -> None:
@@ -495,9 +494,9 @@ def _reason(error: Any) -> str:
 
 @contextlib.contextmanager
 def transfer_progress(hidden: bool) -> Iterator[Report]:
-    """Show bytes, speed and time left on standard error: a bar on a terminal, a line now and then elsewhere."""
+    """Show bytes, speed and time left as a bar on standard error, where that is a terminal."""
     if hidden or not sys.stderr.isatty():
-        yield no_report if hidden else _progress_lines()
+        yield no_report
         return
     from rich import progress
     from rich.console import Console
@@ -518,27 +517,6 @@ def transfer_progress(hidden: bool) -> Iterator[Report]:
             bar.update(bar.task_ids[0], completed=done, total=total)
 
         yield report
-
-
-def _progress_lines(clock: Callable[[], float] = time.monotonic) -> Report:
-    """Return a report that prints lines for a log: what, how much of it, how fast, and how long still."""
-    began: dict[str, tuple[float, int]] = {}
-    said_at = clock()
-
-    def report(title: str, done: int, total: int | None) -> None:
-        nonlocal said_at
-        now = clock()
-        start, before = began.setdefault(title, (now, done))
-        if now - said_at < _LINE_EVERY_S or now <= start:
-            return
-        said_at = now
-        speed = (done - before) / (now - start)
-        left = ""
-        if total and speed > 0:
-            left = f" of {size_text(total)}, {max(0, total - done) / speed:,.0f} s left"
-        _to_stderr(f"{title}: {size_text(done)}{left}, {size_text(round(speed))}/s")
-
-    return report
 
 
 def _to_stderr(message: str) -> None:

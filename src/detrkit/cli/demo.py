@@ -57,10 +57,10 @@ def run_demo(
     from rich.console import Console
 
     import detrkit
+    from detrkit.cli.shared import run_drawings
     from detrkit.curation.synthetic import write_synthetic
     from detrkit.evaluation.report import metrics_table
     from detrkit.hardware import has_fast_bf16
-    from detrkit.training.drawings import run_drawings
 
     out = Path(out)
     if out.exists() and any(out.iterdir()):

@@ -9,6 +9,9 @@ import typer
 from detrkit.cli.shared import JsonOption, errors, opt, print_json
 from detrkit.families.presets import PRESETS
 
+# Slots of COCO's published head, for counting parameters.
+_COCO_LABELS = 91
+
 
 def models(
     parts: Annotated[
@@ -49,8 +52,6 @@ def _list_presets(as_json: bool) -> None:
 
 
 def _list_parts(preset: str, as_json: bool) -> None:
-    from detrkit.families.build import model_parts
-
     sizes = model_parts(preset)
     if as_json:
         print_json(sizes)
@@ -61,3 +62,22 @@ def _list_parts(preset: str, as_json: bool) -> None:
     total = sum(size for name, size in sizes.items() if "." not in name)
     typer.echo(f"{'in all, with COCO head':24} {total:>12,}")
     typer.echo("Freeze some: --set 'train.freeze=[backbone]'. Other rates: --set 'train.lr_scale={encoder: 0.1}'")
+
+
+def model_parts(preset: str) -> dict[str, int]:
+    """Count the parameters of each part of a preset with COCO's head, from the image to the detections.
+
+    A part inside another, such as ``backbone.stem``, is counted in both.
+    """
+    from detrkit.families.build import get_family
+    from detrkit.families.parts import find_places, is_inside, part_names
+    from detrkit.families.recipes import preset_config
+
+    config = preset_config(preset)
+    model = get_family(config.model).build(config.model, _COCO_LABELS)
+    places = find_places(model)
+    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
+    return {
+        part: sum(size for name, size in sizes.items() if is_inside(places[name].part, part))
+        for part in part_names(places)
+    }

@@ -18,7 +18,7 @@ def resume(
     """Go on with a training that was stopped, from its last checkpoint and with its config."""
     with errors():
         from detrkit.api.resume import resume as go_on
-        from detrkit.training.drawings import run_drawings
+        from detrkit.cli.shared import run_drawings
 
         changes = parse_assignments(assignments or [])
         report_run(go_on(run, epochs=epochs, changes=changes, drawings=run_drawings(), say=say))

@@ -158,6 +158,15 @@ def step_bar(hidden: bool) -> Iterator[Any]:
         yield update
 
 
+def run_drawings() -> Drawings:
+    """Return the functions that draw a training's curves and sample detections."""
+    from detrkit.detectors.on_split import draw_found
+    from detrkit.training.run import Drawings
+    from detrkit.visual.curves import plot_curves
+
+    return Drawings(plot_curves, draw_found)
+
+
 def report_run(result: Any) -> None:
     """Say how a training ended, and exit as it did."""
     best = "not evaluated" if result.best is None else f"best AP {result.best:.3f}"

@@ -47,7 +47,7 @@ def train(
             shared.report(diagnosis, as_json)
             return
         from detrkit.api.train import train as begin
-        from detrkit.training.drawings import run_drawings
+        from detrkit.cli.shared import run_drawings
 
         result = begin(
             model,

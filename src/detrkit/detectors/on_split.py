@@ -6,6 +6,7 @@ import os
 from collections.abc import Sequence
 from typing import Protocol
 
+import numpy as np
 from torch import Tensor
 
 from detrkit.classes import ClassMap
@@ -13,12 +14,15 @@ from detrkit.config import DataConfig
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split, read_split
 from detrkit.detectors.detector import WINDOW_BATCHES, Detector
+from detrkit.detectors.interop import to_supervision
 from detrkit.detectors.sources import read_windows
 from detrkit.detectors.split_evaluator import Found, ImageChange, Progress, detect_with_stages
 from detrkit.detectors.stages import ModelStages, Stages
 from detrkit.errors import UsageError
 from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
+from detrkit.types import ImageDetections
+from detrkit.visual.drawing import draw
 
 
 class DetectionSource(Protocol):
@@ -181,3 +185,8 @@ def read_split_for(
         raise UsageError(f"no data given (--data DATA), and {models} from a run that knows its own")
     part = read_split(known[0], split, strict=True, pixels=pixels)
     return part, known[0].root or known[0].val_annotations or ""
+
+
+def draw_found(image: np.ndarray, found: ImageDetections, class_map: ClassMap) -> np.ndarray:
+    """Draw the detections of a score of 0.5 or more on a copy of an image, uint8 ``[H, W, 3]``."""
+    return draw(image, to_supervision(found, class_map, threshold=0.5))

@@ -4,20 +4,18 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from torchvision import tv_tensors
 
-from detrkit.classes import match_classes
+from detrkit.classes import ClassMap, match_classes
 from detrkit.config import Config, Precision
 from detrkit.data.coco import CocoDataset, Sample, Transform
 from detrkit.data.loader import EvaluationBatchSampler, build_loader
 from detrkit.data.split import Split
 from detrkit.data.transforms import eval_transform
-from detrkit.detectors.interop import to_supervision
 from detrkit.detectors.stages import ModelStages, model_stages, prepare
 from detrkit.distributed import ProcessGroup
 from detrkit.evaluation.coco import BoxEvaluator, ImageResults
@@ -31,8 +29,8 @@ Progress = Callable[[int], None]
 Found = Iterator[tuple[int, ImageDetections | ImageResults]]
 """Image id and detections of one image after the other."""
 
-Draw = Callable[[np.ndarray, Any], np.ndarray]
-"""Draws ``supervision.Detections`` on a copy of an image, uint8 ``[H, W, 3]``."""
+Draw = Callable[[np.ndarray, ImageDetections, ClassMap], np.ndarray]
+"""Draws detections on a copy of an image, uint8 ``[H, W, 3]``, given the classes of the model."""
 
 ImageChange = Callable[[Tensor, int], Tensor]
 """Gives another image of the same size from one, uint8 ``[3, H, W]`` as in its file, and its image id. Workers get
@@ -132,8 +130,8 @@ class SplitEvaluator:
         for row in range(min(count, len(index))):
             image = dataset.read_image(row)
             [found] = stages.postprocess(stages.forward(prepare(stages, [image])), [image_size_hw(image)])
-            detections = to_supervision(found, self.built.class_map, threshold=0.5)
-            drawn.append((index.file_name(row), draw(image.permute(1, 2, 0).numpy(), detections)))
+            pixels = image.permute(1, 2, 0).numpy()
+            drawn.append((index.file_name(row), draw(pixels, found, self.built.class_map)))
         return drawn
 
     def _stages(self, model: nn.Module) -> ModelStages:

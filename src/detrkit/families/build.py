@@ -19,7 +19,7 @@ from detrkit.errors import DataError, UsageError, WeightsError
 from detrkit.families.configs import DEFAULT_MODEL
 from detrkit.families.detr.family import DETR
 from detrkit.families.family import BuiltModel, Family
-from detrkit.families.parts import check_parts, find_places, freeze_parts, is_inside, part_names
+from detrkit.families.parts import check_parts, find_places, freeze_parts
 from detrkit.families.presets import PRESETS, get_preset
 from detrkit.families.recipes import preset_config
 from detrkit.families.transfer import load_exactly, match_logit_index, transfer, transfer_backbone
@@ -33,8 +33,6 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CLASSES_SUFFIX = ".classes.json"
 """Of the file beside an exported ``.pth``, which has no room for names."""
 
-# Slots of COCO's published head, for counting parameters.
-_COCO_LABELS = 91
 _SILENT_FIELDS = (
     "num_heads",
     "dilation",
@@ -202,21 +200,6 @@ def _training_notes(model: nn.Module, config: Config, report: LoadReport) -> lis
             else f"{steps} has no effect: nothing that is trained starts anew"
         )
     return notes
-
-
-def model_parts(preset: str) -> dict[str, int]:
-    """Count the parameters of each part of a preset with COCO's head, from the image to the detections.
-
-    A part inside another, such as ``backbone.stem``, is counted in both.
-    """
-    config = preset_config(preset)
-    model = get_family(config.model).build(config.model, _COCO_LABELS)
-    places = find_places(model)
-    sizes = {name: parameter.numel() for name, parameter in model.named_parameters()}
-    return {
-        part: sum(size for name, size in sizes.items() if is_inside(places[name].part, part))
-        for part in part_names(places)
-    }
 
 
 def starting_weights(config: Config) -> tuple[Config, Weights | None]:

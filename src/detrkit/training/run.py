@@ -8,9 +8,8 @@ import json
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from lightning_fabric import Fabric
 
@@ -23,7 +22,7 @@ from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.split import Split, read_split, unknown_classes
 from detrkit.data.transforms import needed_size, train_transform
-from detrkit.detectors.split_evaluator import SplitEvaluator
+from detrkit.detectors.split_evaluator import Draw, SplitEvaluator
 from detrkit.distributed import (
     ProcessGroup,
     check_same_state,
@@ -41,9 +40,6 @@ from detrkit.training.micro_batch import find_micro_batch
 from detrkit.training.session import OnEvaluation, Progress, TrainingSetup
 from detrkit.training.telemetry.trackers import check_trackers
 
-if TYPE_CHECKING:
-    import supervision as sv
-
 Say = Callable[[str], None]
 
 _DATA_PATHS = ("train_annotations", "train_images", "val_annotations", "val_images")
@@ -55,11 +51,11 @@ class Drawings(NamedTuple):
 
     Args:
         curves: Draws a metrics log, the first path, as a picture.
-        detections: Draws detections on an image, uint8 ``[H, W, 3]``.
+        detections: Draws detections of a class map on an image, uint8 ``[H, W, 3]``.
     """
 
     curves: Callable[[Path, Path], object]
-    detections: Callable[[np.ndarray, sv.Detections], np.ndarray]
+    detections: Draw
 
 
 def start_run(

@@ -49,18 +49,19 @@ class _StoppedBySignalError(Exception):
 
 def train_trial(config: Config, run_dir: Path, on_evaluation: OnEvaluation) -> FitResult:
     """Train in a folder, or go on with the run in it."""
-    from detrkit.training.drawings import run_drawings
-    from detrkit.training.run import resume_run, start_run
+    from detrkit.detectors.on_split import draw_found
+    from detrkit.training.run import Drawings, resume_run, start_run
+    from detrkit.visual.curves import plot_curves
 
     def say_nothing(_message: str) -> None:
         """Say nothing: every trial would say the same anew."""
 
-    options: dict[str, Any] = {"drawings": run_drawings(), "on_evaluation": on_evaluation}
+    drawings = Drawings(plot_curves, draw_found)
     if (run_dir / "config.yaml").is_file():
-        return resume_run(run_dir, say_nothing, **options)
+        return resume_run(run_dir, say_nothing, drawings=drawings, on_evaluation=on_evaluation)
     if run_dir.is_dir():  # its process died before there was a run
         shutil.rmtree(run_dir)
-    return start_run(config, run_dir, say_nothing, **options)
+    return start_run(config, run_dir, say_nothing, drawings=drawings, on_evaluation=on_evaluation)
 
 
 class Worker:

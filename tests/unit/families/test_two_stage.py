@@ -9,9 +9,10 @@ import torch
 from torch import nn
 
 from detrkit.classes import ClassMap
+from detrkit.cli.models import model_parts
 from detrkit.config import Config, update_config
 from detrkit.errors import WeightsError
-from detrkit.families.build import build_model, get_family, load_model, model_parts
+from detrkit.families.build import build_model, get_family, load_model
 from detrkit.families.family import build_criterion
 from detrkit.families.parts import Place, find_places, part_names
 from detrkit.families.recipes import preset_config

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -13,6 +16,9 @@ from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from detrkit.curation.fetch import DatasetEntry, FetchResult
+    from detrkit.download import Report
+
+_LINE_EVERY_S = 10.0
 
 
 def fetch(
@@ -49,8 +55,15 @@ def fetch(
             folder = Path(entry.name) if out is None else out if len(entries) == 1 else out / entry.name
             with transfer_progress(hidden=as_json) as report:
                 try:
-                    kept: dict[str, Any] = {"keep_archives": keep_archives, "force": force}
-                    result = fetch_dataset(entry.name, folder, parts=parts, **kept, say=tell, report=report)
+                    result = fetch_dataset(
+                        entry.name,
+                        folder,
+                        parts=parts,
+                        keep_archives=keep_archives,
+                        force=force,
+                        say=functools.partial(typer.echo, err=True) if as_json else say,
+                        report=report if as_json or sys.stderr.isatty() else _progress_lines(),
+                    )
                 except KeyboardInterrupt:
                     stopped = f"stopped; what was fetched is kept in {folder}; the same command goes on with it"
                     typer.echo(stopped, err=True)
@@ -116,3 +129,26 @@ def _size(count: int | None) -> str:
     from detrkit.download import size_text
 
     return "size not announced" if count is None else size_text(count)
+
+
+def _progress_lines(clock: Callable[[], float] = time.monotonic) -> Report:
+    """Return a report that prints lines for a log: what, how much of it, how fast, and how long still."""
+    from detrkit.download import size_text
+
+    began: dict[str, tuple[float, int]] = {}
+    said_at = clock()
+
+    def report(title: str, done: int, total: int | None) -> None:
+        nonlocal said_at
+        now = clock()
+        start, before = began.setdefault(title, (now, done))
+        if now - said_at < _LINE_EVERY_S or now <= start:
+            return
+        said_at = now
+        speed = (done - before) / (now - start)
+        left = ""
+        if total and speed > 0:
+            left = f" of {size_text(total)}, {max(0, total - done) / speed:,.0f} s left"
+        typer.echo(f"{title}: {size_text(done)}{left}, {size_text(round(speed))}/s", err=True)
+
+    return report
