@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detrkit.api.common import Say, Source, resolved_config
+from detrkit.api.common import Say, Source
+from detrkit.api.preflight import resolved_config
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError
 from detrkit.tuning.lr_range import LrRange, run_lr_range

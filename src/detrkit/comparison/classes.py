@@ -11,6 +11,7 @@ import numpy as np
 from detrkit.classes import match_classes
 from detrkit.detectors.on_split import EvalTarget
 from detrkit.errors import DataError, listed
+from detrkit.evaluation.evaluator import select_classes
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.visual.text import shortened
 
@@ -81,7 +82,7 @@ def choose_classes(subjects: Sequence[EvalTarget], truth: CocoTruth, which: Whic
         )
     left_out = tuple(names[i] for i in np.setdiff1d(np.arange(count), kept))
     unknown = tuple(tuple(names[i] for i in kept if not row[i]) for row in known)
-    return ComparedClasses(truth.only(kept.tolist()), left_out, unknown)
+    return ComparedClasses(select_classes(truth, kept.tolist()), left_out, unknown)
 
 
 def _some(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ Shapes: I images, N annotations, D detections, C classes of the data set.
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -154,3 +155,15 @@ def _read_json(path: Path) -> Mapping[str, Any]:
     if not isinstance(content, dict):
         raise AnnotationError(f"{path} holds a {type(content).__name__}, expected a COCO JSON object")
     return content
+
+
+def select_classes(truth: CocoTruth, class_ids: Sequence[int]) -> CocoTruth:
+    """Return the same images with the annotations of some classes alone, given in ascending order."""
+    if len(class_ids) == len(truth.class_map):
+        return truth
+    new_ids = np.full(len(truth.class_map), -1, dtype=np.int64)
+    new_ids[class_ids] = np.arange(len(class_ids))
+    kept = new_ids[truth.class_ids] >= 0
+    columns = {name: getattr(truth, name)[kept] for name in ("image_rows", "boxes_xywh", "area", "iscrowd")}
+    classes, class_map = new_ids[truth.class_ids[kept]], truth.class_map.select(class_ids)
+    return dataclasses.replace(truth, class_ids=classes, class_map=class_map, **columns)

@@ -6,7 +6,6 @@ Shapes: I images, N annotations, C classes of the data set.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
 
 import hotcoco
 import numpy as np
@@ -44,17 +43,6 @@ class CocoTruth:
     def row_by_image_id(self) -> dict[int, int]:
         """Return the row in ``image_ids`` of each of the data set's image ids."""
         return {image_id: row for row, image_id in enumerate(self.image_ids.tolist())}
-
-    def only(self, class_ids: Sequence[int]) -> CocoTruth:
-        """Return the same images with the annotations of some classes alone, given in ascending order."""
-        if len(class_ids) == len(self.class_map):
-            return self
-        new_ids = np.full(len(self.class_map), -1, dtype=np.int64)
-        new_ids[class_ids] = np.arange(len(class_ids))
-        kept = new_ids[self.class_ids] >= 0
-        columns = {name: getattr(self, name)[kept] for name in ("image_rows", "boxes_xywh", "area", "iscrowd")}
-        classes, map_ = new_ids[self.class_ids[kept]], self.class_map.select(class_ids)
-        return dataclasses.replace(self, class_ids=classes, class_map=map_, **columns)
 
     def to_hotcoco(self) -> hotcoco.COCO:
         """Return the same as hotcoco's object, with row + 1 as image id and class id + 1 as category id.

@@ -13,7 +13,7 @@ from detrkit.data.split import Split
 from detrkit.detectors.on_split import EvalTarget, bind_target, detect_on_split
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import CocoMetrics, known
-from detrkit.evaluation.evaluator import CocoEvaluator
+from detrkit.evaluation.evaluator import CocoEvaluator, select_classes
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.robustness.classes import ClassMatch, ClassNames, match_names
 from detrkit.robustness.study import tell_part
@@ -169,6 +169,6 @@ def _evaluate(
         return everything, everything
     ids = np.array(match.classes.category_ids)[match.matched()]
     kept = np.flatnonzero(np.isin(truth.class_map.category_ids, ids))  # the truth is ordered by category id
-    part = CocoEvaluator(truth.only(kept.tolist()), match.classes, subject.max_detections)
+    part = CocoEvaluator(select_classes(truth, kept.tolist()), match.classes, subject.max_detections)
     part.add_packed(collected.packed())
     return everything, part.finish()

@@ -8,7 +8,7 @@ import pytest
 
 from detrkit.classes import ClassMap
 from detrkit.errors import AnnotationError
-from detrkit.evaluation.evaluator import CocoEvaluator, read_ground_truth
+from detrkit.evaluation.evaluator import CocoEvaluator, read_ground_truth, select_classes
 from detrkit.evaluation.truth import ground_truth_from_index
 
 
@@ -99,10 +99,10 @@ def test_files_that_are_not_coco_detection_json_are_refused(tmp_path):
 
 def test_a_restricted_truth_keeps_all_images_and_the_annotations_of_its_classes():
     truth = read_ground_truth(small_content())
-    fewer = truth.only([1])
+    fewer = select_classes(truth, [1])
     assert fewer.image_ids.tolist() == [4, 9]
     assert fewer.class_map == ClassMap(("b",), (8,))
     assert (fewer.class_ids.tolist(), fewer.image_rows.tolist()) == ([0], [1])
     assert fewer.boxes_xywh.tolist() == [[1, 2, 3, 4]]
     assert fewer.iscrowd.tolist() == [True]
-    assert truth.only([0, 1]) is truth
+    assert select_classes(truth, [0, 1]) is truth
