@@ -101,12 +101,6 @@ class Matches:
         correct: np.ndarray = (self.matched >= 0) & ~self.ignored
         return correct
 
-    def by_score(self, class_id: int) -> np.ndarray:
-        """Return rows of a class's detections as COCO ranks them, best first; equal scores by image."""
-        rows = np.flatnonzero(self.found.class_ids == class_id)
-        ranked: np.ndarray = rows[np.argsort(-self.found.scores[rows], kind="stable")]
-        return ranked
-
     def objects_by_class(self) -> np.ndarray:
         """Return objects to be found of each class, int64 ``[C]``."""
         counts: np.ndarray = np.bincount(self.truth.class_ids[self.measured], minlength=len(self.truth.class_map))
