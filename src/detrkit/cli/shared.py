@@ -10,12 +10,15 @@ import os
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, NoReturn
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
 from detrkit.config import PRECISIONS
 from detrkit.errors import ConfigError, DetrkitError, UsageError, counted
+
+if TYPE_CHECKING:
+    from detrkit.training.run import Drawings
 
 
 def opt(metavar: str | None, help: str, *names: str, **limits: Any) -> Any:

@@ -61,7 +61,7 @@ def fetch(
                         parts=parts,
                         keep_archives=keep_archives,
                         force=force,
-                        say=functools.partial(typer.echo, err=True) if as_json else say,
+                        say=tell,
                         report=report if as_json or sys.stderr.isatty() else _progress_lines(),
                     )
                 except KeyboardInterrupt:
