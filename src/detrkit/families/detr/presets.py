@@ -5,7 +5,6 @@ No torch in here: ``detrkit models`` and ``--help`` read this page.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 from detrkit.config import BackboneName, Config, DataConfig, TrainConfig, TransformConfig
@@ -13,22 +12,28 @@ from detrkit.families.detr.config import DetrConfig
 from detrkit.families.preset import Preset, PublishedWeights
 
 _BASE_URL = "https://dl.fbaipublicfiles.com/detr/"
+_R50_SHA256 = "e632da11ec76ae67bac2f8579fbed3724e08dead7d200ca13e019b197784eadc"
+_R101_SHA256 = "2c7b67e52d2e687cefa3c4a5e701a148664159c96725c62984600d2d9d5c4104"
 
 
-def _published(preset: str, sha256: str, box_ap: float) -> PublishedWeights:
-    suffix = preset.removeprefix("detr-")
-    return PublishedWeights(
-        url=f"{_BASE_URL}{preset}-{sha256[:8]}.pth",
-        sha256=sha256,
-        hub_id="facebook/detr-" + suffix.replace("r50", "resnet-50").replace("r101", "resnet-101"),
-        box_ap=box_ap,
-        licence="Apache-2.0",
-    )
+_BACKBONE_FILES: dict[BackboneName, str] = {
+    "resnet18": "resnet18-f37072fd.pth",
+    "resnet34": "resnet34-b627a593.pth",
+    "resnet50": "resnet50-0676ba61.pth",
+    "resnet101": "resnet101-63fe2227.pth",
+}
 
 
-def _paper(preset: str, backbone: BackboneName, dilation: bool = False) -> Callable[[], Config]:
-    """Return what makes the paper's config on a backbone (table 1)."""
-    return lambda: Config(model=DetrConfig(preset=preset, backbone=backbone, dilation=dilation))
+def _paper(
+    preset: str, backbone: BackboneName, summary: str, params_m: float, sha256: str = "", box_ap: float = 0.0
+) -> Preset:
+    """Return the paper's DETR on a backbone (table 1), with the published weights if there are any."""
+    hub_name = preset.removeprefix("detr-").replace("r50", "resnet-50").replace("r101", "resnet-101")
+    url = f"{_BASE_URL}{preset}-{sha256[:8]}.pth"
+    published = PublishedWeights(url, sha256, f"facebook/detr-{hub_name}", box_ap, "Apache-2.0")
+    model = DetrConfig(preset=preset, backbone=backbone, dilation=preset.endswith("-dc5"))
+    file = _BACKBONE_FILES[backbone]
+    return Preset(lambda: Config(model=model), summary, params_m, file, published if sha256 else None)
 
 
 def detr_tiny() -> Config:
@@ -94,44 +99,12 @@ PRESETS: dict[str, Preset] = {
         2.5,
         fast={**_SMALL_FAST, "aids.denoising": 2},
     ),
-    "detr-r18": Preset(
-        _paper("detr-r18", "resnet18"),
-        "the paper's transformer on a light backbone",
-        28.9,
-        "resnet18-f37072fd.pth",
+    "detr-r18": _paper("detr-r18", "resnet18", "the paper's transformer on a light backbone", 28.9),
+    "detr-r34": _paper("detr-r34", "resnet34", "the paper's transformer on a middling backbone", 39.0),
+    "detr-r50": _paper("detr-r50", "resnet50", "the paper's DETR", 41.5, _R50_SHA256, 42.0),
+    "detr-r50-dc5": _paper(
+        "detr-r50-dc5", "resnet50", "finer last stage, at twice the cost", 41.5, "f0fb7ef5", 43.3
     ),
-    "detr-r34": Preset(
-        _paper("detr-r34", "resnet34"),
-        "the paper's transformer on a middling backbone",
-        39.0,
-        "resnet34-b627a593.pth",
-    ),
-    "detr-r50": Preset(
-        _paper("detr-r50", "resnet50"),
-        "the paper's DETR",
-        41.5,
-        "resnet50-0676ba61.pth",
-        _published("detr-r50", "e632da11ec76ae67bac2f8579fbed3724e08dead7d200ca13e019b197784eadc", 42.0),
-    ),
-    "detr-r50-dc5": Preset(
-        _paper("detr-r50-dc5", "resnet50", dilation=True),
-        "finer last stage: better on small objects, twice the cost",
-        41.5,
-        "resnet50-0676ba61.pth",
-        _published("detr-r50-dc5", "f0fb7ef5", 43.3),
-    ),
-    "detr-r101": Preset(
-        _paper("detr-r101", "resnet101"),
-        "deeper backbone",
-        60.5,
-        "resnet101-63fe2227.pth",
-        _published("detr-r101", "2c7b67e52d2e687cefa3c4a5e701a148664159c96725c62984600d2d9d5c4104", 43.5),
-    ),
-    "detr-r101-dc5": Preset(
-        _paper("detr-r101-dc5", "resnet101", dilation=True),
-        "deeper backbone and finer last stage: the best published AP",
-        60.5,
-        "resnet101-63fe2227.pth",
-        _published("detr-r101-dc5", "a2e86def", 44.9),
-    ),
+    "detr-r101": _paper("detr-r101", "resnet101", "deeper backbone", 60.5, _R101_SHA256, 43.5),
+    "detr-r101-dc5": _paper("detr-r101-dc5", "resnet101", "both: the best published AP", 60.5, "a2e86def", 44.9),
 }
