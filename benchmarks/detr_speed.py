@@ -109,11 +109,7 @@ def backbone(ours: nn.Module, theirs: Any, device: torch.device, repeats: int) -
         return work
 
     return time_in_turn(
-        {
-            "transformers, eager float32": them,
-            "detrkit float32": us(None),
-            "detrkit bf16": us(torch.bfloat16),
-        },
+        {"transformers, eager float32": them, "detrkit float32": us(None), "detrkit bf16": us(torch.bfloat16)},
         repeats,
         device,
     )

@@ -108,10 +108,7 @@ class TransformersPeer(PeerNetwork):
     def loss(self, images: Tensor, objects: Sequence[Objects]) -> Tensor:
         scale = _scale(images)
         labels = [
-            {
-                "class_labels": each.labels,
-                "boxes": box_convert(each.boxes_xyxy, "xyxy", "cxcywh") / scale,
-            }
+            {"class_labels": each.labels, "boxes": box_convert(each.boxes_xyxy, "xyxy", "cxcywh") / scale}
             for each in objects
         ]
         loss: Tensor = self.detector(pixel_values=images, labels=labels).loss
@@ -243,9 +240,4 @@ def _nano(num_classes: int, least_hw: SizeHW) -> dict[str, Any]:
     height, width = (-(-side // MULTIPLE) for side in least_hw)
     backbone = HGNetV2Config(**{name: value for name, value in _HGNET_B0.items() if name != "model_type"})
     places = 4 * height * width + height * width
-    return {
-        **_NANO,
-        "backbone_config": backbone,
-        "num_labels": num_classes,
-        "num_queries": min(300, places),
-    }
+    return {**_NANO, "backbone_config": backbone, "num_labels": num_classes, "num_queries": min(300, places)}

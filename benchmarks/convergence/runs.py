@@ -14,21 +14,8 @@ from typing import Any
 import torch
 
 import detrkit
-from benchmarks.convergence.budget import (
-    Budget,
-    epoch_seconds,
-    epochs_within,
-    evaluations_every,
-    measure_epoch,
-)
-from benchmarks.convergence.competitors import (
-    Conditions,
-    command_of,
-    config_of,
-    count_parameters,
-    kind_of,
-    train,
-)
+from benchmarks.convergence.budget import Budget, epoch_seconds, epochs_within, evaluations_every, measure_epoch
+from benchmarks.convergence.competitors import Conditions, command_of, config_of, count_parameters, kind_of, train
 from benchmarks.convergence.data_sets import Files
 from benchmarks.convergence.peers import PEERS
 from benchmarks.timing import machine
@@ -72,11 +59,7 @@ class Job:
     def asked(self) -> dict[str, Any]:
         """All that the result depends on, but for code and machine; ready for JSON."""
         config = self.config().model_dump(mode="json")
-        return {
-            "budget": dataclasses.asdict(self.budget),
-            "threads": self.conditions.threads,
-            "config": config,
-        }
+        return {"budget": dataclasses.asdict(self.budget), "threads": self.conditions.threads, "config": config}
 
 
 def result_of(job: Job, out: Path) -> dict[str, Any] | None:

@@ -42,8 +42,7 @@ class DataConfig(Section):
     prefetch: int = pydantic.Field(2, ge=1, description="batches each worker keeps ready")
     pin_memory: bool | Literal["auto"] = pydantic.Field("auto", description="auto: on when training on CUDA")
     fast_decode: bool = pydantic.Field(
-        True,
-        description="in training, read a JPEG at 1/2, 1/4 or 1/8 of its size where that is large enough",
+        True, description="in training, read a JPEG at 1/2, 1/4 or 1/8 of its size where that is large enough"
     )
     cache: str = pydantic.Field(
         "auto",
@@ -395,7 +394,7 @@ _MAPPINGS = frozenset(
 
 
 _MOVED: dict[tuple[str, ...], tuple[tuple[str, ...], dict[bool, str]]] = {
-    ("model", "dense_supervision"): (("aids", "dense"), {True: "center", False: "none"}),
+    ("model", "dense_supervision"): (("aids", "dense"), {True: "center", False: "none"})
 }
 """Keys of older files and checkpoints: what each is called now, and what its values are."""
 

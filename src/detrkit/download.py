@@ -199,12 +199,7 @@ def download(
 
 
 def mismatch(
-    path: Path,
-    *,
-    sha256: str = "",
-    md5: str = "",
-    size: int | None = None,
-    report: Report = no_report,
+    path: Path, *, sha256: str = "", md5: str = "", size: int | None = None, report: Report = no_report
 ) -> str | None:
     """Return what is not as published about a file, in words; None if nothing."""
     found = path.stat().st_size

@@ -33,8 +33,7 @@ class ModelConfig(Section):
         "auto", description="auto: frozen batch norm with pretrained weights, group norm without"
     )
     frozen_stages: int | Literal["auto"] = pydantic.Field(
-        "auto",
-        description="backbone stages not trained, the stem counting as one; auto: 2 if pretrained, else 0",
+        "auto", description="backbone stages not trained, the stem counting as one; auto: 2 if pretrained, else 0"
     )
     position_temperature: float = pydantic.Field(10000.0, gt=0)
     position_scale: float = pydantic.Field(

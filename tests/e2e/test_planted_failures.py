@@ -17,13 +17,7 @@ from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.matching import Found
 from detrkit.evaluation.report import write_evaluation
 from detrkit.evaluation.truth import CocoTruth
-from tests.unit.evaluation.failures.cases import (
-    add_all,
-    generated_truth,
-    joined,
-    names_of,
-    near_perfect_detector,
-)
+from tests.unit.evaluation.failures.cases import add_all, generated_truth, joined, names_of, near_perfect_detector
 
 CLASS = 2
 IMAGES = tuple(range(30, 60))

@@ -127,10 +127,7 @@ def test_outputs_and_gradients_equal_transformers(family: str, case: Any):
     torch.testing.assert_close(got, expected, rtol=1e-4, atol=1e-5)
     named = dict(theirs.named_parameters())
     assert_same_gradients(
-        got,
-        expected,
-        [*mine, *ours.parameters()],
-        [*yours, *(named[name] for name, _ in ours.named_parameters())],
+        got, expected, [*mine, *ours.parameters()], [*yours, *(named[name] for name, _ in ours.named_parameters())]
     )
 
 

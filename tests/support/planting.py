@@ -167,9 +167,7 @@ def _free_id(entries: Sequence[dict[str, Any]]) -> int:
     return 1 + max(int(entry["id"]) for entry in entries)
 
 
-def _set_box(
-    change: Callable[[list[float], tuple[int, int]], list[float]],
-) -> Spoil:
+def _set_box(change: Callable[[list[float], tuple[int, int]], list[float]]) -> Spoil:
     def spoil(data: DataCopy, entry: dict[str, Any]) -> None:
         entry["bbox"] = change(entry["bbox"], data.sizes()[entry["image_id"]])
 

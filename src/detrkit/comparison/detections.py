@@ -48,12 +48,7 @@ class DetectionStore:
         self._images = _images_digest(split)
 
     def obtain(
-        self,
-        subject: EvalTarget,
-        stem: str,
-        truth: CocoTruth,
-        batch_size: int | None,
-        progress: Progress | None,
+        self, subject: EvalTarget, stem: str, truth: CocoTruth, batch_size: int | None, progress: Progress | None
     ) -> tuple[CocoEvaluator, bool]:
         """Return the evaluator with a subject's detections, and True if they are those of an earlier comparison.
 

@@ -19,13 +19,7 @@ from detrkit.config import TransformConfig
 from detrkit.data.augment import Photometric
 from detrkit.data.coco import Sample, Transform
 from detrkit.data.compose import ComposedTransform, draw_float
-from detrkit.data.geometry import (
-    crop_sample,
-    flip_sample,
-    pad_sample,
-    resize_sample,
-    select_objects,
-)
+from detrkit.data.geometry import crop_sample, flip_sample, pad_sample, resize_sample, select_objects
 from detrkit.ops.images import DecodeTarget
 from detrkit.preprocess import image_size_hw, resized_size_hw
 from detrkit.types import Target

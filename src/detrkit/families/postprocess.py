@@ -14,10 +14,7 @@ from detrkit.types import ImageDetections, Outputs
 
 @torch.no_grad()
 def postprocess(
-    outputs: Outputs,
-    orig_sizes_hw: Sequence[SizeHW],
-    class_map: ClassMap,
-    scoring: ClassScoring = SOFTMAX,
+    outputs: Outputs, orig_sizes_hw: Sequence[SizeHW], class_map: ClassMap, scoring: ClassScoring = SOFTMAX
 ) -> list[ImageDetections]:
     """Return the detections of the last layer, best first.
 

@@ -23,11 +23,7 @@ from detrkit.errors import UsageError
 
 
 def deformable_sample(
-    values: Tensor,
-    shapes_hw: Sequence[tuple[int, int]],
-    points: Sequence[int],
-    locations: Tensor,
-    weights: Tensor,
+    values: Tensor, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
 ) -> Tensor:
     """Sum values at sampling points, each read bilinearly and multiplied by its weight.
 

@@ -9,9 +9,7 @@ import pytest
 from detrkit.config import TransformConfig
 from detrkit.curation.input_sizes import eval_inputs, train_inputs
 from detrkit.curation.stats import DatasetStats, dataset_stats
-from detrkit.curation.stats_report import (
-    write_stats_page,
-)
+from detrkit.curation.stats_report import write_stats_page
 from tests.unit.data.factory import make_index
 
 BOX = (0, 0, 40, 20)

@@ -7,13 +7,7 @@ import torch
 from torch import Tensor
 
 from detrkit.config import TransformConfig
-from detrkit.data.augment import (
-    augment_batch,
-    augments_on_device,
-    distort_batch,
-    distort_image,
-    draw_distortions,
-)
+from detrkit.data.augment import augment_batch, augments_on_device, distort_batch, distort_image, draw_distortions
 from detrkit.data.loader import collate, pack_targets
 from detrkit.data.transforms import train_transform
 from detrkit.types import Batch, GroundTruth

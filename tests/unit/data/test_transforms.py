@@ -8,12 +8,7 @@ from torchvision.transforms import v2
 from detrkit.config import TransformConfig
 from detrkit.data.coco import Sample
 from detrkit.data.geometry import crop_target
-from detrkit.data.transforms import (
-    IoUCrop,
-    eval_transform,
-    needed_size,
-    train_transform,
-)
+from detrkit.data.transforms import IoUCrop, eval_transform, needed_size, train_transform
 from detrkit.ops.images import DecodeTarget
 from detrkit.types import Target
 

@@ -214,9 +214,5 @@ def _rt_detr_v2() -> tuple[Any, Any]:
     return transformers.RTDetrV2ForObjectDetection(config), processor
 
 
-_MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {
-    "detr": _detr,
-    "yolos": _yolos,
-    "rt_detr_v2": _rt_detr_v2,
-}
+_MAKERS: dict[str, Callable[[], tuple[Any, Any]]] = {"detr": _detr, "yolos": _yolos, "rt_detr_v2": _rt_detr_v2}
 KINDS = tuple(_MAKERS)

@@ -9,13 +9,7 @@ import pytest
 from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.read import read_coco
 from detrkit.preflight.data_questions import check_offset
-from detrkit.preflight.evidence import (
-    CHANCE,
-    box_evidence,
-    collect_patches,
-    label_evidence,
-    offset_evidence,
-)
+from detrkit.preflight.evidence import CHANCE, box_evidence, collect_patches, label_evidence, offset_evidence
 
 SETS = {
     "coco": ("coco_mini/annotations/instances_train2017.json", "coco_mini/train2017"),

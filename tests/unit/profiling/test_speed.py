@@ -11,12 +11,7 @@ from PIL import Image
 
 import detrkit
 from detrkit.errors import UsageError
-from detrkit.profiling.speed import (
-    Setting,
-    all_settings,
-    made_up_image,
-    measure_speed,
-)
+from detrkit.profiling.speed import Setting, all_settings, made_up_image, measure_speed
 from detrkit.profiling.speed_report import speed_lines
 from tests.unit.detectors.fakes import FakeStages
 

@@ -10,13 +10,7 @@ import pytest
 import torch
 
 from detrkit import checkpoint
-from detrkit.checkpoint import (
-    CheckpointStore,
-    is_checkpoint,
-    load_checkpoint,
-    read_model,
-    save_checkpoint,
-)
+from detrkit.checkpoint import CheckpointStore, is_checkpoint, load_checkpoint, read_model, save_checkpoint
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.errors import CheckpointError

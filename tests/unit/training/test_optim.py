@@ -78,10 +78,7 @@ def test_fused_step_equals_plain_step():
     second.load_state_dict(first.state_dict())
     config = TrainConfig(lr=1e-2, weight_decay=0.1)
     fused = build_optimizer(first, config)
-    groups = [
-        {"params": [second.weight], "weight_decay": 0.1},
-        {"params": [second.bias], "weight_decay": 0.0},
-    ]
+    groups = [{"params": [second.weight], "weight_decay": 0.1}, {"params": [second.bias], "weight_decay": 0.0}]
     plain = torch.optim.AdamW(groups, lr=1e-2, fused=False, foreach=False)
     for _ in range(10):
         batch = torch.randn(3, 5)

@@ -20,11 +20,7 @@ from detrkit.data.formats.base import (
     relative,
     subfolders,
 )
-from detrkit.data.formats.coco.find import (
-    coco_files,
-    find_coco_by_content,
-    split_of_json,
-)
+from detrkit.data.formats.coco.find import coco_files, find_coco_by_content, split_of_json
 from detrkit.data.formats.panoptic import panoptic_files, segments_folder
 from detrkit.data.formats.table import FORMATS
 from detrkit.data.formats.voc.read import voc_files

@@ -72,11 +72,7 @@ class TwoStageAids(nn.Module):
             return None
         config = self.config
         return noise_objects(
-            objects,
-            config.denoising,
-            self.num_labels,
-            label_noise=config.label_noise,
-            box_noise=config.box_noise,
+            objects, config.denoising, self.num_labels, label_noise=config.label_noise, box_noise=config.box_noise
         )
 
 

@@ -45,12 +45,7 @@ def _two_stage(
     )
 
 
-_FAST = {
-    "aids.dense": "none",
-    "aids.denoising": 2,
-    "train.lr": 1e-3,
-    "train.backbone_lr": 1e-3,
-}
+_FAST = {"aids.dense": "none", "aids.denoising": 2, "train.lr": 1e-3, "train.backbone_lr": 1e-3}
 
 PRESETS: dict[str, Preset] = {
     "detr-tiny-two-stage": Preset(
@@ -60,9 +55,6 @@ PRESETS: dict[str, Preset] = {
         fast=_FAST,
     ),
     "detr-nano-two-stage": Preset(
-        detr_nano_two_stage,
-        "little data, no pretrained weights: queries chosen from the image",
-        3.6,
-        fast=_FAST,
+        detr_nano_two_stage, "little data, no pretrained weights: queries chosen from the image", 3.6, fast=_FAST
     ),
 }

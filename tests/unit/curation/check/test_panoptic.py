@@ -36,10 +36,7 @@ class PanopticSet:
             ]
             entries.append({"image_id": number, "file_name": f"{number}.png", "segments_info": segments})
             boxes += [{**one, "id": len(boxes) + at, "image_id": number} for at, one in enumerate(segments[1:], 1)]
-        self.categories = [
-            {"id": 1, "name": "thing", "isthing": 1},
-            {"id": 2, "name": "sky", "isthing": 0},
-        ]
+        self.categories = [{"id": 1, "name": "thing", "isthing": 1}, {"id": 2, "name": "sky", "isthing": 0}]
         self.panoptic: dict[str, Any] = {"images": images, "annotations": entries, "categories": self.categories}
         instances = {"images": images, "annotations": boxes, "categories": self.categories[:1]}
         (root / "annotations" / "instances_train2017.json").write_text(json.dumps(instances))

@@ -12,15 +12,7 @@ import pytest
 from filelock import FileLock
 from PIL import Image
 
-from detrkit.curation.fetch import (
-    Archive,
-    DatasetEntry,
-    FetchResult,
-    Licence,
-    Part,
-    dataset,
-    fetch_dataset,
-)
+from detrkit.curation.fetch import Archive, DatasetEntry, FetchResult, Licence, Part, dataset, fetch_dataset
 from detrkit.data.formats import find_split, find_splits
 from detrkit.data.read import read_split_files
 from detrkit.errors import DataError, DownloadError, UsageError

@@ -7,9 +7,7 @@ import dataclasses
 import numpy as np
 import pytest
 
-from detrkit.evaluation.failures.entries import (
-    KINDS,
-)
+from detrkit.evaluation.failures.entries import KINDS
 
 from .cases import failures_of, found_of, generated_truth, simulated_detector, truth_of
 

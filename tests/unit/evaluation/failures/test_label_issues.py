@@ -5,12 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from detrkit.evaluation.failures.label_issues import (
-    LEAST_RANK,
-    REASONS,
-    LabelIssue,
-    find_label_issues,
-)
+from detrkit.evaluation.failures.label_issues import LEAST_RANK, REASONS, LabelIssue, find_label_issues
 from detrkit.evaluation.matching import box_iou
 from detrkit.evaluation.truth import CocoTruth
 
@@ -113,10 +108,7 @@ def test_being_found_as_labelled_too_makes_a_wrong_class_less_likely():
 def test_a_label_is_asked_about_once_though_two_things_speak_against_it():
     truth = truth_of((0, CAT, BOX), (0, CAT, (101.0, 100.0, 100.0, 100.0)))
     issues = find_label_issues(matched(truth, found_of((0, BIRD, 0.95, BOX))), names_of(truth))
-    assert sorted((issue.annotation, issue.reason) for issue in issues) == [
-        (0, "wrong class"),
-        (1, "wrong class"),
-    ]
+    assert sorted((issue.annotation, issue.reason) for issue in issues) == [(0, "wrong class"), (1, "wrong class")]
 
 
 def test_a_confident_detection_beside_its_object_speaks_of_a_badly_placed_box():

@@ -79,15 +79,7 @@ def many_classes() -> Evaluation:
     return made(generated(images=80, names=[f"class {i}" for i in range(45)], seed=5))
 
 
-EDGES = (
-    nothing_detected,
-    nothing_to_find,
-    one_class,
-    one_image,
-    only_numbers,
-    not_probabilities,
-    many_classes,
-)
+EDGES = (nothing_detected, nothing_to_find, one_class, one_image, only_numbers, not_probabilities, many_classes)
 
 
 @pytest.fixture(scope="session", params=EDGES, ids=lambda make: make.__name__)

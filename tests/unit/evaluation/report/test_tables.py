@@ -8,11 +8,7 @@ import sys
 import numpy as np
 
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, ClassMetrics, CocoMetrics
-from detrkit.evaluation.report import (
-    CLASS_COLUMNS,
-    class_table,
-    metrics_table,
-)
+from detrkit.evaluation.report import CLASS_COLUMNS, class_table, metrics_table
 from detrkit.visual.table import Table
 
 
