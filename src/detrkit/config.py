@@ -393,12 +393,6 @@ _MAPPINGS = frozenset(
 """Keys whose value is a mapping with names of its own: given whole it replaces, by one of its names it adds."""
 
 
-_MOVED: dict[tuple[str, ...], tuple[tuple[str, ...], dict[bool, str]]] = {
-    ("model", "dense_supervision"): (("aids", "dense"), {True: "center", False: "none"})
-}
-"""Keys of older files and checkpoints: what each is called now, and what its values are."""
-
-
 def _flatten(changes: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tuple[tuple[str, ...], Any]]:
     flat: list[tuple[tuple[str, ...], Any]] = []
     for key, value in changes.items():
@@ -414,12 +408,9 @@ def _flatten(changes: Mapping[str, Any], above: tuple[str, ...] = ()) -> list[tu
 
 def _renamed(flat: list[tuple[tuple[str, ...], Any]]) -> list[tuple[tuple[str, ...], Any]]:
     """Return the same changes by today's names; a key that is named by both names keeps what the new one says."""
-    old = [
-        (_MOVED[key][0], _MOVED[key][1].get(value, value) if isinstance(value, bool) else value)
-        for key, value in flat
-        if key in _MOVED
-    ]
-    return old + [(key, value) for key, value in flat if key not in _MOVED]
+    old, new = ("model", "dense_supervision"), ("aids", "dense")
+    moved = [(new, {True: "center", False: "none"}.get(value, value)) for key, value in flat if key == old]
+    return moved + [(key, value) for key, value in flat if key != old]
 
 
 def _of_one_family(
@@ -452,13 +443,11 @@ def _of_one_family(
 
 
 def _unknown_key(key: tuple[str, ...], section: Mapping[str, Any]) -> str:
-    near = difflib.get_close_matches(key[-1], section, n=1)
-    if not near:  # the right key in the wrong section
-        every = {f"{name}.{field}" for name, value in Config().model_dump().items() for field in value}
-        near = [name for name in sorted(every) if name.rpartition(".")[2] == key[-1]][:1]
-        hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section)}"
-    else:
-        hint = f"did you mean {'.'.join((*key[:-1], near[0]))}?"
+    """Say that a key is unknown, and which one may be meant: a near one, or the right one of another section."""
+    every = sorted(f"{name}.{field}" for name, value in Config().model_dump().items() for field in value)
+    near = [".".join((*key[:-1], name)) for name in difflib.get_close_matches(key[-1], section, n=1)]
+    near += [name for name in every if name.rpartition(".")[2] == key[-1]]
+    hint = f"did you mean {near[0]}?" if near else f"known here: {', '.join(section)}"
     return f"unknown config key {'.'.join(key)}; {hint}"
 
 

@@ -121,8 +121,7 @@ def _cause(error: BaseException) -> str:
     """Return the last line of what the first failed worker said."""
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", None) or {}
     first = next(iter(failures.values()), error)
-    lines = [line for line in str(first).strip().splitlines() if line.strip()]
-    return lines[-1] if lines else type(first).__name__
+    return (str(first).strip() or type(first).__name__).splitlines()[-1]
 
 
 def _import_ray() -> tuple[Any, Any]:

@@ -63,24 +63,19 @@ def detr_nano() -> Config:
     )
 
 
-def _small(
-    preset: str, backbone: BackboneName, *, num_queries: int, encoder_layers: int, ffn_dim: int, **others: Any
-) -> DetrConfig:
+def _small(preset: str, backbone: BackboneName, **others: Any) -> DetrConfig:
     """Return the network of small presets: the classic graph, which knows where it looks from the start."""
     return DetrConfig(
         preset=preset,
         backbone=backbone,
         hidden_dim=128,
         num_heads=4,
-        encoder_layers=encoder_layers,
         decoder_layers=3,
-        ffn_dim=ffn_dim,
         dropout=0.0,
         pre_norm=True,
         position_temperature=20.0,
         position_scale=25.0,
         position_at_input=True,
-        num_queries=num_queries,
         query_reference=True,
         **others,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from detrkit.config import BackboneName, Config, DataConfig, TrainConfig, TransformConfig
 from detrkit.families.preset import Preset
 from detrkit.families.two_stage.config import TwoStageConfig
@@ -26,22 +28,18 @@ def detr_nano_two_stage() -> Config:
     )
 
 
-def _two_stage(
-    preset: str, backbone: BackboneName, *, hidden_dim: int, ffn_dim: int, num_queries: int
-) -> TwoStageConfig:
+def _two_stage(preset: str, backbone: BackboneName, **sizes: Any) -> TwoStageConfig:
     return TwoStageConfig(
         preset=preset,
         backbone=backbone,
         backbone_norm="batch",
         frozen_stages=0,
         levels=3,
-        hidden_dim=hidden_dim,
         num_heads=4,
         encoder_layers=1,
         decoder_layers=3,
-        ffn_dim=ffn_dim,
         dropout=0.0,
-        num_queries=num_queries,
+        **sizes,
     )
 
 
