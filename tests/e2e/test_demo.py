@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 
 import pytest
 
-from detrkit.cli import demo
 from detrkit.config import read_config
 from tests.e2e.conftest import run_here, run_well
 
+demo = importlib.import_module("detrkit.cli.demo")  # the package itself has the command under this name
 
-@pytest.mark.parametrize("preset", ["detr-tiny-two-stage", "detr-tiny"])
+
+@pytest.mark.parametrize("preset", ["detr-tiny-two-stage", pytest.param("detr-tiny", marks=pytest.mark.slow)])
 def test_everything_is_made(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(demo, "VAL_IMAGES", 12)
     out = tmp_path / "demo"

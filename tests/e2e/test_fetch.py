@@ -28,7 +28,8 @@ IMAGES = {f"set/images/{n}.jpg": random.Random(n).randbytes(30_000) for n in ran
 def hosted(web_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hosted:
     """One data set of the catalogue, bccd, made small and put on the server; the working directory is empty."""
     hosted = web_server.host("set.zip", zipped(IMAGES))
-    archive = Archive(url=web_server.address("set.zip"), root="images", sha256=hosted.sha256)
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background takes away
+archive = Archive(url=web_server.address("set.zip"), root="images", sha256=hosted.sha256)
     parts = {"all": Part(summary="images", archives=(archive,))}
     entry = msgspec.structs.replace(CATALOGUE["bccd"], parts=parts)
     monkeypatch.setitem(CATALOGUE, "bccd", entry)
@@ -103,7 +104,7 @@ def start() -> subprocess.Popen[str]:
     """The command in a process of its own, with the small data set in its catalogue."""
     archive = CATALOGUE["bccd"].parts["all"].archives[0]
     code = f"""
-import msgspec
+import msgspec, signal
 from detrkit.curation.fetch import CATALOGUE, Archive, Part
 from detrkit.cli import main
 archive = Archive(url={archive.url!r}, root="images", sha256={archive.sha256!r})

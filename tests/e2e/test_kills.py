@@ -90,7 +90,7 @@ def test_twenty_runs_killed_at_random_moments_end_as_the_uninterrupted_one(
 @pytest.mark.parametrize(
     ("moment", "number", "workers", "group"),
     [
-        (Moment("evaluation", 8), TERM, 0, False),
+        pytest.param(Moment("evaluation", 8), TERM, 0, False, marks=pytest.mark.slow),
         (Moment("loader", 1), INT, 2, True),
         pytest.param(Moment("step", 6), TERM, 2, True, marks=pytest.mark.slow),
         pytest.param(Moment("evaluation", 8), INT, 2, True, marks=pytest.mark.slow),

@@ -65,6 +65,7 @@ def test_evaluation_by_two_processes_equals_that_of_one(uninterrupted: Trained, 
     assert {name: last[name] for name in values} == values
 
 
+@pytest.mark.slow
 def test_a_killed_process_is_restarted_and_the_run_ends_as_if_nothing_had_been(
     uninterrupted: Trained, tiny_data: Path, tmp_path: Path
 ):

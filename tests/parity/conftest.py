@@ -59,7 +59,9 @@ def make_pair(preset: str, folder: Path) -> Pair:
     return Pair(ours, theirs, config)
 
 
-@pytest.fixture(scope="session", params=["detr-r50", "detr-r50-dc5", "detr-r101"])
+@pytest.fixture(
+    scope="session", params=["detr-r50", "detr-r50-dc5", pytest.param("detr-r101", marks=pytest.mark.slow)]
+)
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return make_pair(request.param, tmp_path_factory.mktemp(request.param))
 

@@ -84,7 +84,7 @@ SCENES = {
         (
             *("model", "optimizer", "ema.count", "ema.weights", "alarms", "world_size"),
             *("window.rows", "window.steps", "window.image_ids", "health.rows", "health.use", "health.last_use"),
-            *("progress.step", "progress.epoch", "progress.batch", "progress.best", "log.records", "log.layout"),
+            *("progress.step", "progress.epoch", "progress.batch", "progress.best", "log.records"),
         ),
         kill_at=19,
         train={"accumulate": 2},
