@@ -28,8 +28,7 @@ IMAGES = {f"set/images/{n}.jpg": random.Random(n).randbytes(30_000) for n in ran
 def hosted(web_server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Hosted:
     """One data set of the catalogue, bccd, made small and put on the server; the working directory is empty."""
     hosted = web_server.host("set.zip", zipped(IMAGES))
-    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background takes away
-archive = Archive(url=web_server.address("set.zip"), root="images", sha256=hosted.sha256)
+    archive = Archive(url=web_server.address("set.zip"), root="images", sha256=hosted.sha256)
     parts = {"all": Part(summary="images", archives=(archive,))}
     entry = msgspec.structs.replace(CATALOGUE["bccd"], parts=parts)
     monkeypatch.setitem(CATALOGUE, "bccd", entry)
@@ -107,6 +106,7 @@ def start() -> subprocess.Popen[str]:
 import msgspec, signal
 from detrkit.curation.fetch import CATALOGUE, Archive, Part
 from detrkit.cli import main
+signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background takes away
 archive = Archive(url={archive.url!r}, root="images", sha256={archive.sha256!r})
 parts = {{"all": Part(summary="images", archives=(archive,))}}
 CATALOGUE["bccd"] = msgspec.structs.replace(CATALOGUE["bccd"], parts=parts)
