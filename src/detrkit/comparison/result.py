@@ -183,6 +183,10 @@ class Comparison:
     confidence: float
     resamples: int
 
+    def __getattr__(self, name: str) -> Any:
+        new = {"duels": "pairs", "contenders": "models"}.get(name)  # documented names of earlier builds
+        raise AttributeError(f"{name} is called {new} now" if new else f"Comparison has no attribute {name!r}")
+
     @property
     def verdicts(self) -> list[str]:
         """One sentence for each model but the reference: which is better, and how sure that is."""
