@@ -22,7 +22,7 @@ demo: $(STAMP)
 
 # Every core has a process of tests of its own, whose arithmetic then takes no second one.
 test: $(STAMP)
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n logical --dist worksteal
 
 test-all: $(STAMP)
 	$(BIN)/python -m pytest -m "slow or not slow"

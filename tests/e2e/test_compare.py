@@ -41,7 +41,8 @@ def some_images(source: Path, root: Path, count: int) -> Path:
     return root
 
 
-@pytest.mark.parametrize("count", [16, pytest.param(None, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [16, None])
 def test_every_kind_of_model_on_real_images_scores_what_pycocotools_says(
     count: int | None, yolos: Path, shared_data: Path, tmp_path: Path
 ):

@@ -81,6 +81,7 @@ def test_learning_rate_far_off_is_named(lr: float, fault: str, sound: Path, tmp_
     assert names(verdict) == {fault}
 
 
+@pytest.mark.slow
 def test_head_of_another_data_set_is_named(sound: Path, tmp_path: Path):
     run = tmp_path / "run"
     assert run_here(*train_arguments(sound, run, epochs=1)).exit_code == 0
