@@ -117,13 +117,14 @@ def test_signal_saves_and_the_exit_code_is_that_of_a_shell(
     go_on(run, scene, victims)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "number"),
     [
         (Moment("write", 9000), TERM),
-        pytest.param(Moment("step", 10), INT, marks=pytest.mark.slow),
-        pytest.param(Moment("rename", 31), TERM, marks=pytest.mark.slow),
-        pytest.param(Moment("sync", 50), INT, marks=pytest.mark.slow),
+        (Moment("step", 10), INT),
+        (Moment("rename", 31), TERM),
+        (Moment("sync", 50), INT),
     ],
 )
 def test_second_signal_aborts_at_once_and_loses_nothing_saved(

@@ -75,7 +75,10 @@ def test_ids_that_come_round_are_seen_between_splits(sound: Path, tmp_path: Path
     assert "class_ids_off_by_one" in names(verdict)
 
 
-@pytest.mark.parametrize(("lr", "fault"), [(1e-1, "learning_rate_too_high"), (1e-8, "loss_does_not_fall")])
+@pytest.mark.parametrize(
+    ("lr", "fault"),
+    [(1e-1, "learning_rate_too_high"), pytest.param(1e-8, "loss_does_not_fall", marks=pytest.mark.slow)],
+)
 def test_learning_rate_far_off_is_named(lr: float, fault: str, sound: Path, tmp_path: Path):
     verdict = preflight(sound, tmp_path / "out", **{"train.lr": lr, "train.backbone_lr": lr})
     assert names(verdict) == {fault}
