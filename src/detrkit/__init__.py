@@ -85,7 +85,7 @@ _MOVED = {
 
 
 class _Moved:
-    """The last finder of modules: name where one has moved to, instead of only missing it."""
+    """The first finder of modules: name where one has moved to, though its empty folder may lie there still."""
 
     @staticmethod
     def find_spec(name: str, _path: object = None, _target: object = None) -> None:
@@ -93,7 +93,7 @@ class _Moved:
             raise ModuleNotFoundError(f"{name} has moved; import {_MOVED[name]}", name=name)
 
 
-sys.meta_path.append(_Moved)
+sys.meta_path.insert(0, _Moved)
 
 
 class _Package(ModuleType):

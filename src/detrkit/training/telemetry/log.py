@@ -82,6 +82,8 @@ class RunLog:
         self._advised: set[str] = set()
         self._told_full = False
         position = resume_at or {}
+        # what TensorBoard has of the last step and a resumed run must give it again; None once that is evaluated
+        self._of_step: Mapping[str, float] | None = position.get("of_step")
         self._seconds_before = float(position.get("elapsed_s", 0.0))
         self._began_s = time.monotonic()
         if not enabled:
@@ -105,7 +107,10 @@ class RunLog:
             remove_events(run_dir)
         self._board: TensorBoardLog | None = None
         if "tensorboard" in names:
-            self._board = TensorBoardLog(run_dir, start_step if resume_at is not None else None)
+            first = start_step + (self._of_step is None)
+            self._board = TensorBoardLog(run_dir, first if resume_at is not None else None)
+            if self._of_step:
+                self._board.log_values(self._of_step, start_step)
             if config is not None and resume_at is None:
                 metrics = ("eval/AP", "eval/AP50", "loss/total")
                 self._board.log_config(config_text(config), telling_config(config), metrics)
@@ -140,10 +145,11 @@ class RunLog:
         self._file.sync()
         if self._board is not None:
             self._board.sync()
-        return {"records": self.records, "elapsed_s": self._elapsed_s()}
+        return {"records": self.records, "elapsed_s": self._elapsed_s(), "of_step": self._of_step}
 
     def advance(self, step: int, epoch: int) -> None:
         """Move the bar."""
+        self._of_step = {}
         if self._enabled:
             self._bar.update(self._task, completed=step, epoch=f"epoch {epoch}")
 
@@ -153,7 +159,8 @@ class RunLog:
             return
         elapsed = {"elapsed_s": round(self._elapsed_s(), 3)}
         self._write("step", record.step, record.epoch, {**elapsed, **record.values()})
-        self._send(record.tags(), record.step)
+        self._of_step = record.tags()
+        self._send(self._of_step, record.step)
         rate = (
             f"{record.images_per_s:.1f} img/s, waits {record.data_wait:.0%} for data, {record.memory_gib:.1f} GiB"
         )
@@ -182,6 +189,7 @@ class RunLog:
         """Write and show what an evaluation gave."""
         if not self._enabled:
             return
+        self._of_step = None
         self._write("eval", step, epoch, metrics)
         self._send({f"eval/{name}": value for name, value in metrics.items() if value != _UNDEFINED}, step)
         shown = [name for name in _MAIN_METRICS if name in metrics]
@@ -234,8 +242,7 @@ class RunLog:
 
     def _tell_if_full(self) -> None:
         """Say once that something cannot be written; the next checkpoint insists."""
-        writers = (self._file, self._board)
-        stuck = next((writer for writer in writers if writer is not None and writer.problem is not None), None)
+        stuck = next((each for each in (self._file, self._board) if each and each.problem is not None), None)
         if stuck is not None and not self._told_full:
             self._say(f"WARNING: {write_problem(stuck.path, stuck.problem)}; free space: no checkpoint without it")
         self._told_full = stuck is not None

@@ -35,10 +35,10 @@ class TensorBoardLog:
 
     Args:
         run_dir: run folder.
-        resumed_at: step of the checkpoint that the run goes on from; None for a run that begins.
+        forget_from: first step that is written again; None for a run that begins.
     """
 
-    def __init__(self, run_dir: Path, resumed_at: int | None = None):
+    def __init__(self, run_dir: Path, forget_from: int | None = None):
         from torch.utils.tensorboard import SummaryWriter
 
         self.path = run_dir / f"{_PREFIX}*"
@@ -48,8 +48,7 @@ class TensorBoardLog:
         _wait_for_a_later_name(run_dir)
         self._writer: Any = None
         try:
-            purge_step = None if resumed_at is None else resumed_at + 1
-            self._writer = SummaryWriter(str(run_dir), purge_step=purge_step)
+            self._writer = SummaryWriter(str(run_dir), purge_step=forget_from)
         except OSError as error:
             self.problem = error
 
@@ -64,10 +63,9 @@ class TensorBoardLog:
             image.thumbnail((_LONGEST_SIDE, _LONGEST_SIDE), Image.Resampling.LANCZOS)
             content = io.BytesIO()
             image.save(content, "JPEG", quality=88)
-            encoded = {"height": image.height, "width": image.width, "colorspace": 3}
-            self._add(
-                {"value": [{"tag": tag, "image": {**encoded, "encoded_image_string": content.getvalue()}}]}, step
-            )
+            picture: dict[str, Any] = {"height": image.height, "width": image.width, "colorspace": 3}
+            picture["encoded_image_string"] = content.getvalue()
+            self._add({"value": [{"tag": tag, "image": picture}]}, step)
 
     def log_config(self, text: str, params: Mapping[str, Any], metrics: Sequence[str]) -> None:
         """Write the config: as Markdown, and as what the HPARAMS page compares runs by, beside some metrics."""
@@ -86,7 +84,8 @@ class TensorBoardLog:
         try:
             if self.problem is None:
                 self._writer.flush()
-                _sync_newest(self.path.parent)
+                with max(self.path.parent.glob(f"{_PREFIX}*")).open("rb") as newest:
+                    os.fsync(newest.fileno())
         except OSError as error:
             self.problem = error
         if self.problem is not None:
@@ -120,11 +119,6 @@ def remove_events(run_dir: Path) -> None:
     """Delete the events files of a run that begins anew."""
     for path in run_dir.glob(f"{_PREFIX}*"):
         path.unlink()
-
-
-def _sync_newest(run_dir: Path) -> None:
-    with max(run_dir.glob(f"{_PREFIX}*")).open("rb") as file:
-        os.fsync(file.fileno())
 
 
 def _wait_for_a_later_name(run_dir: Path) -> None:

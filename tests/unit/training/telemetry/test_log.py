@@ -16,7 +16,6 @@ from rich.console import Console
 from detrkit.config import Config, update_config
 from detrkit.data.loader import LoadingFacts
 from detrkit.errors import CheckpointError
-from detrkit.training.telemetry import tensorboard
 from detrkit.training.telemetry.log import RunLog, StepRecord
 from tests.support.killing import read_tensorboard
 from tests.unit.training.disk import FullDisk
@@ -179,6 +178,32 @@ def test_resumed_log_has_no_gap_and_no_double(tmp_path, saved):
     assert without[0] == without[1]
 
 
+@pytest.mark.parametrize("every", [1, 2], ids=["with a line of the step", "without"])
+def test_an_evaluation_is_shown_once_although_its_step_was_saved_before_it(tmp_path, every):
+    """Killed while the checkpoint behind an evaluation is written, twice: the one before it is gone on from."""
+
+    def evaluate(**options: Any) -> None:
+        with quiet(tmp_path, config=Config(), **options) as log:
+            log.evaluation(3, 1, {"AP": 0.5}, best=True)
+            log.images(3, [("one", np.zeros((8, 8, 3), np.uint8))])
+
+    with quiet(tmp_path, config=Config()) as log:
+        for step in (1, 2, 3):
+            log.advance(step, 1)
+            if step % every == 0:
+                log.step(full_record(step))
+        saved = log.position()
+    evaluate(start_step=3, resume_at=saved)
+    evaluate(start_step=3, resume_at=saved)
+    with quiet(tmp_path, config=Config(), start_step=3, resume_at=saved) as log:
+        again = log.position()
+    evaluate(start_step=3, resume_at=again)
+    board = read_tensorboard(tmp_path)
+    assert board["eval/AP"] == [(3, 0.5)]
+    assert [step for step, _ in board["samples/one"]] == [3]
+    assert [step for step, _ in board["loss/total"]] == [step for step in (1, 2, 3) if step % every == 0]
+
+
 def test_a_log_that_holds_less_than_the_checkpoint_knew_is_said_and_gone_on_from(tmp_path):
     positions = train_from(tmp_path, 1, 6)
     kept = (tmp_path / "metrics.jsonl").read_text().splitlines(keepends=True)[:4]
@@ -190,11 +215,12 @@ def test_a_log_that_holds_less_than_the_checkpoint_knew_is_said_and_gone_on_from
     assert [line["step"] for line in lines(tmp_path) if line["kind"] == "step"] == [1, 2, 3, 4, 7]
 
 
-@pytest.mark.parametrize("fails", ["write", "_sync_newest"])
+@pytest.mark.parametrize("fails", ["write", "flush"])
 def test_events_that_cannot_be_written_are_said_once_and_end_at_the_checkpoint(
     tmp_path, monkeypatch, fails, capsys
 ):
     from tensorboard.summary.writer.record_writer import RecordWriter
+    from torch.utils.tensorboard import SummaryWriter
 
     out = io.StringIO()
     config = update_config(Config(), {"train.trackers": ["tensorboard"]})
@@ -205,7 +231,7 @@ def test_events_that_cannot_be_written_are_said_once_and_end_at_the_checkpoint(
         def full(*_args: Any) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
-        monkeypatch.setattr(RecordWriter if fails == "write" else tensorboard, fails, full)
+        monkeypatch.setattr(RecordWriter if fails == "write" else SummaryWriter, fails, full)
         for step in range(2, 6):
             log.step(full_record(step))
         with pytest.raises(CheckpointError, match=r"no space left for .*events.*go on with: detrkit resume"):
