@@ -91,7 +91,7 @@ def test_twenty_runs_killed_at_random_moments_end_as_the_uninterrupted_one(
     ("moment", "number", "workers", "group"),
     [
         pytest.param(Moment("evaluation", 8), TERM, 0, False, marks=pytest.mark.slow),
-        (Moment("loader", 1), INT, 2, True),
+        pytest.param(Moment("loader", 1), INT, 2, True, marks=pytest.mark.slow),
         pytest.param(Moment("step", 6), TERM, 2, True, marks=pytest.mark.slow),
         pytest.param(Moment("evaluation", 8), INT, 2, True, marks=pytest.mark.slow),
         pytest.param(Moment("evaluation", 8), TERM, 2, True, marks=pytest.mark.slow),

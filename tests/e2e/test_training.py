@@ -48,6 +48,7 @@ def test_run_folder_holds_everything(tiny_run: Trained):
     assert read_model(run).class_map.names == ("disc", "square", "triangle", "star", "ring", "cross")
 
 
+@pytest.mark.slow
 def test_config_of_the_run_repeats_it_whatever_the_number_of_workers(tiny_run: Trained, tmp_path: Path):
     run = tmp_path / "again"
     config = tiny_run.run / "config.yaml"
@@ -104,6 +105,7 @@ def test_finished_run_is_resumed_only_for_more_epochs(tiny_run: Trained, copy_of
     assert f"{EPOCHS + 1} epochs are done" in run_well("resume", run)  # the new total was kept
 
 
+@pytest.mark.slow
 def test_full_disk_ends_training_with_a_message_and_keeps_the_checkpoints(
     tiny_run: Trained, copy_of: Callable[[Path], Path]
 ):
