@@ -87,19 +87,20 @@ def test_twenty_runs_killed_at_random_moments_end_as_the_uninterrupted_one(
     assert sum(len(trial.kills) for trial in trials) >= sum(map(len, PLANS)) * 2 - 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("moment", "number", "workers", "group"),
     [
-        pytest.param(Moment("evaluation", 8), TERM, 0, False, marks=pytest.mark.slow),
-        pytest.param(Moment("loader", 1), INT, 2, True, marks=pytest.mark.slow),
-        pytest.param(Moment("step", 6), TERM, 2, True, marks=pytest.mark.slow),
-        pytest.param(Moment("evaluation", 8), INT, 2, True, marks=pytest.mark.slow),
-        pytest.param(Moment("evaluation", 8), TERM, 2, True, marks=pytest.mark.slow),
-        pytest.param(Moment("loader", 1), TERM, 2, True, marks=pytest.mark.slow),
-        pytest.param(Moment("write", 5000), TERM, 0, False, marks=pytest.mark.slow),
-        pytest.param(Moment("write", 5000), INT, 2, True, marks=pytest.mark.slow),
-        pytest.param(Moment("rename", 20), TERM, 2, True, marks=pytest.mark.slow),
-        pytest.param(Moment("log", 9), INT, 0, False, marks=pytest.mark.slow),
+        (Moment("evaluation", 8), TERM, 0, False),
+        (Moment("loader", 1), INT, 2, True),
+        (Moment("step", 6), TERM, 2, True),
+        (Moment("evaluation", 8), INT, 2, True),
+        (Moment("evaluation", 8), TERM, 2, True),
+        (Moment("loader", 1), TERM, 2, True),
+        (Moment("write", 5000), TERM, 0, False),
+        (Moment("write", 5000), INT, 2, True),
+        (Moment("rename", 20), TERM, 2, True),
+        (Moment("log", 9), INT, 0, False),
     ],
 )
 def test_signal_saves_and_the_exit_code_is_that_of_a_shell(
