@@ -204,7 +204,7 @@ def padded_share(found: list[list[SampleKey]]) -> float:
     return padded / pixels
 
 
-@pytest.mark.parametrize("size", [4, 16])
+@pytest.mark.parametrize("size", [pytest.param(4, marks=pytest.mark.slow), 16])
 def test_buckets_cut_padding_by_more_than_half(size: int) -> None:
     plain = EpochBatchSampler(4000, size, seed=3)
     assert padded_share(keys_of(4000, size)) < 0.5 * padded_share(list(plain))

@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from detrkit.classes import ClassMap
 from detrkit.detectors.interop import to_supervision
@@ -37,6 +38,7 @@ def test_predictions_of_many_images_are_one_list(tmp_path):
     assert json.loads(path.read_text()) == []
 
 
+@pytest.mark.slow
 def test_import_gives_no_warning_without_opencv():
     command = [sys.executable, "-W", "error", "-c", "import detrkit.detectors.interop"]
     assert subprocess.run(command, check=False).returncode == 0

@@ -74,7 +74,8 @@ def test_real_sets_are_sound_and_shuffled_ones_are_not(name: str, shared_data: P
     assert abs(box_evidence(swapped, patches.pair_rows)) < CHANCE + 1
 
 
-@pytest.mark.parametrize("name", [pytest.param("chess", marks=pytest.mark.slow), "blood cells"])
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["chess", "blood cells"])
 def test_boxes_written_by_their_centre_fit_better_where_they_belong(name: str, shared_data: Path):
     annotations, images = SETS[name]
     index, _ = read_coco(shared_data / annotations, shared_data / images)

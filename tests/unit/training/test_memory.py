@@ -153,6 +153,7 @@ leave_processes(toy.fabric)
 """
 
 
+@pytest.mark.slow
 def test_an_error_on_one_of_two_processes_halves_both(toy, tmp_path, make_config, make_loader):
     """From the very first step on, and the result is that of one process with all images."""
     script = tmp_path / "train.py"

@@ -27,8 +27,9 @@ def test_first_signal_asks_second_aborts(number):
     assert signal.getsignal(number) is former
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="no process groups")
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signal_to_the_group_with_workers_saves_and_ends(tmp_path, number):
     """A terminal's Ctrl-C and a scheduler's SIGTERM reach the loader's workers as well."""
     script = """

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from detrkit.evaluation.coco import METRIC_NAMES, UNDEFINED, ClassMetrics, CocoMetrics
 from detrkit.evaluation.report import CLASS_COLUMNS, class_table, metrics_table
@@ -62,6 +63,7 @@ def test_classes_are_listed_best_first_with_all_that_is_known_of_them(plain):
     assert [entry.name for entry in table.only(*CLASS_COLUMNS).columns] == list(CLASS_COLUMNS)
 
 
+@pytest.mark.slow
 def test_matplotlib_is_loaded_where_a_picture_is_drawn_only():
     rooms = ("evaluation.report", "visual.overview", "visual.drawing", "curation.stats_report", "comparison.page")
     code = f"import sys, {', '.join(f'detrkit.{room}' for room in rooms)}; print('matplotlib' in sys.modules)"

@@ -159,7 +159,7 @@ def train_from(run_dir: Path, first: int, last: int, **options: Any) -> dict[str
     return positions
 
 
-@pytest.mark.parametrize("saved", [1, 12])
+@pytest.mark.parametrize("saved", [pytest.param(1, marks=pytest.mark.slow), 12])
 def test_resumed_log_has_no_gap_and_no_double(tmp_path, saved):
     train_from(tmp_path / "whole", 1, 20)
     positions = train_from(tmp_path / "run", 1, 14)
