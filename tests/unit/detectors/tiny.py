@@ -35,7 +35,9 @@ def torchvision_state(name: str, **sizes: Any) -> dict[str, Tensor]:
             if "cls_score.weight" in key:
                 nn.init.normal_(parameter, std=5.0)
             if "cls_logits.weight" in key:
-                nn.init.normal_(parameter, std=0.15)
+                nn.init.normal_(parameter, std=0.5 if name.startswith("fcos") else 0.15)
+            if "regression_head.bbox_reg.bias" in key and name.startswith("fcos"):  # else boxes of a pixel
+                nn.init.constant_(parameter, 4.0)
     return dict(network.state_dict())
 
 
