@@ -14,7 +14,7 @@ from torch import nn
 from benchmarks.convergence.budget import OnEvaluation
 from benchmarks.convergence.data_sets import Files
 from benchmarks.convergence.peer_training import train_peer
-from benchmarks.convergence.peers import COMMON, FAMILY, PEERS
+from benchmarks.convergence.peers import COMMON, PEERS
 from benchmarks.convergence.recipes import RECIPES
 from detrkit.config import Config, update_config
 from detrkit.errors import UsageError
@@ -85,7 +85,7 @@ def train(config: Config, run_dir: Path, on_evaluation: OnEvaluation | None = No
         KeyboardInterrupt: It was interrupted.
         DetrkitError: It failed.
     """
-    if config.model.family == FAMILY:
+    if config.model.preset in PEERS:
         train_peer(config, run_dir, on_evaluation)
         return
     result = start_run(config, run_dir, _quiet, on_evaluation=on_evaluation)

@@ -10,9 +10,6 @@ from benchmarks.convergence import peer_models
 from benchmarks.convergence.peer_models import PeerNetwork
 from detrkit.classes import SizeHW
 
-FAMILY = "peer"
-"""What stands in place of a family in the config of a peer's run."""
-
 
 @dataclasses.dataclass(frozen=True)
 class Peer:
@@ -28,7 +25,6 @@ class Peer:
 
 
 COMMON: dict[str, Any] = {
-    "model.family": FAMILY,
     "transforms.recipe": "resize",
     "train.init": "none",
     "train.batch_size": 8,

@@ -69,7 +69,7 @@ def test_long_sound_training_is_silent(train: Callable[..., dict[str, str]]):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("times", [100, 1000])
+@pytest.mark.parametrize("times", [30, 100])
 def test_learning_rate_far_too_high(train: Callable[..., dict[str, str]], times: int):
     found = train(LONG, train__lr=1e-3 * times, train__backbone_lr=1e-3 * times)
     assert "lr_too_high" in found or "same_boxes" in found
