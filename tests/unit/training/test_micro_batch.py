@@ -71,7 +71,8 @@ def find(toy: Any, config: Any, said: list[str] | None = None) -> Any:
 
 
 @pytest.mark.parametrize(
-    ("images", "batch_size", "fits"), [(1, 8, 1), (3, 8, 2), pytest.param(100, 8, 8, marks=pytest.mark.slow)]
+    ("images", "batch_size", "fits"),
+    [(1, 8, 1), (3, 8, 2), (6, 6, 6), pytest.param(100, 8, 8, marks=pytest.mark.slow)],
 )
 def test_the_largest_power_of_two_that_fits_is_found(toy, make_config, images, batch_size, fits):
     budget = images * 42 * 64
