@@ -175,7 +175,8 @@ def histogram(
         return Chart(title, x_label, bars=bars, log_x=log_x, marks=marks or {})
     middles = np.sqrt(edges[:-1] * edges[1:]) if log_x else (edges[:-1] + edges[1:]) / 2
     lines = make_lines({name: Series(middles, 100 * found / found.sum()) for name, found in counts.items()})
-    return Chart(f"{title}, %", x_label, lines=lines, log_x=log_x, marks=marks or {}, legend=True)
+    y_range = (0.0, 1.05 * max((float(line.series.y.max()) for line in lines), default=1.0))  # shares, from 0
+    return Chart(f"{title}, %", x_label, lines=lines, log_x=log_x, marks=marks or {}, y_range=y_range, legend=True)
 
 
 def scatter(title: str, x: np.ndarray, y: np.ndarray, x_label: str, y_label: str, *, log: bool = False) -> Chart:

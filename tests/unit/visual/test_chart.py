@@ -28,3 +28,9 @@ def test_one_histogram_counts_and_what_lies_beyond_the_edges_is_in_the_last_bin(
     chart = histogram("t", {"a": np.array([2.0, 500, 500, 500])}, np.array([0.0, 5, 10]))
     assert [(bar.start, bar.end, bar.value) for bar in chart.bars] == [(0, 5, 1), (5, 10, 3)]
     assert chart.limits()[1][1] > 3
+
+
+def test_shares_of_several_series_begin_at_zero_although_they_are_alike():
+    series = {"a": np.repeat([1.0, 6], [9, 11]), "b": np.repeat([1.0, 6], [10, 10])}
+    chart = histogram("t", series, np.array([0.0, 5, 10]))
+    assert chart.limits()[1] == (0, pytest.approx(1.05 * 55))
