@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import json
 import os
 import re
+import string
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from detrkit.classes import SizeHW
+from detrkit.data.faults import Findings
 from detrkit.errors import AnnotationError
 
 SPLIT_ALIASES = {  # CVAT calls its only split default
@@ -21,6 +25,19 @@ COMBINED_SPLITS = {"trainval": ("train", "val"), "all": ("train",)}
 IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img", "data")
 PANOPTIC_FILE = re.compile(r"^panoptic_([A-Za-z]+?)(?:20\d\d)?(?:[_-].*)?$")
 """Name, without its suffix, of a COCO panoptic file; the group is its split."""
+
+_XML_ENCODING = re.compile(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]*)""")
+_CERTAINLY_UTF8 = re.compile(rb"[\xe1-\xef][\x80-\xbf]{2}")
+"""Three bytes of one character; in valid UTF-8 they are no accident, whatever is declared."""
+_HIGH_BYTES = re.compile(rb"[A-Za-z]?[\x80-\xff]+[A-Za-z]?")
+_GB2312 = re.compile(rb"(?:[\xa1\xa3\xb0-\xf7][\xa1-\xfe])+")
+"""Signs, wide letters and Chinese characters."""
+_HANGUL = re.compile(rb"(?:[\xb0-\xc8][\xa1-\xfe])+")
+"""Korean in its own encoding (EUC-KR, CP949); half of the Chinese characters lie there too."""
+_WESTERN = re.compile(
+    rb"[\xc0-\xcf\xd1-\xd6\xd8-\xdc\xdf-\xef\xf1-\xf6\xf8-\xfc\xff]{1,2}|[\x9c\xaa\xb0\xb2\xb3\xb5\xba]"
+)
+"""Letters of western Europe but the Icelandic ones, whose bytes are Turkish letters elsewhere; a sign alone."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -91,16 +108,84 @@ def usable_size(height: float, width: float) -> SizeHW:
     return (int(height), int(width)) if usable else (0, 0)
 
 
-def read_text(path: Path, errors: str = "replace") -> str:
-    """Read a text file in UTF-8, with or without a byte order mark.
+def read_text(path: Path, errors: str = "strict", found: Findings | None = None) -> str:
+    """Read a text file by :func:`decode_text`.
 
     Raises:
-        AnnotationError: It cannot be read.
+        AnnotationError: It cannot be read, or its encoding cannot be told.
     """
     try:
-        return path.read_text(encoding="utf-8-sig", errors=errors)
+        data = path.read_bytes()
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
+    return decode_text(data, path, errors, found)
+
+
+def decode_text(data: bytes, path: Path, errors: str = "strict", found: Findings | None = None) -> str:
+    """Decode a text as its byte order mark or XML declaration says, as UTF-8, or as what its bytes must be.
+
+    Args:
+        data: Content of a file.
+        path: Its name, for messages.
+        errors: ``surrogateescape`` for lists of file names: bytes that are not UTF-8 are kept, as file systems
+            have such names.
+        found: Takes up ``text_not_utf8`` where the file is in another encoding.
+
+    Raises:
+        AnnotationError: It is not UTF-8 and could be in several encodings: a guess would make other class names.
+    """
+    for encoding in _encodings(data):
+        try:
+            text = data.decode(encoding, errors if encoding == "utf-8" else "strict").removeprefix("\ufeff")
+        except (UnicodeDecodeError, LookupError):
+            continue
+        if found is not None and encoding.lower() != "utf-8" and text.encode() != data:
+            found.add("text_not_utf8", f"{path.name}: read as {encoding}")
+        return text
+    try:
+        data.decode("utf-8")
+        at = 0  # a byte order mark of UTF-16 before something else
+    except UnicodeDecodeError as error:
+        at = error.start
+    raise AnnotationError(
+        f"{path}: byte {at} is {data[at]:#04x}, which is not UTF-8, and nothing says which encoding it is; "
+        "save it as UTF-8 (iconv -f ITS_ENCODING -t UTF-8)"
+    )
+
+
+def _encodings(data: bytes) -> Iterator[str]:
+    """Yield the encodings that a text may be in, the likeliest first."""
+    marked = json.detect_encoding(data)  # by a byte order mark, or the zeros of ASCII in UTF-16 and UTF-32
+    if not marked.startswith("utf-8"):
+        yield marked.upper()
+        return
+    declaration = _XML_ENCODING.match(data)
+    if declaration is None or _CERTAINLY_UTF8.search(data):
+        yield "utf-8"
+    if declaration is not None:
+        declared = declaration[1].decode("ascii")
+        # it can be read as bytes of ASCII, so a declared UTF-16 is not true
+        with contextlib.suppress(UnicodeDecodeError, LookupError):
+            if declaration[0].decode(declared).isascii():
+                yield declared
+        yield "utf-8"
+    yield from _detected_encoding(data)
+
+
+def _detected_encoding(data: bytes) -> list[str]:
+    """Return GBK or Windows-1252 (Latin-1) where the bytes above ASCII can be only that of them; else nothing.
+
+    In GBK they come in pairs, words of their own; of western words, one or two letters are above ASCII. Korean in
+    pairs of the same range, Cyrillic in long runs and Turkish letters are told apart from both.
+    """
+    runs = set(_HIGH_BYTES.findall(data))
+    words = [run.strip(string.ascii_letters.encode()) for run in runs]
+    is_chinese, is_western = (all(map(kind.fullmatch, words)) for kind in (_GB2312, _WESTERN))
+    if is_chinese and is_western:  # AÇÃO, or words of one sign: letters around them decide
+        inside = {run != word for run, word in zip(runs, words, strict=True)}
+        is_chinese, is_western = inside == {False}, inside == {True}
+    is_chinese = is_chinese and not all(map(_HANGUL.fullmatch, words))
+    return ["GBK"] * is_chinese + ["Windows-1252"] * is_western
 
 
 def subfolders(folder: Path) -> list[Path]:
