@@ -16,7 +16,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from detrkit.errors import counted, listed
+
 MAX_EXAMPLES = 5
+MOST_LOST = 0.5
+"""Share of the objects of a split from which on a reading or a copy without them is no success."""
 _SHOWN = 3
 
 
@@ -38,6 +42,8 @@ class Fault(NamedTuple):
         advice: Harm that it does, and what to do.
         fix: What ``--fix`` does about it; empty if a person has to decide.
         reading: What reading for training does about it, where that differs from ``fix``.
+        loses: What one case takes away when a split is read: ``object``, ``image`` or ``label file``, each with
+            the objects in it; ``copy`` of an object that stays; empty if nothing.
     """
 
     kind: str
@@ -46,6 +52,7 @@ class Fault(NamedTuple):
     advice: str
     fix: str = ""
     reading: str = ""
+    loses: str = ""
 
 
 _CATALOGUE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
@@ -80,6 +87,7 @@ class Finding:
         examples: The first few cases, in words.
         locations: Images and annotations concerned.
         groups: Images that belong together, where the fault lies between images.
+        objects: Number of objects that reading lost by it.
     """
 
     kind: str
@@ -87,6 +95,7 @@ class Finding:
     examples: tuple[str, ...]
     locations: tuple[Location, ...] = ()
     groups: tuple[tuple[Location, ...], ...] = ()
+    objects: int = 0
 
     @property
     def fault(self) -> Fault:
@@ -118,16 +127,73 @@ class Finding:
 
 
 @dataclasses.dataclass(frozen=True)
+class Ledger:
+    """Account of one split: what its files hold is what was read, and what was left out by kind of fault.
+
+    Args:
+        objects_found: Objects in the annotation files, lines that cannot be read included.
+        objects_read: Objects of them that were read.
+        objects_left_out: Number of the others by kind of fault.
+        images_found: Images that are listed, or lie there.
+        images_read: Images of them that were read.
+        images_left_out: Number of the others by kind of fault.
+        classes: Objects found and objects read of each class, by its name; objects without a class are in none.
+    """
+
+    objects_found: int = 0
+    objects_read: int = 0
+    objects_left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    images_found: int = 0
+    images_read: int = 0
+    images_left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
+    classes: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        assert self.objects_found == self.objects_read + sum(self.objects_left_out.values()), self
+        assert self.images_found == self.images_read + sum(self.images_left_out.values()), self
+
+    @property
+    def objects_lost(self) -> int:
+        """Number of objects left out, without copies of those that stay."""
+        return sum(count for kind, count in self.objects_left_out.items() if FAULTS[kind].loses != "copy")
+
+    def losses(self) -> list[str]:
+        """Return the reasons why too much was lost to call it a success; empty if it was not."""
+        lost, reasons = self.objects_lost, []
+        total = self.objects_read + lost
+        if lost > MOST_LOST * total:
+            reasons.append(f"{f'{lost:,}' if self.objects_read else 'all'} of {counted(total, 'object')} are lost")
+        gone = [name for name, (found, read) in self.classes.items() if found and not read]
+        if gone and self.objects_read:
+            reasons.append(f"no object is left of {counted(len(gone), 'class', 'classes')}: {listed(gone)}")
+        return reasons
+
+    def __str__(self) -> str:
+        """Name what was left out and why; empty if nothing was."""
+        parts = []
+        for left_out, found, noun in (
+            (self.objects_left_out, self.objects_found, "object"),
+            (self.images_left_out, self.images_found, "image"),
+        ):
+            if left_out:
+                reasons = "; ".join(f"{count:,}: {FAULTS[kind].title}" for kind, count in left_out.items())
+                parts.append(f"{sum(left_out.values()):,} of {counted(found, noun)} ({reasons})")
+        return " and ".join(parts)
+
+
+@dataclasses.dataclass(frozen=True)
 class ReadReport:
     """Every fault that was met while one split was read; empty if it is sound.
 
     Args:
         source: Its annotation file or folder.
         findings: One per kind, the worst first.
+        ledger: Account of its objects and images; empty until the whole split is read.
     """
 
     source: str
     findings: tuple[Finding, ...] = ()
+    ledger: Ledger = Ledger()
 
     @property
     def is_sound(self) -> bool:
@@ -139,12 +205,17 @@ class ReadReport:
         return next((finding.count for finding in self.findings if finding.kind == kind), 0)
 
     def lines(self) -> list[str]:
-        """Describe each finding, and what reading did about it, in one line."""
-        return [
+        """Describe each finding, and what reading did about it, in one line; then what was left out."""
+        lines = [
             f"{self.source}: {found.count} {found.fault.title} ({found.fault.reading or found.fault.fix}): "
             f"{found.shown}"
             for found in self.findings
         ]
+        left_out, losses = str(self.ledger), self.ledger.losses()
+        if left_out:
+            most = f"; WARNING: {', and '.join(losses)}" if losses else ""
+            lines.append(f"{self.source}: left out: {left_out}{most}")
+        return lines
 
     def __str__(self) -> str:
         return "\n".join(self.lines()) or f"{self.source}: no faults"
@@ -164,9 +235,21 @@ class Findings:
         self._examples = {finding.kind: list(finding.examples) for finding in findings}
         self._locations: dict[str, list[Location]] = {}
         self._groups: dict[str, list[tuple[Location, ...]]] = {}
+        self._objects = Counter({finding.kind: finding.objects for finding in findings})
 
-    def add(self, kind: str, example: str, location: Location | None = None, count: int = 1) -> None:
-        """Count one case, or some alike; the first few examples are kept."""
+    def add(
+        self, kind: str, example: str, location: Location | None = None, count: int = 1, objects: int | None = None
+    ) -> None:
+        """Count one case, or some alike; the first few examples are kept.
+
+        Args:
+            kind: Key of :data:`FAULTS`.
+            example: Case in words.
+            location: Place of it.
+            count: Number of cases.
+            objects: Number of objects lost with it; if None, one for each case of a fault that loses an object.
+        """
+        self._objects[kind] += (count if FAULTS[kind].loses == "object" else 0) if objects is None else objects
         split = location.split if location else ""
         self._count(kind, f"{split}: {example}" if split and example else example, split, count)
         if location:
@@ -187,6 +270,7 @@ class Findings:
                 examples=tuple(self._examples[kind]),
                 locations=tuple(self._locations.get(kind, ())),
                 groups=tuple(self._groups.get(kind, ())),
+                objects=self._objects[kind],
             )
             for kind in sorted(self._counts, key=_ORDER.__getitem__)
         )

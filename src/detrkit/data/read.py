@@ -11,7 +11,7 @@ import numpy as np
 from detrkit.data.faults import Findings, ReadReport
 from detrkit.data.formats import FORMATS, SplitFiles
 from detrkit.data.index import CocoIndex, missing_images
-from detrkit.data.repair import build_index
+from detrkit.data.repair import account, build_index
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import DataError, ImageError
 
@@ -64,8 +64,9 @@ def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tu
             f"looked in {images}; set data.train_images or data.val_images to the folder that holds them"
         )
     found = Findings(report.source, report.findings)
-    for row in missing:
-        found.add("missing_image", index.file_name(int(row)))
+    for row in missing.tolist():
+        rows = index.annotation_rows(row)
+        found.add("missing_image", index.file_name(row), objects=rows.stop - rows.start)
     if len(missing) and on_bad_image == "error":
         raise ImageError(
             f"{table.source}: {len(missing)} of {len(index)} image files do not exist in {images}, for instance "
@@ -73,7 +74,7 @@ def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tu
         )
     if len(missing):
         index = index.select(np.setdiff1d(np.arange(len(index)), missing))
-    return index, found.report()
+    return index, account(table, index, found)
 
 
 def read_coco(annotations: Path, images: Path, on_bad_image: OnBadImage = "skip") -> tuple[CocoIndex, ReadReport]:

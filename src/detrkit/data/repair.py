@@ -5,13 +5,14 @@ Shapes: I images, N annotations of all of them.
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.data.faults import Findings, ReadReport
+from detrkit.data.faults import Findings, Ledger, ReadReport
 from detrkit.data.index import CocoIndex, check_inside, pack_names
 from detrkit.data.table import AnnotationTable, positions_of
 from detrkit.errors import AnnotationError, DataError, ImageError
@@ -38,6 +39,30 @@ def build_index(table: AnnotationTable, images: Path) -> tuple[CocoIndex, ReadRe
         raise type(error)(f"{table.source}: {error}") from error
 
 
+def account(table: AnnotationTable, index: CocoIndex, found: Findings) -> ReadReport:
+    """Report what was found, with the account of every object and image that the index has or has not."""
+    findings = found.build()
+    # objects of each class in the files and in the index; classes of one name are one
+    before, after = Counter[str](), Counter[str]()
+    for counts, rows, names in (
+        (before, table.class_rows(), table.category_names),
+        (after, index.labels, index.class_map.names),
+    ):
+        for row, count in enumerate(np.bincount(rows[rows >= 0], minlength=len(names)).tolist()):
+            counts[names[row]] += count
+    images_left_out = {finding.kind: finding.count for finding in findings if finding.fault.loses == "image"}
+    ledger = Ledger(
+        objects_found=table.objects_found,
+        objects_read=len(index.labels),
+        objects_left_out={finding.kind: finding.objects for finding in findings if finding.objects},
+        images_found=len(table.image_ids) + sum(table.report.count(kind) for kind in images_left_out),
+        images_read=len(index),
+        images_left_out=images_left_out,
+        classes={name: (count, after[name]) for name, count in before.items()},
+    )
+    return ReadReport(found.source, findings, ledger)
+
+
 class _Repair:
     """One pass over a table; its errors do not name the source yet."""
 
@@ -61,9 +86,11 @@ class _Repair:
         boxes, keep = self._clip(boxes, sizes_hw, rows, image_rows)
         # image after image
         order = np.flatnonzero(keep)[np.argsort(image_rows[keep], kind="stable")]
-        if len(table.annotation_ids) and not len(order):
-            count, found = len(table.annotation_ids), self.found.report()
-            raise DataError(f"none of its {count} annotations can be used; correct the file:\n{found}")
+        if table.objects_found and not len(order):
+            found = self.found.report()
+            raise DataError(
+                f"none of its {table.objects_found} annotations can be used; correct the file:\n{found}"
+            )
         counts = np.bincount(image_rows[order], minlength=len(table.image_ids))
         name_bytes, name_offsets = pack_names(table.file_names)
         index = CocoIndex(
@@ -79,7 +106,7 @@ class _Repair:
             annotation_ids=table.annotation_ids[rows][order],
             class_map=class_map,
         )
-        return index, self.found.report()
+        return index, account(table, index, self.found)
 
     def _class_map(self) -> ClassMap:
         ids, names = self.table.category_ids, self.table.category_names

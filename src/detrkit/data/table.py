@@ -44,6 +44,7 @@ class AnnotationTable:
             ``label_files`` only.
         unit: Unit that ``places`` counts.
         supercategories: Names under which categories are grouped, each once; Roboflow lists one as a category.
+        objects_found: Number of objects in the files; if not given, the rows and what ``report`` says was lost.
     """
 
     source: Path
@@ -63,6 +64,12 @@ class AnnotationTable:
     places: np.ndarray | None = None
     unit: PlaceUnit = "annotation"
     supercategories: Sequence[str] = ()
+    objects_found: int = -1
+
+    def __post_init__(self) -> None:
+        if self.objects_found < 0:
+            lost = sum(finding.objects for finding in self.report.findings)
+            object.__setattr__(self, "objects_found", len(self.annotation_ids) + lost)
 
     def image_rows(self) -> np.ndarray:
         """Find the row of ``image_ids`` of each annotation, the first where ids repeat; -1 if there is none."""
