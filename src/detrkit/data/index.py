@@ -21,8 +21,40 @@ from detrkit.errors import AnnotationError
 
 
 @dataclasses.dataclass(frozen=True)
+class WrittenAnnotations:
+    """Every annotation of a listed image and class as its file has it, image after image: what evaluation counts.
+
+    Args:
+        image_rows: Row of the index's images, int64 ``[N]``, ascending.
+        labels: Contiguous class ids, int64 ``[N]``.
+        boxes_xywh: The file's own float64, unclipped, ``[N, 4]``: an IoU may lie on a threshold.
+        area: As written; of the box where none is, float64 ``[N]``.
+        iscrowd: bool ``[N]``.
+        annotation_ids: May repeat, int64 ``[N]``.
+        file_rows: Place of each in its file, int64 ``[N]``.
+    """
+
+    image_rows: np.ndarray
+    labels: np.ndarray
+    boxes_xywh: np.ndarray
+    area: np.ndarray
+    iscrowd: np.ndarray
+    annotation_ids: np.ndarray
+    file_rows: np.ndarray
+
+    def select(self, rows: np.ndarray) -> WrittenAnnotations:
+        """Return those of some of the images, in the given order; rows int64."""
+        places = np.full(max(rows.max(initial=0), self.image_rows.max(initial=0)) + 1, -1, dtype=np.int64)
+        places[rows] = np.arange(len(rows))
+        image_rows = places[self.image_rows]
+        kept = np.argsort(image_rows, kind="stable")[np.count_nonzero(image_rows < 0) :]
+        columns = {name: column[kept] for name, column in vars(self).items()}
+        return WrittenAnnotations(**{**columns, "image_rows": image_rows[kept]})
+
+
+@dataclasses.dataclass(frozen=True)
 class CocoIndex:
-    """Every image and annotation of a data set, image after image.
+    """Every image and annotation of a data set, image after image, repaired as training needs it.
 
     Args:
         image_ids: The data set's ids, int64 ``[I]``.
@@ -30,13 +62,14 @@ class CocoIndex:
         name_offsets: Start of each name, int64 ``[I + 1]``.
         sizes_hw: Pixels as annotated, int32 ``[I, 2]``.
         offsets: Annotations of image i are rows ``offsets[i]:offsets[i + 1]`` of the rest, int64 ``[I + 1]``.
-        boxes_xyxy: Pixels, inside the image, float64 ``[N, 4]``: float32 would move an IoU that lies on a
-            threshold of evaluation.
+        boxes_xyxy: Pixels, inside the image, float64 ``[N, 4]``.
         labels: Contiguous class ids, int64 ``[N]``.
         area: Area as annotated, in pixels, float64 ``[N]``; of the box where none is given.
         iscrowd: bool ``[N]``.
         annotation_ids: The data set's ids, int64 ``[N]``.
         class_map: The classes that ``labels`` counts.
+        written: The annotations as evaluation counts them; None where these are those of the index.
+        is_numbered: The format has no image ids, so that images are numbered from 1 in the order of names.
     """
 
     image_ids: np.ndarray
@@ -50,6 +83,8 @@ class CocoIndex:
     iscrowd: np.ndarray
     annotation_ids: np.ndarray
     class_map: ClassMap
+    written: WrittenAnnotations | None = None
+    is_numbered: bool = False
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -82,6 +117,7 @@ class CocoIndex:
             area=self.area[annotation_rows],
             iscrowd=self.iscrowd[annotation_rows],
             annotation_ids=self.annotation_ids[annotation_rows],
+            written=None if self.written is None else self.written.select(rows),
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.data.faults import Findings, Ledger, ReadReport
-from detrkit.data.index import CocoIndex, check_inside, pack_names
+from detrkit.data.index import CocoIndex, WrittenAnnotations, check_inside, pack_names
 from detrkit.data.table import AnnotationTable, positions_of
 from detrkit.errors import AnnotationError, DataError, ImageError
 from detrkit.ops.images import read_image_size
@@ -105,8 +105,27 @@ class _Repair:
             iscrowd=table.iscrowd[rows][order],
             annotation_ids=table.annotation_ids[rows][order],
             class_map=class_map,
+            written=self._written(class_map),
+            is_numbered=bool(table.label_files),
         )
         return index, account(table, index, self.found)
+
+    def _written(self, class_map: ClassMap) -> WrittenAnnotations:
+        """Return what evaluation counts: as pycocotools does, every annotation of a listed image and class."""
+        table, image_rows, xywh = self.table, self.table.image_rows(), self.table.boxes_xywh
+        labels = positions_of(table.category_refs, np.array(class_map.category_ids, dtype=np.int64))
+        rows = np.flatnonzero((image_rows >= 0) & (labels >= 0) & np.isfinite(xywh).all(axis=1))
+        rows = rows[np.argsort(image_rows[rows], kind="stable")]
+        boxes, area = xywh[rows], table.area[rows]
+        return WrittenAnnotations(
+            image_rows=image_rows[rows],
+            labels=labels[rows],
+            boxes_xywh=boxes,
+            area=np.where(np.isnan(area), boxes[:, 2] * boxes[:, 3], area),
+            iscrowd=table.iscrowd[rows],
+            annotation_ids=table.annotation_ids[rows],
+            file_rows=rows,
+        )
 
     def _class_map(self) -> ClassMap:
         ids, names = self.table.category_ids, self.table.category_names

@@ -56,7 +56,7 @@ class CocoMetrics:
             nothing to measure. APs, APm, APl: objects under 32 x 32 pixels, up to 96 x 96, and above.
         per_class: One entry per class of the data set, by ascending category id.
         images: Images evaluated.
-        objects: Annotated objects in them; crowd regions are not counted.
+        objects: Annotated objects in them; what is ignored, such as crowd regions, is not counted.
         detections: Detections in them that were measured.
         max_detections: Detections per image and class that count; the ``100`` of ``AR100``.
         unmatched_classes: Classes of the model that the data set lacks; their detections were ignored.
@@ -170,7 +170,7 @@ class BoxEvaluator:
         curves = evaluation.eval
         assert curves is not None
         precision, recall = curves["precision"], curves["recall"]
-        measured = np.isin(self.truth.image_rows, rows) & ~self.truth.iscrowd
+        measured = np.isin(self.truth.image_rows, rows) & ~self.truth.ignored
         objects = np.bincount(self.truth.class_ids[measured], minlength=len(self.truth.class_map))
         matched = set(np.flatnonzero(self._data_class_ids >= 0).tolist())
         return CocoMetrics(

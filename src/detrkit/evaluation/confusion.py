@@ -48,9 +48,9 @@ def confusion(matches: Matches, score: float | None = None, iou: float = 0.5) ->
         score = max(best_cut(together_cuts(matches, row))[1], 0.0)
     truth, found = matches.truth, matches.found
     taken = found.scores >= score
-    pairs = matches.pairs.select(taken[matches.pairs.detections] & ~truth.iscrowd[matches.pairs.objects])
+    pairs = matches.pairs.select(taken[matches.pairs.detections] & ~truth.ignored[matches.pairs.objects])
     one_class = dataclasses.replace(found, class_ids=np.zeros_like(found.class_ids))
-    matched, found_by = match_pairs(pairs, truth.iscrowd, one_class, np.array([iou]))
+    matched, found_by = match_pairs(pairs, truth, one_class, np.array([iou]))
     background = len(truth.class_map)
     taken &= (matched[0] >= 0) | ~matches.ignored[row]
     true_class = np.append(truth.class_ids, background)  # at -1 the background

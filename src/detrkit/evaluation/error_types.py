@@ -98,7 +98,7 @@ def classify_errors(matches: Matches) -> ErrorTypes:
     Args:
         matches: Matches of detections and objects.
     """
-    real = matches.pairs.select(~matches.truth.iscrowd[matches.pairs.objects])
+    real = matches.pairs.select(~matches.truth.ignored[matches.pairs.objects])
     same_class = matches.truth.class_ids[real.objects] == matches.found.class_ids[real.detections]
     same, same_iou = _best_pairs(real.select(same_class), len(matches.found))
     other, other_iou = _best_pairs(real.select(~same_class), len(matches.found))

@@ -163,7 +163,7 @@ def select_classes(truth: CocoTruth, class_ids: Sequence[int]) -> CocoTruth:
         return truth
     new_ids = np.full(len(truth.class_map), -1, dtype=np.int64)
     new_ids[class_ids] = np.arange(len(class_ids))
-    kept = new_ids[truth.class_ids] >= 0
-    columns = {name: getattr(truth, name)[kept] for name in ("image_rows", "boxes_xywh", "area", "iscrowd")}
-    classes, class_map = new_ids[truth.class_ids[kept]], truth.class_map.select(class_ids)
-    return dataclasses.replace(truth, class_ids=classes, class_map=class_map, **columns)
+    kept = truth.select(new_ids[truth.class_ids] >= 0)
+    return dataclasses.replace(
+        kept, class_ids=new_ids[kept.class_ids], class_map=truth.class_map.select(class_ids)
+    )

@@ -15,7 +15,7 @@ from typing import Self
 
 import numpy as np
 
-from detrkit.evaluation.truth import CocoTruth
+from detrkit.evaluation.truth import MOST_AREA, CocoTruth
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """pycocotools' own values, to the last bit."""
@@ -80,9 +80,10 @@ class Matches:
         found: The detections that count: of each image and class the best ``max_detections``. Ordered by image,
             and by descending score within it.
         matched: Annotation that a detection found, -1 for none, int32 ``[T, D]``.
-        ignored: Found a crowd region, so that it is neither right nor wrong, bool ``[T, D]``.
-        found_by: Detection that found an object, -1 for none, int32 ``[T, N]``; -1 for crowd regions.
-        measured: Objects to be found: in a measured image and no crowd region, bool ``[N]``.
+        ignored: Neither right nor wrong, bool ``[T, D]``: it found a crowd region, or another annotation that is
+            ignored, or found nothing and is larger than COCO measures.
+        found_by: Detection that found an object, -1 for none, int32 ``[T, N]``; -1 for what is ignored.
+        measured: Objects to be found: in a measured image and not ignored, bool ``[N]``.
         pairs: Overlaps, for what matching does not tell.
     """
 
@@ -126,9 +127,10 @@ def match_detections(truth: CocoTruth, found: Found, rows: np.ndarray, max_detec
     measured_image = in_rows[truth.image_rows]
     pairs = overlapping_pairs(truth, found, measured_image)
     same = truth.class_ids[pairs.objects] == found.class_ids[pairs.detections]
-    matched, found_by = match_pairs(pairs.select(same), truth.iscrowd, found)
-    ignored = (matched >= 0) & truth.iscrowd[matched] if len(truth.iscrowd) else np.zeros_like(matched, bool)
-    return Matches(truth, rows, found, matched, ignored, found_by, measured_image & ~truth.iscrowd, pairs)
+    matched, found_by = match_pairs(pairs.select(same), truth, found)
+    too_large = found.boxes_xywh[:, 2] * found.boxes_xywh[:, 3] > MOST_AREA
+    ignored = np.append(truth.ignored, False)[matched] | (too_large & (matched < 0))  # False for a match of -1
+    return Matches(truth, rows, found, matched, ignored, found_by, measured_image & ~truth.ignored, pairs)
 
 
 def overlapping_pairs(truth: CocoTruth, found: Found, usable: np.ndarray) -> Pairs:
@@ -191,19 +193,20 @@ def _rank_in_class(found: Found) -> np.ndarray:
 
 
 def match_pairs(
-    pairs: Pairs, iscrowd: np.ndarray, found: Found, iou_thresholds: np.ndarray = IOU_THRESHOLDS
+    pairs: Pairs, truth: CocoTruth, found: Found, iou_thresholds: np.ndarray = IOU_THRESHOLDS
 ) -> tuple[np.ndarray, np.ndarray]:
     """Return ``matched [T, D]`` and ``found_by [T, N]`` from pairs of the same class, ordered by detection."""
     thresholds = np.minimum(iou_thresholds, 1 - 1e-10)
     matched = np.full((len(thresholds), len(found)), -1, dtype=np.int32)
-    found_by = np.full((len(thresholds), len(iscrowd)), -1, dtype=np.int32)
+    found_by = np.full((len(thresholds), len(truth.iscrowd)), -1, dtype=np.int32)
+    ignored = truth.ignored
     pairs = pairs.select(pairs.iou >= thresholds[0])
-    # Of the objects that a detection may take, it takes the first: a real one before a crowd region, the one it
-    # overlaps most, and of equals the last.
-    pairs = pairs.select(np.lexsort((-pairs.objects, -pairs.iou, iscrowd[pairs.objects], pairs.detections)))
+    # Of the objects that a detection may take, it takes the first: a real one before one that is ignored, the one
+    # it overlaps most, and of equals the last.
+    pairs = pairs.select(np.lexsort((-pairs.objects, -pairs.iou, ignored[pairs.objects], pairs.detections)))
     for row in _rounds(pairs, found):
         detections, objects = pairs.detections[row], pairs.objects[row]
-        crowd = iscrowd[objects]
+        crowd = truth.iscrowd[objects]
         begins = np.flatnonzero(np.r_[True, detections[1:] != detections[:-1]])
         place = np.arange(len(row))
         for number, threshold in enumerate(thresholds):
@@ -213,6 +216,7 @@ def match_pairs(
             matched[number, detections[taken]] = objects[taken]
             real = taken[~crowd[taken]]
             found_by[number, objects[real]] = detections[real]
+    found_by[:, ignored] = -1
     return matched, found_by
 
 

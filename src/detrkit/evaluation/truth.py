@@ -6,12 +6,16 @@ Shapes: I images, N annotations, C classes of the data set.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping, Sequence
 
 import hotcoco
 import numpy as np
 
 from detrkit.classes import ClassMap
-from detrkit.data.index import CocoIndex
+from detrkit.data.index import CocoIndex, WrittenAnnotations
+
+MOST_AREA = 1e5**2
+"""pycocotools ignores larger objects, and larger detections that found nothing."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,6 +33,9 @@ class CocoTruth:
         area: float64 ``[N]``, the annotated area, which decides small, medium or large.
         iscrowd: bool ``[N]``.
         class_map: Classes of the data set, by ascending category id.
+        annotation_ids: The data set's ids, which may repeat, int64 ``[N]``; None where they are not known.
+        file_rows: Place of each annotation in its file, int64 ``[N]``; None where they are not known.
+        image_keys: Fields that tell images apart in a file of results, ``[I]``; ``image_id`` alone if empty.
     """
 
     image_ids: np.ndarray
@@ -39,6 +46,20 @@ class CocoTruth:
     area: np.ndarray
     iscrowd: np.ndarray
     class_map: ClassMap
+    annotation_ids: np.ndarray | None = None
+    file_rows: np.ndarray | None = None
+    image_keys: Sequence[Mapping[str, int | str]] = ()
+
+    @property
+    def ignored(self) -> np.ndarray:
+        """Annotations that need not be found, by pycocotools' rule for objects of all sizes, bool ``[N]``."""
+        return self.iscrowd | (self.area < 0) | (self.area > MOST_AREA)
+
+    def select(self, rows: np.ndarray) -> CocoTruth:
+        """Return the same images with some of the annotations; rows int64, ordered by image, or bool ``[N]``."""
+        names = ("image_rows", "class_ids", "boxes_xywh", "area", "iscrowd", "annotation_ids", "file_rows")
+        columns = {name: column[rows] for name in names if (column := getattr(self, name)) is not None}
+        return dataclasses.replace(self, **columns)
 
     def row_by_image_id(self) -> dict[int, int]:
         """Return the row in ``image_ids`` of each of the data set's image ids."""
@@ -58,30 +79,49 @@ class CocoTruth:
 
 
 def ground_truth_from_index(index: CocoIndex) -> CocoTruth:
-    """Return the ground truth that evaluation shares with training: the repaired annotations of an index.
+    """Return the ground truth of a split: the annotations as their file has them, see :class:`WrittenAnnotations`.
 
-    Coordinates keep the index's precision; see :class:`CocoTruth` on why float64 is better.
+    What training clips or leaves out counts, as in pycocotools. An index without them gives its own annotations.
     """
+    written = index.written or _from_corners(index)
     image_ids = np.asarray(index.image_ids, dtype=np.int64)
-    offsets = np.asarray(index.offsets, dtype=np.int64)
     order = np.argsort(image_ids, kind="stable")
-    row_of_position = np.empty_like(order)
-    row_of_position[order] = np.arange(len(order))
-    image_rows = np.repeat(row_of_position, np.diff(offsets))
-    boxes = np.asarray(index.boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    written = written.select(order)
     class_map, new_class_ids = _by_category_id(index.class_map)
-    by_image = np.argsort(image_rows, kind="stable")
-    boxes_xywh = np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
     return CocoTruth(
         image_ids=image_ids[order],
         sizes_hw=np.asarray(index.sizes_hw, dtype=np.int64).reshape(-1, 2)[order],
-        image_rows=image_rows[by_image],
-        class_ids=new_class_ids[np.asarray(index.labels, dtype=np.int64)][by_image],
-        boxes_xywh=boxes_xywh[by_image],
-        area=np.asarray(index.area, dtype=np.float64)[by_image],
-        iscrowd=np.asarray(index.iscrowd, dtype=bool)[by_image],
+        image_rows=written.image_rows,
+        class_ids=new_class_ids[written.labels],
+        boxes_xywh=written.boxes_xywh,
+        area=written.area,
+        iscrowd=written.iscrowd,
         class_map=class_map,
+        annotation_ids=written.annotation_ids,
+        file_rows=written.file_rows,
+        image_keys=_image_keys(index, order),
     )
+
+
+def _from_corners(index: CocoIndex) -> WrittenAnnotations:
+    corners = np.asarray(index.boxes_xyxy, dtype=np.float64).reshape(-1, 4)
+    return WrittenAnnotations(
+        image_rows=np.repeat(np.arange(len(index.image_ids)), np.diff(index.offsets)),
+        labels=np.asarray(index.labels, dtype=np.int64),
+        boxes_xywh=np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1),
+        area=np.asarray(index.area, dtype=np.float64),
+        iscrowd=np.asarray(index.iscrowd, dtype=bool),
+        annotation_ids=np.arange(1, len(corners) + 1),
+        file_rows=np.arange(len(corners)),
+    )
+
+
+def _image_keys(index: CocoIndex, order: np.ndarray) -> list[dict[str, int | str]]:
+    """Return what names images in a file of results, beyond whole numbers that are their own."""
+    if not index.is_numbered:
+        return []
+    rows = order.tolist()
+    return [{"image_id": int(index.image_ids[row]), "file_name": index.file_name(row)} for row in rows]
 
 
 def _by_category_id(class_map: ClassMap) -> tuple[ClassMap, np.ndarray]:

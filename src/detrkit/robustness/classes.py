@@ -69,7 +69,9 @@ class ClassMatch:
 
     def index(self, index: CocoIndex) -> CocoIndex:
         """Return a data set's index with the classes to measure."""
-        return dataclasses.replace(index, labels=self.of_data[index.labels], class_map=self.classes)
+        written = index.written and dataclasses.replace(index.written, labels=self.of_data[index.written.labels])
+        labels = self.of_data[index.labels]
+        return dataclasses.replace(index, labels=labels, class_map=self.classes, written=written)
 
     def translate(self, found: ImageDetections | ImageResults) -> ImageDetections | ImageResults:
         """Return the model's detections of an image as of classes to measure; those of others are left out."""

@@ -1,12 +1,13 @@
 """Ground truth from JSON and from the data room's index."""
 
+import dataclasses
 import json
-import types
 
 import numpy as np
 import pytest
 
 from detrkit.classes import ClassMap
+from detrkit.data.index import CocoIndex
 from detrkit.errors import AnnotationError
 from detrkit.evaluation.evaluator import CocoEvaluator, read_ground_truth, select_classes
 from detrkit.evaluation.truth import ground_truth_from_index
@@ -24,14 +25,17 @@ def small_content():
 
 
 def small_index():
-    return types.SimpleNamespace(
+    return CocoIndex(
         image_ids=np.array([9, 4]),
+        name_bytes=np.zeros(0, np.uint8),
+        name_offsets=np.zeros(3, np.int64),
         sizes_hw=np.array([[20, 30], [10, 10]]),
         offsets=np.array([0, 1, 2]),
         boxes_xyxy=np.array([[1, 2, 4, 6], [0.5, 0.25, 0.75, 1.0]]),
         labels=np.array([0, 1]),
         area=np.array([12.0, 7.5]),
         iscrowd=np.array([True, False]),
+        annotation_ids=np.array([1, 2]),
         class_map=ClassMap(names=("b", "a"), category_ids=(8, 2)),
     )
 
@@ -57,9 +61,9 @@ def test_json_and_index_become_columns_sorted_by_image_id(truth, first_box):
 
 def test_index_without_annotations_is_legal():
     index = small_index()
-    index.offsets = np.zeros(3, np.int64)
-    for name in ("boxes_xyxy", "labels", "area", "iscrowd"):
-        setattr(index, name, getattr(index, name)[:0])
+    names = ("boxes_xyxy", "labels", "area", "iscrowd", "annotation_ids")
+    none = {name: getattr(index, name)[:0] for name in names}
+    index = dataclasses.replace(index, offsets=np.zeros(3, np.int64), **none)
     metrics = CocoEvaluator(ground_truth_from_index(index)).finish()
     assert metrics.images == 2
     assert metrics["AP"] == -1
