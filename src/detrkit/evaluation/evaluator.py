@@ -111,7 +111,7 @@ def read_ground_truth(source: str | Path | Mapping[str, Any]) -> CocoTruth:
 
 def _annotation_columns(
     annotations: Sequence[Mapping[str, Any]], image_ids: np.ndarray, class_map: ClassMap, where: str
-) -> dict[str, np.ndarray]:
+) -> dict[str, Any]:
     row_by_image_id = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
     class_by_category = class_map.class_id_by_category()
     # entries of listed images and categories
