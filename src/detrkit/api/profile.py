@@ -11,7 +11,7 @@ import torch
 
 from detrkit.api.common import Say, Source
 from detrkit.config import DEFAULT_PRESET, Config, read_config, update_config
-from detrkit.data.split import read_split
+from detrkit.data.split import read_train_split
 from detrkit.distributed import make_fabric
 from detrkit.errors import UsageError, counted
 from detrkit.families.build import is_run
@@ -61,7 +61,7 @@ def profile(
     folder = make_folder(Path(out))
 
     # the training as it would begin
-    train = read_split(resolved, resolved.data.train_split)
+    train = read_train_split(resolved)
     for line in train.lines():
         say(line)
     fabric = make_fabric(resolved.train)

@@ -172,7 +172,8 @@ def run_drawings() -> Drawings:
 
 def report_run(result: Any) -> None:
     """Say how a training ended, and exit as it did."""
-    best = "not evaluated" if result.best is None else f"best AP {result.best:.3f}"
+    without = "no AP could be measured: best.pt is the newest state" if result.last_metrics else "not evaluated"
+    best = without if result.best is None else f"best AP {result.best:.3f}"
     done = f"{counted(result.epochs, 'epoch')}, {counted(result.steps, 'step')}"
     say(f"{done}, {best}. Run folder: {result.run_dir}")
     end_of_training(result)

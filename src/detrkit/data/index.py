@@ -94,6 +94,10 @@ class CocoIndex:
         start, stop = self.name_offsets[row : row + 2]
         return self.name_bytes[start:stop].tobytes().decode("utf-8", "surrogateescape")
 
+    def object_counts(self) -> np.ndarray:
+        """Count the objects of each image, int64 ``[I]``; crowd regions are none: not trained on, not measured."""
+        return np.diff(np.concatenate(([0], np.cumsum(~self.iscrowd)))[self.offsets])
+
     def annotation_rows(self, row: int) -> slice:
         """Return the rows of the annotation arrays that belong to an image."""
         return slice(int(self.offsets[row]), int(self.offsets[row + 1]))

@@ -13,7 +13,7 @@ from detrkit.data.faults import ReadReport
 from detrkit.data.formats import SplitFiles, find_split, find_splits
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_split_files
-from detrkit.errors import DataError, listed
+from detrkit.errors import DataError, counted, listed
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,6 +61,27 @@ def read_split(
         files = find_split(data or own.root, split, own if data is None else DataConfig())
     index, report = read_split_files(files, on_bad_image)
     return Split(files, index, report)
+
+
+def read_train_split(config: Config) -> Split:
+    """Find and read the split to train on.
+
+    Raises:
+        DataError: It has no object to learn from, and ``data.on_few_objects`` does not accept that.
+    """
+    train = read_split(config, config.data.train_split)
+    if train.index.object_counts().any() or config.data.on_few_objects == "accept":
+        return train
+    crowd = len(train.index.labels)
+    what = f"all of its {counted(crowd, 'object')} are crowd regions" if crowd else "no object was read"
+    lines = [
+        f"{train.files.annotations}: nothing to learn in its {counted(len(train.index), 'image')}: {what} "
+        f"({train.files.reason})",
+        *train.report.lines(),
+        "correct the data (detrkit data check DATA); to train on images without objects all the same: "
+        "--set data.on_few_objects=accept",
+    ]
+    raise DataError("\n".join(lines))
 
 
 def _files_of_json(path: Path, pixels: bool) -> SplitFiles:

@@ -92,7 +92,7 @@ def check_category_ids(split: str, table: AnnotationTable) -> list[CheckResult]:
 
 def check_objects(split: str, index: CocoIndex, patches: Patches) -> list[CheckResult]:
     """Check whether there is anything to learn from."""
-    counts = np.diff(index.offsets)
+    counts = index.object_counts()
     empty, read, unreadable = int((counts == 0).sum()), patches.images_read, len(patches.unreadable)
     results = []
     if not counts.sum():

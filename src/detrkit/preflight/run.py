@@ -94,7 +94,7 @@ def run_preflight(
             built = dataclasses.replace(built, config=update_config(config, own))
         known, head = _check_head(built, trained_model is not None, train, val)
         tell([head])
-        if known is not None and len(train.index.labels) and seen.images_read:
+        if known is not None and train.index.object_counts().any() and seen.images_read:
             say(f"...     over-fitting a handful of images, some {2 * budget_s:.0f} s at most on a slow machine")
             overfit, batch = _try(dataclasses.replace(built, class_map=known), train, val, budget_s, tell)
     report = PreflightReport(tuple(results))

@@ -24,6 +24,7 @@ from torch import Tensor, nn
 from detrkit.checkpoint import CheckpointStore
 from detrkit.config import Config, write_config
 from detrkit.errors import CheckpointError, DataError, DetrkitError
+from detrkit.evaluation.coco import UNDEFINED
 from detrkit.families.parts import find_places
 from detrkit.training.alarms import Alarms, Progressed
 from detrkit.training.ema import Ema
@@ -58,7 +59,7 @@ class FitResult:
         run_dir: Run folder.
         steps: Optimiser steps made since the beginning.
         epochs: Epochs completed.
-        best: Highest AP of all evaluations; None before the first.
+        best: Highest AP of all evaluations; None if none could be measured.
         last_metrics: Numbers of the last evaluation.
         stopped: Reason why training ended; pruned: ``on_evaluation`` wanted it.
         signal_number: The signal that interrupted it, if one did; a shell expects exit code 128 + this.
@@ -332,6 +333,7 @@ def _evaluate(run: Run) -> bool:
             stack.enter_context(run.stop.immediate() if interruptible else contextlib.nullcontext())
             state.module.eval()
             metrics = {name: float(value) for name, value in run.evaluate(state.module).items()}
+            metrics = {name: math.nan if value == UNDEFINED else value for name, value in metrics.items()}
             if run.draw_samples is not None and run.fabric.is_global_zero:
                 samples = run.draw_samples(state.module)
     except KeyboardInterrupt:
@@ -358,15 +360,17 @@ def _evaluate(run: Run) -> bool:
 
 
 def _take_metrics(run: Run, metrics: dict[str, float]) -> None:
-    """Note an evaluation; keep the model if it is the best so far."""
+    """Note an evaluation; keep the model if it is the best so far, or the newest where no AP can be measured."""
     progress = run.state.progress
     former = progress.metrics, progress.evals_without_gain, progress.best
     ap = metrics.get("AP", math.nan)
-    better = not math.isnan(ap) and (progress.best is None or ap > progress.best)
+    is_measured = not math.isnan(ap)
+    better = progress.best is None or (is_measured and ap > progress.best)
     progress.metrics = metrics
-    progress.evals_without_gain = 0 if better else progress.evals_without_gain + 1
+    if is_measured:
+        progress.evals_without_gain = 0 if better else progress.evals_without_gain + 1
     if better:
-        progress.best = ap
+        progress.best = ap if is_measured else None
         try:
             check_previous_step(run)
             saved = run.payload()  # all processes take part: they add up what is in the window
@@ -375,7 +379,7 @@ def _take_metrics(run: Run, metrics: dict[str, float]) -> None:
         except CheckpointError:  # a run resumed from here evaluates again, and keeps the best then
             progress.metrics, progress.evals_without_gain, progress.best = former
             raise
-    run.log.evaluation(progress.step, run.epoch, metrics, best=better)
+    run.log.evaluation(progress.step, run.epoch, metrics, best=better and is_measured)
 
 
 def _log_window(run: Run) -> None:

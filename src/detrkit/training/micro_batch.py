@@ -92,7 +92,7 @@ def worst_case(config: TransformConfig, index: CocoIndex) -> WorstCase:
     """Find the largest image, the largest padded batch and the most objects that training can come to see."""
     shapes = {(int(height), int(width)) for height, width in np.unique(index.sizes_hw, axis=0)}
     sizes = largest_outputs(config, shapes)
-    counts = np.diff(np.concatenate(([0], np.cumsum(~index.iscrowd)))[index.offsets])
+    counts = index.object_counts()
     composed = (4 if config.mosaic else 1) * (2 if config.mixup else 1)
     return WorstCase(
         single_hw=max(sizes, key=lambda size: (size[0] * size[1], size)),

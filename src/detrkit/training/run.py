@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -20,7 +21,7 @@ from detrkit.data.augment import augments_on_device
 from detrkit.data.cache import ImageCache, find_cache
 from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, build_loader
-from detrkit.data.split import Split, read_split, unknown_classes
+from detrkit.data.split import Split, read_split, read_train_split, unknown_classes
 from detrkit.data.transforms import needed_size, train_transform
 from detrkit.detectors.split_evaluator import Draw, SplitEvaluator
 from detrkit.distributed import (
@@ -31,7 +32,7 @@ from detrkit.distributed import (
     lost_processes,
     make_fabric,
 )
-from detrkit.errors import ConfigError, DataError, UsageError
+from detrkit.errors import ConfigError, DataError, UsageError, counted
 from detrkit.families.build import build_model, is_run, prepare_model
 from detrkit.families.presets import PRESETS
 from detrkit.files import atomic_file, is_leftover, make_folder
@@ -182,12 +183,12 @@ def _train(
     say = say if first else _say_nothing
 
     # data, then the model, whose head and weights depend on it
-    train = read_split(config.data, config.data.train_split)
+    train = read_train_split(config)
     val = read_split(config.data, config.data.val_split, strict=True)
     for line in dict.fromkeys([*train.lines(), *val.lines()]):
         say(line)
-    if (train.files.annotations, train.files.listings) == (val.files.annotations, val.files.listings):
-        say("WARNING: the validation split is the training split; its AP says nothing about new images")
+    for line in _split_warnings(config, train, val):
+        say(line)
     setup = prepare(config, fabric, train, say, saved)
     report = setup.built.report
     lines = scratch_warning(setup.config, len(train.index)) if report is None else report.lines()
@@ -303,6 +304,27 @@ def training_dataset(config: Config, train: Split, cache: ImageCache | None, dev
         fast_decode=config.data.fast_decode,
         cache=cache,
     )
+
+
+def _split_warnings(config: Config, train: Split, val: Split) -> list[str]:
+    """Tell what will be missing in training or in its numbers because of how the splits are."""
+    lines = []
+    if (train.files.annotations, train.files.listings) == (val.files.annotations, val.files.listings):
+        lines.append("the validation split is the training split; its AP says nothing about new images")
+    if not val.index.object_counts().any():
+        patience = "" if config.train.patience is None else ", and train.patience does not act"
+        lines.append(
+            f"{val.files.annotations} has no object to find: no AP can be measured, best.pt is the state of the "
+            f"last evaluation{patience}"
+        )
+    counts, queries = train.index.object_counts(), config.model.num_queries
+    if (counts > queries).any():
+        lines.append(
+            f"{counted(int((counts > queries).sum()), 'training image')} with more objects than the model has "
+            f"queries, {int(counts.max())} of {queries}: the rest of them is never learnt or found; take more "
+            f"(--set model.num_queries={math.ceil(counts.max() / 100) * 100}), or tile the images"
+        )
+    return [f"WARNING: {line}" for line in lines]
 
 
 def scratch_warning(config: Config, images: int) -> list[str]:

@@ -17,6 +17,7 @@ from detrkit.checkpoint import CheckpointStore
 from detrkit.classes import ClassMap
 from detrkit.config import Config
 from detrkit.errors import CheckpointError
+from detrkit.evaluation.coco import UNDEFINED
 from detrkit.families.family import BuiltModel
 from detrkit.losses.criterion import Criterion, Normalizers
 from detrkit.training.alarms import Alarms
@@ -84,8 +85,8 @@ class Progress:
         step: Optimiser steps made.
         epoch: Epochs completed, their evaluation included.
         batch: Micro-batches of the present epoch that each process has consumed.
-        best: Highest AP so far.
-        evals_without_gain: Evaluations since then.
+        best: Highest AP so far; None while none could be measured.
+        evals_without_gain: Evaluations since then that measured an AP.
         metrics: Numbers of the last evaluation.
         micro_batch: Images through the network at once, since memory ran out; None: as configured.
         bad_steps: Steps in a row, the last included, whose loss or gradient was not finite.
@@ -101,6 +102,10 @@ class Progress:
     micro_batch: int | None = None
     bad_steps: int = 0
     bad_steps_saved: int = 0
+
+    def __post_init__(self) -> None:
+        if self.best == UNDEFINED:  # as earlier versions noted that there was nothing to measure
+            self.best = None
 
 
 _PARTS = ("optimizer", "scaler", "ema", "window", "health", "alarms")

@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 
 from detrkit.config import Config
 from detrkit.data.loader import EpochBatchSampler, build_loader, endless_batches
-from detrkit.data.split import read_split
+from detrkit.data.split import read_train_split
 from detrkit.detectors.stages import resolve_device
 from detrkit.errors import TrainingError, UsageError
 from detrkit.families.build import prepare_model
@@ -170,7 +170,7 @@ def judge(rates: Sequence[float], losses: Sequence[float], configured: float) ->
 
 def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[float, float]]:
     """Yield rate and loss of each step."""
-    train = read_split(config, config.data.train_split)
+    train = read_train_split(config)
     built = prepare_model(config, train.index.class_map)
     config, model = built.config, built.model
     device = resolve_device(config.train.device)

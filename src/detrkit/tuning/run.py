@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from detrkit.config import Config
-from detrkit.data.split import read_split
-from detrkit.errors import UsageError
+from detrkit.data.split import read_split, read_train_split
+from detrkit.errors import DataError, UsageError
 from detrkit.tuning.page import write_study_page
 from detrkit.tuning.results import StudyResult, read_trials, write_results
 from detrkit.tuning.settings import Pruner, Settings
@@ -129,8 +129,10 @@ def _agreed(
 
 def _count_images(config: Config) -> dict[str, int]:
     """Count what a data set is known again by; reading it also finds its faults before the first trial does."""
-    train = read_split(config, config.data.train_split).index
+    train = read_train_split(config).index
     val = read_split(config, config.data.val_split, strict=True).index
+    if not val.object_counts().any():
+        raise DataError(f"{config.data.val_split} has no object to find: trials could not be compared by their AP")
     return {
         "training images": len(train),
         "training objects": len(train.labels),

@@ -196,7 +196,7 @@ class Worker:
 
         def on_evaluation(epoch: int, metrics: Mapping[str, float]) -> bool:
             ap = metrics.get("AP", math.nan)
-            if not math.isfinite(ap) or ap < 0:  # COCO's -1: nothing to measure
+            if not math.isfinite(ap):  # nothing to measure
                 return False
             if epoch not in reported:  # a run that went on from before its last evaluation gives it again
                 trial.report(ap, epoch)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -155,6 +156,21 @@ def test_best_is_kept_and_patience_ends_training(toy, make_config):
     assert same_state(read_model(toy.run_dir).state_dict, toy.evaluated[1])
     again = toy.fit(make_config(epochs=50, patience=3), resume=CheckpointStore(toy.run_dir).load_latest())
     assert (again.stopped, again.epochs) == ("patience", 5)
+
+
+def test_an_ap_that_cannot_be_measured_neither_stops_nor_replaces_a_measured_one(toy, make_config):
+    toy.scores = [-1.0, -1.0, 0.2, -1.0, -1.0, -1.0, 0.3]
+    result = toy.fit(make_config(epochs=7, patience=2))
+    assert (result.stopped, result.best) == ("finished", 0.3)
+    toy.evaluated, toy.scores = [], [0.2, -1.0, math.nan]
+    result = toy.fit(make_config(epochs=5, patience=2))
+    assert (result.stopped, result.epochs, result.best) == ("finished", 5, 0.2)
+    assert same_state(read_model(toy.run_dir).state_dict, toy.evaluated[0])
+    # an earlier version noted -1 as the best
+    payload = CheckpointStore(toy.run_dir).load_latest()
+    payload["progress"]["best"] = -1.0
+    assert toy.fit(make_config(epochs=6), resume=payload).best is None
+    assert same_state(read_model(toy.run_dir).state_dict, toy.evaluated[-1])
 
 
 def test_resume_with_another_model_is_refused(toy, make_config):

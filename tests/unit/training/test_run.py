@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
-from detrkit.checkpoint import CheckpointStore
+from detrkit.checkpoint import CheckpointStore, load_checkpoint
 from detrkit.config import Config, read_config, update_config, write_config
 from detrkit.curation.synthetic import write_synthetic
-from detrkit.errors import UsageError
+from detrkit.data.split import read_train_split
+from detrkit.errors import DataError, UsageError
 from detrkit.families.recipes import preset_config
 from detrkit.training.run import absolute_paths, resume_run, start_run
+from detrkit.tuning.lr_range import run_lr_range
+from detrkit.tuning.run import run_tuning
 
 
 @pytest.fixture
@@ -53,6 +59,89 @@ def test_a_run_without_a_checkpoint_begins_from_its_printout(config: Config, tmp
         resume_run(run, print)
     write_config(config, run / "config.yaml")
     assert resume_run(run, lambda _line: None).steps == 2
+
+
+def crowd_only(folder: Path, split: str) -> Path:
+    """Make every object of a split a crowd region."""
+    (path,) = folder.glob(f"annotations/*{split}*.json")
+    content = json.loads(path.read_text())
+    content["annotations"] = [{**entry, "iscrowd": 1} for entry in content["annotations"]]
+    path.write_text(json.dumps(content))
+    return folder
+
+
+def yolo(folder: Path, line: str | None) -> Path:
+    """Write a YOLO data set whose label files have one line each, or that has none."""
+    for split in ("train", "val"):
+        for kind in ("images", "labels"):
+            (folder / kind / split).mkdir(parents=True)
+        for number in range(2):
+            Image.new("RGB", (64, 48)).save(folder / "images" / split / f"{number}.jpg")
+            if line is not None:
+                (folder / "labels" / split / f"{number}.txt").write_text(line)
+    (folder / "data.yaml").write_text("train: images/train\nval: images/val\nnames: [box]\n")
+    return folder
+
+
+NOTHING: dict[str, tuple[Callable[[Path], Path], str]] = {
+    "crowd": (lambda folder: crowd_only(folder / "shapes", "train"), "are crowd regions"),
+    "no label file": (lambda folder: yolo(folder / "yolo", None), "without any label file"),
+    "no line": (lambda folder: yolo(folder / "yolo", "0;0.5;0.5;0.2;0.2"), "0;0.5;0.5;0.2;0.2"),
+    "empty files": (lambda folder: yolo(folder / "yolo", ""), "no object was read"),
+}
+
+
+@pytest.mark.parametrize("case", NOTHING)
+def test_nothing_to_learn_is_an_error_before_the_first_step_in_every_entry(
+    case: str, config: Config, tmp_path: Path
+):
+    make, reason = NOTHING[case]
+    config = update_config(config, {"data.root": str(make(tmp_path))})
+    entries: dict[str, Callable[[], object]] = {
+        "train": lambda: start_run(config, tmp_path / "run", print),
+        "lr_range": lambda: run_lr_range(config, tmp_path / "range", say=print),
+        "tune": lambda: run_tuning(config, tmp_path / "tune", say=print),
+    }
+    for enter in entries.values():
+        with pytest.raises(DataError, match="nothing to learn") as told:
+            enter()
+        assert reason in str(told.value)
+        assert "--set data.on_few_objects=accept" in str(told.value)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    accepted = update_config(config, {"data.on_few_objects": "accept"})
+    assert read_train_split(accepted).index.object_counts().tolist() == [0] * len(read_train_split(accepted).index)
+
+
+def test_data_that_lost_its_objects_since_is_not_resumed(config: Config, tmp_path: Path):
+    start_run(config, tmp_path / "run", lambda _line: None)
+    crowd_only(tmp_path / "shapes", "train")
+    with pytest.raises(DataError, match="nothing to learn"):
+        resume_run(tmp_path / "run", print, {"train.epochs": 2})
+
+
+def test_without_an_object_to_find_it_is_said_and_the_newest_state_counts(config: Config, tmp_path: Path):
+    crowd_only(tmp_path / "shapes", "val")
+    run, said = tmp_path / "run", list[str]()
+    config = update_config(config, {"train.epochs": 3, "train.patience": 1, "train.trackers": ["tensorboard"]})
+    ended = start_run(config, run, said.append)
+    assert (ended.stopped, ended.epochs, ended.best) == ("finished", 3, None)
+    (line,) = (line for line in said if "no AP can be measured" in line)
+    assert "best.pt is the state of the last evaluation, and train.patience does not act" in line
+    last, best = (load_checkpoint(run / "checkpoints" / f"{name}.pt") for name in ("last", "best"))
+    assert best["progress"]["step"] == last["progress"]["step"] == ended.steps
+    for line in (run / "metrics.jsonl").read_text().splitlines():
+        assert -1 not in json.loads(line).values()
+    with pytest.raises(DataError, match="val has no object to find"):
+        run_tuning(config, tmp_path / "tune", say=print)
+
+
+def test_images_with_more_objects_than_queries_are_told(config: Config, tmp_path: Path):
+    said: list[str] = []
+    start_run(update_config(config, {"model.num_queries": 1}), tmp_path / "run", said.append)
+    counts = read_train_split(config).index.object_counts()
+    (line,) = (line for line in said if "more objects than" in line)
+    assert f"{(counts > 1).sum()} training image" in line
+    assert f"{counts.max()} of 1" in line
 
 
 def test_paths_hold_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -31,9 +31,6 @@ __all__ = ["Ending", "RunLog", "StepRecord", "host_gib", "memory_gib"]
 _LINES_TO_JUDGE = 2
 """A single line with much waiting may be an accident."""
 
-_UNDEFINED = -1.0
-"""Value of COCO's metrics where there is nothing to measure."""
-
 _MAIN_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
 
 Ending = Literal["success", "interrupted", "failed"]
@@ -186,15 +183,16 @@ class RunLog:
             self.event(record.step, record.epoch, advice.sentence)
 
     def evaluation(self, step: int, epoch: int, metrics: Mapping[str, float], *, best: bool) -> None:
-        """Write and show what an evaluation gave."""
+        """Write and show what an evaluation gave; NaN is what could not be measured, such as no large object."""
         if not self._enabled:
             return
         self._of_step = None
         self._write("eval", step, epoch, metrics)
-        self._send({f"eval/{name}": value for name, value in metrics.items() if value != _UNDEFINED}, step)
+        self._send({f"eval/{name}": value for name, value in metrics.items() if not math.isnan(value)}, step)
         shown = [name for name in _MAIN_METRICS if name in metrics]
-        # COCO's -1 means that there is nothing to measure, such as no large object
-        numbers = "  ".join(f"{name} {metrics[name]:.3f}" if metrics[name] >= 0 else f"{name} -" for name in shown)
+        numbers = "  ".join(
+            f"{name} " + ("-" if math.isnan(metrics[name]) else f"{metrics[name]:.3f}") for name in shown
+        )
         self._say(f"epoch {epoch} eval: {numbers}{'  (best so far)' if best else ''}")
 
     def epoch(self, step: int, epoch: int, seconds: float) -> None:

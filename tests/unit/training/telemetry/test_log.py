@@ -127,7 +127,7 @@ def test_tensorboard_has_everything_in_groups(tmp_path):
     with quiet(tmp_path, config=config) as log:
         log.step(full_record(1))
         log.step(full_record(2))
-        log.evaluation(2, 1, {"AP": 0.5, "AP50": 0.75, "APl": -1.0}, best=True)
+        log.evaluation(2, 1, {"AP": 0.5, "AP50": 0.75, "APl": math.nan}, best=True)
         log.images(2, [("one.jpg", np.zeros((40, 2000, 3), np.uint8))])
     board = read_tensorboard(tmp_path)
     steps = {tag for tag, points in board.items() if 1 in dict(points)}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 import struct
 import sys
 import time
@@ -99,7 +100,7 @@ def test_wandb_gets_steps_evaluations_pictures_and_the_config(tmp_path, offline)
     with open_log(tmp_path / "run", ("wandb",), out) as log:
         log.step(full_record(1))
         log.step(full_record(2))
-        log.evaluation(2, 1, {"AP": 0.5, "APl": -1.0}, best=True)
+        log.evaluation(2, 1, {"AP": 0.5, "APl": math.nan}, best=True)
         log.images(2, [("one.jpg", np.zeros((8, 8, 3), np.uint8))])
     (session,) = wandb_history(tmp_path / "run")
     assert sorted(session) == [1, 2]
