@@ -54,10 +54,10 @@ class DataConfig(Section):
     on_bad_image: Literal["skip", "error"] = pydantic.Field(
         "skip", description="skip: report an unreadable image and train without it; error: stop"
     )
-    on_few_objects: Literal["error", "accept"] = pydantic.Field(
+    on_lost_objects: Literal["error", "warn"] = pydantic.Field(
         "error",
-        description="where a split to train on has no object, or most of those in its files were lost on reading: "
-        "error: stop before the first step; accept: train on what is left",
+        description="if reading loses most objects of a split or all of a class, or there is none to train on; "
+        "error: stop; warn: go on",
     )
 
 

@@ -67,10 +67,10 @@ def read_train_split(config: Config) -> Split:
     """Find and read the split to train on.
 
     Raises:
-        DataError: It has no object to learn from, and ``data.on_few_objects`` does not accept that.
+        DataError: It has no object to learn from, and ``data.on_lost_objects`` does not allow that.
     """
     train = read_split(config, config.data.train_split)
-    if train.index.object_counts().any() or config.data.on_few_objects == "accept":
+    if train.index.object_counts().any() or config.data.on_lost_objects == "warn":
         return train
     crowd = len(train.index.labels)
     what = f"all of its {counted(crowd, 'object')} are crowd regions" if crowd else "no object was read"
@@ -79,7 +79,7 @@ def read_train_split(config: Config) -> Split:
         f"({train.files.reason})",
         *train.report.lines(),
         "correct the data (detrkit data check DATA); to train on images without objects all the same: "
-        "--set data.on_few_objects=accept",
+        "--set data.on_lost_objects=warn",
     ]
     raise DataError("\n".join(lines))
 

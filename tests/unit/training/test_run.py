@@ -106,9 +106,9 @@ def test_nothing_to_learn_is_an_error_before_the_first_step_in_every_entry(
         with pytest.raises(DataError, match="nothing to learn") as told:
             enter()
         assert reason in str(told.value)
-        assert "--set data.on_few_objects=accept" in str(told.value)
+        assert "--set data.on_lost_objects=warn" in str(told.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
-    accepted = update_config(config, {"data.on_few_objects": "accept"})
+    accepted = update_config(config, {"data.on_lost_objects": "warn"})
     assert read_train_split(accepted).index.object_counts().tolist() == [0] * len(read_train_split(accepted).index)
 
 
