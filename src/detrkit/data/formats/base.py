@@ -13,7 +13,8 @@ from pathlib import Path
 
 from detrkit.classes import SizeHW
 from detrkit.data.faults import Findings
-from detrkit.errors import AnnotationError
+from detrkit.errors import AnnotationError, listed
+from detrkit.files import IMAGE_SUFFIXES
 
 SPLIT_ALIASES = {  # CVAT calls its only split default
     "train": ("train", "training", "default"),
@@ -55,6 +56,7 @@ class SplitFiles:
         names: File that holds the class names, where they are neither in the annotations nor in data.yaml.
         label_folders: Folders with the label files of every split, from which classes are gathered that no file
             names.
+        class_files: Files like ``names`` of every split, where they have several.
     """
 
     annotations: Path
@@ -65,6 +67,7 @@ class SplitFiles:
     listings: tuple[Path, ...] = ()
     names: Path | None = None
     label_folders: tuple[Path, ...] = ()
+    class_files: tuple[Path, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -213,12 +216,50 @@ def holds(folder: Path, *suffixes: str) -> bool:
         return False
 
 
+def file_names(folder: str | Path) -> list[str]:
+    """List the names of the files in a folder; none if it cannot be listed."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(entry.name for entry in entries if entry.is_file())
+    except OSError:
+        return []
+
+
+def passed_over(folder: Path, suffix: str, found: Findings) -> None:
+    """Report files in a folder of label files that are no labels, where they are most of it."""
+    names = [name for name in file_names(folder) if not name.startswith(".") and not is_kind(name, IMAGE_SUFFIXES)]
+    others = [name for name in names if not is_kind(name, (suffix,))]
+    if 2 * len(others) > len(names):
+        found.add("label_files_of_other_kind", f"{folder.name}: {listed(others, 3)}", count=len(others))
+
+
 def walk_files(folder: Path, *suffixes: str) -> Iterator[str]:
-    """Yield files below a folder with one of the suffixes, as ``/``-separated names relative to it, in order."""
-    for where, folders, files in os.walk(folder):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
-        prefix = "" if Path(where) == folder else Path(where).relative_to(folder).as_posix() + "/"
-        yield from (prefix + name for name in sorted(files) if is_kind(name, suffixes))
+    """Yield files below a folder with one of the suffixes, as ``/``-separated names relative to it, in order.
+
+    Linked folders are followed once, except to what lies in the folder anyway, or around it.
+    """
+    top, followed = os.path.realpath(folder), {""}
+
+    def is_new(place: str) -> bool:
+        real = os.path.realpath(place)
+        is_met = real in followed or f"{top}/".startswith(f"{real}/")
+        is_met |= real.startswith(f"{top}/") and "/." not in real[len(top) :]
+        followed.add(real)
+        return not is_met
+
+    def walk(where: str, prefix: str) -> Iterator[str]:
+        try:
+            with os.scandir(where) as entries:
+                found = sorted((entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries)
+        except OSError:
+            return
+        yield from (prefix + name for name, is_folder, _ in found if not is_folder and is_kind(name, suffixes))
+        for name, is_folder, is_link in found:
+            inner = f"{where}/{name}"
+            if is_folder and not name.startswith(".") and (not is_link or is_new(inner)):
+                yield from walk(inner, f"{prefix}{name}/")
+
+    yield from walk(str(folder), "")
 
 
 def is_kind(name: str, suffixes: tuple[str, ...]) -> bool:

@@ -21,6 +21,7 @@ from detrkit.data.formats.base import (
     subfolders,
 )
 from detrkit.data.formats.coco.find import coco_files, find_coco_by_content, split_of_json
+from detrkit.data.formats.foreign import describe_foreign, find_foreign
 from detrkit.data.formats.panoptic import panoptic_files, segments_folder
 from detrkit.data.formats.table import FORMATS
 from detrkit.data.formats.voc.read import voc_files
@@ -51,13 +52,13 @@ def find_split(root: str | Path | None, split: str, config: DataConfig | None = 
         return _explicit(annotations, images, split, root, config.layout)
     candidates, others = _candidates(root, config.layout)
     if canonical_split(split) not in candidates:
-        raise DataError(_no_split(root, split, candidates, others))
+        raise DataError(_no_split(root, split, candidates, _asked_by(others, "--set data.layout=")))
     files = candidates[canonical_split(split)].files()
     if images is not None:
         folder = _existing(images, root, "image folder")
         is_folder = files.format == "yolo" and all(listing.is_dir() for listing in files.listings)
         files = dataclasses.replace(files, images=folder, listings=(folder,) if is_folder else files.listings)
-    return _with_others(files, others)
+    return _with_others(files, _asked_by(others, "--set data.layout="))
 
 
 def find_splits(
@@ -84,7 +85,8 @@ def find_splits(
         unknown = [name for name in kept if name not in candidates]
         if unknown:
             raise UsageError(f"{data} has no split {unknown[0]!r}; it has {', '.join(names)}")
-    return {name: _with_others(candidates[name].files(), others) for name in kept}
+    advice = _asked_by(others, "--layout ")
+    return {name: _with_others(candidates[name].files(), advice) for name in kept}
 
 
 def list_splits(root: Path, layout: Layout = "auto") -> dict[str, Path]:
@@ -96,17 +98,17 @@ def list_splits(root: Path, layout: Layout = "auto") -> dict[str, Path]:
     return {split: candidate.evidence for split, candidate in candidates.items()}
 
 
-def _candidates(data: Path, layout: Layout) -> tuple[SplitCandidates, list[str]]:
-    """Find the splits of a data set by the first way of looking that finds any; tell what else is there, in words.
+def _candidates(data: Path, layout: Layout) -> tuple[SplitCandidates, dict[str, str]]:
+    """Find the splits of a data set by the first way of looking that finds any, and what else is there by format.
 
     Raises:
         UsageError: There is no such folder or file.
         DataError: Nothing is found, or several data sets are.
     """
     if data.is_file() and data.suffix.lower() == ".json":
-        return _json_candidates(data, layout), []
+        return _json_candidates(data, layout), {}
     if data.is_file() and data.suffix.lower() in _YAML:
-        return yaml_splits(data), []
+        return yaml_splits(data), {}
     if not data.is_dir():
         raise UsageError(f"{data}: {_what_is_there(data)}")
     found = _search(data, layout)
@@ -122,7 +124,12 @@ def _candidates(data: Path, layout: Layout) -> tuple[SplitCandidates, list[str]]
         for name, more in reversed(rest)
         if name not in (first, "panoptic")
     }
-    return candidates, [f"{what}: --set data.layout={name}" for name, what in others.items()]
+    return candidates, others
+
+
+def _asked_by(others: Mapping[str, str], option: str) -> list[str]:
+    """Say how each of the data sets that are not used can be asked for."""
+    return [f"{what}: {option}{name}" for name, what in others.items()]
 
 
 def _first(candidates: SplitCandidates) -> SplitCandidate:
@@ -226,7 +233,8 @@ def _near(path: Path) -> str:
 
 def _what_is_there(root: Path) -> str:
     if root.exists():
-        return "is a file, expected the folder of a data set, a COCO JSON file or a data.yaml"
+        expected = "expected the folder of a data set, a COCO JSON file or a data.yaml"
+        return f"is a file, {expected}" + "".join(f"; {said}" for said in [describe_foreign(root)] if said)
     return f"there is no such folder{_near(root)}"
 
 
@@ -246,8 +254,8 @@ def _no_split(root: Path, split: str, candidates: SplitCandidates, others: Seque
 def _nothing_found(root: Path, layout: Layout) -> str:
     kinds = [format_.looked_for for name, format_ in FORMATS.items() if layout in ("auto", name)]
     names = sorted(entry.name for entry in islice(os.scandir(root), 1000))
+    advice = "give the JSON file or data.yaml itself, or in train --set data.train_annotations=FILE"
     return (
         f"{root}: no data set found; looked for {'; '.join(kinds)}; "
-        f"found {listed(names) or 'an empty folder'}; name the file: --set data.train_annotations=FILE, or --data "
-        "FILE in eval"
+        f"found {listed(names) or 'an empty folder'}; {find_foreign(root) or advice}"
     )

@@ -33,6 +33,7 @@ from detrkit.data.formats.base import (
     child,
     described,
     holds,
+    passed_over,
     read_text,
     relative,
     split_of_folder,
@@ -40,6 +41,7 @@ from detrkit.data.formats.base import (
     usable_size,
     walk_files,
 )
+from detrkit.data.formats.foreign import describe_foreign
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError, UsageError
 from detrkit.files import IMAGE_SUFFIXES
@@ -47,6 +49,7 @@ from detrkit.files import IMAGE_SUFFIXES
 ANNOTATION_FOLDERS = ("Annotations", "Annotation", "annots", "xml", "xmls", "labels")
 VOC_IMAGE_FOLDERS = ("JPEGImages", "images", "image", "imgs", "img", "PNGImages", "pics", "data")
 LABELS_FILE = "labels.txt"
+_XML = ".xml"
 _READ_STEMS = 50
 _CORNERS = ("xmin", "ymin", "xmax", "ymax")
 
@@ -163,7 +166,7 @@ def _lists_xml(path: Path, annotations: Path) -> bool:
     """Return whether the first lines of a file name XML files, with or without their suffix."""
     with path.open(encoding="utf-8", errors="replace") as file:
         stems = [stem_of_line(line) for line, _ in zip(file, range(_READ_STEMS), strict=False) if line.strip()]
-    return any((annotations / f"{stem}.xml").is_file() for stem in stems)
+    return any((annotations / f"{stem}{suffix}").is_file() for stem in stems for suffix in (_XML, _XML.upper()))
 
 
 def stem_of_line(line: str) -> str:
@@ -204,14 +207,17 @@ def load_voc_table(files: SplitFiles) -> AnnotationTable:
     return _Reader(files).table()
 
 
-def read_voc_file(path: Path) -> VocFile:
-    """Parse an XML file.
+def read_voc_file(path: Path, found: Findings | None = None) -> VocFile:
+    """Parse an XML file; ``found`` takes up what is odd about its text.
 
     Raises:
         AnnotationError: It is no XML, or declares entities, which nothing needs and which can be made to fill the
             memory.
     """
-    root = _parse_xml(path)
+    root = _parse_xml(path, found)
+    if root.tag.lower() != "annotation" and root.find("object") is None:
+        advice = describe_foreign(path) or "expected <annotation> with <object>"
+        raise AnnotationError(f"{path}: begins with <{root.tag}>; {advice}")
     size = root.find("size")
     height, width = (_number(None if size is None else size.findtext(tag)) for tag in ("height", "width"))
     return VocFile(
@@ -237,22 +243,26 @@ class _Reader:
 
     def table(self) -> AnnotationTable:
         stems = self._stems()
+        passed_over(self.files.annotations, _XML, self.report)
         parsed: list[tuple[str, str, VocFile]] = []
-        for stem in stems:
-            path = self.files.annotations / f"{stem}.xml"
+        first_error: AnnotationError | None = None
+        for stem, name in stems.items():
+            path = self.files.annotations / name
             try:
-                content = self.parsed[path] = read_voc_file(path)
+                content = self.parsed[path] = read_voc_file(path, self.report)
             except AnnotationError as error:
-                self.report.add("label_file_unreadable", str(error).replace(str(path), path.name))
+                first_error = first_error or error
+                self.report.add("label_file_unreadable", str(error).replace(str(path), name))
                 continue
-            parsed.append((self._image_of(stem, content), stem, content))
+            parsed.append((self._image_of(stem, name, content), name, content))
         if not self.files.listings:
             used = {name for name, _, _ in parsed}
             for name in self.names:
                 if name not in used:
                     self.report.add("image_without_label_file", name)
         if not parsed:
-            raise DataError(f"{self.source}: no XML file in {self.files.annotations} can be read")
+            reason = f", for instance {first_error}" if first_error else ""
+            raise DataError(f"{self.source}: no XML file in {self.files.annotations} can be read{reason}")
         parsed.sort(key=lambda entry: entry[0])
         return self._columns(parsed)
 
@@ -266,10 +276,10 @@ class _Reader:
         counts = [len(content.objects) for _, _, content in parsed]
         corners = np.array([item.corners for item in objects], dtype=np.float64).reshape(-1, 4)
         difficult = np.array([item.is_difficult for item in objects], dtype=bool)
-        for name, stem, content in parsed:
+        for name, xml, content in parsed:
             if any(item.is_difficult for item in content.objects):
                 number = sum(item.is_difficult for item in content.objects)
-                self.report.add("difficult_objects", f"{stem}.xml ({name})", count=number)
+                self.report.add("difficult_objects", f"{xml} ({name})", count=number)
         return AnnotationTable(
             source=self.source,
             image_ids=image_ids,
@@ -284,26 +294,26 @@ class _Reader:
             area=np.full(len(objects), np.nan),
             iscrowd=difficult,
             report=self.report.report(),
-            label_files=[f"{stem}.xml" for _, stem, _ in parsed],
+            label_files=[xml for _, xml, _ in parsed],
             places=np.array([place for count in counts for place in range(1, count + 1)], dtype=np.int64),
             unit="object",
         )
 
-    def _stems(self) -> list[str]:
-        """XML files of the split, without their suffix, relative to the folder of annotations."""
-        found = [name[: -len(".xml")] for name in walk_files(self.files.annotations, ".xml")]
+    def _stems(self) -> dict[str, str]:
+        """XML files of the split by their names without suffix, relative to the folder of annotations."""
+        found = {name[: -len(_XML)]: name for name in walk_files(self.files.annotations, _XML)}
         if not self.files.listings:
             return found
-        known, lines = set(found), read_text(self.files.listings[0], "surrogateescape").splitlines()
-        stems = []
+        lines = read_text(self.files.listings[0], "surrogateescape").splitlines()
+        stems = {}
         for stem in dict.fromkeys(stem_of_line(line) for line in lines if line.strip()):
-            if stem in known:
-                stems.append(stem)
+            if stem in found:
+                stems[stem] = found[stem]
             else:
                 self.report.add("image_without_label_file", f"{stem}: no {stem}.xml")
         return stems
 
-    def _image_of(self, stem: str, content: VocFile) -> str:
+    def _image_of(self, stem: str, xml: str, content: VocFile) -> str:
         """Return the image of an XML file: the one of its name, else the one that it names, there or anywhere."""
         written, last = content.file_name, stem.rpartition("/")[2]
         for candidates in (self.by_stem.get(stem), self.by_last.get(last)):
@@ -311,7 +321,7 @@ class _Reader:
                 continue
             own = next((name for name in candidates if name.rpartition("/")[2] == written), candidates[0])
             if written != own.rpartition("/")[2]:
-                self.report.add("file_name_in_xml", f"{stem}.xml says {written!r}, the image is {own}")
+                self.report.add("file_name_in_xml", f"{xml} says {written!r}, the image is {own}")
             return own
         folder = stem.rpartition("/")[0]
         beside = f"{folder}/{written}" if folder else written
@@ -339,7 +349,7 @@ class _Reader:
         return listed + sorted(found - set(listed))
 
 
-def _parse_xml(path: Path) -> Element:
+def _parse_xml(path: Path, found: Findings | None) -> Element:
     builder = TreeBuilder()
     parser = expat.ParserCreate()
     parser.buffer_text = True
@@ -348,10 +358,8 @@ def _parse_xml(path: Path) -> Element:
     parser.CharacterDataHandler = builder.data
     parser.EntityDeclHandler = _refuse_entities
     try:
-        parser.Parse(path.read_bytes(), True)
+        parser.Parse(read_text(path, found=found), True)  # as text, whatever encoding it declares
         root: Element = builder.close()
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}") from error
     except (expat.ExpatError, AssertionError, ValueError, LookupError) as error:
         raise AnnotationError(f"{path}: not valid XML: {error}") from error
     return root

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml
 
+from detrkit.data.faults import Findings
 from detrkit.data.formats.base import SPLIT_ALIASES, canonical_split, is_kind, read_text, relative, walk_files
 from detrkit.errors import AnnotationError, DataError
 from detrkit.files import IMAGE_SUFFIXES
@@ -68,13 +69,13 @@ def find_data_yaml(root: Path) -> Path | None:
     return others[0] if others else None
 
 
-def read_data_yaml(path: Path) -> DataYaml:
-    """Read a ``data.yaml``.
+def read_data_yaml(path: Path, found: Findings | None = None) -> DataYaml:
+    """Read a ``data.yaml``; ``found`` takes up what is odd about its text.
 
     Raises:
         AnnotationError: It is no YAML mapping, or its class names are neither a list nor a mapping of numbers.
     """
-    content = _load(path)
+    content = _load(path, found)
     if not isinstance(content, dict):
         raise AnnotationError(f"{path}: holds no keys, expected train, val and names")
     splits: dict[str, tuple[str, ...]] = {}
@@ -163,10 +164,12 @@ def _tails(written: str) -> Iterator[PurePosixPath]:
         yield from (PurePosixPath(*choice) for choice in itertools.islice(itertools.product(*choices), 64))
 
 
-def _load(path: Path) -> Any:
+def _load(path: Path, found: Findings | None = None) -> Any:
     """Load the YAML with every scalar as text, so that a class ``no`` is not read as false, nor ``007`` as 7."""
     try:
-        return yaml.load(read_text(path), Loader=yaml.BaseLoader)  # builds text, lists and mappings only
+        return yaml.load(
+            read_text(path, found=found), Loader=yaml.BaseLoader
+        )  # builds text, lists and mappings only
     except (yaml.YAMLError, RecursionError) as error:
         raise AnnotationError(f"{path}: not valid YAML: {error}; correct the file") from error
 

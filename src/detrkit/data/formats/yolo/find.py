@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import dataclasses
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from detrkit.data.formats.base import (
@@ -20,12 +21,14 @@ from detrkit.data.formats.base import (
     walk_files,
 )
 from detrkit.data.formats.yolo.data_yaml import DataYaml, find_data_yaml, locate_split, read_data_yaml
+from detrkit.data.formats.yolo.lines import BOX_NUMBERS, split_numbers
 from detrkit.errors import DataError, UsageError
 from detrkit.files import IMAGE_SUFFIXES
 
 NAMES_FILES = ("classes.txt", "obj.names", "_darknet.labels", "labels.txt", "classes.names", "names.txt")
 NOT_LABELS = frozenset((*NAMES_FILES, "readme.txt", "licence.txt", "license.txt"))
 _PROBED_LABELS = 200
+_NO_NAMES = ", no class names"
 
 
 def find_yolo(root: Path) -> SplitCandidates:
@@ -43,26 +46,43 @@ def yaml_splits(path: Path) -> SplitCandidates:
     """
     content = read_data_yaml(path)
     root = path.parent
-    found = find_yolo_folders(root, content)
+    found = _in_folders(root, content)
     for split in content.splits:
         listings, reason = locate_split(content, split, root)
         if listings:
-            found[split] = described(path, _files(root, listings, "YOLO", reason, content))
+            found[split] = path, _files(root, listings, "YOLO", reason, content)
     if not found and content.splits:
         named = ", ".join(f"{content.keys[split]}: {' '.join(paths)}" for split, paths in content.splits.items())
         raise DataError(
             f"{path}: names {named}; none of it is in {root}; correct the paths, relative to that folder"
         )
-    return found
+    return _with_all_classes(found, root)
 
 
-def find_yolo_folders(root: Path, content: DataYaml | None = None) -> SplitCandidates:
+def find_yolo_folders(root: Path) -> SplitCandidates:
     """Find splits of a folder whose places and names alone say that it holds YOLO labels."""
-    found: SplitCandidates = {}
+    return _with_all_classes(_in_folders(root, None), root)
+
+
+def _in_folders(root: Path, content: DataYaml | None) -> dict[str, tuple[Path, SplitFiles]]:
+    found: dict[str, tuple[Path, SplitFiles]] = {}
     for split, evidence, listings, reason in _folder_splits(root):
         if split not in found:
-            found[split] = described(evidence, _files(root, listings, "YOLO folders", reason, content))
+            found[split] = evidence, _files(root, listings, "YOLO folders", reason, content)
     return found
+
+
+def _with_all_classes(found: Mapping[str, tuple[Path, SplitFiles]], root: Path) -> SplitCandidates:
+    """Tell every split the files that name the classes of the others, that of train first."""
+    of_splits = [found[split][1].names for split in sorted(found, key=lambda split: (split != "train", split))]
+    every = tuple(dict.fromkeys(path for path in of_splits if path is not None))
+    candidates = {}
+    for split, (evidence, files) in found.items():
+        if files.names is None and every:
+            reason = f"{files.reason.removesuffix(_NO_NAMES)}, class names in {relative(every[0], root)}"
+            files = dataclasses.replace(files, names=every[0], reason=reason, label_folders=())
+        candidates[split] = described(evidence, dataclasses.replace(files, class_files=every))
+    return candidates
 
 
 def folder_files(labels: Path, images: Path | None) -> SplitFiles:
@@ -143,7 +163,7 @@ def _files(root: Path, listings: list[Path], layout: str, reason: str, content: 
     names = None if content is not None and content.names else _names_file(root, listings)
     single = len(listings) == 1 and listings[0].is_dir()
     if content is None or not content.names:
-        reason += f", class names in {relative(names, root)}" if names else ", no class names"
+        reason += f", class names in {relative(names, root)}" if names else _NO_NAMES
     return SplitFiles(
         annotations=content.path if content is not None else root,
         images=listings[0] if single else root,
@@ -157,7 +177,8 @@ def _files(root: Path, listings: list[Path], layout: str, reason: str, content: 
 
 
 def _names_file(root: Path, listings: list[Path]) -> Path | None:
-    places = [root, root / "labels", root / "data"]
+    places = [mirror(listing, root, "images", "labels") or listing for listing in listings if listing.is_dir()]
+    places += [root, root / "labels", root / "data"]  # behind LabelImg's, which lies with the labels of a split
     for listing in listings:
         inside = [folder for folder in (listing, *listing.parents) if folder.is_relative_to(root)]
         places += inside + [folder / "labels" for folder in inside]
@@ -182,17 +203,14 @@ def _has_labels_beside(folder: Path) -> bool:
         return False
     names = {entry.name for entry in folder.iterdir()}
     stems = {name.rpartition(".")[0] for name in names if is_kind(name, IMAGE_SUFFIXES)}
-    labels = sorted(stem for stem in stems if f"{stem}.txt" in names)
-    return any(_is_label_file(folder / f"{stem}.txt") for stem in labels[:_PROBED_LABELS])
+    labels = sorted(name for name in names if is_kind(name, (".txt",)) and name[:-4] in stems)
+    return any(_is_label_file(folder / name) for name in labels[:_PROBED_LABELS])
 
 
 def _is_label_file(path: Path) -> bool:
     with path.open("rb") as file:
-        first = file.read(4096).split(b"\n")[0].split()
-    try:
-        return len([float(word) for word in first]) >= 5
-    except ValueError:
-        return False
+        first = file.read(4096).decode("utf-8", "replace").strip().split("\n")[0]
+    return len(split_numbers(first) or ()) > BOX_NUMBERS
 
 
 def _lists_images(path: Path) -> bool:

@@ -1,7 +1,8 @@
 """Reading YOLO labels: one text file an image, one object a line, numbers as shares of the image.
 
 A line is ``class x y width height`` (centre of the box), or ``class x1 y1 x2 y2 x3 y3 ...`` (a polygon, read as
-the box around it), or a box with a confidence or with keypoints behind it, which are not read.
+the box around it), or a box with a confidence, a track id or keypoints behind it, which are not read; which of
+these is decided in :mod:`detrkit.data.formats.yolo.lines`.
 
 Why not the readers of others, measured on the same files: hotcoco 1.3 wants ``data.yaml`` among the labels,
 finds no names in it where they are a list over several lines, ends at the first polygon, and drops both the
@@ -14,10 +15,12 @@ Shapes: I images, N annotations of all of them.
 
 from __future__ import annotations
 
+import functools
 import itertools
 import math
 import os
-from collections.abc import Iterator, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -25,20 +28,23 @@ import numpy as np
 
 from detrkit.classes import SizeHW
 from detrkit.data.faults import Findings
-from detrkit.data.formats.base import SplitFiles, read_text, relative, walk_files
+from detrkit.data.formats.base import SplitFiles, file_names, is_kind, passed_over, read_text, relative, walk_files
+from detrkit.data.formats.foreign import describe_foreign
 from detrkit.data.formats.yolo.data_yaml import locate, read_data_yaml
 from detrkit.data.formats.yolo.find import NOT_LABELS
+from detrkit.data.formats.yolo.lines import BOX_NUMBERS, are_drawn, boxes_of, find_meanings, split_numbers
 from detrkit.data.table import AnnotationTable
-from detrkit.errors import AnnotationError, DataError, ImageError
+from detrkit.errors import AnnotationError, DataError, ImageError, listed
 from detrkit.files import IMAGE_SUFFIXES
 from detrkit.ops.images import read_image_size
 
-BOX_NUMBERS = 4
 _THREADS = 8
 _FEW_FILES = 64
 
 Row = tuple[int, int, float, float, float, float]
 """Line from 1, class, and the box as written: centre, width and height."""
+WideLine = tuple[list[Row], str, int, int]
+"""Rows of its image, label file, line and class of a line with more numbers than a box."""
 
 
 def load_yolo_table(files: SplitFiles) -> AnnotationTable:
@@ -65,26 +71,30 @@ class _Reader:
         self.root = files.annotations.parent if files.annotations.is_file() else files.annotations
         self.report = Findings(str(self.source))
         is_yaml = files.annotations.suffix.lower() in (".yaml", ".yml")
-        self.content = read_data_yaml(files.annotations) if is_yaml else None
+        self.content = read_data_yaml(files.annotations, self.report) if is_yaml else None
         self.keypoints = self.content.keypoint_values if self.content else 0
         self.prefix = ""  # of images inside the data set, whose own path may hold a folder called images too
         if files.images != self.root and files.images.is_relative_to(self.root):
             self.prefix = files.images.relative_to(self.root).as_posix() + "/"
-        self._listed: dict[str, frozenset[str]] = {}
+        self._listed: dict[str, dict[str, str]] = {}
+        self._lost: list[tuple[str, str]] = []  # label file and place of every line that is not understood
+        self._wide: defaultdict[int, list[tuple[WideLine, list[float]]]] = defaultdict(list)
 
     def table(self) -> AnnotationTable:
         names = self._image_names()
         if not names:
             raise DataError(f"{self.source}: holds no images; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
         labels = [self._label_of(name) for name in names]
-        self._report_orphans(names, labels)
-        if not any(labels):
-            example = f"{len(names)} images, for instance {names[0]}"
-            self.report.add("split_without_label_files", example, count=len(names))
+        self._report_files(names, labels)
+        if 2 * labels.count("") > len(names):
+            example = f"of {len(names)} images, for instance {names[labels.index('')]}"
+            self.report.add("split_without_label_files", example, count=labels.count(""))
         with ThreadPoolExecutor(_THREADS if len(names) > _FEW_FILES else 1) as pool:
             sizes = list(pool.map(self._size_hw, names, chunksize=32))
             texts = list(pool.map(_read_label, labels, chunksize=32))
         rows = [self._parse(text, label) for text, label in zip(texts, labels, strict=True)]
+        self._place_wide()
+        self._refuse_most_lost(sum(len(found) for found in rows if found))
         keep = [place for place, found in enumerate(rows) if found is not None]
         if len(keep) < len(names):
             names, labels = [names[place] for place in keep], [labels[place] for place in keep]
@@ -94,7 +104,7 @@ class _Reader:
     def _columns(
         self, names: list[str], labels: list[str], sizes: list[SizeHW], rows: list[list[Row]]
     ) -> AnnotationTable:
-        class_names = self._class_names()
+        class_names, own_ids = self._classes()
         sizes_hw = np.array(sizes, dtype=np.int32).reshape(-1, 2)
         counts = [len(found) for found in rows]
         flat = np.array(list(itertools.chain.from_iterable(rows)), dtype=np.float64).reshape(-1, 6)
@@ -113,7 +123,7 @@ class _Reader:
             category_names=list(class_names.values()),
             annotation_ids=np.arange(1, len(flat) + 1, dtype=np.int64),
             image_refs=np.repeat(image_ids, counts),
-            category_refs=flat[:, 1].astype(np.int64),
+            category_refs=self._class_ids(flat[:, 1].astype(np.int64), class_names, own_ids),
             boxes_xywh=boxes,
             area=np.full(len(flat), np.nan),
             iscrowd=np.zeros(len(flat), dtype=bool),
@@ -169,29 +179,34 @@ class _Reader:
         ):
             place, label = os.path.split(path)
             if label in self._names_in(place):
-                return path
+                return f"{place}/{self._names_in(place)[label]}"
         return ""
 
-    def _names_in(self, folder: str) -> frozenset[str]:
+    def _names_in(self, folder: str) -> dict[str, str]:
+        """Return the names of the label files in a folder by their names with a suffix in small letters."""
         if folder not in self._listed:
-            try:
-                with os.scandir(folder) as entries:
-                    names = [entry.name for entry in entries if entry.name.endswith(".txt")]
-            except OSError:
-                names = []
-            self._listed[folder] = frozenset(name for name in names if name.lower() not in NOT_LABELS)
+            names = [name for name in file_names(folder) if is_kind(name, (".txt",))]
+            labels = (name for name in names if name.lower() not in NOT_LABELS)
+            self._listed[folder] = {f"{name[:-4]}.txt": name for name in labels}
         return self._listed[folder]
 
-    def _report_orphans(self, names: Sequence[str], labels: Sequence[str]) -> None:
-        """Report labels in the folders of this split whose image is lost; lists may share folders with others."""
-        if not all(listing.is_dir() for listing in self.files.listings):
-            return
-        used = {label for label in labels if label}
+    def _report_files(self, names: Sequence[str], labels: Sequence[str]) -> None:
+        """Report labels whose image is lost or that several images share, and what else lies beside them."""
+        for label, count in Counter(filter(None, labels)).items():
+            if count > 1:
+                images = [name for name, own in zip(names, labels, strict=True) if own == label]
+                self.report.add("label_file_shared", f"{self._said(label)} of {listed(images)}")
+        used = set(filter(None, labels))
         beside = {os.path.split(str(self.files.images / name))[0] for name in names}
         for folder in sorted({os.path.split(label)[0] for label in used} - beside):
-            for name in sorted(self._names_in(folder)):
-                if f"{folder}/{name}" not in used:
-                    self.report.add("label_file_without_image", relative(Path(folder, name), self.root))
+            passed_over(Path(folder), ".txt", self.report)
+            if all(listing.is_dir() for listing in self.files.listings):  # lists may share folders with others
+                for name in sorted(self._names_in(folder).values()):
+                    if f"{folder}/{name}" not in used:
+                        self.report.add("label_file_without_image", self._said(f"{folder}/{name}"))
+
+    def _said(self, label: str) -> str:
+        return relative(Path(label), self.root)
 
     def _size_hw(self, name: str) -> SizeHW:
         try:
@@ -199,88 +214,164 @@ class _Reader:
         except ImageError:
             return 0, 0  # repair says so
 
-    def _parse(self, text: str | None, label: str) -> list[Row] | None:
+    def _parse(self, text: str | AnnotationError, label: str) -> list[Row] | None:
         """Parse the objects of a label file; None if it could not be read, so that its image is left out."""
-        if text is None:
-            self.report.add("label_file_unreadable", relative(Path(label), self.root))
+        if isinstance(text, AnnotationError):
+            self.report.add("label_file_unreadable", str(text).replace(label, self._said(label)))
             return None
         found: list[Row] = []
         for number, line in enumerate(text.splitlines(), start=1):
-            words = line.split()
-            if not words:
+            values = split_numbers(line)
+            if values == []:
                 continue
-            row = self._row(words, number, label)
-            if row is None:
-                place = f"{relative(Path(label), self.root)} line {number}"
-                self.report.add("label_line_unreadable", f"{place}: {line.strip()[:60]!r}")
+            if values is None or len(values) <= BOX_NUMBERS or not _is_class(values[0]):
+                place = f"{self._said(label)} line {number}: {line.strip()[:60]!r}"
+                self._lose("label_line_unreadable", label, place)
+                continue
+            class_id, *numbers = values
+            if len(numbers) == BOX_NUMBERS:
+                found.append((number, int(class_id), *numbers))  # type: ignore[arg-type]
             else:
-                found.append(row)
+                self._wide[len(numbers)].append(((found, label, number, int(class_id)), numbers))
+            if "," in line or ";" in line:
+                place = f"{self._said(label)} line {number}: {line.strip()[:60]!r}"
+                self.report.add("label_line_with_commas", place)
         return found
 
-    def _row(self, words: list[str], number: int, label: str) -> Row | None:
-        try:
-            values = [float(word) for word in words]
-        except ValueError:
-            return None
-        class_id, *numbers = values
-        if not math.isfinite(class_id) or class_id != int(class_id) or abs(class_id) >= 2**31:
-            return None
-        if len(numbers) > BOX_NUMBERS:
-            place = f"{relative(Path(label), self.root)} line {number}"
-            if len(numbers) == BOX_NUMBERS + 1 or len(numbers) == BOX_NUMBERS + self.keypoints:
-                self.report.add("extra_numbers", place)
-                numbers = numbers[:BOX_NUMBERS]
-            elif len(numbers) >= 6 and len(numbers) % 2 == 0:
-                self.report.add("polygons_in_labels", place)
-                numbers = _box_around(numbers)
-        if len(numbers) != BOX_NUMBERS:
-            return None
-        return (number, int(class_id), *numbers)  # type: ignore[return-value]
+    def _place_wide(self) -> None:
+        """Add the objects of lines with more numbers than a box to those of their image."""
+        groups = {count: np.array([numbers for _, numbers in lines]) for count, lines in self._wide.items()}
+        meanings = find_meanings(groups, self.keypoints)
+        if None in meanings.values():  # the lines of other splits may tell
+            wide = {count: np.array(rows) for count, rows in self._everywhere[1].items()}
+            meanings |= find_meanings({**groups, **wide}, self.keypoints)
+        for count, lines in self._wide.items():
+            meaning, rows = meanings[count], groups[count]
+            corners = meaning.corners if meaning else count
+            is_read = are_drawn(rows, corners) & (meaning is not None)
+            with np.errstate(invalid="ignore"):  # infinities; repair leaves them out
+                boxes = boxes_of(rows, meaning.corners if meaning else 0)
+            for (line, _), box, is_clear in zip(lines, boxes.tolist(), is_read.tolist(), strict=True):
+                found, label, number, class_id = line
+                place = f"{self._said(label)} line {number}"
+                if meaning is None or not is_clear:
+                    self._lose("label_line_unclear", label, f"{place}: {count} numbers after the class")
+                    continue
+                found.append((number, class_id, *box))
+                if meaning.corners:
+                    self.report.add("polygons_in_labels", place)
+                if meaning.words:
+                    self.report.add("extra_numbers", f"{place}: {meaning.words}")
+        for found in {id(found): found for lines in self._wide.values() for (found, *_), _ in lines}.values():
+            found.sort()
 
-    def _class_names(self) -> dict[int, str]:
+    def _lose(self, kind: str, label: str, place: str) -> None:
+        self._lost.append((label, place))
+        self.report.add(kind, place)
+
+    def _refuse_most_lost(self, read: int) -> None:
+        """Refuse a split of which most lines are not understood: it is not what it is taken for.
+
+        Raises:
+            AnnotationError: Fewer lines were read than not.
+        """
+        if len(self._lost) <= read:
+            return
+        label, place = self._lost[0]
+        advice = describe_foreign(Path(label)) or (
+            "expected class x y width height as shares of the image, or a polygon; for keypoints write kpt_shape: "
+            "[number of keypoints, 2 or 3] into data.yaml; for anything else remove what stands behind the box"
+        )
+        lines = f"{len(self._lost)} of {len(self._lost) + read} lines"
+        raise AnnotationError(f"{self.source}: {lines} of its labels cannot be understood: {place}; {advice}")
+
+    def _classes(self) -> tuple[dict[int, str], dict[int, int]]:
+        """Return the name of every class by its id, and the id of each number that labels of this split have."""
         content = self.content
         if content is not None and content.names:
             if content.count not in (None, len(content.names)):
                 example = f"{content.path.name}: nc is {content.count}, names has {len(content.names)}"
                 self.report.add("class_count_differs", example)
-            return dict(sorted(content.names.items()))
-        if self.files.names is not None:
-            lines = [line.strip() for line in read_text(self.files.names).splitlines()]
-            names = {number: line for number, line in enumerate(lines) if line}
-            if names:
-                return names
-            raise DataError(f"{self.files.names}: holds no class names; expected one a line")
-        count = content.count if content is not None else None
-        if not count:  # by the labels of every split, so that all agree on the classes
-            labelled = (class_id for folder in self.files.label_folders for class_id in _classes_in(folder))
-            count = max(labelled, default=-1) + 1
-        if count < 1:
-            raise DataError(f"{self.source}: no label file holds an object, so there is nothing to detect")
-        return {number: f"class_{number}" for number in range(count)}
+            names = dict(sorted(content.names.items()))
+        elif self.files.names is not None:
+            return self._named_classes(self.files.names)
+        else:
+            count = content.count if content is not None else None
+            if not count:  # by the labels of every split, so that all agree on the classes
+                count = max(self._everywhere[0], default=-1) + 1
+            if count < 1:
+                raise DataError(f"{self.source}: no label file holds an object, so there is nothing to detect")
+            names = {number: f"class_{number}" for number in range(count)}
+        return names, {number: number for number in names}
+
+    def _named_classes(self, own: Path) -> tuple[dict[int, str], dict[int, int]]:
+        """Return classes that files of the splits name, matched by name; each split has its own numbers."""
+        first, *others = (read_names(path, self.report) for path in self.files.class_files or (own,))
+        names = dict(first)
+        for other in others:
+            new = [name for name in other.values() if name not in names.values()]
+            names |= dict(enumerate(dict.fromkeys(new), start=max(names) + 1))
+        if own == (self.files.class_files or (own,))[0]:
+            return names, {number: number for number in first}
+        ids = {name: number for number, name in reversed(names.items())}
+        own_ids = {number: ids[name] for number, name in read_names(own).items()}
+        moved = [number for number, class_id in own_ids.items() if number != class_id]
+        if moved:
+            where, first_file = (relative(path, self.root) for path in (own, self.files.class_files[0]))
+            example = f"{moved[0]} is {names[own_ids[moved[0]]]!r} in {where}, {names.get(moved[0])!r} in {first_file}"
+            self.report.add("class_order_differs", example)
+        return names, own_ids
+
+    def _class_ids(self, numbers: np.ndarray, names: Mapping[int, str], own_ids: Mapping[int, int]) -> np.ndarray:
+        """Return the class id of each number in labels, which may count from 1; below 0 where there is none."""
+        count, is_plain = len(own_ids), sorted(own_ids) == list(range(len(own_ids)))
+        if len(numbers) and is_plain and numbers.min() >= 1 and numbers.max() <= count:
+            used = self._everywhere[0]
+            if (min(used), max(used)) == (1, count):
+                example = f"0 is never used, {count} is, and there are {count} classes: 1 is {names[own_ids[0]]!r}"
+                self.report.add("class_ids_from_1", example, count=len(numbers))
+                numbers = numbers - 1
+        if all(number == class_id for number, class_id in own_ids.items()):
+            return numbers
+        return np.array([own_ids.get(number, -1 - number) for number in numbers.tolist()], dtype=np.int64)
+
+    @functools.cached_property
+    def _everywhere(self) -> tuple[set[int], dict[int, list[list[float]]]]:
+        """Class numbers in the labels of all splits, and their lines of more numbers than a box by the count."""
+        used: set[int] = set()
+        wide: defaultdict[int, list[list[float]]] = defaultdict(list)
+        for folder in self.files.label_folders or (self.root,):
+            for name in walk_files(folder, ".txt"):
+                text = "" if name.rpartition("/")[2].lower() in NOT_LABELS else _read_label(str(folder / name))
+                for line in text.splitlines() if isinstance(text, str) else ():
+                    values = split_numbers(line)
+                    if values is not None and len(values) > BOX_NUMBERS and _is_class(values[0]):
+                        used.add(int(values[0]))
+                        if len(values) > BOX_NUMBERS + 1:
+                            wide[len(values) - 1].append(values[1:])
+        return used, wide
 
 
-def _classes_in(folder: Path) -> Iterator[int]:
-    for name in walk_files(folder, ".txt"):
-        if name.rpartition("/")[2].lower() in NOT_LABELS:
-            continue
-        for line in (_read_label(str(folder / name)) or "").splitlines():
-            words = line.split()
-            if len(words) > BOX_NUMBERS and words[0].isdigit():
-                yield int(words[0])
+def read_names(path: Path, found: Findings | None = None) -> dict[int, str]:
+    """Read a file with a class name a line.
+
+    Raises:
+        AnnotationError: It cannot be read.
+        DataError: It holds none.
+    """
+    names = {number: line.strip() for number, line in enumerate(read_text(path, found=found).splitlines())}
+    names = {number: name for number, name in names.items() if name}
+    if not names:
+        raise DataError(f"{path}: holds no class names; expected one a line")
+    return names
 
 
-def _read_label(path: str) -> str | None:
-    if not path:
-        return ""
+def _is_class(number: float) -> bool:
+    return math.isfinite(number) and number == int(number) and abs(number) < 2**31
+
+
+def _read_label(path: str) -> str | AnnotationError:
     try:
-        return Path(path).read_bytes().decode("utf-8-sig", "replace")
-    except OSError:
-        return None
-
-
-def _box_around(numbers: Sequence[float]) -> list[float]:
-    x, y = numbers[::2], numbers[1::2]
-    if any(math.isnan(value) for value in numbers):
-        return [math.nan] * BOX_NUMBERS
-    left, right, top, bottom = min(x), max(x), min(y), max(y)
-    return [(left + right) / 2, (top + bottom) / 2, right - left, bottom - top]
+        return read_text(Path(path)) if path else ""
+    except AnnotationError as error:
+        return error

@@ -88,7 +88,8 @@ def test_lines_of_every_kind(tmp_path: Path) -> None:
     assert {finding.kind: finding.count for finding in report.findings} == {
         "extra_numbers": 1,
         "polygons_in_labels": 2,
-        "label_line_unreadable": 5,
+        "label_line_unreadable": 4,
+        "label_line_unclear": 1,
         "unknown_category_id": 2,
         "box_not_finite": 2,
         "box_empty": 1,

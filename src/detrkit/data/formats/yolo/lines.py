@@ -1,0 +1,228 @@
+"""What the numbers after the class mean in YOLO lines: decided for a whole split, from all of its lines.
+
+A line by itself does not tell: six numbers are a triangle, or a box with its confidence and track id; ten are a
+polygon, or a box with two keypoints of three numbers. All lines together do: keypoints lie in their box and are of
+the same number in every line, confidences lie between 0 and 1, track ids are whole, polygons differ in their
+number of corners, and nothing above 1 is a corner. What stays unclear is not read.
+
+Shapes: L lines with the same count of numbers.
+"""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Iterator, Mapping
+from typing import NamedTuple
+
+import numpy as np
+
+from detrkit.errors import counted
+
+BOX_NUMBERS = 4
+_EDGE = 0.01
+"""Shares leave 0 to 1 by so much through rounding."""
+_FAR_OUT = 0.5
+"""A corner that leaves the image by more than this share of its side was never drawn."""
+_MOST, _NEARLY_ALL = 0.9, 0.95
+_OFTEN = 0.7
+_SMALL = 0.2
+_TAILS = ("", "a confidence", "a confidence and a track id")
+_DECIMAL = re.compile(r"[-+]?(?:[01]?,\d+|\d,\d+[eE]-\d+)")
+
+
+class Reading(NamedTuple):
+    """One way of reading keypoints behind a box.
+
+    Args:
+        inside: Share of the lines whose keypoints lie in their box.
+        is_flagged: Whether every keypoint has the number 0, 1 or 2, which says whether it can be seen.
+        fill: Share of the box over which they spread, in the middle line.
+        words: What follows the box.
+    """
+
+    inside: float = 0
+    is_flagged: bool = False
+    fill: float = 0
+    words: str = ""
+
+
+class Meaning(NamedTuple):
+    """What the numbers of lines of one count are.
+
+    Args:
+        corners: How many of them are corners of a polygon; 0 if the first four are a box.
+        words: What follows the box or polygon; empty if nothing does.
+    """
+
+    corners: int = 0
+    words: str = ""
+
+
+def split_numbers(line: str) -> list[float] | None:
+    """Return the numbers of a line; None if there is something else.
+
+    ``0,5`` is a half where blanks or semicolons stand between the numbers, and two numbers where they do not.
+    """
+    words = line.split()
+    try:
+        return [float(word) for word in words]
+    except ValueError:
+        words = line.replace(";", " ").split()
+    if len(words) > BOX_NUMBERS:
+        words = [word.replace(",", ".") if _DECIMAL.fullmatch(word) else word for word in words]
+    try:
+        return [float(word) for word in " ".join(words).replace(",", " ").split()]
+    except ValueError:
+        return None
+
+
+def find_meanings(lines: Mapping[int, np.ndarray], announced: int) -> dict[int, Meaning | None]:
+    """Decide what lines with more numbers than a box mean.
+
+    Args:
+        lines: Numbers after the class ``[L, count]``, by their count.
+        announced: Numbers of the keypoints that ``kpt_shape`` announces; 0 if it does not.
+
+    Returns:
+        The meaning of each count; None if it is unclear.
+    """
+    found: dict[int, Meaning | None] = {}
+    undecided: dict[int, np.ndarray] = {}
+    for count, rows in lines.items():
+        rest, tail = rows[:, BOX_NUMBERS:], count - BOX_NUMBERS - announced
+        if announced and 0 <= tail <= 2:
+            found[count] = Meaning(words="keypoints that kpt_shape announces")
+        elif count == BOX_NUMBERS + 1:
+            words = "a confidence" if _is_share(rest[:, 0]) else "a track id" if _is_whole(rest[:, 0]) else ""
+            found[count] = Meaning(words=words) if words and _share(_is_box(rows)) >= _MOST else None
+        elif count == BOX_NUMBERS + 2 and _has_tail(rows, 2) and _share(_is_box(rows)) >= _MOST:
+            found[count] = Meaning(words="a confidence and a track id")
+        else:
+            undecided[count] = rows
+    # lines of an odd count are no polygons, or polygons with a confidence: other lines than those of an even one
+    for odd in (False, True):
+        found |= _keypoints_or_polygons({n: rows for n, rows in undecided.items() if n % 2 == odd})
+    return found
+
+
+def boxes_of(rows: np.ndarray, corners: int) -> np.ndarray:
+    """Return centre, width and height ``[L, 4]``: the first four numbers, or the box around a polygon."""
+    if not corners:
+        return rows[:, :BOX_NUMBERS]
+    points = rows[:, :corners].reshape(len(rows), -1, 2)
+    low, high = points.min(axis=1), points.max(axis=1)
+    return np.concatenate([(low + high) / 2, high - low], axis=1)
+
+
+def are_drawn(rows: np.ndarray, corners: int) -> np.ndarray:
+    """Return whether no corner lies far outside the image, bool ``[L]``; what is not finite is told elsewhere."""
+    outside = (rows[:, :corners] < -_FAR_OUT) | (rows[:, :corners] > 1 + _FAR_OUT)
+    return np.asarray(~(outside & np.isfinite(rows[:, :corners])).any(axis=1))
+
+
+def _keypoints_or_polygons(lines: Mapping[int, np.ndarray]) -> dict[int, Meaning | None]:
+    """Decide between boxes with keypoints and polygons, for all counts together."""
+    sound = {count: rows[np.isfinite(rows).all(axis=1)] for count, rows in lines.items()}
+    sound = {count: rows for count, rows in sound.items() if len(rows)}
+    if not sound:
+        return dict.fromkeys(lines)
+    total = sum(map(len, sound.values()))
+    main = max(sound, key=lambda count: len(sound[count]))
+    rows, is_one_count = sound[main], len(sound[main]) >= _MOST * total
+    # what speaks for keypoints: they lie in their box, in every line, and fill it
+    readings = {count: max(_keypoint_readings(rows), default=Reading()) for count, rows in sound.items()}
+    inside, is_flagged, fill, _ = readings[main]
+    is_flagged &= is_one_count and inside >= _NEARLY_ALL and len(rows) > 1
+    # what speaks for polygons: corners inside the image, the second of them near the others
+    in_image = {tail: sum(_polygons(rows, tail) for rows in sound.values()) for tail in (0, 1, 2)}
+    tail = max(in_image, key=in_image.__getitem__)
+    can_be_polygons = in_image[tail] >= _MOST * total and not is_flagged
+    near = _share(_is_second_near(rows[:, : main - tail])) if can_be_polygons else 0
+    is_turned_box = main - tail == 8 and _share(_is_parallelogram(rows[:, :8])) >= _MOST
+    if can_be_polygons and (
+        is_turned_box
+        or (not is_one_count and (inside < _NEARLY_ALL or near >= _OFTEN))
+        or (near >= _MOST and (inside < _MOST or fill < _SMALL))
+    ):
+        return {count: Meaning(count - tail, _TAILS[tail]) if count - tail >= 6 else None for count in lines}
+    are_keypoints = not can_be_polygons or (is_one_count and near < _OFTEN and len(rows) > 1)
+    kept = [main] if is_one_count else list(readings)
+    return {
+        count: Meaning(words=readings[count].words)
+        if are_keypoints and count in kept and readings[count].inside >= _NEARLY_ALL
+        else None
+        for count in lines
+    }
+
+
+def _keypoint_readings(rows: np.ndarray) -> Iterator[Reading]:
+    """Yield every way of reading a box and keypoints of three or two numbers, and what may follow them."""
+    for tail, size in itertools.product((0, 1, 2), (3, 2)):
+        end = rows.shape[1] - tail
+        count, rest = divmod(end - BOX_NUMBERS, size)
+        if count < 1 or rest or not _has_tail(rows, tail):
+            continue
+        points = rows[:, BOX_NUMBERS:end].reshape(len(rows), count, size)
+        flags = points[..., 2] if size == 3 else (points != 0).any(axis=2)
+        is_flagged = size == 3 and bool(np.isin(flags, (0, 1, 2)).all())
+        if size == 3 and not is_flagged and not _is_share(flags):
+            continue
+        # the distance of visible points from the centre, in halves of the box
+        halves = rows[:, None, 2:4] / 2
+        distance = np.abs(points[..., :2] - rows[:, None, :2]) - 2 * _EDGE
+        is_out = (distance > halves * (1 + _SMALL)).any(axis=2) & (flags > 0)
+        shown = np.where((flags > 0)[..., None], points[..., :2], rows[:, None, :2])
+        fill = (np.ptp(shown, axis=1) / np.maximum(rows[:, 2:4], _EDGE)).max(axis=1)
+        words = " and ".join(filter(None, (f"{counted(count, 'keypoint')} of {size} numbers", _TAILS[tail])))
+        yield Reading(_share(_is_box(rows) & ~is_out.any(axis=1)), is_flagged, float(np.median(fill)), words)
+
+
+def _polygons(rows: np.ndarray, tail: int) -> int:
+    """Count lines that could be polygons with a number of further numbers behind them."""
+    end = rows.shape[1] - tail
+    if end < 6 or end % 2 or not _has_tail(rows, tail):
+        return 0
+    return int(((rows[:, :end] >= -_EDGE) & (rows[:, :end] <= 1 + _EDGE)).all(axis=1).sum())
+
+
+def _has_tail(rows: np.ndarray, tail: int) -> bool:
+    """Return whether the last numbers can be nothing, a confidence, or a confidence and a track id."""
+    if tail < 2:
+        return not tail or _is_share(rows[:, -1])
+    return _is_share(rows[:, -2]) and _is_whole(rows[:, -1]) and (len(rows) > 1 or rows[0, -1] > 1)
+
+
+def _is_second_near(rows: np.ndarray) -> np.ndarray:
+    """Return whether the second corner is not farther from the others than they from each other, bool ``[L]``."""
+    points = rows.reshape(len(rows), -1, 2)
+    others = np.delete(points, 1, axis=1)
+    low, high = others.min(axis=1), others.max(axis=1)
+    size = (high - low).max(axis=1, keepdims=True) + _EDGE
+    return np.asarray(((points[:, 1] >= low - size) & (points[:, 1] <= high + size)).all(axis=1))
+
+
+def _is_parallelogram(rows: np.ndarray) -> np.ndarray:
+    """Return whether four corners are roughly those of a turned box, bool ``[L]``."""
+    points = rows.reshape(len(rows), 4, 2)
+    gap = np.abs(points[:, 0] + points[:, 2] - points[:, 1] - points[:, 3]).max(axis=1)
+    return np.asarray(gap <= 0.5 * np.ptp(points, axis=1).max(axis=1))
+
+
+def _is_box(rows: np.ndarray) -> np.ndarray:
+    """Return whether the first four numbers are a box inside the image, bool ``[L]``."""
+    centre, size = rows[:, :2], rows[:, 2:4]
+    fits = (centre - size / 2 >= -_SMALL) & (centre + size / 2 <= 1 + _SMALL) & (size >= 0)
+    return np.asarray(fits.all(axis=1))
+
+
+def _is_share(values: np.ndarray) -> bool:
+    return bool(((values >= 0) & (values <= 1)).all())
+
+
+def _is_whole(values: np.ndarray) -> bool:
+    return bool(((values >= 0) & (values == np.rint(values))).all())
+
+
+def _share(values: np.ndarray) -> float:
+    return float(values.mean()) if len(values) else 0.0
