@@ -202,8 +202,11 @@ class _Reader:
             passed_over(Path(folder), ".txt", self.report)
             if all(listing.is_dir() for listing in self.files.listings):  # lists may share folders with others
                 for name in sorted(self._names_in(folder).values()):
-                    if f"{folder}/{name}" not in used:
-                        self.report.add("label_file_without_image", self._said(f"{folder}/{name}"))
+                    label = f"{folder}/{name}"
+                    if label not in used:
+                        text = _read_label(label)
+                        lines = sum(map(bool, map(str.split, text.splitlines()))) if isinstance(text, str) else 0
+                        self.report.add("label_file_without_image", self._said(label), objects=lines)
 
     def _said(self, label: str) -> str:
         return relative(Path(label), self.root)
@@ -318,7 +321,9 @@ class _Reader:
         moved = [number for number, class_id in own_ids.items() if number != class_id]
         if moved:
             where, first_file = (relative(path, self.root) for path in (own, self.files.class_files[0]))
-            example = f"{moved[0]} is {names[own_ids[moved[0]]]!r} in {where}, {names.get(moved[0])!r} in {first_file}"
+            example = (
+                f"{moved[0]} is {names[own_ids[moved[0]]]!r} in {where}, {names.get(moved[0])!r} in {first_file}"
+            )
             self.report.add("class_order_differs", example)
         return names, own_ids
 
