@@ -134,6 +134,46 @@ def _make_durably(folder: Path) -> None:
     sync_folder(folder.parent)
 
 
+def walk_files(folder: Path, *suffixes: str) -> Iterator[str]:
+    """Yield files below a folder with one of the suffixes, as ``/``-separated names relative to it, in order.
+
+    Linked folders are followed once, except to what lies in the folder anyway, or around it.
+    """
+    top, followed = os.path.realpath(folder), {""}
+
+    def is_new(place: str) -> bool:
+        real = os.path.realpath(place)
+        is_met = real in followed or f"{top}/".startswith(f"{real}/")
+        is_met |= real.startswith(f"{top}/") and "/." not in real[len(top) :]
+        followed.add(real)
+        return not is_met
+
+    def walk(where: str, prefix: str) -> Iterator[str]:
+        try:
+            with os.scandir(where) as entries:
+                found = sorted((entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries)
+        except OSError:
+            return
+        yield from (prefix + name for name, is_folder, _ in found if not is_folder and is_kind(name, suffixes))
+        for name, is_folder, is_link in found:
+            inner = f"{where}/{name}"
+            if is_folder and not name.startswith(".") and (not is_link or is_new(inner)):
+                yield from walk(inner, f"{prefix}{name}/")
+
+    yield from walk(str(folder), "")
+
+
+def is_kind(name: str, suffixes: tuple[str, ...]) -> bool:
+    """Return whether a name ends in one of the suffixes and is not of a hidden file, as macOS's ``._1.jpg``."""
+    return not name.startswith(".") and name[name.rfind(".") :].lower() in suffixes if "." in name else False
+
+
+def format_of_suffix(name: str) -> str:
+    """Return the format that a file's suffix stands for, as Pillow names it; empty if it is none of an image."""
+    suffix = Path(name).suffix.lower()
+    return next((name for name, suffixes in SUFFIXES_BY_FORMAT.items() if suffix in suffixes), "")
+
+
 def free_name(name: str, taken: Container[str], form: str = "{}-{}") -> str:
     """Return a name, or with the first number from 2 on where it is taken, as ``name-2``."""
     numbered = (form.format(name, number) for number in itertools.count(2))

@@ -252,7 +252,7 @@ def _copy(name: str, settings: CacheSettings, copies: Path) -> Entry | ImageErro
         size_hw = read_image_size(source)
         is_linked = min(size_hw) <= settings.short
         target = copies / copy_name(name, is_linked)
-        check_inside(copy_name(name, is_linked), copies)
+        check_inside(copy_name(name, is_linked), copies, links=False)
         target.parent.mkdir(parents=True, exist_ok=True)
         if is_linked:
             decode_image(source)  # one that is broken shall be told of now

@@ -81,7 +81,7 @@ class ImageCache:
             return None
         path = copy_name(name, bool(self.is_linked[row]))
         try:
-            check_inside(path, self.images)
+            check_inside(path, self.images, links=False)
         except AnnotationError:
             return None
         return self.images / path

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections import defaultdict
+import posixpath
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -132,47 +132,45 @@ def pack_names(names: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
     return np.frombuffer(b"".join(encoded), dtype=np.uint8), offsets
 
 
-def missing_images(index: CocoIndex, images: Path) -> np.ndarray:
-    """List the rows of images whose file does not exist, int64; every folder is listed once.
-
-    Raises:
-        AnnotationError: A file name leads out of ``images``, by ``..``, as an absolute path or by a link.
-    """
-    rows_by_folder: defaultdict[str, list[tuple[int, str]]] = defaultdict(list)
-    for row in range(len(index)):
-        folder, _, name = index.file_name(row).rpartition("/")
-        rows_by_folder[folder].append((row, name))
-    missing: list[int] = []
-    for folder, entries in rows_by_folder.items():
-        check_inside(f"{folder}/{entries[0][1]}" if folder else entries[0][1], images)
-        is_link = list_folder(images / folder)
-        for row, name in entries:
-            if name not in is_link:
-                missing.append(row)
-            elif is_link[name]:
-                check_inside(f"{folder}/{name}" if folder else name, images)
-    return np.array(sorted(missing), dtype=np.int64)
+def leads_out(name: str) -> bool:
+    """Return whether a file name is absolute or climbs out of its folder, whatever lies there."""
+    normal = posixpath.normpath(name)
+    return os.path.isabs(name) or posixpath.isabs(name) or normal == ".." or normal.startswith("../")  # noqa: PTH117
 
 
-def check_inside(name: str, images: Path) -> None:
+def check_inside(name: str, images: Path, *, links: bool = True) -> None:
     """Refuse a file name that leads out of the image folder: annotation files come from strangers.
 
+    A link that lies in the folder is the user's own, as those of DVC, git-annex and the Hugging Face cache, and is
+    followed; archives that detrkit unpacks cannot hold one. After ``..`` a link would lead where the name does not
+    say, so then, too, the file itself has to be in the folder.
+
+    Args:
+        name: File name, relative to the folder.
+        images: The folder.
+        links: Whether the name may be, or lead through, a link to somewhere else.
+
     Raises:
-        AnnotationError: It is absolute, climbs by ``..``, or is a link to somewhere else.
+        AnnotationError: It is absolute, climbs by ``..``, or is a link to somewhere else where that is not legal.
     """
-    root = os.path.realpath(images)
-    resolved = os.path.realpath(os.path.join(root, name))  # noqa: PTH118 - pathlib has no faster spelling
-    if os.path.isabs(name) or os.path.commonpath((root, resolved)) != root:  # noqa: PTH117
+    is_out, root = leads_out(name), os.path.realpath(images)
+    resolved = os.path.join(root, name)  # noqa: PTH118 - pathlib has no faster spelling
+    if not is_out and (not links or ".." in name):
+        resolved = os.path.realpath(resolved)
+        is_out = os.path.commonpath((root, resolved)) != root
+    if is_out:
         raise AnnotationError(
-            f"file_name {name!r} leads to {resolved}, outside the image folder {root}; "
-            "expected a path inside it: correct the annotation file, or replace the link by the file"
+            f"file_name {name!r} leads to {os.path.normpath(resolved)}, outside the image folder {root}; "
+            "expected a path inside it: correct the annotation file"
         )
 
 
-def list_folder(folder: Path) -> dict[str, bool]:
-    """List the files in a folder, and whether each is a link; empty if there is no such folder."""
+def list_folder(folder: Path) -> set[str]:
+    """List the files in a folder; empty if there is no such folder, or there can be none."""
     try:
         with os.scandir(folder) as entries:
-            return {entry.name: entry.is_symlink() for entry in entries if entry.is_file()}
-    except (FileNotFoundError, NotADirectoryError):
-        return {}
+            return {entry.name for entry in entries if entry.is_file()}
+    except PermissionError:
+        raise
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return set()

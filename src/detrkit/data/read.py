@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable
 from pathlib import Path
 from typing import Literal
@@ -10,10 +11,11 @@ import numpy as np
 
 from detrkit.data.faults import Findings, ReadReport
 from detrkit.data.formats import FORMATS, SplitFiles
-from detrkit.data.index import CocoIndex, missing_images
+from detrkit.data.index import CocoIndex, check_inside
+from detrkit.data.names import find_names
 from detrkit.data.repair import account, build_index
 from detrkit.data.table import AnnotationTable
-from detrkit.errors import DataError, ImageError
+from detrkit.errors import AnnotationError, DataError, ImageError
 
 OnBadImage = Literal["skip", "error", "keep"]
 
@@ -51,30 +53,51 @@ def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tu
         ImageError: A listed image file does not exist and ``on_bad_image`` is error.
     """
     table, images = load_table(files), files.images
-    index, report = build_index(table, images)
     if on_bad_image == "keep":
-        return index, report
-    try:
-        missing = missing_images(index, images)
-    except DataError as error:
-        raise type(error)(f"{table.source}: {error}") from error
+        return build_index(table, images)
+    table, missing = _with_file_names(table, images)
+    index, report = build_index(table, images)
+    example = next(iter(missing.values()), "")
     if len(missing) == len(index):
         raise DataError(
-            f"{table.source}: none of its {len(index)} image files exists, for instance {index.file_name(0)!r}; "
+            f"{table.source}: none of its {len(index)} image files exists, for instance {example}; "
             f"looked in {images}; set data.train_images or data.val_images to the folder that holds them"
         )
     found = Findings(report.source, report.findings)
-    for row in missing.tolist():
+    for row, words in missing.items():
         rows = index.annotation_rows(row)
-        found.add("missing_image", index.file_name(row), objects=rows.stop - rows.start)
-    if len(missing) and on_bad_image == "error":
+        found.add("missing_image", words, objects=rows.stop - rows.start)
+    if missing and on_bad_image == "error":
         raise ImageError(
             f"{table.source}: {len(missing)} of {len(index)} image files do not exist in {images}, for instance "
-            f"{index.file_name(int(missing[0]))!r}; restore them or remove their entries"
+            f"{example}; restore them or remove their entries"
         )
-    if len(missing):
-        index = index.select(np.setdiff1d(np.arange(len(index)), missing))
+    if missing:
+        index = index.select(np.setdiff1d(np.arange(len(index)), list(missing)))
     return index, account(table, index, found)
+
+
+def _with_file_names(table: AnnotationTable, images: Path) -> tuple[AnnotationTable, dict[int, str]]:
+    """Give images the names of their files, and return what is said of those that have none, by row.
+
+    Raises:
+        AnnotationError: A name leads out of ``images``, and no rule to a file in it.
+    """
+    names = find_names(table.file_names, images)
+    found, missing = Findings(table.report.source, table.report.findings), {}
+    for row, (listed, file) in enumerate(zip(table.file_names, names.files, strict=True)):
+        fault = names.fault(row, listed)
+        if file is None:
+            try:
+                check_inside(listed, images)
+            except AnnotationError as error:
+                raise AnnotationError(f"{table.source}: {error}") from error
+            is_link = (images / listed).is_symlink()
+            missing[row] = f"{listed}: a link to a file that is not there" if is_link else names.words(row, listed)
+        elif fault:
+            found.add(fault, names.words(row, listed))
+    files = [file or listed for listed, file in zip(table.file_names, names.files, strict=True)]
+    return dataclasses.replace(table, file_names=files, report=found.report()), missing
 
 
 def read_coco(annotations: Path, images: Path, on_bad_image: OnBadImage = "skip") -> tuple[CocoIndex, ReadReport]:

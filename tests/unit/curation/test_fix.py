@@ -123,16 +123,18 @@ def test_boxes_are_scaled_with_images_that_were_made_smaller(small, tmp_path):
     assert fixed.losses == (Loss("train", "masks", 2, 2),)
 
 
-def test_names_from_outside_are_not_copied(small, tmp_path):
+def test_names_from_outside_are_not_copied_and_links_are(small, tmp_path):
     Image.new("RGB", (60, 40)).save(tmp_path / "secret.png")
+    Image.new("RGB", (60, 40), "red").save(tmp_path / "stored.png")
     small.content["images"][0]["file_name"] = "../../secret.png"
     small.content["images"][1]["file_name"] = str(small.root / "train" / "2.png")
-    (small.root / "train" / "link.png").symlink_to(tmp_path / "secret.png")
+    (small.root / "train" / "link.png").symlink_to(tmp_path / "stored.png")
     small.content["images"].append({"id": 5, "file_name": "link.png", "width": 60, "height": 40})
     fixed, content = small.fix(tmp_path / "out")
-    assert [image["file_name"] for image in content["images"]] == ["2.png"]
-    assert [path.name for path in (tmp_path / "out" / "train").iterdir()] == ["2.png"]
-    assert fixed.repaired == {"escaping_file_name": 2, "absolute_file_name": 1}
+    assert [image["file_name"] for image in content["images"]] == ["2.png", "link.png"]
+    assert sorted(path.name for path in (tmp_path / "out" / "train").iterdir()) == ["2.png", "link.png"]
+    assert not any(path.is_symlink() for path in (tmp_path / "out" / "train").iterdir())
+    assert fixed.repaired == {"escaping_file_name": 1, "absolute_file_name": 1}
 
 
 def test_a_set_without_readable_images_is_refused_rather_than_written(small, tmp_path):

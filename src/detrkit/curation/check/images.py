@@ -5,7 +5,6 @@ Shapes: I images.
 
 from __future__ import annotations
 
-import functools
 import io
 import os
 import posixpath
@@ -21,9 +20,9 @@ from PIL import Image, UnidentifiedImageError
 
 from detrkit.curation.check.source import ImageFacts, SplitData
 from detrkit.data.faults import Findings, Location
-from detrkit.data.index import check_inside, list_folder
-from detrkit.errors import AnnotationError
-from detrkit.files import SUFFIXES_BY_FORMAT
+from detrkit.data.index import list_folder
+from detrkit.data.names import find_names
+from detrkit.files import format_of_suffix
 
 Progress = Callable[[str, int, int], None]
 
@@ -32,22 +31,24 @@ _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\
 _STRANGERS = (
     (re.compile(rb"\s*(<!doctype html|<html|<head)", re.IGNORECASE), "a web page"),
     (re.compile(rb"version https://git-lfs"), "a Git LFS pointer: run git lfs pull"),
+    (re.compile(rb"/annex/objects/"), "a git-annex pointer: run git annex get"),
+    (re.compile(rb"\.\.?/[^\0\r\n]+\s*$"), "a link that was written as text: check it out with core.symlinks"),
     (re.compile(rb"\s*<(\?xml|svg)", re.IGNORECASE), "XML or SVG"),
     (re.compile(rb"%PDF"), "a PDF"),
     (re.compile(rb"PK\x03\x04"), "a ZIP archive"),
 )
-_DRIVE = re.compile(r"^[A-Za-z]:[\\/]|^\\\\")
 _CUT_WORDS = ("truncat", "unexpected end", "not enough", "broken data stream", "image file is", "premature", "eof")
 
 
 def find_files(splits: Sequence[SplitData], found: Findings) -> None:
     """Find the file of every listed image; fills ``resolved`` of the splits."""
     for split in splits:
-        folder = _ImageFolder(split.files.images)
+        names = find_names(split.table.file_names, split.files.images)
         for row, name in enumerate(split.table.file_names):
-            fault, detail, split.resolved[row] = folder.resolve(name)
+            split.resolved[row] = names.files[row] or names.guesses.get(row)
+            fault = names.fault(row, name)
             if fault:
-                found.add(fault, f"{name}: {detail}" if detail else name, Location(split.name, row))
+                found.add(fault, names.words(row, name), Location(split.name, row))
     _check_unlisted(splits, found)
 
 
@@ -110,12 +111,6 @@ def inspect_image(path: Path, decode: bool = True) -> ImageFacts:
         return facts._replace(fault=_fault_of(error), detail=str(error) or type(error).__name__)
 
 
-def format_of_suffix(name: str) -> str:
-    """Return the format that a file extension stands for; empty if it is none of an image."""
-    suffix = posixpath.splitext(name)[1].lower()
-    return next((name for name, suffixes in SUFFIXES_BY_FORMAT.items() if suffix in suffixes), "")
-
-
 def is_mislabelled(name: str, facts: ImageFacts) -> bool:
     """Return whether the extension of a file stands for another format than its content."""
     format_ = _SAME_FORMAT.get(facts.format, facts.format)
@@ -159,7 +154,7 @@ def _stranger(content: bytes) -> tuple[str, str]:
 
 def _report(split: SplitData, row: int, facts: ImageFacts, found: Findings) -> None:
     """Count the faults of one image file."""
-    name, place = split.table.file_names[row], Location(split.name, row)
+    name, place = split.resolved[row] or split.table.file_names[row], Location(split.name, row)
     if facts.fault:
         found.add(facts.fault, f"{name}: {facts.detail}", place)
         return
@@ -194,54 +189,6 @@ def _report_size(split: SplitData, row: int, facts: ImageFacts, found: Findings)
         found.add("size_mismatch", sizes + (" (exchanged)" if listed == upright[::-1] else ""), place)
     # Boxes may be meant for either size; they are only told of where they fit neither.
     split.limits_hw[row] = np.maximum(listed, upright)
-
-
-class _ImageFolder:
-    """An image folder, and what lies in it; every folder of it is listed once."""
-
-    def __init__(self, images: Path):
-        self.images = images
-        self._entries = functools.cache(lambda folder: list_folder(images / folder))
-
-    def resolve(self, name: str) -> tuple[str, str, str | None]:
-        """Find an image file; return the kind of fault, words about it, and the name relative to the folder."""
-        normal = posixpath.normpath(name)
-        if posixpath.isabs(name) or _DRIVE.match(name) or normal == ".." or normal.startswith("../"):
-            kind = "escaping_file_name" if normal.startswith("..") else "absolute_file_name"
-            actual = self._tail(name)
-            return kind, f"{actual} exists" if actual else "", actual
-        folder, _, base = normal.rpartition("/")
-        entries = self._entries(folder)
-        if base in entries:
-            if entries[base] or (self.images / folder).is_symlink():
-                try:
-                    check_inside(normal, self.images)
-                except AnnotationError:
-                    return "escaping_file_name", "a link that leads out of the image folder", None
-            return "", "", normal
-        # another case, a part of the path, another extension (or one where none is given)
-        actual = self._single(folder, lambda entry: entry.casefold() == base.casefold())
-        if actual is not None:
-            return "file_name_case", f"the file is {actual}", actual
-        stem = posixpath.splitext(base)[0] if format_of_suffix(base) else base
-        actual = self._tail(name) or self._single(
-            folder, lambda entry: posixpath.splitext(entry)[0] == stem and bool(format_of_suffix(entry))
-        )
-        return "missing_image", f"{actual} exists" if actual else "", actual
-
-    def _tail(self, name: str) -> str | None:
-        """Return the longest end of a path that is a file in the image folder."""
-        parts = [part for part in re.split(r"[\\/]+", name) if part not in ("", ".", "..")]
-        for start in range(len(parts)):
-            folder, base = "/".join(parts[start:-1]), parts[-1]
-            tail = posixpath.join(folder, base)
-            if tail != name and self._entries(folder).get(base) is False:
-                return tail
-        return None
-
-    def _single(self, folder: str, fits: Callable[[str], bool]) -> str | None:
-        found = [entry for entry in self._entries(folder) if fits(entry)]
-        return posixpath.join(folder, found[0]) if len(found) == 1 else None
 
 
 def _check_unlisted(splits: Sequence[SplitData], found: Findings) -> None:

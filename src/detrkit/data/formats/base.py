@@ -15,6 +15,8 @@ from detrkit.classes import SizeHW
 from detrkit.data.faults import Findings
 from detrkit.errors import AnnotationError, listed
 from detrkit.files import IMAGE_SUFFIXES
+from detrkit.files import is_kind as is_kind
+from detrkit.files import walk_files as walk_files
 
 SPLIT_ALIASES = {  # CVAT calls its only split default
     "train": ("train", "training", "default"),
@@ -231,40 +233,6 @@ def passed_over(folder: Path, suffix: str, found: Findings) -> None:
     others = [name for name in names if not is_kind(name, (suffix,))]
     if 2 * len(others) > len(names):
         found.add("label_files_of_other_kind", f"{folder.name}: {listed(others, 3)}", count=len(others))
-
-
-def walk_files(folder: Path, *suffixes: str) -> Iterator[str]:
-    """Yield files below a folder with one of the suffixes, as ``/``-separated names relative to it, in order.
-
-    Linked folders are followed once, except to what lies in the folder anyway, or around it.
-    """
-    top, followed = os.path.realpath(folder), {""}
-
-    def is_new(place: str) -> bool:
-        real = os.path.realpath(place)
-        is_met = real in followed or f"{top}/".startswith(f"{real}/")
-        is_met |= real.startswith(f"{top}/") and "/." not in real[len(top) :]
-        followed.add(real)
-        return not is_met
-
-    def walk(where: str, prefix: str) -> Iterator[str]:
-        try:
-            with os.scandir(where) as entries:
-                found = sorted((entry.name, entry.is_dir(), entry.is_symlink()) for entry in entries)
-        except OSError:
-            return
-        yield from (prefix + name for name, is_folder, _ in found if not is_folder and is_kind(name, suffixes))
-        for name, is_folder, is_link in found:
-            inner = f"{where}/{name}"
-            if is_folder and not name.startswith(".") and (not is_link or is_new(inner)):
-                yield from walk(inner, f"{prefix}{name}/")
-
-    yield from walk(str(folder), "")
-
-
-def is_kind(name: str, suffixes: tuple[str, ...]) -> bool:
-    """Return whether a name ends in one of the suffixes and is not of a hidden file, as macOS's ``._1.jpg``."""
-    return not name.startswith(".") and name[name.rfind(".") :].lower() in suffixes if "." in name else False
 
 
 def relative(path: Path, root: Path) -> str:

@@ -23,6 +23,8 @@ from detrkit.data.formats.base import (
     subfolders,
 )
 from detrkit.data.formats.coco.read import load_json
+from detrkit.data.index import leads_out
+from detrkit.data.names import find_names
 from detrkit.errors import DataError
 
 ROBOFLOW_FILE = "_annotations.coco.json"
@@ -109,7 +111,16 @@ def find_image_folder(annotations: Path, root: Path) -> Path:
     """
     names = _listed_names(annotations)
     candidates = list(dict.fromkeys(_image_folders(annotations, root)))
-    hits = {folder: sum((folder / name).is_file() for name in names) for folder in candidates}
+    hits = {
+        folder: sum(not leads_out(name) and (folder / name).is_file() for name in names) for folder in candidates
+    }
+    example = repr(names[0]) if names else ""
+    if not any(hits.values()):  # names that are all wrong by one rule
+        whole = (root, annotations.parent)  # of a whole data set: pictures of other splits lie in it
+        for folder in filter(Path.is_dir, candidates):
+            found = find_names(names, folder, elsewhere=folder not in whole)
+            hits[folder] = sum(file is not None for file in found.files)
+            example = next((found.words(row, names[row]) for row in found.unclear), example)
     # The training images may have the names of the validation images, and all of them where one of those is lost.
     own = [folder for folder in candidates if hits[folder] and not _is_of_another_split(folder, root, annotations)]
     best = max(own or candidates, key=lambda folder: hits[folder])  # the likeliest comes first and wins a tie
@@ -118,7 +129,7 @@ def find_image_folder(annotations: Path, root: Path) -> Path:
     load_json(annotations)  # a damaged file is the first thing to say
     searched = ", ".join(str(folder) for folder in candidates if folder.is_dir())
     raise DataError(
-        f"{annotations}: its images, for instance {names[0]!r}, are in none of {searched}; "
+        f"{annotations}: its images, for instance {example}, are in none of {searched}; "
         "give a folder that holds both, or name this one: --set data.train_images=FOLDER (or data.val_images)"
     )
 
