@@ -25,6 +25,7 @@ from detrkit.evaluation.failures import Failures, find_failures
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.overlaps import Overlaps, overlaps
 from detrkit.evaluation.score_curves import ScoreCurves, score_curves
+from detrkit.evaluation.untouched import other_readings
 from detrkit.latency import Latency
 
 Progress = Callable[[str, int, int], None]
@@ -46,6 +47,7 @@ class Origin:
         annotations: Annotation file, where it is one.
         seen_in_training: The model was trained on these images.
         settings: Settings that the numbers depend on, such as precision.
+        notes: What a reader must know of the detections, in sentences.
     """
 
     model: str = ""
@@ -55,6 +57,7 @@ class Origin:
     annotations: Path | None = None
     seen_in_training: bool = False
     settings: Mapping[str, str | int | float | bool | None] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def provenance(self) -> dict[str, Any]:
         """Return versions, the hour, and a hash of the annotations, so that a number can be traced."""
@@ -88,6 +91,8 @@ class Evaluation:
         calibration: Calibration of the scores; None also where they are not 0 to 1.
         failures: Every error at the threshold of the best F1, with pictures of the worst.
         latency: Time that a detection takes.
+        other_readings: AP on other readings of the annotations, see :mod:`detrkit.evaluation.untouched`.
+        notes: What a reader must know of detections and annotations, in sentences.
     """
 
     metrics: CocoMetrics
@@ -102,6 +107,8 @@ class Evaluation:
     calibration: Calibration | None = None
     failures: Failures | None = None
     latency: Latency | None = None
+    other_readings: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def __getitem__(self, name: str) -> float:
         return self.metrics[name]
@@ -167,7 +174,9 @@ def analyze(
     check_resamples(resamples)
     origin = origin or Origin()
     metrics, matches = evaluator.finish(image_ids), evaluator.matches(image_ids)
-    found = Evaluation(metrics, matches, origin, origin.provenance(), latency=latency)
+    readings, sentences = other_readings(matches)
+    found = Evaluation(metrics, matches, origin, origin.provenance(), latency=latency, other_readings=readings)
+    found = dataclasses.replace(found, notes=(*origin.notes, *sentences))
     if resamples and metrics.objects:
         tell = None if progress is None else lambda done: progress("resampling", done, resamples)
         found = dataclasses.replace(found, intervals=bootstrap(matches, resamples, progress=tell))

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from detrkit.api.evaluate import evaluate
 from detrkit.config import Config
 from detrkit.data.split import read_split
 from detrkit.detectors.on_split import collect
@@ -16,6 +17,7 @@ from detrkit.detectors.results import ResultsFile
 from detrkit.evaluation.coco import METRIC_NAMES
 from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.matching import IOU_THRESHOLDS, box_iou
+from detrkit.evaluation.report import warnings
 
 from .test_coco import pycocotools_eval
 from .test_matching import expected_matches
@@ -160,3 +162,57 @@ def test_annotations_of_unlisted_images_and_classes_do_not_count(tmp_path: Path)
     evaluator = collected(tmp_path, content, results)
     assert evaluator.finish().objects == 3
     assert [evaluator.finish()[name] for name in METRIC_NAMES] == pycocotools_eval(content, results).stats.tolist()
+
+
+def same_id(annotations: list[dict[str, Any]]) -> None:
+    annotations[1]["id"] = annotations[0]["id"]
+
+
+def same_id_elsewhere(annotations: list[dict[str, Any]]) -> None:
+    annotations[3] |= {"id": annotations[0]["id"], "image_id": 2}
+
+
+def id_zero(annotations: list[dict[str, Any]]) -> None:
+    annotations[2]["id"] = 0
+
+
+def all_ids_alike(annotations: list[dict[str, Any]]) -> None:
+    for annotation in annotations:
+        annotation["id"] = 0
+
+
+@pytest.mark.parametrize("change", [same_id, same_id_elsewhere, id_zero, all_ids_alike])
+def test_ids_that_pycocotools_misreads_are_counted_and_its_number_is_said(tmp_path: Path, change: Any):
+    content, results = odd_content({})
+    content["images"].append({"id": 2, "file_name": "b.jpg", "height": 200, "width": 200})
+    sound, _ = odd_content({})
+    sound["images"] = content["images"]
+    change(content["annotations"])
+    for annotation, other in zip(content["annotations"], sound["annotations"], strict=True):
+        other["image_id"] = annotation["image_id"]
+    annotations, found = files(tmp_path, content, results)
+    evaluation = evaluate(found, annotations, explain=False, resamples=0)
+    reference = float(pycocotools_eval(content, results).stats[0])
+    assert evaluation["AP"] == pycocotools_eval(sound, results).stats[0] != pytest.approx(reference)
+    assert evaluation.other_readings == {"pycocotools": pytest.approx(reference, abs=1e-12)}
+    assert f"AP is {100 * reference:.1f}" in "".join(warnings(evaluation))
+
+
+def test_what_training_repairs_is_named_with_the_ap_of_the_repaired_file(tmp_path: Path):
+    content, results = odd_content({"bbox": [-10, 20, 40, 40]})
+    content["annotations"][0] |= {"area": -3}
+    content["annotations"][1] |= {"bbox": [60, 100, 0, 40]}
+    repaired, _ = odd_content({"bbox": [0, 20, 30, 40]})
+    del repaired["annotations"][1]
+    annotations, found = files(tmp_path, content, results)
+    evaluation = evaluate(found, annotations, explain=False, resamples=0)
+    assert evaluation["AP"] == pycocotools_eval(content, results).stats[0]
+    expected = float(pycocotools_eval(repaired, results).stats[0])
+    assert evaluation.other_readings == {"repaired": pytest.approx(expected, abs=1e-12)}
+    assert "3 annotations (11, 12, 20)" in "".join(warnings(evaluation))
+
+
+def test_a_sound_file_has_one_reading(tmp_path: Path):
+    annotations, found = files(tmp_path, *odd_content({}))
+    evaluation = evaluate(found, annotations, explain=False, resamples=0)
+    assert (evaluation.other_readings, evaluation.notes) == ({}, ())

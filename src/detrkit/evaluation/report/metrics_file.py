@@ -58,6 +58,8 @@ def metrics_content(evaluation: Evaluation) -> dict[str, Any]:
         "schema_version": 1,
         "per_class": [_class_entry(evaluation, *entry) for entry in enumerate(content["per_class"])],
         "objects_by_size": evaluation.objects_by_size(),
+        "other_readings": dict(evaluation.other_readings),
+        "notes": list(evaluation.notes),
         "model": {"name": origin.model, "kind": origin.kind},
         "data": {"name": origin.data, "split": origin.split, "seen_in_training": origin.seen_in_training},
         "intervals": _entry("IntervalsEntry", evaluation.intervals),

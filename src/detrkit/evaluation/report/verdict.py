@@ -52,7 +52,13 @@ def warnings(evaluation: Evaluation, name: Callable[[str], str] = quoted) -> lis
         evaluation: result.
         name: as for :func:`verdict`.
     """
-    metrics, found = evaluation.metrics, []
+    metrics, found = evaluation.metrics, list(evaluation.notes)
+    beyond = metrics.detections - len(evaluation.matches.found)
+    if beyond:
+        found.append(
+            f"{counted(beyond, 'detection')} beyond the best {metrics.max_detections} of an image and class did "
+            "not count."
+        )
     if evaluation.origin.seen_in_training:
         found.append("These images were trained on: the numbers say nothing about new images.")
     interval = None if evaluation.intervals is None else evaluation.intervals.values.get("AP")

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 
-from detrkit.curation.check.box_formats import from_xywh, judge, to_xywh
+from detrkit.data.box_formats import from_xywh, judge, to_xywh
 
 HEIGHT, WIDTH = 480, 640
 FORMATS = ("xywh", "xyxy", "cxcywh")
