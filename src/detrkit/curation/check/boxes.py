@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from detrkit.data.box_formats import EDGE_PIXELS, judge, overhang
 from detrkit.curation.check.masks import Masks
 from detrkit.curation.check.source import SplitData, boxes_text
+from detrkit.data.box_formats import EDGE_PIXELS, judge, overhang
 from detrkit.data.faults import Findings
 from detrkit.data.formats import FORMATS
 
