@@ -85,7 +85,7 @@ def yolo(folder: Path, line: str | None) -> Path:
 
 NOTHING: dict[str, tuple[Callable[[Path], Path], str]] = {
     "crowd": (lambda folder: crowd_only(folder / "shapes", "train"), "are crowd regions"),
-    "no label file": (lambda folder: yolo(folder / "yolo", None), "without any label file"),
+    "no label file": (lambda folder: yolo(folder / "yolo", None), "without a label file"),
     "no line": (lambda folder: yolo(folder / "yolo", "0;0.5;0.5;0.2;0.2"), "0;0.5;0.5;0.2;0.2"),
     "empty files": (lambda folder: yolo(folder / "yolo", ""), "no object was read"),
 }
