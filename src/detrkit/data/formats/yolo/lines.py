@@ -96,7 +96,7 @@ def find_meanings(lines: Mapping[int, np.ndarray], announced: int) -> dict[int, 
         elif count == BOX_NUMBERS + 1:
             words = "a confidence" if _is_share(rest[:, 0]) else "a track id" if _is_whole(rest[:, 0]) else ""
             found[count] = Meaning(words=words) if words and _share(_is_box(rows)) >= _MOST else None
-        elif count == BOX_NUMBERS + 2 and _has_tail(rows, 2) and _share(_is_box(rows)) >= _MOST:
+        elif count == BOX_NUMBERS + 2 and _is_tracked(rows):
             found[count] = Meaning(words="a confidence and a track id")
         else:
             undecided[count] = rows
@@ -129,31 +129,28 @@ def _keypoints_or_polygons(lines: Mapping[int, np.ndarray]) -> dict[int, Meaning
         return dict.fromkeys(lines)
     total = sum(map(len, sound.values()))
     main = max(sound, key=lambda count: len(sound[count]))
-    rows, is_one_count = sound[main], len(sound[main]) >= _MOST * total
+    is_one_count = len(sound[main]) >= _MOST * total
     # what speaks for keypoints: they lie in their box, in every line, and fill it
     readings = {count: max(_keypoint_readings(rows), default=Reading()) for count, rows in sound.items()}
-    inside, is_flagged, fill, _ = readings[main]
-    is_flagged &= is_one_count and inside >= _NEARLY_ALL and len(rows) > 1
+    inside = sum(readings[count].inside * len(rows) for count, rows in sound.items()) / total
+    is_flagged = readings[main].is_flagged and is_one_count and inside >= _NEARLY_ALL and total > 1
     # what speaks for polygons: corners inside the image, the second of them near the others
     in_image = {tail: sum(_polygons(rows, tail) for rows in sound.values()) for tail in (0, 1, 2)}
     tail = max(in_image, key=in_image.__getitem__)
     can_be_polygons = in_image[tail] >= _MOST * total and not is_flagged
-    near = _share(_is_second_near(rows[:, : main - tail])) if can_be_polygons else 0
-    is_turned_box = main - tail == 8 and _share(_is_parallelogram(rows[:, :8])) >= _MOST
+    corners = [rows[:, : count - tail] for count, rows in sound.items() if count - tail >= 6]
+    near = _share(np.concatenate([_is_second_near(rows) for rows in corners])) if can_be_polygons else 0
+    is_turned_box = main - tail == 8 and _share(_is_parallelogram(sound[main][:, :8])) >= _MOST
     if can_be_polygons and (
         is_turned_box
         or (not is_one_count and (inside < _NEARLY_ALL or near >= _OFTEN))
-        or (near >= _MOST and (inside < _MOST or fill < _SMALL))
+        or (near >= _MOST and (inside < _MOST or readings[main].fill < _SMALL))
     ):
         return {count: Meaning(count - tail, _TAILS[tail]) if count - tail >= 6 else None for count in lines}
-    are_keypoints = not can_be_polygons or (is_one_count and near < _OFTEN and len(rows) > 1)
-    kept = [main] if is_one_count else list(readings)
-    return {
-        count: Meaning(words=readings[count].words)
-        if are_keypoints and count in kept and readings[count].inside >= _NEARLY_ALL
-        else None
-        for count in lines
-    }
+    if inside < _NEARLY_ALL or (can_be_polygons and (near >= _OFTEN or total == 1)):
+        return dict.fromkeys(lines)
+    kept = {main} if is_one_count else set(sound)
+    return {count: Meaning(words=readings[count].words) if count in kept else None for count in lines}
 
 
 def _keypoint_readings(rows: np.ndarray) -> Iterator[Reading]:
@@ -183,20 +180,27 @@ def _polygons(rows: np.ndarray, tail: int) -> int:
     end = rows.shape[1] - tail
     if end < 6 or end % 2 or not _has_tail(rows, tail):
         return 0
-    return int(((rows[:, :end] >= -_EDGE) & (rows[:, :end] <= 1 + _EDGE)).all(axis=1).sum())
+    return int(((rows[:, :end] >= -_SMALL) & (rows[:, :end] <= 1 + _SMALL)).all(axis=1).sum())
 
 
 def _has_tail(rows: np.ndarray, tail: int) -> bool:
     """Return whether the last numbers can be nothing, a confidence, or a confidence and a track id."""
     if tail < 2:
         return not tail or _is_share(rows[:, -1])
-    return _is_share(rows[:, -2]) and _is_whole(rows[:, -1]) and (len(rows) > 1 or rows[0, -1] > 1)
+    return _is_share(rows[:, -2]) and _is_whole(rows[:, -1])
+
+
+def _is_tracked(rows: np.ndarray) -> bool:
+    """Return whether six numbers are a box, a confidence and a track id, rather than a triangle."""
+    is_id = len(rows) > 1 or rows[0, -1] > 1
+    return _has_tail(rows, 2) and is_id and _share(_is_box(rows)) >= _MOST
 
 
 def _is_second_near(rows: np.ndarray) -> np.ndarray:
     """Return whether the second corner is not farther from the others than they from each other, bool ``[L]``."""
     points = rows.reshape(len(rows), -1, 2)
     others = np.delete(points, 1, axis=1)
+    others = np.where((others != 0).any(axis=2, keepdims=True), others, points[:, :1])  # as hidden keypoints are
     low, high = others.min(axis=1), others.max(axis=1)
     size = (high - low).max(axis=1, keepdims=True) + _EDGE
     return np.asarray(((points[:, 1] >= low - size) & (points[:, 1] <= high + size)).all(axis=1))
