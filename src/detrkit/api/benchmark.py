@@ -99,7 +99,7 @@ def _pictures(images: Sequence[Source], data: Source | None, split: str) -> tupl
     if images and data is not None:
         raise UsageError("both images and data are given; give one of them")
     if data is not None:
-        part = read_split(Config(), split, os.fspath(data))
+        part = read_split(Config(), split, os.fspath(data), may_lose=True)
         dataset = CocoDataset(part.index, part.files.images, None)
         rows = range(min(IMAGES, len(dataset)))
         files = [Path(dataset.images) / part.index.file_name(row) for row in rows]

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from detrkit.classes import ClassMap
+from detrkit.data.faults import Ledger
 from detrkit.data.formats import FORMATS, WRITTEN_FORMATS, Layout, SplitFiles, find_splits
 from detrkit.data.formats.output import Progress, WriteOptions
 from detrkit.data.index import CocoIndex
@@ -16,13 +17,23 @@ from detrkit.errors import UsageError
 
 @dataclasses.dataclass(frozen=True)
 class ConvertedSplit:
-    """One split that was converted: its layout and the reason for it, its numbers, what reading repaired."""
+    """One split that was converted.
+
+    Args:
+        layout: Layout that it was read in.
+        reason: Why it was taken for that.
+        images: Number of images written.
+        objects: Number of objects written.
+        findings: What reading repaired and left out, in lines.
+        ledger: Account of what the original has and what was written.
+    """
 
     layout: str
     reason: str
     images: int
     objects: int
     findings: list[str]
+    ledger: Ledger
 
 
 @dataclasses.dataclass(frozen=True)
@@ -35,6 +46,7 @@ class Converted:
         classes: Names of the classes.
         notes: Sentences on what the format could not hold.
         splits: Converted splits by name.
+        unfit: Reasons why it is not fit for training: most objects of a split, or all of a class, are lost.
     """
 
     path: Path
@@ -42,6 +54,7 @@ class Converted:
     classes: tuple[str, ...]
     notes: tuple[str, ...]
     splits: Mapping[str, ConvertedSplit]
+    unfit: tuple[str, ...]
 
     def to_dict(self) -> dict[str, object]:
         """Return plain values for JSON."""
@@ -63,8 +76,8 @@ def convert_data(
     """Write a data set in another layout; the original is not touched.
 
     Annotations are written as training reads them: boxes clipped to their image, those that cannot be used left
-    out, images without a file left out; all of it is said. From COCO JSON to COCO, ids, masks and all other fields
-    of the entries are kept.
+    out, images without a file left out; all of it is said, and :attr:`Converted.unfit` where it is too much. From
+    COCO JSON to COCO, ids, masks and all other fields of the entries are kept.
 
     Args:
         data: Folder, COCO JSON file or data.yaml.
@@ -88,9 +101,9 @@ def convert_data(
     converted = {}
     for split, files in found.items():
         index, report = read[split] = read_split_files(files)
-        converted[split] = ConvertedSplit(
-            files.layout, files.reason, len(index), len(index.labels), report.lines()
-        )
+        ledger = _written(index, report.ledger, to)
+        counts = ledger.images_read, ledger.objects_read
+        converted[split] = ConvertedSplit(files.layout, files.reason, *counts, report.lines(), ledger)
         say(f"{split}: {len(index)} images, {len(index.labels)} objects; {files.layout}: {files.reason}")
         for line in report.lines():
             say(line)
@@ -99,7 +112,21 @@ def convert_data(
     options = WriteOptions(copy=copy, progress=progress, sources=sources, decimals=decimals)
     notes = FORMATS[to].writer()(Path(out), parts, options)
     names = dict.fromkeys(name for index, _ in read.values() for name in index.class_map.names)
-    return Converted(Path(out), to, tuple(names), tuple(notes), converted)
+    unfit = (f"{split}: {reason}" for split, part in converted.items() for reason in part.ledger.losses())
+    return Converted(Path(out), to, tuple(names), tuple(notes), converted, tuple(unfit))
+
+
+def _written(index: CocoIndex, ledger: Ledger, to: str) -> Ledger:
+    """Return the account of what is written of a split, where the format cannot hold all that was read."""
+    crowds = 0 if FORMATS[to].has_crowds else int(index.iscrowd.sum())
+    repeats = 0 if FORMATS[to].has_repeats else len(index) - len(index.merge_repeated())
+    return dataclasses.replace(
+        ledger,
+        objects_read=ledger.objects_read - crowds,
+        objects_left_out={**ledger.objects_left_out, **({"crowd_left_out": crowds} if crowds else {})},
+        images_read=ledger.images_read - repeats,
+        images_left_out={**ledger.images_left_out, **({"image_listed_twice": repeats} if repeats else {})},
+    )
 
 
 def _from_one(index: CocoIndex, files: SplitFiles) -> CocoIndex:

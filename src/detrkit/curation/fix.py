@@ -28,13 +28,13 @@ from detrkit.curation.check.run import Checked, check_data
 from detrkit.curation.check.source import SplitData, repeated_rows
 from detrkit.curation.check.splits import leaves
 from detrkit.data.coco import fit_boxes
-from detrkit.data.faults import ReadReport
+from detrkit.data.faults import Ledger, ReadReport
 from detrkit.data.formats.coco.read import load_json
 from detrkit.data.formats.coco.write import coco_content, merge_annotation, unique_ids, write_coco_json
 from detrkit.data.formats.output import RESERVED_SPLITS, inside_name, new_folder, place_images
 from detrkit.data.repair import build_index
 from detrkit.data.table import AnnotationTable
-from detrkit.errors import DataError, counted, listed
+from detrkit.errors import DataError
 from detrkit.files import SUFFIXES_BY_FORMAT
 from detrkit.visual.text import printable
 
@@ -44,10 +44,17 @@ Classes = Mapping[str, Sequence[tuple[int, str]]]
 
 SCHEMA_VERSION = 2
 """Of ``changes.json``; raised when a key changes its meaning or goes."""
-MOST_LOST = 0.5
-"""Share of the objects from which on a copy without them is not fit for training."""
 _OF_CLASSES = {"duplicate_category_ids", "duplicate_class_names", "class_names_differ_by_case"}
 _OF_CLASSES |= {"class_name_spaces", "class_ids_differ", "class_lists_differ"}
+_LOSE_IMAGES: tuple[str, ...] = (
+    "missing_image",
+    "absolute_file_name",
+    "escaping_file_name",
+    "image_empty",
+    "image_truncated",
+)
+_LOSE_IMAGES += ("image_unreadable", "image_too_large", "duplicate_image_ids", "image_in_two_splits")
+_LOSE_IMAGES += ("near_duplicate_in_two_splits",)
 _OF_MASKS = ("mask_unreadable", "mask_polygon_short", "mask_outside_image", "mask_box_mismatch")
 _NOT_READ = {"polygons_in_labels": "polygons", "extra_numbers": "lines with numbers after the box"}
 
@@ -80,6 +87,7 @@ class FixResult:
         out: Its folder.
         repaired: Number of faults of the original by kind that the copy has no more.
         losses: Things that the copy has not.
+        ledgers: Account of each split's images and objects, by its name.
         unfit: Reasons why the copy is not fit for training, in words.
         after: Result of checking the copy.
     """
@@ -87,6 +95,7 @@ class FixResult:
     out: Path
     repaired: Mapping[str, int]
     losses: tuple[Loss, ...]
+    ledgers: Mapping[str, Ledger]
     unfit: tuple[str, ...]
     after: CheckResult
 
@@ -118,9 +127,9 @@ def fix_data(checked: Checked, out: Path, *, copy: bool = False, progress: Progr
         writer.write()
         repaired = {finding.kind: finding.count for finding in result.findings if finding.fault.fix}
         unfit = tuple(writer.unfit())
-        _write_changes(folder, result, writer.losses, unfit)
+        _write_changes(folder, result, writer, unfit)
     after = check_data(out, dataclasses.replace(checked.options, layout="auto"), progress)
-    return FixResult(Path(out), repaired, tuple(writer.losses), unfit, after)
+    return FixResult(Path(out), repaired, tuple(writer.losses), writer.ledgers, unfit, after)
 
 
 class _Writer:
@@ -129,8 +138,7 @@ class _Writer:
     def __init__(self, checked: Checked, folder: Path, copy: bool, progress: Progress | None):
         self.checked, self.folder, self.copy, self.progress = checked, folder, copy, progress
         self.losses: list[Loss] = []
-        self.before: Counter[str] = Counter()
-        self.after: Counter[str] = Counter()
+        self.ledgers: dict[str, Ledger] = {}
         self.done, self.total = 0, sum(len(split.table.image_ids) for split in checked.splits)
 
     def write(self) -> None:
@@ -141,12 +149,11 @@ class _Writer:
         names: list[str] = []
         for split in checked.splits:
             images = _kept_images(split, leaving.get(split.name, set()))
+            given = written = np.zeros(0, dtype=np.int64)
             if (images >= 0).any():
                 names.append(_split_name(split.name, names))
-                self._write_split(split, images, classes[split.name], self.folder / names[-1])
-            else:
-                self._lose(split.name, "images", len(images), len(images))
-                self._lose(split.name, "objects", len(split.image_rows), len(split.image_rows))
+                given, written = self._write_split(split, images, classes[split.name], self.folder / names[-1])
+            self._account(split, images, given, written, classes[split.name])
         if not names:
             raise DataError(f"{checked.result.data}: none of its images can be used, so nothing can be repaired")
         for finding in checked.result.findings:
@@ -164,19 +171,14 @@ class _Writer:
             if finding.kind == "annotations_unreadable"
             for name in finding.splits
         ]
-        objects = [loss for loss in self.losses if loss.what == "objects"]
-        reasons += [f"{loss.split} has lost all its objects" for loss in objects if loss.lost == loss.total]
-        lost = sum(loss.lost for loss in objects)
-        if lost > MOST_LOST * (lost + self.after.total()):
-            reasons.append(f"{lost:,} of {lost + self.after.total():,} objects are lost")
-        gone = [name for name in self.before if not self.after[name]]
-        if gone:
-            reasons.append(f"no object is left of {counted(len(gone), 'class', 'classes')}: {listed(gone)}")
-        return reasons
+        return reasons + [
+            f"{name}: {reason}" for name, ledger in self.ledgers.items() for reason in ledger.losses()
+        ]
 
     def _write_split(
         self, split: SplitData, images: np.ndarray, classes: Sequence[tuple[int, str]], folder: Path
-    ) -> None:
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Write a split; return the annotation rows of the original that it was given, and those that it has."""
         table, with_mask = self._corrected_table(split, images, classes)
         index, _ = build_index(table, split.files.images)
         # images, under the names that fit their content
@@ -200,19 +202,73 @@ class _Writer:
         for entry, annotation_id in zip(content["annotations"], ids, strict=True):
             entry["id"] = annotation_id
         write_coco_json(self.folder / "annotations" / f"instances_{folder.name}.json", content)
-        # what is lost
-        self._lose(split.name, "images", len(images) - len(index), len(images))
-        copies = self._rows_of(split, "duplicate_boxes")
-        objects = len(split.image_rows) - len(copies)
-        self._lose(split.name, "objects", objects - len(rows), objects)
         masks = self.checked.masks.get(split.name)
         if masks is not None:
             had = np.isfinite(masks.area) | masks.is_short
             had[list(masks.fault)] = True
-            had[copies] = False
+            had[self._rows_of(split, "duplicate_boxes")] = False
             self._lose(split.name, "masks", int(had.sum() - with_mask[rows].sum()), int(had.sum()))
-        self.before.update(classes[row][1] for row in split.class_rows.tolist() if row >= 0)
-        self.after.update(index.class_map.names[label] for label in index.labels.tolist())
+        return table.annotation_ids, rows
+
+    def _account(
+        self,
+        split: SplitData,
+        images: np.ndarray,
+        given: np.ndarray,
+        written: np.ndarray,
+        classes: Sequence[tuple[int, str]],
+    ) -> None:
+        """Account for every image and object of a split, those included that reading could not put into its table.
+
+        Args:
+            split: Split as checked.
+            images: Row of the image that each image's annotations went to, -1 if it was left out, int ``[I]``.
+            given: Annotation rows that were to be written, int64.
+            written: Annotation rows that the copy has, int64.
+            classes: New id and name of each category row.
+        """
+        table, is_own = split.table, images == np.arange(len(images))
+        # images without an entry of their own, by the fault that a finding places there
+        faults = self._kinds_of_images(split.name)
+        why_image = ["image_listed_twice" if to >= 0 else faults[row] for row, to in enumerate(images.tolist())]
+        lost_images = Counter(why_image[row] for row in np.flatnonzero(~is_own).tolist())
+        # objects, each by the first fault that takes it away
+        why_object = np.full(len(split.image_rows), "duplicate_boxes", dtype=object)
+        faulty_box = ~np.isfinite(split.repaired_xywh).all(axis=1)
+        faulty_box[self._rows_of(split, "duplicate_boxes")] = False
+        why_object[np.setdiff1d(given, written)] = "box_outside"
+        is_placed = split.image_rows >= 0
+        gone = is_placed.copy()
+        gone[is_placed] = images[split.image_rows[is_placed]] < 0
+        why_object[gone] = [why_image[row] for row in split.image_rows[gone].tolist()]
+        why_object[faulty_box] = np.where(split.box_fault == "", "box_outside", split.box_fault)[faulty_box]
+        why_object[split.class_rows < 0] = "unknown_category_id"
+        why_object[~is_placed] = "unknown_image_id"
+        why_objects = Counter(np.delete(why_object, written).tolist())
+        # what reading could not put into the table
+        for finding in table.report.findings:
+            why_objects[finding.kind] += finding.objects
+            lost_images[finding.kind] += finding.count if finding.fault.loses == "image" else 0
+        names = [classes[row][1] for row in split.class_rows.tolist() if row >= 0]
+        left = Counter(classes[row][1] for row in split.class_rows[written].tolist())
+        ledger = self.ledgers[split.name] = Ledger(
+            objects_found=table.objects_found,
+            objects_read=len(written),
+            objects_left_out=dict(+why_objects),
+            images_found=table.images_found,
+            images_read=int(is_own.sum()),
+            images_left_out=dict(+lost_images),
+            classes={name: (count, left[name]) for name, count in Counter(names).items()},
+        )
+        lost, total = ledger.images_found - ledger.images_read, ledger.images_found
+        self._lose(split.name, "images", lost, total)
+        self._lose(split.name, "objects", ledger.objects_lost, ledger.objects_read + ledger.objects_lost)
+
+    def _kinds_of_images(self, split: str) -> dict[int, str]:
+        """Return the fault by which each image of a split may be left out."""
+        found = {finding.kind: finding for finding in self.checked.result.findings}
+        kinds = [found[kind] for kind in reversed(_LOSE_IMAGES) if kind in found]
+        return {at.image: one.kind for one in kinds for at in one.locations if at.split == split}
 
     def _lose(self, split: str, what: str, lost: int, total: int | None = None) -> None:
         if lost > 0:
@@ -396,18 +452,20 @@ def _split_name(name: str, taken: Sequence[str]) -> str:
     return letters
 
 
-def _write_changes(folder: Path, result: CheckResult, losses: Sequence[Loss], unfit: Sequence[str]) -> None:
+def _write_changes(folder: Path, result: CheckResult, writer: _Writer, unfit: Sequence[str]) -> None:
     """Write what was repaired and lost: ``changes.json`` for programs, ``changes.txt`` for people."""
     content = {
         "schema_version": SCHEMA_VERSION,
         "source": str(result.data),
         "repaired": [finding for finding in result.to_dict()["findings"] if finding["fixable"]],
-        "lost": [vars(loss) for loss in losses],
+        "lost": [vars(loss) for loss in writer.losses],
+        "ledgers": {name: dataclasses.asdict(ledger) for name, ledger in writer.ledgers.items()},
         "unfit": unfit,
     }
     (folder / "changes.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     lines = [f"Repaired copy of {result.data}", *(f"not fit for training: {reason}" for reason in unfit)]
-    lines += map(str, losses)
+    lines += map(str, writer.losses)
+    lines += [f"{name}: left out: {ledger}" for name, ledger in writer.ledgers.items() if str(ledger)]
     for one in result.findings:
         if one.fault.fix:
             lines += ["", f"{one.fault.title}: {one.count} ({one.kind}); {one.fault.fix}"]

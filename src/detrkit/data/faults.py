@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from detrkit.errors import counted, listed
+from detrkit.errors import DataError, counted, listed
 
 MAX_EXAMPLES = 5
 MOST_LOST = 0.5
@@ -204,6 +204,10 @@ class ReadReport:
         """Return how often a kind was found."""
         return next((finding.count for finding in self.findings if finding.kind == kind), 0)
 
+    def examples(self, kind: str) -> tuple[str, ...]:
+        """Return the first few cases of a kind, in words."""
+        return next((finding.examples for finding in self.findings if finding.kind == kind), ())
+
     def lines(self) -> list[str]:
         """Describe each finding, and what reading did about it, in one line; then what was left out."""
         lines = [
@@ -216,6 +220,15 @@ class ReadReport:
             most = f"; WARNING: {', and '.join(losses)}" if losses else ""
             lines.append(f"{self.source}: left out: {left_out}{most}")
         return lines
+
+    def refuse_losses(self, advice: str) -> None:
+        """Refuse a reading that lost most objects of the split, or all of a class.
+
+        Raises:
+            DataError: It did; the message has all that was found, and ends with the advice.
+        """
+        if losses := self.ledger.losses():
+            raise DataError(f"{self.source}: {', and '.join(losses)}; {advice}:\n{self}")
 
     def __str__(self) -> str:
         return "\n".join(self.lines()) or f"{self.source}: no faults"

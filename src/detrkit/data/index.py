@@ -109,19 +109,37 @@ class CocoIndex:
             [np.arange(self.offsets[row], self.offsets[row + 1]) for row in rows] or [np.zeros(0, np.int64)]
         )
         name_bytes, name_offsets = pack_names([self.file_name(int(row)) for row in rows])
-        return dataclasses.replace(
+        images = dataclasses.replace(
             self,
             image_ids=self.image_ids[rows],
             name_bytes=name_bytes,
             name_offsets=name_offsets,
             sizes_hw=self.sizes_hw[rows],
-            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
-            boxes_xyxy=self.boxes_xyxy[annotation_rows],
-            labels=self.labels[annotation_rows],
-            area=self.area[annotation_rows],
-            iscrowd=self.iscrowd[annotation_rows],
-            annotation_ids=self.annotation_ids[annotation_rows],
             written=None if self.written is None else self.written.select(rows),
+        )
+        return images._with_annotations(annotation_rows, counts)
+
+    def merge_repeated(self) -> CocoIndex:
+        """Give all objects of a file that is listed several times to its first entry, and leave out the others."""
+        first: dict[str, int] = {}
+        target = np.array([first.setdefault(self.file_name(row), row) for row in range(len(self))], dtype=np.int64)
+        if len(first) == len(self):
+            return self
+        image_rows = np.repeat(target, np.diff(self.offsets))
+        counts = np.bincount(image_rows, minlength=len(self))
+        merged = self._with_annotations(np.argsort(image_rows, kind="stable"), counts)
+        return dataclasses.replace(merged, written=None).select(np.array(list(first.values()), dtype=np.int64))
+
+    def _with_annotations(self, rows: np.ndarray, counts: np.ndarray) -> CocoIndex:
+        """Take some of the annotations, in the given order, of which each image has so many."""
+        return dataclasses.replace(
+            self,
+            offsets=np.concatenate([[0], np.cumsum(counts)]).astype(np.int64),
+            boxes_xyxy=self.boxes_xyxy[rows],
+            labels=self.labels[rows],
+            area=self.area[rows],
+            iscrowd=self.iscrowd[rows],
+            annotation_ids=self.annotation_ids[rows],
         )
 
 

@@ -53,25 +53,39 @@ def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tu
         ImageError: A listed image file does not exist and ``on_bad_image`` is error.
     """
     table, images = load_table(files), files.images
-    if on_bad_image == "keep":
-        return build_index(table, images)
-    table, missing = _with_file_names(table, images)
-    index, report = build_index(table, images)
-    example = next(iter(missing.values()), "")
-    if len(missing) == len(index):
+    index, report = build_index(table, images) if on_bad_image == "keep" else index_files(table, images)
+    ledger, missing = report.ledger, report.count("missing_image")
+    example = next(iter(report.examples("missing_image")), "")
+    if not len(index):
         raise DataError(
-            f"{table.source}: none of its {len(index)} image files exists, for instance {example}; "
+            f"{table.source}: none of its {missing} image files exists, for instance {example}; "
             f"looked in {images}; set data.train_images or data.val_images to the folder that holds them"
         )
+    if missing and on_bad_image == "error":
+        raise ImageError(
+            f"{table.source}: {missing} of {missing + len(index)} image files do not exist in {images}, "
+            f"for instance {example}; restore them or remove their entries"
+        )
+    if ledger.objects_found and not ledger.objects_read and "missing_image" not in ledger.objects_left_out:
+        count = ledger.objects_found
+        raise DataError(
+            f"{table.source}: none of its {count} annotations can be used; correct the file:\n{report}"
+        )
+    return index, report
+
+
+def index_files(table: AnnotationTable, images: Path) -> tuple[CocoIndex, ReadReport]:
+    """Index the images whose files exist; the others are left out with their objects.
+
+    Raises:
+        AnnotationError: As :func:`detrkit.data.repair.build_index`.
+    """
+    table, missing = _with_file_names(table, images)
+    index, report = build_index(table, images)
     found = Findings(report.source, report.findings)
     for row, words in missing.items():
         rows = index.annotation_rows(row)
         found.add("missing_image", words, objects=rows.stop - rows.start)
-    if missing and on_bad_image == "error":
-        raise ImageError(
-            f"{table.source}: {len(missing)} of {len(index)} image files do not exist in {images}, for instance "
-            f"{example}; restore them or remove their entries"
-        )
     if missing:
         index = index.select(np.setdiff1d(np.arange(len(index)), list(missing)))
     return index, account(table, index, found)

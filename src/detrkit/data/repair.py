@@ -31,7 +31,6 @@ def build_index(table: AnnotationTable, images: Path) -> tuple[CocoIndex, ReadRe
 
     Raises:
         AnnotationError: Image or category ids repeat, or a file name leads out of ``images``.
-        DataError: There are annotations, but none can be used.
     """
     try:
         return _Repair(table, images).build()
@@ -55,7 +54,7 @@ def account(table: AnnotationTable, index: CocoIndex, found: Findings) -> ReadRe
         objects_found=table.objects_found,
         objects_read=len(index.labels),
         objects_left_out={finding.kind: finding.objects for finding in findings if finding.objects},
-        images_found=len(table.image_ids) + sum(table.report.count(kind) for kind in images_left_out),
+        images_found=table.images_found,
         images_read=len(index),
         images_left_out=images_left_out,
         classes={name: (count, after[name]) for name, count in before.items()},
@@ -69,6 +68,7 @@ class _Repair:
     def __init__(self, table: AnnotationTable, images: Path):
         self.table, self.images = table, images
         self.found = Findings(table.report.source, table.report.findings)
+        self.is_sized = np.ones(len(table.image_ids), dtype=bool)
 
     def build(self) -> tuple[CocoIndex, ReadReport]:
         table = self.table
@@ -86,11 +86,6 @@ class _Repair:
         boxes, keep = self._clip(boxes, sizes_hw, rows, image_rows)
         # image after image
         order = np.flatnonzero(keep)[np.argsort(image_rows[keep], kind="stable")]
-        if table.objects_found and not len(order):
-            found = self.found.report()
-            raise DataError(
-                f"none of its {table.objects_found} annotations can be used; correct the file:\n{found}"
-            )
         counts = np.bincount(image_rows[order], minlength=len(table.image_ids))
         name_bytes, name_offsets = pack_names(table.file_names)
         index = CocoIndex(
@@ -167,6 +162,7 @@ class _Repair:
                 self.found.add("missing_size", f"{name}: no height and width of 1 or more")
             if size_hw is None and (self.images / name).is_file():
                 self.found.add("image_unreadable", name)
+            self.is_sized[row] = size_hw is not None
             sizes_hw[row] = size_hw or (1, 1)
         return sizes_hw
 
@@ -220,7 +216,7 @@ class _Repair:
         self, boxes: np.ndarray, sizes_hw: np.ndarray, rows: np.ndarray, image_rows: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         """Clip boxes to their images; return them, and which of them have something left."""
-        limits = sizes_hw[image_rows][:, ::-1]
+        limits = np.where(self.is_sized[image_rows, None], sizes_hw[image_rows][:, ::-1], np.inf)
         clipped = np.clip(boxes, 0, np.tile(limits, 2))
         keep: np.ndarray = (clipped[:, 2:] > clipped[:, :2]).all(axis=1)
         moved = np.abs(clipped - boxes).max(axis=1, initial=0) > CLIP_REPORTED_PIXELS
@@ -229,5 +225,5 @@ class _Repair:
                 corners = ", ".join(f"{value:g}" for value in boxes[row])
                 place = self.table.place(int(rows[row]), int(image_rows[row]))
                 width, height = limits[row]
-                self.found.add(kind, f"{place}: corners {corners} in {width} x {height} pixels")
+                self.found.add(kind, f"{place}: corners {corners} in {width:g} x {height:g} pixels")
         return clipped, keep

@@ -43,6 +43,7 @@ def read_split(
     *,
     strict: bool = False,
     pixels: bool = True,
+    may_lose: bool = False,
 ) -> Split:
     """Find and read a split.
 
@@ -52,6 +53,10 @@ def read_split(
         data: Folder of the data set in any layout, its data.yaml, or one COCO JSON file.
         strict: A missing image is an error, since evaluation without it would give another number.
         pixels: False: image files need not be there.
+        may_lose: True: however much is lost on reading, it is only told.
+
+    Raises:
+        DataError: It cannot be read, or most of its objects or all of a class are lost on reading.
     """
     own = config if isinstance(config, DataConfig) else config.data
     on_bad_image = ("error" if strict else own.on_bad_image) if pixels else "keep"
@@ -60,6 +65,8 @@ def read_split(
     else:
         files = find_split(data or own.root, split, own if data is None else DataConfig())
     index, report = read_split_files(files, on_bad_image)
+    if not may_lose and own.on_lost_objects == "error":
+        report.refuse_losses("correct the files, or go on with the rest: --set data.on_lost_objects=warn")
     return Split(files, index, report)
 
 

@@ -71,6 +71,12 @@ class AnnotationTable:
             lost = sum(finding.objects for finding in self.report.findings)
             object.__setattr__(self, "objects_found", len(self.annotation_ids) + lost)
 
+    @property
+    def images_found(self) -> int:
+        """Number of images that are listed, or lie there."""
+        lost = (finding.count for finding in self.report.findings if finding.fault.loses == "image")
+        return len(self.image_ids) + sum(lost)
+
     def image_rows(self) -> np.ndarray:
         """Find the row of ``image_ids`` of each annotation, the first where ids repeat; -1 if there is none."""
         return positions_of(self.image_refs, self.image_ids)

@@ -176,14 +176,14 @@ def read_split_for(
         pixels = any(target.stages is not None for target in targets)
     if data is not None:
         where = os.fspath(data)
-        return read_split(DataConfig(), split, where, strict=True, pixels=pixels), where
+        return read_split(DataConfig(), split, where, strict=True, pixels=pixels, may_lose=True), where
     configs = [target.config for target in targets if isinstance(target, Detector)]
     own = [config.data for config in configs if config is not None]
     known = [config for config in own if config.root is not None or config.val_annotations is not None]
     if not known:
         models = "the model does not come" if len(targets) == 1 else "none of the models comes"
         raise UsageError(f"no data given (--data DATA), and {models} from a run that knows its own")
-    part = read_split(known[0], split, strict=True, pixels=pixels)
+    part = read_split(known[0], split, strict=True, pixels=pixels, may_lose=True)
     return part, known[0].root or known[0].val_annotations or ""
 
 

@@ -87,8 +87,8 @@ def test_what_was_repaired_and_lost_is_written_down(small, tmp_path):
 @pytest.mark.parametrize(
     ("boxes", "classes", "reason"),
     [
-        ([[10, 10, 0, 20], [10, 10, 30, 20]], [3, 4], "no object is left of 1 class: cat"),
-        ([[10, 10, 0, 20], [10, 10, 30, 0]], [3, 3], "train has lost all its objects"),
+        ([[10, 10, 0, 20], [10, 10, 30, 20]], [3, 4], "train: no object is left of 1 class: cat"),
+        ([[10, 10, 0, 20], [10, 10, 30, 0]], [3, 3], "train: all of 2 objects are lost"),
     ],
 )
 def test_a_copy_without_a_class_or_a_split_is_not_fit(small, tmp_path, boxes, classes, reason):
@@ -106,7 +106,7 @@ def test_a_copy_without_most_objects_is_not_fit(small, tmp_path):
     first = small.content["annotations"][0]
     small.content["annotations"] += [{**first, "id": 10 + at, "bbox": [10, 10, 0, at]} for at in range(3)]
     fixed, _ = small.fix(tmp_path / "out")
-    assert fixed.unfit == ("3 of 5 objects are lost",)
+    assert fixed.unfit == ("train: 3 of 5 objects are lost",)
 
 
 def test_boxes_are_scaled_with_images_that_were_made_smaller(small, tmp_path):

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detrkit.cli.data.shared import DataArgument, LayoutOption, checked_layout
+from detrkit.cli.data.shared import DataArgument, LayoutOption, checked_layout, refuse_unfit
 from detrkit.cli.shared import JsonOption, errors, opt, print_json, progress_bar, say
 from detrkit.config import DEFAULT_PRESET
-from detrkit.errors import DataError, UsageError, counted
+from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
     from detrkit.curation.check import CheckResult
@@ -62,8 +62,8 @@ def check(
                 fixed = fix_data(checked, fix, copy=copy, progress=_steps(bar))
         _report(checked.result, fixed, html, as_json)
         decisive = checked.result if fixed is None else fixed.after
-        if fixed is not None and fixed.unfit:
-            raise DataError(f"{fixed.out}: the copy is not fit for training: {'; '.join(fixed.unfit)}; it is kept")
+        if fixed is not None:
+            refuse_unfit(fixed.out, fixed.unfit)
         if decisive.worst == "error" or (strict and not decisive.is_clean):
             raise typer.Exit(1)
 
@@ -118,6 +118,7 @@ def _fix_dict(fixed: FixResult) -> dict[str, Any]:
         "out": str(fixed.out),
         "changes": sum(fixed.repaired.values()),
         "lost": [vars(loss) for loss in fixed.losses],
+        "ledgers": {name: vars(ledger) for name, ledger in fixed.ledgers.items()},
         "unfit": fixed.unfit,
         "clean": fixed.is_clean,
         "after": fixed.after.to_dict(),

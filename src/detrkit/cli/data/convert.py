@@ -21,7 +21,10 @@ def convert(
     ] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a data set as COCO, YOLO or Pascal VOC, whatever its layout; the original is not touched."""
+    """Write a data set as COCO, YOLO or Pascal VOC, whatever its layout; the original is not touched.
+
+    Exits with 1 if most objects of a split or all of a class are lost on the way.
+    """
     with errors():
         from detrkit.curation.convert import convert_data
 
@@ -39,10 +42,11 @@ def convert(
             )
         if as_json:
             print_json(result.to_dict())
-            return
-        for note in result.notes:
-            say(note)
-        images = sum(part.images for part in result.splits.values())
-        objects = sum(part.objects for part in result.splits.values())
-        what = f"{counted(images, 'image')} and {counted(objects, 'object')}"
-        say(f"Written as {to} to {result.path}: {what} in {counted(len(result.splits), 'split')}")
+        else:
+            for note in result.notes:
+                say(note)
+            images = sum(part.images for part in result.splits.values())
+            objects = sum(part.objects for part in result.splits.values())
+            what = f"{counted(images, 'image')} and {counted(objects, 'object')}"
+            say(f"Written as {to} to {result.path}: {what} in {counted(len(result.splits), 'split')}")
+        shared.refuse_unfit(result.path, result.unfit)

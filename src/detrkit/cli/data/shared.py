@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from detrkit.cli.shared import opt, print_json, say
-from detrkit.errors import UsageError, counted
+from detrkit.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
     from detrkit.config import Config, Layout
@@ -52,6 +53,16 @@ def changed_config(preset: str, assignments: list[str] | None) -> Config:
     from detrkit.families.recipes import preset_config
 
     return update_config(preset_config(preset), parse_assignments(assignments or []))
+
+
+def refuse_unfit(out: Path, reasons: Sequence[str]) -> None:
+    """Fail where a data set that was written has lost too much.
+
+    Raises:
+        DataError: There is a reason.
+    """
+    if reasons:
+        raise DataError(f"{out}: is not fit for training: {'; '.join(reasons)}; it is kept, to be looked at")
 
 
 def report_parts(result: DivideResult, as_json: bool, ending: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
@@ -20,8 +21,8 @@ from detrkit.curation.check.splits import check_duplicates
 from detrkit.curation.check.tables import check_tables
 from detrkit.data.faults import Findings, Location
 from detrkit.data.formats import Layout, SplitFiles, find_split, find_splits, list_splits
-from detrkit.data.read import load_table
-from detrkit.errors import DataError, UsageError
+from detrkit.data.read import index_files, load_table
+from detrkit.errors import AnnotationError, DataError, UsageError
 
 Progress = Callable[[str, int, int], None]
 
@@ -92,6 +93,7 @@ def examine(data: str | Path, options: CheckOptions | None = None, progress: Pro
     masks: dict[str, Masks] = {}
     for split in splits:
         check_tables(split, found)
+        _check_losses(split, found)
         decoded = decode_masks(split)
         check_boxes(split, decoded, found)
         if decoded is not None:
@@ -143,6 +145,14 @@ def _find_splits(data: Path, layout: Layout, found: Findings) -> dict[str, Split
         kind = "annotations_unreadable" if is_json else "data_set_unreadable"
         found.add(kind, str(whole), Location(data.stem if is_json else data.name))
     return splits
+
+
+def _check_losses(split: SplitData, found: Findings) -> None:
+    """Find whether reading for training loses too much of a split."""
+    with contextlib.suppress(AnnotationError):  # ids that repeat, which are told already
+        _, report = index_files(split.table, split.files.images)
+        for reason in report.ledger.losses():
+            found.add("objects_lost", f"{reason}; left out: {report.ledger}", Location(split.name))
 
 
 def _check_queries(split: SplitData, queries: int, found: Findings) -> None:

@@ -32,6 +32,8 @@ class Format:
         write: module and function that writes a data set into a new folder, imported when it is used; empty if the
             format is only read
         box_format: numbers that the format writes for a box
+        has_crowds: whether the format can hold crowd regions
+        has_repeats: whether the format can list an image twice
     """
 
     title: str
@@ -40,6 +42,8 @@ class Format:
     read: Callable[[SplitFiles], AnnotationTable]
     write: str
     box_format: BoxFormat
+    has_crowds: bool = True
+    has_repeats: bool = False
 
     def writer(self) -> Callable[..., Any]:
         """Import the function that writes; it takes the folder, the splits, and the options."""
@@ -58,6 +62,7 @@ FORMATS: Mapping[str, Format] = {
         read=lambda files: load_coco_table(files.annotations),
         write="coco.write:write_coco",
         box_format="xywh",
+        has_repeats=True,
     ),
     "yolo": Format(
         title="YOLO",
@@ -66,6 +71,7 @@ FORMATS: Mapping[str, Format] = {
         read=load_yolo_table,
         write="yolo.write:write_yolo",
         box_format="cxcywh",
+        has_crowds=False,
     ),
     "voc": Format(
         title="Pascal VOC",

@@ -47,7 +47,10 @@ FAULTS = {
     "bad_inputs/10_coco_unknown_category_ids": {"unknown_category_id": 20},
     "bad_inputs/11_coco_string_image_id": {"id_is_text": 2},
 }
-ALARMS_BESIDES = {"bad_inputs/04_yolo_mixed_polygons_bad_classes": {"box_leaves_image"}}
+ALARMS_BESIDES = {
+    "bad_inputs/04_yolo_mixed_polygons_bad_classes": {"box_leaves_image", "objects_lost"},
+    "bad_inputs/10_coco_unknown_category_ids": {"objects_lost"},
+}
 
 
 def alarms(result: CheckResult) -> set[str]:

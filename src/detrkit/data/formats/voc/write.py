@@ -45,6 +45,7 @@ def write_voc(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> li
         UsageError: ``out`` is not empty, or a split has an impossible name.
         DataError: A file name leads out of the image folder.
     """
+    splits = {split: (index.merge_repeated(), images) for split, (index, images) in splits.items()}
     names, numbers = common_classes(splits)
     texts = [_class_text(name, number) for number, name in enumerate(names)]
     renames, notes = _new_names(splits)

@@ -41,6 +41,7 @@ def write_yolo(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> l
         UsageError: ``out`` is not empty, or a split has an impossible name.
         DataError: A file name leads out of the image folder.
     """
+    splits = {split: (index.merge_repeated(), images) for split, (index, images) in splits.items()}
     names, numbers = common_classes(splits)
     notes: list[str] = []
     with new_data_set(out, splits, options) as (folder, place):
@@ -71,6 +72,7 @@ def _lines(index: CocoIndex, row: int, numbers: np.ndarray) -> str:
     height, width = index.sizes_hw[row].tolist()
     shares = np.concatenate([(corners[:, :2] + corners[:, 2:]) / 2, corners[:, 2:] - corners[:, :2]], axis=1)
     shares /= (width, height, width, height)
+    shares[:, 2:] = np.maximum(shares[:, 2:], 10**-DIGITS)  # rounded to 0, it would be no object
     return "".join(
         f"{label} {x:.{DIGITS}f} {y:.{DIGITS}f} {w:.{DIGITS}f} {h:.{DIGITS}f}\n"
         for label, (x, y, w, h) in zip(labels.tolist(), shares.tolist(), strict=True)
