@@ -149,11 +149,12 @@ class _Writer:
         names: list[str] = []
         for split in checked.splits:
             images = _kept_images(split, leaving.get(split.name, set()))
-            given = written = np.zeros(0, dtype=np.int64)
             if (images >= 0).any():
                 names.append(_split_name(split.name, names))
-                given, written = self._write_split(split, images, classes[split.name], self.folder / names[-1])
-            self._account(split, images, given, written, classes[split.name])
+                self._write_split(split, images, classes[split.name], self.folder / names[-1])
+            else:
+                nothing = np.zeros(0, dtype=np.int64)
+                self._account(split, images, nothing, nothing, classes[split.name])
         if not names:
             raise DataError(f"{checked.result.data}: none of its images can be used, so nothing can be repaired")
         for finding in checked.result.findings:
@@ -177,8 +178,7 @@ class _Writer:
 
     def _write_split(
         self, split: SplitData, images: np.ndarray, classes: Sequence[tuple[int, str]], folder: Path
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """Write a split; return the annotation rows of the original that it was given, and those that it has."""
+    ) -> None:
         table, with_mask = self._corrected_table(split, images, classes)
         index, _ = build_index(table, split.files.images)
         # images, under the names that fit their content
@@ -202,13 +202,14 @@ class _Writer:
         for entry, annotation_id in zip(content["annotations"], ids, strict=True):
             entry["id"] = annotation_id
         write_coco_json(self.folder / "annotations" / f"instances_{folder.name}.json", content)
+        # what is lost
+        self._account(split, images, table.annotation_ids, rows, classes)
         masks = self.checked.masks.get(split.name)
         if masks is not None:
             had = np.isfinite(masks.area) | masks.is_short
             had[list(masks.fault)] = True
             had[self._rows_of(split, "duplicate_boxes")] = False
             self._lose(split.name, "masks", int(had.sum() - with_mask[rows].sum()), int(had.sum()))
-        return table.annotation_ids, rows
 
     def _account(
         self,
