@@ -103,11 +103,13 @@ def test_nothing_to_learn_is_an_error_before_the_first_step_in_every_entry(
         "tune": lambda: run_tuning(config, tmp_path / "tune", say=print),
     }
     for enter in entries.values():
-        with pytest.raises(DataError, match="nothing to learn") as told:
+        with pytest.raises(DataError) as told:
             enter()
         assert reason in str(told.value)
-        assert "--set data.on_lost_objects=warn" in str(told.value)
     assert not (tmp_path / "run" / "checkpoints").exists()
+    if case == "no line":  # refused by every reader
+        return
+    assert "--set data.on_lost_objects=warn" in str(told.value)
     accepted = update_config(config, {"data.on_lost_objects": "warn"})
     assert read_train_split(accepted).index.object_counts().tolist() == [0] * len(read_train_split(accepted).index)
 
