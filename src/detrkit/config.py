@@ -366,6 +366,19 @@ def read_config(path: str | Path, base: Config | None = None) -> Config:
     Raises:
         ConfigError: The file is missing, is not a YAML mapping, or holds an unknown key or a bad value.
     """
+    content = read_changes(path)
+    try:
+        return update_config(base or Config(), content)
+    except ConfigError as error:
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def read_changes(path: str | Path) -> dict[str, Any]:
+    """Read what a YAML config file names, nested, its keys and values not checked yet.
+
+    Raises:
+        ConfigError: The file is missing, or is not a YAML mapping.
+    """
     path = Path(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -377,10 +390,12 @@ def read_config(path: str | Path, base: Config | None = None) -> Config:
         content = {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}, expected sections such as train: and model:")
-    try:
-        return update_config(base or Config(), content)
-    except ConfigError as error:
-        raise ConfigError(f"{path}: {error}") from error
+    return content
+
+
+def flat_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Return changes, or a whole config as a dict, by dotted key."""
+    return {".".join(key): value for key, value in _flatten(changes)}
 
 
 def write_config(config: Config, path: str | Path) -> None:

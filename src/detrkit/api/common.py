@@ -3,10 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 Source = str | os.PathLike[str]
 Say = Callable[[str], None]
 
 Progress = Callable[[int, int], None]
 """Called with images done and images in all."""
+
+
+def with_arguments(changes: Mapping[str, Any] | None, given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return changes of a config, and over them the arguments that are given, paths as text."""
+    arguments = {
+        key: os.fspath(value) if isinstance(value, os.PathLike) else value
+        for key, value in given.items()
+        if value is not None
+    }
+    return {**(changes or {}), **arguments}

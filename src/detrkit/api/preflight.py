@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detrkit.api.common import Source
-from detrkit.config import DEFAULT_PRESET, Config
+from detrkit.api.common import Source, with_arguments
+from detrkit.config import DEFAULT_PRESET
 from detrkit.families.build import read_weights
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import resolve_config
@@ -49,18 +48,6 @@ def preflight(
     given = {"data.root": data, "train.init": init, "train.lr": lr}
     is_preset = model in PRESETS or not Path(model).expanduser().exists()
     base = model if is_preset else read_weights(model)[1].model.preset
-    resolved = resolved_config(base, config, changes, given)
+    resolved = resolve_config(base, config, with_arguments(changes, given))
     trained = None if is_preset else model
     return run_preflight(resolved, Path(out), trained_model=trained, budget_s=seconds, say=say)
-
-
-def resolved_config(
-    model: str, config: str | Path | None, changes: Mapping[str, Any] | None, given: Mapping[str, Any]
-) -> Config:
-    """Return the preset with its recipe, the file over it, then changes, then the arguments that are given."""
-    arguments = {
-        key: os.fspath(value) if isinstance(value, os.PathLike) else value
-        for key, value in given.items()
-        if value is not None
-    }
-    return resolve_config(model, config, {**(changes or {}), **arguments})

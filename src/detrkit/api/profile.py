@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from detrkit.api.common import Say, Source
+from detrkit.api.common import Say, Source, with_arguments
 from detrkit.config import DEFAULT_PRESET, Config, read_config, update_config
 from detrkit.data.split import read_train_split
 from detrkit.distributed import make_fabric
@@ -94,9 +94,8 @@ def _resolve(
         raise UsageError(f"{name} has no config.yaml; name the preset instead: --model PRESET --data DATA")
     else:
         base = None
-    given = {"data.root": data, "train.init": init}
-    arguments = {key: os.fspath(value) for key, value in given.items() if value is not None}
-    asked = {**(changes or {}), **arguments, "train.devices": 1, "train.num_nodes": 1}
+    given = {"data.root": data, "train.init": init, "train.devices": 1, "train.num_nodes": 1}
+    asked = with_arguments(changes, given)
     return resolve_config(name, config, asked) if base is None else update_config(base, asked)
 
 

@@ -7,16 +7,17 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
-from detrkit.api.common import Source
-from detrkit.config import DEFAULT_PRESET
+from detrkit.api.common import Source, with_arguments
+from detrkit.config import DEFAULT_PRESET, flat_changes, read_changes
 from detrkit.errors import UsageError
+from detrkit.families.build import is_run
 from detrkit.families.recipes import resolve_config
 from detrkit.training.loop import FitResult
 from detrkit.training.run import Drawings, Say, start_run
 
 
 def train(
-    model: str = DEFAULT_PRESET,
+    model: str | None = None,
     data: Source | None = None,
     *,
     run: Source | None = None,
@@ -35,7 +36,7 @@ def train(
     """Train on a data set and return the run, which every other verb takes as a model.
 
     Args:
-        model: Preset to train.
+        model: Preset to train; ``detr-r50`` if not given.
         data: Folder of the data set, in any layout that is read.
         run: Folder for the run; ``runs/MODEL-1`` and so on if not given.
         config: YAML file over the preset; the arguments here go over both.
@@ -47,7 +48,8 @@ def train(
         recipe: How to train: ``plain`` as published, ``fast`` to learn from scratch and from little data; ``auto``
             (the default) is ``fast`` where training starts without pretrained weights.
         changes: Any other config values, dotted: ``{"train.ema_decay": 0.999}``.
-        go_on: If the run folder holds a training already, go on with that one.
+        go_on: If the run folder holds a training already, go on with that one; arguments that differ from it are
+            taken as by :func:`resume`.
         ray_workers: Train on a Ray cluster, with so many processes; see :mod:`detrkit.training.ray`.
         drawings: Functions that draw curves.png and sample detections during the training; ``detrkit plot`` draws
             the curves of any run afterwards.
@@ -57,27 +59,31 @@ def train(
         DetrkitError: Anything that config, data, weights or training have to complain about.
     """
     given = {
-        "data.root": None if data is None else os.fspath(data),
-        "train.init": None if init is None else os.fspath(init),
+        "data.root": data,
+        "train.init": init,
         "train.epochs": epochs,
         "train.batch_size": None if batch_size == "auto" else batch_size,
         "train.micro_batch": "auto" if batch_size == "auto" else None,
         "train.lr": lr,
         "train.recipe": recipe,
     }
-    named = {key: value for key, value in given.items() if value is not None}
-    resolved = resolve_config(model, config, {**(changes or {}), **named})
-    if resolved.data.root is None and resolved.data.train_annotations is None:
+    changes = with_arguments(changes, given)
+    resolved = resolve_config(model or DEFAULT_PRESET, config, changes)
+    run_dir = Path(run) if run is not None else _next_run(resolved.model.preset)
+    if resolved.data.root is None and resolved.data.train_annotations is None and not (go_on and is_run(run_dir)):
         raise UsageError(
             "no data given; give the folder of a data set (--data DATA), or set data.train_annotations and "
             "data.val_annotations"
         )
-    run_dir = Path(run) if run is not None else _next_run(resolved.model.preset)
+    # what is named, should the folder hold a run that this goes on with
+    named = {} if config is None else flat_changes(read_changes(config))
+    named |= {**flat_changes(changes), **with_arguments({}, {"model.preset": model})}
     if ray_workers is not None:
         from detrkit.training.ray import train_on_ray
 
-        return train_on_ray(resolved, run_dir, num_workers=ray_workers, go_on=go_on, drawings=drawings, say=say)
-    return start_run(resolved, run_dir, say, drawings=drawings, go_on=go_on)
+        options: dict[str, Any] = {"drawings": drawings, "say": say, "go_on": go_on, "asked": named}
+        return train_on_ray(resolved, run_dir, num_workers=ray_workers, **options)
+    return start_run(resolved, run_dir, say, drawings=drawings, go_on=go_on, asked=named)
 
 
 def _next_run(preset: str) -> Path:

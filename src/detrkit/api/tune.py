@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detrkit.api.common import Say, Source
-from detrkit.api.preflight import resolved_config
+from detrkit.api.common import Say, Source, with_arguments
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError
+from detrkit.families.recipes import resolve_config
 from detrkit.tuning.lr_range import LrRange, run_lr_range
 from detrkit.tuning.results import StudyResult
 from detrkit.tuning.run import run_tuning
@@ -63,7 +63,8 @@ def tune(
         )
     given = {"data.root": data, "train.init": init, "train.epochs": epochs}
     says_nothing = not any((model, config, changes, *given.values()))
-    resolved = None if says_nothing else resolved_config(model or DEFAULT_PRESET, config, changes, given)
+    asked = with_arguments(changes, given)
+    resolved = None if says_nothing else resolve_config(model or DEFAULT_PRESET, config, asked)
     return run_tuning(
         resolved,
         Path(out),
@@ -104,4 +105,5 @@ def lr_range(
         TrainingError: The loss did not fall at any rate.
     """
     given = {"data.root": data, "train.init": init}
-    return run_lr_range(resolved_config(model, config, changes, given), Path(out), steps=steps, say=say)
+    resolved = resolve_config(model, config, with_arguments(changes, given))
+    return run_lr_range(resolved, Path(out), steps=steps, say=say)

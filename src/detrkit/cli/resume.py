@@ -7,18 +7,24 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import SetOption, errors, opt, parse_assignments, report_run, say
+from detrkit.cli.shared import LrOption, SetOption, errors, given, opt, parse_assignments, report_run, say
 
 
 def resume(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run to go on with.")],
+    data: Annotated[Path | None, opt("DATA", "Where the data set lies now, if it has moved.")] = None,
     epochs: Annotated[int | None, opt("N", "A new total, to train longer than planned.", min=1)] = None,
+    lr: LrOption = None,
     assignments: SetOption = None,
 ) -> None:
-    """Go on with a training that was stopped, from its last checkpoint and with its config."""
+    """Go on with a training that was stopped, from its last checkpoint and with its config.
+
+    What is given differently is changed from here on, or refused where a run that has begun cannot change it.
+    """
     with errors():
         from detrkit.api.resume import resume as go_on
         from detrkit.cli.shared import run_drawings
 
         changes = parse_assignments(assignments or [])
-        report_run(go_on(run, epochs=epochs, changes=changes, drawings=run_drawings(), say=say))
+        options = given(data=data, epochs=epochs, lr=lr)
+        report_run(go_on(run, changes=changes, drawings=run_drawings(), say=say, **options))

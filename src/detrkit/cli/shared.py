@@ -40,6 +40,7 @@ InitOption = Annotated[
     str | None,
     opt("INIT", "Starting weights: published, backbone (ImageNet), none, a path or a hub id.", "--init"),
 ]
+LrOption = Annotated[float | None, opt("RATE", "Learning rate of everything but the backbone.")]
 RecipeOption = Annotated[
     str | None,
     opt("RECIPE", "plain (as published), fast (little data) or auto: fast without pretrained weights", "--recipe"),

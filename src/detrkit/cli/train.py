@@ -12,17 +12,21 @@ from detrkit.errors import UsageError
 
 
 def train(
-    model: Annotated[str, opt("PRESET", "Which model; see: detrkit models.")] = DEFAULT_PRESET,
+    model: Annotated[
+        str | None, opt("PRESET", f"Which model; see: detrkit models. {DEFAULT_PRESET} if not given.")
+    ] = None,
     data: shared.DataOption = None,
     run: Annotated[Path | None, opt("DIR", "Folder for the run; runs/MODEL-1 and so on if not given.")] = None,
     init: shared.InitOption = None,
     epochs: Annotated[int | None, opt("N", "Passes over the training images.", min=1)] = None,
+    lr: shared.LrOption = None,
     batch: Annotated[
         str | None,
         opt("N|auto", "Images a batch and process; auto: in pieces that memory holds.", "--batch-size", "--batch"),
     ] = None,
     go_on: Annotated[
-        bool, opt(None, "If --run holds a training already, go on with that one.", "--resume")
+        bool,
+        opt(None, "If --run holds a training already, go on with that one, changed as resume does.", "--resume"),
     ] = False,
     recipe: shared.RecipeOption = None,
     config: shared.ConfigOption = None,
@@ -56,6 +60,7 @@ def train(
             config=config,
             init=init,
             epochs=epochs,
+            lr=lr,
             batch_size=_batch_size(batch),
             recipe=recipe,  # type: ignore[arg-type]
             go_on=go_on,

@@ -15,7 +15,8 @@ from typing import Any
 from detrkit.config import Config
 from detrkit.errors import MissingExtraError, TrainingError, UsageError
 from detrkit.training.loop import FitResult
-from detrkit.training.run import Drawings, Say, absolute_paths, start_run
+from detrkit.training.resuming import absolute_paths
+from detrkit.training.run import Drawings, Say, start_run
 
 
 def train_on_ray(
@@ -26,6 +27,7 @@ def train_on_ray(
     resources: Mapping[str, float] | None = None,
     max_failures: int = 3,
     go_on: bool = False,
+    asked: Mapping[str, Any] | None = None,
     drawings: Drawings | None = None,
     say: Say = print,
 ) -> FitResult:
@@ -42,6 +44,7 @@ def train_on_ray(
         resources: Resources of each worker, as Ray counts them: ``{"CPU": 4}``.
         max_failures: Starts after a failure; -1 without end.
         go_on: If the run folder holds a training already, go on with that one.
+        asked: As for :func:`detrkit.training.run.start_run`.
         drawings: Functions that draw curves and samples, from the top of a module.
         say: Receives messages for people.
 
@@ -66,6 +69,7 @@ def train_on_ray(
         train_loop_config={
             "config": absolute_paths(config).model_dump(mode="json"),
             "run_dir": str(run_dir),
+            "asked": dict(asked or {}),
             "drawings": drawings,
         },
         scaling_config=ray.train.ScalingConfig(
@@ -106,6 +110,7 @@ def _train_worker(arguments: dict[str, Any]) -> dict[str, Any]:
         drawings=arguments["drawings"],
         on_evaluation=report,
         go_on=True,
+        asked=arguments["asked"],
     )
     return {**dataclasses.asdict(result), "run_dir": str(result.run_dir)}
 

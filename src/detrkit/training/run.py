@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 
 from detrkit.checkpoint import CheckpointStore
 from detrkit.classes import ClassMap
-from detrkit.config import Config, read_config, update_config, write_config
+from detrkit.config import Config, flat_changes, read_config, update_config, write_config
 from detrkit.data.augment import augments_on_device
 from detrkit.data.cache import ImageCache, find_cache
 from detrkit.data.coco import CocoDataset
@@ -38,13 +38,11 @@ from detrkit.families.presets import PRESETS
 from detrkit.files import atomic_file, is_leftover, make_folder
 from detrkit.training.loop import FitResult, fit
 from detrkit.training.micro_batch import find_micro_batch
+from detrkit.training.resuming import absolute_paths, check_same_data, choices_kept, identify_data, resumed_config
 from detrkit.training.session import OnEvaluation, Progress, TrainingSetup
 from detrkit.training.telemetry.trackers import check_trackers
 
 Say = Callable[[str], None]
-
-_DATA_PATHS = ("train_annotations", "train_images", "val_annotations", "val_images")
-_INIT_WORDS = ("auto", "none", "published", "backbone")
 
 
 class Drawings(NamedTuple):
@@ -67,6 +65,7 @@ def start_run(
     drawings: Drawings | None = None,
     on_evaluation: OnEvaluation | None = None,
     go_on: bool = False,
+    asked: Mapping[str, Any] | None = None,
 ) -> FitResult:
     """Train from a config in a new run folder.
 
@@ -77,6 +76,7 @@ def start_run(
         drawings: Functions that draw curves and samples.
         on_evaluation: As for :func:`detrkit.training.loop.fit`.
         go_on: If the folder holds a run already, go on with that one and its own config.
+        asked: Values that were named for the config; what of them differs from such a run is changed in it.
 
     Raises:
         UsageError: The folder holds something already, or is none.
@@ -86,7 +86,8 @@ def start_run(
         # torchrun starts a failed training again, by the very same command
         go_on = go_on or is_restarted()
         if go_on and (run_dir / "config.yaml").is_file():
-            return resume_run(run_dir, say, drawings=drawings, on_evaluation=on_evaluation)
+            changes = choices_kept(asked or {})
+            return resume_run(run_dir, say, changes, drawings=drawings, on_evaluation=on_evaluation)
         advice = f", or go on with: detrkit resume {run_dir}" if is_run(run_dir) else ""
         raise UsageError(f"{run_dir} is not empty; give another --run{advice}")
     check_trackers(config.train.trackers)
@@ -109,12 +110,12 @@ def resume_run(
     Args:
         run_dir: Run folder.
         say: Receives messages for people.
-        changes: Changes of the config to go on with, dotted.
+        changes: Changes of the config to go on with, dotted; see :func:`detrkit.training.resuming.resumed_config`.
         drawings: Functions that draw curves and samples.
         on_evaluation: As for :func:`detrkit.training.loop.fit`.
 
     Raises:
-        UsageError: The folder is no run.
+        UsageError: The folder is no run, or a value cannot be changed any more.
         CheckpointError: Every checkpoint is damaged.
     """
     store = CheckpointStore(run_dir)
@@ -125,18 +126,24 @@ def resume_run(
                 f"{run_dir} is not a run folder: it has no config.yaml. Runs lie in runs/ unless told otherwise"
             )
         say(f"{run_dir} was stopped before its first checkpoint: it begins anew")
-        config = update_config(read_config(printout), changes or {})
+        config, lines = resumed_config(read_config(printout), changes or {})
+        for line in lines:
+            say(line)
         return _train(config, run_dir, say, drawings, on_evaluation)
     saved = store.load_latest()
     config = update_config(Config(), saved["config"])
-    for line in _edited_lines(printout, config):
-        say(line)
-    config = update_config(config, changes or {})
+    edited = _edited_lines(printout, config)
+    config, lines = resumed_config(config, changes or {})
     done = Progress(**saved["progress"])
     if done.epoch < config.train.epochs:
+        for line in [*edited, *lines]:
+            say(line)
+        if any(line.startswith("changed: train.micro_batch") for line in lines):
+            saved["progress"]["micro_batch"] = None  # what was found to fit no longer counts
         return _train(config, run_dir, say, drawings, on_evaluation, saved)
     asked = f"{done.epoch} epochs are done, {config.train.epochs} were asked for"
-    say(f"{run_dir}: {asked}; to train longer, give a new total with --epochs")
+    nothing = "; nothing is trained, and nothing was changed" if lines else ""
+    say(f"{run_dir}: {asked}{nothing}; to train longer, give a new total with --epochs")
     if os.environ.get("RANK", "0") == "0":  # it may have been killed after its last checkpoint
         store.tidy_up()
         _draw_curves(run_dir, drawings)
@@ -148,14 +155,13 @@ def _edited_lines(printout: Path, config: Config) -> list[str]:
     if not printout.is_file():
         return []
     try:
-        written = read_config(printout).model_dump()
+        written = flat_changes(read_config(printout).model_dump())
     except ConfigError as error:
         return [f"WARNING: {error}; the config in the checkpoint counts"]
     found = [
-        f"{section}.{key} is {written[section][key]} there and {value} in the checkpoint"
-        for section, values in config.model_dump().items()
-        for key, value in values.items()
-        if written[section][key] != value
+        f"{key} is {written[key]} there and {value} in the checkpoint"
+        for key, value in flat_changes(config.model_dump()).items()
+        if written[key] != value
     ]
     if not found:
         return []
@@ -265,6 +271,7 @@ def prepare(
                 f"{train.files.annotations} has other classes than the run was begun with; got "
                 f"{len(train.index.class_map)}, expected {len(class_map)}: {', '.join(class_map.names[:5])}, ..."
             )
+        check_same_data(saved.get("data", {}), train)
         torch.manual_seed(config.train.seed)
         built = build_model(config, class_map)
 
@@ -288,7 +295,7 @@ def prepare(
     )
     loader = build_loader(dataset, sampler, config.data, pin=fabric.device.type == "cuda")
     criterion = built.family.build_criterion(config, built.class_map)
-    return TrainingSetup(dataclasses.replace(built, config=config), criterion, loader)
+    return TrainingSetup(dataclasses.replace(built, config=config), criterion, loader, identify_data(train))
 
 
 def training_dataset(config: Config, train: Split, cache: ImageCache | None, device: str) -> CocoDataset:
@@ -340,25 +347,6 @@ def scratch_warning(config: Config, images: int) -> list[str]:
         f"  This run sees {passes:,} images in all; below some millions expect an AP near 0.",
         "  To fine-tune instead: --init published (COCO weights), --init backbone (ImageNet) or --init PATH.",
     ]
-
-
-def absolute_paths(config: Config) -> Config:
-    """Return the config with paths that hold from any working directory; what does not exist stays as it is."""
-    root = Path(config.data.root or ".").expanduser()
-    found = {f"data.{key}": _existing(getattr(config.data, key), root, Path()) for key in _DATA_PATHS}
-    found["data.root"] = _existing(config.data.root, Path())
-    for key, value, words in (
-        ("train.init", config.train.init, _INIT_WORDS),
-        ("data.cache", config.data.cache, ("auto", "none")),
-    ):
-        found[key] = None if value in words else _existing(value, Path())
-    return update_config(config, {key: path for key, path in found.items() if path is not None})
-
-
-def _existing(path: str | None, *folders: Path) -> str | None:
-    """Return the absolute form of a path that is there, seen from one of the folders."""
-    places = [folder / Path(path).expanduser() for folder in folders] if path is not None else []
-    return next((str(place.resolve()) for place in places if place.exists()), None)
 
 
 def _draw_curves(run_dir: Path, drawings: Drawings | None) -> None:

@@ -43,11 +43,13 @@ class TrainingSetup:
         criterion: Losses and their normalisers.
         loader: Training batches, or None where no image could be read; its ``batch_sampler`` has
             ``set_epoch(epoch, start_batch)``.
+        data: What the training data is known again by; see :func:`detrkit.training.resuming.identify_data`.
     """
 
     built: BuiltModel
     criterion: Criterion
     loader: DataLoader[Batch | None]
+    data: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     @property
     def config(self) -> Config:
@@ -131,7 +133,7 @@ class TrainingState:
         return {"model": self.module.state_dict(), **saved, "progress": dataclasses.asdict(self.progress)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a saved state.
+        """Take over a saved state, but learning rates and weight decay are those of the config.
 
         Raises:
             CheckpointError: It is of another model, lacks a part, or the config turned a part on or off.
@@ -143,6 +145,7 @@ class TrainingState:
                     f"the checkpoint {saved} the state of the {name}, which the config turns {now}; "
                     "resume with the config of the run"
                 )
+        rates = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
         try:
             self.module.load_state_dict(state["model"])
             self.progress = Progress(**state["progress"])
@@ -151,6 +154,8 @@ class TrainingState:
                 # checkpoints of before health and alarms know nothing of them
                 if part is not None and (name in state or name not in ("health", "alarms")):
                     part.load_state_dict(state[name])
+            for group, (base_lr, weight_decay) in zip(self.optimizer.param_groups, rates, strict=True):
+                group.update(base_lr=base_lr, weight_decay=weight_decay)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise CheckpointError(f"the checkpoint does not fit the model to resume: {error}") from error
 
@@ -242,6 +247,7 @@ class Run:
         return {
             "config": self.config.model_dump(mode="json"),
             "class_map": self.setup.class_map.to_dict(),
+            "data": dict(self.setup.data),
             "world_size": self.fabric.world_size,
             **self.state.state_dict(),
         }

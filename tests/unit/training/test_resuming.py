@@ -111,7 +111,7 @@ SCENES = {
 
 # Clocks, and what other tests need: a model cannot be read without its config and classes; telemetry/test_log.
 UNCOMPARED = {
-    *("config", "class_map", "format", "version"),
+    *("config", "class_map", "data", "format", "version"),
     *("window.names", "window.seconds", "window.wait_s", "window.images", "log.elapsed_s", "log.of_step"),
 }
 

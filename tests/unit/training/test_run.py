@@ -15,7 +15,8 @@ from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.split import read_train_split
 from detrkit.errors import DataError, UsageError
 from detrkit.families.recipes import preset_config
-from detrkit.training.run import absolute_paths, resume_run, start_run
+from detrkit.training.resuming import absolute_paths
+from detrkit.training.run import resume_run, start_run
 from detrkit.tuning.lr_range import run_lr_range
 from detrkit.tuning.run import run_tuning
 
