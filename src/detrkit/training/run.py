@@ -132,11 +132,12 @@ def resume_run(
         return _train(config, run_dir, say, drawings, on_evaluation)
     saved = store.load_latest()
     config = update_config(Config(), saved["config"])
-    edited = _edited_lines(printout, config)
+    for line in _edited_lines(printout, config):
+        say(line)
     config, lines = resumed_config(config, changes or {})
     done = Progress(**saved["progress"])
     if done.epoch < config.train.epochs:
-        for line in [*edited, *lines]:
+        for line in lines:
             say(line)
         if any(line.startswith("changed: train.micro_batch") for line in lines):
             saved["progress"]["micro_batch"] = None  # what was found to fit no longer counts
