@@ -11,6 +11,8 @@ import contextlib
 import errno
 import hashlib
 import os
+import pickle
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -81,9 +83,8 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except CheckpointError:
         raise
     except Exception as error:  # crafted content can make the restricted unpickler raise anything
-        reason = str(error).strip().split("\n")[0]
         raise CheckpointError(
-            f"{path} cannot be loaded safely, expected tensors and primitives only: {reason}"
+            f"{path} cannot be loaded safely, expected tensors and primitives only: {torch_fault(error)}"
         ) from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a detrkit checkpoint: it has no format: {FORMAT}")
@@ -93,6 +94,23 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             "use the detrkit that wrote it"
         )
     return payload
+
+
+def torch_fault(error: Exception) -> str:
+    """Return why torch could not open a file, in a line, by the type that it stumbled on.
+
+    Torch's own words are not repeated where they advise to switch its safety off.
+    """
+    text = str(error).strip()
+    named = re.search(r"GLOBAL ([\w.]+)", text)
+    if named:
+        return f"it holds {named[1]}, which is neither tensor nor plain value and could run code when opened"
+    if "TorchScript" in text:
+        return "it is a TorchScript archive, which is a program"
+    if isinstance(error, pickle.UnpicklingError):
+        return "it is damaged, or holds more than tensors and plain values, which could run code when opened"
+    reason = text.splitlines()[0] if isinstance(error, RuntimeError | EOFError | OSError) and text else ""
+    return f"it is damaged or not a PyTorch file{reason and f': {reason}'}"
 
 
 def is_checkpoint(path: str | Path) -> bool:

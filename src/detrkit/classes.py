@@ -54,6 +54,7 @@ class ClassMap:
         category_ids: One id per class; any distinct integers, gaps and zero allowed.
         logit_index: One row of the head per class; ``range(C)`` when not given.
         num_labels: Rows of the head without no-object; ``C`` when not given.
+        guessed: Why the classes are called so, where nothing that was read says it; empty where it is known.
 
     Raises:
         DataError: The lengths differ, or ids or logit indices repeat.
@@ -63,6 +64,7 @@ class ClassMap:
     category_ids: tuple[int, ...]
     logit_index: tuple[int, ...] = ()
     num_labels: int = 0
+    guessed: str = dataclasses.field(default="", compare=False)
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -105,7 +107,9 @@ class ClassMap:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        values = {_JSON_KEYS.get(name, name): value for name, value in vars(self).items()}
+        values = {
+            _JSON_KEYS.get(name, name): value for name, value in vars(self).items() if value or name != "guessed"
+        }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
     @property
@@ -129,6 +133,31 @@ class ClassMap:
     def select(self, class_ids: Sequence[int]) -> ClassMap:
         """Return the map of some classes, renumbered in the order given."""
         return ClassMap(tuple(self.names[i] for i in class_ids), tuple(self.category_ids[i] for i in class_ids))
+
+
+def take_names(model_classes: ClassMap, data_classes: ClassMap) -> ClassMap:
+    """Return a model's classes under the data set's names, where its own are guessed.
+
+    Labels of a head without names are the category ids that it was trained on, as in the authors' training script.
+    Where the guessed names are the data's too, but at other ids, only a person knows.
+
+    Raises:
+        DataError: Ids and names make different classes of the model's rows.
+    """
+    own = dict(zip(model_classes.category_ids, model_classes.names, strict=True))
+    data = dict(zip(data_classes.category_ids, data_classes.names, strict=True))
+    if not model_classes.guessed or not data.keys() <= own.keys():
+        return model_classes
+    elsewhere = [(name, number) for number, name in data.items() if name in own.values() and own[number] != name]
+    if elsewhere:
+        name, number = elsewhere[0]
+        raise DataError(
+            f"{model_classes.guessed}. The data set calls {name!r} what has id {number}, where these have "
+            f"{own[number]!r}: say whose names hold, --as classes=coco or --as classes=ANNOTATIONS.json"
+        )
+    agreed = all(own[number] == name for number, name in data.items())
+    names = own if agreed else {number: data.get(number, f"class_{number}") for number in own}
+    return dataclasses.replace(model_classes, names=tuple(names.values()), guessed="")
 
 
 def match_classes(model_classes: ClassMap, data_classes: ClassMap) -> np.ndarray:

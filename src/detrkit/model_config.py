@@ -54,7 +54,11 @@ class ModelConfig(Section):
     )
 
     @pydantic.model_validator(mode="after")
-    def _heads_divide(self) -> ModelConfig:
+    def _heads_and_dilation(self) -> ModelConfig:
         if self.hidden_dim % self.num_heads:
             raise ValueError(f"hidden_dim {self.hidden_dim} is not a multiple of num_heads {self.num_heads}")
+        if self.dilation and self.backbone not in ("resnet50", "resnet101"):
+            raise ValueError(
+                f"dilation needs a backbone of bottlenecks, resnet50 or resnet101, not {self.backbone}"
+            )
         return self

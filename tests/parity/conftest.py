@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from detrkit.config import Config
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.export import write_hub
 from detrkit.families.detr.model import Detr, build_detr
@@ -53,7 +54,7 @@ def make_pair(preset: str, folder: Path) -> Pair:
     ours = build_detr(config, 91).eval()
     randomize(ours)
     weights = Weights(ours.state_dict(), config, coco_class_map(), "random")
-    write_hub(folder, weights, eval_size=800, max_size=1333)
+    write_hub(folder, weights, Config())
     theirs = DetrForObjectDetection.from_pretrained(folder, attn_implementation="eager").eval()
     theirs.config.dropout = 0.0
     return Pair(ours, theirs, config)

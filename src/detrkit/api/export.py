@@ -33,11 +33,11 @@ def export(model: Source, out: Source, *, layout: Literal["published", "hub"], p
     if layout == "published":
         if path.suffix not in (".pth", ".pt"):
             raise UsageError(f"{path} should be a .pth file, since the published layout is one file")
-        writers.published(path, weights.state)
+        writers.published(path, weights.state, config)
         with atomic_file(path.with_suffix(CLASSES_SUFFIX)) as file:
             file.write(json.dumps(weights.class_map.to_dict(), indent=1) + "\n")
     else:
-        writers.hub(path, weights, config.transforms.eval_size, config.transforms.max_size)
+        writers.hub(path, weights, config)
     thresholds = find_threshold_file(model)
     if thresholds is not None:
         write_thresholds(threshold_path(path), read_thresholds(thresholds, weights.class_map))

@@ -15,6 +15,7 @@ def load(
     source: Source,
     model: str | None = None,
     *,
+    classes: Source | None = None,
     device: str = "auto",
     precision: Precision = "32",
     padding: Literal["exact", "published"] | None = None,
@@ -25,7 +26,10 @@ def load(
 
     Args:
         source: What to load; ``"detr-r50"`` fetches the published weights.
-        model: Preset the weights are for, where the file cannot tell: DC5 changes no tensor's shape.
+        model: What the file cannot tell: the preset the weights are for (DC5 changes no tensor's shape), or fields
+            of the model, such as ``"num_heads=4,dilation=true"``.
+        classes: Names of the head's rows, where the file holds none: ``"coco"``, a COCO JSON file, or a text file
+            with a name a line.
         device: ``auto``, ``cpu``, ``cuda`` or ``cuda:1``.
         precision: ``32``, or ``bf16`` or ``16`` for mixed precision.
         padding: ``exact``: an image gives the same detections alone and in any batch. ``published``: what the
@@ -35,7 +39,7 @@ def load(
         UsageError: The source is nothing that is known.
         WeightsError: The weights cannot be fetched, are damaged, or are of another model.
     """
-    detector = load_detector(source, model, device=device, precision=precision, padding=padding)
+    detector = load_detector(source, model, classes=classes, device=device, precision=precision, padding=padding)
     file = find_threshold_file(source)
     if file is not None:
         detector.thresholds = read_thresholds(file, detector.class_map)

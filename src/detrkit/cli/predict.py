@@ -30,6 +30,10 @@ def predict(
     device: shared.DeviceOption = None,
     precision: shared.PrecisionOption = None,
     preset: shared.AsOption = None,
+    classes: Annotated[
+        str | None,
+        opt("FILE", "Class names where the weights hold none: COCO JSON, a name a line, or coco.", "--classes"),
+    ] = None,
     as_json: shared.JsonOption = False,
 ) -> None:
     """Detect objects in images: draws them and writes predictions.json in COCO format."""
@@ -38,7 +42,7 @@ def predict(
         from detrkit.api.load import load
         from detrkit.api.predict import predict as detect
 
-        detector = load(model, preset, **shared.given(device=device, precision=precision))
+        detector = load(model, preset, **shared.given(classes=classes, device=device, precision=precision))
         chosen = _threshold(detector, model, threshold, threshold_file, shared.quiet if as_json else shared.say)
         folder = out or shared.free_folder(Path("predictions"))
         found = detect(

@@ -18,6 +18,7 @@ def load_detector(
     source: str | os.PathLike[str],
     preset: str | None = None,
     *,
+    classes: str | os.PathLike[str] | None = None,
     device: str = "auto",
     precision: Precision = "32",
     padding: Literal["exact", "published"] | None = None,
@@ -27,11 +28,12 @@ def load_detector(
     Args:
         source: Name, file or folder of the model.
         preset: Preset, ``model`` there.
+        classes: Names of the head's rows.
         device: Device of the model.
         precision: Precision at work.
         padding: Treatment of padding.
     """
-    loaded = load_model(source, preset, padding=padding)
+    loaded = load_model(source, preset, classes=classes, padding=padding)
     loaded.family.prepare_inference(loaded.model)
     return make_detector(loaded, device=device, precision=precision, name=os.fspath(source))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import logging
 import os
 from collections.abc import Sequence
 from typing import Protocol
@@ -9,7 +11,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from detrkit.classes import ClassMap
+from detrkit.classes import ClassMap, take_names
 from detrkit.config import DataConfig
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split, read_split
@@ -23,6 +25,8 @@ from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 from detrkit.types import ImageDetections
 from detrkit.visual.drawing import draw
+
+logger = logging.getLogger(__name__)
 
 
 class DetectionSource(Protocol):
@@ -58,12 +62,20 @@ EvalTarget = Detector | DetectionSource
 
 
 def bind_target(target: EvalTarget, split: Split) -> EvalTarget:
-    """Return what is to be measured with its classes known.
+    """Return what is to be measured with its classes known; a detector that guesses their names takes the data's.
 
     Raises:
-        DataError: It is a file of detections that cannot be of that split.
+        DataError: It is a file of detections that cannot be of that split, or the guess may be wrong.
     """
-    return target if isinstance(target, Detector) else target.bind(split)
+    if not isinstance(target, Detector):
+        return target.bind(split)
+    classes = take_names(target.class_map, split.index.class_map)
+    if classes == target.class_map:
+        return target
+    logger.warning("%s: classes are the data set's, whose category ids are rows of the head", target.name)
+    named = copy.copy(target)
+    named.class_map = classes
+    return named
 
 
 def detect_on_split(

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import os
 import re
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
+import yaml
 from torch import nn
 
 from detrkit.checkpoint import CheckpointStore, is_checkpoint, read_model
-from detrkit.classes import ClassMap
+from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap, take_names
 from detrkit.config import AidsConfig, Config, ModelConfig, update_config
 from detrkit.download import download_hub_model, download_weights, is_url
-from detrkit.errors import DataError, UsageError, WeightsError
+from detrkit.errors import ConfigError, DataError, UsageError, WeightsError, listed
 from detrkit.families.configs import DEFAULT_MODEL
 from detrkit.families.detr.family import DETR
 from detrkit.families.family import BuiltModel, Family
@@ -33,7 +36,11 @@ _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CLASSES_SUFFIX = ".classes.json"
 """Of the file beside an exported ``.pth``, which has no room for names."""
 
+logger = logging.getLogger(__name__)
+
 _SILENT_FIELDS = (
+    "activation",
+    "norm_between",
     "num_heads",
     "dilation",
     "pre_norm",
@@ -47,13 +54,18 @@ _SILENT_FIELDS = (
 _TORCHVISION_URL = "https://download.pytorch.org/models/"
 
 
-def read_weights(source: str | os.PathLike[str], model: str | None = None) -> tuple[Weights, Config]:
+def read_weights(
+    source: str | os.PathLike[str], model: str | None = None, classes: str | os.PathLike[str] | None = None
+) -> tuple[Weights, Config]:
     """Read the weights that a source names, and the config they go with.
 
     Args:
         source: A preset with published weights, a run folder, a checkpoint of a run, a published ``.pth``, a
             ``.safetensors`` file or a folder from the Hugging Face hub, an address, or a hub id.
-        model: Preset the weights are for, where the file cannot tell (DC5 changes no tensor's shape).
+        model: What the file cannot tell: the preset the weights are for (DC5 changes no tensor's shape), fields of
+            the model as ``num_heads=4``, ``classes=...`` as below, or several of them with commas between.
+        classes: Names of the head's rows where the file holds none: ``coco``, a COCO JSON file, a classes.json, or
+            a text file with a name a line.
 
     Raises:
         UsageError: The source is nothing that is known.
@@ -62,10 +74,9 @@ def read_weights(source: str | os.PathLike[str], model: str | None = None) -> tu
     """
     text = os.fspath(source)
     path = Path(text).expanduser()
-    if model is not None:
-        get_preset(model)
+    wanted = _parse_wanted(model, classes)
     if path.exists():
-        return _read_path(path, model)
+        return _read_path(path, wanted)
     if text in PRESETS:
         published = get_preset(text).published
         if published is None:
@@ -73,16 +84,44 @@ def read_weights(source: str | os.PathLike[str], model: str | None = None) -> tu
             raise UsageError(
                 f"{text} has no published weights; train it first and give the run folder. Published: {having}"
             )
-        return _read_published(download_weights(published.url, published.sha256), model or text)
+        wanted = wanted._replace(preset=wanted.preset or text)
+        return _read_published(download_weights(published.url, published.sha256), wanted)
     if is_url(text):
-        return _read_published(download_weights(text), model)
+        return _read_published(download_weights(text), wanted)
     if _HUB_ID.fullmatch(text) and path.suffix not in (".pth", ".pt", ".safetensors"):
-        return _read_published(download_hub_model(text), model)
+        return _read_published(download_hub_model(text), wanted)
     try:
         get_preset(text)
     except UsageError as error:
         raise UsageError(f"no file or folder at {text}; as a preset: {error}") from None
     raise AssertionError(text)
+
+
+class _Wanted(NamedTuple):
+    """What a person says of weights: preset, fields of the model, and classes."""
+
+    preset: str | None
+    fields: dict[str, Any]
+    classes: str | None
+
+
+def _parse_wanted(model: str | None, classes: str | os.PathLike[str] | None) -> _Wanted:
+    """Take ``detr-r50,num_heads=4`` apart.
+
+    Raises:
+        UsageError: There is no such preset.
+    """
+    preset: str | None = None
+    fields: dict[str, Any] = {}
+    for part in (model or "").split(",") if model is not None else ():
+        name, equals, value = (piece.strip() for piece in part.partition("="))
+        if equals:
+            fields[name] = yaml.safe_load(value)
+        else:
+            get_preset(name)
+            preset = name
+    named = fields.pop("classes", None)
+    return _Wanted(preset, fields, os.fspath(classes) if classes is not None else named and str(named))
 
 
 def get_family(model: ModelConfig) -> Family:
@@ -91,10 +130,17 @@ def get_family(model: ModelConfig) -> Family:
 
 
 def load_model(
-    source: str | os.PathLike[str], model: str | None = None, *, padding: str | None = None
+    source: str | os.PathLike[str],
+    model: str | None = None,
+    *,
+    classes: str | os.PathLike[str] | None = None,
+    padding: str | None = None,
 ) -> BuiltModel:
-    """Read weights and build the model they belong to; see :func:`read_weights`."""
-    weights, config = read_weights(source, model)
+    """Read weights and build the model they belong to; see :func:`read_weights`. What was assumed is logged."""
+    weights, config = read_weights(source, model, classes)
+    for note in (*weights.notes, weights.class_map.guessed):
+        if note:
+            logger.warning("%s: %s", source, note)
     if padding is not None:
         config = update_config(config, {"model.padding": padding})
     built = build_model(config, weights.class_map)
@@ -139,10 +185,22 @@ def prepare_model(config: Config, class_map: ClassMap) -> BuiltModel:
     """
     config, weights = starting_weights(config)
     if weights is not None:
+        weights = _under_names_of(class_map, weights)
         class_map = match_logit_index(class_map, weights.class_map)
     torch.manual_seed(config.train.seed)
     built = build_model(config, class_map)
     return dataclasses.replace(built, report=initialize(built, weights))
+
+
+def _under_names_of(data_classes: ClassMap, weights: Weights) -> Weights:
+    """Return weights under the data's names, where theirs are guessed and nothing contradicts it."""
+    guessed = weights.class_map.guessed
+    try:
+        named = take_names(weights.class_map, data_classes)
+    except DataError as error:
+        return dataclasses.replace(weights, notes=(*weights.notes, f"classes go by name: {error}"))
+    how = "rows of the head go to the data's classes by category id" if named != weights.class_map else guessed
+    return dataclasses.replace(weights, class_map=named, notes=(*weights.notes, *([how] if guessed else [])))
 
 
 def initialize(built: BuiltModel, weights: Weights | None) -> LoadReport | None:
@@ -155,7 +213,7 @@ def initialize(built: BuiltModel, weights: Weights | None) -> LoadReport | None:
     model, config = built.model, built.config
     if weights is not None:
         report = transfer(model, weights, built.class_map, built.family.scoring.extra_columns)
-        notes = [*report.notes, *_differences(weights.config, config.model)]
+        notes = [*report.notes, *weights.notes, *_differences(weights.config, config.model)]
     elif config.train.init == "backbone":
         file = get_preset(config.model.preset).backbone_file
         if file is None:
@@ -243,11 +301,14 @@ def is_run(path: str | Path) -> bool:
     return (Path(path) / "config.yaml").is_file() or CheckpointStore(path).folder.is_dir()
 
 
-def _read_path(path: Path, model: str | None) -> tuple[Weights, Config]:
+def _read_path(path: Path, wanted: _Wanted) -> tuple[Weights, Config]:
     if (path.is_dir() and is_run(path)) or (path.is_file() and is_checkpoint(path)):
         saved = read_model(path)
-        if model is not None and model != saved.config.model.preset:
-            raise WeightsError(f"{path} holds a {saved.config.model.preset}, but {model} was asked for")
+        if wanted.preset not in (None, saved.config.model.preset):
+            raise WeightsError(f"{path} holds a {saved.config.model.preset}, but {wanted.preset} was asked for")
+        if wanted.fields or wanted.classes:
+            said = ", ".join([*wanted.fields, *(["classes"] if wanted.classes else [])])
+            raise UsageError(f"{path} is a run's, which holds its model and classes itself; leave out {said}")
         config = update_config(saved.config, {"aids": AidsConfig().model_dump()})  # what detects has none
         return Weights(saved.state_dict, config.model, saved.class_map, str(path)), config
     if path.suffix in (".yaml", ".yml"):
@@ -257,20 +318,63 @@ def _read_path(path: Path, model: str | None) -> tuple[Weights, Config]:
             f"{path} is a folder without a model; expected a run folder (config.yaml, checkpoints/) or one from "
             "the Hugging Face hub (config.json, model.safetensors)"
         )
-    return _read_published(path, model)
+    return _read_published(path, wanted)
 
 
-def _read_published(path: Path, model: str | None) -> tuple[Weights, Config]:
-    wanted: ModelConfig | None = None if model is None else preset_config(model).model
-    family = get_family(wanted or DEFAULT_MODEL)
+def _read_published(path: Path, wanted: _Wanted) -> tuple[Weights, Config]:
+    preset = None if wanted.preset is None else preset_config(wanted.preset).model
+    family = get_family(preset or DEFAULT_MODEL)
     if family.read_published is None:
-        raise family.no_published_layout(f"{path} cannot be read as {model}")
-    weights = family.read_published(path, wanted)
+        raise family.no_published_layout(f"{path} cannot be read as {wanted.preset}")
+    weights = family.read_published(path, preset, wanted.fields)
     base = preset_config(weights.config.preset) if weights.config.preset in PRESETS else Config()
-    classes = path.with_suffix(CLASSES_SUFFIX)
-    if classes.is_file():
-        weights = dataclasses.replace(weights, class_map=read_classes(classes, weights.class_map.num_labels))
-    return weights, update_config(base, {"model": weights.config.model_dump()})
+    beside = path.with_suffix(CLASSES_SUFFIX)
+    rows = weights.class_map.num_labels
+    if wanted.classes is not None:
+        weights = dataclasses.replace(weights, class_map=_named_classes(wanted.classes, rows))
+    elif beside.is_file():
+        weights = dataclasses.replace(weights, class_map=read_classes(beside, rows))
+    try:
+        return weights, update_config(base, {"model": weights.config.model_dump(), **weights.settings})
+    except ConfigError as error:
+        raise WeightsError(f"{path} cannot be honoured: {error}") from error
+
+
+def _named_classes(text: str, num_labels: int) -> ClassMap:
+    """Return the classes that a person names for a head: COCO's, or those of a file.
+
+    Raises:
+        WeightsError: They cannot be read, or are of another head.
+    """
+    path = Path(text).expanduser()
+    if text == "coco" and not path.exists():
+        rows = dict(zip(COCO_CATEGORY_IDS, COCO_NAMES, strict=True))
+    else:
+        try:
+            content = path.read_text(encoding="utf-8-sig")
+            if path.suffix != ".json":
+                rows = dict(enumerate(line.strip() for line in content.splitlines() if line.strip()))
+                if len(rows) != num_labels:
+                    raise WeightsError(
+                        f"{path} has {len(rows)} names, the head {num_labels} rows; expected as many"
+                    )
+            elif "categories" not in (read := json.loads(content)):
+                return read_classes(path, num_labels)
+            else:
+                rows = {int(category["id"]): str(category["name"]) for category in read["categories"]}
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise WeightsError(
+                f"classes {text}: expected coco, a COCO JSON file or a text file with a name a line: {error}"
+            ) from error
+    if not rows or not 0 <= min(rows) <= max(rows) < num_labels:
+        raise WeightsError(
+            f"classes {text}: ids are {listed(sorted(rows))}, the head has rows 0 to {num_labels - 1}"
+        )
+    # rows that nobody names stay classes: they may have been trained
+    named = dict(sorted({**{row: f"class_{row}" for row in range(num_labels)}, **rows}.items()))
+    if text == "coco":
+        named = rows
+    return ClassMap(tuple(named.values()), tuple(named), logit_index=tuple(named), num_labels=num_labels)
 
 
 def read_classes(path: Path, num_labels: int) -> ClassMap:

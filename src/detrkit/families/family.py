@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,8 @@ class Family:
         name: As in ``model.family``.
         build: Makes a network with random weights for so many labels.
         add_aids: Gives a network what it has in training only.
-        read_published: Reads published weights, for a model section where the file cannot tell; None if there are
-            none.
+        read_published: Reads published weights, for a model section where the file cannot tell, and fields that go
+            over it; None if there are none.
         scoring: What class logits mean.
         build_criterion: Makes the training loss.
         postprocess: Turns outputs into detections in pixels of the original images.
@@ -54,7 +54,7 @@ class Family:
     name: str
     build: Callable[[Any, int], nn.Module]
     add_aids: Callable[[Any, Any, AidsConfig], None]
-    read_published: Callable[[str | Path, Any], Weights] | None = None
+    read_published: Callable[[str | Path, Any, Mapping[str, Any]], Weights] | None = None
     scoring: ClassScoring = SOFTMAX
     build_criterion: Callable[[Config, ClassMap], Criterion] = build_criterion
     postprocess: Callable[[Outputs, Sequence[SizeHW], ClassMap], list[ImageDetections]] = postprocess

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from typing import Any
 
 from torch import Tensor
 
@@ -20,12 +22,16 @@ class Weights:
         config: The model they belong to.
         class_map: The classes of the head.
         source: Where they come from, to show to people.
+        settings: What the file says besides the model, by dotted key of a config: preprocessing, loss weights.
+        notes: What had to be assumed, for people.
     """
 
     state: dict[str, Tensor]
     config: ModelConfig
     class_map: ClassMap
     source: str
+    settings: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
+from detrkit.config import Config
 from detrkit.families.detr.export import write_hub, write_published
 from detrkit.families.family import Family
 from detrkit.families.weights import Weights
@@ -17,12 +18,12 @@ class Writers(NamedTuple):
     """Writers of one family.
 
     Args:
-        published: Writes weights as the authors did.
-        hub: Writes a folder for Hugging Face transformers, with the evaluation's short and longest side.
+        published: Writes weights as the authors did, with all that a config says of them.
+        hub: Writes a folder for Hugging Face transformers, with a config's preprocessing.
     """
 
-    published: Callable[[str | Path, dict[str, Tensor]], None]
-    hub: Callable[[str | Path, Weights, int, int], None]
+    published: Callable[[str | Path, dict[str, Tensor], Config], None]
+    hub: Callable[[str | Path, Weights, Config], None]
 
 
 _WRITERS = {"detr": Writers(write_published, write_hub)}

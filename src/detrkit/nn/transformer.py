@@ -5,20 +5,38 @@ Shapes: B images, M image tokens, Q queries, D features, L decoder layers. Masks
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from detrkit.nn.attention import Attention
 from detrkit.nn.dropout import relu_dropout
 from detrkit.nn.recompute import Recomputing, run_part
+
+_ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
+    "gelu": functional.gelu,
+    "gelu_tanh": functools.partial(functional.gelu, approximate="tanh"),
+    "silu": functional.silu,
+    "mish": functional.mish,
+    "relu6": functional.relu6,
+    "leaky_relu": functional.leaky_relu,
+    "tanh": torch.tanh,
+}
 
 
 class ResidualLayer(nn.Module):
     """What encoder and decoder layers have alike: self-attention, a feed-forward network, norms, one dropout.
 
     The parts are made in the order of the published checkpoints, in which optimisers know them.
+
+    Attributes:
+        activation: Inside the feed-forward network: relu, as published, or another that a config names.
     """
 
+    activation = "relu"
     self_attn: Attention
     norm1: nn.LayerNorm
     norm2: nn.LayerNorm
@@ -37,7 +55,11 @@ class ResidualLayer(nn.Module):
         return self.dropout(self.self_attn(placed, placed, x, mask))  # type: ignore[no-any-return]
 
     def _feed(self, x: Tensor) -> Tensor:
-        hidden = relu_dropout(self.linear1(x), self.dropout.p, self.training)
+        hidden = self.linear1(x)
+        if self.activation == "relu":  # fused: one tensor kept for the backward pass
+            hidden = relu_dropout(hidden, self.dropout.p, self.training)
+        else:
+            hidden = self.dropout(_ACTIVATIONS[self.activation](hidden))
         return self.dropout(self.linear2(hidden))  # type: ignore[no-any-return]
 
 
@@ -123,10 +145,18 @@ class Encoder(Recomputing):
 
 
 class Decoder(Recomputing):
-    """A stack of decoder layers whose every output goes through one shared norm."""
+    """A stack of decoder layers whose every output goes through one shared norm.
 
-    def __init__(self, layers: list[DecoderLayer], dim: int):
+    Args:
+        layers: Layers, first to last.
+        dim: Features D.
+        norm_between: The next layer reads what the norm gave out, and the last output goes through it twice, as in
+            transformers where ``auxiliary_loss`` is on.
+    """
+
+    def __init__(self, layers: list[DecoderLayer], dim: int, norm_between: bool = False):
         super().__init__()
+        self.norm_between = norm_between
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(dim)
 
@@ -155,4 +185,8 @@ class Decoder(Recomputing):
         for layer in self.layers:
             queries = run_part(self, layer, layer, queries, query_positions, memory, placed_memory, *masks)
             outputs.append(self.norm(queries))
+            if self.norm_between:
+                queries = outputs[-1]
+        if self.norm_between:
+            outputs[-1] = self.norm(queries)
         return torch.stack(outputs)

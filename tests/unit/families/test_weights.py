@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from detrkit.classes import COCO_CATEGORY_IDS, ClassMap
+from detrkit.config import Config
 from detrkit.errors import WeightsError
 from detrkit.families.build import FAMILIES, get_family
 from detrkit.families.configs import MODEL_CONFIGS
@@ -66,7 +67,7 @@ def test_published_to_hub_and_back_is_bit_equal(tmp_path: Path, detr_r50: Detr):
     state = detr_r50.state_dict()
     write_published(tmp_path / "detr-r50-e632da11.pth", state)
     read = read_weights(tmp_path / "detr-r50-e632da11.pth")
-    write_hub(tmp_path / "hub", read, 800, 1333)
+    write_hub(tmp_path / "hub", read, Config())
     again = read_weights(tmp_path / "hub")
     assert equal_states(again.state, state)
     assert again.class_map == read.class_map == coco_class_map()
@@ -96,7 +97,7 @@ def test_official_slots_become_the_80_classes_of_coco():
 def test_names_of_a_hub_config_become_the_classes(tmp_path: Path):
     config = small_config()
     classes = ClassMap(("cat", "dog"), (0, 2), logit_index=(0, 2), num_labels=3)
-    write_hub(tmp_path, Weights(build(config, 3).state_dict(), config, classes, "x"), 800, 1333)
+    write_hub(tmp_path, Weights(build(config, 3).state_dict(), config, classes, "x"), Config())
     assert json.loads((tmp_path / "config.json").read_text())["id2label"] == {"0": "cat", "1": "N/A", "2": "dog"}
     assert read_weights(tmp_path).class_map == classes
 
@@ -155,7 +156,7 @@ def test_what_transformers_lacks_is_not_written_for_it(tmp_path: Path, changes: 
     config = small_config(**changes)
     weights = Weights(build(config).state_dict(), config, coco_class_map(), "x")
     with pytest.raises(WeightsError, match=rf"this model has .*{named}.*, which transformers' DETR does not have"):
-        write_hub(tmp_path / "hub", weights, 800, 1333)
+        write_hub(tmp_path / "hub", weights, Config())
     assert not (tmp_path / "hub").exists()
 
 
@@ -164,7 +165,7 @@ def test_transformers_opens_what_we_write_and_gives_the_same(tmp_path: Path):
 
     config = small_config(padding="published")
     ours = build(config)
-    write_hub(tmp_path, Weights(ours.state_dict(), config, coco_class_map(), "x"), 800, 1333)
+    write_hub(tmp_path, Weights(ours.state_dict(), config, coco_class_map(), "x"), Config())
     theirs = DetrForObjectDetection.from_pretrained(tmp_path).eval()
     theirs.save_pretrained(tmp_path / "theirs")
     assert equal_states(read_weights(tmp_path / "theirs").state, ours.state_dict())
@@ -196,7 +197,7 @@ def test_a_cut_off_file_is_called_damaged(tmp_path: Path, suffix: str):
         write_published(tmp_path / "x.pth", model.state_dict())
         whole = tmp_path / "x.pth"
     else:
-        write_hub(tmp_path / "hub", Weights(model.state_dict(), small_config(), coco_class_map(), "x"), 800, 1333)
+        write_hub(tmp_path / "hub", Weights(model.state_dict(), small_config(), coco_class_map(), "x"), Config())
         whole = tmp_path / "hub" / "model.safetensors"
     cut = tmp_path / f"cut{suffix}"
     cut.write_bytes(whole.read_bytes()[:100_000])

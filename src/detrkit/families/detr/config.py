@@ -14,6 +14,14 @@ class DetrConfig(ModelConfig):
 
     family: Literal["detr"] = "detr"
     position: Literal["sine", "learned"] = "sine"
+    activation: Literal["relu", "gelu", "gelu_tanh", "silu", "mish", "relu6", "leaky_relu", "tanh"] = (
+        pydantic.Field("relu", description="inside the feed-forward networks of encoder and decoder")
+    )
+    norm_between: bool = pydantic.Field(
+        False,
+        description="each decoder layer reads the normed output of the one before, as in transformers where "
+        "auxiliary_loss is on",
+    )
     position_at_input: bool = pydantic.Field(
         False,
         description="also add positions to the encoder's input and start queries from their embedding "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import json
 import re
@@ -14,24 +15,40 @@ from safetensors import SafetensorError
 from safetensors.torch import save
 from torch import Tensor
 
+from detrkit.config import Config
 from detrkit.errors import WeightsError
-from detrkit.families.detr.config import DetrConfig
+from detrkit.families.detr.arguments import ARGUMENTS
+from detrkit.families.detr.hub import HUB_KEYS, UNUSED_LABEL
 from detrkit.families.detr.layouts import DECODER_PARTS, ENCODER_PARTS, PARTS, State, rename
-from detrkit.families.detr.weights import UNUSED_LABEL
 from detrkit.families.weights import Weights
 from detrkit.files import atomic_bytes
 from detrkit.nn.backbones import SMALL_BACKBONES
 
+_OWN_TRANSFORMS = {"eval_size", "max_size", "mean", "std"}
 
-def write_published(path: str | Path, state: Mapping[str, Tensor]) -> None:
-    """Write weights as the authors published theirs: one ``.pth`` with the tensors under ``model``."""
-    payload = {"model": {name: tensor.detach().cpu() for name, tensor in state.items()}}
+
+def write_published(path: str | Path, state: Mapping[str, Tensor], config: Config | None = None) -> None:
+    """Write weights as the authors' training script does: tensors under ``model``, the settings as ``args``.
+
+    Args:
+        path: A ``.pth`` file.
+        state: Tensors by name.
+        config: Their model; without it no ``args`` are written, as the published files have none.
+    """
+    payload: dict[str, Any] = {"model": {name: tensor.detach().cpu() for name, tensor in state.items()}}
+    if config is not None:
+        payload["args"] = _arguments(config, len(state["class_embed.weight"]) - 1)
     with _writing(Path(path)) as file:
         torch.save(payload, file)
 
 
-def write_hub(folder: str | Path, weights: Weights, eval_size: int, max_size: int) -> None:
+def write_hub(folder: str | Path, weights: Weights, config: Config) -> None:
     """Write a folder that Hugging Face transformers opens: safetensors, config and preprocessor config.
+
+    Args:
+        folder: Made if it is not there.
+        weights: Tensors, model and classes.
+        config: Preprocessing and loss weights; its model section is not read.
 
     Raises:
         WeightsError: The model has something that transformers' DETR does not have.
@@ -48,12 +65,19 @@ def write_hub(folder: str | Path, weights: Weights, eval_size: int, max_size: in
     tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     with _writing(folder / "model.safetensors") as file:
         file.write(save(tensors, metadata={"format": "pt"}))
+    transforms = config.transforms
     preprocessor = {
         "image_processor_type": "DetrImageProcessor",
         "format": "coco_detection",
         "do_resize": True,
+        "size": {"shortest_edge": transforms.eval_size, "longest_edge": transforms.max_size},
+        "resample": 2,
+        "do_rescale": True,
+        "rescale_factor": 1 / 255,
         "do_normalize": True,
-        "size": {"shortest_edge": eval_size, "longest_edge": max_size},
+        "image_mean": transforms.mean,
+        "image_std": transforms.std,
+        "do_pad": True,
     }
     _write_json(folder / "config.json", _hub_config(weights))
     _write_json(folder / "preprocessor_config.json", preprocessor)
@@ -90,30 +114,33 @@ def _foreign_to_hub(weights: Weights) -> list[str]:
     return found + [f"model.{name}" for name in options if getattr(config, name)]
 
 
+def _arguments(config: Config, num_labels: int) -> argparse.Namespace:
+    """Return the ``args`` of a model, from which it can be built again."""
+    values = {"dataset_file": "coco" if num_labels == 91 else "custom", "num_classes": num_labels, "masks": False}
+    own = config.model_dump(include={"model": True, "loss": {"aux"}, "transforms": _OWN_TRANSFORMS})
+    names = {key: name for name, key in ARGUMENTS.items()}
+    keys = {f"{section}.{field}": value for section, fields in own.items() for field, value in fields.items()}
+    return argparse.Namespace(**values, **{names.get(key, key): value for key, value in keys.items()})
+
+
 def _hub_config(weights: Weights) -> dict[str, Any]:
-    model = weights.config
-    assert isinstance(model, DetrConfig)
+    model = weights.config.model_dump()
     labels = dict.fromkeys(range(weights.class_map.num_labels), UNUSED_LABEL)
     labels.update(zip(weights.class_map.logit_index, weights.class_map.names, strict=True))
+    values = {name: model[field] for name, field in HUB_KEYS.items()}
+    if model["activation"] == "gelu_tanh":
+        values["activation_function"] = "gelu_pytorch_tanh"
     return {
         "architectures": ["DetrForObjectDetection"],
         "model_type": "detr",
-        "backbone": model.backbone,
+        "backbone": model["backbone"],
         "use_timm_backbone": True,
         "use_pretrained_backbone": False,
-        "dilation": model.dilation,
-        "position_embedding_type": model.position,
-        "d_model": model.hidden_dim,
-        "num_queries": model.num_queries,
-        "encoder_layers": model.encoder_layers,
-        "decoder_layers": model.decoder_layers,
-        "encoder_attention_heads": model.num_heads,
-        "decoder_attention_heads": model.num_heads,
-        "encoder_ffn_dim": model.ffn_dim,
-        "decoder_ffn_dim": model.ffn_dim,
-        "dropout": model.dropout,
+        "dilation": model["dilation"],
+        **values,
+        "decoder_attention_heads": model["num_heads"],
+        "decoder_ffn_dim": model["ffn_dim"],
         "attention_dropout": 0.0,
-        "activation_function": "relu",
         "id2label": {str(index): label for index, label in labels.items()},
         # transformers keeps one slot per label, so the gaps must have distinct names here
         "label2id": {

@@ -21,15 +21,20 @@ PARTS: tuple[tuple[str, str], ...] = (
     ("transformer.encoder.layers.", "model.encoder.layers."),
     ("transformer.decoder.layers.", "model.decoder.layers."),
     ("backbone.0.body.", "model.backbone.conv_encoder.model."),
-    ("backbone.1.row_embed.", "model.backbone.position_embedding.row_embeddings."),
-    ("backbone.1.col_embed.", "model.backbone.position_embedding.column_embeddings."),
+    ("backbone.1.row_embed.", "model.position_embedding.row_embeddings."),
+    ("backbone.1.col_embed.", "model.position_embedding.column_embeddings."),
     ("input_proj.", "model.input_projection."),
     ("query_embed.", "model.query_position_embeddings."),
     ("class_embed.", "class_labels_classifier."),
     ("bbox_embed.", "bbox_predictor."),
 )
-# transformers 5 drops a level of its files' names once it has loaded them
-_IN_MEMORY_BACKBONE = ("model.backbone.model.", "backbone.0.body.")
+_OTHER_HUB_PARTS = (
+    # transformers 5 drops a level of its files' names once it has loaded them
+    ("model.backbone.model.", "backbone.0.body."),
+    # transformers 4 kept learned positions one level further down
+    ("model.backbone.position_embedding.row_embeddings.", "backbone.1.row_embed."),
+    ("model.backbone.position_embedding.column_embeddings.", "backbone.1.col_embed."),
+)
 ENCODER_PARTS = (
     ("linear1.", "fc1."),
     ("linear2.", "fc2."),
@@ -87,7 +92,7 @@ def hub_to_published(state: Mapping[str, Tensor]) -> State:
 
 
 def _hub_name_to_published(name: str) -> str:
-    new = rename(name, [*((hub, published) for published, hub in PARTS), _IN_MEMORY_BACKBONE])
+    new = rename(name, [*((hub, published) for published, hub in PARTS), *_OTHER_HUB_PARTS])
     layer = re.match(r"transformer\.(encoder|decoder)\.layers\.\d+\.", new)
     if layer:
         parts = ENCODER_PARTS if layer.group(1) == "encoder" else DECODER_PARTS

@@ -135,7 +135,9 @@ def build_detr(config: DetrConfig, num_labels: int) -> Detr:
     dim = config.hidden_dim
     layer = (dim, config.num_heads, config.ffn_dim, config.dropout, config.pre_norm)
     encoder = Encoder([EncoderLayer(*layer) for _ in range(config.encoder_layers)], dim, config.pre_norm)
-    decoder = Decoder([DecoderLayer(*layer) for _ in range(config.decoder_layers)], dim)
+    decoder = Decoder([DecoderLayer(*layer) for _ in range(config.decoder_layers)], dim, config.norm_between)
+    for block in (*encoder.layers, *decoder.layers):
+        block.activation = config.activation
     position: nn.Module = LearnedPosition(dim)
     if config.position == "sine":
         position = SinePosition(dim, config.position_temperature, config.position_scale)

@@ -1,5 +1,8 @@
 """Reading DETR weights: the published ``.pth`` files and the hub's safetensors folders.
 
+Tensors say what their shapes can say; the file's own words (``args``, ``config.json``) say the rest, and where
+both speak they must agree. What neither says is assumed, and said to be.
+
 A published checkpoint's labels are raw COCO category ids: 91 of them, 80 used. They become a ClassMap over
 the 80 classes, so that nothing else in detrkit ever sees the gaps.
 """
@@ -7,8 +10,9 @@ the 80 classes, so that nothing else in detrkit ever sees the gaps.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
-import pickle
+import pathlib
 import re
 import warnings
 from collections.abc import Mapping
@@ -20,15 +24,24 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from detrkit.checkpoint import torch_fault
 from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap
-from detrkit.errors import WeightsError
+from detrkit.config import Config, update_config
+from detrkit.errors import ConfigError, WeightsError, listed
+from detrkit.families.detr.arguments import Told, read_arguments
 from detrkit.families.detr.config import DetrConfig
+from detrkit.families.detr.hub import UNUSED_LABEL, read_hub
 from detrkit.families.detr.layouts import State, hub_to_published, is_hub_layout
+from detrkit.families.detr.presets import PRESETS
 from detrkit.families.weights import Weights
 from detrkit.nn.backbones import SMALL_BACKBONES, infer_backbone
 
 _COCO_LABELS = 91
-UNUSED_LABEL = "N/A"
+
+_BY_SHAPES = ("backbone", "hidden_dim", "encoder_layers", "decoder_layers", "ffn_dim", "num_queries", "pre_norm")
+"""Fields that the shapes of the tensors tell, of every kind of file."""
+
+_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path", "PurePath")
 
 
 def coco_class_map() -> ClassMap:
@@ -36,64 +49,119 @@ def coco_class_map() -> ClassMap:
     return ClassMap(COCO_NAMES, COCO_CATEGORY_IDS, logit_index=COCO_CATEGORY_IDS, num_labels=_COCO_LABELS)
 
 
-def read_weights(path: str | Path, model: DetrConfig | None = None) -> Weights:
+def read_weights(
+    path: str | Path, model: DetrConfig | None = None, overrides: Mapping[str, Any] | None = None
+) -> Weights:
     """Read a DETR checkpoint of either layout.
 
     Args:
         path: A ``.pth`` file as published or written by the published training script, a ``.safetensors``
-            file, or a folder with ``config.json`` and ``model.safetensors``.
+            file, or a folder with ``config.json`` and ``model.safetensors``, whole or in shards.
         model: The model it is for, where the file cannot tell: DC5 changes no tensor's shape. None reads it from
-            the hub's config or the published file name.
+            the file's own words, or the published file's hash or name.
+        overrides: Fields of the model that go over what the file says, or leaves unsaid.
 
     Raises:
         WeightsError: The file is missing or damaged, would run code, or is of another model.
     """
-    path = Path(path)
-    if path.is_dir():
-        path = _single_safetensors(path)
-    state = _read_tensors(path)
-    hub = is_hub_layout(state)
-    if hub:
+    path, overrides = Path(path), overrides or {}
+    state, args = _read_folder(path) if path.is_dir() else _read_file(path)
+    if is_hub_layout(state):
         state = hub_to_published(state)
     _check_is_detr(state, path)
-    hub_config = _read_hub_config(path.parent / "config.json") if path.suffix == ".safetensors" else {}
-    found = infer_model_config(state, path.name, hub_config)
+    # what the file says of itself, besides the tensors
+    told = Told() if args is None else read_arguments(args, path)
+    if args is None and (path.is_dir() or path.suffix == ".safetensors"):
+        told = read_hub(path if path.is_dir() else path.parent) or told
+    published = None if told.by else published_preset(path)
+    # the model: by shapes, then by what only words can tell
+    found = infer_model_config(state, published or path.name)
+    config = _believe(found, told, overrides, path)
     if model is not None:
-        found = _merge(model, found, path)
-    return Weights(state, found, _class_map(state, hub_config), str(path))
+        config = _merge(model, config, told, overrides, path)
+    unsaid = [name for name in ("num_heads", "dilation") if f"model.{name}" not in told.settings]
+    unsaid = [name for name in unsaid if name not in overrides]
+    notes = told.notes
+    if unsaid and model is None and published is None:
+        assumed = ", ".join(f"{name} {getattr(config, name)}" for name in unsaid)
+        notes += (
+            f"nothing in the file tells {assumed}, which is assumed; no shape shows it. If it is another, say so: "
+            f"--as {','.join(f'{name}=VALUE' for name in unsaid)}, or the preset",
+        )
+    classes = _class_map(state, told, published, path)
+    settings = {key: value for key, value in told.settings.items() if not key.startswith("model.")}
+    return Weights(state, config, classes, str(path), settings, notes)
 
 
-def infer_model_config(
-    state: Mapping[str, Tensor], file_name: str = "", hub_config: Mapping[str, Any] | None = None
-) -> DetrConfig:
+def published_preset(path: Path) -> str | None:
+    """Return the preset whose published file this is, by its name or else by its hash; None if it is none."""
+    published = {name: preset.published for name, preset in PRESETS.items() if preset.published}
+    by_name = [name for name, weights in published.items() if path.name == weights.url.rpartition("/")[2]]
+    if by_name or not path.is_file():
+        return next(iter(by_name), None)
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return next((name for name, weights in published.items() if digest.startswith(weights.sha256)), None)
+
+
+def infer_model_config(state: Mapping[str, Tensor], name: str = "") -> DetrConfig:
     """Infer the model that a state dict belongs to from its shapes.
 
-    Heads and dilation leave no trace in the shapes: the hub's config or the file's name tells them, else 32
-    features a head and no dilation.
+    Heads and dilation leave no trace in the shapes: dilation is taken from the name of file or preset, and heads
+    are 32 features each.
     """
-    hub_config = hub_config or {}
     hidden_dim = state["query_embed.weight"].shape[1]
     backbone = infer_backbone(state, "backbone.0.body.")
-    dilation = bool(hub_config.get("dilation", "dc5" in file_name.lower()))
-    preset = f"detr-{backbone.replace('resnet', 'r')}{'-dc5' if dilation else ''}"
+    dilation = "dc5" in name.lower() and backbone in ("resnet50", "resnet101")
+    small = backbone in SMALL_BACKBONES
     first = "transformer.encoder.layers.0.linear1.weight"
     if first not in state:
         first = "transformer.decoder.layers.0.linear1.weight"
     return DetrConfig(
-        preset=preset,
+        preset=f"detr-{backbone.replace('resnet', 'r')}{'-dc5' if dilation else ''}",
         backbone=backbone,
         dilation=dilation,
         backbone_norm=_infer_norm(state),
-        frozen_stages=0 if backbone in SMALL_BACKBONES else "auto",
+        frozen_stages=0 if small else "auto",
         position="learned" if "backbone.1.row_embed.weight" in state else "sine",
         hidden_dim=hidden_dim,
-        num_heads=int(hub_config.get("encoder_attention_heads", max(hidden_dim // 32, 1))),
+        num_heads=max(hidden_dim // 32, 1),
         encoder_layers=_count_layers(state, "encoder"),
         decoder_layers=_count_layers(state, "decoder"),
         ffn_dim=state[first].shape[0],
         pre_norm="transformer.encoder.norm.weight" in state,
         num_queries=state["query_embed.weight"].shape[0],
+        query_reference="query_reference" in state,
     )
+
+
+def _believe(found: DetrConfig, told: Told, overrides: Mapping[str, Any], path: Path) -> DetrConfig:
+    """Return the model as shapes and words have it; words go where shapes cannot tell.
+
+    Raises:
+        WeightsError: They contradict each other, or the words ask for what detrkit does not have.
+    """
+    said = {key.removeprefix("model."): value for key, value in told.settings.items() if key.startswith("model.")}
+    for field in (*_BY_SHAPES, "position", "query_reference"):
+        if field in said and said[field] != getattr(found, field):
+            name = told.names.get(f"model.{field}", field)
+            raise WeightsError(
+                f"{path}: {told.by} says {name} {said[field]!r}, but its tensors are of a model with {field} "
+                f"{getattr(found, field)!r}; they do not belong together"
+            )
+    # tensors tell the norm; family and padding are not the file's to say
+    said = {key: value for key, value in said.items() if key not in ("backbone_norm", "family", "padding")}
+    said |= overrides
+    if "preset" not in said:
+        dilated = said.get("dilation", found.dilation)
+        said["preset"] = found.preset.removesuffix("-dc5") + ("-dc5" if dilated else "")
+    try:
+        believed = update_config(Config(model=found), {"model": said}).model
+    except ConfigError as error:
+        where = told.by if said.keys() - overrides.keys() - {"preset"} else "what was said of it"
+        raise WeightsError(f"{path}: {where} cannot be honoured: {error}") from error
+    assert isinstance(believed, DetrConfig)
+    return believed
 
 
 def _infer_norm(state: Mapping[str, Tensor]) -> Any:
@@ -107,38 +175,56 @@ def _count_layers(state: Mapping[str, Tensor], part: str) -> int:
     return 1 + max((int(match.group(1)) for match in map(pattern.match, state) if match), default=-1)
 
 
-def _merge(wanted: DetrConfig, found: DetrConfig, path: Path) -> DetrConfig:
+def _merge(
+    wanted: DetrConfig, found: DetrConfig, told: Told, overrides: Mapping[str, Any], path: Path
+) -> DetrConfig:
     """Merge two sections: the wanted one wins where the file cannot tell; where it can, both must agree."""
-    for field in (
-        "backbone",
-        "hidden_dim",
-        "encoder_layers",
-        "decoder_layers",
-        "ffn_dim",
-        "num_queries",
-        "pre_norm",
-    ):
-        if getattr(wanted, field) != getattr(found, field):
+    told_fields = [key.removeprefix("model.") for key in told.settings if key.startswith("model.")]
+    told_fields = [field for field in told_fields if field in ("num_heads", "dilation", "position", "activation")]
+    for field in (*_BY_SHAPES, *told_fields):
+        if field not in overrides and getattr(wanted, field) != getattr(found, field):
             raise WeightsError(
                 f"{path} holds a model with {field} {getattr(found, field)}, but {wanted.preset} has "
                 f"{getattr(wanted, field)}; leave the model out to take what the file says"
             )
-    if wanted.backbone_norm != "auto":
-        return wanted
-    return wanted.model_copy(update={"backbone_norm": found.backbone_norm, "frozen_stages": found.frozen_stages})
+    changes = {field: getattr(found, field) for field in overrides}
+    if wanted.backbone_norm == "auto":
+        changes |= {"backbone_norm": found.backbone_norm, "frozen_stages": found.frozen_stages}
+    return wanted.model_copy(update=changes)
 
 
-def _class_map(state: Mapping[str, Tensor], hub_config: Mapping[str, Any]) -> ClassMap:
-    num_labels = state["class_embed.weight"].shape[0] - 1
-    labels = hub_config.get("id2label") or {}
-    named = {int(index): str(name) for index, name in labels.items() if str(name) != UNUSED_LABEL}
-    if num_labels == _COCO_LABELS and (not named or all(name.startswith("LABEL_") for name in named.values())):
+def _class_map(state: Mapping[str, Tensor], told: Told, published: str | None, path: Path) -> ClassMap:
+    """Return the classes of the head: as the file names them, as the published file has them, or assumed.
+
+    A head with as many rows as COCO's is not COCO's by that: people train classes of their own in it, with ids
+    that COCO never used. So all rows stay classes where the names are assumed.
+    """
+    rows = state["class_embed.weight"].shape[0] - 1
+    if told.num_labels not in (None, rows):
+        raise WeightsError(
+            f"{path}: {told.by} says {told.num_labels} classes, but the head has {rows} and no-object; they do "
+            "not belong together"
+        )
+    # names that the file holds; transformers writes LABEL_0, LABEL_1, ... where nobody gave any
+    if any(name != f"LABEL_{index}" for index, name in told.labels.items()):
+        named = {index: told.labels.get(index, f"class_{index}") for index in range(rows)}
+        named = {index: name for index, name in named.items() if name != UNUSED_LABEL}
+        index = tuple(named)
+        return ClassMap(tuple(named.values()), index, logit_index=index, num_labels=rows)
+    if published is not None and rows == _COCO_LABELS:
         return coco_class_map()
-    named = {index: name for index, name in sorted(named.items()) if index < num_labels}
-    if not named:  # a custom head in the published layout: the file holds no names
-        named = {index: f"class_{index}" for index in range(num_labels)}
-    logit_index = tuple(named)
-    return ClassMap(tuple(named.values()), logit_index, logit_index=logit_index, num_labels=num_labels)
+    # names that nobody holds
+    guessed = f"the file holds no class names; its {rows} rows are called class_0, class_1, ..."
+    names = {index: f"class_{index}" for index in range(rows)}
+    if rows == _COCO_LABELS and told.dataset in (None, "coco"):
+        names |= dict(zip(COCO_CATEGORY_IDS, COCO_NAMES, strict=True))
+        why = "args.dataset_file is coco" if told.dataset else "they are as many as COCO's"
+        guessed = (
+            f"the file holds no class names; its {rows} rows are called as COCO's categories, since {why}, and "
+            "those that COCO does not use class_0, class_12, ..."
+        )
+    guessed += "; if they are others, say --classes FILE (COCO JSON, or a name a line)"
+    return ClassMap(tuple(names.values()), tuple(names), guessed=guessed)
 
 
 def _check_is_detr(state: Mapping[str, Tensor], path: Path) -> None:
@@ -154,63 +240,75 @@ def _check_is_detr(state: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
-def _read_tensors(path: Path) -> State:
+def _read_file(path: Path) -> tuple[State, Any]:
+    """Return the tensors of a file, and its ``args`` or None."""
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}")
     if path.suffix == ".safetensors":
         try:
-            return load_file(path)
+            return load_file(path), None
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is damaged or not a safetensors file: {error}") from error
     content = load_tensors_only(path)
     state = content.get("model", content) if isinstance(content, dict) else None
     if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
         raise WeightsError(f"{path} holds no state dict; expected tensors by name, under 'model' as published")
-    return {str(name): tensor for name, tensor in state.items()}
+    args = content.get("args") if state is not content else None
+    return {str(name): tensor for name, tensor in state.items()}, args
 
 
 def load_tensors_only(path: Path) -> Any:
     """Open a ``torch.save`` file of tensors and primitives, never running code from it.
 
-    The published training script also stores its argparse arguments, which hold plain values only.
+    The published training script also stores its argparse arguments, which hold plain values only, and paths where
+    it was started by submitit.
 
     Raises:
         WeightsError: The file is damaged, or holds objects whose loading could run code.
     """
+    allowed: list[Any] = [argparse.Namespace]
+    for name in _PATHS:  # as pure paths: those of another system cannot be made here
+        pure = pathlib.PureWindowsPath if "Windows" in name else pathlib.PurePosixPath
+        allowed += [(pure, f"{module}.{name}") for module in ("pathlib", "pathlib._local")]
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]), warnings.catch_warnings():
+        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch only guesses at what the error below says
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path} is refused: it is damaged, or holds more than tensors and plain values, which could run "
-            "code when opened. Ask for a safetensors file, or for one with weights only"
-        ) from error
     except Exception as error:  # any file may be given, and torch's old formats fail in many ways on what is none
-        if isinstance(error, (RuntimeError, EOFError, OSError)) and str(error):
-            reason = f": {str(error).splitlines()[0]}"
-        else:
-            reason = ", expected one such as detr-r50.pth"
-        raise WeightsError(f"{path} is damaged or not a PyTorch file{reason}") from error
-
-
-def _single_safetensors(folder: Path) -> Path:
-    files = sorted(folder.glob("*.safetensors"))
-    if len(files) != 1:
         raise WeightsError(
-            f"{folder} holds {len(files)} .safetensors files, expected one (model.safetensors) beside config.json"
+            f"{path} is refused: {torch_fault(error)}. Expected tensors, as in detr-r50.pth or a safetensors file"
+        ) from error
+
+
+def _read_folder(folder: Path) -> tuple[State, None]:
+    """Return the tensors of a folder: of one safetensors file, or of the shards that an index lists."""
+    index = folder / "model.safetensors.index.json"
+    files = sorted(folder.glob("*.safetensors"))
+    if folder / "model.safetensors" in files:
+        files = [folder / "model.safetensors"]
+    if len(files) == 1 and not index.is_file():
+        return _read_file(files[0])[0], None
+    if not index.is_file():
+        raise WeightsError(
+            f"{folder} holds {len(files)} .safetensors files, expected model.safetensors beside config.json, or "
+            f"{index.name} that lists its shards"
         )
-    return files[0]
-
-
-def _read_hub_config(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        return {}
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
-    if not isinstance(content, dict) or content.get("model_type", "detr") != "detr":
-        kind = content.get("model_type") if isinstance(content, dict) else type(content).__name__
-        raise WeightsError(f"{path} is the config of a {kind} model, expected detr")
-    return content
+        places = {
+            str(name): str(file) for name, file in json.loads(index.read_text("utf-8"))["weight_map"].items()
+        }
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise WeightsError(
+            f"{index} cannot be read, expected weight_map with a file by tensor: {error!r}"
+        ) from error
+    shards = sorted(set(places.values()))
+    outside = [shard for shard in shards if shard != Path(shard).name]
+    if outside:
+        raise WeightsError(f"{index} names files outside its folder, such as {outside[0]!r}; expected names only")
+    state: State = {}
+    for shard in shards:
+        state |= _read_file(folder / shard)[0]
+    absent = [name for name in places if name not in state]
+    if absent:
+        raise WeightsError(f"the shards of {folder} lack {len(absent)} tensors of {index.name}: {listed(absent)}")
+    return state, None
