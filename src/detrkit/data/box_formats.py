@@ -64,9 +64,10 @@ def judge(
     numbers = from_xywh(boxes_xywh, native)
     fault = np.full(len(numbers), "", dtype=object)
     if is_normalised:
-        # far outside, but inside if they were pixels
+        # far outside, but inside and of a pixel or more if they were pixels: else a number is wrong, not its unit
         shares = numbers / extent
         other_unit = _is_legal(to_xywh(shares, native), extent) & (shares > 1.5).any(axis=1)
+        other_unit &= (to_xywh(shares, native)[:, 2:] >= 1).all(axis=1)
     else:
         shares = numbers * extent
         other_unit = _looks_normalised(numbers, extent)
