@@ -28,6 +28,7 @@ from detrkit.curation.check.run import Checked, check_data
 from detrkit.curation.check.source import SplitData, repeated_rows
 from detrkit.curation.check.splits import leaves
 from detrkit.data.coco import fit_boxes
+from detrkit.data.exif import turned_boxes
 from detrkit.data.faults import Ledger, ReadReport
 from detrkit.data.formats.coco.read import load_json
 from detrkit.data.formats.coco.write import coco_content, merge_annotation, unique_ids, write_coco_json
@@ -340,12 +341,16 @@ def _fit_to_files(split: SplitData, boxes: np.ndarray, area: np.ndarray, has_mas
     for row, facts in enumerate(split.facts):
         size_hw = facts.upright_hw if facts is not None else (0, 0)
         listed_hw = (int(sizes_hw[row, 0]), int(sizes_hw[row, 1]))
-        if not all(size_hw) or size_hw == listed_hw:
+        if facts is None or not all(size_hw) or (size_hw == listed_hw and not split.is_turned[row]):
             continue
         sizes_hw[row] = size_hw
-        if all(listed_hw):
-            start, stop = np.searchsorted(split.image_rows, (row, row + 1), sorter=order)
-            mine = order[start:stop]
+        start, stop = np.searchsorted(split.image_rows, (row, row + 1), sorter=order)
+        mine = order[start:stop]
+        if split.is_turned[row]:
+            header = np.tile(facts.stored_hw, (len(mine), 1)), np.full(len(mine), facts.orientation)
+            boxes[mine] = turned_boxes(boxes[mine], *header)
+            has_mask[mine] = False
+        elif all(listed_hw):
             corners = np.concatenate([boxes[mine, :2], boxes[mine, :2] + boxes[mine, 2:]], axis=1)
             corners, area[mine] = fit_boxes(corners, area[mine], listed_hw, size_hw)
             boxes[mine] = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], axis=1)

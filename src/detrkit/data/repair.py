@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
+from detrkit.data.exif import turn_upright
 from detrkit.data.faults import Findings, Ledger, ReadReport
 from detrkit.data.index import CocoIndex, WrittenAnnotations, check_inside, pack_names
 from detrkit.data.table import AnnotationTable, positions_of
@@ -66,9 +67,10 @@ class _Repair:
     """One pass over a table; its errors do not name the source yet."""
 
     def __init__(self, table: AnnotationTable, images: Path):
-        self.table, self.images = table, images
+        self.images = images
         self.found = Findings(table.report.source, table.report.findings)
         self.is_sized = np.ones(len(table.image_ids), dtype=bool)
+        self.table = turn_upright(table, images, self.found)
 
     def build(self) -> tuple[CocoIndex, ReadReport]:
         table = self.table
@@ -82,7 +84,6 @@ class _Repair:
             (table.area[rows] >= 0) & (table.area[rows] < np.inf), table.area[rows], xywh[:, 2] * xywh[:, 3]
         )
         boxes = np.concatenate([xywh[:, :2], xywh[:, :2] + xywh[:, 2:]], axis=1)
-        sizes_hw = self._turn_sizes(sizes_hw, boxes, image_rows)
         boxes, keep = self._clip(boxes, sizes_hw, rows, image_rows)
         # image after image
         order = np.flatnonzero(keep)[np.argsort(image_rows[keep], kind="stable")]
@@ -198,19 +199,6 @@ class _Repair:
             left &= ~is_faulty
         rows = np.flatnonzero(left)
         return rows, image_rows[rows], class_ids[rows]
-
-    def _turn_sizes(self, sizes_hw: np.ndarray, boxes: np.ndarray, image_rows: np.ndarray) -> np.ndarray:
-        """Return upright sizes, where boxes that leave the listed size show it to be the stored one."""
-        limits = sizes_hw[image_rows][:, ::-1]
-        suspects = np.unique(image_rows[(boxes[:, 2:] > limits + CLIP_REPORTED_PIXELS).any(axis=1)])
-        turned = sizes_hw.copy()
-        for row in suspects.tolist():
-            listed = (int(sizes_hw[row, 0]), int(sizes_hw[row, 1]))
-            upright = self._file_size_hw(self.table.file_names[row])
-            if upright is not None and upright != listed and upright == listed[::-1]:
-                turned[row] = upright
-                self.found.add("exif_rotated_size", f"{self.table.file_names[row]}: {listed[0]} x {listed[1]}")
-        return turned
 
     def _clip(
         self, boxes: np.ndarray, sizes_hw: np.ndarray, rows: np.ndarray, image_rows: np.ndarray

@@ -124,14 +124,35 @@ def read_image_size(source: ImageFile) -> SizeHW:
     Raises:
         ImageError: The file is missing, empty or of an unknown kind.
     """
+    stored_hw, orientation = read_header(source)
+    return stored_hw[::-1] if orientation >= 5 else stored_hw
+
+
+def read_header(source: ImageFile) -> tuple[SizeHW, int]:
+    """Read height and width of an image as it is stored, and its EXIF orientation, 1 to 8.
+
+    Raises:
+        ImageError: The file is missing, empty or of an unknown kind.
+    """
     with _named_errors(source):
         content = _opened(source)
         with Image.open(content) as image:
-            width, height = image.size
-            # Pillow gives a TIFF's size upright already, and would decode a whole PNG to find late EXIF.
-            has_exif = image.format != "TIFF" and (image.format != "PNG" or _png_has_exif(image, content))
-            turned = has_exif and _orientation(image) >= 5
-            return (width, height) if turned else (height, width)
+            # Pillow would decode a whole PNG to find late EXIF, and gives the size of a TIFF upright already
+            has_exif = image.format != "PNG" or _png_has_exif(image, content)
+            orientation = _orientation(image) if has_exif else 1
+            is_turned = image.format == "TIFF" and orientation >= 5
+            return (image.width, image.height) if is_turned else (image.height, image.width), orientation
+
+
+def turn_boxes(boxes_xyxy: np.ndarray, orientation: int, stored_hw: SizeHW) -> np.ndarray:
+    """Turn boxes ``[N, 4]`` in an image as it is stored to where they are once EXIF has turned it upright."""
+    height, width = stored_hw
+    x1, y1, x2, y2 = boxes_xyxy.T
+    if orientation in (2, 3, 7, 8):
+        x1, x2 = width - x2, width - x1
+    if orientation in (3, 4, 6, 7):
+        y1, y2 = height - y2, height - y1
+    return np.stack([y1, x1, y2, x2] if orientation >= 5 else [x1, y1, x2, y2], axis=1)
 
 
 def _opened(source: ImageFile) -> io.BytesIO | Path:

@@ -19,6 +19,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from detrkit.curation.check.source import ImageFacts, SplitData
+from detrkit.data.exif import Turning, judge_turning
 from detrkit.data.faults import Findings, Location
 from detrkit.data.index import list_folder
 from detrkit.data.names import find_names
@@ -81,9 +82,11 @@ def inspect_files(
             if progress is not None:
                 progress("images", done + 1, len(paths))
     for split in splits:
+        turning = _judge_turning(split)
+        split.is_turned |= turning.turned
         for row, known in enumerate(split.facts):
             if known is not None:
-                _report(split, row, known, found)
+                _report(split, row, known, turning, found)
     return len(paths)
 
 
@@ -123,10 +126,11 @@ def _header_facts(image: Image.Image) -> ImageFacts:
         orientation = image.getexif().get(0x0112, 1)
     except Exception:  # a broken EXIF block; the pixels are still good
         orientation = 0
+    is_turned = image.format == "TIFF" and orientation in (5, 6, 7, 8)  # Pillow gives its size upright already
     return ImageFacts(
         format=image.format or "",
         mode=image.mode,
-        stored_hw=(image.height, image.width),
+        stored_hw=(image.width, image.height) if is_turned else (image.height, image.width),
         orientation=orientation if isinstance(orientation, int) else 0,
         frames=1 if image.format == "MPO" else int(getattr(image, "n_frames", 1)),
     )
@@ -152,13 +156,23 @@ def _stranger(content: bytes) -> tuple[str, str]:
     return "image_unreadable", "it is text" if is_text else "not an image"
 
 
-def _report(split: SplitData, row: int, facts: ImageFacts, found: Findings) -> None:
+def _judge_turning(split: SplitData) -> Turning:
+    """Decide whether boxes were drawn before EXIF turns the pictures."""
+    table, known = split.table, [facts or ImageFacts() for facts in split.facts]
+    stored_hw = np.array([facts.stored_hw for facts in known], dtype=np.int64).reshape(-1, 2)
+    orientation = np.array([facts.orientation if facts.orientation in range(1, 9) else 1 for facts in known])
+    if split.files.format == "yolo":
+        orientation[:] = 1
+    return judge_turning(table.sizes_hw, stored_hw, orientation, table.boxes_xywh, split.image_rows)
+
+
+def _report(split: SplitData, row: int, facts: ImageFacts, turning: Turning, found: Findings) -> None:
     """Count the faults of one image file."""
     name, place = split.resolved[row] or split.table.file_names[row], Location(split.name, row)
     if facts.fault:
         found.add(facts.fault, f"{name}: {facts.detail}", place)
         return
-    _report_size(split, row, facts, found)
+    _report_size(split, row, facts, turning, found)
     mode, orientation = facts.mode, facts.orientation
     for kind, is_so, words in (
         ("image_mislabelled", is_mislabelled(name, facts), f"{name} is {facts.format}"),
@@ -173,22 +187,19 @@ def _report(split: SplitData, row: int, facts: ImageFacts, found: Findings) -> N
             found.add(kind, words, place)
 
 
-def _report_size(split: SplitData, row: int, facts: ImageFacts, found: Findings) -> None:
+def _report_size(split: SplitData, row: int, facts: ImageFacts, turning: Turning, found: Findings) -> None:
     listed = tuple(split.table.sizes_hw[row].tolist())
-    upright = facts.upright_hw
-    if not all(listed):
-        split.limits_hw[row] = upright
-        return
-    if listed == upright or split.files.format == "yolo":
-        return
-    name, place = split.table.file_names[row], Location(split.name, row)
-    sizes = f"{name}: {listed[1]} x {listed[0]} in the annotations, {upright[1]} x {upright[0]} in the file"
-    if listed == facts.stored_hw:
-        found.add("exif_rotated_size", f"{sizes} once upright (EXIF orientation {facts.orientation})", place)
-    else:
+    upright, name, place = facts.upright_hw, split.table.file_names[row], Location(split.name, row)
+    if turning.turned[row] or turning.exchanged[row]:
+        kind = "exif_ignored" if turning.turned[row] else "exif_rotated_size"
+        found.add(kind, turning.words(name, split.table.sizes_hw[row], facts.orientation), place)
+    elif all(listed) and listed != upright and split.files.format != "yolo":
+        sizes = f"{name}: {listed[1]} x {listed[0]} in the annotations, {upright[1]} x {upright[0]} in the file"
         found.add("size_mismatch", sizes + (" (exchanged)" if listed == upright[::-1] else ""), place)
+    elif all(listed):
+        return
     # Boxes may be meant for either size; they are only told of where they fit neither.
-    split.limits_hw[row] = np.maximum(listed, upright)
+    split.limits_hw[row] = facts.stored_hw if turning.turned[row] else np.maximum(listed, upright)
 
 
 def _check_unlisted(splits: Sequence[SplitData], found: Findings) -> None:

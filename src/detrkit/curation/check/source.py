@@ -58,6 +58,7 @@ class SplitData:
         class_rows: Category row of each annotation, -1 if unknown, ``[N]``.
         resolved: File name that exists for each image, relative to the image folder; None if there is none.
         facts: Facts of each image file; None where it was not opened.
+        is_turned: Images whose boxes were drawn on the picture as stored, before EXIF turns it, bool ``[I]``.
         limits_hw: Greatest extent that boxes may have, int64 ``[I, 2]``; 0 if no size is known.
         repaired_xywh: Boxes as ``--fix`` writes them, float64 ``[N, 4]``; NaN for those left out.
         box_fault: Kind of the first fault of each box, object ``[N]``; empty if sound.
@@ -70,6 +71,7 @@ class SplitData:
     class_rows: np.ndarray = dataclasses.field(init=False)
     resolved: list[str | None] = dataclasses.field(init=False)
     facts: list[ImageFacts | None] = dataclasses.field(init=False)
+    is_turned: np.ndarray = dataclasses.field(init=False)
     limits_hw: np.ndarray = dataclasses.field(init=False)
     repaired_xywh: np.ndarray = dataclasses.field(init=False)
     box_fault: np.ndarray = dataclasses.field(init=False)
@@ -79,6 +81,7 @@ class SplitData:
         self.image_rows, self.class_rows = table.image_rows(), table.class_rows()
         self.resolved = [None] * len(table.image_ids)
         self.facts = [None] * len(table.image_ids)
+        self.is_turned = np.zeros(len(table.image_ids), dtype=bool)
         self.limits_hw = table.sizes_hw.astype(np.int64)
         self.repaired_xywh = table.boxes_xywh.copy()
         self.box_fault = np.full(len(table.annotation_ids), "", dtype=object)
