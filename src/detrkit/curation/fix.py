@@ -302,7 +302,7 @@ class _Writer:
         sizes_hw = _fit_to_files(split, boxes, area, has_mask)
         # masks that say something else than their box, areas that do not fit either
         has_mask[self._rows_of(split, *_OF_MASKS)] = False
-        is_wrong = np.abs(boxes - table.boxes_xywh).max(axis=1, initial=0) > ROUNDING
+        is_wrong = np.abs(split.repaired_xywh - table.boxes_xywh).max(axis=1, initial=0) > ROUNDING
         is_wrong[self._rows_of(split, "area_wrong", "area_zero", "mask_area_mismatch")] = True
         area[is_wrong] = np.nan
         if masks is not None:

@@ -131,11 +131,21 @@ def _key(entry: Mapping[str, Any], field: str) -> str:
 
 
 def merge_annotation(entry: dict[str, Any], original: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to an annotation the further fields of the entry that it was read from."""
+    """Add to an annotation the further fields of the entry that it was read from; no mask of another place."""
     merged = {**original, **entry}
-    if _distance(entry["bbox"], original) < _SAME_PIXELS:
+    distance = _distance(entry["bbox"], original)
+    if distance < _SAME_PIXELS:
         merged["bbox"] = original["bbox"]
+    elif distance < float("inf") and merged.get("segmentation") and _is_turned(entry["bbox"], original["bbox"]):
+        merged["segmentation"] = []
     return merged
+
+
+def _is_turned(box: list[float], original: list[float]) -> bool:
+    """Return whether a box leaves the one that it was made of: by clipping it only shrinks, by EXIF it moves."""
+    before, after = np.array(original, dtype=np.float64), np.array(box)
+    beyond = np.maximum(before[:2] - after[:2], (after[:2] + after[2:]) - (before[:2] + before[2:]))
+    return bool(beyond.max() > _SAME_PIXELS)
 
 
 def _take_nearest(box: list[float], candidates: list[Mapping[str, Any]]) -> Mapping[str, Any]:
