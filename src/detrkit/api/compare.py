@@ -22,7 +22,7 @@ from detrkit.data.split import Split
 from detrkit.detectors.cost import Cost, count_cost
 from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import Stopwatch
-from detrkit.detectors.on_split import EvalTarget, bind_target, read_split_for
+from detrkit.detectors.on_split import EvalTarget, bind_target, notes_of, read_split_for
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.evaluation.bootstrap import RESAMPLES, paired_bootstrap
 from detrkit.evaluation.truth import ground_truth_from_index
@@ -88,7 +88,7 @@ def compare(
     subjects = [bind_target(subject, part) for subject in found]
     chosen = choose_classes(subjects, ground_truth_from_index(part.index), classes)
     notes = chosen.lines(names)
-    for line in [*part.lines(), *notes]:
+    for line in [*part.lines(), *notes, *(note for subject in subjects for note in notes_of(subject))]:
         say(line)
     # speed first, which shows that all of them run; then the long work
     speeds = _measure_speed(subjects, part, latency_images, progress)

@@ -16,7 +16,7 @@ from detrkit.data.split import Split, unknown_classes
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import measure_latency, with_decode
-from detrkit.detectors.on_split import EvalTarget, bind_target, collect, read_split_for
+from detrkit.detectors.on_split import EvalTarget, bind_target, collect, notes_of, read_split_for
 from detrkit.detectors.stages import ModelStages, Stages
 from detrkit.errors import DataError, DetrkitError
 from detrkit.evaluation.analysis import Evaluation, Origin, Progress, analyze, check_resamples
@@ -149,7 +149,7 @@ def origin_of(subject: EvalTarget, split: Split, data: str = "", split_name: str
         }
     annotations, seen = split.files.annotations, config is not None and _trained_on(config, split)
     named = data or str(annotations.parent)
-    return Origin(subject.name, subject.kind, named, split_name, annotations, seen, settings)
+    return Origin(subject.name, subject.kind, named, split_name, annotations, seen, settings, notes_of(subject))
 
 
 def _trained_on(config: Config, split: Split) -> bool:

@@ -70,7 +70,7 @@ def judge(
         other_unit &= (to_xywh(shares, native)[:, 2:] >= 1).all(axis=1)
     else:
         shares = numbers * extent
-        other_unit = _looks_normalised(numbers, extent)
+        other_unit = looks_normalised(numbers, extent)
     numbers = np.where(other_unit[:, None], shares, numbers)
     fault[other_unit] = "box_in_pixels" if is_normalised else "box_normalised"
     xywh = boxes_xywh.copy()
@@ -116,7 +116,7 @@ def overhang(xywh: np.ndarray, extent: np.ndarray) -> np.ndarray:
     return np.asarray(np.maximum(out_by, 0))
 
 
-def _looks_normalised(numbers: np.ndarray, extent: np.ndarray) -> np.ndarray:
+def looks_normalised(numbers: np.ndarray, extent: np.ndarray) -> np.ndarray:
     """Find boxes of which all numbers lie between 0 and 1, on images where that is no box, bool ``[N]``."""
     small = np.asarray((numbers <= NORMALISED_MAX).all(axis=1) & (numbers >= 1 - NORMALISED_MAX).all(axis=1))
     small &= (numbers[:, 2:] > 0).all(axis=1) & (extent >= LEAST_SIDE).all(axis=1)
@@ -139,7 +139,7 @@ def _formats(
     formats = np.full(len(numbers), native, dtype=object)
     if not len(numbers):
         return formats
-    whole = _format_of_all(numbers, extent, native)
+    whole = box_format_of(numbers, extent, native)
     if whole != native:
         formats[:] = whole
     elif native == "xywh":
@@ -153,7 +153,7 @@ def _formats(
     return formats
 
 
-def _format_of_all(numbers: np.ndarray, extent: np.ndarray, native: BoxFormat) -> BoxFormat:
+def box_format_of(numbers: np.ndarray, extent: np.ndarray, native: BoxFormat) -> BoxFormat:
     """Return how nearly all boxes are written, if it is not as the annotation format has it."""
     count = len(numbers)
     if count < FEW_BOXES:

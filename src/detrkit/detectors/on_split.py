@@ -78,6 +78,12 @@ def bind_target(target: EvalTarget, split: Split) -> EvalTarget:
     return named
 
 
+def notes_of(target: EvalTarget) -> tuple[str, ...]:
+    """Return how the detections of a file that is bound to a split were understood; nothing of others."""
+    notes: tuple[str, ...] = getattr(target, "notes", ())
+    return notes
+
+
 def detect_on_split(
     target: EvalTarget,
     split: Split,

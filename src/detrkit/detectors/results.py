@@ -6,18 +6,22 @@ Shapes: D detections of all images, K of one.
 from __future__ import annotations
 
 import copy
+import itertools
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
 import numpy as np
 
 from detrkit.classes import ClassMap
+from detrkit.data.formats.base import decode_text
+from detrkit.data.index import CocoIndex
 from detrkit.data.split import Split
-from detrkit.data.table import positions_of
 from detrkit.detectors.interop import sv
+from detrkit.detectors.match_results import ImageKey, MatchedResults, Results, match_results
 from detrkit.detectors.split_evaluator import Found, ImageChange, Progress
 from detrkit.detectors.stages import Stages
 from detrkit.errors import DataError, UsageError, listed
@@ -28,24 +32,16 @@ KIND = "results"
 EXPECTED = 'a list of {"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}'
 
 
+OURS = re.compile(rb'\[\n\{"image_id":[^ ]')
+"""Beginning of the files that ``eval`` writes, of which nothing has to be guessed."""
+
+
 class _Entry(msgspec.Struct, gc=False):
-    image_id: int
-    category_id: int
+    category_id: int | str
     bbox: tuple[float, float, float, float]
     score: float
-
-
-class Results(NamedTuple):
-    """Detections of a file as columns.
-
-    image_ids: int64 ``[D]``, ascending; entries of an image as in the file. category_ids: int64 ``[D]``.
-    boxes_xywh: float64 ``[D, 4]``, pixels. scores: float64 ``[D]``.
-    """
-
-    image_ids: np.ndarray
-    category_ids: np.ndarray
-    boxes_xywh: np.ndarray
-    scores: np.ndarray
+    image_id: int | str | None = None
+    file_name: str | None = None
 
 
 class ResultsFile:
@@ -68,36 +64,36 @@ class ResultsFile:
         self.stages: Stages | None = None
         self.max_detections = MAX_DETECTIONS
         self.settings = ""
+        self.notes: tuple[str, ...] = ()
+        self._bound: tuple[CocoIndex, MatchedResults] | None = None
 
     def bind(self, split: Split, /) -> ResultsFile:
-        """Return the same file with the classes of a split.
+        """Return the same file with the classes of a split, and notes on how its entries were understood.
 
         Raises:
-            DataError: The file speaks of images or categories that the split does not have.
+            DataError: Most of the file is of images or categories that the split does not have.
         """
-        _check_known(self.path, "image id", self.results.image_ids, split.index.image_ids, split)
-        category_ids = np.array(split.index.class_map.category_ids, dtype=np.int64)
-        _check_known(self.path, "category id", self.results.category_ids, category_ids, split)
+        if self._bound is not None and self._bound[0] is split.index:
+            return self
         bound = copy.copy(self)
-        bound.class_map = split.index.class_map
+        matched = match_results(self.results, split, self.path.name)
+        bound._bound, bound.class_map, bound.notes = (split.index, matched), split.index.class_map, matched.notes
         return bound
 
     def detect(
         self, split: Split, *, progress: Progress | None = None, change: ImageChange | None = None
     ) -> Found:
         """Give the file's detections of every image of the split, to the last digit."""
-        classes = self.bind(split).class_map
-        results = self.results
-        class_ids = positions_of(results.category_ids, np.array(classes.category_ids, dtype=np.int64))
-        begins = np.searchsorted(results.image_ids, split.index.image_ids, side="left").tolist()
-        ends = np.searchsorted(results.image_ids, split.index.image_ids, side="right").tolist()
-        for done, (image_id, begin, end) in enumerate(
-            zip(split.index.image_ids.tolist(), begins, ends, strict=True), start=1
-        ):
+        bound = self.bind(split)._bound
+        assert bound is not None
+        index, found = bound
+        ends = np.searchsorted(found.image_rows, np.arange(len(index) + 1)).tolist()
+        for row, (begin, end) in enumerate(itertools.pairwise(ends)):
             part = slice(begin, end)
-            yield image_id, ImageResults(results.boxes_xywh[part], results.scores[part], class_ids[part])
-            if progress is not None and (done % 1_000 == 0 or done == len(begins)):
-                progress(done)
+            results = ImageResults(found.boxes_xywh[part], found.scores[part], found.class_ids[part])
+            yield int(index.image_ids[row]), results
+            if progress is not None and ((row + 1) % 1_000 == 0 or row + 1 == len(index)):
+                progress(row + 1)
 
 
 def read_results(path: Path) -> Results:
@@ -113,10 +109,16 @@ def read_results(path: Path) -> Results:
         raise UsageError(f"no file of detections at {path}") from error
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
+    notes: tuple[str, ...] = ()
     try:
         entries = msgspec.json.decode(content, type=list[_Entry])
-    except msgspec.DecodeError as error:  # of which a ValidationError is one
-        raise DataError(_explanation(path, content, error)) from error
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        entries, converted = _read_slowly(path, content)
+        if converted:
+            notes = (f"{converted:,} entries of {path.name} hold numbers as text; these were read as numbers.",)
+    nameless = [number for number, entry in enumerate(entries) if entry.image_id is None and not entry.file_name]
+    if nameless:
+        raise DataError(f"{path}: entry {nameless[0]} has no image_id ({len(nameless)} such); expected {EXPECTED}")
     boxes = np.array([entry.bbox for entry in entries], dtype=np.float64).reshape(-1, 4)
     scores = np.array([entry.score for entry in entries], dtype=np.float64)
     bad = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))
@@ -125,10 +127,21 @@ def read_results(path: Path) -> Results:
             f"{path}: detection {bad[0]} has width {boxes[bad[0], 2]:g} and height {boxes[bad[0], 3]:g}, expected "
             f"0 or more ({len(bad)} such in all); bbox is [x, y, width, height], not corners"
         )
-    image_ids = np.array([entry.image_id for entry in entries], dtype=np.int64)
-    category_ids = np.array([entry.category_id for entry in entries], dtype=np.int64)
-    order = np.argsort(image_ids, kind="stable")
-    return Results(image_ids[order], category_ids[order], boxes[order], scores[order])
+    # each image and category that is named, once
+    images: dict[ImageKey, int] = {}
+    categories: dict[int | str, int] = {}
+    of_image = [images.setdefault(ImageKey(entry.image_id, entry.file_name), len(images)) for entry in entries]
+    of_category = [categories.setdefault(entry.category_id, len(categories)) for entry in entries]
+    return Results(
+        image_keys=list(images),
+        images=np.array(of_image, dtype=np.int64),
+        category_keys=list(categories),
+        categories=np.array(of_category, dtype=np.int64),
+        boxes=boxes,
+        scores=scores,
+        is_ours=OURS.match(content) is not None,
+        notes=notes,
+    )
 
 
 def is_results_file(text: str) -> bool:
@@ -136,44 +149,65 @@ def is_results_file(text: str) -> bool:
     return Path(text).suffix.lower() == ".json"
 
 
-def _explanation(path: Path, content: bytes, error: msgspec.DecodeError) -> str:
-    """Say why a file cannot be used; slow, but nothing is lost by then."""
+def _read_slowly(path: Path, content: bytes) -> tuple[list[_Entry], int]:
+    """Read what is not quite as COCO has it, and count entries with numbers as text; or say what is wrong."""
     # the file as a whole
     try:
-        found: Any = json.loads(content)
-    except ValueError as json_error:
-        return f"{path} is not valid JSON, perhaps cut off: {json_error}"
+        found: Any = json.loads(decode_text(content, path))
+    except (ValueError, RecursionError) as error:
+        is_cut = isinstance(error, json.JSONDecodeError) and error.pos >= len(error.doc.rstrip()) - 1
+        raise DataError(f"{path} is not valid JSON{', perhaps cut off' if is_cut else ''}: {error}") from error
     if isinstance(found, dict):
         keys = listed(sorted(found), 6)
-        return f"{path} holds one object with {keys or 'nothing'}; expected {EXPECTED}, as written by detrkit eval"
+        raise DataError(
+            f"{path} holds one object with {keys or 'nothing'}; expected {EXPECTED}, as written by detrkit eval"
+        )
     if not isinstance(found, list):
-        return f"{path} holds a {type(found).__name__}; expected {EXPECTED}"
-    # the first entry that cannot be used
+        raise DataError(f"{path} holds a {type(found).__name__}; expected {EXPECTED}")
+    # entry by entry
+    entries, converted = [], 0
     for number, entry in enumerate(found):
         if not isinstance(entry, dict):
-            return f"{path}: entry {number} is a {type(entry).__name__}; expected {EXPECTED}"
-        if "image_id" not in entry and "file_name" in entry:
-            return (
-                f"{path}: entry {number} has file_name and no image_id, as detrkit predict writes it; detections "
-                "for measuring come from detrkit eval MODEL --data DATA --out DIR, as detections.json"
-            )
-        missing = [key for key in ("image_id", "category_id", "bbox", "score") if key not in entry]
+            raise DataError(f"{path}: entry {number} is a {type(entry).__name__}; expected {EXPECTED}")
+        missing = [key for key in ("category_id", "bbox", "score") if entry.get(key) is None]
+        if "image_id" not in entry and "file_name" not in entry:
+            missing.insert(0, "image_id")
         if missing:
-            return f"{path}: entry {number} has no {', '.join(missing)}; expected {EXPECTED}"
+            raise DataError(f"{path}: entry {number} has no {', '.join(missing)}; expected {EXPECTED}")
         box = entry["bbox"] if isinstance(entry["bbox"], list) else []
-        numbers = [value for value in (*box, entry["score"]) if isinstance(value, int | float)]
-        if not np.isfinite(numbers).all():
-            return f"{path}: entry {number} has a box or score that is NaN or infinite; expected plain numbers"
-    return f"{path}: {error}; expected {EXPECTED}"
+        values = [one for value in (*box, entry["score"]) if (one := _number(value)) is not None]
+        if len(box) != 4 or len(values) != 5:
+            got = f"bbox {entry['bbox']!r} and score {entry['score']!r}"
+            raise DataError(
+                f"{path}: entry {number} has {got}, expected four numbers and one; expected {EXPECTED}"
+            )
+        if not np.isfinite(np.array(values, dtype=np.float64)).all():
+            raise DataError(
+                f"{path}: entry {number} has a box or score that is NaN or infinite; expected plain numbers: "
+                "leave such detections out, and look at the model that gave them"
+            )
+        converted += any(isinstance(value, str) for value in (*box, entry["score"]))
+        ids = [_whole(entry.get(key)) for key in ("category_id", "image_id")]
+        x, y, width, height, score = values
+        try:
+            key = msgspec.convert((*ids, entry.get("file_name")), tuple[int | str, int | str | None, str | None])
+        except msgspec.ValidationError as error:
+            raise DataError(f"{path}: entry {number}: {error}; expected {EXPECTED}") from error
+        entries.append(_Entry(key[0], (x, y, width, height), score, key[1], key[2]))
+    return entries, converted
 
 
-def _check_known(path: Path, what: str, found: np.ndarray, known: np.ndarray, split: Split) -> None:
-    unknown = np.setdiff1d(found, known)
-    if len(unknown):
-        raise DataError(
-            f"{path}: {len(unknown)} {what}s are not in {split.files.annotations}: {listed(unknown.tolist(), 5)}; "
-            f"expected detections on that split, with its own {what}s"
-        )
+def _number(value: Any) -> float | None:
+    """Return a number, or a text that reads as one; None for anything else."""
+    try:
+        return float(value) if isinstance(value, int | float | str) and not isinstance(value, bool) else None
+    except (ValueError, OverflowError):
+        return None
+
+
+def _whole(value: Any) -> Any:
+    """Return a whole number that is written as a fraction, such as 17.0; anything else as it is."""
+    return int(value) if isinstance(value, float) and value.is_integer() else value
 
 
 def to_coco(detections: sv.Detections, image_id: int | None = None) -> list[dict[str, Any]]:

@@ -213,6 +213,7 @@ def test_what_training_repairs_is_named_with_the_ap_of_the_repaired_file(tmp_pat
 
 
 def test_a_sound_file_has_one_reading(tmp_path: Path):
-    annotations, found = files(tmp_path, *odd_content({}))
+    content, results = odd_content({})
+    annotations, found = files(tmp_path, content, results[:4])
     evaluation = evaluate(found, annotations, explain=False, resamples=0)
     assert (evaluation.other_readings, evaluation.notes) == ({}, ())
