@@ -59,7 +59,7 @@ def save_checkpoint(path: str | Path, payload: Mapping[str, Any]) -> None:
     Raises:
         CheckpointError: The disk is full or cannot be written; nothing has changed then.
     """
-    with _disk_errors(Path(path)), atomic_bytes(Path(path)) as file:
+    with _disk_errors(Path(path)), atomic_bytes(Path(path), own_folder=True) as file:
         writer = _HashingWriter(file)
         torch.save({"format": FORMAT, "version": VERSION, **payload}, writer)  # type: ignore[arg-type]
         if writer.error is not None:

@@ -398,9 +398,9 @@ def flat_changes(changes: Mapping[str, Any]) -> dict[str, Any]:
     return {".".join(key): value for key, value in _flatten(changes)}
 
 
-def write_config(config: Config, path: str | Path) -> None:
-    """Write every value, defaults included, as YAML."""
-    with atomic_file(Path(path)) as file:
+def write_config(config: Config, path: str | Path, *, own_folder: bool = False) -> None:
+    """Write every value, defaults included, as YAML; ``own_folder`` as for :func:`detrkit.files.atomic_bytes`."""
+    with atomic_file(Path(path), own_folder=own_folder) as file:
         yaml.safe_dump(config.model_dump(mode="json"), file, sort_keys=False, default_flow_style=None)
 
 

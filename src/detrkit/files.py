@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import hashlib
 import io
 import itertools
 import os
@@ -13,7 +14,7 @@ from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
 from typing import IO
 
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, listed
 
 SUFFIXES_BY_FORMAT: Mapping[str, tuple[str, ...]] = {
     "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
@@ -31,14 +32,22 @@ SUFFIXES_BY_FORMAT: Mapping[str, tuple[str, ...]] = {
 IMAGE_SUFFIXES = tuple(suffix for suffixes in SUFFIXES_BY_FORMAT.values() for suffix in suffixes)
 """Ends of the names of image files, in small letters."""
 
+NOTES = ".detrkit-written"
+"""File in a folder of results that notes what was written there."""
+_NOTES_HEAD = b"# Hashes of the files that detrkit wrote here, by which it knows them; it replaces no others.\n"
+
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
-def make_folder(path: str | os.PathLike[str]) -> Path:
+def make_folder(path: str | os.PathLike[str], *names: str) -> Path:
     """Make a folder if it is not there, before the work whose results it is to hold.
 
+    Args:
+        path: The folder.
+        names: Names of the results, to be refused now where something else lies under one.
+
     Raises:
-        UsageError: It is a file, or cannot be made or written.
+        UsageError: It is a file, cannot be made or written, or something lies in the way of the results.
     """
     folder = Path(path)
     try:
@@ -49,20 +58,53 @@ def make_folder(path: str | os.PathLike[str]) -> Path:
         raise UsageError(f"{folder} cannot be used as a folder for results: {reason}; give another") from error
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{folder} cannot be written: permission denied; give another folder for results")
+    check_free(*(folder / name for name in names))
     return folder
 
 
+def is_free(path: Path) -> bool:
+    """Return whether a result may be written to a path: nothing lies there, or what detrkit wrote, unchanged."""
+    notes = path.with_name(NOTES)
+    if os.path.lexists(notes) and not _is_notes(notes):
+        return False
+    if not os.path.lexists(path):
+        return True
+    is_known = not path.is_symlink() and path.is_file() and notes.exists()
+    return is_known and _digest(path.name, path) in notes.read_bytes()
+
+
+def check_free(*paths: Path) -> None:
+    """Check that results may be written to paths, so that no file of the user's is ever replaced.
+
+    Raises:
+        UsageError: Something lies there that detrkit did not write, or that was changed since.
+    """
+    taken = [str(path if os.path.lexists(path) else path.with_name(NOTES)) for path in paths if not is_free(path)]
+    if taken:
+        raise UsageError(
+            f"{listed(list(dict.fromkeys(taken)))}: not as this version of detrkit wrote it, which replaces "
+            "nothing else; give another name or folder for results, or move it away"
+        )
+
+
 @contextlib.contextmanager
-def atomic_bytes(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
+def atomic_bytes(path: Path, *, durable: bool = True, own_folder: bool = False) -> Iterator[IO[bytes]]:
     """Open a file for writing that takes the place of ``path`` only when all of it is written.
 
-    The temporary file lies in the same folder: a rename across file systems is a copy, which can be cut off.
+    The temporary file lies in the same folder: a rename across file systems is a copy, which can be cut off. Only
+    what detrkit itself wrote is replaced; ``.detrkit-written`` beside it tells.
 
     Args:
         path: The final name; its folder is made if it is not there.
         durable: Wait until file and name are on the disk, so that a power cut leaves the old or the new file.
             Without, for thousands of small files, only a crash of the program is provided for.
+        own_folder: The folder is detrkit's own, such as a run's: replace whatever is there.
+
+    Raises:
+        UsageError: Something lies there that detrkit did not write, or that was changed since.
     """
+    if not own_folder:
+        check_free(path)
     if durable:
         _make_durably(path.parent)
     else:
@@ -75,6 +117,8 @@ def atomic_bytes(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
             file.flush()
             if durable:
                 os.fsync(file.fileno())
+        if not own_folder:  # noted first: a kill in between leaves a note too many, not a file that nobody knows
+            _note(path, temporary)
         temporary.replace(path)
         if durable:
             sync_folder(path.parent)
@@ -83,9 +127,9 @@ def atomic_bytes(path: Path, *, durable: bool = True) -> Iterator[IO[bytes]]:
 
 
 @contextlib.contextmanager
-def atomic_file(path: Path) -> Iterator[IO[str]]:
+def atomic_file(path: Path, *, own_folder: bool = False) -> Iterator[IO[str]]:
     """Open a text file in UTF-8 as :func:`atomic_bytes` does, durable."""
-    with atomic_bytes(path) as file:
+    with atomic_bytes(path, own_folder=own_folder) as file:
         text = io.TextIOWrapper(file, encoding="utf-8")
         try:
             yield text
@@ -93,6 +137,28 @@ def atomic_file(path: Path) -> Iterator[IO[str]]:
         finally:
             with contextlib.suppress(OSError):  # what could not be written has been told
                 text.detach()
+
+
+def _is_notes(path: Path) -> bool:
+    if path.is_symlink() or not path.is_file():
+        return False
+    with path.open("rb") as file:
+        return file.read(len(_NOTES_HEAD)) == _NOTES_HEAD
+
+
+def _digest(name: str, content: Path) -> bytes:
+    """Return a hash of a file's name and content, as the notes have it; names may hold any byte."""
+    digest = hashlib.sha256(os.fsencode(name) + b"\0")
+    with content.open("rb") as file:
+        while piece := file.read(2**20):
+            digest.update(piece)
+    return digest.hexdigest().encode()
+
+
+def _note(path: Path, content: Path) -> None:
+    """Note what a file is going to hold."""
+    with path.with_name(NOTES).open("ab") as file:
+        file.write((b"" if file.tell() else _NOTES_HEAD) + _digest(path.name, content) + b"\n")
 
 
 def is_leftover(path: Path) -> bool:

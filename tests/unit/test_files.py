@@ -2,7 +2,8 @@
 
 import pytest
 
-from detrkit.files import atomic_bytes, atomic_file, free_name
+from detrkit.errors import UsageError
+from detrkit.files import NOTES, atomic_bytes, atomic_file, check_free, free_name, make_folder
 
 
 def test_file_appears_whole_and_replaces_the_old_one(tmp_path):
@@ -24,7 +25,7 @@ def test_failure_leaves_the_old_file_and_no_other(tmp_path):
     path.write_text("old")
 
     def fail_half_way():
-        with atomic_file(path) as file:
+        with atomic_file(path, own_folder=True) as file:
             file.write("half")
             raise ZeroDivisionError
 
@@ -49,13 +50,63 @@ def test_bytes_are_whole_or_not_there(tmp_path):
     with pytest.raises(OSError, match="no space"):
         fail_half_way()
     assert path.read_bytes() == b"two"
-    assert list(path.parent.iterdir()) == [path]
+    assert sorted(path.parent.iterdir()) == [path.with_name(NOTES), path]
+
+
+FOREIGN = {
+    "file": lambda path, precious: path.write_bytes(precious.read_bytes()),
+    "changed": lambda path, precious: (_write(path, "ours"), path.write_text("edited")),
+    "folder": lambda path, precious: path.mkdir(),
+    "symlink": lambda path, precious: path.symlink_to(precious),
+    "dangling symlink": lambda path, precious: path.symlink_to(precious.with_name("none")),
+    "symlink to ours": lambda path, precious: (
+        _write(path, "ours"),
+        path.rename("moved"),
+        path.symlink_to("moved"),
+    ),
+    "hard link": lambda path, precious: path.hardlink_to(precious),
+    "renamed": lambda path, precious: (_write(path.with_name("b"), "ours"), path.with_name("b").rename(path)),
+    "notes of somebody else": lambda path, precious: path.with_name(NOTES).write_text("mine"),
+    "notes elsewhere": lambda path, precious: path.with_name(NOTES).symlink_to(precious),
+}
+
+
+def _write(path, text):
+    with atomic_file(path) as file:
+        file.write(text)
+
+
+def state_of(folder):
+    """All names below a folder, with what they are and hold."""
+    paths = sorted(folder.rglob("*"))
+    return {path: path.readlink() if path.is_symlink() else path.is_file() and path.read_bytes() for path in paths}
+
+
+@pytest.mark.parametrize("kind", FOREIGN)
+def test_only_what_was_written_here_is_replaced(kind, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    precious = tmp_path / "precious.txt"
+    precious.write_text("precious")
+    path = make_folder("out") / "a"
+    FOREIGN[kind](path, precious)
+    before = state_of(tmp_path)
+    for write in (lambda: _write(path, "new"), lambda: check_free(path), lambda: make_folder("out", "a")):
+        with pytest.raises(UsageError, match="notes|a: " if "notes" not in kind else NOTES):
+            write()
+    assert state_of(tmp_path) == before
+
+
+def test_what_was_written_is_replaced_again_and_again(tmp_path):
+    path = tmp_path / "line\nbreak \udcff"
+    for text in ("one", "two", "one"):
+        _write(path, text)
+        check_free(path)
+        assert path.read_text() == text
 
 
 def test_a_name_as_long_as_the_file_system_allows_can_be_written(tmp_path):
     path = tmp_path / ("n" * 255)
-    with atomic_file(path) as file:
-        file.write("long")
+    _write(path, "long")
     assert path.read_text() == "long"
 
 

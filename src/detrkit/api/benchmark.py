@@ -81,7 +81,7 @@ def benchmark(
         batch_sizes=batch_sizes,
         threads=list(threads) or [None],
     )
-    folder = None if out is None else make_folder(out)
+    folder = None if out is None else make_folder(out, "speed.json", "speed.html")
     pixels, files, told = _pictures(images, data, split)
     notes = _notes([setting.model for setting in settings])
     for note in notes:

@@ -12,10 +12,10 @@ from torch import Tensor
 
 from detrkit.api.common import Say, Source
 from detrkit.comparison.classes import ComparedClasses, Which, choose_classes
-from detrkit.comparison.detections import DetectionStore, file_stems
+from detrkit.comparison.detections import FOLDER, MANIFEST, DetectionStore, file_stems
 from detrkit.comparison.images import compare_images, operate
 from detrkit.comparison.result import Comparison, ModelResult, PairwiseComparison
-from detrkit.comparison.write import write_comparison
+from detrkit.comparison.write import FILES, write_comparison
 from detrkit.config import Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
@@ -84,7 +84,8 @@ def compare(
         names.append(free_name(os.fspath(model), names, "{} ({})"))
     found = _find(models, names, device, precision, progress)
     part, _ = read_split_for(found, split, data)
-    folder = make_folder(out)
+    kept = [f"{FOLDER}/{name}" for name in (MANIFEST, *(f"{stem}.json" for stem in file_stems(names)))]
+    folder = make_folder(out, *FILES, *kept)
     subjects = [bind_target(subject, part) for subject in found]
     chosen = choose_classes(subjects, ground_truth_from_index(part.index), classes)
     notes = chosen.lines(names)

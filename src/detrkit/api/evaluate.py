@@ -21,7 +21,7 @@ from detrkit.detectors.stages import ModelStages, Stages
 from detrkit.errors import DataError, DetrkitError
 from detrkit.evaluation.analysis import Evaluation, Origin, Progress, analyze, check_resamples
 from detrkit.evaluation.bootstrap import RESAMPLES
-from detrkit.evaluation.report import write_evaluation
+from detrkit.evaluation.report import FILES, write_evaluation
 from detrkit.files import make_folder
 from detrkit.latency import Latency
 from detrkit.training.run import Say
@@ -74,7 +74,7 @@ def evaluate(
     # the model and the data, and what a person should know of them
     target = find_target(model, preset, device, precision)
     part, where = read_split_for([target], split, data)
-    folder = None if out is None else make_folder(out)
+    folder = None if out is None else make_folder(out, *(FILES if explain else FILES[:-4]))
     target = bind_target(target, part)
     for line in [*part.lines(), *unknown_classes(target.class_map, part)]:
         say(line)

@@ -9,8 +9,8 @@ from typing import Literal
 from detrkit.api.common import Source
 from detrkit.errors import UsageError
 from detrkit.families.build import CLASSES_SUFFIX, get_family, read_weights
-from detrkit.families.writers import get_writers
-from detrkit.files import atomic_file
+from detrkit.families.writers import HUB_FILES, get_writers
+from detrkit.files import atomic_file, check_free
 from detrkit.threshold_file import find_threshold_file, read_thresholds, threshold_path, write_thresholds
 
 
@@ -30,6 +30,11 @@ def export(model: Source, out: Source, *, layout: Literal["published", "hub"], p
     weights, config = read_weights(model, preset)
     path = Path(out)
     writers = get_writers(get_family(config.model), f"{path} cannot be written")
+    thresholds = find_threshold_file(model)
+    outputs = [path, path.with_suffix(CLASSES_SUFFIX)]
+    if layout == "hub":
+        outputs = [path / name for name in HUB_FILES]
+    check_free(*outputs, *([] if thresholds is None else [threshold_path(path)]))
     if layout == "published":
         if path.suffix not in (".pth", ".pt"):
             raise UsageError(f"{path} should be a .pth file, since the published layout is one file")
@@ -38,7 +43,6 @@ def export(model: Source, out: Source, *, layout: Literal["published", "hub"], p
             file.write(json.dumps(weights.class_map.to_dict(), indent=1) + "\n")
     else:
         writers.hub(path, weights, config)
-    thresholds = find_threshold_file(model)
     if thresholds is not None:
         write_thresholds(threshold_path(path), read_thresholds(thresholds, weights.class_map))
     return path

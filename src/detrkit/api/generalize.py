@@ -66,7 +66,7 @@ def generalize(
         read = resolve_class_names if isinstance(classes, Mapping) else read_class_names
         names = read(classes, list(named))  # type: ignore[arg-type]
     subject = find_target(model, preset, device, precision)
-    folder = None if out is None else make_folder(out)
+    folder = None if out is None else make_folder(out, "generalization.json", "generalization.html")
     splits = {name: read_split_for([subject], split, path)[0] for name, path in named.items()}
     for part in splits.values():
         for line in part.lines():
@@ -125,7 +125,7 @@ def corrupt(
     chosen = find_corruptions(corruptions)
     subject = find_target(model, preset, device, precision)
     part, _ = read_split_for([subject], split, data, pixels=True)
-    folder = None if out is None else make_folder(out)
+    folder = None if out is None else make_folder(out, "robustness.json", "robustness.html")
     for line in part.lines():
         say(line)
     journal = None if folder is None else folder / "robustness.jsonl"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -9,7 +11,9 @@ from detrkit.api.common import Source
 from detrkit.api.load import load
 from detrkit.detectors.detector import Detector, ErrorReport
 from detrkit.detectors.results import write_predictions
-from detrkit.files import make_folder
+from detrkit.detectors.sources import list_sources
+from detrkit.errors import UsageError, listed
+from detrkit.files import free_name, make_folder
 from detrkit.threshold_file import Thresholds
 from detrkit.visual.drawing import save_drawing
 
@@ -43,22 +47,38 @@ def predict(
     """
     detector = model if isinstance(model, Detector) else load(model)
     found: list[sv.Detections] = []
-    folder = None if out is None else make_folder(out)
-    taken: set[str] = set()
+    folder, drawings = None, {}
+    if out is not None:
+        drawings = _drawing_names([source.name for source in list_sources(images)[0]])
+        folder = make_folder(out, "predictions.json", *drawings.values())
+        _check_sources(drawings, folder)
     for item in detector.stream(images, threshold, batch_size, on_error, keep_images=folder is not None):
         found.append(item.detections)
         if folder is not None and item.image is not None:
-            save_drawing(folder / _drawing_name(item.source, taken), item.image, item.detections)
+            save_drawing(folder / drawings[item.source], item.image, item.detections)
     if folder is not None:
         write_predictions(folder / "predictions.json", ((None, detections) for detections in found))
     return found
 
 
-def _drawing_name(source: str, taken: set[str]) -> str:
-    """Return a file name for the drawing of a source; images of the same name in two folders both get one."""
-    stem = Path(source).stem or "image"
-    name, number = f"{stem}.png", 2
-    while name in taken:
-        name, number = f"{stem}-{number}.png", number + 1
-    taken.add(name)
-    return name
+def _drawing_names(sources: Sequence[str]) -> dict[str, str]:
+    """Return a file name for the drawing of each source; images of the same name in two folders both get one.
+
+    Names differ even where case does not count.
+    """
+    taken: set[str] = set()
+    found = {}
+    for source in dict.fromkeys(sources):
+        stem = Path(source).stem or "image"
+        number = free_name(stem.lower(), taken).removeprefix(stem.lower())
+        taken.add(stem.lower() + number)
+        found[source] = f"{stem}{number}.png"
+    return found
+
+
+def _check_sources(drawings: Mapping[str, str], folder: Path) -> None:
+    """Refuse to draw over an image that is to be read, be it an earlier drawing."""
+    outputs = {os.path.realpath(folder / name) for name in drawings.values()}
+    replaced = [source for source in drawings if os.path.realpath(source) in outputs]
+    if replaced:
+        raise UsageError(f"drawings in {folder} would replace {listed(replaced)}; give another folder")

@@ -24,6 +24,7 @@ from detrkit.evaluation.thresholds import (
     cross_check,
     thresholds_for,
 )
+from detrkit.files import check_free
 from detrkit.threshold_file import Thresholds, write_thresholds
 
 
@@ -86,6 +87,8 @@ def choose_thresholds(
         DataError: There is nothing to choose from.
     """
     # what is wished, and the detections of the split
+    if out is not None:
+        check_free(Path(out))
     wish = _wish(precision, recall)
     if check_split == split:
         raise UsageError(f"thresholds chosen on {split} cannot be checked on {split}; leave check_split out")

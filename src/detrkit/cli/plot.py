@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -39,7 +40,7 @@ def plot(
         from detrkit.visual.overview import plot_runs
 
         choice: Any = across
-        path = out or (runs[0] / "curves.html" if len(runs) == 1 and runs[0].is_dir() else _free_file())
+        path = out or _free_file(runs)
         drawn = plot_runs(runs, path, metrics=metric or (), across=choice, smooth=smooth)
         if as_json:
             print_json(drawn.to_dict())
@@ -50,7 +51,11 @@ def plot(
         say(f"Written to {drawn.path}")
 
 
-def _free_file() -> Path:
-    """curves.html here, or with the first number that is not taken."""
+def _free_file(runs: list[Path]) -> Path:
+    """curves.html in a single run, otherwise here, or with the first number that is not taken."""
+    from detrkit.files import is_free
+
     names = itertools.chain(["curves.html"], (f"curves-{number}.html" for number in itertools.count(2)))
-    return next(path for path in map(Path, names) if not path.exists())
+    if len(runs) == 1 and runs[0].is_dir():  # what plot wrote there before is replaced
+        return next(path for path in (runs[0] / name for name in names) if is_free(path))
+    return next(path for path in map(Path, names) if not os.path.lexists(path))

@@ -135,7 +135,7 @@ def given(**options: Any) -> dict[str, Any]:
 def free_folder(folder: Path) -> Path:
     """Return the folder, or with the first free number behind it, so that no result is lost."""
     names = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    return next(path for path in itertools.chain([folder], names) if not path.exists())
+    return next(path for path in itertools.chain([folder], names) if not os.path.lexists(path))
 
 
 @contextlib.contextmanager

@@ -30,7 +30,7 @@ from detrkit.files import atomic_file, free_name
 
 FOLDER = "detections"
 
-_MANIFEST = "made_from.json"
+MANIFEST = "made_from.json"
 _LONGEST_STEM = 80
 
 
@@ -101,12 +101,12 @@ class DetectionStore:
             "key": key,
             "sha256": hash_of(path, "sha256"),
         }
-        with atomic_file(self.folder / _MANIFEST) as file:
+        with atomic_file(self.folder / MANIFEST) as file:
             file.write(json.dumps(manifest, indent=1) + "\n")
 
     def _manifest(self) -> dict[str, Any]:
         try:
-            content = json.loads((self.folder / _MANIFEST).read_text(encoding="utf-8"))
+            content = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
@@ -115,7 +115,7 @@ class DetectionStore:
 def file_stems(names: Sequence[str]) -> list[str]:
     """Return a file name without its suffix for each detector, different ones even where case does not count."""
     stems: list[str] = []
-    taken = {Path(_MANIFEST).stem}
+    taken = {Path(MANIFEST).stem}
     for name in names:
         base = re.sub(r"[^A-Za-z0-9._-]+", "-", name).strip("-.")[-_LONGEST_STEM:] or "model"
         number = free_name(base.lower(), taken).removeprefix(base.lower())

@@ -11,6 +11,7 @@ import dataclasses
 import errno
 import io
 import os
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -38,7 +39,7 @@ from detrkit.data.formats.coco.write import coco_content, write_coco_json
 from detrkit.data.index import CocoIndex, check_inside, pack_names
 from detrkit.data.loader import available_cpus
 from detrkit.download import size_text
-from detrkit.errors import DataError, ImageError, listed
+from detrkit.errors import DataError, ImageError, UsageError, listed
 from detrkit.files import atomic_bytes, atomic_file, make_folder, remove_leftovers
 from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced, read_image_size
 
@@ -129,6 +130,7 @@ def build_cache(
         UsageError: The folder cannot be used.
     """
     make_folder(out)
+    _check_target(out, split)
     settings = CacheSettings(short, quality, os.path.realpath(images))
     copies, building = copies_folder(out, split), out / f"{canonical_split(split)}.building"
     names = [index.file_name(row) for row in range(len(index))]
@@ -140,7 +142,7 @@ def build_cache(
         make_folder(copies)
         for folder in {out, *(Path(where) for where, _, _ in os.walk(copies))}:
             remove_leftovers(folder)
-        with atomic_file(building) as file:
+        with atomic_file(building, own_folder=True) as file:
             file.write(_settings_text(settings))
         for name in names:
             entry = known.get(name) or _entry_of_copy(name, settings, copies)
@@ -176,6 +178,27 @@ def reduced_hw(size_hw: SizeHW, short: int) -> SizeHW:
         return size_hw
     scale = short / min(size_hw)
     return max(short, round(height * scale)), max(short, round(width * scale))
+
+
+def _check_target(out: Path, split: str) -> None:
+    """Refuse a folder whose files are not a cache's: copies with other settings are deleted.
+
+    Raises:
+        UsageError: Something lies where copies or annotations belong, and no list or note of a cache does.
+    """
+    building, list_path = out / f"{canonical_split(split)}.building", manifest_path(out, split)
+    if building.is_file() and re.fullmatch(rb"\d+ \d+ \d+ .*\n", building.read_bytes(), re.DOTALL):
+        return
+    try:
+        read_manifest(out, split)
+    except DataError as error:
+        for path in (copies_folder(out, split), _annotations_path(out, split), list_path, building):
+            if os.path.lexists(path):
+                raise UsageError(f"{path} is no part of a cache and in its way; give another --out") from error
+
+
+def _annotations_path(out: Path, split: str) -> Path:
+    return out / "annotations" / f"instances_{canonical_split(split)}.json"
 
 
 def _known(out: Path, split: str, settings: CacheSettings, building: Path) -> dict[str, Entry]:
@@ -275,7 +298,7 @@ def _link(source: Path, target: Path) -> None:
     except OSError as error:
         if error.errno in _DISK_ERRORS:
             raise
-        with source.open("rb") as original, atomic_bytes(target, durable=False) as file:
+        with source.open("rb") as original, atomic_bytes(target, durable=False, own_folder=True) as file:
             shutil.copyfileobj(original, file)
             file.flush()
             _set_time(file.name, source.stat())
@@ -286,7 +309,7 @@ def _write_smaller(source: Path, target: Path, settings: CacheSettings, status: 
     pixels, whole_hw = decode_reduced(source, DecodeTarget(settings.short * 3 // 2))
     height, width = reduced_hw(whole_hw, settings.short)
     image = Image.fromarray(np.ascontiguousarray(pixels.permute(1, 2, 0).numpy()))
-    with atomic_bytes(target, durable=False) as file:
+    with atomic_bytes(target, durable=False, own_folder=True) as file:
         image.resize((width, height), Image.Resampling.LANCZOS).save(file, "JPEG", quality=settings.quality)
         file.flush()
         _set_time(file.name, status)
@@ -342,8 +365,7 @@ def _write_annotations(index: CocoIndex, entries: Mapping[str, Entry], short: in
         fitted = fit_boxes(*fit_boxes(boxes[own], area[own], listed_hw, source_hw), source_hw, copy_hw)
         boxes[own], area[own], sizes_hw[row] = fitted[0].round(3), fitted[1].round(3), copy_hw
     fitted_index = dataclasses.replace(index, boxes_xyxy=boxes, area=area, sizes_hw=sizes_hw)
-    path = out / "annotations" / f"instances_{canonical_split(split)}.json"
-    write_coco_json(path, coco_content(fitted_index, names))
+    write_coco_json(_annotations_path(out, split), coco_content(fitted_index, names))
 
 
 def write_manifest(folder: Path, split: str, settings: CacheSettings, entries: Mapping[str, Entry]) -> None:
@@ -358,5 +380,5 @@ def write_manifest(folder: Path, split: str, settings: CacheSettings, entries: M
         name_offsets=name_offsets,
         entries=np.array(list(entries.values()), dtype=np.int64).reshape(len(entries), len(Entry._fields)),
     )
-    with atomic_bytes(manifest_path(folder, split)) as file:
+    with atomic_bytes(manifest_path(folder, split), own_folder=True) as file:
         file.write(content.getbuffer())

@@ -19,7 +19,7 @@ from detrkit.data.transforms import train_transform
 from detrkit.errors import DataError, ImageError, UsageError, counted, listed, nearest
 from detrkit.files import make_folder
 from detrkit.types import Target
-from detrkit.visual.drawing import beside, draw_objects
+from detrkit.visual.drawing import beside, draw_objects, save_png
 from detrkit.visual.page import Gallery, Picture, Section, Text, write_page
 
 TILE = 640
@@ -127,12 +127,12 @@ def write_preview(
     Returns:
         The page and the pictures.
     """
-    folder = make_folder(out)
+    folder = make_folder(out, "preview.html")
     files, pictures = [], []
     for number, row in enumerate(rows, start=1):
         stem = re.sub(r"[^\w.-]", "_", Path(row.name).stem, flags=re.ASCII)[:60]
         files.append(folder / f"{number:02d}-{stem}.png")
-        Image.fromarray(row.picture).save(files[-1])
+        save_png(files[-1], row.picture)
         pictures.append(Picture.of(row.picture, row.caption, longest=row.picture.shape[1]))
         if progress is not None:
             progress(number)

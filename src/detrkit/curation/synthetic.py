@@ -89,7 +89,7 @@ def write_synthetic(
             for class_id, box in objects:
                 entry = {"id": len(content["annotations"]) + 1, "image_id": index + 1, "category_id": class_id + 1}
                 content["annotations"].append({**entry, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
-        with atomic_file(root / "annotations" / f"instances_{split}2017.json") as file:
+        with atomic_file(root / "annotations" / f"instances_{split}2017.json", own_folder=True) as file:
             json.dump(content, file)
     return root
 

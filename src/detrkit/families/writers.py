@@ -26,6 +26,9 @@ class Writers(NamedTuple):
     hub: Callable[[str | Path, Weights, Config], None]
 
 
+HUB_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")
+"""Files of a Hugging Face folder."""
+
 _WRITERS = {"detr": Writers(write_published, write_hub)}
 
 

@@ -69,7 +69,7 @@ def run_preflight(
     """
     if config.data.root is None and config.data.train_annotations is None:
         raise UsageError("no data given; give the folder of a data set: --data DATA")
-    make_folder(out)
+    make_folder(out, "verdict.json", "preflight.html")
     results: list[CheckResult] = []
     batch, overfit = None, None
 

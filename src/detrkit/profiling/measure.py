@@ -23,6 +23,7 @@ from torch.utils.data import DataLoader
 from detrkit.config import update_config
 from detrkit.data.loader import LoadingFacts, endless_batches
 from detrkit.errors import DataError
+from detrkit.files import atomic_bytes
 from detrkit.hardware import PeakMemory, count_flops
 from detrkit.training.loop import fit
 from detrkit.training.session import TrainingSetup
@@ -307,6 +308,11 @@ def measure_training(
     raise DataError("the training data gives no batch; expected at least one readable image")
 
 
+def _write_trace(profiler: torch.profiler.profile, path: Path) -> None:
+    with atomic_bytes(path) as file:
+        profiler.export_chrome_trace(file.name)
+
+
 class _Watch:
     """Stands in for the loader, and so sees where each step begins and ends."""
 
@@ -364,7 +370,7 @@ class _Watch:
         if kind == "traced" and is_first:
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._device.type == "cuda" else [])]
             profiler = torch.profiler.profile(activities=activities)
-            self.closing.callback(lambda: profiler.export_chrome_trace(str(self._trace)))
+            self.closing.callback(lambda: _write_trace(profiler, self._trace))
             self.closing.enter_context(profiler)
         self.clock.end_step()  # what was done here is no part of the step
 

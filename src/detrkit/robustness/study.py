@@ -115,9 +115,11 @@ class Journal:
         self.path = path
         self.results: dict[str, Values] = {}
         self._head = json.dumps({"study": study}, sort_keys=True)
-        if path is None or not path.exists():
+        if path is None or not os.path.lexists(path):
             return
-        content = path.read_bytes()
+        content = path.read_bytes() if path.is_file() else b""
+        if path.is_symlink() or not content.startswith(b'{"study": '):
+            raise DataError(f"{path} holds no results of a study; give another folder (--out)")
         whole = content[: content.rfind(b"\n") + 1]  # a kill leaves half a line
         for number, line in enumerate(whole.splitlines(), start=1):
             if number == 1:

@@ -156,7 +156,7 @@ def fit(
             if resume.get("config") != config.model_dump(mode="json"):
                 save_last(run)  # or the next resume would know nothing of what was changed
                 if first:
-                    write_config(config, run_dir / "config.yaml")
+                    write_config(config, run_dir / "config.yaml", own_folder=True)
 
         # train; what was done is saved if something goes wrong
         try:

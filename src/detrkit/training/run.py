@@ -35,7 +35,7 @@ from detrkit.distributed import (
 from detrkit.errors import ConfigError, DataError, UsageError, counted
 from detrkit.families.build import build_model, is_run, prepare_model
 from detrkit.families.presets import PRESETS
-from detrkit.files import atomic_file, is_leftover, make_folder
+from detrkit.files import atomic_file, is_free, is_leftover, make_folder
 from detrkit.training.loop import FitResult, fit
 from detrkit.training.micro_batch import find_micro_batch
 from detrkit.training.resuming import absolute_paths, check_same_data, choices_kept, identify_data, resumed_config
@@ -147,7 +147,7 @@ def resume_run(
     say(f"{run_dir}: {asked}{nothing}; to train longer, give a new total with --epochs")
     if os.environ.get("RANK", "0") == "0":  # it may have been killed after its last checkpoint
         store.tidy_up()
-        _draw_curves(run_dir, drawings)
+        _draw_curves(run_dir, drawings, say)
     return FitResult(run_dir, done.step, done.epoch, done.best, done.metrics, "finished")
 
 
@@ -209,10 +209,10 @@ def _train(
 
     # what people read in the run folder
     if first and saved is None:
-        write_config(setup.config, run_dir / "config.yaml")
-        with atomic_file(run_dir / "classes.json") as file:
+        write_config(setup.config, run_dir / "config.yaml", own_folder=True)
+        with atomic_file(run_dir / "classes.json", own_folder=True) as file:
             file.write(json.dumps(setup.class_map.to_dict(), indent=1) + "\n")
-        with atomic_file(run_dir / "weights.txt") as file:
+        with atomic_file(run_dir / "weights.txt", own_folder=True) as file:
             file.write("\n".join(lines) + "\n")
 
     evaluator = SplitEvaluator(
@@ -239,7 +239,7 @@ def _train(
             resume=saved,
         )
         if first:
-            _draw_curves(run_dir, drawings)
+            _draw_curves(run_dir, drawings, say)
         leave_processes(fabric)
     return result
 
@@ -350,9 +350,12 @@ def scratch_warning(config: Config, images: int) -> list[str]:
     ]
 
 
-def _draw_curves(run_dir: Path, drawings: Drawings | None) -> None:
+def _draw_curves(run_dir: Path, drawings: Drawings | None, say: Say) -> None:
     """Draw ``curves.png``, unless it shows all there is."""
     log, picture = run_dir / "metrics.jsonl", run_dir / "curves.png"
+    if drawings is not None and log.exists() and not is_free(picture):
+        say(f"WARNING: {picture} is not as this version wrote it, and stays; for curves: detrkit plot {run_dir}")
+        return
     is_fresh = picture.exists() and log.exists() and picture.stat().st_mtime_ns > log.stat().st_mtime_ns
     if drawings is not None and log.exists() and not is_fresh:
         drawings.curves(log, picture)

@@ -99,7 +99,7 @@ def run_lr_range(config: Config, out: Path, *, steps: int = 120, say: Say = prin
     """
     if config.data.root is None and config.data.train_annotations is None:
         raise UsageError("no data given; give the folder of a data set: --data DATA")
-    make_folder(out)
+    make_folder(out, "lr_range.json", "lr_range.png")
     rates = np.geomspace(LOWEST, HIGHEST, steps).tolist()
     losses: list[float] = []
     for rate, loss in _train(config, rates, say):

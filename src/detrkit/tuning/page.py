@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from PIL import Image
 
-from detrkit.files import atomic_bytes
 from detrkit.tuning.results import StudyResult, trials_table
 from detrkit.tuning.settings import Settings
 from detrkit.tuning.study import current_trials, import_optuna, no_experimental_warnings
+from detrkit.visual.drawing import save_png
 from detrkit.visual.page import Block, Card, Cards, Gallery, Picture, Section, Text, write_page
 
 if TYPE_CHECKING:
@@ -30,8 +30,7 @@ def write_study_page(path: Path, study: optuna.Study, settings: Settings, result
     plots = _draw_plots(study, result) if result.ranked else {}
     sections = [Section("Result", _summary(result))]
     if plots:
-        with atomic_bytes(path.with_suffix(".png")) as file:
-            Image.fromarray(next(iter(plots.values()))).save(file, "PNG")
+        save_png(path.with_suffix(".png"), next(iter(plots.values())))
         blocks: list[Block] = [Gallery([Picture.of(plots[title], title, 1600) for title in plots], wide=True)]
         if len(result.ranked) < FEW_TRIALS:
             few = f"Only {len(result.ranked)} complete trials: what mattered is mostly chance."

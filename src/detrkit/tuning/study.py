@@ -9,18 +9,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import json
 import socket
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 from filelock import FileLock, Timeout
 
 from detrkit.errors import MissingExtraError, UsageError
-from detrkit.files import atomic_file, make_folder
+from detrkit.files import atomic_file, check_free, make_folder
 from detrkit.tuning.settings import Settings
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 STUDY_FILE = "study.json"
+RESULTS = ("best.yaml", "trials.csv", "tune.html", "tune.png")
+"""Files that a search writes at its end."""
 HEARTBEAT_S = 10
 """Time between two heartbeats of a running trial."""
 GRACE_S = 90
@@ -56,6 +58,13 @@ def no_experimental_warnings() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", import_optuna().exceptions.ExperimentalWarning)
         yield
+
+
+class _Noted(msgspec.Struct):
+    """Content of ``study.json``: name of the study, and whether it lies in a database that was given."""
+
+    study: str
+    database: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,17 +103,21 @@ def find_location(out: Path, storage: str | None, name: str | None) -> StudyLoca
     make_folder(out)
     path = out / STUDY_FILE
     if not path.is_file():
-        if any(part.name != ".lock" for part in out.iterdir()):
+        if any(part.name != ".lock" or part.stat().st_size for part in out.iterdir()):
             raise UsageError(f"{out} is not empty and holds no study; give another --out")
         return StudyLocation(out, storage, name or out.resolve().name)
-    noted = json.loads(path.read_text(encoding="utf-8"))
-    if name is not None and name != noted["study"]:
-        raise UsageError(f"{out} holds the study {noted['study']!r}, asked for is {name!r}; give another --out")
-    if noted["database"] and storage is None:
+    try:
+        noted = msgspec.json.decode(path.read_bytes(), type=_Noted)
+    except msgspec.DecodeError as error:
+        raise UsageError(f"{path} is not the note of a study ({error}); give another --out") from error
+    check_free(*(out / name for name in RESULTS))
+    if name is not None and name != noted.study:
+        raise UsageError(f"{out} holds the study {noted.study!r}, asked for is {name!r}; give another --out")
+    if noted.database and storage is None:
         raise UsageError(f"the study of {out} lies in a database; give its address again: --storage URL")
-    if not noted["database"] and storage is not None:
+    if not noted.database and storage is not None:
         raise UsageError(f"the study of {out} lies in its study.db; leave out --storage, or give another --out")
-    return StudyLocation(out, storage, noted["study"])
+    return StudyLocation(out, storage, noted.study)
 
 
 def open_study(location: StudyLocation) -> optuna.Study:
@@ -145,8 +158,10 @@ def open_study(location: StudyLocation) -> optuna.Study:
     except (SQLAlchemyError, ImportError, RuntimeError, optuna.exceptions.StorageInternalError) as error:
         reason = str(error).splitlines()[0]
         raise UsageError(f"the study's database {url.render_as_string()} cannot be used: {reason}") from error
-    with atomic_file(location.out / STUDY_FILE) as file:
-        file.write(json.dumps({"study": location.name, "database": location.storage is not None}) + "\n")
+    if not (location.out / STUDY_FILE).is_file():
+        noted = _Noted(location.name, location.storage is not None)
+        with atomic_file(location.out / STUDY_FILE) as file:
+            file.write(msgspec.json.encode(noted).decode() + "\n")
     return study  # type: ignore[no-any-return]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shutil
 import signal
 import socket
 import time
@@ -59,8 +58,6 @@ def train_trial(config: Config, run_dir: Path, on_evaluation: OnEvaluation) -> F
     drawings = Drawings(plot_curves, draw_found)
     if (run_dir / "config.yaml").is_file():
         return resume_run(run_dir, say_nothing, drawings=drawings, on_evaluation=on_evaluation)
-    if run_dir.is_dir():  # its process died before there was a run
-        shutil.rmtree(run_dir)
     return start_run(config, run_dir, say_nothing, drawings=drawings, on_evaluation=on_evaluation)
 
 

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from detrkit.errors import UsageError
+from detrkit.files import atomic_bytes
 from detrkit.visual.text import printable
 
 with warnings.catch_warnings():
@@ -114,9 +115,14 @@ def beside(images: Sequence[np.ndarray], gap: int) -> np.ndarray:
 def save_drawing(path: str | Path, image: np.ndarray, detections: sv.Detections) -> Path:
     """Draw and write an image file, its kind by the suffix; folders are made as needed."""
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(draw(image, detections)).save(path)
+    save_png(path, draw(image, detections))
     return path
+
+
+def save_png(path: Path, pixels: np.ndarray) -> None:
+    """Write pixels, uint8 ``[H, W, 3]``, as a PNG file, whole or not at all."""
+    with atomic_bytes(path, durable=False) as file:
+        Image.fromarray(pixels).save(file, "PNG")
 
 
 def label_texts(detections: sv.Detections) -> list[str]:

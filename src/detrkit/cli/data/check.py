@@ -71,11 +71,14 @@ def check(
 def _check_target(html: Path | None, fix: Path | None) -> None:
     """Refuse before minutes of work what would be refused after them."""
     from detrkit.data.formats.output import check_new_folder
+    from detrkit.files import check_free
 
     if fix is not None:
         check_new_folder(fix)
     if html is not None and html.is_dir():
         raise UsageError(f"--html {html} is a folder, expected the name of a file")
+    if html is not None:
+        check_free(html)
 
 
 def _steps(bar: Any) -> Any:

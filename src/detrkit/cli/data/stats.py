@@ -26,7 +26,10 @@ def stats(
         from detrkit.curation.stats import dataset_stats
         from detrkit.data.formats import find_splits
         from detrkit.data.read import read_told
+        from detrkit.files import check_free
 
+        if html is not None:
+            check_free(html)
         found_splits = find_splits(data, shared.checked_layout(layout), splits)
         indexes = {name: read_told(files, quiet if as_json else say) for name, files in found_splits.items()}
         shown = indexes.get("train", next(iter(indexes.values())))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import filecmp
 import os
 import shutil
 from collections import Counter
@@ -15,7 +16,7 @@ import msgspec
 from detrkit.curation.fetch.catalogue import Archive, DatasetEntry, Licence, Part, find_entry
 from detrkit.curation.fetch.unpack import commit_of, unpack
 from detrkit.download import Report, disk_errors, download, hash_of, mismatch, need_space, no_report
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import DataError, UsageError, listed
 from detrkit.files import IMAGE_SUFFIXES, atomic_file, make_folder, remove_leftovers
 
 ARCHIVES = "archives"
@@ -125,6 +126,8 @@ def fetch_dataset(
             # The disk may write the receipt before the files that it vouches for, unless told to write all first.
             if hasattr(os, "sync"):
                 os.sync()
+            if not force:
+                _check_merge(tree, folder)
             _merge(tree, folder)
             _write_receipt(entry, folder, present)
             # The archives are needed no longer; what lies in the folder archives stays.
@@ -150,7 +153,7 @@ def _folder_for(entry: DatasetEntry, out: str | os.PathLike[str]) -> Path:
     names = {path.name for path in folder.iterdir()}
     # A disk of its own for the data starts with lost+found; hidden files are nobody's data set.
     others = {name for name in names if not name.startswith(".") and name != "lost+found"}
-    if others and not names & {RECEIPT, _WORK, ARCHIVES, LICENCE_FILE}:
+    if others - {ARCHIVES} and not names & {RECEIPT, _WORK}:
         raise UsageError(
             f"{folder} is not empty and was not made by fetching; give an empty or a new folder for {entry.name}"
         )
@@ -212,8 +215,11 @@ def _tell_licence(entry: DatasetEntry, folder: Path, say: Callable[[str], None])
     note = f" {licence.note}" if licence.note else ""
     say(f"{entry.title}: licence {licence.name}, see {licence.url}.{note}")
     lines = [entry.title, f"Home page: {entry.source}", f"Licence: {licence.name}", f"Stated at: {licence.url}"]
-    with atomic_file(folder / LICENCE_FILE) as file:
-        file.write("\n".join([*lines, *([licence.note] if licence.note else [])]) + "\n")
+    content = "\n".join([*lines, *([licence.note] if licence.note else [])]) + "\n"
+    path = folder / LICENCE_FILE
+    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != content:
+        with atomic_file(path) as file:
+            file.write(content)
 
 
 def _check_space(parts: Sequence[Part], work: Path, keep_archives: bool) -> None:
@@ -318,6 +324,16 @@ def _lay_out_voc(tree: Path, images: str, xmls: str) -> None:
         (lists / f"{split}.txt").write_text("".join(f"{name}\n" for name in chosen), encoding="utf-8")
 
 
+def _check_merge(tree: Path, folder: Path) -> None:
+    """Refuse to replace files of other content, which somebody else put there or has changed."""
+    names = [path.relative_to(tree) for path in tree.rglob("*") if path.is_file()]
+    both = [(tree / name, folder / name) for name in names if (folder / name).is_file()]
+    changed = [there for new, there in both if not filecmp.cmp(new, there, shallow=False)]
+    if changed:
+        advice = "move it elsewhere, or replace it with --force"
+        raise DataError(f"{listed(changed)}: not as published, and not replaced; {advice}")
+
+
 def _merge(source: Path, target: Path) -> None:
     """Move a folder into another: at once what is not there, file by file what is."""
     target.mkdir(exist_ok=True)
@@ -360,7 +376,7 @@ def _write_receipt(entry: DatasetEntry, folder: Path, parts: Mapping[str, Fetche
     receipt = Receipt(
         _VERSION, entry.name, entry.title, entry.source, entry.licence, entry.layout, dict(sorted(parts.items()))
     )
-    with atomic_file(folder / RECEIPT) as file:
+    with atomic_file(folder / RECEIPT, own_folder=True) as file:
         file.write(msgspec.json.format(msgspec.json.encode(receipt), indent=1).decode() + "\n")
 
 

@@ -38,6 +38,13 @@ _DRAWN_IOUS = (0.5, 0.6, 0.7, 0.75, 0.8, 0.9)
 _SHARES = (0.0, 1.02)
 
 
+FILES = (
+    *("metrics.json", "detections.json", "precision_recall.png", "summary.md", "report.html"),
+    *("label_errors.json", "images.csv", "failures.csv", "label_errors.csv"),
+)
+"""Names of what :func:`write_evaluation` writes; the last four only where failures were looked for."""
+
+
 def write_evaluation(folder: str | Path, evaluation: Evaluation, evaluator: CocoEvaluator) -> list[Path]:
     """Write everything there is to an existing folder, and return the files, the report first.
 

@@ -60,7 +60,6 @@ def write_hub(folder: str | Path, weights: Weights, config: Config) -> None:
             "use the published layout instead: --format published --out FILE.pth"
         )
     folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
     tensors = {name: tensor.detach().cpu() for name, tensor in published_to_hub(weights.state).items()}
     tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
     with _writing(folder / "model.safetensors") as file:

@@ -181,7 +181,7 @@ class Trackers:
             self._open[name] = tracker
             if ids.get(name) != tracker.id:
                 ids[name] = tracker.id
-                with atomic_file(run_dir / IDS_FILE) as file:
+                with atomic_file(run_dir / IDS_FILE, own_folder=True) as file:
                     file.write(json.dumps(ids, indent=1) + "\n")
             say(f"{name}: {tracker.place}")
 

@@ -47,8 +47,8 @@ def write_coco(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> l
 
 
 def write_coco_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write a COCO JSON file with one entry a line, whole or not at all."""
-    with atomic_file(path) as file:
+    """Write a COCO JSON file with one entry a line, whole or not at all, into a folder that detrkit made."""
+    with atomic_file(path, own_folder=True) as file:
         for number, (key, value) in enumerate(content.items()):
             file.write(f"{',' if number else '{'}\n{json.dumps(key)}: ")
             if isinstance(value, list):
