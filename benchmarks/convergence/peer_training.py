@@ -26,10 +26,11 @@ from detrkit.data.split import Split, read_split
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.labels import labelled_detections
 from detrkit.detectors.on_split import collect
-from detrkit.detectors.stages import autocast, resolve_device
+from detrkit.detectors.stages import autocast
 from detrkit.errors import TrainingError
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.files import make_folder
+from detrkit.hardware import resolve_device
 from detrkit.preprocess import Preprocessing, image_size_hw, normalize_images, pad_images, resized_size_hw
 from detrkit.training.run import training_dataset
 from detrkit.types import Batch, ImageDetections

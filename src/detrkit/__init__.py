@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 import sys
-from types import ModuleType
+from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
+
+from detrkit.arguments import checked
 
 if TYPE_CHECKING:
     from detrkit.api.benchmark import benchmark
@@ -113,7 +115,8 @@ sys.modules[__name__].__class__ = _Package
 def __getattr__(name: str) -> Any:
     if name not in __all__:
         raise AttributeError(f"module 'detrkit' has no attribute {name!r}")
-    return getattr(importlib.import_module(_HOMES.get(name, f"detrkit.api.{name}")), name)
+    found = getattr(importlib.import_module(_HOMES.get(name, f"detrkit.api.{name}")), name)
+    return checked(found) if isinstance(found, FunctionType) else found
 
 
 def __dir__() -> list[str]:

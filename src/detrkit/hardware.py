@@ -12,8 +12,30 @@ import psutil
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from detrkit.errors import UsageError
+
 _CLEAR_REFS = Path("/proc/self/clear_refs")
 _STATUS = Path("/proc/self/status")
+
+
+def resolve_device(device: str | torch.device = "auto") -> torch.device:
+    """Return the device of a name; ``auto`` is CUDA where there is one, else the CPU.
+
+    Raises:
+        UsageError: The name is unknown, or torch finds no such device here.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        resolved = torch.device(device)
+    except (RuntimeError, TypeError) as error:
+        raise UsageError(f'device is {device!r}, expected "auto", "cpu", "cuda" or "cuda:1"') from error
+    counts = {"cpu": 1, "cuda": torch.cuda.device_count(), "mps": int(torch.backends.mps.is_available())}
+    count = counts.get(resolved.type, 0)
+    if (resolved.index or 0) >= count:
+        there = f"torch finds {count or 'no'} {resolved.type.upper()} device{'' if count == 1 else 's'}"
+        raise UsageError(f"device {resolved} was asked for, but {there} here; use cpu or auto")
+    return resolved
 
 
 class PeakMemory:

@@ -11,7 +11,18 @@ import detrkit
 ROOT = Path(detrkit.__file__).parent
 
 FLOORS: tuple[tuple[str, ...], ...] = (
-    ("errors", "classes", "latency", "files", "config", "model_config", "types", "threshold_file", "preprocess"),
+    (
+        "errors",
+        "arguments",
+        "classes",
+        "latency",
+        "files",
+        "config",
+        "model_config",
+        "types",
+        "threshold_file",
+        "preprocess",
+    ),
     ("ops", "visual", "checkpoint", "distributed", "download", "hardware"),
     ("data", "nn", "losses", "runtimes"),
     ("evaluation",),
@@ -26,7 +37,17 @@ FLOORS: tuple[tuple[str, ...], ...] = (
 FLOOR_OF = {room: number for number, rooms in enumerate(FLOORS) for room in rooms}
 # One floor, but not one room: a runtime never imports torch, and training is handed its evaluation.
 DOORS = {"detectors": {"training/run.py"}}
-WITHOUT_TORCH = ("errors", "classes", "files", "config", "threshold_file", "preprocess", "runtimes", "cli")
+WITHOUT_TORCH = (
+    "errors",
+    "arguments",
+    "classes",
+    "files",
+    "config",
+    "threshold_file",
+    "preprocess",
+    "runtimes",
+    "cli",
+)
 WITHOUT_TORCH += ("families/configs", "families/presets")
 TORCH = {"torch", "torchvision", "supervision", "lightning_fabric", "tensorboard", "matplotlib"}
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -42,7 +41,6 @@ FAST = {
     "plot": Verb("plot RUN --out OUT/curves.png"),
     "plot a page": Verb("plot RUN --out OUT/curves.html"),
     "export": Verb("export RUN --format published --out OUT/model.pth"),
-    "export for transformers": Verb("export RUN --format hub --out OUT"),
     "data check": Verb("data check DATA --html OUT/check.html", (0, 1)),
     "data check --fix": Verb("data check DATA --fix OUT", (0, 1)),
     "data stats": Verb("data stats DATA --model detr-tiny --html OUT/stats.html"),
@@ -91,7 +89,7 @@ def command(tiny_run: Trained, tiny_data: Path, tmp_path: Path) -> Callable[[Ver
 def state_of(folder: Path) -> dict[Path, object]:
     """Everything below a folder: what links lead to, what files hold."""
     return {
-        path.relative_to(folder): os.readlink(path) if path.is_symlink() else path.is_file() and path.read_bytes()
+        path.relative_to(folder): path.readlink() if path.is_symlink() else path.is_file() and path.read_bytes()
         for path in folder.rglob("*")
     }
 

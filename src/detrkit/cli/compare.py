@@ -74,8 +74,6 @@ def compare(
 
 
 def _show(comparison: Comparison) -> None:
-    from rich.console import Console
-
     from detrkit.comparison.page import SPEED_COLUMNS, accuracy_columns, detector_table
     from detrkit.visual.text import printable
 
@@ -83,6 +81,6 @@ def _show(comparison: Comparison) -> None:
     title = f"{comparison.images:,} images, {comparison.objects:,} objects"
     parts = ((title, accuracy_columns(comparison)), ("one image at a time", SPEED_COLUMNS))
     for title, columns in parts:
-        Console().print(dataclasses.replace(table.only("detector", *columns), title=title).rich())
+        dataclasses.replace(table.only("detector", *columns), title=title).show()
     for verdict in comparison.verdicts:
         shared.say(printable(verdict))

@@ -54,7 +54,6 @@ def run_demo(
         UsageError: The folder holds something already.
     """
     import torch
-    from rich.console import Console
 
     import detrkit
     from detrkit.cli.shared import run_drawings
@@ -80,7 +79,7 @@ def run_demo(
     say("3/4  evaluating on the held-out images")
     detector = detrkit.load(result)
     evaluation = detrkit.evaluate(detector, out / "data", out=out / "eval", batch_size=16)
-    Console().print(metrics_table(evaluation.metrics, evaluation.intervals).rich())
+    metrics_table(evaluation.metrics, evaluation.intervals).show()
     say("4/4  drawing predictions")
     files = sorted((out / "data" / "val2017").iterdir())[:DRAWN]
     detrkit.predict(detector, [str(file) for file in files], out=out / "predictions")

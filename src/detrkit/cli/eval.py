@@ -145,8 +145,6 @@ def _corrupt(
 
 def _print(evaluation: Evaluation) -> None:
     """Print the tables, then what they come to."""
-    from rich.console import Console
-
     from detrkit.evaluation import report
 
     tables = [
@@ -156,7 +154,7 @@ def _print(evaluation: Evaluation) -> None:
     if evaluation.errors is not None:
         tables.append(report.errors_table(evaluation.errors, evaluation.score))
     for table in tables:
-        Console().print(table.rich())
+        table.show()
     for line in report.warnings(evaluation):
         shared.say(f"WARNING: {line}")
     for line in report.verdict(evaluation):

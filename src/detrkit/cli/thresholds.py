@@ -85,9 +85,7 @@ def thresholds(
         if as_json:
             shared.print_json(choice.to_dict())
             return
-        from rich.console import Console
-
-        Console().print(_table(choice).rich())
+        _table(choice).show()
         for line in _lines(choice):
             shared.say(line)
         shared.say(f"Written to {file}")

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from detrkit.arguments import checked
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import Config
 from detrkit.detectors.interop import sv, to_supervision
@@ -101,6 +102,7 @@ class Detector:
         """Images at once where nobody says: 1 on the CPU, where a batch gains nothing and padding costs."""
         return 1 if self.device.type == "cpu" else GPU_BATCH_SIZE
 
+    @checked
     def predict(
         self,
         source: ImageSource | Sequence[ImageSource],
@@ -137,6 +139,7 @@ class Detector:
         found = [item.detections for item in self._stream(sources, threshold, batch_size, on_error, False)]
         return found[0] if single else found
 
+    @checked
     def stream(
         self,
         source: ImageSource | Sequence[ImageSource],

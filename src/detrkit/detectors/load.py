@@ -9,9 +9,10 @@ import torch
 
 from detrkit.config import Precision
 from detrkit.detectors.detector import Detector
-from detrkit.detectors.stages import model_stages, resolve_device
+from detrkit.detectors.stages import model_stages
 from detrkit.families.build import load_model
 from detrkit.families.family import BuiltModel
+from detrkit.hardware import resolve_device
 
 
 def load_detector(

@@ -150,20 +150,3 @@ def autocast(device: torch.device, precision: Precision) -> contextlib.AbstractC
     if precision not in _AUTOCAST:
         raise UsageError(f"precision is {precision!r}, expected one of 32, {', '.join(_AUTOCAST)}")
     return torch.autocast(device.type, dtype=_AUTOCAST[precision])
-
-
-def resolve_device(device: str | torch.device = "auto") -> torch.device:
-    """Return the device of a name; ``auto`` is CUDA where there is one, else the CPU.
-
-    Raises:
-        UsageError: The name is unknown, or CUDA is asked for and not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        resolved = torch.device(device)
-    except RuntimeError as error:
-        raise UsageError(f'device is {device!r}, expected "auto", "cpu", "cuda" or "cuda:1"') from error
-    if resolved.type == "cuda" and not torch.cuda.is_available():
-        raise UsageError(f"device {resolved} was asked for, but torch finds no CUDA device; use cpu or auto")
-    return resolved

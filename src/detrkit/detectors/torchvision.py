@@ -21,10 +21,11 @@ from detrkit.classes import SizeHW
 from detrkit.config import Precision
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.labels import class_map_of_labels, labelled_detections, to_device
-from detrkit.detectors.stages import autocast, resolve_device
+from detrkit.detectors.stages import autocast
 from detrkit.download import download_weights
 from detrkit.errors import UsageError, WeightsError
 from detrkit.families.build import CLASSES_SUFFIX, read_classes
+from detrkit.hardware import resolve_device
 from detrkit.types import ImageDetections
 
 KIND = "torchvision"

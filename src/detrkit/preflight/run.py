@@ -20,7 +20,6 @@ from detrkit.data.formats import canonical_split, find_split
 from detrkit.data.read import load_table
 from detrkit.data.split import Split, read_split
 from detrkit.data.table import AnnotationTable
-from detrkit.detectors.stages import resolve_device
 from detrkit.errors import DataError, DetrkitError, UsageError
 from detrkit.families.build import load_model, prepare_model
 from detrkit.families.family import BuiltModel
@@ -28,6 +27,7 @@ from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.families.transfer import match_logit_index
 from detrkit.files import atomic_file, make_folder
+from detrkit.hardware import resolve_device
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.preflight import data_questions, training_questions
 from detrkit.preflight.cost import check_cost, measure_cost

@@ -367,10 +367,10 @@ class _Watch:
         is_first = not self._found[kind]
         if kind == "timed" and is_first:
             self._peak.reset()
-        if kind == "traced" and is_first:
+        if kind == "traced" and is_first and self._trace is not None:
             activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self._device.type == "cuda" else [])]
             profiler = torch.profiler.profile(activities=activities)
-            self.closing.callback(lambda: _write_trace(profiler, self._trace))
+            self.closing.callback(_write_trace, profiler, self._trace)
             self.closing.enter_context(profiler)
         self.clock.end_step()  # what was done here is no part of the step
 

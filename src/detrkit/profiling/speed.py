@@ -24,11 +24,12 @@ from detrkit.detectors.find import find_target
 from detrkit.detectors.load import make_detector
 from detrkit.detectors.measure_latency import Stopwatch
 from detrkit.detectors.on_split import EvalTarget
-from detrkit.detectors.stages import ModelStages, Stages, resolve_device
+from detrkit.detectors.stages import ModelStages, Stages
 from detrkit.errors import UsageError
 from detrkit.families.build import build_model
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
+from detrkit.hardware import resolve_device
 from detrkit.latency import Latency, Percentiles
 from detrkit.training.memory import error_line, free_memory
 

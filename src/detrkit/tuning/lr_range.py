@@ -17,11 +17,11 @@ from matplotlib.figure import Figure
 from detrkit.config import Config
 from detrkit.data.loader import EpochBatchSampler, build_loader, endless_batches
 from detrkit.data.split import read_train_split
-from detrkit.detectors.stages import resolve_device
 from detrkit.errors import TrainingError, UsageError
 from detrkit.families.build import prepare_model
 from detrkit.families.parts import find_places
 from detrkit.files import atomic_file, make_folder
+from detrkit.hardware import resolve_device
 from detrkit.training.forward_backward import single_passes, single_step
 from detrkit.training.optim import build_optimizer, set_lr
 from detrkit.training.run import Say, training_dataset

@@ -15,6 +15,7 @@ from detrkit.visual.page import Block
 from detrkit.visual.text import encodable, markdown_name, markdown_text, printable, shortened
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.table import Table as RichTable
 
 Value = str | int | float | None
@@ -22,6 +23,9 @@ Rows = Sequence[Sequence[Value]]
 Kind = Literal["text", "name", "count", "number", "percent", "points"]
 
 _LONGEST_NAME = 60
+_LEAST_TEXT = 16
+_GAP = 3
+"""Characters between two columns of a terminal's table."""
 # What spreadsheets take for the beginning of a formula, in its wide forms too, and what hides it from a reader.
 _FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 _LEADING = ("\t", "\r", "\n")
@@ -115,10 +119,41 @@ class Table(Block):
                 justify="left" if column.is_text else "right",
                 no_wrap=not column.is_text,
                 overflow="fold",
+                min_width=self._least_width(place) if place == 0 else None,
             )
         for row in self.rows:
             table.add_row(*(Text(_terminal_cell(*pair)) for pair in zip(self.columns, row, strict=True)))
         return table
+
+    def show(self, console: Console | None = None) -> None:
+        """Print the table; columns for which the terminal is too narrow follow below, beside the first again."""
+        from rich.console import Console
+
+        console = console or Console()
+        widths = [self._least_width(place) + _GAP for place in range(len(self.columns))]
+        parts: list[list[int]] = [[0]]
+        for place in range(1, len(self.columns)):
+            if sum(widths[other] for other in parts[-1]) + widths[place] >= console.width and len(parts[-1]) > 1:
+                parts.append([0])
+            parts[-1].append(place)
+        for number, part in enumerate(parts, start=1):
+            console.print(
+                Table(
+                    [self.columns[place] for place in part],
+                    [[row[place] for place in part] for row in self.rows],
+                    self.title if number == 1 else "",
+                    self.notes if number == len(parts) else (),
+                ).rich()
+            )
+
+    def _least_width(self, place: int) -> int:
+        """Return the least width of a column: all of a number, some of a text, which goes on in the next line."""
+        from rich.cells import cell_len
+
+        column = self.columns[place]
+        cells = [printable(column.name), *(_terminal_cell(column, row[place]) for row in self.rows)]
+        longest = max(map(cell_len, cells))
+        return min(longest, _LEAST_TEXT) if column.is_text else longest
 
     def lines(self) -> list[str]:
         """Return the terminal's table as plain lines of any length."""

@@ -206,10 +206,14 @@ def test_other_weights_settings_or_files_make_them_anew(network: nn.Module, data
     with torch.no_grad():
         next(network.parameters()).view(-1)[0] += 1e-6
     assert not obtained(Counting(network), tmp_path, data, settings="other")[1]
-    (tmp_path / "detections" / "m.json").write_text("[]", encoding="utf-8")
-    assert not obtained(Counting(network), tmp_path, data, settings="other")[1]
-    (tmp_path / "detections" / "made_from.json").write_text("{", encoding="utf-8")
-    assert not obtained(Counting(network), tmp_path, data, settings="other")[1]
+    for name, content in (("m.json", "[]"), ("made_from.json", "{")):
+        path = tmp_path / "detections" / name
+        path.write_text(content, encoding="utf-8")
+        with pytest.raises(UsageError, match=name):  # who changed it may want to keep it
+            obtained(Counting(network), tmp_path, data, settings="other")
+        assert path.read_text(encoding="utf-8") == content
+        path.unlink()
+        assert not obtained(Counting(network), tmp_path, data, settings="other")[1]
     assert obtained(Counting(network), tmp_path, data, settings="other")[1]
 
 
@@ -234,7 +238,7 @@ def test_a_comparison_that_is_killed_goes_on_with_what_is_complete(
 
     with pytest.raises(KeyboardInterrupt):
         run()
-    assert sorted(path.name for path in (out / "detections").iterdir()) == ["a.json", "made_from.json"]
+    assert sorted(path.name for path in (out / "detections").glob("[!.]*")) == ["a.json", "made_from.json"]
     spent = detectors["a"].runs
     detectors["b"].fails_after = 10**9
     said = [model.reused for model in run().models]

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from detrkit.detectors.stages import ModelStages, resolve_device
+from detrkit.detectors.stages import ModelStages
 from detrkit.errors import UsageError
+from detrkit.hardware import resolve_device
 from detrkit.preprocess import Preprocessing
 from detrkit.types import Batch, GroundTruth
 from tests.unit.detectors.conftest import CLASS_MAP, QUERIES, fake_postprocess

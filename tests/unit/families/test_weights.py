@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 import torch
 
+from detrkit.api.export import export
 from detrkit.classes import COCO_CATEGORY_IDS, ClassMap
 from detrkit.config import Config
-from detrkit.errors import WeightsError
+from detrkit.errors import UsageError, WeightsError
 from detrkit.families.build import FAMILIES, get_family
 from detrkit.families.configs import MODEL_CONFIGS
 from detrkit.families.detr.export import write_hub, write_published
@@ -22,6 +23,7 @@ from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.families.transfer import load_exactly, match_logit_index, transfer
 from detrkit.families.weights import Weights
+from detrkit.families.writers import HUB_FILES
 from detrkit.nn.backbones import SMALL_BACKBONES
 from tests.unit.families.conftest import build, small_config
 
@@ -100,6 +102,20 @@ def test_names_of_a_hub_config_become_the_classes(tmp_path: Path):
     write_hub(tmp_path, Weights(build(config, 3).state_dict(), config, classes, "x"), Config())
     assert json.loads((tmp_path / "config.json").read_text())["id2label"] == {"0": "cat", "1": "N/A", "2": "dog"}
     assert read_weights(tmp_path).class_map == classes
+
+
+def test_export_for_transformers_replaces_no_file_of_the_user(tmp_path: Path):
+    config = small_config()
+    weights = Weights(build(config, 3).state_dict(), config, ClassMap(("a", "b", "c"), (0, 1, 2)), "x")
+    write_hub(tmp_path / "model", weights, 800, 1333)
+    assert {path.name for path in (tmp_path / "model").glob("[!.]*")} == set(HUB_FILES)
+    for name in HUB_FILES:
+        out = tmp_path / f"out {name}"
+        out.mkdir()
+        (out / name).write_bytes(b"precious")
+        with pytest.raises(UsageError, match=name):
+            export(tmp_path / "model", out, layout="hub")
+        assert [path.read_bytes() for path in out.iterdir()] == [b"precious"]
 
 
 @pytest.mark.parametrize("name", ["detr-r50-dc5-f0fb7ef5.pth", "x.pth"])

@@ -87,7 +87,7 @@ def test_a_gallery_leaves_out_what_would_make_the_page_too_big(monkeypatch: pyte
 def test_pages_may_be_empty_and_are_written_whole(tmp_path: Path):
     path = write_page(tmp_path / "new" / "page.html", "Nothing", "", [])
     assert Elements(path.read_text(encoding="utf-8")).found
-    assert list((tmp_path / "new").iterdir()) == [path]
+    assert list((tmp_path / "new").glob("[!.]*")) == [path]
     assert Gallery([]).html()
 
 

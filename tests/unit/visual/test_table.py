@@ -9,7 +9,7 @@ import re
 import pytest
 from rich.console import Console
 
-from detrkit.visual.table import Column, Table, write_csv
+from detrkit.visual.table import Column, Table, columns, write_csv
 from detrkit.visual.text import markdown_name
 from tests.unit.visual.elements import Elements
 
@@ -129,3 +129,20 @@ def test_no_cell_begins_a_formula_and_each_is_read_back(text, tmp_path):
     clean = text.encode("utf-8", "replace").decode().replace("\0", "\ufffd")
     assert first[0] in (clean, f"'{clean}")
     assert (first[0] == clean) == (HOSTILE.index(text) > 7)
+
+
+@pytest.mark.parametrize("width", [40, 60, 80, 200])
+def test_a_narrow_terminal_shows_every_name_and_number_whole(width: int):
+    names = ["cat", "motorcycle rider", "a class with a very long name indeed"]
+    heads = columns("count", "objects", "AP medium", "AP large", "best F1", "best score", "false per image")
+    rows = [[name, *(1_234_567 + place for place in range(len(heads)))] for name in names]
+    console = Console(file=io.StringIO(), width=width, color_system=None)
+    Table([Column("class", "name"), *heads], rows, "Classes", ["a note"]).show(console)
+    printed = console.file.getvalue()
+    assert max(map(len, printed.splitlines())) <= width
+    assert (printed.count("Classes"), printed.count("a note")) == (1, 1)
+    for place, head in enumerate(heads):
+        assert printed.count(head.name) == 1
+        assert printed.count(f"{1_234_567 + place:,}") == len(names)
+    parts = printed.count("motorcycle rider")
+    assert parts == printed.count("a class with") == (1 if width == 200 else parts)

@@ -97,9 +97,7 @@ def _report(result: CheckResult, fixed: FixResult | None, html: Path | None, as_
     for words in result.skipped:
         say(f"not checked: {words}")
     if result.findings:
-        from rich.console import Console
-
-        Console().print(result.table().only("Severity", "Finding", "Count", "Example").rich())
+        result.table().only("Severity", "Finding", "Count", "Example").show()
     say(_verdict(result, result.is_clean))
     if fixed is not None:
         repairs = counted(sum(fixed.repaired.values()), "fault")

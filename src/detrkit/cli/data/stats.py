@@ -46,13 +46,10 @@ def stats(
         if as_json:
             print_json(found.to_dict())
             return
-        from rich.console import Console
-
         from detrkit.curation.stats_report import printed_tables
 
-        console = Console()
         for table in printed_tables(found):
-            console.print(table.rich())
+            table.show()
         for line in found.advice:
             say(f"note: {line}")
         say(f"Written to {html}" if html is not None else "For plots, and all classes: --html FILE")

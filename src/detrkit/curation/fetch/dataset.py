@@ -215,11 +215,9 @@ def _tell_licence(entry: DatasetEntry, folder: Path, say: Callable[[str], None])
     note = f" {licence.note}" if licence.note else ""
     say(f"{entry.title}: licence {licence.name}, see {licence.url}.{note}")
     lines = [entry.title, f"Home page: {entry.source}", f"Licence: {licence.name}", f"Stated at: {licence.url}"]
-    content = "\n".join([*lines, *([licence.note] if licence.note else [])]) + "\n"
-    path = folder / LICENCE_FILE
-    if not path.is_file() or path.read_text(encoding="utf-8", errors="replace") != content:
-        with atomic_file(path) as file:
-            file.write(content)
+    if not (folder / LICENCE_FILE).exists():
+        with atomic_file(folder / LICENCE_FILE, own_folder=True) as file:
+            file.write("\n".join([*lines, *([licence.note] if licence.note else [])]) + "\n")
 
 
 def _check_space(parts: Sequence[Part], work: Path, keep_archives: bool) -> None:
