@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 import numbers
+import os
 import re
 import types
 import typing
@@ -31,9 +32,8 @@ def checked(function: Callable[P, T]) -> Callable[P, T]:
         for name, value in signature.bind(*args, **kwargs).arguments.items():
             kind = _resolved(signature.parameters[name].annotation, function)
             if not _fits(value, kind):
-                expected = (
-                    kind.__name__ if type(kind) is type else re.sub(r"(typing|collections\.abc)\.", "", str(kind))
-                )
+                plain = re.sub(r"(typing|collections\.abc)\.", "", str(kind))
+                expected = kind.__name__ if type(kind) is type else plain
                 got = f"{name} is {repr(value)[:80]} ({type(value).__name__})"
                 raise UsageError(f"{got}, expected {expected} in {function.__name__}()")
         return function(*args, **kwargs)
@@ -58,13 +58,16 @@ def _fits(value: object, kind: Any) -> bool:
     if origin is typing.Literal:
         return any(value is part or (type(value) is type(part) and value == part) for part in parts)
     if origin in (Sequence, list):
-        return isinstance(value, origin) and all(
-            _fits(entry, parts[0]) for entry in typing.cast("Sequence[object]", value)
-        )
+        if isinstance(value, str | os.PathLike) and _fits(value, parts[0]):
+            return True  # one in place of several: the function knows better what to say
+        return isinstance(value, Sequence) and all(_fits(entry, parts[0]) for entry in value)
     if kind is None:
         return value is None
     kind = origin or kind
     if kind in _ABSTRACT:
         return isinstance(value, _ABSTRACT[kind]) and not isinstance(value, bool)
-    unchecked = not isinstance(kind, type) or kind in (Any, inspect.Parameter.empty)
-    return unchecked or isinstance(value, kind)
+    if not isinstance(kind, type) or kind in (Any, inspect.Parameter.empty):
+        return True
+    if getattr(kind, "_is_protocol", False):
+        return all(hasattr(value, name) for name in kind.__annotations__)
+    return isinstance(value, kind)
