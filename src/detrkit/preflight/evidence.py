@@ -96,7 +96,7 @@ def collect_patches(
             if min(crop.shape[1:]) < _LEAST_SIDE:
                 continue
             objects.append((_features(crop), int(classes[place]), _shape(box, image), row))
-            elsewhere = _elsewhere(box, image, random)
+            elsewhere = _elsewhere(box, boxes, image, random)
             if elsewhere is not None:
                 pairs.append([_features(_crop(image, where, _CONTEXT)) for where in (box, elsewhere)])
                 pair_rows.append(row)
@@ -291,14 +291,19 @@ def _shape(box: np.ndarray, image: Tensor) -> list[float]:
     return [np.log(box_width / width), np.log(box_height / height), *centre, np.log(box_width / box_height)]
 
 
-def _elsewhere(box: np.ndarray, image: Tensor, random: np.random.Generator) -> np.ndarray | None:
-    """Choose a box of the same size, of eight places where they overlap least; None if it is too large."""
+def _elsewhere(
+    box: np.ndarray, boxes: np.ndarray, image: Tensor, random: np.random.Generator
+) -> np.ndarray | None:
+    """Choose a box of the same size, of eight places where it overlaps objects least; None if it is too large.
+
+    All objects count: where an image is full of coins, another coin looks like the one in the box.
+    """
     height, width = image.shape[1:]
     box_width, box_height = box[2] - box[0], box[3] - box[1]
     if box_width > _MOST_SHARE * width or box_height > _MOST_SHARE * height:
         return None
     corners = random.uniform(0, 1, (8, 2)) * (width - box_width, height - box_height)
-    across = np.minimum(box[2], corners[:, 0] + box_width) - np.maximum(box[0], corners[:, 0])
-    down = np.minimum(box[3], corners[:, 1] + box_height) - np.maximum(box[1], corners[:, 1])
-    x, y = corners[int(np.argmin(np.maximum(across, 0) * np.maximum(down, 0)))]
+    ends = corners + (box_width, box_height)
+    shared = np.minimum(boxes[:, None, 2:], ends) - np.maximum(boxes[:, None, :2], corners)  # [objects, 8, 2]
+    x, y = corners[int(np.argmin(np.maximum(shared, 0).prod(axis=2).sum(axis=0)))]
     return np.array([x, y, x + box_width, y + box_height])
