@@ -303,7 +303,7 @@ def _elsewhere(
     if box_width > _MOST_SHARE * width or box_height > _MOST_SHARE * height:
         return None
     corners = random.uniform(0, 1, (8, 2)) * (width - box_width, height - box_height)
-    ends = corners + (box_width, box_height)
+    ends = corners + np.array([box_width, box_height])
     shared = np.minimum(boxes[:, None, 2:], ends) - np.maximum(boxes[:, None, :2], corners)  # [objects, 8, 2]
     x, y = corners[int(np.argmin(np.maximum(shared, 0).prod(axis=2).sum(axis=0)))]
     return np.array([x, y, x + box_width, y + box_height])

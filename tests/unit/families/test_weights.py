@@ -107,7 +107,7 @@ def test_names_of_a_hub_config_become_the_classes(tmp_path: Path):
 def test_export_for_transformers_replaces_no_file_of_the_user(tmp_path: Path):
     config = small_config()
     weights = Weights(build(config, 3).state_dict(), config, ClassMap(("a", "b", "c"), (0, 1, 2)), "x")
-    write_hub(tmp_path / "model", weights, 800, 1333)
+    write_hub(tmp_path / "model", weights, Config())
     assert {path.name for path in (tmp_path / "model").glob("[!.]*")} == set(HUB_FILES)
     for name in HUB_FILES:
         out = tmp_path / f"out {name}"
