@@ -56,7 +56,8 @@ _LOSE_IMAGES: tuple[str, ...] = (
 )
 _LOSE_IMAGES += ("image_unreadable", "image_too_large", "duplicate_image_ids", "image_in_two_splits")
 _LOSE_IMAGES += ("near_duplicate_in_two_splits",)
-_OF_MASKS = ("mask_unreadable", "mask_polygon_short", "mask_outside_image", "mask_box_mismatch")
+_OF_POLYGONS = ("mask_polygon_short", "mask_polygon_flat")
+_OF_MASKS = ("mask_unreadable", *_OF_POLYGONS, "mask_outside_image", "mask_box_mismatch")
 _NOT_READ = {"polygons_in_labels": "polygons", "extra_numbers": "lines with numbers after the box"}
 
 
@@ -201,13 +202,13 @@ class _Writer:
             content = _merged(content, split, rows, with_mask)
         ids = unique_ids(split.table.annotation_ids[rows]).tolist()
         for entry, annotation_id in zip(content["annotations"], ids, strict=True):
-            entry["id"] = annotation_id
+            entry["id"] = split.table.annotation_id_texts.get(annotation_id, annotation_id)
         write_coco_json(self.folder / "annotations" / f"instances_{folder.name}.json", content)
         # what is lost
         self._account(split, images, table.annotation_ids, rows, classes)
         masks = self.checked.masks.get(split.name)
         if masks is not None:
-            had = np.isfinite(masks.area) | masks.is_short
+            had = np.isfinite(masks.area) | (masks.polygon_fault != "")
             had[list(masks.fault)] = True
             had[self._rows_of(split, "duplicate_boxes")] = False
             self._lose(split.name, "masks", int(had.sum() - with_mask[rows].sum()), int(had.sum()))
@@ -331,6 +332,8 @@ class _Writer:
             area=area[rows],
             iscrowd=table.iscrowd[rows],
             report=ReadReport(str(table.source)),
+            image_id_texts=table.image_id_texts,
+            category_id_texts=_category_texts(self.checked.splits, by_id),
         )
         return corrected, has_mask
 
@@ -413,6 +416,16 @@ def _united_classes(checked: Checked) -> Classes:
     }
 
 
+def _category_texts(splits: Sequence[SplitData], names: Mapping[int, str]) -> dict[int, str]:
+    """Return the text of each category id that still stands for the class that it stood for."""
+    return {
+        number: one.table.category_id_texts[number]
+        for one in splits
+        for number, name in zip(one.table.category_ids, one.table.category_names, strict=True)
+        if names.get(number) == name and number in one.table.category_id_texts
+    }
+
+
 def _merged(content: dict[str, Any], split: SplitData, rows: np.ndarray, with_mask: np.ndarray) -> dict[str, Any]:
     """Add to the entries of a split what the COCO JSON file that they were read from holds besides."""
     table, original = split.table, load_json(split.table.source)
@@ -420,7 +433,8 @@ def _merged(content: dict[str, Any], split: SplitData, rows: np.ndarray, with_ma
     if counts != (len(table.image_ids), len(table.annotation_ids)):
         raise DataError(f"{table.source}: was changed while it was checked; run the check again")
     merged = {key: value for key, value in original.items() if key not in content}
-    image_of = dict(reversed([*zip(table.image_ids.tolist(), original["images"], strict=True)]))
+    written = [table.image_id_texts.get(number, number) for number in table.image_ids.tolist()]
+    image_of = dict(reversed([*zip(written, original["images"], strict=True)]))
     merged["images"] = [{**image_of[entry["id"]], **entry} for entry in content["images"]]
     merged["annotations"] = []
     for entry, row in zip(content["annotations"], rows.tolist(), strict=True):

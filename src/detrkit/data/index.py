@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from detrkit.classes import ClassMap
+from detrkit.data.table import IdTexts
 from detrkit.errors import AnnotationError
 
 
@@ -70,6 +71,9 @@ class CocoIndex:
         class_map: The classes that ``labels`` counts.
         written: The annotations as evaluation counts them; None where these are those of the index.
         is_numbered: The format has no image ids, so that images are numbered from 1 in the order of names.
+        id_texts: Ids of images that are texts in the data set, str ``[I]``, empty where one is a number; no row at
+            all if none is a text. Use :meth:`written_id` for whatever people or other programs read.
+        category_id_texts: Ids of categories that are texts in the data set, by their number in ``class_map``.
     """
 
     image_ids: np.ndarray
@@ -85,6 +89,8 @@ class CocoIndex:
     class_map: ClassMap
     written: WrittenAnnotations | None = None
     is_numbered: bool = False
+    id_texts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=str))
+    category_id_texts: IdTexts = dataclasses.field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -97,6 +103,11 @@ class CocoIndex:
     def object_counts(self) -> np.ndarray:
         """Count the objects of each image, int64 ``[I]``; crowd regions are none: not trained on, not measured."""
         return np.diff(np.concatenate(([0], np.cumsum(~self.iscrowd)))[self.offsets])
+
+    def written_id(self, row: int) -> int | str:
+        """Return the id of an image as the data set has it: a number, or a text."""
+        text = str(self.id_texts[row]) if len(self.id_texts) else ""
+        return text or int(self.image_ids[row])
 
     def annotation_rows(self, row: int) -> slice:
         """Return the rows of the annotation arrays that belong to an image."""
@@ -116,6 +127,7 @@ class CocoIndex:
             name_offsets=name_offsets,
             sizes_hw=self.sizes_hw[rows],
             written=None if self.written is None else self.written.select(rows),
+            id_texts=self.id_texts[rows] if len(self.id_texts) else self.id_texts,
         )
         return images._with_annotations(annotation_rows, counts)
 

@@ -15,7 +15,7 @@ from detrkit.classes import ClassMap, SizeHW
 from detrkit.data.exif import turn_upright
 from detrkit.data.faults import Findings, Ledger, ReadReport
 from detrkit.data.index import CocoIndex, WrittenAnnotations, check_inside, pack_names
-from detrkit.data.table import AnnotationTable, positions_of
+from detrkit.data.table import AnnotationTable, IdTexts, positions_of
 from detrkit.errors import AnnotationError, DataError, ImageError
 from detrkit.ops.images import read_image_size
 
@@ -103,6 +103,10 @@ class _Repair:
             class_map=class_map,
             written=self._written(class_map),
             is_numbered=bool(table.label_files),
+            id_texts=np.array([table.image_id_texts.get(image_id, "") for image_id in table.image_ids.tolist()])
+            if table.image_id_texts
+            else np.zeros(0, dtype=str),
+            category_id_texts=table.category_id_texts,
         )
         return index, account(table, index, self.found)
 
@@ -145,8 +149,9 @@ class _Repair:
         ):
             first = first_by_id.setdefault(image_id, row)
             if first != row:
+                written = self.table.image_id_texts.get(image_id, image_id)
                 raise AnnotationError(
-                    f"images[{row}] has id {image_id}, which images[{first}] has already; "
+                    f"images[{row}] has id {written}, which images[{first}] has already; "
                     "annotations could belong to either: give every image its own id"
                 )
             if name in seen:
@@ -185,16 +190,17 @@ class _Repair:
         class_ids = positions_of(table.category_refs, np.array(class_map.category_ids, dtype=np.int64))
         left = np.ones(len(ids), dtype=bool)
         finite = np.isfinite(boxes)
-        faults: tuple[tuple[str, Any, str, np.ndarray | None], ...] = (
-            ("unknown_image_id", image_rows < 0, "image", table.image_refs),
-            ("unknown_category_id", class_ids < 0, "category", table.category_refs),
-            ("box_missing", np.isnan(boxes).all(axis=1), "no box", None),
-            ("box_not_finite", ~finite.all(axis=1), "box", boxes),
-            ("box_empty", ~(boxes[:, 2:] > 0).all(axis=1), "box", boxes),
+        faults: tuple[tuple[str, Any, str, np.ndarray | None, IdTexts], ...] = (
+            ("unknown_image_id", image_rows < 0, "image", table.image_refs, table.image_id_texts),
+            ("unknown_category_id", class_ids < 0, "category", table.category_refs, table.category_id_texts),
+            ("box_missing", np.isnan(boxes).all(axis=1), "no box", None, {}),
+            ("box_not_finite", ~finite.all(axis=1), "box", boxes, {}),
+            ("box_empty", ~(boxes[:, 2:] > 0).all(axis=1), "box", boxes, {}),
         )
-        for kind, is_faulty, what, values in faults:
+        for kind, is_faulty, what, values, texts in faults:
             for row in np.flatnonzero(left & is_faulty).tolist():
-                got = "" if values is None else f" {values[row].tolist()}"
+                value = None if values is None else values[row].tolist()
+                got = "" if value is None else f" {texts.get(value, value) if texts else value}"
                 self.found.add(kind, f"{table.place(row, int(image_rows[row]))}: {what}{got}")
             left &= ~is_faulty
         rows = np.flatnonzero(left)

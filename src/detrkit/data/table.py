@@ -9,7 +9,7 @@ Shapes: I images, N annotations of all of them, C categories.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -17,6 +17,8 @@ import numpy as np
 
 from detrkit.data.faults import ReadReport
 
+IdTexts = Mapping[int, str]
+"""The text that a file has for an id, by the number that stands for it inside; none for ids that are numbers."""
 PlaceUnit = Literal["annotation", "line", "object"]
 
 
@@ -44,6 +46,10 @@ class AnnotationTable:
             ``label_files`` only.
         unit: Unit that ``places`` counts.
         supercategories: Names under which categories are grouped, each once; Roboflow lists one as a category.
+        image_id_texts: Ids of images that are no numbers in the file; references to unlisted images, too. Their
+            numbers are in the order of the texts. Likewise for annotations and categories:
+        annotation_id_texts: see above
+        category_id_texts: see above
         objects_found: Number of objects in the files; if not given, the rows and what ``report`` says was lost.
     """
 
@@ -64,6 +70,9 @@ class AnnotationTable:
     places: np.ndarray | None = None
     unit: PlaceUnit = "annotation"
     supercategories: Sequence[str] = ()
+    image_id_texts: IdTexts = dataclasses.field(default_factory=dict)
+    annotation_id_texts: IdTexts = dataclasses.field(default_factory=dict)
+    category_id_texts: IdTexts = dataclasses.field(default_factory=dict)
     objects_found: int = -1
 
     def __post_init__(self) -> None:
@@ -88,7 +97,8 @@ class AnnotationTable:
     def place(self, row: int, image_row: int) -> str:
         """Name the place of an annotation, for messages: ``annotation 17``, ``labels/a.txt line 3``."""
         if self.places is None or not self.label_files or image_row < 0:
-            return f"annotation {self.annotation_ids[row]}"
+            number = int(self.annotation_ids[row])
+            return f"annotation {self.annotation_id_texts.get(number, number)}"
         return f"{self.label_files[image_row]} {self.unit} {self.places[row]}"
 
 

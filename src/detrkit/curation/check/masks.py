@@ -10,21 +10,20 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Sequence
-from typing import Any
 
 import msgspec
 import numpy as np
-from hotcoco import mask as mask_functions
 
 from detrkit.curation.check.source import SplitData, boxes_text
 from detrkit.data.faults import Findings
+from detrkit.data.formats.base import read_utf8
 from detrkit.data.formats.coco.read import load_json
+from detrkit.data.formats.coco.segmentation import mask_extent
 
 BOX_PIXELS = 2.0
 BOX_SHARE = 0.02
 """Of the side of the box: labelling tools round polygons on a smaller copy of the image."""
 OUTSIDE_PIXELS = 2.0
-FARTHEST = 1e9
 AREA_FACTOR, AREA_PIXELS = 2.0, 64.0
 """An area is far from that of its mask if it is more than twice or less than half of it, and by so many pixels."""
 
@@ -36,13 +35,13 @@ class Masks:
     Args:
         bounds_xyxy: Bounds in pixels, NaN where there is no mask, float64 ``[N, 4]``.
         area: Pixels, of polygons by the shoelace formula, NaN where there is no mask, ``[N]``.
-        is_short: Whether a polygon has fewer than three points, bool ``[N]``.
+        polygon_fault: Kind of fault of polygons that enclose nothing, object ``[N]``; empty if sound.
         fault: Reason why a mask cannot be decoded, by annotation row.
     """
 
     bounds_xyxy: np.ndarray
     area: np.ndarray
-    is_short: np.ndarray
+    polygon_fault: np.ndarray
     fault: dict[int, str]
 
 
@@ -52,18 +51,17 @@ def decode_masks(split: SplitData) -> Masks | None:
     if raw is None or len(raw) != len(split.table.annotation_ids):
         return None
     count = len(raw)
-    masks = Masks(np.full((count, 4), np.nan), np.full(count, np.nan), np.zeros(count, dtype=bool), {})
+    masks = Masks(np.full((count, 4), np.nan), np.full(count, np.nan), np.full(count, "", dtype=object), {})
     for row, text in enumerate(raw):
-        content = msgspec.json.decode(text)
-        if not content:
-            continue  # null and [], as exports without masks write
         image = int(split.image_rows[row])
-        size_hw = None if image < 0 else split.table.sizes_hw[image].tolist()
+        size_hw = None if image < 0 else tuple(split.table.sizes_hw[image].tolist())
         try:
-            _decode(content, row, size_hw, masks)
-        except (ValueError, TypeError, KeyError, IndexError, RuntimeError, OverflowError) as error:
-            masks.fault[row] = str(error) or type(error).__name__
-    return masks if np.isfinite(masks.area).any() or masks.fault or masks.is_short.any() else None
+            extent = mask_extent(msgspec.json.decode(text), size_hw)
+        except (ValueError, msgspec.DecodeError) as error:
+            masks.fault[row] = str(error)
+        else:
+            masks.bounds_xyxy[row], masks.area[row], masks.polygon_fault[row] = extent
+    return masks if np.isfinite(masks.area).any() or masks.fault or masks.polygon_fault.any() else None
 
 
 def check_masks(split: SplitData, masks: Masks, found: Findings) -> None:
@@ -72,8 +70,8 @@ def check_masks(split: SplitData, masks: Masks, found: Findings) -> None:
     # masks that cannot be decoded, or enclose nothing
     unreadable = np.array(sorted(masks.fault), dtype=np.int64)
     split.report(found, "mask_unreadable", unreadable, lambda row: f": {masks.fault[row]}")
-    short = np.flatnonzero(masks.is_short)
-    split.report(found, "mask_polygon_short", short, lambda row: ": fewer than six numbers")
+    for kind in sorted(set(masks.polygon_fault) - {""}):
+        split.report(found, kind, np.flatnonzero(masks.polygon_fault == kind), lambda _row: "")
     # masks outside of their image
     rows = np.flatnonzero(np.isfinite(bounds).all(axis=1) & (split.image_rows >= 0))
     limits = split.limits_hw[split.image_rows[rows]][:, ::-1].astype(np.float64)
@@ -81,7 +79,7 @@ def check_masks(split: SplitData, masks: Masks, found: Findings) -> None:
     is_outside = leaves.any(axis=1) & (limits > 0).all(axis=1)
     split.report(found, "mask_outside_image", rows[is_outside], lambda row: f": bounds {boxes_text(bounds[row])}")
     # masks away from their box
-    rows = rows[~is_outside & np.isfinite(boxes[rows]).all(axis=1) & ~masks.is_short[rows]]
+    rows = rows[~is_outside & np.isfinite(boxes[rows]).all(axis=1) & (masks.polygon_fault[rows] == "")]
     corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
     tolerance = np.maximum(BOX_PIXELS, BOX_SHARE * np.tile(boxes[rows, 2:], 2))
     mismatched = rows[(np.abs(corners[rows] - bounds[rows]) > tolerance).any(axis=1)]
@@ -121,7 +119,7 @@ def _read_masks(split: SplitData) -> Sequence[msgspec.Raw] | None:
     """Read the ``segmentation`` of every annotation of a COCO JSON file, unparsed; None if there are none."""
     if split.files.format != "coco":
         return None
-    content = split.table.source.read_bytes()
+    content = read_utf8(split.table.source)
     if b'"segmentation"' not in content:
         return None
     try:
@@ -130,48 +128,3 @@ def _read_masks(split: SplitData) -> Sequence[msgspec.Raw] | None:
         listed = load_json(split.table.source)["annotations"]
         return [msgspec.Raw(msgspec.json.encode(entry.get("segmentation"))) for entry in listed]
     return [entry.segmentation for entry in entries]
-
-
-def _decode(content: Any, row: int, size_hw: list[int] | None, masks: Masks) -> None:
-    if isinstance(content, dict):
-        _decode_rle(content, row, size_hw, masks)
-        return
-    if not isinstance(content, list):
-        raise ValueError(f"holds a {type(content).__name__}, expected polygons or an RLE")
-    if content and isinstance(content[0], (int, float)):
-        content = [content]  # one polygon, not in a list of its own
-    parts = [np.array(part, dtype=np.float64).reshape(-1) for part in content]
-    whole = [part[: len(part) // 2 * 2].reshape(-1, 2) for part in parts if len(part) >= 6]
-    masks.is_short[row] = len(whole) < len(parts)
-    if any(len(part) % 2 for part in parts):
-        raise ValueError("a polygon has an odd number of coordinates")
-    if not whole:
-        return
-    points = np.concatenate(whole)
-    if not (np.abs(points) < FARTHEST).all():
-        raise ValueError("a polygon has coordinates that are no numbers, or no pixels")
-    masks.bounds_xyxy[row] = [*points.min(axis=0), *points.max(axis=0)]
-    masks.area[row] = sum(_shoelace(part) for part in whole)
-
-
-def _decode_rle(content: dict[str, Any], row: int, size_hw: list[int] | None, masks: Masks) -> None:
-    height, width = (int(side) for side in content["size"])
-    counts = content["counts"]
-    if size_hw is not None and all(size_hw) and [height, width] != size_hw:
-        raise ValueError(f"RLE of {width} x {height} pixels on an image of {size_hw[1]} x {size_hw[0]}")
-    if isinstance(counts, list):
-        total = sum(counts)
-        if total != height * width:
-            raise ValueError(f"RLE counts {total} pixels, expected {height} x {width}")
-        rle = mask_functions.fr_py_objects({"size": [height, width], "counts": counts}, height, width)
-    else:
-        rle = {"size": [height, width], "counts": counts}
-    x, y, box_width, box_height = np.ravel(mask_functions.to_bbox(rle)).tolist()
-    if box_width > 0 and box_height > 0:
-        masks.bounds_xyxy[row] = [x, y, x + box_width, y + box_height]
-    masks.area[row] = float(np.ravel(mask_functions.area(rle))[0])
-
-
-def _shoelace(points: np.ndarray) -> float:
-    x, y = points[:, 0], points[:, 1]
-    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2

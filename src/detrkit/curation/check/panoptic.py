@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
 
 from detrkit.data.faults import Findings, Location
 from detrkit.data.formats.coco.read import load_json
+from detrkit.data.formats.panoptic import Segments, read_segments
 from detrkit.data.index import check_inside
 from detrkit.errors import AnnotationError, DataError
 
@@ -32,15 +32,6 @@ class PanopticFiles(NamedTuple):
     json: Path
     masks: Path
     content: Mapping[str, Any]
-
-
-class Segments(NamedTuple):
-    """The segments of a PNG: ids, pixels and bounds (x, y, width, height) of each, and height and width."""
-
-    ids: np.ndarray
-    pixels: np.ndarray
-    boxes_xywh: np.ndarray
-    size_hw: tuple[int, int]
 
 
 def find_panoptic(data: Path, found: Findings) -> list[PanopticFiles]:
@@ -93,31 +84,6 @@ def read_mask(files: PanopticFiles, entry: Mapping[str, Any]) -> Segments | str:
         return "there is no such file"
     except Exception as error:  # Pillow's plugins raise nearly anything on a corrupt file
         return f"cannot be decoded: {error}"
-
-
-def read_segments(path: Path) -> Segments:
-    """Measure the segments of a PNG file: ids, pixel counts and bounds."""
-    with Image.open(path) as image:
-        colors = np.asarray(image.convert("RGB"), dtype=np.int32)
-    ids = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
-    height, width = ids.shape
-    # Runs of equal pixels along the rows: some thousands, where there are hundreds of thousands of pixels.
-    flat = ids.ravel()
-    begins = np.ones(len(flat), dtype=bool)
-    begins[1:] = flat[1:] != flat[:-1]
-    begins[::width] = True
-    starts = np.flatnonzero(begins)
-    lengths = np.diff(np.append(starts, len(flat)))
-    present, segment = np.unique(flat[starts], return_inverse=True)
-    left, top = starts % width, starts // width
-    low = np.full((len(present), 2), max(height, width), dtype=np.int64)
-    high = np.zeros((len(present), 2), dtype=np.int64)
-    np.minimum.at(low, segment, np.stack([left, top], axis=1))
-    np.maximum.at(high, segment, np.stack([left + lengths, top + 1], axis=1))
-    pixels = np.bincount(segment, lengths, len(present)).astype(np.int64)
-    kept = present != 0
-    boxes = np.concatenate([low, high - low], axis=1)
-    return Segments(present[kept], pixels[kept], boxes[kept], (height, width))
 
 
 def _objects(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

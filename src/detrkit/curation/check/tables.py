@@ -23,11 +23,18 @@ def check_tables(split: SplitData, found: Findings) -> None:
             found.add(finding.kind, example, Location(split.name), count=1 if at else 1 + rest)
     # ids that repeat
     ids, names = table.image_ids, table.file_names
+
+    def image(number: np.int64) -> str:
+        return table.image_id_texts.get(int(number), str(number))
+
+    def category(number: np.int64) -> str:
+        return table.category_id_texts.get(int(number), str(number))
+
     split.report_images(
         found,
         "duplicate_image_ids",
         repeated_rows(ids),
-        lambda row: f"id {ids[row]} of {names[row]} is that of {names[_first(ids, row)]}",
+        lambda row: f"id {image(ids[row])} of {names[row]} is that of {names[_first(ids, row)]}",
     )
     split.report(found, "duplicate_annotation_ids", repeated_rows(table.annotation_ids), lambda row: "")
     categories = np.array(table.category_ids, dtype=np.int64)
@@ -38,8 +45,8 @@ def check_tables(split: SplitData, found: Findings) -> None:
     # references that lead nowhere
     images, classes = table.image_refs, table.category_refs
     lost, unclassed = np.flatnonzero(split.image_rows < 0), np.flatnonzero(split.class_rows < 0)
-    split.report(found, "unknown_image_id", lost, lambda row: f": image {images[row]}")
-    split.report(found, "unknown_category_id", unclassed, lambda row: f": category {classes[row]}")
+    split.report(found, "unknown_image_id", lost, lambda row: f": image {image(images[row])}")
+    split.report(found, "unknown_category_id", unclassed, lambda row: f": category {category(classes[row])}")
     _check_images(split, found)
 
 

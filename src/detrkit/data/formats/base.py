@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import dataclasses
 import json
@@ -29,6 +30,7 @@ IMAGE_FOLDERS = ("images", "JPEGImages", "imgs", "img", "data")
 PANOPTIC_FILE = re.compile(r"^panoptic_([A-Za-z]+?)(?:20\d\d)?(?:[_-].*)?$")
 """Name, without its suffix, of a COCO panoptic file; the group is its split."""
 
+_CHUNK_BYTES = 1 << 20
 _XML_ENCODING = re.compile(rb"""(?:\xef\xbb\xbf)?\s*<\?xml[^>]*?\sencoding\s*=\s*["']([A-Za-z][A-Za-z0-9._-]*)""")
 _CERTAINLY_UTF8 = re.compile(rb"[\xe1-\xef][\x80-\xbf]{2}")
 """Three bytes of one character; in valid UTF-8 they are no accident, whatever is declared."""
@@ -119,11 +121,37 @@ def read_text(path: Path, errors: str = "strict", found: Findings | None = None)
     Raises:
         AnnotationError: It cannot be read, or its encoding cannot be told.
     """
+    return decode_text(_read(path), path, errors, found)
+
+
+def read_utf8(path: Path, found: Findings | None = None) -> bytes:
+    """Read a large text as bytes of UTF-8 without a byte order mark; nothing is decoded if it is UTF-8 already.
+
+    Raises:
+        AnnotationError: It cannot be read, or its encoding cannot be told; see :func:`decode_text`.
+    """
+    data = _read(path)
+    if json.detect_encoding(data).startswith("utf-8") and _is_utf8(data):
+        return data.removeprefix(codecs.BOM_UTF8)
+    return decode_text(data, path, found=found).encode()
+
+
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
-    return decode_text(data, path, errors, found)
+
+
+def _is_utf8(data: bytes) -> bool:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        # by parts, since the whole as text may take four times its memory
+        for start in range(0, 0 if data.isascii() else len(data), _CHUNK_BYTES):
+            decoder.decode(data[start : start + _CHUNK_BYTES], start + _CHUNK_BYTES >= len(data))
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def decode_text(data: bytes, path: Path, errors: str = "strict", found: Findings | None = None) -> str:

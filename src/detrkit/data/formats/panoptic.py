@@ -7,10 +7,12 @@ pixels of the PNG files are looked at by ``detrkit data check`` only.
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from detrkit.data.faults import Findings
 from detrkit.data.formats.base import (
@@ -24,9 +26,20 @@ from detrkit.data.formats.base import (
     usable_size,
 )
 from detrkit.data.formats.coco.find import find_image_folder
-from detrkit.data.formats.coco.read import load_json
-from detrkit.data.table import AnnotationTable
+from detrkit.data.formats.coco.read import json_number, load_json
+from detrkit.data.formats.ids import IdNumbers
+from detrkit.data.index import check_inside
+from detrkit.data.table import AnnotationTable, positions_of
 from detrkit.errors import AnnotationError, DataError
+
+
+class Segments(NamedTuple):
+    """The segments of a PNG: ids, pixels and bounds (x, y, width, height) of each, and height and width."""
+
+    ids: np.ndarray
+    pixels: np.ndarray
+    boxes_xywh: np.ndarray
+    size_hw: tuple[int, int]
 
 
 def find_panoptic(root: Path) -> SplitCandidates:
@@ -66,6 +79,31 @@ def segments_folder(file: Path) -> Path | None:
     return next((folder for folder in candidates if folder.is_dir()), None)
 
 
+def read_segments(path: Path) -> Segments:
+    """Measure the segments of a PNG file: ids, pixel counts and bounds."""
+    with Image.open(path) as image:
+        colors = np.asarray(image.convert("RGB"), dtype=np.int32)
+    ids = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
+    height, width = ids.shape
+    # Runs of equal pixels along the rows: some thousands, where there are hundreds of thousands of pixels.
+    flat = ids.ravel()
+    begins = np.ones(len(flat), dtype=bool)
+    begins[1:] = flat[1:] != flat[:-1]
+    begins[::width] = True
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(np.append(starts, len(flat)))
+    present, segment = np.unique(flat[starts], return_inverse=True)
+    left, top = starts % width, starts // width
+    low = np.full((len(present), 2), max(height, width), dtype=np.int64)
+    high = np.zeros((len(present), 2), dtype=np.int64)
+    np.minimum.at(low, segment, np.stack([left, top], axis=1))
+    np.maximum.at(high, segment, np.stack([left + lengths, top + 1], axis=1))
+    pixels = np.bincount(segment, lengths, len(present)).astype(np.int64)
+    kept = present != 0
+    boxes = np.concatenate([low, high - low], axis=1)
+    return Segments(present[kept], pixels[kept], boxes[kept], (height, width))
+
+
 def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
     """Read the things of a split as objects with boxes; their classes are the categories marked ``isthing``.
 
@@ -74,16 +112,29 @@ def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
         DataError: It lists no images or no categories, or has no things.
     """
     source = files.annotations
-    content, report = load_json(source), Findings(str(source))
+    report = Findings(str(source))
+    content = load_json(source, report)
     images, categories, annotations = (
         _entries(content, key, source) for key in ("images", "categories", "annotations")
     )
     if not images or not categories:
         raise DataError(f"{source}: lists no {'categories' if images else 'images'}; use a panoptic file of COCO")
     try:
-        image_ids = np.array([int(entry["id"]) for entry in images], dtype=np.int64)
-        row_of = {image_id: row for row, image_id in reversed(list(enumerate(image_ids.tolist())))}
-        by_row = [(row_of.get(int(entry["image_id"]), -1), entry) for entry in annotations]
+        # ids as numbers
+        of_images, of_categories = IdNumbers("image", report), IdNumbers("category", report)
+        image_ids = of_images.take([entry["id"] for entry in images], "id", "images")
+        image_refs = of_images.take([entry["image_id"] for entry in annotations], "image_id", "annotations")
+        category_ids = of_categories.take([entry["id"] for entry in categories], "id", "categories")
+        listed = [
+            (place, segment) for place, entry in enumerate(annotations) for segment in entry["segments_info"]
+        ]
+        category_refs = of_categories.take(
+            [segment["category_id"] for _, segment in listed], "category_id", "segments_info"
+        )
+        image_id_texts = of_images.settle(image_ids, image_refs)
+        category_id_texts = of_categories.settle(category_ids, category_refs)
+        rows_of_entries = positions_of(image_refs, image_ids)
+        by_row = list(zip(rows_of_entries.tolist(), annotations, strict=True))
         unknown = sum(row < 0 for row, _ in by_row)
         if unknown:
             raise AnnotationError(f"{source}: {unknown} annotations belong to an image that is not listed")
@@ -93,16 +144,22 @@ def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
         for row in sorted(set(range(len(images))) - set(labelled)):
             report.add("image_without_label_file", names[row])
         sizes = [
-            usable_size(*(_number(images[row].get(side)) for side in ("height", "width"))) for row in labelled
+            usable_size(*(json_number(images[row].get(side)) for side in ("height", "width"))) for row in labelled
         ]
         # segments of things, and of categories that are not listed, which repair reports
-        things = [(int(entry["id"]), str(entry["name"])) for entry in categories if entry.get("isthing", 1) == 1]
+        numbers = category_ids.tolist()
+        things = [
+            (number, str(entry["name"]))
+            for number, entry in zip(numbers, categories, strict=True)
+            if entry.get("isthing", 1) == 1
+        ]
         if not things:
             raise DataError(f"{source}: no category is a thing, so there is nothing to detect")
-        stuff = {int(entry["id"]) for entry in categories} - {number for number, _ in things}
-        listed = [(row, segment) for row, entry in by_row for segment in entry["segments_info"]]
-        rows = [row for row, segment in listed if int(segment["category_id"]) not in stuff]
-        segments = [segment for _, segment in listed if int(segment["category_id"]) not in stuff]
+        stuff = set(numbers) - {number for number, _ in things}
+        kept = [at for at, number in enumerate(category_refs.tolist()) if number not in stuff]
+        places, segments = [listed[at][0] for at in kept], [listed[at][1] for at in kept]
+        boxes = np.array([_box(segment) for segment in segments], dtype=np.float64).reshape(-1, 4)
+        _take_boxes_of_pixels(boxes, places, segments, annotations, files.listings[0], report)
         return AnnotationTable(
             source=source,
             image_ids=image_ids[labelled],
@@ -110,19 +167,44 @@ def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
             sizes_hw=np.array([usable_size(*size) for size in sizes], dtype=np.int32).reshape(-1, 2),
             category_ids=[number for number, _ in things],
             category_names=[name for _, name in things],
-            annotation_ids=np.arange(1, len(rows) + 1, dtype=np.int64),
-            image_refs=image_ids[rows],
-            category_refs=np.array([int(segment["category_id"]) for segment in segments], dtype=np.int64),
-            boxes_xywh=np.array([_box(segment) for segment in segments], dtype=np.float64).reshape(-1, 4),
-            area=np.array([_number(segment.get("area")) for segment in segments], dtype=np.float64),
+            annotation_ids=np.arange(1, len(kept) + 1, dtype=np.int64),
+            image_refs=image_ids[rows_of_entries[places]],
+            category_refs=category_refs[kept],
+            boxes_xywh=boxes,
+            area=np.array([json_number(segment.get("area")) for segment in segments], dtype=np.float64),
             iscrowd=np.array([segment.get("iscrowd") == 1 for segment in segments], dtype=bool),
             report=report.report(),
+            image_id_texts=image_id_texts,
+            category_id_texts=category_id_texts,
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise AnnotationError(
             f"{source}: an entry has no usable {error}, expected COCO panoptic: images with id and file_name, "
             "annotations with image_id, file_name and segments_info, categories with id, name and isthing"
         ) from error
+
+
+def _take_boxes_of_pixels(
+    boxes: np.ndarray,
+    places: Sequence[int],
+    segments: Sequence[dict[str, Any]],
+    annotations: Sequence[dict[str, Any]],
+    folder: Path,
+    report: Findings,
+) -> None:
+    """Put the bounds of their pixels in place of boxes that are not given, where the PNG file can be read."""
+    read = functools.lru_cache(maxsize=1)(read_segments)
+    for at in np.flatnonzero(np.isnan(boxes).all(axis=1)).tolist():
+        name = str(annotations[places[at]]["file_name"])
+        try:
+            check_inside(name, folder)
+            pixels = read(folder / name)
+        except Exception:  # Pillow's plugins raise nearly anything; left out and counted as box_missing later
+            continue
+        found = np.flatnonzero(pixels.ids == segments[at].get("id"))
+        if len(found):
+            boxes[at] = pixels.boxes_xywh[found[0]]
+            report.add("box_from_mask", f"segment {segments[at]['id']} of {name}: {boxes[at].tolist()}")
 
 
 def _entries(content: Any, key: str, source: Path) -> list[dict[str, Any]]:
@@ -134,8 +216,4 @@ def _entries(content: Any, key: str, source: Path) -> list[dict[str, Any]]:
 
 def _box(segment: dict[str, Any]) -> list[float]:
     box = segment.get("bbox")
-    return [_number(value) for value in box] if isinstance(box, list) and len(box) == 4 else [np.nan] * 4
-
-
-def _number(value: Any) -> float:
-    return float(value) if isinstance(value, (int, float)) else np.nan
+    return [json_number(value) for value in box] if isinstance(box, list) and len(box) == 4 else [np.nan] * 4

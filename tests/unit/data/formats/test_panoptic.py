@@ -55,6 +55,31 @@ def test_sample_of_panopticapi_is_the_only_split_of_its_folder(shared_data: Path
     assert len(read_split_files(files)[0]) == 2
 
 
+def test_text_ids_and_boxes_of_pixels(tmp_path: Path) -> None:
+    segments = [
+        segment(id=131335, bbox=None, category_id="c_1"),
+        segment(id=8, category_id="sky"),
+        segment(id=9, category_id="1"),
+    ]
+    categories = [
+        {"id": "c_1", "name": "cat"},
+        {"id": "1", "name": "dog"},
+        {"id": "sky", "name": "s", "isthing": 0},
+    ]
+    root = data_set(tmp_path, segments, categories)
+    path = root / "annotations" / "panoptic_train.json"
+    content = json.loads(path.read_text())
+    content["images"][0]["id"], content["images"][1]["id"] = "1_1", "11"
+    content["annotations"][0]["image_id"] = "1_1"
+    path.write_bytes(json.dumps(content).encode("utf-16"))
+    index, report = read_split_files(find_split(root, "train", PANOPTIC))
+    assert [index.written_id(row) for row in range(len(index))] == ["1_1"]
+    assert index.boxes_xyxy.tolist() == [[6, 5, 16, 10]] * 2
+    assert [index.class_map.names[label] for label in index.labels] == ["cat", "dog"]
+    kinds = ("ids_numbered", "box_from_mask", "text_not_utf8")
+    assert [report.count(kind) for kind in kinds] == [5, 1, 1]
+
+
 def test_stuff_unknown_categories_and_images_without_segments(tmp_path: Path) -> None:
     segments = [segment(), segment(id=8, category_id=9), segment(id=9, category_id=5), segment(id=10, bbox=None)]
     files = find_split(data_set(tmp_path, segments), "train")

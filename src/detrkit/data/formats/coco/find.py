@@ -32,7 +32,8 @@ PROBED_NAMES = 20
 """How many listed file names are looked for to recognise the image folder; some may be missing."""
 
 _SPLIT_FILE = re.compile(r"^(?:instances_)?([A-Za-z]+?)(?:20\d\d)?(?:[_-].*)?$")
-_FILE_NAME = re.compile(rb'"file_name"\s*:\s*("(?:[^"\\]|\\.)*")')
+_NAMES = [re.compile(rb'"%s"\s*:\s*("(?:[^"\\]|\\.)*")' % key) for key in (b"file_name", b"coco_url")]
+"""File names, and the addresses that LVIS has in their place."""
 _SPLIT_NAMES = [f"{name}.json" for aliases in SPLIT_ALIASES.values() for name in aliases]
 
 FilesBySplit = dict[str, list[Path]]
@@ -153,8 +154,10 @@ def _listed_names(annotations: Path) -> list[str]:
 
 
 def _first_names(content: mmap.mmap, skipped: str | None) -> list[str]:
-    names = (json.loads(match[1]) for match in _FILE_NAME.finditer(content))
-    return list(islice((name for name in names if skipped is None or not name.endswith(skipped)), PROBED_NAMES))
+    by_name, by_address = ((json.loads(match[1]) for match in key.finditer(content)) for key in _NAMES)
+    names = (name for name in by_name if skipped is None or not name.endswith(skipped))
+    found = list(islice(names, PROBED_NAMES))
+    return found or [name.rpartition("/")[2] for name in islice(by_address, PROBED_NAMES)]
 
 
 def _image_folders(annotations: Path, root: Path) -> Iterator[Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
@@ -20,11 +21,13 @@ import msgspec
 import numpy as np
 
 from detrkit.data.faults import Findings
-from detrkit.data.formats.base import usable_size
+from detrkit.data.formats.base import read_utf8, usable_size
+from detrkit.data.formats.coco.segmentation import MaskExtent, mask_extent
+from detrkit.data.formats.ids import IdNumbers
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError
 
-_INT64_MAX = 2**63 - 1
+_NO_ATTRIBUTES = msgspec.Raw(b"null")
 
 
 class _Image(msgspec.Struct, gc=False):
@@ -32,6 +35,7 @@ class _Image(msgspec.Struct, gc=False):
     file_name: Any = None
     height: Any = None
     width: Any = None
+    coco_url: Any = None
 
 
 class _Annotation(msgspec.Struct, gc=False):
@@ -41,6 +45,13 @@ class _Annotation(msgspec.Struct, gc=False):
     bbox: Any = None
     area: Any = None
     iscrowd: Any = 0
+    attributes: msgspec.Raw = _NO_ATTRIBUTES
+
+
+class _Mask(msgspec.Struct, gc=False):
+    """Parsed only for annotations without a box, and turned ones."""
+
+    segmentation: Any = None
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -60,42 +71,47 @@ class _Content(msgspec.Struct, gc=False):
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _Entries = Sequence[msgspec.Raw | Mapping[str, Any]]
 _CHUNK = 20_000
+_LITERAL = len("Infinity")
+_TRAILING_COMMA = re.compile(r",\s*[\]}]")
+_NUMBER = re.compile(r"\s*([+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
+"""A number as text; with a decimal comma where its author's country has one."""
+_TURNED_DEGREES = 0.01
+_UPRIGHT_SHARE = 0.98
+"""Share of its bounds that a polygon fills at least where it is an upright rectangle."""
 
 
 def load_coco_table(path: Path) -> AnnotationTable:
     """Read a COCO JSON file; nothing is left out, numbers written as text are converted and reported.
 
     Raises:
-        AnnotationError: The file is missing, cut off, not COCO JSON, or holds ids that are no integers.
+        AnnotationError: The file is missing, cut off, not COCO JSON, or lacks an id.
         DataError: It lists no images or no categories.
     """
     try:
-        return _Columns(path).table(*_parse(path))
+        columns = _Columns(path)
+        return columns.table(*_parse(path, columns.report))
     except DataError as error:
         if str(error).startswith(str(path)):
             raise
         raise type(error)(f"{path}: {error}") from error
 
 
-def load_json(path: Path) -> Mapping[str, Any]:
+def load_json(path: Path, found: Findings | None = None) -> Mapping[str, Any]:
     """Parse a JSON file that holds an object.
+
+    Args:
+        path: The file, in any encoding that :func:`decode_text` tells.
+        found: Takes up ``text_not_utf8`` where it is not UTF-8.
 
     Raises:
         AnnotationError: It is missing, cut off, not JSON, or holds something else.
     """
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise AnnotationError(f"{path}: cannot be read: {error.strerror or error}; check the path") from error
+    data = read_utf8(path, found)
     try:
         content = json.loads(data)
     except json.JSONDecodeError as error:
         at = len(error.doc[: error.pos].encode("utf-8", "surrogatepass"))
-        is_cut = error.pos >= len(error.doc.rstrip()) - 1 or error.msg.startswith("Unterminated string")
-        reason = f"the file stops at byte {at} of {len(data)} and is probably cut off" if is_cut else error.msg
-        raise AnnotationError(
-            f"{path}: not valid JSON at byte {at}: {reason}; download or export it again"
-        ) from error
+        raise AnnotationError(f"{path}: not valid JSON at byte {at}: {_json_fault(error, at)}") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise AnnotationError(f"{path}: not valid JSON: {error}; download or export it again") from error
     if not isinstance(content, dict):
@@ -106,11 +122,23 @@ def load_json(path: Path) -> Mapping[str, Any]:
     return content
 
 
-def _parse(path: Path) -> tuple[_Entries, _Entries, _Entries]:
+def _json_fault(error: json.JSONDecodeError, at: int) -> str:
+    """Say what is wrong with a JSON text, and what to do."""
+    comma = _TRAILING_COMMA.match(error.doc, max(error.doc.rfind(",", 0, error.pos + 1), 0))
+    if comma and comma.end() > error.pos:
+        return f"line {error.lineno} has a comma too much before {comma[0][-1]!r}; remove it"
+    rest = error.doc[error.pos :].rstrip()
+    is_cut = not rest or (error.msg != "Extra data" and len(rest) < _LITERAL and rest[-1] not in "]}")
+    if is_cut or error.msg.startswith("Unterminated string"):
+        return f"the file stops after byte {at} and is probably cut off; download or export it again"
+    return f"line {error.lineno}, column {error.colno}: {error.msg}; download or export it again"
+
+
+def _parse(path: Path, found: Findings) -> tuple[_Entries, _Entries, _Entries]:
     """Parse a file into images, annotations and categories."""
     try:
-        content = msgspec.json.decode(path.read_bytes(), type=_Content)
-    except (OSError, msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        content = msgspec.json.decode(read_utf8(path, found), type=_Content)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         slowly = load_json(path)
         return _entries(slowly, "images"), _entries(slowly, "annotations"), _entries(slowly, "categories")
     return content.images, content.annotations, content.categories
@@ -139,8 +167,8 @@ def _structs(
             try:
                 found.append(decode(entry))
                 continue
-            except msgspec.ValidationError:
-                entry = msgspec.json.decode(entry)
+            except msgspec.DecodeError:
+                entry = json.loads(bytes(entry))
         if not isinstance(entry, dict):
             raise AnnotationError(f"{what}[{position}] is a {type(entry).__name__}, expected an object")
         found.append(kind(**{field: entry[field] for field in kind.__struct_fields__ if field in entry}))
@@ -156,6 +184,9 @@ class _Columns:
 
     def __init__(self, path: Path):
         self.path, self.report = path, Findings(str(path))
+        self.image_ids = IdNumbers("image", self.report)
+        self.annotation_ids = IdNumbers("annotation", self.report)
+        self.category_ids = IdNumbers("category", self.report)
 
     def table(self, images: _Entries, annotations: _Entries, categories: _Entries) -> AnnotationTable:
         if not categories:
@@ -163,23 +194,25 @@ class _Columns:
         if not images:
             raise DataError("the data set is empty: it lists no images")
         classes = _structs(_Category, categories, "categories")
-        category_ids = self._ints([entry.id for entry in classes], "id", "categories")
-        category_names = [_class_name(entry, category_ids[row]) for row, entry in enumerate(classes)]
+        category_ids = self.category_ids.take([entry.id for entry in classes], "id", "categories")
+        category_names = [_class_name(entry) for entry in classes]
         listed = _structs(_Image, images, "images")
-        image_ids = self._ints([entry.id for entry in listed], "id", "images")
-        sizes = [usable_size(_number(entry.height), _number(entry.width)) for entry in listed]
-        file_names = [_file_name(entry, row, image_ids) for row, entry in enumerate(listed)]
+        image_ids = self.image_ids.take([entry.id for entry in listed], "id", "images")
+        sizes = [self._floats([getattr(entry, side) for entry in listed], side) for side in ("height", "width")]
+        file_names = [self._file_name(entry, row) for row, entry in enumerate(listed)]
         # Filled chunk by chunk: joined at the end, the columns would be in memory twice while the file still is.
         columns = _empty_columns(len(annotations))
         for start in range(0, len(annotations), _CHUNK):
             for column, part in zip(columns, self._chunk(annotations, start), strict=True):
                 column[start : start + len(part)] = part
         annotation_ids, image_refs, category_refs, boxes, area, iscrowd = columns
+        image_id_texts = self.image_ids.settle(image_ids, image_refs)
+        category_id_texts = self.category_ids.settle(category_ids, category_refs)
         return AnnotationTable(
             source=self.path,
             image_ids=image_ids,
             file_names=file_names,
-            sizes_hw=np.array(sizes, dtype=np.int32).reshape(-1, 2),
+            sizes_hw=np.array(list(map(usable_size, *sizes)), dtype=np.int32).reshape(-1, 2),
             category_ids=category_ids.tolist(),
             category_names=category_names,
             annotation_ids=annotation_ids,
@@ -190,6 +223,9 @@ class _Columns:
             iscrowd=iscrowd,
             report=self.report.report(),
             supercategories=_headings(classes),
+            image_id_texts=image_id_texts,
+            annotation_id_texts=self.annotation_ids.settle(annotation_ids),
+            category_id_texts=category_id_texts,
         )
 
     def _chunk(self, annotations: _Entries, start: int) -> tuple[np.ndarray, ...]:
@@ -197,33 +233,18 @@ class _Columns:
         entries = _structs(_Annotation, annotations, "annotations", start, start + _CHUNK)
         numbers = enumerate((entry.id for entry in entries), start=start)
         ids = [number if value is msgspec.UNSET else value for number, value in numbers]
+        boxes = self._boxes([entry.bbox for entry in entries], ids)
+        area = self._floats([entry.area for entry in entries], "area")
+        self._take_boxes_of_masks(boxes, area, annotations, start, ids)
+        self._turn_boxes(boxes, entries, annotations, start, ids)
         return (
-            self._ints(ids, "id", "annotations", start),
-            self._ints([entry.image_id for entry in entries], "image_id", "annotations", start),
-            self._ints([entry.category_id for entry in entries], "category_id", "annotations", start),
-            self._boxes([entry.bbox for entry in entries], ids),
-            _floats([entry.area for entry in entries]),
-            _floats([entry.iscrowd for entry in entries]) == 1,
+            self.annotation_ids.take(ids, "id", "annotations", start),
+            self.image_ids.take([entry.image_id for entry in entries], "image_id", "annotations", start),
+            self.category_ids.take([entry.category_id for entry in entries], "category_id", "annotations", start),
+            boxes,
+            area,
+            self._floats([entry.iscrowd for entry in entries], "iscrowd") == 1,
         )
-
-    def _ints(self, values: Sequence[Any], key: str, what: str, start: int = 0) -> np.ndarray:
-        if set(map(type, values)) <= {int}:
-            try:
-                return np.array(values, dtype=np.int64)
-            except OverflowError:
-                pass
-        named = enumerate(values, start=start)
-        converted = [self._int(value, key, f"{what}[{position}]") for position, value in named]
-        return np.array(converted, dtype=np.int64)
-
-    def _int(self, value: Any, key: str, where: str) -> int:
-        number = value if type(value) is int else _whole(value)
-        if number is None or abs(number) > _INT64_MAX:
-            got = f"no {key}" if value is msgspec.UNSET else f"{key} {value!r}"
-            raise AnnotationError(f"{where} has {got}, expected an integer; correct the file")
-        if type(value) is not int:
-            self.report.add("id_is_text", f"{where}: {key} {value!r}")
-        return number
 
     def _boxes(self, values: Sequence[Any], annotation_ids: Sequence[Any]) -> np.ndarray:
         if set(map(type, values)) <= {list} and set(map(len, values)) <= {4}:
@@ -234,10 +255,87 @@ class _Columns:
         for row, value in enumerate(values):
             if not isinstance(value, list) or len(value) != 4:
                 continue  # stays NaN
-            boxes[row] = [_number(item) for item in value]
+            boxes[row] = [json_number(item) for item in value]
             if any(isinstance(item, str) for item in value) and np.isfinite(boxes[row]).all():
                 self.report.add("number_is_text", f"annotation {annotation_ids[row]}: {value!r}")
         return boxes
+
+    def _take_boxes_of_masks(
+        self, boxes: np.ndarray, area: np.ndarray, annotations: _Entries, start: int, ids: Sequence[Any]
+    ) -> None:
+        """Put the bounds of their masks in place of boxes that are not given, and their areas likewise."""
+        for row in np.flatnonzero(np.isnan(boxes).all(axis=1)).tolist():
+            extent = _extent(annotations, start + row)
+            if extent is None or not np.isfinite(extent.bounds_xyxy).all():
+                continue  # left out and counted as box_missing later
+            boxes[row] = [*extent.bounds_xyxy[:2], *(extent.bounds_xyxy[2:] - extent.bounds_xyxy[:2])]
+            area[row] = extent.area if np.isnan(area[row]) else area[row]
+            self.report.add("box_from_mask", f"annotation {ids[row]}: {boxes[row].round(2).tolist()}")
+
+    def _turn_boxes(
+        self,
+        boxes: np.ndarray,
+        entries: Sequence[_Annotation],
+        annotations: _Entries,
+        start: int,
+        ids: Sequence[Any],
+    ) -> None:
+        """Put the bounds of the turned rectangle in place of boxes that CVAT gives an angle with.
+
+        Its ``attributes.rotation`` is in degrees, around the centre. A polygon that is no upright rectangle has
+        been turned already, so that its bounds are those of the object.
+        """
+        for row, entry in enumerate(entries):
+            if entry.attributes is _NO_ATTRIBUTES:
+                continue
+            degrees = _rotation(entry.attributes)
+            if not min(degrees % 180, -degrees % 180) > _TURNED_DEGREES or not np.isfinite(boxes[row]).all():
+                continue
+            extent, written = _extent(annotations, start + row), boxes[row].copy()
+            bounds = np.full(4, np.nan) if extent is None else extent.bounds_xyxy
+            if extent is not None and extent.area < _UPRIGHT_SHARE * np.prod(bounds[2:] - bounds[:2]):
+                boxes[row] = [*bounds[:2], *(bounds[2:] - bounds[:2])]
+            else:
+                cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
+                turned = written[2:] @ np.array([[cosine, sine], [sine, cosine]])
+                boxes[row] = [*(written[:2] + (written[2:] - turned) / 2), *turned]
+            self.report.add(
+                "box_turned", f"annotation {ids[row]}: {written.tolist()} turned by {degrees:g} degrees"
+            )
+
+    def _floats(self, values: Sequence[Any], key: str) -> np.ndarray:
+        if not set(map(type, values)) <= {int, float}:
+            texts = [value for value in values if isinstance(value, str) and not math.isnan(json_number(value))]
+            if texts:
+                self.report.add("number_is_text", f"{key} {texts[0]!r}", count=len(texts))
+            values = [json_number(value) for value in values]
+        return np.array(values, dtype=np.float64)
+
+    def _file_name(self, entry: _Image, row: int) -> str:
+        name = entry.file_name
+        if name is None and isinstance(entry.coco_url, str):  # LVIS lists the images of COCO by their address
+            name = entry.coco_url.rpartition("/")[2]
+            self.report.add("file_name_from_url", f"images[{row}]: {name}")
+        if not _is_text(name) or not name or "\0" in name:
+            got = "no id" if entry.id is msgspec.UNSET else f"id {entry.id!r}"
+            raise AnnotationError(f"images[{row}] ({got}) has file_name {name!r}, expected a path")
+        return str(name)
+
+
+def _extent(annotations: _Entries, row: int) -> MaskExtent | None:
+    """Return the extent of the mask of an annotation; None if it cannot be decoded."""
+    try:
+        return mask_extent(_structs(_Mask, annotations, "annotations", row, row + 1)[0].segmentation)
+    except ValueError:
+        return None
+
+
+def _rotation(attributes: Any) -> float:
+    """Return the angle of an annotation in degrees, 0 where it has none."""
+    if isinstance(attributes, msgspec.Raw):
+        attributes = json.loads(text) if b'"rotation"' in (text := bytes(attributes)) else None
+    degrees = json_number(attributes.get("rotation")) if isinstance(attributes, dict) else 0.0
+    return degrees if math.isfinite(degrees) else 0.0
 
 
 def _empty_columns(count: int) -> tuple[np.ndarray, ...]:
@@ -251,38 +349,24 @@ def _headings(classes: Sequence[_Category]) -> list[str]:
     return sorted(name for name in names if isinstance(name, str))
 
 
-def _class_name(entry: _Category, category_id: int) -> str:
-    if not isinstance(entry.name, (str, int)):
-        raise AnnotationError(f"category {category_id} has name {entry.name!r}, expected text")
-    return str(entry.name)
+def _class_name(entry: _Category) -> str:
+    name = str(entry.name) if type(entry.name) is int else entry.name
+    if not _is_text(name):
+        raise AnnotationError(f"category {entry.id} has name {name!r}, expected text")
+    return str(name)
 
 
-def _file_name(entry: _Image, row: int, image_ids: np.ndarray) -> str:
-    name = entry.file_name
-    if not isinstance(name, str) or not name or "\0" in name:
-        raise AnnotationError(f"images[{row}] (id {image_ids[row]}) has file_name {name!r}, expected a path")
-    return name
+def _is_text(value: Any) -> bool:
+    """Return whether a value is text, without halves of characters (surrogates), which cannot be written."""
+    return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
 
 
-def _floats(values: Sequence[Any]) -> np.ndarray:
-    if set(map(type, values)) <= {int, float}:
-        return np.array(values, dtype=np.float64)
-    return np.array([_number(value) for value in values], dtype=np.float64)
-
-
-def _whole(value: Any) -> int | None:
-    try:
-        number = int(value) if isinstance(value, (str, float)) else None
-    except (ValueError, OverflowError):
-        return None
-    return None if isinstance(value, float) and value != number else number
-
-
-def _number(value: object) -> float:
+def json_number(value: object) -> float:
     """Return a JSON number, or text that reads as one; NaN for anything else."""
-    if not isinstance(value, (int, float, str)):
-        return math.nan
+    if isinstance(value, str):
+        match = _NUMBER.fullmatch(value)
+        return float(match[1].replace(",", ".")) if match else math.nan
     try:
-        return float(value)
-    except (ValueError, OverflowError):
+        return float(value) if isinstance(value, (int, float)) else math.nan
+    except OverflowError:
         return math.nan

@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from detrkit.data.formats.coco.read import load_json
+from detrkit.data.formats.coco.read import load_coco_table, load_json
 from detrkit.data.formats.output import DEFAULTS, Splits, WriteOptions, new_data_set
 from detrkit.data.index import CocoIndex
 from detrkit.files import atomic_file
@@ -62,15 +62,19 @@ def write_coco_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def coco_content(index: CocoIndex, names: Iterable[str]) -> dict[str, Any]:
-    """Return images, annotations and categories of an index as COCO has them, under the given file names."""
+    """Return images, annotations and categories of an index as COCO has them, under the given file names.
+
+    Ids of images and categories that are texts stay texts.
+    """
+    image_ids = list(map(index.written_id, range(len(index))))
     images = [
-        {"id": int(image_id), "file_name": name, "height": int(height), "width": int(width)}
-        for image_id, name, (height, width) in zip(index.image_ids, names, index.sizes_hw.tolist(), strict=True)
+        {"id": image_id, "file_name": name, "height": int(height), "width": int(width)}
+        for image_id, name, (height, width) in zip(image_ids, names, index.sizes_hw.tolist(), strict=True)
     ]
-    category_ids = index.class_map.category_ids
+    category_ids = [index.category_id_texts.get(number, number) for number in index.class_map.category_ids]
     columns: dict[str, list[Any]] = {
         "id": unique_ids(index.annotation_ids).tolist(),
-        "image_id": np.repeat(index.image_ids, np.diff(index.offsets)).tolist(),
+        "image_id": [image_ids[row] for row in np.repeat(np.arange(len(index)), np.diff(index.offsets)).tolist()],
         "category_id": [category_ids[label] for label in index.labels.tolist()],
         "bbox": boxes_xywh(index).tolist(),
         "area": index.area.tolist(),
@@ -89,21 +93,31 @@ def merged_content(index: CocoIndex, names: Iterable[str], source: Path) -> dict
 
     What repair changed, such as a clipped box or a converted number, is written as repaired.
     """
-    original = load_json(source)
+    original, table = load_json(source), load_coco_table(source)
     content = coco_content(index, names)
-    images = {_key(entry, "id"): entry for entry in original["images"]}
-    categories = {_key(entry, "id"): entry for entry in original["categories"]}
-    annotations: defaultdict[tuple[str, str], list[Mapping[str, Any]]] = defaultdict(list)
-    for number, entry in enumerate(original["annotations"]):
-        annotations[(_key(entry, "image_id"), str(entry.get("id", number)))].append(entry)
+    images = dict(zip(table.image_ids.tolist(), original["images"], strict=True))
+    categories = dict(zip(table.category_ids, original["categories"], strict=True))
+    annotations: defaultdict[tuple[int, int], list[Mapping[str, Any]]] = defaultdict(list)
+    keys = zip(table.image_refs.tolist(), table.annotation_ids.tolist(), strict=True)
+    for key, entry in zip(keys, original["annotations"], strict=True):
+        annotations[key].append(entry)
     merged: dict[str, Any] = {key: value for key, value in original.items() if key not in _ENTRIES}
-    merged["images"] = [{**images.get(str(entry["id"]), {}), **entry} for entry in content["images"]]
-    ids = index.annotation_ids.tolist()
-    merged["annotations"] = [
-        merge_annotation(entry, _take_nearest(entry["bbox"], annotations[(str(entry["image_id"]), str(ids[row]))]))
-        for row, entry in enumerate(content["annotations"])
+    merged["images"] = [
+        {**images.get(number, {}), **entry}
+        for number, entry in zip(index.image_ids.tolist(), content["images"], strict=True)
     ]
-    merged["categories"] = [{**categories.get(str(entry["id"]), {}), **entry} for entry in content["categories"]]
+    image_ids = np.repeat(index.image_ids, np.diff(index.offsets)).tolist()
+    merged["annotations"] = []
+    for image_id, number, entry in zip(
+        image_ids, index.annotation_ids.tolist(), content["annotations"], strict=True
+    ):
+        found = _take_nearest(entry["bbox"], annotations[(image_id, number)])
+        entry["id"] = table.annotation_id_texts.get(entry["id"], entry["id"])
+        merged["annotations"].append(merge_annotation(entry, found))
+    merged["categories"] = [
+        {**categories.get(number, {}), **entry}
+        for number, entry in zip(index.class_map.category_ids, content["categories"], strict=True)
+    ]
     return merged
 
 
@@ -124,19 +138,19 @@ def unique_ids(ids: np.ndarray) -> np.ndarray:
     return unique
 
 
-def _key(entry: Mapping[str, Any], field: str) -> str:
-    """Return an id as text, since some files hold ``"17"`` or ``17.0`` for 17."""
-    value = entry.get(field)
-    return str(int(value) if isinstance(value, float) and value.is_integer() else value)
-
-
 def merge_annotation(entry: dict[str, Any], original: Mapping[str, Any]) -> dict[str, Any]:
-    """Add to an annotation the further fields of the entry that it was read from; no mask of another place."""
+    """Add to an annotation the further fields of the entry that it was read from.
+
+    A mask of another place, and an angle that the box has already, are left out.
+    """
     merged = {**original, **entry}
-    distance = _distance(entry["bbox"], original)
+    distance, attributes = _distance(entry["bbox"], original), merged.get("attributes")
     if distance < _SAME_PIXELS:
         merged["bbox"] = original["bbox"]
-    elif distance < float("inf") and merged.get("segmentation") and _is_turned(entry["bbox"], original["bbox"]):
+        return merged
+    if isinstance(attributes, dict) and attributes.get("rotation"):
+        merged["attributes"] = {key: value for key, value in attributes.items() if key != "rotation"}
+    if distance < float("inf") and merged.get("segmentation") and _is_turned(entry["bbox"], original["bbox"]):
         merged["segmentation"] = []
     return merged
 

@@ -153,7 +153,8 @@ def test_exchanged_width_and_height_are_turned_where_boxes_prove_it(tmp_path: Pa
         (coco([image_entry()], [3]), r"annotations\[0\] is a int"),
         (coco([image_entry(), image_entry()], []), r"images\[1\] has id 1, which images\[0\] has already"),
         (coco([{"id": 1, "height": 4, "width": 4}], []), r"images\[0\] \(id 1\) has file_name None"),
-        (coco([image_entry() | {"id": "first"}], []), r"images\[0\] has id 'first', expected an integer"),
+        (coco([image_entry() | {"id": 1.5}], []), r"images\[0\] has id 1.5, expected an integer"),
+        (coco([image_entry() | {"id": ""}], []), r"images\[0\] has id '', expected an integer"),
         (coco([image_entry()], [{"id": 1, "bbox": [1, 2, 3, 4]}]), r"annotations\[0\] has no image_id"),
         (coco([image_entry()], [], [*CATEGORIES, CATEGORIES[0]]), "category ids repeat"),
         (coco([image_entry()], [], [{"id": 1}]), "category 1 has name None"),
@@ -204,3 +205,156 @@ def test_links_in_the_image_folder_and_to_it_are_legal(tmp_path: Path) -> None:
     index, report = read_coco(path, tmp_path / "alias")
     assert report.is_sound
     assert len(index) == 3
+
+
+def square(left: int, top: int, right: int, bottom: int) -> list[list[int]]:
+    return [[left, top, right, top, right, bottom, left, bottom]]
+
+
+def rle(left: int, top: int, right: int, bottom: int, *, compressed: bool) -> dict[str, Any]:
+    from pycocotools import mask
+
+    pixels = np.zeros((40, 60), dtype=np.uint8, order="F")
+    pixels[top:bottom, left:right] = 1
+    encoded = mask.encode(pixels)
+    if compressed:
+        return {"size": [40, 60], "counts": encoded["counts"].decode()}
+    flat = pixels.ravel(order="F")
+    steps = np.flatnonzero(np.diff(flat)) + 1
+    return {"size": [40, 60], "counts": np.diff([0, *steps, flat.size]).tolist()}
+
+
+@pytest.mark.parametrize("box", ["missing", None, [], [None] * 4])
+def test_box_comes_from_the_mask_where_none_is_given(tmp_path: Path, box: Any) -> None:
+    bounds = [5, 6, 30, 21]
+    two = [*square(5, 6, 9, 9), *square(20, 15, 30, 21)]
+    masks = [
+        square(*bounds),
+        square(*bounds)[0],
+        two,
+        rle(*bounds, compressed=True),
+        rle(*bounds, compressed=False),
+    ]
+    entries = [annotation(row + 1, segmentation=mask, bbox=box) for row, mask in enumerate(masks)]
+    entries.append(annotation(6, bbox=[1, 2, 3, 4], segmentation=square(10, 10, 20, 20)))  # its box is its own
+    entries += [annotation(7, bbox=box, segmentation=[[1, 2, 3, 4]]), annotation(8, bbox=box, segmentation=[])]
+    entries += [annotation(9, bbox=box, segmentation={"size": [40, 60], "counts": "!!"})]
+    for entry in entries:
+        if entry["bbox"] == "missing":
+            del entry["bbox"]
+    index, report = read(tmp_path, coco([image_entry()], entries))
+    assert index.boxes_xyxy.tolist() == [bounds] * 5 + [[1, 2, 4, 6]]
+    assert index.area.tolist() == [375, 375, 72, 375, 375, 12]
+    assert {one.kind: one.count for one in report.findings} == {"box_from_mask": 5, "box_missing": 3}
+    assert report.ledger.objects_left_out == {"box_missing": 3}
+
+
+@pytest.mark.parametrize(
+    ("degrees", "mask", "expected"),
+    [
+        (0.0, [], [10, 15, 50, 25]),
+        (180, [], [10, 15, 50, 25]),
+        (90.0, [], [25, 0, 35, 40]),
+        (-90, square(10, 15, 50, 25), [25, 0, 35, 40]),  # the polygon is the rectangle before the turn
+        ("30,0", [], [30 - 19.8205, 20 - 14.3301, 30 + 19.8205, 20 + 14.3301]),
+        (330, [[12, 10, 50, 20, 48, 30, 10, 20]], [10, 10, 50, 30]),  # it is the turned one
+    ],
+)
+def test_box_around_the_turned_rectangle_is_taken(tmp_path: Path, degrees: Any, mask: Any, expected: Any) -> None:
+    attributes = {"occluded": False, "rotation": degrees}
+    entry = annotation(bbox=[10, 15, 40, 10], attributes=attributes, segmentation=mask)
+    index, report = read(tmp_path, coco([image_entry()], [entry, annotation(2, attributes={"rotation": None})]))
+    np.testing.assert_allclose(index.boxes_xyxy, [expected, [5, 6, 25, 16]], atol=1e-3)
+    assert report.count("box_turned") == (degrees not in (0.0, 180))
+
+
+def test_a_turned_box_is_turned_once(tmp_path: Path) -> None:
+    from detrkit.curation.convert import convert_data
+
+    entry = annotation(bbox=[10, 15, 40, 10], attributes={"rotation": 90, "occluded": True})
+    path = write(tmp_path / "set", coco([image_entry()], [entry]))
+    path.rename(tmp_path / "set" / "train.json")
+    convert_data(tmp_path / "set", tmp_path / "out", "coco")
+    written = json.loads((tmp_path / "out" / "annotations" / "instances_train.json").read_text())["annotations"][0]
+    assert (written["bbox"], written["attributes"]) == ([25, 0, 10, 40], {"occluded": True})
+
+
+@pytest.mark.parametrize(
+    ("value", "number"), [("1,5", 1.5), (" 2.5 ", 2.5), ("1e1", 10), (".5", 0.5), ("1_0", None), ("1.234,5", None)]
+)
+def test_numbers_as_text(tmp_path: Path, value: str, number: float | None) -> None:
+    index, report = read(
+        tmp_path, coco([image_entry(width=60)], [annotation(bbox=[value, 2, 3, 4]), annotation(2)])
+    )
+    assert index.boxes_xyxy[:-1].tolist() == ([] if number is None else [[number, 2, number + 3, 6]])
+    assert report.count("number_is_text") == report.count("box_not_finite") + 1 - 2 * (number is None)
+
+
+def test_areas_and_sizes_as_text_are_counted(tmp_path: Path) -> None:
+    content = coco([image_entry()], [annotation(area="12,5", iscrowd="1"), annotation(2, area="7")])
+    write(tmp_path, content)
+    content["images"][0] |= {"width": "60"}
+    index, report = read_coco(write(tmp_path, content, files=False), tmp_path)
+    assert (index.area.tolist(), index.iscrowd.tolist()) == ([12.5, 7], [True, False])
+    assert (index.sizes_hw.tolist(), report.count("number_is_text")) == ([[40, 60]], 4)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "name", "said"),
+    [
+        ("utf-8-sig", "球", 0),
+        ("utf-16", "球", 1),
+        ("utf-16-be", "cat", 1),
+        ("gbk", "纸箱", 1),
+        ("latin-1", "Röhre", 1),
+        ("shift_jis", "猫", -1),
+        ("cp1251", "кошка", -1),
+    ],
+)
+def test_json_is_read_in_its_encoding_or_refused(tmp_path: Path, encoding: str, name: str, said: int) -> None:
+    path = write(tmp_path, coco([image_entry()], [annotation()], [{"id": 7, "name": name}]))
+    text = json.dumps(json.loads(path.read_text()), ensure_ascii=False)
+    path.write_bytes(text.encode(encoding))
+    if said < 0:
+        with pytest.raises(AnnotationError, match=r"instances\.json: byte \d+ is 0x.*save it as UTF-8"):
+            read_coco(path, tmp_path)
+        return
+    index, report = read_coco(path, tmp_path)
+    assert (index.class_map.names, report.count("text_not_utf8")) == ((name,), said)
+
+
+@pytest.mark.parametrize(
+    ("text", "facts"),
+    [
+        ('{"images": [1, 2,]}', "byte 17.*line 1 .*comma too much before ']'; remove it"),
+        ('{"images": [],\n}\n', "line 2|line 1.*comma too much before '}'; remove it"),
+        ('{"images": [1, 2', "byte 16.*cut off"),
+        ('{"images": [1, tru', "cut off"),
+        ('{"images": []} }', "Extra data"),
+        ("{'images': []}", "property name"),
+    ],
+)
+def test_fault_of_a_json_text_is_named(tmp_path: Path, text: str, facts: str) -> None:
+    path = tmp_path / "instances.json"
+    path.write_text(text, encoding="utf-8")
+    with pytest.raises(AnnotationError, match=f"(?s)instances.json: .*{facts}"):
+        load_json(path)
+
+
+def test_half_a_character_in_a_name_is_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, coco([image_entry()], []))
+    for whole in ('"1.png"', '"cat"'):
+        broken = path.with_name("broken.json")
+        broken.write_text(path.read_text().replace(whole, r'"\ud800"'), encoding="utf-8")
+        with pytest.raises(AnnotationError, match=r"broken\.json: .*expected (a path|text)"):
+            read_coco(broken, tmp_path)
+
+
+def test_lvis_images_are_named_by_their_address(tmp_path: Path) -> None:
+    content = coco([image_entry()], [annotation()])
+    path = write(tmp_path, content)
+    del content["images"][0]["file_name"]
+    content["images"][0]["coco_url"] = "https://images.example.org/train2017/1.png"
+    index, report = read_coco(write(tmp_path, content, files=False), tmp_path)
+    assert (index.file_name(0), len(index.labels), path.name) == ("1.png", 1, "instances.json")
+    assert [one.kind for one in report.findings] == ["file_name_from_url"]
