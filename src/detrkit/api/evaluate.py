@@ -149,7 +149,26 @@ def origin_of(subject: EvalTarget, split: Split, data: str = "", split_name: str
         }
     annotations, seen = split.files.annotations, config is not None and _trained_on(config, split)
     named = data or str(annotations.parent)
-    return Origin(subject.name, subject.kind, named, split_name, annotations, seen, settings, notes_of(subject))
+    notes = (*notes_of(subject), *_departures(split))
+    return Origin(subject.name, subject.kind, named, split_name, annotations, seen, settings, notes)
+
+
+def _departures(split: Split) -> list[str]:
+    """Return where the annotations that are measured on cannot be those of the untouched file."""
+    missing = split.report.count("box_missing") + split.report.count("box_not_finite")
+    turned = split.report.count("exif_ignored")
+    notes = []
+    if missing:
+        notes.append(
+            f"{missing:,} annotations without a box of four numbers are left out; pycocotools stops at them, so "
+            "that the untouched file has no AP."
+        )
+    if turned:
+        notes.append(
+            f"Boxes of {turned:,} images are turned upright with their pictures, as EXIF says; detections made on "
+            "the pictures as stored do not fit them, and pycocotools compares them with the boxes before."
+        )
+    return notes
 
 
 def _trained_on(config: Config, split: Split) -> bool:

@@ -21,7 +21,7 @@ from detrkit.data.index import CocoIndex
 from detrkit.data.split import Split
 from detrkit.errors import DataError, counted, listed
 from detrkit.evaluation.matching import Found, overlapping_pairs
-from detrkit.evaluation.truth import ground_truth_from_index
+from detrkit.evaluation.truth import ground_truth_from_index, written_id
 
 MOST = 0.5
 """Of a file's detections that must be of an image and a class of the split."""
@@ -115,7 +115,7 @@ def _match_images(results: Results, index: CocoIndex, name: str) -> tuple[np.nda
     if not keys:
         return np.zeros(0, dtype=np.int64), []
     file_names = [index.file_name(row) for row in range(len(index))]
-    ids = _unique((_id_text(_written_id(index, row)), row) for row in range(len(index)))
+    ids = _unique((_id_text(written_id(index, row)), row) for row in range(len(index)))
     by_id = _rows(ids, [_id_text(key.image_id) for key in keys])
     ways = {}
     if any(key.file_name for key in keys):
@@ -320,11 +320,6 @@ def _oddities(
             "their objects count as missed. Was it made on another split, or on a part of this one?"
         )
     return notes
-
-
-def _written_id(index: CocoIndex, row: int) -> int | str:
-    written_id = getattr(index, "written_id", None)
-    return int(index.image_ids[row]) if written_id is None else written_id(row)
 
 
 def _id_text(value: int | str | None, add: int = 0) -> str | None:

@@ -32,6 +32,7 @@ KIND = "results"
 EXPECTED = 'a list of {"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}'
 
 
+MOST_PIXELS = 1e9
 OURS = re.compile(rb'\[\n\{"image_id":[^ ]')
 """Beginning of the files that ``eval`` writes, of which nothing has to be guessed."""
 
@@ -121,11 +122,12 @@ def read_results(path: Path) -> Results:
         raise DataError(f"{path}: entry {nameless[0]} has no image_id ({len(nameless)} such); expected {EXPECTED}")
     boxes = np.array([entry.bbox for entry in entries], dtype=np.float64).reshape(-1, 4)
     scores = np.array([entry.score for entry in entries], dtype=np.float64)
-    bad = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1))
+    bad = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1) | (np.abs(boxes) > MOST_PIXELS).any(axis=1))
     if len(bad):
         raise DataError(
-            f"{path}: detection {bad[0]} has width {boxes[bad[0], 2]:g} and height {boxes[bad[0], 3]:g}, expected "
-            f"0 or more ({len(bad)} such in all); bbox is [x, y, width, height], not corners"
+            f"{path}: detection {bad[0]} has width {boxes[bad[0], 2]:g} and height {boxes[bad[0], 3]:g} at "
+            f"{boxes[bad[0], 0]:g}, {boxes[bad[0], 1]:g}, expected 0 or more, and pixels ({len(bad)} such in "
+            "all); bbox is [x, y, width, height]"
         )
     # each image and category that is named, once
     images: dict[ImageKey, int] = {}

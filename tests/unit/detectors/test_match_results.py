@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from detrkit.api.evaluate import evaluate
 from detrkit.config import Config
 from detrkit.data.split import Split, read_split
 from detrkit.detectors.on_split import collect
@@ -252,3 +253,36 @@ def test_a_file_for_a_part_of_the_split_is_told_apart(tmp_path: Path, coco: Spli
 
 def test_no_detections_are_legal(tmp_path: Path, coco: Split):
     assert measured(tmp_path, coco, []) == (0, "")
+
+
+def test_annotations_without_a_box_are_named_where_the_number_stands(tmp_path: Path):
+    split = coco_split(tmp_path, "img_{}.png")
+    entries, path = perfect(split), Path(split.files.annotations)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    content["annotations"][3]["bbox"] = None
+    path.write_text(json.dumps(content), encoding="utf-8")
+    (tmp_path / "found.json").write_text(json.dumps(entries), encoding="utf-8")
+    evaluation = evaluate(tmp_path / "found.json", path, explain=False, resamples=0)
+    assert evaluation.metrics.objects == 19
+    assert "untouched file has no AP" in "".join(evaluation.notes)
+
+
+def test_mutated_files_are_read_or_refused(tmp_path: Path, coco: Split):
+    random = np.random.default_rng(5)
+    junk = [None, True, -1, 1e308, "", "51", [], {}, "nan", 2**70, [1, 2, 3, 4], float("nan")]
+    path, refused = tmp_path / "found.json", 0
+    for _ in range(150):
+        entries: list[Any] = perfect(coco)
+        for row in random.integers(0, len(entries), 2):
+            key = ("image_id", "category_id", "bbox", "score", "file_name")[random.integers(5)]
+            entries[row] = {**entries[row], key: junk[random.integers(len(junk))]}
+        content = bytearray(json.dumps(entries).encode())
+        if random.random() < 0.3:
+            at = int(random.integers(len(content)))
+            content[at : at + int(random.integers(1, 40))] = random.bytes(2)
+        path.write_bytes(content)
+        try:
+            collect(ResultsFile(path).bind(coco), coco).finish()
+        except DataError:
+            refused += 1
+    assert 50 < refused < 150
