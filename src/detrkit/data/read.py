@@ -11,6 +11,7 @@ import numpy as np
 
 from detrkit.data.faults import Findings, ReadReport
 from detrkit.data.formats import FORMATS, SplitFiles
+from detrkit.data.formats.foreign import describe_foreign
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.data.names import find_names
 from detrkit.data.repair import account, build_index
@@ -27,7 +28,11 @@ def load_table(files: SplitFiles) -> AnnotationTable:
         AnnotationError: They cannot be read at all.
         DataError: There is nothing in them.
     """
-    return FORMATS[files.format].read(files)
+    try:
+        return FORMATS[files.format].read(files)
+    except AnnotationError as error:
+        foreign = describe_foreign(files.annotations) if files.annotations.suffix == ".json" else ""
+        raise AnnotationError("; ".join(filter(None, (str(error), foreign)))) from error
 
 
 def read_told(files: SplitFiles, say: Callable[[str], None]) -> CocoIndex:

@@ -86,6 +86,8 @@ def examine(data: str | Path, options: CheckOptions | None = None, progress: Pro
     options = options or CheckOptions()
     data, found = Path(data), Findings()
     splits = _read_splits(data, options.layout, found)
+    if splits and not any(split.name != "train" for split in splits):
+        found.add("no_val_split", f"detrkit data split {data} --out NEW", Location(splits[0].name))
     # files first: boxes are held against the sizes of the images
     find_files(splits, found)
     checked_images = inspect_files(splits, found, options.images, options.workers, progress)

@@ -245,7 +245,8 @@ def _no_split(root: Path, split: str, candidates: SplitCandidates, others: Seque
     key = "train_split" if canonical_split(split) == "train" else "val_split"
     advice = f"choose with --set data.{key}={rivals[0]}"
     if key == "val_split" and rivals == ["train"]:
-        advice = f"split off a part with detrkit data split, or {advice}, which measures on the training images"
+        part = f"split off a part: detrkit data split {root} --out NEW"
+        advice = f"{part}; or {advice}, which measures on the training images"
     elsewhere = f"; also there: {', '.join(others)}" if others else ""
     in_eval = f"; in eval, choose with --split {rivals[0]}"
     return f"{root}: has no split {split!r}; it has {names}; {advice}{in_eval}{elsewhere}"

@@ -8,7 +8,7 @@ import re
 import tomllib
 from pathlib import Path
 
-from detrkit.data.formats.base import file_names, is_kind, relative, subfolders
+from detrkit.data.formats.base import file_names, relative, subfolders
 
 _HEAD_BYTES = 1 << 16
 _DEPTH, _FOLDERS, _FILES = 4, 200, 10
@@ -20,7 +20,7 @@ class ForeignFormat:
 
     Args:
         name: Name for people.
-        suffixes: Ends of the names of its files.
+        suffixes: Ends of the names of its files, or what they hold before a number.
         pattern: What the beginning of a file holds.
         advice: How to make something of it that is read.
     """
@@ -39,8 +39,9 @@ FOREIGN_FORMATS = tuple(
 
 def describe_foreign(path: Path) -> str:
     """Name the format of a file that is none of those that are read, and what to do; empty if it is not known."""
-    kinds = [foreign for foreign in FOREIGN_FORMATS if is_kind(path.name, foreign.suffixes)]
-    if not kinds:
+    # TFRecords end in .tfrecord-00000-of-00010
+    kinds = [foreign for foreign in FOREIGN_FORMATS if any(end in path.name.lower() for end in foreign.suffixes)]
+    if not kinds or path.name.startswith("."):
         return ""
     try:
         with path.open("rb") as file:
@@ -48,7 +49,7 @@ def describe_foreign(path: Path) -> str:
     except OSError:
         return ""
     found = next((foreign for foreign in kinds if foreign.pattern.search(head)), None)
-    return f"it is {found.name}, which is not read: {found.advice}" if found else ""
+    return f"this looks like {found.name}, which detrkit does not read: {found.advice}" if found else ""
 
 
 def find_foreign(root: Path) -> str:

@@ -283,7 +283,7 @@ class _Reader:
         label, place = self._lost[0]
         advice = describe_foreign(Path(label)) or (
             "expected class x y width height as shares of the image, or a polygon; for keypoints write kpt_shape: "
-            "[number of keypoints, 2 or 3] into data.yaml; for anything else remove what stands behind the box"
+            "[number of keypoints, 2 or 3] into data.yaml; write turned boxes as their four corners"
         )
         lines = f"{len(self._lost)} of {len(self._lost) + read} lines"
         raise AnnotationError(f"{self.source}: {lines} of its labels cannot be understood: {place}; {advice}")
