@@ -147,9 +147,10 @@ def _collected(
     """Detect on a split; return the evaluator and the name of the data set."""
     part, where = read_split_for([subject], split, data)
     subject = bind_target(subject, part)
-    for line in [*part.lines(), *unknown_classes(subject.class_map, part)]:
+    origin = origin_of(subject, part)
+    for line in [*part.lines(), *unknown_classes(subject.class_map, part), *origin.notes]:
         say(line)
-    if origin_of(subject, part).seen_in_training:
+    if origin.seen_in_training:
         say(f"WARNING: the model was trained on {split}, where it is surer and better than on new images")
     report = None if progress is None else functools.partial(_report, progress, len(part.index))
     return collect(subject, part, batch_size=batch_size, progress=report), Path(where).resolve().name

@@ -6,6 +6,7 @@ Shapes: I images, N annotations of all of them, n annotations of one.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -66,7 +67,7 @@ class CocoDataset(Dataset[Sample | None]):
         fast_decode: bool = False,
         cache: ImageCache | None = None,
     ):
-        self.index = index
+        self.index = dataclasses.replace(index, written=None)  # which workers do not need
         self.images = Path(os.path.realpath(images))
         self.transform = transform
         self.seed = seed

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.data.split import Split
-from detrkit.detectors.on_split import EvalTarget, bind_target, detect_on_split
+from detrkit.detectors.on_split import EvalTarget, bind_target, detect_on_split, notes_of
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import CocoMetrics, known
 from detrkit.evaluation.evaluator import CocoEvaluator, select_classes
@@ -135,7 +135,7 @@ def evaluate_on_several(
     # then one data set after the other
     total, done, results = sum(len(split.index) for split in data_sets.values()), 0, []
     for (name, split), match in zip(data_sets.items(), matches.values(), strict=True):
-        for line in match.lines():
+        for line in (*match.lines(), *notes_of(bound[name])):
             say(f"{name}: {line}")
         counted = None if progress is None else functools.partial(tell_part, progress, done, total)
         everything = shared = None
