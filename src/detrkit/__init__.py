@@ -73,7 +73,6 @@ _MOVED = {
     "detrkit.data.divide": "detrkit.curation.divide",
     "detrkit.data.duplicates": "detrkit.curation.duplicates",
     "detrkit.data.fetch": "detrkit.curation.fetch",
-    "detrkit.data.layout": "detrkit.data.formats",
     "detrkit.data.stats": "detrkit.curation.stats",
     "detrkit.data.synthetic": "detrkit.curation.synthetic",
     "detrkit.demo": "detrkit.cli.demo",

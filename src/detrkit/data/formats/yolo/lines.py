@@ -62,13 +62,15 @@ class Meaning(NamedTuple):
 def split_numbers(line: str) -> list[float] | None:
     """Return the numbers of a line; None if there is something else.
 
-    ``0,5`` is a half where blanks or semicolons stand between the numbers, and two numbers where they do not.
+    ``0,5`` is a half where blanks or semicolons stand between the numbers; with commas alone it could be either.
     """
     words = line.split()
     try:
         return [float(word) for word in words]
     except ValueError:
         words = line.replace(";", " ").split()
+    if len(words) == 1:
+        return None
     if len(words) > BOX_NUMBERS:
         words = [word.replace(",", ".") if _DECIMAL.fullmatch(word) else word for word in words]
     try:
