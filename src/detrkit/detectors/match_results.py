@@ -21,7 +21,7 @@ from detrkit.data.index import CocoIndex
 from detrkit.data.split import Split
 from detrkit.errors import DataError, counted, listed
 from detrkit.evaluation.matching import Found, overlapping_pairs
-from detrkit.evaluation.truth import ground_truth_from_index, written_id
+from detrkit.evaluation.truth import ground_truth_from_index
 
 MOST = 0.5
 """Of a file's detections that must be of an image and a class of the split."""
@@ -115,7 +115,7 @@ def _match_images(results: Results, index: CocoIndex, name: str) -> tuple[np.nda
     if not keys:
         return np.zeros(0, dtype=np.int64), []
     file_names = [index.file_name(row) for row in range(len(index))]
-    ids = _unique((_id_text(written_id(index, row)), row) for row in range(len(index)))
+    ids = _unique((_id_text(index.written_id(row)), row) for row in range(len(index)))
     by_id = _rows(ids, [_id_text(key.image_id) for key in keys])
     ways = {}
     if any(key.file_name for key in keys):
@@ -182,7 +182,7 @@ def _match_classes(
 ) -> tuple[np.ndarray, list[str]]:
     """Return the class id of each category key, -1 if there is none, int64 ``[K]``, and what to say of it."""
     index, keys = evidence.index, results.category_keys
-    texts = getattr(index, "category_id_texts", {})
+    texts = index.category_id_texts
     ids = _unique((_id_text(texts.get(one, one)), row) for row, one in enumerate(index.class_map.category_ids))
     own = _rows(ids, map(_id_text, keys))
     if results.is_ours or not len(keys):

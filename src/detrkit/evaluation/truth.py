@@ -120,15 +120,8 @@ def _image_keys(index: CocoIndex, order: np.ndarray) -> list[dict[str, int | str
     """Return what names images in a file of results, beyond whole numbers that are their own."""
     rows = order.tolist()
     if index.is_numbered:
-        return [{"image_id": written_id(index, row), "file_name": index.file_name(row)} for row in rows]
-    keys = [written_id(index, row) for row in rows]
-    return [{"image_id": key} for key in keys] if any(isinstance(key, str) for key in keys) else []
-
-
-def written_id(index: CocoIndex, row: int) -> int | str:
-    """Return the id of an image as files of results have it: the data set's own text, or a number."""
-    texts: Sequence[str] = getattr(index, "id_texts", ())
-    return (str(texts[row]) if len(texts) else "") or int(index.image_ids[row])
+        return [{"image_id": int(index.image_ids[row]), "file_name": index.file_name(row)} for row in rows]
+    return [{"image_id": index.written_id(row)} for row in rows] if len(index.id_texts) else []
 
 
 def _by_category_id(class_map: ClassMap) -> tuple[ClassMap, np.ndarray]:

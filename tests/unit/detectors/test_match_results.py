@@ -286,3 +286,20 @@ def test_mutated_files_are_read_or_refused(tmp_path: Path, coco: Split):
         except DataError:
             refused += 1
     assert 50 < refused < 150
+
+
+def test_texts_as_ids_match_and_are_written_back(tmp_path: Path):
+    split = coco_split(tmp_path, "img_{}.png")
+    entries, path = perfect(split), Path(split.files.annotations)
+    content = json.loads(path.read_text(encoding="utf-8"))
+    for image in content["images"]:
+        image["id"] = f"{image['id']}_{image['id']}"
+    for annotation in (*content["annotations"], *entries):
+        annotation["image_id"] = f"{annotation['image_id']}_{annotation['image_id']}"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    split = split_of(tmp_path)
+    assert measured(tmp_path, split, entries) == (pytest.approx(1), "")
+    collect(ResultsFile(tmp_path / "found.json"), split).write_results_json(tmp_path / "own.json")
+    own = json.loads((tmp_path / "own.json").read_text(encoding="utf-8"))
+    assert {entry["image_id"] for entry in own} == {entry["image_id"] for entry in entries}
+    assert measured(tmp_path, split, (tmp_path / "own.json").read_bytes()) == (pytest.approx(1), "")
