@@ -21,6 +21,7 @@ from detrkit.curation.check.splits import check_duplicates
 from detrkit.curation.check.tables import check_tables
 from detrkit.data.faults import Findings, Location
 from detrkit.data.formats import Layout, SplitFiles, find_split, find_splits, list_splits
+from detrkit.data.formats.base import ImagesNotFoundError
 from detrkit.data.read import index_files, load_table
 from detrkit.errors import AnnotationError, DataError, UsageError
 
@@ -140,13 +141,27 @@ def _find_splits(data: Path, layout: Layout, found: Findings) -> dict[str, Split
     for name in names:
         try:
             splits[name] = find_split(data, name, DataConfig(layout=layout))
+        except ImagesNotFoundError as error:
+            splits[name] = _without_images(error, name, found)
         except DataError as error:
             found.add("annotations_unreadable", str(error), Location(name))
-    if not names:
+    if isinstance(whole, ImagesNotFoundError) and not names:
+        splits[data.stem] = _without_images(whole, data.stem, found)
+    elif not names:
         is_json = data.is_file() and data.suffix == ".json"
         kind = "annotations_unreadable" if is_json else "data_set_unreadable"
         found.add(kind, str(whole), Location(data.stem if is_json else data.name))
     return splits
+
+
+def _without_images(error: ImagesNotFoundError, name: str, found: Findings) -> SplitFiles:
+    """Describe a split whose annotations can be checked though its images are not there."""
+    found.add("images_not_found", str(error), Location(name))
+    format_ = "panoptic" if error.annotations.name.startswith("panoptic_") else "coco"
+    listings = (error.annotations.with_suffix(""),)
+    return SplitFiles(
+        error.annotations, error.annotations.parent, "COCO JSON", "its images are not there", format_, listings
+    )
 
 
 def _check_losses(split: SplitData, found: Findings) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from detrkit.classes import SizeHW
 from detrkit.data.faults import Findings
-from detrkit.errors import AnnotationError, listed
+from detrkit.errors import AnnotationError, DataError, listed
 from detrkit.files import IMAGE_SUFFIXES
 from detrkit.files import is_kind as is_kind
 from detrkit.files import walk_files as walk_files
@@ -43,6 +43,12 @@ _WESTERN = re.compile(
     rb"[\xc0-\xcf\xd1-\xd6\xd8-\xdc\xdf-\xef\xf1-\xf6\xf8-\xfc\xff]{1,2}|[\x9c\xaa\xb0\xb2\xb3\xb5\xba]"
 )
 """Letters of western Europe but the Icelandic ones, whose bytes are Turkish letters elsewhere; a sign alone."""
+
+
+class ImagesNotFoundError(DataError):
+    """The images of an annotation file are in none of the likely folders."""
+
+    annotations: Path
 
 
 @dataclasses.dataclass(frozen=True)

@@ -128,3 +128,16 @@ def test_every_copy_keeps_the_texts(tmp_path: Path) -> None:
     # formats without ids
     for to in ("yolo", "voc"):
         convert_data(path.parent, tmp_path / to, to)
+
+
+def test_annotations_without_images_are_checked(tmp_path: Path) -> None:
+    masks = [[[1, 2, 3, 4]], [[1, 1, 2, 2, 3, 3]], []]
+    path = write_set(tmp_path, ["a", "b"], ["a", "b", "zz"], segmentation=masks)
+    for image in tmp_path.glob("*.png"):
+        image.unlink()
+    kinds = {"images_not_found": 1, "missing_image": 2, "unknown_image_id": 1, "ids_numbered": 3}
+    for data in (tmp_path, path):
+        result = examine(data).result
+        found = {finding.kind: finding.count for finding in result.findings}
+        assert kinds.items() <= found.items()
+        assert (found["mask_polygon_short"], found["mask_polygon_flat"]) == (1, 1)

@@ -14,6 +14,7 @@ from detrkit.data.formats.base import (
     IMAGE_FOLDERS,
     PANOPTIC_FILE,
     SPLIT_ALIASES,
+    ImagesNotFoundError,
     SplitCandidate,
     SplitCandidates,
     SplitFiles,
@@ -129,10 +130,12 @@ def find_image_folder(annotations: Path, root: Path) -> Path:
         return best
     load_json(annotations)  # a damaged file is the first thing to say
     searched = ", ".join(str(folder) for folder in candidates if folder.is_dir())
-    raise DataError(
+    error = ImagesNotFoundError(
         f"{annotations}: its images, for instance {example}, are in none of {searched}; "
         "give a folder that holds both, or name this one: --set data.train_images=FOLDER (or data.val_images)"
     )
+    error.annotations = annotations
+    raise error
 
 
 def _is_of_another_split(folder: Path, root: Path, annotations: Path) -> bool:
