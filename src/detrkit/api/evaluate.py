@@ -21,11 +21,14 @@ from detrkit.detectors.stages import ModelStages, Stages
 from detrkit.errors import DataError, DetrkitError
 from detrkit.evaluation.analysis import Evaluation, Origin, Progress, analyze, check_resamples
 from detrkit.evaluation.bootstrap import RESAMPLES
+from detrkit.evaluation.evaluator import read_ground_truth
 from detrkit.evaluation.report import FILES, write_evaluation
+from detrkit.evaluation.truth import CocoTruth
 from detrkit.files import make_folder
 from detrkit.latency import Latency
 from detrkit.training.run import Say
 
+_TURNED = ("exif_ignored", "box_turned")  # faults whose boxes reading puts elsewhere
 _MOST_PIXELS = 100e6  # of all images held for timing: 300 MB
 
 
@@ -94,6 +97,7 @@ def evaluate(
         read_image=pictures.read,
         latency=latency,
         progress=progress,
+        as_stored=_as_stored(part, evaluator.truth),
     )
     if folder is not None:
         write_evaluation(folder, evaluation, evaluator)
@@ -156,19 +160,31 @@ def origin_of(subject: EvalTarget, split: Split, data: str = "", split_name: str
 def _departures(split: Split) -> list[str]:
     """Return where the annotations that are measured on cannot be those of the untouched file."""
     missing = split.report.count("box_missing") + split.report.count("box_not_finite")
-    turned = split.report.count("exif_ignored")
+    turned = {kind: split.report.count(kind) for kind in _TURNED}
     notes = []
     if missing:
         notes.append(
             f"{missing:,} annotations without a box of four numbers are left out; pycocotools stops at them, so "
             "that the untouched file has no AP."
         )
-    if turned:
+    if any(turned.values()):
         notes.append(
-            f"Boxes of {turned:,} images are turned upright with their pictures, as EXIF says; detections made on "
-            "the pictures as stored do not fit them, and pycocotools compares them with the boxes before."
+            f"Boxes of {turned['exif_ignored']:,} images are turned upright as EXIF turns their pictures, and "
+            f"{turned['box_turned']:,} boxes by their own angle; detections on pictures as stored do not fit them."
         )
     return notes
+
+
+def _as_stored(split: Split, truth: CocoTruth) -> CocoTruth | None:
+    """Return the annotations of a COCO file with the boxes as stored, if reading turned some of them."""
+    if split.files.format != "coco" or not any(split.report.count(kind) for kind in _TURNED):
+        return None
+    try:
+        stored = read_ground_truth(split.files.annotations)
+    except DataError:  # pycocotools cannot read it either
+        return None
+    same = np.array_equal(stored.image_ids, truth.image_ids) and stored.class_map.names == truth.class_map.names
+    return stored if same else None
 
 
 def _trained_on(config: Config, split: Split) -> bool:

@@ -25,6 +25,7 @@ from detrkit.evaluation.failures import Failures, find_failures
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.overlaps import Overlaps, overlaps
 from detrkit.evaluation.score_curves import ScoreCurves, score_curves
+from detrkit.evaluation.truth import CocoTruth
 from detrkit.evaluation.untouched import other_readings
 from detrkit.latency import Latency
 
@@ -152,6 +153,7 @@ def analyze(
     latency: Latency | None = None,
     progress: Progress | None = None,
     image_ids: Sequence[int] | Literal["all"] = "all",
+    as_stored: CocoTruth | None = None,
 ) -> Evaluation:
     """Measure and explain what an evaluator has collected.
 
@@ -166,6 +168,7 @@ def analyze(
         latency: Latency, measured before.
         progress: Called with what is being done, steps done and steps in all.
         image_ids: Images to measure on; all of the annotations if not given.
+        as_stored: The annotations with boxes as stored, where reading turned some.
 
     Raises:
         DataError: There is no image to measure on.
@@ -174,7 +177,7 @@ def analyze(
     check_resamples(resamples)
     origin = origin or Origin()
     metrics, matches = evaluator.finish(image_ids), evaluator.matches(image_ids)
-    readings, sentences = other_readings(matches)
+    readings, sentences = other_readings(matches, as_stored)
     found = Evaluation(metrics, matches, origin, origin.provenance(), latency=latency, other_readings=readings)
     found = dataclasses.replace(found, notes=(*origin.notes, *sentences))
     if resamples and metrics.objects:

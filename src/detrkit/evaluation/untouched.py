@@ -21,10 +21,17 @@ CLIP_PIXELS = 0.01
 """Boxes that leave their image by less do so by rounding."""
 
 
-def other_readings(matches: Matches) -> tuple[dict[str, float | None], list[str]]:
+def other_readings(
+    matches: Matches, as_stored: CocoTruth | None = None
+) -> tuple[dict[str, float | None], list[str]]:
     """Return AP on each other reading that differs, None where undefined, and a sentence on each.
 
-    ``pycocotools``: the file untouched, read with pycocotools' own faults; ``repaired``: as training has it.
+    ``pycocotools``: the file untouched, read with pycocotools' own faults; ``repaired``: as training has it;
+    ``stored_boxes``: with the boxes as stored, where reading turned some.
+
+    Args:
+        matches: Matches of detections and objects.
+        as_stored: The annotations with boxes as stored, where reading turned some; of the same images and classes.
     """
     values: dict[str, float | None] = {}
     sentences: list[str] = []
@@ -51,6 +58,9 @@ def other_readings(matches: Matches) -> tuple[dict[str, float | None], list[str]
             "training clips the box, leaves it out, or corrects its area: repaired so, AP would be "
             f"{_percent(value)}."
         )
+    if as_stored is not None:
+        value = values["stored_boxes"] = _ap(matches, as_stored)
+        sentences.append(f"With the boxes as they are stored, as pycocotools takes them, AP is {_percent(value)}.")
     return values, sentences
 
 

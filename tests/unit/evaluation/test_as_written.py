@@ -217,3 +217,13 @@ def test_a_sound_file_has_one_reading(tmp_path: Path):
     annotations, found = files(tmp_path, content, results[:4])
     evaluation = evaluate(found, annotations, explain=False, resamples=0)
     assert (evaluation.other_readings, evaluation.notes) == ({}, ())
+
+
+def test_boxes_that_reading_turns_are_said_with_the_ap_of_those_stored(tmp_path: Path):
+    content, results = odd_content({"bbox": [20, 60, 60, 10], "attributes": {"rotation": 90}})
+    annotations, found = files(tmp_path, content, results)
+    evaluation = evaluate(found, annotations, explain=False, resamples=0)
+    expected = float(pycocotools_eval(content, results).stats[0])
+    assert evaluation.other_readings == {"stored_boxes": pytest.approx(expected, abs=1e-12)}
+    assert evaluation["AP"] != pytest.approx(expected)
+    assert "1 boxes by their own angle" in "".join(warnings(evaluation))
