@@ -149,3 +149,9 @@ def test_folders_without_annotations_say_what_is_there(tmp_path: Path, shared_da
         find_split(shared_data / "coco_mni", "train")
     with pytest.raises(UsageError, match="is a file, expected the folder of a data set, a COCO JSON"):
         find_split(shared_data / "INDEX.md", "train")
+
+
+def test_another_layout_is_advised_by_the_option_that_the_command_has(shared_data: Path) -> None:
+    root = shared_data / "bccd_voc"
+    assert "--layout coco" in find_splits(root)["train"].reason
+    assert "--set data.layout=coco" in find_split(root, "train").reason

@@ -246,17 +246,19 @@ class _Reader:
         passed_over(self.files.annotations, _XML, self.report)
         parsed: list[tuple[str, str, VocFile]] = []
         first_error: AnnotationError | None = None
+        used: set[str] = set()
         for stem, name in stems.items():
             path = self.files.annotations / name
             try:
                 content = self.parsed[path] = read_voc_file(path, self.report)
             except AnnotationError as error:
                 first_error = first_error or error
+                used.update(self.by_stem.get(stem, ()))  # lost with its file
                 self.report.add("label_file_unreadable", str(error).replace(str(path), name))
                 continue
             parsed.append((self._image_of(stem, name, content), name, content))
         if not self.files.listings:
-            used = {name for name, _, _ in parsed}
+            used.update(name for name, _, _ in parsed)
             for name in self.names:
                 if name not in used:
                     self.report.add("image_without_label_file", name)

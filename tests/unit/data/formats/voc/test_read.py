@@ -129,3 +129,39 @@ def test_objects_without_box_and_parts_with_box(tmp_path: Path) -> None:
     assert index.boxes_xyxy.tolist() == [[1, 2, 30, 20]]
     assert counts(report) == {"box_missing": 1}
     assert "a.xml object 2: no box" in str(report)
+
+
+@pytest.mark.parametrize(
+    ("encoding", "declared"), [("gbk", "GBK"), ("gbk", ""), ("utf-16", "UTF-16"), ("utf-8", "GBK"), ("cp1252", "")]
+)
+def test_texts_are_decoded_as_declared_or_as_their_bytes_are(tmp_path: Path, encoding: str, declared: str) -> None:
+    name = "café" if encoding == "cp1252" else "足球场"
+    root = data_set(tmp_path, a="")
+    declaration = f'<?xml version="1.0" encoding="{declared}"?>' if declared else ""
+    text = declaration + voc_xml("a.png", [(name, *CAT[1:])])
+    (root / "Annotations" / "a.xml").write_bytes(text.encode(encoding))
+    index, _ = read(root)
+    assert index.class_map.names == (name,)
+
+
+def test_suffixes_in_any_case_with_lists_and_without(tmp_path: Path) -> None:
+    root = data_set(tmp_path, a=voc_xml("a.png", [CAT]), b=voc_xml("b.png", [CAT]))
+    (root / "Annotations" / "a.xml").rename(root / "Annotations" / "a.XML")
+    index, report = read(root)
+    assert (len(index), report.is_sound) == (2, True)
+    (root / "ImageSets").mkdir()
+    (root / "ImageSets" / "train.txt").write_text("a\n")
+    index, _ = read(root)
+    assert [index.file_name(row) for row in range(len(index))] == ["a.png"]
+
+
+def test_where_nothing_can_be_read_the_first_reason_is_told(tmp_path: Path) -> None:
+    root = data_set(tmp_path, a="<annotation><object>", b="<svg/>")
+    for number in range(3):
+        (root / "Annotations" / f"{number}.json").touch()
+    with pytest.raises(DataError, match=r"can be read, for instance .*a\.xml: not valid XML: no element found"):
+        read(root)
+    (root / "Annotations" / "a.xml").write_text(voc_xml("a.png", [CAT]))
+    _, report = read(root)
+    assert counts(report) == {"label_file_unreadable": 1, "label_files_of_other_kind": 3}
+    assert "b.xml: begins with <svg>" in str(report)
