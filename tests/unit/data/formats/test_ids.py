@@ -107,7 +107,9 @@ def test_every_copy_keeps_the_texts(tmp_path: Path) -> None:
     ids, kinds = ["1_11", "11_1", "20_3", "2_03"], ["car", "bus", "car", "bus"]
     path = write_set(tmp_path / "set", ids, ids, category_id=kinds, id=["u-1", "u-2", "u_3", "u3"])
     source = json.loads(path.read_text())
-    expected = objects(read(path)[0])
+    index, report = read(path)
+    expected = objects(index)
+    assert report.count("ids_numbered") == 4 + 4 + 2
     fixed = fix_data(examine(path.parent), tmp_path / "fix")
     assert fixed.is_clean
     convert_data(path.parent, tmp_path / "convert", "coco")

@@ -208,6 +208,7 @@ class _Columns:
         annotation_ids, image_refs, category_refs, boxes, area, iscrowd = columns
         image_id_texts = self.image_ids.settle(image_ids, image_refs)
         category_id_texts = self.category_ids.settle(category_ids, category_refs)
+        annotation_id_texts = self.annotation_ids.settle(annotation_ids)
         return AnnotationTable(
             source=self.path,
             image_ids=image_ids,
@@ -224,7 +225,7 @@ class _Columns:
             report=self.report.report(),
             supercategories=_headings(classes),
             image_id_texts=image_id_texts,
-            annotation_id_texts=self.annotation_ids.settle(annotation_ids),
+            annotation_id_texts=annotation_id_texts,
             category_id_texts=category_id_texts,
         )
 
