@@ -85,7 +85,7 @@ def test_coco_to_coco_keeps_ids_masks_and_areas(shared_data: Path, tmp_path: Pat
 @pytest.mark.parametrize(
     ("data", "error", "message"),
     [
-        ("01_json_truncated", AnnotationError, "the file stops at byte 1769472"),
+        ("01_json_truncated", AnnotationError, "the file stops after byte 1769472"),
         ("09_images_only", DataError, "no data set found; looked for COCO JSON"),
         ("10_coco_unknown_category_ids", DataError, "none of its 13 annotations can be used"),
     ],
