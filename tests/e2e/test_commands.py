@@ -180,7 +180,7 @@ def test_real_and_defective_data_is_trained_on_or_refused_in_words(shared_data: 
     bad = shared_data / "bad_inputs"
     same = {"data__val_split": "train"}
     for name, folder, settings, message in (
-        ("cut", bad / "01_json_truncated", {"data__train_split": "val"}, "the file stops at byte 1769472"),
+        ("cut", bad / "01_json_truncated", {"data__train_split": "val"}, "the file stops after byte 1769472"),
         ("lost", bad / "07_coco_missing_file_and_empty", same, "1 of 12 image files do not exist"),
         ("ids", bad / "10_coco_unknown_category_ids", {}, "that is not listed"),
         ("text", bad / "11_coco_string_image_id", {}, "it has test (gt_ignore_test.json)"),
