@@ -67,7 +67,8 @@ class CocoEvaluator(BoxEvaluator):
         float32 arithmetic as the published DETR code does it, ``category_id`` the data set's. Entries name the
         file where images have no ids of their own.
         """
-        category_ids, image_ids = self.truth.class_map.category_ids, self.truth.image_ids
+        image_ids, texts = self.truth.image_ids, self.truth.category_id_texts
+        category_ids = [texts.get(number, number) for number in self.truth.class_map.category_ids]
         encode = msgspec.json.Encoder().encode  # ten times as fast as json, with the same digits
         results = self.results()
         with atomic_file(Path(path)) as file:

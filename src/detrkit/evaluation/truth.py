@@ -36,6 +36,7 @@ class CocoTruth:
         annotation_ids: The data set's ids, which may repeat, int64 ``[N]``; None where they are not known.
         file_rows: Place of each annotation in its file, int64 ``[N]``; None where they are not known.
         image_keys: Fields that tell images apart in a file of results, ``[I]``; ``image_id`` alone if empty.
+        category_id_texts: Ids of categories that are texts in the data set, by their number in ``class_map``.
     """
 
     image_ids: np.ndarray
@@ -49,6 +50,7 @@ class CocoTruth:
     annotation_ids: np.ndarray | None = None
     file_rows: np.ndarray | None = None
     image_keys: Sequence[Mapping[str, int | str]] = ()
+    category_id_texts: Mapping[int, str] = dataclasses.field(default_factory=dict)
 
     @property
     def ignored(self) -> np.ndarray:
@@ -100,6 +102,7 @@ def ground_truth_from_index(index: CocoIndex) -> CocoTruth:
         annotation_ids=written.annotation_ids,
         file_rows=written.file_rows,
         image_keys=_image_keys(index, order),
+        category_id_texts=index.category_id_texts,
     )
 
 

@@ -17,6 +17,9 @@ from detrkit.data.faults import ReadReport
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_coco
 from detrkit.errors import AnnotationError
+from detrkit.evaluation.coco import ImageResults
+from detrkit.evaluation.evaluator import CocoEvaluator
+from detrkit.evaluation.truth import ground_truth_from_index
 from tests.unit.data.factory import annotation, coco, write_noise
 
 Objects = list[tuple[str, str, list[float]]]
@@ -130,6 +133,15 @@ def test_every_copy_keeps_the_texts(tmp_path: Path) -> None:
     # formats without ids
     for to in ("yolo", "voc"):
         convert_data(path.parent, tmp_path / to, to)
+
+
+def test_results_of_detrkit_have_the_texts(tmp_path: Path) -> None:
+    path = write_set(tmp_path, ["b_1", "a_1"], ["b_1", "a_1"], category_id=["car", "bus"])
+    evaluator = CocoEvaluator(ground_truth_from_index(read(path)[0]))
+    evaluator.add(2, ImageResults(np.array([[0, 2, 20, 10.0]]), np.array([0.9]), np.array([1])))
+    evaluator.write_results_json(tmp_path / "results.json")
+    (entry,) = json.loads((tmp_path / "results.json").read_text())
+    assert (entry["image_id"], entry["category_id"]) == ("b_1", "car")
 
 
 def test_annotations_without_images_are_checked(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ Shapes: I images, N annotations of all of them.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import re
@@ -71,6 +72,8 @@ class _Content(msgspec.Struct, gc=False):
 _Struct = TypeVar("_Struct", bound=msgspec.Struct)
 _Entries = Sequence[msgspec.Raw | Mapping[str, Any]]
 _CHUNK = 20_000
+_LISTS = ("images", "annotations", "categories")
+_SMALL_BYTES = 1 << 25
 _LITERAL = len("Infinity")
 _TRAILING_COMMA = re.compile(r",\s*[\]}]")
 _NUMBER = re.compile(r"\s*([+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
@@ -136,12 +139,39 @@ def _json_fault(error: json.JSONDecodeError, at: int) -> str:
 
 def _parse(path: Path, found: Findings) -> tuple[_Entries, _Entries, _Entries]:
     """Parse a file into images, annotations and categories."""
+    data = read_utf8(path, found)
+    _refuse_repeated_lists(data)
     try:
-        content = msgspec.json.decode(read_utf8(path, found), type=_Content)
+        content = msgspec.json.decode(data, type=_Content)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         slowly = load_json(path)
         return _entries(slowly, "images"), _entries(slowly, "annotations"), _entries(slowly, "categories")
     return content.images, content.annotations, content.categories
+
+
+def _refuse_repeated_lists(data: bytes) -> None:
+    """Refuse an object with two lists of one name, of which readers keep the last; looked for in small files only.
+
+    Merging files by hand does that; large ones are written by programs, and not read twice.
+
+    Raises:
+        AnnotationError: There are two.
+    """
+    if len(data) > _SMALL_BYTES or max(data.count(b'"%s"' % name.encode()) for name in _LISTS) < 2:
+        return
+    repeated: list[str] = []
+
+    def pairs(entries: list[tuple[str, Any]]) -> dict[str, Any]:
+        names = [name for name, value in entries if name in _LISTS and isinstance(value, list)]
+        repeated.extend(name for name in _LISTS if names.count(name) > 1)
+        return dict(entries)
+
+    with contextlib.suppress(ValueError, RecursionError):  # said when it is parsed
+        json.loads(data, object_pairs_hook=pairs)
+    if repeated:
+        raise AnnotationError(
+            f"has {repeated[0]!r} twice in one object, of which only the last would be read; merge the lists"
+        )
 
 
 def _entries(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:

@@ -341,6 +341,13 @@ def test_fault_of_a_json_text_is_named(tmp_path: Path, text: str, facts: str) ->
         load_json(path)
 
 
+def test_two_lists_of_one_name_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, coco([image_entry()], [annotation()]))
+    path.write_text(path.read_text()[:-1] + ', "annotations": []}')
+    with pytest.raises(AnnotationError, match="has 'annotations' twice"):
+        read_coco(path, tmp_path)
+
+
 def test_half_a_character_in_a_name_is_refused(tmp_path: Path) -> None:
     path = write(tmp_path, coco([image_entry()], []))
     for whole in ('"1.png"', '"cat"'):
