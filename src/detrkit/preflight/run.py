@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from detrkit.config import Config, update_config
 from detrkit.curation.check.run import CheckOptions, examine
 from detrkit.curation.preview import draw_sample
 from detrkit.data.formats import canonical_split, find_split
+from detrkit.data.index import CocoIndex
 from detrkit.data.read import load_table
 from detrkit.data.split import Split, read_split
 from detrkit.data.table import AnnotationTable
@@ -42,6 +45,7 @@ from detrkit.visual.page import Gallery, Picture, Section, Text, write_page
 from detrkit.visual.table import Table, columns
 
 Say = Callable[[str], None]
+T = TypeVar("T")
 Tell = Callable[[list[CheckResult]], None]
 
 
@@ -166,19 +170,25 @@ def _look_at_data(config: Config, train: Split, val: Split, tell: Tell) -> Patch
         if name == "val" and same:
             tell([bad("val_is_train", "the validation split is the training split", fault=False)])
             continue
-        patches = collect_patches(split.index, split.files.images, seed=config.train.seed)
-        looked[name] = patches
+        # further draws only where the first leaves doubt
+        seen = (split.index, split.files.images, config.train.seed)
+        draw = functools.cache(functools.partial(_draw, collect_patches, *seen))
+        looked[name] = patches = draw(0)
         found = data_questions.check_objects(name, split.index, patches)
         if len(split.index.labels) and not _has_fault(found):
-            found += data_questions.check_boxes_and_labels(name, patches)
+            found += data_questions.check_boxes_and_labels(name, draw)
             if name == "train" and not _has_fault(found):
-                moved = offset_evidence(split.index, split.files.images, seed=config.train.seed)
-                found += data_questions.check_offset(name, moved)
+                found += data_questions.check_offset(name, functools.partial(_draw, offset_evidence, *seen))
         sound &= not _has_fault(found)
         tell(found)
     if sound and "val" in looked and _same_classes(train, val):
         tell(data_questions.check_splits(looked["train"], looked["val"], len(train.index.class_map)))
     return looked["train"]
+
+
+def _draw(measure: Callable[..., T], index: CocoIndex, images: Path, seed: int, number: int) -> T:
+    """Look at a split once more, with another seed."""
+    return measure(index, images, seed=seed + number)
 
 
 def _check_head(

@@ -7,9 +7,19 @@ import numpy as np
 import pytest
 
 from detrkit.curation.synthetic import write_synthetic
+from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_coco
-from detrkit.preflight.data_questions import check_offset
-from detrkit.preflight.evidence import CHANCE, box_evidence, collect_patches, label_evidence, offset_evidence
+from detrkit.preflight import data_questions
+from detrkit.preflight.data_questions import check_boxes_and_labels, check_offset
+from detrkit.preflight.evidence import (
+    CHANCE,
+    Patches,
+    box_evidence,
+    collect_patches,
+    label_evidence,
+    offset_evidence,
+)
+from detrkit.preflight.report import CheckResult, Outcome
 
 SETS = {
     "coco": ("coco_mini/annotations/instances_train2017.json", "coco_mini/train2017"),
@@ -79,11 +89,16 @@ def test_real_sets_are_sound_and_shuffled_ones_are_not(name: str, shared_data: P
 def test_boxes_written_by_their_centre_fit_better_where_they_belong(name: str, shared_data: Path):
     annotations, images = SETS[name]
     index, _ = read_coco(shared_data / annotations, shared_data / images)
-    assert check_offset("train", offset_evidence(index, shared_data / images)) == []
+
+    def check(boxes: CocoIndex) -> list[CheckResult]:
+        return check_offset("train", lambda seed: offset_evidence(boxes, shared_data / images, seed=seed))
+
+    assert check(index) == []
     sizes = index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]
     for shift in (0.5, -0.5):
         wrong = dataclasses.replace(index, boxes_xyxy=index.boxes_xyxy + np.tile(shift * sizes, 2))
-        (fault,) = check_offset("train", offset_evidence(wrong, shared_data / images))
+        (fault,) = check(wrong)
+        assert fault.outcome is Outcome.FAULT
         assert fault.name == "boxes_off_by_half"
         assert fault.figures["shift"] == -shift
 
@@ -91,4 +106,40 @@ def test_boxes_written_by_their_centre_fit_better_where_they_belong(name: str, s
 def test_few_objects_tell_nothing_of_an_offset(tmp_path: Path):
     write_synthetic(tmp_path, train_images=8, val_images=2, size=64)
     index, _ = read_coco(tmp_path / "annotations/instances_train2017.json", tmp_path / "train2017")
-    assert check_offset("train", offset_evidence(index, tmp_path / "train2017")) == []
+    assert check_offset("train", lambda seed: offset_evidence(index, tmp_path / "train2017", seed=seed)) == []
+
+
+@pytest.mark.parametrize(
+    ("deviations", "outcome"),
+    [
+        ([10], Outcome.OK),
+        ([2.5, 6, 5], Outcome.OK),
+        ([2.9, 2.0, 2.6], Outcome.WARNING),
+        ([0.4, -1, 2], Outcome.FAULT),
+    ],
+)
+def test_one_draw_is_no_fault(deviations: list[float], outcome: Outcome, monkeypatch: pytest.MonkeyPatch):
+    drawn = []
+
+    def draw(number: int) -> Patches:
+        drawn.append(number)
+        random = generator(number)
+        pairs = random.normal(size=(2, 80, 4)) * 0 + deviations[number]
+        rows = np.arange(80) // 4
+        return Patches(np.zeros((80, 4)), rows * 0, np.zeros((80, 5)), rows, pairs, rows, 20, (), 0)
+
+    monkeypatch.setattr(data_questions, "box_evidence", lambda pairs, _rows: float(pairs.max()))
+    result = check_boxes_and_labels("train", draw)[0]
+    assert result.outcome is outcome
+    assert set(drawn) == set(range(len(deviations)))
+
+
+@pytest.mark.parametrize("shifts", [[-0.5, -0.5, -0.5], [-0.5, 0.0, -0.5], [-0.5, 0.0, 0.5], [0.0]])
+def test_an_offset_is_a_fault_only_where_all_draws_agree(shifts: list[float]):
+    def draw(number: int) -> dict[float, tuple[float, float]]:
+        shift = shifts[number]
+        found = dict.fromkeys((0.0, -0.5, 0.5), (10.0, 10.0))
+        return {**found, shift: (20.0, 20.0), -shift: (2.0, 2.0)} if shift else found
+
+    outcomes = [result.outcome for result in check_offset("train", draw)]
+    assert outcomes == {3: [Outcome.FAULT], 2: [Outcome.WARNING]}.get(shifts.count(-0.5), [])
