@@ -12,7 +12,9 @@ import re
 import uuid
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
+
+import msgspec
 
 from detrkit.errors import UsageError, listed
 
@@ -60,6 +62,24 @@ def make_folder(path: str | os.PathLike[str], *names: str) -> Path:
         raise UsageError(f"{folder} cannot be written: permission denied; give another folder for results")
     check_free(*(folder / name for name in names))
     return folder
+
+
+def to_plain(value: object, *, str_keys: bool = False) -> Any:
+    """Return a value as JSON can hold it: dataclasses as dicts, numbers and arrays of NumPy as Python has them."""
+    return msgspec.to_builtins(value, str_keys=str_keys, enc_hook=plain_value)
+
+
+def plain_value(value: Any) -> Any:
+    """Return what msgspec cannot encode by itself: a number or an array of NumPy, or a path.
+
+    Raises:
+        TypeError: It is nothing of these.
+    """
+    if isinstance(value, os.PathLike):
+        return os.fspath(value)
+    if hasattr(value, "tolist"):
+        return value.tolist()
+    raise TypeError(f"{type(value).__name__} cannot be written as JSON")
 
 
 def is_free(path: Path) -> bool:

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from detrkit.errors import DataError
+from detrkit.files import to_plain
 
 
 class Percentiles(msgspec.Struct, frozen=True):
@@ -74,4 +75,4 @@ class Latency(msgspec.Struct, frozen=True):
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers ready for JSON; times in milliseconds."""
-        return {**msgspec.to_builtins(self), "images_per_s": self.images_per_s}
+        return {**to_plain(self), "images_per_s": self.images_per_s}

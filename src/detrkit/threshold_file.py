@@ -18,7 +18,7 @@ import numpy as np
 
 from detrkit.classes import ClassMap
 from detrkit.errors import DataError, UsageError, listed
-from detrkit.files import atomic_file
+from detrkit.files import atomic_file, to_plain
 
 FILE_NAME = "thresholds.json"
 _MODEL_FILES = (".pth", ".pt", ".safetensors")
@@ -149,7 +149,7 @@ class Thresholds:
 
     def to_dict(self) -> dict[str, Any]:
         """Return what the file holds, ready for JSON."""
-        content: dict[str, Any] = msgspec.to_builtins(self)
+        content: dict[str, Any] = to_plain(self)
         classes, scale = content.pop("classes"), content.pop("scale")
         return {"version": self.VERSION, **content, **scale, "classes": classes}
 

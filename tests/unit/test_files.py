@@ -1,9 +1,13 @@
 """Files that are either whole or not there."""
 
+import dataclasses
+import json
+
+import numpy as np
 import pytest
 
 from detrkit.errors import UsageError
-from detrkit.files import NOTES, atomic_bytes, atomic_file, check_free, free_name, make_folder
+from detrkit.files import NOTES, atomic_bytes, atomic_file, check_free, free_name, make_folder, to_plain
 
 
 def test_file_appears_whole_and_replaces_the_old_one(tmp_path):
@@ -114,3 +118,17 @@ def test_a_name_that_is_taken_gets_the_first_free_number():
     assert free_name("a", []) == "a"
     assert free_name("a", ["a", "a-2"]) == "a-3"
     assert free_name("a", ["a"], "{} ({})") == "a (2)"
+
+
+def test_numbers_of_numpy_and_paths_become_plain_whatever_holds_them(tmp_path):
+    @dataclasses.dataclass
+    class Found:
+        share: float
+        counts: dict
+
+    found = Found(np.float64(0.5), {np.int64(3).item(): [np.float32(0.25), np.bool_(True)], 4: np.arange(2)})
+    plain = to_plain([found, tmp_path], str_keys=True)
+    assert plain == [{"share": 0.5, "counts": {"3": [0.25, True], "4": [0, 1]}}, str(tmp_path)]
+    assert json.loads(json.dumps(plain)) == plain
+    with pytest.raises(TypeError, match="cannot be written as JSON"):
+        to_plain(object())

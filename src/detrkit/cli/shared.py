@@ -98,9 +98,9 @@ def say(message: str) -> None:
 
 def print_json(value: object) -> None:
     """Print a result for programs."""
-    import msgspec
+    from detrkit.files import to_plain
 
-    typer.echo(json.dumps(value, indent=1, default=msgspec.to_builtins, allow_nan=False))
+    typer.echo(json.dumps(value, indent=1, default=to_plain, allow_nan=False))
 
 
 def report(found: Any, as_json: bool, written: str = "") -> None:

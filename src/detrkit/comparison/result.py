@@ -7,14 +7,13 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import msgspec
-
 from detrkit.classes import ClassMap
 from detrkit.comparison.images import ImageDifferences
 from detrkit.detectors.cost import Cost
 from detrkit.evaluation.bootstrap import LEAST_IMAGES, Difference, Differences
 from detrkit.evaluation.coco import CocoMetrics, known
 from detrkit.evaluation.matching import Matches
+from detrkit.files import to_plain
 from detrkit.latency import Latency
 
 MEASURES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR100")
@@ -82,7 +81,7 @@ class ClassDifference:
     def to_dict(self) -> dict[str, Any]:
         """Return the content for JSON."""
         numbers = {"reference_AP": self.first, "AP": self.second, "difference": self.value}
-        interval = msgspec.to_builtins(self.difference)
+        interval = to_plain(self.difference)
         return {"name": self.name, "objects": self.objects, **numbers, "interval": interval}
 
     @property
@@ -144,7 +143,7 @@ class PairwiseComparison:
             "reference": self.reference.name,
             "model": self.model.name,
             "verdict": self.verdict(),
-            "differences": msgspec.to_builtins(self.measures),
+            "differences": to_plain(self.measures),
             "per_class": [entry.to_dict() for entry in self.classes],
             "thresholds": {
                 side.name: operation.threshold if math.isfinite(operation.threshold) else None
@@ -197,7 +196,7 @@ class Comparison:
         plain = ("data", "split", "images", "objects", "notes", "confidence", "resamples")
         return {
             "version": VERSION,
-            **{name: msgspec.to_builtins(getattr(self, name)) for name in plain},
+            **{name: to_plain(getattr(self, name)) for name in plain},
             "classes": list(self.class_map.names),
             "classes_left_out": list(self.left_out),
             "models": [model.to_dict() for model in self.models],

@@ -29,7 +29,7 @@ from detrkit.families.family import BuiltModel
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.families.transfer import match_logit_index
-from detrkit.files import atomic_file, make_folder
+from detrkit.files import atomic_file, make_folder, to_plain
 from detrkit.hardware import resolve_device
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.preflight import data_questions, training_questions
@@ -103,7 +103,7 @@ def run_preflight(
             overfit, batch = _try(dataclasses.replace(built, class_map=known), train, val, budget_s, tell)
     report = PreflightReport(tuple(results))
     with atomic_file(out / "verdict.json") as file:
-        file.write(json.dumps(report.to_dict(), indent=1) + "\n")
+        file.write(json.dumps(report.to_dict(), indent=1, default=to_plain) + "\n")
     pictures = [] if batch is None or splits is None else draw_batch(batch, splits[0].index.class_map)
     _write_page(out / "preflight.html", config, report, pictures, overfit)
     return report

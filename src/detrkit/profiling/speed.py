@@ -29,6 +29,7 @@ from detrkit.errors import UsageError
 from detrkit.families.build import build_model
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
+from detrkit.files import to_plain
 from detrkit.hardware import resolve_device
 from detrkit.latency import Latency, Percentiles
 from detrkit.training.memory import error_line, free_memory
@@ -112,7 +113,7 @@ class Speed:
         return {
             "environment": self.environment,
             "images": self.images,
-            "decode_ms": None if self.decode is None else msgspec.to_builtins(self.decode),
+            "decode_ms": None if self.decode is None else to_plain(self.decode),
             "notes": list(self.notes),
             "rows": [row.to_dict() for row in self.rows],
         }

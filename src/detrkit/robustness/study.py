@@ -20,7 +20,7 @@ from detrkit.detectors.on_split import EvalTarget, collect
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import known
 from detrkit.evaluation.truth import ground_truth_from_index
-from detrkit.files import sync_folder
+from detrkit.files import sync_folder, to_plain
 from detrkit.robustness.corruptions import COMMON, CORRUPTIONS, SEVERITIES, Corruption
 from detrkit.visual.table import Column, Table, Value
 
@@ -68,11 +68,11 @@ class Robustness:
         """Return the content for JSON."""
         plain = ("model", "data", "images", "severities", "seed", "clean")
         return {
-            **{name: msgspec.to_builtins(getattr(self, name)) for name in plain},
+            **{name: to_plain(getattr(self, name)) for name in plain},
             "mPC": self.mpc(),
             "rPC": self.rpc(),
             "corruptions": [
-                {"name": name, "AP": self.mean(name), "severities": msgspec.to_builtins(cells, str_keys=True)}
+                {"name": name, "AP": self.mean(name), "severities": to_plain(cells, str_keys=True)}
                 for name, cells in self.cells.items()
             ],
         }

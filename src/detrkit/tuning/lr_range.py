@@ -20,7 +20,7 @@ from detrkit.data.split import read_train_split
 from detrkit.errors import TrainingError, UsageError
 from detrkit.families.build import prepare_model
 from detrkit.families.parts import find_places
-from detrkit.files import atomic_file, make_folder
+from detrkit.files import atomic_file, make_folder, plain_value
 from detrkit.hardware import resolve_device
 from detrkit.training.forward_backward import single_passes, single_step
 from detrkit.training.optim import build_optimizer, set_lr
@@ -67,7 +67,7 @@ class LrRange:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values for JSON; a loss that is not finite is None."""
-        return msgspec.json.decode(msgspec.json.encode(self))  # type: ignore[no-any-return]
+        return msgspec.json.decode(msgspec.json.encode(self, enc_hook=plain_value))  # type: ignore[no-any-return]
 
     def lines(self) -> list[str]:
         """Return the lines for people."""

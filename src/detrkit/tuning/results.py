@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, cast
 
-import msgspec
-
 from detrkit.config import Config, write_config
+from detrkit.files import to_plain
 from detrkit.tuning.study import StudyLocation, current_trials
 from detrkit.visual.table import Column, Table, write_csv
 
@@ -90,7 +89,7 @@ class StudyResult:
             "total": self.total,
             "best": None if best is None else best.number,
             "best_config": None if best is None else str(self.out / "best.yaml"),
-            "trials": msgspec.to_builtins(self.trials, str_keys=True, enc_hook=str),
+            "trials": to_plain(self.trials, str_keys=True),
         }
 
 

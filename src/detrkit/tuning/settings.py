@@ -11,6 +11,7 @@ from typing import Any, Literal
 import msgspec
 
 from detrkit.config import Config, update_config
+from detrkit.files import to_plain
 from detrkit.tuning.space import Dimension, Space
 
 Pruner = Literal["median", "hyperband", "none"]
@@ -37,7 +38,7 @@ class Settings:
 
     def to_dict(self) -> dict[str, Any]:
         """Return the values as the study holds them."""
-        space = msgspec.to_builtins(self.space.dimensions)
+        space = to_plain(self.space.dimensions)
         config = self.config.model_dump(mode="json")
         return {"config": config, "space": space, "pruner": self.pruner, "images": dict(self.images)}
 
@@ -66,7 +67,7 @@ class Settings:
                 found[key] = os.fspath(Path(found[key]).expanduser().resolve())
         words = {key: repr(value) for key, value in found.items()}
         for dimension in self.space.dimensions:
-            fields = msgspec.to_builtins(dimension)
+            fields = to_plain(dimension)
             told = [f"{name} {value}" for name, value in fields.items() if name not in ("key", "times")]
             words[f"the search of {dimension.name}"] = ", ".join(told)
         counts = {f"the number of {name}": f"{count:,}" for name, count in self.images.items()}

@@ -8,9 +8,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-
 from detrkit.errors import DataError, UsageError
+from detrkit.files import to_plain
 from detrkit.visual.chart import Chart
 from detrkit.visual.curves import build_charts
 from detrkit.visual.history import Across, History, differences, read_histories
@@ -64,7 +63,7 @@ class Overview:
 
     def to_dict(self) -> dict[str, Any]:
         """Return it ready for JSON."""
-        found: dict[str, Any] = msgspec.to_builtins(self, enc_hook=str)
+        found: dict[str, Any] = to_plain(self)
         return found
 
 

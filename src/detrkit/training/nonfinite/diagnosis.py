@@ -8,8 +8,7 @@ import struct
 from collections.abc import Mapping
 from typing import Any
 
-import msgspec
-
+from detrkit.files import to_plain
 from detrkit.training.nonfinite.trace import NonFiniteGradient, NonFiniteModule
 
 _MOST_LISTED = 8
@@ -133,7 +132,7 @@ class Diagnosis:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values for JSON, which knows no NaN: those are texts."""
         plain = {
-            **msgspec.to_builtins(self),
+            **to_plain(self),
             "bad_terms": [{"term": name, "layer": layer} for name, layer in self.bad_terms],
             "overflow": self.forward is not None and self.forward.overflows,
             "equal": self.is_equal,

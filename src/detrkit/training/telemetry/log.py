@@ -20,6 +20,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeRemaining
 
 from detrkit.config import Config
 from detrkit.data.loader import LoadingFacts
+from detrkit.files import plain_value
 from detrkit.training.telemetry.append import AppendFile, cut_lines, write_problem
 from detrkit.training.telemetry.bottleneck import advise
 from detrkit.training.telemetry.records import StepRecord, config_text, flat_config, telling_config
@@ -226,7 +227,7 @@ class RunLog:
     def _write(self, kind: str, step: int, epoch: int, values: Mapping[str, Any]) -> None:
         record = {"kind": kind, "step": step, "epoch": epoch, **values}
         # null for what JSON has no word for: NaN, infinity
-        plain = msgspec.json.decode(msgspec.json.encode(record))
+        plain = msgspec.json.decode(msgspec.json.encode(record, enc_hook=plain_value))
         self._file.append((json.dumps(plain) + "\n").encode())
         self.records += 1
         self._tell_if_full()
