@@ -25,6 +25,8 @@ from detrkit.model_config import Section
 Layout = Literal["auto", "coco", "yolo", "voc", "panoptic"]
 """Layouts of data sets: the formats of :mod:`detrkit.data.formats`, and auto, by what lies there."""
 Precision = Literal["32", "bf16", "16"]
+PixelRange = Literal["full", "percentile", "data"] | tuple[float, float]
+"""Gray values of 16- and 32-bit images that become black and white; see :mod:`detrkit.ops.pixel_range`."""
 
 
 class DataConfig(Section):
@@ -51,6 +53,12 @@ class DataConfig(Section):
     buckets: bool = pydantic.Field(
         False, description="in training, batches of images of similar size: far less padding, same augmentation"
     )
+    pixel_range: PixelRange = pydantic.Field(
+        "full",
+        description="gray values of 16- and 32-bit images that become 0 and 255: full, what their kind can hold; "
+        "percentile, nearly all of each image; data, nearly all of the training set, measured once; or "
+        "[LOW,HIGH]. Saved with the model, which predicts with the same",
+    )
     on_bad_image: Literal["skip", "error"] = pydantic.Field(
         "skip", description="skip: report an unreadable image and train without it; error: stop"
     )
@@ -59,6 +67,13 @@ class DataConfig(Section):
         description="if reading loses most objects of a split or all of a class, or there is none to train on; "
         "error: stop; warn: go on",
     )
+
+    @pydantic.field_validator("pixel_range")
+    @classmethod
+    def _low_first(cls, value: PixelRange) -> PixelRange:
+        if isinstance(value, tuple) and not value[0] < value[1]:
+            raise ValueError(f"pixel_range is {list(value)}, expected the lesser value first")
+        return value
 
 
 RecipeName = Literal["detr", "resize", "light", "strong", "mosaic"]

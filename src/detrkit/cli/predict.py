@@ -14,7 +14,7 @@ from detrkit.errors import UsageError, counted
 
 def predict(
     model: shared.ModelArgument,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE", help="Image files or folders.")],
+    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Image files or folders.")],
     out: Annotated[
         Path | None,
         opt("DIR", "Folder for drawn pictures and predictions.json; predictions, with a number if it is taken."),
@@ -47,7 +47,7 @@ def predict(
         folder = out or shared.free_folder(Path("predictions"))
         found = detect(
             detector,
-            [str(image) for image in images],
+            [*images],
             threshold=chosen,
             out=folder,
             batch_size=batch_size,

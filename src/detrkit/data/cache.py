@@ -121,6 +121,8 @@ def find_cache(
     """
     if config.cache == "none" or (config.cache == "auto" and config.root is None):
         return None, []
+    if config.pixel_range != "full":
+        return None, ["cache not used: its copies are of data.pixel_range=full"] if config.cache != "auto" else []
     named = config.cache != "auto"
     folder = Path(config.cache).expanduser() if named else default_cache_folder(config.root or ".")
     if not named and not manifest_path(folder, split).is_file():

@@ -20,10 +20,12 @@ from torch.utils.data import Dataset
 from torchvision import tv_tensors
 
 from detrkit.classes import SizeHW
+from detrkit.config import PixelRange
 from detrkit.data.cache import ImageCache
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.errors import ImageError
 from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced
+from detrkit.ops.pixel_range import FULL
 from detrkit.preprocess import image_size_hw
 from detrkit.types import Target
 
@@ -53,6 +55,7 @@ class CocoDataset(Dataset[Sample | None]):
         decode_target: Size that the transform wants at most; None if that is not known.
         fast_decode: Read a JPEG at a fraction of its size if that is enough; in training only.
         cache: Copies to read in place of the images.
+        pixel_range: Values of 16- and 32-bit images that become black and white.
     """
 
     def __init__(
@@ -66,6 +69,7 @@ class CocoDataset(Dataset[Sample | None]):
         decode_target: DecodeTarget | None = None,
         fast_decode: bool = False,
         cache: ImageCache | None = None,
+        pixel_range: PixelRange = FULL,
     ):
         self.index = dataclasses.replace(index, written=None)  # which workers do not need
         self.images = Path(os.path.realpath(images))
@@ -75,6 +79,7 @@ class CocoDataset(Dataset[Sample | None]):
         self.decode_target = decode_target
         self.fast_decode = fast_decode
         self.cache = cache
+        self.pixel_range = pixel_range
         self._reported: set[int] = set()
         self._size_reported = False
 
@@ -138,19 +143,19 @@ class CocoDataset(Dataset[Sample | None]):
         copy = self.cache.copy_of(row, name) if self.cache is not None else None
         if self.cache is not None and copy is not None:
             try:
-                return decode_reduced(copy, target)[0], self.cache.size_hw(row)
+                return decode_reduced(copy, target, self.pixel_range)[0], self.cache.size_hw(row)
             except ImageError as error:
                 if row not in self._reported:
                     self._reported.add(row)
                     logger.warning("the image itself is read, since its copy cannot be: %s", error)
         check_inside(name, self.images)
-        return decode_reduced(self.images / name, target)
+        return decode_reduced(self.images / name, target, self.pixel_range)
 
     def read_image(self, row: int) -> Tensor:
         """Read the image file of a row, as :func:`detrkit.ops.images.decode_image` gives it."""
         name = self.index.file_name(row)
         check_inside(name, self.images)
-        return decode_image(self.images / name)
+        return decode_image(self.images / name, self.pixel_range)
 
     def read_target(self, row: int, size_hw: SizeHW, read_hw: SizeHW | None = None) -> Target:
         """Read the annotations of a row for an image whose file is ``size_hw`` pixels.

@@ -9,6 +9,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -18,10 +19,12 @@ from torch import Tensor, nn
 from detrkit.arguments import checked
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import Config
+from detrkit.data.pixel_range import narrow_range_lines
 from detrkit.detectors.interop import sv, to_supervision
 from detrkit.detectors.sources import ImageSource, NamedSource, list_sources, read_windows
 from detrkit.detectors.stages import Stages, prepare
 from detrkit.errors import ImageError, UsageError
+from detrkit.ops.pixel_range import FULL
 from detrkit.preprocess import image_size_hw
 from detrkit.threshold_file import Thresholds
 from detrkit.types import ImageDetections
@@ -206,8 +209,13 @@ class Detector:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, expected 1 or more")
 
+        pixel_range = FULL if self.config is None else self.config.data.pixel_range
+        files = [source.content for source in sources if isinstance(source.content, Path)]
+        for line in narrow_range_lines(files, pixel_range):
+            logger.warning("%s", line)
+
         def read(source: NamedSource) -> _ReadImage:
-            original = source.read()
+            original = source.read(pixel_range)
             resized = self.stages.resize(original)
             return _ReadImage(original if keep_images else None, resized, image_size_hw(original))
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import os
+import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -15,12 +18,16 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
-from detrkit.errors import DataError, ImageError, UsageError
-from detrkit.files import IMAGE_SUFFIXES
+from detrkit.config import PixelRange
+from detrkit.errors import DataError, ImageError, UsageError, counted, listed
+from detrkit.files import IMAGE_SUFFIXES, is_kind, walk_files
 from detrkit.ops.images import decode_image
+from detrkit.ops.pixel_range import FULL, WIDE_MODES
+
+logger = logging.getLogger(__name__)
 
 MOST_READERS = 8
-WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")
+_URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")  # a path object has lost one of its slashes
 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
@@ -42,8 +49,8 @@ class NamedSource:
     content: Any
     skippable: bool = False
 
-    def read(self) -> Tensor:
-        """Return the image as uint8 ``[3, H, W]`` RGB.
+    def read(self, pixel_range: PixelRange = FULL) -> Tensor:
+        """Return the image as uint8 ``[3, H, W]`` RGB; see :func:`detrkit.ops.images.decode_image`.
 
         Raises:
             ImageError: The file is missing or cannot be decoded.
@@ -52,9 +59,9 @@ class NamedSource:
         if isinstance(self.content, Path):
             if not self.content.exists():
                 raise ImageError(f"{self.name}: there is no such image file or folder")
-            return decode_image(self.content)
+            return decode_image(self.content, pixel_range)
         if isinstance(self.content, Image.Image):
-            return _from_pil(self.content, self.name)
+            return _from_pil(self.content, self.name, pixel_range)
         if isinstance(self.content, Tensor):
             return _from_tensor(self.content, self.name)
         return _from_array(self.content, self.name)
@@ -86,14 +93,30 @@ def list_folder(folder: Path) -> list[Path]:
     Raises:
         DataError: There is none.
     """
-    files = [path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES and path.is_file()]
-    images = sorted(path for path in files if not path.name.startswith("."))
+    images = sorted(path for path in folder.iterdir() if is_kind(path.name, IMAGE_SUFFIXES) and path.is_file())
+    left = passed_over(folder)
     if not images:
         kinds = " ".join(sorted(IMAGE_SUFFIXES))
-        folders = sum(path.is_dir() for path in folder.iterdir())
-        hint = f"; its {folders} sub-folders are not searched" if folders else ""
-        raise DataError(f"{folder}: no image in this folder, expected files with {kinds}{hint}")
+        raise DataError(f"{folder}: no image in this folder, expected files with {kinds}{left and f'; {left}'}")
+    if left:
+        logger.warning("%s: %s", folder, left)
     return images
+
+
+def passed_over(folder: Path) -> str:
+    """Say what of a folder is not read: files of other kinds, and images in its sub-folders; empty if nothing."""
+    names = [path.name for path in folder.iterdir() if path.is_file() and not path.name.startswith(".")]
+    others = Counter(Path(name).suffix.lower() for name in names if not is_kind(name, IMAGE_SUFFIXES))
+    deeper = [name for name in walk_files(folder, *IMAGE_SUFFIXES) if "/" in name]
+    parts = []
+    if others:
+        kinds = listed([suffix or "without suffix" for suffix, _ in others.most_common()], 5)
+        parts.append(f"{counted(others.total(), 'file')} of another kind ({kinds})")
+    if deeper:
+        folders = sorted({name.rpartition("/")[0] for name in deeper})
+        where = counted(len(folders), "sub-folder")
+        parts.append(f"{counted(len(deeper), 'image')} in {where}: give these too, as {folder / folders[0]}")
+    return f"not read: {', '.join(parts)}" if parts else ""
 
 
 def read_windows(
@@ -122,6 +145,9 @@ def read_windows(
 
 def _expand(item: Any, name: str) -> list[NamedSource]:
     if isinstance(item, (str, os.PathLike)):
+        if _URL.match(os.fspath(item)):
+            url = _URL.sub(r"\1://", os.fspath(item), count=1)
+            raise UsageError(f"{url} is a URL; only files are read: fetch it (curl -O {url}) and give the file")
         path = Path(item)
         if path.is_dir():
             return [NamedSource(str(file), file, skippable=True) for file in list_folder(path)]
@@ -134,13 +160,13 @@ def _expand(item: Any, name: str) -> list[NamedSource]:
     )
 
 
-def _from_pil(image: Image.Image, name: str) -> Tensor:
+def _from_pil(image: Image.Image, name: str, pixel_range: PixelRange) -> Tensor:
     try:
         upright = ImageOps.exif_transpose(image)
         if upright.mode in WIDE_MODES:  # the same pixels must not depend on whether Pillow or detrkit opened them
             content = io.BytesIO()
             upright.save(content, format="TIFF")
-            return decode_image(content.getvalue())
+            return decode_image(content.getvalue(), pixel_range)
         if upright.mode in ("P", "PA"):  # Pillow warns when a transparent palette goes to RGB in one step
             upright = upright.convert("RGBA")
         upright = upright.convert("RGB")

@@ -64,7 +64,8 @@ def detect_with_stages(
     transform = eval_transform(config.transforms)
     if change is not None:
         transform = _Changed(change, transform)
-    dataset = CocoDataset(split.index, split.files.images, transform, on_bad_image="error")
+    pixel_range, files = config.data.pixel_range, split.files
+    dataset = CocoDataset(split.index, files.images, transform, on_bad_image="error", pixel_range=pixel_range)
     rank, world_size = (0, 1) if processes is None else (processes.rank, processes.world_size)
     sampler = EvaluationBatchSampler(len(dataset), batch_size or _batch_that_fits(config), rank, world_size)
     done = 0
@@ -125,7 +126,8 @@ class SplitEvaluator:
     def draw_samples(self, model: nn.Module, count: int, draw: Draw) -> list[tuple[str, np.ndarray]]:
         """Draw the model's detections on the first images of the split, uint8 ``[H, W, 3]``."""
         stages, index = self._stages(model), self.split.index
-        dataset = CocoDataset(index, self.split.files.images, None)
+        pixel_range = self.built.config.data.pixel_range
+        dataset = CocoDataset(index, self.split.files.images, None, pixel_range=pixel_range)
         drawn = []
         for row in range(min(count, len(index))):
             image = dataset.read_image(row)

@@ -25,10 +25,17 @@ from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 
 from detrkit.classes import SizeHW
+from detrkit.config import PixelRange
 from detrkit.errors import ImageError
+from detrkit.ops.pixel_range import FULL, WIDE_MODES, WideImage, to_uint8, wide_values
 from detrkit.preprocess import resized_size_hw
 
 ImageFile = str | os.PathLike[str] | bytes
+
+PIXELS_VARIABLE = "DETRKIT_MAX_IMAGE_PIXELS"
+"""Environment variable: pixels that an image may have. Pillow warns from 90 million on, and refuses twice that."""
+if os.environ.get(PIXELS_VARIABLE, "").isdecimal():  # loader processes inherit it
+    Image.MAX_IMAGE_PIXELS = int(os.environ[PIXELS_VARIABLE])
 
 _ORIENTATION_TAG = 0x0112
 _TAIL_BYTES = 1 << 16
@@ -63,16 +70,17 @@ class DecodeTarget:
         return max(min(resized_size_hw(size_hw, self.short, self.longest)), self.least)
 
 
-def decode_image(source: ImageFile) -> Tensor:
+def decode_image(source: ImageFile, pixel_range: PixelRange = FULL) -> Tensor:
     """Decode the first frame of an image file, upright (EXIF applied), as 8-bit RGB.
 
     Gray is repeated, CMYK converted, and transparency dropped (not blended), as Pillow's ``convert("RGB")``
-    does. 16-bit gray is scaled from 0 to 65535, where Pillow would cut off at 255. 32-bit values count as
-    0 to 1 where none is above 1, as 0 to 255 where none is above 255, and otherwise run from the image's
-    least to its greatest value.
+    does. Gray of 16 and 32 bits is scaled by ``pixel_range``, where Pillow would cut off at 255: ``full`` is from
+    0 to 65535 for 16 bits; 32-bit values count as 0 to 1 where none is above 1, as 0 to 255 where none is above
+    255, and otherwise run from the image's least to its greatest value.
 
     Args:
         source: A path, or the bytes of a file.
+        pixel_range: Values of 16- and 32-bit images that become black and white.
 
     Returns:
         uint8 ``[3, H, W]``, a view of ``[H, W, 3]``: :func:`resize_image` is four times faster from that.
@@ -80,10 +88,12 @@ def decode_image(source: ImageFile) -> Tensor:
     Raises:
         ImageError: The file is missing, empty, truncated, corrupt, of an unknown kind or unreasonably large.
     """
-    return decode_reduced(source, None)[0]
+    return decode_reduced(source, None, pixel_range)[0]
 
 
-def decode_reduced(source: ImageFile, target: DecodeTarget | None) -> tuple[Tensor, SizeHW]:
+def decode_reduced(
+    source: ImageFile, target: DecodeTarget | None, pixel_range: PixelRange = FULL
+) -> tuple[Tensor, SizeHW]:
     """Decode as :func:`decode_image` does, a JPEG at 1/2, 1/4 or 1/8 of its size where that is enough.
 
     A JPEG consists of frequencies, and leaving out the high ones saves most of the work; sides are rounded up.
@@ -91,6 +101,7 @@ def decode_reduced(source: ImageFile, target: DecodeTarget | None) -> tuple[Tens
     Args:
         source: A path, or the bytes of a file.
         target: Size that is needed; None for the file's own.
+        pixel_range: As in :func:`decode_image`.
 
     Returns:
         The image, uint8 ``[3, H, W]``, and the size of the whole, upright.
@@ -100,12 +111,25 @@ def decode_reduced(source: ImageFile, target: DecodeTarget | None) -> tuple[Tens
         if target is not None and image.format in ("JPEG", "MPO"):
             _draft(image, target)
         image.load()
-        rgb = _to_rgb(image)
+        rgb = _to_rgb(image, pixel_range)
         orientation = _orientation(image)  # 1 for a TIFF, which Pillow turns as it opens it
         if orientation in _UPRIGHT:
             rgb = rgb.transpose(_UPRIGHT[orientation])
         whole_hw = whole_wh if orientation >= 5 else (whole_wh[1], whole_wh[0])
         return torch.from_numpy(np.array(rgb)).permute(2, 0, 1), whole_hw
+
+
+def read_wide(source: ImageFile) -> WideImage | None:
+    """Read the gray values of an image of 16 or 32 bits as stored; None, by the header alone, for any other.
+
+    Raises:
+        ImageError: As for :func:`decode_image`.
+    """
+    with _named_errors(source), Image.open(_opened(source)) as image:
+        if image.mode not in WIDE_MODES:
+            return None
+        image.load()
+        return wide_values(image)
 
 
 def _draft(image: Image.Image, target: DecodeTarget) -> None:
@@ -185,7 +209,10 @@ def _named_errors(source: ImageFile) -> Iterator[None]:
             f"{name}: not an image that Pillow {PIL.__version__} can read; convert or remove it"
         ) from error
     except Image.DecompressionBombError as error:
-        raise ImageError(f"{name}: {error}; make it smaller, or raise PIL.Image.MAX_IMAGE_PIXELS") from error
+        raise ImageError(
+            f"{name}: {error}; cut it into tiles or make it smaller, or, if you trust the file, allow so many "
+            f"pixels in the environment: {PIXELS_VARIABLE}=NUMBER"
+        ) from error
     except MemoryError as error:
         raise ImageError(f"{name}: too large to decode in memory; make it smaller") from error
     except _PILLOW_ERRORS as error:
@@ -212,26 +239,11 @@ def _png_has_exif(image: Image.Image, content: io.BytesIO | Path) -> bool:
         return b"eXIf" in file.read()
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _to_rgb(image: Image.Image, pixel_range: PixelRange) -> Image.Image:
     if image.mode == "RGB":
         return image
-    if image.mode.startswith("I;16"):
-        values = np.asarray(image).astype(np.float32)
-        return Image.fromarray(np.rint(values / 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("I", "F"):
-        return Image.fromarray(_wide_to_uint8(np.asarray(image))).convert("RGB")
+    if image.mode in WIDE_MODES:
+        return Image.fromarray(to_uint8(wide_values(image), pixel_range)).convert("RGB")
     if image.mode in ("P", "PA") and "transparency" in image.info:
         image = image.convert("RGBA")
     return image.convert("RGB")
-
-
-def _wide_to_uint8(values: np.ndarray) -> np.ndarray:
-    """Guess the range of 32-bit values; the file does not say it."""
-    numbers = np.nan_to_num(values.astype(np.float64), nan=0.0, posinf=0.0, neginf=0.0)
-    least, greatest = float(numbers.min()), float(numbers.max())
-    if least >= 0 and greatest <= 1 and values.dtype.kind == "f":
-        numbers = numbers * 255
-    elif least < 0 or greatest > 255:
-        numbers = (numbers - least) * (255 / (greatest - least)) if greatest > least else numbers * 0
-    rounded: np.ndarray = np.rint(numbers).astype(np.uint8)
-    return rounded

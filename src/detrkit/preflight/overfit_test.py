@@ -122,7 +122,8 @@ def gather_handful(config: Config, index: CocoIndex, dataset: CocoDataset, seed:
         DataError: No image with an object can be read.
     """
     short = min(round(math.sqrt(MOST_PIXELS / HANDFUL)), config.transforms.eval_size)
-    small = CocoDataset(index, dataset.images, ResizeShortSide([short], round(short * 1.5)))
+    resize = ResizeShortSide([short], round(short * 1.5))
+    small = CocoDataset(index, dataset.images, resize, pixel_range=dataset.pixel_range)
     samples = []
     for row in _spread_over_classes(index, seed):
         sample = small[SampleKey(0, row)]

@@ -111,7 +111,7 @@ def test_folder_without_images_is_a_data_error(folder):
         list_sources(folder / "inner")
     for path in folder.glob("*.[pP]*"):
         path.unlink()
-    with pytest.raises(DataError, match="1 sub-folders are not searched"):
+    with pytest.raises(DataError, match="1 file of another kind"):
         list_sources(folder)
 
 
@@ -122,3 +122,31 @@ def test_lists_may_mix_everything(folder, make_image):
     assert [source.skippable for source in sources] == [False, True, True, True, False]
     assert list_sources([]) == ([], False)
     assert list_sources((make_image(),))[1] is False
+
+
+def test_what_a_folder_holds_besides_images_is_said(tmp_path, caplog):
+    (tmp_path / "sub" / "deep").mkdir(parents=True)
+    for name in ("a.jpg", "b.JFIF", "sub/c.png", "sub/deep/d.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name, "PNG")
+    for name in ("g.heic", "film.mp4", "h.heic", ".hidden", "._a.jpg"):
+        (tmp_path / name).write_bytes(b"x")
+    sources, single = list_sources(tmp_path)
+    assert ([Path(source.name).name for source in sources], single) == (["a.jpg", "b.JFIF"], False)
+    assert "3 files of another kind (.heic, .mp4)" in caplog.text
+    assert f"2 images in 2 sub-folders: give these too, as {tmp_path / 'sub'}" in caplog.text
+    # the advice works, and a folder of images alone is silent
+    caplog.clear()
+    assert len(list_sources([tmp_path / "sub" / "deep"])[0]) == 1
+    assert not caplog.text
+    for path in (tmp_path / "a.jpg", tmp_path / "b.JFIF"):
+        path.unlink()
+    with pytest.raises(DataError, match=r"no image in this folder.*2 images in 2 sub-folders"):
+        list_sources(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+def test_a_url_is_refused_as_one(kind):
+    with pytest.raises(
+        UsageError, match=r"https://example\.org/a\.jpg is a URL.*curl -O https://example\.org/a\.jpg\)"
+    ):
+        list_sources(kind("https://example.org/a.jpg"))

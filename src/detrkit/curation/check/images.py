@@ -24,6 +24,7 @@ from detrkit.data.faults import Findings, Location
 from detrkit.data.index import list_folder
 from detrkit.data.names import find_names
 from detrkit.files import format_of_suffix
+from detrkit.ops.pixel_range import FULL, WIDE_MODES, WideImage, narrow_words, wide_values
 
 Progress = Callable[[str, int, int], None]
 
@@ -106,6 +107,8 @@ def inspect_image(path: Path, decode: bool = True) -> ImageFacts:
                 facts = _header_facts(image)
                 if decode:
                     image.load()
+                    if image.mode in WIDE_MODES:
+                        facts = _with_depth(facts, wide_values(image))
                 return facts
     except UnidentifiedImageError:
         fault, detail = _stranger(content)
@@ -134,6 +137,11 @@ def _header_facts(image: Image.Image) -> ImageFacts:
         orientation=orientation if isinstance(orientation, int) else 0,
         frames=1 if image.format == "MPO" else int(getattr(image, "n_frames", 1)),
     )
+
+
+def _with_depth(facts: ImageFacts, wide: WideImage) -> ImageFacts:
+    no_data = "" if wide.no_data is None else f", {wide.no_data:g} is taken for no data"
+    return facts._replace(depth=f"{facts.mode}{no_data}", narrow=narrow_words(wide, FULL))
 
 
 def _fault_of(error: Exception) -> str:
@@ -180,7 +188,8 @@ def _report(split: SplitData, row: int, facts: ImageFacts, turning: Turning, fou
         ("exif_broken", not 1 <= orientation <= 8, f"{name}: orientation {orientation}"),
         ("image_animated", facts.frames > 1, f"{name}: {facts.frames} frames"),
         ("image_cmyk", mode == "CMYK", name),
-        ("image_deep", mode.startswith("I") or mode == "F", f"{name}: {mode}"),
+        ("image_deep", mode in WIDE_MODES, f"{name}: {facts.depth or mode}"),
+        ("image_narrow_range", bool(facts.narrow), f"{name}: {facts.narrow}"),
         ("image_transparent", mode in ("RGBA", "LA", "PA", "La", "RGBa"), f"{name}: {mode}"),
     ):
         if is_so:

@@ -28,6 +28,8 @@ class ImageFacts(NamedTuple):
         stored_hw: Pixels as stored, before EXIF.
         orientation: EXIF orientation, 1 if there is none.
         frames: Frames of an animation, else 1.
+        depth: Values of an image of 16 or 32 bits, in words.
+        narrow: How few gray levels are left of it, in words; empty if enough are.
         fault: Kind of fault if it cannot be used, else empty.
         detail: Description of the fault.
     """
@@ -37,6 +39,8 @@ class ImageFacts(NamedTuple):
     stored_hw: SizeHW = (0, 0)
     orientation: int = 1
     frames: int = 1
+    depth: str = ""
+    narrow: str = ""
     fault: str = ""
     detail: str = ""
 

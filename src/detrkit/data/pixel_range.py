@@ -1,0 +1,66 @@
+"""The range of gray values of a data set of 16 or 32 bits; see :mod:`detrkit.ops.pixel_range`."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from detrkit.config import PixelRange
+from detrkit.data.index import CocoIndex, check_inside
+from detrkit.errors import DataError, ImageError
+from detrkit.ops.images import read_wide
+from detrkit.ops.pixel_range import narrow_words, range_of
+
+MEASURED = 500
+"""Images of which the range of a data set is taken, evenly over it."""
+_LOOKED_AT = 3
+
+
+def some_files(index: CocoIndex, images: Path, count: int) -> list[Path]:
+    """Return the files of some images, evenly over a split."""
+    rows = np.unique(np.linspace(0, len(index) - 1, min(count, len(index))).astype(int))
+    names = [index.file_name(row) for row in rows.tolist()]
+    for name in names:
+        check_inside(name, images)
+    return [images / name for name in names]
+
+
+def measure_range(index: CocoIndex, images: Path) -> tuple[float, float] | None:
+    """Return the values that become black and white over a data set; None where no image has more than 8 bits.
+
+    They are those between which nearly all pixels of nearly all images lie: a few odd images do not count.
+
+    Raises:
+        DataError: All pixels have one value.
+    """
+    ranges = []
+    for file in some_files(index, images, MEASURED):
+        try:
+            wide = read_wide(file)
+        except ImageError:  # told of by what needs the picture
+            continue
+        if wide is not None and wide.is_valid.any():
+            ranges.append(range_of(wide, "percentile"))
+    if not ranges:
+        return None
+    low, high = np.percentile([one for one, _ in ranges], 1), np.percentile([one for _, one in ranges], 99)
+    if not low < high:
+        raise DataError(f"data.pixel_range=data: all pixels of {images} have the value {low:g}; set [LOW,HIGH]")
+    return float(low), float(high)
+
+
+def narrow_range_lines(files: Sequence[Path], pixel_range: PixelRange) -> list[str]:
+    """Say where next to nothing is left of images, by the first, the middle and the last of them."""
+    for file in dict.fromkeys([*files[:1], *files[len(files) // 2 :][:1], *files[-1:]]):
+        try:
+            wide = read_wide(file)
+        except ImageError:
+            continue
+        words = "" if wide is None else narrow_words(wide, pixel_range)
+        if words:
+            setting = pixel_range if isinstance(pixel_range, str) else "[{:g},{:g}]".format(*pixel_range)
+            advice = "train with --set data.pixel_range=percentile, =data (measured over the set) or =[LOW,HIGH]"
+            return [f"{file}: with data.pixel_range={setting} {words}; {advice}"]
+    return []
