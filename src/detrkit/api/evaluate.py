@@ -36,6 +36,7 @@ def evaluate(
     model: Source | EvalTarget,
     data: Source | None = None,
     *,
+    image_folder: Source | None = None,
     split: str = "val",
     out: Source | None = None,
     batch_size: int | None = None,
@@ -53,6 +54,7 @@ def evaluate(
     Args:
         model: Model, as :func:`detrkit.detectors.find.find_target` takes it.
         data: Folder of the data set, or one COCO JSON file; the run's own if the model is a run.
+        image_folder: Folder of the images of ``data``, where they lie elsewhere.
         split: Name of the split.
         out: Folder for the report, ``metrics.json``, ``detections.json`` (COCO result format) and the rest; if not
             given, nothing is written.
@@ -76,7 +78,7 @@ def evaluate(
     check_resamples(resamples)
     # the model and the data, and what a person should know of them
     target = find_target(model, preset, device, precision)
-    part, where = read_split_for([target], split, data)
+    part, where = read_split_for([target], split, data, image_folder=image_folder)
     folder = None if out is None else make_folder(out, *(FILES if explain else FILES[:-4]))
     target = bind_target(target, part)
     for line in [*part.lines(), *unknown_classes(target.class_map, part)]:

@@ -20,6 +20,7 @@ def evaluate(
         list[Path] | None,
         opt("DATA", "Data set folder or COCO JSON file; a run's own if not given. Several: one table of all."),
     ] = None,
+    image_folder: shared.ImageFolderOption = None,
     split: shared.SplitOption = None,
     out: Annotated[
         Path | None, opt("DIR", "Folder for report.html and the rest; RUN/eval, or eval with a number if taken.")
@@ -57,6 +58,8 @@ def evaluate(
             split=split, batch_size=batch_size, device=device, precision=precision, preset=preset
         )
         options["say"] = shared.quiet if as_json else shared.say
+        if image_folder is not None and (corruptions is not None or classes is not None or len(sets) > 1):
+            raise UsageError("--image-folder goes with one --data, without --corruptions and --classes")
         # corruptions, or several data sets: a table instead of a report
         if corruptions is not None:
             if classes is not None or len(sets) > 1:
@@ -75,6 +78,7 @@ def evaluate(
             evaluation = measure(
                 model,
                 next(iter(sets), None),
+                image_folder=image_folder,
                 out=folder,
                 explain=explain,
                 latency_images=latency,

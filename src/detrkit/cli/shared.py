@@ -36,6 +36,14 @@ ModelArgument = Annotated[
 DataOption = Annotated[
     Path | None, opt("DATA", "Data set: folder in COCO, Roboflow, YOLO or VOC layout, or its data.yaml.", "--data")
 ]
+ImageFolderOption = Annotated[
+    Path | None,
+    opt(
+        "DIR",
+        "Folder of the images, or of one for each split, where DATA holds only annotations.",
+        "--image-folder",
+    ),
+]
 InitOption = Annotated[
     str | None,
     opt("INIT", "Starting weights: published, backbone (ImageNet), none, a path or a hub id.", "--init"),

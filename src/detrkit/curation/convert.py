@@ -67,6 +67,7 @@ def convert_data(
     to: str,
     *,
     layout: Layout = "auto",
+    image_folder: Path | None = None,
     splits: Sequence[str] | None = None,
     copy: bool = False,
     decimals: bool = False,
@@ -84,6 +85,7 @@ def convert_data(
         out: New or empty folder.
         to: Format to write.
         layout: Layout to read; auto: by what lies there.
+        image_folder: Folder of the images, where they lie elsewhere than the annotations.
         splits: Names of splits; all if not given.
         copy: Whether to copy images instead of linking them.
         decimals: Whether VOC gets fractions of pixels instead of whole ones.
@@ -96,7 +98,7 @@ def convert_data(
     """
     if to not in WRITTEN_FORMATS:
         raise UsageError(f"cannot write {to!r}; expected one of {', '.join(WRITTEN_FORMATS)}")
-    found = find_splits(data, layout, splits)
+    found = find_splits(data, layout, splits, image_folder)
     read = {}
     converted = {}
     for split, files in found.items():

@@ -130,7 +130,7 @@ def fix_data(checked: Checked, out: Path, *, copy: bool = False, progress: Progr
         repaired = {finding.kind: finding.count for finding in result.findings if finding.fault.fix}
         unfit = tuple(writer.unfit())
         _write_changes(folder, result, writer, unfit)
-    after = check_data(out, dataclasses.replace(checked.options, layout="auto"), progress)
+    after = check_data(out, dataclasses.replace(checked.options, layout="auto", image_folder=None), progress)
     return FixResult(Path(out), repaired, tuple(writer.losses), writer.ledgers, unfit, after)
 
 

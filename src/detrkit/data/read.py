@@ -64,7 +64,8 @@ def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tu
     if not len(index):
         raise DataError(
             f"{table.source}: none of its {missing} image files exists, for instance {example}; "
-            f"looked in {images}; set data.train_images or data.val_images to the folder that holds them"
+            f"looked in {images}; name the folder that holds them: --image-folder DIR (in train: "
+            "--set data.train_images=DIR --set data.val_images=DIR)"
         )
     if missing and on_bad_image == "error":
         raise ImageError(

@@ -44,6 +44,7 @@ def read_split(
     strict: bool = False,
     pixels: bool = True,
     may_lose: bool = False,
+    image_folder: str | Path | None = None,
 ) -> Split:
     """Find and read a split.
 
@@ -53,6 +54,7 @@ def read_split(
         data: Folder of the data set in any layout, its data.yaml, or one COCO JSON file.
         strict: A missing image is an error, since evaluation without it would give another number.
         pixels: False: image files need not be there.
+        image_folder: Folder of the images, where ``data`` does not hold them.
         may_lose: True: however much is lost on reading, it is only told.
 
     Raises:
@@ -61,9 +63,11 @@ def read_split(
     own = config if isinstance(config, DataConfig) else config.data
     on_bad_image = ("error" if strict else own.on_bad_image) if pixels else "keep"
     if data is not None and Path(data).suffix == ".json" and Path(data).is_file():
-        files = _files_of_json(Path(data), pixels)
+        files = _files_of_json(Path(data), pixels, image_folder)
     else:
-        files = find_split(data or own.root, split, own if data is None else DataConfig())
+        named = None if image_folder is None else str(image_folder)
+        given = DataConfig(train_split=split, train_images=named)
+        files = find_split(data or own.root, split, own if data is None else given)
     index, report = read_split_files(files, on_bad_image)
     if not may_lose and own.on_lost_objects == "error":
         report.refuse_losses("correct the files, or go on with the rest: --set data.on_lost_objects=warn")
@@ -91,9 +95,11 @@ def read_train_split(config: Config) -> Split:
     raise DataError("\n".join(lines))
 
 
-def _files_of_json(path: Path, pixels: bool) -> SplitFiles:
+def _files_of_json(path: Path, pixels: bool, image_folder: str | Path | None) -> SplitFiles:
     try:
-        return next(iter(find_splits(path).values()))  # whatever split it is called
+        return next(
+            iter(find_splits(path, image_folder=Path(image_folder) if image_folder else None).values())
+        )  # whatever split it is called
     except DataError:
         if pixels:
             raise

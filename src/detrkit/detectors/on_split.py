@@ -177,6 +177,7 @@ def read_split_for(
     data: str | os.PathLike[str] | None = None,
     *,
     pixels: bool | None = None,
+    image_folder: str | os.PathLike[str] | None = None,
 ) -> tuple[Split, str]:
     """Read the split to measure on: of the data given, or of what the first run was trained on; with its name.
 
@@ -184,6 +185,7 @@ def read_split_for(
         targets: Targets to be measured, all on the same.
         split: Name of the split.
         data: Folder of the data set in any layout, or one COCO JSON file.
+        image_folder: Folder of the images of ``data``, where they lie elsewhere.
         pixels: True if the image files must be there; None: if any of the targets runs.
 
     Raises:
@@ -194,7 +196,13 @@ def read_split_for(
         pixels = any(target.stages is not None for target in targets)
     if data is not None:
         where = os.fspath(data)
-        return read_split(DataConfig(), split, where, strict=True, pixels=pixels, may_lose=True), where
+        folder = None if image_folder is None else os.fspath(image_folder)
+        part = read_split(
+            DataConfig(), split, where, strict=True, pixels=pixels, may_lose=True, image_folder=folder
+        )
+        return part, where
+    if image_folder is not None:
+        raise UsageError("an image folder is given without its annotations: name them too (--data DATA)")
     configs = [target.config for target in targets if isinstance(target, Detector)]
     own = [config.data for config in configs if config is not None]
     known = [config for config in own if config.root is not None or config.val_annotations is not None]

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from detrkit.cli.data.shared import DataArgument, LayoutOption, checked_layout, refuse_unfit
-from detrkit.cli.shared import JsonOption, errors, opt, print_json, progress_bar, say
+from detrkit.cli.shared import ImageFolderOption, JsonOption, errors, opt, print_json, progress_bar, say
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import UsageError, counted
 
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 def check(
     data: DataArgument,
+    image_folder: ImageFolderOption = None,
     html: Annotated[Path | None, opt("FILE", "Also write a page with the pictures concerned.", "--html")] = None,
     fix: Annotated[Path | None, opt("DIR", "Write a repaired copy here, and what it changed.", "--fix")] = None,
     copy: Annotated[bool, opt(None, "With --fix: copy images instead of linking them.", "--copy")] = False,
@@ -47,7 +48,7 @@ def check(
 
         _check_target(html, fix)
         queries = queries or preset_config(model).model.num_queries
-        options = CheckOptions(checked_layout(layout), images, duplicates, queries, workers)
+        options = CheckOptions(checked_layout(layout), images, duplicates, queries, workers, image_folder)
         with progress_bar("checking", as_json) as bar:
             checked = examine(data, options, _steps(bar))
         if html is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from detrkit.cli.data import shared
-from detrkit.cli.shared import JsonOption, errors, opt, print_json, progress_bar, quiet, say
+from detrkit.cli.shared import ImageFolderOption, JsonOption, errors, opt, print_json, progress_bar, quiet, say
 from detrkit.errors import counted
 
 
@@ -15,6 +15,7 @@ def convert(
     out: shared.OutOption,
     split: Annotated[list[str] | None, opt("NAME", "Split to convert, may be repeated; all if not given.")] = None,
     layout: shared.LayoutOption = "auto",
+    image_folder: ImageFolderOption = None,
     copy: shared.CopyOption = False,
     decimals: Annotated[
         bool, opt(None, "For voc: write fractions of pixels; some readers know none.", "--decimals")
@@ -34,6 +35,7 @@ def convert(
                 out,
                 to,
                 layout=shared.checked_layout(layout),
+                image_folder=image_folder,
                 splits=split,
                 copy=copy,
                 decimals=decimals,

@@ -8,13 +8,14 @@ from typing import Annotated
 import typer
 
 from detrkit.cli.data import shared
-from detrkit.cli.shared import errors, fail, free_folder, opt, progress_bar, say
+from detrkit.cli.shared import ImageFolderOption, errors, fail, free_folder, opt, progress_bar, say
 from detrkit.config import DEFAULT_PRESET
 from detrkit.errors import counted
 
 
 def preview(
     data: shared.DataArgument,
+    image_folder: ImageFolderOption = None,
     split: Annotated[str, opt("NAME", "Split to draw from.")] = "train",
     count: Annotated[int, opt("N", "Images.", min=1, max=500)] = 12,
     draws: Annotated[int, opt("N", "Draws of augmentation beside each image.", min=0, max=12)] = 3,
@@ -33,7 +34,7 @@ def preview(
         from detrkit.data.formats import find_splits
         from detrkit.data.read import read_told
 
-        files = next(iter(find_splits(data, shared.checked_layout(layout), [split]).values()))
+        files = next(iter(find_splits(data, shared.checked_layout(layout), [split], image_folder).values()))
         index = read_told(files, say)
         rows = preview_rows(
             index,

@@ -6,12 +6,13 @@ from pathlib import Path
 from typing import Annotated
 
 from detrkit.cli.data import shared
-from detrkit.cli.shared import JsonOption, errors, opt, print_json, progress_bar, quiet, say
+from detrkit.cli.shared import ImageFolderOption, JsonOption, errors, opt, print_json, progress_bar, quiet, say
 from detrkit.config import DEFAULT_PRESET
 
 
 def stats(
     data: shared.DataArgument,
+    image_folder: ImageFolderOption = None,
     splits: shared.SplitsOption = None,
     model: shared.PresetOption = DEFAULT_PRESET,
     assignments: shared.TransformsOption = None,
@@ -30,7 +31,7 @@ def stats(
 
         if html is not None:
             check_free(html)
-        found_splits = find_splits(data, shared.checked_layout(layout), splits)
+        found_splits = find_splits(data, shared.checked_layout(layout), splits, image_folder)
         indexes = {name: read_told(files, quiet if as_json else say) for name, files in found_splits.items()}
         shown = indexes.get("train", next(iter(indexes.values())))
         with progress_bar("running the transforms", as_json) as progress:

@@ -38,6 +38,7 @@ class CheckOptions:
         duplicates: Whether to compare all images with each other.
         queries: Number of queries of the model, the most objects that it can find in an image.
         workers: Number of threads; as many as there are CPUs, eight at most, if None.
+        image_folder: Folder of the images, where they lie elsewhere than the annotations.
     """
 
     layout: Layout = "auto"
@@ -45,6 +46,7 @@ class CheckOptions:
     duplicates: bool = True
     queries: int = 100
     workers: int | None = None
+    image_folder: Path | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -86,7 +88,7 @@ def examine(data: str | Path, options: CheckOptions | None = None, progress: Pro
     """
     options = options or CheckOptions()
     data, found = Path(data), Findings()
-    splits = _read_splits(data, options.layout, found)
+    splits = _read_splits(data, options, found)
     if splits and not any(split.name != "train" for split in splits):
         found.add("no_val_split", f"detrkit data split {data} --out NEW", Location(splits[0].name))
     # files first: boxes are held against the sizes of the images
@@ -118,9 +120,9 @@ def examine(data: str | Path, options: CheckOptions | None = None, progress: Pro
     return Checked(result, options, splits, masks, panoptic)
 
 
-def _read_splits(data: Path, layout: Layout, found: Findings) -> list[SplitData]:
+def _read_splits(data: Path, options: CheckOptions, found: Findings) -> list[SplitData]:
     splits = []
-    for name, files in _find_splits(data, layout, found).items():
+    for name, files in _find_splits(data, options, found).items():
         try:
             splits.append(SplitData(name, files, load_table(files)))
         except DataError as error:
@@ -128,10 +130,11 @@ def _read_splits(data: Path, layout: Layout, found: Findings) -> list[SplitData]
     return splits
 
 
-def _find_splits(data: Path, layout: Layout, found: Findings) -> dict[str, SplitFiles]:
+def _find_splits(data: Path, options: CheckOptions, found: Findings) -> dict[str, SplitFiles]:
     """Find every split that can be found; what hinders is a finding, and does not hide the other splits."""
+    layout, folder = options.layout, options.image_folder
     try:
-        return find_splits(data, layout)
+        return find_splits(data, layout, image_folder=folder)
     except UsageError:
         raise
     except DataError as error:

@@ -86,12 +86,12 @@ class SplitCandidate:
 
     Args:
         evidence: The file or folder that shows it.
-        files: Gives the whole description; called for the split that is asked for only, since it may have to
-            look into large files.
+        files: Gives the whole description, with the image folder that a person named, or None; called for the
+            split that is asked for only, since it may have to look into large files.
     """
 
     evidence: Path
-    files: Callable[[], SplitFiles]
+    files: Callable[[Path | None], SplitFiles]
 
 
 SplitCandidates = dict[str, SplitCandidate]
@@ -100,7 +100,14 @@ SplitCandidates = dict[str, SplitCandidate]
 
 def described(evidence: Path, files: SplitFiles) -> SplitCandidate:
     """Return a candidate whose description is known already."""
-    return SplitCandidate(evidence, lambda: files)
+
+    def with_images(images: Path | None) -> SplitFiles:
+        if images is None:
+            return files
+        is_folder = files.format == "yolo" and all(listing.is_dir() for listing in files.listings)
+        return dataclasses.replace(files, images=images, listings=(images,) if is_folder else files.listings)
+
+    return SplitCandidate(evidence, with_images)
 
 
 def canonical_split(name: str) -> str:

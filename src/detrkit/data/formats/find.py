@@ -53,16 +53,16 @@ def find_split(root: str | Path | None, split: str, config: DataConfig | None = 
     candidates, others = _candidates(root, config.layout)
     if canonical_split(split) not in candidates:
         raise DataError(_no_split(root, split, candidates, _asked_by(others, "--set data.layout=")))
-    files = candidates[canonical_split(split)].files()
-    if images is not None:
-        folder = _existing(images, root, "image folder")
-        is_folder = files.format == "yolo" and all(listing.is_dir() for listing in files.listings)
-        files = dataclasses.replace(files, images=folder, listings=(folder,) if is_folder else files.listings)
+    folder = _existing(images, root, "image folder") if images is not None else None
+    files = candidates[canonical_split(split)].files(folder)
     return _with_others(files, _asked_by(others, "--set data.layout="))
 
 
 def find_splits(
-    data: str | Path, layout: Layout = "auto", wanted: Sequence[str] | None = None
+    data: str | Path,
+    layout: Layout = "auto",
+    wanted: Sequence[str] | None = None,
+    image_folder: Path | None = None,
 ) -> dict[str, SplitFiles]:
     """Find the splits of a data set, by canonical name, train first.
 
@@ -72,6 +72,7 @@ def find_splits(
         data: Folder of the data set, its data.yaml, or one COCO JSON file.
         layout: Layout to take it for; auto: by what lies there.
         wanted: Names of splits, in this order; all if there are none.
+        image_folder: Folder of the images, or of a folder of images for each split, where they lie elsewhere.
 
     Raises:
         UsageError: There is no such folder or file, or no such split.
@@ -86,7 +87,8 @@ def find_splits(
         if unknown:
             raise UsageError(f"{data} has no split {unknown[0]!r}; it has {', '.join(names)}")
     advice = _asked_by(others, "--layout ")
-    return {name: _with_others(candidates[name].files(), advice) for name in kept}
+    folder = _existing(str(image_folder), Path(data), "image folder") if image_folder is not None else None
+    return {name: _with_others(candidates[name].files(folder), advice) for name in kept}
 
 
 def list_splits(root: Path, layout: Layout = "auto") -> dict[str, Path]:
@@ -180,8 +182,8 @@ def _json_candidates(path: Path, layout: Layout) -> SplitCandidates:
     split = canonical_split(split_of_json(path) or "all")
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
     if layout == "panoptic" or (layout == "auto" and path.name.startswith("panoptic_") and segments_folder(path)):
-        return {split: SplitCandidate(path, lambda: panoptic_files(path, root))}
-    return {split: SplitCandidate(path, lambda: coco_files(path, root, "COCO JSON", "named"))}
+        return {split: SplitCandidate(path, lambda images: panoptic_files(path, root, images))}
+    return {split: SplitCandidate(path, lambda images: coco_files(path, root, "COCO JSON", "named", images))}
 
 
 def _explicit(annotations: str, images: str | None, split: str, root: Path, layout: Layout) -> SplitFiles:
@@ -192,7 +194,7 @@ def _explicit(annotations: str, images: str | None, split: str, root: Path, layo
         found = yaml_splits(path)
         if canonical_split(split) not in found:
             raise DataError(_no_split(path, split, found, []))
-        return found[canonical_split(split)].files()
+        return found[canonical_split(split)].files(folder)
     if path.is_dir():
         return voc_files(path, folder) if holds(path, ".xml") else folder_files(path, folder)
     inside = root if root.is_dir() else root.parent

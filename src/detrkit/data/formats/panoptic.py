@@ -69,7 +69,7 @@ def panoptic_files(file: Path, root: Path, images: Path | None = None) -> SplitF
             f"{file.stem}.zip there)"
         )
     reason = f"{relative(file, root)} is COCO panoptic, PNG files in {relative(segments, root)}"
-    folder = images or find_image_folder(file, root)
+    folder = find_image_folder(file, root, images)
     return SplitFiles(file, folder, "COCO panoptic", reason, "panoptic", (segments,))
 
 

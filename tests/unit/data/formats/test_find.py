@@ -155,3 +155,16 @@ def test_another_layout_is_advised_by_the_option_that_the_command_has(shared_dat
     root = shared_data / "bccd_voc"
     assert "--layout coco" in find_splits(root)["train"].reason
     assert "--set data.layout=coco" in find_split(root, "train").reason
+
+
+@pytest.mark.parametrize("inside", ["", "train", "train2017", "images/train"])
+def test_images_that_lie_elsewhere_are_found_in_the_folder_that_is_named(tmp_path: Path, inside: str) -> None:
+    place(tmp_path / "set", "annotations/instances_train2017.json", "../photos/" + inside)
+    images = tmp_path / "photos" / inside
+    with pytest.raises(DataError, match=r"--image-folder DIR \(in train: --set data.train_images=DIR"):
+        find_splits(tmp_path / "set")
+    assert find_splits(tmp_path / "set", image_folder=tmp_path / "photos")["train"].images == images
+    config = DataConfig(train_images=str(tmp_path / "photos"))
+    assert find_split(tmp_path / "set", "train", config).images == images
+    single = tmp_path / "set" / "annotations" / "instances_train2017.json"
+    assert find_splits(single, image_folder=tmp_path / "photos")["train"].images == images

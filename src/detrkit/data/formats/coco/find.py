@@ -93,7 +93,7 @@ def find_coco_by_content(root: Path) -> SplitCandidates:
 
 def coco_files(file: Path, root: Path, layout: str, reason: str, images: Path | None = None) -> SplitFiles:
     """Describe a COCO JSON file and its image folder, found if it is not given."""
-    return SplitFiles(file, images or find_image_folder(file, root), layout, reason)
+    return SplitFiles(file, find_image_folder(file, root, images), layout, reason)
 
 
 def split_of_json(file: Path) -> str | None:
@@ -104,15 +104,22 @@ def split_of_json(file: Path) -> str | None:
     return match[1] if match else None
 
 
-def find_image_folder(annotations: Path, root: Path) -> Path:
+def find_image_folder(annotations: Path, root: Path, given: Path | None = None) -> Path:
     """Find the folder that the file names of an annotation file are relative to.
+
+    Args:
+        annotations: COCO JSON file.
+        root: Folder of the data set.
+        given: Folder that a person named: it is the one, or one for each split lies in it.
 
     Raises:
         AnnotationError: The file is not JSON.
         DataError: The first file names are in none of the likely folders.
     """
     names = _listed_names(annotations)
-    candidates = list(dict.fromkeys(_image_folders(annotations, root)))
+    candidates = list(dict.fromkeys(_image_folders(annotations, given or root)))
+    if given is not None:
+        candidates = [given, *(folder for folder in candidates if given in folder.parents)]
     hits = {
         folder: sum(not leads_out(name) and (folder / name).is_file() for name in names) for folder in candidates
     }
@@ -126,13 +133,14 @@ def find_image_folder(annotations: Path, root: Path) -> Path:
     # The training images may have the names of the validation images, and all of them where one of those is lost.
     own = [folder for folder in candidates if hits[folder] and not _is_of_another_split(folder, root, annotations)]
     best = max(own or candidates, key=lambda folder: hits[folder])  # the likeliest comes first and wins a tie
-    if hits[best] or not names:  # a file without names is reported when it is read
+    if hits[best] or not names or given is not None:  # a file without names is reported when it is read
         return best
     load_json(annotations)  # a damaged file is the first thing to say
     searched = ", ".join(str(folder) for folder in candidates if folder.is_dir())
     error = ImagesNotFoundError(
         f"{annotations}: its images, for instance {example}, are in none of {searched}; "
-        "give a folder that holds both, or name this one: --set data.train_images=FOLDER (or data.val_images)"
+        "give a folder that holds both, or name the one with the images: --image-folder DIR (in train: "
+        "--set data.train_images=DIR --set data.val_images=DIR)"
     )
     error.annotations = annotations
     raise error
@@ -177,9 +185,9 @@ def _image_folders(annotations: Path, root: Path) -> Iterator[Path]:
 
 
 def _candidates(candidates: FilesBySplit, layout: str, root: Path) -> SplitCandidates:
-    def files(split: str) -> SplitFiles:
+    def files(split: str, images: Path | None) -> SplitFiles:
         file = _only_one(candidates[split], root, split)
-        return coco_files(file, root, layout, f"{relative(file, root)} is {split} in {layout} layout")
+        return coco_files(file, root, layout, f"{relative(file, root)} is {split} in {layout} layout", images)
 
     return {
         split: SplitCandidate(found[0], functools.partial(files, split)) for split, found in candidates.items()
