@@ -62,6 +62,8 @@ def test_every_command_that_is_advised_exists_with_its_options_and_keys():
     wrong, seen = [], 0
     others = {
         "--max-restarts",
+        "--nnodes",
+        "--nproc-per-node",
         "--ipc",
         "--shm-size",
         "--force-reinstall",
