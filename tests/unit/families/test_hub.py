@@ -150,7 +150,7 @@ REFUSED: list[tuple[str, Any, str]] = [
     ("config.json:encoder_attention_heads", 3, "3"),
     ("config.json:model_type", "conditional_detr", "conditional_detr"),
     ("config.json:id2label", {"0": "cat", "1": "dog"}, "2 classes.*5"),
-    ("config.json:id2label", {"zero": "cat"}, "id2label"),
+    ("config.json:id2label", {"zero": "cat"}, "zero"),
     ("preprocessor_config.json:do_resize", False, "do_resize is False"),
     ("preprocessor_config.json:resample", 3, "resample is 3"),
     ("preprocessor_config.json:pad_size", {"height": 64, "width": 64}, "pad_size"),

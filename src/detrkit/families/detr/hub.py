@@ -52,6 +52,7 @@ def read_hub(folder: Path) -> Told | None:
 
     Raises:
         WeightsError: It cannot be read, or asks for something that detrkit does not do.
+        TypeError: A value is of another type than transformers writes; or another of Python's errors of that kind.
     """
     path = folder / "config.json"
     if not path.is_file():
@@ -69,10 +70,7 @@ def read_hub(folder: Path) -> Told | None:
     fields["backbone"], fields["dilation"] = _read_backbone(config, path)
     settings = {f"model.{field}": value for field, value in fields.items()}
     names = {f"model.{field}": name for name, field in HUB_KEYS.items()}
-    try:
-        labels = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
-    except (AttributeError, ValueError) as error:
-        raise WeightsError(f"{path}: id2label should hold names by number: {error}") from error
+    labels = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
     preprocessing, notes = _read_preprocessing(folder)
     return Told("config.json", settings | preprocessing, names, labels, len(labels) or None, notes=notes)
 
@@ -139,12 +137,11 @@ def _read_preprocessing(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     std: Any = values.get("image_std", imagenet.std)
     if not values.get("do_normalize", True):
         mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
-    try:
-        scale = 255 * (float(values.get("rescale_factor", 1 / 255)) if values.get("do_rescale", True) else 1.0)
-        scale = 1.0 if abs(scale - 1) < 1e-6 else scale
-        mean, std = (tuple(value / scale for value in numbers) for numbers in (mean, std))
-    except (TypeError, ValueError, ZeroDivisionError):
-        _refuse(path, "image_mean, image_std or rescale_factor", (mean, std), "numbers, three each")
+    factor = float(values.get("rescale_factor", 1 / 255)) if values.get("do_rescale", True) else 1.0
+    if factor <= 0:
+        _refuse(path, "rescale_factor", factor, "a number above 0")
+    scale = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
+    mean, std = (tuple(value / scale for value in numbers) for numbers in (mean, std))
     sizes = {"transforms.eval_size": size["shortest_edge"], "transforms.max_size": size["longest_edge"]}
     return {**sizes, "transforms.mean": mean, "transforms.std": std}, ()
 

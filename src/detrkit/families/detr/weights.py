@@ -72,7 +72,12 @@ def read_weights(
     # what the file says of itself, besides the tensors
     told = Told() if args is None else read_arguments(args, path)
     if args is None and (path.is_dir() or path.suffix == ".safetensors"):
-        told = read_hub(path if path.is_dir() else path.parent) or told
+        folder = path if path.is_dir() else path.parent
+        try:
+            told = read_hub(folder) or told
+        except (AttributeError, TypeError, ValueError, LookupError) as error:  # any value may be of any type
+            kinds = "config.json or preprocessor_config.json has a value of another type than transformers writes"
+            raise WeightsError(f"{folder}: {kinds}: {error}") from error
     published = None if told.by else published_preset(path)
     # the model: by shapes, then by what only words can tell
     found = infer_model_config(state, published or path.name)
@@ -238,6 +243,24 @@ def _check_is_detr(state: Mapping[str, Tensor], path: Path) -> None:
             f"{path} is not a DETR checkpoint: {', '.join(missing)} not found; it holds {len(state)} tensors, "
             f"such as {some}"
         )
+    for name, tensor in state.items():
+        fault = _fault(name, tensor)
+        if fault:
+            raise WeightsError(f"{path} is damaged, or no detection checkpoint: {name} {fault}")
+
+
+def _fault(name: str, tensor: Tensor) -> str:
+    """Return what is wrong with a tensor, whatever model it is for; empty if nothing is."""
+    dims = {"query_embed.weight": 2, "class_embed.weight": 2, "backbone.0.body.conv1.weight": 4}
+    if tensor.is_meta or tensor.layout is not torch.strided:
+        return "holds no plain numbers"
+    if tensor.dim() != dims.get(name, tensor.dim()) or (name in dims and not tensor.numel()):
+        return f"is {tuple(tensor.shape)}, expected {dims[name]} sides"
+    if name.endswith("num_batches_tracked"):
+        return ""
+    if not tensor.is_floating_point():
+        return f"is {tensor.dtype}, expected floating-point numbers"
+    return "" if bool(tensor.isfinite().all()) else "holds NaN or infinity"
 
 
 def _read_file(path: Path) -> tuple[State, Any]:
