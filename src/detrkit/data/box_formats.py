@@ -147,6 +147,9 @@ def _formats(
     elif native == "xyxy":  # a corner below or right of the other, which as a size would fit
         disorder = (numbers[:, 2:] < numbers[:, :2]).any(axis=1) & (numbers[:, 2:] > 0).all(axis=1)
         several = disorder & (np.bincount(images, disorder, images.max() + 1) >= 2)[images]
+        # where all of them are below and right of the other, these are corners in the wrong order as well
+        in_one = disorder & ~(numbers[:, 2:] < numbers[:, :2]).all(axis=1)
+        several &= (np.bincount(images, in_one, images.max() + 1) >= 1)[images]
         formats[several & _is_legal(numbers, extent)] = "xywh"
     if mask_xyxy is not None:
         _correct_by_masks(formats, numbers, native, mask_xyxy)
