@@ -115,8 +115,8 @@ def assert_equal(one: Any, two: Any, where: str = "") -> None:
         assert len(one) == len(two), where
         for place, (left, right) in enumerate(zip(one, two, strict=True)):
             assert_equal(left, right, f"{where}[{place}]")
-    else:
-        assert one == two, where
+    else:  # NaN is equal to NaN here
+        assert one == two or (one != one and two != two), where
 
 
 @dataclasses.dataclass(frozen=True)

@@ -17,6 +17,7 @@ from detrkit.evaluation.report.metrics_file import metrics_content, metrics_sche
 from tests.e2e.conftest import Trained, run_well
 
 FILES = {
+    ".detrkit-written",
     "report.html",
     "summary.md",
     "metrics.json",
@@ -108,6 +109,7 @@ def test_only_the_numbers_are_there_if_nothing_else_is_asked_for(tiny_run, tiny_
     options = ("--no-explain", "--resamples", "0", "--latency", "0")
     run_well("eval", tiny_run.run, "--data", tiny_data, "--out", tmp_path / "out", *options)
     assert {path.name for path in (tmp_path / "out").iterdir()} == {
+        ".detrkit-written",
         "report.html",
         "summary.md",
         "metrics.json",

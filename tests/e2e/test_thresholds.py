@@ -68,6 +68,9 @@ def test_a_damaged_file_is_named_and_can_be_made_anew(run: Path, tiny_data: Path
     assert result.exit_code == 1
     assert str(run / "thresholds.json") in result.output
     assert "missing required field `classes`" in result.output
+    refused = run_here("thresholds", run, "--data", tiny_data)  # it may be somebody else's by now
+    assert (refused.exit_code, "move it away" in refused.output) == (2, True)
+    (run / "thresholds.json").unlink()
     run_well("thresholds", run, "--data", tiny_data)
     assert detrkit.load(run).thresholds is not None
 

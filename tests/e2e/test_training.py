@@ -35,6 +35,7 @@ def test_run_folder_holds_everything(tiny_run: Trained):
     assert len(events) == 1
     checkpoints = {f"checkpoints/{name}.pt" for name in ("last", "previous", "best")}
     assert files - events == checkpoints | {
+        ".detrkit-written",
         "config.yaml",
         "classes.json",
         "metrics.jsonl",
@@ -145,7 +146,7 @@ def test_missing_validation_image_stops_training_before_it_begins(
     result = run_here(*train_arguments(data, tmp_path / "run"))
     assert result.exit_code == 1
     assert f"1 of {VAL_IMAGES} image files do not exist in {data / 'val2017'}" in result.stderr
-    assert "'000002.jpg'" in result.stderr
+    assert "for instance 000002.jpg" in result.stderr
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 

@@ -218,7 +218,7 @@ def read_manifest(folder: Path, split: str) -> tuple[CacheSettings, dict[str, En
                 for name, row in zip(names, rows.tolist(), strict=True)
             }
     except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} is damaged: {error}; remove it and {advice}") from error
+        raise DataError(f"{path} is damaged: {error}; remove {folder} and {advice}") from error
     if version != VERSION:
         raise DataError(f"{path} has version {version}, expected {VERSION}; remove {folder} and {advice}")
     return CacheSettings(short, quality, source), entries

@@ -49,6 +49,14 @@ def turn_upright(table: AnnotationTable, images: Path, found: Findings) -> Annot
     leaves = (rows >= 0) & (boxes[:, :2] + boxes[:, 2:] > limits).any(axis=1)
     first = np.union1d(np.linspace(0, count - 1, min(count, SAMPLE)).astype(np.int64), rows[leaves])
     turning = look(first)
+    # without EXIF, a file whose sides are the other way round shows that they were exchanged in writing
+    is_wide = stored_hw[:, 0] != stored_hw[:, 1]
+    swapped = (orientation < 5) & is_wide & (table.sizes_hw == stored_hw[:, ::-1]).all(axis=1)
+    for row in np.flatnonzero(swapped).tolist():
+        height, width = stored_hw[row].tolist()
+        words = f"{height} x {width} in the annotations, {width} x {height} in the file (exchanged)"
+        found.add("size_mismatch", f"{table.file_names[row]}: {words}")
+    table = dataclasses.replace(table, sizes_hw=np.where(swapped[:, None], stored_hw, table.sizes_hw))
     if not turning.exchanged.any():
         return table
     turning = look(np.setdiff1d(np.arange(count), first))

@@ -139,7 +139,7 @@ def test_what_is_asked_wrongly_is_said(data: Path, tmp_path: Path):
     wrong: list[tuple[dict[str, Any], str]] = [
         ({"models": paths[:1]}, "1 model to compare, expected two or more"),
         ({"models": paths[0]}, "1 model to compare"),
-        ({"classes": "some"}, "classes is 'some', expected shared or all"),
+        ({"classes": "some"}, r"classes is 'some' \(str\), expected Literal\['shared', 'all'\]"),
         ({"reference": "worst"}, "reference is 'worst'"),
         ({"latency_images": -1}, "latency_images is -1"),
         ({"resamples": 2}, "resamples is 2"),

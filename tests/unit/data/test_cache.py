@@ -20,7 +20,7 @@ from detrkit.data.cache import ImageCache, default_cache_folder, find_cache, rea
 from detrkit.data.coco import CocoDataset
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_coco
-from detrkit.errors import DataError
+from detrkit.errors import DataError, UsageError
 from detrkit.ops.images import DecodeTarget
 
 from .factory import annotation, coco, image_entry
@@ -260,6 +260,9 @@ def test_a_damaged_manifest_is_an_error_where_named_and_made_anew(data: Path, co
     with pytest.raises(DataError, match=r"train\.manifest\.npz is damaged"):
         read_manifest(folder, "train")
     assert found(data) == (None, [])
+    with pytest.raises(UsageError, match="is no part of a cache and in its way"):
+        build(data)  # nothing shows any more that its files are a cache's
+    shutil.rmtree(folder)
     build(data)
     assert found(data)[0] is not None
 

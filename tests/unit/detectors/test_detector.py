@@ -122,7 +122,7 @@ def test_broken_images_of_folders_are_skipped_with_a_warning_or_reported_to_the_
     assert len(found) == 2
     assert [name.rsplit("/")[-1] for name, _ in reported] == ["b.png", "nothere.jpg"]
     assert all(isinstance(error, ImageError) for _, error in reported)
-    assert not caplog.text
+    assert "b.png" not in caplog.text
 
 
 def test_broken_images_named_by_hand_are_errors(detector, folder):

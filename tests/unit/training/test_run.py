@@ -36,7 +36,7 @@ def test_the_config_of_the_checkpoint_counts_and_an_edited_printout_is_told(conf
     resume_run(run, said.append)
     assert not any("was changed" in line for line in said)
 
-    write_config(update_config(read_config(printout), {"train.epochs": 7, "train.lr": 0.5}), printout)
+    write_config(update_config(read_config(printout), {"train.epochs": 7, "train.lr": 0.5}), printout, own_folder=True)
     ended = resume_run(run, said.append)
     assert (ended.epochs, ended.stopped) == (1, "finished")
     (line,) = (line for line in said if "was changed" in line)
@@ -87,7 +87,7 @@ def yolo(folder: Path, line: str | None) -> Path:
 NOTHING: dict[str, tuple[Callable[[Path], Path], str]] = {
     "crowd": (lambda folder: crowd_only(folder / "shapes", "train"), "are crowd regions"),
     "no label file": (lambda folder: yolo(folder / "yolo", None), "without a label file"),
-    "no line": (lambda folder: yolo(folder / "yolo", "0;0.5;0.5;0.2;0.2"), "0;0.5;0.5;0.2;0.2"),
+    "no line": (lambda folder: yolo(folder / "yolo", "0,0.5,0.5,0.2,0.2"), "0,0.5,0.5,0.2,0.2"),
     "empty files": (lambda folder: yolo(folder / "yolo", ""), "no object was read"),
 }
 

@@ -139,7 +139,7 @@ def test_exchanged_width_and_height_are_turned_where_boxes_prove_it(tmp_path: Pa
     index, report = read_coco(path, tmp_path)
     assert index.sizes_hw.tolist() == [[60, 40]]
     assert index.boxes_xyxy.tolist() == [[2, 41, 12, 56]]
-    assert [finding.kind for finding in report.findings] == ["exif_rotated_size"]
+    assert [finding.kind for finding in report.findings] == ["size_mismatch"]
 
 
 @pytest.mark.parametrize(

@@ -168,7 +168,6 @@ def with_split(root: Path, split: str, text: str, classes: str = "") -> None:
     [
         (BOTH.replace(".", ","), {"label_line_with_commas": 2}),
         (BOTH.replace(" ", ";"), {"label_line_with_commas": 2}),
-        (BOTH.replace(" ", ","), {"label_line_with_commas": 2}),
         (BOTH.replace("\n", " 0.87 12\n"), {"extra_numbers": 2}),
         ("0 0.5 0.5 0.2 0.4 0.5 0.4 2 0.6 0.6 1\n1 0.25 0.25 0.1 0.1 0.25 0.22 2 0 0 0\n", {"extra_numbers": 2}),
         (BOTH.replace("0 0.5", "0.0 0.5"), {}),
