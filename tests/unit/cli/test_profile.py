@@ -30,7 +30,8 @@ def test_a_run_is_watched_with_its_own_config(run: Path, tmp_path: Path):
     assert (found["batch_size"], found["accumulate"]) == (2, 2)
     assert found == json.loads((out / "profile.json").read_text())
     assert (out / "profile.html").is_file()
-    assert {path.name for path in run.iterdir()} == {".detrkit-written", "config.yaml"}  # nothing is trained for good
+    # nothing is trained for good
+    assert {path.name for path in run.iterdir()} == {".detrkit-written", "config.yaml"}
 
 
 @pytest.mark.parametrize(

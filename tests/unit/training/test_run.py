@@ -36,7 +36,8 @@ def test_the_config_of_the_checkpoint_counts_and_an_edited_printout_is_told(conf
     resume_run(run, said.append)
     assert not any("was changed" in line for line in said)
 
-    write_config(update_config(read_config(printout), {"train.epochs": 7, "train.lr": 0.5}), printout, own_folder=True)
+    edited = update_config(read_config(printout), {"train.epochs": 7, "train.lr": 0.5})
+    write_config(edited, printout, own_folder=True)
     ended = resume_run(run, said.append)
     assert (ended.epochs, ended.stopped) == (1, "finished")
     (line,) = (line for line in said if "was changed" in line)
