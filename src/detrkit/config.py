@@ -64,8 +64,8 @@ class DataConfig(Section):
     )
     on_lost_objects: Literal["error", "warn"] = pydantic.Field(
         "error",
-        description="if reading loses most objects of a split or all of a class, or there is none to train on; "
-        "error: stop; warn: go on",
+        description="if reading loses all or most objects of a split or all of a class, or there is none to train "
+        "on; error: stop; warn: go on, where none is left with images without objects",
     )
 
     @pydantic.field_validator("pixel_range")

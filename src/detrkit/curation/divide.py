@@ -11,6 +11,7 @@ import numpy as np
 
 from detrkit.curation.duplicates import MAX_DISTANCE, fingerprints, near_duplicates, same_source
 from detrkit.curation.subsets import check_shares, class_shares, sample_rows, split_rows
+from detrkit.data.faults import ReadReport
 from detrkit.data.formats import Layout, SplitFiles, find_splits
 from detrkit.data.formats.coco.write import write_coco
 from detrkit.data.formats.output import WriteOptions, check_new_folder
@@ -52,6 +53,7 @@ class DivideResult:
         largest_group: Number of images of the largest.
         deviation: Mean difference between the share of a class's images in a part and the share asked for, 0 to 1.
         notes: Sentences on what deserves attention.
+        reading: Report of reading each split of the original, by its name.
     """
 
     path: Path
@@ -60,10 +62,12 @@ class DivideResult:
     largest_group: int
     deviation: float
     notes: tuple[str, ...]
+    reading: Mapping[str, ReadReport]
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
-        return {**dataclasses.asdict(self), "path": str(self.path)}
+        reading = {name: report.to_dict() for name, report in self.reading.items()}
+        return {**dataclasses.asdict(self), "path": str(self.path), "reading": reading}
 
 
 def split_data(
@@ -104,8 +108,8 @@ def split_data(
     found = find_splits(data, layout, [split] if split else None)
     if len(found) > 1:
         raise UsageError(f"{data} is divided already, into {', '.join(found)}; name the one to divide: --split")
-    files = next(iter(found.values()))
-    index = read_told(files, say)
+    ((name, files),) = found.items()
+    index, report = read_told(files, say)
     total = 2 * len(index) if group else len(index)
     hashing = None if progress is None else lambda done, _all: progress(done, total)
     writing = None if progress is None else lambda done, images: progress(total - images + done, total)
@@ -118,7 +122,9 @@ def split_data(
     present = np.isfinite(differences := np.abs(class_shares(index, rows.values()) - asked))
     deviation = float(differences[present].mean()) if present.any() else 0.0
     largest = max(map(len, groups), default=0)
-    return DivideResult(Path(out), _summaries(parts), len(groups), largest, deviation, tuple(notes))
+    return DivideResult(
+        Path(out), _summaries(parts), len(groups), largest, deviation, tuple(notes), {name: report}
+    )
 
 
 def sample_data(
@@ -156,17 +162,18 @@ def sample_data(
     found = find_splits(data, layout, splits)
     if count < len(found):
         raise UsageError(f"asked for {count} images, expected at least one for each of: {', '.join(found)}")
-    indexes = {name: read_told(files, say) for name, files in found.items()}
-    quotas = _shared_out(count, [len(index) for index in indexes.values()])
+    read = {name: read_told(files, say) for name, files in found.items()}
+    quotas = _shared_out(count, [len(index) for index, _ in read.values()])
     parts, notes = {}, []
-    for (name, index), quota in zip(indexes.items(), quotas, strict=True):
+    for (name, (index, _)), quota in zip(read.items(), quotas, strict=True):
         part = index.select(sample_rows(index, quota, seed, min_per_class))
         parts[name] = (part, found[name].images)
         missing = len(np.unique(index.labels)) - len(np.unique(part.labels))
         if missing:
             notes.append(f"{name}: {missing} classes have no object among {quota} images; ask for more images")
     _write(Path(out), parts, found, copy, progress)
-    return DivideResult(Path(out), _summaries(parts), 0, 0, 0.0, tuple(notes))
+    reading = {name: report for name, (_, report) in read.items()}
+    return DivideResult(Path(out), _summaries(parts), 0, 0, 0.0, tuple(notes), reading)
 
 
 def _groups(

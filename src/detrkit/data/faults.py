@@ -14,7 +14,7 @@ import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from detrkit.errors import DataError, counted, listed
 
@@ -220,6 +220,10 @@ class ReadReport:
             most = f"; WARNING: {', and '.join(losses)}" if losses else ""
             lines.append(f"{self.source}: left out: {left_out}{most}")
         return lines
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain values, ready for JSON: the lines for people, and the account."""
+        return {"findings": self.lines(), "ledger": dataclasses.asdict(self.ledger)}
 
     def refuse_losses(self, advice: str) -> None:
         """Refuse a reading that lost most objects of the split, or all of a class.

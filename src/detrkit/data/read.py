@@ -35,21 +35,24 @@ def load_table(files: SplitFiles) -> AnnotationTable:
         raise AnnotationError("; ".join(filter(None, (str(error), foreign)))) from error
 
 
-def read_told(files: SplitFiles, say: Callable[[str], None]) -> CocoIndex:
+def read_told(files: SplitFiles, say: Callable[[str], None]) -> tuple[CocoIndex, ReadReport]:
     """Read a split, and say what was repaired."""
     index, report = read_split_files(files)
     for line in report.lines():
         say(line)
-    return index
+    return index, report
 
 
-def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tuple[CocoIndex, ReadReport]:
+def read_split_files(
+    files: SplitFiles, on_bad_image: OnBadImage = "skip", *, may_lose: bool = False
+) -> tuple[CocoIndex, ReadReport]:
     """Read a split and check that its image files exist.
 
     Args:
         files: From :func:`detrkit.data.formats.find_split`.
         on_bad_image: skip: listed images without a file are left out and reported; error: they are an error; keep:
             files are not looked for, since nobody needs their pixels.
+        may_lose: True: images without any object are enough, though the files hold some.
 
     Raises:
         AnnotationError: The annotations cannot be read, contradict themselves, or name a file outside the image
@@ -72,10 +75,11 @@ def read_split_files(files: SplitFiles, on_bad_image: OnBadImage = "skip") -> tu
             f"{table.source}: {missing} of {missing + len(index)} image files do not exist in {images}, "
             f"for instance {example}; restore them or remove their entries"
         )
-    if ledger.objects_found and not ledger.objects_read and "missing_image" not in ledger.objects_left_out:
-        count = ledger.objects_found
+    is_empty = ledger.objects_found and not ledger.objects_read
+    if is_empty and "missing_image" not in ledger.objects_left_out and not may_lose:
         raise DataError(
-            f"{table.source}: none of its {count} annotations can be used; correct the file:\n{report}"
+            f"{table.source}: none of its {ledger.objects_found} annotations can be used; correct the file (to "
+            f"train on the images all the same: --set data.on_lost_objects=warn):\n{report}"
         )
     return index, report
 

@@ -55,7 +55,8 @@ def read_split(
         strict: A missing image is an error, since evaluation without it would give another number.
         pixels: False: image files need not be there.
         image_folder: Folder of the images, where ``data`` does not hold them.
-        may_lose: True: however much is lost on reading, it is only told.
+        may_lose: True: if much is lost on reading, it is only told; that all is lost stays an error unless
+            ``data.on_lost_objects`` is warn.
 
     Raises:
         DataError: It cannot be read, or most of its objects or all of a class are lost on reading.
@@ -68,8 +69,9 @@ def read_split(
         named = None if image_folder is None else str(image_folder)
         given = DataConfig(train_split=split, train_images=named)
         files = find_split(data or own.root, split, own if data is None else given)
-    index, report = read_split_files(files, on_bad_image)
-    if not may_lose and own.on_lost_objects == "error":
+    goes_on = own.on_lost_objects == "warn"
+    index, report = read_split_files(files, on_bad_image, may_lose=goes_on)
+    if not may_lose and not goes_on:
         report.refuse_losses("correct the files, or go on with the rest: --set data.on_lost_objects=warn")
     return Split(files, index, report)
 

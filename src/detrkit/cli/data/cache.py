@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from detrkit.cli.data.shared import DataArgument
-from detrkit.cli.shared import JsonOption, errors, opt, print_json, progress_bar, quiet, say
+from detrkit.cli.data.shared import DataArgument, print_read
+from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
 
 
 def cache(
@@ -29,14 +29,14 @@ def cache(
         from detrkit.data.read import read_told
 
         files = find_split(data, split, DataConfig())
-        index = read_told(files, quiet if as_json else say)
+        index, report = read_told(files, quiet if as_json else say)
         folder = out or default_cache_folder(data)
         with progress_bar("caching", as_json) as progress:
             result = build_cache(
                 index, files.images, split, folder, short=size, quality=quality, workers=workers, progress=progress
             )
         if as_json:
-            print_json(result.to_dict())
+            print_read(result, {split: report})
             return
         for line in result.lines():
             say(line)

@@ -35,7 +35,7 @@ def preview(
         from detrkit.data.read import read_told
 
         files = next(iter(find_splits(data, shared.checked_layout(layout), [split], image_folder).values()))
-        index = read_told(files, say)
+        index, _ = read_told(files, say)
         rows = preview_rows(
             index,
             files.images,

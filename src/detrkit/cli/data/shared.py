@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -14,6 +14,7 @@ from detrkit.errors import DataError, UsageError, counted
 if TYPE_CHECKING:
     from detrkit.config import Config, Layout
     from detrkit.curation.divide import DivideResult
+    from detrkit.data.faults import ReadReport
 
 DataArgument = Annotated[
     Path, typer.Argument(metavar="DATA", help="Data set: folder in any layout, a COCO JSON file, or a data.yaml.")
@@ -63,6 +64,11 @@ def refuse_unfit(out: Path, reasons: Sequence[str]) -> None:
     """
     if reasons:
         raise DataError(f"{out}: is not fit for training: {'; '.join(reasons)}; it is kept, to be looked at")
+
+
+def print_read(result: Any, reading: Mapping[str, ReadReport]) -> None:
+    """Print a result for programs, with what reading each split found and left out."""
+    print_json({**result.to_dict(), "reading": {name: report.to_dict() for name, report in reading.items()}})
 
 
 def report_parts(result: DivideResult, as_json: bool, ending: str) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from detrkit.cli.data import shared
-from detrkit.cli.shared import ImageFolderOption, JsonOption, errors, opt, print_json, progress_bar, quiet, say
+from detrkit.cli.shared import ImageFolderOption, JsonOption, errors, opt, progress_bar, quiet, say
 from detrkit.config import DEFAULT_PRESET
 
 
@@ -32,7 +32,8 @@ def stats(
         if html is not None:
             check_free(html)
         found_splits = find_splits(data, shared.checked_layout(layout), splits, image_folder)
-        indexes = {name: read_told(files, quiet if as_json else say) for name, files in found_splits.items()}
+        read = {name: read_told(files, quiet if as_json else say) for name, files in found_splits.items()}
+        indexes = {name: index for name, (index, _) in read.items()}
         shown = indexes.get("train", next(iter(indexes.values())))
         with progress_bar("running the transforms", as_json) as progress:
             inputs = {
@@ -45,7 +46,7 @@ def stats(
 
             write_stats_page(html, f"{data.resolve().name}: data set", indexes, found)
         if as_json:
-            print_json(found.to_dict())
+            shared.print_read(found, {name: report for name, (_, report) in read.items()})
             return
         from detrkit.curation.stats_report import printed_tables
 

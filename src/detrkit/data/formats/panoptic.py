@@ -26,7 +26,7 @@ from detrkit.data.formats.base import (
     usable_size,
 )
 from detrkit.data.formats.coco.find import find_image_folder
-from detrkit.data.formats.coco.read import json_number, load_json
+from detrkit.data.formats.coco.read import crowd_flags, json_number, load_json
 from detrkit.data.formats.ids import IdNumbers
 from detrkit.data.index import check_inside
 from detrkit.data.table import AnnotationTable, positions_of
@@ -172,7 +172,7 @@ def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
             category_refs=category_refs[kept],
             boxes_xywh=boxes,
             area=np.array([json_number(segment.get("area")) for segment in segments], dtype=np.float64),
-            iscrowd=np.array([segment.get("iscrowd") == 1 for segment in segments], dtype=bool),
+            iscrowd=crowd_flags([segment.get("iscrowd", 0) for segment in segments], report),
             report=report.report(),
             image_id_texts=image_id_texts,
             category_id_texts=category_id_texts,

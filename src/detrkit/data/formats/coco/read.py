@@ -21,9 +21,10 @@ from typing import Any, TypeVar
 import msgspec
 import numpy as np
 
+from detrkit.classes import SizeHW
 from detrkit.data.faults import Findings
 from detrkit.data.formats.base import read_utf8, usable_size
-from detrkit.data.formats.coco.segmentation import MaskExtent, mask_extent
+from detrkit.data.formats.coco.segmentation import NO_MASK, MaskExtent, mask_extent
 from detrkit.data.formats.ids import IdNumbers
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError
@@ -78,6 +79,7 @@ _LITERAL = len("Infinity")
 _TRAILING_COMMA = re.compile(r",\s*[\]}]")
 _NUMBER = re.compile(r"\s*([+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
 """A number as text; with a decimal comma where its author's country has one."""
+_NO_TEXTS = ("false", "False")
 _TURNED_DEGREES = 0.01
 _UPRIGHT_SHARE = 0.98
 """Share of its bounds that a polygon fills at least where it is an upright rectangle."""
@@ -217,6 +219,8 @@ class _Columns:
         self.image_ids = IdNumbers("image", self.report)
         self.annotation_ids = IdNumbers("annotation", self.report)
         self.category_ids = IdNumbers("category", self.report)
+        self.unnumbered: list[int] = []
+        self.size_by_id: dict[Any, SizeHW] = {}
 
     def table(self, images: _Entries, annotations: _Entries, categories: _Entries) -> AnnotationTable:
         if not categories:
@@ -229,6 +233,8 @@ class _Columns:
         listed = _structs(_Image, images, "images")
         image_ids = self.image_ids.take([entry.id for entry in listed], "id", "images")
         sizes = [self._floats([getattr(entry, side) for entry in listed], side) for side in ("height", "width")]
+        sizes_hw = list(map(usable_size, *sizes))
+        self.size_by_id = dict(zip([entry.id for entry in listed], sizes_hw, strict=True))
         file_names = [self._file_name(entry, row) for row, entry in enumerate(listed)]
         # Filled chunk by chunk: joined at the end, the columns would be in memory twice while the file still is.
         columns = _empty_columns(len(annotations))
@@ -239,11 +245,16 @@ class _Columns:
         image_id_texts = self.image_ids.settle(image_ids, image_refs)
         category_id_texts = self.category_ids.settle(category_ids, category_refs)
         annotation_id_texts = self.annotation_ids.settle(annotation_ids)
+        if self.unnumbered:
+            free = np.setdiff1d(np.arange(1, len(annotations) + 1), annotation_ids)[: len(self.unnumbered)]
+            annotation_ids[self.unnumbered] = free
+            place = f"annotations[{self.unnumbered[0]}] gets {free[0]}"
+            self.report.add("annotation_ids_missing", place, count=len(self.unnumbered))
         return AnnotationTable(
             source=self.path,
             image_ids=image_ids,
             file_names=file_names,
-            sizes_hw=np.array(list(map(usable_size, *sizes)), dtype=np.int32).reshape(-1, 2),
+            sizes_hw=np.array(sizes_hw, dtype=np.int32).reshape(-1, 2),
             category_ids=category_ids.tolist(),
             category_names=category_names,
             annotation_ids=annotation_ids,
@@ -262,22 +273,23 @@ class _Columns:
     def _chunk(self, annotations: _Entries, start: int) -> tuple[np.ndarray, ...]:
         """Return columns of some annotations: ids, image ids, category ids, boxes, areas, crowd flags."""
         entries = _structs(_Annotation, annotations, "annotations", start, start + _CHUNK)
-        numbers = enumerate((entry.id for entry in entries), start=start)
-        ids = [number if value is msgspec.UNSET else value for number, value in numbers]
-        boxes = self._boxes([entry.bbox for entry in entries], ids)
-        area = self._floats([entry.area for entry in entries], "area")
-        self._take_boxes_of_masks(boxes, area, annotations, start, ids)
-        self._turn_boxes(boxes, entries, annotations, start, ids)
-        return (
+        ids = [entry.id for entry in entries]
+        if msgspec.UNSET in ids:  # numbered when all others are known
+            self.unnumbered += [row for row, value in enumerate(ids, start=start) if value is msgspec.UNSET]
+            ids = [0 if value is msgspec.UNSET else value for value in ids]
+        columns = (
             self.annotation_ids.take(ids, "id", "annotations", start),
             self.image_ids.take([entry.image_id for entry in entries], "image_id", "annotations", start),
             self.category_ids.take([entry.category_id for entry in entries], "category_id", "annotations", start),
-            boxes,
-            area,
-            self._floats([entry.iscrowd for entry in entries], "iscrowd") == 1,
         )
+        boxes = self._boxes(entries, start)
+        area = self._floats([entry.area for entry in entries], "area")
+        self._take_boxes_of_masks(boxes, area, annotations, start, entries)
+        self._turn_boxes(boxes, annotations, start, entries)
+        return (*columns, boxes, area, crowd_flags([entry.iscrowd for entry in entries], self.report))
 
-    def _boxes(self, values: Sequence[Any], annotation_ids: Sequence[Any]) -> np.ndarray:
+    def _boxes(self, entries: Sequence[_Annotation], start: int) -> np.ndarray:
+        values = [entry.bbox for entry in entries]
         if set(map(type, values)) <= {list} and set(map(len, values)) <= {4}:
             flat = list(chain.from_iterable(values))
             if set(map(type, flat)) <= {int, float}:
@@ -288,28 +300,33 @@ class _Columns:
                 continue  # stays NaN
             boxes[row] = [json_number(item) for item in value]
             if any(isinstance(item, str) for item in value) and np.isfinite(boxes[row]).all():
-                self.report.add("number_is_text", f"annotation {annotation_ids[row]}: {value!r}")
+                self.report.add("number_is_text", f"{_place(entries[row], start + row)}: {value!r}")
         return boxes
 
     def _take_boxes_of_masks(
-        self, boxes: np.ndarray, area: np.ndarray, annotations: _Entries, start: int, ids: Sequence[Any]
+        self,
+        boxes: np.ndarray,
+        area: np.ndarray,
+        annotations: _Entries,
+        start: int,
+        entries: Sequence[_Annotation],
     ) -> None:
         """Put the bounds of their masks in place of boxes that are not given, and their areas likewise."""
         for row in np.flatnonzero(np.isnan(boxes).all(axis=1)).tolist():
-            extent = _extent(annotations, start + row)
-            if extent is None or not np.isfinite(extent.bounds_xyxy).all():
+            place = _place(entries[row], start + row)
+            try:
+                extent = _extent(annotations, start + row, self.size_by_id.get(entries[row].image_id))
+            except ValueError as error:
+                self.report.add("mask_unreadable", f"{place}: {error}")
+                continue
+            if not np.isfinite(extent.bounds_xyxy).all():
                 continue  # left out and counted as box_missing later
             boxes[row] = [*extent.bounds_xyxy[:2], *(extent.bounds_xyxy[2:] - extent.bounds_xyxy[:2])]
             area[row] = extent.area if np.isnan(area[row]) else area[row]
-            self.report.add("box_from_mask", f"annotation {ids[row]}: {boxes[row].round(2).tolist()}")
+            self.report.add("box_from_mask", f"{place}: {boxes[row].round(2).tolist()}")
 
     def _turn_boxes(
-        self,
-        boxes: np.ndarray,
-        entries: Sequence[_Annotation],
-        annotations: _Entries,
-        start: int,
-        ids: Sequence[Any],
+        self, boxes: np.ndarray, annotations: _Entries, start: int, entries: Sequence[_Annotation]
     ) -> None:
         """Put the bounds of the turned rectangle in place of boxes that CVAT gives an angle with.
 
@@ -322,17 +339,18 @@ class _Columns:
             degrees = _rotation(entry.attributes)
             if not min(degrees % 180, -degrees % 180) > _TURNED_DEGREES or not np.isfinite(boxes[row]).all():
                 continue
-            extent, written = _extent(annotations, start + row), boxes[row].copy()
-            bounds = np.full(4, np.nan) if extent is None else extent.bounds_xyxy
-            if extent is not None and extent.area < _UPRIGHT_SHARE * np.prod(bounds[2:] - bounds[:2]):
+            extent, written = NO_MASK, boxes[row].copy()
+            with contextlib.suppress(ValueError):
+                extent = _extent(annotations, start + row)
+            bounds = extent.bounds_xyxy
+            if extent.area < _UPRIGHT_SHARE * np.prod(bounds[2:] - bounds[:2]):
                 boxes[row] = [*bounds[:2], *(bounds[2:] - bounds[:2])]
             else:
                 cosine, sine = abs(math.cos(math.radians(degrees))), abs(math.sin(math.radians(degrees)))
                 turned = written[2:] @ np.array([[cosine, sine], [sine, cosine]])
                 boxes[row] = [*(written[:2] + (written[2:] - turned) / 2), *turned]
-            self.report.add(
-                "box_turned", f"annotation {ids[row]}: {written.tolist()} turned by {degrees:g} degrees"
-            )
+            place = _place(entry, start + row)
+            self.report.add("box_turned", f"{place}: {written.tolist()} turned by {degrees:g} degrees")
 
     def _floats(self, values: Sequence[Any], key: str) -> np.ndarray:
         if not set(map(type, values)) <= {int, float}:
@@ -353,12 +371,13 @@ class _Columns:
         return str(name)
 
 
-def _extent(annotations: _Entries, row: int) -> MaskExtent | None:
-    """Return the extent of the mask of an annotation; None if it cannot be decoded."""
-    try:
-        return mask_extent(_structs(_Mask, annotations, "annotations", row, row + 1)[0].segmentation)
-    except ValueError:
-        return None
+def _place(entry: _Annotation, row: int) -> str:
+    return f"annotations[{row}]" if entry.id is msgspec.UNSET else f"annotation {entry.id}"
+
+
+def _extent(annotations: _Entries, row: int, size_hw: SizeHW | None = None) -> MaskExtent:
+    """Return the extent of the mask of an annotation, by :func:`mask_extent`."""
+    return mask_extent(_structs(_Mask, annotations, "annotations", row, row + 1)[0].segmentation, size_hw)
 
 
 def _rotation(attributes: Any) -> float:
@@ -390,6 +409,19 @@ def _class_name(entry: _Category) -> str:
 def _is_text(value: Any) -> bool:
     """Return whether a value is text, without halves of characters (surrogates), which cannot be written."""
     return isinstance(value, str) and value.encode("utf-8", "ignore").decode() == value
+
+
+def crowd_flags(values: Sequence[Any], found: Findings) -> np.ndarray:
+    """Return which annotations are crowd regions, bool ``[N]``: as in pycocotools, those whose flag is not 0."""
+    if set(map(type, values)) <= {int, float, bool} and set(values) <= {0, 1}:
+        return np.array(values, dtype=bool)
+    flags = np.zeros(len(values), dtype=bool)
+    for row, value in enumerate(values):
+        number = json_number(value)
+        flags[row] = bool(value) and value not in _NO_TEXTS if math.isnan(number) else number != 0
+        if value not in (0, 1):
+            found.add("crowd_flag_odd", f"iscrowd {value!r} is read as {int(flags[row])}")
+    return flags
 
 
 def json_number(value: object) -> float:

@@ -10,6 +10,8 @@ from detrkit.classes import SizeHW
 
 FARTHEST = 1e9
 FLAT_PIXELS = 1e-3
+_MOST_DIGITS = 6
+"""Above this place a digit would count more than 2**35 pixels."""
 
 
 class MaskExtent(NamedTuple):
@@ -77,10 +79,11 @@ def _rle_extent(content: dict[str, Any], size_hw: SizeHW | None) -> MaskExtent:
     counts = content["counts"]
     if size_hw is not None and all(size_hw) and (height, width) != tuple(size_hw):
         raise ValueError(f"RLE of {width} x {height} pixels on an image of {size_hw[1]} x {size_hw[0]}")
+    # cut off, a compressed text still decodes to a smaller mask
+    total = sum(counts) if isinstance(counts, list) else int(_run_lengths(counts).sum())
+    if total != height * width:
+        raise ValueError(f"RLE counts {total} pixels, expected {height} x {width}; perhaps it is cut off")
     if isinstance(counts, list):
-        total = sum(counts)
-        if total != height * width:
-            raise ValueError(f"RLE counts {total} pixels, expected {height} x {width}")
         rle = mask_functions.fr_py_objects({"size": [height, width], "counts": counts}, height, width)
     else:
         rle = {"size": [height, width], "counts": counts}
@@ -89,6 +92,32 @@ def _rle_extent(content: dict[str, Any], size_hw: SizeHW | None) -> MaskExtent:
     if not (box_width > 0 and box_height > 0):
         return NO_MASK._replace(area=area)
     return MaskExtent(np.array([x, y, x + box_width, y + box_height]), area)
+
+
+def _run_lengths(counts: str | bytes) -> np.ndarray:
+    """Decode the compressed counts of an RLE, int64.
+
+    Each is given as its difference from the last but one, in digits of 5 bits, the least first.
+
+    Raises:
+        ValueError: It ends within a number, has another sign, or a count below 0.
+    """
+    text = counts.encode() if isinstance(counts, str) else counts
+    digits = np.frombuffer(text, dtype=np.uint8).astype(np.int64) - 48
+    ends = np.flatnonzero(digits & 32 == 0)
+    if not len(digits) or digits.min() < 0 or digits.max() > 63 or ends[-1:].tolist() != [len(digits) - 1]:
+        raise ValueError("the counts of its RLE are cut off or no RLE")
+    starts = np.concatenate([[0], ends[:-1] + 1])
+    places = np.arange(len(digits)) - np.repeat(starts, ends - starts + 1)
+    if places.max() > _MOST_DIGITS:
+        raise ValueError("the counts of its RLE are too large")
+    values = np.add.reduceat((digits & 31) << (5 * places), starts)
+    values -= np.where(digits[ends] & 16, 1 << (5 * places[ends] + 5), 0)
+    for start in (1, 2):
+        values[start::2] = np.cumsum(values[start::2])
+    if values.min() < 0:
+        raise ValueError("the counts of its RLE fall below 0")
+    return values
 
 
 def _shoelace(points: np.ndarray) -> float:

@@ -41,9 +41,10 @@ from detrkit.data.formats.base import (
     usable_size,
     walk_files,
 )
+from detrkit.data.formats.coco.read import json_number
 from detrkit.data.formats.foreign import describe_foreign
 from detrkit.data.table import AnnotationTable
-from detrkit.errors import AnnotationError, DataError, UsageError
+from detrkit.errors import AnnotationError, DataError, UsageError, listed
 from detrkit.files import IMAGE_SUFFIXES
 
 ANNOTATION_FOLDERS = ("Annotations", "Annotation", "annots", "xml", "xmls", "labels")
@@ -181,11 +182,15 @@ def stem_of_line(line: str) -> str:
 
 @dataclasses.dataclass(frozen=True)
 class VocObject:
-    """One object of an XML file; corners in pixels as written, NaN where there is no number."""
+    """One object of an XML file; corners in pixels as written, NaN where there is no number.
+
+    ``texts_with_commas`` has the numbers with a decimal comma.
+    """
 
     name: str
     corners: tuple[float, float, float, float]
     is_difficult: bool
+    texts_with_commas: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,6 +284,10 @@ class _Reader:
         corners = np.array([item.corners for item in objects], dtype=np.float64).reshape(-1, 4)
         difficult = np.array([item.is_difficult for item in objects], dtype=bool)
         for name, xml, content in parsed:
+            for place, item in enumerate(content.objects, start=1):
+                if item.texts_with_commas:
+                    said = f"{xml} object {place}: {listed(item.texts_with_commas)}"
+                    self.report.add("label_line_with_commas", said)
             if any(item.is_difficult for item in content.objects):
                 number = sum(item.is_difficult for item in content.objects)
                 self.report.add("difficult_objects", f"{xml} ({name})", count=number)
@@ -373,11 +382,12 @@ def _refuse_entities(name: str, *_what: object) -> None:
 
 def _object(element: Element) -> VocObject:
     box = element.find("bndbox")
-    corners = tuple(_number(None if box is None else box.findtext(corner)) for corner in _CORNERS)
+    texts = [(None if box is None else box.findtext(corner)) or "" for corner in _CORNERS]
     return VocObject(
         name=_plain(element.findtext("name") or ""),
-        corners=corners,  # type: ignore[arg-type]
+        corners=tuple(map(_number, texts)),  # type: ignore[arg-type]
         is_difficult=_number(element.findtext("difficult")) == 1,
+        texts_with_commas=tuple(text for text in texts if "," in text and math.isfinite(_number(text))),
     )
 
 
@@ -387,7 +397,8 @@ def _plain(text: str) -> str:
 
 
 def _number(text: str | None) -> float:
+    text = text or ""
     try:
-        return float(text or "")
+        return json_number(text) if "," in text else float(text)
     except ValueError:
         return math.nan

@@ -224,6 +224,49 @@ def rle(left: int, top: int, right: int, bottom: int, *, compressed: bool) -> di
     return {"size": [40, 60], "counts": np.diff([0, *steps, flat.size]).tolist()}
 
 
+@pytest.mark.parametrize("cut", [1, 2, 5, 9, 0])
+def test_no_box_comes_of_an_rle_that_is_cut_off_or_of_another_image(tmp_path: Path, cut: int) -> None:
+    mask = rle(5, 6, 30, 21, compressed=True)
+    mask["counts"] = mask["counts"][: len(mask["counts"]) - cut]
+    image = image_entry(1, height=40 if cut else 41, width=60)
+    entries = [annotation(1, bbox=[1, 2, 3, 4]), annotation(2, bbox=None, segmentation=mask)]
+    index, report = read(tmp_path, coco([image], entries))
+    assert index.boxes_xyxy.tolist() == [[1, 2, 4, 6]]
+    assert report.ledger.objects_left_out == {"box_missing": 1}
+    assert "annotation 2: " in report.examples("mask_unreadable")[0]
+
+
+@pytest.mark.parametrize(
+    ("flag", "is_crowd", "is_said"),
+    [
+        *((0, False, 0), (True, True, 0), (1.0, True, 0), (2, True, 1), (-1, True, 1), (0.5, True, 1)),
+        *(
+            ("1", True, 1),
+            ("0", False, 1),
+            ("false", False, 1),
+            ("yes", True, 1),
+            (None, False, 1),
+            ([], False, 1),
+        ),
+    ],
+)
+def test_crowd_flags_are_those_of_pycocotools_and_odd_ones_are_said(
+    tmp_path: Path, flag: Any, is_crowd: bool, is_said: int
+) -> None:
+    index, report = read(tmp_path, coco([image_entry()], [annotation(1, iscrowd=flag), annotation(2)]))
+    assert index.iscrowd.tolist() == [is_crowd, False]
+    assert report.count("crowd_flag_odd") == is_said
+
+
+def test_annotations_without_an_id_get_numbers_that_no_other_has_and_that_are_not_0(tmp_path: Path) -> None:
+    entries = [annotation(number) for number in (0, 2, 0, 3, 0)]
+    for entry in entries[::2]:
+        del entry["id"]
+    index, report = read(tmp_path, coco([image_entry()], entries))
+    assert index.annotation_ids.tolist() == [1, 2, 4, 3, 5]
+    assert report.count("annotation_ids_missing") == 3
+
+
 @pytest.mark.parametrize("box", ["missing", None, [], [None] * 4])
 def test_box_comes_from_the_mask_where_none_is_given(tmp_path: Path, box: Any) -> None:
     bounds = [5, 6, 30, 21]
@@ -245,7 +288,11 @@ def test_box_comes_from_the_mask_where_none_is_given(tmp_path: Path, box: Any) -
     index, report = read(tmp_path, coco([image_entry()], entries))
     assert index.boxes_xyxy.tolist() == [bounds] * 5 + [[1, 2, 4, 6]]
     assert index.area.tolist() == [375, 375, 72, 375, 375, 12]
-    assert {one.kind: one.count for one in report.findings} == {"box_from_mask": 5, "box_missing": 3}
+    assert {one.kind: one.count for one in report.findings} == {
+        "box_from_mask": 5,
+        "box_missing": 3,
+        "mask_unreadable": 1,
+    }
     assert report.ledger.objects_left_out == {"box_missing": 3}
 
 
@@ -296,7 +343,7 @@ def test_areas_and_sizes_as_text_are_counted(tmp_path: Path) -> None:
     content["images"][0] |= {"width": "60"}
     index, report = read_coco(write(tmp_path, content, files=False), tmp_path)
     assert (index.area.tolist(), index.iscrowd.tolist()) == ([12.5, 7], [True, False])
-    assert (index.sizes_hw.tolist(), report.count("number_is_text")) == ([[40, 60]], 4)
+    assert (index.sizes_hw.tolist(), report.count("number_is_text")) == ([[40, 60]], 3)
 
 
 @pytest.mark.parametrize(

@@ -63,11 +63,14 @@ def test_difficult_objects_are_crowd_and_said(tmp_path: Path) -> None:
         ([("", 1, 2, 30, 20), CAT], 1, {"unknown_category_id": 1}),
         ([("cat", 1, 2, 70, 20)], 1, {"box_leaves_image": 1}),
         ([("cat", 61, 2, 70, 20), CAT], 1, {"box_outside": 1}),
+        ([("cat", "1,5", "2,0", "30", "20"), CAT], 2, {"label_line_with_commas": 1}),
+        ([("cat", "1,5,0", 2, 30, 20), CAT], 1, {"box_not_finite": 1}),
     ],
 )
 def test_damaged_objects(tmp_path: Path, objects: list[tuple[Any, ...]], kept: int, found: dict[str, int]) -> None:
     index, report = read(data_set(tmp_path, a=voc_xml("a.png", objects)))
     assert (len(index.labels), counts(report)) == (kept, found)
+    assert "label_line_with_commas" not in found or index.boxes_xyxy[0].tolist() == [1.5, 2, 30, 20]
 
 
 def test_the_image_is_found_by_the_name_of_the_xml_file_or_what_it_says(tmp_path: Path) -> None:
