@@ -198,7 +198,9 @@ class _Reader:
                 self.report.add("label_file_shared", f"{self._said(label)} of {listed(images)}")
         used = set(filter(None, labels))
         beside = {os.path.split(str(self.files.images / name))[0] for name in names}
-        for folder in sorted({os.path.split(label)[0] for label in used} - beside):
+        folders = {os.path.split(label)[0] for label in used}
+        deeper = {f"{top}/{name}".rpartition("/")[0] for top in folders for name in walk_files(Path(top), ".txt")}
+        for folder in sorted((folders | deeper) - beside):
             passed_over(Path(folder), ".txt", self.report)
             if all(listing.is_dir() for listing in self.files.listings):  # lists may share folders with others
                 for name in sorted(self._names_in(folder).values()):

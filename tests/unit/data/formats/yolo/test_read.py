@@ -222,6 +222,8 @@ def test_what_lies_beside_the_labels_is_told(tmp_path: Path) -> None:
     write_noise(root / "images" / "1.bmp", HEIGHT, WIDTH)
     (root / "labels" / "1.txt").rename(root / "labels" / "1.TXT")
     (root / "labels" / "9.txt").write_text(BOTH)
+    (root / "labels" / "day1").mkdir()
+    (root / "labels" / "day1" / "8.txt").write_text(BOTH)
     for name in "abc":
         (root / "labels" / f"{name}.json").touch()
     index, report = read(root)
@@ -229,7 +231,7 @@ def test_what_lies_beside_the_labels_is_told(tmp_path: Path) -> None:
     assert {finding.kind: (finding.count, finding.objects) for finding in report.findings} == {
         "label_file_shared": (1, 0),
         "label_files_of_other_kind": (3, 0),
-        "label_file_without_image": (1, 2),
+        "label_file_without_image": (2, 4),
     }
 
 
