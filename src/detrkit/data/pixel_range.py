@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from detrkit.config import PixelRange
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.errors import DataError, ImageError
 from detrkit.ops.images import read_wide
-from detrkit.ops.pixel_range import narrow_words, range_of
+from detrkit.ops.pixel_range import range_of
 
 MEASURED = 500
 """Images of which the range of a data set is taken, evenly over it."""
-_LOOKED_AT = 3
 
 
 def some_files(index: CocoIndex, images: Path, count: int) -> list[Path]:
@@ -49,18 +46,3 @@ def measure_range(index: CocoIndex, images: Path) -> tuple[float, float] | None:
     if not low < high:
         raise DataError(f"data.pixel_range=data: all pixels of {images} have the value {low:g}; set [LOW,HIGH]")
     return float(low), float(high)
-
-
-def narrow_range_lines(files: Sequence[Path], pixel_range: PixelRange) -> list[str]:
-    """Say where next to nothing is left of images, by the first, the middle and the last of them."""
-    for file in dict.fromkeys([*files[:1], *files[len(files) // 2 :][:1], *files[-1:]]):
-        try:
-            wide = read_wide(file)
-        except ImageError:
-            continue
-        words = "" if wide is None else narrow_words(wide, pixel_range)
-        if words:
-            setting = pixel_range if isinstance(pixel_range, str) else "[{:g},{:g}]".format(*pixel_range)
-            advice = "train with --set data.pixel_range=percentile, =data (measured over the set) or =[LOW,HIGH]"
-            return [f"{file}: with data.pixel_range={setting} {words}; {advice}"]
-    return []

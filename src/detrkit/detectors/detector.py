@@ -19,11 +19,11 @@ from torch import Tensor, nn
 from detrkit.arguments import checked
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import Config
-from detrkit.data.pixel_range import narrow_range_lines
 from detrkit.detectors.interop import sv, to_supervision
 from detrkit.detectors.sources import ImageSource, NamedSource, list_sources, read_windows
 from detrkit.detectors.stages import Stages, prepare
 from detrkit.errors import ImageError, UsageError
+from detrkit.ops.images import narrow_range_lines
 from detrkit.ops.pixel_range import FULL
 from detrkit.preprocess import image_size_hw
 from detrkit.threshold_file import Thresholds

@@ -14,7 +14,7 @@ import os
 import struct
 import warnings
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -27,7 +27,7 @@ from torch import Tensor
 from detrkit.classes import SizeHW
 from detrkit.config import PixelRange
 from detrkit.errors import ImageError
-from detrkit.ops.pixel_range import FULL, WIDE_MODES, WideImage, to_uint8, wide_values
+from detrkit.ops.pixel_range import FULL, WIDE_MODES, WideImage, narrow_words, to_uint8, wide_values
 from detrkit.preprocess import resized_size_hw
 
 ImageFile = str | os.PathLike[str] | bytes
@@ -130,6 +130,21 @@ def read_wide(source: ImageFile) -> WideImage | None:
             return None
         image.load()
         return wide_values(image)
+
+
+def narrow_range_lines(files: Sequence[Path], pixel_range: PixelRange) -> list[str]:
+    """Say where next to nothing is left of images, by the first, the middle and the last of them."""
+    for file in dict.fromkeys([*files[:1], *files[len(files) // 2 :][:1], *files[-1:]]):
+        try:
+            wide = read_wide(file)
+        except ImageError:
+            continue
+        words = "" if wide is None else narrow_words(wide, pixel_range)
+        if words:
+            setting = pixel_range if isinstance(pixel_range, str) else "[{:g},{:g}]".format(*pixel_range)
+            advice = "train with --set data.pixel_range=percentile, =data (measured over the set) or =[LOW,HIGH]"
+            return [f"{file}: with data.pixel_range={setting} {words}; {advice}"]
+    return []
 
 
 def _draft(image: Image.Image, target: DecodeTarget) -> None:

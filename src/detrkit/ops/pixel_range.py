@@ -94,10 +94,7 @@ def narrow_words(wide: WideImage, pixel_range: PixelRange) -> str:
     step = max(1, wide.values.size // _MOST_COUNTED)
     sample = wide._replace(values=wide.values.ravel()[::step], is_valid=wide.is_valid.ravel()[::step])
     values = sample.values[sample.is_valid]
-    held, left = (
-        len(np.unique(values)),
-        len(np.unique(to_uint8(wide, pixel_range).ravel()[::step][sample.is_valid])),
-    )
+    held, left = len(np.unique(values)), len(np.unique(to_uint8(sample, pixel_range)[sample.is_valid]))
     if left >= FEW_LEVELS or held < 2 * left:
         return ""
     return f"{left} gray levels are left of {held} values from {values.min():g} to {values.max():g}"

@@ -21,7 +21,7 @@ from detrkit.data.augment import augments_on_device
 from detrkit.data.cache import ImageCache, find_cache
 from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, build_loader
-from detrkit.data.pixel_range import measure_range, narrow_range_lines, some_files
+from detrkit.data.pixel_range import measure_range, some_files
 from detrkit.data.split import Split, read_split, read_train_split, unknown_classes
 from detrkit.data.transforms import needed_size, train_transform
 from detrkit.detectors.split_evaluator import Draw, SplitEvaluator
@@ -37,6 +37,7 @@ from detrkit.errors import ConfigError, DataError, UsageError, counted
 from detrkit.families.build import build_model, is_run, prepare_model
 from detrkit.families.presets import PRESETS
 from detrkit.files import atomic_file, is_free, is_leftover, make_folder
+from detrkit.ops.images import narrow_range_lines
 from detrkit.training.loop import FitResult, fit
 from detrkit.training.micro_batch import find_micro_batch
 from detrkit.training.resuming import absolute_paths, check_same_data, choices_kept, identify_data, resumed_config

@@ -13,11 +13,11 @@ from PIL import Image
 from detrkit.config import Config, PixelRange, update_config
 from detrkit.curation.check import check_data
 from detrkit.data.coco import CocoDataset
-from detrkit.data.pixel_range import measure_range, narrow_range_lines
+from detrkit.data.pixel_range import measure_range
 from detrkit.data.read import read_coco
 from detrkit.detectors.sources import list_sources
 from detrkit.errors import ConfigError
-from detrkit.ops.images import decode_image, read_wide
+from detrkit.ops.images import decode_image, narrow_range_lines, read_wide
 
 THERMAL = np.linspace(28300, 29000, 32 * 32).astype(np.uint16).reshape(32, 32)
 
