@@ -25,7 +25,7 @@ from detrkit.curation.check.classes import spelling_key
 from detrkit.curation.check.images import is_mislabelled
 from detrkit.curation.check.result import CheckResult
 from detrkit.curation.check.run import Checked, check_data
-from detrkit.curation.check.source import SplitData, repeated_rows
+from detrkit.curation.check.source import SplitData
 from detrkit.curation.check.splits import leaves
 from detrkit.data.coco import fit_boxes
 from detrkit.data.exif import turned_boxes
@@ -34,7 +34,7 @@ from detrkit.data.formats.coco.read import load_json
 from detrkit.data.formats.coco.write import coco_content, merge_annotation, unique_ids, write_coco_json
 from detrkit.data.formats.output import RESERVED_SPLITS, inside_name, new_folder, place_images
 from detrkit.data.repair import build_index
-from detrkit.data.table import AnnotationTable
+from detrkit.data.table import AnnotationTable, positions_of
 from detrkit.errors import DataError
 from detrkit.files import SUFFIXES_BY_FORMAT
 from detrkit.visual.text import printable
@@ -233,7 +233,10 @@ class _Writer:
         table, is_own = split.table, images == np.arange(len(images))
         # images without an entry of their own, by the fault that a finding places there
         faults = self._kinds_of_images(split.name)
-        why_image = ["image_listed_twice" if to >= 0 else faults[row] for row, to in enumerate(images.tolist())]
+        why_image = [
+            "image_listed_twice" if to >= 0 else faults.get(row, "duplicate_image_ids")
+            for row, to in enumerate(images.tolist())
+        ]
         lost_images = Counter(why_image[row] for row in np.flatnonzero(~is_own).tolist())
         # objects, each by the first fault that takes it away
         why_object = np.full(len(split.image_rows), "duplicate_boxes", dtype=object)
@@ -362,12 +365,18 @@ def _fit_to_files(split: SplitData, boxes: np.ndarray, area: np.ndarray, has_mas
 
 
 def _kept_images(split: SplitData, leaving: set[int]) -> np.ndarray:
-    """Return the row that each image's annotations go to: its own, that of the same file, -1 if it is left out."""
+    """Return the row that each image's annotations go to: its own, that of the same file, -1 if it is left out.
+
+    Nobody can tell which of two images of one id an annotation belongs to, so both are left out.
+    """
     target = np.full(len(split.resolved), -1, dtype=np.int64)
     first_of_file: dict[str, int] = {}
-    repeated = set(repeated_rows(split.table.image_ids).tolist())
+    ids, names = split.table.image_ids, np.array(split.resolved, dtype=object)
+    first = positions_of(ids, ids)
+    ambiguous = np.unique(first[names != names[first]])
+    is_ambiguous = np.isin(first, ambiguous)
     for row, name in enumerate(split.resolved):
-        if name is not None and not split.has_faulty_file(row) and row not in leaving and row not in repeated:
+        if name is not None and not split.has_faulty_file(row) and row not in leaving and not is_ambiguous[row]:
             target[row] = first_of_file.setdefault(name, row)
     return target
 

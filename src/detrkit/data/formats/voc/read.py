@@ -111,13 +111,11 @@ def _splits_of_folder(root: Path, xml_folder: Path, images: Path) -> Iterator[tu
     """Yield the splits of one folder of XML files: by lists, or by folders inside it, or all of it as train."""
     inner = [folder for folder in subfolders(xml_folder) if holds(folder, ".xml")]
     has_files = holds(xml_folder, ".xml")
-    if not inner and not has_files:
-        return
-    lists = list(_lists(root, xml_folder))
+    lists = list(_lists(root, xml_folder))  # may name files further down
     for path in lists:
         more = f", listed by {relative(path, root)}"
         yield canonical_split(path.stem), _files(root, xml_folder, images, more, (path,))
-    if lists:
+    if lists or not (inner or has_files):
         return
     named = [(split, folder) for folder in inner if (split := split_of_folder(folder.name)) is not None]
     for split, folder in named:
