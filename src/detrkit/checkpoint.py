@@ -39,6 +39,7 @@ _ONLY_TRAINING = ("optimizer", "scaler", "window", "health", "log")
 
 _SEAL_START = b"\ndetrkit-checkpoint sha256 "
 _SEAL_LENGTH = len(_SEAL_START) + 64 + 1
+_ZIP_END_LENGTH = 22
 
 
 class SavedModel(NamedTuple):
@@ -120,6 +121,21 @@ def is_checkpoint(path: str | Path) -> bool:
             return _read_seal(file) is not None
     except OSError:
         return False
+
+
+def _is_foreign(path: Path) -> bool:
+    """Tell whether a file is another program's: no checkpoint, cut off or damaged, begins and ends so."""
+    try:
+        with path.open("rb") as file:
+            if _read_seal(file) is not None:
+                return False
+            file.seek(-min(file.tell(), _ZIP_END_LENGTH), os.SEEK_END)
+            is_whole_zip = file.read(4) == b"PK\x05\x06"
+            file.seek(0)
+            head = file.read(4)
+    except OSError:
+        return path.is_dir()
+    return is_whole_zip if head == b"PK\x03\x04" else bool(head.strip(b"\0"))
 
 
 def read_model(path: str | Path) -> SavedModel:
@@ -205,6 +221,11 @@ class CheckpointStore:
     def has_any(self) -> bool:
         """Tell whether there is a state to resume from, be it damaged."""
         return any(path.exists() for path in (self._fresh_path, self.last_path, self.previous_path))
+
+    def foreign(self) -> list[Path]:
+        """Return the files of other programs that lie where checkpoints are written."""
+        paths = (self._fresh_path, self.last_path, self.previous_path, self.best_path)
+        return [path for path in paths if _is_foreign(path)]
 
     def load_latest(self) -> dict[str, Any]:
         """Return the newest state that is whole; warn when that is not the newest written.

@@ -419,6 +419,16 @@ def write_config(config: Config, path: str | Path, *, own_folder: bool = False) 
         yaml.safe_dump(config.model_dump(mode="json"), file, sort_keys=False, default_flow_style=None)
 
 
+def count_keys(path: Path) -> int:
+    """Count the keys that a config file names; 0 where it is none, or another program's."""
+    try:
+        named = flat_changes(read_changes(path)).keys()
+    except ConfigError:
+        return 0
+    known = len(named & flat_changes(Config().model_dump()).keys())
+    return known if 2 * known > len(named) else 0
+
+
 _MAPPINGS = frozenset(
     (section, name)
     for section, values in Config().model_dump().items()

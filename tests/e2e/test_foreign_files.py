@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from tests.e2e.conftest import Trained, run_here, run_well, train_arguments
+from tests.e2e.conftest import EPOCHS, Trained, run_here, run_well, train_arguments
 
 PRECIOUS = b"precious"
 SET = ("--set", "transforms.scales=[64]", "--set", "transforms.eval_size=64", "--set", "data.workers=0")
@@ -182,3 +183,62 @@ def test_a_run_that_goes_on_leaves_a_picture_that_was_changed(tiny_data: Path, t
     (run / "curves.html").write_bytes(PRECIOUS)
     assert "curves-2.html" in run_well("plot", run)
     assert (run / "curves.html").read_bytes() == PRECIOUS
+
+
+def foreign_weights(path: Path) -> None:
+    torch.save({"model": {"weight": torch.ones(3)}, "epoch": 3}, path)
+
+
+FOREIGN: dict[str, Callable[[Path], object]] = {
+    "checkpoints/last.pt": foreign_weights,
+    "checkpoints/best.pt": foreign_weights,
+    "checkpoints/previous.pt": lambda path: path.write_bytes(PRECIOUS),
+    "checkpoints/next.pt": lambda path: path.mkdir(),
+    "metrics.jsonl": lambda path: path.write_text('{"step": 1, "loss": 0.5}\n' * 300),
+}
+
+
+@pytest.mark.parametrize("name", FOREIGN)
+def test_resume_leaves_what_no_run_wrote(name: str, tiny_run: Trained, copy_of: Callable[[Path], Path]):
+    run = copy_of(tiny_run.run)
+    (run / name).unlink(missing_ok=True)
+    FOREIGN[name](run / name)
+    before = state_of(run)
+    for more in (("resume", run, "--epochs", "6"), ("train", "--run", run, "--epochs", "6", "--resume")):
+        result = run_here(*more)
+        assert result.exit_code == 2
+        assert f"{run / name}: not written by a run of detrkit" in result.stderr
+        assert state_of(run) == before
+
+
+def test_resume_leaves_a_config_of_another_program(tiny_run: Trained, copy_of: Callable[[Path], Path]):
+    run = copy_of(tiny_run.run)
+    (run / "config.yaml").write_text("model: resnet\nlr: 1\n")
+    assert "the config in the checkpoint counts" in run_well("resume", run, "--epochs", str(EPOCHS + 1))
+    assert (run / "config.yaml").read_text() == "model: resnet\nlr: 1\n"
+
+
+@pytest.mark.parametrize(
+    ("kept", "planted", "named"),
+    [
+        ([], {"config.yaml": "data: {root: .}\n", "events.out.tfevents.1": "x"}, ["config.yaml", "events.out"]),
+        (["config.yaml"], {"weights.txt": "mine"}, ["weights.txt"]),
+        (["config.yaml", "classes.json"], {"metrics.jsonl": '{"kind": "mine"}\n'}, ["metrics.jsonl"]),
+        (["config.yaml", "classes.json", "weights.txt"], {"metrics.jsonl": "mine"}, ["metrics.jsonl"]),
+        (["config.yaml"], {"events.out.tfevents.1": "mine"}, ["events.out.tfevents.1"]),
+    ],
+)
+def test_a_run_that_would_begin_anew_leaves_what_no_run_wrote(
+    kept: list[str], planted: dict[str, str], named: list[str], tiny_run: Trained, tmp_path: Path
+):
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in kept:
+        shutil.copy(tiny_run.run / name, run / name)
+    for name, text in planted.items():
+        (run / name).write_text(text)
+    before = state_of(run)
+    result = run_here("resume", run)
+    assert result.exit_code == 2
+    assert all(name in result.stderr for name in named)
+    assert state_of(run) == before

@@ -27,6 +27,12 @@ CERTAIN = 2.0
 """Mean evidence of several draws below which nothing but chance is left: a fault. Up to ``CHANCE``: a warning."""
 CLEAR = 6.0
 """Evidence of boxes above which they are surely of their own images."""
+LEAST_CERTAIN = 100
+"""Objects below which a fault is only a warning: a sound set of so few may show no more than chance."""
+LEAST_OF_CLASS = 8
+"""The same for labels, a class: 70 objects of 25 classes teach nothing, however sound."""
+LEAST_OF_OTHERS = 20
+"""The same for all classes but the largest together."""
 DRAWS = 3
 """Draws of objects and of other places that have to agree on a fault."""
 ONE_SIDED = 0.4
@@ -143,7 +149,8 @@ def check_boxes_and_labels(split: str, draw: Draw) -> list[CheckResult]:
             f"{split}: boxes look like any other place of their image ({marked:.1f} standard deviations from "
             "chance; sound sets have 10 and more): wrong box format, or boxes of other images"
         )
-        return [bad("boxes_mark_nothing", found, {"deviations": marked}, fault=marked < CERTAIN)]
+        is_certain = marked < CERTAIN and len(patches.pair_rows) >= LEAST_CERTAIN
+        return [bad("boxes_mark_nothing", found, {"deviations": marked}, fault=is_certain)]
     results = []
     if enough:
         found = f"{split}: boxes mark something ({marked:.0f} standard deviations above chance)"
@@ -159,7 +166,8 @@ def check_boxes_and_labels(split: str, draw: Draw) -> list[CheckResult]:
             f"{split}: labels have nothing to do with what is in the boxes ({by_look:.1f} standard deviations "
             f"by look, {by_shape:.1f} by shape; sound sets have 5 and more): the labels are shuffled"
         )
-        return [*results, bad("labels_shuffled", found, figures, fault=max(by_look, by_shape) < CERTAIN)]
+        is_certain = max(by_look, by_shape) < CERTAIN and _can_tell(patches.labels)
+        return [*results, bad("labels_shuffled", found, figures, fault=is_certain)]
     if by_look < CHANCE and not marked > CLEAR:
         found = (
             f"{split}: labels go with the boxes' shapes, but not with the pixels in them: boxes of other images, "
@@ -169,7 +177,8 @@ def check_boxes_and_labels(split: str, draw: Draw) -> list[CheckResult]:
     within = _steady(_evidence_within, draw)
     if within < CHANCE:
         found = f"{split}: labels fit their image, but not their own box: they are shuffled within each image"
-        return [*results, bad("labels_shuffled", found, figures, fault=within < CERTAIN)]
+        is_certain = within < CERTAIN and _can_tell(patches.labels)
+        return [*results, bad("labels_shuffled", found, figures, fault=is_certain)]
     found = f"{split}: labels fit what is in the boxes ({max(by_look, by_shape):.0f} standard deviations)"
     return [*results, ok("labels", found, figures)]
 
@@ -222,6 +231,13 @@ def _steady(measure: Callable[[Patches], float], draw: Draw) -> float:
     if not first < CHANCE:
         return first
     return float(np.mean([first, *(measure(draw(number)) for number in range(1, DRAWS))]))
+
+
+def _can_tell(labels: np.ndarray) -> bool:
+    """Return whether there are objects enough that sound labels would surely be told from shuffled ones."""
+    counts = np.unique(labels, return_counts=True)[1]
+    enough = len(labels) >= max(LEAST_CERTAIN, LEAST_OF_CLASS * len(counts))
+    return bool(enough and len(labels) - counts.max() >= LEAST_OF_OTHERS)
 
 
 def _evidence_within(patches: Patches) -> float:

@@ -89,7 +89,7 @@ def run_preflight(
     tables.clear()
     if splits is not None:
         train, val = splits
-        seen = _look_at_data(config, train, val, tell)
+        seen = look_at_data(config, train, val, tell)
         if trained_model is None:
             built = prepare_model(config, train.index.class_map)
         else:  # a trained model as it is
@@ -161,7 +161,7 @@ def _check_ids(config: Config, name: str, tables: Mapping[str, AnnotationTable])
     return data_questions.check_category_ids(name, table)
 
 
-def _look_at_data(config: Config, train: Split, val: Split, tell: Tell) -> Patches:
+def look_at_data(config: Config, train: Split, val: Split, tell: Tell) -> Patches:
     """Check annotations against pixels; returns what was seen of the training split."""
     looked = {}
     sound = True

@@ -22,7 +22,7 @@ from lightning_fabric import Fabric
 from torch import Tensor, nn
 
 from detrkit.checkpoint import CheckpointStore
-from detrkit.config import Config, write_config
+from detrkit.config import Config, count_keys, write_config
 from detrkit.errors import CheckpointError, DataError, DetrkitError
 from detrkit.evaluation.coco import UNDEFINED
 from detrkit.families.parts import find_places
@@ -155,8 +155,9 @@ def fit(
             log.event(step, run.epoch, f"resumed at step {step}")
             if resume.get("config") != config.model_dump(mode="json"):
                 save_last(run)  # or the next resume would know nothing of what was changed
-                if first:
-                    write_config(config, run_dir / "config.yaml", own_folder=True)
+                printout = run_dir / "config.yaml"
+                if first and (count_keys(printout) or not printout.exists()):
+                    write_config(config, printout, own_folder=True)
 
         # train; what was done is saved if something goes wrong
         try:

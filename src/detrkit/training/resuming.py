@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+import io
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from detrkit.config import Config, flat_changes, update_config
+from detrkit.checkpoint import CheckpointStore
+from detrkit.config import Config, count_keys, flat_changes, update_config
 from detrkit.data.split import Split
-from detrkit.errors import ConfigError, DataError, counted
+from detrkit.errors import ConfigError, DataError, UsageError, counted, listed
 
 FIXED: Mapping[str, str] = {
     "model": "the weights are of that model",
@@ -30,6 +33,8 @@ FIXED: Mapping[str, str] = {
 }
 """Keys and sections that cannot be changed once a run has begun, and why; every other value can be."""
 
+_WRITTEN_BY_HAND = 40
+"""Most keys of a config that a person writes; a run's printout has all of its version, 80 and more."""
 _RESOLVED = (
     *("model.backbone_norm", "model.frozen_stages", "train.init", "train.recipe", "train.micro_batch"),
     "data.cache",
@@ -73,6 +78,34 @@ def resumed_config(config: Config, asked: Mapping[str, Any]) -> tuple[Config, li
             "its weights: detrkit train --init RUN"
         )
     return changed, [f"changed: {line}" for line in lines]
+
+
+def check_own_files(run_dir: Path, *, begins_anew: bool) -> None:
+    """Check that what a run that goes on replaces was written by one.
+
+    Raises:
+        UsageError: Something is somebody else's.
+    """
+    foreign = CheckpointStore(run_dir).foreign()
+    # a log begins with a record, or with the part of one that a kill left
+    log, began = run_dir / "metrics.jsonl", b'{"kind": "'
+    if os.path.lexists(log):
+        is_file = log.is_file() and not log.is_symlink()
+        with log.open("rb") if is_file else io.BytesIO(b"-") as file:
+            foreign += [] if began.startswith(file.read(len(began))) else [log]
+    # each file is written once those before it are there, so that none comes alone
+    if begins_anew:
+        names = ("config.yaml", "classes.json", "weights.txt", "metrics.jsonl", "events.out.tfevents.*")
+        there = [sorted(run_dir.glob(name)) for name in names]
+        whole = count_keys(run_dir / "config.yaml") > _WRITTEN_BY_HAND
+        for paths in there:
+            foreign += [] if whole else [path for path in paths if path not in foreign]
+            whole &= bool(paths)
+    if foreign:
+        raise UsageError(
+            f"{listed(foreign)}: not written by a run of detrkit, which would replace it; move it away, or begin "
+            "a run in another folder: detrkit train --run RUN"
+        )
 
 
 def _moved(config: Config, root: str) -> dict[str, Any]:

@@ -40,7 +40,14 @@ from detrkit.files import atomic_file, is_free, is_leftover, make_folder
 from detrkit.ops.images import narrow_range_lines
 from detrkit.training.loop import FitResult, fit
 from detrkit.training.micro_batch import find_micro_batch
-from detrkit.training.resuming import absolute_paths, check_same_data, choices_kept, identify_data, resumed_config
+from detrkit.training.resuming import (
+    absolute_paths,
+    check_own_files,
+    check_same_data,
+    choices_kept,
+    identify_data,
+    resumed_config,
+)
 from detrkit.training.session import OnEvaluation, Progress, TrainingSetup
 from detrkit.training.telemetry.trackers import check_trackers
 
@@ -122,11 +129,12 @@ def resume_run(
     """
     store = CheckpointStore(run_dir)
     printout = run_dir / "config.yaml"
+    if not (store.has_any() or printout.is_file()):
+        raise UsageError(
+            f"{run_dir} is not a run folder: it has no config.yaml. Runs lie in runs/ unless told otherwise"
+        )
+    check_own_files(run_dir, begins_anew=not store.has_any())
     if not store.has_any():
-        if not printout.is_file():
-            raise UsageError(
-                f"{run_dir} is not a run folder: it has no config.yaml. Runs lie in runs/ unless told otherwise"
-            )
         say(f"{run_dir} was stopped before its first checkpoint: it begins anew")
         config, lines = resumed_config(read_config(printout), changes or {})
         for line in lines:

@@ -110,28 +110,54 @@ def test_few_objects_tell_nothing_of_an_offset(tmp_path: Path):
 
 
 @pytest.mark.parametrize(
-    ("deviations", "outcome"),
+    ("deviations", "count", "outcome"),
     [
-        ([10], Outcome.OK),
-        ([2.5, 6, 5], Outcome.OK),
-        ([2.9, 2.0, 2.6], Outcome.WARNING),
-        ([0.4, -1, 2], Outcome.FAULT),
+        ([10], 120, Outcome.OK),
+        ([2.5, 6, 5], 120, Outcome.OK),
+        ([2.9, 2.0, 2.6], 120, Outcome.WARNING),
+        ([0.4, -1, 2], 80, Outcome.WARNING),  # so few may be sound and show nothing
+        ([0.4, -1, 2], 120, Outcome.FAULT),
     ],
 )
-def test_one_draw_is_no_fault(deviations: list[float], outcome: Outcome, monkeypatch: pytest.MonkeyPatch):
+def test_one_draw_is_no_fault(
+    deviations: list[float], count: int, outcome: Outcome, monkeypatch: pytest.MonkeyPatch
+):
     drawn = []
 
     def draw(number: int) -> Patches:
         drawn.append(number)
-        random = generator(number)
-        pairs = random.normal(size=(2, 80, 4)) * 0 + deviations[number]
-        rows = np.arange(80) // 4
-        return Patches(np.zeros((80, 4)), rows * 0, np.zeros((80, 5)), rows, pairs, rows, 20, (), 0)
+        pairs = np.full((2, count, 4), deviations[number])
+        rows = np.arange(count) // 4
+        return Patches(np.zeros((count, 4)), rows * 0, np.zeros((count, 5)), rows, pairs, rows, 20, (), 0)
 
     monkeypatch.setattr(data_questions, "box_evidence", lambda pairs, _rows: float(pairs.max()))
     result = check_boxes_and_labels("train", draw)[0]
     assert result.outcome is outcome
     assert set(drawn) == set(range(len(deviations)))
+
+
+@pytest.mark.parametrize(
+    ("counts", "outcome"),
+    [
+        ([40, 40, 40], Outcome.FAULT),
+        ([30, 30], Outcome.WARNING),
+        ([7] * 30, Outcome.WARNING),  # many classes, and little of each to learn from
+        ([300, 5, 5], Outcome.WARNING),  # nearly all of one class
+    ],
+)
+def test_labels_that_no_sample_of_the_size_could_tell_are_no_fault(counts: list[int], outcome: Outcome):
+    labels = generator(0).permutation(np.repeat(np.arange(len(counts)), counts))
+
+    def draw(number: int) -> Patches:
+        random, size = generator(number + 1), len(labels)
+        pairs = random.normal(size=(2, size, 8)) + np.array([0.0, 3.0])[:, None, None]
+        rows = np.arange(size) // 4
+        return Patches(
+            random.normal(size=(size, 8)), labels, random.normal(size=(size, 5)), rows, pairs, rows, 9, (), 0
+        )
+
+    result = check_boxes_and_labels("train", draw)[-1]
+    assert (result.name, result.outcome) == ("labels_shuffled", outcome)
 
 
 @pytest.mark.parametrize("shifts", [[-0.5, -0.5, -0.5], [-0.5, 0.0, -0.5], [-0.5, 0.0, 0.5], [0.0]])
