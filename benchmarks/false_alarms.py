@@ -2,8 +2,8 @@
 
 Asks what preflight asks of annotations and pixels, by the function that it calls itself; nothing is trained,
 unless ``--training`` asks for whole preflights. Answers are kept in a file, a line each, so that a measurement may
-be stopped and gone on with: ``python -m benchmarks.false_alarms --data FOLDER... --made FOLDER --kept FILE`` prints
-a table and exits with 1 where more than 1 % of the answers are false faults.
+be stopped and gone on with: ``python -m benchmarks.false_alarms --data FOLDER... --made FOLDER --kept FILE``
+prints a table and exits with 1 where more than 1 % of the answers are false faults.
 """
 
 from __future__ import annotations

@@ -140,3 +140,22 @@ def test_a_stopped_fetch_is_gone_on_with_by_the_same_command(hosted: Hosted, num
     assert hosted.served == len(hosted.content) - kept
     assert images(Path("bccd")) == IMAGES
     assert not Path("bccd/.detrkit-fetch").exists()
+
+
+@pytest.mark.parametrize("more", [(), ("--keep-archives",)])
+def test_foreign_files_under_every_name_stay(hosted: Hosted, tmp_path: Path, more: tuple[str, ...]):
+    """One alone, all together, and those that came after a fetch that was stopped."""
+    run("bccd", "--out", "first", *more)
+    names = [path.relative_to("first") for path in Path("first").rglob("*") if path.is_file()]
+    shown = [name for name in names if not name.parts[0].startswith(".")]
+    for number, planted in enumerate([shown, shown[:1], shown[-1:]]):
+        out = Path(f"out-{number}")
+        for name in planted:
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_bytes(b"precious")
+        before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file()}
+        for begun in (False, True):
+            if begun:
+                (out / ".detrkit-fetch").mkdir(exist_ok=True)
+            CliRunner().invoke(app, ["data", "fetch", "bccd", "--out", str(out), *more])
+            assert {path: path.read_bytes() for path in before} == before

@@ -32,6 +32,18 @@ class Verb:
     codes: Sequence[int] = (0,)
 
 
+def words_of(verb: Verb, out: Path, run: Path, data: Path, photos: Sequence[Path]) -> list[str]:
+    """The words of a verb's command, filled in."""
+    filled: dict[str, Sequence[str]] = {
+        "RUN": [str(run)],
+        "DATA": [str(data)],
+        "PHOTOS": [str(folder) for folder in photos],
+        "TINY": TINY,
+    }
+    words = [part for word in verb.words.split(" ") for part in filled.get(word, [word])]
+    return [str(out) + word[3:] if word[:3] == "OUT" else word for word in words]
+
+
 FAST = {
     "predict": Verb("predict RUN PHOTOS --threshold 0 --out OUT"),
     "eval": Verb("eval RUN --latency 0 --resamples 20 --out OUT"),
@@ -73,14 +85,8 @@ def command(tiny_run: Trained, tiny_data: Path, tmp_path: Path) -> Callable[[Ver
 
     def make(verb: Verb) -> Run:
         def run(out: Path) -> int:
-            filled: dict[str, Sequence[str]] = {
-                "RUN": [str(tiny_run.run)],
-                "DATA": [str(tiny_data)],
-                "PHOTOS": [str(photos / "a"), str(photos / "b")],
-                "TINY": TINY,
-            }
-            words = [part for word in verb.words.split(" ") for part in filled.get(word, [word])]
-            return run_here(*(str(out) + word[3:] if word[:3] == "OUT" else word for word in words)).exit_code
+            words = words_of(verb, out, tiny_run.run, tiny_data, [photos / "a", photos / "b"])
+            return run_here(*words).exit_code
 
         return run
 
@@ -242,3 +248,13 @@ def test_a_run_that_would_begin_anew_leaves_what_no_run_wrote(
     assert result.exit_code == 2
     assert all(name in result.stderr for name in named)
     assert state_of(run) == before
+
+
+def test_the_demo_leaves_a_folder_that_holds_something(tmp_path: Path):
+    for name in ("data/annotations/instances_train2017.json", "run/config.yaml", "eval/metrics.json", "a.txt"):
+        out = tmp_path / name.replace("/", "-")
+        (out / name).parent.mkdir(parents=True)
+        (out / name).write_bytes(PRECIOUS)
+        before = state_of(out)
+        assert run_here("demo", "--out", out, "--images", "8", "--epochs", "1").exit_code == 2
+        assert state_of(out) == before

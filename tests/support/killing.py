@@ -295,6 +295,7 @@ def _become(order: Mapping[str, Any]) -> int:
     from detrkit import cli
 
     os.setsid()
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background takes away
     said = os.open(order["said"], os.O_WRONLY | os.O_APPEND)
     nothing = os.open(os.devnull, os.O_RDONLY)
     for target, source in ((0, nothing), (1, said), (2, said)):

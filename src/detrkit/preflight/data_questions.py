@@ -29,8 +29,10 @@ CLEAR = 6.0
 """Evidence of boxes above which they are surely of their own images."""
 LEAST_CERTAIN = 100
 """Objects below which a fault is only a warning: a sound set of so few may show no more than chance."""
-LEAST_OF_CLASS = 8
-"""The same for labels, a class: 70 objects of 25 classes teach nothing, however sound."""
+LEAST_OF_CLASS = 5
+"""The same for labels, a class, one for each fold: 70 objects of 25 classes teach nothing, however sound."""
+LEAST_OF_CLASS_WITHIN = 10
+"""The same for labels within images, where less tells a class."""
 LEAST_OF_OTHERS = 20
 """The same for all classes but the largest together."""
 DRAWS = 3
@@ -166,7 +168,7 @@ def check_boxes_and_labels(split: str, draw: Draw) -> list[CheckResult]:
             f"{split}: labels have nothing to do with what is in the boxes ({by_look:.1f} standard deviations "
             f"by look, {by_shape:.1f} by shape; sound sets have 5 and more): the labels are shuffled"
         )
-        is_certain = max(by_look, by_shape) < CERTAIN and _can_tell(patches.labels)
+        is_certain = max(by_look, by_shape) < CERTAIN and _can_tell(patches.labels, LEAST_OF_CLASS)
         return [*results, bad("labels_shuffled", found, figures, fault=is_certain)]
     if by_look < CHANCE and not marked > CLEAR:
         found = (
@@ -177,7 +179,7 @@ def check_boxes_and_labels(split: str, draw: Draw) -> list[CheckResult]:
     within = _steady(_evidence_within, draw)
     if within < CHANCE:
         found = f"{split}: labels fit their image, but not their own box: they are shuffled within each image"
-        is_certain = within < CERTAIN and _can_tell(patches.labels)
+        is_certain = within < CERTAIN and _can_tell(patches.labels, LEAST_OF_CLASS_WITHIN)
         return [*results, bad("labels_shuffled", found, figures, fault=is_certain)]
     found = f"{split}: labels fit what is in the boxes ({max(by_look, by_shape):.0f} standard deviations)"
     return [*results, ok("labels", found, figures)]
@@ -233,10 +235,10 @@ def _steady(measure: Callable[[Patches], float], draw: Draw) -> float:
     return float(np.mean([first, *(measure(draw(number)) for number in range(1, DRAWS))]))
 
 
-def _can_tell(labels: np.ndarray) -> bool:
+def _can_tell(labels: np.ndarray, least_of_class: int) -> bool:
     """Return whether there are objects enough that sound labels would surely be told from shuffled ones."""
     counts = np.unique(labels, return_counts=True)[1]
-    enough = len(labels) >= max(LEAST_CERTAIN, LEAST_OF_CLASS * len(counts))
+    enough = len(labels) >= max(LEAST_CERTAIN, least_of_class * len(counts))
     return bool(enough and len(labels) - counts.max() >= LEAST_OF_OTHERS)
 
 

@@ -141,7 +141,7 @@ def test_one_draw_is_no_fault(
     [
         ([40, 40, 40], Outcome.FAULT),
         ([30, 30], Outcome.WARNING),
-        ([7] * 30, Outcome.WARNING),  # many classes, and little of each to learn from
+        ([4] * 40, Outcome.WARNING),  # many classes, and little of each to learn from
         ([300, 5, 5], Outcome.WARNING),  # nearly all of one class
     ],
 )
