@@ -12,8 +12,10 @@ import errno
 import hashlib
 import os
 import pickle
+import pickletools
 import re
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any, NamedTuple, TypeVar
@@ -36,6 +38,9 @@ VERSION = 1
 
 _ONLY_TRAINING = ("optimizer", "scaler", "window", "health", "log")
 """What the best model is kept without."""
+
+_PLAIN = ("torch._utils.", "collections.", "argparse.Namespace", "pathlib.")
+"""Types and functions in pickles of tensors and plain values."""
 
 _SEAL_START = b"\ndetrkit-checkpoint sha256 "
 _SEAL_LENGTH = len(_SEAL_START) + 64 + 1
@@ -85,7 +90,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         raise
     except Exception as error:  # crafted content can make the restricted unpickler raise anything
         raise CheckpointError(
-            f"{path} cannot be loaded safely, expected tensors and primitives only: {torch_fault(error)}"
+            f"{path} cannot be loaded safely, expected tensors and primitives only: {torch_fault(error, path)}"
         ) from error
     if not isinstance(payload, dict) or payload.get("format") != FORMAT:
         raise CheckpointError(f"{path} is not a detrkit checkpoint: it has no format: {FORMAT}")
@@ -97,21 +102,47 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     return payload
 
 
-def torch_fault(error: Exception) -> str:
+def torch_fault(error: Exception, path: Path) -> str:
     """Return why torch could not open a file, in a line, by the type that it stumbled on.
 
     Torch's own words are not repeated where they advise to switch its safety off.
     """
     text = str(error).strip()
-    named = re.search(r"GLOBAL ([\w.]+)", text)
-    if named:
-        return f"it holds {named[1]}, which is neither tensor nor plain value and could run code when opened"
     if "TorchScript" in text:
         return "it is a TorchScript archive, which is a program"
+    named = re.search(r"GLOBAL ([\w.]+)", text)
+    name, protocol = (named[1], 2) if named else _look_into_pickle(path)
+    if name:
+        return f"it holds {name}, which is neither tensor nor plain value and could run code when opened"
+    if protocol not in (2, 3):
+        return f"it is pickled by protocol {protocol}, not by torch.save's own, 2, which alone is opened safely"
     if isinstance(error, pickle.UnpicklingError):
         return "it is damaged, or holds more than tensors and plain values, which could run code when opened"
     reason = text.splitlines()[0] if isinstance(error, RuntimeError | EOFError | OSError) and text else ""
     return f"it is damaged or not a PyTorch file{reason and f': {reason}'}"
+
+
+def _look_into_pickle(path: Path) -> tuple[str, int]:
+    """Return the first type or function of a pickle that is not allowed, and its protocol; nothing is run."""
+    protocol = 2
+    with contextlib.suppress(Exception), contextlib.ExitStack() as stack:  # any bytes may lie there
+        file: IO[bytes] = stack.enter_context(path.open("rb"))
+        if zipfile.is_zipfile(file):
+            archive = stack.enter_context(zipfile.ZipFile(file))
+            name = next(name for name in archive.namelist() if name.endswith("data.pkl"))
+            file = stack.enter_context(archive.open(name))
+        file.seek(0)
+        texts: list[str] = []
+        for code, argument, _ in pickletools.genops(file):
+            if isinstance(argument, str):
+                texts.append(argument)
+            elif code.name == "PROTO":
+                protocol = argument
+            if code.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
+                found = ".".join(texts[-2:]) if code.name == "STACK_GLOBAL" else texts[-1].replace(" ", ".")
+                if not found.startswith(_PLAIN) and not found.endswith("Storage"):
+                    return found, protocol
+    return "", protocol
 
 
 def is_checkpoint(path: str | Path) -> bool:

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from detrkit.evaluation.coco import METRIC_NAMES
@@ -130,11 +131,14 @@ def test_default_folders_are_never_written_over(
 def test_exported_run_keeps_weights_and_classes(tiny_run: Trained, tmp_path: Path):
     file = tmp_path / "shapes.pth"
     run_well("export", tiny_run.run, "--format", "published", "--out", file)
-    weights, original = read_weights(file, "detr-tiny")[0], read_weights(tiny_run.run)[0]
+    (weights, config), (original, own) = read_weights(file), read_weights(tiny_run.run)
     assert_equal(dict(weights.state), dict(original.state))
-    assert weights.class_map == original.class_map
+    assert (weights.class_map, config.model) == (original.class_map, own.model)
+    # a file of an earlier version says nothing of its model
+    torch.save({"model": torch.load(file, weights_only=True)["model"]}, file)
     unnamed = run_here("predict", file, "nothing.jpg", "--out", tmp_path / "out")
-    assert (unnamed.exit_code, "name its preset: --as" in unnamed.stderr) == (1, True)
+    assert (unnamed.exit_code, "name its preset: --as detr-tiny" in unnamed.stderr) == (1, True)
+    assert_equal(dict(read_weights(file, "detr-tiny")[0].state), dict(original.state))
     refused = run_here("export", tiny_run.run, "--out", tmp_path / "hub")
     assert (refused.exit_code, "--format published" in refused.stderr) == (1, True)
 

@@ -335,7 +335,8 @@ def _read_published(path: Path, wanted: _Wanted) -> tuple[Weights, Config]:
     elif beside.is_file():
         weights = dataclasses.replace(weights, class_map=read_classes(beside, rows))
     try:
-        return weights, update_config(base, {"model": weights.config.model_dump(), **weights.settings})
+        of_file = {"model": weights.config.model_dump(), "aids": AidsConfig().model_dump(), **weights.settings}
+        return weights, update_config(base, of_file)
     except ConfigError as error:
         raise WeightsError(f"{path} cannot be honoured: {error}") from error
 

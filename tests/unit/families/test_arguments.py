@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import argparse
 import logging
+import os
 import pathlib
+import pickle
+import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
@@ -46,11 +51,11 @@ def write(path: Path, changes: dict[str, Any], num_labels: int = 20, **sections:
 
 def rewrite(path: Path, **arguments: Any) -> None:
     """Change arguments of a file; what is None goes."""
-    content = torch.load(path, weights_only=False)
-    for name, value in arguments.items():
-        setattr(content["args"], name, value)
-        if value is None:
-            delattr(content["args"], name)
+    content = torch.load(path, weights_only=True)
+    content["args"] |= arguments
+    content["args"] = argparse.Namespace(
+        **{name: value for name, value in content["args"].items() if value is not None}
+    )
     torch.save(content, path)
 
 
@@ -85,17 +90,65 @@ def test_a_file_of_the_script_itself_is_read_by_its_own_argument_names(tmp_path:
     assert not weights.notes
 
 
-def test_a_path_of_another_system_is_read(tmp_path: Path):
-    write(tmp_path / "c.pth", {"num_heads": 2})
-    content = torch.load(tmp_path / "c.pth", weights_only=False)
-    content["args"].job_dir = pathlib.PurePosixPath("/x")
-    torch.save(content, tmp_path / "c.pth", _use_new_zipfile_serialization=False)
-    # a file written on Windows names its path's class; this system cannot make one
-    data = (tmp_path / "c.pth").read_bytes()
-    name = b"PurePosixPath"
-    assert data.count(name) == 1
-    (tmp_path / "c.pth").write_bytes(data.replace(name, b"WindowsPath"[:11].ljust(0)))
-    assert load_model(tmp_path / "c.pth").config.model.num_heads == 2
+class Calls:
+    """Pickled as a call; whoever opens the file carelessly makes it."""
+
+    def __init__(self, function: Any, *arguments: Any):
+        self.call = (function, arguments)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return self.call
+
+
+SUBMITIT = {
+    "nheads": 2, "dist_url": "file:///checkpoint/me/1a2b_init", "gpu": 0, "rank": 0, "world_size": 8,
+    "timeout": 60, "partition": "learnfair", "comment": "", "distributed": True, "ngpus": 8, "nodes": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("zipped", [True, False])
+def test_paths_in_args_of_any_system_are_read(tmp_path: Path, zipped: bool):
+    _, config = write(tmp_path / "c.pth", {"num_heads": 2})
+    content = torch.load(tmp_path / "c.pth", weights_only=True)
+    content["args"] = argparse.Namespace(
+        **{**content["args"], **SUBMITIT},
+        output_dir=pathlib.PosixPath("/checkpoint/me/experiments/123"),
+        job_dir=Calls(pathlib.WindowsPath, "C:\\", "runs", "%j"),  # as Windows pickles it; cannot be made here
+    )
+    torch.save(content, tmp_path / "c.pth", _use_new_zipfile_serialization=zipped)
+    assert b"WindowsPath" in (tmp_path / "c.pth").read_bytes()
+    assert load_model(tmp_path / "c.pth").config.model == config.model.model_copy(update={"padding": "exact"})
+
+
+@pytest.mark.parametrize("layout", ["zip", "old", "raw", "raw 0"])
+@pytest.mark.parametrize(
+    ("name", "call"),
+    [
+        ("system", (os.system, "touch ran")),
+        ("eval", (eval, "open('ran', 'w')")),
+        ("getattr", (getattr, Calls(__import__, "os"), "system")),
+        ("Popen", (subprocess.Popen, ["touch", "ran"])),
+        ("system", (pathlib.PosixPath, Calls(os.system, "touch ran"))),
+        ("load", (torch.load, "ran")),
+        ("numpy", (np.float64(2.5).__reduce__()[0], np.dtype("f8"), b"12345678")),
+        ("Linear", (torch.nn.Linear, 2, 2)),
+    ],
+)
+def test_what_could_run_code_is_named_and_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str, call: tuple[Any, ...], layout: str
+):
+    monkeypatch.chdir(tmp_path)
+    content = {"model": {"a": torch.zeros(2)}, "args": argparse.Namespace(nheads=8, job_dir=Calls(*call))}
+    if "raw" in layout:
+        Path("c.pth").write_bytes(pickle.dumps(content["args"].job_dir, protocol=0 if "0" in layout else 4))
+    else:
+        torch.save(content, "c.pth", _use_new_zipfile_serialization=layout == "zip")
+    with pytest.raises(WeightsError) as caught:
+        read_weights("c.pth")
+    assert re.search(rf"it holds [\w.]*{name}\b", str(caught.value))
+    assert not re.search("weights_only|safe_globals|trust", str(caught.value))
+    assert "\n" not in str(caught.value)
+    assert not Path("ran").exists()
 
 
 def test_what_detrkit_adds_to_a_model_comes_back_too(tmp_path: Path):

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import json
 import re
@@ -113,13 +112,17 @@ def _foreign_to_hub(weights: Weights) -> list[str]:
     return found + [f"model.{name}" for name in options if getattr(config, name)]
 
 
-def _arguments(config: Config, num_labels: int) -> argparse.Namespace:
-    """Return the ``args`` of a model, from which it can be built again."""
+def _arguments(config: Config, num_labels: int) -> dict[str, Any]:
+    """Return the ``args`` of a model, from which it can be built again.
+
+    A plain dict, where the authors' script has argparse's: ``torch.load`` opens it with its safety on, and neither
+    that script nor torch.hub reads them.
+    """
     values = {"dataset_file": "coco" if num_labels == 91 else "custom", "num_classes": num_labels, "masks": False}
     own = config.model_dump(include={"model": True, "loss": {"aux"}, "transforms": _OWN_TRANSFORMS})
     names = {key: name for name, key in ARGUMENTS.items()}
     keys = {f"{section}.{field}": value for section, fields in own.items() for field, value in fields.items()}
-    return argparse.Namespace(**values, **{names.get(key, key): value for key, value in keys.items()})
+    return {**values, **{names.get(key, key): value for key, value in keys.items()}}
 
 
 def _hub_config(weights: Weights) -> dict[str, Any]:

@@ -28,6 +28,13 @@ HUB_KEYS = {
 }
 """Keys of transformers' DetrConfig, and the fields of the model section that they are, of the same defaults."""
 
+_ALIASES = {
+    "hidden_size": "d_model",
+    "num_attention_heads": "encoder_attention_heads",
+    "num_hidden_layers": "encoder_layers",
+}
+"""Other names that transformers reads for the same."""
+
 _SILENT = ("encoder_attention_heads", "position_embedding_type", "activation_function", "auxiliary_loss")
 """Keys that matter where they are left out too: older versions leave out what has its default."""
 
@@ -60,9 +67,10 @@ def read_hub(folder: Path) -> Told | None:
     config = _read_json(path)
     if config.get("model_type", "detr") != "detr":
         raise WeightsError(f"{path} is the config of a {config['model_type']} model, expected detr")
-    for part in ("attention_heads", "ffn_dim"):
-        encoder, decoder = config.get(f"encoder_{part}"), config.get(f"decoder_{part}")
-        if None not in (encoder, decoder) and encoder != decoder:
+    config = {**config, **{name: config[alias] for alias, name in _ALIASES.items() if alias in config}}
+    for part, usual in (("attention_heads", 8), ("ffn_dim", 2048)):
+        encoder, decoder = (config.get(f"{side}_{part}", usual) for side in ("encoder", "decoder"))
+        if encoder != decoder:
             _refuse(path, f"encoder_{part}", encoder, f"the decoder's number, {decoder}: one for both")
     said = {**{name: getattr(DetrConfig(), HUB_KEYS[name]) for name in _SILENT}, **config}
     fields = {field: said[name] for name, field in HUB_KEYS.items() if name in said}
@@ -122,10 +130,12 @@ def _read_preprocessing(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     if kind not in _PROCESSORS:
         _refuse(path, "image_processor_type", kind, f"one of {', '.join(_PROCESSORS)}")
     for name, usual in (("do_resize", True), ("resample", 2), ("pad_size", None), ("do_center_crop", None)):
-        if values.get(name) not in (usual, None, False if usual is None else usual):
-            _refuse(path, name, values[name], str(usual))
+        if (got := values.get(name, usual)) != usual and (usual is not None or got is not False):
+            _refuse(path, name, got, str(usual))
     # the size rule: one number is the short side
-    size = values.get("size", {"shortest_edge": 800, "longest_edge": 1333})
+    size = values.get("size")
+    if size is None:
+        size = {"shortest_edge": 800, "longest_edge": 1333}
     if isinstance(size, int):
         size = {"shortest_edge": size, "longest_edge": values.get("max_size", 1333)}
     sides = {key for key, side in size.items() if side is not None} if isinstance(size, dict) else set()
@@ -136,11 +146,12 @@ def _read_preprocessing(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     mean: Any = values.get("image_mean", imagenet.mean)
     std: Any = values.get("image_std", imagenet.std)
     if not values.get("do_normalize", True):
-        mean, std = (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
+        mean, std = 0.0, 1.0
     factor = float(values.get("rescale_factor", 1 / 255)) if values.get("do_rescale", True) else 1.0
     if factor <= 0:
         _refuse(path, "rescale_factor", factor, "a number above 0")
     scale = 1.0 if abs(255 * factor - 1) < 1e-6 else 255 * factor
+    mean, std = (numbers if isinstance(numbers, list | tuple) else (numbers,) * 3 for numbers in (mean, std))
     mean, std = (tuple(value / scale for value in numbers) for numbers in (mean, std))
     sizes = {"transforms.eval_size": size["shortest_edge"], "transforms.max_size": size["longest_edge"]}
     return {**sizes, "transforms.mean": mean, "transforms.std": std}, ()

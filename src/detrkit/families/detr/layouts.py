@@ -60,9 +60,13 @@ _RESNET_RULES = (
 )
 
 
+QUERIES = ("query_embed.weight", "model.query_position_embeddings.weight")
+"""The tensor of the queries by the published name and the hub's, which every DETR has."""
+
+
 def is_hub_layout(state: Mapping[str, Tensor]) -> bool:
     """Return whether the names are those of the Hugging Face hub."""
-    return "model.query_position_embeddings.weight" in state
+    return QUERIES[1] in state
 
 
 def hub_to_published(state: Mapping[str, Tensor]) -> State:

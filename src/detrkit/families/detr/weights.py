@@ -9,30 +9,26 @@ the 80 classes, so that nothing else in detrkit ever sees the gaps.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
-import json
-import pathlib
 import re
-import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pydantic
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor
 
-from detrkit.checkpoint import torch_fault
 from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap
 from detrkit.config import Config, update_config
 from detrkit.errors import ConfigError, WeightsError, listed
 from detrkit.families.detr.arguments import Told, read_arguments
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.hub import UNUSED_LABEL, read_hub
-from detrkit.families.detr.layouts import State, hub_to_published, is_hub_layout
+from detrkit.families.detr.layouts import hub_to_published, is_hub_layout
+from detrkit.families.detr.model import build_detr
 from detrkit.families.detr.presets import PRESETS
+from detrkit.families.detr.state_files import read_file, read_folder, unwrap_names
 from detrkit.families.weights import Weights
 from detrkit.nn.backbones import SMALL_BACKBONES, infer_backbone
 
@@ -41,7 +37,22 @@ _COCO_LABELS = 91
 _BY_SHAPES = ("backbone", "hidden_dim", "encoder_layers", "decoder_layers", "ffn_dim", "num_queries", "pre_norm")
 """Fields that the shapes of the tensors tell, of every kind of file."""
 
-_PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path", "PurePath")
+_FIRST_LAYER = "transformer.decoder.layers.0.linear1.weight"
+
+_OTHERS = {
+    "denoising_class_embed": "RT-DETR or D-FINE",
+    "enc_score_head": "RT-DETR or D-FINE",
+    "sampling_offsets": "Deformable DETR, or a model that came of it, such as DINO",
+    "refpoint_embed": "DAB-DETR or DN-DETR",
+    "ca_qcontent_proj": "Conditional DETR",
+    "query_scale.": "Conditional DETR",
+    "mask_head.": "panoptic DETR",
+    "bbox_attention.": "panoptic DETR",
+    "text_encoder.": "MDETR, which reads text",
+    "detection_tokens": "YOLOS",
+    "det_token": "YOLOS",
+}
+"""Parts of tensors' names that classic DETR lacks, and whose they are."""
 
 
 def coco_class_map() -> ClassMap:
@@ -65,8 +76,12 @@ def read_weights(
         WeightsError: The file is missing or damaged, would run code, or is of another model.
     """
     path, overrides = Path(path), overrides or {}
-    state, args = _read_folder(path) if path.is_dir() else _read_file(path)
-    if is_hub_layout(state):
+    state, args, place = (read_folder(path), None, "") if path.is_dir() else read_file(path)
+    _check_is_no_other(state, path)
+    state, notes = unwrap_names(state, path)
+    notes = ((place,) if place else ()) + notes
+    of_hub = is_hub_layout(state)
+    if of_hub:
         state = hub_to_published(state)
     _check_is_detr(state, path)
     # what the file says of itself, besides the tensors
@@ -78,50 +93,79 @@ def read_weights(
         except (AttributeError, TypeError, ValueError, LookupError) as error:  # any value may be of any type
             kinds = "config.json or preprocessor_config.json has a value of another type than transformers writes"
             raise WeightsError(f"{folder}: {kinds}: {error}") from error
-    published = None if told.by else published_preset(path)
+    published, proven = (None, False) if told.by else published_preset(path)
     # the model: by shapes, then by what only words can tell
-    found = infer_model_config(state, published or path.name)
+    try:
+        found = infer_model_config(state, published or path.name)
+    except pydantic.ValidationError as error:
+        wrong = "; ".join(f"{item['loc'][-1]} is {item['input']}: {item['msg']}" for item in error.errors())
+        raise WeightsError(
+            f"{path}: by the shapes of its tensors it is no model that detrkit has: {wrong}"
+        ) from error
     config = _believe(found, told, overrides, path)
+    _check_is_whole(state, config, path)
     if model is not None:
         config = _merge(model, config, told, overrides, path)
-    unsaid = [name for name in ("num_heads", "dilation") if f"model.{name}" not in told.settings]
-    unsaid = [name for name in unsaid if name not in overrides]
-    notes = told.notes
-    if unsaid and model is None and published is None:
-        assumed = ", ".join(f"{name} {getattr(config, name)}" for name in unsaid)
-        notes += (
-            f"nothing in the file tells {assumed}, which is assumed; no shape shows it. If it is another, say so: "
-            f"--as {','.join(f'{name}=VALUE' for name in unsaid)}, or the preset",
-        )
-    classes = _class_map(state, told, published, path)
+    notes += told.notes
+    if model is None and published is None:
+        notes += _assumptions(config, told, overrides, path, of_hub)
+    classes = _class_map(state, told, proven, path)
+    if classes.names and told.num_labels not in (None, classes.num_labels):
+        notes += (f"{told.by} says {told.num_labels} classes; the head has {classes.num_labels} and no-object",)
     settings = {key: value for key, value in told.settings.items() if not key.startswith("model.")}
     return Weights(state, config, classes, str(path), settings, notes)
 
 
-def published_preset(path: Path) -> str | None:
-    """Return the preset whose published file this is, by its name or else by its hash; None if it is none."""
+def _assumptions(
+    config: DetrConfig, told: Told, overrides: Mapping[str, Any], path: Path, of_hub: bool
+) -> tuple[str, ...]:
+    """Say what neither tensors nor words tell of a model.
+
+    Raises:
+        WeightsError: It is too much to assume.
+    """
+    silent = ["num_heads", "dilation"]
+    silent += ["activation", "norm_between"] if of_hub else []  # the authors' script has but one of them
+    silent += ["backbone_norm"] if config.backbone_norm == "group" else []
+    own = config.backbone in SMALL_BACKBONES or config.query_reference
+    silent += ["position_at_input", "position_temperature", "position_scale"] if own else []
+    unsaid = [name for name in silent if f"model.{name}" not in told.settings and name not in overrides]
+    if not unsaid:
+        return ()
+    values = ", ".join(f"{name} {getattr(config, name)}" for name in unsaid)
+    say = f"--as {','.join(f'{name}=VALUE' for name in unsaid)}, or the preset"
+    if own:
+        raise WeightsError(
+            f"{path} is of a model that only detrkit has, and nothing in it tells {', '.join(unsaid)}, which no "
+            f"shape shows; name its preset: --as {config.preset}, or {say}"
+        )
+    assumed = f"nothing in the file tells {values}, which is assumed; no shape shows it"
+    return (f"{assumed}. If it is another, say so: {say}",)
+
+
+def published_preset(path: Path) -> tuple[str | None, bool]:
+    """Return the preset whose published file this is, by hash or else name, and whether the hash says so."""
     published = {name: preset.published for name, preset in PRESETS.items() if preset.published}
+    digest = ""
+    if path.is_file():
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    by_hash = [name for name, weights in published.items() if digest and digest.startswith(weights.sha256)]
     by_name = [name for name, weights in published.items() if path.name == weights.url.rpartition("/")[2]]
-    if by_name or not path.is_file():
-        return next(iter(by_name), None)
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return next((name for name, weights in published.items() if digest.startswith(weights.sha256)), None)
+    return next(iter(by_hash + by_name), None), bool(by_hash)
 
 
 def infer_model_config(state: Mapping[str, Tensor], name: str = "") -> DetrConfig:
     """Infer the model that a state dict belongs to from its shapes.
 
     Heads and dilation leave no trace in the shapes: dilation is taken from the name of file or preset, and heads
-    are 32 features each.
+    are 32 features each, or the next more that divide all.
     """
     hidden_dim = state["query_embed.weight"].shape[1]
     backbone = infer_backbone(state, "backbone.0.body.")
     dilation = "dc5" in name.lower() and backbone in ("resnet50", "resnet101")
     small = backbone in SMALL_BACKBONES
-    first = "transformer.encoder.layers.0.linear1.weight"
-    if first not in state:
-        first = "transformer.decoder.layers.0.linear1.weight"
+    heads = [count for count in range(1, max(hidden_dim // 32, 1) + 1) if hidden_dim % count == 0]
     return DetrConfig(
         preset=f"detr-{backbone.replace('resnet', 'r')}{'-dc5' if dilation else ''}",
         backbone=backbone,
@@ -130,10 +174,10 @@ def infer_model_config(state: Mapping[str, Tensor], name: str = "") -> DetrConfi
         frozen_stages=0 if small else "auto",
         position="learned" if "backbone.1.row_embed.weight" in state else "sine",
         hidden_dim=hidden_dim,
-        num_heads=max(hidden_dim // 32, 1),
+        num_heads=heads[-1],
         encoder_layers=_count_layers(state, "encoder"),
         decoder_layers=_count_layers(state, "decoder"),
-        ffn_dim=state[first].shape[0],
+        ffn_dim=state[_FIRST_LAYER].shape[0],
         pre_norm="transformer.encoder.norm.weight" in state,
         num_queries=state["query_embed.weight"].shape[0],
         query_reference="query_reference" in state,
@@ -198,14 +242,21 @@ def _merge(
     return wanted.model_copy(update=changes)
 
 
-def _class_map(state: Mapping[str, Tensor], told: Told, published: str | None, path: Path) -> ClassMap:
-    """Return the classes of the head: as the file names them, as the published file has them, or assumed.
+def _class_map(state: Mapping[str, Tensor], told: Told, proven: bool, path: Path) -> ClassMap:
+    """Return the classes of the head: as the file names them, as the published files have them, or assumed.
 
     A head with as many rows as COCO's is not COCO's by that: people train classes of their own in it, with ids
     that COCO never used. So all rows stay classes where the names are assumed.
     """
+    if "class_embed.weight" not in state:
+        return ClassMap((), ())
     rows = state["class_embed.weight"].shape[0] - 1
-    if told.num_labels not in (None, rows):
+    if not rows:
+        raise WeightsError(
+            f"{path}: class_embed.weight has one row, expected one for a class and one for no-object"
+        )
+    # some scripts count no-object, or the id 0 that nothing has, and some do not
+    if told.num_labels not in (None, rows, *((rows - 1, rows + 1) if told.by == "args" else ())):
         raise WeightsError(
             f"{path}: {told.by} says {told.num_labels} classes, but the head has {rows} and no-object; they do "
             "not belong together"
@@ -216,7 +267,7 @@ def _class_map(state: Mapping[str, Tensor], told: Told, published: str | None, p
         named = {index: name for index, name in named.items() if name != UNUSED_LABEL}
         index = tuple(named)
         return ClassMap(tuple(named.values()), index, logit_index=index, num_labels=rows)
-    if published is not None and rows == _COCO_LABELS:
+    if proven and rows == _COCO_LABELS:
         return coco_class_map()
     # names that nobody holds
     guessed = f"the file holds no class names; its {rows} rows are called class_0, class_1, ..."
@@ -232,16 +283,25 @@ def _class_map(state: Mapping[str, Tensor], told: Told, published: str | None, p
     return ClassMap(tuple(names.values()), tuple(names), guessed=guessed)
 
 
+def _check_is_no_other(state: Mapping[str, Tensor], path: Path) -> None:
+    """Raise WeightsError if these are tensors of a model that resembles classic DETR."""
+    for part, kind in _OTHERS.items():
+        if telling := next((name for name in state if part in name), None):
+            raise WeightsError(
+                f"{path} holds a {kind} ({telling}); detrkit reads classic DETR without masks in such files. A "
+                "folder of transformers is run by transformers: detrkit eval hf:FOLDER"
+            )
+
+
 def _check_is_detr(state: Mapping[str, Tensor], path: Path) -> None:
-    if any(name.startswith("detr.") for name in state) or any("mask_head" in name for name in state):
-        raise WeightsError(f"{path} is a panoptic DETR; detrkit reads detection checkpoints so far")
-    needed = ("query_embed.weight", "class_embed.weight", "input_proj.weight", "backbone.0.body.conv1.weight")
+    """Raise WeightsError unless these are sound tensors of a DETR, with a class head or without."""
+    needed = ("query_embed.weight", "input_proj.weight", "backbone.0.body.conv1.weight", _FIRST_LAYER)
     missing = [name for name in needed if name not in state]
     if missing:
         some = ", ".join(list(state)[:3]) or "nothing"
         raise WeightsError(
-            f"{path} is not a DETR checkpoint: {', '.join(missing)} not found; it holds {len(state)} tensors, "
-            f"such as {some}"
+            f"{path} is not a DETR checkpoint, or not a whole one: {', '.join(missing)} not found; it holds "
+            f"{len(state)} tensors, such as {some}"
         )
     for name, tensor in state.items():
         fault = _fault(name, tensor)
@@ -249,9 +309,28 @@ def _check_is_detr(state: Mapping[str, Tensor], path: Path) -> None:
             raise WeightsError(f"{path} is damaged, or no detection checkpoint: {name} {fault}")
 
 
+def _check_is_whole(state: Mapping[str, Tensor], config: DetrConfig, path: Path) -> None:
+    """Raise WeightsError unless the tensors are all of a model's, and no others; the class head may be gone."""
+    rows = len(state["class_embed.weight"]) - 1 if "class_embed.weight" in state else 0
+    with torch.device("meta"):
+        own = build_detr(config, rows).state_dict()
+    faults = [f"{name} is missing" for name in own if name not in state and (rows or "class_embed" not in name)]
+    faults += [f"{name} is unknown" for name in state if name not in own]
+    faults += [
+        f"{name} is {tuple(state[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in state and state[name].shape != tensor.shape
+    ]
+    if faults:
+        raise WeightsError(
+            f"{path} does not hold a whole DETR with {config.backbone}, {config.encoder_layers} encoder and "
+            f"{config.decoder_layers} decoder layers: {listed(faults, 4, '; ')}"
+        )
+
+
 def _fault(name: str, tensor: Tensor) -> str:
     """Return what is wrong with a tensor, whatever model it is for; empty if nothing is."""
-    dims = {"query_embed.weight": 2, "class_embed.weight": 2, "backbone.0.body.conv1.weight": 4}
+    dims = {"query_embed.weight": 2, "class_embed.weight": 2, "backbone.0.body.conv1.weight": 4, _FIRST_LAYER: 2}
     if tensor.is_meta or tensor.layout is not torch.strided:
         return "holds no plain numbers"
     if tensor.dim() != dims.get(name, tensor.dim()) or (name in dims and not tensor.numel()):
@@ -261,77 +340,3 @@ def _fault(name: str, tensor: Tensor) -> str:
     if not tensor.is_floating_point():
         return f"is {tensor.dtype}, expected floating-point numbers"
     return "" if bool(tensor.isfinite().all()) else "holds NaN or infinity"
-
-
-def _read_file(path: Path) -> tuple[State, Any]:
-    """Return the tensors of a file, and its ``args`` or None."""
-    if not path.is_file():
-        raise WeightsError(f"no weights file at {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path), None
-        except (SafetensorError, OSError) as error:
-            raise WeightsError(f"{path} is damaged or not a safetensors file: {error}") from error
-    content = load_tensors_only(path)
-    state = content.get("model", content) if isinstance(content, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(tensor, Tensor) for tensor in state.values()):
-        raise WeightsError(f"{path} holds no state dict; expected tensors by name, under 'model' as published")
-    args = content.get("args") if state is not content else None
-    return {str(name): tensor for name, tensor in state.items()}, args
-
-
-def load_tensors_only(path: Path) -> Any:
-    """Open a ``torch.save`` file of tensors and primitives, never running code from it.
-
-    The published training script also stores its argparse arguments, which hold plain values only, and paths where
-    it was started by submitit.
-
-    Raises:
-        WeightsError: The file is damaged, or holds objects whose loading could run code.
-    """
-    allowed: list[Any] = [argparse.Namespace]
-    for name in _PATHS:  # as pure paths: those of another system cannot be made here
-        pure = pathlib.PureWindowsPath if "Windows" in name else pathlib.PurePosixPath
-        allowed += [(pure, f"{module}.{name}") for module in ("pathlib", "pathlib._local")]
-    try:
-        with torch.serialization.safe_globals(allowed), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch only guesses at what the error below says
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # any file may be given, and torch's old formats fail in many ways on what is none
-        raise WeightsError(
-            f"{path} is refused: {torch_fault(error)}. Expected tensors, as in detr-r50.pth or a safetensors file"
-        ) from error
-
-
-def _read_folder(folder: Path) -> tuple[State, None]:
-    """Return the tensors of a folder: of one safetensors file, or of the shards that an index lists."""
-    index = folder / "model.safetensors.index.json"
-    files = sorted(folder.glob("*.safetensors"))
-    if folder / "model.safetensors" in files:
-        files = [folder / "model.safetensors"]
-    if len(files) == 1 and not index.is_file():
-        return _read_file(files[0])[0], None
-    if not index.is_file():
-        raise WeightsError(
-            f"{folder} holds {len(files)} .safetensors files, expected model.safetensors beside config.json, or "
-            f"{index.name} that lists its shards"
-        )
-    try:
-        places = {
-            str(name): str(file) for name, file in json.loads(index.read_text("utf-8"))["weight_map"].items()
-        }
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise WeightsError(
-            f"{index} cannot be read, expected weight_map with a file by tensor: {error!r}"
-        ) from error
-    shards = sorted(set(places.values()))
-    outside = [shard for shard in shards if shard != Path(shard).name]
-    if outside:
-        raise WeightsError(f"{index} names files outside its folder, such as {outside[0]!r}; expected names only")
-    state: State = {}
-    for shard in shards:
-        state |= _read_file(folder / shard)[0]
-    absent = [name for name in places if name not in state]
-    if absent:
-        raise WeightsError(f"the shards of {folder} lack {len(absent)} tensors of {index.name}: {listed(absent)}")
-    return state, None
