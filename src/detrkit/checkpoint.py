@@ -136,7 +136,7 @@ def _look_into_pickle(path: Path) -> tuple[str, int]:
         for code, argument, _ in pickletools.genops(file):
             if isinstance(argument, str):
                 texts.append(argument)
-            elif code.name == "PROTO":
+            elif code.name == "PROTO" and isinstance(argument, int):
                 protocol = argument
             if code.name in ("GLOBAL", "INST", "STACK_GLOBAL"):
                 found = ".".join(texts[-2:]) if code.name == "STACK_GLOBAL" else texts[-1].replace(" ", ".")
