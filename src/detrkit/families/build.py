@@ -51,6 +51,14 @@ _SILENT_FIELDS = (
     "query_reference",
 )
 
+_PREPROCESSING = (
+    ("transforms", "mean"),
+    ("transforms", "std"),
+    ("transforms", "eval_size"),
+    ("transforms", "max_size"),
+    ("data", "pixel_range"),
+)
+
 _TORCHVISION_URL = "https://download.pytorch.org/models/"
 
 
@@ -283,7 +291,9 @@ def starting_weights(config: Config) -> tuple[Config, Weights | None]:
         except WeightsError as error:
             raise WeightsError(f"{error}. Or start from random weights with --init none") from error
     elif init not in ("none", "backbone"):
-        weights, _ = read_weights(init)
+        weights, source = read_weights(init)
+        config, notes = _take_preprocessing(config, source)
+        weights = dataclasses.replace(weights, notes=(*weights.notes, *notes))
     norm = config.model.backbone_norm
     frozen = config.model.frozen_stages
     if norm == "auto":
@@ -294,6 +304,30 @@ def starting_weights(config: Config) -> tuple[Config, Weights | None]:
         frozen = 2 if norm == "frozen" else 0
     resolved = {"model.backbone_norm": norm, "model.frozen_stages": frozen, "train.init": init}
     return update_config(config, resolved), weights
+
+
+def _take_preprocessing(config: Config, source: Config) -> tuple[Config, list[str]]:
+    """Return the config with pixels scaled as the weights know them, and what of preprocessing differs, in words.
+
+    What the config has otherwise than its preset was chosen, and stays.
+    """
+    preset = PRESETS.get(config.model.preset)
+    usual = Config() if preset is None else preset.config()
+    changes: dict[str, Any] = {}
+    notes = []
+    for section, field in _PREPROCESSING:
+        own, theirs, default = (getattr(getattr(each, section), field) for each in (config, source, usual))
+        key, is_scale = f"{section}.{field}", field in ("mean", "std")
+        text = json.dumps(theirs, separators=(",", ":"))
+        if own == theirs or (own != default and not is_scale):
+            continue
+        if is_scale and own == default:
+            changes[key] = theirs
+            notes.append(f"{key} is {text}, as for the weights; {json.dumps(own)} would be this preset's")
+        else:
+            warning = f"the weights were trained with {key} {text}, and go on with {json.dumps(own)}"
+            notes.append(f"WARNING: {warning}; to keep theirs: --set {key}={text}")
+    return update_config(config, changes), notes
 
 
 def is_run(path: str | Path) -> bool:

@@ -331,12 +331,13 @@ def _check_is_whole(state: Mapping[str, Tensor], config: DetrConfig, path: Path)
 def _fault(name: str, tensor: Tensor) -> str:
     """Return what is wrong with a tensor, whatever model it is for; empty if nothing is."""
     dims = {"query_embed.weight": 2, "class_embed.weight": 2, "backbone.0.body.conv1.weight": 4, _FIRST_LAYER: 2}
-    if tensor.is_meta or tensor.layout is not torch.strided:
+    is_plain = tensor.layout is torch.strided and not tensor.is_meta
+    if not is_plain or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
         return "holds no plain numbers"
     if tensor.dim() != dims.get(name, tensor.dim()) or (name in dims and not tensor.numel()):
         return f"is {tuple(tensor.shape)}, expected {dims[name]} sides"
     if name.endswith("num_batches_tracked"):
         return ""
-    if not tensor.is_floating_point():
-        return f"is {tensor.dtype}, expected floating-point numbers"
+    if not tensor.is_floating_point() or tensor.element_size() == 1:
+        return f"is {tensor.dtype}, expected floating-point numbers of 16 bits or more"
     return "" if bool(tensor.isfinite().all()) else "holds NaN or infinity"
