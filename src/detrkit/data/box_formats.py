@@ -150,7 +150,9 @@ def _formats(
         # where all of them are below and right of the other, these are corners in the wrong order as well
         in_one = disorder & ~(numbers[:, 2:] < numbers[:, :2]).all(axis=1)
         several &= (np.bincount(images, in_one, images.max() + 1) >= 1)[images]
-        formats[several & _is_legal(numbers, extent)] = "xywh"
+        # one file is written in one way: a box that no size fits says that corners were exchanged
+        several &= (np.bincount(images, ~_is_legal(numbers, extent), images.max() + 1) == 0)[images]
+        formats[several] = "xywh"
     if mask_xyxy is not None:
         _correct_by_masks(formats, numbers, native, mask_xyxy)
     return formats

@@ -17,6 +17,9 @@ import msgspec
 import numpy as np
 
 from detrkit.classes import ClassMap
+from detrkit.data.faults import Findings
+from detrkit.data.formats.ids import IdNumbers
+from detrkit.data.table import IdTexts, positions_of
 from detrkit.errors import AnnotationError
 from detrkit.evaluation.coco import MAX_DETECTIONS, BoxEvaluator, ImageIds
 from detrkit.evaluation.matching import Found, Matches, match_detections
@@ -100,38 +103,62 @@ def read_ground_truth(source: str | Path | Mapping[str, Any]) -> CocoTruth:
     for key in ("images", "annotations", "categories"):
         if not isinstance(content.get(key), Sequence):
             raise AnnotationError(f"{where}: expected COCO detection JSON with a list {key!r}; it has none")
+    # ids as numbers, in the order in which pycocotools sorts them
+    annotations = content["annotations"]
     try:
-        images = {int(image["id"]): image for image in content["images"]}
-        class_map = ClassMap.from_categories(content["categories"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise AnnotationError(f"{where}: an image or category has no usable id or name ({error!r})") from error
+        listed, refs, texts = _numbered(IdNumbers("image", Findings(where)), content["images"], annotations)
+        category_ids, category_refs, category_texts = _numbered(
+            IdNumbers("category", Findings(where)), content["categories"], annotations
+        )
+        categories = zip(category_ids.tolist(), content["categories"], strict=True)
+        class_map = ClassMap.from_categories([{**entry, "id": number} for number, entry in categories])
+        images = dict(zip(listed.tolist(), content["images"], strict=True))  # of one id, the last counts
+        sizes = [[int(images[key].get(side) or 0) for side in ("height", "width")] for key in sorted(images)]
+    except AnnotationError as error:
+        raise AnnotationError(f"{where}: {error}") from error
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
+        raise AnnotationError(
+            f"{where}: an image, annotation or category is none, or has no usable size or name ({error!r})"
+        ) from error
     image_ids = np.array(sorted(images), dtype=np.int64)
-    sizes = [(int(images[key].get("height") or 0), int(images[key].get("width") or 0)) for key in sorted(images)]
-    columns = _annotation_columns(content["annotations"], image_ids, class_map, where)
-    sizes_hw = np.array(sizes, dtype=np.int64).reshape(-1, 2)
-    return CocoTruth(image_ids=image_ids, sizes_hw=sizes_hw, class_map=class_map, **columns)
+    class_ids = positions_of(category_refs, np.array(class_map.category_ids, dtype=np.int64))
+    return CocoTruth(
+        image_ids=image_ids,
+        sizes_hw=np.array(sizes, dtype=np.int64).reshape(-1, 2),
+        class_map=class_map,
+        image_keys=[{"image_id": texts.get(key, key)} for key in sorted(images)] if texts else (),
+        category_id_texts=category_texts,
+        **_annotation_columns(annotations, positions_of(refs, image_ids), class_ids, where),
+    )
+
+
+def _numbered(
+    numbers: IdNumbers, listed: Sequence[Mapping[str, Any]], annotations: Sequence[Mapping[str, Any]]
+) -> tuple[np.ndarray, np.ndarray, IdTexts]:
+    """Return the ids of a list, those by which annotations refer to it, and the texts that they stand for."""
+    what, key = f"{numbers.kind}s", f"{numbers.kind}_id"
+    ids = numbers.take([entry.get("id", msgspec.UNSET) for entry in listed], "id", what)
+    refs = numbers.take([entry.get(key, msgspec.UNSET) for entry in annotations], key, "annotations")
+    return ids, refs, numbers.settle(ids, refs)
 
 
 def _annotation_columns(
-    annotations: Sequence[Mapping[str, Any]], image_ids: np.ndarray, class_map: ClassMap, where: str
+    annotations: Sequence[Mapping[str, Any]], image_rows: np.ndarray, class_rows: np.ndarray, where: str
 ) -> dict[str, Any]:
-    row_by_image_id = {image_id: row for row, image_id in enumerate(image_ids.tolist())}
-    class_by_category = class_map.class_id_by_category()
     # entries of listed images and categories
     entries = []
-    for number, annotation in enumerate(annotations):
+    rows_of = zip(image_rows.tolist(), class_rows.tolist(), annotations, strict=True)
+    for number, (row, class_id, annotation) in enumerate(rows_of):
         try:
-            row = row_by_image_id.get(int(annotation["image_id"]))
-            class_id = class_by_category.get(int(annotation["category_id"]))
             x, y, width, height = (float(value) for value in annotation["bbox"])
             area = float(annotation["area"]) if annotation.get("area") is not None else width * height
             crowd = bool(annotation.get("iscrowd", 0))
         except (KeyError, TypeError, ValueError) as error:
             raise AnnotationError(
-                f"{where}: annotation {number} needs image_id, category_id and bbox [x, y, width, height], "
+                f"{where}: annotation {number} needs bbox [x, y, width, height] and numbers, "
                 f"got {error!r}; {CHECK_HINT}"
             ) from error
-        if row is not None and class_id is not None:
+        if row >= 0 and class_id >= 0:
             entries.append((row, class_id, (x, y, width, height), area, crowd))
     entries.sort(key=lambda entry: entry[0])  # stable: annotations of an image keep their order
     # as columns

@@ -9,6 +9,7 @@ import pytest
 from detrkit.classes import ClassMap
 from detrkit.data.index import CocoIndex
 from detrkit.errors import AnnotationError
+from detrkit.evaluation.coco import ImageResults
 from detrkit.evaluation.evaluator import CocoEvaluator, read_ground_truth, select_classes
 from detrkit.evaluation.truth import ground_truth_from_index
 
@@ -78,6 +79,27 @@ def test_annotations_of_unlisted_images_and_categories_do_not_count():
     assert len(read_ground_truth(content).area) == 2
 
 
+def test_ids_that_are_texts_stay_apart_and_are_written_as_they_are(tmp_path):
+    content = small_content()
+    names = {9: "1_11", 4: "111"}  # one number by int()
+    for image in content["images"]:
+        image["id"] = names[image["id"]]
+    for entry in content["annotations"]:
+        entry |= {"image_id": names[entry["image_id"]], "category_id": f"c{entry['category_id']}"}
+    for category in content["categories"]:
+        category["id"] = f"c{category['id']}"
+    truth = read_ground_truth(content)
+    assert truth.image_keys == [{"image_id": "111"}, {"image_id": "1_11"}]
+    assert truth.sizes_hw.tolist() == [[10, 10], [20, 30]]
+    assert truth.boxes_xywh.tolist() == [[0.1, 0.2, 0.3, 0.4], [1, 2, 3, 4]]
+    evaluator = CocoEvaluator(truth)
+    box = np.array([[0.1, 0.2, 0.3, 0.4]], np.float32)
+    evaluator.add(int(truth.image_ids[0]), ImageResults(box, np.ones(1, np.float32), np.zeros(1, np.int64)))
+    evaluator.write_results_json(tmp_path / "results.json")
+    (result,) = json.loads((tmp_path / "results.json").read_text())
+    assert (result["image_id"], result["category_id"]) == ("111", "c2")
+
+
 @pytest.mark.parametrize("bbox", [[1, 2, 3], ["x", 1, 1, 1], None, [float("nan"), 1, 1, 1]])
 def test_unusable_boxes_are_refused_and_say_what_to_run(bbox):
     content = small_content()
@@ -94,7 +116,7 @@ def test_files_that_are_not_coco_detection_json_are_refused(tmp_path):
         (json.dumps(small_content())[:-20], "not valid JSON"),
         ("[]", "list"),
         ('{"images": [], "categories": []}', "'annotations'"),
-        ('{"images": [{}], "categories": [], "annotations": []}', "no usable id"),
+        ('{"images": [{}], "categories": [], "annotations": []}', r"images\[0\] has no id"),
     ):
         path.write_text(text)
         with pytest.raises(AnnotationError, match=message):
