@@ -8,6 +8,7 @@ from types import FunctionType, ModuleType
 from typing import TYPE_CHECKING, Any
 
 from detrkit.arguments import checked
+from detrkit.files import read_facts
 
 if TYPE_CHECKING:
     from detrkit.api.benchmark import benchmark
@@ -65,24 +66,7 @@ _HOMES = {
 
 
 # Documented modules of 0.1's first builds -> where their content is now; to go with the next release.
-_MOVED = {
-    "detrkit.adapters": "detrkit.detectors",
-    "detrkit.cluster": "detrkit.training",
-    "detrkit.data.check": "detrkit.curation.check",
-    "detrkit.data.convert": "detrkit.curation.convert",
-    "detrkit.data.divide": "detrkit.curation.divide",
-    "detrkit.data.duplicates": "detrkit.curation.duplicates",
-    "detrkit.data.fetch": "detrkit.curation.fetch",
-    "detrkit.data.stats": "detrkit.curation.stats",
-    "detrkit.data.synthetic": "detrkit.curation.synthetic",
-    "detrkit.demo": "detrkit.cli.demo",
-    "detrkit.inference": "detrkit.detectors",
-    "detrkit.models": "detrkit.families.build",
-    "detrkit.profiling.verbs": "detrkit.api.profile",
-    "detrkit.readiness": "detrkit.preflight",
-    "detrkit.robustness.verbs": "detrkit.api.generalize",
-    "detrkit.runs": "detrkit.training",
-}
+_MOVED = read_facts(__file__, "moved.toml")
 
 
 class _Moved:

@@ -11,6 +11,7 @@ import msgspec
 import numpy as np
 
 from detrkit.errors import DataError, listed
+from detrkit.files import read_facts
 
 SizeHW = tuple[int, int]
 """Height and width in pixels."""
@@ -19,20 +20,11 @@ SIZE_LIMITS = {"small": (0, 32**2), "medium": (32**2, 96**2), "large": (96**2, m
 """Areas of objects in pixels, as COCO's: from, and up to."""
 
 
-# fmt: off
-COCO_NAMES = (
-    "person", "bicycle", "car", "motorcycle", "airplane", "bus", "train", "truck", "boat",
-    "traffic light", "fire hydrant", "stop sign", "parking meter", "bench", "bird", "cat", "dog",
-    "horse", "sheep", "cow", "elephant", "bear", "zebra", "giraffe", "backpack", "umbrella", "handbag",
-    "tie", "suitcase", "frisbee", "skis", "snowboard", "sports ball", "kite", "baseball bat",
-    "baseball glove", "skateboard", "surfboard", "tennis racket", "bottle", "wine glass", "cup", "fork",
-    "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "hot dog",
-    "pizza", "donut", "cake", "chair", "couch", "potted plant", "bed", "dining table", "toilet", "tv",
-    "laptop", "mouse", "remote", "keyboard", "cell phone", "microwave", "oven", "toaster", "sink",
-    "refrigerator", "book", "clock", "vase", "scissors", "teddy bear", "hair drier", "toothbrush",
-)
+_COCO = read_facts(__file__, "coco.toml")
+COCO_NAMES: tuple[str, ...] = tuple(_COCO["names"])
 """Names of COCO's 80 categories, in the order of their ids."""
-# fmt: on
+COCO_SPELLINGS: Mapping[str, str] = _COCO["spellings"]
+"""COCO's names of its classes by other spellings of them."""
 COCO_CATEGORY_IDS = tuple(sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}))
 """Category ids of COCO's 80 categories; ten numbers below 91 were never used."""
 

@@ -16,7 +16,7 @@ import yaml
 
 from detrkit.errors import ConfigError
 from detrkit.families.configs import DEFAULT_MODEL, MODEL_CONFIGS, AnyModelConfig
-from detrkit.files import atomic_file
+from detrkit.files import atomic_file, read_facts
 from detrkit.model_config import DEFAULT_PRESET as DEFAULT_PRESET
 from detrkit.model_config import BackboneName as BackboneName
 from detrkit.model_config import ModelConfig as ModelConfig
@@ -78,29 +78,7 @@ class DataConfig(Section):
 
 RecipeName = Literal["detr", "resize", "light", "strong", "mosaic"]
 
-RECIPES: dict[str, dict[str, Any]] = {
-    "detr": {},
-    "resize": {"multi_scale": False},
-    "light": {"crop": 0.0, "photometric": 0.3, "photometric_strength": 0.5},
-    "strong": {
-        "crop": 0.0,
-        "photometric": 0.5,
-        "channel_shuffle": 0.5,
-        "zoom_out": 0.5,
-        "iou_crop": 0.8,
-        "min_box_side": 1.0,
-        "close_after": 0.95,
-    },
-    "mosaic": {
-        "crop": 0.0,
-        "photometric": 0.5,
-        "scale_jitter": (0.6, 1.6),
-        "mosaic": 0.5,
-        "mixup": 0.15,
-        "min_box_side": 1.0,
-        "close_after": 0.8,
-    },
-}
+RECIPES: Mapping[str, Mapping[str, Any]] = read_facts(__file__, "recipes.toml")
 """What each recipe of augmentation sets; all else is the default of :class:`TransformConfig`.
 
 detr: the paper's. resize: evaluation's resize, and a flip. light: for fine-tuning on few images. strong: that of

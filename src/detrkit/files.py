@@ -9,6 +9,7 @@ import io
 import itertools
 import os
 import re
+import tomllib
 import uuid
 from collections.abc import Container, Iterator, Mapping
 from pathlib import Path
@@ -18,16 +19,21 @@ import msgspec
 
 from detrkit.errors import UsageError, listed
 
+
+def read_facts(module_file: str, name: str = "") -> dict[str, Any]:
+    """Read the TOML file of facts that lies beside a module.
+
+    Args:
+        module_file: ``__file__`` of the module.
+        name: Name of the file; that of the module if empty.
+    """
+    path = Path(module_file)
+    path = path.with_name(name) if name else path.with_suffix(".toml")
+    return tomllib.loads(path.read_text(encoding="utf-8"))
+
+
 SUFFIXES_BY_FORMAT: Mapping[str, tuple[str, ...]] = {
-    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif", ".jif", ".mpo"),
-    "PNG": (".png", ".apng"),
-    "GIF": (".gif",),
-    "BMP": (".bmp", ".dib"),
-    "WEBP": (".webp",),
-    "TIFF": (".tif", ".tiff"),
-    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
-    "JPEG2000": (".jp2", ".j2k", ".jpx", ".jpf"),
-    "AVIF": (".avif",),
+    name: tuple(suffixes) for name, suffixes in read_facts(__file__, "suffixes.toml").items()
 }
 """Ends of the names of image files by Pillow's name of their format, the usual one first."""
 

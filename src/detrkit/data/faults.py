@@ -10,13 +10,12 @@ from __future__ import annotations
 
 import dataclasses
 import enum
-import tomllib
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from detrkit.errors import DataError, counted, listed
+from detrkit.files import read_facts
 
 MAX_EXAMPLES = 5
 MOST_LOST = 0.5
@@ -55,7 +54,7 @@ class Fault(NamedTuple):
     loses: str = ""
 
 
-_CATALOGUE = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
+_CATALOGUE = read_facts(__file__)
 FAULTS: Mapping[str, Fault] = {
     kind: Fault(kind, Severity(words.pop("severity")), **words) for kind, words in _CATALOGUE.items()
 }

@@ -11,22 +11,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from detrkit.classes import COCO_NAMES, ClassMap
+from detrkit.classes import COCO_NAMES, COCO_SPELLINGS, ClassMap
 from detrkit.types import ImageDetections
 
 NOT_A_CLASS = frozenset({"", "N/A", "__background__", "background", "no person", "no-object"})
 """Of COCO's 91 slots, 11 are no class; background and the like never are."""
-
-_OLD_COCO_NAMES = {
-    "motorbike": "motorcycle",
-    "aeroplane": "airplane",
-    "sofa": "couch",
-    "pottedplant": "potted plant",
-    "potted_plant": "potted plant",
-    "diningtable": "dining table",
-    "tvmonitor": "tv",
-}
-"""Pascal VOC's spellings, which the published RT-DETR and others use for COCO's classes."""
 
 
 def class_map_of_labels(names: Mapping[int, str]) -> tuple[ClassMap, np.ndarray]:
@@ -38,7 +27,7 @@ def class_map_of_labels(names: Mapping[int, str]) -> tuple[ClassMap, np.ndarray]
         names: Name of each label, as the toolkit has it.
     """
     kept = {label: name for label, name in sorted(names.items()) if name not in NOT_A_CLASS}
-    renamed = {label: _OLD_COCO_NAMES.get(name, name) for label, name in kept.items()}
+    renamed = {label: COCO_SPELLINGS.get(name, name) for label, name in kept.items()}
     if sorted(renamed.values()) == sorted(COCO_NAMES):
         kept = renamed
     classes: np.ndarray = np.full(max(names, default=-1) + 1, -1, dtype=np.int64)

@@ -7,25 +7,9 @@ import enum
 from collections.abc import Mapping
 from typing import Any
 
-ADVICE: dict[str, str] = {
-    "boxes_mark_nothing": "look at the drawn batch; check the order of the four numbers, and whose each box is",
-    "boxes_of_other_images": "look at the drawn batch",
-    "boxes_off_by_half": "look at the drawn batch; write the boxes in the format of the layout",
-    "classes_differ_between_splits": "compare drawn objects of both splits: detrkit data preview",
-    "data_unreadable": "run: detrkit data check",
-    "head_not_replaced": "train a preset from these weights, which makes a new head: detrkit train --init WEIGHTS",
-    "images_blank": "export the images again",
-    "images_unreadable": "find all of them with: detrkit data check",
-    "labels_shuffled": "compare some drawn objects with the source of the labels; export them again",
-    "loading_too_slow": "raise data.workers, or run: detrkit data cache",
-    "loss_does_not_fall": "raise train.lr, or lower it if the curve jumps; check train.clip_norm, frozen parts",
-    "mostly_empty": "missing labels? if it is meant, train on a part of the empty images only",
-    "no_objects": "the annotations were not exported, or belong to other images; see: detrkit data stats",
-    "not_finite": "check the boxes: detrkit data check; train with train.precision=32",
-    "out_of_memory": "lower train.batch_size and raise train.accumulate, or train.precision=bf16",
-    "predictions_collapsed": "from random weights this can pass after some hundred steps; with pretrained weights "
-    "lower train.lr",
-}
+from detrkit.files import read_facts
+
+ADVICE: Mapping[str, str] = read_facts(__file__)
 """What to do about each fault for which it is always the same."""
 
 

@@ -10,6 +10,7 @@ from typing import Literal
 import torch
 
 from detrkit.config import Config
+from detrkit.files import read_facts
 from detrkit.hardware import has_fast_bf16
 from detrkit.profiling.measure import FORWARD, Measured
 from detrkit.training.telemetry.bottleneck import advise as advise_on_loading
@@ -27,19 +28,7 @@ Kind = Literal[
 # Dense peaks of NVIDIA GPUs in TFLOP/s, by their data sheets: matrix units in bfloat16 or float16, in TF32, and
 # float32 outside of them. Sheets print figures with sparsity for Hopper and Ada; these are half of those. V100 and
 # T4 have float16 only. Longer names first: the first that is in a device's name counts.
-PEAKS: Mapping[str, tuple[float, float, float]] = {
-    "H200": (989.5, 494.7, 67.0),
-    "H100 NVL": (835.5, 417.5, 60.0),
-    "H100 PCIe": (756.5, 378.0, 51.0),
-    "H100": (989.5, 494.7, 67.0),
-    "A100": (312.0, 156.0, 19.5),
-    "L40S": (362.05, 183.0, 91.6),
-    "L4": (121.0, 60.0, 30.3),
-    "V100": (125.0, 15.7, 15.7),
-    "T4": (65.0, 8.1, 8.1),
-    "RTX 4090": (165.2, 82.6, 82.6),
-    "RTX 3090": (71.0, 35.6, 35.6),
-}
+PEAKS: Mapping[str, tuple[float, float, float]] = read_facts(__file__)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,24 +13,9 @@ from detrkit.checkpoint import CheckpointStore
 from detrkit.config import Config, count_keys, flat_changes, update_config
 from detrkit.data.split import Split
 from detrkit.errors import ConfigError, DataError, UsageError, counted, listed
+from detrkit.files import read_facts
 
-FIXED: Mapping[str, str] = {
-    "model": "the weights are of that model",
-    "aids": "the weights are of a model with these aids",
-    "loss.aux": "the losses in its log are of these layers",
-    "transforms.mean": "the weights are for images normalised so",
-    "transforms.std": "the weights are for images normalised so",
-    "data.buckets": "the order of its images would be another",
-    **dict.fromkeys(
-        ("train.seed", "train.batch_size", "train.accumulate", "train.devices", "train.num_nodes"),
-        "its place in the epoch would be another; for less memory: train.micro_batch",
-    ),
-    **dict.fromkeys(("train.init", "train.recipe"), "it decides how a run begins"),
-    **dict.fromkeys(
-        ("train.freeze", "train.head_steps", "train.lr_scale", "train.layer_decay"),
-        "the state of the optimiser is for the groups that it makes",
-    ),
-}
+FIXED: Mapping[str, str] = read_facts(__file__)
 """Keys and sections that cannot be changed once a run has begun, and why; every other value can be."""
 
 _WRITTEN_BY_HAND = 40

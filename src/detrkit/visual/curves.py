@@ -10,33 +10,14 @@ from typing import Any
 import numpy as np
 
 from detrkit.errors import UsageError, nearest
+from detrkit.files import read_facts
 from detrkit.visual.chart import Chart, Line, Series
 from detrkit.visual.history import Across, History, read_metrics_log
 
-_TITLES = {
-    "loss": "Loss, weighted sum of terms and layers",
-    "loss_class_error": "Share of matched queries with the wrong class",
-    "APs": "AP by size of the objects, %",
-    "AR1": "AR, %",
-    "lr": "Learning rate",
-    "grad_norm": "Gradient norm before clipping",
-    "clipped": "Share of steps clipped",
-    "loss_scale": "Loss scale of float16",
-    "images_per_s": "Images a second",
-    "data_wait": "Share of time waiting for data",
-    "memory_gib": "Memory, GiB",
-    "host_gib": "Memory of the host, GiB",
-    "micro_batch": "Micro-batch, images",
-}
+_WORDS = read_facts(__file__)
+_TITLES: Mapping[str, str] = _WORDS["titles"]
 _PREFIXES = {"loss_": "Loss", "lr_": "Learning rate of", "grad_norm_": "Gradient norm of"}
-_GROUPS = {
-    "Losses": ("loss",),
-    "Evaluation": (),
-    "Optimiser": ("lr", "grad_norm", "clipped", "loss_scale"),
-    "Speed and memory": ("images_per_s", "data_wait", "memory_gib", "host_gib", "micro_batch"),
-    "Outputs of the network": (),
-    "Losses by decoder layer": ("layers.",),
-}
+_GROUPS = {group: tuple(beginnings) for group, beginnings in _WORDS["groups"].items()}
 _SHARED: Mapping[str, Callable[[str], bool]] = {
     "lr": lambda name: name == "lr" or name.startswith("lr_"),
     "grad_norm": lambda name: name == "grad_norm" or name.startswith("grad_norm_"),

@@ -17,17 +17,7 @@ from detrkit.files import atomic_bytes
 from detrkit.visual.chart import COLORS, Chart, short_number, ticks
 from detrkit.visual.text import printable, shortened
 
-STYLE = {
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.grid": True,
-    "axes.titlelocation": "left",
-    "axes.titleweight": "bold",
-    "grid.alpha": 0.3,
-    "legend.frameon": False,
-    "font.size": 10,
-    "text.parse_math": False,
-}
+STYLE = Path(__file__).with_suffix(".mplstyle")
 """For ``matplotlib.style.context``; names of classes and runs are never read as mathematics."""
 
 _STYLES = ("-", "--", ":", "-.")

@@ -5,10 +5,10 @@ from __future__ import annotations
 import dataclasses
 import itertools
 import re
-import tomllib
 from pathlib import Path
 
 from detrkit.data.formats.base import file_names, relative, subfolders
+from detrkit.files import read_facts
 
 _HEAD_BYTES = 1 << 16
 _DEPTH, _FOLDERS, _FILES = 4, 200, 10
@@ -33,7 +33,7 @@ class ForeignFormat:
 
 FOREIGN_FORMATS = tuple(
     ForeignFormat(name, tuple(row["suffixes"]), re.compile(row["pattern"], re.DOTALL), row["advice"])
-    for name, row in tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8")).items()
+    for name, row in read_facts(__file__).items()
 )
 
 

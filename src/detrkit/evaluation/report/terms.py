@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from detrkit.evaluation.coco import UNDEFINED, CocoMetrics
+from detrkit.files import read_facts
 from detrkit.visual.text import shortened
 
 if TYPE_CHECKING:
     from detrkit.evaluation.bootstrap import Interval
 
-MEANINGS = {
-    "AP": "IoU 0.50 to 0.95",
-    "AP50": "IoU 0.50",
-    "AP75": "IoU 0.75",
-    "APs": "small objects, under 32² pixels",
-    "APm": "medium objects, 32² to 96²",
-    "APl": "large objects, over 96²",
-    "AR1": "best detection per class and image",
-    "AR10": "best 10",
-    "AR100": "best {max_detections}",
-    "ARs": "small objects",
-    "ARm": "medium objects",
-    "ARl": "large objects",
-}
-
-ERROR_NAMES = {
-    "classification": "well placed, but called another class",
-    "localization": "right class, but badly placed (IoU 0.1 to 0.5)",
-    "both": "wrong class and badly placed",
-    "duplicate": "the object was found already, with a higher score",
-    "background": "nothing is annotated there",
-    "missed": "an object that no detection comes near",
-}
-
-MORE_ERROR_NAMES = {
-    "false_positives": "all wrong detections",
-    "false_negatives": "all objects that were not found",
-}
+_TERMS = read_facts(__file__)
+MEANINGS: Mapping[str, str] = _TERMS["metrics"]
+ERROR_NAMES: Mapping[str, str] = _TERMS["errors"]
+MORE_ERROR_NAMES: Mapping[str, str] = _TERMS["more_errors"]
 
 
 def percent(value: float | None) -> str:

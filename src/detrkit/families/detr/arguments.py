@@ -13,21 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from detrkit.errors import WeightsError
+from detrkit.files import read_facts
 
-ARGUMENTS = {
-    "backbone": "model.backbone",
-    "dilation": "model.dilation",
-    "position_embedding": "model.position",
-    "enc_layers": "model.encoder_layers",
-    "dec_layers": "model.decoder_layers",
-    "dim_feedforward": "model.ffn_dim",
-    "hidden_dim": "model.hidden_dim",
-    "dropout": "model.dropout",
-    "nheads": "model.num_heads",
-    "num_queries": "model.num_queries",
-    "pre_norm": "model.pre_norm",
-    "aux_loss": "loss.aux",
-}
+ARGUMENTS: Mapping[str, str] = read_facts(__file__)
 """Arguments of the authors' script, and the keys of a config that they are."""
 
 _POSITIONS = {"v2": "sine", "v3": "learned"}

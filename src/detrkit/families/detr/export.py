@@ -18,7 +18,7 @@ from detrkit.config import Config
 from detrkit.errors import WeightsError
 from detrkit.families.detr.arguments import ARGUMENTS
 from detrkit.families.detr.hub import HUB_KEYS, UNUSED_LABEL
-from detrkit.families.detr.layouts import DECODER_PARTS, ENCODER_PARTS, PARTS, State, rename
+from detrkit.families.detr.layouts import LAYER_PARTS, PARTS, State, rename
 from detrkit.families.weights import Weights
 from detrkit.files import atomic_bytes
 from detrkit.nn.backbones import SMALL_BACKBONES
@@ -88,8 +88,7 @@ def published_to_hub(state: Mapping[str, Tensor]) -> State:
         new = rename(name, PARTS)
         layer = re.match(r"model\.(encoder|decoder)\.layers\.\d+\.", new)
         if layer:
-            parts = ENCODER_PARTS if layer.group(1) == "encoder" else DECODER_PARTS
-            new = layer.group() + rename(new[layer.end() :], parts)
+            new = layer.group() + rename(new[layer.end() :], LAYER_PARTS[layer[1]])
         match = re.fullmatch(r"(.+attn)\.in_proj_(weight|bias)", new)
         if match:
             attention, kind = match.groups()

@@ -11,21 +11,12 @@ from detrkit.config import BackboneName, TransformConfig
 from detrkit.errors import WeightsError
 from detrkit.families.detr.arguments import Told
 from detrkit.families.detr.config import DetrConfig
+from detrkit.files import read_facts
 
 UNUSED_LABEL = "N/A"
 
-HUB_KEYS = {
-    "d_model": "hidden_dim",
-    "num_queries": "num_queries",
-    "encoder_layers": "encoder_layers",
-    "decoder_layers": "decoder_layers",
-    "encoder_attention_heads": "num_heads",
-    "encoder_ffn_dim": "ffn_dim",
-    "dropout": "dropout",
-    "position_embedding_type": "position",
-    "activation_function": "activation",
-    "auxiliary_loss": "norm_between",
-}
+_NAMES = read_facts(__file__)
+HUB_KEYS: Mapping[str, str] = _NAMES["keys"]
 """Keys of transformers' DetrConfig, and the fields of the model section that they are, of the same defaults."""
 
 _ALIASES = {
@@ -38,13 +29,7 @@ _ALIASES = {
 _SILENT = ("encoder_attention_heads", "position_embedding_type", "activation_function", "auxiliary_loss")
 """Keys that matter where they are left out too: older versions leave out what has its default."""
 
-_ACTIVATIONS = {
-    "swish": "silu",
-    "gelu_python": "gelu",
-    "gelu_pytorch_tanh": "gelu_tanh",
-    "gelu_new": "gelu_tanh",
-    "gelu_fast": "gelu_tanh",
-}
+_ACTIVATIONS: Mapping[str, str] = _NAMES["activations"]
 _RESNETS = {
     ("basic", (2, 2, 2, 2)): "resnet18",
     ("basic", (3, 4, 6, 3)): "resnet34",

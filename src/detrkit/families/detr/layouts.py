@@ -7,57 +7,21 @@ detrkit's own names are the published ones. The hub's files name the same tensor
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
+from detrkit.files import read_facts
+
 State = dict[str, Tensor]
 
 # (published, hub): the first match renames. Attention projections are handled apart.
-PARTS: tuple[tuple[str, str], ...] = (
-    ("transformer.decoder.norm.", "model.decoder.layernorm."),
-    ("transformer.encoder.norm.", "model.encoder.layernorm."),
-    ("transformer.encoder.layers.", "model.encoder.layers."),
-    ("transformer.decoder.layers.", "model.decoder.layers."),
-    ("backbone.0.body.", "model.backbone.conv_encoder.model."),
-    ("backbone.1.row_embed.", "model.position_embedding.row_embeddings."),
-    ("backbone.1.col_embed.", "model.position_embedding.column_embeddings."),
-    ("input_proj.", "model.input_projection."),
-    ("query_embed.", "model.query_position_embeddings."),
-    ("class_embed.", "class_labels_classifier."),
-    ("bbox_embed.", "bbox_predictor."),
-)
-_OTHER_HUB_PARTS = (
-    # transformers 5 drops a level of its files' names once it has loaded them
-    ("model.backbone.model.", "backbone.0.body."),
-    # transformers 4 kept learned positions one level further down
-    ("model.backbone.position_embedding.row_embeddings.", "backbone.1.row_embed."),
-    ("model.backbone.position_embedding.column_embeddings.", "backbone.1.col_embed."),
-)
-ENCODER_PARTS = (
-    ("linear1.", "fc1."),
-    ("linear2.", "fc2."),
-    ("norm1.", "self_attn_layer_norm."),
-    ("norm2.", "final_layer_norm."),
-)
-DECODER_PARTS = (
-    ("multihead_attn.", "encoder_attn."),
-    ("linear1.", "fc1."),
-    ("linear2.", "fc2."),
-    ("norm1.", "self_attn_layer_norm."),
-    ("norm2.", "encoder_attn_layer_norm."),
-    ("norm3.", "final_layer_norm."),
-)
+_NAMES = read_facts(__file__)
+PARTS: Mapping[str, str] = _NAMES["parts"]
+LAYER_PARTS: Mapping[str, Mapping[str, str]] = {part: _NAMES[part] for part in ("encoder", "decoder")}
 # transformers' own ResNet, used by newer repositories, to torchvision's names
-_RESNET_RULES = (
-    (r"embedder\.embedder\.convolution", "conv1"),
-    (r"embedder\.embedder\.normalization", "bn1"),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.convolution", r"layer{0}.\2.downsample.0"),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.shortcut\.normalization", r"layer{0}.\2.downsample.1"),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.convolution", r"layer{0}.\2.conv{1}"),
-    (r"encoder\.stages\.(\d+)\.layers\.(\d+)\.layer\.(\d+)\.normalization", r"layer{0}.\2.bn{1}"),
-)
+_RESNET_RULES: Mapping[str, str] = _NAMES["resnet"]
 
 
 QUERIES = ("query_embed.weight", "model.query_position_embeddings.weight")
@@ -96,12 +60,11 @@ def hub_to_published(state: Mapping[str, Tensor]) -> State:
 
 
 def _hub_name_to_published(name: str) -> str:
-    new = rename(name, [*((hub, published) for published, hub in PARTS), *_OTHER_HUB_PARTS])
+    new = rename(name, {hub: published for published, hub in PARTS.items()} | _NAMES["other_hub_parts"])
     layer = re.match(r"transformer\.(encoder|decoder)\.layers\.\d+\.", new)
     if layer:
-        parts = ENCODER_PARTS if layer.group(1) == "encoder" else DECODER_PARTS
         rest = new[layer.end() :].removeprefix("mlp.").replace("attn.o_proj.", "attn.out_proj.")
-        return layer.group() + rename(rest, [(hub, published) for published, hub in parts])
+        return layer.group() + rename(rest, {hub: published for published, hub in LAYER_PARTS[layer[1]].items()})
     prefix = "backbone.0.body."
     if new.startswith(prefix):
         return prefix + _torchvision_resnet_name(new.removeprefix(prefix))
@@ -110,7 +73,7 @@ def _hub_name_to_published(name: str) -> str:
 
 def _torchvision_resnet_name(name: str) -> str:
     """Turn transformers' ResNet names into torchvision's: stages and convolutions count from 1 there."""
-    for pattern, new in _RESNET_RULES:
+    for pattern, new in _RESNET_RULES.items():
         match = re.match(pattern + r"\.", name)
         if match:
             numbers = [int(group) + 1 for index, group in enumerate(match.groups()) if index != 1]
@@ -118,9 +81,9 @@ def _torchvision_resnet_name(name: str) -> str:
     return name
 
 
-def rename(name: str, parts: Sequence[tuple[str, str]]) -> str:
+def rename(name: str, parts: Mapping[str, str]) -> str:
     """Return a name with the first of the parts that it begins with replaced."""
-    for before, after in parts:
+    for before, after in parts.items():
         if name.startswith(before):
             return after + name[len(before) :]
     return name

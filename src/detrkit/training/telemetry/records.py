@@ -9,6 +9,7 @@ from typing import Any
 import yaml
 
 from detrkit.config import Config
+from detrkit.files import read_facts
 
 _ALWAYS = (
     *("model.preset", "transforms.recipe", "train.epochs", "train.batch_size", "train.lr", "train.backbone_lr"),
@@ -16,16 +17,7 @@ _ALWAYS = (
 )
 """Config keys that runs are compared by, changed or not."""
 
-_TAGS = {
-    "grad_norm": "gradient/norm",
-    "images_per_s": "speed/images_per_s",
-    "data_wait": "speed/data_wait",
-    "memory_gib": "memory/gib",
-    "clipped": "gradient/clipped",
-    "loss_scale": "gradient/loss_scale",
-    "host_gib": "memory/host_gib",
-    "micro_batch": "speed/micro_batch",
-}
+_TAGS: Mapping[str, str] = read_facts(__file__)
 """Tags of TensorBoard by the fields of a record that are single numbers, in the order of metrics.jsonl."""
 
 _NEVER = ("data.", "train.trackers", "train.project", "train.device", "train.log_")
