@@ -22,6 +22,7 @@ from torch.distributed import PrefixStore, rendezvous  # type: ignore[attr-defin
 
 from detrkit.config import Precision, TrainConfig
 from detrkit.errors import ConfigError, TrainingError
+from detrkit.files import read_facts
 
 _PAUSE_S = 0.02
 
@@ -31,16 +32,7 @@ _PRECISIONS: dict[str, Any] = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-
 _BUCKET_BYTES = 64 * 2**20
 """Gradients are exchanged in pieces of about this size: few messages, little extra memory."""
 
-# What gloo and NCCL say when the process at the other end is gone.
-_LOST_WORDS = (
-    "Connection closed by peer",
-    "Connection reset by peer",
-    "Broken pipe",
-    "Connection refused",
-    "gloo/transport",
-    "NCCL communicator was aborted",
-    "remote process exited",
-)
+_LOST_WORDS: tuple[str, ...] = tuple(read_facts(__file__)["lost"])
 
 
 def make_fabric(config: TrainConfig) -> Fabric:

@@ -36,7 +36,7 @@ from detrkit.data.formats.output import RESERVED_SPLITS, inside_name, new_folder
 from detrkit.data.repair import build_index
 from detrkit.data.table import AnnotationTable, positions_of
 from detrkit.errors import DataError
-from detrkit.files import SUFFIXES_BY_FORMAT
+from detrkit.files import SUFFIXES_BY_FORMAT, read_facts
 from detrkit.visual.text import printable
 
 Progress = Callable[[str, int, int], None]
@@ -45,20 +45,7 @@ Classes = Mapping[str, Sequence[tuple[int, str]]]
 
 SCHEMA_VERSION = 2
 """Of ``changes.json``; raised when a key changes its meaning or goes."""
-_OF_CLASSES = {"duplicate_category_ids", "duplicate_class_names", "class_names_differ_by_case"}
-_OF_CLASSES |= {"class_name_spaces", "class_ids_differ", "class_lists_differ"}
-_LOSE_IMAGES: tuple[str, ...] = (
-    "missing_image",
-    "absolute_file_name",
-    "escaping_file_name",
-    "image_empty",
-    "image_truncated",
-)
-_LOSE_IMAGES += ("image_unreadable", "image_too_large", "duplicate_image_ids", "image_in_two_splits")
-_LOSE_IMAGES += ("near_duplicate_in_two_splits",)
-_OF_POLYGONS = ("mask_polygon_short", "mask_polygon_flat")
-_OF_MASKS = ("mask_unreadable", *_OF_POLYGONS, "mask_outside_image", "mask_box_mismatch")
-_NOT_READ = {"polygons_in_labels": "polygons", "extra_numbers": "lines with numbers after the box"}
+_KINDS = read_facts(__file__)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -160,9 +147,9 @@ class _Writer:
         if not names:
             raise DataError(f"{checked.result.data}: none of its images can be used, so nothing can be repaired")
         for finding in checked.result.findings:
-            if finding.kind in _NOT_READ:
+            if finding.kind in _KINDS["not_read"]:
                 for name, count in finding.counts.items():
-                    self._lose(name, _NOT_READ[finding.kind], count, count)
+                    self._lose(name, _KINDS["not_read"][finding.kind], count, count)
         for files in checked.panoptic:
             self._lose(files.name, "panoptic masks", len(files.content["annotations"]))
 
@@ -273,7 +260,7 @@ class _Writer:
     def _kinds_of_images(self, split: str) -> dict[int, str]:
         """Return the fault by which each image of a split may be left out."""
         found = {finding.kind: finding for finding in self.checked.result.findings}
-        kinds = [found[kind] for kind in reversed(_LOSE_IMAGES) if kind in found]
+        kinds = [found[kind] for kind in reversed(_KINDS["lose_images"]) if kind in found]
         return {at.image: one.kind for one in kinds for at in one.locations if at.split == split}
 
     def _lose(self, split: str, what: str, lost: int, total: int | None = None) -> None:
@@ -305,7 +292,7 @@ class _Writer:
         has_mask = np.zeros(len(boxes), dtype=bool) if masks is None else np.isfinite(masks.area)
         sizes_hw = _fit_to_files(split, boxes, area, has_mask)
         # masks that say something else than their box, areas that do not fit either
-        has_mask[self._rows_of(split, *_OF_MASKS)] = False
+        has_mask[self._rows_of(split, *_KINDS["of_masks"])] = False
         is_wrong = np.abs(split.repaired_xywh - table.boxes_xywh).max(axis=1, initial=0) > ROUNDING
         is_wrong[self._rows_of(split, "area_wrong", "area_zero", "mask_area_mismatch")] = True
         area[is_wrong] = np.nan
@@ -399,7 +386,7 @@ def _united_classes(checked: Checked) -> Classes:
     listed_in = {
         name: list(zip(one.category_ids, one.category_names, strict=True)) for name, one in tables.items()
     }
-    if not any(checked.result.count(kind) for kind in _OF_CLASSES):
+    if not any(checked.result.count(kind) for kind in _KINDS["of_classes"]):
         return listed_in
     # the spelling that is used most, the first of equals
     totals = sum((split.class_counts() for split in checked.splits), Counter[str]())

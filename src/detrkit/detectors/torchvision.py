@@ -25,25 +25,16 @@ from detrkit.detectors.stages import autocast
 from detrkit.download import download_weights
 from detrkit.errors import UsageError, WeightsError
 from detrkit.families.build import CLASSES_SUFFIX, read_classes
+from detrkit.files import read_facts
 from detrkit.hardware import resolve_device
 from detrkit.types import ImageDetections
 
 KIND = "torchvision"
 RANDOM = ("none", "random")
 
-_HEAD_BIASES = (
-    "roi_heads.box_predictor.cls_score.bias",
-    "head.classification_head.cls_logits.bias",
-    "head.classification_head.module_list.0.bias",
-    "head.classification_head.module_list.0.1.bias",
-)
-# These were trained before torchvision's frozen batch norm had an epsilon; its builders set it to 0 as well.
-_ZERO_EPSILON = (
-    "fasterrcnn_resnet50_fpn_coco-258fb6c6.pth",
-    "maskrcnn_resnet50_fpn_coco-bf2d0c1e.pth",
-    "keypointrcnn_resnet50_fpn_coco-fc266e95.pth",
-    "retinanet_resnet50_fpn_coco-eeacb38b.pth",
-)
+_FACTS = read_facts(__file__)
+_HEAD_BIASES: tuple[str, ...] = tuple(_FACTS["head_biases"])
+_ZERO_EPSILON: tuple[str, ...] = tuple(_FACTS["zero_epsilon"])
 
 
 def torchvision_detector(spec: str, *, device: str = "auto", precision: Precision = "32") -> Detector:

@@ -9,17 +9,9 @@ import psutil
 import torch
 
 from detrkit.errors import DetrkitError, MemoryExhaustedError
+from detrkit.files import read_facts
 
-# What torch and the libraries under it say where memory is refused; allocators of torch have classes of their own.
-_WORDS = (
-    "can't allocate memory",
-    "not enough memory",
-    "Cannot allocate memory",
-    "std::bad_alloc",
-    "out of memory",
-    "CUBLAS_STATUS_ALLOC_FAILED",
-    "CUDNN_STATUS_ALLOC_FAILED",
-)
+_WORDS: tuple[str, ...] = tuple(read_facts(__file__)["words"])
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -36,6 +36,7 @@ from detrkit.evaluation.failures.properties import (
 )
 from detrkit.evaluation.matching import Found, Matches
 from detrkit.evaluation.truth import CocoTruth
+from detrkit.files import read_facts
 from detrkit.visual.page import Picture
 from detrkit.visual.text import shortened
 
@@ -47,13 +48,7 @@ PIXEL_IMAGES = 500
 _MOST_OF_IMAGE = 3  # pictures of a kind, so that one bad image does not fill the gallery
 _MOST_PIXELS = 400e6  # that are measured in all, so that large images do not take minutes
 _NAME_LENGTH = 40
-_DESCRIPTIONS = {
-    "classification": "is {other}, IoU {iou:.2f}",
-    "localization": "IoU {iou:.2f} only",
-    "both": "is {other}, IoU {iou:.2f} only",
-    "duplicate": "was found already, IoU {iou:.2f}",
-    "background": "nothing is labelled here",
-}
+_DESCRIPTIONS: Mapping[str, str] = read_facts(__file__)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -20,14 +20,9 @@ from detrkit.evaluation.failures.entries import SIZES, certainty, sizes_of, valu
 from detrkit.evaluation.failures.properties import NearPairs, near_pairs
 from detrkit.evaluation.matching import Matches, Pairs
 from detrkit.evaluation.overlaps import matched_iou
+from detrkit.files import read_facts
 
-_EXPLANATIONS = {
-    "missing label": "{said} found with score {score:.2f} where nothing is labelled",
-    "wrong class": "labelled {label}, found as {said} with score {score:.2f} at IoU {iou:.2f}",
-    "badly placed box": "{label} found with score {score:.2f}, but the boxes overlap by IoU {iou:.2f} only",
-    "label without object": "{label} that nothing finds at any score, though most such objects are found",
-    "label given twice": "two labels {label} overlap by IoU {iou:.2f}",
-}
+_EXPLANATIONS: Mapping[str, str] = read_facts(__file__)
 REASONS = tuple(_EXPLANATIONS)
 LEAST_RANK = 0.15
 """Of an issue that is worth a look."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -11,6 +12,7 @@ from detrkit.evaluation.failures.entries import KINDS, MISSED
 from detrkit.evaluation.failures.find import Failures
 from detrkit.evaluation.failures.label_issues import REASONS
 from detrkit.evaluation.failures.tables import image_rows, issue_rows
+from detrkit.files import read_facts
 from detrkit.visual.gallery import FilterGallery, GalleryItem
 from detrkit.visual.interactive_charts import BarChart, Charts
 from detrkit.visual.page import Block, Picture, Section, Text
@@ -22,14 +24,7 @@ MOST_ISSUES = 100
 _MOST_PLOTS = 6
 _FAIR_F1 = 0.5
 _MOST_BYTES, _MOST_BYTES_ISSUES = 6_000_000, 2_000_000  # of pictures, so that a report stays under 15 MB
-_MEANING = {
-    "classification": "right place, wrong class",
-    "localization": "right class, box too far off (IoU 0.1 to 0.5)",
-    "both": "wrong class, and box too far off",
-    "duplicate": "an object that another detection found already",
-    "background": "nothing labelled there",
-    "missed": "an object that no shown detection finds, not even with a wrong class or place",
-}
+_MEANING: Mapping[str, str] = read_facts(__file__)
 _SHORT_KINDS = ("classif.", "localiz.", "both", "duplic.", "backgr.", "missed")
 _WORST = "The worst of each kind, at most three of one image: false positives by score, missed objects by size."
 _LEGEND = "Labels are dashed and green, detections orange; what else lies near is drawn thin."
