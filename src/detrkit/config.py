@@ -372,17 +372,46 @@ def read_changes(path: str | Path) -> dict[str, Any]:
     Raises:
         ConfigError: The file is missing, or is not a YAML mapping.
     """
-    path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read config {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml(path)
     if content is None:
         content = {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}, expected sections such as train: and model:")
+    return content
+
+
+def read_yaml(path: str | Path) -> Any:
+    """Read a YAML file that a person wrote.
+
+    Raises:
+        ConfigError: It cannot be read, or is none.
+    """
+    try:
+        return parse_yaml(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror or error}") from error
+    except ValueError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+
+
+def parse_yaml(text: str) -> Any:
+    """Parse a YAML text.
+
+    Raises:
+        ValueError: It is none, is nested beyond all reason, or unfolds into a great many values: ten lines with
+            aliases of aliases make a billion.
+    """
+    try:
+        content = yaml.safe_load(text)
+    except (yaml.YAMLError, LookupError, AttributeError, RecursionError) as error:  # LookupError by !!bool x
+        raise ValueError(str(error)) from error
+    left, count = [content], 0
+    while left:
+        value = left.pop()
+        left += value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+        count += 1
+        if count > _MOST_VALUES:
+            raise ValueError(f"its aliases (*name) unfold into more than {_MOST_VALUES:,} values")
     return content
 
 
@@ -407,6 +436,7 @@ def count_keys(path: Path) -> int:
     return known if 2 * known > len(named) else 0
 
 
+_MOST_VALUES = 1_000_000
 _MAPPINGS = frozenset(
     (section, name)
     for section, values in Config().model_dump().items()

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import io
 import itertools
+import json
 import os
 import re
 import tomllib
@@ -73,6 +74,18 @@ def make_folder(path: str | os.PathLike[str], *names: str) -> Path:
 def to_plain(value: object, *, str_keys: bool = False) -> Any:
     """Return a value as JSON can hold it: dataclasses as dicts, numbers and arrays of NumPy as Python has them."""
     return msgspec.to_builtins(value, str_keys=str_keys, enc_hook=plain_value)
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Parse a JSON text that somebody else may have written.
+
+    Raises:
+        ValueError: It is none, or nested beyond all reason.
+    """
+    try:
+        return json.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def plain_value(value: Any) -> Any:

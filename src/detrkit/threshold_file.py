@@ -200,7 +200,7 @@ def read_thresholds(path: str | os.PathLike[str], class_map: ClassMap) -> Thresh
         data = msgspec.json.decode(Path(path).read_bytes())
     except OSError as error:
         raise DataError(f"cannot read thresholds {path}: {error.strerror or error}") from error
-    except msgspec.DecodeError as error:
+    except (ValueError, RecursionError) as error:  # msgspec's errors are such
         raise DataError(f"{path} is not valid JSON: {error}; {REPAIR}") from error
     try:
         return Thresholds.from_dict(data, str(path)).for_classes(class_map)

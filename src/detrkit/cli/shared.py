@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
-from detrkit.config import PRECISIONS
+from detrkit.config import PRECISIONS, parse_yaml
 from detrkit.errors import ConfigError, DetrkitError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -203,16 +203,14 @@ def parse_assignments(assignments: Sequence[str]) -> dict[str, Any]:
     Raises:
         ConfigError: A piece has no ``=`` or its value is not YAML.
     """
-    import yaml
-
     changes: dict[str, Any] = {}
     for assignment in assignments:
         key, equals, value = assignment.partition("=")
         if not equals or not key.strip():
             raise ConfigError(f"--set {assignment!r}: expected KEY=VALUE, for instance train.lr=1e-4")
         try:
-            parsed = yaml.safe_load(value)
-        except yaml.YAMLError as error:
+            parsed = parse_yaml(value)
+        except ValueError as error:
             raise ConfigError(f"--set {assignment!r}: the value is not valid YAML: {error}") from error
         # precision=16 or =32 reads as a number, but those are names
         changes[key.strip()] = value.strip() if key.strip() == "train.precision" else parsed

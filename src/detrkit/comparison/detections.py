@@ -26,7 +26,7 @@ from detrkit.download import hash_of
 from detrkit.errors import DataError
 from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth
-from detrkit.files import atomic_file, free_name
+from detrkit.files import atomic_file, free_name, parse_json
 
 FOLDER = "detections"
 
@@ -106,7 +106,7 @@ class DetectionStore:
 
     def _manifest(self) -> dict[str, Any]:
         try:
-            content = json.loads((self.folder / MANIFEST).read_text(encoding="utf-8"))
+            content = parse_json((self.folder / MANIFEST).read_bytes())
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}

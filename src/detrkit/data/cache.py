@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -25,6 +26,7 @@ from detrkit.errors import AnnotationError, DataError
 from detrkit.ops.images import DecodeTarget
 
 VERSION = 1
+_NPZ_ERRORS = (OSError, ValueError, LookupError, TypeError, EOFError, RuntimeError, zipfile.BadZipFile, zlib.error)
 _COPY_SUFFIXES = (".jpg", ".jpeg")
 
 
@@ -217,7 +219,7 @@ def read_manifest(folder: Path, split: str) -> tuple[CacheSettings, dict[str, En
                 name: Entry._make([*row[:-1], bool(row[-1])])
                 for name, row in zip(names, rows.tolist(), strict=True)
             }
-    except (OSError, ValueError, KeyError, TypeError, EOFError, zipfile.BadZipFile) as error:
+    except _NPZ_ERRORS as error:
         raise DataError(f"{path} is damaged: {error}; remove {folder} and {advice}") from error
     if version != VERSION:
         raise DataError(f"{path} has version {version}, expected {VERSION}; remove {folder} and {advice}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import re
@@ -16,6 +15,7 @@ from detrkit.detectors.on_split import EvalTarget
 from detrkit.detectors.results import ResultsFile, is_results_file
 from detrkit.errors import CheckpointError, UsageError, WeightsError
 from detrkit.families.presets import PRESETS
+from detrkit.files import parse_json
 
 TORCHVISION = "torchvision:"
 TRANSFORMERS = "hf:"
@@ -96,7 +96,7 @@ def _detects_in_transformers(text: str) -> bool:
         except (OSError, ValueError):  # no network, no such model: what was raised before says it better
             return False
     try:
-        config: Any = json.loads(path.read_text(encoding="utf-8"))
+        config: Any = parse_json(path.read_text(encoding="utf-8"))
         return any(str(name).endswith("ForObjectDetection") for name in config.get("architectures") or ())
     except (OSError, ValueError, AttributeError, TypeError):
         return False

@@ -8,7 +8,6 @@ Shapes: I images, N annotations, D detections, C classes of the data set.
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +23,7 @@ from detrkit.errors import AnnotationError
 from detrkit.evaluation.coco import MAX_DETECTIONS, BoxEvaluator, ImageIds
 from detrkit.evaluation.matching import Found, Matches, match_detections
 from detrkit.evaluation.truth import CocoTruth
-from detrkit.files import atomic_file
+from detrkit.files import atomic_file, parse_json
 
 CHECK_HINT = 'run "detrkit data check" to find every defect'
 
@@ -177,7 +176,7 @@ def _annotation_columns(
 
 def _read_json(path: Path) -> Mapping[str, Any]:
     try:
-        content = json.loads(path.read_bytes())
+        content = parse_json(path.read_bytes())
     except OSError as error:
         raise AnnotationError(f"cannot read annotations {path}: {error.strerror or error}") from error
     except ValueError as error:

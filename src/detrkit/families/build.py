@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import logging
 import os
 import re
@@ -11,12 +10,11 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-import yaml
 from torch import nn
 
 from detrkit.checkpoint import CheckpointStore, is_checkpoint, read_model
 from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap, take_names
-from detrkit.config import AidsConfig, Config, ModelConfig, update_config
+from detrkit.config import AidsConfig, Config, ModelConfig, parse_yaml, update_config
 from detrkit.download import download_hub_model, download_weights, is_url
 from detrkit.errors import ConfigError, DataError, UsageError, WeightsError, listed
 from detrkit.families.configs import DEFAULT_MODEL
@@ -28,6 +26,7 @@ from detrkit.families.recipes import preset_config
 from detrkit.families.transfer import load_exactly, match_logit_index, transfer, transfer_backbone
 from detrkit.families.two_stage.family import TWO_STAGE
 from detrkit.families.weights import LoadReport, Weights
+from detrkit.files import parse_json
 from detrkit.nn.recompute import set_recompute
 
 FAMILIES: dict[str, Family] = {family.name: family for family in (DETR, TWO_STAGE)}
@@ -124,7 +123,10 @@ def _parse_wanted(model: str | None, classes: str | os.PathLike[str] | None) -> 
     for part in (model or "").split(",") if model is not None else ():
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if equals:
-            fields[name] = yaml.safe_load(value)
+            try:
+                fields[name] = parse_yaml(value)
+            except ValueError as error:
+                raise UsageError(f"{part!r}: the value is not valid YAML: {error}") from error
         else:
             get_preset(name)
             preset = name
@@ -393,7 +395,7 @@ def _named_classes(text: str, num_labels: int) -> ClassMap:
                     raise WeightsError(
                         f"{path} has {len(rows)} names, the head {num_labels} rows; expected as many"
                     )
-            elif "categories" not in (read := json.loads(content)):
+            elif "categories" not in (read := parse_json(content)):
                 return read_classes(path, num_labels)
             else:
                 rows = {int(category["id"]): str(category["name"]) for category in read["categories"]}
@@ -419,7 +421,7 @@ def read_classes(path: Path, num_labels: int) -> ClassMap:
         WeightsError: They cannot be read, or are of another head.
     """
     try:
-        class_map = ClassMap.from_dict(json.loads(path.read_text(encoding="utf-8")))
+        class_map = ClassMap.from_dict(parse_json(path.read_text(encoding="utf-8")))
     except (OSError, ValueError, KeyError, TypeError, DataError) as error:
         raise WeightsError(f"{path} does not hold names, category_ids, slots and num_slots: {error}") from error
     if class_map.num_labels != num_labels:

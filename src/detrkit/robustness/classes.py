@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
 from detrkit.classes import ClassMap
+from detrkit.config import read_yaml
 from detrkit.data.index import CocoIndex
 from detrkit.errors import UsageError, listed, nearest
 from detrkit.evaluation.coco import ImageResults
@@ -151,13 +151,7 @@ def read_class_names(path: str | Path, data_sets: Sequence[str]) -> dict[str, di
     Raises:
         UsageError: It is no such file, or speaks of a data set that is not there.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {error}") from error
-    return resolve_class_names(content, data_sets, str(path))
+    return resolve_class_names(read_yaml(path), data_sets, str(path))
 
 
 def resolve_class_names(

@@ -13,9 +13,8 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
-import yaml
 
-from detrkit.config import Config, update_config
+from detrkit.config import Config, read_yaml, update_config
 from detrkit.errors import ConfigError, UsageError
 
 # Trials with other values of these could not be compared, or would not be one process on one device.
@@ -181,12 +180,7 @@ def read_space(path: str | Path, config: Config) -> Space:
             config does not take.
     """
     path = Path(path)
-    try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise UsageError(f"cannot read space {path}: {error.strerror or error}") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UsageError(f"{path} is not valid YAML: {error}") from error
+    content = read_yaml(path)
     if not isinstance(content, dict) or not content:
         raise UsageError(
             f"{path} holds {'nothing' if not content else f'a {type(content).__name__}'}, expected config keys "

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import yaml
 
-from detrkit.errors import DataError, UsageError, listed
+from detrkit.config import read_yaml
+from detrkit.errors import ConfigError, DataError, UsageError, listed
+from detrkit.files import parse_json
 from detrkit.visual.chart import Series
 
 Across = Literal["step", "epoch", "time"]
@@ -100,7 +100,7 @@ def read_metrics_log(path: str | Path) -> list[dict[str, Any]]:
         if not line.strip():
             continue
         try:
-            record = json.loads(line)
+            record = parse_json(line)
         except ValueError as error:
             if number == len(lines):
                 break
@@ -160,8 +160,8 @@ def _distinct_names(paths: Sequence[Path]) -> list[str]:
 def _read_config(folder: Path) -> dict[str, Any]:
     """Return the config as it stands, whatever version of detrkit wrote it; empty if it cannot be read."""
     try:
-        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError):
+        content = read_yaml(folder / "config.yaml")
+    except ConfigError:
         return {}
     return content if isinstance(content, dict) else {}
 

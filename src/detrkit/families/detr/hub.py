@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -11,7 +10,7 @@ from detrkit.config import BackboneName, TransformConfig
 from detrkit.errors import WeightsError
 from detrkit.families.detr.arguments import Told
 from detrkit.families.detr.config import DetrConfig
-from detrkit.files import read_facts
+from detrkit.files import parse_json, read_facts
 
 UNUSED_LABEL = "N/A"
 
@@ -144,7 +143,7 @@ def _read_preprocessing(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
 
 def _read_json(path: Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise WeightsError(f"{path} cannot be read as JSON: {error}") from error
     if not isinstance(content, dict):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import pathlib
 import warnings
 from collections.abc import Mapping
@@ -18,6 +17,7 @@ from torch import Tensor
 from detrkit.checkpoint import FORMAT, torch_fault
 from detrkit.errors import WeightsError, listed
 from detrkit.families.detr.layouts import QUERIES, State
+from detrkit.files import parse_json
 
 _STATES = ("model", "state_dict", "model_state_dict")
 """Keys under which training scripts save the weights that they train, the authors' first."""
@@ -129,7 +129,7 @@ def read_folder(folder: Path) -> State:
         )
     try:
         places = {
-            str(name): str(file) for name, file in json.loads(index.read_text("utf-8"))["weight_map"].items()
+            str(name): str(file) for name, file in parse_json(index.read_text("utf-8"))["weight_map"].items()
         }
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise WeightsError(
