@@ -46,8 +46,11 @@ NETWORK = {
     "transforms.max_size": 48,
     "transforms.eval_size": 32,
     "train.batch_size": 2,
+    "train.device": "cpu",
+    "data.workers": 0,
 }
-FIXED = ["--epochs", "1", *(part for key, value in NETWORK.items() for part in ("--set", f"{key}={value}"))]
+SET = " ".join(f"--set {key}={str(value).replace(' ', '')}" for key, value in NETWORK.items())
+FIXED = f"--epochs 1 --init none {SET}"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +83,6 @@ DATA_VERBS = (
     "data split IN/{0} --split train --out OUT",
     "data sample IN/{0} --count 2 --out OUT",
     "data cache IN/{0} --size 32 --out OUT",
-    "data preview IN/{0} --count 2 --draws 1 --out OUT",
 )
 PREDICT = "predict IN/{0} IN/coco/val --device cpu --out OUT --threshold 0"
 EVAL = "eval IN/{0} --data IN/coco --latency 0 --resamples 10 --out OUT --device cpu"
@@ -95,7 +97,11 @@ KINDS = {
     "yolo": Kind(["yolo"], ["yolo/labels/*/*.txt", "yolo/data.yaml"], verbs(DATA_VERBS, "yolo")),
     "voc": Kind(["voc"], ["voc/Annotations/*/*.xml", "voc/ImageSets/Main/*.txt"], verbs(DATA_VERBS, "voc")),
     "panoptic": Kind(["panoptic"], ["panoptic/annotations/*.json"], verbs(DATA_VERBS, "panoptic")),
-    "pictures": Kind(["coco"], ["coco/train/*.*"], verbs(DATA_VERBS, "coco")),
+    "pictures": Kind(
+        ["coco"],
+        ["coco/train/*.*"],
+        [*verbs(DATA_VERBS, "coco"), "data preview IN/coco --count 2 --draws 1 --out OUT"],
+    ),
     "results": Kind(
         ["coco", "results.json"],
         ["results.json"],
@@ -108,7 +114,7 @@ KINDS = {
     "config": Kind(
         ["coco", "run"],
         ["run/config.yaml"],
-        [f"train --config IN/run/config.yaml --data IN/coco --run OUT {' '.join(FIXED)} --set data.workers=0"],
+        [f"train --model detr-tiny --config IN/run/config.yaml --data IN/coco --run OUT {FIXED}"],
     ),
     "run": Kind(
         ["coco", "run"],
@@ -146,8 +152,7 @@ KINDS = {
         ["coco-cache/*.npz"],
         [
             "data cache IN/coco --size 32 --out IN/coco-cache",
-            "train --model detr-tiny --data IN/coco --run OUT --set data.cache=IN/coco-cache "
-            f"{' '.join(FIXED)} --set train.device=cpu",
+            f"train --model detr-tiny --data IN/coco --run OUT --set data.cache=IN/coco-cache {FIXED}",
         ],
         "coco-cache",
         "data cache IN/coco --size 32 --out IN/coco-cache",
@@ -155,8 +160,8 @@ KINDS = {
 }
 
 
-def make_materials(root: Path) -> None:
-    """Write a small file of every kind, most of them by detrkit's own commands."""
+def make_data(root: Path) -> None:
+    """Write a small data set in every layout, and detections of it."""
     rng = np.random.default_rng(0)
     categories = [{"id": 3, "name": "cat", "supercategory": "animal"}, {"id": 7, "name": "dog & <owner>"}]
     (root / "coco" / "annotations").mkdir(parents=True)
@@ -181,13 +186,17 @@ def make_materials(root: Path) -> None:
     for name in ("yolo", "voc"):
         run_well("data", "convert", root / "coco", "--to", name, "--out", root / name, "--copy")
     _write_panoptic(root / "panoptic", root / "coco")
-    # a model, and what is measured with it
-    network = {key.replace(".", "__"): value for key, value in NETWORK.items()}
-    run_well(*train_arguments(root / "coco", root / "run", 1, **network, data__workers=0))
-    _write_weights(root)
     boxes = [{"image_id": 1, "category_id": 3, "bbox": [3, 5, 14, 12], "score": 0.9}]
     boxes += [{"image_id": 2, "category_id": 7, "bbox": [22, 5, 14, 12.5], "score": 0.4}] * 2
     (root / "results.json").write_text(json.dumps(boxes))
+
+
+def make_materials(root: Path) -> None:
+    """Write small data and models, and what is measured with these."""
+    make_data(root)
+    network = {key.replace(".", "__"): value for key, value in NETWORK.items()}
+    run_well(*train_arguments(root / "coco", root / "run", 1, **network))
+    _write_weights(root)
     run_well("thresholds", root / "run", "--data", root / "coco", "--out", root / "thresholds.json")
 
 
@@ -207,7 +216,8 @@ def _write_panoptic(root: Path, coco: Path) -> None:
     segments.mkdir(parents=True)
     images, annotations = [], []
     for number, file in enumerate(sorted((root / "train").iterdir()), start=1):
-        width, height = Image.open(file).size
+        with Image.open(file) as image:
+            width, height = image.size
         pixels = np.zeros((height, width, 3), dtype=np.uint8)
         pixels[4:20, 2:18, 0], pixels[5:20, 20:40, 0] = 1, 2
         Image.fromarray(pixels).save(segments / f"{file.stem}.png")
@@ -223,6 +233,11 @@ def _write_panoptic(root: Path, coco: Path) -> None:
 @pytest.fixture(scope="session")
 def materials(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return made_once("mutation-materials", make_materials, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def small_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return made_once("mutation-data", make_data, tmp_path_factory)
 
 
 class Hang(BaseException):
@@ -343,13 +358,28 @@ def run_cases(kind: str, seeds: Sequence[int], materials: Path, folder: Path) ->
     return faults
 
 
-QUICK = {"coco": 25, "yolo": 25, "voc": 20, "panoptic": 10, "results": 10, "thresholds": 5, "hub": 5}
+QUICK = {"coco": 20, "yolo": 20, "voc": 20, "panoptic": 15, "results": 15}
 
 
-def test_damaged_files_give_one_clear_error_or_a_result(materials, tmp_path):
-    cases = [(kind, range(count)) for kind, count in QUICK.items()]
-    faults = [fault for case in cases for fault in run_cases(*case, materials, tmp_path)]
+@pytest.mark.parametrize("kind", QUICK)
+def test_damaged_files_give_one_clear_error_or_a_result(kind, small_data, tmp_path):
+    faults = run_cases(kind, range(QUICK[kind]), small_data, tmp_path)
     assert not faults, "\n\n".join(faults)
+
+
+def test_bytes_that_are_no_text_in_the_name_of_an_image_are_one_clear_error(small_data, copy_of):
+    file = copy_of(small_data / "panoptic") / "annotations" / "panoptic_train.json"
+    file.write_bytes(file.read_bytes().replace(b"001.jpg", b"0\xff\xfe1.jpg"))
+    result = run_here("data", "stats", file.parent.parent)
+    assert result.exit_code == 1
+    assert "byte" in result.stderr
+
+
+def test_a_value_of_a_megabyte_does_not_fill_the_screen():
+    result = run_here("train", "--set", f"train.epochs={'x' * 10**6}")
+    assert result.exit_code == 2
+    assert "train.epochs" in result.stderr
+    assert len(result.stderr) < 10_000
 
 
 @pytest.mark.slow

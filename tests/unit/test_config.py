@@ -9,6 +9,7 @@ from detrkit.cli.shared import parse_assignments
 from detrkit.config import RECIPES, Config, RecipeName, TransformConfig, read_config, update_config, write_config
 from detrkit.errors import ConfigError
 from detrkit.families.configs import MODEL_CONFIGS
+from tests.support.mutations import yaml_bomb
 
 
 @pytest.mark.parametrize(
@@ -181,3 +182,12 @@ def test_a_file_of_the_time_before_families_had_their_own_fields_is_read(tmp_pat
 
 def test_every_section_names_its_family():
     assert all(section().family == name for name, section in MODEL_CONFIGS.items())
+
+
+@pytest.mark.parametrize(
+    "text", ["[" * 3000, "a: !!bool x", "a: !!timestamp x", "a: 2001-99-99", yaml_bomb().decode()]
+)
+def test_yaml_that_is_odd_nested_or_unfolds_without_end_is_no_yaml(text: str, tmp_path: Path):
+    (tmp_path / "c.yaml").write_text(text)
+    with pytest.raises(ConfigError, match=r"c\.yaml is not valid YAML"):
+        read_config(tmp_path / "c.yaml")

@@ -7,7 +7,16 @@ import numpy as np
 import pytest
 
 from detrkit.errors import UsageError
-from detrkit.files import NOTES, atomic_bytes, atomic_file, check_free, free_name, make_folder, to_plain
+from detrkit.files import (
+    NOTES,
+    atomic_bytes,
+    atomic_file,
+    check_free,
+    free_name,
+    make_folder,
+    parse_json,
+    to_plain,
+)
 
 
 def test_file_appears_whole_and_replaces_the_old_one(tmp_path):
@@ -132,3 +141,8 @@ def test_numbers_of_numpy_and_paths_become_plain_whatever_holds_them(tmp_path):
     assert json.loads(json.dumps(plain)) == plain
     with pytest.raises(TypeError, match="cannot be written as JSON"):
         to_plain(object())
+
+
+def test_json_nested_beyond_all_reason_is_no_json():
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json("[" * 100_000)

@@ -140,3 +140,9 @@ def test_a_file_that_is_something_else_or_lacks_a_value_is_refused(tmp_path):
         file.write_text(text)
         with pytest.raises(DataError, match=message):
             read_thresholds(file, CLASSES)
+
+
+def test_a_file_nested_beyond_all_reason_is_refused(tmp_path):
+    (tmp_path / "t.json").write_text("[" * 100_000)
+    with pytest.raises(DataError, match=r"t\.json is not valid JSON"):
+        read_thresholds(tmp_path / "t.json", ClassMap(("a",), (1,)))

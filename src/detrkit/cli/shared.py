@@ -68,6 +68,9 @@ AsOption = Annotated[
 ]
 
 
+_LONGEST_MESSAGE = 8000
+
+
 @contextlib.contextmanager
 def errors() -> Iterator[None]:
     """Turn errors into a message and an exit code: 2 asked wrongly, 1 failed, 130 interrupted (143 by SIGTERM)."""
@@ -91,6 +94,8 @@ def fail(message: str, code: int) -> NoReturn:
 
     Of several training processes, all find what was asked wrongly; other faults may be one process's own.
     """
+    if len(message) > _LONGEST_MESSAGE:  # a value of a damaged file may be all of it; what to do stands at the end
+        message = f"{message[: _LONGEST_MESSAGE // 2]} ... {message[-_LONGEST_MESSAGE // 4 :]}"
     if _is_first_process():
         typer.echo(f"error: {message}", err=True)
     elif code != 2:

@@ -33,7 +33,7 @@ from detrkit.distributed import (
     lost_processes,
     make_fabric,
 )
-from detrkit.errors import ConfigError, DataError, UsageError, counted
+from detrkit.errors import CheckpointError, ConfigError, DataError, UsageError, counted
 from detrkit.families.build import build_model, is_run, prepare_model
 from detrkit.families.presets import PRESETS
 from detrkit.files import atomic_file, is_free, is_leftover, make_folder
@@ -141,6 +141,10 @@ def resume_run(
             say(line)
         return _train(config, run_dir, say, drawings, on_evaluation)
     saved = store.load_latest()
+    missing = [key for key in ("config", "class_map", "model", "optimizer", "progress") if key not in saved]
+    if missing:
+        lacks = ", ".join(missing)
+        raise CheckpointError(f"{store.folder} cannot be gone on from: its newest checkpoint lacks {lacks}")
     config = update_config(Config(), saved["config"])
     for line in _edited_lines(printout, config):
         say(line)

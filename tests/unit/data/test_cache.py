@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import shutil
@@ -253,7 +254,16 @@ def test_a_folder_that_is_no_cache_of_these_images_is_an_error(data: Path, tmp_p
     assert found(moved) == (None, [])  # found by itself, it is passed over
 
 
-@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut off"])
+def npz(**arrays: np.ndarray) -> bytes:
+    file = io.BytesIO()
+    np.savez(file, settings=np.ones(3), source=np.zeros(1), **arrays)
+    return file.getvalue()
+
+
+WITHOUT_SIDES = npz(name_bytes=np.zeros(1), name_offsets=np.array(2), entries=np.zeros((1, 6)))
+
+
+@pytest.mark.parametrize("content", [b"", b"text", b"PK\x03\x04 cut off", WITHOUT_SIDES])
 def test_a_damaged_manifest_is_an_error_where_named_and_made_anew(data: Path, content: bytes) -> None:
     folder = build(data).folder
     (folder / "train.manifest.npz").write_bytes(content)

@@ -23,6 +23,7 @@ from detrkit.errors import AnnotationError, DataError
 PATTERNS = ("panoptic_*.json", "annotations/panoptic_*.json", "*/panoptic_*.json", "*/annotations/panoptic_*.json")
 AREA_SHARE, AREA_PIXELS = 0.01, 2
 BOX_PIXELS = 2
+_IDS = ("id", "image_id", "category_id")
 
 
 class PanopticFiles(NamedTuple):
@@ -87,9 +88,13 @@ def read_mask(files: PanopticFiles, entry: Mapping[str, Any]) -> Segments | str:
 
 
 def _objects(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
-    """Return the entries of a list that are objects."""
+    """Return the entries of a list that are objects; ids that are lists or objects themselves become text."""
     entries = content.get(key)
-    return [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    objects = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    odd = [(entry, name) for entry in objects for name in _IDS if isinstance(entry.get(name), list | dict)]
+    for entry, name in odd:
+        entry[name] = str(entry[name])
+    return objects
 
 
 def _check_entry(
@@ -102,7 +107,7 @@ def _check_entry(
 ) -> None:
     """Check the entry of one image by itself, then against its PNG."""
     name, image = str(entry.get("file_name")), sizes.get(entry.get("image_id"))
-    listed = [segment for segment in entry.get("segments_info") or [] if isinstance(segment, dict)]
+    listed = _objects(entry, "segments_info")
 
     def report(kind: str, words: str, count: int = 1) -> None:
         found.add(kind, f"{name}: {words}", Location(files.name), count)

@@ -113,3 +113,12 @@ def test_file_names_outside_the_mask_folder_are_not_opened(panoptic):
     panoptic.save()
     result = check_data(panoptic.root)
     assert result.count("panoptic_png_missing") == 1
+
+
+@pytest.mark.parametrize("odd", [[[1]], {"a": 1}])
+def test_ids_that_are_lists_or_objects_are_named_not_a_traceback(odd, panoptic):
+    for entry, key in ((panoptic.panoptic["annotations"][0], "image_id"), (panoptic.first, "id")):
+        entry[key] = odd
+    panoptic.save()
+    kinds = {finding.kind for finding in check_data(panoptic.root).findings}
+    assert {"unknown_image_id", "panoptic_segment_unlisted"} <= kinds

@@ -165,10 +165,18 @@ def _listed_names(annotations: Path) -> list[str]:
 
 
 def _first_names(content: mmap.mmap, skipped: str | None) -> list[str]:
-    by_name, by_address = ((json.loads(match[1]) for match in key.finditer(content)) for key in _NAMES)
+    by_name, by_address = ((_text(match[1]) for match in key.finditer(content)) for key in _NAMES)
     names = (name for name in by_name if skipped is None or not name.endswith(skipped))
     found = list(islice(names, PROBED_NAMES))
     return found or [name.rpartition("/")[2] for name in islice(by_address, PROBED_NAMES)]
+
+
+def _text(written: bytes) -> str:
+    """Return a JSON string, or about what one says that is damaged; reading the file tells of it."""
+    try:
+        return str(json.loads(written))
+    except ValueError:
+        return written.decode("utf-8", "replace").strip('"')
 
 
 def _image_folders(annotations: Path, root: Path) -> Iterator[Path]:
