@@ -238,8 +238,19 @@ def test_no_trained_label_of_a_head_with_91_rows_is_impossible(tmp_path: Path, d
     detector = detrkit.load(tmp_path / "c.pth", device="cpu")
     found = detector.predict(torch.zeros(3, 64, 64, dtype=torch.uint8).numpy().transpose(1, 2, 0))
     assert set(found.data["class_name"]) == {"class_12"}
+    assert detector.class_map.logit_index == tuple(range(91))
     assert detector.class_map.names[1] == ("class_1" if dataset == "mine" else "person")
     assert ("as COCO's" in detector.class_map.guessed) == (dataset != "mine")
+
+
+def test_the_name_of_a_published_file_alone_takes_no_class_away(tmp_path: Path):
+    write_published(tmp_path / "detr-r50-e632da11.pth", build(small_config(), 91).state_dict())
+    classes = read_weights(tmp_path / "detr-r50-e632da11.pth")[0].class_map
+    assert classes.logit_index == tuple(range(91))
+    assert [classes.names[row] for row in (0, 1, 12, 26, 90)] == [
+        *("class_0", "person", "class_12", "class_26", "toothbrush")
+    ]
+    assert "as many as COCO's" in classes.guessed
 
 
 @pytest.mark.parametrize(

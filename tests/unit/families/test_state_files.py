@@ -195,7 +195,7 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path: Path, h
         archive.writestr("cat.jpg", b"picture")
     assert_refused(tmp_path / "pictures.pth", "damaged or not a PyTorch file")
     save_file(state, tmp_path / "tensors.pth")  # of the wrong name
-    assert_refused(tmp_path / "tensors.pth", "damaged or not")
+    assert_refused(tmp_path / "tensors.pth", "damaged")
     torch.save(state, tmp_path / "pickle.safetensors")
     assert_refused(tmp_path / "pickle.safetensors", "not a safetensors file")
     torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(2)), tmp_path / "script.pth")  # type: ignore[no-untyped-call]
