@@ -258,6 +258,16 @@ def test_crowd_flags_are_those_of_pycocotools_and_odd_ones_are_said(
     assert report.count("crowd_flag_odd") == is_said
 
 
+def test_a_key_that_an_annotation_has_twice_is_said_and_the_last_counts(tmp_path: Path) -> None:
+    entries = [annotation(1, bbox=[1, 2, 3, 4], attributes={"bbox": 1}), annotation(2, bbox=[5, 6, 7, 8])]
+    path = write(tmp_path, coco([image_entry()], entries))
+    text = path.read_text().replace('"bbox": [5, 6, 7, 8]', '"bbox": [0, 0, 2, 2], "bbox": [5, 6, 7, 8]')
+    path.write_text(text)
+    index, report = read_coco(path, tmp_path)
+    assert index.boxes_xyxy.tolist() == [[1, 2, 4, 6], [5, 6, 12, 14]]
+    assert report.examples("repeated_keys") == ("annotations[1]: 'bbox'",)
+
+
 def test_annotations_without_an_id_get_numbers_that_no_other_has_and_that_are_not_0(tmp_path: Path) -> None:
     entries = [annotation(number) for number in (0, 2, 0, 3, 0)]
     for entry in entries[::2]:
