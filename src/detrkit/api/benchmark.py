@@ -38,6 +38,7 @@ def benchmark(
     images: Sequence[Source] = (),
     data: Source | None = None,
     split: str = "val",
+    image_folder: Source | None = None,
     repeats: int = REPEATS,
     warm_up: int = WARM_UP,
     out: Source | None = None,
@@ -58,6 +59,7 @@ def benchmark(
         images: Image files to detect in; a made-up image of 640 x 480 if neither these nor ``data`` are given.
         data: Data set whose first images are taken.
         split: Split of the data set.
+        image_folder: Folder of the images of ``data``, where they lie elsewhere.
         repeats: Batches that are timed of each setting.
         warm_up: Batches before, at least.
         out: Folder for ``speed.json`` and ``speed.html``; nothing is written if not given.
@@ -82,7 +84,7 @@ def benchmark(
         threads=list(threads) or [None],
     )
     folder = None if out is None else make_folder(out, "speed.json", "speed.html")
-    pixels, files, told = _pictures(images, data, split)
+    pixels, files, told = _pictures(images, data, split, image_folder)
     notes = _notes([setting.model for setting in settings])
     for note in notes:
         say(note)
@@ -94,12 +96,15 @@ def benchmark(
     return speed
 
 
-def _pictures(images: Sequence[Source], data: Source | None, split: str) -> tuple[list[Tensor], list[Path], str]:
+def _pictures(
+    images: Sequence[Source], data: Source | None, split: str, image_folder: Source | None
+) -> tuple[list[Tensor], list[Path], str]:
     """Return images in memory, their files, and what they are."""
     if images and data is not None:
         raise UsageError("both images and data are given; give one of them")
     if data is not None:
-        part = read_split(Config(), split, os.fspath(data), may_lose=True)
+        folder = None if image_folder is None else os.fspath(image_folder)
+        part = read_split(Config(), split, os.fspath(data), may_lose=True, image_folder=folder)
         dataset = CocoDataset(part.index, part.files.images, None)
         rows = range(min(IMAGES, len(dataset)))
         files = [Path(dataset.images) / part.index.file_name(row) for row in rows]

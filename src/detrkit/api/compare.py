@@ -41,6 +41,7 @@ def compare(
     data: Source | None = None,
     *,
     split: str = "val",
+    image_folder: Source | None = None,
     out: Source = "compare",
     classes: Which = "shared",
     reference: Literal["first", "best"] = "first",
@@ -59,6 +60,7 @@ def compare(
             COCO result file. Of files alone, the images need not be there.
         data: Folder of the data set in any layout, or one COCO JSON file; that of the first run if not given.
         split: Name of the split.
+        image_folder: Folder of the images of ``data``, where they lie elsewhere.
         out: Folder for ``compare.html``, ``compare.json``, ``compare.md``, ``compare.csv``, ``classes.csv``,
             ``images.csv`` and the detections of each. Detections that are there already, of the same weights on
             the same images, are not made again.
@@ -83,7 +85,7 @@ def compare(
     for model in models:
         names.append(free_name(os.fspath(model), names, "{} ({})"))
     found = _find(models, names, device, precision, progress)
-    part, _ = read_split_for(found, split, data)
+    part, _ = read_split_for(found, split, data, image_folder=image_folder)
     kept = [f"{FOLDER}/{name}" for name in (MANIFEST, *(f"{stem}.json" for stem in file_stems(names)))]
     folder = make_folder(out, *FILES, *kept)
     subjects = [bind_target(subject, part) for subject in found]

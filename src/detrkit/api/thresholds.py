@@ -53,6 +53,7 @@ def choose_thresholds(
     data: Source | None = None,
     *,
     split: str = "val",
+    image_folder: Source | None = None,
     check_split: str | None = None,
     precision: float | None = None,
     recall: float | None = None,
@@ -69,6 +70,7 @@ def choose_thresholds(
     Args:
         model: Whatever detects: anything that :func:`find_target` takes, what it gives, or a detector.
         data: Folder of the data set, or one COCO JSON file; the run's own if the model is a run.
+        image_folder: Folder of the images of ``data``, where they lie elsewhere.
         split: Split to choose on; one that the model was not trained on.
         check_split: Split to check on. Without one, thresholds of each half of the images are checked on the
             other.
@@ -93,7 +95,7 @@ def choose_thresholds(
     if check_split == split:
         raise UsageError(f"thresholds chosen on {split} cannot be checked on {split}; leave check_split out")
     subject = find_target(model, device=device)
-    own, name = _collected(subject, data, split, batch_size, say, progress)
+    own, name = _collected(subject, (data, image_folder), split, batch_size, say, progress)
 
     # the thresholds, chosen on the whole split and checked elsewhere
     choose = functools.partial(
@@ -109,7 +111,7 @@ def choose_thresholds(
     if check_split is None:
         choice = _checked_by_halves(own, choose, thresholds)
     else:
-        other, _ = _collected(subject, data, check_split, batch_size, say, progress)
+        other, _ = _collected(subject, (data, image_folder), check_split, batch_size, say, progress)
         bound = thresholds.for_classes(other.class_map)  # of a file of detections each split has its own classes
         check = check_thresholds(other.matches(), other.class_map, bound)
         choice = ThresholdChoice(thresholds, check, check_split)
@@ -138,14 +140,14 @@ def _checked_by_halves(
 
 def _collected(
     subject: EvalTarget,
-    data: Source | None,
+    places: tuple[Source | None, Source | None],
     split: str,
     batch_size: int | None,
     say: Say,
     progress: Progress | None,
 ) -> tuple[CocoEvaluator, str]:
     """Detect on a split; return the evaluator and the name of the data set."""
-    part, where = read_split_for([subject], split, data)
+    part, where = read_split_for([subject], split, places[0], image_folder=places[1])
     subject = bind_target(subject, part)
     origin = origin_of(subject, part)
     for line in [*part.lines(), *unknown_classes(subject.class_map, part), *origin.notes]:

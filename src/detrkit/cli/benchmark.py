@@ -31,6 +31,7 @@ def benchmark(
         list[Path] | None, opt("FILE", "Image to detect in; may repeat. A made-up one if not given.")
     ] = None,
     data: shared.DataOption = None,
+    image_folder: shared.ImageFolderOption = None,
     split: Annotated[str, opt("NAME", "Split of --data.")] = "val",
     repeats: Annotated[int, opt("N", "Batches timed of each setting.", min=1)] = 20,
     warm_up: Annotated[int, opt("N", "Batches before, at least.", min=0)] = 3,
@@ -60,6 +61,7 @@ def benchmark(
                 images=image or [],
                 data=data,
                 split=split,
+                image_folder=image_folder,
                 repeats=repeats,
                 warm_up=warm_up,
                 out=folder,

@@ -28,6 +28,7 @@ def compare(
         Path | None, opt("DATA", "Data set folder or COCO JSON file; the first run's own if not given.")
     ] = None,
     split: shared.SplitOption = None,
+    image_folder: shared.ImageFolderOption = None,
     out: Annotated[
         Path | None,
         opt("DIR", "Folder of results, compare if not given; detections of the same weights there are used."),
@@ -53,6 +54,7 @@ def compare(
 
         options = shared.given(
             split=split,
+            image_folder=image_folder,
             out=out,
             classes=classes,
             reference=against,

@@ -26,6 +26,7 @@ def thresholds(
     data: Annotated[
         Path | None, opt("DATA", "Folder of the data set, or one COCO JSON file; a run's own if not given.")
     ] = None,
+    image_folder: shared.ImageFolderOption = None,
     split: Annotated[
         str | None, opt("NAME", "Split to choose on, not one that the model was trained on; val if not given.")
     ] = None,
@@ -65,6 +66,7 @@ def thresholds(
             raise UsageError(f"{file} is a folder, expected the file to write, such as {file / FILE_NAME}")
         options = shared.given(
             split=split,
+            image_folder=image_folder,
             check_split=check_split,
             recall=recall,
             least_objects=least_objects,

@@ -81,6 +81,7 @@ def split_data(
     group: bool = True,
     max_distance: int = MAX_DISTANCE,
     copy: bool = False,
+    image_folder: Path | None = None,
     say: Say = lambda _message: None,
     progress: Progress | None = None,
 ) -> DivideResult:
@@ -96,6 +97,7 @@ def split_data(
         group: Whether near-duplicates, and files that Roboflow made from one, stay in the same part.
         max_distance: Bits of 256 by which the hashes of near-duplicates differ at most.
         copy: Whether to copy images; otherwise they are hard-linked where possible.
+        image_folder: Folder of the images, where they lie elsewhere than the annotations.
         say: Function told what was found.
         progress: Function told of images compared and written, and of how many of both there are.
 
@@ -105,7 +107,7 @@ def split_data(
     """
     check_shares(shares)
     check_new_folder(Path(out))
-    found = find_splits(data, layout, [split] if split else None)
+    found = find_splits(data, layout, [split] if split else None, image_folder)
     if len(found) > 1:
         raise UsageError(f"{data} is divided already, into {', '.join(found)}; name the one to divide: --split")
     ((name, files),) = found.items()
@@ -137,6 +139,7 @@ def sample_data(
     seed: int = 0,
     min_per_class: int = 1,
     copy: bool = False,
+    image_folder: Path | None = None,
     say: Say = lambda _message: None,
     progress: Progress | None = None,
 ) -> DivideResult:
@@ -151,6 +154,7 @@ def sample_data(
         seed: Seed of the choice.
         min_per_class: Number of images that each class gets at least in each split, where possible.
         copy: Whether to copy images; otherwise they are hard-linked where possible.
+        image_folder: Folder of the images, where they lie elsewhere than the annotations.
         say: Function told what was found.
         progress: Function told of images written.
 
@@ -159,7 +163,7 @@ def sample_data(
         DataError: The data set cannot be read.
     """
     check_new_folder(Path(out))
-    found = find_splits(data, layout, splits)
+    found = find_splits(data, layout, splits, image_folder)
     if count < len(found):
         raise UsageError(f"asked for {count} images, expected at least one for each of: {', '.join(found)}")
     read = {name: read_told(files, say) for name, files in found.items()}

@@ -12,12 +12,13 @@ import torch
 from PIL import Image
 
 from detrkit.classes import ClassMap
-from detrkit.config import TransformConfig
+from detrkit.config import PixelRange, TransformConfig
 from detrkit.data.coco import CocoDataset, Sample, SampleKey
 from detrkit.data.index import CocoIndex
 from detrkit.data.transforms import train_transform
 from detrkit.errors import DataError, ImageError, UsageError, counted, listed, nearest
 from detrkit.files import make_folder
+from detrkit.ops.pixel_range import FULL
 from detrkit.types import Target
 from detrkit.visual.drawing import beside, draw_objects, save_png
 from detrkit.visual.page import Gallery, Picture, Section, Text, write_page
@@ -51,6 +52,7 @@ def preview_rows(
     draws: int = 3,
     seed: int = 0,
     class_name: str | None = None,
+    pixel_range: PixelRange = FULL,
     on_error: Callable[[ImageError], None] | None = None,
 ) -> Iterator[PreviewRow]:
     """Draw images with their boxes, before and after augmentation, in an order that ``seed`` decides.
@@ -63,14 +65,17 @@ def preview_rows(
         draws: Number of pictures of augmentation in each row.
         seed: Seed of the choice and of augmentation.
         class_name: Class that the images must hold; any if None.
+        pixel_range: Values of 16- and 32-bit images that become black and white.
         on_error: Function told of images that cannot be read; others take their place.
 
     Raises:
         UsageError: There is no class of that name.
         DataError: No image holds it.
     """
-    plain = CocoDataset(index, images, None, on_bad_image="error")
-    augmented = CocoDataset(index, images, train_transform(config), seed=seed, on_bad_image="error")
+    plain = CocoDataset(index, images, None, on_bad_image="error", pixel_range=pixel_range)
+    augmented = CocoDataset(
+        index, images, train_transform(config), seed=seed, on_bad_image="error", pixel_range=pixel_range
+    )
     given = 0
     for row in _candidates(index, seed, class_name):
         if given == count:

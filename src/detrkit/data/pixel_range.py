@@ -6,10 +6,11 @@ from pathlib import Path
 
 import numpy as np
 
+from detrkit.config import PixelRange
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.errors import DataError, ImageError
 from detrkit.ops.images import read_wide
-from detrkit.ops.pixel_range import range_of
+from detrkit.ops.pixel_range import FULL, range_of
 
 MEASURED = 500
 """Images of which the range of a data set is taken, evenly over it."""
@@ -24,8 +25,8 @@ def some_files(index: CocoIndex, images: Path, count: int) -> list[Path]:
     return [images / name for name in names]
 
 
-def measure_range(index: CocoIndex, images: Path) -> tuple[float, float] | None:
-    """Return the values that become black and white over a data set; None where no image has more than 8 bits.
+def measure_range(index: CocoIndex, images: Path) -> PixelRange:
+    """Return the values that become black and white over a data set; full where no image has more than 8 bits.
 
     They are those between which nearly all pixels of nearly all images lie: a few odd images do not count.
 
@@ -41,7 +42,7 @@ def measure_range(index: CocoIndex, images: Path) -> tuple[float, float] | None:
         if wide is not None and wide.is_valid.any():
             ranges.append(range_of(wide, "percentile"))
     if not ranges:
-        return None
+        return FULL
     low, high = np.percentile([one for one, _ in ranges], 1), np.percentile([one for _, one in ranges], 99)
     if not low < high:
         raise DataError(f"data.pixel_range=data: all pixels of {images} have the value {low:g}; set [LOW,HIGH]")

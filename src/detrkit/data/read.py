@@ -9,14 +9,18 @@ from typing import Literal
 
 import numpy as np
 
-from detrkit.data.faults import Findings, ReadReport
+from detrkit.data.box_formats import box_format_of, from_xywh, looks_normalised
+from detrkit.data.faults import MOST_LOST, Findings, ReadReport
 from detrkit.data.formats import FORMATS, SplitFiles
 from detrkit.data.formats.foreign import describe_foreign
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.data.names import find_names
+from detrkit.data.pixel_range import some_files
 from detrkit.data.repair import account, build_index
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError, ImageError
+from detrkit.ops.images import narrow_range_lines
+from detrkit.ops.pixel_range import FULL
 
 OnBadImage = Literal["skip", "error", "keep"]
 
@@ -38,7 +42,8 @@ def load_table(files: SplitFiles) -> AnnotationTable:
 def read_told(files: SplitFiles, say: Callable[[str], None]) -> tuple[CocoIndex, ReadReport]:
     """Read a split, and say what was repaired."""
     index, report = read_split_files(files)
-    for line in report.lines():
+    narrow = narrow_range_lines(some_files(index, files.images, 3), FULL)
+    for line in [*report.lines(), *narrow]:
         say(line)
     return index, report
 
@@ -75,6 +80,17 @@ def read_split_files(
             f"{table.source}: {missing} of {missing + len(index)} image files do not exist in {images}, "
             f"for instance {example}; restore them or remove their entries"
         )
+    kind = _other_box_format(index, files)
+    if kind:
+        found = Findings(report.source, report.findings)
+        boxes = index.written.boxes_xywh
+        found.add(kind, f"the first is {boxes[0].round(3).tolist()}", count=len(boxes))
+        report = dataclasses.replace(report, findings=found.build())
+        if not may_lose:
+            raise DataError(
+                f"{table.source}: training and evaluation would take its boxes for others; repair a copy (detrkit "
+                f"data check DATA --fix DIR), or go on with them: --set data.on_lost_objects=warn:\n{report}"
+            )
     is_empty = ledger.objects_found and not ledger.objects_read
     if is_empty and "missing_image" not in ledger.objects_left_out and not may_lose:
         raise DataError(
@@ -82,6 +98,19 @@ def read_split_files(
             f"train on the images all the same: --set data.on_lost_objects=warn):\n{report}"
         )
     return index, report
+
+
+def _other_box_format(index: CocoIndex, files: SplitFiles) -> str:
+    """Return the fault of a split whose boxes are written another way than its format has it; else empty."""
+    written, native = index.written, FORMATS[files.format].box_format
+    if written is None:
+        return ""
+    extent = index.sizes_hw[written.image_rows][:, [1, 0, 1, 0]].astype(np.float64)
+    numbers = from_xywh(written.boxes_xywh, native)
+    if files.format != "yolo" and len(numbers) and looks_normalised(numbers, extent).mean() > MOST_LOST:
+        return "box_normalised"
+    box_format = box_format_of(numbers, extent, native)
+    return "" if box_format == native else f"box_{box_format}"
 
 
 def index_files(table: AnnotationTable, images: Path) -> tuple[CocoIndex, ReadReport]:

@@ -20,7 +20,7 @@ from detrkit.arguments import checked
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import Config
 from detrkit.detectors.interop import sv, to_supervision
-from detrkit.detectors.sources import ImageSource, NamedSource, list_sources, read_windows
+from detrkit.detectors.sources import ImageSource, NamedSource, list_sources, passed_over, read_windows
 from detrkit.detectors.stages import Stages, prepare
 from detrkit.errors import ImageError, UsageError
 from detrkit.ops.images import narrow_range_lines
@@ -209,6 +209,10 @@ class Detector:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, expected 1 or more")
 
+        # what of a folder is not read, and pictures of which little would be left
+        for folder in dict.fromkeys(source.content.parent for source in sources if source.skippable):
+            if left := passed_over(folder):
+                logger.warning("%s: %s", folder, left)
         pixel_range = FULL if self.config is None else self.config.data.pixel_range
         files = [source.content for source in sources if isinstance(source.content, Path)]
         for line in narrow_range_lines(files, pixel_range):

@@ -97,6 +97,11 @@ def match_results(results: Results, split: Split, name: str) -> MatchedResults:
         (results.boxes, []) if results.is_ours else _read_boxes(results.boxes, image_rows, evidence, name)
     )
     notes += words
+    if not results.is_ours and len(evidence.best) and not evidence.hits(boxes):
+        notes.append(
+            f"None of the best {counted(len(evidence.best), 'box', 'boxes')} of {name} lies on an object. Are "
+            "they of another split, in pixels of pictures of another size, or with x and y exchanged?"
+        )
     class_of_key, words = _match_classes(results, boxes, evidence, name)
     class_ids = class_of_key[results.categories]
     notes += words

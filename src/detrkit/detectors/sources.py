@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import logging
 import os
 import re
 from collections import Counter
@@ -23,8 +22,6 @@ from detrkit.errors import DataError, ImageError, UsageError, counted, listed
 from detrkit.files import IMAGE_SUFFIXES, is_kind, walk_files
 from detrkit.ops.images import decode_image
 from detrkit.ops.pixel_range import FULL, WIDE_MODES
-
-logger = logging.getLogger(__name__)
 
 MOST_READERS = 8
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")  # a path object has lost one of its slashes
@@ -94,12 +91,9 @@ def list_folder(folder: Path) -> list[Path]:
         DataError: There is none.
     """
     images = sorted(path for path in folder.iterdir() if is_kind(path.name, IMAGE_SUFFIXES) and path.is_file())
-    left = passed_over(folder)
     if not images:
-        kinds = " ".join(sorted(IMAGE_SUFFIXES))
+        kinds, left = " ".join(sorted(IMAGE_SUFFIXES)), passed_over(folder)
         raise DataError(f"{folder}: no image in this folder, expected files with {kinds}{left and f'; {left}'}")
-    if left:
-        logger.warning("%s: %s", folder, left)
     return images
 
 
@@ -145,9 +139,14 @@ def read_windows(
 
 def _expand(item: Any, name: str) -> list[NamedSource]:
     if isinstance(item, (str, os.PathLike)):
-        if _URL.match(os.fspath(item)):
-            url = _URL.sub(r"\1://", os.fspath(item), count=1)
-            raise UsageError(f"{url} is a URL; only files are read: fetch it (curl -O {url}) and give the file")
+        if not os.fspath(item):
+            raise UsageError(f"{name} has an empty path, expected that of a file or folder")
+        if address := _URL.match(os.fspath(item)):
+            scheme, rest = address[1], os.fspath(item)[address.end() :]
+            if scheme.lower() == "file":
+                raise UsageError(f"{os.fspath(item)} is a URL; only paths are read: give /{rest}")
+            how = f" (curl -O {scheme}://{rest})" if scheme.lower() in ("http", "https", "ftp") else ""
+            raise UsageError(f"{scheme}://{rest} is a URL; only files are read: fetch it{how} and give the file")
         path = Path(item)
         if path.is_dir():
             return [NamedSource(str(file), file, skippable=True) for file in list_folder(path)]

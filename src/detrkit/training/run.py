@@ -33,7 +33,7 @@ from detrkit.distributed import (
     lost_processes,
     make_fabric,
 )
-from detrkit.errors import CheckpointError, ConfigError, DataError, UsageError, counted
+from detrkit.errors import CheckpointError, ConfigError, DataError, UsageError, counted, listed
 from detrkit.families.build import build_model, is_run, prepare_model
 from detrkit.families.presets import PRESETS
 from detrkit.files import atomic_file, is_free, is_leftover, make_folder
@@ -283,8 +283,8 @@ def prepare(
         class_map = ClassMap.from_dict(saved["class_map"])
         if train.index.class_map.names != class_map.names:
             raise DataError(
-                f"{train.files.annotations} has other classes than the run was begun with; got "
-                f"{len(train.index.class_map)}, expected {len(class_map)}: {', '.join(class_map.names[:5])}, ..."
+                f"{train.files.annotations} has other classes than the run was begun with: got "
+                f"{listed(train.index.class_map.names)}, expected {listed(class_map.names)}"
             )
         check_same_data(saved.get("data", {}), train)
         torch.manual_seed(config.train.seed)
@@ -292,8 +292,7 @@ def prepare(
 
     # gray values of the whole set, which the model is to meet again wherever it predicts
     if config.data.pixel_range == "data":
-        measured = measure_range(train.index, train.files.images)
-        config = update_config(config, {"data.pixel_range": measured or "full"})
+        config = update_config(config, {"data.pixel_range": measure_range(train.index, train.files.images)})
         say(f"data.pixel_range of {train.files.images}: {config.data.pixel_range}")
     files = some_files(train.index, train.files.images, 3)
     for line in narrow_range_lines(files, config.data.pixel_range):

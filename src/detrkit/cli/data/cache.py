@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated
 
 from detrkit.cli.data.shared import DataArgument, print_read
-from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
+from detrkit.cli.shared import ImageFolderOption, JsonOption, errors, opt, progress_bar, quiet, say
 
 
 def cache(
@@ -18,17 +18,17 @@ def cache(
     size: Annotated[int, opt("N", "Greatest short side of a copy in pixels: the largest scale.", min=32)] = 800,
     quality: Annotated[int, opt("Q", "Of the JPEG files.", min=1, max=100)] = 90,
     workers: Annotated[int | None, opt("N", "Images at once; one per CPU if not given.", min=1)] = None,
+    image_folder: ImageFolderOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Copy large training images at the size that training needs. Stopped or killed, the same command goes on."""
     with errors():
-        from detrkit.config import DataConfig
         from detrkit.curation.cache import build_cache
         from detrkit.data.cache import default_cache_folder
-        from detrkit.data.formats import find_split
+        from detrkit.data.formats import find_splits
         from detrkit.data.read import read_told
 
-        files = find_split(data, split, DataConfig())
+        (files,) = find_splits(data, "auto", [split], image_folder).values()
         index, report = read_told(files, quiet if as_json else say)
         folder = out or default_cache_folder(data)
         with progress_bar("caching", as_json) as progress:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from detrkit.cli.data import shared
-from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
+from detrkit.cli.shared import ImageFolderOption, JsonOption, errors, opt, progress_bar, quiet, say
 
 
 def sample(
@@ -17,6 +17,7 @@ def sample(
     min_per_class: Annotated[int, opt("N", "Images that each class gets at least, where possible.", min=0)] = 1,
     layout: shared.LayoutOption = "auto",
     copy: shared.CopyOption = False,
+    image_folder: ImageFolderOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Make a small data set out of a large one, in COCO layout, with every class in proportion."""
@@ -33,6 +34,7 @@ def sample(
                 seed=seed,
                 min_per_class=min_per_class,
                 copy=copy,
+                image_folder=image_folder,
                 say=quiet if as_json else say,
                 progress=progress,
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated
 
 from detrkit.cli.data import shared
-from detrkit.cli.shared import JsonOption, errors, opt, progress_bar, quiet, say
+from detrkit.cli.shared import ImageFolderOption, JsonOption, errors, opt, progress_bar, quiet, say
 from detrkit.errors import counted
 
 
@@ -25,6 +25,7 @@ def split(
     ] = None,
     layout: shared.LayoutOption = "auto",
     copy: shared.CopyOption = False,
+    image_folder: ImageFolderOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Divide a data set into training, validation and test parts, in COCO layout: every class in proportion."""
@@ -44,6 +45,7 @@ def split(
                 group=groups,
                 max_distance=MAX_DISTANCE if max_distance is None else max_distance,
                 copy=copy,
+                image_folder=image_folder,
                 say=quiet if as_json else say,
                 progress=progress,
             )

@@ -10,7 +10,7 @@ import os
 import posixpath
 import re
 import warnings
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -28,6 +28,7 @@ from detrkit.ops.pixel_range import FULL, WIDE_MODES, WideImage, narrow_words, w
 
 Progress = Callable[[str, int, int], None]
 
+_COMPANIONS = (".txt", ".xml", ".json", ".yaml", ".yml", ".csv", ".md", ".db", ".ini", ".cache")
 _SAME_FORMAT = {"MPO": "JPEG", "DIB": "BMP"}
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"GIF8", b"BM", b"RIFF", b"II*\0", b"MM\0*")
 _STRANGERS = (
@@ -211,6 +212,14 @@ def _report_size(split: SplitData, row: int, facts: ImageFacts, turning: Turning
     split.limits_hw[row] = facts.stored_hw if turning.turned[row] else np.maximum(listed, upright)
 
 
+def _kind_not_read(name: str) -> str:
+    """Return the kind of a file that no walk of an image folder reads; empty for pictures, labels and texts."""
+    if name.startswith("."):
+        return "hidden picture" if format_of_suffix(name) else ""
+    suffix = Path(name).suffix.lower()
+    return "" if format_of_suffix(name) or suffix in _COMPANIONS else suffix or "without suffix"
+
+
 def _check_unlisted(splits: Sequence[SplitData], found: Findings) -> None:
     """Find image files in the image folders that no split names."""
     names = {split.name: [name for name in split.resolved if name is not None] for split in splits}
@@ -221,6 +230,9 @@ def _check_unlisted(splits: Sequence[SplitData], found: Findings) -> None:
             real = (split.files.images / folder).resolve()
             if real not in told:
                 told.add(real)
-                for name in sorted(filter(format_of_suffix, list_folder(real))):
+                files = list_folder(real)
+                for kind, count in sorted(Counter(filter(None, map(_kind_not_read, files))).items()):
+                    found.add("files_not_read", f"{folder or '.'}: {count} {kind}", Location(split.name), count)
+                for name in sorted(name for name in files if format_of_suffix(name) and not name.startswith(".")):
                     if str(real / name) not in listed:
                         found.add("unlisted_image", posixpath.join(folder, name), Location(split.name))
