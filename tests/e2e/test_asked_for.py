@@ -25,10 +25,12 @@ from tests.e2e.conftest import Trained, run_here, run_well
         "compare RUN RUN --data ANN --latency 0 --resamples 20 --out OUT",
     ],
 )
-def test_image_folder_that_the_error_advises_helps(words: str, tiny_run: Trained, tmp_path: Path) -> None:
+def test_image_folder_that_the_error_advises_helps(
+    words: str, tiny_data: Path, tiny_run: Trained, tmp_path: Path
+) -> None:
     annotations, pictures = tmp_path / "ann", tmp_path / "photos"
-    shutil.copytree(tiny_run.data, pictures, ignore=shutil.ignore_patterns("annotations"))
-    shutil.copytree(tiny_run.data / "annotations", annotations)
+    shutil.copytree(tiny_data, pictures, ignore=shutil.ignore_patterns("annotations"))
+    shutil.copytree(tiny_data / "annotations", annotations)
     filled = {"ANN": annotations, "RUN": tiny_run.run, "OUT": tmp_path / "out", "OUT.json": tmp_path / "out.json"}
     command = [str(filled.get(word, word)) for word in words.split()]
     refused = run_here(*command)
@@ -57,9 +59,9 @@ def test_addresses_are_refused_with_advice_that_works(source: str | Path, advice
         list_sources(source)
 
 
-def test_check_counts_files_that_no_walk_reads(tiny_run: Trained, tmp_path: Path) -> None:
+def test_check_counts_files_that_no_walk_reads(tiny_data: Path, tmp_path: Path) -> None:
     data = tmp_path / "set"
-    shutil.copytree(tiny_run.data, data)
+    shutil.copytree(tiny_data, data)
     picture = next(data.rglob("*.[jp][pn]g"))
     for name in ("a.heic", "b.heic", "c.psd", f".hidden{picture.suffix}"):
         (picture.parent / name).write_bytes(picture.read_bytes())

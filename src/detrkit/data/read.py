@@ -83,13 +83,13 @@ def read_split_files(
     kind = _other_box_format(index, files)
     if kind:
         found = Findings(report.source, report.findings)
-        boxes = index.written.boxes_xywh
+        boxes = index.boxes_xyxy if index.written is None else index.written.boxes_xywh
         found.add(kind, f"the first is {boxes[0].round(3).tolist()}", count=len(boxes))
         report = dataclasses.replace(report, findings=found.build())
         if not may_lose:
             raise DataError(
                 f"{table.source}: training and evaluation would take its boxes for others; repair a copy (detrkit "
-                f"data check DATA --fix DIR), or go on with them: --set data.on_lost_objects=warn:\n{report}"
+                f"data check DATA --fix DIR); to train on them all the same: --set data.on_lost_objects=warn:\n{report}"
             )
     is_empty = ledger.objects_found and not ledger.objects_read
     if is_empty and "missing_image" not in ledger.objects_left_out and not may_lose:
