@@ -88,8 +88,8 @@ def read_split_files(
         report = dataclasses.replace(report, findings=found.build())
         if not may_lose:
             raise DataError(
-                f"{table.source}: its boxes would be taken for others; repair a copy (detrkit data check DATA --fix "
-                f"DIR); to train on them all the same: --set data.on_lost_objects=warn:\n{report}"
+                f"{table.source}: its boxes would be taken for others; repair a copy (detrkit data check DATA "
+                f"--fix DIR); to train on them all the same: --set data.on_lost_objects=warn:\n{report}"
             )
     is_empty = ledger.objects_found and not ledger.objects_read
     if is_empty and "missing_image" not in ledger.objects_left_out and not may_lose:
