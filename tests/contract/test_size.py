@@ -10,10 +10,10 @@ from tests.support.size import closure_of, lines_of_code, module_files, rooms_ta
 
 TESTS = Path(__file__).parents[1]
 LIMITS = {
-    "everything that `detrkit train` imports": ("train", 11_000),
+    "everything that `detrkit train` imports": ("train", 13_300),
     "everything that `detrkit.load` imports": ("load", 6_000),
-    "all of src": ("src", 28_000),
-    "tests, all lines": ("tests", 26_000),
+    "all of src": ("src", 30_900),
+    "tests, all lines": ("tests", 31_000),
 }
 
 

@@ -148,7 +148,7 @@ def test_exported_run_keeps_weights_and_classes(tiny_run: Trained, tmp_path: Pat
     [
         (["train"], 2, "no data given"),
         (["train", "--data", "{data}", "--model", "detr-r5"], 2, "did you mean detr-r50?"),
-        (["train", "--data", "{data}", "--config", "gone.yaml"], 2, "cannot read config gone.yaml"),
+        (["train", "--data", "{data}", "--config", "gone.yaml"], 2, "cannot read gone.yaml"),
         (["train", "--data", "gone"], 2, "gone: there is no such folder"),
         (["train", "--data", "{data}/val2017"], 1, "no data set found"),
         (["train", "--data", "{data}", "--run", "{run}"], 2, "go on with: detrkit resume"),

@@ -76,10 +76,10 @@ def test_ctrl_c_while_modules_are_imported_is_one_line(module: str):
 import builtins, runpy, signal
 signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background takes away
 plain = builtins.__import__
-def find(name, *rest):
+def find(name, *rest, **more):
     if name == {module!r}:
         signal.raise_signal(signal.SIGINT)
-    return plain(name, *rest)
+    return plain(name, *rest, **more)
 builtins.__import__ = find
 runpy.run_module("detrkit", run_name="__main__")
 """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -198,7 +199,10 @@ def test_files_that_are_no_checkpoints_are_refused_in_one_line(tmp_path: Path, h
     assert_refused(tmp_path / "tensors.pth", "damaged")
     torch.save(state, tmp_path / "pickle.safetensors")
     assert_refused(tmp_path / "pickle.safetensors", "not a safetensors file")
-    torch.jit.save(torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(2)), tmp_path / "script.pth")  # type: ignore[no-untyped-call]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # torch means to do without TorchScript
+        script = torch.jit.trace(torch.nn.Linear(2, 2), torch.ones(2))  # type: ignore[no-untyped-call]
+        torch.jit.save(script, tmp_path / "script.pth")  # type: ignore[no-untyped-call]
     assert_refused(tmp_path / "script.pth", "TorchScript")
     torch.save({"model": torch.nn.Linear(2, 2)}, tmp_path / "module.pth")
     assert_refused(tmp_path / "module.pth", "Linear")

@@ -95,7 +95,8 @@ def test_the_same_command_again_changes_nothing(folder: Path):
         ({"model": "detr-tiny-two-stage"}, "model.preset from detr-tiny to detr-tiny-two-stage"),
         ({"batch_size": 3}, "train.batch_size from 2 to 3"),
         ({"changes": {**COMMAND, "model.encoder_layers": 2}}, "model.encoder_layers from 1 to 2"),
-        ({"recipe": "plain"}, "train.recipe from fast to plain"),
+        ({"recipe": "plain"}, "train.recipe is asked for twice, as auto and as plain"),
+        ({"changes": {**COMMAND, "train.recipe": "plain"}}, "train.recipe from fast to plain"),
     ],
 )
 def test_train_with_resume_refuses_what_the_run_is_not(asked: dict[str, Any], words: str, folder: Path):

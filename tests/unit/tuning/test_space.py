@@ -88,7 +88,7 @@ def test_a_space_that_cannot_be_is_refused(tmp_path: Path, tiny: Config):
             read(tmp_path, text, tiny)
         assert message in str(caught.value), text
         assert str(tmp_path / "space.yaml") in str(caught.value)
-    with pytest.raises(UsageError, match="cannot read space"):
+    with pytest.raises(UsageError, match="cannot read"):
         read_space(tmp_path / "none.yaml", tiny)
 
 

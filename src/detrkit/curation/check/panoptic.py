@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -87,10 +87,11 @@ def read_mask(files: PanopticFiles, entry: Mapping[str, Any]) -> Segments | str:
         return f"cannot be decoded: {error}"
 
 
-def _objects(content: Mapping[str, Any], key: str) -> list[Mapping[str, Any]]:
+def _objects(content: Mapping[str, Any], key: str) -> Sequence[Mapping[str, Any]]:
     """Return the entries of a list that are objects; ids that are lists or objects themselves become text."""
     entries = content.get(key)
-    objects = [entry for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    found = entries if isinstance(entries, list) else []
+    objects: list[dict[str, Any]] = [entry for entry in found if isinstance(entry, dict)]
     odd = [(entry, name) for entry in objects for name in _IDS if isinstance(entry.get(name), list | dict)]
     for entry, name in odd:
         entry[name] = str(entry[name])
