@@ -116,7 +116,14 @@ def run_command(line: str) -> None:
     assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if blocks(page)], ids=lambda page: page.name)
+def marks_of(page: Path) -> list[pytest.MarkDecorator]:
+    """What the longest pages tell has shorter tests of its own."""
+    return [pytest.mark.slow] if page.stem in ("tuning", "speed", "training") else []
+
+
+@pytest.mark.parametrize(
+    "page", [pytest.param(page, marks=marks_of(page), id=page.name) for page in PAGES if blocks(page)]
+)
 def test_code_blocks_run(page: Path, desk: Path):
     names: dict[str, object] = {}
     for language, code in blocks(page):

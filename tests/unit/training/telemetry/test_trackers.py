@@ -95,6 +95,7 @@ def _finished_rows(path: Path) -> dict[int, dict[str, Any]]:
     return rows
 
 
+@pytest.mark.slow
 def test_wandb_gets_steps_evaluations_pictures_and_the_config(tmp_path, offline):
     out = io.StringIO()
     with open_log(tmp_path / "run", ("wandb",), out) as log:
