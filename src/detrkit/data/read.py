@@ -33,23 +33,10 @@ def load_table(files: SplitFiles) -> AnnotationTable:
         DataError: There is nothing in them.
     """
     try:
-        table = FORMATS[files.format].read(files)
+        return FORMATS[files.format].read(files)
     except AnnotationError as error:
         foreign = describe_foreign(files.annotations) if files.annotations.suffix == ".json" else ""
         raise AnnotationError("; ".join(filter(None, (str(error), foreign)))) from error
-    _check_categories(table)
-    return table
-
-
-def _check_categories(table: AnnotationTable) -> None:
-    """Refuse annotations that number the categories from one less than the list: all would get a wrong class."""
-    listed_ids, named = set(table.category_ids), set(np.unique(table.category_refs).tolist())
-    if len(listed_ids) > 1 and named - listed_ids == {min(listed_ids) - 1} and max(listed_ids) not in named:
-        raise AnnotationError(
-            f"{table.source}: annotations name the categories {min(named)} to {max(named)}, the list has "
-            f"{min(listed_ids)} to {max(listed_ids)}: they are probably numbered from one less, and no class is "
-            "sure; correct the ids"
-        )
 
 
 def read_told(files: SplitFiles, say: Callable[[str], None]) -> tuple[CocoIndex, ReadReport]:
