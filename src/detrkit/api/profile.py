@@ -58,10 +58,10 @@ def profile(
     resolved = _resolve(model, data, config, init, changes)
     if resolved.data.root is None and resolved.data.train_annotations is None:
         raise UsageError("no data given; give the folder of a data set: --data DATA")
-    folder = make_folder(out, "profile.json", "profile.html", *(["trace.json"] if trace else []))
 
     # the training as it would begin
     train = read_train_split(resolved)
+    folder = make_folder(out, "profile.json", "profile.html", *(["trace.json"] if trace else []))
     for line in train.lines():
         say(line)
     fabric = make_fabric(resolved.train)

@@ -252,6 +252,7 @@ class _Writer:
             images_read=int(is_own.sum()),
             images_left_out=dict(+lost_images),
             classes={name: (count, left[name]) for name, count in Counter(names).items()},
+            id_shift=table.id_shift(),
         )
         lost, total = ledger.images_found - ledger.images_read, ledger.images_found
         self._lose(split.name, "images", lost, total)

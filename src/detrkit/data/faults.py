@@ -137,6 +137,7 @@ class Ledger:
         images_read: Images of them that were read.
         images_left_out: Number of the others by kind of fault.
         classes: Objects found and objects read of each class, by its name; objects without a class are in none.
+        id_shift: By how much all category ids of the objects are wrong, so that no class is sure.
     """
 
     objects_found: int = 0
@@ -146,6 +147,7 @@ class Ledger:
     images_read: int = 0
     images_left_out: Mapping[str, int] = dataclasses.field(default_factory=dict)
     classes: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    id_shift: int = 0
 
     def __post_init__(self) -> None:
         assert self.objects_found == self.objects_read + sum(self.objects_left_out.values()), self
@@ -165,6 +167,9 @@ class Ledger:
         gone = [name for name, (found, read) in self.classes.items() if found and not read]
         if gone and self.objects_read:
             reasons.append(f"no object is left of {counted(len(gone), 'class', 'classes')}: {listed(gone)}")
+        if self.id_shift and self.objects_read:
+            which = "low" if self.id_shift > 0 else "high"
+            reasons.append(f"category ids of all objects seem to be one too {which}: every class is another")
         return reasons
 
     def __str__(self) -> str:

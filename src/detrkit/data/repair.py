@@ -59,6 +59,7 @@ def account(table: AnnotationTable, index: CocoIndex, found: Findings) -> ReadRe
         images_read=len(index),
         images_left_out=images_left_out,
         classes={name: (count, after[name]) for name, count in before.items()},
+        id_shift=table.id_shift(),
     )
     return ReadReport(found.source, findings, ledger)
 

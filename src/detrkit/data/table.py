@@ -94,6 +94,16 @@ class AnnotationTable:
         """Find the row of ``category_ids`` of each annotation, the first where ids repeat; -1 if there is none."""
         return positions_of(self.category_refs, np.array(self.category_ids, dtype=np.int64))
 
+    def id_shift(self) -> int:
+        """Return 1 if all categories are named by numbers one too low, -1 if one too high; 0 if nothing shows it.
+
+        The sign of it is that some ids are not listed, and that all are once shifted by one.
+        """
+        known, refs = np.array(self.category_ids, dtype=np.int64), np.unique(self.category_refs)
+        is_odd = len(known) > 0 and bool((positions_of(refs, known) < 0).any())
+        shifts = (shift for shift in (1, -1) if not (positions_of(refs + shift, known) < 0).any())
+        return next(shifts, 0) if is_odd else 0
+
     def place(self, row: int, image_row: int) -> str:
         """Name the place of an annotation, for messages: ``annotation 17``, ``labels/a.txt line 3``."""
         if self.places is None or not self.label_files or image_row < 0:

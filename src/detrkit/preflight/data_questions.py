@@ -85,13 +85,12 @@ def check_category_ids(split: str, table: AnnotationTable) -> list[CheckResult]:
     """
     known = np.array(table.category_ids, dtype=np.int64)
     refs = np.unique(table.category_refs)
-    unknown = refs[positions_of(refs, known) < 0]
-    for shift, wrong, remedy in ((1, "low", "add 1 to"), (-1, "high", "subtract 1 from")):
-        if len(unknown) and len(known) and not (positions_of(refs + shift, known) < 0).any():
-            names, own = listed(refs.tolist()), listed(known.tolist())
-            found = f"{split}: annotations name categories {names}, listed are {own}: every id is one too {wrong}"
-            advice = f"{remedy} every category id of the annotations"
-            return [bad("class_ids_off_by_one", found, {"shift": shift}, advice=advice)]
+    if shift := table.id_shift():
+        wrong, remedy = ("low", "add 1 to") if shift > 0 else ("high", "subtract 1 from")
+        names, own = listed(refs.tolist()), listed(known.tolist())
+        found = f"{split}: annotations name categories {names}, listed are {own}: every id is one too {wrong}"
+        advice = f"{remedy} every category id of the annotations"
+        return [bad("class_ids_off_by_one", found, {"shift": shift}, advice=advice)]
     # Roboflow lists the heading of all categories first, and gives it no objects.
     order = np.argsort(known, kind="stable")
     used = np.unique(positions_of(refs, known))
