@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import functools
 import json
 import mmap
@@ -19,6 +20,7 @@ from detrkit.data.formats.base import (
     SplitCandidates,
     SplitFiles,
     canonical_split,
+    read_text,
     relative,
     split_of_folder,
     subfolders,
@@ -160,11 +162,18 @@ def _listed_names(annotations: Path) -> list[str]:
     if not annotations.stat().st_size:
         return []
     skipped = ".png" if PANOPTIC_FILE.match(annotations.stem) else None  # its annotations name PNG files
+    with annotations.open("rb") as file:
+        is_wide = file.read(2) in (
+            codecs.BOM_UTF16_LE,
+            codecs.BOM_UTF16_BE,
+        )  # UTF-32 begins like it, or with zeros
+    if is_wide:
+        return _first_names(read_text(annotations).encode(), skipped)
     with annotations.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
         return _first_names(content, skipped)
 
 
-def _first_names(content: mmap.mmap, skipped: str | None) -> list[str]:
+def _first_names(content: mmap.mmap | bytes, skipped: str | None) -> list[str]:
     by_name, by_address = ((_text(match[1]) for match in key.finditer(content)) for key in _NAMES)
     names = (name for name in by_name if skipped is None or not name.endswith(skipped))
     found = list(islice(names, PROBED_NAMES))

@@ -33,6 +33,7 @@ from detrkit.data.formats.foreign import describe_foreign
 from detrkit.data.formats.yolo.data_yaml import locate, read_data_yaml
 from detrkit.data.formats.yolo.find import NOT_LABELS
 from detrkit.data.formats.yolo.lines import BOX_NUMBERS, are_drawn, boxes_of, find_meanings, split_numbers
+from detrkit.data.names import find_names
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError, ImageError, listed
 from detrkit.files import IMAGE_SUFFIXES
@@ -84,13 +85,17 @@ class _Reader:
         names = self._image_names()
         if not names:
             raise DataError(f"{self.source}: holds no images; expected {', '.join(sorted(IMAGE_SUFFIXES))}")
-        labels = [self._label_of(name) for name in names]
-        self._report_files(names, labels)
+        files = names
+        if not all(listing.is_dir() for listing in self.files.listings):  # lists may spell names otherwise
+            found_names = find_names(names, self.files.images).files
+            files = [file or name for file, name in zip(found_names, names, strict=True)]
+        labels = [self._label_of(name) for name in files]
+        self._report_files(files, labels)
         if 2 * labels.count("") > len(names):
             example = f"of {len(names)} images, for instance {names[labels.index('')]}"
             self.report.add("split_without_label_files", example, count=labels.count(""))
         with ThreadPoolExecutor(_THREADS if len(names) > _FEW_FILES else 1) as pool:
-            sizes = list(pool.map(self._size_hw, names, chunksize=32))
+            sizes = list(pool.map(self._size_hw, files, chunksize=32))
             texts = list(pool.map(_read_label, labels, chunksize=32))
         rows = [self._parse(text, label) for text, label in zip(texts, labels, strict=True)]
         self._place_wide()

@@ -235,6 +235,16 @@ def test_what_lies_beside_the_labels_is_told(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("line", ["train.png", "train", "images/train/TRAIN.PNG", "images/train/train.jpg"])
+def test_labels_are_those_of_the_image_that_a_list_means(tmp_path: Path, line: str) -> None:
+    with_split(tmp_path, "train", BOTH)
+    (tmp_path / "train.txt").write_text(f"{line}\n")
+    (tmp_path / "data.yaml").write_text("train: train.txt\nnames: [box, ball]\n")
+    index, report = read_split_files(find_split(tmp_path, "train"))
+    np.testing.assert_allclose(index.boxes_xyxy, PLACES)
+    assert report.ledger.objects_left_out == {}
+
+
 @pytest.mark.parametrize(("encoding", "found"), [("utf-8-sig", 0), ("utf-16", 1), ("gbk", 1)])
 def test_class_names_in_other_encodings(tmp_path: Path, encoding: str, found: int) -> None:
     root = data_set(tmp_path, BOTH.replace("\n", "\r\n"), yaml="")

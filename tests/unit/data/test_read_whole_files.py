@@ -1,4 +1,4 @@
-"""Categories numbered from one less than their list are refused: every class would be another."""
+"""Small COCO sets with one thing odd about the whole file."""
 
 from __future__ import annotations
 
@@ -15,6 +15,21 @@ from detrkit.data.formats import find_split
 from detrkit.data.read import read_split_files
 from detrkit.data.split import read_split
 from detrkit.errors import DataError
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-32", "utf-8-sig"])
+def test_roboflows_file_is_found_in_any_encoding(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "train").mkdir()
+    Image.new("RGB", (60, 40)).save(tmp_path / "train" / "a.png")
+    content = {
+        "images": [{"id": 1, "file_name": "a.png", "width": 60, "height": 40}],
+        "categories": [{"id": 1, "name": "Dose"}],
+        "annotations": [
+            {"id": 1, "image_id": 1, "category_id": 1, "bbox": [1, 2, 9, 9], "area": 81, "iscrowd": 0}
+        ],
+    }
+    (tmp_path / "train" / "_annotations.coco.json").write_text(json.dumps(content), encoding=encoding)
+    assert len(read_split_files(find_split(tmp_path, "train"))[0].labels) == 1
 
 
 @pytest.mark.parametrize(("named", "is_sound"), [((0, 1), False), ((1, 2), True), ((0, 2), True)])
