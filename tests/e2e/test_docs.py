@@ -117,8 +117,9 @@ def run_command(line: str) -> None:
 
 
 def marks_of(page: Path) -> list[pytest.MarkDecorator]:
-    """What the longest pages tell has shorter tests of its own."""
-    return [pytest.mark.slow] if page.stem in ("tuning", "speed", "training") else []
+    """What most pages tell has shorter tests of its own; the README is tried always."""
+    quick = page.stem in ("README", "checking", "formats", "preflight", "resuming", "weights", "thresholds")
+    return [] if quick else [pytest.mark.slow]
 
 
 @pytest.mark.parametrize(

@@ -67,7 +67,11 @@ def go_on(run: Path, scene: Scene, victims: Victims) -> str:
 
 @pytest.mark.parametrize(
     ("plan", "workers"),
-    [(("step", "cut"), 0), pytest.param(("write",), 2, marks=pytest.mark.slow), (("rename",), 0)],
+    [
+        (("step", "cut"), 0),
+        pytest.param(("write",), 2, marks=pytest.mark.slow),
+        pytest.param(("rename",), 0, marks=pytest.mark.slow),
+    ],
     ids=lambda value: str(value),
 )
 def test_killed_run_ends_as_the_uninterrupted_one(

@@ -48,6 +48,7 @@ def one_thread() -> Iterator[None]:
     torch.set_num_threads(before)
 
 
+@pytest.mark.slow
 def test_evaluation_by_two_processes_equals_that_of_one(uninterrupted: Trained, one_thread: None):
     """To the last digit: 8 images in batches of 5 and 3, one to each process."""
     run = uninterrupted.run

@@ -47,6 +47,7 @@ def wait_for(condition: Callable[[], bool]) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.slow
 def test_a_killed_search_finishes_its_remaining_trials_only(tiny_data: Path, tmp_path: Path):
     out = tmp_path / "study"
     interrupted = out / "trials" / "0001"
@@ -92,6 +93,7 @@ def test_two_processes_share_a_study(tiny_data: Path, tmp_path: Path):
     assert len({tuple(row.items())[5:9] for row in rows_of(out)}) == 4  # no two with the same parameters
 
 
+@pytest.mark.slow
 def test_best_config_trains(tiny_data: Path, tmp_path: Path):
     out = tmp_path / "study"
     result = json.loads(run_well(*tune_arguments(tiny_data, out, "--trials", "1", "--json")))

@@ -65,6 +65,7 @@ assert 56 * MIB < peak < 96 * MIB, peak / MIB
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="elsewhere the mark of the peak cannot be set back")
 def test_peak_is_what_a_detection_takes_although_memory_was_free_before():
     # in a process of its own, whose memory no other test has used

@@ -112,6 +112,7 @@ class Caller(nn.Module):
         return result
 
 
+@pytest.mark.slow
 def test_an_exported_graph_gives_the_same_for_other_sizes():
     def inputs(images: int, height: int, width: int) -> tuple[Tensor, ...]:
         queries, references, _ = make_inputs(images)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import matplotlib
 import numpy as np
+import pytest
 from PIL import Image
 
 from detrkit.config import Config, update_config
@@ -20,6 +21,7 @@ def by_rate(config: Config, epoch: int) -> float:
     return epoch / 3 * float(np.exp(-abs(np.log10(config.train.lr / 1e-3))))
 
 
+@pytest.mark.slow
 def test_the_page_shows_the_search_and_leaves_pyplot_as_it_was(config: Config, tmp_path: Path):
     former = dict(matplotlib.rcParams)
     evil = tmp_path / "<script>alert(1)<"

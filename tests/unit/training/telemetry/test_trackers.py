@@ -131,6 +131,7 @@ def steps_and_values(client: Any, run_id: str, tag: str) -> list[tuple[int, floa
     return sorted((metric.step, metric.value) for metric in client.get_metric_history(run_id, tag))
 
 
+@pytest.mark.slow
 def test_mlflow_goes_on_in_the_same_run_without_doubles(tmp_path, client):
     run_dir = tmp_path / "run"
     with open_log(run_dir, ("mlflow", "tensorboard")) as log:
