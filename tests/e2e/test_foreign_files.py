@@ -143,7 +143,11 @@ def test_foreign_files_under_every_name_stay(name: str, command: Callable[[Verb]
 
 
 @pytest.mark.parametrize(
-    "name", ["predict", "eval", "compare", "thresholds", "plot a page", "data check", "export"]
+    "name",
+    [
+        *("predict", "eval", "plot a page", "data check", "export"),
+        *(pytest.param(name, marks=pytest.mark.slow) for name in ("compare", "thresholds")),
+    ],
 )
 def test_what_a_verb_wrote_itself_it_writes_again(name: str, command: Callable[[Verb], Run], tmp_path: Path):
     run = command(FAST[name])

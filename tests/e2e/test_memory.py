@@ -20,6 +20,7 @@ def memory_settings(**settings: Any) -> dict[str, Any]:
     return {"train__ema_decay": 0.9, "model__dropout": 0.1, "data__workers": 0, **settings}
 
 
+@pytest.mark.slow
 def test_batch_auto_trains_as_the_number_does(tiny_data: Path, tmp_path: Path):
     found, given = tmp_path / "auto", tmp_path / "number"
     arguments = train_arguments(tiny_data, found, 1, **memory_settings(train__pixel_budget=BUDGET))

@@ -60,7 +60,7 @@ def shrink_micro_batch(images: int) -> Any:
     return change
 
 
-@pytest.mark.parametrize("step", [1, 5])
+@pytest.mark.parametrize("step", [1, pytest.param(5, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("settings", [{}, {"accumulate": 2, "precision": "bf16"}])
 def test_a_run_that_meets_the_error_ends_as_one_with_the_smaller_micro_batch(
     toy, tmp_path, make_config, make_loader, monkeypatch, step, settings

@@ -183,7 +183,8 @@ leave_processes(toy.fabric)
 """
 
 
-@pytest.mark.parametrize("on_oom", ["halve", pytest.param("error", marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("on_oom", ["halve", "error"])
 def test_nan_on_one_of_two_processes_is_skipped_by_both(tmp_path, on_oom):
     script = tmp_path / "train.py"
     script.write_text(TWO_PROCESSES)
