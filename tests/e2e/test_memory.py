@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from detrkit.config import read_config
 from tests.e2e.conftest import SIDE, assert_equal, records, run_well, train_arguments, trained
 
