@@ -292,7 +292,7 @@ def _serve() -> int:
 
 def _become(order: Mapping[str, Any]) -> int:
     """Run one command; returns its exit code."""
-    from detrkit import cli
+    from detrkit.__main__ import main
 
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)  # which a shell in the background takes away
@@ -311,7 +311,7 @@ def _become(order: Mapping[str, Any]) -> int:
     sys.argv = ["detrkit", *order["arguments"]]
     code: Any = 0
     try:
-        cli.main()
+        main()
     except SystemExit as error:
         code = error.code
     Path(order["counts"]).write_text(json.dumps({name: counter.count for name, counter in counters.items()}))

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 
-from detrkit.config import DataConfig
 from detrkit.curation.check.boxes import check_boxes
 from detrkit.curation.check.classes import check_classes
 from detrkit.curation.check.images import find_files, inspect_files
@@ -20,7 +19,7 @@ from detrkit.curation.check.source import SplitData
 from detrkit.curation.check.splits import check_duplicates
 from detrkit.curation.check.tables import check_tables
 from detrkit.data.faults import Findings, Location
-from detrkit.data.formats import Layout, SplitFiles, find_split, find_splits, list_splits
+from detrkit.data.formats import Layout, SplitFiles, find_splits, list_splits
 from detrkit.data.formats.base import ImagesNotFoundError
 from detrkit.data.read import index_files, load_table
 from detrkit.errors import AnnotationError, DataError, UsageError
@@ -143,7 +142,7 @@ def _find_splits(data: Path, options: CheckOptions, found: Findings) -> dict[str
     names = list_splits(data, layout) if data.is_dir() else {}
     for name in names:
         try:
-            splits[name] = find_split(data, name, DataConfig(layout=layout))
+            splits |= find_splits(data, layout, [name], folder)
         except ImagesNotFoundError as error:
             splits[name] = _without_images(error, name, found)
         except DataError as error:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from benchmarks.faults import prepare, run_kind
-from detrkit.curation.check import CheckResult, check_data
+from detrkit.curation.check import CheckOptions, CheckResult, check_data
 from detrkit.data.faults import FAULTS
 from tests.support.planting import PLANTERS
 
@@ -41,6 +42,18 @@ def test_planted_faults_are_named_and_repaired(kind, planting, clean, tmp_path):
     assert (outcome.precision, outcome.recall) == (1, 1)
     assert outcome.others == ()
     assert outcome.left == ()
+
+
+def test_a_broken_split_does_not_hide_the_named_pictures_of_the_others(shapes: Path, tmp_path: Path):
+    pictures, data = tmp_path / "pictures", tmp_path / "data"
+    shutil.copytree(shapes, pictures)
+    shutil.move(pictures / "annotations", data / "annotations")
+    train = next(data.glob("annotations/*train*"))
+    train.write_text('{"images": [], "annotations": [], "categories"')
+    result = check_data(data, CheckOptions(image_folder=pictures))
+    assert [split.name for split in result.splits] == ["val"]
+    assert result.images_checked == 12
+    assert (result.count("annotations_unreadable"), result.count("images_not_found")) == (1, 0)
 
 
 def test_every_error_and_warning_can_be_repaired():
