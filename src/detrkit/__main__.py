@@ -1,5 +1,6 @@
 """``detrkit``, and ``python -m detrkit`` as torchrun needs it: ``torchrun ... -m detrkit train ...``."""
 
+import signal
 import sys
 
 
@@ -12,6 +13,8 @@ def main() -> None:
     except KeyboardInterrupt:
         sys.stderr.write("error: interrupted\n")
         sys.exit(130)
+    finally:  # all is done: Ctrl-C while Python tidies up ends it without a word
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 if __name__ == "__main__":

@@ -108,6 +108,10 @@ def torch_fault(error: Exception, path: Path) -> str:
     Torch's own words are not repeated where they advise to switch its safety off.
     """
     text = str(error).strip()
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+        head = file.read(40).decode()
+        if head and re.fullmatch(r"[^\x00-\x08\x0e-\x1f]+", head):
+            return f"it is a text, which begins {head.splitlines()[0]!r}"
     if "TorchScript" in text:
         return "it is a TorchScript archive, which is a program"
     named = re.search(r"GLOBAL ([\w.]+)", text)

@@ -71,6 +71,19 @@ def make_folder(path: str | os.PathLike[str], *names: str) -> Path:
     return folder
 
 
+@contextlib.contextmanager
+def results_folder(path: str | os.PathLike[str], *names: str) -> Iterator[Path]:
+    """Make a folder for results as :func:`make_folder` does; if nothing gets into it, take it away again."""
+    folder = Path(path)
+    made = [part for part in (folder, *folder.parents) if not part.exists()]
+    try:
+        yield make_folder(folder, *names)
+    finally:
+        with contextlib.suppress(OSError):  # it holds something
+            for part in made:
+                part.rmdir()
+
+
 def to_plain(value: object, *, str_keys: bool = False) -> Any:
     """Return a value as JSON can hold it: dataclasses as dicts, numbers and arrays of NumPy as Python has them."""
     return msgspec.to_builtins(value, str_keys=str_keys, enc_hook=plain_value)

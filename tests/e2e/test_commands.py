@@ -117,6 +117,41 @@ def test_predict_json_is_pure_and_broken_images_are_named_once(tiny_run: Trained
     assert "not read: 1 file of another kind (.txt)" in err
 
 
+def test_commands_that_fail_leave_nothing(
+    tiny_run: Trained, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    for words in (["--data", "gone"], ["--data", tiny_data, "--set", "train.freeze=[no]"]):
+        assert run_here("train", "--model", "detr-tiny", *words).exit_code == 2
+    for more in ([], ["--json"], ["--out", "a/b"]):
+        result = run_here("predict", tiny_run.run, "gone.jpg", *more)
+        assert (result.exit_code, result.stdout) == (1, "")
+        assert "skipped gone.jpg" in result.stderr
+    assert not [*tmp_path.iterdir()]
+    # nor does an empty folder move the results of the next
+    (tmp_path / "predictions").mkdir()
+    run_well("predict", tiny_run.run, tiny_data / "val2017" / "000001.jpg")
+    assert [path.name for path in tmp_path.iterdir()] == ["predictions"]
+
+
+def test_detections_of_one_entry_a_line_are_read_once_they_are_converted(tiny_data: Path, tmp_path: Path):
+    entry = '{"image_id": 1, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5}\n'
+    file, made = tmp_path / "found.jsonl", tmp_path / "found.json"
+    file.write_text(entry * 2)
+    words = ("--data", tiny_data, "--resamples", "0", "--out", tmp_path / "out")
+    refused = run_here("eval", file, *words)
+    assert refused.exit_code == 2
+    assert "jq -s . FILE.jsonl > FILE.json" in refused.stderr
+    made.write_text(f"[{','.join(file.read_text().splitlines())}]")  # as jq does
+    run_well("eval", made, *words)
+    assert 'it is a text, which begins \'{"image_id"' in run_here("export", file, "--out", made).stderr
+
+
+def test_option_without_effect_is_told(tiny_data: Path, tmp_path: Path):
+    out = run_well(*train_arguments(tiny_data, tmp_path / "run", epochs=1, data__prefetch=4))
+    assert "data.prefetch has no effect" in out
+
+
 def test_default_folders_are_never_written_over(
     tiny_run: Trained, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -160,7 +195,8 @@ def test_exported_run_keeps_weights_and_classes(tiny_run: Trained, tmp_path: Pat
         (["eval", "{run}", "--out", "{file}"], 2, "cannot be used as a folder for results"),
         (["eval", "{run}", "--device", "gpu"], 2, "device is 'gpu'"),
         (["eval", "{data}"], 2, "is a folder without a model"),
-        (["eval", "{file}"], 1, "is damaged or not a PyTorch file"),
+        (["predict", "{file}", "a.jpg"], 1, "it is a text, which begins 'hello'"),
+        (["eval", "{file}"], 2, "as a .json file"),
         (["eval", "detr-tiny", "--data", "{data}"], 2, "has no published weights; train it first"),
         (["predict", "{run}", "{data}", "--out", "{new}"], 1, "no image in this folder"),
         (["predict", "{run}", "{data}/val2017", "--out", "{file}"], 2, "cannot be used as a folder"),

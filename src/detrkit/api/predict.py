@@ -13,7 +13,7 @@ from detrkit.detectors.detector import Detector, ErrorReport
 from detrkit.detectors.results import write_predictions
 from detrkit.detectors.sources import list_sources
 from detrkit.errors import UsageError, listed
-from detrkit.files import free_name, make_folder
+from detrkit.files import free_name, results_folder
 from detrkit.threshold_file import Thresholds
 from detrkit.visual.drawing import save_drawing
 
@@ -46,18 +46,18 @@ def predict(
         One ``supervision.Detections`` per image that could be read.
     """
     detector = model if isinstance(model, Detector) else load(model)
+    if out is None:
+        return [item.detections for item in detector.stream(images, threshold, batch_size, on_error)]
     found: list[sv.Detections] = []
-    folder, drawings = None, {}
-    if out is not None:
-        drawings = _drawing_names([source.name for source in list_sources(images)[0]])
-        folder = make_folder(out, "predictions.json", *drawings.values())
+    drawings = _drawing_names([source.name for source in list_sources(images)[0]])
+    with results_folder(out, "predictions.json", *drawings.values()) as folder:
         _check_sources(drawings, folder)
-    for item in detector.stream(images, threshold, batch_size, on_error, keep_images=folder is not None):
-        found.append(item.detections)
-        if folder is not None and item.image is not None:
+        for item in detector.stream(images, threshold, batch_size, on_error, keep_images=True):
+            found.append(item.detections)
+            assert item.image is not None
             save_drawing(folder / drawings[item.source], item.image, item.detections)
-    if folder is not None:
-        write_predictions(folder / "predictions.json", ((None, detections) for detections in found))
+        if found:  # where every image failed there is nothing to write
+            write_predictions(folder / "predictions.json", ((None, detections) for detections in found))
     return found
 
 

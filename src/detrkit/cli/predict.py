@@ -55,6 +55,8 @@ def predict(
         )
         for failure in failures:
             typer.echo(f"skipped {failure}", err=True)
+        if failures and not found:
+            shared.fail("no image could be read, and nothing was written", 1)
         if as_json:
             typer.echo((folder / "predictions.json").read_text(encoding="utf-8"), nl=False)
         else:

@@ -146,9 +146,15 @@ def given(**options: Any) -> dict[str, Any]:
 
 
 def free_folder(folder: Path) -> Path:
-    """Return the folder, or with the first free number behind it, so that no result is lost."""
+    """Return the folder, or with the first number behind it under which nothing lies, so that no result is lost.
+
+    Folders without content, such as those of commands that failed, count as free.
+    """
     names = (folder.with_name(f"{folder.name}-{number}") for number in itertools.count(2))
-    return next(path for path in itertools.chain([folder], names) if not os.path.lexists(path))
+    candidates = itertools.chain([folder], names)
+    return next(
+        path for path in candidates if not (any(path.iterdir()) if path.is_dir() else os.path.lexists(path))
+    )
 
 
 @contextlib.contextmanager

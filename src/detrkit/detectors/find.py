@@ -12,13 +12,16 @@ from detrkit.config import Precision
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.load import load_detector
 from detrkit.detectors.on_split import EvalTarget
-from detrkit.detectors.results import ResultsFile, is_results_file
+from detrkit.detectors.results import EXPECTED, ResultsFile, is_results_file
 from detrkit.errors import CheckpointError, UsageError, WeightsError
 from detrkit.families.presets import PRESETS
 from detrkit.files import parse_json
 
 TORCHVISION = "torchvision:"
 TRANSFORMERS = "hf:"
+
+_TABLES = (".jsonl", ".ndjson", ".csv", ".tsv", ".txt", ".xml")
+_TO_JSON = "make one such entry of each row; of a file with an entry a line: jq -s . FILE.jsonl > FILE.json"
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 
@@ -67,6 +70,8 @@ def find_target(
     except CheckpointError:
         raise
     except (UsageError, WeightsError) as error:
+        if Path(text).suffix.lower() in _TABLES:
+            raise UsageError(f"{text}: expected detections as a .json file with {EXPECTED}; {_TO_JSON}") from error
         if preset is None and _detects_in_transformers(text):
             logger.warning("detrkit has no such model, so transformers runs it, as %s%s", TRANSFORMERS, text)
             return _from_transformers(text, device, precision)

@@ -16,7 +16,7 @@ from lightning_fabric import Fabric
 
 from detrkit.checkpoint import CheckpointStore
 from detrkit.classes import ClassMap
-from detrkit.config import Config, flat_changes, read_config, update_config, write_config
+from detrkit.config import Config, DataConfig, flat_changes, read_config, update_config, write_config
 from detrkit.data.augment import augments_on_device
 from detrkit.data.cache import ImageCache, find_cache
 from detrkit.data.coco import CocoDataset
@@ -36,7 +36,7 @@ from detrkit.distributed import (
 from detrkit.errors import CheckpointError, ConfigError, DataError, UsageError, counted, listed
 from detrkit.families.build import build_model, is_run, prepare_model
 from detrkit.families.presets import PRESETS
-from detrkit.files import atomic_file, is_free, is_leftover, make_folder
+from detrkit.files import atomic_file, is_free, is_leftover, make_folder, results_folder
 from detrkit.ops.images import narrow_range_lines
 from detrkit.training.loop import FitResult, fit
 from detrkit.training.micro_batch import find_micro_batch
@@ -100,7 +100,8 @@ def start_run(
         advice = f", or go on with: detrkit resume {run_dir}" if is_run(run_dir) else ""
         raise UsageError(f"{run_dir} is not empty; give another --run{advice}")
     check_trackers(config.train.trackers)
-    return _train(config, run_dir, say, drawings, on_evaluation)
+    with results_folder(run_dir):  # a training that cannot begin leaves none
+        return _train(config, run_dir, say, drawings, on_evaluation)
 
 
 def resume_run(
@@ -317,6 +318,8 @@ def prepare(
         size_of=dataset.sample_size if config.data.buckets else None,
     )
     loader = build_loader(dataset, sampler, config.data, pin=fabric.device.type == "cuda")
+    if not loader.num_workers and config.data.prefetch != DataConfig().prefetch:
+        say("WARNING: data.prefetch has no effect without workers to keep batches ready (data.workers is 0)")
     criterion = built.family.build_criterion(config, built.class_map)
     return TrainingSetup(dataclasses.replace(built, config=config), criterion, loader, identify_data(train))
 
