@@ -264,6 +264,14 @@ def build_loader(
     return loader
 
 
+def end_workers(loader: DataLoader[Any]) -> None:
+    """End a loader's workers; Ctrl-C while torch deletes it would be a traceback, and then be lost."""
+    batches: Any = loader._iterator
+    loader._iterator = None
+    if loader.num_workers and batches is not None:
+        batches._shutdown_workers()
+
+
 def _facts(
     dataset: CocoDataset, sampler: EpochBatchSampler | EvaluationBatchSampler, config: DataConfig, workers: int
 ) -> LoadingFacts:

@@ -13,7 +13,7 @@ from torchvision import tv_tensors
 from detrkit.classes import ClassMap, match_classes
 from detrkit.config import Config, Precision
 from detrkit.data.coco import CocoDataset, Sample, Transform
-from detrkit.data.loader import EvaluationBatchSampler, build_loader
+from detrkit.data.loader import EvaluationBatchSampler, build_loader, end_workers
 from detrkit.data.split import Split
 from detrkit.data.transforms import eval_transform
 from detrkit.detectors.stages import ModelStages, model_stages, prepare
@@ -69,14 +69,18 @@ def detect_with_stages(
     rank, world_size = (0, 1) if processes is None else (processes.rank, processes.world_size)
     sampler = EvaluationBatchSampler(len(dataset), batch_size or _batch_that_fits(config), rank, world_size)
     done = 0
-    for batch in build_loader(dataset, sampler, config.data, pin=stages.device.type == "cuda"):
-        if batch is None:
-            continue
-        detections = stages.postprocess(stages.forward(stages.preprocess_batch(batch)), batch.orig_sizes_hw)
-        yield from zip(batch.image_ids, detections, strict=True)
-        done += len(detections)
-        if progress is not None:
-            progress(done)
+    loader = build_loader(dataset, sampler, config.data, pin=stages.device.type == "cuda")
+    try:
+        for batch in loader:
+            if batch is None:
+                continue
+            detections = stages.postprocess(stages.forward(stages.preprocess_batch(batch)), batch.orig_sizes_hw)
+            yield from zip(batch.image_ids, detections, strict=True)
+            done += len(detections)
+            if progress is not None:
+                progress(done)
+    finally:
+        end_workers(loader)
 
 
 class SplitEvaluator:

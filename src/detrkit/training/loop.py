@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from detrkit.checkpoint import CheckpointStore
 from detrkit.config import Config, count_keys, write_config
+from detrkit.data.loader import end_workers
 from detrkit.errors import CheckpointError, DataError, DetrkitError
 from detrkit.evaluation.coco import UNDEFINED
 from detrkit.families.parts import find_places
@@ -165,6 +166,8 @@ def fit(
         except DetrkitError:
             _save_what_is_done(run)
             raise
+        finally:
+            end_workers(setup.loader)
     progress = state.progress
     return FitResult(
         run_dir, progress.step, progress.epoch, progress.best, progress.metrics, stopped, stop.signal_number

@@ -15,7 +15,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from detrkit.config import Config
-from detrkit.data.loader import EpochBatchSampler, build_loader, endless_batches
+from detrkit.data.loader import EpochBatchSampler, build_loader, end_workers, endless_batches
 from detrkit.data.split import read_train_split
 from detrkit.errors import TrainingError, UsageError
 from detrkit.families.build import prepare_model
@@ -181,10 +181,13 @@ def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[f
     sampler = EpochBatchSampler(len(dataset), config.train.batch_size, seed=config.train.seed, shuffle=True)
     loader = build_loader(dataset, sampler, config.data, pin=device.type == "cuda")
     batches = (batch for batch in endless_batches(loader, sampler) if batch is not None)
-    for step, rate in enumerate(rates):
-        parts = list(itertools.islice(batches, config.train.accumulate))
-        set_lr(optimizer, rate / config.train.lr)
-        yield rate, single_step(passes, optimizer, parts, step).loss
+    try:
+        for step, rate in enumerate(rates):
+            parts = list(itertools.islice(batches, config.train.accumulate))
+            set_lr(optimizer, rate / config.train.lr)
+            yield rate, single_step(passes, optimizer, parts, step).loss
+    finally:
+        end_workers(loader)
 
 
 def _write_plot(path: Path, found: LrRange) -> None:

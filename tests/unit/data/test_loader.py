@@ -21,6 +21,7 @@ from detrkit.data.loader import (
     auto_workers,
     build_loader,
     collate,
+    end_workers,
 )
 from detrkit.data.read import read_coco
 from detrkit.data.transforms import train_transform
@@ -162,6 +163,17 @@ def test_memory_between_processes_is_bounded_by_what_waits(synthetic: Path) -> N
             places.add(batch.images.data_ptr())
             del batch
     assert len(places) <= slots.slots == 5  # every batch lay in one of the slots
+
+
+def test_workers_end_where_interrupts_are_heard_and_start_again(synthetic: Path) -> None:
+    sampler = EpochBatchSampler(21, 4)
+    loader = build_loader(training_set(synthetic), sampler, DataConfig(workers=1))
+    for _ in range(2):
+        sampler.set_epoch(0)
+        assert next(iter(loader)) is not None
+        (worker,) = loader._iterator._workers
+        end_workers(loader)
+        assert not worker.is_alive()
 
 
 def test_errors_of_a_worker_arrive_as_they_are(synthetic: Path, tmp_path: Path) -> None:
