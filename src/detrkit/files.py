@@ -45,6 +45,8 @@ NOTES = ".detrkit-written"
 """File in a folder of results that notes what was written there."""
 _NOTES_HEAD = b"# Hashes of the files that detrkit wrote here, by which it knows them; it replaces no others.\n"
 
+LOCK = ".in-use"
+"""File in a folder that a process holds; left there when that is killed."""
 _TEMPORARY = re.compile(r"\.[0-9a-f]{32}\.tmp")
 
 
@@ -63,7 +65,8 @@ def make_folder(path: str | os.PathLike[str], *names: str) -> Path:
         _make_durably(folder)
     except OSError as error:
         is_file = folder.exists() and not folder.is_dir()
-        reason = "it is a file" if is_file else error.strerror or error
+        reason = "it is a link to nothing" if folder.is_symlink() else error.strerror or error
+        reason = "it is a file" if is_file else reason
         raise UsageError(f"{folder} cannot be used as a folder for results: {reason}; give another") from error
     if not os.access(folder, os.W_OK):
         raise UsageError(f"{folder} cannot be written: permission denied; give another folder for results")
@@ -216,6 +219,32 @@ def _note(path: Path, content: Path) -> None:
 def is_leftover(path: Path) -> bool:
     """Return whether a file is what :func:`atomic_bytes` was writing when its process was killed."""
     return _TEMPORARY.fullmatch(path.name) is not None
+
+
+@contextlib.contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Hold a folder for this process alone; the system releases it when the process ends, however it does.
+
+    Raises:
+        UsageError: Another process holds it.
+    """
+    path = folder / LOCK
+    with path.open("a+") as file:
+        # not flock, which the workers of a killed process would hold on to; Windows has neither
+        with contextlib.suppress(ImportError):
+            import fcntl
+
+            try:
+                fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as error:
+                if error.errno in (errno.EACCES, errno.EAGAIN):  # others come of file systems without locks
+                    raise UsageError(
+                        f"{folder}: another process is training in it; wait for its end, or give another folder"
+                    ) from error
+        try:
+            yield
+        finally:
+            path.unlink(missing_ok=True)
 
 
 def remove_leftovers(folder: Path) -> None:

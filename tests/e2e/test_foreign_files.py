@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import dataclasses
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detrkit.files import LOCK
 from tests.e2e.conftest import EPOCHS, Trained, run_here, run_well, train_arguments
 
 PRECIOUS = b"precious"
@@ -171,6 +174,36 @@ def test_the_pictures_keep_their_bytes(tiny_run: Trained, tmp_path: Path):
     before = state_of(drawn)
     assert run_here("predict", tiny_run.run, drawn, "--out", drawn, "--threshold", "0").exit_code == 2
     assert state_of(drawn) == before
+
+
+@pytest.mark.parametrize("is_link", [False, True])
+def test_drawings_do_not_come_among_the_images_of_a_folder(is_link: bool, tiny_run: Trained, tmp_path: Path):
+    photos, out = tmp_path / "photos", tmp_path / "link"
+    photos.mkdir()
+    Image.new("RGB", (64, 64)).save(photos / "shot.jpg")
+    out.symlink_to(photos)
+    result = run_here("predict", tiny_run.run, photos, "--out", out if is_link else photos)
+    assert (result.exit_code, "give another folder" in result.stderr) == (2, True)
+    assert [path.name for path in photos.iterdir()] == ["shot.jpg"]
+
+
+def test_a_run_in_training_is_left_alone(tiny_run: Trained, tiny_data: Path, copy_of: Callable[[Path], Path]):
+    run = copy_of(tiny_run.run)
+    hold = "import sys; from pathlib import Path; from detrkit.files import sole_writer\n"
+    hold += "with sole_writer(Path(sys.argv[1])): print(flush=True); input()"
+    pipe = subprocess.PIPE
+    with subprocess.Popen([sys.executable, "-c", hold, run], stdin=pipe, stdout=pipe, text=True) as other:
+        assert other.stdout is not None
+        other.stdout.readline()
+        before = state_of(run)
+        for more in (("resume", run, "--epochs", "6"), ("train", "--run", run, "--epochs", "6", "--resume")):
+            result = run_here(*more)
+            assert (result.exit_code, "another process is training in it" in result.stderr) == (2, True)
+        assert run_here("train", "--data", tiny_data, "--run", run).exit_code == 2
+        assert state_of(run) == before
+        other.kill()  # what a killed training leaves is in nobody's way
+    run_well("resume", run, "--epochs", "6")
+    assert not (run / LOCK).exists()
 
 
 def test_a_cache_leaves_the_folder_of_the_images(tmp_path: Path, tiny_data: Path):

@@ -11,7 +11,7 @@ from detrkit.api.common import Source
 from detrkit.api.load import load
 from detrkit.detectors.detector import Detector, ErrorReport
 from detrkit.detectors.results import write_predictions
-from detrkit.detectors.sources import list_sources
+from detrkit.detectors.sources import NamedSource, list_sources
 from detrkit.errors import UsageError, listed
 from detrkit.files import free_name, results_folder
 from detrkit.threshold_file import Thresholds
@@ -49,9 +49,10 @@ def predict(
     if out is None:
         return [item.detections for item in detector.stream(images, threshold, batch_size, on_error)]
     found: list[sv.Detections] = []
-    drawings = _drawing_names([source.name for source in list_sources(images)[0]])
+    sources = list_sources(images)[0]
+    drawings = _drawing_names([source.name for source in sources])
     with results_folder(out, "predictions.json", *drawings.values()) as folder:
-        _check_sources(drawings, folder)
+        _check_sources(sources, drawings, folder)
         for item in detector.stream(images, threshold, batch_size, on_error, keep_images=True):
             found.append(item.detections)
             assert item.image is not None
@@ -76,9 +77,11 @@ def _drawing_names(sources: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def _check_sources(drawings: Mapping[str, str], folder: Path) -> None:
-    """Refuse to draw over an image that is to be read, be it an earlier drawing."""
+def _check_sources(sources: Sequence[NamedSource], drawings: Mapping[str, str], folder: Path) -> None:
+    """Refuse to draw over an image that is to be read, be it an earlier drawing, and into its folder."""
     outputs = {os.path.realpath(folder / name) for name in drawings.values()}
     replaced = [source for source in drawings if os.path.realpath(source) in outputs]
     if replaced:
         raise UsageError(f"drawings in {folder} would replace {listed(replaced)}; give another folder")
+    if any(source.skippable and folder.samefile(Path(source.name).parent) for source in sources):
+        raise UsageError(f"{folder} is read: drawings there would be taken for its images; give another folder")

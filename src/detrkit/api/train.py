@@ -91,6 +91,6 @@ def _next_run(preset: str) -> Path:
     if int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")):
         raise UsageError("torchrun --max-restarts needs a run to go on with: name its folder with --run DIR")
     number = 1
-    while (run_dir := Path("runs") / f"{preset}-{number}").exists() and next(run_dir.iterdir(), None):
+    while (run_dir := Path("runs") / f"{preset}-{number}").exists() and any(run_dir.iterdir()):
         number += 1
     return run_dir

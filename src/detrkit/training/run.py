@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -36,7 +37,7 @@ from detrkit.distributed import (
 from detrkit.errors import CheckpointError, ConfigError, DataError, UsageError, counted, listed
 from detrkit.families.build import build_model, is_run, prepare_model
 from detrkit.families.presets import PRESETS
-from detrkit.files import atomic_file, is_free, is_leftover, make_folder, results_folder
+from detrkit.files import LOCK, atomic_file, is_free, is_leftover, make_folder, results_folder, sole_writer
 from detrkit.ops.images import narrow_range_lines
 from detrkit.training.loop import FitResult, fit
 from detrkit.training.micro_batch import find_micro_batch
@@ -91,7 +92,7 @@ def start_run(
         UsageError: The folder holds something already, or is none.
         DetrkitError: Anything that data, weights or training have to complain about.
     """
-    if run_dir.is_dir() and not all(map(is_leftover, run_dir.iterdir())):
+    if run_dir.is_dir() and not all(is_leftover(path) or path.name == LOCK for path in run_dir.iterdir()):
         # torchrun starts a failed training again, by the very same command
         go_on = go_on or is_restarted()
         if go_on and (run_dir / "config.yaml").is_file():
@@ -199,9 +200,23 @@ def _train(
     # the other processes, which look at the folder too: it is still empty if it is to be
     make_folder(run_dir)
     fabric = make_fabric(config.train)
-    first = fabric.is_global_zero
     if saved is not None:
         check_same_state(fabric, saved)
+    with sole_writer(run_dir) if fabric.is_global_zero else contextlib.nullcontext():
+        return _train_in(run_dir, fabric, config, say, drawings, on_evaluation, saved)
+
+
+def _train_in(
+    run_dir: Path,
+    fabric: Fabric,
+    config: Config,
+    say: Say,
+    drawings: Drawings | None,
+    on_evaluation: OnEvaluation | None,
+    saved: Mapping[str, Any] | None,
+) -> FitResult:
+    """Train in a run folder that no other process writes into."""
+    first = fabric.is_global_zero
     say = say if first else _say_nothing
 
     # data, then the model, whose head and weights depend on it
