@@ -282,7 +282,7 @@ def _write_yolo(planted: PlantedSet) -> None:
                 x, y = item.box[:2] + np.array(item.box[2:]) * random.uniform(0.05, 0.95, 2)
                 shares += [x / WIDTH, y / HEIGHT, flag]
         elif tail:
-            shares += [random.uniform(0.3, 1), *([random.integers(2, 40)] if tail == "track" else [])]
+            shares += [random.uniform(0.3, 1), *([item.box[2]] if tail == "track" else [])]
         words = [str(number), *(str(value) for value in shares)]
         if item.fault == "no_box":
             words = words[:3]

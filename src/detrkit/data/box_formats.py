@@ -34,6 +34,8 @@ AREA_RULE = 0.9
 MASK_PIXELS = 2.0
 LEAST_SIDE = 16
 NORMALISED_MAX = 1.01
+MOST_IN_PIXELS = 0.9
+"""Share of boxes that cannot be shares of the image, from which on none of the split are."""
 
 
 def judge(
@@ -66,8 +68,10 @@ def judge(
     if is_normalised:
         # far outside, but inside and of a pixel or more if they were pixels: else a number is wrong, not its unit
         shares = numbers / extent
-        other_unit = _is_legal(to_xywh(shares, native), extent) & (shares > 1.5).any(axis=1)
+        far = looks_in_pixels(numbers, extent)
+        other_unit = _is_legal(to_xywh(shares, native), extent) & far
         other_unit &= (to_xywh(shares, native)[:, 2:] >= 1).all(axis=1)
+        other_unit |= far.mean() >= MOST_IN_PIXELS and len(far) >= FEW_BOXES
     else:
         shares = numbers * extent
         other_unit = looks_normalised(numbers, extent)
@@ -125,6 +129,11 @@ def looks_normalised(numbers: np.ndarray, extent: np.ndarray) -> np.ndarray:
     if small.sum() - (small & whole).sum() < 0.5 * len(numbers):
         small &= ~whole
     return small
+
+
+def looks_in_pixels(numbers: np.ndarray, extent: np.ndarray) -> np.ndarray:
+    """Find boxes with a number that is no share of the image, of numbers that were scaled by it, bool ``[N]``."""
+    return np.asarray((numbers / extent > 1.5).any(axis=1))
 
 
 def _formats(

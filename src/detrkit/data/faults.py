@@ -164,6 +164,9 @@ class Ledger:
         total = self.objects_read + lost
         if lost > MOST_LOST * total:
             reasons.append(f"{f'{lost:,}' if self.objects_read else 'all'} of {counted(total, 'object')} are lost")
+        unread, images = self.images_left_out.get("label_file_unreadable", 0), self.images_found
+        if unread > MOST_LOST * images:
+            reasons.append(f"label files of {unread:,} of {counted(images, 'image')} cannot be read")
         gone = [name for name, (found, read) in self.classes.items() if found and not read]
         if gone and self.objects_read:
             reasons.append(f"no object is left of {counted(len(gone), 'class', 'classes')}: {listed(gone)}")

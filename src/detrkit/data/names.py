@@ -22,6 +22,7 @@ from detrkit.files import IMAGE_SUFFIXES, format_of_suffix, walk_files
 SHARE = 0.5
 """Of the listed names that a rule has to explain if it may hit another picture by chance, as by another suffix."""
 
+_PREFIX = re.compile(r"(?:(?<=/)|^)[0-9a-f]{8}-(?=[^/]+$)")
 _DRIVE = re.compile(r"[A-Za-z]:[\\/]|\\\\")
 
 Fold = Callable[[str], str]
@@ -160,7 +161,9 @@ def _slashes(name: str) -> str:
 
 def _decoded(name: str) -> str:
     return _slashes(
-        urllib.parse.unquote(re.sub(r"^[A-Za-z][A-Za-z0-9+.-]+://", "/", name), errors="surrogateescape")
+        urllib.parse.unquote(
+            re.sub(r"^[A-Za-z][A-Za-z0-9+.-]+://([^?#]*).*", r"/\1", name), errors="surrogateescape"
+        )
     )
 
 
@@ -175,6 +178,11 @@ def _folded(name: str) -> str:
 def _without_suffix(name: str) -> str:
     folded = _folded(name)
     return posixpath.splitext(folded)[0] if format_of_suffix(folded) else folded
+
+
+def without_prefix(name: str) -> str:
+    """Return a file name without the eight digits that Label Studio puts before it."""
+    return _PREFIX.sub("", name)
 
 
 def _ends(path: str) -> list[str]:
@@ -197,6 +205,7 @@ _RULES = (
     _Rule("the end of the path", _folded, _ends),
     _Rule(_SUFFIX, _without_suffix),
     _Rule(f"the end of the path, {_SUFFIX}", _without_suffix, _ends),
+    _Rule("Label Studio's eight digits", lambda name: without_prefix(_folded(name)), _ends, is_for_one=False),
     _Rule("in another folder", _folded, _ends, _ends, is_for_one=False),
     _Rule(f"in another folder, {_SUFFIX}", _without_suffix, _ends, _ends, is_for_one=False),
 )

@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from detrkit.data.box_formats import box_format_of, from_xywh, looks_normalised
+from detrkit.data.box_formats import box_format_of, from_xywh, looks_in_pixels, looks_normalised
 from detrkit.data.faults import MOST_LOST, Findings, ReadReport
 from detrkit.data.formats import FORMATS, SplitFiles
 from detrkit.data.formats.foreign import describe_foreign
@@ -109,6 +109,12 @@ def _other_box_format(index: CocoIndex, files: SplitFiles) -> str:
     numbers = from_xywh(written.boxes_xywh, native)
     if files.format != "yolo" and len(numbers) and looks_normalised(numbers, extent).mean() > MOST_LOST:
         return "box_normalised"
+    if (
+        files.format == "yolo"
+        and len(numbers)
+        and looks_in_pixels(numbers, np.maximum(extent, 1)).mean() > MOST_LOST
+    ):
+        return "box_in_pixels"
     box_format = box_format_of(numbers, extent, native)
     return "" if box_format == native else f"box_{box_format}"
 

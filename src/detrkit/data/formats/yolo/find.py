@@ -21,7 +21,7 @@ from detrkit.data.formats.base import (
     walk_files,
 )
 from detrkit.data.formats.yolo.data_yaml import DataYaml, find_data_yaml, locate_split, read_data_yaml
-from detrkit.data.formats.yolo.lines import BOX_NUMBERS, split_numbers
+from detrkit.data.formats.yolo.lines import BOX_NUMBERS, object_lines, split_numbers
 from detrkit.errors import DataError, UsageError
 from detrkit.files import IMAGE_SUFFIXES
 
@@ -209,8 +209,8 @@ def _has_labels_beside(folder: Path) -> bool:
 
 def _is_label_file(path: Path) -> bool:
     with path.open("rb") as file:
-        first = file.read(4096).decode("utf-8", "replace").strip().split("\n")[0]
-    return len(split_numbers(first) or ()) > BOX_NUMBERS
+        lines = object_lines(file.read(4096).decode("utf-8", "replace"))
+    return bool(lines) and len(split_numbers(lines[0][1]) or ()) > BOX_NUMBERS
 
 
 def _lists_images(path: Path) -> bool:

@@ -2,8 +2,9 @@
 
 A line by itself does not tell: six numbers are a triangle, or a box with its confidence and track id; ten are a
 polygon, or a box with two keypoints of three numbers. All lines together do: keypoints lie in their box and are of
-the same number in every line, confidences lie between 0 and 1, track ids are whole, polygons differ in their
-number of corners, and nothing above 1 is a corner. What stays unclear is not read.
+the same number in every line, confidences lie between 0 and 1, track ids are whole, once in an image, and, unlike
+angles, one after the other or again and again; polygons differ in their number of corners, and nothing above 1 is
+a corner. What stays unclear is not read.
 
 Shapes: L lines with the same count of numbers.
 """
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 import numpy as np
@@ -27,7 +28,13 @@ _FAR_OUT = 0.5
 _MOST, _NEARLY_ALL = 0.9, 0.95
 _OFTEN = 0.7
 _SMALL = 0.2
+_FEW = 4
+"""Lines below which no unusual order of numbers is believed."""
+_DEGREES = 15
+"""Angles are mostly written as multiples of it."""
 _TAILS = ("", "a confidence", "a confidence and a track id")
+_COMMENTS = ("#", "//")
+_HEADER = re.compile(r"[^\W\d][\w-]*(?:[\s,;]+[^\W\d][\w-]*)*")
 _DECIMAL = re.compile(r"[-+]?(?:[01]?,\d+|\d,\d+[eE]-\d+)")
 
 
@@ -53,10 +60,38 @@ class Meaning(NamedTuple):
     Args:
         corners: How many of them are corners of a polygon; 0 if the first four are a box.
         words: What follows the box or polygon; empty if nothing does.
+        start: How many numbers stand before the box.
     """
 
     corners: int = 0
     words: str = ""
+    start: int = 0
+
+
+def is_comment(line: str) -> bool:
+    """Return whether a line of a text file is a comment."""
+    return line.lstrip().startswith(_COMMENTS)
+
+
+def object_lines(
+    text: str, tell: Callable[[int, str], None] = lambda _number, _line: None
+) -> list[tuple[int, str]]:
+    """Return the lines of a label file that are meant as objects, with their numbers, without comments.
+
+    Args:
+        text: Content of the file.
+        tell: Called for what is passed over: a comment, a first line of words or of the number of the others.
+    """
+    lines = [(number, line.strip()) for number, line in enumerate(text.splitlines(), start=1)]
+    lines = [(number, line) for number, line in lines if line.strip("\0")]
+    for number, line in lines:
+        if "#" in line or is_comment(line):
+            tell(number, line)
+    lines = [(number, line.partition("#")[0].strip()) for number, line in lines if not is_comment(line)]
+    if lines and (_HEADER.fullmatch(lines[0][1]) or lines[0][1] == str(len(lines) - 1)):
+        tell(*lines[0])
+        del lines[0]
+    return lines
 
 
 def split_numbers(line: str) -> list[float] | None:
@@ -79,12 +114,16 @@ def split_numbers(line: str) -> list[float] | None:
         return None
 
 
-def find_meanings(lines: Mapping[int, np.ndarray], announced: int) -> dict[int, Meaning | None]:
+def find_meanings(
+    lines: Mapping[int, np.ndarray], announced: int, owners: Mapping[int, np.ndarray] | None = None
+) -> dict[int, Meaning | None]:
     """Decide what lines with more numbers than a box mean.
 
     Args:
         lines: Numbers after the class ``[L, count]``, by their count.
         announced: Numbers of the keypoints that ``kpt_shape`` announces; 0 if it does not.
+        owners: Number of the file and class of each line ``[L, 2]``, by the count; if not known, track ids may
+            repeat in a file, and there are no scores.
 
     Returns:
         The meaning of each count; None if it is unclear.
@@ -92,14 +131,15 @@ def find_meanings(lines: Mapping[int, np.ndarray], announced: int) -> dict[int, 
     found: dict[int, Meaning | None] = {}
     undecided: dict[int, np.ndarray] = {}
     for count, rows in lines.items():
-        rest, tail = rows[:, BOX_NUMBERS:], count - BOX_NUMBERS - announced
+        tail, owner = count - BOX_NUMBERS - announced, None if owners is None else owners[count]
         if announced and 0 <= tail <= 2:
             found[count] = Meaning(words="keypoints that kpt_shape announces")
         elif count == BOX_NUMBERS + 1:
-            words = "a confidence" if _is_share(rest[:, 0]) else "a track id" if _is_whole(rest[:, 0]) else ""
-            found[count] = Meaning(words=words) if words and _share(_is_box(rows)) >= _MOST else None
+            found[count] = _one_more(rows, owner)
         elif count == BOX_NUMBERS + 2 and _is_tracked(rows):
             found[count] = Meaning(words="a confidence and a track id")
+        elif owner is not None and _has_scores(rows, owner[:, 1]):
+            found[count] = Meaning(words="a score of each class")
         else:
             undecided[count] = rows
     # lines of an odd count are no polygons, or polygons with a confidence: other lines than those of an even one
@@ -108,10 +148,10 @@ def find_meanings(lines: Mapping[int, np.ndarray], announced: int) -> dict[int, 
     return found
 
 
-def boxes_of(rows: np.ndarray, corners: int) -> np.ndarray:
-    """Return centre, width and height ``[L, 4]``: the first four numbers, or the box around a polygon."""
+def boxes_of(rows: np.ndarray, corners: int, start: int = 0) -> np.ndarray:
+    """Return centre, width and height ``[L, 4]``: four numbers from ``start``, or the box around a polygon."""
     if not corners:
-        return rows[:, :BOX_NUMBERS]
+        return rows[:, start : start + BOX_NUMBERS]
     points = rows[:, :corners].reshape(len(rows), -1, 2)
     low, high = points.min(axis=1), points.max(axis=1)
     return np.concatenate([(low + high) / 2, high - low], axis=1)
@@ -192,10 +232,38 @@ def _has_tail(rows: np.ndarray, tail: int) -> bool:
     return _is_share(rows[:, -2]) and _is_whole(rows[:, -1])
 
 
+def _one_more(rows: np.ndarray, owner: np.ndarray | None) -> Meaning | None:
+    """Decide what five numbers are: a box before a confidence or track id, or behind a confidence."""
+    first, last = rows[:, 0], rows[:, -1]
+    usual, behind = (_share(_is_box(rows[:, start:], _EDGE)) for start in (0, 1))
+    if usual < _MOST and behind >= _NEARLY_ALL and _is_share(first):
+        return Meaning(words="a confidence before the box", start=1) if len(rows) >= _FEW else None
+    words = "a confidence" if _is_share(last) else "a track id" if _are_ids(last, owner) else ""
+    return Meaning(words=words) if words and _share(_is_box(rows)) >= _MOST else None
+
+
+def _are_ids(values: np.ndarray, owner: np.ndarray | None = None) -> bool:
+    """Return whether whole numbers are track ids rather than angles in degrees."""
+    if not _is_whole(values):
+        return False
+    distinct = np.unique(values)
+    once = owner is None or len(np.unique(np.column_stack([owner[:, 0], values]), axis=0)) == len(values)
+    are_turns = len(distinct) > 1 and not (distinct % _DEGREES).any()
+    is_dense = 2 * len(distinct) > np.ptp(values) or len(values) >= 2 * len(distinct)
+    return once and is_dense and not are_turns
+
+
+def _has_scores(rows: np.ndarray, classes: np.ndarray) -> bool:
+    """Return whether a box is followed by a score of each class, the greatest of which is that of its own."""
+    scores = rows[:, BOX_NUMBERS:]
+    is_greatest = len(set(classes.tolist())) > 1 and _share(scores.argmax(axis=1) == classes) >= _NEARLY_ALL
+    return is_greatest and _is_share(scores) and _share(_is_box(rows)) >= _MOST and len(rows) >= _FEW
+
+
 def _is_tracked(rows: np.ndarray) -> bool:
     """Return whether six numbers are a box, a confidence and a track id, rather than a triangle."""
     is_id = len(rows) > 1 or rows[0, -1] > 1
-    return _has_tail(rows, 2) and is_id and _share(_is_box(rows)) >= _MOST
+    return _has_tail(rows, 2) and is_id and _are_ids(rows[:, -1]) and _share(_is_box(rows)) >= _MOST
 
 
 def _is_second_near(rows: np.ndarray) -> np.ndarray:
@@ -215,10 +283,10 @@ def _is_parallelogram(rows: np.ndarray) -> np.ndarray:
     return np.asarray(gap <= 0.5 * np.ptp(points, axis=1).max(axis=1))
 
 
-def _is_box(rows: np.ndarray) -> np.ndarray:
-    """Return whether the first four numbers are a box inside the image, bool ``[L]``."""
+def _is_box(rows: np.ndarray, edge: float = _SMALL) -> np.ndarray:
+    """Return whether the first four numbers are a box that leaves the image by ``edge`` at most, bool ``[L]``."""
     centre, size = rows[:, :2], rows[:, 2:4]
-    fits = (centre - size / 2 >= -_SMALL) & (centre + size / 2 <= 1 + _SMALL) & (size >= 0)
+    fits = (centre - size / 2 >= -edge) & (centre + size / 2 <= 1 + edge) & (size >= 0)
     return np.asarray(fits.all(axis=1))
 
 

@@ -20,7 +20,7 @@ import itertools
 import math
 import os
 from collections import Counter, defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -30,10 +30,19 @@ from detrkit.classes import SizeHW
 from detrkit.data.faults import Findings
 from detrkit.data.formats.base import SplitFiles, file_names, is_kind, passed_over, read_text, relative, walk_files
 from detrkit.data.formats.foreign import describe_foreign
+from detrkit.data.formats.yolo.class_list import read_names
 from detrkit.data.formats.yolo.data_yaml import locate, read_data_yaml
 from detrkit.data.formats.yolo.find import NOT_LABELS
-from detrkit.data.formats.yolo.lines import BOX_NUMBERS, are_drawn, boxes_of, find_meanings, split_numbers
-from detrkit.data.names import find_names
+from detrkit.data.formats.yolo.lines import (
+    BOX_NUMBERS,
+    Meaning,
+    are_drawn,
+    boxes_of,
+    find_meanings,
+    object_lines,
+    split_numbers,
+)
+from detrkit.data.names import find_names, without_prefix
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError, ImageError, listed
 from detrkit.files import IMAGE_SUFFIXES
@@ -89,7 +98,7 @@ class _Reader:
         if not all(listing.is_dir() for listing in self.files.listings):  # lists may spell names otherwise
             found_names = find_names(names, self.files.images).files
             files = [file or name for file, name in zip(found_names, names, strict=True)]
-        labels = [self._label_of(name) for name in files]
+        labels = self._with_prefixes(files, [self._label_of(name) for name in files])
         self._report_files(files, labels)
         if 2 * labels.count("") > len(names):
             example = f"of {len(names)} images, for instance {names[labels.index('')]}"
@@ -187,6 +196,29 @@ class _Reader:
                 return f"{place}/{self._names_in(place)[label]}"
         return ""
 
+    def _with_prefixes(self, names: Sequence[str], labels: Sequence[str]) -> list[str]:
+        """Find labels where either they or most images have a name with the digits of Label Studio before it."""
+        lacking = {name: self._folder_of(name) for name, label in zip(names, labels, strict=True) if not label}
+        if 2 * len(lacking) <= len(names):
+            return list(labels)
+        images, files = defaultdict[str, list[str]](list), defaultdict[str, list[str]](list)
+        for name, folder in lacking.items():
+            stem = name.rpartition("/")[2].rpartition(".")[0]
+            images[f"{folder}/{without_prefix(stem)}.txt"].append(name)
+        for folder in dict.fromkeys(lacking.values()):
+            for name, written in self._names_in(folder).items():
+                files[f"{folder}/{without_prefix(name)}"].append(f"{folder}/{written}")
+        pairs = {fits[0]: files[key][0] for key, fits in images.items() if len(fits) == len(files[key]) == 1}
+        if 2 * len(pairs) <= len(names):
+            return list(labels)
+        for name, label in pairs.items():
+            self.report.add("label_file_name_rule", f"{self._said(label)} of {name}")
+        return [label or pairs.get(name, "") for name, label in zip(names, labels, strict=True)]
+
+    def _folder_of(self, name: str) -> str:
+        """Return the folder where the labels of an image lie by YOLO's rule."""
+        return os.path.split(f"{self.root}/{label_name(self.prefix + name)}")[0]
+
     def _names_in(self, folder: str) -> dict[str, str]:
         """Return the names of the label files in a folder by their names with a suffix in small letters."""
         if folder not in self._listed:
@@ -204,6 +236,7 @@ class _Reader:
         used = set(filter(None, labels))
         beside = {os.path.split(str(self.files.images / name))[0] for name in names}
         folders = {os.path.split(label)[0] for label in used}
+        folders |= {self._folder_of(name) for name, label in zip(names, labels, strict=True) if not label}
         deeper = {f"{top}/{name}".rpartition("/")[0] for top in folders for name in walk_files(Path(top), ".txt")}
         for folder in sorted((folders | deeper) - beside):
             passed_over(Path(folder), ".txt", self.report)
@@ -212,7 +245,7 @@ class _Reader:
                     label = f"{folder}/{name}"
                     if label not in used:
                         text = _read_label(label)
-                        lines = sum(map(bool, map(str.split, text.splitlines()))) if isinstance(text, str) else 0
+                        lines = len(object_lines(text)) if isinstance(text, str) else 0
                         self.report.add("label_file_without_image", self._said(label), objects=lines)
 
     def _said(self, label: str) -> str:
@@ -230,10 +263,14 @@ class _Reader:
             self.report.add("label_file_unreadable", str(text).replace(label, self._said(label)))
             return None
         found: list[Row] = []
-        for number, line in enumerate(text.splitlines(), start=1):
+
+        def tell(number: int, line: str) -> None:
+            self.report.add("label_line_no_object", f"{self._said(label)} line {number}: {line[:60]!r}")
+
+        if "\0" in text:
+            self.report.add("label_file_damaged", self._said(label))
+        for number, line in object_lines(text, tell):
             values = split_numbers(line)
-            if values == []:
-                continue
             if values is None or len(values) <= BOX_NUMBERS or not _is_class(values[0]):
                 place = f"{self._said(label)} line {number}: {line.strip()[:60]!r}"
                 self._lose("label_line_unreadable", label, place)
@@ -250,17 +287,22 @@ class _Reader:
 
     def _place_wide(self) -> None:
         """Add the objects of lines with more numbers than a box to those of their image."""
-        groups = {count: np.array([numbers for _, numbers in lines]) for count, lines in self._wide.items()}
-        meanings = find_meanings(groups, self.keypoints)
+        places = {label: place for place, label in enumerate({line[1] for line, _ in self._wide_lines()})}
+        groups = {
+            count: np.array([(places[label], class_id, *numbers) for (_, label, _, class_id), numbers in lines])
+            for count, lines in self._wide.items()
+        }
+        meanings = self._meanings(groups)
         if None in meanings.values():  # the lines of other splits may tell
-            wide = {count: np.array(rows) for count, rows in self._everywhere[1].items()}
-            meanings |= find_meanings({**groups, **wide}, self.keypoints)
+            meanings |= self._meanings(
+                {**groups, **{n: np.array(rows) for n, rows in self._everywhere[1].items()}}
+            )
         for count, lines in self._wide.items():
-            meaning, rows = meanings[count], groups[count]
+            meaning, rows = meanings[count], groups[count][:, 2:]
             corners = meaning.corners if meaning else count
             is_read = are_drawn(rows, corners) & (meaning is not None)
             with np.errstate(invalid="ignore"):  # infinities; repair leaves them out
-                boxes = boxes_of(rows, meaning.corners if meaning else 0)
+                boxes = boxes_of(rows, *((meaning.corners, meaning.start) if meaning else (0,)))
             for (line, _), box, is_clear in zip(lines, boxes.tolist(), is_read.tolist(), strict=True):
                 found, label, number, class_id = line
                 place = f"{self._said(label)} line {number}"
@@ -272,8 +314,16 @@ class _Reader:
                     self.report.add("polygons_in_labels", place)
                 if meaning.words:
                     self.report.add("extra_numbers", f"{place}: {meaning.words}")
-        for found in {id(found): found for lines in self._wide.values() for (found, *_), _ in lines}.values():
+        for found in {id(line[0]): line[0] for line, _ in self._wide_lines()}.values():
             found.sort()
+
+    def _wide_lines(self) -> Iterator[tuple[WideLine, list[float]]]:
+        return itertools.chain.from_iterable(self._wide.values())
+
+    def _meanings(self, groups: Mapping[int, np.ndarray]) -> dict[int, Meaning | None]:
+        """Decide what lines mean of which there are file, class and numbers, by their count."""
+        rows, owners = ({n: lines[:, part] for n, lines in groups.items()} for part in (slice(2, None), slice(2)))
+        return find_meanings(rows, self.keypoints, owners)
 
     def _lose(self, kind: str, label: str, place: str) -> None:
         self._lost.append((label, place))
@@ -316,18 +366,19 @@ class _Reader:
 
     def _named_classes(self, own: Path) -> tuple[dict[int, str], dict[int, int]]:
         """Return classes that files of the splits name, matched by name; each split has its own numbers."""
-        first, *others = (read_names(path, self.report) for path in self.files.class_files or (own,))
+        files = self.files.class_files or (own,)
+        first, *others = (read_names(path, lambda: self._everywhere[0], self.report) for path in files)
         names = dict(first)
         for other in others:
             new = [name for name in other.values() if name not in names.values()]
             names |= dict(enumerate(dict.fromkeys(new), start=max(names) + 1))
-        if own == (self.files.class_files or (own,))[0]:
+        if own == files[0]:
             return names, {number: number for number in first}
         ids = {name: number for number, name in reversed(names.items())}
-        own_ids = {number: ids[name] for number, name in read_names(own).items()}
+        own_ids = {number: ids[name] for number, name in read_names(own, lambda: self._everywhere[0]).items()}
         moved = [number for number, class_id in own_ids.items() if number != class_id]
         if moved:
-            where, first_file = (relative(path, self.root) for path in (own, self.files.class_files[0]))
+            where, first_file = (relative(path, self.root) for path in (own, files[0]))
             example = (
                 f"{moved[0]} is {names[own_ids[moved[0]]]!r} in {where}, {names.get(moved[0])!r} in {first_file}"
             )
@@ -349,33 +400,19 @@ class _Reader:
 
     @functools.cached_property
     def _everywhere(self) -> tuple[set[int], dict[int, list[list[float]]]]:
-        """Class numbers in the labels of all splits, and their lines of more numbers than a box by the count."""
+        """Class numbers in the labels of all splits; file, class and numbers of lines with more than a box has."""
         used: set[int] = set()
         wide: defaultdict[int, list[list[float]]] = defaultdict(list)
         for folder in self.files.label_folders or (self.root,):
-            for name in walk_files(folder, ".txt"):
+            for place, name in enumerate(walk_files(folder, ".txt")):
                 text = "" if name.rpartition("/")[2].lower() in NOT_LABELS else _read_label(str(folder / name))
-                for line in text.splitlines() if isinstance(text, str) else ():
+                for _, line in object_lines(text) if isinstance(text, str) else ():
                     values = split_numbers(line)
                     if values is not None and len(values) > BOX_NUMBERS and _is_class(values[0]):
                         used.add(int(values[0]))
                         if len(values) > BOX_NUMBERS + 1:
-                            wide[len(values) - 1].append(values[1:])
+                            wide[len(values) - 1].append([place, *values])
         return used, wide
-
-
-def read_names(path: Path, found: Findings | None = None) -> dict[int, str]:
-    """Read a file with a class name a line.
-
-    Raises:
-        AnnotationError: It cannot be read.
-        DataError: It holds none.
-    """
-    names = {number: line.strip() for number, line in enumerate(read_text(path, found=found).splitlines())}
-    names = {number: name for number, name in names.items() if name}
-    if not names:
-        raise DataError(f"{path}: holds no class names; expected one a line")
-    return names
 
 
 def _is_class(number: float) -> bool:
@@ -384,6 +421,9 @@ def _is_class(number: float) -> bool:
 
 def _read_label(path: str) -> str | AnnotationError:
     try:
-        return read_text(Path(path)) if path else ""
+        text = read_text(Path(path)) if path else ""
     except AnnotationError as error:
         return error
+    if "\0" in text and not text.strip("\0\r\n\t "):
+        return AnnotationError(f"{path}: holds only NUL bytes, as after a fault of the disk; restore it")
+    return text

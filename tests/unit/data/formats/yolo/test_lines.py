@@ -81,7 +81,7 @@ def decided(made: list[Rows], announced: int = 0) -> set[object]:
 @pytest.mark.parametrize("count", [8, 100])
 def test_boxes_stay_boxes_whatever_follows_them(words: str, count: int) -> None:
     (meaning,) = decided(BOXES[words](count))
-    assert meaning == (0, words)
+    assert meaning == (0, words, 0)
 
 
 @pytest.mark.parametrize("name", POLYGONS)
@@ -99,9 +99,9 @@ def test_what_is_unclear_is_not_read(name: str) -> None:
 
 
 def test_kpt_shape_decides() -> None:
-    announced = (0, "keypoints that kpt_shape announces")
+    announced = (0, "keypoints that kpt_shape announces", 0)
     made = polygons(20, 7)
-    assert decided([made]) == {(14, "")}
+    assert decided([made]) == {(14, "", 0)}
     assert decided([made], 10) == {announced}
     assert decided([scored(made)], 10) == {announced}
 
