@@ -17,7 +17,7 @@ import numpy as np
 from detrkit.data.faults import Findings
 from detrkit.data.index import check_inside
 from detrkit.data.table import AnnotationTable
-from detrkit.errors import AnnotationError, ImageError
+from detrkit.errors import AnnotationError, ImageError, counted
 from detrkit.ops.images import read_header, turn_boxes
 
 SAMPLE = 2000
@@ -76,17 +76,22 @@ class Turning(NamedTuple):
     Args:
         exchanged: Images whose listed size is that of the stored picture and not of the upright one.
         turned: Images whose boxes were drawn on the stored picture.
-        is_shown: Whether boxes show it.
+        shown: Images with boxes that fit only the stored picture, and those with boxes that fit only the upright.
     """
 
     exchanged: np.ndarray
     turned: np.ndarray
-    is_shown: bool
+    shown: tuple[int, int]
 
     def words(self, name: str, listed_hw: np.ndarray, orientation: int) -> str:
         """Describe an image that it concerns."""
-        unknown = "" if self.is_shown else ", and no box shows on which picture it was drawn"
-        return f"{name}: {listed_hw[1]} x {listed_hw[0]} with EXIF orientation {orientation}{unknown}"
+        told = "" if any(self.shown) else ", and no box shows on which picture it was drawn"
+        if all(self.shown):
+            told = (
+                f"; in all, boxes of {counted(self.shown[0], 'image')} fit only the stored picture, of "
+                f"{self.shown[1]} only the upright one, and the others were taken for those of the greater part"
+            )
+        return f"{name}: {listed_hw[1]} x {listed_hw[0]} with EXIF orientation {orientation}{told}"
 
 
 def judge_turning(
@@ -114,14 +119,17 @@ def judge_turning(
     leaves_stored, leaves_upright = (
         (ends > size_hw[rows][:, ::-1] + edge).any(axis=1) for size_hw in (stored_hw, upright_hw)
     )
-    for_stored = len(np.unique(rows[leaves_upright & ~leaves_stored]))
-    for_upright = len(np.unique(rows[leaves_stored & ~leaves_upright]))
-    turned = exchanged & (for_stored > for_upright)
+    for_stored, for_upright = np.unique(rows[leaves_upright]), np.unique(rows[leaves_stored])
+    for_stored, for_upright = np.setdiff1d(for_stored, for_upright), np.setdiff1d(for_upright, for_stored)
+    shown = len(for_stored), len(for_upright)
+    turned = exchanged & (len(for_stored) > len(for_upright))
+    if min(shown) > (1 - NEARLY_ALL) * sum(shown):  # of two tools, rather than a box that is wrong
+        turned[for_stored], turned[for_upright] = True, False
     # mirrored and square pictures have one size either way: they go with all others
     others = lies & (listed_hw == upright_hw).all(axis=1)
     if turned.any() and exchanged.sum() >= NEARLY_ALL * (exchanged | others).sum():
         turned |= (orientation > 1) & ~(lies & listed_hw.all(axis=1))
-    return Turning(exchanged, turned, for_stored + for_upright > 0)
+    return Turning(exchanged, turned, shown)
 
 
 def turned_boxes(boxes: np.ndarray, stored_hw: np.ndarray, orientation: np.ndarray) -> np.ndarray:

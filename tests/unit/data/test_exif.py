@@ -141,6 +141,28 @@ def test_pictures_of_two_tools_are_told_apart_by_their_sizes(tmp_path: Path) -> 
     assert index.boxes_xyxy[2].tolist() == [2, 2, 32, 92]
 
 
+@pytest.mark.parametrize("upright", [2, 3])
+def test_pictures_of_two_tools_that_both_write_the_stored_size_go_by_their_boxes(
+    upright: int, tmp_path: Path
+) -> None:
+    root = make(tmp_path / "stored", [(WIDE, o) for o in (6, 5, 7)], [FITS_WIDE])
+    other = make(tmp_path / "upright", [(WIDE, o) for o in (6, 8, 7)[:upright]], [FITS_TALL], "size")
+    first, second = (json.loads((folder / "train.json").read_text()) for folder in (root, other))
+    for entry in second["images"]:
+        name = f"u{entry['file_name']}"
+        (other / "images" / entry["file_name"]).rename(root / "images" / name)
+        first["images"].append({**entry, "file_name": name, "id": 100 + entry["id"]})
+    first["annotations"] += [
+        {**entry, "id": 100 + entry["id"], "image_id": 100 + entry["image_id"]} for entry in second["annotations"]
+    ]
+    (root / "train.json").write_text(json.dumps(first))
+    assert misses(root) == (0, {"exif_ignored": 3, "exif_rotated_size": upright})
+    _, report = read_split_files(find_split(root, "train"))
+    assert f"3 images fit only the stored picture, of {upright} only the upright one" in str(report)
+    assert fix_data(examine(root), tmp_path / "fixed").after.is_clean
+    assert misses(tmp_path / "fixed") == (0, {})
+
+
 def test_a_large_split_is_sampled_and_read_whole_only_where_one_shows_the_fault(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
