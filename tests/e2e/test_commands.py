@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import pytest
 import torch
 from PIL import Image
 
+from detrkit.config import read_config
 from detrkit.evaluation.coco import METRIC_NAMES
 from detrkit.families.build import read_weights
 from detrkit.families.recipes import preset_config
@@ -233,3 +235,26 @@ def test_real_and_defective_data_is_trained_on_or_refused_in_words(shared_data: 
         assert message in result.output, name
         assert result.exit_code == (0 if name in ("outside", "strings", "chess") else 1), result.output
         assert result.exit_code == 0 or type(result.exception) is SystemExit
+
+
+def test_pictures_of_a_narrow_range_are_read_alike_by_every_command(tiny_data: Path, tmp_path: Path):
+    data, run = Path(shutil.copytree(tiny_data, tmp_path / "data")), tmp_path / "run"
+    for file in data.rglob("*.jpg"):
+        values = np.asarray(Image.open(file).convert("L")).astype(np.uint16)
+        Image.fromarray(28000 + 4 * values).save(file, format="PNG")
+    out = run_well(*train_arguments(data, run, epochs=1, data__pixel_range="data"))
+    assert "gray levels are left" not in out
+    low, high = read_config(run / "config.yaml").data.pixel_range
+    assert (28000 <= low < 28400, 28600 < high <= 29020) == (True, True)
+    run_well("eval", run, "--out", tmp_path / "eval")
+    metrics = json.loads((tmp_path / "eval" / "metrics.json").read_text())
+    assert twelve(metrics) == twelve(records(run, "eval")[-1])
+    run_well("predict", run, data / "val2017", "--threshold", "0", "--out", tmp_path / "found")
+    scores = [
+        sorted(entry["score"] for entry in json.loads((tmp_path / name).read_text()))
+        for name in ("eval/detections.json", "found/predictions.json")
+    ]
+    assert scores[1] == pytest.approx(scores[0], abs=1e-5)
+    # the reports and drawings show what the model sees, not a black square
+    with Image.open(tmp_path / "found" / "000001.png") as drawn:
+        assert np.asarray(drawn).std() > 20

@@ -9,7 +9,7 @@ from PIL import Image
 from torch import Tensor
 
 from detrkit.api.common import Source
-from detrkit.config import Config, Precision
+from detrkit.config import Config, PixelRange, Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.data.formats import find_split
 from detrkit.data.split import Split, unknown_classes
@@ -26,6 +26,7 @@ from detrkit.evaluation.report import FILES, write_evaluation
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.files import make_folder
 from detrkit.latency import Latency
+from detrkit.ops.pixel_range import FULL
 from detrkit.training.run import Say
 
 _TURNED = ("exif_ignored", "box_turned")  # faults whose boxes reading puts elsewhere
@@ -89,7 +90,8 @@ def evaluate(
     latency = None
     if latency_images > 0 and target.stages is not None:
         latency = _latency(target.stages, part, latency_images, progress)
-    pictures = SplitPictures(part)
+    own = getattr(target, "config", None)
+    pictures = SplitPictures(part, FULL if own is None else own.data.pixel_range)
     evaluation = analyze(
         evaluator,
         origin=origin_of(target, part, where, split),
@@ -111,12 +113,13 @@ class SplitPictures:
 
     Args:
         split: Split.
+        pixel_range: Values of 16- and 32-bit images that become black and white.
     """
 
-    def __init__(self, split: Split):
+    def __init__(self, split: Split, pixel_range: PixelRange = FULL):
         order = np.argsort(np.asarray(split.index.image_ids, dtype=np.int64), kind="stable")
         self._rows: list[int] = order.tolist()
-        self._dataset = CocoDataset(split.index, split.files.images, None)
+        self._dataset = CocoDataset(split.index, split.files.images, None, pixel_range=pixel_range)
         self.file_names = [split.index.file_name(row) for row in self._rows]
 
     def read(self, row: int) -> np.ndarray | None:

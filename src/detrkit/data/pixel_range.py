@@ -25,14 +25,16 @@ def some_files(index: CocoIndex, images: Path, count: int) -> list[Path]:
     return [images / name for name in names]
 
 
-def measure_range(index: CocoIndex, images: Path) -> PixelRange:
-    """Return the values that become black and white over a data set; full where no image has more than 8 bits.
+def measured_range(pixel_range: PixelRange, index: CocoIndex, images: Path) -> PixelRange:
+    """Return a pixel range, measured where it is that of the data set; full if no image has more than 8 bits.
 
-    They are those between which nearly all pixels of nearly all images lie: a few odd images do not count.
+    Measured are the values between which nearly all pixels of nearly all images lie; a few odd images count not.
 
     Raises:
         DataError: All pixels have one value.
     """
+    if pixel_range != "data":
+        return pixel_range
     ranges = []
     for file in some_files(index, images, MEASURED):
         try:

@@ -17,10 +17,12 @@ from pathlib import Path
 import numpy as np
 from torch import Tensor
 
+from detrkit.config import PixelRange
 from detrkit.data.coco import fit_boxes
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.errors import ImageError
 from detrkit.ops.images import decode_image
+from detrkit.ops.pixel_range import FULL
 from detrkit.preprocess import resize_image
 
 CHANCE = 3.0
@@ -68,7 +70,13 @@ class Patches:
 
 
 def collect_patches(
-    index: CocoIndex, images: Path, *, most_objects: int = 900, most_images: int = 150, seed: int = 0
+    index: CocoIndex,
+    images: Path,
+    *,
+    most_objects: int = 900,
+    most_images: int = 150,
+    pixel_range: PixelRange = FULL,
+    seed: int = 0,
 ) -> Patches:
     """Look at some images of a split, chosen by ``seed``, and at most 12 objects of each."""
     random = np.random.Generator(np.random.PCG64(seed))
@@ -82,7 +90,7 @@ def collect_patches(
         name = index.file_name(row)
         try:
             check_inside(name, images)
-            image = decode_image(images / name)
+            image = decode_image(images / name, pixel_range)
         except ImageError as error:
             unreadable.append(str(error))
             continue
@@ -116,7 +124,9 @@ def collect_patches(
     )
 
 
-def offset_evidence(index: CocoIndex, images: Path, *, seed: int = 0) -> dict[float, tuple[float, float]]:
+def offset_evidence(
+    index: CocoIndex, images: Path, *, pixel_range: PixelRange = FULL, seed: int = 0
+) -> dict[float, tuple[float, float]]:
     """Measure the evidence of labels and boxes as they are, and moved by half their own size.
 
     Boxes written by their centre and read by their corner lie half their size too far right and down.
@@ -135,7 +145,9 @@ def offset_evidence(index: CocoIndex, images: Path, *, seed: int = 0) -> dict[fl
             boxes_xyxy=index.boxes_xyxy + np.tile(shift * sizes, 2),
             iscrowd=index.iscrowd | ~inside.all(axis=1),
         )
-        patches = collect_patches(moved, images, most_objects=500, most_images=100, seed=seed)
+        patches = collect_patches(
+            moved, images, most_objects=500, most_images=100, pixel_range=pixel_range, seed=seed
+        )
         if len(patches.labels) < LEAST_OBJECTS or len(patches.pair_rows) < LEAST_OBJECTS:
             return {}
         by_look = label_evidence(patches.objects, patches.labels, patches.image_rows)

@@ -15,11 +15,12 @@ import torch
 from torchvision import tv_tensors
 
 from detrkit.classes import ClassMap
-from detrkit.config import Config, update_config
+from detrkit.config import Config, PixelRange, update_config
 from detrkit.curation.check.run import CheckOptions, examine
 from detrkit.curation.preview import draw_sample
 from detrkit.data.formats import canonical_split, find_split
 from detrkit.data.index import CocoIndex
+from detrkit.data.pixel_range import measured_range
 from detrkit.data.read import load_table
 from detrkit.data.split import Split, read_split
 from detrkit.data.table import AnnotationTable
@@ -165,13 +166,14 @@ def look_at_data(config: Config, train: Split, val: Split, tell: Tell) -> Patche
     """Check annotations against pixels; returns what was seen of the training split."""
     looked = {}
     sound = True
+    pixel_range = measured_range(config.data.pixel_range, train.index, train.files.images)
     same = (train.files.annotations, train.files.listings) == (val.files.annotations, val.files.listings)
     for name, split in {"train": train, "val": val}.items():
         if name == "val" and same:
             tell([bad("val_is_train", "the validation split is the training split", fault=False)])
             continue
         # further draws only where the first leaves doubt
-        seen = (split.index, split.files.images, config.train.seed)
+        seen = (split.index, split.files.images, pixel_range, config.train.seed)
         draw = functools.cache(functools.partial(_draw, collect_patches, *seen))
         looked[name] = patches = draw(0)
         found = data_questions.check_objects(name, split.index, patches)
@@ -186,9 +188,11 @@ def look_at_data(config: Config, train: Split, val: Split, tell: Tell) -> Patche
     return looked["train"]
 
 
-def _draw(measure: Callable[..., T], index: CocoIndex, images: Path, seed: int, number: int) -> T:
+def _draw(
+    measure: Callable[..., T], index: CocoIndex, images: Path, pixel_range: PixelRange, seed: int, number: int
+) -> T:
     """Look at a split once more, with another seed."""
-    return measure(index, images, seed=seed + number)
+    return measure(index, images, pixel_range=pixel_range, seed=seed + number)
 
 
 def _check_head(

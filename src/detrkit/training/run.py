@@ -22,7 +22,7 @@ from detrkit.data.augment import augments_on_device
 from detrkit.data.cache import ImageCache, find_cache
 from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, build_loader
-from detrkit.data.pixel_range import measure_range, some_files
+from detrkit.data.pixel_range import measured_range, some_files
 from detrkit.data.split import Split, read_split, read_train_split, unknown_classes
 from detrkit.data.transforms import needed_size, train_transform
 from detrkit.detectors.split_evaluator import Draw, SplitEvaluator
@@ -308,7 +308,9 @@ def prepare(
 
     # gray values of the whole set, which the model is to meet again wherever it predicts
     if config.data.pixel_range == "data":
-        config = update_config(config, {"data.pixel_range": measure_range(train.index, train.files.images)})
+        config = update_config(
+            config, {"data.pixel_range": measured_range("data", train.index, train.files.images)}
+        )
         say(f"data.pixel_range of {train.files.images}: {config.data.pixel_range}")
     files = some_files(train.index, train.files.images, 3)
     for line in narrow_range_lines(files, config.data.pixel_range):
@@ -351,7 +353,7 @@ def training_dataset(config: Config, train: Split, cache: ImageCache | None, dev
         decode_target=needed_size(config.transforms),
         fast_decode=config.data.fast_decode,
         cache=cache,
-        pixel_range=config.data.pixel_range,
+        pixel_range=measured_range(config.data.pixel_range, train.index, train.files.images),
     )
 
 

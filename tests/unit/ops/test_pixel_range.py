@@ -13,7 +13,7 @@ from PIL import Image
 from detrkit.config import Config, PixelRange, update_config
 from detrkit.curation.check import check_data
 from detrkit.data.coco import CocoDataset
-from detrkit.data.pixel_range import measure_range
+from detrkit.data.pixel_range import measured_range
 from detrkit.data.read import read_coco
 from detrkit.detectors.sources import list_sources
 from detrkit.errors import ConfigError
@@ -90,7 +90,7 @@ def test_whole_range_and_masks_are_no_fault(tmp_path: Path) -> None:
 
 def test_the_range_of_a_data_set_is_one_for_all_its_images(tmp_path: Path) -> None:
     index, _ = read_coco(*data_set(tmp_path))
-    measured = measure_range(index, tmp_path / "images")
+    measured = measured_range("data", index, tmp_path / "images")
     assert measured == pytest.approx((28300, 29030), abs=2)
     files = sorted((tmp_path / "images").iterdir())
     assert narrow_range_lines(files, measured) == []
@@ -99,7 +99,7 @@ def test_the_range_of_a_data_set_is_one_for_all_its_images(tmp_path: Path) -> No
     # and eight bits have none
     for file in files:
         Image.new("L", (32, 32)).save(file)
-    assert measure_range(index, tmp_path / "images") == "full"
+    assert measured_range("data", index, tmp_path / "images") == "full"
     assert narrow_range_lines(files, "full") == []
 
 

@@ -32,14 +32,11 @@ def preview(
         config = shared.changed_config(model, assignments)
         from detrkit.curation.preview import preview_rows, write_preview
         from detrkit.data.formats import find_splits
-        from detrkit.data.pixel_range import measure_range
+        from detrkit.data.pixel_range import measured_range
         from detrkit.data.read import read_told
 
         files = next(iter(find_splits(data, shared.checked_layout(layout), [split], image_folder).values()))
         index, _ = read_told(files, say)
-        pixel_range = config.data.pixel_range
-        if pixel_range == "data":
-            pixel_range = measure_range(index, files.images)
         rows = preview_rows(
             index,
             files.images,
@@ -48,7 +45,7 @@ def preview(
             draws=draws,
             seed=seed,
             class_name=class_name,
-            pixel_range=pixel_range,
+            pixel_range=measured_range(config.data.pixel_range, index, files.images),
             on_error=lambda error: problems.append(str(error)),
         )
         how = f"Augmentation: the {config.transforms.recipe} recipe of {model}, seed {seed}."
