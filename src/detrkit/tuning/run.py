@@ -21,6 +21,7 @@ from detrkit.tuning.study import (
     import_optuna,
     open_study,
     read_settings,
+    study_lock,
 )
 from detrkit.tuning.trial import Say, Train, Worker, train_trial
 
@@ -64,8 +65,9 @@ def run_tuning(
         _check_config(config, out)
     elif not (out / "study.json").is_file() and storage is None:
         raise UsageError(f"{out} holds no study to go on with; begin one with --model and --data")
-    location = find_location(out, storage, study_name)
-    with location.lock():
+    lock = study_lock(out)
+    with lock:
+        location = find_location(out, storage, study_name)
         study = open_study(location)
         settings = _agreed(study, config, space, pruner, location, say)
         # trials in all: what was asked for last counts
@@ -82,14 +84,15 @@ def run_tuning(
     say(f"searched: {', '.join(part.name for part in settings.space.dimensions)}")
     signal_number = Worker(study, settings, location, total, say, train).work()
 
-    # their results
-    results = read_trials(study, location)
-    result = StudyResult(out, results, total, None, signal_number)
-    if result.best is not None:
-        best = settings.space.apply(settings.config, result.best.parameters)
-        result = dataclasses.replace(result, config=best)
-    write_results(result)
-    write_study_page(out / "tune.html", study, settings, result)
+    # their results; other processes write the same files
+    with lock:
+        results = read_trials(study, location)
+        result = StudyResult(out, results, total, None, signal_number)
+        if result.best is not None:
+            best = settings.space.apply(settings.config, result.best.parameters)
+            result = dataclasses.replace(result, config=best)
+        write_results(result)
+        write_study_page(out / "tune.html", study, settings, result)
     return result
 
 

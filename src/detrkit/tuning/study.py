@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from detrkit.errors import MissingExtraError, UsageError
-from detrkit.files import atomic_file, check_free, make_folder
+from detrkit.files import NOTES, atomic_file, check_free, is_leftover, make_folder
 from detrkit.tuning.settings import Settings
 
 if TYPE_CHECKING:
@@ -85,26 +85,36 @@ class StudyLocation:
         """Return the run folder of a trial."""
         return self.out / "trials" / f"{number:04d}"
 
-    def lock(self) -> FileLock:
-        """Return the lock under which trials are begun, failed and pruned."""
-        return FileLock(self.out / ".lock")
-
     def trial_lock(self, number: int) -> FileLock:
         """Return the lock that a process holds while it trains a trial; the system releases it if it dies."""
         return FileLock(self.out / f".trial-{number:04d}.lock")
 
 
+def study_lock(out: Path) -> FileLock:
+    """Return the lock under which a study is begun, and its trials begun, failed and pruned.
+
+    Raises:
+        UsageError: The folder cannot be used, or holds something else.
+    """
+    make_folder(out)
+    lock, found = out / ".lock", list(out.iterdir())
+    if lock.exists() and not lock.stat().st_size:  # a process makes the study now, or was killed while it did
+        found = [part for part in found if part != lock and not part.name.startswith(("study.db", NOTES))]
+    if any(not is_leftover(part) for part in found) and not (out / STUDY_FILE).is_file():
+        raise UsageError(f"{out} is not empty and holds no study; give another --out")
+    return FileLock(lock)
+
+
 def find_location(out: Path, storage: str | None, name: str | None) -> StudyLocation:
     """Return the location of a new or former study; what a former call said of it need not be said again.
 
+    To be called under the study's lock, or two processes would begin two studies in one folder.
+
     Raises:
-        UsageError: The folder cannot be used, holds another study, or its study lies in a database not given.
+        UsageError: The folder holds another study, or its study lies in a database not given.
     """
-    make_folder(out)
     path = out / STUDY_FILE
     if not path.is_file():
-        if any(part.name != ".lock" or part.stat().st_size for part in out.iterdir()):
-            raise UsageError(f"{out} is not empty and holds no study; give another --out")
         return StudyLocation(out, storage, name or out.resolve().name)
     try:
         noted = msgspec.json.decode(path.read_bytes(), type=_Noted)

@@ -23,6 +23,7 @@ from detrkit.tuning.study import (
     retry_dead_trials,
     retry_trial,
     set_up,
+    study_lock,
 )
 
 if TYPE_CHECKING:
@@ -78,7 +79,7 @@ class Worker:
     ):
         self.study, self.settings, self.location = study, settings, location
         self.total, self.say, self.train = total, say, train
-        self._lock = location.lock()
+        self._lock = study_lock(location.out)
         self._trial_lock = location.trial_lock(0)
         self._optuna_number, self._number, self._failed_in_a_row = -1, 0, 0
 

@@ -16,7 +16,7 @@ from filelock import FileLock
 from detrkit.config import Config, read_config, update_config
 from detrkit.errors import NonFiniteError, TrainingError, UsageError
 from detrkit.tuning.run import run_tuning
-from detrkit.tuning.study import StudyLocation, open_study, retry_dead_trials
+from detrkit.tuning.study import StudyLocation, open_study, retry_dead_trials, study_lock
 from tests.unit.tuning.conftest import Played
 
 
@@ -254,6 +254,15 @@ def test_changed_data_is_seen(config: Config, tmp_path: Path):
     write_synthetic(root, train_images=4, val_images=2, size=32)
     with pytest.raises(UsageError, match="training images is 3 in the study, 4 now"):
         run_tuning(None, tmp_path / "s", trials=2, say=quiet, train=Played(by_rate))
+
+
+def test_a_study_that_another_process_was_making_is_gone_on_with(config: Config, tmp_path: Path):
+    made = study_lock(tmp_path / "study").lock_file
+    (tmp_path / "study" / "study.db").touch()
+    with pytest.raises(UsageError, match="not empty and holds no study"):
+        run_tuning(config, tmp_path / "study", say=quiet)
+    Path(made).touch()  # as while it is at work, or was killed
+    assert len(run_tuning(config, tmp_path / "study", trials=1, say=quiet, train=Played(by_rate)).trials) == 1
 
 
 def test_what_cannot_be_searched_is_refused(config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
