@@ -18,8 +18,9 @@ import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import IO, Any, NamedTuple, TypeVar
+from typing import IO, Annotated, Any, NamedTuple, TypedDict, TypeVar
 
+import msgspec
 import torch
 from torch import Tensor
 
@@ -45,6 +46,45 @@ _PLAIN = ("torch._utils.", "collections.", "argparse.Namespace", "pathlib.")
 _SEAL_START = b"\ndetrkit-checkpoint sha256 "
 _SEAL_LENGTH = len(_SEAL_START) + 64 + 1
 _ZIP_END_LENGTH = 22
+
+
+Count = Annotated[int, msgspec.Meta(ge=0, le=2**62)]
+
+
+class _Averages(TypedDict):
+    count: Count
+    weights: dict[str, Tensor]
+
+
+class _Group(TypedDict, total=False):
+    params: list[int]
+    param_names: list[str]
+    lr: float
+
+
+class _Optimizer(TypedDict):
+    state: dict[int, dict[str, Tensor]]
+    param_groups: list[_Group]
+
+
+class _LogPosition(TypedDict, total=False):
+    records: Count
+    elapsed_s: float
+    of_step: dict[str, float] | None
+
+
+class _Payload(TypedDict, total=False):
+    """Types of what checkpoints hold, each part only where it is there; saved steps hold some of the same."""
+
+    config: dict[str, Any]
+    class_map: dict[str, Any]
+    data: dict[str, int | str]
+    model: dict[str, Tensor]
+    ema: _Averages | None
+    optimizer: _Optimizer
+    log: _LogPosition | None
+    records: Count
+    world_size: Count
 
 
 class SavedModel(NamedTuple):
@@ -78,7 +118,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
 
     Raises:
         CheckpointError: The file is missing, damaged, not of detrkit, of a newer detrkit, or holds anything
-            but tensors and primitives.
+            but tensors and primitives, or these where they do not belong.
     """
     path = Path(path)
     try:
@@ -99,6 +139,10 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
             f"{path} has checkpoint version {payload.get('version')}, this detrkit reads version {VERSION}; "
             "use the detrkit that wrote it"
         )
+    try:
+        msgspec.convert(payload, _Payload)
+    except msgspec.ValidationError as error:
+        raise CheckpointError(f"{path} holds what no checkpoint does: {error}; use another checkpoint") from error
     return payload
 
 
@@ -190,7 +234,7 @@ def read_model(path: str | Path) -> SavedModel:
     try:
         config = update_config(Config(), payload["config"])
         class_map = ClassMap.from_dict(payload["class_map"])
-    except (ConfigError, DataError, KeyError, TypeError) as error:
+    except (ConfigError, DataError) as error:
         raise CheckpointError(f"{path}: its config or classes cannot be used: {error}") from error
     averages = payload["ema"]["weights"] if payload.get("ema") else {}
     return SavedModel(config, class_map, without_aids({**payload["model"], **averages}))

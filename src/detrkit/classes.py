@@ -92,10 +92,13 @@ class ClassMap:
         """Make the map again of what :meth:`to_dict` gave.
 
         Raises:
-            ValueError: A key is missing, or of another type.
+            DataError: A key is missing, or of another type.
         """
-        named = {name: data[key] for name, key in _JSON_KEYS.items() if key in data}
-        return msgspec.convert({**data, **named}, cls)
+        try:
+            named = {name: data[key] for name, key in _JSON_KEYS.items() if key in data}
+            return msgspec.convert({**data, **named}, cls)
+        except (msgspec.ValidationError, TypeError) as error:
+            raise DataError(f"not a class map: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""

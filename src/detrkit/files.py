@@ -92,14 +92,18 @@ def to_plain(value: object, *, str_keys: bool = False) -> Any:
     return msgspec.to_builtins(value, str_keys=str_keys, enc_hook=plain_value)
 
 
-def parse_json(text: str | bytes) -> Any:
+def parse_json(text: str | bytes, kind: Any = None) -> Any:
     """Parse a JSON text that somebody else may have written.
 
+    Args:
+        text: The text.
+        kind: Type that it is to have, for msgspec; None for any, and for what is only nearly JSON, such as NaN.
+
     Raises:
-        ValueError: It is none, or nested beyond all reason.
+        ValueError: It is none, or nested beyond all reason, or of another type.
     """
     try:
-        return json.loads(text)
+        return json.loads(text) if kind is None else msgspec.json.decode(text, type=kind)
     except RecursionError as error:
         raise ValueError("it is nested too deeply") from error
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from detrkit.classes import ClassMap
 from detrkit.errors import DataError, UsageError, listed
-from detrkit.files import atomic_file, to_plain
+from detrkit.files import atomic_file, parse_json, to_plain
 
 FILE_NAME = "thresholds.json"
 _MODEL_FILES = (".pth", ".pt", ".safetensors")
@@ -197,10 +197,10 @@ def read_thresholds(path: str | os.PathLike[str], class_map: ClassMap) -> Thresh
         UsageError: It speaks of classes that the model does not have.
     """
     try:
-        data = msgspec.json.decode(Path(path).read_bytes())
+        data = parse_json(Path(path).read_bytes(), Any)
     except OSError as error:
         raise DataError(f"cannot read thresholds {path}: {error.strerror or error}") from error
-    except (ValueError, RecursionError) as error:  # msgspec's errors are such
+    except ValueError as error:
         raise DataError(f"{path} is not valid JSON: {error}; {REPAIR}") from error
     try:
         return Thresholds.from_dict(data, str(path)).for_classes(class_map)

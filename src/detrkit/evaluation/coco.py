@@ -126,7 +126,7 @@ class BoxEvaluator:
         """Take the detections of one image, in any order of score; those of a result file to the last digit.
 
         Raises:
-            DataError: The annotations do not list the image, or it was added before.
+            DataError: The annotations do not list the image, it was added before, or a number is not finite.
         """
         row = self._row_by_image_id.get(int(image_id))
         if row is None:
@@ -135,7 +135,13 @@ class BoxEvaluator:
             )
         if row in self._added:
             raise DataError(f"detections of image id {image_id} were added twice; start a new evaluator to repeat")
-        self._added[row] = _as_results(detections)
+        results = _as_results(detections)
+        if not (np.isfinite(results.scores).all() and np.isfinite(results.boxes_xywh).all()):
+            raise DataError(
+                f"the detections of image id {image_id} hold NaN or infinity, and cannot be measured: the weights "
+                "hold such numbers, or the precision is too low for them; try float32"
+            )
+        self._added[row] = results
         self._results = None
 
     def packed(self) -> dict[str, np.ndarray]:

@@ -423,7 +423,7 @@ def read_classes(path: Path, num_labels: int) -> ClassMap:
     """
     try:
         class_map = ClassMap.from_dict(parse_json(path.read_text(encoding="utf-8")))
-    except (OSError, ValueError, KeyError, TypeError, DataError) as error:
+    except (OSError, ValueError, DataError) as error:
         raise WeightsError(f"{path} does not hold names, category_ids, slots and num_slots: {error}") from error
     if class_map.num_labels != num_labels:
         raise WeightsError(

@@ -20,7 +20,7 @@ from detrkit.detectors.on_split import EvalTarget, collect
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import known
 from detrkit.evaluation.truth import ground_truth_from_index
-from detrkit.files import sync_folder, to_plain
+from detrkit.files import parse_json, sync_folder, to_plain
 from detrkit.robustness.corruptions import COMMON, CORRUPTIONS, SEVERITIES, Corruption
 from detrkit.visual.table import Column, Table, Value
 
@@ -126,8 +126,8 @@ class Journal:
                 self._check(line, study)
                 continue
             try:
-                entry = msgspec.json.decode(line, type=_Entry)
-            except msgspec.DecodeError as error:
+                entry: _Entry = parse_json(line, _Entry)
+            except ValueError as error:
                 raise DataError(f"{path}: line {number} is damaged; delete the file to start again") from error
             self.results[entry.name] = entry.result
         os.truncate(path, len(whole))
@@ -148,8 +148,8 @@ class Journal:
 
     def _check(self, line: bytes, study: Mapping[str, Any]) -> None:
         try:
-            before = msgspec.json.decode(line, type=dict[str, dict[str, Any]])["study"]
-        except (msgspec.DecodeError, KeyError) as error:
+            before = parse_json(line, dict[str, dict[str, Any]])["study"]
+        except (ValueError, KeyError) as error:
             raise DataError(f"{self.path} holds no results of a study; give another folder (--out)") from error
         if before != study:
             other = ", ".join(key for key in study if before.get(key) != study[key]) or "settings"

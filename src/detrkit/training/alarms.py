@@ -6,12 +6,13 @@ thresholds were measured on sound and on spoiled trainings; docs/alarms.md has t
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
+
+import msgspec
 
 from detrkit.config import Config
 from detrkit.training.health import PROBE_EVERY, QueryUse
@@ -80,8 +81,7 @@ class Progressed:
     use: QueryUse | None
 
 
-@dataclasses.dataclass
-class _History:
+class _History(msgspec.Struct, forbid_unknown_fields=True):
     """Memory of the alarms; primitives only.
 
     Attributes:
@@ -98,17 +98,17 @@ class _History:
         said: By alarm: the step at which it was said last, and whether it has gone since.
     """
 
-    recent: list[float] = dataclasses.field(default_factory=list)
-    block: list[float] = dataclasses.field(default_factory=list)
+    recent: list[float] = []
+    block: list[float] = []
     first: float = math.nan
     former: float = math.nan
     best: float = math.inf
     is_unmoved: bool = True
-    spikes: list[int] = dataclasses.field(default_factory=list)
-    sums: dict[str, float] = dataclasses.field(default_factory=dict)
+    spikes: list[int] = []
+    sums: dict[str, float] = {}
     same_steps: int = 0
     empty_steps: int = 0
-    said: dict[str, tuple[int, bool]] = dataclasses.field(default_factory=dict)
+    said: dict[str, tuple[int, bool]] = {}
 
 
 class Alarms:
@@ -141,12 +141,17 @@ class Alarms:
 
     def state_dict(self) -> dict[str, Any]:
         """Return all that is remembered, primitives only."""
-        return {**dataclasses.asdict(self._past), "said": {key: list(at) for key, at in self._past.said.items()}}
+        return msgspec.to_builtins(self._past)  # type: ignore[no-any-return]
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
-        said = {key: (int(step), bool(gone)) for key, (step, gone) in state["said"].items()}
-        self._past = _History(**{**copy.deepcopy(dict(state)), "said": said})
+        """Take over what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        self._past = msgspec.convert(state, _History)
+        if not all(map(math.isfinite, self._past.sums.values())):
+            raise ValueError("the sums of its alarms are not finite")
 
     def _judge_spike(self, step: int, loss: float, image_ids: Sequence[int]) -> list[str]:
         """Return a message if the loss of one step stands out."""

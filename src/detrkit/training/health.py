@@ -14,8 +14,9 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypedDict
 
+import msgspec
 import torch
 from torch import Tensor, nn
 
@@ -85,6 +86,22 @@ class DeviceRows:
     def set(self, rows: Tensor | None) -> None:
         """Begin anew with rows that are on the host."""
         self._pending, self._known = [], rows
+
+
+class _SavedWindow(TypedDict):
+    names: tuple[str, ...]
+    rows: Tensor
+    steps: list[int]
+    image_ids: list[tuple[int, ...]]
+    seconds: float
+    wait_s: float
+    images: int
+
+
+class _SavedHealth(TypedDict):
+    rows: Tensor | None
+    use: Tensor | None
+    last_use: QueryUse | None
 
 
 class StepWindow:
@@ -166,14 +183,19 @@ class StepWindow:
             "images": self.images,
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Take over what :meth:`state_dict` gave."""
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what :meth:`state_dict` gave.
+
+        Raises:
+            ValueError: It is something else.
+        """
+        saved, rows = msgspec.convert(state, _SavedWindow), state["rows"]
+        if rows.shape != (len(saved["steps"]), len(saved["names"])) or len(rows) != len(saved["image_ids"]):
+            raise ValueError(f"window has {len(saved['steps'])} steps, and values of {tuple(rows.shape)}")
         self.clear()
-        self.names = tuple(state["names"])
-        self.steps = list(state["steps"])
-        self.image_ids = [tuple(ids) for ids in state["image_ids"]]
-        self._rows.set(state["rows"] if len(state["rows"]) else None)
-        self.seconds, self.wait_s, self.images = state["seconds"], state["wait_s"], state["images"]
+        self.names, self.steps, self.image_ids = saved["names"], saved["steps"], saved["image_ids"]
+        self._rows.set(rows if len(rows) else None)
+        self.seconds, self.wait_s, self.images = saved["seconds"], saved["wait_s"], saved["images"]
 
 
 class Health:
@@ -276,9 +298,9 @@ class Health:
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Take over what :meth:`state_dict` gave."""
-        self._rows.set(state["rows"])
-        self._step, self._use = [], state["use"]
-        self.last_use = QueryUse(**state["last_use"]) if state["last_use"] is not None else None
+        saved = msgspec.convert(state, _SavedHealth)
+        self._rows.set(saved["rows"])
+        self._step, self._use, self.last_use = [], saved["use"], saved["last_use"]
 
     def _read(self) -> Tensor | None:
         """Return the window's rows over all processes, on the host."""

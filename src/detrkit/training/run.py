@@ -151,7 +151,7 @@ def resume_run(
     for line in _edited_lines(printout, config):
         say(line)
     config, lines = resumed_config(config, changes or {})
-    done = Progress(**saved["progress"])
+    done = Progress.of(saved)
     if done.epoch < config.train.epochs:
         for line in lines:
             say(line)

@@ -5,15 +5,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
+import msgspec
 import numpy as np
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from detrkit.checkpoint import CheckpointStore
+from detrkit.checkpoint import CheckpointStore, Count
 from detrkit.classes import ClassMap
 from detrkit.config import Config
 from detrkit.errors import CheckpointError
@@ -76,8 +77,7 @@ class TrainingSetup:
         return dataclasses.replace(self, built=dataclasses.replace(self.built, config=config))
 
 
-@dataclasses.dataclass
-class Progress:
+class Progress(msgspec.Struct, forbid_unknown_fields=True):
     """How far a run has come.
 
     Random numbers need no place here: the order of the images and their augmentation are functions of (seed,
@@ -95,15 +95,29 @@ class Progress:
         bad_steps_saved: How many of all such steps were saved for replay.
     """
 
-    step: int = 0
-    epoch: int = 0
-    batch: int = 0
+    step: Count = 0
+    epoch: Count = 0
+    batch: Count = 0
     best: float | None = None
-    evals_without_gain: int = 0
-    metrics: dict[str, float] = dataclasses.field(default_factory=dict)
-    micro_batch: int | None = None
-    bad_steps: int = 0
-    bad_steps_saved: int = 0
+    evals_without_gain: Count = 0
+    metrics: dict[str, float] = {}
+    micro_batch: Annotated[int, msgspec.Meta(ge=1)] | None = None
+    bad_steps: Count = 0
+    bad_steps_saved: Count = 0
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> Progress:
+        """Return the progress that a checkpoint holds.
+
+        Raises:
+            CheckpointError: It holds something else there.
+        """
+        try:
+            return msgspec.convert(saved["progress"], cls)
+        except msgspec.ValidationError as error:
+            raise CheckpointError(
+                f"the checkpoint's progress cannot be: {error}; use another checkpoint"
+            ) from error
 
     def __post_init__(self) -> None:
         if self.best == UNDEFINED:  # as earlier versions noted that there was nothing to measure
@@ -130,10 +144,10 @@ class TrainingState:
         """Return the state as tensors and primitives only; all processes take part."""
         parts = {name: getattr(self, name) for name in _PARTS}
         saved = {name: None if part is None else part.state_dict() for name, part in parts.items()}
-        return {"model": self.module.state_dict(), **saved, "progress": dataclasses.asdict(self.progress)}
+        return {"model": self.module.state_dict(), **saved, "progress": msgspec.to_builtins(self.progress)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over a saved state, but learning rates and weight decay are those of the config.
+        """Take over a saved state, but the optimiser's settings are those of the config.
 
         Raises:
             CheckpointError: It is of another model, lacks a part, or the config turned a part on or off.
@@ -145,18 +159,21 @@ class TrainingState:
                     f"the checkpoint {saved} the state of the {name}, which the config turns {now}; "
                     "resume with the config of the run"
                 )
-        rates = [(group["base_lr"], group["weight_decay"]) for group in self.optimizer.param_groups]
+        groups = [{key: group[key] for key in group if key != "lr"} for group in self.optimizer.param_groups]
         try:
             self.module.load_state_dict(state["model"])
-            self.progress = Progress(**state["progress"])
+            self.progress = Progress.of(state)
             for name in _PARTS:
                 part = getattr(self, name)
                 # checkpoints of before health and alarms know nothing of them
                 if part is not None and (name in state or name not in ("health", "alarms")):
                     part.load_state_dict(state[name])
-            for group, (base_lr, weight_decay) in zip(self.optimizer.param_groups, rates, strict=True):
-                group.update(base_lr=base_lr, weight_decay=weight_decay)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            for group, own in zip(self.optimizer.param_groups, groups, strict=True):
+                group.update(own)
+            for parameter, moments in self.optimizer.state.items():
+                if any(moment.shape not in (parameter.shape, ()) for moment in moments.values()):
+                    raise ValueError(f"the optimizer has moments of another shape than {tuple(parameter.shape)}")
+        except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
             raise CheckpointError(f"the checkpoint does not fit the model to resume: {error}") from error
 
 

@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from detrkit.errors import MissingExtraError, UsageError
-from detrkit.files import NOTES, atomic_file, check_free, is_leftover, make_folder
+from detrkit.files import NOTES, atomic_file, check_free, is_leftover, make_folder, parse_json
 from detrkit.tuning.settings import Settings
 
 if TYPE_CHECKING:
@@ -117,8 +117,8 @@ def find_location(out: Path, storage: str | None, name: str | None) -> StudyLoca
     if not path.is_file():
         return StudyLocation(out, storage, name or out.resolve().name)
     try:
-        noted = msgspec.json.decode(path.read_bytes(), type=_Noted)
-    except msgspec.DecodeError as error:
+        noted: _Noted = parse_json(path.read_bytes(), _Noted)
+    except ValueError as error:
         raise UsageError(f"{path} is not the note of a study ({error}); give another --out") from error
     check_free(*(out / name for name in RESULTS))
     if name is not None and name != noted.study:

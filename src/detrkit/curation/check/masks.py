@@ -19,6 +19,7 @@ from detrkit.data.faults import Findings
 from detrkit.data.formats.base import read_utf8
 from detrkit.data.formats.coco.read import load_json
 from detrkit.data.formats.coco.segmentation import mask_extent
+from detrkit.files import parse_json
 
 BOX_PIXELS = 2.0
 BOX_SHARE = 0.02
@@ -56,8 +57,8 @@ def decode_masks(split: SplitData) -> Masks | None:
         image = int(split.image_rows[row])
         size_hw = None if image < 0 else tuple(split.table.sizes_hw[image].tolist())
         try:
-            extent = mask_extent(msgspec.json.decode(text), size_hw)
-        except (ValueError, msgspec.DecodeError) as error:
+            extent = mask_extent(parse_json(bytes(text)), size_hw)
+        except ValueError as error:
             masks.fault[row] = str(error)
         else:
             masks.bounds_xyxy[row], masks.area[row], masks.polygon_fault[row] = extent
@@ -123,8 +124,8 @@ def _read_masks(split: SplitData) -> Sequence[msgspec.Raw] | None:
     if b'"segmentation"' not in content:
         return None
     try:
-        entries = msgspec.json.decode(content, type=_Content).annotations
-    except msgspec.MsgspecError:  # odd files, such as with NaN, go the slow way
+        entries: list[_WithMask] = parse_json(content, _Content).annotations
+    except ValueError:  # odd files, such as with NaN, go the slow way
         listed = load_json(split.table.source)["annotations"]
         return [msgspec.Raw(msgspec.json.encode(entry.get("segmentation"))) for entry in listed]
     return [entry.segmentation for entry in entries]

@@ -17,7 +17,7 @@ from detrkit.curation.fetch.catalogue import Archive, DatasetEntry, Licence, Par
 from detrkit.curation.fetch.unpack import commit_of, unpack
 from detrkit.download import Report, disk_errors, download, hash_of, mismatch, need_space, no_report
 from detrkit.errors import DataError, UsageError, listed
-from detrkit.files import IMAGE_SUFFIXES, atomic_file, make_folder, remove_leftovers
+from detrkit.files import IMAGE_SUFFIXES, atomic_file, make_folder, parse_json, remove_leftovers
 
 ARCHIVES = "archives"
 """Folder of kept archives, and of archives that were fetched by other means."""
@@ -358,10 +358,10 @@ def _read_receipt(folder: Path, name: str) -> dict[str, FetchedPart]:
     if not path.exists():
         return {}
     try:
-        receipt = msgspec.json.decode(path.read_bytes(), type=Receipt)
+        receipt: Receipt = parse_json(path.read_bytes(), Receipt)
         if receipt.version != _VERSION:
             raise ValueError(f"version {receipt.version}, expected {_VERSION}")
-    except ValueError as error:  # msgspec's errors are such
+    except ValueError as error:
         raise DataError(
             f"{path}: not a receipt of detrkit data fetch ({error}); give another folder, or remove this one"
         ) from error

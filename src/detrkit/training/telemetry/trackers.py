@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.errors import MissingExtraError, TrainingError
-from detrkit.files import atomic_file
+from detrkit.files import atomic_file, parse_json
 
 IDS_FILE = "trackers.json"
 _PAUSE_S = 60.0
@@ -230,7 +230,7 @@ def check_trackers(names: Sequence[str]) -> None:
 
 def _read_ids(run_dir: Path) -> dict[str, str]:
     try:
-        content = json.loads((run_dir / IDS_FILE).read_text(encoding="utf-8"))
+        content = parse_json((run_dir / IDS_FILE).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return {str(name): str(run_id) for name, run_id in content.items()} if isinstance(content, dict) else {}
