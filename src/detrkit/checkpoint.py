@@ -82,6 +82,7 @@ class _Payload(TypedDict, total=False):
     model: dict[str, Tensor]
     ema: _Averages | None
     optimizer: _Optimizer
+    progress: dict[str, Any]
     log: _LogPosition | None
     records: Count
     world_size: Count
@@ -141,7 +142,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         )
     try:
         msgspec.convert(payload, _Payload)
-    except msgspec.ValidationError as error:
+    except (msgspec.ValidationError, AttributeError, TypeError) as error:  # a tensor passes for a mapping
         raise CheckpointError(f"{path} holds what no checkpoint does: {error}; use another checkpoint") from error
     return payload
 

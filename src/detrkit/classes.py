@@ -97,7 +97,7 @@ class ClassMap:
         try:
             named = {name: data[key] for name, key in _JSON_KEYS.items() if key in data}
             return msgspec.convert({**data, **named}, cls)
-        except (msgspec.ValidationError, TypeError) as error:
+        except (msgspec.ValidationError, AttributeError, TypeError) as error:
             raise DataError(f"not a class map: {error}") from error
 
     def to_dict(self) -> dict[str, Any]:

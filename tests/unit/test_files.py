@@ -146,3 +146,5 @@ def test_numbers_of_numpy_and_paths_become_plain_whatever_holds_them(tmp_path):
 def test_json_nested_beyond_all_reason_is_no_json():
     with pytest.raises(ValueError, match="nested too deeply"):
         parse_json("[" * 100_000)
+    with pytest.raises(ValueError, match="nested too deeply"):
+        parse_json('{"study": ' + "[" * 100_000, dict[str, list[object]])

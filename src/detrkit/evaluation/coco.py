@@ -265,7 +265,8 @@ def _as_results(detections: ImageDetections | ImageResults) -> ImageResults:
         boxes = np.array(detections.boxes_xywh).reshape(-1, 4)
         return ImageResults(boxes, np.array(detections.scores).reshape(-1), class_ids)
     boxes = np.array(detections.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
-    boxes[:, 2:] -= boxes[:, :2]
+    with np.errstate(invalid="ignore"):  # infinities are refused
+        boxes[:, 2:] -= boxes[:, :2]
     return ImageResults(boxes, np.array(detections.scores, dtype=np.float32).reshape(-1), class_ids)
 
 

@@ -114,7 +114,7 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
         """
         try:
             return msgspec.convert(saved["progress"], cls)
-        except msgspec.ValidationError as error:
+        except (msgspec.ValidationError, AttributeError, TypeError) as error:
             raise CheckpointError(
                 f"the checkpoint's progress cannot be: {error}; use another checkpoint"
             ) from error

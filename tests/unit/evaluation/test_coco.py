@@ -253,6 +253,12 @@ def test_unknown_and_repeated_images_are_refused():
         evaluator.add(image_id, found)
     with pytest.raises(DataError, match="image id 5 is not"):
         evaluator.add(5, found)
+    for wrong in (
+        found._replace(scores=found.scores * np.nan),
+        found._replace(boxes_xyxy=found.boxes_xyxy * np.inf),
+    ):
+        with pytest.raises(DataError, match=f"image id {image_id} hold NaN or infinity"):
+            CocoEvaluator(content).add(image_id, wrong)
     with pytest.raises(DataError, match=r"\[5\]"):
         evaluator.finish([image_id, 5])
     with pytest.raises(DataError, match="no images"):

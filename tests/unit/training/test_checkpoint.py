@@ -14,6 +14,7 @@ from detrkit.checkpoint import CheckpointStore, is_checkpoint, load_checkpoint, 
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.errors import CheckpointError
+from detrkit.training.session import Progress
 
 
 def payload(value: float = 1.0, **extra) -> dict:
@@ -56,6 +57,33 @@ def test_any_changed_byte_is_noticed(tmp_path, place):
     flip_a_byte(path, place)
     with pytest.raises(CheckpointError, match=r"a\.pt is (damaged|cut off)"):
         load_checkpoint(path)
+
+
+@pytest.mark.parametrize(
+    ("part", "value"),
+    [
+        ("model", {"weight": 3}),
+        ("model", {"weight": [1.0]}),
+        ("ema", {"count": 1, "weights": {"weight": None}}),
+        ("ema", {"weights": {}}),
+        ("optimizer", {"state": {0: {"step": 3.0}}, "param_groups": []}),
+        ("config", 3),
+        ("class_map", None),
+        ("log", {"records": -1}),
+    ],
+)
+def test_a_part_of_another_type_is_named(part, value, tmp_path):
+    save_checkpoint(tmp_path / "a.pt", payload(**{part: value}))
+    with pytest.raises(CheckpointError, match=rf"a\.pt holds what no checkpoint does: .*\$\.{part}"):
+        load_checkpoint(tmp_path / "a.pt")
+
+
+@pytest.mark.parametrize(
+    "wrong", [{"step": "3"}, {"epoch": -1}, {"steps": 3}, {"metrics": {"AP": "high"}}, {"micro_batch": 0}, 7]
+)
+def test_progress_that_cannot_be_is_one_clear_error(wrong):
+    with pytest.raises(CheckpointError, match="progress cannot be"):
+        Progress.of({"progress": wrong})
 
 
 def test_published_file_is_told_apart(tmp_path):
