@@ -258,3 +258,19 @@ def test_pictures_of_a_narrow_range_are_read_alike_by_every_command(tiny_data: P
     # the reports and drawings show what the model sees, not a black square
     with Image.open(tmp_path / "found" / "000001.png") as drawn:
         assert np.asarray(drawn).std() > 20
+
+
+def test_what_no_number_can_show_is_said(tiny_run: Trained, tiny_data: Path, tmp_path: Path):
+    data = Path(shutil.copytree(tiny_data, tmp_path / "data"))
+    file = data / "annotations" / "instances_val2017.json"
+    content = json.loads(file.read_text())
+    first = content["annotations"][0]
+    content["annotations"] = [{**first, "id": 1 + number} for number in range(NUM_QUERIES + 1)]
+    file.write_text(json.dumps(content))
+    found = run_well("eval", tiny_run.run, "--data", data, "--out", tmp_path / "crowded")
+    assert f"more objects than the model has queries, {NUM_QUERIES + 1} of {NUM_QUERIES}" in found
+    file.write_text(json.dumps({**content, "annotations": []}))
+    for verb in (["eval", tiny_run.run], ["compare", tiny_run.run, tiny_run.run, "--latency", "0"]):
+        found = run_well(*verb, "--data", data, "--resamples", "10", "--out", tmp_path / str(verb[0]))
+        assert "has no object to find: no AP can be measured" in found
+        assert "-1.0" not in found

@@ -18,7 +18,7 @@ from detrkit.comparison.result import Comparison, ModelResult, PairwiseCompariso
 from detrkit.comparison.write import FILES, write_comparison
 from detrkit.config import Precision
 from detrkit.data.coco import CocoDataset
-from detrkit.data.split import Split
+from detrkit.data.split import Split, missing_objects
 from detrkit.detectors.cost import Cost, count_cost
 from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import Stopwatch
@@ -91,7 +91,12 @@ def compare(
     subjects = [bind_target(subject, part) for subject in found]
     chosen = choose_classes(subjects, ground_truth_from_index(part.index), classes)
     notes = chosen.lines(names)
-    for line in [*part.lines(), *notes, *(note for subject in subjects for note in notes_of(subject))]:
+    for line in [
+        *part.lines(),
+        *missing_objects(part),
+        *notes,
+        *(note for subject in subjects for note in notes_of(subject)),
+    ]:
         say(line)
     # speed first, which shows that all of them run; then the long work
     speeds = _measure_speed(subjects, part, latency_images, progress)

@@ -12,7 +12,7 @@ from detrkit.api.common import Source
 from detrkit.config import Config, PixelRange, Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.data.formats import find_split
-from detrkit.data.split import Split, unknown_classes
+from detrkit.data.split import Split, crowded_images, missing_objects, unknown_classes
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import measure_latency, with_decode
@@ -82,7 +82,9 @@ def evaluate(
     part, where = read_split_for([target], split, data, image_folder=image_folder)
     folder = None if out is None else make_folder(out, *(FILES if explain else FILES[:-4]))
     target = bind_target(target, part)
-    for line in [*part.lines(), *unknown_classes(target.class_map, part)]:
+    own = getattr(target, "config", None)
+    crowded = [] if own is None else crowded_images(part, own.model.num_queries)
+    for line in [*part.lines(), *missing_objects(part), *unknown_classes(target.class_map, part), *crowded]:
         say(line)
     # all detections, then their numbers and reasons
     tell = None if progress is None else functools.partial(_tell_images, progress, len(part.index))
@@ -90,7 +92,6 @@ def evaluate(
     latency = None
     if latency_images > 0 and target.stages is not None:
         latency = _latency(target.stages, part, latency_images, progress)
-    own = getattr(target, "config", None)
     pictures = SplitPictures(part, FULL if own is None else own.data.pixel_range)
     evaluation = analyze(
         evaluator,

@@ -47,7 +47,7 @@ def plot(
             return
         for run in drawn.runs:
             best = "" if run.best_ap is None else f"best AP {run.best_ap:.3f} in epoch {run.best_epoch}"
-            say(f"{run.name}: {run.steps:,} steps, {best or 'not evaluated yet'}")
+            say(f"{run.name}: {run.steps:,} steps, {best or 'no AP measured'}")
         say(f"Written to {drawn.path}")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 
 import numpy as np
@@ -106,6 +107,26 @@ def _files_of_json(path: Path, pixels: bool, image_folder: str | Path | None) ->
         if pixels:
             raise
         return SplitFiles(path, path.parent, "COCO JSON", "its images were not found, and are not needed")
+
+
+def missing_objects(split: Split) -> list[str]:
+    """Return a warning if a split has no object that could be found."""
+    if split.index.object_counts().any():
+        return []
+    return [f"WARNING: {split.files.annotations} has no object to find: no AP can be measured"]
+
+
+def crowded_images(split: Split, queries: int) -> list[str]:
+    """Return a warning if images have more objects than a model has queries."""
+    counts = split.index.object_counts()
+    if not (counts > queries).any():
+        return []
+    images = counted(int((counts > queries).sum()), "image")
+    return [
+        f"WARNING: {split.files.annotations}: {images} with more objects than the model has queries, "
+        f"{int(counts.max())} of {queries}: the rest of them is never learnt or found; "
+        f"train with more (--set model.num_queries={math.ceil(counts.max() / 100) * 100}), or tile the images"
+    ]
 
 
 def unknown_classes(class_map: ClassMap, split: Split) -> list[str]:

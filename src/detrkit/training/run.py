@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import functools
 import json
-import math
 import os
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -23,7 +22,14 @@ from detrkit.data.cache import ImageCache, find_cache
 from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, build_loader
 from detrkit.data.pixel_range import measured_range, some_files
-from detrkit.data.split import Split, read_split, read_train_split, unknown_classes
+from detrkit.data.split import (
+    Split,
+    crowded_images,
+    missing_objects,
+    read_split,
+    read_train_split,
+    unknown_classes,
+)
 from detrkit.data.transforms import needed_size, train_transform
 from detrkit.detectors.split_evaluator import Draw, SplitEvaluator
 from detrkit.distributed import (
@@ -34,7 +40,7 @@ from detrkit.distributed import (
     lost_processes,
     make_fabric,
 )
-from detrkit.errors import CheckpointError, ConfigError, DataError, UsageError, counted, listed
+from detrkit.errors import CheckpointError, ConfigError, DataError, UsageError, listed
 from detrkit.families.build import build_model, is_run, prepare_model
 from detrkit.families.presets import PRESETS
 from detrkit.files import LOCK, atomic_file, is_free, is_leftover, make_folder, results_folder, sole_writer
@@ -361,21 +367,14 @@ def _split_warnings(config: Config, train: Split, val: Split) -> list[str]:
     """Tell what will be missing in training or in its numbers because of how the splits are."""
     lines = []
     if (train.files.annotations, train.files.listings) == (val.files.annotations, val.files.listings):
-        lines.append("the validation split is the training split; its AP says nothing about new images")
-    if not val.index.object_counts().any():
-        patience = "" if config.train.patience is None else ", and train.patience does not act"
-        lines.append(
-            f"{val.files.annotations} has no object to find: no AP can be measured, best.pt is the state of the "
-            f"last evaluation{patience}"
-        )
-    counts, queries = train.index.object_counts(), config.model.num_queries
-    if (counts > queries).any():
-        lines.append(
-            f"{counted(int((counts > queries).sum()), 'training image')} with more objects than the model has "
-            f"queries, {int(counts.max())} of {queries}: the rest of them is never learnt or found; take more "
-            f"(--set model.num_queries={math.ceil(counts.max() / 100) * 100}), or tile the images"
-        )
-    return [f"WARNING: {line}" for line in lines]
+        lines.append("WARNING: the validation split is the training split; its AP says nothing about new images")
+    patience = "" if config.train.patience is None else ", and train.patience does not act"
+    best = f", best.pt is the state of the last evaluation{patience}"
+    return [
+        *lines,
+        *(line + best for line in missing_objects(val)),
+        *crowded_images(train, config.model.num_queries),
+    ]
 
 
 def scratch_warning(config: Config, images: int) -> list[str]:

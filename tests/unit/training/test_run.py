@@ -144,7 +144,7 @@ def test_images_with_more_objects_than_queries_are_told(config: Config, tmp_path
     start_run(update_config(config, {"model.num_queries": 1}), tmp_path / "run", said.append)
     counts = read_train_split(config).index.object_counts()
     (line,) = (line for line in said if "more objects than" in line)
-    assert f"{(counts > 1).sum()} training image" in line
+    assert f"{(counts > 1).sum()} image" in line
     assert f"{counts.max()} of 1" in line
 
 
