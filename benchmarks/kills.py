@@ -166,6 +166,9 @@ def try_to_lose(scene: Scene, victims: Victims, plan: Sequence[str], workers: in
     problems: list[str] = []
     for moment in plan:
         typical = scene.resumed if kills else scene.ended
+        before = scene.folder / f"before-{seed}"
+        if kills:
+            shutil.copytree(run, before)
         for _ in range(8):
             ended, words = _kill_once(scene, victims, run, workers, moment, typical, rng)
             if ended.was_killed:
@@ -174,10 +177,14 @@ def try_to_lose(scene: Scene, victims: Victims, plan: Sequence[str], workers: in
                 break
             if ended.code:
                 return Trial(tuple(kills), (f"ended with {ended.code}: {ended.said[-2000:]}",))
-            if kills:  # it had ended before it could be killed once more
+            # it ended before the moment came: once more from where it was, at a moment that is known to come
+            if moment != "time" and not ended.counts.get(moment):  # none is left, after its last checkpoint
                 break
             shutil.rmtree(run)
-            typical = dataclasses.replace(typical, seconds=ended.seconds)
+            if kills:
+                shutil.copytree(before, run)
+            typical = ended
+        shutil.rmtree(before, ignore_errors=True)
     if not kills:
         return Trial((), ("it was never killed",))
     ended = victims.run(_go_on(scene, run, workers, rng))

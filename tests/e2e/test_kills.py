@@ -90,6 +90,7 @@ def test_twenty_runs_killed_at_random_moments_end_as_the_uninterrupted_one(
 ):
     trials = [trial for _, trial in kill_and_compare(20, 0, [workers], tmp_path, elsewhere)]
     assert [trial.problems for trial in trials] == [()] * 20
+    # one killed after its last checkpoint has no such moment left; more are not lost, whatever the machine's load
     assert sum(len(trial.kills) for trial in trials) >= sum(map(len, PLANS)) * 2 - 4
 
 
