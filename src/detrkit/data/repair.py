@@ -5,6 +5,7 @@ Shapes: I images, N annotations of all of them.
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
+from detrkit.data.box_formats import judge
 from detrkit.data.exif import turn_upright
 from detrkit.data.faults import Findings, Ledger, ReadReport
 from detrkit.data.index import CocoIndex, WrittenAnnotations, check_inside, pack_names
@@ -79,6 +81,8 @@ class _Repair:
         self._check_images()
         sizes_hw = self._sizes_hw()
         # annotations that can be used, their boxes inside the image
+        self._order_corners(sizes_hw)
+        table = self.table
         rows, image_rows, labels = self._usable_rows(class_map)
         xywh = table.boxes_xywh[rows]
         area = np.where(
@@ -179,6 +183,24 @@ class _Repair:
             return read_image_size(self.images / name)
         except ImageError:
             return None
+
+    def _order_corners(self, sizes_hw: np.ndarray) -> None:
+        """Put corners of Pascal VOC in order that were exchanged, unless they are corner and size."""
+        table, boxes, image_rows = self.table, self.table.boxes_xywh.copy(), self.table.image_rows()
+        is_negative = np.atleast_1d((boxes[:, 2:] < 0).any(axis=1))
+        if table.unit != "object" or not is_negative.any():
+            return
+        rows = np.flatnonzero(np.isfinite(boxes).all(axis=1) & (image_rows >= 0))
+        places = image_rows[rows]
+        _, fault = judge(boxes[rows], sizes_hw[places], places, "xyxy", False, table.area[rows], None)
+        rows = rows[is_negative[rows] & (fault == "")]
+        boxes[rows] = np.concatenate(
+            [boxes[rows, :2] + np.minimum(boxes[rows, 2:], 0), np.abs(boxes[rows, 2:])], 1
+        )
+        for row in rows.tolist():
+            place = table.place(row, int(image_rows[row]))
+            self.found.add("box_negative", f"{place}: {table.boxes_xywh[row].tolist()}")
+        self.table = dataclasses.replace(table, boxes_xywh=boxes)
 
     def _usable_rows(self, class_map: ClassMap) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Find the annotations with an image, a class and a box: rows, image and class of each; all int64."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -215,3 +217,119 @@ def test_labels_of_other_names_are_found_by_rule_or_lost_with_a_word(
     with pytest.raises(DataError, match="none of its 6 annotations can be used"):
         read(root)
     assert not fix_data(examine(root, CheckOptions(duplicates=False, workers=1)), tmp_path / "out").is_clean
+
+
+Change = Callable[[dict[str, Any], int], object]
+
+
+def coco(
+    root: Path, change: Change = lambda entry, image: None, *, file: str = "train/_annotations.coco.json"
+) -> Path:
+    """A COCO file, ``change`` being called for each entry with the image that it is or lies on."""
+    images, annotations = [], []
+    for image, boxes in enumerate(BOXES):
+        name = f"{image}.png"
+        (root / "train").mkdir(exist_ok=True)
+        write_noise(root / "train" / name, HEIGHT, WIDTH)
+        images.append({"id": image + 1, "file_name": name, "width": WIDTH, "height": HEIGHT})
+        change(images[-1], image)
+        for place, box in enumerate(boxes):
+            entry = {"id": len(annotations) + 1, "image_id": image + 1, "category_id": class_of(image, place) + 1}
+            annotations.append({**entry, "bbox": list(box)})
+            change(annotations[-1], image)
+    categories = [{"id": number, "name": name} for number, name in enumerate(NAMES, start=1)]
+    content = {"images": images, "annotations": annotations, "categories": categories}
+    (root / file).parent.mkdir(exist_ok=True)
+    (root / file).write_text(json.dumps(content))
+    return root
+
+
+@pytest.mark.parametrize("file", ["train/_annotations.coco.json", "annotations/instances_train.json"])
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [
+        ("export/train/{}.png", "file_name_rule"),
+        ("/home/me/set/{}.png", "absolute_file_name"),
+        ("C:\\set\\{}.png", "absolute_file_name"),
+        ("https://example.org/set/{}.png?size=1#top", "file_name_rule"),
+        ("train/0a1b2c3d-{}.png", "file_name_rule"),
+    ],
+)
+def test_names_are_matched_by_one_rule_for_reading_and_repair(
+    tmp_path: Path, name: str, kind: str, file: str
+) -> None:
+    (tmp_path / "set").mkdir()
+
+    def change(entry: dict[str, Any], image: int) -> None:
+        if "file_name" in entry:
+            entry["file_name"] = name.format(image)
+
+    check_everywhere(coco(tmp_path / "set", change, file=file), tmp_path / "out", {kind: 3})
+
+
+@pytest.mark.parametrize(
+    ("key", "written"),
+    [
+        ("image_id", lambda entry, image: f"{image}.png"),
+        ("image_id", lambda entry, image: f"{image + 1:06}"),
+        ("category_id", lambda entry, image: NAMES[entry["category_id"] - 1]),
+        ("bbox", lambda entry, image: str(entry["bbox"])),
+        ("bbox", lambda entry, image: " ".join(f"{side},0" for side in entry["bbox"])),
+        ("bbox", lambda entry, image: dict(zip(("x", "y", "width", "height"), entry["bbox"], strict=True))),
+        ("bbox", lambda entry, image: corners_of(*entry["bbox"])),
+    ],
+)
+def test_references_by_name_and_boxes_in_words_are_read(
+    tmp_path: Path, key: str, written: Callable[[dict[str, Any], int], object]
+) -> None:
+    (tmp_path / "set").mkdir()
+
+    def change(entry: dict[str, Any], image: int) -> None:
+        if key in entry:
+            entry[key] = written(entry, image)
+
+    kinds = {"number_is_text" if key == "bbox" else "id_by_name": 6}
+    check_everywhere(coco(tmp_path / "set", change), tmp_path / "out", kinds)
+
+
+def corners_of(left: int, top: int, width: int, height: int) -> dict[str, int]:
+    return {"xmin": left, "ymin": top, "xmax": left + width, "ymax": top + height}
+
+
+def test_numbers_that_are_names_of_images_and_ids_of_others_are_not_read(tmp_path: Path) -> None:
+    (tmp_path / "set").mkdir()
+
+    def change(entry: dict[str, Any], image: int) -> None:
+        if "image_id" in entry:
+            entry["image_id"] = f"{image:02}"
+        else:
+            entry["id"] = (image + 1) % 3
+
+    with pytest.raises(DataError, match="an image that is not listed"):
+        read(coco(tmp_path / "set", change))
+
+
+@pytest.mark.parametrize("which", ["blanks", "some corners", "all corners"])
+def test_blanks_and_exchanged_corners_of_voc_are_put_right_and_counted(tmp_path: Path, which: str) -> None:
+    root = tmp_path / "set"
+    (root / "JPEGImages").mkdir(parents=True)
+    for image, boxes in enumerate(BOXES):
+        write_noise(root / "JPEGImages" / f"{image}.png", HEIGHT, WIDTH)
+        objects = []
+        for place, box in enumerate(boxes):
+            corners = corners_of(*box)
+            if which == "all corners" or (which == "some corners" and (image, place) == (1, 0)):
+                corners |= {"xmin": corners["xmax"], "xmax": corners["xmin"]}
+            name = (
+                f" {NAMES[class_of(image, place)]} "
+                if which == "blanks" and place
+                else NAMES[class_of(image, place)]
+            )
+            sides = "".join(f"<{side}>{value}</{side}>" for side, value in corners.items())
+            objects.append(f"<object><name>{name}</name><bndbox>{sides}</bndbox></object>")
+        (root / "Annotations").mkdir(exist_ok=True)
+        size = f"<size><width>{WIDTH}</width><height>{HEIGHT}</height></size>"
+        text = f"<annotation><filename>{image}.png</filename>{size}{''.join(objects)}</annotation>"
+        (root / "Annotations" / f"{image}.xml").write_text(text)
+    count = {"blanks": 3, "some corners": 1, "all corners": 6}[which]
+    check_everywhere(root, tmp_path / "out", {"class_name_spaces" if which == "blanks" else "box_negative": count})

@@ -7,8 +7,10 @@ numbers only where every text of a kind of ids is one as JSON writes it; otherwi
 from __future__ import annotations
 
 import itertools
+import posixpath
 import re
-from collections.abc import Mapping, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import msgspec
@@ -74,13 +76,18 @@ class IdNumbers:
                 self.report.add("id_is_text", f"{where}: {key} {value!r}")
         return numbers
 
-    def settle(self, listed: np.ndarray, refs: np.ndarray | None = None) -> IdTexts:
+    def settle(
+        self, listed: np.ndarray, refs: np.ndarray | None = None, names: Sequence[str] | None = None
+    ) -> IdTexts:
         """Put the numbers of texts into columns, and return the text of each number that stands for one.
 
         Args:
             listed: Ids of the list, int64, changed in place.
             refs: Ids by which others refer to it, int64, changed in place.
+            names: Names of the entries of the list, by which others may refer to it in place of ids.
         """
+        if refs is not None and names is not None and (self._refs or not np.isin(refs, listed).any()):
+            self._match_names(listed, refs, names)
         if not self._listed and not self._refs:
             return {}
         refs = np.zeros(0, dtype=np.int64) if refs is None else refs
@@ -115,7 +122,53 @@ class IdNumbers:
             self.report.add("ids_alike", f"{self.kind} {text!r}, a text, and {text}, a number")
         return texts_of
 
+    def _match_names(self, listed: np.ndarray, refs: np.ndarray, names: Sequence[str]) -> None:
+        """Put ids in place of names, ends of paths and ids with zeros, where no reference is an id."""
+        own = [self._listed.get(row, str(number)) for row, number in enumerate(listed.tolist())]
+        wanted = set(self._refs.values()) | set(map(str, np.delete(refs, list(self._refs)).tolist()))
+        if wanted & set(own):
+            return
+        exact = [_matches(names, wanted, fold) for fold in (str, _last, _stem)]
+        ways = exact if any(exact) else [_matches(kind, wanted, _number) for kind in (names, own)]
+        found = max(ways, key=len, default={})
+        if 2 * len(found) <= len(wanted) or any(way and way != found and len(way) == len(found) for way in ways):
+            return
+        for place, number in enumerate(refs.tolist()):
+            text = self._refs.pop(place, str(number))
+            if text in found:
+                row = found[text]
+                refs[place] = listed[row]
+                self._where.setdefault(own[row], f"annotations[{place}]")
+                self._refs |= {place: own[row]} if row in self._listed else {}
+                self.report.add("id_by_name", f"annotations[{place}]: {text!r} is {self.kind} {own[row]}")
+            elif text != str(number):
+                self._refs[place] = text
+
     def _fill(self, listed: np.ndarray, refs: np.ndarray, number_of: Mapping[str, int]) -> None:
         for column, texts in ((listed, self._listed), (refs, self._refs)):
             for row, text in texts.items():
                 column[row] = number_of[text]
+
+
+def _matches(names: Sequence[str], wanted: Iterable[str], fold: Callable[[str], str]) -> dict[str, int]:
+    """Return the row of the name that each wanted text is equal to when folded; of each only if it is one."""
+    rows, texts = (defaultdict[str, list[Any]](list) for _ in range(2))
+    for row, name in enumerate(names):
+        rows[fold(name)].append(row)
+    for text in wanted:
+        texts[fold(text)].append(text)
+    return {texts[key][0]: found[0] for key, found in rows.items() if key and len(found) == len(texts[key]) == 1}
+
+
+def _last(name: str) -> str:
+    return name.replace("\\", "/").rpartition("/")[2]
+
+
+def _stem(name: str) -> str:
+    return posixpath.splitext(_last(name))[0]
+
+
+def _number(name: str) -> str:
+    """Return a number without the zeros before it; empty for other names."""
+    stem = _stem(name)
+    return str(int(stem)) if stem.isdecimal() and len(stem) < 19 else ""

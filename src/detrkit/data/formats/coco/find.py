@@ -20,6 +20,7 @@ from detrkit.data.formats.base import (
     SplitCandidates,
     SplitFiles,
     canonical_split,
+    holds,
     read_text,
     relative,
     split_of_folder,
@@ -29,6 +30,7 @@ from detrkit.data.formats.coco.read import load_json
 from detrkit.data.index import leads_out
 from detrkit.data.names import find_names
 from detrkit.errors import DataError
+from detrkit.files import IMAGE_SUFFIXES
 
 ROBOFLOW_FILE = "_annotations.coco.json"
 PROBED_NAMES = 20
@@ -129,8 +131,9 @@ def find_image_folder(annotations: Path, root: Path, given: Path | None = None) 
     if not any(hits.values()):  # names that are all wrong by one rule
         whole = (root, annotations.parent)  # of a whole data set: pictures of other splits lie in it
         for folder in filter(Path.is_dir, candidates):
-            found = find_names(names, folder, elsewhere=folder not in whole)
-            hits[folder] = sum(file is not None for file in found.files)
+            is_whole = folder in whole
+            found = find_names(names, folder, elsewhere=not is_whole or holds(folder, *IMAGE_SUFFIXES))
+            hits[folder] = sum(file is not None and not (is_whole and "/" in file) for file in found.files)
             example = next((found.words(row, names[row]) for row in found.unclear), example)
     # The training images may have the names of the validation images, and all of them where one of those is lost.
     own = [folder for folder in candidates if hits[folder] and not _is_of_another_split(folder, root, annotations)]

@@ -80,6 +80,18 @@ _LITERAL = len("Infinity")
 _TRAILING_COMMA = re.compile(r",\s*[\]}]")
 _NUMBER = re.compile(r"\s*([+-]?(?:[0-9]+[.,]?[0-9]*|[.,][0-9]+)(?:[eE][+-]?[0-9]+)?)\s*")
 """A number as text; with a decimal comma where its author's country has one."""
+_SIDES = (
+    ("x", "y", "width", "height"),
+    ("x", "y", "w", "h"),
+    ("left", "top", "width", "height"),
+    ("xmin", "ymin", "xmax", "ymax"),
+    ("x1", "y1", "x2", "y2"),
+    ("left", "top", "right", "bottom"),
+)
+_LOWER = {"xmax", "x2", "right"}
+"""Sides that say that a box is written as its corners."""
+_BETWEEN = (r"\s*;\s*", r",?\s+", r"\s*,\s*")
+"""What stands between numbers in a text; where it is a blank or semicolon, a comma may be that of decimals."""
 _NO_TEXTS = ("false", "False")
 _TURNED_DEGREES = 0.01
 _UPRIGHT_SHARE = 0.98
@@ -262,8 +274,8 @@ class _Columns:
             for column, part in zip(columns, self._chunk(annotations, start), strict=True):
                 column[start : start + len(part)] = part
         annotation_ids, image_refs, category_refs, boxes, area, iscrowd = columns
-        image_id_texts = self.image_ids.settle(image_ids, image_refs)
-        category_id_texts = self.category_ids.settle(category_ids, category_refs)
+        image_id_texts = self.image_ids.settle(image_ids, image_refs, file_names)
+        category_id_texts = self.category_ids.settle(category_ids, category_refs, category_names)
         annotation_id_texts = self.annotation_ids.settle(annotation_ids)
         if self.unnumbered:
             free = np.setdiff1d(np.arange(1, len(annotations) + 1), annotation_ids)[: len(self.unnumbered)]
@@ -316,9 +328,12 @@ class _Columns:
                 return np.array(flat, dtype=np.float64).reshape(-1, 4)
         boxes = np.full((len(values), 4), np.nan)
         for row, value in enumerate(values):
-            if not isinstance(value, list) or len(value) != 4:
+            four = value if isinstance(value, list) else _four(value)
+            if len(four) != 4:
                 continue  # stays NaN
-            boxes[row] = [json_number(item) for item in value]
+            boxes[row] = [json_number(item) for item in four]
+            if isinstance(value, dict) and value.keys() & _LOWER:
+                boxes[row, 2:] -= boxes[row, :2]
             if any(isinstance(item, str) for item in value) and np.isfinite(boxes[row]).all():
                 self.report.add("number_is_text", f"{_place(entries[row], start + row)}: {value!r}")
         return boxes
@@ -389,6 +404,14 @@ class _Columns:
             got = "no id" if entry.id is msgspec.UNSET else f"id {entry.id!r}"
             raise AnnotationError(f"images[{row}] ({got}) has file_name {name!r}, expected a path")
         return str(name)
+
+
+def _four(value: Any) -> Sequence[Any]:
+    """Return the four numbers of a box that is written as text or with names; empty if it is something else."""
+    if isinstance(value, dict):
+        return next(([value[key] for key in keys] for keys in _SIDES if value.keys() >= set(keys)), ())
+    text = value.strip(" \t[](){}") if isinstance(value, str) else ""
+    return next((words for mark in _BETWEEN if len(words := re.split(mark, text)) == 4), ())
 
 
 def _place(entry: _Annotation, row: int) -> str:

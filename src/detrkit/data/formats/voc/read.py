@@ -182,13 +182,14 @@ def stem_of_line(line: str) -> str:
 class VocObject:
     """One object of an XML file; corners in pixels as written, NaN where there is no number.
 
-    ``texts_with_commas`` has the numbers with a decimal comma.
+    ``texts_with_commas`` has the numbers with a decimal comma; ``has_blanks``: blanks were taken from the name.
     """
 
     name: str
     corners: tuple[float, float, float, float]
     is_difficult: bool
     texts_with_commas: tuple[str, ...] = ()
+    has_blanks: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -286,6 +287,8 @@ class _Reader:
                 if item.texts_with_commas:
                     said = f"{xml} object {place}: {listed(item.texts_with_commas)}"
                     self.report.add("label_line_with_commas", said)
+                if item.has_blanks:
+                    self.report.add("class_name_spaces", f"{xml} object {place}: {item.name!r} with blanks")
             if any(item.is_difficult for item in content.objects):
                 number = sum(item.is_difficult for item in content.objects)
                 self.report.add("difficult_objects", f"{xml} ({name})", count=number)
@@ -344,7 +347,7 @@ class _Reader:
         listed: list[str] = []
         if self.files.names is not None:
             lines = read_text(self.files.names).splitlines()
-            listed = list(dict.fromkeys(line for line in lines if line.strip()))
+            listed = list(dict.fromkeys(" ".join(line.split()) for line in lines if line.strip()))
         found: set[str] = set()
         for folder in self.files.label_folders or (self.files.annotations,):
             for name in walk_files(folder, ".xml"):
@@ -381,11 +384,14 @@ def _refuse_entities(name: str, *_what: object) -> None:
 def _object(element: Element) -> VocObject:
     box = element.find("bndbox")
     texts = [(None if box is None else box.findtext(corner)) or "" for corner in _CORNERS]
+    written = element.findtext("name") or ""
+    name = " ".join(written.split())
     return VocObject(
-        name=_plain(element.findtext("name") or ""),
+        name=name,
         corners=tuple(map(_number, texts)),  # type: ignore[arg-type]
         is_difficult=_number(element.findtext("difficult")) == 1,
         texts_with_commas=tuple(text for text in texts if "," in text and math.isfinite(_number(text))),
+        has_blanks=name != _plain(written),
     )
 
 

@@ -27,6 +27,7 @@ from detrkit.data.formats.output import (
 )
 from detrkit.data.formats.voc.read import LABELS_FILE
 from detrkit.data.index import CocoIndex
+from detrkit.errors import listed
 
 DIGITS = 3
 _NO_XML = re.compile("[^\t\n\r\u0020-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
@@ -49,6 +50,10 @@ def write_voc(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> li
     names, numbers = common_classes(splits)
     texts = [_class_text(name, number) for number, name in enumerate(names)]
     renames, notes = _new_names(splits)
+    alike = Counter(texts)
+    if alike.total() > len(alike):
+        merged = listed([name for name, count in alike.items() if count > 1])
+        notes.append(f"classes that differ by blanks only are one class when it is read: {merged}")
     with new_data_set(out, splits, options) as (folder, place):
         for name in ("JPEGImages", "Annotations", "ImageSets/Main"):
             (folder / name).mkdir(parents=True)
@@ -137,8 +142,8 @@ def _pixels(value: float) -> str:
 
 
 def _class_text(name: str, number: int) -> str:
-    """Return a class name on one line of text that XML can hold."""
-    return _NO_XML.sub("\ufffd", re.sub(r"\s*[\r\n]+\s*", " ", name)) or f"class_{number}"
+    """Return a class name on one line of text that XML can hold, blanks as they are read."""
+    return _NO_XML.sub("\ufffd", " ".join(name.split())) or f"class_{number}"
 
 
 def _escaped(text: str) -> str:

@@ -58,7 +58,7 @@ def test_difficult_objects_are_crowd_and_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("objects", "kept", "found"),
     [
-        ([("cat", 30, 2, 1, 20), CAT], 1, {"box_empty": 1}),
+        ([("cat", 30, 2, 1, 20), CAT], 2, {"box_negative": 1}),
         ([("cat", "x", 2, 30, 20), CAT], 1, {"box_not_finite": 1}),
         ([("", 1, 2, 30, 20), CAT], 1, {"unknown_category_id": 1}),
         ([("cat", 1, 2, 70, 20)], 1, {"box_leaves_image": 1}),
