@@ -30,6 +30,8 @@ from PIL import Image
 
 from detrkit.classes import ClassMap
 from detrkit.config import Config, TransformConfig
+from detrkit.data.formats import find_splits
+from detrkit.data.read import read_split_files
 from detrkit.families.detr.export import write_hub
 from detrkit.families.weights import Weights
 from tests.e2e.conftest import made_once, run_here, run_well, train_arguments
@@ -365,6 +367,46 @@ QUICK = {"coco": 20, "yolo": 20, "voc": 20, "panoptic": 15, "results": 15}
 def test_damaged_files_give_one_clear_error_or_a_result(kind, small_data, tmp_path):
     faults = run_cases(kind, range(QUICK[kind]), small_data, tmp_path)
     assert not faults, "\n\n".join(faults)
+
+
+def written_objects(folder: Path) -> int:
+    """Count what looks like an object in the files of a data set, by signs that no reader of detrkit goes by."""
+    count = 0
+    for path in folder.rglob("*"):
+        if path.suffix == ".xml":
+            count += path.read_bytes().count(b"<xmin>")
+        elif path.suffix == ".txt" and "labels" in path.parts:
+            count += sum(bool(line.strip()) for line in path.read_bytes().splitlines())
+        elif path.suffix == ".json":
+            with contextlib.suppress(ValueError, LookupError, TypeError, RecursionError):
+                count += len(json.loads(path.read_bytes())["annotations"])
+    return count
+
+
+def checked(folder: Path) -> tuple[dict[str, int], int] | None:
+    """Return the findings of ``data check`` and the objects that are read; None where it refuses the data."""
+    result = run_here("data", "check", folder, "--json", "--no-images")
+    if result.exit_code:
+        return None
+    objects = [len(read_split_files(files, may_lose=True)[0].labels) for files in find_splits(folder).values()]
+    return {found["kind"]: found["count"] for found in json.loads(result.stdout)["findings"]}, sum(objects)
+
+
+@pytest.mark.parametrize(("kind", "count"), [("coco", 10), ("yolo", 10), ("voc", 25)])
+def test_an_object_that_damage_destroys_is_said(kind, count, small_data, tmp_path):
+    """What a damaged file still shows of objects is read, or the check says more than of the sound files."""
+    sound, silent = checked(small_data / kind), []
+    assert sound is not None
+    first = 1000 * int(os.environ.get("DETRKIT_MUTATION_SEED", 0))
+    for seed in range(first, first + count):
+        rng, folder = random.Random(f"{kind} {seed}"), tmp_path / str(seed) / kind
+        shutil.copytree(small_data / kind, folder)
+        path = rng.choice(sorted(folder.parent.glob(rng.choice(KINDS[kind].damaged))))
+        mutate_file(path, rng)
+        found = checked(folder)
+        if found is not None and found[0] == sound[0] and found[1] < written_objects(folder):
+            silent.append(f"{seed}: {path}: {found[1]} objects read, {written_objects(folder)} written")
+    assert not silent, "\n".join(silent)
 
 
 def test_bytes_that_are_no_text_in_the_name_of_an_image_are_one_clear_error(small_data, copy_of):

@@ -227,7 +227,7 @@ def read_voc_file(path: Path, found: Findings | None = None) -> VocFile:
     return VocFile(
         file_name=_plain(root.findtext("filename") or "").replace("\\", "/").rpartition("/")[2],
         size_hw=usable_size(height, width),
-        objects=tuple(_object(element) for element in root.findall("object")),
+        objects=tuple(_objects(root)),
     )
 
 
@@ -381,8 +381,16 @@ def _refuse_entities(name: str, *_what: object) -> None:
     raise ValueError(f"it declares the entity {name!r}, which is refused")
 
 
-def _object(element: Element) -> VocObject:
-    box = element.find("bndbox")
+def _objects(root: Element) -> Iterator[VocObject]:
+    """Yield an object for each box, wherever a slip has put it, and for each ``<object>`` without one."""
+    for element in root.iter():
+        is_object = element.tag.lower() == "object"
+        if is_object or (len(element) and element.tag != "part"):  # parts, such as people's heads, are no objects
+            boxes: list[Element | None] = [*element.findall("bndbox")]
+            yield from (_object(element, box) for box in boxes or [None] * is_object)
+
+
+def _object(element: Element, box: Element | None) -> VocObject:
     texts = [(None if box is None else box.findtext(corner)) or "" for corner in _CORNERS]
     written = element.findtext("name") or ""
     name = " ".join(written.split())

@@ -49,6 +49,25 @@ def test_bccd_is_what_its_coco_file_says(shared_data: Path) -> None:
         np.testing.assert_array_equal(voc.labels, coco.labels)
 
 
+@pytest.mark.parametrize(
+    ("change", "labels", "found"),
+    [
+        (lambda text: text.replace("<object>", "<Object>").replace("</object>", "</Object>"), 2, {}),
+        (lambda text: text.replace("</object>", "", 1).replace("</annotation>", "</object></annotation>"), 2, {}),
+        (
+            lambda text: text.replace("<bndbox>", "<bndbox><xmin>1</xmin></bndbox><bndbox>", 1),
+            2,
+            {"box_not_finite": 1},
+        ),
+        (lambda text: text.replace("<bndbox>", "<part><name>head</name><bndbox/></part><bndbox>", 1), 2, {}),
+    ],
+)
+def test_no_box_is_passed_over_wherever_it_stands(change: Any, labels: int, found: Any, tmp_path: Path) -> None:
+    index, report = read(data_set(tmp_path, a=change(voc_xml("a.png", [CAT, ("dog", 3, 3, 20, 20)]))))
+    assert len(index.labels) == labels
+    assert counts(report) == found
+
+
 def test_difficult_objects_are_crowd_and_said(tmp_path: Path) -> None:
     index, report = read(data_set(tmp_path, a=voc_xml("a.png", [CAT, (*CAT, 1), (*CAT, 0)])))
     assert index.iscrowd.tolist() == [False, True, False]
