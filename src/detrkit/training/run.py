@@ -168,8 +168,9 @@ def resume_run(
     nothing = "; nothing is trained, and nothing was changed" if lines else ""
     say(f"{run_dir}: {asked}{nothing}; to train longer, give a new total with --epochs")
     if os.environ.get("RANK", "0") == "0":  # it may have been killed after its last checkpoint
-        store.tidy_up()
-        _draw_curves(run_dir, drawings, say)
+        with sole_writer(run_dir):
+            store.tidy_up()
+            _draw_curves(run_dir, drawings, say)
     return FitResult(run_dir, done.step, done.epoch, done.best, done.metrics, "finished")
 
 
