@@ -16,7 +16,6 @@ from detrkit.families.postprocess import postprocess
 from detrkit.families.weights import LoadReport, Weights
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
-from detrkit.nn.backbones.resnet import fold_frozen_norms
 from detrkit.types import ImageDetections, Outputs
 
 
@@ -25,9 +24,9 @@ def build_criterion(config: Config, class_map: ClassMap, scoring: ClassScoring =
     return Criterion(config.loss, class_map, config.model.num_queries, config.aids.dense, scoring)
 
 
-def fold_backbone(model: Any) -> None:
-    """Fold the frozen norms of a model's backbone into its convolutions, in place."""
-    fold_frozen_norms(model.backbone[0])
+def prepare_inference(model: Any) -> None:
+    """Let a model change itself so that it only detects."""
+    model.prepare_inference()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +57,7 @@ class Family:
     scoring: ClassScoring = SOFTMAX
     build_criterion: Callable[[Config, ClassMap], Criterion] = build_criterion
     postprocess: Callable[[Outputs, Sequence[SizeHW], ClassMap], list[ImageDetections]] = postprocess
-    prepare_inference: Callable[[Any], None] = fold_backbone
+    prepare_inference: Callable[[Any], None] = prepare_inference
 
     def no_published_layout(self, what: str) -> WeightsError:
         """Return the error that there is no published layout, given what cannot be done without."""

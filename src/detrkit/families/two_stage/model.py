@@ -20,7 +20,7 @@ from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.families.two_stage.config import TwoStageConfig
 from detrkit.losses.scoring import SOFTMAX
 from detrkit.nn.backbones import build_backbone
-from detrkit.nn.backbones.resnet import ResNetBackbone
+from detrkit.nn.backbones.resnet import ResNetBackbone, fold_frozen_norms
 from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Memory
 from detrkit.nn.deformable import valid_shares
 from detrkit.nn.denoising import NoisedObjects, block_mask, noise_objects
@@ -158,12 +158,17 @@ class TwoStageDetr(nn.Module):
             dense = _read_tokens(aids.token_heads, features, cells)
         return Outputs(found_logits, found_boxes, dense, denoised=denoised, proposes=self.training)
 
+    def prepare_inference(self) -> None:
+        """Fold what no image changes, and leave out all class heads but the last, in place: for detection only."""
+        fold_frozen_norms(self.backbone[0])  # type: ignore[arg-type]
+        self.decoder.final_only = True
+
     def _encode(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Memory, Cells]:
         """Encode the image as tokens of all levels, and locate them."""
         backbone: Any = self.backbone[0]
         maps, masks = zip(*backbone.pyramid(images, padding_mask, self.levels), strict=True)
         mixed, mixed_masks = self.pyramid(maps, masks, self.backbone[1])
-        shapes_hw = [(int(x.shape[-2]), int(x.shape[-1])) for x in mixed]
+        shapes_hw = [(x.shape[-2], x.shape[-1]) for x in mixed]  # no int(): it would fix the size of an export
         cells = locate_cells(shapes_hw, mixed_masks, images.device)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in mixed], dim=1)
         return _memory(tokens, shapes_hw, mixed_masks), cells
