@@ -7,12 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import AidsConfig, Config
 from detrkit.errors import WeightsError
-from detrkit.families.postprocess import postprocess
+from detrkit.families.postprocess import postprocess, rank_detections
 from detrkit.families.weights import LoadReport, Weights
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
@@ -47,6 +47,8 @@ class Family:
         scoring: What class logits mean.
         build_criterion: Makes the training loss.
         postprocess: Turns outputs into detections in pixels of the original images.
+        rank: The part of ``postprocess`` that works on tensors, from the last layer's logits and boxes to scores, class
+            ids and boxes; what an exported graph holds.
         prepare_inference: Changes a network in place so that it only detects, but faster.
     """
 
@@ -57,6 +59,7 @@ class Family:
     scoring: ClassScoring = SOFTMAX
     build_criterion: Callable[[Config, ClassMap], Criterion] = build_criterion
     postprocess: Callable[[Outputs, Sequence[SizeHW], ClassMap], list[ImageDetections]] = postprocess
+    rank: Callable[[Tensor, Tensor, Tensor, ClassScoring], tuple[Tensor, Tensor, Tensor]] = rank_detections
     prepare_inference: Callable[[Any], None] = prepare_inference
 
     def no_published_layout(self, what: str) -> WeightsError:

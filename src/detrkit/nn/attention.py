@@ -8,6 +8,9 @@ from torch.nn import functional
 
 from detrkit.nn.dropout import cpu_dropout_attention
 
+# Added to the score of what may not be attended: its weight is exactly 0, and 16-bit numbers hold it.
+_FAR = -1e4
+
 
 class Attention(nn.Module):
     """Multi-head attention (arXiv:1706.03762, section 3.2.2), parameters laid out as nn.MultiheadAttention's.
@@ -49,6 +52,8 @@ class Attention(nn.Module):
             q = functional.linear(query, weight[:dim], bias[:dim])
             k = functional.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
         v = functional.linear(value, weight[2 * dim :], bias[2 * dim :])
+        if attn_mask is not None and attn_mask.dtype == torch.bool and torch.compiler.is_exporting():
+            attn_mask = torch.where(attn_mask, 0.0, _FAR)  # a graph would else look for rows that may attend nothing
         q, k, v = (self._split_heads(part) for part in (q, k, v))
         rate = self.dropout if self.training else 0.0
         if rate and q.device.type == "cpu" and not torch.compiler.is_compiling():

@@ -114,7 +114,7 @@ class _ValidRegion:
         self._by_stride: dict[int, Tensor] = {}
 
     def at(self, stride: int, x: Tensor) -> Tensor:
-        """Return 1 on images and 0 on padding for a map of a stride, ``[B, 1, ceil(H / stride), ceil(W / stride)]``."""
+        """Return 1 on images and 0 on padding of a map, ``[B, 1, ceil(H / stride), ceil(W / stride)]``."""
         if stride not in self._by_stride:
             height, width = x.shape[-2:]  # not computed: an export would have to prove that both are the same
             device = self._heights.device

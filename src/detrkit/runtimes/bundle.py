@@ -1,0 +1,225 @@
+"""Bundle: what ``detrkit export`` writes and every runtime reads; see ``docs/export.md``."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import os
+from typing import Any, Literal
+
+import msgspec
+import numpy as np
+
+from detrkit.classes import ClassMap
+from detrkit.detections import ImageDetections
+from detrkit.errors import BundleError, DataError
+from detrkit.preprocess import Preprocessing
+from detrkit.runtimes.contents import MANIFEST, MOST_MANIFEST, Contents
+from detrkit.runtimes.graph_check import check_graph
+from detrkit.threshold_file import Thresholds
+
+KIND = "detrkit bundle"
+VERSION = 1
+
+
+class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A file of a bundle: its hash in hexadecimal, and its bytes."""
+
+    sha256: str
+    bytes: int
+
+
+class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A graph of a bundle.
+
+    Args:
+        file: Name of the file.
+        opset: ONNX operator set.
+        precision: Precision of its weights.
+        outputs: ``detections``: scores, labels and boxes in pixels; ``raw``: logits and boxes 0 to 1.
+    """
+
+    file: str
+    opset: int
+    precision: Literal["32"] = "32"
+    outputs: Literal["detections", "raw"] = "detections"
+
+
+class PreprocessingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """What is done to an image before the graph, which normalises it itself.
+
+    Args:
+        eval_size: Short side in pixels.
+        max_size: Greatest long side in pixels; None for no bound.
+        mean: What the graph subtracts, for pixels of 0 to 1.
+        std: What the graph divides by.
+        pixel_range: Gray values of 16- and 32-bit images that become black and white.
+        least_side: Height and width that a batch is padded to at least.
+        padding: ``exact``: padding changes nothing; ``published``: it does, and batches have images of one size.
+    """
+
+    eval_size: int
+    max_size: int | None
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    pixel_range: Literal["full", "percentile", "data"] | tuple[float, float] = "full"
+    least_side: int = 64
+    padding: Literal["exact", "published"] = "exact"
+
+    @property
+    def rule(self) -> Preprocessing:
+        """The size rule."""
+        return Preprocessing(self.eval_size, self.max_size, self.mean, self.std)
+
+
+class GoldenPicture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A picture and what torch found in it: all detections, best first, boxes in its pixels."""
+
+    file: str
+    boxes_xyxy: tuple[tuple[float, float, float, float], ...]
+    scores: tuple[float, ...]
+    class_ids: tuple[int, ...]
+
+    @property
+    def detections(self) -> ImageDetections:
+        """The same as arrays."""
+        return ImageDetections(
+            np.array(self.boxes_xyxy, dtype=np.float32).reshape(-1, 4),
+            np.array(self.scores, dtype=np.float32),
+            np.array(self.class_ids, dtype=np.int64),
+        )
+
+
+class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Content of ``bundle.json``.
+
+    Args:
+        kind: Always :data:`KIND`.
+        version: Version of the format.
+        written_by: Version of detrkit.
+        name: Name of the model.
+        classes: Classes, as :meth:`detrkit.classes.ClassMap.to_dict` gives them.
+        max_detections: Greatest number of detections of an image that count in evaluation.
+        thresholds: Thresholds chosen for the model, as in ``thresholds.json``; None if there are none.
+        licence: SPDX name of the weights' licence; empty where it is not known.
+        provenance: Where the model comes from: its source, config and the versions that wrote it.
+        graphs: Graphs.
+        preprocessing: What is done to an image.
+        golden: Pictures with what torch found in them.
+        report: What was measured when it was written.
+        files: All files but this one.
+        seal: Hash of this file with an empty seal.
+    """
+
+    kind: str
+    version: int
+    written_by: str
+    name: str
+    classes: dict[str, Any]
+    max_detections: int
+    thresholds: dict[str, Any] | None
+    licence: str
+    provenance: dict[str, Any]
+    graphs: tuple[GraphRecord, ...]
+    preprocessing: PreprocessingRecord
+    golden: tuple[GoldenPicture, ...]
+    report: dict[str, Any]
+    files: dict[str, FileRecord]
+    seal: str = ""
+
+
+class _Version(msgspec.Struct):
+    """What has to be known of a manifest before it is read."""
+
+    kind: str = ""
+    version: int = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Bundle:
+    """A bundle whose manifest has been read and checked; each file is checked as it is read."""
+
+    manifest: Manifest
+    class_map: ClassMap
+    thresholds: Thresholds | None
+    contents: Contents
+
+    def read(self, name: str) -> bytes:
+        """Return the content of a file of the bundle.
+
+        Raises:
+            BundleError: It is missing, or not what was written.
+        """
+        where = f"{self.contents.path}: {name}"
+        record = self.manifest.files.get(name)
+        if record is None:
+            raise BundleError(f"{where} is not listed in {MANIFEST}; copy the bundle again")
+        content = self.contents.read(name, record.bytes)
+        if len(content) != record.bytes:
+            raise BundleError(f"{where} has {len(content):,} bytes, expected {record.bytes:,}; copy the bundle again")
+        if hashlib.sha256(content).hexdigest() != record.sha256:
+            raise BundleError(f"{where} was changed since the bundle was written; copy the bundle again")
+        return content
+
+    def read_graph(self) -> bytes:
+        """Return the graph, after a look at what it needs.
+
+        Raises:
+            BundleError: It is not what was written, or would read other files or run code of somebody's own.
+        """
+        name = self.manifest.graphs[0].file
+        content = self.read(name)
+        check_graph(content, f"{self.contents.path}: {name}")
+        return content
+
+    def check_files(self) -> None:
+        """Read every file, as :meth:`read` does."""
+        for name in self.manifest.files:
+            self.read(name)
+
+
+def seal_manifest(manifest: Manifest) -> bytes:
+    """Return the content of ``bundle.json``, sealed by its own hash."""
+    digest = hashlib.sha256(_encoded(msgspec.structs.replace(manifest, seal=""))).hexdigest()
+    return _encoded(msgspec.structs.replace(manifest, seal=digest))
+
+
+def read_bundle(path: str | os.PathLike[str]) -> Bundle:
+    """Read the manifest of a bundle.
+
+    Raises:
+        BundleError: It is no bundle, of a newer version, cut off, or changed.
+    """
+    contents = Contents(path)
+    where = f"{contents.path}: {MANIFEST}"
+    content = contents.read(MANIFEST, MOST_MANIFEST)
+    # what it is, before anything is made of it
+    try:
+        version = msgspec.json.decode(content, type=_Version)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise BundleError(f"{where} is cut off or damaged: {error}; copy the bundle again") from error
+    if version.kind != KIND:
+        raise BundleError(f"{where} is of the kind {version.kind!r}, expected {KIND!r}; export the model again")
+    if version.version > VERSION:
+        raise BundleError(
+            f"{where} has version {version.version}, newer than the {VERSION} that this detrkit reads; "
+            "run: pip install --upgrade detrkit"
+        )
+    # what it says, unchanged
+    try:
+        manifest = msgspec.json.decode(content, type=Manifest)
+        if seal_manifest(manifest) != content:
+            raise BundleError(f"{where} was changed since the bundle was written; export the model again")
+        class_map = ClassMap.from_dict(manifest.classes)
+        thresholds = None
+        if manifest.thresholds is not None:
+            thresholds = Thresholds.from_dict(manifest.thresholds, where)
+    except (msgspec.DecodeError, ValueError, KeyError, TypeError, DataError) as error:
+        raise BundleError(f"{where} does not say what it should: {error}; export the model again") from error
+    if not manifest.graphs:
+        raise BundleError(f"{where} lists no graph; export the model again")
+    return Bundle(manifest, class_map, thresholds, contents)
+
+
+def _encoded(manifest: Manifest) -> bytes:
+    return msgspec.json.format(msgspec.json.encode(manifest), indent=1) + b"\n"

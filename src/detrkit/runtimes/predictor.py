@@ -1,0 +1,188 @@
+"""A bundle at work: from pictures to detections, without torch.
+
+Shapes: B images, H x W padded height and width.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import os
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from detrkit.classes import ClassMap, SizeHW
+from detrkit.detections import Detections, ImageDetections, name_detections, take_detections
+from detrkit.errors import ImageError, UsageError
+from detrkit.ops.sources import NamedSource, list_sources
+from detrkit.preprocess import WASTE_LIMIT, group_by_size
+from detrkit.runtimes.bundle import Bundle, PreprocessingRecord, read_bundle
+from detrkit.runtimes.engines import INPUTS, Engine, make_engine
+from detrkit.runtimes.resize import resize_pixels
+from detrkit.threshold_file import Thresholds
+
+if TYPE_CHECKING:
+    import supervision as sv
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_THRESHOLD = 0.5
+_WINDOW = 4  # batches read at once, among which images of similar size are put together
+
+
+class Predictor:
+    """A model of a bundle in one runtime.
+
+    Args:
+        bundle: The bundle.
+        engine: Its graph, ready to run.
+    """
+
+    def __init__(self, bundle: Bundle, engine: Engine):
+        self.bundle = bundle
+        self.engine = engine
+        self.preprocessing: PreprocessingRecord = bundle.manifest.preprocessing
+
+    @property
+    def class_map(self) -> ClassMap:
+        """Classes of the detections."""
+        return self.bundle.class_map
+
+    def predict(
+        self, source: Any, threshold: float | Thresholds | None = None, batch_size: int = 1
+    ) -> sv.Detections | Detections | list[sv.Detections | Detections]:
+        """Return detections with score >= ``threshold``, best first.
+
+        Args:
+            source: A path, a folder, a uint8 NumPy array ``[H, W, 3]`` RGB, a PIL image, or a list of these.
+            threshold: 0 to 1, or thresholds by class. None: the bundle's own if it has any, otherwise 0.5.
+            batch_size: Images at once; the detections do not depend on it.
+
+        Returns:
+            ``supervision.Detections`` where supervision is installed, otherwise
+            :class:`detrkit.detections.Detections` of the same fields; a list of them for a list or folder.
+
+        Raises:
+            UsageError: An argument is of the wrong kind or range.
+            ImageError: An image cannot be read; one of a folder is left out with a warning.
+            DataError: A folder holds no images.
+        """
+        if threshold is None:
+            threshold = self.bundle.thresholds or DEFAULT_THRESHOLD
+        if isinstance(threshold, Thresholds):
+            threshold = threshold.for_classes(self.class_map)
+        elif not 0 <= threshold <= 1:
+            raise UsageError(f"threshold is {threshold}, expected 0 to 1")
+        if batch_size < 1:
+            raise UsageError(f"batch_size is {batch_size}, expected 1 or more")
+        sources, single = list_sources(source)
+        finish = _finisher()
+        found = []
+        for names, images, sizes in self._windows(sources, batch_size * _WINDOW):
+            for name, size_hw, detections in zip(
+                names, sizes, self.detect_resized(images, sizes, batch_size), strict=True
+            ):
+                kept = take_detections(detections, threshold)
+                found.append(finish(name_detections(kept, self.class_map, name, size_hw)))
+        return found[0] if single else found
+
+    def detect(self, images: Sequence[np.ndarray], batch_size: int = 1) -> list[ImageDetections]:
+        """Return all detections of images, uint8 ``[H, W, 3]`` RGB of any sizes, without threshold."""
+        sizes = [(image.shape[0], image.shape[1]) for image in images]
+        return self.detect_resized([self.resize(image) for image in images], sizes, batch_size)
+
+    def resize(self, image: np.ndarray) -> np.ndarray:
+        """Resize an image, uint8 ``[H, W, 3]``, by the model's rule."""
+        return resize_pixels(image, self.preprocessing.rule.resized_size_hw((image.shape[0], image.shape[1])))
+
+    def detect_resized(
+        self, images: Sequence[np.ndarray], sizes_hw: Sequence[SizeHW], batch_size: int = 1
+    ) -> list[ImageDetections]:
+        """Return all detections of images that :meth:`resize` gave, in pixels of the files.
+
+        Args:
+            images: uint8 ``[h, w, 3]``.
+            sizes_hw: Size of each file.
+            batch_size: Images at once.
+        """
+        found: dict[int, ImageDetections] = {}
+        own = [(image.shape[0], image.shape[1]) for image in images]
+        waste = WASTE_LIMIT if self.preprocessing.padding == "exact" else 1.0
+        for group in group_by_size(own, batch_size, waste):
+            inputs = make_inputs([images[i] for i in group], [sizes_hw[i] for i in group], self.preprocessing)
+            found.update(zip(group, split_outputs(self.engine.run(inputs)), strict=True))
+        return [found[i] for i in range(len(images))]
+
+    def _windows(
+        self, sources: Sequence[NamedSource], window: int
+    ) -> Iterator[tuple[list[str], list[np.ndarray], list[SizeHW]]]:
+        """Yield names, resized images and sizes of so many files at once, so that memory holds them."""
+        for start in range(0, len(sources), window):
+            names, images, sizes = [], [], []
+            for source in sources[start : start + window]:
+                try:
+                    image = source.pixels(self.preprocessing.pixel_range)
+                except ImageError as error:
+                    if not source.skippable:
+                        raise
+                    logger.warning("skipped %s", error)
+                    continue
+                names.append(source.name)
+                images.append(self.resize(image))
+                sizes.append((image.shape[0], image.shape[1]))
+            yield names, images, sizes
+
+
+def load(path: str | os.PathLike[str], runtime: str = "onnxruntime", threads: int | None = None) -> Predictor:
+    """Load a bundle; public as ``detrkit.runtime.load``.
+
+    Args:
+        path: Folder or zip file that ``detrkit export`` wrote.
+        runtime: ``onnxruntime`` or ``openvino``.
+        threads: Threads of one run; as many as this process may use if not given, containers' limits counted.
+
+    Raises:
+        BundleError: The bundle is damaged, changed, of a newer version, or not to be trusted.
+        UsageError: There is no such runtime, or it is not installed.
+    """
+    bundle = read_bundle(path)
+    graph = bundle.manifest.graphs[0]
+    if graph.outputs != "detections":
+        raise UsageError(f"{path} gives raw logits and boxes, for programs of your own; export it without --raw")
+    return Predictor(bundle, make_engine(bundle.read_graph(), runtime, threads))
+
+
+def make_inputs(
+    images: Sequence[np.ndarray], original_sizes_hw: Sequence[SizeHW], preprocessing: PreprocessingRecord
+) -> dict[str, np.ndarray]:
+    """Return the inputs of a graph: images padded with 0 at the bottom and on the right, and both their sizes."""
+    sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
+    least = preprocessing.least_side if preprocessing.padding == "exact" else 1
+    height, width = (max(least, int(side)) for side in sizes.max(axis=0))
+    if all(image.shape[:2] == (height, width) for image in images):
+        pixels = images[0][None] if len(images) == 1 else np.stack(images)
+    else:
+        pixels = np.zeros((len(images), height, width, 3), dtype=np.uint8)
+        for row, image in enumerate(images):
+            pixels[row, : image.shape[0], : image.shape[1]] = image
+    originals = np.array(original_sizes_hw, dtype=np.int64).reshape(-1, 2)
+    return dict(zip(INPUTS, (np.ascontiguousarray(pixels), sizes, originals), strict=True))
+
+
+def split_outputs(outputs: Sequence[np.ndarray]) -> list[ImageDetections]:
+    """Return the detections of each image from scores, labels and boxes of a batch."""
+    scores, labels, boxes = outputs
+    return [ImageDetections(*image) for image in zip(boxes, scores, labels, strict=True)]
+
+
+def _finisher() -> Callable[[Detections], Any]:
+    """Return what turns detections into supervision's, or leaves them as they are where it is not installed."""
+    if importlib.util.find_spec("supervision") is None:
+        return lambda named: named
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="OpenCV", category=UserWarning)
+        import supervision
+    return lambda named: supervision.Detections(**vars(named))
