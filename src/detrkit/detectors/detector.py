@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from detrkit.arguments import checked
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.config import Config
+from detrkit.config import Config, PixelRange
 from detrkit.detections import ImageDetections, take_detections
 from detrkit.detectors.interop import sv, to_supervision
 from detrkit.detectors.stages import Stages, prepare
@@ -91,6 +91,7 @@ class Detector:
         self.settings = settings
         self.max_detections = max_detections
         self.thresholds = thresholds
+        self.pixel_range: PixelRange = FULL if config is None else config.data.pixel_range
 
     @property
     def model(self) -> nn.Module:
@@ -215,7 +216,7 @@ class Detector:
         for folder in dict.fromkeys(source.content.parent for source in sources if source.skippable):
             if left := passed_over(folder):
                 logger.warning("%s: %s", folder, left)
-        pixel_range = FULL if self.config is None else self.config.data.pixel_range
+        pixel_range = self.pixel_range
         files = [source.content for source in sources if isinstance(source.content, Path)]
         for line in narrow_range_lines(files, pixel_range):
             logger.warning("%s", line)

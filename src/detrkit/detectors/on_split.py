@@ -123,7 +123,8 @@ def _detect_read(
     detector: Detector, split: Split, batch_size: int, progress: Progress | None, change: ImageChange | None
 ) -> Found:
     """Detect with another toolkit's model, on images that threads read as they are."""
-    dataset = CocoDataset(split.index, split.files.images, None, on_bad_image="error")
+    pixel_range = detector.pixel_range
+    dataset = CocoDataset(split.index, split.files.images, None, on_bad_image="error", pixel_range=pixel_range)
 
     def read(row: int) -> Tensor:
         image = dataset.read_image(row)

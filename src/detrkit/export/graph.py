@@ -39,7 +39,9 @@ class DetectionGraph(nn.Module):
         self.network = built.model
         self.raw = raw
         self._family = built.family
-        mean, std = (torch.tensor(numbers) for numbers in (built.config.transforms.mean, built.config.transforms.std))
+        mean, std = (
+            torch.tensor(numbers) for numbers in (built.config.transforms.mean, built.config.transforms.std)
+        )
         self.register_buffer("factor", (1 / (255 * std)).view(3, 1, 1))
         self.register_buffer("shift", (-mean / std).view(3, 1, 1))
         self.register_buffer("logit_index", torch.tensor(built.class_map.logit_index))
@@ -125,7 +127,9 @@ def _trace(graph: DetectionGraph) -> torch.export.ExportedProgram:
 def _clean(model: Any) -> None:
     """Name dimensions as people do, and take out where in whose files each operation was written."""
     names = {
-        str(dim): name for dim, name in zip(model.graph.inputs[0].shape, _DIMENSIONS, strict=False) if str(dim) != name
+        str(dim): name
+        for dim, name in zip(model.graph.inputs[0].shape, _DIMENSIONS, strict=False)
+        if str(dim) != name
     }
     model.metadata_props.clear()
     model.graph.metadata_props.clear()

@@ -47,8 +47,8 @@ class Family:
         scoring: What class logits mean.
         build_criterion: Makes the training loss.
         postprocess: Turns outputs into detections in pixels of the original images.
-        rank: The part of ``postprocess`` that works on tensors, from the last layer's logits and boxes to scores, class
-            ids and boxes; what an exported graph holds.
+        rank: The part of ``postprocess`` that works on tensors, from the last layer's logits and boxes to scores,
+            class ids and boxes; what an exported graph holds.
         prepare_inference: Changes a network in place so that it only detects, but faster.
     """
 

@@ -56,9 +56,7 @@ def postprocess(
     """
     device = outputs.logits.device
     logit_index = torch.tensor(class_map.logit_index, device=device)
-    scores, class_ids, boxes = rank_detections(
-        outputs.logits[-1], outputs.boxes_cxcywh[-1], logit_index, scoring
-    )
+    scores, class_ids, boxes = rank_detections(outputs.logits[-1], outputs.boxes_cxcywh[-1], logit_index, scoring)
     scale = torch.tensor([(w, h, w, h) for h, w in orig_sizes_hw], device=device, dtype=torch.float32)
     boxes = cxcywh_to_xyxy(boxes) * scale[:, None]
     host_boxes, host_scores, host_ids = (part.cpu().numpy() for part in (boxes, scores, class_ids))

@@ -53,7 +53,9 @@ class Attention(nn.Module):
             k = functional.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
         v = functional.linear(value, weight[2 * dim :], bias[2 * dim :])
         if attn_mask is not None and attn_mask.dtype == torch.bool and torch.compiler.is_exporting():
-            attn_mask = torch.where(attn_mask, 0.0, _FAR)  # a graph would else look for rows that may attend nothing
+            attn_mask = torch.where(
+                attn_mask, 0.0, _FAR
+            )  # a graph would else look for rows that may attend nothing
         q, k, v = (self._split_heads(part) for part in (q, k, v))
         rate = self.dropout if self.training else 0.0
         if rate and q.device.type == "cpu" and not torch.compiler.is_compiling():

@@ -5,7 +5,8 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-from typing import Any, Literal
+from pathlib import Path
+from typing import Any, Literal, Protocol
 
 import msgspec
 import numpy as np
@@ -135,6 +136,17 @@ class _Version(msgspec.Struct):
     version: int = 0
 
 
+class Files(Protocol):
+    """Files of a bundle by name, wherever they lie; see :class:`detrkit.runtimes.contents.Contents`."""
+
+    @property
+    def path(self) -> Path:
+        """Where they lie."""
+
+    def read(self, name: str, most: int, /) -> bytes:
+        """Return the content of a file."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Bundle:
     """A bundle whose manifest has been read and checked; each file is checked as it is read."""
@@ -142,7 +154,7 @@ class Bundle:
     manifest: Manifest
     class_map: ClassMap
     thresholds: Thresholds | None
-    contents: Contents
+    contents: Files
 
     def read(self, name: str) -> bytes:
         """Return the content of a file of the bundle.
@@ -156,7 +168,9 @@ class Bundle:
             raise BundleError(f"{where} is not listed in {MANIFEST}; copy the bundle again")
         content = self.contents.read(name, record.bytes)
         if len(content) != record.bytes:
-            raise BundleError(f"{where} has {len(content):,} bytes, expected {record.bytes:,}; copy the bundle again")
+            raise BundleError(
+                f"{where} has {len(content):,} bytes, expected {record.bytes:,}; copy the bundle again"
+            )
         if hashlib.sha256(content).hexdigest() != record.sha256:
             raise BundleError(f"{where} was changed since the bundle was written; copy the bundle again")
         return content

@@ -34,7 +34,7 @@ class Contents:
             raise BundleError(f"{self.path}: there is no such bundle; check the path") from error
         except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
             raise BundleError(
-                f"{self.path} is no bundle, or cut off: {error}; expected the folder or .zip that detrkit export wrote"
+                f"{self.path} is no bundle, or cut off: {error}; expected what detrkit export wrote"
             ) from error
 
     def read(self, name: str, most: int) -> bytes:
@@ -50,7 +50,9 @@ class Contents:
         where = f"{self.path}: {name}"
         parts = name.split("/")
         if name != name.strip() or "\\" in name or ":" in name or {"", ".", ".."} & set(parts):
-            raise BundleError(f"{self.path} names {name!r}, which may lie outside of it; no bundle of detrkit's does")
+            raise BundleError(
+                f"{self.path} names {name!r}, which may lie outside of it; no bundle of detrkit's does"
+            )
         try:
             content = self._read_member(name, most) if self._zip else self._read_file(name, most)
         except (KeyError, FileNotFoundError, NotADirectoryError) as error:
@@ -69,7 +71,9 @@ class Contents:
     def _read_file(self, name: str, most: int) -> bytes:
         file = self.path / name
         if not file.resolve().is_relative_to(self.path.resolve()):
-            raise BundleError(f"{self.path}: {name} is a link that leads outside of the bundle; put the file there")
+            raise BundleError(
+                f"{self.path}: {name} is a link that leads outside of the bundle; put the file there"
+            )
         with file.open("rb") as opened:
             return opened.read(most + 1)
 

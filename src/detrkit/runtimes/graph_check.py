@@ -1,7 +1,7 @@
 """Check of an ONNX graph before any runtime sees it: nothing that lies outside of the file, nothing that is code.
 
-The file is read as the protocol buffers that it is, field by field, so that no package is needed for it. Numbers of
-fields are those of onnx.proto.
+The file is read as the protocol buffers that it is, field by field, so that no package is needed for it. Numbers
+of fields are those of onnx.proto.
 """
 
 from __future__ import annotations

@@ -112,9 +112,13 @@ class Predictor:
         own = [(image.shape[0], image.shape[1]) for image in images]
         waste = WASTE_LIMIT if self.preprocessing.padding == "exact" else 1.0
         for group in group_by_size(own, batch_size, waste):
-            inputs = make_inputs([images[i] for i in group], [sizes_hw[i] for i in group], self.preprocessing)
-            found.update(zip(group, split_outputs(self.engine.run(inputs)), strict=True))
+            detections = self.detect_together([images[i] for i in group], [sizes_hw[i] for i in group])
+            found.update(zip(group, detections, strict=True))
         return [found[i] for i in range(len(images))]
+
+    def detect_together(self, images: Sequence[np.ndarray], sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
+        """Return all detections of resized images in one batch; see :meth:`detect_resized`."""
+        return split_outputs(self.engine.run(make_inputs(images, sizes_hw, self.preprocessing)))
 
     def _windows(
         self, sources: Sequence[NamedSource], window: int

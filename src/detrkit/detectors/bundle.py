@@ -1,0 +1,96 @@
+"""Exported bundles as detectors, so that they are measured, compared and used as any model is.
+
+Shapes: B images, H x W padded height and width.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from detrkit.classes import SizeHW
+from detrkit.config import Precision
+from detrkit.detectors.detector import Detector
+from detrkit.errors import UsageError
+from detrkit.runtimes.predictor import Predictor, load, make_inputs, split_outputs
+from detrkit.types import ImageDetections
+
+KIND = "bundle"
+
+
+def bundle_detector(
+    source: str | os.PathLike[str],
+    *,
+    device: str = "auto",
+    precision: Precision = "32",
+    runtime: str = "onnxruntime",
+) -> Detector:
+    """Load a bundle as a detector.
+
+    Args:
+        source: Folder or zip file that ``detrkit export`` wrote.
+        device: ``auto`` or ``cpu``.
+        precision: That of its graph.
+        runtime: ``onnxruntime`` or ``openvino``.
+
+    Raises:
+        BundleError: The bundle is damaged, changed, of a newer version, or not to be trusted.
+        UsageError: It does not run on the device or in the precision.
+    """
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"device is {device!r}, but bundles run on the CPU; expected cpu or auto")
+    predictor = load(source, runtime)
+    bundle = predictor.bundle
+    own = bundle.manifest.graphs[0].precision
+    if precision != own:
+        raise UsageError(f"precision is {precision}, but {source} was exported with {own}")
+    graph = bundle.manifest.files[bundle.manifest.graphs[0].file]
+    detector = Detector(
+        BundleStages(predictor),
+        bundle.class_map,
+        name=os.fspath(source),
+        kind=KIND,
+        settings=f"{graph.sha256} {bundle.manifest.preprocessing} {runtime} {predictor.engine.version}",
+        max_detections=bundle.manifest.max_detections,
+        thresholds=bundle.thresholds,
+    )
+    detector.pixel_range = bundle.manifest.preprocessing.pixel_range
+    return detector
+
+
+class BundleStages:
+    """The stages of a bundle; its graph normalises and postprocesses, which ``forward`` therefore does too.
+
+    Args:
+        predictor: The bundle in its runtime.
+    """
+
+    def __init__(self, predictor: Predictor):
+        self.predictor = predictor
+        self.network: nn.Module = nn.Identity()  # its parameters are the runtime's
+        self.device = torch.device("cpu")
+        self.pads = predictor.preprocessing.padding == "exact"
+
+    def resize(self, image: Tensor) -> Tensor:
+        """Resize an image by the model's rule."""
+        resized = self.predictor.resize(image.permute(1, 2, 0).numpy())
+        return torch.from_numpy(resized).permute(2, 0, 1)
+
+    def preprocess(self, images: Sequence[Tensor]) -> dict[str, np.ndarray]:
+        """Pad images; boxes are asked for in shares of them, whose pixels only :meth:`postprocess` knows."""
+        pixels = [image.permute(1, 2, 0).numpy() for image in images]
+        return make_inputs(pixels, [(1, 1)] * len(pixels), self.predictor.preprocessing)
+
+    def forward(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
+        """Run the graph."""
+        return self.predictor.engine.run(inputs)
+
+    def postprocess(self, outputs: list[np.ndarray], orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
+        """Return detections in pixels of the images' files."""
+        found = split_outputs(outputs)
+        scales = [np.array((width, height, width, height), dtype=np.float32) for height, width in orig_sizes_hw]
+        return [one._replace(boxes_xyxy=one.boxes_xyxy * scale) for one, scale in zip(found, scales, strict=True)]
