@@ -95,20 +95,21 @@ def verify_bundle(
 
 
 def compare_golden(predictor: Predictor) -> dict[str, Difference]:
-    """Detect in the golden pictures of a bundle, alone and all in one batch, and compare with what torch found."""
+    """Detect in the golden pictures of a bundle, alone and two in a batch, and compare with what torch found."""
     tolerance = TOLERANCES[predictor.engine.name]
-    images = [golden_pixels(predictor.bundle, golden.file) for golden in predictor.bundle.manifest.golden]
+    golden = predictor.bundle.manifest.golden
+    images = [golden_pixels(predictor.bundle, picture.file) for picture in golden]
     alone = [predictor.detect([image])[0] for image in images]
-    sizes = [(image.shape[0], image.shape[1]) for image in images]
-    resized = [predictor.resize(image) for image in images]
-    together = alone
+    found = list(zip(golden, alone, strict=True))
     if predictor.preprocessing.padding == "exact":
-        together = predictor.detect_together(resized, sizes)
-    return {
-        golden.file: compare_detections(golden.detections, first, tolerance)
-        + compare_detections(golden.detections, second, tolerance)
-        for golden, first, second in zip(predictor.bundle.manifest.golden, alone, together, strict=True)
-    }
+        for pair in range(0, len(images) - 1, 2):
+            sizes = [(image.shape[0], image.shape[1]) for image in images[pair : pair + 2]]
+            resized = [predictor.resize(image) for image in images[pair : pair + 2]]
+            found += zip(golden[pair : pair + 2], predictor.detect_together(resized, sizes), strict=True)
+    differences = {picture.file: Difference() for picture in golden}
+    for picture, detections in found:
+        differences[picture.file] += compare_detections(picture.detections, detections, tolerance)
+    return differences
 
 
 def golden_pixels(bundle: Bundle, name: str) -> Any:

@@ -1,0 +1,145 @@
+"""Exported models against torch: real pictures of many sizes, alone and in padded batches, in both runtimes.
+
+Tolerances are float32's in graphs whose sums run in another order; see ``detrkit.runtimes.compare.TOLERANCES``.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from detrkit.api.export import export_bundle
+from detrkit.detectors.bundle import bundle_detector
+from detrkit.detectors.detector import Detector
+from detrkit.ops.images import decode_pixels
+from detrkit.runtimes.compare import TOLERANCES, Difference, compare_detections
+from detrkit.runtimes.predictor import load
+from detrkit.runtimes.verify import verify_bundle
+from tests.support.exporting import PRESETS, small_detector
+
+pytest.importorskip("onnxscript", reason="the extra export is not installed")
+pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+
+
+@pytest.fixture(scope="module", params=PRESETS)
+def exported(request, tmp_path_factory) -> tuple[Detector, Path]:
+    """A small model of each family, and its bundle."""
+    detector = small_detector(request.param)
+    path = tmp_path_factory.mktemp("bundle") / f"{request.param}.zip"
+    result = export_bundle(detector, path)
+    assert result.difference is not None
+    assert result.difference.detections > 50
+    return detector, path
+
+
+@pytest.fixture(scope="module")
+def pictures(shared_data) -> list[np.ndarray]:
+    """Real pictures of many sizes, and the odd ones: of one pixel, of 20 to 1, gray."""
+    files = sorted((shared_data / "coco_mini").rglob("*.jpg"))[:40]
+    files += sorted((shared_data / "bccd_voc").rglob("*.jpg"))[:4]
+    found = [decode_pixels(file, None)[0] for file in files]
+    gray = np.array(Image.fromarray(found[0]).convert("L").convert("RGB"))
+    return [*found, found[1][:1, :1], found[2][:20, :400], found[3][:400, :20], gray]
+
+
+def differences(detector: Detector, runtime: str, path: Path, pictures: list[np.ndarray]) -> Difference:
+    """Compare a bundle with torch, alone and in batches of four of whatever sizes."""
+    predictor, tolerance = load(path, runtime, threads=1), TOLERANCES[runtime]
+    tensors = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
+    expected = [detector.predict_batch([tensor])[0] for tensor in tensors]
+    total = Difference()
+    for one, other in zip(expected, predictor.detect(pictures), strict=True):
+        total += compare_detections(one, other, tolerance)
+    resized = [predictor.resize(picture) for picture in pictures]
+    for start in range(0, len(pictures), 4):
+        rows = slice(start, start + 4)
+        sizes = [picture.shape[:2] for picture in pictures[rows]]
+        for one, other in zip(expected[rows], predictor.detect_together(resized[rows], sizes), strict=True):
+            total += compare_detections(one, other, tolerance)
+    return total
+
+
+@pytest.mark.parametrize("runtime", list(TOLERANCES))
+def test_real_pictures_of_many_sizes_give_torchs_detections(runtime, exported, pictures, capsys):
+    pytest.importorskip(runtime)
+    detector, path = exported
+    assert len(pictures) >= 44
+    found = differences(detector, runtime, path, pictures)
+    with capsys.disabled():
+        print(f"\n{path.stem} in {runtime}: {found}")
+    assert found.detections > 500
+    assert not found.missing
+
+
+def test_a_bundle_detects_as_its_model_whatever_way_it_is_asked(exported, pictures):
+    detector, path = exported
+    ours = bundle_detector(path)
+    images = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures[-8:]]
+    for one, other in zip(detector.detect_images(images), ours.detect_images(images, 3), strict=True):
+        assert not compare_detections(one, other, TOLERANCES["onnxruntime"]).missing
+    for mine, theirs in zip(ours.predict(pictures[:3]), load(path).predict(pictures[:3]), strict=True):
+        assert type(mine) is type(theirs)
+        assert np.allclose(mine.xyxy, theirs.xyxy, atol=1e-3)
+        assert np.array_equal(mine.class_id, theirs.class_id)
+        assert mine.data["class_name"].tolist() == theirs.data["class_name"].tolist()
+
+
+@pytest.mark.parametrize("runtime", list(TOLERANCES))
+def test_the_golden_pictures_verify(runtime, exported):
+    pytest.importorskip(runtime)
+    found = verify_bundle(exported[1], runtime)
+    assert found.passed, found.lines()
+
+
+def test_nothing_of_this_machine_is_written(exported):
+    content = exported[1].read_bytes()
+    assert str(Path(torch.__file__).parent).encode() not in content
+    assert str(Path(__file__).parents[2]).encode() not in content
+
+
+def test_dimensions_have_names(exported):
+    import onnx
+
+    graph = onnx.load_from_string(load(exported[1]).bundle.read_graph()).graph
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*graph.input, *graph.output)
+    }
+    assert shapes == {
+        "images": ["batch", "height", "width", 3],
+        "sizes": ["batch", 2],
+        "original_sizes": ["batch", 2],
+        "scores": ["batch", 12],
+        "labels": ["batch", 12],
+        "boxes": ["batch", 12, 4],
+    }
+    assert not {"IsNaN", "IsInf"} & {node.op_type for node in graph.node}  # rows that attend nothing
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [18, 23])
+def test_other_operator_sets_give_the_same(opset, tmp_path):
+    result = export_bundle(small_detector(PRESETS[0]), tmp_path / "bundle", opset=opset)
+    assert result.manifest.graphs[0].opset == opset
+    assert verify_bundle(tmp_path / "bundle").passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"model.norm_between": True},
+        {"model.position": "learned", "model.query_init": "normal"},
+        {"model.pre_norm": False, "model.position_at_input": False},
+        {"model.backbone_norm": "group"},
+        {"model.activation": "gelu"},
+        {"model.padding": "published"},
+    ],
+)
+def test_other_networks_give_torchs_detections_too(changes, tmp_path):
+    export_bundle(small_detector(PRESETS[0], **changes), tmp_path / "bundle")
+    assert verify_bundle(tmp_path / "bundle").passed

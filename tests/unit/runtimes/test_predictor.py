@@ -1,0 +1,93 @@
+"""A bundle at work: the same detections however pictures come, and no torch."""
+
+import logging
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from detrkit import runtime
+from detrkit.errors import ImageError, UsageError
+from detrkit.runtimes.engines import ENGINES
+from tests.support.bundles import BOXES, bundle_files, expected_scores, noise, write_files
+
+PICTURES = [noise((40, 60), 1), noise((200, 30), 2), noise((1, 1), 3), noise((20, 400), 4), noise((64, 64), 5)]
+
+
+@pytest.fixture(params=list(ENGINES))
+def predictor(request, place):
+    pytest.importorskip(request.param)
+    return runtime.load(write_files(place, bundle_files()), request.param, threads=1)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 5])
+def test_detections_do_not_depend_on_the_batch(predictor, batch_size):
+    found = predictor.predict(PICTURES, threshold=0, batch_size=batch_size)
+    for image, detections in zip(PICTURES, found, strict=True):
+        height, width = image.shape[:2]
+        assert np.allclose(detections.confidence, expected_scores(image), atol=1e-6)
+        assert np.allclose(detections.xyxy, BOXES * np.array([width, height, width, height]), atol=1e-4)
+        assert detections.class_id.tolist() == [1, 0]
+        assert detections.data["class_name"].tolist() == ["dog", "cat"]
+        assert detections.data["category_id"].tolist() == [18, 17]
+        assert detections.metadata["size_hw"] == (height, width)
+
+
+def test_all_ways_of_giving_a_picture_are_one(predictor, tmp_path):
+    image = noise((40, 60), 7)
+    (tmp_path / "images").mkdir()
+    path = tmp_path / "images" / "a.png"
+    Image.fromarray(image).save(path)
+    gray = image[:, :, :1].repeat(3, 2)
+    assert len(predictor.predict([gray[:, :, 0]], 0)[0]) == 2
+    expected = predictor.predict(image, 0).confidence
+    for source in (path, str(path), Image.fromarray(image), [image][0]):
+        assert np.array_equal(predictor.predict(source, 0).confidence, expected)
+    [found] = predictor.predict(tmp_path / "images", 0)
+    assert np.array_equal(found.confidence, expected)
+    assert found.metadata["source"] == str(path)
+
+
+def test_a_broken_picture_of_a_folder_is_left_out_with_a_warning(predictor, tmp_path, caplog):
+    folder = tmp_path / "images"
+    folder.mkdir()
+    Image.fromarray(noise((8, 8))).save(folder / "a.png")
+    (folder / "b.png").write_bytes(b"no")
+    with caplog.at_level(logging.WARNING):
+        assert len(predictor.predict(folder, 0)) == 1
+    assert "b.png" in caplog.text
+    with pytest.raises(ImageError, match=r"b\.png"):
+        predictor.predict(folder / "b.png")
+
+
+@pytest.mark.parametrize("asked", [{"threshold": 1.5}, {"batch_size": 0}])
+def test_what_is_asked_wrongly_is_told(predictor, asked):
+    with pytest.raises(UsageError, match=next(iter(asked))):
+        predictor.predict(PICTURES[0], **asked)
+
+
+def test_no_torch_is_imported(place, tmp_path):
+    bundle = write_files(place, bundle_files())
+    Image.fromarray(noise((40, 60))).save(tmp_path / "a.png")
+    code = f"""
+import sys
+class Refuse:
+    @staticmethod
+    def find_spec(name, path=None, target=None):
+        if name.split(".")[0] in ("torch", "torchvision", "pydantic", "scipy", "supervision"):
+            raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Refuse)
+import importlib.util
+find_spec = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "supervision" else find_spec(name, *rest)
+import detrkit.runtime
+found = detrkit.runtime.load({str(bundle)!r}).predict({str(tmp_path / "a.png")!r}, threshold=0)
+assert type(found).__module__ == "detrkit.detections" and len(found) == 2
+from detrkit.runtimes.verify import verify_bundle
+assert verify_bundle({str(bundle)!r}).passed
+assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "torchvision", "pydantic")]
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    assert ran.returncode == 0, ran.stderr
