@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.threshold_file import Thresholds
 
 
 class ImageDetections(NamedTuple):
@@ -45,17 +44,6 @@ class Detections:
 
     def __len__(self) -> int:
         return len(self.xyxy)
-
-
-def take_detections(found: ImageDetections, threshold: float | Thresholds) -> ImageDetections:
-    """Keep detections from the threshold on, with the scores to be shown."""
-    scores = found.scores
-    if isinstance(threshold, Thresholds):
-        keep = threshold.apply(scores, found.class_ids)
-        scores = threshold.calibrated(scores).astype(np.float32)
-    else:
-        keep = scores >= threshold
-    return ImageDetections(found.boxes_xyxy[keep], scores[keep], found.class_ids[keep])
 
 
 def name_detections(

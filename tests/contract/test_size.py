@@ -10,10 +10,10 @@ from tests.support.size import closure_of, lines_of_code, module_files, rooms_ta
 
 TESTS = Path(__file__).parents[1]
 LIMITS = {
-    "everything that `detrkit train` imports": ("train", 13_350),
-    "everything that `detrkit.load` imports": ("load", 6_000),
-    "all of src": ("src", 30_900),
-    "tests, all lines": ("tests", 31_000),
+    "everything that `detrkit train` imports": ("train", 13_450),
+    "everything that `detrkit.load` imports": ("load", 6_700),
+    "all of src": ("src", 33_500),
+    "tests, all lines": ("tests", 33_000),
 }
 
 

@@ -25,7 +25,7 @@ pytest.importorskip("onnxscript", reason="the extra export is not installed")
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 
 
-@pytest.fixture(scope="module", params=PRESETS)
+@pytest.fixture(scope="module", params=[PRESETS[0], pytest.param(PRESETS[1], marks=pytest.mark.slow)])
 def exported(request, tmp_path_factory) -> tuple[Detector, Path]:
     """A small model of each family, and its bundle."""
     detector = small_detector(request.param)

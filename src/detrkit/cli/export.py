@@ -29,7 +29,9 @@ def export(
     raw: Annotated[bool, opt(None, "Give logits and boxes 0 to 1, instead of detections.", "--raw")] = False,
     images: Annotated[
         list[str] | None,
-        typer.Option(metavar="IMAGE", help="Picture for the bundle's proof; may repeat. Drawn ones if not given."),
+        typer.Option(
+            "--image", metavar="IMAGE", help="Picture for the bundle's proof; may repeat. Drawn ones if not given."
+        ),
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
@@ -43,7 +45,7 @@ def export(
         if layout != "bundle":
             if raw or images or opset != 20:
                 raise UsageError(
-                    f"--raw, --images and --opset are of bundles; leave them out with --format {layout}"
+                    f"--raw, --image and --opset are of bundles; leave them out with --format {layout}"
                 )
             chosen: Any = layout
             say(f"Written to {write(model, out, layout=chosen, preset=preset)}")

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from detrkit.arguments import checked
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import Config, PixelRange
-from detrkit.detections import ImageDetections, take_detections
+from detrkit.detections import ImageDetections
 from detrkit.detectors.interop import sv, to_supervision
 from detrkit.detectors.stages import Stages, prepare
 from detrkit.errors import ImageError, UsageError
@@ -29,7 +29,7 @@ from detrkit.ops.images import narrow_range_lines
 from detrkit.ops.pixel_range import FULL
 from detrkit.ops.sources import NamedSource, list_sources, passed_over, read_windows
 from detrkit.preprocess import WASTE_LIMIT, group_by_size, image_size_hw
-from detrkit.threshold_file import Thresholds
+from detrkit.threshold_file import Thresholds, take_detections
 
 logger = logging.getLogger(__name__)
 

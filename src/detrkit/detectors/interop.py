@@ -5,7 +5,8 @@ from __future__ import annotations
 import warnings
 
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.detections import ImageDetections, name_detections, take_detections
+from detrkit.detections import ImageDetections, name_detections
+from detrkit.threshold_file import take_detections
 
 with warnings.catch_warnings():
     # On import supervision warns that OpenCV is missing; nothing here draws.

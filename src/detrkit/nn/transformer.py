@@ -224,6 +224,7 @@ class Decoder(Recomputing):
         outputs = []
         for number, layer in enumerate(self.layers):
             if number == 0 and self.settled is not None:
+                assert isinstance(layer, DecoderLayer)
                 settled = self.settled.to(memory.dtype).expand(memory.shape[0], -1, -1)
                 queries = layer.look(settled, query_positions, memory, placed_memory, attn_mask)
             else:

@@ -71,7 +71,8 @@ class OpenVinoEngine:
             import openvino
         except ImportError as error:
             raise MissingExtraError("openvino", "openvino") from error
-        self.version: str = str(openvino.__version__).partition("-")[0]
+        toolkit: Any = openvino
+        self.version: str = str(toolkit.__version__).partition("-")[0]
         self.threads = threads
         settings = {
             "INFERENCE_PRECISION_HINT": "f32",
@@ -79,7 +80,7 @@ class OpenVinoEngine:
             "INFERENCE_NUM_THREADS": threads,
         }
         try:
-            core = openvino.Core()
+            core = toolkit.Core()
             compiled: Any = core.compile_model(core.read_model(graph, b""), "CPU", settings)
         except Exception as error:
             raise BundleError(f"OpenVINO {self.version} cannot open the graph: {_line(error)}") from error

@@ -15,14 +15,14 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.detections import Detections, ImageDetections, name_detections, take_detections
+from detrkit.detections import Detections, ImageDetections, name_detections
 from detrkit.errors import ImageError, UsageError
 from detrkit.ops.sources import NamedSource, list_sources
 from detrkit.preprocess import WASTE_LIMIT, group_by_size
 from detrkit.runtimes.bundle import Bundle, PreprocessingRecord, read_bundle
 from detrkit.runtimes.engines import INPUTS, Engine, make_engine
 from detrkit.runtimes.resize import resize_pixels
-from detrkit.threshold_file import Thresholds
+from detrkit.threshold_file import Thresholds, take_detections
 
 if TYPE_CHECKING:
     import supervision as sv
