@@ -45,7 +45,7 @@ def export(
         preset: Preset the weights are for, where the file cannot tell.
         opset: ONNX operator set of a bundle: 18, 20 or 23.
         raw: Let a bundle give logits and boxes 0 to 1 instead of detections.
-        images: Pictures that a bundle carries with what torch finds in them, as its proof; drawn if not given.
+        images: Pictures that a bundle carries with what torch finds in them, as its proof, besides drawn ones.
 
     Returns:
         The file or folder written.

@@ -30,7 +30,7 @@ def export(
     images: Annotated[
         list[str] | None,
         typer.Option(
-            "--image", metavar="IMAGE", help="Picture for the bundle's proof; may repeat. Drawn ones if not given."
+            "--image", metavar="IMAGE", help="Picture for the bundle's proof, besides drawn ones; may repeat."
         ),
     ] = None,
     as_json: JsonOption = False,

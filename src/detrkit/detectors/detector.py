@@ -27,7 +27,7 @@ from detrkit.detectors.stages import Stages, prepare
 from detrkit.errors import ImageError, UsageError
 from detrkit.ops.images import narrow_range_lines
 from detrkit.ops.pixel_range import FULL
-from detrkit.ops.sources import NamedSource, list_sources, passed_over, read_windows
+from detrkit.ops.sources import NamedSource, list_sources, read_windows, warn_of_passed_over
 from detrkit.preprocess import WASTE_LIMIT, group_by_size, image_size_hw
 from detrkit.threshold_file import Thresholds, take_detections
 
@@ -213,9 +213,7 @@ class Detector:
             raise UsageError(f"batch_size is {batch_size}, expected 1 or more")
 
         # what of a folder is not read, and pictures of which little would be left
-        for folder in dict.fromkeys(source.content.parent for source in sources if source.skippable):
-            if left := passed_over(folder):
-                logger.warning("%s: %s", folder, left)
+        warn_of_passed_over(sources)
         pixel_range = self.pixel_range
         files = [source.content for source in sources if isinstance(source.content, Path)]
         for line in narrow_range_lines(files, pixel_range):

@@ -102,7 +102,7 @@ def write_bundle(
         name: Name of the model.
         opset: ONNX operator set.
         raw: Give out logits and boxes 0 to 1 instead of detections; such a bundle has no golden pictures.
-        pictures: Golden pictures, uint8 ``[H, W, 3]``; drawn ones if not given.
+        pictures: Golden pictures, uint8 ``[H, W, 3]``; some drawn ones are added.
         thresholds: Thresholds chosen for the model.
         licence: SPDX name of the weights' licence.
         source: Where the weights come from.
@@ -124,7 +124,7 @@ def write_bundle(
     graph = export_graph(built, opset=opset, raw=raw)
     seconds = time.perf_counter() - start
     # golden pictures and what torch finds
-    images = [] if raw else [*(pictures or golden_pictures())]
+    images = [] if raw else [*pictures, *golden_pictures()]
     detector = make_detector(built, device="cpu")
     found = [detector.predict_batch([torch.from_numpy(image.copy()).permute(2, 0, 1)])[0] for image in images]
     files = {GRAPH: graph}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import os
 import re
 import sys
@@ -20,6 +21,8 @@ from detrkit.errors import DataError, ImageError, UsageError, counted, listed
 from detrkit.files import IMAGE_SUFFIXES, is_kind, walk_files
 from detrkit.ops.images import decode_pixels
 from detrkit.ops.pixel_range import FULL, WIDE_MODES
+
+logger = logging.getLogger(__name__)
 
 MOST_READERS = 8
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")  # a path object has lost one of its slashes
@@ -102,6 +105,13 @@ def list_folder(folder: Path) -> list[Path]:
         kinds, left = " ".join(sorted(IMAGE_SUFFIXES)), passed_over(folder)
         raise DataError(f"{folder}: no image in this folder, expected files with {kinds}{left and f'; {left}'}")
     return images
+
+
+def warn_of_passed_over(sources: Sequence[NamedSource]) -> None:
+    """Log what of the folders that were listed is not read."""
+    for folder in dict.fromkeys(source.content.parent for source in sources if source.skippable):
+        if left := passed_over(folder):
+            logger.warning("%s: %s", folder, left)
 
 
 def passed_over(folder: Path) -> str:

@@ -17,7 +17,7 @@ import numpy as np
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.detections import Detections, ImageDetections, name_detections
 from detrkit.errors import ImageError, UsageError
-from detrkit.ops.sources import NamedSource, list_sources
+from detrkit.ops.sources import NamedSource, list_sources, warn_of_passed_over
 from detrkit.preprocess import WASTE_LIMIT, group_by_size
 from detrkit.runtimes.bundle import Bundle, PreprocessingRecord, read_bundle
 from detrkit.runtimes.engines import INPUTS, Engine, make_engine
@@ -79,6 +79,7 @@ class Predictor:
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, expected 1 or more")
         sources, single = list_sources(source)
+        warn_of_passed_over(sources)
         finish = _finisher()
         found = []
         for names, images, sizes in self._windows(sources, batch_size * _WINDOW):
