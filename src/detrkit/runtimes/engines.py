@@ -58,7 +58,10 @@ class OnnxRuntimeEngine:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return the outputs of the graph, in its order."""
-        return list(self._session.run(None, {name: inputs[name] for name in self._names}))
+        try:
+            return list(self._session.run(None, {name: inputs[name] for name in self._names}))
+        except Exception as error:
+            raise BundleError(f"ONNX Runtime {self.version} cannot run the graph: {_line(error)}") from error
 
 
 class OpenVinoEngine:
@@ -90,7 +93,10 @@ class OpenVinoEngine:
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return the outputs of the graph, in its order."""
-        found = self._request.infer({name: inputs[name] for name in self._names})
+        try:
+            found = self._request.infer({name: inputs[name] for name in self._names})
+        except Exception as error:
+            raise BundleError(f"OpenVINO {self.version} cannot run the graph: {_line(error)}") from error
         return [np.array(found[output]) for output in self._outputs]
 
 
