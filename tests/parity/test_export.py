@@ -16,7 +16,9 @@ from detrkit.api.export import export_bundle
 from detrkit.detectors.bundle import bundle_detector
 from detrkit.detectors.detector import Detector
 from detrkit.ops.images import decode_pixels
+from detrkit.runtimes.bundle import read_bundle
 from detrkit.runtimes.compare import TOLERANCES, Difference, compare_detections
+from detrkit.runtimes.engines import make_engine
 from detrkit.runtimes.predictor import load
 from detrkit.runtimes.verify import verify_bundle
 from tests.support.exporting import PRESETS, small_detector
@@ -126,6 +128,22 @@ def test_other_operator_sets_give_the_same(opset, tmp_path):
     result = export_bundle(small_detector(PRESETS[0]), tmp_path / "bundle", opset=opset)
     assert result.manifest.graphs[0].opset == opset
     assert verify_bundle(tmp_path / "bundle").passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", PRESETS)
+def test_raw_outputs_are_the_last_layers(preset, tmp_path):
+    detector = small_detector(preset)
+    export_bundle(detector, tmp_path / "bundle", raw=True)
+    engine = make_engine(read_bundle(tmp_path / "bundle").read_graph(), threads=1)
+    sizes = np.array([[96, 80], [64, 70]])
+    images = np.random.default_rng(0).integers(0, 256, (2, 96, 80, 3)).astype(np.uint8)
+    logits, boxes = engine.run({"images": images, "sizes": sizes, "original_sizes": sizes})
+    for row, (height, width) in enumerate(sizes):
+        alone = torch.from_numpy(images[row, :height, :width]).permute(2, 0, 1)
+        outputs = detector.stages.forward(detector.stages.preprocess([alone]))
+        assert np.allclose(logits[row], outputs.logits[-1, 0], atol=1e-3)
+        assert np.allclose(boxes[row], outputs.boxes_cxcywh[-1, 0], atol=1e-4)
 
 
 @pytest.mark.slow

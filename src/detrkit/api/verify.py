@@ -11,7 +11,7 @@ def verify(bundle: Source, *, runtime: str = "onnxruntime", threads: int | None 
 
     Args:
         bundle: Folder or zip file that :func:`export` wrote.
-        runtime: ``onnxruntime`` or ``openvino``.
+        runtime: ``onnxruntime``, ``openvino``, or ``auto`` for the faster.
         threads: Threads; as many as this process may use if not given.
 
     Returns:

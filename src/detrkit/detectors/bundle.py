@@ -16,6 +16,7 @@ from detrkit.classes import SizeHW
 from detrkit.config import Precision
 from detrkit.detectors.detector import Detector
 from detrkit.errors import UsageError
+from detrkit.runtimes.engines import AUTO, ENGINES
 from detrkit.runtimes.predictor import Predictor, load, make_inputs, split_outputs
 from detrkit.types import ImageDetections
 
@@ -23,19 +24,15 @@ KIND = "bundle"
 
 
 def bundle_detector(
-    source: str | os.PathLike[str],
-    *,
-    device: str = "auto",
-    precision: Precision = "32",
-    runtime: str = "onnxruntime",
+    source: str | os.PathLike[str], *, device: str = "auto", precision: Precision = "32"
 ) -> Detector:
     """Load a bundle as a detector.
 
     Args:
-        source: Folder or zip file that ``detrkit export`` wrote.
+        source: Folder or zip file that ``detrkit export`` wrote, with ``@openvino`` or ``@auto`` behind it for
+            another runtime than ONNX Runtime.
         device: ``auto`` or ``cpu``.
         precision: That of its graph.
-        runtime: ``onnxruntime`` or ``openvino``.
 
     Raises:
         BundleError: The bundle is damaged, changed, of a newer version, or not to be trusted.
@@ -43,7 +40,8 @@ def bundle_detector(
     """
     if device not in ("auto", "cpu"):
         raise UsageError(f"device is {device!r}, but bundles run on the CPU; expected cpu or auto")
-    predictor = load(source, runtime)
+    path, runtime = split_runtime(source)
+    predictor = load(path, runtime)
     bundle = predictor.bundle
     own = bundle.manifest.graphs[0].precision
     if precision != own:
@@ -54,12 +52,20 @@ def bundle_detector(
         bundle.class_map,
         name=os.fspath(source),
         kind=KIND,
-        settings=f"{graph.sha256} {bundle.manifest.preprocessing} {runtime} {predictor.engine.version}",
+        settings=f"{graph.sha256} {bundle.manifest.preprocessing} {predictor.engine.name} {predictor.engine.version}",
         max_detections=bundle.manifest.max_detections,
         thresholds=bundle.thresholds,
     )
     detector.pixel_range = bundle.manifest.preprocessing.pixel_range
     return detector
+
+
+def split_runtime(source: str | os.PathLike[str]) -> tuple[str, str]:
+    """Return a bundle's path and the runtime that is named behind it, the usual one where none is."""
+    path, _, runtime = os.fspath(source).rpartition("@")
+    if path and runtime in (*ENGINES, AUTO):
+        return path, runtime
+    return os.fspath(source), next(iter(ENGINES))
 
 
 class BundleStages:

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 
 from detrkit.config import Precision
+from detrkit.detectors.bundle import bundle_detector, split_runtime
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.stages import model_stages
 from detrkit.errors import UsageError, listed
@@ -36,9 +37,7 @@ def load_detector(
         precision: Precision at work.
         padding: Treatment of padding.
     """
-    if is_bundle(source):
-        from detrkit.detectors.bundle import bundle_detector
-
+    if is_bundle(split_runtime(source)[0]):
         said = {"model": preset, "classes": classes, "padding": padding}
         if given := [name for name, value in said.items() if value is not None]:
             raise UsageError(f"{source} is a bundle, which holds its {listed(given)} itself; leave that out")

@@ -106,6 +106,9 @@ ENGINES: Mapping[str, Callable[[bytes, int], Engine]] = {
 }
 """Runtimes by name, the usual one first."""
 
+AUTO = "auto"
+"""The fastest runtime that is installed, measured on this machine."""
+
 
 def make_engine(graph: bytes, runtime: str = "onnxruntime", threads: int | None = None) -> Engine:
     """Make a graph ready to run.
@@ -120,7 +123,7 @@ def make_engine(graph: bytes, runtime: str = "onnxruntime", threads: int | None 
         BundleError: It cannot open the graph.
     """
     if runtime not in ENGINES:
-        raise UsageError(f"runtime is {runtime!r}, expected one of {', '.join(ENGINES)}")
+        raise UsageError(f"runtime is {runtime!r}, expected one of {', '.join(ENGINES)}, {AUTO}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}, expected 1 or more")
     return ENGINES[runtime](graph, threads or usable_cpus())

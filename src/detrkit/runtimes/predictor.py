@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import logging
 import os
+import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
@@ -16,11 +17,12 @@ import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.detections import Detections, ImageDetections, name_detections
-from detrkit.errors import ImageError, UsageError
+from detrkit.errors import ImageError, MissingExtraError, UsageError
+from detrkit.ops.images import decode_pixels
 from detrkit.ops.sources import NamedSource, list_sources, warn_of_passed_over
 from detrkit.preprocess import WASTE_LIMIT, group_by_size
 from detrkit.runtimes.bundle import Bundle, PreprocessingRecord, read_bundle
-from detrkit.runtimes.engines import INPUTS, Engine, make_engine
+from detrkit.runtimes.engines import AUTO, ENGINES, INPUTS, Engine, make_engine
 from detrkit.runtimes.resize import resize_pixels
 from detrkit.threshold_file import Thresholds, take_detections
 
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DEFAULT_THRESHOLD = 0.5
+_AUTO_RUNS = 4  # the first warms up
 _WINDOW = 4  # batches read at once, among which images of similar size are put together
 
 
@@ -146,7 +149,8 @@ def load(path: str | os.PathLike[str], runtime: str = "onnxruntime", threads: in
 
     Args:
         path: Folder or zip file that ``detrkit export`` wrote.
-        runtime: ``onnxruntime`` or ``openvino``.
+        runtime: ``onnxruntime``, ``openvino``, or ``auto``: each that is installed is timed on a golden picture,
+            and the fastest taken.
         threads: Threads of one run; as many as this process may use if not given, containers' limits counted.
 
     Raises:
@@ -157,7 +161,33 @@ def load(path: str | os.PathLike[str], runtime: str = "onnxruntime", threads: in
     graph = bundle.manifest.graphs[0]
     if graph.outputs != "detections":
         raise UsageError(f"{path} gives raw logits and boxes, for programs of your own; export it without --raw")
-    return Predictor(bundle, make_engine(bundle.read_graph(), runtime, threads))
+    content = bundle.read_graph()
+    if runtime != AUTO:
+        return Predictor(bundle, make_engine(content, runtime, threads))
+    return _fastest(bundle, content, threads)
+
+
+def _fastest(bundle: Bundle, graph: bytes, threads: int | None) -> Predictor:
+    """Return the fastest of the runtimes that are installed, on the first golden picture."""
+    picture = decode_pixels(bundle.read(bundle.manifest.golden[0].file), None)[0]
+    times: dict[str, float] = {}
+    predictors = {}
+    for name in ENGINES:
+        try:
+            predictors[name] = Predictor(bundle, make_engine(graph, name, threads))
+        except MissingExtraError:
+            continue
+        runs = []
+        for _ in range(_AUTO_RUNS):
+            start = time.perf_counter()
+            predictors[name].detect([picture])
+            runs.append(1000 * (time.perf_counter() - start))
+        times[name] = min(runs)
+    if not times:
+        raise MissingExtraError("onnxruntime", "runtime")
+    best = min(times, key=times.__getitem__)
+    logger.info("%s is taken: %s", best, ", ".join(f"{name} {times[name]:.1f} ms" for name in times))
+    return predictors[best]
 
 
 def make_inputs(

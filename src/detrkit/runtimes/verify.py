@@ -73,7 +73,7 @@ def verify_bundle(
 
     Args:
         path: Folder or zip file that ``detrkit export`` wrote.
-        runtime: ``onnxruntime`` or ``openvino``.
+        runtime: ``onnxruntime``, ``openvino`` or ``auto``.
         threads: Threads, as for :func:`detrkit.runtimes.predictor.load`.
 
     Raises:
@@ -82,14 +82,15 @@ def verify_bundle(
     """
     predictor = load(path, runtime, threads)
     predictor.bundle.check_files()
+    engine = predictor.engine
     pictures = compare_golden(predictor)
     return Verification(
         os.fspath(path),
-        f"{runtime} {predictor.engine.version}",
+        f"{engine.name} {engine.version}",
         machine_name(),
         len(predictor.bundle.manifest.files) + 1,
         pictures,
-        TOLERANCES[runtime],
+        TOLERANCES[engine.name],
         predictor.bundle.manifest.report,
     )
 

@@ -88,6 +88,9 @@ def test_a_bundle_holds_its_thresholds_and_refuses_what_it_holds_itself(tmp_path
     detector = detrkit.load(path)
     assert detector.kind == "bundle"
     assert detector.class_map.names == ("cat", "dog")
+    for name in ("onnxruntime", "openvino"):
+        pytest.importorskip(name)
+        assert detrkit.load(f"{path}@{name}").stages.predictor.engine.name == name
     for asked in ({"model": "detr-tiny"}, {"classes": "coco"}, {"device": "cuda"}, {"precision": "bf16"}):
         with pytest.raises(UsageError, match=r"a\.zip|cpu"):
             detrkit.load(path, **asked)

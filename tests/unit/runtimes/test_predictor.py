@@ -62,6 +62,19 @@ def test_a_broken_picture_of_a_folder_is_left_out_with_a_warning(predictor, tmp_
         predictor.predict(folder / "b.png")
 
 
+def test_auto_takes_the_fastest_runtime_and_says_so(place, caplog, monkeypatch):
+    bundle = write_files(place, bundle_files())
+    with caplog.at_level(logging.INFO):
+        predictor = runtime.load(bundle, "auto")
+    assert predictor.engine.name in ENGINES
+    assert f"{predictor.engine.name} is taken" in caplog.text
+    monkeypatch.setitem(sys.modules, "openvino", None)
+    assert runtime.load(bundle, "auto").engine.name == "onnxruntime"
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    with pytest.raises(UsageError, match="pip install"):
+        runtime.load(bundle, "auto")
+
+
 @pytest.mark.parametrize("asked", [{"threshold": 1.5}, {"batch_size": 0}])
 def test_what_is_asked_wrongly_is_told(predictor, asked):
     with pytest.raises(UsageError, match=next(iter(asked))):
