@@ -5,6 +5,9 @@ Tolerances are float32's in graphs whose sums run in another order; see ``detrki
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -161,3 +164,26 @@ def test_raw_outputs_are_the_last_layers(preset, tmp_path):
 def test_other_networks_give_torchs_detections_too(changes, tmp_path):
     export_bundle(small_detector(PRESETS[0], **changes), tmp_path / "bundle")
     assert verify_bundle(tmp_path / "bundle").passed
+
+
+@pytest.mark.slow
+def test_the_papers_model_is_exported_and_proved_in_a_minute_and_3_gib(tmp_path):
+    code = f"""
+import resource, time, torch, detrkit
+from detrkit.classes import ClassMap
+from detrkit.config import update_config
+from detrkit.detectors.load import make_detector
+from detrkit.families.build import build_model
+from detrkit.families.recipes import preset_config
+torch.manual_seed(0)
+config = update_config(preset_config("detr-r50"), {{"model.backbone_norm": "frozen"}})
+detector = make_detector(build_model(config, ClassMap(("a", "b"), (1, 2))), device="cpu")
+start = time.perf_counter()
+detrkit.export(detector, {str(tmp_path / "bundle.zip")!r})
+print(time.perf_counter() - start, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20)
+"""
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=500)
+    assert ran.returncode == 0, ran.stderr[-2000:]
+    seconds, gib = map(float, ran.stdout.split())
+    assert gib < 3
+    assert seconds < 60 * max(1, os.getloadavg()[0]), "of two idle cores"

@@ -42,7 +42,7 @@ def bundle_detector(
         raise UsageError(f"device is {device!r}, but bundles run on the CPU; expected cpu or auto")
     path, runtime = split_runtime(source)
     predictor = load(path, runtime)
-    bundle = predictor.bundle
+    bundle, engine = predictor.bundle, predictor.engine
     own = bundle.manifest.graphs[0].precision
     if precision != own:
         raise UsageError(f"precision is {precision}, but {source} was exported with {own}")
@@ -52,7 +52,7 @@ def bundle_detector(
         bundle.class_map,
         name=os.fspath(source),
         kind=KIND,
-        settings=f"{graph.sha256} {bundle.manifest.preprocessing} {predictor.engine.name} {predictor.engine.version}",
+        settings=f"{graph.sha256} {bundle.manifest.preprocessing} {engine.name} {engine.version}",
         max_detections=bundle.manifest.max_detections,
         thresholds=bundle.thresholds,
     )
