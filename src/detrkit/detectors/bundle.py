@@ -79,6 +79,7 @@ class BundleStages:
         self.predictor = predictor
         self.network: nn.Module = nn.Identity()  # its parameters are the runtime's
         self.device = torch.device("cpu")
+        self.threads = predictor.engine.threads
         self.pads = predictor.preprocessing.padding == "exact"
 
     def resize(self, image: Tensor) -> Tensor:

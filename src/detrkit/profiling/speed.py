@@ -273,6 +273,12 @@ class _Row:
             if self.setting.size is not None:
                 stages = resized(subjects[key], self.setting.size)
             assert stages is not None
+            own_threads = getattr(stages, "threads", None)
+            if own_threads is not None and self.setting.threads not in (None, own_threads):
+                raise UsageError(
+                    f"{self.setting.model} runs {own_threads} threads of its own; leave out --threads"
+                )
+            self._threads = own_threads or self._threads
             batch = self._images[: self.setting.batch_size]
             self._cost = count_cost(stages, batch)
             if self.setting.backend == "compile":

@@ -12,6 +12,7 @@ from detrkit.errors import BundleError, UsageError
 from detrkit.export.graph import DetectionGraph
 from detrkit.families.build import get_family
 from detrkit.families.family import BuiltModel
+from detrkit.runtimes.threads import usable_cpus
 from tests.support.exporting import PRESETS, small_detector
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
@@ -111,3 +112,11 @@ def test_the_graph_in_torch_is_the_detector(make_image):
         assert torch.allclose(scores[0], torch.from_numpy(found.scores), atol=1e-5)
         assert labels[0].tolist() == found.class_ids.tolist()
         assert torch.allclose(boxes[0], torch.from_numpy(found.boxes_xyxy), atol=1e-2)
+
+
+def test_a_bundle_is_timed_with_its_own_threads(tmp_path):
+    path = write_files(tmp_path / "a.zip", bundle_files())
+    rows = detrkit.benchmark([path], repeats=1, warm_up=1).rows
+    assert rows[0].latency.threads == usable_cpus()
+    rows = detrkit.benchmark([path], repeats=1, warm_up=1, threads=[usable_cpus() + 1]).rows
+    assert "threads of its own" in rows[0].problem
