@@ -13,18 +13,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 
 from detrkit.api.export import export_bundle
 from detrkit.detectors.bundle import bundle_detector
 from detrkit.detectors.detector import Detector
-from detrkit.ops.images import decode_pixels
 from detrkit.runtimes.bundle import read_bundle
-from detrkit.runtimes.compare import TOLERANCES, Difference, compare_detections
+from detrkit.runtimes.compare import TOLERANCES, compare_detections
 from detrkit.runtimes.engines import make_engine
 from detrkit.runtimes.predictor import load
 from detrkit.runtimes.verify import verify_bundle
-from tests.support.exporting import PRESETS, small_detector
+from tests.support.exporting import PRESETS, detect_alone, differences, real_pictures, small_detector
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
@@ -43,29 +41,7 @@ def exported(request, tmp_path_factory) -> tuple[Detector, Path]:
 
 @pytest.fixture(scope="module")
 def pictures(shared_data) -> list[np.ndarray]:
-    """Real pictures of many sizes, and the odd ones: of one pixel, of 20 to 1, gray."""
-    files = sorted((shared_data / "coco_mini").rglob("*.jpg"))[:40]
-    files += sorted((shared_data / "bccd_voc").rglob("*.jpg"))[:4]
-    found = [decode_pixels(file, None)[0] for file in files]
-    gray = np.array(Image.fromarray(found[0]).convert("L").convert("RGB"))
-    return [*found, found[1][:1, :1], found[2][:20, :400], found[3][:400, :20], gray]
-
-
-def differences(detector: Detector, runtime: str, path: Path, pictures: list[np.ndarray]) -> Difference:
-    """Compare a bundle with torch, alone and in batches of four of whatever sizes."""
-    predictor, tolerance = load(path, runtime, threads=1), TOLERANCES[runtime]
-    tensors = [torch.from_numpy(picture).permute(2, 0, 1) for picture in pictures]
-    expected = [detector.predict_batch([tensor])[0] for tensor in tensors]
-    total = Difference()
-    for one, other in zip(expected, predictor.detect(pictures), strict=True):
-        total += compare_detections(one, other, tolerance)
-    resized = [predictor.resize(picture) for picture in pictures]
-    for start in range(0, len(pictures), 4):
-        rows = slice(start, start + 4)
-        sizes = [picture.shape[:2] for picture in pictures[rows]]
-        for one, other in zip(expected[rows], predictor.detect_together(resized[rows], sizes), strict=True):
-            total += compare_detections(one, other, tolerance)
-    return total
+    return real_pictures(shared_data)
 
 
 @pytest.mark.parametrize("runtime", list(TOLERANCES))
@@ -73,7 +49,8 @@ def test_real_pictures_of_many_sizes_give_torchs_detections(runtime, exported, p
     pytest.importorskip(runtime)
     detector, path = exported
     assert len(pictures) >= 44
-    found = differences(detector, runtime, path, pictures)
+    expected = detect_alone(detector, pictures)
+    found = differences(expected, load(path, runtime, threads=1), pictures, TOLERANCES[runtime])
     with capsys.disabled():
         print(f"\n{path.stem} in {runtime}: {found}")
     assert found.detections > 500

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +34,11 @@ SIZE, LONGEST = 64, 96
 BOXES = np.array([[0.1, 0.2, 0.5, 0.6], [0.0, 0.0, 1.0, 1.0]], dtype=np.float32)
 
 
-def mean_graph() -> onnx.ModelProto:
+def mean_graph(shape: Sequence[int | str] = ("batch", "height", "width", 3)) -> onnx.ModelProto:
     """Two detections an image: class 1 with its mean as score, class 0 with half of it."""
-    images = helper.make_tensor_value_info("images", TensorProto.UINT8, ["batch", "height", "width", 3])
+    images = helper.make_tensor_value_info("images", TensorProto.UINT8, shape)
     sizes, originals = (
-        helper.make_tensor_value_info(name, TensorProto.INT64, ["batch", 2])
+        helper.make_tensor_value_info(name, TensorProto.INT64, [shape[0], 2])
         for name in ("sizes", "original_sizes")
     )
     constants = {
@@ -68,9 +68,9 @@ def mean_graph() -> onnx.ModelProto:
         helper.make_node("Mul", ["shares", "scales"], ["boxes"]),
     ]
     outputs = [
-        helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 2]),
-        helper.make_tensor_value_info("labels", TensorProto.INT64, ["batch", 2]),
-        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, ["batch", 2, 4]),
+        helper.make_tensor_value_info("scores", TensorProto.FLOAT, [shape[0], 2]),
+        helper.make_tensor_value_info("labels", TensorProto.INT64, [shape[0], 2]),
+        helper.make_tensor_value_info("boxes", TensorProto.FLOAT, [shape[0], 2, 4]),
     ]
     initializers = [numpy_helper.from_array(value, name) for name, value in constants.items()]
     graph = helper.make_graph(nodes, "mean", [images, sizes, originals], outputs, initializers)

@@ -6,12 +6,12 @@ from detrkit.api.common import Source
 from detrkit.runtimes.verify import Verification, verify_bundle
 
 
-def verify(bundle: Source, *, runtime: str = "onnxruntime", threads: int | None = None) -> Verification:
+def verify(bundle: Source, *, runtime: str = "", threads: int | None = None) -> Verification:
     """Check every file of a bundle, and detect in its golden pictures again.
 
     Args:
         bundle: Folder or zip file that :func:`export` wrote.
-        runtime: ``onnxruntime``, ``openvino``, or ``auto`` for the faster.
+        runtime: ``onnxruntime``, ``openvino``, or ``auto`` for the faster; if empty, what usually runs it.
         threads: Threads; as many as this process may use if not given.
 
     Returns:

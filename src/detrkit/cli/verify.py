@@ -14,7 +14,9 @@ def verify(
     bundle: Annotated[
         Path, typer.Argument(metavar="BUNDLE", help="Folder or zip file that detrkit export wrote.")
     ],
-    runtime: Annotated[str, opt("NAME", "onnxruntime, openvino, or auto for the faster.")] = "onnxruntime",
+    runtime: Annotated[
+        str, opt("NAME", "onnxruntime, openvino, or auto for the faster; ONNX Runtime if not given.")
+    ] = "",
     threads: Annotated[int | None, opt("N", "Threads; all that may be used if not given.", min=1)] = None,
     as_json: JsonOption = False,
 ) -> None:

@@ -61,11 +61,11 @@ def bundle_detector(
 
 
 def split_runtime(source: str | os.PathLike[str]) -> tuple[str, str]:
-    """Return a bundle's path and the runtime that is named behind it, the usual one where none is."""
+    """Return a bundle's path and the runtime that is named behind it, empty where none is."""
     path, _, runtime = os.fspath(source).rpartition("@")
     if path and runtime in (*ENGINES, AUTO):
         return path, runtime
-    return os.fspath(source), next(iter(ENGINES))
+    return os.fspath(source), ""
 
 
 class BundleStages:
@@ -94,10 +94,10 @@ class BundleStages:
 
     def forward(self, inputs: dict[str, np.ndarray]) -> list[np.ndarray]:
         """Run the graph."""
-        return self.predictor.engine.run(inputs)
+        return self.predictor.run(inputs)
 
     def postprocess(self, outputs: list[np.ndarray], orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
         """Return detections in pixels of the images' files."""
-        found = split_outputs(outputs)
+        found = split_outputs(outputs)[: len(orig_sizes_hw)]
         scales = [np.array((width, height, width, height), dtype=np.float32) for height, width in orig_sizes_hw]
         return [one._replace(boxes_xyxy=one.boxes_xyxy * scale) for one, scale in zip(found, scales, strict=True)]

@@ -16,7 +16,7 @@ from detrkit.detections import ImageDetections
 from detrkit.errors import BundleError, DataError
 from detrkit.preprocess import Preprocessing
 from detrkit.runtimes.contents import MANIFEST, MOST_MANIFEST, Contents
-from detrkit.runtimes.graph_check import check_graph
+from detrkit.runtimes.graph_check import check_graph, check_openvino
 from detrkit.threshold_file import Thresholds
 
 KIND = "detrkit bundle"
@@ -36,14 +36,18 @@ class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     Args:
         file: Name of the file.
         opset: ONNX operator set.
-        precision: Precision of its weights.
+        precision: Precision that it is computed in.
         outputs: ``detections``: scores, labels and boxes in pixels; ``raw``: logits and boxes 0 to 1.
+        weights: Precision that its weights are stored in.
+        weights_file: Name of the file with the weights of OpenVINO's format; empty for ONNX, which holds its own.
     """
 
     file: str
     opset: int
     precision: Literal["32"] = "32"
     outputs: Literal["detections", "raw"] = "detections"
+    weights: Literal["32", "16"] = "32"
+    weights_file: str = ""
 
 
 class PreprocessingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -57,6 +61,9 @@ class PreprocessingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         pixel_range: Gray values of 16- and 32-bit images that become black and white.
         least_side: Height and width that a batch is padded to at least.
         padding: ``exact``: padding changes nothing; ``published``: it does, and batches have images of one size.
+        layout: Order of a batch's axes: ``nhwc``, pixel by pixel, or ``nchw``, channel by channel.
+        fixed_hw: Height and width that every batch is padded to; None where they are free.
+        fixed_batch: Images of every batch; None where their number is free.
     """
 
     eval_size: int
@@ -66,6 +73,9 @@ class PreprocessingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     pixel_range: Literal["full", "percentile", "data"] | tuple[float, float] = "full"
     least_side: int = 64
     padding: Literal["exact", "published"] = "exact"
+    layout: Literal["nhwc", "nchw"] = "nhwc"
+    fixed_hw: tuple[int, int] | None = None
+    fixed_batch: int | None = None
 
     @property
     def rule(self) -> Preprocessing:
@@ -181,10 +191,16 @@ class Bundle:
         Raises:
             BundleError: It is not what was written, or would read other files or run code of somebody's own.
         """
-        name = self.manifest.graphs[0].file
-        content = self.read(name)
-        check_graph(content, f"{self.contents.path}: {name}")
+        graph = self.manifest.graphs[0]
+        content = self.read(graph.file)
+        check = check_openvino if graph.weights_file else check_graph
+        check(content, f"{self.contents.path}: {graph.file}")
         return content
+
+    def read_weights(self) -> bytes | None:
+        """Return the weights of a graph in OpenVINO's format; None for ONNX, which holds its own."""
+        name = self.manifest.graphs[0].weights_file
+        return self.read(name) if name else None
 
     def check_files(self) -> None:
         """Read every file, as :meth:`read` does."""

@@ -39,7 +39,9 @@ class OnnxRuntimeEngine:
 
     name = "onnxruntime"
 
-    def __init__(self, graph: bytes, threads: int):
+    def __init__(self, graph: bytes, threads: int, weights: bytes | None = None):
+        if weights is not None:
+            raise UsageError("the bundle holds an OpenVINO graph, which only the runtime openvino runs")
         try:
             import onnxruntime
         except ImportError as error:
@@ -69,7 +71,7 @@ class OpenVinoEngine:
 
     name = "openvino"
 
-    def __init__(self, graph: bytes, threads: int):
+    def __init__(self, graph: bytes, threads: int, weights: bytes | None = None):
         try:
             import openvino
         except ImportError as error:
@@ -84,7 +86,7 @@ class OpenVinoEngine:
         }
         try:
             core = toolkit.Core()
-            compiled: Any = core.compile_model(core.read_model(graph, b""), "CPU", settings)
+            compiled: Any = core.compile_model(core.read_model(graph, weights or b""), "CPU", settings)
         except Exception as error:
             raise BundleError(f"OpenVINO {self.version} cannot open the graph: {_line(error)}") from error
         self._names = [port.get_any_name() for port in compiled.inputs]
@@ -100,7 +102,7 @@ class OpenVinoEngine:
         return [np.array(found[output]) for output in self._outputs]
 
 
-ENGINES: Mapping[str, Callable[[bytes, int], Engine]] = {
+ENGINES: Mapping[str, Callable[[bytes, int, bytes | None], Engine]] = {
     "onnxruntime": OnnxRuntimeEngine,
     "openvino": OpenVinoEngine,
 }
@@ -110,23 +112,27 @@ AUTO = "auto"
 """The fastest runtime that is installed, measured on this machine."""
 
 
-def make_engine(graph: bytes, runtime: str = "onnxruntime", threads: int | None = None) -> Engine:
+def make_engine(
+    graph: bytes, runtime: str = "", threads: int | None = None, weights: bytes | None = None
+) -> Engine:
     """Make a graph ready to run.
 
     Args:
-        graph: ONNX file.
-        runtime: One of :data:`ENGINES`.
+        graph: ONNX file, or one in OpenVINO's format.
+        runtime: One of :data:`ENGINES`; if empty, the first of them that runs such a graph.
         threads: Threads of one run; those that this process may use if not given.
+        weights: Weights of a graph in OpenVINO's format.
 
     Raises:
         UsageError: There is no such runtime, or it is not installed.
         BundleError: It cannot open the graph.
     """
+    runtime = runtime or ("onnxruntime" if weights is None else "openvino")
     if runtime not in ENGINES:
         raise UsageError(f"runtime is {runtime!r}, expected one of {', '.join(ENGINES)}, {AUTO}")
     if threads is not None and threads < 1:
         raise UsageError(f"threads is {threads}, expected 1 or more")
-    return ENGINES[runtime](graph, threads or usable_cpus())
+    return ENGINES[runtime](graph, threads or usable_cpus(), weights)
 
 
 def _line(error: Exception) -> str:

@@ -6,6 +6,8 @@ of fields are those of onnx.proto.
 
 from __future__ import annotations
 
+import re
+import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
@@ -69,6 +71,26 @@ def check_graph(content: bytes, name: str) -> None:
     if own := sorted(domains - set(_STANDARD)):
         raise BundleError(
             f"{name} needs operators of {listed(own)}, expected those of ONNX alone; export the model again"
+        )
+
+
+def check_openvino(content: bytes, name: str) -> None:
+    """Check that a graph in OpenVINO's format has operators of OpenVINO's own sets only.
+
+    Its weights lie in one file that is handed over with it; the format cannot name others.
+
+    Raises:
+        BundleError: It is cut off, or needs operators of somebody's own.
+    """
+    try:
+        sets = {layer.get("version", "") for layer in ElementTree.fromstring(content).iter("layer")}
+    except ElementTree.ParseError as error:
+        raise BundleError(f"{name} is cut off or no OpenVINO graph: {error}; copy the bundle again") from error
+    if not sets:
+        raise BundleError(f"{name} holds no OpenVINO graph; copy the bundle again")
+    if own := sorted(each for each in sets if not re.fullmatch(r"opset\d+", each)):
+        raise BundleError(
+            f"{name} needs operators of {listed(own)}, expected OpenVINO's own sets alone; export the model again"
         )
 
 

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -115,6 +116,8 @@ class Predictor:
         found: dict[int, ImageDetections] = {}
         own = [(image.shape[0], image.shape[1]) for image in images]
         waste = WASTE_LIMIT if self.preprocessing.padding == "exact" else 1.0
+        if self.preprocessing.fixed_hw is not None:
+            waste = math.inf  # all are padded to it
         for group in group_by_size(own, batch_size, waste):
             detections = self.detect_together([images[i] for i in group], [sizes_hw[i] for i in group])
             found.update(zip(group, detections, strict=True))
@@ -122,7 +125,18 @@ class Predictor:
 
     def detect_together(self, images: Sequence[np.ndarray], sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
         """Return all detections of resized images in one batch; see :meth:`detect_resized`."""
-        return split_outputs(self.engine.run(make_inputs(images, sizes_hw, self.preprocessing)))
+        found = split_outputs(self.run(make_inputs(images, sizes_hw, self.preprocessing)))
+        return found[: len(images)]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Return the outputs of the graph for what :func:`make_inputs` gave."""
+        count = len(inputs[INPUTS[0]])
+        size = self.preprocessing.fixed_batch or count
+        parts = [
+            self.engine.run({name: rows[start : start + size] for name, rows in inputs.items()})
+            for start in range(0, count, size)
+        ]
+        return parts[0] if len(parts) == 1 else [np.concatenate(output) for output in zip(*parts, strict=True)]
 
     def _windows(
         self, sources: Sequence[NamedSource], window: int
@@ -144,13 +158,13 @@ class Predictor:
             yield names, images, sizes
 
 
-def load(path: str | os.PathLike[str], runtime: str = "onnxruntime", threads: int | None = None) -> Predictor:
+def load(path: str | os.PathLike[str], runtime: str = "", threads: int | None = None) -> Predictor:
     """Load a bundle; public as ``detrkit.runtime.load``.
 
     Args:
         path: Folder or zip file that ``detrkit export`` wrote.
         runtime: ``onnxruntime``, ``openvino``, or ``auto``: each that is installed is timed on a golden picture,
-            and the fastest taken.
+            and the fastest taken. If empty, ONNX Runtime, or what alone runs the bundle's format.
         threads: Threads of one run; as many as this process may use if not given, containers' limits counted.
 
     Raises:
@@ -161,10 +175,10 @@ def load(path: str | os.PathLike[str], runtime: str = "onnxruntime", threads: in
     graph = bundle.manifest.graphs[0]
     if graph.outputs != "detections":
         raise UsageError(f"{path} gives raw logits and boxes, for programs of your own; export it without --raw")
-    content = bundle.read_graph()
-    if runtime != AUTO:
-        return Predictor(bundle, make_engine(content, runtime, threads))
-    return _fastest(bundle, content, threads)
+    content, weights = bundle.read_graph(), bundle.read_weights()
+    if runtime == AUTO and weights is None:
+        return _fastest(bundle, content, threads)
+    return Predictor(bundle, make_engine(content, "" if runtime == AUTO else runtime, threads, weights))
 
 
 def _fastest(bundle: Bundle, graph: bytes, threads: int | None) -> Predictor:
@@ -193,16 +207,37 @@ def _fastest(bundle: Bundle, graph: bytes, threads: int | None) -> Predictor:
 def make_inputs(
     images: Sequence[np.ndarray], original_sizes_hw: Sequence[SizeHW], preprocessing: PreprocessingRecord
 ) -> dict[str, np.ndarray]:
-    """Return the inputs of a graph: images padded with 0 at the bottom and on the right, and both their sizes."""
+    """Return the inputs of a graph: images padded with 0 at the bottom and on the right, and both their sizes.
+
+    Where the graph's batch is fixed, whole black images fill up the last one.
+
+    Raises:
+        UsageError: An image is larger than the graph's fixed size.
+    """
     sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
     least = preprocessing.least_side if preprocessing.padding == "exact" else 1
     height, width = (max(least, int(side)) for side in sizes.max(axis=0))
+    if preprocessing.fixed_hw is not None:
+        fixed = preprocessing.fixed_hw
+        if height > fixed[0] or width > fixed[1]:
+            raise UsageError(
+                f"an image resized to {height} x {width} pixels does not fit the {fixed[0]} x {fixed[1]} that the "
+                f"bundle was exported for; export it with --shape {max(height, fixed[0])}x{max(width, fixed[1])}, "
+                "or without"
+            )
+        height, width = fixed
+    if lacking := -len(images) % (preprocessing.fixed_batch or 1):
+        images = [*images, *[np.zeros((height, width, 3), dtype=np.uint8)] * lacking]
+        original_sizes_hw = [*original_sizes_hw, *[(height, width)] * lacking]
+        sizes = np.array([image.shape[:2] for image in images], dtype=np.int64)
     if all(image.shape[:2] == (height, width) for image in images):
         pixels = images[0][None] if len(images) == 1 else np.stack(images)
     else:
         pixels = np.zeros((len(images), height, width, 3), dtype=np.uint8)
         for row, image in enumerate(images):
             pixels[row, : image.shape[0], : image.shape[1]] = image
+    if preprocessing.layout == "nchw":
+        pixels = pixels.transpose(0, 3, 1, 2)
     originals = np.array(original_sizes_hw, dtype=np.int64).reshape(-1, 2)
     return dict(zip(INPUTS, (np.ascontiguousarray(pixels), sizes, originals), strict=True))
 

@@ -66,14 +66,12 @@ class Verification:
         return {"passed": self.passed, **to_plain(self)}
 
 
-def verify_bundle(
-    path: str | os.PathLike[str], runtime: str = "onnxruntime", threads: int | None = None
-) -> Verification:
+def verify_bundle(path: str | os.PathLike[str], runtime: str = "", threads: int | None = None) -> Verification:
     """Check every file of a bundle, and detect in its golden pictures again.
 
     Args:
         path: Folder or zip file that ``detrkit export`` wrote.
-        runtime: ``onnxruntime``, ``openvino`` or ``auto``.
+        runtime: ``onnxruntime``, ``openvino`` or ``auto``; if empty, the first that runs the bundle.
         threads: Threads, as for :func:`detrkit.runtimes.predictor.load`.
 
     Raises:

@@ -8,10 +8,21 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import detrkit
 from detrkit import runtime
 from detrkit.errors import ImageError, UsageError
+from detrkit.runtimes.bundle import PreprocessingRecord
 from detrkit.runtimes.engines import ENGINES
-from tests.support.bundles import BOXES, bundle_files, expected_scores, noise, write_files
+from tests.support.bundles import (
+    BOXES,
+    LONGEST,
+    SIZE,
+    bundle_files,
+    expected_scores,
+    mean_graph,
+    noise,
+    write_files,
+)
 
 PICTURES = [noise((40, 60), 1), noise((200, 30), 2), noise((1, 1), 3), noise((20, 400), 4), noise((64, 64), 5)]
 
@@ -73,6 +84,33 @@ def test_auto_takes_the_fastest_runtime_and_says_so(place, caplog, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     with pytest.raises(UsageError, match="pip install"):
         runtime.load(bundle, "auto")
+
+
+@pytest.mark.parametrize("runtime_name", list(ENGINES))
+@pytest.mark.parametrize("shape", [(3, 96, 96, 3), (2, 3, 96, 96)])
+def test_a_graph_of_a_fixed_shape_is_given_that_shape(shape, runtime_name, tmp_path):
+    pytest.importorskip(runtime_name)
+    layout = "nhwc" if shape[3] == 3 else "nchw"
+    fixed = PreprocessingRecord(
+        SIZE, LONGEST, (0.0,) * 3, (1.0,) * 3, layout=layout, fixed_hw=(96, 96), fixed_batch=shape[0]
+    )
+    files = bundle_files(mean_graph(shape).SerializeToString(), preprocessing=fixed)
+    predictor = runtime.load(write_files(tmp_path / "a.zip", files), runtime_name, threads=1)
+    for batch_size in (1, 5):
+        found = predictor.predict(PICTURES, threshold=0, batch_size=batch_size)
+        for image, detections in zip(PICTURES, found, strict=True):
+            assert np.allclose(detections.confidence, expected_scores(image), atol=1e-6)
+    detector = detrkit.load(tmp_path / "a.zip")
+    assert [len(one) for one in detector.predict(PICTURES, threshold=0, batch_size=5)] == [2] * 5
+
+
+def test_an_image_that_does_not_fit_a_fixed_shape_is_refused(tmp_path):
+    fixed = PreprocessingRecord(SIZE, LONGEST, (0.0,) * 3, (1.0,) * 3, fixed_hw=(64, 96), fixed_batch=1)
+    graph = mean_graph((1, 64, 96, 3)).SerializeToString()
+    predictor = runtime.load(write_files(tmp_path / "a.zip", bundle_files(graph, preprocessing=fixed)))
+    assert len(predictor.predict(noise((40, 60)), threshold=0)) == 2
+    with pytest.raises(UsageError, match=r"96 x 64.*64 x 96.*--shape 96x96"):
+        predictor.predict(noise((60, 40)))
 
 
 @pytest.mark.parametrize("asked", [{"threshold": 1.5}, {"batch_size": 0}])
