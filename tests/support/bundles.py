@@ -25,8 +25,10 @@ from detrkit.runtimes.bundle import (
     GraphRecord,
     Manifest,
     PreprocessingRecord,
+    Provenance,
     seal_manifest,
 )
+from detrkit.runtimes.report import BundleReport
 from detrkit.runtimes.resize import resize_pixels
 
 CLASSES = ClassMap(("cat", "dog"), (17, 18))
@@ -105,11 +107,11 @@ def bundle_files(graph: bytes | None = None, **changes: Any) -> dict[str, bytes]
         max_detections=100,
         thresholds=None,
         licence="",
-        provenance={},
+        provenance=Provenance(),
         graphs=(GraphRecord("graph.onnx", 20),),
         preprocessing=PreprocessingRecord(SIZE, LONGEST, (0.0,) * 3, (1.0,) * 3),
         golden=(GoldenPicture("golden/0.png", tuple(map(tuple, boxes)), tuple(scores), (1, 0)),),
-        report={},
+        report=BundleReport.here(),
         files={
             name: FileRecord(hashlib.sha256(content).hexdigest(), len(content)) for name, content in files.items()
         },

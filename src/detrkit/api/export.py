@@ -21,6 +21,7 @@ from detrkit.ops.sources import list_sources
 from detrkit.threshold_file import find_threshold_file, read_thresholds, threshold_path, write_thresholds
 
 if TYPE_CHECKING:
+    from detrkit.detectors.accuracy import Progress
     from detrkit.export.write import ExportResult
 
 
@@ -33,6 +34,8 @@ def export(
     opset: int = 20,
     raw: bool = False,
     images: Sequence[ImageSource] = (),
+    data: Source | None = None,
+    split: str = "val",
 ) -> Path:
     """Write a model as a bundle that runs anywhere, or its weights in another layout.
 
@@ -46,16 +49,22 @@ def export(
         opset: ONNX operator set of a bundle: 18, 20 or 23.
         raw: Let a bundle give logits and boxes 0 to 1 instead of detections.
         images: Pictures that a bundle carries with what torch finds in them, as its proof, besides drawn ones.
+        data: Data set to measure AP on, of a bundle and of its model in torch, for the bundle's report.
+        split: Split of the data set.
 
     Returns:
         The file or folder written.
 
     Raises:
         UsageError: The model is nothing that can be exported, or something else lies at ``out``.
+        DataError: The data cannot be read.
         BundleError: The exported graph does not find what torch finds.
     """
     if layout == "bundle":
-        return export_bundle(model, out, preset=preset, opset=opset, raw=raw, images=images).path
+        found = export_bundle(
+            model, out, preset=preset, opset=opset, raw=raw, images=images, data=data, split=split
+        )
+        return found.path
     if isinstance(model, Detector):
         raise UsageError(
             f"a detector in memory cannot be written as {layout}; give the model's run folder or file"
@@ -71,6 +80,9 @@ def export_bundle(
     opset: int = 20,
     raw: bool = False,
     images: Sequence[ImageSource] = (),
+    data: Source | None = None,
+    split: str = "val",
+    progress: Progress | None = None,
 ) -> ExportResult:
     """Write a model as a bundle, and return what is known of it; see :func:`export`."""
     from detrkit.export.write import write_bundle
@@ -103,6 +115,9 @@ def export_bundle(
         thresholds=thresholds,
         licence="" if published is None else published.licence,
         source=source,
+        data=data,
+        split=split,
+        progress=progress,
     )
 
 

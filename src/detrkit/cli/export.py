@@ -7,7 +7,18 @@ from typing import Annotated, Any
 
 import typer
 
-from detrkit.cli.shared import AsOption, JsonOption, ModelArgument, errors, opt, report, say
+from detrkit.cli.shared import (
+    AsOption,
+    JsonOption,
+    ModelArgument,
+    SplitOption,
+    errors,
+    given,
+    opt,
+    report,
+    say,
+    step_bar,
+)
 from detrkit.errors import UsageError
 
 _LAYOUTS = ("bundle", "published", "hub")
@@ -33,6 +44,10 @@ def export(
             "--image", metavar="IMAGE", help="Picture for the bundle's proof, besides drawn ones; may repeat."
         ),
     ] = None,
+    data: Annotated[
+        Path | None, opt("DATA", "Data set to measure AP on, of the bundle and in torch, for its report.")
+    ] = None,
+    split: SplitOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model as a bundle that runs without torch, or its weights in another layout."""
@@ -43,12 +58,26 @@ def export(
         from detrkit.api.export import export_bundle
 
         if layout != "bundle":
-            if raw or images or opset != 20:
+            if raw or images or opset != 20 or data is not None or split is not None:
                 raise UsageError(
-                    f"--raw, --image and --opset are of bundles; leave them out with --format {layout}"
+                    "--raw, --image, --opset, --data and --split are of bundles; leave them out with "
+                    f"--format {layout}"
                 )
             chosen: Any = layout
             say(f"Written to {write(model, out, layout=chosen, preset=preset)}")
             return
-        found = export_bundle(model, out, preset=preset, opset=opset, raw=raw, images=images or ())
+        if split is not None and data is None:
+            raise UsageError("--split is given without --data; name the data set too")
+        with step_bar(hidden=as_json) as progress:
+            found = export_bundle(
+                model,
+                out,
+                preset=preset,
+                opset=opset,
+                raw=raw,
+                images=images or (),
+                data=data,
+                progress=progress,
+                **given(split=split),
+            )
         report(found, as_json)

@@ -7,7 +7,8 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import JsonOption, errors, opt, report
+from detrkit.cli.shared import DataOption, JsonOption, SplitOption, errors, given, opt, report, step_bar
+from detrkit.errors import UsageError
 
 
 def verify(
@@ -18,13 +19,24 @@ def verify(
         str, opt("NAME", "onnxruntime, openvino, or auto for the faster; ONNX Runtime if not given.")
     ] = "",
     threads: Annotated[int | None, opt("N", "Threads; all that may be used if not given.", min=1)] = None,
+    data: DataOption = None,
+    split: SplitOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Check a bundle's files, and that it finds in its golden pictures what torch found; exit code 1 if not."""
-    with errors():
-        from detrkit.runtimes.verify import verify_bundle
+    """Check a bundle's files, and that it finds what torch found; time it, and measure AP on --data.
 
-        found = verify_bundle(bundle, runtime, threads)
+    Another runtime or processor than when it was written is a warning as long as the results are the same. Exit
+    code 1 if anything differs.
+    """
+    with errors():
+        from detrkit.api.verify import verify as prove
+
+        if split is not None and data is None:
+            raise UsageError("--split is given without --data; name the data set too")
+        with step_bar(hidden=as_json) as progress:
+            found = prove(
+                bundle, runtime=runtime, threads=threads, data=data, progress=progress, **given(split=split)
+            )
         report(found, as_json)
     if not found.passed:
         raise typer.Exit(1)

@@ -42,15 +42,25 @@ def bundle_detector(
         raise UsageError(f"device is {device!r}, but bundles run on the CPU; expected cpu or auto")
     path, runtime = split_runtime(source)
     predictor = load(path, runtime)
-    bundle, engine = predictor.bundle, predictor.engine
-    own = bundle.manifest.graphs[0].precision
+    own = predictor.bundle.manifest.graphs[0].precision
     if precision != own:
         raise UsageError(f"precision is {precision}, but {source} was exported with {own}")
+    return predictor_detector(predictor, os.fspath(source))
+
+
+def predictor_detector(predictor: Predictor, name: str) -> Detector:
+    """Return a bundle that is loaded already as a detector.
+
+    Args:
+        predictor: The bundle in its runtime.
+        name: Name of the detector.
+    """
+    bundle, engine = predictor.bundle, predictor.engine
     graph = bundle.manifest.files[bundle.manifest.graphs[0].file]
     detector = Detector(
         BundleStages(predictor),
         bundle.class_map,
-        name=os.fspath(source),
+        name=name,
         kind=KIND,
         settings=f"{graph.sha256} {bundle.manifest.preprocessing} {engine.name} {engine.version}",
         max_detections=bundle.manifest.max_detections,

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import datetime
 import hashlib
 import io
+import os
 import platform
+import subprocess
+import tempfile
 import time
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -21,12 +25,13 @@ from PIL import Image
 import detrkit
 from detrkit.curation.synthetic import draw_scene
 from detrkit.detections import ImageDetections
+from detrkit.detectors.accuracy import Progress, measure_accuracy, read_accuracy_split
+from detrkit.detectors.bundle import predictor_detector
 from detrkit.detectors.load import make_detector
-from detrkit.errors import BundleError
+from detrkit.errors import BundleError, UsageError
 from detrkit.export.graph import LEAST_SIDE, export_graph
 from detrkit.families.family import BuiltModel
 from detrkit.files import atomic_bytes, check_free, make_folder, to_plain
-from detrkit.latency import Percentiles
 from detrkit.runtimes.bundle import (
     KIND,
     VERSION,
@@ -36,18 +41,21 @@ from detrkit.runtimes.bundle import (
     GraphRecord,
     Manifest,
     PreprocessingRecord,
+    Provenance,
     seal_manifest,
 )
+from detrkit.runtimes.cold_start import measure_cold_start
 from detrkit.runtimes.compare import Difference
 from detrkit.runtimes.contents import MANIFEST
 from detrkit.runtimes.engines import make_engine
 from detrkit.runtimes.predictor import Predictor
-from detrkit.runtimes.verify import compare_golden, machine_name
+from detrkit.runtimes.report import Accuracy, BundleReport, ColdStart, allowed_loss
+from detrkit.runtimes.verify import measure
 from detrkit.threshold_file import Thresholds
 
 GRAPH = "graph.onnx"
 _GOLDEN_SIZES = ((240, 320), (60, 400), (320, 100))
-_RUNS = 3
+_GIT_S = 10
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,13 +75,16 @@ class ExportResult:
     def lines(self) -> list[str]:
         """Return what people want to know."""
         size = sum(record.bytes for record in self.manifest.files.values()) / 1e6
+        report = self.manifest.report
         lines = [f"{self.manifest.name}: opset {self.manifest.graphs[0].opset}, {size:.1f} MB"]
         if self.difference is not None:
-            report = self.manifest.report
             lines.append(
-                f"{report['runtime']} finds what torch finds in {len(self.manifest.golden)} pictures: scores "
+                f"{report.runtime} finds what torch finds in {len(self.manifest.golden)} pictures: scores "
                 f"within {self.difference.score:.1e}, boxes within {self.difference.box:.1e} pixels"
             )
+            lines += report.lines()
+            if report.accuracy is None:
+                lines.append("AP was not measured; --data DATA does that")
         return [*lines, f"Written to {self.path}; check it anywhere with: detrkit verify {self.path}"]
 
     def to_dict(self) -> dict[str, Any]:
@@ -93,6 +104,9 @@ def write_bundle(
     thresholds: Thresholds | None = None,
     licence: str = "",
     source: str = "",
+    data: str | os.PathLike[str] | None = None,
+    split: str = "val",
+    progress: Progress | None = None,
 ) -> ExportResult:
     """Export a model on the CPU in float32 and write its bundle, proved against torch first.
 
@@ -106,26 +120,33 @@ def write_bundle(
         thresholds: Thresholds chosen for the model.
         licence: SPDX name of the weights' licence.
         source: Where the weights come from.
+        data: Data set to measure AP on, of the bundle and in torch.
+        split: Its split.
+        progress: Receives how far that is.
 
     Raises:
         UsageError: Something else lies at ``out``, or packages are missing.
+        DataError: The data cannot be read.
         BundleError: ONNX Runtime does not find what torch finds, so that nothing is written.
     """
-    # a place to write to, before the work
+    # a place to write to and data to measure on, before the work
+    if raw and data is not None:
+        raise UsageError("AP is of detections, which --raw does not give; leave one of the two out")
     is_file = out.suffix == ".zip"
     if is_file:
         check_free(out)
     else:
         make_folder(out, MANIFEST, GRAPH)
-    # the graph
     built = dataclasses.replace(built, model=copy.deepcopy(built.model).cpu().float().eval())
+    detector = make_detector(built, device="cpu")
+    part = None if data is None else read_accuracy_split(detector, data, split)
+    # the graph
     built.family.prepare_inference(built.model)
     start = time.perf_counter()
     graph = export_graph(built, opset=opset, raw=raw)
     seconds = time.perf_counter() - start
     # golden pictures and what torch finds
     images = [] if raw else [*pictures, *golden_pictures()]
-    detector = make_detector(built, device="cpu")
     found = [detector.predict_batch([torch.from_numpy(image.copy()).permute(2, 0, 1)])[0] for image in images]
     files = {GRAPH: graph}
     golden = []
@@ -134,7 +155,7 @@ def write_bundle(
         files[file] = _png(image)
         golden.append(_golden(file, detections))
     # what is known of it all
-    transforms, data = built.config.transforms, built.config.data
+    transforms = built.config.transforms
     manifest = Manifest(
         kind=KIND,
         version=VERSION,
@@ -144,34 +165,43 @@ def write_bundle(
         max_detections=built.config.train.max_detections,
         thresholds=None if thresholds is None else thresholds.to_dict(),
         licence=licence,
-        provenance={
-            "source": source,
-            "model": built.config.model.model_dump(mode="json"),
-            "torch": str(torch.__version__),
-            "python": platform.python_version(),
-        },
+        provenance=_provenance(built, source),
         graphs=(GraphRecord(GRAPH, opset, outputs="raw" if raw else "detections"),),
         preprocessing=PreprocessingRecord(
             transforms.eval_size,
             transforms.max_size,
             transforms.mean,
             transforms.std,
-            data.pixel_range,
+            built.config.data.pixel_range,
             LEAST_SIDE,
             built.config.model.padding,
         ),
         golden=tuple(golden),
-        report={},
+        report=BundleReport.here(),
         files={
             file: FileRecord(hashlib.sha256(content).hexdigest(), len(content)) for file, content in files.items()
         },
     )
     # the proof, on the very bytes that are written
-    difference, report = None, {"export_s": round(seconds, 1)}
+    difference, report = None, manifest.report
     if not raw:
         bundle = Bundle(manifest, built.class_map, thresholds, _InMemory(files))
-        difference, measured = _prove(Predictor(bundle, make_engine(bundle.read_graph())), images[0])
-        report |= measured
+        predictor = Predictor(bundle, make_engine(bundle.read_graph()))
+        difference, report = _prove(predictor)
+        if part is not None and data is not None:
+            accuracy = measure_accuracy(
+                predictor_detector(predictor, name),
+                part,
+                data=data,
+                split=split,
+                torch_detector=detector,
+                progress=progress,
+            )
+            _check_accuracy(accuracy, manifest.graphs[0].precision)
+            report = msgspec.structs.replace(report, accuracy=accuracy)
+        del predictor  # before another process loads the same
+        report = msgspec.structs.replace(report, cold_start=_cold_start(manifest, files, report))
+    report = msgspec.structs.replace(report, export_s=round(seconds, 1))
     content = seal_manifest(msgspec.structs.replace(manifest, report=report))
     _write(out, {**files, MANIFEST: content})
     return ExportResult(out, msgspec.json.decode(content, type=Manifest), difference)
@@ -197,32 +227,59 @@ class _InMemory:
         return self.files[name]
 
 
-def _prove(predictor: Predictor, image: np.ndarray) -> tuple[Difference, dict[str, Any]]:
-    """Compare with torch, and time; return the difference and what the report says of it.
+def _prove(predictor: Predictor) -> tuple[Difference, BundleReport]:
+    """Compare with torch, and time; return the difference and all that was measured.
 
     Raises:
         BundleError: The runtime finds something else.
     """
-    difference = sum(compare_golden(predictor).values(), Difference())
-    engine = predictor.engine
-    runtime = f"{engine.name} {engine.version}"
+    pictures, report = measure(predictor)
+    difference = sum(pictures.values(), Difference())
     if difference.missing:
         raise BundleError(
-            f"{runtime} does not find {difference.missing} of {difference.detections} detections that torch "
-            "finds; nothing was written. Try another --opset, and report it"
+            f"{report.runtime} {report.version} does not find {difference.missing} of {difference.detections} "
+            "detections that torch finds; nothing was written. Try another --opset, and report it"
         )
-    times = []
-    for _ in range(_RUNS):
-        start = time.perf_counter()
-        predictor.detect([image])
-        times.append(1000 * (time.perf_counter() - start))
-    return difference, {
-        "runtime": runtime,
-        "machine": machine_name(),
-        "threads": engine.threads,
-        "parity": to_plain(difference),
-        "latency_ms": to_plain(Percentiles.of(times)),
-    }
+    return difference, report
+
+
+def _check_accuracy(accuracy: Accuracy, precision: str) -> None:
+    """Refuse a bundle whose AP is not its model's.
+
+    Raises:
+        BundleError: It is not.
+    """
+    allowed = allowed_loss(precision)
+    if accuracy.torch_ap is not None and abs(accuracy.ap - accuracy.torch_ap) > allowed:
+        raise BundleError(f"{accuracy.line()}: they may lie {allowed:g} apart; nothing was written")
+
+
+def _cold_start(manifest: Manifest, files: Mapping[str, bytes], report: BundleReport) -> ColdStart | None:
+    """Measure a fresh process on the files that are going to be written."""
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "bundle"
+        for name, content in {**files, MANIFEST: seal_manifest(manifest)}.items():
+            (path / name).parent.mkdir(parents=True, exist_ok=True)
+            (path / name).write_bytes(content)
+        return measure_cold_start(path, report.runtime, report.threads)
+
+
+def _provenance(built: BuiltModel, source: str) -> Provenance:
+    """Return where a model comes from, as far as that can be known here."""
+    command = ["git", "--no-optional-locks", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        ran = subprocess.run(command, capture_output=True, text=True, check=True, timeout=_GIT_S)
+        commit = ran.stdout.strip()
+    except (OSError, subprocess.SubprocessError):  # no git here, or no commit
+        commit = ""
+    return Provenance(
+        source,
+        built.config.model_dump(mode="json"),
+        commit,
+        datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        str(torch.__version__),
+        platform.python_version(),
+    )
 
 
 def _golden(file: str, found: ImageDetections) -> GoldenPicture:

@@ -6,10 +6,8 @@ import dataclasses
 import itertools
 import os
 import platform
-import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -32,13 +30,13 @@ from detrkit.families.recipes import preset_config
 from detrkit.files import to_plain
 from detrkit.hardware import resolve_device
 from detrkit.latency import Latency, Percentiles
+from detrkit.machine import this_machine
 from detrkit.training.memory import error_line, free_memory
 
 BACKENDS = ("eager", "compile")
 
 _CLASSES = 91
 """Rows of the class head of a model made here; those of the published ones."""
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -236,7 +234,7 @@ def resized(target: EvalTarget, size: int) -> Stages:
 def describe_environment() -> dict[str, Any]:
     """Describe the machine and what is installed, for whoever compares figures."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": this_machine().processor,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -328,9 +326,3 @@ def device_of(setting: Setting) -> str:
         return str(resolve_device(setting.device))
     except UsageError:
         return setting.device
-
-
-def _cpu_name() -> str:
-    told = _CPU_INFO.read_text(encoding="utf-8", errors="replace") if _CPU_INFO.is_file() else ""
-    named = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
-    return named[1].strip() if named else platform.processor() or platform.machine()

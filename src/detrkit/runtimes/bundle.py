@@ -6,28 +6,34 @@ import dataclasses
 import hashlib
 import os
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Annotated, Any, Literal, Protocol
 
 import msgspec
 import numpy as np
 
 from detrkit.classes import ClassMap
 from detrkit.detections import ImageDetections
-from detrkit.errors import BundleError, DataError
+from detrkit.errors import BundleError, DataError, ImageError, UsageError
+from detrkit.ops.images import decode_pixels
 from detrkit.preprocess import Preprocessing
 from detrkit.runtimes.contents import MANIFEST, MOST_MANIFEST, Contents
 from detrkit.runtimes.graph_check import check_graph, check_openvino
+from detrkit.runtimes.report import BundleReport
 from detrkit.threshold_file import Thresholds
 
 KIND = "detrkit bundle"
 VERSION = 1
+
+_Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
+_Side = Annotated[int, msgspec.Meta(ge=1, le=1 << 14)]
+_Positive = Annotated[float, msgspec.Meta(gt=0)]
 
 
 class FileRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """A file of a bundle: its hash in hexadecimal, and its bytes."""
 
     sha256: str
-    bytes: int
+    bytes: _Count
 
 
 class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -66,16 +72,16 @@ class PreprocessingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         fixed_batch: Images of every batch; None where their number is free.
     """
 
-    eval_size: int
-    max_size: int | None
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
+    eval_size: _Side
+    max_size: _Side | None
+    mean: tuple[float, float, float]
+    std: tuple[_Positive, _Positive, _Positive]
     pixel_range: Literal["full", "percentile", "data"] | tuple[float, float] = "full"
-    least_side: int = 64
+    least_side: _Side = 64
     padding: Literal["exact", "published"] = "exact"
     layout: Literal["nhwc", "nchw"] = "nhwc"
-    fixed_hw: tuple[int, int] | None = None
-    fixed_batch: int | None = None
+    fixed_hw: tuple[_Side, _Side] | None = None
+    fixed_batch: _Side | None = None
 
     @property
     def rule(self) -> Preprocessing:
@@ -101,6 +107,27 @@ class GoldenPicture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         )
 
 
+class Provenance(msgspec.Struct, frozen=True):
+    """Where a model comes from.
+
+    Args:
+        source: Run, file or preset that was exported, as it was named.
+        config: Everything the model was made from and trained with, its training data among it.
+        commit: Git commit of the folder that it was exported in, with ``-dirty`` where files had changed; empty
+            outside of git.
+        created: When, in UTC.
+        torch: Version of torch.
+        python: Version of Python.
+    """
+
+    source: str = ""
+    config: dict[str, Any] = msgspec.field(default_factory=dict)
+    commit: str = ""
+    created: str = ""
+    torch: str = ""
+    python: str = ""
+
+
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Content of ``bundle.json``.
 
@@ -113,7 +140,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         max_detections: Greatest number of detections of an image that count in evaluation.
         thresholds: Thresholds chosen for the model, as in ``thresholds.json``; None if there are none.
         licence: SPDX name of the weights' licence; empty where it is not known.
-        provenance: Where the model comes from: its source, config and the versions that wrote it.
+        provenance: Where the model comes from.
         graphs: Graphs.
         preprocessing: What is done to an image.
         golden: Pictures with what torch found in them.
@@ -127,14 +154,14 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     written_by: str
     name: str
     classes: dict[str, Any]
-    max_detections: int
+    max_detections: _Count
     thresholds: dict[str, Any] | None
     licence: str
-    provenance: dict[str, Any]
+    provenance: Provenance
     graphs: tuple[GraphRecord, ...]
     preprocessing: PreprocessingRecord
     golden: tuple[GoldenPicture, ...]
-    report: dict[str, Any]
+    report: BundleReport
     files: dict[str, FileRecord]
     seal: str = ""
 
@@ -144,6 +171,7 @@ class _Version(msgspec.Struct):
 
     kind: str = ""
     version: int = 0
+    seal: str = ""
 
 
 class Files(Protocol):
@@ -185,6 +213,17 @@ class Bundle:
             raise BundleError(f"{where} was changed since the bundle was written; copy the bundle again")
         return content
 
+    def picture(self, name: str) -> np.ndarray:
+        """Return a golden picture, uint8 ``[H, W, 3]``.
+
+        Raises:
+            BundleError: It is missing, not what was written, or no picture.
+        """
+        try:
+            return decode_pixels(self.read(name), None)[0]
+        except ImageError as error:
+            raise BundleError(f"{self.contents.path}: {name}: {error}; export the model again") from error
+
     def read_graph(self) -> bytes:
         """Return the graph, after a look at what it needs.
 
@@ -209,9 +248,20 @@ class Bundle:
 
 
 def seal_manifest(manifest: Manifest) -> bytes:
-    """Return the content of ``bundle.json``, sealed by its own hash."""
-    digest = hashlib.sha256(_encoded(msgspec.structs.replace(manifest, seal=""))).hexdigest()
-    return _encoded(msgspec.structs.replace(manifest, seal=digest))
+    """Return the content of ``bundle.json``, sealed by its own hash.
+
+    The hash is of the bytes, not of what they mean, so that later versions that know of more fields find it right.
+
+    Raises:
+        BundleError: It is larger than any that is read.
+    """
+    content = _encoded(msgspec.structs.replace(manifest, seal=""))
+    sealed = _encoded(msgspec.structs.replace(manifest, seal=hashlib.sha256(content).hexdigest()))
+    if len(sealed) > MOST_MANIFEST:
+        raise BundleError(
+            f"{MANIFEST} would have {len(sealed):,} bytes, expected at most {MOST_MANIFEST:,}; give fewer pictures"
+        )
+    return sealed
 
 
 def read_bundle(path: str | os.PathLike[str]) -> Bundle:
@@ -226,7 +276,7 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
     # what it is, before anything is made of it
     try:
         version = msgspec.json.decode(content, type=_Version)
-    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise BundleError(f"{where} is cut off or damaged: {error}; copy the bundle again") from error
     if version.kind != KIND:
         raise BundleError(f"{where} is of the kind {version.kind!r}, expected {KIND!r}; export the model again")
@@ -235,20 +285,39 @@ def read_bundle(path: str | os.PathLike[str]) -> Bundle:
             f"{where} has version {version.version}, newer than the {VERSION} that this detrkit reads; "
             "run: pip install --upgrade detrkit"
         )
-    # what it says, unchanged
+    # unchanged, what it says, and whether that makes sense
+    unsealed = content.replace(f'"seal": "{version.seal}"'.encode(), b'"seal": ""')
+    if hashlib.sha256(unsealed).hexdigest() != version.seal:
+        raise BundleError(f"{where} was changed since the bundle was written; export the model again")
     try:
         manifest = msgspec.json.decode(content, type=Manifest)
-        if seal_manifest(manifest) != content:
-            raise BundleError(f"{where} was changed since the bundle was written; export the model again")
         class_map = ClassMap.from_dict(manifest.classes)
         thresholds = None
         if manifest.thresholds is not None:
-            thresholds = Thresholds.from_dict(manifest.thresholds, where)
-    except (msgspec.DecodeError, ValueError, KeyError, TypeError, DataError) as error:
+            thresholds = Thresholds.from_dict(manifest.thresholds, where).for_classes(class_map)
+        _check_sense(manifest, class_map)
+    except (ValueError, KeyError, TypeError, RecursionError, DataError, UsageError) as error:
         raise BundleError(f"{where} does not say what it should: {error}; export the model again") from error
-    if not manifest.graphs:
-        raise BundleError(f"{where} lists no graph; export the model again")
     return Bundle(manifest, class_map, thresholds, contents)
+
+
+def _check_sense(manifest: Manifest, class_map: ClassMap) -> None:
+    """Check what types cannot say.
+
+    Raises:
+        ValueError: Something contradicts itself, or refers to what is not there.
+    """
+    if not manifest.graphs:
+        raise ValueError("it lists no graph")
+    if not class_map.names:
+        raise ValueError("it names no class")
+    for picture in manifest.golden:
+        lengths = {len(picture.boxes_xyxy), len(picture.scores), len(picture.class_ids)}
+        if len(lengths) != 1 or not all(0 <= number < len(class_map) for number in picture.class_ids):
+            raise ValueError(f"detections of {picture.file} are of several lengths, or of classes that it lacks")
+    limits = manifest.preprocessing.pixel_range
+    if isinstance(limits, tuple) and limits[0] >= limits[1]:
+        raise ValueError(f"pixel_range is {limits}, expected the lower end first")
 
 
 def _encoded(manifest: Manifest) -> bytes:

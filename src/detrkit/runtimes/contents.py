@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import os
+import stat
 import zipfile
 import zlib
+from collections import Counter
 from pathlib import Path
+from typing import IO
 
-from detrkit.errors import BundleError
+from detrkit.errors import BundleError, listed
 
 MANIFEST = "bundle.json"
-MOST_MANIFEST = 64 << 20
+MOST_MANIFEST = 16 << 20
+_METHODS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)  # of others, the decoder itself may take gigabytes
 
 
 class Contents:
@@ -26,9 +30,12 @@ class Contents:
     def __init__(self, path: str | os.PathLike[str]):
         self.path = Path(path).expanduser()
         self._zip: zipfile.ZipFile | None = None
-        if self.path.is_dir():
-            return
         try:
+            kind = self.path.stat().st_mode
+            if stat.S_ISDIR(kind):
+                return
+            if not stat.S_ISREG(kind):
+                raise ValueError("neither a folder nor a file")
             self._zip = zipfile.ZipFile(self.path)
         except FileNotFoundError as error:
             raise BundleError(f"{self.path}: there is no such bundle; check the path") from error
@@ -36,6 +43,11 @@ class Contents:
             raise BundleError(
                 f"{self.path} is no bundle, or cut off: {error}; expected what detrkit export wrote"
             ) from error
+        if twice := [name for name, times in Counter(self._zip.namelist()).items() if times > 1]:
+            raise BundleError(
+                f"{self.path} holds {listed(twice)} more than once, and which is meant cannot be known; "
+                "export the model again"
+            )
 
     def read(self, name: str, most: int) -> bytes:
         """Return the content of a file.
@@ -57,25 +69,40 @@ class Contents:
             content = self._read_member(name, most) if self._zip else self._read_file(name, most)
         except (KeyError, FileNotFoundError, NotADirectoryError) as error:
             raise BundleError(f"{where} is missing; copy the bundle again") from error
-        except (OSError, zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+        except (OSError, ValueError, zipfile.BadZipFile, zlib.error, RuntimeError, EOFError) as error:
             raise BundleError(f"{where} cannot be read: {error}; copy the bundle again") from error
-        if len(content) > most:
-            raise BundleError(f"{where} has more than {most:,} bytes, expected no more; copy the bundle again")
         return content
 
     def _read_member(self, name: str, most: int) -> bytes:
         assert self._zip is not None
-        with self._zip.open(name) as file:
-            return file.read(most + 1)
+        member = self._zip.getinfo(name)
+        if member.compress_type not in _METHODS:
+            raise ValueError(f"it is packed by method {member.compress_type}, expected stored or deflated")
+        with self._zip.open(member) as file:
+            return _read_at_most(file, member.file_size, most)
 
     def _read_file(self, name: str, most: int) -> bytes:
-        file = self.path / name
-        if not file.resolve().is_relative_to(self.path.resolve()):
+        path = self.path / name
+        if not path.resolve().is_relative_to(self.path.resolve()):
             raise BundleError(
                 f"{self.path}: {name} is a link that leads outside of the bundle; put the file there"
             )
-        with file.open("rb") as opened:
-            return opened.read(most + 1)
+        found = path.stat()
+        if not stat.S_ISREG(found.st_mode):  # a pipe would be waited for
+            raise ValueError("it is no file")
+        with path.open("rb") as file:
+            return _read_at_most(file, found.st_size, most)
+
+
+def _read_at_most(file: IO[bytes], size: int, most: int) -> bytes:
+    """Read a file that says how large it is; what says less than it has is cut off there, which its hash tells.
+
+    Raises:
+        ValueError: It is larger than it may be.
+    """
+    if size > most:
+        raise ValueError(f"it has {size:,} bytes, expected at most {most:,}")
+    return file.read(size)
 
 
 def is_bundle(path: str | os.PathLike[str]) -> bool:

@@ -82,6 +82,8 @@ def check_openvino(content: bytes, name: str) -> None:
     Raises:
         BundleError: It is cut off, or needs operators of somebody's own.
     """
+    if b"<!" in content:  # entities, which a parser would multiply
+        raise BundleError(f"{name} declares entities, which no OpenVINO graph does; export the model again")
     try:
         sets = {layer.get("version", "") for layer in ElementTree.fromstring(content).iter("layer")}
     except ElementTree.ParseError as error:

@@ -19,7 +19,6 @@ import numpy as np
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.detections import Detections, ImageDetections, name_detections
 from detrkit.errors import ImageError, MissingExtraError, UsageError
-from detrkit.ops.images import decode_pixels
 from detrkit.ops.sources import NamedSource, list_sources, warn_of_passed_over
 from detrkit.preprocess import WASTE_LIMIT, group_by_size
 from detrkit.runtimes.bundle import Bundle, PreprocessingRecord, read_bundle
@@ -183,7 +182,7 @@ def load(path: str | os.PathLike[str], runtime: str = "", threads: int | None = 
 
 def _fastest(bundle: Bundle, graph: bytes, threads: int | None) -> Predictor:
     """Return the fastest of the runtimes that are installed, on the first golden picture."""
-    picture = decode_pixels(bundle.read(bundle.manifest.golden[0].file), None)[0]
+    picture = bundle.picture(bundle.manifest.golden[0].file)
     times: dict[str, float] = {}
     predictors = {}
     for name in ENGINES:

@@ -4,14 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import platform
-from typing import Any
+import time
+from typing import Any, Literal
 
+import msgspec
+
+from detrkit.errors import UsageError
 from detrkit.files import to_plain
-from detrkit.ops.images import decode_pixels
+from detrkit.latency import Percentiles
 from detrkit.runtimes.bundle import Bundle
+from detrkit.runtimes.cold_start import measure_cold_start
 from detrkit.runtimes.compare import TOLERANCES, Difference, Tolerance, compare_detections
 from detrkit.runtimes.predictor import Predictor, load
+from detrkit.runtimes.report import BundleReport, allowed_loss
+
+_LEAST_RUNS = 9
+_MOST_RUNS = 100
+_TIME_S = 2.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,21 +29,21 @@ class Verification:
 
     Args:
         path: The bundle.
-        runtime: Name of the runtime, and its version.
-        machine: System and processor.
         files: Files whose hashes were checked.
         pictures: What differs, by the name of the golden picture.
         tolerance: What is held to be the same.
+        precision: Precision of the graph.
+        report: What was measured here.
         written: What was measured when the bundle was written.
     """
 
     path: str
-    runtime: str
-    machine: str
     files: int
     pictures: dict[str, Difference]
     tolerance: Tolerance
-    written: dict[str, Any]
+    precision: str
+    report: BundleReport
+    written: BundleReport
 
     @property
     def total(self) -> Difference:
@@ -42,54 +51,120 @@ class Verification:
         return sum(self.pictures.values(), Difference())
 
     @property
+    def failures(self) -> list[str]:
+        """What is not as it was, in words; empty if everything is."""
+        found = [
+            f"{name}: {difference.missing} of {difference.detections} detections are not torch's"
+            for name, difference in self.pictures.items()
+            if difference.missing
+        ]
+        here, then = self.report.accuracy, self.written.accuracy
+        if not self.total.detections:
+            found.append("no detection to compare")
+        if here is None or then is None or here.sha256 != then.sha256:
+            return found
+        before = then.torch_ap if then.torch_ap is not None else then.ap
+        if abs(here.ap - before) > allowed_loss(self.precision):
+            found.append(
+                f"AP {here.ap:.4f} on {here.data}, {here.split}, expected {before:.4f} "
+                f"within {allowed_loss(self.precision):g}"
+            )
+        return found
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is other than where the bundle was written, in words."""
+        found = self.report.changes(self.written)
+        here, then = self.report.accuracy, self.written.accuracy
+        if here is not None and then is not None and here.sha256 != then.sha256:
+            found.append(f"data: other annotations than when it was written ({then.data}, {then.split})")
+        return found
+
+    @property
     def passed(self) -> bool:
         """Whether everything was found again."""
-        return self.total.detections > 0 and not self.total.missing
+        return not self.failures
+
+    @property
+    def verdict(self) -> Literal["verified", "verified with warnings", "failed"]:
+        """``verified with warnings``: the same results, with another runtime, on another machine or data."""
+        if not self.passed:
+            return "failed"
+        return "verified with warnings" if self.warnings else "verified"
 
     def lines(self) -> list[str]:
-        """Return the verdict for people."""
+        """Return everything for people, the verdict last."""
         total = self.total
-        lines = [f"{self.path}: {self.files} files as they were written"]
-        for name, difference in self.pictures.items():
-            if difference.missing:
-                lines.append(f"{name}: {difference.missing} of {difference.detections} detections not found again")
-        verdict = "the same detections as torch" if self.passed else "NOT the same detections as torch"
-        lines.append(
-            f"{self.runtime} on {self.machine}: {verdict} in {len(self.pictures)} pictures; scores within "
-            f"{total.score:.1e} (allowed {self.tolerance.score:g}), boxes within {total.box:.1e} pixels "
-            f"(allowed {self.tolerance.box:g})"
-        )
-        return lines
+        same = "NOT the same detections as torch" if total.missing else "the same detections as torch"
+        lines = [
+            f"{self.path}: {self.files} files as they were written",
+            f"{same} in {len(self.pictures)} pictures: scores within {total.score:.1e} (allowed "
+            f"{self.tolerance.score:g}), boxes within {total.box:.1e} pixels (allowed {self.tolerance.box:g})",
+            *self.report.lines(),
+            *(f"when it was written: {line}" for line in self.written.lines()),
+            *(f"WARNING: {line}" for line in self.warnings),
+            *(f"FAILED: {line}" for line in self.failures),
+        ]
+        return [*lines, self.verdict.upper()]
 
     def to_dict(self) -> dict[str, Any]:
         """Return everything ready for JSON."""
-        return {"passed": self.passed, **to_plain(self)}
+        words = {"passed": self.passed, "verdict": self.verdict}
+        return {**words, "warnings": self.warnings, "failures": self.failures, **to_plain(self)}
 
 
-def verify_bundle(path: str | os.PathLike[str], runtime: str = "", threads: int | None = None) -> Verification:
-    """Check every file of a bundle, and detect in its golden pictures again.
+def verify_bundle(
+    path: str | os.PathLike[str],
+    runtime: str = "",
+    threads: int | None = None,
+    *,
+    cold_start: bool = True,
+) -> Verification:
+    """Check every file of a bundle, detect in its golden pictures again, and time that.
 
     Args:
         path: Folder or zip file that ``detrkit export`` wrote.
         runtime: ``onnxruntime``, ``openvino`` or ``auto``; if empty, the first that runs the bundle.
         threads: Threads, as for :func:`detrkit.runtimes.predictor.load`.
+        cold_start: Measure a fresh process too.
 
     Raises:
         BundleError: The bundle is damaged, changed, of a newer version, or not to be trusted.
         UsageError: There is no such runtime, it is not installed, or the bundle gives raw outputs.
     """
     predictor = load(path, runtime, threads)
-    predictor.bundle.check_files()
-    engine = predictor.engine
-    pictures = compare_golden(predictor)
+    bundle = predictor.bundle
+    bundle.check_files()
+    if not bundle.manifest.golden:
+        raise UsageError(f"{path} has no golden pictures to detect in again; export it anew")
+    pictures, report = measure(predictor)
+    if cold_start:
+        measured = measure_cold_start(path, predictor.engine.name, predictor.engine.threads)
+        report = msgspec.structs.replace(report, cold_start=measured)
     return Verification(
         os.fspath(path),
-        f"{engine.name} {engine.version}",
-        machine_name(),
-        len(predictor.bundle.manifest.files) + 1,
+        len(bundle.manifest.files) + 1,
         pictures,
-        TOLERANCES[engine.name],
-        predictor.bundle.manifest.report,
+        TOLERANCES[predictor.engine.name],
+        bundle.manifest.graphs[0].precision,
+        report,
+        bundle.manifest.report,
+    )
+
+
+def measure(predictor: Predictor) -> tuple[dict[str, Difference], BundleReport]:
+    """Compare a bundle with torch in its golden pictures, and time it; return what differs by picture, and all."""
+    pictures = compare_golden(predictor)
+    images = _golden_images(predictor.bundle)
+    times: list[float] = []
+    start = time.perf_counter()
+    while len(times) < _LEAST_RUNS or (len(times) < _MOST_RUNS and time.perf_counter() - start < _TIME_S):
+        before = time.perf_counter()
+        predictor.detect([images[len(times) % len(images)]])
+        times.append(1000 * (time.perf_counter() - before))
+    report = BundleReport.here(predictor.engine)
+    return pictures, msgspec.structs.replace(
+        report, parity=sum(pictures.values(), Difference()), latency=Percentiles.of(times), runs=len(times)
     )
 
 
@@ -97,7 +172,7 @@ def compare_golden(predictor: Predictor) -> dict[str, Difference]:
     """Detect in the golden pictures of a bundle, alone and two in a batch, and compare with what torch found."""
     tolerance = TOLERANCES[predictor.engine.name]
     golden = predictor.bundle.manifest.golden
-    images = [golden_pixels(predictor.bundle, picture.file) for picture in golden]
+    images = _golden_images(predictor.bundle)
     alone = [predictor.detect([image])[0] for image in images]
     found = list(zip(golden, alone, strict=True))
     if predictor.preprocessing.padding == "exact":
@@ -111,15 +186,5 @@ def compare_golden(predictor: Predictor) -> dict[str, Difference]:
     return differences
 
 
-def golden_pixels(bundle: Bundle, name: str) -> Any:
-    """Return a golden picture, uint8 ``[H, W, 3]``.
-
-    Raises:
-        BundleError: It is not listed or damaged.
-    """
-    return decode_pixels(bundle.read(name), None)[0]
-
-
-def machine_name() -> str:
-    """Return system and processor in words."""
-    return f"{platform.system()} {platform.machine()}"
+def _golden_images(bundle: Bundle) -> list[Any]:
+    return [bundle.picture(picture.file) for picture in bundle.manifest.golden]

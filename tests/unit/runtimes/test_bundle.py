@@ -1,15 +1,19 @@
 """Bundles that are damaged, changed, newer or not to be trusted: each is one clear error, and nothing is run."""
 
+import dataclasses
 import json
 
+import msgspec
 import numpy as np
 import pytest
 from onnx import helper, numpy_helper
 
 from detrkit.errors import BundleError, UsageError
+from detrkit.machine import Machine
 from detrkit.runtimes.bundle import FileRecord, GraphRecord, read_bundle
 from detrkit.runtimes.contents import is_bundle
 from detrkit.runtimes.predictor import load
+from detrkit.runtimes.report import Accuracy, BundleReport
 from detrkit.runtimes.verify import verify_bundle
 from tests.support.bundles import bundle_files, mean_graph, noise, write_files
 
@@ -21,7 +25,14 @@ def test_a_whole_bundle_is_read_and_verified(place):
     assert found.passed
     assert (found.files, found.total.missing) == (3, 0)
     assert found.total.detections > 0
-    assert "the same detections as torch" in found.lines()[-1]
+    report = found.report
+    assert report.runs >= 9
+    assert report.latency.p99 >= report.latency.p50 > 0
+    assert report.cold_start.seconds > 0
+    assert report.parity == found.total
+    lines = "\n".join(found.lines())
+    for word in ("same detections as torch", report.machine.processor, report.version, "p95", "fresh process"):
+        assert word in lines
 
 
 @pytest.mark.parametrize("name", ["graph.onnx", "golden/0.png", "bundle.json"])
@@ -65,10 +76,45 @@ def test_another_graph_with_its_hash_is_found_out_by_the_golden_pictures(place):
     other = mean_graph()
     other.graph.initializer[4].CopyFrom(numpy_helper.from_array(np.array([[0.9, 0.5]], np.float32), "halves"))
     write_files(place, bundle_files(other.SerializeToString()))
-    found = verify_bundle(place)
-    assert not found.passed
+    found = verify_bundle(place, cold_start=False)
+    assert (found.passed, found.verdict, found.lines()[-1]) == (False, "failed", "FAILED")
     assert found.total.missing
-    assert "NOT the same" in found.lines()[-1]
+    assert "golden/0.png: 2 of 4" in "\n".join(found.lines())
+
+
+def test_another_runtime_or_processor_is_a_warning_while_results_are_the_same(place):
+    here = BundleReport.here()
+    elsewhere = msgspec.structs.replace(
+        here, runtime="onnxruntime", version="1.0.0", machine=Machine("Plan9 pdp11", "PDP-11/70")
+    )
+    write_files(place, bundle_files(report=elsewhere))
+    found = verify_bundle(place, cold_start=False)
+    assert (found.passed, found.verdict) == (True, "verified with warnings")
+    lines = "\n".join(found.lines())
+    for word in ("1.0.0", "PDP-11/70", "Plan9", "VERIFIED WITH WARNINGS"):
+        assert word in lines
+    same = msgspec.structs.replace(here, runtime="onnxruntime", version=found.report.version)
+    assert dataclasses.replace(found, written=same).verdict == "verified"
+
+
+def test_ap_on_the_same_annotations_has_to_be_the_same(tmp_path):
+    found = verify_bundle(write_files(tmp_path / "a", bundle_files()), cold_start=False)
+    then = Accuracy("set", "val", "hash", 10, 20, ap=0.5, ap50=0.7, low=0.4, high=0.6, torch_ap=0.5)
+
+    def with_accuracy(**changes):
+        here = msgspec.structs.replace(then, torch_ap=None, **changes)
+        return dataclasses.replace(
+            found,
+            report=msgspec.structs.replace(found.report, accuracy=here),
+            written=msgspec.structs.replace(found.report, accuracy=then),
+        )
+
+    assert with_accuracy(ap=0.50003).verdict == "verified"
+    worse = with_accuracy(ap=0.4997)
+    assert worse.verdict == "failed"
+    assert "AP 0.4997 on set, val, expected 0.5000" in "\n".join(worse.lines())
+    other = with_accuracy(ap=0.1, sha256="other")
+    assert (other.verdict, "other annotations" in other.warnings[0]) == ("verified with warnings", True)
 
 
 def test_a_newer_version_says_what_to_do(place):
