@@ -114,11 +114,7 @@ class Verification:
 
 
 def verify_bundle(
-    path: str | os.PathLike[str],
-    runtime: str = "",
-    threads: int | None = None,
-    *,
-    cold_start: bool = True,
+    path: str | os.PathLike[str], runtime: str = "", threads: int | None = None, *, cold_start: bool = True
 ) -> Verification:
     """Check every file of a bundle, detect in its golden pictures again, and time that.
 
