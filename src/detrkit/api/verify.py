@@ -30,7 +30,8 @@ def verify(
 
     Args:
         bundle: Folder or zip file that :func:`export` wrote.
-        runtime: ``onnxruntime``, ``openvino``, or ``auto`` for the faster; if empty, what usually runs it.
+        runtime: ``onnxruntime``, ``openvino``, ``openvino-bf16``, or ``auto`` for the faster in float32; if empty,
+            what usually runs it.
         threads: Threads; as many as this process may use if not given.
         data: Data set to measure AP on.
         split: Split of the data set.

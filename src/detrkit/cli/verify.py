@@ -16,7 +16,11 @@ def verify(
         Path, typer.Argument(metavar="BUNDLE", help="Folder or zip file that detrkit export wrote.")
     ],
     runtime: Annotated[
-        str, opt("NAME", "onnxruntime, openvino, or auto for the faster; ONNX Runtime if not given.")
+        str,
+        opt(
+            "NAME",
+            "onnxruntime, openvino, openvino-bf16, or auto for the faster in float32; the first if not given.",
+        ),
     ] = "",
     threads: Annotated[int | None, opt("N", "Threads; all that may be used if not given.", min=1)] = None,
     data: DataOption = None,

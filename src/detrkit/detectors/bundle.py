@@ -29,8 +29,8 @@ def bundle_detector(
     """Load a bundle as a detector.
 
     Args:
-        source: Folder or zip file that ``detrkit export`` wrote, with ``@openvino`` or ``@auto`` behind it for
-            another runtime than ONNX Runtime.
+        source: Folder or zip file that ``detrkit export`` wrote, with ``@openvino``, ``@openvino-bf16`` or
+            ``@auto`` behind it for another runtime than ONNX Runtime.
         device: ``auto`` or ``cpu``.
         precision: That of its graph.
 
@@ -93,9 +93,8 @@ class BundleStages:
         self.pads = predictor.preprocessing.padding == "exact"
 
     def resize(self, image: Tensor) -> Tensor:
-        """Resize an image by the model's rule."""
-        resized = self.predictor.resize(image.permute(1, 2, 0).numpy())
-        return torch.from_numpy(resized).permute(2, 0, 1)
+        """Resize an image by the model's rule, in torch: the same bits, sooner."""
+        return self.predictor.preprocessing.rule.resize(image)
 
     def preprocess(self, images: Sequence[Tensor]) -> dict[str, np.ndarray]:
         """Pad images; boxes are asked for in shares of them, whose pixels only :meth:`postprocess` knows."""

@@ -5,14 +5,18 @@ Shapes: B images, H x W padded height and width.
 
 from __future__ import annotations
 
+import collections
+import functools
 import importlib.util
+import itertools
 import logging
 import math
 import os
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
@@ -22,7 +26,7 @@ from detrkit.errors import ImageError, MissingExtraError, UsageError
 from detrkit.ops.sources import NamedSource, list_sources, warn_of_passed_over
 from detrkit.preprocess import WASTE_LIMIT, group_by_size
 from detrkit.runtimes.bundle import Bundle, PreprocessingRecord, read_bundle
-from detrkit.runtimes.engines import AUTO, ENGINES, INPUTS, Engine, make_engine
+from detrkit.runtimes.engines import AUTO, EXACT, INPUTS, Engine, make_engine
 from detrkit.runtimes.resize import resize_pixels
 from detrkit.threshold_file import Thresholds, take_detections
 
@@ -34,6 +38,11 @@ logger = logging.getLogger(__name__)
 DEFAULT_THRESHOLD = 0.5
 _AUTO_RUNS = 4  # the first warms up
 _WINDOW = 4  # batches read at once, among which images of similar size are put together
+_READERS = 2  # threads that decode and resize
+
+_Read = tuple[str, np.ndarray, SizeHW]  # name, resized image, and the size of its file
+_Item = TypeVar("_Item")
+_Result = TypeVar("_Result")
 
 
 class Predictor:
@@ -84,13 +93,10 @@ class Predictor:
         sources, single = list_sources(source)
         warn_of_passed_over(sources)
         finish = _finisher()
-        found = []
-        for names, images, sizes in self._windows(sources, batch_size * _WINDOW):
-            for name, size_hw, detections in zip(
-                names, sizes, self.detect_resized(images, sizes, batch_size), strict=True
-            ):
-                kept = take_detections(detections, threshold)
-                found.append(finish(name_detections(kept, self.class_map, name, size_hw)))
+        found = [
+            finish(name_detections(take_detections(detections, threshold), self.class_map, name, size_hw))
+            for name, size_hw, detections in self._detect_files(sources, batch_size)
+        ]
         return found[0] if single else found
 
     def detect(self, images: Sequence[np.ndarray], batch_size: int = 1) -> list[ImageDetections]:
@@ -137,38 +143,74 @@ class Predictor:
         ]
         return parts[0] if len(parts) == 1 else [np.concatenate(output) for output in zip(*parts, strict=True)]
 
-    def _windows(
-        self, sources: Sequence[NamedSource], window: int
-    ) -> Iterator[tuple[list[str], list[np.ndarray], list[SizeHW]]]:
-        """Yield names, resized images and sizes of so many files at once, so that memory holds them."""
-        for start in range(0, len(sources), window):
-            names, images, sizes = [], [], []
-            for source in sources[start : start + window]:
-                try:
-                    image = source.pixels(self.preprocessing.pixel_range)
-                except ImageError as error:
-                    if not source.skippable:
-                        raise
-                    logger.warning("skipped %s", error)
-                    continue
-                names.append(source.name)
-                images.append(self.resize(image))
-                sizes.append((image.shape[0], image.shape[1]))
-            yield names, images, sizes
+    def _detect_files(
+        self, sources: Sequence[NamedSource], batch_size: int
+    ) -> Iterator[tuple[str, SizeHW, ImageDetections]]:
+        """Yield name, size and detections of each file, in order.
+
+        Files are decoded and resized while the graph runs on others, in as many threads as it has streams; so many
+        are on their way that memory holds them.
+        """
+        window = batch_size * _WINDOW
+        detect = functools.partial(self._detect_window, batch_size=batch_size)
+        if len(sources) == 1:  # nothing to do meanwhile
+            yield from detect([self._read(sources[0])])
+            return
+        with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(self.engine.streams) as runners:
+            read = _ahead(readers, self._read, sources, window)
+            windows = iter(lambda: list(itertools.islice(read, window)), [])
+            for found in _ahead(runners, detect, windows, self.engine.streams):
+                yield from found
+
+    def _read(self, source: NamedSource) -> _Read | None:
+        """Decode and resize a file; None for one of a folder that cannot be read, with a warning."""
+        try:
+            image = source.pixels(self.preprocessing.pixel_range)
+        except ImageError as error:
+            if not source.skippable:
+                raise
+            logger.warning("skipped %s", error)
+            return None
+        return source.name, self.resize(image), (image.shape[0], image.shape[1])
+
+    def _detect_window(
+        self, window: Sequence[_Read | None], batch_size: int
+    ) -> list[tuple[str, SizeHW, ImageDetections]]:
+        read = [one for one in window if one is not None]
+        sizes = [size_hw for _, _, size_hw in read]
+        found = self.detect_resized([image for _, image, _ in read], sizes, batch_size)
+        return [(name, size_hw, one) for (name, _, size_hw), one in zip(read, found, strict=True)]
 
 
-def load(path: str | os.PathLike[str], runtime: str = "", threads: int | None = None) -> Predictor:
+def _ahead(
+    pool: ThreadPoolExecutor, work: Callable[[_Item], _Result], items: Iterable[_Item], most: int
+) -> Iterator[_Result]:
+    """Yield the results of items in order, with ``most`` more on their way."""
+    waiting: collections.deque[Future[_Result]] = collections.deque()
+    for item in items:
+        waiting.append(pool.submit(work, item))
+        if len(waiting) > most:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def load(
+    path: str | os.PathLike[str], runtime: str = "", threads: int | None = None, streams: int = 1
+) -> Predictor:
     """Load a bundle; public as ``detrkit.runtime.load``.
 
     Args:
         path: Folder or zip file that ``detrkit export`` wrote.
-        runtime: ``onnxruntime``, ``openvino``, or ``auto``: each that is installed is timed on a golden picture,
-            and the fastest taken. If empty, ONNX Runtime, or what alone runs the bundle's format.
-        threads: Threads of one run; as many as this process may use if not given, containers' limits counted.
+        runtime: ``onnxruntime``, ``openvino``, ``openvino-bf16``, or ``auto``: each of the first two that is
+            installed is timed on a golden picture, and the faster taken. If empty, ONNX Runtime, or what runs
+            the bundle's format alone.
+        threads: Threads of all runs; as many as this process may use if not given, containers' limits counted.
+        streams: Runs at once, which share the threads: more images a second, and a longer wait for each.
 
     Raises:
         BundleError: The bundle is damaged, changed, of a newer version, or not to be trusted.
-        UsageError: There is no such runtime, or it is not installed.
+        UsageError: There is no such runtime, it is not installed, or this CPU cannot compute in its precision.
     """
     bundle = read_bundle(path)
     graph = bundle.manifest.graphs[0]
@@ -176,18 +218,18 @@ def load(path: str | os.PathLike[str], runtime: str = "", threads: int | None = 
         raise UsageError(f"{path} gives raw logits and boxes, for programs of your own; export it without --raw")
     content, weights = bundle.read_graph(), bundle.read_weights()
     if runtime == AUTO and weights is None:
-        return _fastest(bundle, content, threads)
-    return Predictor(bundle, make_engine(content, "" if runtime == AUTO else runtime, threads, weights))
+        return _fastest(bundle, content, threads, streams)
+    return Predictor(bundle, make_engine(content, "" if runtime == AUTO else runtime, threads, weights, streams))
 
 
-def _fastest(bundle: Bundle, graph: bytes, threads: int | None) -> Predictor:
-    """Return the fastest of the runtimes that are installed, on the first golden picture."""
+def _fastest(bundle: Bundle, graph: bytes, threads: int | None, streams: int) -> Predictor:
+    """Return the fastest of the float32 runtimes that are installed, on the first golden picture."""
     picture = bundle.picture(bundle.manifest.golden[0].file)
     times: dict[str, float] = {}
     predictors = {}
-    for name in ENGINES:
+    for name in EXACT:
         try:
-            predictors[name] = Predictor(bundle, make_engine(graph, name, threads))
+            predictors[name] = Predictor(bundle, make_engine(graph, name, threads, streams=streams))
         except MissingExtraError:
             continue
         runs = []

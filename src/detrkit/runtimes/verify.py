@@ -120,7 +120,8 @@ def verify_bundle(
 
     Args:
         path: Folder or zip file that ``detrkit export`` wrote.
-        runtime: ``onnxruntime``, ``openvino`` or ``auto``; if empty, the first that runs the bundle.
+        runtime: ``onnxruntime``, ``openvino``, ``openvino-bf16`` or ``auto``; if empty, the first that runs the
+            bundle.
         threads: Threads, as for :func:`detrkit.runtimes.predictor.load`.
         cold_start: Measure a fresh process too.
 

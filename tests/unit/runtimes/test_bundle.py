@@ -227,7 +227,7 @@ def test_a_raw_bundle_says_that_it_gives_no_detections(place):
 
 def test_an_unknown_runtime_is_told(place):
     write_files(place, bundle_files())
-    with pytest.raises(UsageError, match="onnxruntime, openvino, auto"):
+    with pytest.raises(UsageError, match="onnxruntime, openvino, openvino-bf16, auto"):
         load(place, "tensorrt")
 
 

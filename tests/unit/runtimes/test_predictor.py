@@ -11,6 +11,7 @@ from PIL import Image
 import detrkit
 from detrkit import runtime
 from detrkit.errors import ImageError, UsageError
+from detrkit.hardware import has_fast_bf16
 from detrkit.runtimes.bundle import PreprocessingRecord
 from detrkit.runtimes.engines import ENGINES
 from tests.support.bundles import (
@@ -27,9 +28,16 @@ from tests.support.bundles import (
 PICTURES = [noise((40, 60), 1), noise((200, 30), 2), noise((1, 1), 3), noise((20, 400), 4), noise((64, 64), 5)]
 
 
+def need(name: str) -> None:
+    """Skip where a runtime is not installed, or the CPU has no bf16."""
+    pytest.importorskip(name.partition("-")[0])
+    if name == "openvino-bf16" and not has_fast_bf16():
+        pytest.skip("this CPU does not multiply bf16 numbers")
+
+
 @pytest.fixture(params=list(ENGINES))
 def predictor(request, place):
-    pytest.importorskip(request.param)
+    need(request.param)
     return runtime.load(write_files(place, bundle_files()), request.param, threads=1)
 
 
@@ -77,7 +85,7 @@ def test_auto_takes_the_fastest_runtime_and_says_so(place, caplog, monkeypatch):
     bundle = write_files(place, bundle_files())
     with caplog.at_level(logging.INFO):
         predictor = runtime.load(bundle, "auto")
-    assert predictor.engine.name in ENGINES
+    assert predictor.engine.precision == "float32"
     assert f"{predictor.engine.name} is taken" in caplog.text
     monkeypatch.setitem(sys.modules, "openvino", None)
     assert runtime.load(bundle, "auto").engine.name == "onnxruntime"
@@ -89,7 +97,7 @@ def test_auto_takes_the_fastest_runtime_and_says_so(place, caplog, monkeypatch):
 @pytest.mark.parametrize("runtime_name", list(ENGINES))
 @pytest.mark.parametrize("shape", [(3, 96, 96, 3), (2, 3, 96, 96)])
 def test_a_graph_of_a_fixed_shape_is_given_that_shape(shape, runtime_name, tmp_path):
-    pytest.importorskip(runtime_name)
+    need(runtime_name)
     layout = "nhwc" if shape[3] == 3 else "nchw"
     fixed = PreprocessingRecord(
         SIZE, LONGEST, (0.0,) * 3, (1.0,) * 3, layout=layout, fixed_hw=(96, 96), fixed_batch=shape[0]
@@ -111,6 +119,27 @@ def test_an_image_that_does_not_fit_a_fixed_shape_is_refused(tmp_path):
     assert len(predictor.predict(noise((40, 60)), threshold=0)) == 2
     with pytest.raises(UsageError, match=r"96 x 64.*64 x 96.*--shape 96x96"):
         predictor.predict(noise((60, 40)))
+
+
+@pytest.mark.parametrize("name", list(ENGINES))
+@pytest.mark.parametrize(("threads", "streams"), [(1, 2), (4, 2)])
+def test_streams_change_nothing_but_the_time(name, threads, streams, tmp_path):
+    need(name)
+    bundle = write_files(tmp_path / "a.zip", bundle_files())
+    for number in range(20):
+        Image.fromarray(noise((40 + number % 3, 60), number)).save(tmp_path / f"{number:02}.png")
+    (tmp_path / "07.png").write_bytes(b"no")
+    expected = runtime.load(bundle, name, 1).predict(tmp_path, 0, batch_size=2)
+    found = runtime.load(bundle, name, threads, streams).predict(tmp_path, 0, batch_size=2)
+    assert [one.metadata["source"][-6:-4] for one in found] == [f"{i:02}" for i in range(20) if i != 7]
+    for one, other in zip(found, expected, strict=True):
+        assert np.allclose(one.confidence, other.confidence, atol=1e-6)
+
+
+def test_an_error_in_the_middle_of_many_pictures_is_raised(predictor, tmp_path):
+    Image.fromarray(noise((8, 8))).save(tmp_path / "a.png")
+    with pytest.raises(ImageError, match=r"absent\.png"):
+        predictor.predict([tmp_path / "a.png"] * 9 + [tmp_path / "absent.png"] + [tmp_path / "a.png"] * 9)
 
 
 @pytest.mark.parametrize("asked", [{"threshold": 1.5}, {"batch_size": 0}])
