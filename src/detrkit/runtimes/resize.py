@@ -15,44 +15,62 @@ from detrkit.classes import SizeHW
 
 _MOST_PRECISION = 22
 _INT16 = 1 << 15
+_BAND = 16  # output pixels of one product; more would multiply more zeros
+_ROWS = 64
 
 
 def resize_pixels(image: np.ndarray, size_hw: SizeHW) -> np.ndarray:
     """Resize uint8 ``[H, W, 3]`` bilinearly with antialiasing, as :func:`detrkit.preprocess.resize_image` does.
 
     First along the rows, then along the columns, each rounded to uint8; weights are 16-bit integers, as in torch's
-    ``upsample_bilinear2d_aa``.
+    ``upsample_bilinear2d_aa``. Sums of them are below 2**24, so that float32 products are exact, in any order.
     """
     height, width = image.shape[:2]
-    pixels = np.ascontiguousarray(image)
-    if size_hw[1] != width:
-        first, weights, precision = _taps(width, size_hw[1])
-        pixels = _weighted_sum(pixels, 1, first, weights, precision)
-    if size_hw[0] != height:
-        first, weights, precision = _taps(height, size_hw[0])
-        pixels = _weighted_sum(pixels, 0, first, weights, precision)
-    return pixels
-
-
-def _weighted_sum(
-    pixels: np.ndarray, axis: int, first: np.ndarray, weights: np.ndarray, precision: int
-) -> np.ndarray:
-    """Sum the taps of every output pixel along an axis, rounded."""
-    last = pixels.shape[axis] - 1
-    shape = (-1, 1, 1) if axis == 0 else (1, -1, 1)
-    total: np.ndarray | None = None
-    for tap in range(weights.shape[1]):
-        weight = weights[:, tap].reshape(shape)
-        if tap and not weight.any():
+    if size_hw == (height, width):
+        return np.ascontiguousarray(image)
+    # along the rows, some at a time, which the processor's caches hold
+    rows = np.empty((3, height, size_hw[1]), dtype=np.float32)
+    for start in range(0, height, _ROWS):
+        part = image[start : start + _ROWS].transpose(2, 0, 1).astype(np.float32, order="C")
+        done = rows[:, start : start + _ROWS]
+        if size_hw[1] == width:
+            done[...] = part
             continue
-        part = np.take(pixels, np.minimum(first + tap, last), axis=axis) * weight
-        total = part + (1 << (precision - 1)) if total is None else np.add(total, part, out=total)
-    assert total is not None
-    total >>= precision
-    return np.clip(total, 0, 255, out=total).astype(np.uint8)
+        for outputs, inputs, weights in _bands(width, size_hw[1]):
+            np.matmul(part[:, :, inputs], weights.T, out=done[:, :, outputs])
+        done += 0.5
+        np.floor(done, out=done)
+    # along the columns; what is cut off the half is what rounding takes away
+    resized = np.empty((*size_hw, 3), dtype=np.uint8)
+    if size_hw[0] == height:
+        resized[...] = rows.transpose(1, 2, 0)
+        return resized
+    for outputs, inputs, weights in _bands(height, size_hw[0]):
+        part = weights @ rows[:, inputs]
+        part += 0.5
+        resized[outputs] = part.transpose(1, 2, 0)
+    return resized
 
 
 @functools.lru_cache(maxsize=64)
+def _bands(size: int, wanted: int) -> list[tuple[slice, slice, np.ndarray]]:
+    """Return runs of output pixels, the input pixels that they need, and the weights ``[outputs, inputs]``.
+
+    The weights are multiples of a power of two, float32.
+    """
+    first, weights, precision = _taps(size, wanted)
+    bands = []
+    for start in range(0, wanted, _BAND):
+        outputs = slice(start, min(start + _BAND, wanted))
+        rows = np.arange(outputs.stop - start)
+        inputs = slice(int(first[start]), min(int(first[outputs.stop - 1]) + weights.shape[1], size))
+        band = np.zeros((len(rows), inputs.stop - inputs.start + weights.shape[1]), dtype=np.float32)
+        for tap in range(weights.shape[1]):
+            band[rows, first[outputs] - inputs.start + tap] = weights[outputs, tap] / (1 << precision)
+        bands.append((outputs, inputs, np.ascontiguousarray(band[:, : inputs.stop - inputs.start])))
+    return bands
+
+
 def _taps(size: int, wanted: int) -> tuple[np.ndarray, np.ndarray, int]:
     """Return the first input pixel of each output pixel, the weights ``[wanted, K]`` int32, and their scale."""
     scale = size / wanted
