@@ -49,7 +49,7 @@ from detrkit.runtimes.compare import Difference
 from detrkit.runtimes.contents import MANIFEST
 from detrkit.runtimes.engines import make_engine
 from detrkit.runtimes.predictor import Predictor
-from detrkit.runtimes.report import Accuracy, BundleReport, ColdStart, allowed_loss
+from detrkit.runtimes.report import Accuracy, BundleReport, ColdStart
 from detrkit.runtimes.verify import measure
 from detrkit.threshold_file import Thresholds
 
@@ -197,7 +197,7 @@ def write_bundle(
                 torch_detector=detector,
                 progress=progress,
             )
-            _check_accuracy(accuracy, manifest.graphs[0].precision)
+            _check_accuracy(accuracy, report.allowed_loss)
             report = msgspec.structs.replace(report, accuracy=accuracy)
         del predictor  # before another process loads the same
         report = msgspec.structs.replace(report, cold_start=_cold_start(manifest, files, report))
@@ -243,13 +243,12 @@ def _prove(predictor: Predictor) -> tuple[Difference, BundleReport]:
     return difference, report
 
 
-def _check_accuracy(accuracy: Accuracy, precision: str) -> None:
+def _check_accuracy(accuracy: Accuracy, allowed: float) -> None:
     """Refuse a bundle whose AP is not its model's.
 
     Raises:
         BundleError: It is not.
     """
-    allowed = allowed_loss(precision)
     if accuracy.torch_ap is not None and abs(accuracy.ap - accuracy.torch_ap) > allowed:
         raise BundleError(f"{accuracy.line()}: they may lie {allowed:g} apart; nothing was written")
 

@@ -64,6 +64,7 @@ class OnnxRuntimeEngine:
         options.intra_op_num_threads = max(1, threads // streams)
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        options.add_session_config_entry("session.load_model_format", "ONNX")  # what was checked; not guessed
         # With one thread a session works in the thread that asks, so that one will do; more belong to a session.
         sessions = 1 if options.intra_op_num_threads == 1 else streams
         try:

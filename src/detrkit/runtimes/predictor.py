@@ -22,7 +22,7 @@ import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.detections import Detections, ImageDetections, name_detections
-from detrkit.errors import ImageError, MissingExtraError, UsageError
+from detrkit.errors import BundleError, ImageError, MissingExtraError, UsageError, listed
 from detrkit.ops.sources import NamedSource, list_sources, warn_of_passed_over
 from detrkit.preprocess import WASTE_LIMIT, group_by_size
 from detrkit.runtimes.bundle import Bundle, PreprocessingRecord, read_bundle
@@ -134,14 +134,36 @@ class Predictor:
         return found[: len(images)]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Return the outputs of the graph for what :func:`make_inputs` gave."""
+        """Return the outputs of the graph for what :func:`make_inputs` gave.
+
+        Raises:
+            BundleError: They are no detections, or not numbers, as of a graph that overflows in half precision.
+        """
         count = len(inputs[INPUTS[0]])
         size = self.preprocessing.fixed_batch or count
         parts = [
             self.engine.run({name: rows[start : start + size] for name, rows in inputs.items()})
             for start in range(0, count, size)
         ]
+        for outputs in parts:
+            self._check_outputs(outputs, size)
         return parts[0] if len(parts) == 1 else [np.concatenate(output) for output in zip(*parts, strict=True)]
+
+    def _check_outputs(self, outputs: Sequence[np.ndarray], count: int) -> None:
+        """Check that a graph gave detections of so many images."""
+        shapes = [output.shape for output in outputs]
+        queries = shapes[0][1] if shapes and len(shapes[0]) == 2 else 0
+        problem = ""
+        if shapes != [(count, queries), (count, queries), (count, queries, 4)]:
+            expected = f"[{count}, Q], [{count}, Q], [{count}, Q, 4]"
+            problem = f"gives shapes {listed(shapes)}, expected {expected} of scores, labels and boxes"
+        elif outputs[1].dtype.kind != "i" or not np.isin(outputs[1], np.arange(len(self.class_map))).all():
+            problem = f"gives labels that are no class ids, expected 0 to {len(self.class_map) - 1}"
+        elif any(output.dtype.kind != "f" or not np.isfinite(output).all() for output in (outputs[0], outputs[2])):
+            problem = "gives scores or boxes that are not finite numbers"
+        if problem:
+            where = f"{self.bundle.contents.path}: {self.engine.name} {self.engine.version}"
+            raise BundleError(f"{where} {problem}; export the model again")
 
     def _detect_files(
         self, sources: Sequence[NamedSource], batch_size: int
@@ -217,9 +239,14 @@ def load(
     if graph.outputs != "detections":
         raise UsageError(f"{path} gives raw logits and boxes, for programs of your own; export it without --raw")
     content, weights = bundle.read_graph(), bundle.read_weights()
-    if runtime == AUTO and weights is None:
-        return _fastest(bundle, content, threads, streams)
-    return Predictor(bundle, make_engine(content, "" if runtime == AUTO else runtime, threads, weights, streams))
+    try:
+        if runtime == AUTO and weights is None:
+            return _fastest(bundle, content, threads, streams)
+        return Predictor(
+            bundle, make_engine(content, "" if runtime == AUTO else runtime, threads, weights, streams)
+        )
+    except BundleError as error:
+        raise BundleError(f"{path}: {error}") from error
 
 
 def _fastest(bundle: Bundle, graph: bytes, threads: int | None, streams: int) -> Predictor:

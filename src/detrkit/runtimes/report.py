@@ -12,8 +12,8 @@ from detrkit.machine import Machine, this_machine
 from detrkit.runtimes.compare import Difference
 from detrkit.runtimes.engines import Engine
 
-LOSSES = {"32": 1e-4}
-"""AP that a bundle may lie away from torch's on the same images, by precision; the usual for others."""
+LOSSES = {"float32": 1e-4, "float16": 0.003, "bf16": 0.003}
+"""AP, 0 to 1, that a bundle may lie away from torch's float32 on the same images, by precision."""
 _USUAL_LOSS = 0.005
 
 
@@ -73,6 +73,7 @@ class BundleReport(msgspec.Struct, frozen=True):
         machine: Where.
         runtime: Name of the runtime; empty where nothing was run, as for raw outputs.
         version: Version of the runtime.
+        precision: Least precise numbers that it computed in or read.
         python: Version of Python.
         threads: Threads of one run.
         parity: What differs from torch in the golden pictures.
@@ -86,6 +87,7 @@ class BundleReport(msgspec.Struct, frozen=True):
     machine: Machine
     runtime: str = ""
     version: str = ""
+    precision: str = "float32"
     python: str = ""
     threads: int = 0
     parity: Difference | None = None
@@ -96,11 +98,17 @@ class BundleReport(msgspec.Struct, frozen=True):
     export_s: float = 0.0
 
     @classmethod
-    def here(cls, engine: Engine | None = None) -> BundleReport:
+    def here(cls, engine: Engine | None = None, precision: str = "float32") -> BundleReport:
         """Return a report of this machine and a runtime, in which nothing is measured yet."""
+        python = platform.python_version()
         if engine is None:
-            return cls(this_machine(), python=platform.python_version())
-        return cls(this_machine(), engine.name, engine.version, platform.python_version(), engine.threads)
+            return cls(this_machine(), python=python)
+        return cls(this_machine(), engine.name, engine.version, precision, python, engine.threads)
+
+    @property
+    def allowed_loss(self) -> float:
+        """AP, 0 to 1, that may lie between this and torch's float32 on the same images."""
+        return LOSSES.get(self.precision, _USUAL_LOSS)
 
     def lines(self) -> list[str]:
         """Return what was measured for people, AP first."""
@@ -111,13 +119,18 @@ class BundleReport(msgspec.Struct, frozen=True):
         if self.cold_start is not None:
             peak = f", {self.cold_start.peak_mb:.0f} MB at most" if self.cold_start.peak_mb else ""
             lines.append(f"first detections of a fresh process after {self.cold_start.seconds:.1f} s{peak}")
-        where = f"{self.runtime} {self.version}, Python {self.python}" if self.runtime else f"Python {self.python}"
+        where = (
+            f"{self.runtime} {self.version}, {self.precision}, Python {self.python}"
+            if self.runtime
+            else f"Python {self.python}"
+        )
         return [*lines, f"{where}, on {self.machine}"]
 
     def changes(self, other: BundleReport) -> list[str]:
         """Return what another report was measured with that this one was not, in words."""
         pairs = {
             "runtime": (f"{self.runtime} {self.version}".strip(), f"{other.runtime} {other.version}".strip()),
+            "precision": (self.precision, other.precision),
             "processor": (self.machine.processor, other.machine.processor),
             "instructions": (", ".join(self.machine.instructions), ", ".join(other.machine.instructions)),
             "system": (self.machine.system, other.machine.system),
@@ -127,8 +140,3 @@ class BundleReport(msgspec.Struct, frozen=True):
             for what, (mine, theirs) in pairs.items()
             if mine != theirs
         ]
-
-
-def allowed_loss(precision: str) -> float:
-    """Return how far AP may lie from torch's, 0 to 1."""
-    return LOSSES.get(precision, _USUAL_LOSS)

@@ -16,7 +16,7 @@ from detrkit.runtimes.bundle import Bundle
 from detrkit.runtimes.cold_start import measure_cold_start
 from detrkit.runtimes.compare import TOLERANCES, Difference, Tolerance, compare_detections
 from detrkit.runtimes.predictor import Predictor, load
-from detrkit.runtimes.report import BundleReport, allowed_loss
+from detrkit.runtimes.report import BundleReport
 
 _LEAST_RUNS = 9
 _MOST_RUNS = 100
@@ -32,7 +32,6 @@ class Verification:
         files: Files whose hashes were checked.
         pictures: What differs, by the name of the golden picture.
         tolerance: What is held to be the same.
-        precision: Precision of the graph.
         report: What was measured here.
         written: What was measured when the bundle was written.
     """
@@ -41,7 +40,6 @@ class Verification:
     files: int
     pictures: dict[str, Difference]
     tolerance: Tolerance
-    precision: str
     report: BundleReport
     written: BundleReport
 
@@ -64,10 +62,10 @@ class Verification:
         if here is None or then is None or here.sha256 != then.sha256:
             return found
         before = then.torch_ap if then.torch_ap is not None else then.ap
-        if abs(here.ap - before) > allowed_loss(self.precision):
+        if abs(here.ap - before) > self.report.allowed_loss:
             found.append(
                 f"AP {here.ap:.4f} on {here.data}, {here.split}, expected {before:.4f} "
-                f"within {allowed_loss(self.precision):g}"
+                f"within {self.report.allowed_loss:g}"
             )
         return found
 
@@ -143,7 +141,6 @@ def verify_bundle(
         len(bundle.manifest.files) + 1,
         pictures,
         TOLERANCES[predictor.engine.name],
-        bundle.manifest.graphs[0].precision,
         report,
         bundle.manifest.report,
     )
@@ -159,7 +156,13 @@ def measure(predictor: Predictor) -> tuple[dict[str, Difference], BundleReport]:
         before = time.perf_counter()
         predictor.detect([images[len(times) % len(images)]])
         times.append(1000 * (time.perf_counter() - before))
-    report = BundleReport.here(predictor.engine)
+    graph = predictor.bundle.manifest.graphs[0]
+    precision = predictor.engine.precision
+    if graph.precision != "32":
+        precision = graph.precision
+    elif graph.weights == "16" and precision == "float32":
+        precision = "float16"
+    report = BundleReport.here(predictor.engine, precision)
     return pictures, msgspec.structs.replace(
         report, parity=sum(pictures.values(), Difference()), latency=Percentiles.of(times), runs=len(times)
     )
