@@ -49,10 +49,11 @@ def make_pair() -> tuple[nn.Module, Any]:
     from transformers import DetrForObjectDetection
 
     torch.manual_seed(0)
-    config = preset_config("detr-r50").model.model_copy(update={"backbone_norm": "frozen", "frozen_stages": 2})
+    preset = preset_config("detr-r50")
+    config = preset.model.model_copy(update={"backbone_norm": "frozen", "frozen_stages": 2})
     ours = DETR.build(config, 91)
     with tempfile.TemporaryDirectory() as folder:
-        write_hub(folder, Weights(ours.state_dict(), config, coco_class_map(), "random"), 800, 1333)
+        write_hub(folder, Weights(ours.state_dict(), config, coco_class_map(), "random"), preset)
         theirs = DetrForObjectDetection.from_pretrained(folder, attn_implementation="eager")
     return ours, theirs
 
