@@ -54,7 +54,7 @@ def random_detector(config: Config, classes: ClassMap = CLASSES, logit_std: floa
             if "class_embed" in name and parameter.ndim == 2:
                 nn.init.normal_(parameter, std=logit_std / parameter.shape[1] ** 0.5)
             if "bbox_embed" in name and parameter.ndim == 2:
-                nn.init.normal_(parameter, std=1.7 / parameter.shape[1] ** 0.5)
+                nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)  # more makes it chaotic
             if "query_embed" in name:
                 nn.init.normal_(parameter, std=2.0)
         for module in built.model.modules():

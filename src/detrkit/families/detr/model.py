@@ -14,7 +14,7 @@ from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.initialization import initialize, initialize_aids
 from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.nn.backbones import build_backbone
-from detrkit.nn.backbones.resnet import ResNetBackbone, fold_frozen_norms
+from detrkit.nn.backbones.resnet import ResNetBackbone, fold_norms
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import LearnedPosition, SinePosition
 from detrkit.nn.selection import locate_cells
@@ -124,7 +124,7 @@ class Detr(nn.Module):
 
     def prepare_inference(self) -> None:
         """Fold what no image changes, and leave out all heads but the last, in place: for detection only."""
-        fold_frozen_norms(self.backbone[0])  # type: ignore[arg-type]
+        fold_norms(self.backbone[0])  # type: ignore[arg-type]
         positions = self.query_embed.weight[None]
         self.transformer.decoder.settle(self._starts(positions), positions)
 

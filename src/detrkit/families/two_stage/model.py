@@ -20,13 +20,13 @@ from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.families.two_stage.config import TwoStageConfig
 from detrkit.losses.scoring import SOFTMAX
 from detrkit.nn.backbones import build_backbone
-from detrkit.nn.backbones.resnet import ResNetBackbone, fold_frozen_norms
+from detrkit.nn.backbones.resnet import ResNetBackbone, fold_norm, fold_norms
 from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Memory
 from detrkit.nn.deformable import valid_shares
 from detrkit.nn.denoising import NoisedObjects, block_mask, noise_objects
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import SinePosition
-from detrkit.nn.pyramid import FeaturePyramid
+from detrkit.nn.pyramid import ConvNorm, FeaturePyramid
 from detrkit.nn.selection import Cells, best_tokens, hide_missing, locate_cells, take_tokens
 from detrkit.nn.transformer import Encoder, EncoderLayer
 from detrkit.types import NO_QUERY, DenoisedOutputs, DenseOutputs, Objects, Outputs
@@ -160,7 +160,10 @@ class TwoStageDetr(nn.Module):
 
     def prepare_inference(self) -> None:
         """Fold what no image changes, and leave out all class heads but the last, in place: for detection only."""
-        fold_frozen_norms(self.backbone[0])  # type: ignore[arg-type]
+        fold_norms(self.backbone[0])  # type: ignore[arg-type]
+        for module in self.pyramid.modules():
+            if isinstance(module, ConvNorm):
+                fold_norm(module, "conv", "norm")
         self.decoder.final_only = True
 
     def _encode(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Memory, Cells]:

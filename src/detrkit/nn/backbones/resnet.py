@@ -166,15 +166,15 @@ def _relu(x: Tensor) -> Tensor:
     return functional.relu(x, inplace=True)
 
 
-def folded_weight(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
+def folded_weight(conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution that equals ``norm(conv(x))``; differentiable in the weight."""
-    buffers = dict(norm.named_buffers())
-    scale = buffers["weight"] * (buffers["running_var"] + norm.eps).rsqrt()
-    return conv.weight * scale.view(-1, 1, 1, 1), buffers["bias"] - buffers["running_mean"] * scale
+    own = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
+    scale = own["weight"] * (own["running_var"] + norm.eps).rsqrt()
+    return conv.weight * scale.view(-1, 1, 1, 1), own["bias"] - own["running_mean"] * scale
 
 
-def fold_frozen_norms(backbone: ResNetBackbone) -> None:
-    """Fold every frozen norm into its convolution for good, in place; for inference only.
+def fold_norms(backbone: ResNetBackbone) -> None:
+    """Fold every batch norm into its convolution for good, in place; for inference only.
 
     The state dict no longer has the published names afterwards.
     """
@@ -185,13 +185,18 @@ def fold_frozen_norms(backbone: ResNetBackbone) -> None:
             if block.downsample is not None:
                 pairs.append((block.downsample, "0", "1"))  # type: ignore[arg-type]
     for parent, conv_name, norm_name in pairs:
-        conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
-        if isinstance(norm, FrozenBatchNorm2d):
-            with torch.no_grad():
-                weight, bias = folded_weight(conv, norm)
-            conv.weight = nn.Parameter(weight, requires_grad=False)
-            conv.bias = nn.Parameter(bias, requires_grad=False)
-            setattr(parent, norm_name, nn.Identity())
+        fold_norm(parent, conv_name, norm_name)
+
+
+def fold_norm(parent: nn.Module, conv_name: str, norm_name: str) -> None:
+    """Fold a batch norm, if it is one, into the convolution before it, in place."""
+    conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
+    if isinstance(norm, (FrozenBatchNorm2d, nn.BatchNorm2d)):
+        with torch.no_grad():
+            weight, bias = folded_weight(conv, norm)
+        conv.weight = nn.Parameter(weight, requires_grad=False)
+        conv.bias = nn.Parameter(bias, requires_grad=False)
+        setattr(parent, norm_name, nn.Identity())
 
 
 def build_resnet(
