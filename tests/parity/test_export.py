@@ -14,9 +14,10 @@ import numpy as np
 import pytest
 import torch
 
-from detrkit.api.export import export_bundle
+from detrkit.api.export import export, export_bundle
 from detrkit.detectors.bundle import bundle_detector
 from detrkit.detectors.detector import Detector
+from detrkit.export.graph import GraphOptions, round_to_half
 from detrkit.runtimes.bundle import read_bundle
 from detrkit.runtimes.compare import TOLERANCES, compare_detections
 from detrkit.runtimes.engines import make_engine
@@ -105,16 +106,64 @@ def test_dimensions_have_names(exported):
 @pytest.mark.slow
 @pytest.mark.parametrize("opset", [18, 23])
 def test_other_operator_sets_give_the_same(opset, tmp_path):
-    result = export_bundle(small_detector(PRESETS[0]), tmp_path / "bundle", opset=opset)
+    result = export_bundle(small_detector(PRESETS[0]), tmp_path / "bundle", options=GraphOptions(opset))
     assert result.manifest.graphs[0].opset == opset
     assert verify_bundle(tmp_path / "bundle").passed
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("preset", "options"),
+    [
+        (PRESETS[0], {"shape_hw": (192, 192), "batch": 3, "axes": "nchw"}),
+        (PRESETS[0], {"weights": "16"}),
+        (PRESETS[0], {"weights": "16", "layout": "openvino"}),
+        (PRESETS[1], {"weights": "16"}),
+        (PRESETS[1], {"gather": True}),
+        (PRESETS[1], {"layout": "tensorrt", "shape_hw": (192, 192)}),
+    ],
+)
+def test_every_option_is_at_parity(preset, options, pictures, tmp_path):
+    detector = small_detector(preset)
+    path = export(detector, tmp_path / "bundle.zip", **options)
+    if "weights" in options:  # the graph is held to the weights that it has, and these to a rounding
+        detector.model.prepare_inference()
+        whole = [parameter.clone() for parameter in detector.model.parameters()]
+        round_to_half(detector.model)
+        for one, other in zip(whole, detector.model.parameters(), strict=True):
+            assert torch.allclose(one, other, rtol=2**-11, atol=2**-24)
+    predictor = load(path, threads=1)
+    graph = predictor.bundle.manifest.graphs[0]
+    assert graph.weights == options.get("weights", "32")
+    found = differences(detect_alone(detector, pictures), predictor, pictures, TOLERANCES[predictor.engine.name])
+    assert found.detections > 500
+    assert not found.missing
+    content = b"".join(predictor.bundle.read(name) for name in filter(None, (graph.file, graph.weights_file)))
+    parameters = sum(parameter.numel() for parameter in detector.model.parameters() if parameter.ndim > 1)
+    if "weights" in options and "layout" not in options:
+        assert len(content) < 2.3 * parameters + 600_000  # operators, whatever the weights
+    assert (b"GridSample" in content) == (preset == PRESETS[1] and not {"gather", "layout"} & set(options))
+
+
+@pytest.mark.slow
+def test_a_program_is_loaded_by_torch_alone(tmp_path):
+    detector = small_detector(PRESETS[1])
+    path = export(detector, tmp_path / "model.pt2", layout="program")
+    image = torch.randint(0, 256, (128, 150, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+    [expected] = detector.predict_batch([image.permute(2, 0, 1)])
+    batch = torch.zeros(2, 140, 160, 3, dtype=torch.uint8)
+    batch[1, :128, :150] = image
+    size = torch.tensor([[140, 160], [128, 150]])
+    scores, _, boxes = torch.export.load(path).module()(batch, size, size.clone())
+    assert np.allclose(scores[1].detach(), expected.scores, atol=1e-4)
+    assert np.allclose(boxes[1].detach(), expected.boxes_xyxy, atol=0.01)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("preset", PRESETS)
 def test_raw_outputs_are_the_last_layers(preset, tmp_path):
     detector = small_detector(preset)
-    export_bundle(detector, tmp_path / "bundle", raw=True)
+    export_bundle(detector, tmp_path / "bundle", options=GraphOptions(raw=True))
     engine = make_engine(read_bundle(tmp_path / "bundle").read_graph(), threads=1)
     sizes = np.array([[96, 80], [64, 70]])
     images = np.random.default_rng(0).integers(0, 256, (2, 96, 80, 3)).astype(np.uint8)

@@ -9,16 +9,26 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
+import numpy as np
+
 from detrkit.api.common import Source
+from detrkit.classes import SizeHW
 from detrkit.detectors.detector import Detector, ImageSource
 from detrkit.errors import UsageError
+from detrkit.export.graph import GraphOptions
 from detrkit.families.build import CLASSES_SUFFIX, get_family, load_model, read_weights
 from detrkit.families.family import BuiltModel
 from detrkit.families.presets import PRESETS
 from detrkit.families.writers import HUB_FILES, get_writers
 from detrkit.files import atomic_file, check_free
 from detrkit.ops.sources import list_sources
-from detrkit.threshold_file import find_threshold_file, read_thresholds, threshold_path, write_thresholds
+from detrkit.threshold_file import (
+    Thresholds,
+    find_threshold_file,
+    read_thresholds,
+    threshold_path,
+    write_thresholds,
+)
 
 if TYPE_CHECKING:
     from detrkit.detectors.accuracy import Progress
@@ -29,10 +39,15 @@ def export(
     model: Source | Detector,
     out: Source,
     *,
-    layout: Literal["bundle", "published", "hub"] = "bundle",
+    layout: Literal["bundle", "openvino", "tensorrt", "program", "published", "hub"] = "bundle",
     preset: str | None = None,
     opset: int = 20,
     raw: bool = False,
+    shape_hw: SizeHW | None = None,
+    batch: int | None = None,
+    axes: Literal["nhwc", "nchw"] = "nhwc",
+    weights: Literal["32", "16"] = "32",
+    gather: bool = False,
     images: Sequence[ImageSource] = (),
     data: Source | None = None,
     split: str = "val",
@@ -41,13 +56,20 @@ def export(
 
     Args:
         model: Anything that :func:`load` takes; for a bundle also a detector of one of detrkit's models.
-        out: A folder or ``.zip`` file for ``bundle``, a ``.pth`` file for ``published``, a folder for ``hub``.
-        layout: ``bundle``: an ONNX graph with all that it needs, proved against torch. ``published``: weights as
-            the DETR authors published theirs, bit-equal. ``hub``: safetensors and config for Hugging Face
-            transformers, bit-equal.
+        out: A folder or ``.zip`` file for a bundle, a ``.pt2`` file for ``program``, a ``.pth`` file for
+            ``published``, a folder for ``hub``.
+        layout: ``bundle``: an ONNX graph with all that it needs, proved against torch; ``openvino``: the same in
+            OpenVINO's format; ``tensorrt``: with a script that builds TensorRT engines. ``program``: a file for
+            ``torch.export.load``. ``published``: weights as the DETR authors published theirs, bit-equal. ``hub``:
+            safetensors and config for Hugging Face transformers, bit-equal.
         preset: Preset the weights are for, where the file cannot tell.
         opset: ONNX operator set of a bundle: 18, 20 or 23.
         raw: Let a bundle give logits and boxes 0 to 1 instead of detections.
+        shape_hw: Fixed height and width of the graph's images, which are padded to it; larger ones are refused.
+        batch: Fixed number of images, 1 if only the shape is given.
+        axes: Order of the axes of the graph's images.
+        weights: ``16`` stores weights in float16, which halves the file; they are computed with in float32.
+        gather: Let plain Gathers stand where GridSample would.
         images: Pictures that a bundle carries with what torch finds in them, as its proof, besides drawn ones.
         data: Data set to measure AP on, of a bundle and of its model in torch, for the bundle's report.
         split: Split of the data set.
@@ -60,9 +82,12 @@ def export(
         DataError: The data cannot be read.
         BundleError: The exported graph does not find what torch finds.
     """
-    if layout == "bundle":
+    if layout not in ("published", "hub"):
+        options = GraphOptions(opset, raw, shape_hw, batch, axes, gather, weights == "16")
+        if layout == "program":
+            return export_program(model, out, preset=preset, options=options, images=images)
         found = export_bundle(
-            model, out, preset=preset, opset=opset, raw=raw, images=images, data=data, split=split
+            model, out, layout=layout, preset=preset, options=options, images=images, data=data, split=split
         )
         return found.path
     if isinstance(model, Detector):
@@ -76,9 +101,9 @@ def export_bundle(
     model: Source | Detector,
     out: Source,
     *,
+    layout: str = "bundle",
     preset: str | None = None,
-    opset: int = 20,
-    raw: bool = False,
+    options: GraphOptions | None = None,
     images: Sequence[ImageSource] = (),
     data: Source | None = None,
     split: str = "val",
@@ -87,7 +112,46 @@ def export_bundle(
     """Write a model as a bundle, and return what is known of it; see :func:`export`."""
     from detrkit.export.write import write_bundle
 
-    # the model, with the thresholds chosen for it
+    built, thresholds, pictures = _read_for_export(model, preset, images)
+    name = built.config.model.preset
+    source = model.name if isinstance(model, Detector) else os.fspath(model)
+    published = PRESETS[name].published if source == name else None
+    return write_bundle(
+        built,
+        Path(out),
+        name=name,
+        options=options or GraphOptions(),
+        layout=layout,
+        pictures=pictures,
+        thresholds=thresholds,
+        licence="" if published is None else published.licence,
+        source=source,
+        data=data,
+        split=split,
+        progress=progress,
+    )
+
+
+def export_program(
+    model: Source | Detector,
+    out: Source,
+    *,
+    preset: str | None = None,
+    options: GraphOptions | None = None,
+    images: Sequence[ImageSource] = (),
+) -> Path:
+    """Write a model as a file for ``torch.export.load``, proved by loading it; see :func:`export`."""
+    from detrkit.export.write import write_program
+
+    built, _, pictures = _read_for_export(model, preset, images)
+    write_program(built, Path(out), options or GraphOptions(), pictures)
+    return Path(out)
+
+
+def _read_for_export(
+    model: Source | Detector, preset: str | None, images: Sequence[ImageSource]
+) -> tuple[BuiltModel, Thresholds | None, list[np.ndarray]]:
+    """Return a model, the thresholds chosen for it, and the pixels of pictures as it reads them."""
     thresholds = None
     if isinstance(model, Detector):
         if model.config is None:
@@ -99,26 +163,8 @@ def export_bundle(
         built = load_model(model, preset)
         if (file := find_threshold_file(model)) is not None:
             thresholds = read_thresholds(file, built.class_map)
-    # pictures, and whose weights they are
     sources = list_sources([*images])[0]
-    pictures = [source.pixels(built.config.data.pixel_range) for source in sources]
-    name = built.config.model.preset
-    source = model.name if isinstance(model, Detector) else os.fspath(model)
-    published = PRESETS[name].published if source == name else None
-    return write_bundle(
-        built,
-        Path(out),
-        name=name,
-        opset=opset,
-        raw=raw,
-        pictures=pictures,
-        thresholds=thresholds,
-        licence="" if published is None else published.licence,
-        source=source,
-        data=data,
-        split=split,
-        progress=progress,
-    )
+    return built, thresholds, [source.pixels(built.config.data.pixel_range) for source in sources]
 
 
 def _export_weights(model: Source, path: Path, layout: str, preset: str | None) -> Path:

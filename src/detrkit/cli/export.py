@@ -19,24 +19,36 @@ from detrkit.cli.shared import (
     say,
     step_bar,
 )
-from detrkit.errors import UsageError
+from detrkit.errors import UsageError, listed
 
-_LAYOUTS = ("bundle", "published", "hub")
+_BUNDLES = ("bundle", "openvino", "tensorrt")
+_LAYOUTS = (*_BUNDLES, "program", "published", "hub")
 
 
 def export(
     model: ModelArgument,
-    out: Annotated[Path, opt("PATH", "Folder or .zip for a bundle, a .pth file for published, a folder for hub.")],
+    out: Annotated[Path, opt("PATH", "Folder or .zip for a bundle, a .pt2 or .pth file, a folder for hub.")],
     layout: Annotated[
         str,
         opt(
             "FORMAT",
-            "bundle: ONNX with all that it needs; published: as the DETR authors' files; hub: for transformers.",
+            "bundle: ONNX with all that it needs; openvino: the same in OpenVINO's format; tensorrt: with a "
+            "script that builds engines; program: for torch.export; published: as the DETR authors' files; hub: "
+            "for transformers.",
             "--format",
         ),
     ] = "bundle",
     preset: AsOption = None,
     opset: Annotated[int, opt("N", "ONNX operator set of a bundle: 18, 20 or 23.")] = 20,
+    shape: Annotated[
+        str | None, opt("HxW", "Fixed height and width, to which images are padded; larger ones are refused.")
+    ] = None,
+    batch: Annotated[int | None, opt("N", "Fixed number of images; 1 if only --shape is given.", min=1)] = None,
+    axes: Annotated[str, opt("ORDER", "Axes of the images: nhwc, or nchw.", "--layout")] = "nhwc",
+    weights: Annotated[
+        str, opt("BITS", "16: weights stored in float16, half the size, computed in float32.", "--precision")
+    ] = "32",
+    gather: Annotated[bool, opt(None, "Plain Gathers where GridSample would stand.", "--gather")] = False,
     raw: Annotated[bool, opt(None, "Give logits and boxes 0 to 1, instead of detections.", "--raw")] = False,
     images: Annotated[
         list[str] | None,
@@ -54,17 +66,28 @@ def export(
     with errors():
         if layout not in _LAYOUTS:
             raise UsageError(f"--format is {layout!r}, expected one of {', '.join(_LAYOUTS)}")
+        if weights not in ("32", "16"):
+            raise UsageError(f"--precision is {weights}, expected 32 or 16")
+        # what of a graph is asked of something that has none, or not that
+        graph = {"--image": images, "--raw": raw, "--shape": shape, "--batch": batch, "--gather": gather}
+        graph["--layout"] = axes != "nhwc"
+        of_bundles = {"--opset": opset != 20, "--precision": weights != "32", "--data": data, "--split": split}
+        wrong = {} if layout in _BUNDLES else of_bundles if layout == "program" else {**of_bundles, **graph}
+        if given_wrongly := [name for name, value in wrong.items() if value]:
+            raise UsageError(f"{listed(given_wrongly)}: not with --format {layout}; leave it out")
         from detrkit.api.export import export as write
-        from detrkit.api.export import export_bundle
+        from detrkit.api.export import export_bundle, export_program
+        from detrkit.export.graph import GraphOptions
 
-        if layout != "bundle":
-            if raw or images or opset != 20 or data is not None or split is not None:
-                raise UsageError(
-                    "--raw, --image, --opset, --data and --split are of bundles; leave them out with "
-                    f"--format {layout}"
-                )
+        if layout in ("published", "hub"):
             chosen: Any = layout
             say(f"Written to {write(model, out, layout=chosen, preset=preset)}")
+            return
+        order: Any = axes
+        options = GraphOptions(opset, raw, _size(shape), batch, order, gather, weights == "16")
+        if layout == "program":
+            found_at = export_program(model, out, preset=preset, options=options, images=images or ())
+            say(f"Written to {found_at}; loaded again, it finds what the model finds")
             return
         if split is not None and data is None:
             raise UsageError("--split is given without --data; name the data set too")
@@ -73,11 +96,21 @@ def export(
                 model,
                 out,
                 preset=preset,
-                opset=opset,
-                raw=raw,
+                layout=layout,
+                options=options,
                 images=images or (),
                 data=data,
                 progress=progress,
                 **given(split=split),
             )
         report(found, as_json)
+
+
+def _size(text: str | None) -> tuple[int, int] | None:
+    """Return height and width of words like 800x1066."""
+    if text is None:
+        return None
+    sides = text.lower().split("x")
+    if len(sides) != 2 or not all(side.isdecimal() for side in sides):
+        raise UsageError(f"--shape is {text!r}, expected height and width in pixels, such as 800x1066")
+    return int(sides[0]), int(sides[1])

@@ -27,9 +27,11 @@ from detrkit.curation.synthetic import draw_scene
 from detrkit.detections import ImageDetections
 from detrkit.detectors.accuracy import Progress, measure_accuracy, read_accuracy_split
 from detrkit.detectors.bundle import predictor_detector
+from detrkit.detectors.detector import Detector
 from detrkit.detectors.load import make_detector
 from detrkit.errors import BundleError, UsageError
-from detrkit.export.graph import LEAST_SIDE, export_graph
+from detrkit.export.formats import GRAPH, ProgramEngine, for_layout, program_file, write_graph
+from detrkit.export.graph import LEAST_SIDE, GraphOptions, round_to_half
 from detrkit.families.family import BuiltModel
 from detrkit.files import atomic_bytes, check_free, make_folder, to_plain
 from detrkit.runtimes.bundle import (
@@ -38,24 +40,26 @@ from detrkit.runtimes.bundle import (
     Bundle,
     FileRecord,
     GoldenPicture,
-    GraphRecord,
     Manifest,
     PreprocessingRecord,
     Provenance,
     seal_manifest,
 )
 from detrkit.runtimes.cold_start import measure_cold_start
-from detrkit.runtimes.compare import Difference
+from detrkit.runtimes.compare import Difference, Tolerance, compare_detections
 from detrkit.runtimes.contents import MANIFEST
 from detrkit.runtimes.engines import make_engine
-from detrkit.runtimes.predictor import Predictor
+from detrkit.runtimes.predictor import Predictor, check_fits, make_inputs, split_outputs
 from detrkit.runtimes.report import Accuracy, BundleReport, ColdStart
+from detrkit.runtimes.resize import resize_pixels
+from detrkit.runtimes.threads import usable_cpus
 from detrkit.runtimes.verify import measure
 from detrkit.threshold_file import Thresholds
 
-GRAPH = "graph.onnx"
 _GOLDEN_SIZES = ((240, 320), (60, 400), (320, 100))
 _GIT_S = 10
+HALF = Tolerance(0.01, 1.0)
+"""How far detections of weights in float16 are looked for around those of float32."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -66,11 +70,13 @@ class ExportResult:
         path: The bundle.
         manifest: Its content.
         difference: What differs between ONNX Runtime and torch in the golden pictures; None for raw outputs.
+        moved: What differs in torch between weights in float16 and in float32; None for float32.
     """
 
     path: Path
     manifest: Manifest
     difference: Difference | None
+    moved: Difference | None = None
 
     def lines(self) -> list[str]:
         """Return what people want to know."""
@@ -82,6 +88,13 @@ class ExportResult:
                 f"{report.runtime} finds what torch finds in {len(self.manifest.golden)} pictures: scores "
                 f"within {self.difference.score:.1e}, boxes within {self.difference.box:.1e} pixels"
             )
+            if self.moved is not None:
+                moved = self.moved
+                lines.append(
+                    f"float16 weights: {moved.detections - moved.missing} of {moved.detections} detections lie "
+                    f"within {HALF.score:g} and {HALF.box:g} pixels of float32's, which move by up to "
+                    f"{moved.score:.1e} and {moved.box:.1e} pixels"
+                )
             lines += report.lines()
             if report.accuracy is None:
                 lines.append("AP was not measured; --data DATA does that")
@@ -98,8 +111,8 @@ def write_bundle(
     out: Path,
     *,
     name: str,
-    opset: int,
-    raw: bool = False,
+    options: GraphOptions,
+    layout: str = "bundle",
     pictures: Sequence[np.ndarray] = (),
     thresholds: Thresholds | None = None,
     licence: str = "",
@@ -114,8 +127,8 @@ def write_bundle(
         built: Model; it is left as it is.
         out: Folder, or a ``.zip`` file for all in one.
         name: Name of the model.
-        opset: ONNX operator set.
-        raw: Give out logits and boxes 0 to 1 instead of detections; such a bundle has no golden pictures.
+        options: What the graph is like; a bundle with raw outputs has no golden pictures.
+        layout: ``bundle`` for ONNX, ``openvino``, or ``tensorrt`` for ONNX with a script that builds engines.
         pictures: Golden pictures, uint8 ``[H, W, 3]``; some drawn ones are added.
         thresholds: Thresholds chosen for the model.
         licence: SPDX name of the weights' licence.
@@ -129,7 +142,8 @@ def write_bundle(
         DataError: The data cannot be read.
         BundleError: ONNX Runtime does not find what torch finds, so that nothing is written.
     """
-    # a place to write to and data to measure on, before the work
+    # a place to write to, data to measure on and pictures that fit, before the work
+    options, raw = for_layout(options, layout), options.raw
     if raw and data is not None:
         raise UsageError("AP is of detections, which --raw does not give; leave one of the two out")
     is_file = out.suffix == ".zip"
@@ -140,22 +154,26 @@ def write_bundle(
     built = dataclasses.replace(built, model=copy.deepcopy(built.model).cpu().float().eval())
     detector = make_detector(built, device="cpu")
     part = None if data is None else read_accuracy_split(detector, data, split)
+    preprocessing = preprocessing_of(built, options)
+    images = [] if raw else golden_pictures(pictures, preprocessing)
     # the graph
     built.family.prepare_inference(built.model)
+    exported = built
+    if options.half:
+        exported = dataclasses.replace(built, model=copy.deepcopy(built.model))
+        round_to_half(exported.model)
     start = time.perf_counter()
-    graph = export_graph(built, opset=opset, raw=raw)
+    files, graph = write_graph(exported, options, layout)
     seconds = time.perf_counter() - start
-    # golden pictures and what torch finds
-    images = [] if raw else [*pictures, *golden_pictures()]
-    found = [detector.predict_batch([torch.from_numpy(image.copy()).permute(2, 0, 1)])[0] for image in images]
-    files = {GRAPH: graph}
+    # what torch finds in the golden pictures
+    found = _detect(make_detector(exported, device="cpu"), images)
+    moved = None if not options.half else _compare(_detect(detector, images), found)
     golden = []
     for number, (image, detections) in enumerate(zip(images, found, strict=True)):
         file = f"golden/{number:03d}.png"
         files[file] = _png(image)
         golden.append(_golden(file, detections))
     # what is known of it all
-    transforms = built.config.transforms
     manifest = Manifest(
         kind=KIND,
         version=VERSION,
@@ -166,16 +184,8 @@ def write_bundle(
         thresholds=None if thresholds is None else thresholds.to_dict(),
         licence=licence,
         provenance=_provenance(built, source),
-        graphs=(GraphRecord(GRAPH, opset, outputs="raw" if raw else "detections"),),
-        preprocessing=PreprocessingRecord(
-            transforms.eval_size,
-            transforms.max_size,
-            transforms.mean,
-            transforms.std,
-            built.config.data.pixel_range,
-            LEAST_SIDE,
-            built.config.model.padding,
-        ),
+        graphs=(graph,),
+        preprocessing=preprocessing,
         golden=tuple(golden),
         report=BundleReport.here(),
         files={
@@ -186,7 +196,7 @@ def write_bundle(
     difference, report = None, manifest.report
     if not raw:
         bundle = Bundle(manifest, built.class_map, thresholds, _InMemory(files))
-        predictor = Predictor(bundle, make_engine(bundle.read_graph()))
+        predictor = Predictor(bundle, make_engine(bundle.read_graph(), weights=bundle.read_weights()))
         difference, report = _prove(predictor)
         if part is not None and data is not None:
             accuracy = measure_accuracy(
@@ -204,16 +214,88 @@ def write_bundle(
     report = msgspec.structs.replace(report, export_s=round(seconds, 1))
     content = seal_manifest(msgspec.structs.replace(manifest, report=report))
     _write(out, {**files, MANIFEST: content})
-    return ExportResult(out, msgspec.json.decode(content, type=Manifest), difference)
+    return ExportResult(out, msgspec.json.decode(content, type=Manifest), difference, moved)
 
 
-def golden_pictures() -> list[np.ndarray]:
-    """Return a few drawn pictures of several sizes, always the same."""
-    pictures = []
-    for number, (height, width) in enumerate(_GOLDEN_SIZES):
+def write_program(
+    built: BuiltModel, out: Path, options: GraphOptions, pictures: Sequence[np.ndarray] = ()
+) -> Difference:
+    """Export a model as a file for ``torch.export.load``, and return what differs once it is loaded again.
+
+    Raises:
+        UsageError: Something else lies at ``out``, which should be a ``.pt2`` file.
+        BundleError: The program does not find what the model finds, so that nothing is written.
+    """
+    if out.suffix != ".pt2":
+        raise UsageError(f"{out} should be a .pt2 file, since a program is one file")
+    check_free(out)
+    built = dataclasses.replace(built, model=copy.deepcopy(built.model).cpu().float().eval())
+    preprocessing = preprocessing_of(built, options)
+    images = [] if options.raw else golden_pictures(pictures, preprocessing)
+    built.family.prepare_inference(built.model)
+    content = program_file(built, options)
+    # the proof, of the very bytes that are written
+    engine, difference = ProgramEngine(content, usable_cpus()), Difference()
+    for image, expected in zip(images, _detect(make_detector(built, device="cpu"), images), strict=True):
+        size = (image.shape[0], image.shape[1])
+        resized = resize_pixels(image, preprocessing.rule.resized_size_hw(size))
+        found = split_outputs(engine.run(make_inputs([resized], [size], preprocessing)))[0]
+        difference += compare_detections(expected, found, Tolerance())
+    if difference.missing:
+        raise BundleError(
+            f"the program does not find {difference.missing} of {difference.detections} detections that the model "
+            "finds; nothing was written. Report it"
+        )
+    with atomic_bytes(out) as file:
+        file.write(content)
+    return difference
+
+
+def golden_pictures(given: Sequence[np.ndarray], preprocessing: PreprocessingRecord) -> list[np.ndarray]:
+    """Return pictures and a few drawn ones, always the same, of several sizes that the graph takes.
+
+    Raises:
+        UsageError: A given picture does not fit the graph's fixed shape, or none of the shape's own proportions.
+    """
+    fixed = preprocessing.fixed_hw
+    sizes = [*_GOLDEN_SIZES]
+    if fixed is not None:
+        for picture in (*given, np.empty((*fixed, 3), dtype=np.uint8)):
+            check_fits(preprocessing.rule.resized_size_hw((picture.shape[0], picture.shape[1])), fixed)
+        sides = [preprocessing.rule.resized_size_hw(size) for size in sizes]
+        fits = [height <= fixed[0] and width <= fixed[1] for height, width in sides]
+        sizes = [fixed, *(size for size, fit in zip(sizes, fits, strict=True) if fit)]
+    drawn = []
+    for number, (height, width) in enumerate(sizes):
         scene, _ = draw_scene(np.random.Generator(np.random.PCG64(number)), max(height, width))
-        pictures.append(scene[:height, :width])
-    return pictures
+        drawn.append(scene[:height, :width])
+    return [*given, *drawn]
+
+
+def preprocessing_of(built: BuiltModel, options: GraphOptions) -> PreprocessingRecord:
+    """Return what is done to an image before a graph.
+
+    Raises:
+        UsageError: The graph would have to be padded, which changes what the model finds.
+    """
+    transforms, padding = built.config.transforms, built.config.model.padding
+    if padding != "exact" and options.shape_hw is not None:
+        raise UsageError(
+            f"model.padding is {padding}, so that padding an image to a fixed shape would change what is found; "
+            "leave --shape out"
+        )
+    return PreprocessingRecord(
+        transforms.eval_size,
+        transforms.max_size,
+        transforms.mean,
+        transforms.std,
+        built.config.data.pixel_range,
+        LEAST_SIDE,
+        padding,
+        options.layout,
+        options.shape_hw,
+        options.fixed_batch,
+    )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -279,6 +361,15 @@ def _provenance(built: BuiltModel, source: str) -> Provenance:
         str(torch.__version__),
         platform.python_version(),
     )
+
+
+def _detect(detector: Detector, images: Sequence[np.ndarray]) -> list[ImageDetections]:
+    return [detector.predict_batch([torch.from_numpy(image.copy()).permute(2, 0, 1)])[0] for image in images]
+
+
+def _compare(ones: Sequence[ImageDetections], others: Sequence[ImageDetections]) -> Difference:
+    pairs = zip(ones, others, strict=True)
+    return sum((compare_detections(one, other, HALF) for one, other in pairs), Difference())
 
 
 def _golden(file: str, found: ImageDetections) -> GoldenPicture:

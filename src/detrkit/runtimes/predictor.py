@@ -286,14 +286,8 @@ def make_inputs(
     least = preprocessing.least_side if preprocessing.padding == "exact" else 1
     height, width = (max(least, int(side)) for side in sizes.max(axis=0))
     if preprocessing.fixed_hw is not None:
-        fixed = preprocessing.fixed_hw
-        if height > fixed[0] or width > fixed[1]:
-            raise UsageError(
-                f"an image resized to {height} x {width} pixels does not fit the {fixed[0]} x {fixed[1]} that the "
-                f"bundle was exported for; export it with --shape {max(height, fixed[0])}x{max(width, fixed[1])}, "
-                "or without"
-            )
-        height, width = fixed
+        check_fits((int(sizes[:, 0].max()), int(sizes[:, 1].max())), preprocessing.fixed_hw)
+        height, width = preprocessing.fixed_hw
     if lacking := -len(images) % (preprocessing.fixed_batch or 1):
         images = [*images, *[np.zeros((height, width, 3), dtype=np.uint8)] * lacking]
         original_sizes_hw = [*original_sizes_hw, *[(height, width)] * lacking]
@@ -308,6 +302,22 @@ def make_inputs(
         pixels = pixels.transpose(0, 3, 1, 2)
     originals = np.array(original_sizes_hw, dtype=np.int64).reshape(-1, 2)
     return dict(zip(INPUTS, (np.ascontiguousarray(pixels), sizes, originals), strict=True))
+
+
+def check_fits(size_hw: SizeHW, fixed_hw: SizeHW) -> None:
+    """Refuse an image that is larger, after resizing, than a graph's fixed shape.
+
+    It is not made smaller: that would be another size rule than the model was trained and measured with.
+
+    Raises:
+        UsageError: It is larger.
+    """
+    height, width = (max(sides) for sides in zip(size_hw, fixed_hw, strict=True))
+    if (height, width) != fixed_hw:
+        raise UsageError(
+            f"an image resized to {size_hw[0]} x {size_hw[1]} pixels does not fit the graph's fixed shape of "
+            f"{fixed_hw[0]} x {fixed_hw[1]}; export with --shape {height}x{width}, or without"
+        )
 
 
 def split_outputs(outputs: Sequence[np.ndarray]) -> list[ImageDetections]:

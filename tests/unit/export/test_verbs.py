@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import subprocess
 
 import pytest
 from typer.testing import CliRunner
@@ -9,16 +10,18 @@ from typer.testing import CliRunner
 import detrkit
 from detrkit.cli import app
 from detrkit.errors import BundleError, UsageError
-from detrkit.export.graph import DetectionGraph
+from detrkit.export.formats import tensorrt_script
+from detrkit.export.graph import DetectionGraph, GraphOptions, gather_samples
 from detrkit.families.build import get_family
 from detrkit.families.family import BuiltModel
+from detrkit.runtimes.bundle import GraphRecord
 from detrkit.runtimes.threads import usable_cpus
 from tests.support.exporting import PRESETS, small_detector
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
 
-from tests.support.bundles import bundle_files, write_files
+from tests.support.bundles import bundle_files, mean_graph, write_files
 
 
 def run(*words: str):
@@ -48,9 +51,18 @@ def place_of(tmp_path):
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (("--format", "onnx"), "bundle, published, hub"),
+        (("--format", "onnx"), "bundle, openvino, tensorrt, program, published, hub"),
         (("--format", "hub", "--opset", "18"), "leave them out"),
         (("--opset", "12"), "18, 20, 23"),
+        (("--format", "published", "--shape", "800x800", "--gather"), "--shape, --gather"),
+        (("--format", "program", "--precision", "16"), "--precision"),
+        (("--format", "program"), r".pt2"),
+        (("--precision", "8"), "32 or 16"),
+        (("--shape", "800"), "800x1066"),
+        (("--shape", "0x64"), "1 pixel or more"),
+        (("--batch", "2"), "fixed shape"),
+        (("--layout", "chw"), "nhwc or nchw"),
+        (("--shape", "100x90"), "--shape 142x128"),
     ],
 )
 def test_export_refuses_what_it_cannot_do(words, message, tmp_path, monkeypatch):
@@ -78,7 +90,8 @@ def test_nothing_is_written_over_files_of_others(tmp_path):
 
 def test_a_graph_that_finds_something_else_is_not_written(tmp_path, monkeypatch):
     module = importlib.import_module("detrkit.export.write")  # detrkit.export itself is the verb
-    monkeypatch.setattr(module, "export_graph", lambda *_, **__: bundle_files()["graph.onnx"])
+    files = {"graph.onnx": bundle_files()["graph.onnx"]}
+    monkeypatch.setattr(module, "write_graph", lambda *_: (files, GraphRecord("graph.onnx", 20)))
     with pytest.raises(BundleError, match="does not find"):
         detrkit.export(small_detector(PRESETS[0]), tmp_path / "a.zip")
     assert not (tmp_path / "a.zip").exists()
@@ -112,6 +125,38 @@ def test_the_graph_in_torch_is_the_detector(make_image):
         assert torch.allclose(scores[0], torch.from_numpy(found.scores), atol=1e-5)
         assert labels[0].tolist() == found.class_ids.tolist()
         assert torch.allclose(boxes[0], torch.from_numpy(found.boxes_xyxy), atol=1e-2)
+
+
+def test_gathers_read_maps_as_grid_sample_does():
+    import torch
+
+    generator = torch.Generator().manual_seed(0)
+    for size in ((5, 7), (1, 1), (1, 4)):
+        maps = torch.randn(3, 4, *size, generator=generator)
+        grid = 3 * torch.rand(3, 6, 5, 2, generator=generator) - 1.5  # beyond the edges too
+        expected = torch.nn.functional.grid_sample(maps, grid, padding_mode="zeros", align_corners=False)
+        assert torch.allclose(gather_samples(maps, grid), expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("shape_hw", [None, (128, 160)])
+def test_the_tensorrt_script_is_a_script_with_the_models_shapes(shape_hw, tmp_path):
+    model = mean_graph()
+    model.graph.node[0].name, model.graph.node[0].op_type = "norm_1", "LayerNormalization"
+    transforms = small_detector(PRESETS[0]).config.transforms
+    text = tensorrt_script(model.SerializeToString(), transforms, GraphOptions(shape_hw=shape_hw))
+    (tmp_path / "script").write_text(text)
+    (tmp_path / "trtexec").write_text('#!/bin/sh\nprintf "%s\\n" "$@"\n')
+    (tmp_path / "trtexec").chmod(0o755)
+    path = f"{tmp_path}:/usr/bin:/bin"
+    ran = subprocess.run(
+        ["sh", tmp_path / "script", "fp16"], env={"PATH": path}, capture_output=True, text=True, check=True
+    )
+    words = ran.stdout.split()
+    assert {"--onnx=graph.onnx", "--fp16", "--precisionConstraints=obey", "--layerPrecisions=norm_1:fp32"} <= set(
+        words
+    )
+    assert any(word.startswith("--maxShapes=images:8x3x192x192,sizes:8x2") for word in words) == (shape_hw is None)
+    assert subprocess.run(["sh", tmp_path / "script", "x"], capture_output=True, check=False).returncode == 2
 
 
 def test_a_bundle_is_timed_with_its_own_threads(tmp_path):
