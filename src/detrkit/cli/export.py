@@ -74,7 +74,7 @@ def export(
         of_bundles = {"--opset": opset != 20, "--precision": weights != "32", "--data": data, "--split": split}
         wrong = {} if layout in _BUNDLES else of_bundles if layout == "program" else {**of_bundles, **graph}
         if given_wrongly := [name for name, value in wrong.items() if value]:
-            raise UsageError(f"{listed(given_wrongly)}: not with --format {layout}; leave it out")
+            raise UsageError(f"{listed(given_wrongly)}: not with --format {layout}; leave them out")
         from detrkit.api.export import export as write
         from detrkit.api.export import export_bundle, export_program
         from detrkit.export.graph import GraphOptions
