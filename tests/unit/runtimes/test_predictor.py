@@ -3,6 +3,8 @@
 import logging
 import subprocess
 import sys
+import tomllib
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -148,26 +150,83 @@ def test_what_is_asked_wrongly_is_told(predictor, asked):
         predictor.predict(PICTURES[0], **asked)
 
 
-def test_no_torch_is_imported(place, tmp_path):
-    bundle = write_files(place, bundle_files())
-    Image.fromarray(noise((40, 60))).save(tmp_path / "a.png")
-    code = f"""
+BARE = """
 import sys
 class Refuse:
     @staticmethod
     def find_spec(name, path=None, target=None):
-        if name.split(".")[0] in ("torch", "torchvision", "pydantic", "scipy", "supervision"):
-            raise ModuleNotFoundError(name)
+        if name.split(".")[0] in {absent!r}:
+            raise ModuleNotFoundError("No module named " + name, name=name)
 sys.meta_path.insert(0, Refuse)
 import importlib.util
-find_spec = importlib.util.find_spec
-importlib.util.find_spec = lambda name, *rest: None if name == "supervision" else find_spec(name, *rest)
+import importlib.metadata
+version, find_spec = importlib.metadata.version, importlib.util.find_spec
+def version_of(name):
+    if name in {absent!r}:
+        raise importlib.metadata.PackageNotFoundError(name)
+    return version(name)
+importlib.metadata.version = version_of
+importlib.util.find_spec = lambda name, *rest: None if name in {absent!r} else find_spec(name, *rest)
+"""
+TORCH = ("torch", "torchvision", "lightning", "lightning_fabric", "scipy", "hotcoco", "supervision", "matplotlib")
+RUNTIME = {"detrkit", "numpy", "PIL", "msgspec", "onnxruntime", "typing_extensions", "_distutils_hack"}
+
+
+def run_without(absent: tuple[str, ...], code: str) -> subprocess.CompletedProcess[str]:
+    code = BARE.format(absent=absent) + code
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+
+
+def test_nothing_but_the_runtimes_own_packages_is_imported(place, tmp_path):
+    bundle = write_files(place, bundle_files())
+    Image.fromarray(noise((40, 60))).save(tmp_path / "a.png")
+    code = f"""
 import detrkit.runtime
 found = detrkit.runtime.load({str(bundle)!r}).predict({str(tmp_path / "a.png")!r}, threshold=0)
 assert type(found).__module__ == "detrkit.detections" and len(found) == 2
 from detrkit.runtimes.verify import verify_bundle
-assert verify_bundle({str(bundle)!r}).passed
-assert not [name for name in sys.modules if name.split(".")[0] in ("torch", "torchvision", "pydantic")]
+assert verify_bundle({str(bundle)!r}, cold_start=False).passed
+modules = [(name, getattr(module, "__file__", None) or "") for name, module in list(sys.modules.items())]
+print(*{{name.split(".")[0] for name, file in modules if "site-packages" in file}})
 """
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, timeout=120)
+    ran = run_without((*TORCH, "pydantic", "yaml", "typer"), code)
     assert ran.returncode == 0, ran.stderr
+    assert set(ran.stdout.split()) - RUNTIME == set()
+
+
+def test_the_command_line_without_torch_works_or_says_what_is_missing(tmp_path):
+    bundle = str(write_files(tmp_path / "a.zip", bundle_files()))
+    missing = "torch is not installed"
+    expected = [
+        (["verify", bundle], 0, "VERIFIED"),
+        (["--help"], 0, "export"),
+        (["doctor"], 0, "bundles can be verified and run"),
+        (["predict", bundle, "a.png"], 2, missing),
+        (["verify", bundle, "--data", "data"], 2, missing),
+        (["export", "detr-nano", "--out", "b"], 2, missing),
+    ]
+    code = f"""
+from typer.testing import CliRunner
+from detrkit.cli import app
+for words, code, said in {expected!r}:
+    ran = CliRunner().invoke(app, words)
+    assert (ran.exit_code, said in ran.output) == (code, True), (words, ran.output, ran.exception)
+assert "torch" not in sys.modules
+"""
+    ran = run_without(TORCH, code)
+    assert ran.returncode == 0, ran.stderr
+
+
+def test_what_runs_bundles_alone_is_locked_and_asks_for_what_the_package_asks_for():
+    root = Path(__file__).parents[3]
+    project = tomllib.loads((root / "pyproject.toml").read_text(encoding="utf-8"))
+    known = {*project["project"]["dependencies"], *project["project"]["optional-dependencies"]["runtime"]}
+    group = project["dependency-groups"]["runtime-only"]
+    assert set(group) <= known
+    locked = (root / "requirements-runtime.txt").read_text(encoding="utf-8")
+    assert "torch" not in locked
+    for requirement in group:
+        name = requirement.partition(">")[0]
+        assert f"\n{name}==" in locked
+    pins = [line for line in locked.splitlines() if "==" in line]
+    assert locked.count(" \\\n    --hash=sha256:") >= len(pins)
