@@ -24,7 +24,7 @@ KIND = "bundle"
 
 
 def bundle_detector(
-    source: str | os.PathLike[str], *, device: str = "auto", precision: Precision = "32"
+    source: str | os.PathLike[str], *, device: str = "auto", precision: Precision = "32", streams: int = 1
 ) -> Detector:
     """Load a bundle as a detector.
 
@@ -33,6 +33,7 @@ def bundle_detector(
             ``@auto`` behind it for another runtime than ONNX Runtime.
         device: ``auto`` or ``cpu``.
         precision: That of its graph.
+        streams: Runs at once.
 
     Raises:
         BundleError: The bundle is damaged, changed, of a newer version, or not to be trusted.
@@ -41,7 +42,7 @@ def bundle_detector(
     if device not in ("auto", "cpu"):
         raise UsageError(f"device is {device!r}, but bundles run on the CPU; expected cpu or auto")
     path, runtime = split_runtime(source)
-    predictor = load(path, runtime)
+    predictor = load(path, runtime, streams=streams)
     own = predictor.bundle.manifest.graphs[0].precision
     if precision != own:
         raise UsageError(f"precision is {precision}, but {source} was exported with {own}")
@@ -90,6 +91,9 @@ class BundleStages:
         self.network: nn.Module = nn.Identity()  # its parameters are the runtime's
         self.device = torch.device("cpu")
         self.threads = predictor.engine.threads
+        self.streams = predictor.engine.streams
+        engine = predictor.engine
+        self.runtime = f"{engine.name} {engine.version}, {engine.precision}"
         self.pads = predictor.preprocessing.padding == "exact"
 
     def resize(self, image: Tensor) -> Tensor:

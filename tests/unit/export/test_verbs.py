@@ -14,6 +14,7 @@ from detrkit.export.formats import tensorrt_script
 from detrkit.export.graph import DetectionGraph, GraphOptions, gather_samples
 from detrkit.families.build import get_family
 from detrkit.families.family import BuiltModel
+from detrkit.profiling.speed_report import speed_lines
 from detrkit.runtimes.bundle import GraphRecord
 from detrkit.runtimes.threads import usable_cpus
 from tests.support.exporting import PRESETS, small_detector
@@ -165,3 +166,24 @@ def test_a_bundle_is_timed_with_its_own_threads(tmp_path):
     assert rows[0].latency.threads == usable_cpus()
     rows = detrkit.benchmark([path], repeats=1, warm_up=1, threads=[usable_cpus() + 1]).rows
     assert "threads of its own" in rows[0].problem
+
+
+def test_a_bundle_is_timed_in_streams_and_in_a_fresh_process(tmp_path):
+    path = write_files(tmp_path / "a.zip", bundle_files())
+    speed = detrkit.benchmark([path], streams=[1, 2], repeats=2, warm_up=1, cold_start=True)
+    assert [(row.latency.streams, row.latency.runs) for row in speed.rows] == [(1, 2), (2, 12)]
+    assert all(row.runtime.startswith("onnxruntime") and row.runtime.endswith("float32") for row in speed.rows)
+    assert speed.rows[0].cold_start.seconds > 0
+    latency = speed.rows[1].latency
+    assert latency.images_per_s == 12 / latency.busy_s
+    text = "\n".join(speed_lines(speed))
+    for words in ("2 streams", "cold start, MB", "onnxruntime"):
+        assert words in text
+    rows = detrkit.benchmark([path, "detr-tiny"], streams=[2], backends=["eager", "compile"], repeats=1).rows
+    told = [row.problem for row in rows]
+    assert [("compiled already" in one, "one batch at a time" in one) for one in told] == [
+        (False, False),
+        (False, True),
+        (True, False),
+        (False, True),
+    ]

@@ -123,6 +123,7 @@ def test_wrong_questions_are_answered(tmp_path: Path):
         ({"batch_sizes": [0]}, "batch size is 0"),
         ({"batch_sizes": []}, "no batch size is given"),
         ({"repeats": 0}, "repeats is 0"),
+        ({"streams": [0]}, "streams is 0"),
         ({"images": ["a.png"], "data": tmp_path}, "both images and data"),
     ]
     for given, message in refused:
