@@ -60,6 +60,15 @@ def export(
         Path | None, opt("DATA", "Data set to measure AP on, of the bundle and in torch, for its report.")
     ] = None,
     split: SplitOption = None,
+    int8: Annotated[
+        bool, opt(None, "Compute in 8 bits, if AP on DATA allows and it is faster here; else refuse.", "--int8")
+    ] = False,
+    calibration: Annotated[
+        str | None, opt("NAME", "Split that INT8 is calibrated with, train if not given.", "--calibrate")
+    ] = None,
+    gate: Annotated[
+        float | None, opt("POINTS", "AP points that INT8 may cost, less than; 0.5 if not given.")
+    ] = None,
     as_json: JsonOption = False,
 ) -> None:
     """Write a model as a bundle that runs without torch, or its weights in another layout."""
@@ -72,6 +81,7 @@ def export(
         graph = {"--image": images, "--raw": raw, "--shape": shape, "--batch": batch, "--gather": gather}
         graph["--layout"] = axes != "nhwc"
         of_bundles = {"--opset": opset != 20, "--precision": weights != "32", "--data": data, "--split": split}
+        of_bundles["--int8"] = int8
         wrong = {} if layout in _BUNDLES else of_bundles if layout == "program" else {**of_bundles, **graph}
         if given_wrongly := [name for name, value in wrong.items() if value]:
             raise UsageError(f"{listed(given_wrongly)}: not with --format {layout}; leave them out")
@@ -91,6 +101,8 @@ def export(
             return
         if split is not None and data is None:
             raise UsageError("--split is given without --data; name the data set too")
+        if not int8 and (calibration is not None or gate is not None):
+            raise UsageError("--calibrate and --gate are of --int8; give that too")
         with step_bar(hidden=as_json) as progress:
             found = export_bundle(
                 model,
@@ -101,7 +113,8 @@ def export(
                 images=images or (),
                 data=data,
                 progress=progress,
-                **given(split=split),
+                int8=int8,
+                **given(split=split, calibration=calibration, gate=gate),
             )
         report(found, as_json)
 

@@ -14,9 +14,9 @@ from detrkit.data.split import Split
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.on_split import bind_target, collect, read_split_for
 from detrkit.errors import DataError
-from detrkit.evaluation.bootstrap import bootstrap
+from detrkit.evaluation.bootstrap import bootstrap, paired_bootstrap
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
-from detrkit.runtimes.report import Accuracy
+from detrkit.runtimes.report import Accuracy, Interval
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, images done and images in all."""
@@ -42,6 +42,7 @@ def measure_accuracy(
     data: str | os.PathLike[str],
     split: str,
     torch_detector: Detector | None = None,
+    paired: bool = False,
     progress: Progress | None = None,
 ) -> Accuracy:
     """Measure AP of a bundle, and of the model in torch, on the same images.
@@ -51,10 +52,12 @@ def measure_accuracy(
         part: Images and annotations, of :func:`read_accuracy_split`.
         data: What people call the data set.
         split: Name of the split.
-        torch_detector: The model in torch.
+        torch_detector: The model in torch, or what else it is held to.
+        paired: Measure the interval of the difference too.
         progress: Receives how far it is.
     """
     truth = ground_truth_from_index(part.index)
+    whole = "AP in float32" if paired else "AP in torch"
 
     def step(what: str) -> Callable[[int], None] | None:
         return None if progress is None else lambda done: progress(what, done, len(part.index))
@@ -75,8 +78,13 @@ def measure_accuracy(
     )
     if torch_detector is None:
         return accuracy
-    collected = collect(torch_detector, part, truth=truth, progress=step("AP in torch"))
-    return msgspec.structs.replace(accuracy, torch_ap=collected.finish()["AP"])
+    collected = collect(torch_detector, part, truth=truth, progress=step(whole))
+    change = paired_bootstrap(collected.matches(), evaluator.matches()).values.get("AP") if paired else None
+    return msgspec.structs.replace(
+        accuracy,
+        torch_ap=collected.finish()["AP"],
+        change=None if change is None else Interval(change.value, change.low, change.high),
+    )
 
 
 def _digest(truth: CocoTruth, part: Split) -> str:

@@ -44,7 +44,7 @@ def bundle_detector(
     path, runtime = split_runtime(source)
     predictor = load(path, runtime, streams=streams)
     own = predictor.bundle.manifest.graphs[0].precision
-    if precision != own:
+    if precision not in (own, "32"):
         raise UsageError(f"precision is {precision}, but {source} was exported with {own}")
     return predictor_detector(predictor, os.fspath(source))
 

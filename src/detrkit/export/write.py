@@ -95,6 +95,7 @@ class ExportResult:
                     f"within {HALF.score:g} and {HALF.box:g} pixels of float32's, which move by up to "
                     f"{moved.score:.1e} and {moved.box:.1e} pixels"
                 )
+        if self.manifest.golden:
             lines += report.lines()
             if report.accuracy is None:
                 lines.append("AP was not measured; --data DATA does that")
@@ -146,11 +147,7 @@ def write_bundle(
     options, raw = for_layout(options, layout), options.raw
     if raw and data is not None:
         raise UsageError("AP is of detections, which --raw does not give; leave one of the two out")
-    is_file = out.suffix == ".zip"
-    if is_file:
-        check_free(out)
-    else:
-        make_folder(out, MANIFEST, GRAPH)
+    prepare_place(out)
     built = dataclasses.replace(built, model=copy.deepcopy(built.model).cpu().float().eval())
     detector = make_detector(built, device="cpu")
     part = None if data is None else read_accuracy_split(detector, data, split)
@@ -172,7 +169,7 @@ def write_bundle(
     for number, (image, detections) in enumerate(zip(images, found, strict=True)):
         file = f"golden/{number:03d}.png"
         files[file] = _png(image)
-        golden.append(_golden(file, detections))
+        golden.append(golden_picture(file, detections))
     # what is known of it all
     manifest = Manifest(
         kind=KIND,
@@ -195,7 +192,7 @@ def write_bundle(
     # the proof, on the very bytes that are written
     difference, report = None, manifest.report
     if not raw:
-        bundle = Bundle(manifest, built.class_map, thresholds, _InMemory(files))
+        bundle = Bundle(manifest, built.class_map, thresholds, InMemory(files))
         predictor = Predictor(bundle, make_engine(bundle.read_graph(), weights=bundle.read_weights()))
         difference, report = _prove(predictor)
         if part is not None and data is not None:
@@ -210,11 +207,23 @@ def write_bundle(
             _check_accuracy(accuracy, report.allowed_loss)
             report = msgspec.structs.replace(report, accuracy=accuracy)
         del predictor  # before another process loads the same
-        report = msgspec.structs.replace(report, cold_start=_cold_start(manifest, files, report))
+        report = msgspec.structs.replace(report, cold_start=cold_start(manifest, files, report))
     report = msgspec.structs.replace(report, export_s=round(seconds, 1))
     content = seal_manifest(msgspec.structs.replace(manifest, report=report))
-    _write(out, {**files, MANIFEST: content})
+    write_files(out, {**files, MANIFEST: content})
     return ExportResult(out, msgspec.json.decode(content, type=Manifest), difference, moved)
+
+
+def prepare_place(out: Path) -> None:
+    """Make the folder of a bundle, or check that its ``.zip`` file can be written.
+
+    Raises:
+        UsageError: Something else lies there.
+    """
+    if out.suffix == ".zip":
+        check_free(out)
+    else:
+        make_folder(out, MANIFEST, GRAPH)
 
 
 def write_program(
@@ -299,13 +308,14 @@ def preprocessing_of(built: BuiltModel, options: GraphOptions) -> PreprocessingR
 
 
 @dataclasses.dataclass(frozen=True)
-class _InMemory:
+class InMemory:
     """The files of a bundle that is not written yet."""
 
     files: Mapping[str, bytes]
     path: Path = Path("the new bundle")
 
     def read(self, name: str, _most: int) -> bytes:
+        """Return the content of a file."""
         return self.files[name]
 
 
@@ -335,7 +345,7 @@ def _check_accuracy(accuracy: Accuracy, allowed: float) -> None:
         raise BundleError(f"{accuracy.line()}: they may lie {allowed:g} apart; nothing was written")
 
 
-def _cold_start(manifest: Manifest, files: Mapping[str, bytes], report: BundleReport) -> ColdStart | None:
+def cold_start(manifest: Manifest, files: Mapping[str, bytes], report: BundleReport) -> ColdStart | None:
     """Measure a fresh process on the files that are going to be written."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "bundle"
@@ -372,7 +382,8 @@ def _compare(ones: Sequence[ImageDetections], others: Sequence[ImageDetections])
     return sum((compare_detections(one, other, HALF) for one, other in pairs), Difference())
 
 
-def _golden(file: str, found: ImageDetections) -> GoldenPicture:
+def golden_picture(file: str, found: ImageDetections) -> GoldenPicture:
+    """Return the record of a golden picture and what was found in it."""
     return GoldenPicture(
         file,
         tuple(tuple(box) for box in found.boxes_xyxy.astype(float).tolist()),
@@ -387,7 +398,7 @@ def _png(image: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def _write(out: Path, files: Mapping[str, bytes]) -> None:
+def write_files(out: Path, files: Mapping[str, bytes]) -> None:
     """Write files into a folder, the manifest last, or all into one zip file."""
     if out.suffix != ".zip":
         for name, content in files.items():

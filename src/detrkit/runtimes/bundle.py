@@ -50,7 +50,7 @@ class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
 
     file: str
     opset: int
-    precision: Literal["32"] = "32"
+    precision: Literal["32", "int8"] = "32"
     outputs: Literal["detections", "raw"] = "detections"
     weights: Literal["32", "16"] = "32"
     weights_file: str = ""
@@ -118,6 +118,7 @@ class Provenance(msgspec.Struct, frozen=True):
         created: When, in UTC.
         torch: Version of torch.
         python: Version of Python.
+        calibration: Data, split and number of images that INT8's scales come from; None in float32.
     """
 
     source: str = ""
@@ -126,6 +127,7 @@ class Provenance(msgspec.Struct, frozen=True):
     created: str = ""
     torch: str = ""
     python: str = ""
+    calibration: dict[str, Any] | None = None
 
 
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

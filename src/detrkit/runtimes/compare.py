@@ -27,6 +27,15 @@ class Tolerance(msgspec.Struct, frozen=True):
 TOLERANCES = {"onnxruntime": Tolerance(), "openvino": Tolerance(1e-3, 0.1), "openvino-bf16": Tolerance(0.05, 4.0)}
 """What a runtime is held to, against torch in float32; of bf16, which has three digits, AP says more."""
 
+_INT8 = Tolerance(
+    0.1, 5.0
+)  # a number next to the middle of two is rounded another way elsewhere, and so on from there
+
+
+def tolerance_of(runtime: str, precision: str) -> Tolerance:
+    """Return what a runtime is held to: against torch, or of an INT8 graph against where that was written."""
+    return _INT8 if precision == "int8" else TOLERANCES[runtime]
+
 
 @dataclasses.dataclass(frozen=True)
 class Difference:

@@ -14,7 +14,7 @@ from detrkit.files import to_plain
 from detrkit.latency import Percentiles
 from detrkit.runtimes.bundle import Bundle
 from detrkit.runtimes.cold_start import measure_cold_start
-from detrkit.runtimes.compare import TOLERANCES, Difference, Tolerance, compare_detections
+from detrkit.runtimes.compare import Difference, Tolerance, compare_detections, tolerance_of
 from detrkit.runtimes.predictor import Predictor, load
 from detrkit.runtimes.report import BundleReport
 
@@ -52,7 +52,7 @@ class Verification:
     def failures(self) -> list[str]:
         """What is not as it was, in words; empty if everything is."""
         found = [
-            f"{name}: {difference.missing} of {difference.detections} detections are not torch's"
+            f"{name}: {difference.missing} of {difference.detections} detections are not found again"
             for name, difference in self.pictures.items()
             if difference.missing
         ]
@@ -61,7 +61,8 @@ class Verification:
             found.append("no detection to compare")
         if here is None or then is None or here.sha256 != then.sha256:
             return found
-        before = then.torch_ap if then.torch_ap is not None else then.ap
+        int8 = self.report.precision == "int8"
+        before = then.ap if then.torch_ap is None or int8 else then.torch_ap
         if abs(here.ap - before) > self.report.allowed_loss:
             found.append(
                 f"AP {here.ap:.4f} on {here.data}, {here.split}, expected {before:.4f} "
@@ -79,6 +80,10 @@ class Verification:
         return found
 
     @property
+    def _origin(self) -> str:
+        return "those where it was written" if self.precision == "int8" else "torch"
+
+    @property
     def passed(self) -> bool:
         """Whether everything was found again."""
         return not self.failures
@@ -93,7 +98,7 @@ class Verification:
     def lines(self) -> list[str]:
         """Return everything for people, the verdict last."""
         total = self.total
-        same = "NOT the same detections as torch" if total.missing else "the same detections as torch"
+        same = f"{'NOT ' if total.missing else ''}the same detections as {self._origin}"
         lines = [
             f"{self.path}: {self.files} files as they were written",
             f"{same} in {len(self.pictures)} pictures: scores within {total.score:.1e} (allowed "
@@ -140,7 +145,7 @@ def verify_bundle(
         os.fspath(path),
         len(bundle.manifest.files) + 1,
         pictures,
-        TOLERANCES[predictor.engine.name],
+        tolerance_of(predictor.engine.name, bundle.manifest.graphs[0].precision),
         report,
         bundle.manifest.report,
     )
@@ -170,7 +175,7 @@ def measure(predictor: Predictor) -> tuple[dict[str, Difference], BundleReport]:
 
 def compare_golden(predictor: Predictor) -> dict[str, Difference]:
     """Detect in the golden pictures of a bundle, alone and two in a batch, and compare with what torch found."""
-    tolerance = TOLERANCES[predictor.engine.name]
+    tolerance = tolerance_of(predictor.engine.name, predictor.bundle.manifest.graphs[0].precision)
     golden = predictor.bundle.manifest.golden
     images = _golden_images(predictor.bundle)
     alone = [predictor.detect([image])[0] for image in images]
