@@ -14,6 +14,7 @@ import hashlib
 import math
 import tempfile
 import time
+import types
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -93,13 +94,15 @@ def quantize_graph(graph: bytes, batches: Sequence[Batch]) -> bytes:
         raise BundleError("the graph has no convolution or linear layer that INT8 is for; nothing was written")
     proto = onnx_ir.to_proto(model)
     proto.metadata_props.add(key="onnx.quant.pre_process", value="onnxruntime.quant")  # else it warns of itself
+    waiting = iter(batches)
+    reader: Any = types.SimpleNamespace(get_next=lambda: next(waiting, None))
     # activations without sign: VNNI multiplies those with signed weights
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / GRAPH
         quantization.quantize_static(
             proto,
             path,
-            _calibration_reader(batches),
+            reader,
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=list(_LAYERS),
             nodes_to_quantize=names,
@@ -143,22 +146,6 @@ def _quantizable(graph: Any) -> list[str]:
         else:
             found.append(node.name)
     return found
-
-
-def _calibration_reader(batches: Sequence[Batch]) -> Any:
-    """Return what onnxruntime's quantisation asks for batches."""
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Reader(CalibrationDataReader):  # type: ignore[misc]
-        """Hands out one batch after the other, and None behind the last."""
-
-        def __init__(self) -> None:
-            self._batches = iter(batches)
-
-        def get_next(self) -> Batch | None:
-            return next(self._batches, None)
-
-    return Reader()
 
 
 @dataclasses.dataclass(frozen=True)

@@ -54,7 +54,7 @@ class Verification:
         found = [
             f"{name}: {difference.missing} of {difference.detections} detections are not found again"
             for name, difference in self.pictures.items()
-            if difference.missing
+            if not difference.within(self.tolerance)
         ]
         here, then = self.report.accuracy, self.written.accuracy
         if not self.total.detections:
@@ -98,7 +98,7 @@ class Verification:
     def lines(self) -> list[str]:
         """Return everything for people, the verdict last."""
         total = self.total
-        same = f"{'NOT ' if total.missing else ''}the same detections as {self._origin}"
+        same = f"{'' if total.within(self.tolerance) else 'NOT '}the same detections as {self._origin}"
         lines = [
             f"{self.path}: {self.files} files as they were written",
             f"{same} in {len(self.pictures)} pictures: scores within {total.score:.1e} (allowed "
