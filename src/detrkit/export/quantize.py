@@ -9,6 +9,7 @@ reports its use to its makers.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import hashlib
 import math
@@ -40,7 +41,7 @@ from detrkit.runtimes.bundle import FileRecord, Manifest, read_bundle, seal_mani
 from detrkit.runtimes.contents import MANIFEST
 from detrkit.runtimes.engines import ENGINES, Engine, make_engine
 from detrkit.runtimes.predictor import Predictor, make_inputs
-from detrkit.runtimes.report import Accuracy, speed_lines
+from detrkit.runtimes.report import INT8, Accuracy, speed_lines
 from detrkit.runtimes.verify import measure
 
 if TYPE_CHECKING:
@@ -61,7 +62,7 @@ _FOLD = 1 << 28  # numbers in a constant that is computed beforehand
 
 Batch = Mapping[str, np.ndarray]
 Times = dict[str, float]
-"""Milliseconds of the graph alone by runtime and precision, such as ``openvino int8``."""
+"""Milliseconds of the graph alone by runtime, with :data:`INT8` behind it where that is the INT8 one."""
 
 
 def quantize_graph(graph: bytes, batches: Sequence[Batch]) -> bytes:
@@ -182,7 +183,7 @@ class Int8Proof:
 
     def fastest(self, int8: bool) -> str:
         """Return the fastest way to run the INT8 graph, or to do without it."""
-        return min((way for way in self.times if way.endswith("int8") == int8), key=self.times.__getitem__)
+        return min((way for way in self.times if way.endswith(INT8) == int8), key=self.times.__getitem__)
 
     def lines(self) -> list[str]:
         """Return the figures for people."""
@@ -225,6 +226,7 @@ def quantize_bundle(
     """
     if not gate > 0:
         raise UsageError(f"gate is {gate}, expected AP points above 0")
+    is_new = not out.exists()
     prepare_place(out)
     # the bundle and its data
     bundle = read_bundle(source)
@@ -263,15 +265,12 @@ def quantize_bundle(
         paired=True,
         progress=progress,
     )
-    rows = np.unique(np.linspace(0, len(measured.index) - 1, _TIMED_IMAGES).round().astype(int))
-    some = dataclasses.replace(measured, index=measured.index.select(rows))
-    alone = [
-        make_inputs([whole.resize(image)], [image.shape[:2]], whole.preprocessing)
-        for image in _images(whole, some)
-    ]
-    times = time_graphs({"float32": graph, "int8": quantized}, alone)
+    times = time_graphs({"": graph, INT8: quantized}, _timed_batches(whole, measured))
     proof = Int8Proof(accuracy, times, (len(graph) / 1e6, len(quantized) / 1e6), gate)
     if refusals := proof.refusals:
+        if is_new:
+            with contextlib.suppress(OSError):  # a folder that was made for nothing
+                out.rmdir()
         raise BundleError(
             "\n".join(["INT8 does not pay here, and nothing was written:", *refusals, *proof.lines()])
         )
@@ -341,6 +340,16 @@ def _images(predictor: Predictor, split: Split) -> Iterator[np.ndarray]:
         yield dataset.read_image(row).permute(1, 2, 0).numpy()
 
 
+def _timed_batches(predictor: Predictor, split: Split) -> list[Batch]:
+    """Return some images of a split, each as a batch of its own."""
+    rows = np.unique(np.linspace(0, len(split.index) - 1, _TIMED_IMAGES).round().astype(int))
+    some = dataclasses.replace(split, index=split.index.select(rows))
+    return [
+        make_inputs([predictor.resize(image)], [image.shape[:2]], predictor.preprocessing)
+        for image in _images(predictor, some)
+    ]
+
+
 def time_graphs(graphs: Mapping[str, bytes], batches: Sequence[Batch], threads: int | None = None) -> Times:
     """Time graphs in every runtime that is installed, and that this CPU can do.
 
@@ -348,15 +357,15 @@ def time_graphs(graphs: Mapping[str, bytes], batches: Sequence[Batch], threads: 
     counts, which others on the machine slowed least.
 
     Args:
-        graphs: Graphs by precision.
+        graphs: Graphs by what is written behind the name of a runtime.
         batches: Inputs.
         threads: Threads of one run, as for :func:`make_engine`.
     """
     engines: dict[str, Engine] = {}
     for runtime in ENGINES:
-        for precision, graph in graphs.items():
+        for suffix, graph in graphs.items():
             try:
-                engines[f"{runtime} {precision}"] = make_engine(graph, runtime, threads)
+                engines[runtime + suffix] = make_engine(graph, runtime, threads)
             except UsageError:  # not installed, or not on this CPU
                 continue
     least = {way: [math.inf] * len(batches) for way in engines}

@@ -61,8 +61,7 @@ class Verification:
             found.append("no detection to compare")
         if here is None or then is None or here.sha256 != then.sha256:
             return found
-        int8 = self.report.precision == "int8"
-        before = then.ap if then.torch_ap is None or int8 else then.torch_ap
+        before = then.ap if then.torch_ap is None or self.report.precision == "int8" else then.torch_ap
         if abs(here.ap - before) > self.report.allowed_loss:
             found.append(
                 f"AP {here.ap:.4f} on {here.data}, {here.split}, expected {before:.4f} "
@@ -81,7 +80,7 @@ class Verification:
 
     @property
     def _origin(self) -> str:
-        return "those where it was written" if self.precision == "int8" else "torch"
+        return "those where it was written" if self.report.precision == "int8" else "torch"
 
     @property
     def passed(self) -> bool:
