@@ -12,6 +12,7 @@ import detrkit
 from detrkit.api.export import export_bundle
 from detrkit.cli import app
 from detrkit.errors import BundleError, DataError, UsageError
+from detrkit.export.graph import GraphOptions
 from detrkit.runtimes.report import Accuracy, Interval
 from tests.support.exporting import PRESETS, small_detector
 from tests.unit.detectors.splits import entry, write_split
@@ -187,7 +188,8 @@ def test_no_image_is_calibrated_with_and_measured_on(scenes, bundle, tmp_path):
 def test_int8_is_refused_where_it_is_asked_wrongly(scenes, bundle, tmp_path):
     for options, words in (
         ({}, "name the data set"),
-        ({"data": scenes, "raw": True}, "leave raw out"),
+        ({"data": scenes, "options": GraphOptions(raw=True)}, "--raw out"),
+        ({"data": scenes, "layout": "openvino"}, "--format"),
         ({"data": scenes, "gate": 0.0}, "AP points above 0"),
         ({"data": scenes, "gate": math.nan}, "AP points above 0"),
     ):
