@@ -18,14 +18,25 @@ _LEAST = 5  # best detections that are compared whatever their scores
 
 
 class Tolerance(msgspec.Struct, frozen=True):
-    """How far detections may lie apart: scores, edges of boxes in pixels, and the share that may not be found."""
+    """How far detections may lie apart.
+
+    Args:
+        score: Difference of scores.
+        box: Difference of edges, in pixels of the picture.
+        missing: Share of detections that may lie further apart: in few digits, queries that are about equally good
+            change places.
+    """
 
     score: float = 1e-4
     box: float = 0.01
     missing: float = 0.0
 
 
-TOLERANCES = {"onnxruntime": Tolerance(), "openvino": Tolerance(1e-3, 0.1), "openvino-bf16": Tolerance(0.05, 4.0)}
+TOLERANCES = {
+    "onnxruntime": Tolerance(),
+    "openvino": Tolerance(1e-3, 0.1),
+    "openvino-bf16": Tolerance(0.05, 4.0, missing=0.02),
+}
 """What a runtime is held to, against torch in float32; of bf16, which has three digits, AP says more."""
 
 _INT8 = Tolerance(0.1, 5.0, 0.05)  # runtimes join other layers before they round; AP says more

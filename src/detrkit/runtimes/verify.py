@@ -51,11 +51,13 @@ class Verification:
     @property
     def failures(self) -> list[str]:
         """What is not as it was, in words; empty if everything is."""
-        found = [
-            f"{name}: {difference.missing} of {difference.detections} detections are not found again"
-            for name, difference in self.pictures.items()
-            if not difference.within(self.tolerance)
-        ]
+        found = []
+        if not self.total.within(self.tolerance):
+            found = [
+                f"{name}: {difference.missing} of {difference.detections} detections are not found again"
+                for name, difference in self.pictures.items()
+                if difference.missing
+            ]
         here, then = self.report.accuracy, self.written.accuracy
         if not self.total.detections:
             found.append("no detection to compare")
@@ -98,6 +100,8 @@ class Verification:
         """Return everything for people, the verdict last."""
         total = self.total
         same = f"{'' if total.within(self.tolerance) else 'NOT '}the same detections as {self._origin}"
+        if total.missing and self.tolerance.missing:
+            same += f" but for {total.missing} of {total.detections} (allowed {self.tolerance.missing:.0%})"
         lines = [
             f"{self.path}: {self.files} files as they were written",
             f"{same} in {len(self.pictures)} pictures: scores within {total.score:.1e} (allowed "

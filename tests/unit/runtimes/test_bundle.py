@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 from detrkit.errors import BundleError, UsageError
 from detrkit.machine import Machine
 from detrkit.runtimes.bundle import FileRecord, GraphRecord, read_bundle
+from detrkit.runtimes.compare import Difference, Tolerance
 from detrkit.runtimes.contents import is_bundle
 from detrkit.runtimes.predictor import load
 from detrkit.runtimes.report import Accuracy, BundleReport
@@ -95,6 +96,16 @@ def test_another_runtime_or_processor_is_a_warning_while_results_are_the_same(pl
         assert word in lines
     same = msgspec.structs.replace(here, runtime="onnxruntime", version=found.report.version)
     assert dataclasses.replace(found, written=same).verdict == "verified"
+
+
+def test_a_runtime_of_few_digits_may_miss_a_few(tmp_path):
+    found = verify_bundle(write_files(tmp_path / "a", bundle_files()), cold_start=False)
+    pictures = {"a": Difference(100, 1), "b": Difference(100, 3)}
+    few = dataclasses.replace(found, pictures=pictures, tolerance=Tolerance(missing=0.02))
+    assert few.passed
+    assert "but for 4 of 200 (allowed 2%)" in "\n".join(few.lines())
+    assert not dataclasses.replace(few, tolerance=Tolerance()).passed
+    assert not dataclasses.replace(few, pictures={**pictures, "c": Difference(10, 1)}).passed
 
 
 def test_ap_on_the_same_annotations_has_to_be_the_same(tmp_path):
