@@ -13,6 +13,8 @@ from onnx import TensorProto, helper
 
 from detrkit.errors import BundleError
 from detrkit.machine import peak_resident_bytes
+from detrkit.runtimes.bundle import GraphRecord
+from detrkit.runtimes.graph_check import check_openvino
 from detrkit.runtimes.predictor import load
 from detrkit.runtimes.verify import verify_bundle
 from tests.support.bundles import bundle_files, mean_graph, noise, resealed, write_files
@@ -254,3 +256,26 @@ def test_a_seal_counts_bytes_so_that_later_fields_do_not_break_it(tmp_path):
     with pytest.raises(BundleError, match="was changed"):
         load(write_files(tmp_path / "b.zip", {**files, "bundle.json": content.replace(b"later", b"Later")}))
     assert json.loads(content)["seal"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b'<!DOCTYPE n [<!ENTITY a "b">]><net><layer version="opset1" name="&a;"/></net>', "declares entities"),
+        (b'<net><layer version="extension"/></net>', "operators of extension"),
+        (b'<net><layer version="opset1"/>', "cut off"),
+        (b"<net/>", "no OpenVINO graph"),
+        (b"<a>" * 50_000 + b"</a>" * 50_000, "no OpenVINO graph"),
+        (b"\xff\xfe\x00", "cut off"),
+    ],
+)
+def test_openvino_graphs_that_need_more_than_themselves_are_refused(content, message):
+    with pytest.raises(BundleError, match=message):
+        check_openvino(content, "graph.xml")
+
+
+@pytest.mark.parametrize("name", ["../weights.bin", "/etc/hostname", "absent.bin"])
+def test_weights_that_lie_elsewhere_are_refused(name, tmp_path):
+    graph = b'<net><layer version="opset1"/></net>'
+    files = bundle_files(graph, graphs=(GraphRecord("graph.onnx", 20, weights_file=name),))
+    refused(write_files(tmp_path / "bundle", files), "weights|hostname|absent")
