@@ -46,7 +46,7 @@ def row(preset: str, data: Path, side: int | None, count: int, batch: int, runti
     total = sum(neighbours, Difference())
     with tempfile.TemporaryDirectory() as folder:
         made = export_bundle(detector, Path(folder) / "bundle.zip")
-        shape = (made.manifest.report["export_s"], f"{made.path.stat().st_size / 1e6:.1f}")
+        shape = (made.manifest.report.export_s, f"{made.path.stat().st_size / 1e6:.1f}")
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
         cells = [
             preset,

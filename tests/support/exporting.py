@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import nn
+from torchvision.models.resnet import BasicBlock, Bottleneck
 
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
@@ -56,11 +57,14 @@ def random_detector(config: Config, classes: ClassMap = CLASSES, logit_std: floa
             if "bbox_embed" in name and parameter.ndim == 2:
                 nn.init.normal_(parameter, std=parameter.shape[1] ** -0.5)  # more makes it chaotic
             if "query_embed" in name:
-                nn.init.normal_(parameter, std=2.0)
+                nn.init.normal_(parameter, std=8.0)
         for module in built.model.modules():
             if hasattr(module, "running_var"):
                 module.running_mean.normal_(std=0.1)
                 module.running_var.uniform_(0.5, 1.5)
+            if isinstance(module, (BasicBlock, Bottleneck)):  # or a hundred layers make much of a last digit
+                last = module.bn3 if isinstance(module, Bottleneck) else module.bn2
+                last.weight.data.mul_(0.2)
     return make_detector(built, device="cpu")
 
 
