@@ -64,7 +64,7 @@ def benchmark(
         threads: Threads that torch may use on the CPU; its own choice if none is given.
         devices: auto, cpu, cuda or cuda:N.
         precisions: 32, bf16 or 16.
-        backends: eager, or compile for ``torch.compile``.
+        backends: eager, compile for ``torch.compile``, or cuda-graphs for that with CUDA graphs.
         streams: Batches at once, for bundles: more images a second, and a longer wait for each.
         cold_start: Measure loading and the first detections of a fresh process too, for bundles.
         images: Image files to detect in; a made-up image of 640 x 480 if neither these nor ``data`` are given.

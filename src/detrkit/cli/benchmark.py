@@ -26,7 +26,7 @@ def benchmark(
     threads: Annotated[str, opt("N,N", "Threads of the CPU; torch's own choice if not given.")] = "",
     device: Annotated[str, opt("DEVICE,DEVICE", "auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, opt("P,P", "32, bf16 or 16.")] = "32",
-    backends: Annotated[str, opt("B,B", "eager or compile (torch.compile).")] = "eager",
+    backends: Annotated[str, opt("B,B", "eager, compile (torch.compile) or cuda-graphs.")] = "eager",
     streams: Annotated[str, opt("N,N", "Batches at once, for bundles.")] = "1",
     cold_start: Annotated[
         bool, opt(None, "Time a fresh process's first picture too, loading counted; for bundles.", "--cold-start")

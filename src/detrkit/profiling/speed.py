@@ -37,7 +37,12 @@ from detrkit.runtimes.contents import is_bundle
 from detrkit.runtimes.report import ColdStart
 from detrkit.training.memory import error_line, free_memory
 
-BACKENDS = ("eager", "compile")
+BACKENDS: dict[str, dict[str, Any] | None] = {
+    "eager": None,
+    "compile": {},
+    "cuda-graphs": {"mode": "reduce-overhead"},
+}
+"""What ``torch.compile`` is given, by name of the backend."""
 
 _CLASSES = 91
 """Rows of the class head of a model made here; those of the published ones."""
@@ -51,7 +56,7 @@ class Setting:
         model: As :func:`detrkit.detectors.find.find_target` takes it.
         device: auto, cpu, cuda or cuda:N.
         precision: 32, bf16 or 16.
-        backend: eager, or compile for ``torch.compile``.
+        backend: eager, compile for ``torch.compile``, or cuda-graphs for that with CUDA graphs.
         size: Short side of the network's input; None for the model's own.
         batch_size: Images at once.
         threads: Threads that torch may use on the CPU; None for its own choice.
@@ -304,8 +309,11 @@ class _Row:
             if self.setting.size is not None:
                 stages = resized(subjects[key], self.setting.size)
             assert stages is not None
-            if self.setting.backend == "compile" and isinstance(stages, BundleStages):
+            options = BACKENDS[self.setting.backend]
+            if options is not None and isinstance(stages, BundleStages):
                 raise UsageError(f"{self.setting.model} is compiled already; leave out --backends for it")
+            if self.setting.backend == "cuda-graphs" and stages.device.type != "cuda":
+                raise UsageError(f"cuda-graphs need a CUDA device, and this is {stages.device}; take compile")
             self._runtime = getattr(stages, "runtime", f"torch {self.setting.backend}")
             own_threads = getattr(stages, "threads", None)
             if own_threads is not None and self.setting.threads not in (None, own_threads):
@@ -315,9 +323,9 @@ class _Row:
             self._threads = own_threads or self._threads
             batch = self._images[: self.setting.batch_size]
             self._cost = count_cost(stages, batch)
-            if self.setting.backend == "compile":
-                if new:
-                    stages.network.compile()
+            if options is not None:
+                if new:  # detrkit's own are one graph; a break in it would be a fault
+                    stages.network.compile(fullgraph=isinstance(stages, ModelStages), **options)
                 self._cost = dataclasses.replace(self._cost, peak_bytes=peak_memory(stages, batch))
             self._stopwatch = Stopwatch(stages, self._images, batch_size=self.setting.batch_size)
             self._stopwatch.warm_up(warm_up)
