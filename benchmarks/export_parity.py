@@ -23,6 +23,7 @@ from detrkit.families.detr.weights import coco_class_map
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.runtimes.compare import FLOOR, TOLERANCES, Difference, compare_detections
+from detrkit.runtimes.engines import EXACT
 from detrkit.runtimes.predictor import load
 from tests.support.exporting import detect_alone, differences, random_detector, real_pictures
 
@@ -80,7 +81,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=4)
     parser.add_argument("--runtime", action="append", choices=list(TOLERANCES))
     asked = parser.parse_args()
-    runtimes = asked.runtime or list(TOLERANCES)
+    runtimes = asked.runtime or list(EXACT)
     heads = [*COLUMNS, *(f"{runtime}: not found, score, box" for runtime in runtimes)]
     print(
         f"torch {torch.__version__}",
