@@ -31,6 +31,8 @@ def time_in_turn(
     repeats: int,
     device: torch.device | None = None,
     inner: int = 1,
+    pause_s: float = 0.0,
+    clock: Callable[[], float] = time.perf_counter,
 ) -> list[Row]:
     """Run every competitor once to warm up, then all in turn ``repeats`` times.
 
@@ -39,6 +41,8 @@ def time_in_turn(
         repeats: Counted runs of each.
         inner: Times the work is done in one counted run, for work of milliseconds; times are of one.
         device: A CUDA device is waited for, and its peak memory noted.
+        pause_s: Seconds between two runs, where threads of the one before go on spinning.
+        clock: Seconds since some moment.
     """
     cuda = device is not None and device.type == "cuda"
     times: dict[str, list[float]] = {name: [] for name in competitors}
@@ -51,13 +55,14 @@ def time_in_turn(
             if cuda:
                 torch.cuda.reset_peak_memory_stats()
                 torch.cuda.synchronize()
-            start = time.perf_counter()
+            time.sleep(pause_s)
+            start = clock()
             for _ in range(inner):
                 work()
             if cuda:
                 torch.cuda.synchronize()
                 memory[name] = torch.cuda.max_memory_allocated() / 2**30
-            times[name].append((time.perf_counter() - start) / inner)
+            times[name].append((clock() - start) / inner)
     medians = {name: statistics.median(values) for name, values in times.items()}
     base = next(iter(medians.values()))
     return [

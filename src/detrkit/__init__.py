@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from detrkit.api.thresholds import choose_thresholds
     from detrkit.api.train import train
     from detrkit.api.tune import lr_range, tune
+    from detrkit.api.verify import verify
     from detrkit.classes import ClassMap
     from detrkit.config import Config
     from detrkit.detectors.detector import Detector
@@ -51,6 +52,7 @@ __all__ = [
     "resume",
     "train",
     "tune",
+    "verify",
 ]
 
 # Public name -> module, where it is not that of a verb (``train`` is in ``detrkit.api.train``).

@@ -9,6 +9,7 @@
     │   └── ImageError           an image is missing, truncated or of an unknown kind
     ├── DownloadError            a file cannot be fetched, or is not the published one
     ├── WeightsError             a weights file does not fit, is damaged, or cannot be fetched
+    ├── BundleError              an exported bundle is damaged, changed, or not to be trusted
     ├── CheckpointError          a checkpoint cannot be written or read
     └── TrainingError            training cannot go on
         ├── NonFiniteError       losses or gradients stay NaN or infinite
@@ -65,6 +66,10 @@ class DownloadError(DetrkitError):
 
 class WeightsError(DetrkitError):
     """A weights file does not fit the model, is damaged, or cannot be fetched."""
+
+
+class BundleError(DetrkitError):
+    """An exported bundle is damaged, changed, of a newer version, or not to be trusted."""
 
 
 class CheckpointError(DetrkitError):

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import resource
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +11,9 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from detrkit.errors import UsageError
+from detrkit.machine import peak_resident_bytes
 
 _CLEAR_REFS = Path("/proc/self/clear_refs")
-_STATUS = Path("/proc/self/status")
 
 
 def resolve_device(device: str | torch.device = "auto") -> torch.device:
@@ -68,12 +66,7 @@ class PeakMemory:
         """Return the most since then."""
         if self._cuda:
             return torch.cuda.max_memory_allocated(self._device)
-        if _STATUS.exists():
-            for line in _STATUS.read_text(encoding="ascii", errors="replace").splitlines():
-                if line.startswith("VmHWM:"):
-                    return int(line.split()[1]) * 1024
-        most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        return most if sys.platform == "darwin" else most * 1024
+        return peak_resident_bytes()
 
     def limit(self) -> int:
         """Return all the memory there is."""

@@ -52,8 +52,10 @@ class Latency(msgspec.Struct, frozen=True):
         runs: Number of timed runs, after the warm-up.
         warm_up: Number of runs before, which do not count.
         device: Name of the device.
-        threads: Threads that torch may use on the CPU for one operation.
+        threads: Threads that torch may use on the CPU for one operation; of a bundle, those of all its runs.
         decode: Reading and decoding an image file, each; not in ``total``. None where no files were read.
+        streams: Batches at once; the times of each are then longer.
+        busy_s: Seconds in which all the runs were done; None for the sum of their times, one after the other.
     """
 
     preprocess: Percentiles = msgspec.field(name="preprocess_ms")
@@ -67,10 +69,14 @@ class Latency(msgspec.Struct, frozen=True):
     device: str
     threads: int
     decode: Percentiles | None = msgspec.field(name="decode_ms", default=None)
+    streams: int = 1
+    busy_s: float | None = None
 
     @property
     def images_per_s(self) -> float:
-        """Images a second, one batch after the other."""
+        """Images a second, as many batches at once as there are streams."""
+        if self.busy_s is not None:
+            return self.batch_size * self.runs / self.busy_s
         return 1000 * self.batch_size / self.total.mean
 
     def to_dict(self) -> dict[str, Any]:

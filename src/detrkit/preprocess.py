@@ -21,6 +21,10 @@ if TYPE_CHECKING:
     from detrkit.types import Batch
 
 
+WASTE_LIMIT = 1.25
+"""Padded pixels over real pixels, above which a batch is split."""
+
+
 @dataclasses.dataclass(frozen=True)
 class Preprocessing:
     """Numbers of the preprocessing of evaluation and prediction, the same for every image.
@@ -77,6 +81,28 @@ def resized_size_hw(size_hw: SizeHW, short: int, longest: int | None = None) -> 
     if width < height:
         return max(1, int(exact_short * height / width)), max(1, short)
     return max(1, short), max(1, int(exact_short * width / height))
+
+
+def group_by_size(
+    sizes_hw: Sequence[SizeHW], batch_size: int, waste_limit: float = WASTE_LIMIT
+) -> list[list[int]]:
+    """Group positions of similar sizes in batches of at most ``batch_size``, so that little is padded.
+
+    Args:
+        sizes_hw: Size of each image.
+        batch_size: Images of a batch.
+        waste_limit: Padded over real pixels of a batch, at most; 1 for images of one size only.
+    """
+    groups: list[list[int]] = []
+    for position in sorted(range(len(sizes_hw)), key=lambda i: sizes_hw[i]):
+        if groups and len(groups[-1]) < batch_size:
+            sizes = [sizes_hw[i] for i in (*groups[-1], position)]
+            padded = max(size[0] for size in sizes) * max(size[1] for size in sizes) * len(sizes)
+            if padded <= waste_limit * sum(height * width for height, width in sizes):
+                groups[-1].append(position)
+                continue
+        groups.append([position])
+    return groups
 
 
 def image_size_hw(image: Tensor) -> SizeHW:

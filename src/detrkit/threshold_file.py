@@ -17,6 +17,7 @@ import msgspec
 import numpy as np
 
 from detrkit.classes import ClassMap
+from detrkit.detections import ImageDetections
 from detrkit.errors import DataError, UsageError, listed
 from detrkit.files import atomic_file, parse_json, to_plain
 
@@ -187,6 +188,17 @@ def _explained(error: msgspec.ValidationError, content: Any) -> str:
         content = content[int(key)] if isinstance(content, list | tuple) else content[key]
     got = "" if isinstance(content, Mapping) else f" is {content!r}"
     return f"{path.strip('`$.')}{got}: {expected}".removeprefix(": ")
+
+
+def take_detections(found: ImageDetections, threshold: float | Thresholds) -> ImageDetections:
+    """Keep detections from the threshold on, with the scores to be shown."""
+    scores = found.scores
+    if isinstance(threshold, Thresholds):
+        keep = threshold.apply(scores, found.class_ids)
+        scores = threshold.calibrated(scores).astype(np.float32)
+    else:
+        keep = scores >= threshold
+    return ImageDetections(found.boxes_xyxy[keep], scores[keep], found.class_ids[keep])
 
 
 def read_thresholds(path: str | os.PathLike[str], class_map: ClassMap) -> Thresholds:

@@ -11,12 +11,12 @@ import itertools
 from collections.abc import Callable
 from typing import NamedTuple, NotRequired, TypedDict
 
-import numpy as np
 import torch
 from torch import Tensor
 from torchvision.tv_tensors import BoundingBoxes, Mask
 
 from detrkit.classes import SizeHW
+from detrkit.detections import ImageDetections as ImageDetections
 
 
 class Target(TypedDict):
@@ -170,14 +170,3 @@ class Outputs(NamedTuple):
 
 Objects = tuple[Tensor, Tensor, tuple[int, ...]]
 """Objects of a batch for a model that trains with noised ones: logit columns, boxes and counts."""
-
-
-class ImageDetections(NamedTuple):
-    """Detections of one image, best first, in pixels of the original file.
-
-    boxes_xyxy: float32 ``[K, 4]``. scores: float32 ``[K]``. class_ids: int64 ``[K]``, contiguous.
-    """
-
-    boxes_xyxy: np.ndarray
-    scores: np.ndarray
-    class_ids: np.ndarray

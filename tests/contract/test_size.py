@@ -10,10 +10,10 @@ from tests.support.size import closure_of, lines_of_code, module_files, rooms_ta
 
 TESTS = Path(__file__).parents[1]
 LIMITS = {
-    "everything that `detrkit train` imports": ("train", 13_800),
-    "everything that `detrkit.load` imports": ("load", 6_000),
-    "all of src": ("src", 31_500),
-    "tests, all lines": ("tests", 31_800),
+    "everything that `detrkit train` imports": ("train", 14_000),
+    "everything that `detrkit.load` imports": ("load", 7_100),
+    "all of src": ("src", 35_300),
+    "tests, all lines": ("tests", 36_000),
 }
 
 

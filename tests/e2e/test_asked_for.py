@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from detrkit.api.common import with_arguments
-from detrkit.detectors.sources import list_sources
 from detrkit.errors import UsageError
+from detrkit.ops.sources import list_sources
 from tests.e2e.conftest import Trained, run_here, run_well
 
 

@@ -176,7 +176,7 @@ def test_exported_run_keeps_weights_and_classes(tiny_run: Trained, tmp_path: Pat
     unnamed = run_here("predict", file, "nothing.jpg", "--out", tmp_path / "out")
     assert (unnamed.exit_code, "name its preset: --as detr-tiny" in unnamed.stderr) == (1, True)
     assert_equal(dict(read_weights(file, "detr-tiny")[0].state), dict(original.state))
-    refused = run_here("export", tiny_run.run, "--out", tmp_path / "hub")
+    refused = run_here("export", tiny_run.run, "--format", "hub", "--out", tmp_path / "hub")
     assert (refused.exit_code, "--format published" in refused.stderr) == (1, True)
 
 
@@ -202,7 +202,7 @@ def test_exported_run_keeps_weights_and_classes(tiny_run: Trained, tmp_path: Pat
         (["eval", "detr-tiny", "--data", "{data}"], 2, "has no published weights; train it first"),
         (["predict", "{run}", "{data}", "--out", "{new}"], 1, "no image in this folder"),
         (["predict", "{run}", "{data}/val2017", "--out", "{file}"], 2, "cannot be used as a folder"),
-        (["export", "{run}", "--out", "{new}", "--format", "onnx"], 2, "expected published or hub"),
+        (["export", "{run}", "--out", "{new}", "--format", "onnx"], 2, "expected one of bundle, published, hub"),
         (["export", "{run}", "--out", "{new}", "--format", "published"], 2, "should be a .pth file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -17,7 +17,14 @@ from detrkit.errors import UsageError
 from detrkit.families.presets import PRESETS
 from detrkit.files import make_folder
 from detrkit.ops.images import decode_image
-from detrkit.profiling.speed import Speed, all_settings, describe_environment, made_up_image, measure_speed
+from detrkit.profiling.speed import (
+    Speed,
+    add_cold_start,
+    all_settings,
+    describe_environment,
+    made_up_image,
+    measure_speed,
+)
 from detrkit.profiling.speed_report import write_speed
 
 REPEATS = 20
@@ -35,6 +42,8 @@ def benchmark(
     devices: Sequence[str] = ("auto",),
     precisions: Sequence[str] = ("32",),
     backends: Sequence[str] = ("eager",),
+    streams: Sequence[int] = (1,),
+    cold_start: bool = False,
     images: Sequence[Source] = (),
     data: Source | None = None,
     split: str = "val",
@@ -49,13 +58,15 @@ def benchmark(
 
     Args:
         models: Presets (with random weights, which are as fast), runs, checkpoints, ``torchvision:NAME``,
-            ``torchvision:NAME@random``, ``hf:ID``: anything that runs.
+            ``torchvision:NAME@random``, ``hf:ID``, bundles (``@RUNTIME`` behind them): anything that runs.
         batch_sizes: Images at once.
         sizes: Short sides of the network's input; the model's own if none is given.
         threads: Threads that torch may use on the CPU; its own choice if none is given.
         devices: auto, cpu, cuda or cuda:N.
         precisions: 32, bf16 or 16.
-        backends: eager, or compile for ``torch.compile``.
+        backends: eager, compile for ``torch.compile``, or cuda-graphs for that with CUDA graphs.
+        streams: Batches at once, for bundles: more images a second, and a longer wait for each.
+        cold_start: Measure loading and the first detections of a fresh process too, for bundles.
         images: Image files to detect in; a made-up image of 640 x 480 if neither these nor ``data`` are given.
         data: Data set whose first images are taken.
         split: Split of the data set.
@@ -82,6 +93,7 @@ def benchmark(
         sizes=list(sizes) or [None],
         batch_sizes=batch_sizes,
         threads=list(threads) or [None],
+        streams=streams,
     )
     folder = None if out is None else make_folder(out, "speed.json", "speed.html")
     pixels, files, told = _pictures(images, data, split, image_folder)
@@ -90,6 +102,8 @@ def benchmark(
         say(note)
     environment = describe_environment()
     rows = measure_speed(settings, pixels, repeats=repeats, warm_up=warm_up, progress=progress)
+    if cold_start:
+        rows = [add_cold_start(row) for row in rows]
     speed = Speed(tuple(rows), environment, told, measure_decode(files) if files else None, notes)
     if folder is not None:
         write_speed(folder, speed)

@@ -1,34 +1,212 @@
-"""``detrkit.export``: write a model for other programs."""
+"""``detrkit.export``: write a model for other programs, or as a bundle that runs without torch."""
 
 from __future__ import annotations
 
+import copy
 import json
+import os
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+import numpy as np
 
 from detrkit.api.common import Source
+from detrkit.classes import SizeHW
+from detrkit.detectors.detector import Detector, ImageSource
 from detrkit.errors import UsageError
-from detrkit.families.build import CLASSES_SUFFIX, get_family, read_weights
+from detrkit.export.graph import GraphOptions
+from detrkit.families.build import CLASSES_SUFFIX, get_family, load_model, read_weights
+from detrkit.families.family import BuiltModel
+from detrkit.families.presets import PRESETS
 from detrkit.families.writers import HUB_FILES, get_writers
 from detrkit.files import atomic_file, check_free
-from detrkit.threshold_file import find_threshold_file, read_thresholds, threshold_path, write_thresholds
+from detrkit.ops.sources import list_sources
+from detrkit.runtimes.contents import is_bundle
+from detrkit.threshold_file import (
+    Thresholds,
+    find_threshold_file,
+    read_thresholds,
+    threshold_path,
+    write_thresholds,
+)
+
+if TYPE_CHECKING:
+    from detrkit.detectors.accuracy import Progress
+    from detrkit.export.write import ExportResult
 
 
-def export(model: Source, out: Source, *, layout: Literal["published", "hub"], preset: str | None = None) -> Path:
-    """Write a model's weights in another layout; the tensors stay bit-equal, its thresholds go with them.
+def export(
+    model: Source | Detector,
+    out: Source,
+    *,
+    layout: Literal["bundle", "openvino", "tensorrt", "program", "published", "hub"] = "bundle",
+    preset: str | None = None,
+    opset: int = 20,
+    raw: bool = False,
+    shape_hw: SizeHW | None = None,
+    batch: int | None = None,
+    axes: Literal["nhwc", "nchw"] = "nhwc",
+    weights: Literal["32", "16"] = "32",
+    gather: bool = False,
+    images: Sequence[ImageSource] = (),
+    data: Source | None = None,
+    split: str = "val",
+    int8: bool = False,
+    calibration: str = "train",
+    gate: float = 0.5,
+) -> Path:
+    """Write a model as a bundle that runs anywhere, or its weights in another layout.
 
     Args:
-        model: Anything that :func:`load` takes.
-        out: A ``.pth`` file for ``published``, a folder for ``hub``.
-        layout: ``published``: as the DETR authors published theirs. ``hub``: safetensors and config for Hugging
-            Face transformers.
+        model: Anything that :func:`load` takes; for a bundle also a detector of one of detrkit's models.
+        out: A folder or ``.zip`` file for a bundle, a ``.pt2`` file for ``program``, a ``.pth`` file for
+            ``published``, a folder for ``hub``.
+        layout: ``bundle``: an ONNX graph with all that it needs, proved against torch; ``openvino``: the same in
+            OpenVINO's format; ``tensorrt``: with a script that builds TensorRT engines. ``program``: a file for
+            ``torch.export.load``. ``published``: weights as the DETR authors published theirs, bit-equal. ``hub``:
+            safetensors and config for Hugging Face transformers, bit-equal.
         preset: Preset the weights are for, where the file cannot tell.
+        opset: ONNX operator set of a bundle: 18, 20 or 23.
+        raw: Let a bundle give logits and boxes 0 to 1 instead of detections.
+        shape_hw: Fixed height and width of the graph's images, which are padded to it; larger ones are refused.
+        batch: Fixed number of images, 1 if only the shape is given.
+        axes: Order of the axes of the graph's images.
+        weights: ``16`` stores weights in float16, which halves the file; they are computed with in float32.
+        gather: Let plain Gathers stand where GridSample would.
+        images: Pictures that a bundle carries with what torch finds in them, as its proof, besides drawn ones.
+        data: Data set to measure AP on, of a bundle and of its model in torch, for the bundle's report.
+        split: Split of the data set.
+        int8: Let convolutions and linear layers compute in 8 bits, if that is faster here than anything else and
+            AP on ``split`` falls by less than ``gate``. The model may also be a bundle.
+        calibration: Split whose images INT8's scales are taken from; none of them is measured on.
+        gate: AP points that INT8 may cost, less than.
 
     Returns:
         The file or folder written.
+
+    Raises:
+        UsageError: The model is nothing that can be exported, or something else lies at ``out``.
+        DataError: The data cannot be read.
+        BundleError: The exported graph does not find what torch finds, or INT8 does not pay.
     """
+    if layout not in ("published", "hub"):
+        options = GraphOptions(opset, raw, shape_hw, batch, axes, gather, weights == "16")
+        if layout == "program":
+            return export_program(model, out, preset=preset, options=options, images=images)
+        found = export_bundle(
+            model,
+            out,
+            layout=layout,
+            preset=preset,
+            options=options,
+            images=images,
+            data=data,
+            split=split,
+            int8=int8,
+            calibration=calibration,
+            gate=gate,
+        )
+        return found.path
+    if isinstance(model, Detector):
+        raise UsageError(
+            f"a detector in memory cannot be written as {layout}; give the model's run folder or file"
+        )
+    return _export_weights(model, Path(out), layout, preset)
+
+
+def export_bundle(
+    model: Source | Detector,
+    out: Source,
+    *,
+    layout: str = "bundle",
+    preset: str | None = None,
+    options: GraphOptions | None = None,
+    images: Sequence[ImageSource] = (),
+    data: Source | None = None,
+    split: str = "val",
+    int8: bool = False,
+    calibration: str = "train",
+    gate: float = 0.5,
+    progress: Progress | None = None,
+) -> ExportResult:
+    """Write a model as a bundle, and return what is known of it; see :func:`export`."""
+    if int8:
+        from detrkit.export.quantize import quantize_bundle
+
+        if data is None or layout != "bundle" or (options is not None and options.raw):
+            raise UsageError(
+                "INT8 is written as an ONNX bundle if its AP allows: name the data set to calibrate with and to "
+                "measure on (--data), and leave --format and --raw out"
+            )
+        chosen: dict[str, Any] = {"data": data, "split": split, "calibration": calibration, "gate": gate}
+        if not isinstance(model, Detector) and is_bundle(model):
+            return quantize_bundle(model, Path(out), progress=progress, **chosen)
+        with tempfile.TemporaryDirectory() as folder:
+            path = Path(folder) / "float32.zip"
+            export_bundle(model, path, preset=preset, options=options, images=images)
+            return quantize_bundle(path, Path(out), progress=progress, **chosen)
+    from detrkit.export.write import write_bundle
+
+    built, thresholds, pictures = _read_for_export(model, preset, images)
+    name = built.config.model.preset
+    source = model.name if isinstance(model, Detector) else os.fspath(model)
+    published = PRESETS[name].published if source == name else None
+    return write_bundle(
+        built,
+        Path(out),
+        name=name,
+        options=options or GraphOptions(),
+        layout=layout,
+        pictures=pictures,
+        thresholds=thresholds,
+        licence="" if published is None else published.licence,
+        source=source,
+        data=data,
+        split=split,
+        progress=progress,
+    )
+
+
+def export_program(
+    model: Source | Detector,
+    out: Source,
+    *,
+    preset: str | None = None,
+    options: GraphOptions | None = None,
+    images: Sequence[ImageSource] = (),
+) -> Path:
+    """Write a model as a file for ``torch.export.load``, proved by loading it; see :func:`export`."""
+    from detrkit.export.write import write_program
+
+    built, _, pictures = _read_for_export(model, preset, images)
+    write_program(built, Path(out), options or GraphOptions(), pictures)
+    return Path(out)
+
+
+def _read_for_export(
+    model: Source | Detector, preset: str | None, images: Sequence[ImageSource]
+) -> tuple[BuiltModel, Thresholds | None, list[np.ndarray]]:
+    """Return a model, the thresholds chosen for it, and the pixels of pictures as it reads them."""
+    thresholds = None
+    if isinstance(model, Detector):
+        if model.config is None:
+            raise UsageError(f"{model.name} is a {model.kind} model; only detrkit's own models can be exported")
+        family = get_family(model.config.model)
+        built = BuiltModel(copy.deepcopy(model.model), family, model.config, model.class_map)
+        thresholds = model.thresholds
+    else:
+        built = load_model(model, preset)
+        if (file := find_threshold_file(model)) is not None:
+            thresholds = read_thresholds(file, built.class_map)
+    sources = list_sources([*images])[0]
+    return built, thresholds, [source.pixels(built.config.data.pixel_range) for source in sources]
+
+
+def _export_weights(model: Source, path: Path, layout: str, preset: str | None) -> Path:
+    """Write weights in another layout, bit-equal; their thresholds go with them."""
     weights, config = read_weights(model, preset)
-    path = Path(out)
     writers = get_writers(get_family(config.model), f"{path} cannot be written")
     thresholds = find_threshold_file(model)
     outputs = [path, path.with_suffix(CLASSES_SUFFIX)]

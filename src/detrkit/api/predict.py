@@ -11,16 +11,16 @@ from detrkit.api.common import Source
 from detrkit.api.load import load
 from detrkit.detectors.detector import Detector, ErrorReport
 from detrkit.detectors.results import write_predictions
-from detrkit.detectors.sources import NamedSource, list_sources
 from detrkit.errors import UsageError, listed
 from detrkit.files import free_name, results_folder
+from detrkit.ops.sources import NamedSource, list_sources
 from detrkit.threshold_file import Thresholds
 from detrkit.visual.drawing import save_drawing
 
 if TYPE_CHECKING:
     import supervision as sv
 
-    from detrkit.detectors.sources import ImageSource
+    from detrkit.detectors.detector import ImageSource
 
 
 def predict(

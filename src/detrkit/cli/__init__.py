@@ -24,6 +24,7 @@ from detrkit.cli.resume import resume
 from detrkit.cli.thresholds import thresholds
 from detrkit.cli.train import train
 from detrkit.cli.tune import tune
+from detrkit.cli.verify import verify
 
 app = typer.Typer(
     name="detrkit",
@@ -50,7 +51,8 @@ app.command(short_help="Curves of one or several runs.")(plot)
 app.command(short_help="Train or fine-tune on your data set.")(train)
 app.command(short_help="Go on with a training that was stopped.")(resume)
 app.command(short_help="Detect objects in images and draw them.")(predict)
-app.command(short_help="Write a model's weights in another layout.")(export)
+app.command(short_help="Write a model as a bundle that runs without torch.")(export)
+app.command(short_help="Prove that a bundle finds what its model found.")(verify)
 
 
 def main() -> None:

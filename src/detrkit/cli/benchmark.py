@@ -18,7 +18,7 @@ def benchmark(
         typer.Argument(
             metavar="MODEL...",
             help="Presets (built with random weights, which are as fast), run folders, checkpoints, "
-            "torchvision:NAME, torchvision:NAME@random, hf:ID.",
+            "torchvision:NAME, torchvision:NAME@random, hf:ID, bundles with or without @RUNTIME.",
         ),
     ],
     batch_sizes: Annotated[str, opt("N,N", "Images at once.")] = "1",
@@ -26,7 +26,11 @@ def benchmark(
     threads: Annotated[str, opt("N,N", "Threads of the CPU; torch's own choice if not given.")] = "",
     device: Annotated[str, opt("DEVICE,DEVICE", "auto, cpu, cuda or cuda:N.")] = "auto",
     precision: Annotated[str, opt("P,P", "32, bf16 or 16.")] = "32",
-    backends: Annotated[str, opt("B,B", "eager or compile (torch.compile).")] = "eager",
+    backends: Annotated[str, opt("B,B", "eager, compile (torch.compile) or cuda-graphs.")] = "eager",
+    streams: Annotated[str, opt("N,N", "Batches at once, for bundles.")] = "1",
+    cold_start: Annotated[
+        bool, opt(None, "Time a fresh process's first picture too, loading counted; for bundles.", "--cold-start")
+    ] = False,
     image: Annotated[
         list[Path] | None, opt("FILE", "Image to detect in; may repeat. A made-up one if not given.")
     ] = None,
@@ -58,6 +62,8 @@ def benchmark(
                 devices=_words(device),
                 precisions=_words(precision),
                 backends=_words(backends),
+                streams=_numbers(streams, "--streams"),
+                cold_start=cold_start,
                 images=image or [],
                 data=data,
                 split=split,

@@ -17,6 +17,11 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from detrkit.cli.shared import JsonOption, print_json
+from detrkit.machine import this_machine
+
+_RUNTIME = ("onnxruntime", "openvino", "numpy", "pillow", "msgspec", "supervision")
+"""What runs bundles."""
+_OPTIONAL = ("openvino", "supervision")
 
 Status = Literal["ok", "warning", "error"]
 
@@ -57,9 +62,12 @@ def doctor(as_json: JsonOption = False) -> None:
 def examine() -> list[Finding]:
     """Look at the machine; slow, since it imports torch and tries its parts out."""
     findings = [_python()]
-    findings += _packages()
-    findings += _torch_and_torchvision()
-    findings += _devices()
+    if _version("torch") is None and _version("onnxruntime") is not None:
+        findings += _runtime_alone()
+    else:
+        findings += _packages()
+        findings += _torch_and_torchvision()
+        findings += _devices()
     findings += [_workers(), _shared_memory(), _disk()]
     return findings
 
@@ -71,15 +79,35 @@ def _python() -> Finding:
     return Finding("Python", "ok", f"{version} on {platform.system()} {platform.machine()}")
 
 
+def _runtime_alone() -> list[Finding]:
+    """Look at an install without torch, as it is for machines that run bundles and do nothing else."""
+    found = []
+    for name in _RUNTIME:
+        version = _version(name)
+        if version is not None:
+            found.append(Finding(name, "ok", version))
+        elif name not in _OPTIONAL:
+            found.append(Finding(name, "error", "not installed", f"pip install {name}"))
+    only = "not installed: bundles can be verified and run, models not trained, evaluated or exported"
+    found.append(Finding("torch", "warning", only, "pip install detrkit, if that is wanted"))
+    return [*found, Finding("CPU", "ok", str(this_machine()))]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
 def _packages() -> list[Finding]:
     """Compare every requirement of detrkit, and the extras that are there, with what is installed."""
     findings = []
     for text in importlib.metadata.requires("detrkit") or []:
         requirement = Requirement(text)
         extra = _extra_of(requirement)
-        try:
-            version = importlib.metadata.version(requirement.name)
-        except importlib.metadata.PackageNotFoundError:
+        version = _version(requirement.name)
+        if version is None:
             if extra is None:
                 advice = f'pip install "{requirement.name}{requirement.specifier}"'
                 findings.append(Finding(requirement.name, "error", "not installed", advice))

@@ -80,6 +80,14 @@ def errors() -> Iterator[None]:
         fail(str(error), 2)
     except DetrkitError as error:
         fail(str(error), 1)
+    except ModuleNotFoundError as error:  # an install without torch, which runs bundles and no more
+        if error.name is None or error.name.startswith("detrkit"):
+            raise
+        fail(
+            f"{error.name.partition('.')[0]} is not installed, which this needs; run: pip install detrkit. "
+            "Without torch, there are detrkit verify BUNDLE, detrkit doctor and detrkit.runtime",
+            2,
+        )
     except BrokenPipeError:
         raise
     except OSError as error:  # a full disk, a folder taken away: the world's fault, and no traceback helps

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from pathlib import Path
@@ -14,30 +15,31 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from detrkit.arguments import checked
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.config import Config
+from detrkit.config import Config, PixelRange
+from detrkit.detections import ImageDetections
 from detrkit.detectors.interop import sv, to_supervision
-from detrkit.detectors.sources import ImageSource, NamedSource, list_sources, passed_over, read_windows
 from detrkit.detectors.stages import Stages, prepare
 from detrkit.errors import ImageError, UsageError
 from detrkit.ops.images import narrow_range_lines
 from detrkit.ops.pixel_range import FULL
-from detrkit.preprocess import image_size_hw
-from detrkit.threshold_file import Thresholds
-from detrkit.types import ImageDetections
+from detrkit.ops.sources import NamedSource, list_sources, read_windows, warn_of_passed_over
+from detrkit.preprocess import WASTE_LIMIT, group_by_size, image_size_hw
+from detrkit.threshold_file import Thresholds, take_detections
 
 logger = logging.getLogger(__name__)
 
-WASTE_LIMIT = 1.25  # padded pixels over real pixels, above which a batch is split
 WINDOW_BATCHES = 4  # batches read at once, among which images of similar size are put together
 
 DEFAULT_THRESHOLD = 0.5
 GPU_BATCH_SIZE = 8
 MAX_DETECTIONS = 100
 
+ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image | Tensor
 ErrorReport = Callable[[str, ImageError], None]
 
 
@@ -89,6 +91,7 @@ class Detector:
         self.settings = settings
         self.max_detections = max_detections
         self.thresholds = thresholds
+        self.pixel_range: PixelRange = FULL if config is None else config.data.pixel_range
 
     @property
     def model(self) -> nn.Module:
@@ -210,10 +213,8 @@ class Detector:
             raise UsageError(f"batch_size is {batch_size}, expected 1 or more")
 
         # what of a folder is not read, and pictures of which little would be left
-        for folder in dict.fromkeys(source.content.parent for source in sources if source.skippable):
-            if left := passed_over(folder):
-                logger.warning("%s: %s", folder, left)
-        pixel_range = FULL if self.config is None else self.config.data.pixel_range
+        warn_of_passed_over(sources)
+        pixel_range = self.pixel_range
         files = [source.content for source in sources if isinstance(source.content, Path)]
         for line in narrow_range_lines(files, pixel_range):
             logger.warning("%s", line)
@@ -245,33 +246,10 @@ class Detector:
                 [image.resized for image in images], [image.orig_size_hw for image in images], batch_size
             )
             for (source, image), detections in zip(read, found, strict=True):
-                taken = to_supervision(
-                    _taken(detections, threshold), self.class_map, source=source.name, size_hw=image.orig_size_hw
-                )
+                kept = take_detections(detections, threshold)
+                taken = to_supervision(kept, self.class_map, source=source.name, size_hw=image.orig_size_hw)
                 pixels = None if image.original is None else image.original.permute(1, 2, 0).numpy()
                 yield Prediction(source.name, pixels, taken)
-
-
-def group_by_size(
-    sizes_hw: Sequence[SizeHW], batch_size: int, waste_limit: float = WASTE_LIMIT
-) -> list[list[int]]:
-    """Group positions of similar sizes in batches of at most ``batch_size``, so that little is padded.
-
-    Args:
-        sizes_hw: Size of each image.
-        batch_size: Images of a batch.
-        waste_limit: Padded over real pixels of a batch, at most; 1 for images of one size only.
-    """
-    groups: list[list[int]] = []
-    for position in sorted(range(len(sizes_hw)), key=lambda i: sizes_hw[i]):
-        if groups and len(groups[-1]) < batch_size:
-            sizes = [sizes_hw[i] for i in (*groups[-1], position)]
-            padded = max(size[0] for size in sizes) * max(size[1] for size in sizes) * len(sizes)
-            if padded <= waste_limit * sum(height * width for height, width in sizes):
-                groups[-1].append(position)
-                continue
-        groups.append([position])
-    return groups
 
 
 def weights_digest(model: nn.Module) -> str:
@@ -282,17 +260,6 @@ def weights_digest(model: nn.Module) -> str:
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
-
-
-def _taken(found: ImageDetections, threshold: float | Thresholds) -> ImageDetections:
-    """Keep detections from the threshold on, with the scores to be shown."""
-    scores = found.scores
-    if isinstance(threshold, Thresholds):
-        keep = threshold.apply(scores, found.class_ids)
-        scores = threshold.calibrated(scores).astype(np.float32)
-    else:
-        keep = scores >= threshold
-    return ImageDetections(found.boxes_xyxy[keep], scores[keep], found.class_ids[keep])
 
 
 def _result(source: NamedSource, future: Future[_ReadImage], on_error: ErrorReport | None) -> _ReadImage | None:

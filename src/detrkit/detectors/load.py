@@ -8,11 +8,14 @@ from typing import Literal
 import torch
 
 from detrkit.config import Precision
+from detrkit.detectors.bundle import bundle_detector, split_runtime
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.stages import model_stages
+from detrkit.errors import UsageError, listed
 from detrkit.families.build import load_model
 from detrkit.families.family import BuiltModel
 from detrkit.hardware import resolve_device
+from detrkit.runtimes.contents import is_bundle
 
 
 def load_detector(
@@ -34,6 +37,11 @@ def load_detector(
         precision: Precision at work.
         padding: Treatment of padding.
     """
+    if is_bundle(split_runtime(source)[0]):
+        said = {"model": preset, "classes": classes, "padding": padding}
+        if given := [name for name, value in said.items() if value is not None]:
+            raise UsageError(f"{source} is a bundle, which holds its {listed(given)} itself; leave that out")
+        return bundle_detector(source, device=device, precision=precision)
     loaded = load_model(source, preset, classes=classes, padding=padding)
     loaded.family.prepare_inference(loaded.model)
     return make_detector(loaded, device=device, precision=precision, name=os.fspath(source))

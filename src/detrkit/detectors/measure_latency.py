@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import msgspec
@@ -24,6 +25,9 @@ _SETTLED = 0.95
 """The warm-up goes on while one of the latest runs took less than this share of the fastest before."""
 _MOST_WARM_UP = 5
 """Times the runs asked for, at most: a machine that others use never settles."""
+
+_STREAM_RUNS = 3
+"""Batches of each stream in one run: at its end one stream waits for the others."""
 
 Clock = Callable[[], int]
 
@@ -91,6 +95,8 @@ class Stopwatch:
         self._images = images
         self._now = now
         self._next = 0
+        self._streams: int = getattr(stages, "streams", 1)  # batches at once
+        self._busy = 0
         self._warm_up = 0
         self._times: list[tuple[int, int, int]] = []
 
@@ -116,9 +122,17 @@ class Stopwatch:
         return len(sizes) + len(totals)
 
     def run(self) -> None:
-        """Detect and time the next batch; after the last the first is next."""
-        self._times.append(self._time(self._next))
-        self._next = (self._next + 1) % self.batches
+        """Detect and time the next batch, or some for each stream; after the last the first is next."""
+        count = 1 if self._streams == 1 else _STREAM_RUNS * self._streams
+        numbers = [(self._next + place) % self.batches for place in range(count)]
+        self._next = (self._next + count) % self.batches
+        if self._streams == 1:
+            self._times.append(self._time(numbers[0]))
+            return
+        with ThreadPoolExecutor(self._streams) as pool:
+            start = self._now()
+            self._times += pool.map(self._time, numbers)
+            self._busy += self._now() - start
 
     def read(self) -> Latency:
         """Return what was timed so far.
@@ -139,6 +153,8 @@ class Stopwatch:
             warm_up=self._warm_up,
             device=device_name(self.stages.device),
             threads=torch.get_num_threads(),
+            streams=self._streams,
+            busy_s=None if self._streams == 1 else self._busy / 1e9,
         )
 
     def _batch(self, number: int) -> Sequence[Tensor]:

@@ -17,12 +17,12 @@ from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split, read_split
 from detrkit.detectors.detector import WINDOW_BATCHES, Detector
 from detrkit.detectors.interop import to_supervision
-from detrkit.detectors.sources import read_windows
 from detrkit.detectors.split_evaluator import Found, ImageChange, Progress, detect_with_stages
 from detrkit.detectors.stages import ModelStages, Stages
 from detrkit.errors import UsageError
 from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
+from detrkit.ops.sources import read_windows
 from detrkit.types import ImageDetections
 from detrkit.visual.drawing import draw
 
@@ -123,7 +123,8 @@ def _detect_read(
     detector: Detector, split: Split, batch_size: int, progress: Progress | None, change: ImageChange | None
 ) -> Found:
     """Detect with another toolkit's model, on images that threads read as they are."""
-    dataset = CocoDataset(split.index, split.files.images, None, on_bad_image="error")
+    pixel_range = detector.pixel_range
+    dataset = CocoDataset(split.index, split.files.images, None, on_bad_image="error", pixel_range=pixel_range)
 
     def read(row: int) -> Tensor:
         image = dataset.read_image(row)

@@ -7,16 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import AidsConfig, Config
 from detrkit.errors import WeightsError
-from detrkit.families.postprocess import postprocess
+from detrkit.families.postprocess import postprocess, rank_detections
 from detrkit.families.weights import LoadReport, Weights
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
-from detrkit.nn.backbones.resnet import fold_frozen_norms
 from detrkit.types import ImageDetections, Outputs
 
 
@@ -25,9 +24,9 @@ def build_criterion(config: Config, class_map: ClassMap, scoring: ClassScoring =
     return Criterion(config.loss, class_map, config.model.num_queries, config.aids.dense, scoring)
 
 
-def fold_backbone(model: Any) -> None:
-    """Fold the frozen norms of a model's backbone into its convolutions, in place."""
-    fold_frozen_norms(model.backbone[0])
+def prepare_inference(model: Any) -> None:
+    """Let a model change itself so that it only detects."""
+    model.prepare_inference()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +47,8 @@ class Family:
         scoring: What class logits mean.
         build_criterion: Makes the training loss.
         postprocess: Turns outputs into detections in pixels of the original images.
+        rank: The part of ``postprocess`` that works on tensors, from the last layer's logits and boxes to scores,
+            class ids and boxes; what an exported graph holds.
         prepare_inference: Changes a network in place so that it only detects, but faster.
     """
 
@@ -58,7 +59,8 @@ class Family:
     scoring: ClassScoring = SOFTMAX
     build_criterion: Callable[[Config, ClassMap], Criterion] = build_criterion
     postprocess: Callable[[Outputs, Sequence[SizeHW], ClassMap], list[ImageDetections]] = postprocess
-    prepare_inference: Callable[[Any], None] = fold_backbone
+    rank: Callable[[Tensor, Tensor, Tensor, ClassScoring], tuple[Tensor, Tensor, Tensor]] = rank_detections
+    prepare_inference: Callable[[Any], None] = prepare_inference
 
     def no_published_layout(self, what: str) -> WeightsError:
         """Return the error that there is no published layout, given what cannot be done without."""

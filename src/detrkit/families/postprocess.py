@@ -5,11 +5,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import torch
+from torch import Tensor
 
 from detrkit.classes import ClassMap, SizeHW
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.types import ImageDetections, Outputs
+
+
+def rank_detections(
+    logits: Tensor, boxes_cxcywh: Tensor, logit_index: Tensor, scoring: ClassScoring = SOFTMAX
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores ``[B, Q]``, class ids int64 ``[B, Q]`` and boxes cxcywh ``[B, Q, 4]``, best first.
+
+    Tensors alone, as every export needs it.
+
+    Args:
+        logits: Of the last layer, ``[B, Q, S + 1]``.
+        boxes_cxcywh: Of the last layer, ``[B, Q, 4]``.
+        logit_index: Row of the head for each class, int64.
+        scoring: What the logits mean.
+    """
+    scores, class_ids = scoring.scores(logits).index_select(-1, logit_index).max(-1)
+    if torch.compiler.is_exporting():  # ONNX's TopK puts the lower index first among equals, as a stable sort does
+        scores, order = scores.topk(scores.shape[1])
+    else:
+        scores, order = scores.sort(dim=-1, descending=True, stable=True)
+    boxes = boxes_cxcywh.gather(1, order[..., None].expand(-1, -1, 4))
+    return scores, class_ids.gather(1, order), boxes
 
 
 @torch.no_grad()
@@ -33,12 +56,8 @@ def postprocess(
     """
     device = outputs.logits.device
     logit_index = torch.tensor(class_map.logit_index, device=device)
-    probabilities = scoring.scores(outputs.logits[-1]).index_select(-1, logit_index)
-    scores, class_ids = probabilities.max(-1)
+    scores, class_ids, boxes = rank_detections(outputs.logits[-1], outputs.boxes_cxcywh[-1], logit_index, scoring)
     scale = torch.tensor([(w, h, w, h) for h, w in orig_sizes_hw], device=device, dtype=torch.float32)
-    boxes = cxcywh_to_xyxy(outputs.boxes_cxcywh[-1]) * scale[:, None]
-    scores, order = scores.sort(dim=-1, descending=True, stable=True)
-    class_ids = class_ids.gather(1, order)
-    boxes = boxes.gather(1, order[..., None].expand(-1, -1, 4))
+    boxes = cxcywh_to_xyxy(boxes) * scale[:, None]
     host_boxes, host_scores, host_ids = (part.cpu().numpy() for part in (boxes, scores, class_ids))
     return [ImageDetections(*image) for image in zip(host_boxes, host_scores, host_ids, strict=True)]

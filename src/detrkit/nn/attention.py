@@ -8,6 +8,9 @@ from torch.nn import functional
 
 from detrkit.nn.dropout import cpu_dropout_attention
 
+# Added to the score of what may not be attended: its weight is exactly 0, and 16-bit numbers hold it.
+_FAR = -1e4
+
 
 class Attention(nn.Module):
     """Multi-head attention (arXiv:1706.03762, section 3.2.2), parameters laid out as nn.MultiheadAttention's.
@@ -51,7 +54,9 @@ class Attention(nn.Module):
         v = functional.linear(value, weight[2 * dim :], bias[2 * dim :])
         q, k, v = (self._split_heads(part) for part in (q, k, v))
         rate = self.dropout if self.training else 0.0
-        if rate and q.device.type == "cpu" and not torch.compiler.is_compiling():
+        if torch.compiler.is_exporting():
+            mixed = _plain_attention(q, k, v, attn_mask)
+        elif rate and q.device.type == "cpu" and not torch.compiler.is_compiling():
             mixed = cpu_dropout_attention(q, k, v, attn_mask, rate)
         else:
             mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=rate)
@@ -60,3 +65,15 @@ class Attention(nn.Module):
     def _split_heads(self, x: Tensor) -> Tensor:
         """Turn ``[B, N, D]`` to ``[B, heads, N, D / heads]``."""
         return x.view(*x.shape[:2], self.num_heads, -1).transpose(1, 2)
+
+
+def _plain_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
+    """Attend by plain products, for graphs.
+
+    From the fused kernel torch would make a graph that looks for rows that may attend nothing, or, from operator
+    set 23 on, ONNX's Attention, for which ONNX Runtime wants the mask written out for every query.
+    """
+    scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
+    if attn_mask is not None:
+        scores = scores + torch.where(attn_mask, 0.0, _FAR)
+    return torch.matmul(scores.softmax(-1), v)

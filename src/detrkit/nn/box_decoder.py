@@ -67,10 +67,14 @@ class BoxDecoder(Recomputing):
         layers: Their number is L.
         dim: Features D.
         num_labels: Labels S of the head; class heads have S + 1 rows, the last for no-object.
+
+    Attributes:
+        final_only: Return the last layer's output only.
     """
 
     def __init__(self, layers: list[BoxDecoderLayer], dim: int, num_labels: int):
         super().__init__()
+        self.final_only = False
         self.layers = nn.ModuleList(layers)
         self.query_pos = MLP(4, 2 * dim, dim, num_layers=2)
         self.class_embed = nn.ModuleList(nn.Linear(dim, num_labels + 1) for _ in layers)
@@ -88,15 +92,20 @@ class BoxDecoder(Recomputing):
             query_mask: Which queries may look at which; as in :class:`detrkit.nn.transformer.DecoderLayer`.
 
         Returns:
-            Logits ``[L, B, Q, S + 1]`` and boxes cxcywh ``[L, B, Q, 4]``, 0 to 1, both float32.
+            Logits ``[L, B, Q, S + 1]`` and boxes cxcywh ``[L, B, Q, 4]``, 0 to 1, both float32; L is 1 where only
+            the last layer's are wanted.
         """
         logits, boxes = [], []
-        for layer, class_head, box_head in zip(self.layers, self.class_embed, self.bbox_embed, strict=True):
+        last = len(self.layers) - 1
+        for number, (layer, class_head, box_head) in enumerate(
+            zip(self.layers, self.class_embed, self.bbox_embed, strict=True)
+        ):
             places = references.sigmoid()
             positions = self.query_pos(places).to(queries.dtype)
             queries = run_part(self, layer, layer, queries, positions, places, memory, query_mask)
             refined = box_head(queries).float() + references
-            logits.append(class_head(queries).float())
-            boxes.append(refined.sigmoid())
+            if number == last or not self.final_only:
+                logits.append(class_head(queries).float())
+                boxes.append(refined.sigmoid())
             references = refined.detach()
         return torch.stack(logits), torch.stack(boxes)

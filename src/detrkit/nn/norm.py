@@ -49,4 +49,4 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 
 def _sum_groups(sums: Tensor, num_groups: int) -> Tensor:
     """Sum ``[B, C]`` to ``[B, num_groups]``."""
-    return sums.view(len(sums), num_groups, -1).sum(dim=2)
+    return sums.view(sums.shape[0], num_groups, -1).sum(dim=2)

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -114,4 +115,7 @@ def _valid(mask: Tensor | None) -> Tensor | None:
 def _enlarged(coarse: Tensor, fine: Tensor) -> Tensor:
     """Repeat every cell along both axes; interpolating to the size would depend on the padding."""
     height, width = fine.shape[-2:]
+    if torch.compiler.is_compiling():  # it cannot prove how long the slices below are
+        rows, columns = (torch.arange(side, device=fine.device) // 2 for side in (height, width))
+        return coarse.index_select(2, rows).index_select(3, columns)
     return coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[:, :, :height, :width]

@@ -52,7 +52,7 @@ def locate_cells(
         valids.append(valid.flatten(1))
         sides.append(torch.full((height * width, 2), _FIRST_SIDE * 2**level, device=device))
     centers = torch.cat(points, dim=1)
-    side = torch.cat(sides)[None].expand(len(centers), -1, -1)
+    side = torch.cat(sides)[None].expand(centers.shape[0], -1, -1)
     return Cells(centers, torch.cat(valids, dim=1), torch.cat((centers, side), dim=-1))
 
 
@@ -69,11 +69,11 @@ def best_tokens(scores: Tensor, valid: Tensor, count: int) -> tuple[Tensor, Tens
         Tokens int64 ``[B, K]``, best first, and bool ``[B, K]``: False at the end where an image has fewer tokens
         than that, padding not counted.
     """
-    scores = scores.masked_fill(~valid, -1.0)
-    chosen = scores.topk(min(count, scores.shape[1]), dim=1).indices
-    real = valid.expand(len(scores), -1).gather(1, chosen)
-    lacking = (0, count - chosen.shape[1])
-    return functional.pad(chosen, lacking), functional.pad(real, lacking)
+    # as many tokens more, which are none: an export cannot ask how many there are
+    scores = functional.pad(scores.masked_fill(~valid, -1.0), (0, count), value=-2.0)
+    chosen = scores.topk(count, dim=1).indices
+    real = functional.pad(valid.expand(scores.shape[0], -1), (0, count)).gather(1, chosen)
+    return torch.where(real, chosen, 0), real
 
 
 def take_tokens(values: Tensor, chosen: Tensor) -> Tensor:

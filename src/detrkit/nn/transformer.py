@@ -118,12 +118,30 @@ class DecoderLayer(ResidualLayer):
             attn_mask: Which image tokens may be looked at.
             query_mask: Which queries may look at which, bool, broadcastable to ``[B, heads, Q, Q]``; None = all.
         """
+        queries = self.attend_queries(queries, query_positions, query_mask)
+        return self.look(queries, query_positions, memory, placed_memory, attn_mask)
+
+    def attend_queries(self, queries: Tensor, query_positions: Tensor, query_mask: Tensor | None) -> Tensor:
+        """Do the layer's first part, which does not depend on the image: self-attention."""
         if self.pre_norm:
-            queries = queries + self._attend_self(self.norm1(queries), query_positions, query_mask)
+            return queries + self._attend_self(self.norm1(queries), query_positions, query_mask)
+        return self.norm1(  # type: ignore[no-any-return]
+            queries + self._attend_self(queries, query_positions, query_mask)
+        )
+
+    def look(
+        self,
+        queries: Tensor,
+        query_positions: Tensor,
+        memory: Tensor,
+        placed_memory: Tensor,
+        attn_mask: Tensor | None,
+    ) -> Tensor:
+        """Do the rest: cross-attention and feed-forward; arguments as for the whole layer."""
+        if self.pre_norm:
             normed = self.norm2(queries) + query_positions
             queries = queries + self.dropout(self.multihead_attn(normed, placed_memory, memory, attn_mask))
             return queries + self._feed(self.norm3(queries))
-        queries = self.norm1(queries + self._attend_self(queries, query_positions, query_mask))
         looked = self.multihead_attn(queries + query_positions, placed_memory, memory, attn_mask)
         queries = self.norm2(queries + self.dropout(looked))
         return self.norm3(queries + self._feed(queries))  # type: ignore[no-any-return]
@@ -152,13 +170,35 @@ class Decoder(Recomputing):
         dim: Features D.
         norm_between: The next layer reads what the norm gave out, and the last output goes through it twice, as in
             transformers where ``auxiliary_loss`` is on.
+
+    Attributes:
+        settled: Queries ``[Q, D]`` behind the first layer's self-attention, where they are known without an image;
+            see :meth:`settle`.
+        final_only: Return the last layer's output only.
     """
+
+    settled: Tensor | None
 
     def __init__(self, layers: list[DecoderLayer], dim: int, norm_between: bool = False):
         super().__init__()
         self.norm_between = norm_between
         self.layers = nn.ModuleList(layers)
         self.norm = nn.LayerNorm(dim)
+        self.final_only = False
+        self.register_buffer("settled", None, persistent=False)
+
+    @torch.no_grad()
+    def settle(self, starts: Tensor, query_positions: Tensor) -> None:
+        """Compute the first layer's self-attention for good, in place, for detection only.
+
+        Args:
+            starts: What queries start as, ``[1, Q, D]``, the same for every image.
+            query_positions: The learned object queries, ``[1, Q, D]``.
+        """
+        first = self.layers[0]
+        assert isinstance(first, DecoderLayer)
+        self.settled = first.attend_queries(starts, query_positions, None)[0]
+        self.final_only = True
 
     def forward(
         self,
@@ -169,7 +209,7 @@ class Decoder(Recomputing):
         attn_mask: Tensor | None,
         query_mask: Tensor | None = None,
     ) -> Tensor:
-        """Return the outputs of all layers ``[L, B, Q, D]``.
+        """Return the outputs of all layers ``[L, B, Q, D]``, or of the last alone, ``[1, B, Q, D]``.
 
         Args:
             queries: What queries start as, ``[B, Q, D]``; zeros in the paper (A.3).
@@ -182,11 +222,18 @@ class Decoder(Recomputing):
         placed_memory = memory + positions
         masks = (attn_mask, query_mask)
         outputs = []
-        for layer in self.layers:
-            queries = run_part(self, layer, layer, queries, query_positions, memory, placed_memory, *masks)
+        for number, layer in enumerate(self.layers):
+            if number == 0 and self.settled is not None:
+                assert isinstance(layer, DecoderLayer)
+                settled = self.settled.to(memory.dtype).expand(memory.shape[0], -1, -1)
+                queries = layer.look(settled, query_positions, memory, placed_memory, attn_mask)
+            else:
+                queries = run_part(self, layer, layer, queries, query_positions, memory, placed_memory, *masks)
+            if self.final_only and number < len(self.layers) - 1 and not self.norm_between:
+                continue
             outputs.append(self.norm(queries))
             if self.norm_between:
                 queries = outputs[-1]
         if self.norm_between:
             outputs[-1] = self.norm(queries)
-        return torch.stack(outputs)
+        return torch.stack(outputs[-1:] if self.final_only else outputs)

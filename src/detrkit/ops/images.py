@@ -1,4 +1,4 @@
-"""Decoding of image files into tensors.
+"""Decoding of image files into tensors, or into arrays, for which torch is not imported.
 
 Pillow decodes every format. ``torchvision.io`` is some 20 % faster on JPEG, but it is deprecated (torchvision
 0.29) and ends the whole process with a segmentation fault on a corrupt PNG.
@@ -17,18 +17,21 @@ import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import PIL
-import torch
 from PIL import Image, UnidentifiedImageError
-from torch import Tensor
 
 from detrkit.classes import SizeHW
-from detrkit.config import PixelRange
 from detrkit.errors import ImageError
 from detrkit.ops.pixel_range import FULL, WIDE_MODES, WideImage, narrow_words, to_uint8, wide_values
 from detrkit.preprocess import resized_size_hw
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from detrkit.config import PixelRange
 
 ImageFile = str | os.PathLike[str] | bytes
 
@@ -94,6 +97,16 @@ def decode_image(source: ImageFile, pixel_range: PixelRange = FULL) -> Tensor:
 def decode_reduced(
     source: ImageFile, target: DecodeTarget | None, pixel_range: PixelRange = FULL
 ) -> tuple[Tensor, SizeHW]:
+    """Decode as :func:`decode_pixels` does, into a tensor, uint8 ``[3, H, W]``, a view of ``[H, W, 3]``."""
+    import torch
+
+    pixels, whole_hw = decode_pixels(source, target, pixel_range)
+    return torch.from_numpy(pixels).permute(2, 0, 1), whole_hw
+
+
+def decode_pixels(
+    source: ImageFile, target: DecodeTarget | None, pixel_range: PixelRange = FULL
+) -> tuple[np.ndarray, SizeHW]:
     """Decode as :func:`decode_image` does, a JPEG at 1/2, 1/4 or 1/8 of its size where that is enough.
 
     A JPEG consists of frequencies, and leaving out the high ones saves most of the work; sides are rounded up.
@@ -104,7 +117,7 @@ def decode_reduced(
         pixel_range: As in :func:`decode_image`.
 
     Returns:
-        The image, uint8 ``[3, H, W]``, and the size of the whole, upright.
+        The image, uint8 ``[H, W, 3]``, and the size of the whole, upright.
     """
     with _named_errors(source), Image.open(_opened(source)) as image:
         whole_wh = image.size
@@ -116,7 +129,7 @@ def decode_reduced(
         if orientation in _UPRIGHT:
             rgb = rgb.transpose(_UPRIGHT[orientation])
         whole_hw = whole_wh if orientation >= 5 else (whole_wh[1], whole_wh[0])
-        return torch.from_numpy(np.array(rgb)).permute(2, 0, 1), whole_hw
+        return np.array(rgb), whole_hw
 
 
 def read_wide(source: ImageFile) -> WideImage | None:

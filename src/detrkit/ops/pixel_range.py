@@ -8,12 +8,13 @@ Shapes: H x W height and width in pixels.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from PIL import Image
 
-from detrkit.config import PixelRange
+if TYPE_CHECKING:
+    from detrkit.config import PixelRange
 
 FULL: PixelRange = "full"
 WIDE_MODES = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")

@@ -6,10 +6,8 @@ import dataclasses
 import itertools
 import os
 import platform
-import re
 import time
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from detrkit.classes import ClassMap
 from detrkit.config import PRECISIONS, Precision, update_config
+from detrkit.detectors.bundle import BundleStages, bundle_detector, split_runtime
 from detrkit.detectors.cost import Cost, count_cost, peak_memory
 from detrkit.detectors.find import find_target
 from detrkit.detectors.load import make_detector
@@ -32,13 +31,21 @@ from detrkit.families.recipes import preset_config
 from detrkit.files import to_plain
 from detrkit.hardware import resolve_device
 from detrkit.latency import Latency, Percentiles
+from detrkit.machine import this_machine
+from detrkit.runtimes.cold_start import measure_cold_start
+from detrkit.runtimes.contents import is_bundle
+from detrkit.runtimes.report import ColdStart
 from detrkit.training.memory import error_line, free_memory
 
-BACKENDS = ("eager", "compile")
+BACKENDS: dict[str, dict[str, Any] | None] = {
+    "eager": None,
+    "compile": {},
+    "cuda-graphs": {"mode": "reduce-overhead"},
+}
+"""What ``torch.compile`` is given, by name of the backend."""
 
 _CLASSES = 91
 """Rows of the class head of a model made here; those of the published ones."""
-_CPU_INFO = Path("/proc/cpuinfo")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,10 +56,11 @@ class Setting:
         model: As :func:`detrkit.detectors.find.find_target` takes it.
         device: auto, cpu, cuda or cuda:N.
         precision: 32, bf16 or 16.
-        backend: eager, or compile for ``torch.compile``.
+        backend: eager, compile for ``torch.compile``, or cuda-graphs for that with CUDA graphs.
         size: Short side of the network's input; None for the model's own.
         batch_size: Images at once.
         threads: Threads that torch may use on the CPU; None for its own choice.
+        streams: Batches at once, which a bundle's runtime can.
     """
 
     model: str
@@ -62,6 +70,7 @@ class Setting:
     size: int | None = None
     batch_size: int = 1
     threads: int | None = None
+    streams: int = 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -73,12 +82,16 @@ class SpeedRow:
         latency: Times of a batch.
         cost: Parameters, arithmetic and memory of a batch.
         problem: Why it could not be measured.
+        runtime: What ran it, and in which precision.
+        cold_start: The first detections of a fresh process, where it was asked for.
     """
 
     setting: Setting
     latency: Latency | None = None
     cost: Cost | None = None
     problem: str = ""
+    runtime: str = ""
+    cold_start: ColdStart | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures, ready for JSON."""
@@ -87,6 +100,8 @@ class SpeedRow:
             "latency": None if self.latency is None else self.latency.to_dict(),
             "cost": None if self.cost is None else self.cost.to_dict(),
             "problem": self.problem or None,
+            "runtime": self.runtime,
+            "cold_start": None if self.cold_start is None else to_plain(self.cold_start),
         }
 
 
@@ -128,6 +143,7 @@ def all_settings(
     sizes: Sequence[int | None] = (None,),
     batch_sizes: Sequence[int] = (1,),
     threads: Sequence[int | None] = (None,),
+    streams: Sequence[int] = (1,),
 ) -> list[Setting]:
     """Return every combination, models side by side.
 
@@ -141,14 +157,19 @@ def all_settings(
         unknown = [word for word in words if word not in known]
         if unknown:
             raise UsageError(f"{name} is {unknown[0]!r}, expected one of {', '.join(known)}")
-    for name, numbers in {"batch size": batch_sizes, "size": sizes, "threads": threads}.items():
+    for name, numbers in {
+        "batch size": batch_sizes,
+        "size": sizes,
+        "threads": threads,
+        "streams": streams,
+    }.items():
         small = [number for number in numbers if number is not None and number < 1]
         if small:
             raise UsageError(f"{name} is {small[0]}, expected at least 1")
-    grid = itertools.product(devices, precisions, backends, sizes, batch_sizes, threads)
+    grid = itertools.product(devices, precisions, backends, sizes, batch_sizes, threads, streams)
     return [
-        Setting(model, device, precision, backend, size, batch_size, thread_count)  # type: ignore[arg-type]
-        for device, precision, backend, size, batch_size, thread_count in grid
+        Setting(model, *rest)  # type: ignore[arg-type]
+        for rest in grid
         for model in dict.fromkeys(models)
     ]
 
@@ -195,6 +216,12 @@ def measure_speed(
 
 def find_fast(setting: Setting) -> EvalTarget:
     """Find the detector of a setting. A preset gets random weights, which are as fast and need no download."""
+    if setting.streams > 1 and not is_bundle(split_runtime(setting.model)[0]):
+        raise UsageError(f"{setting.model} detects in one batch at a time; leave out --streams for it")
+    if setting.streams > 1:
+        return bundle_detector(
+            setting.model, device=setting.device, precision=setting.precision, streams=setting.streams
+        )
     if setting.model not in PRESETS:
         subject = find_target(setting.model, device=setting.device, precision=setting.precision)
         if subject.stages is None:
@@ -233,10 +260,18 @@ def resized(target: EvalTarget, size: int) -> Stages:
     return stages
 
 
+def add_cold_start(row: SpeedRow) -> SpeedRow:
+    """Return a row with the first detections of a fresh process, where it is a bundle's."""
+    path, runtime = split_runtime(row.setting.model)
+    if row.latency is None or not is_bundle(path):
+        return row
+    return dataclasses.replace(row, cold_start=measure_cold_start(path, runtime, row.latency.threads))
+
+
 def describe_environment() -> dict[str, Any]:
     """Describe the machine and what is installed, for whoever compares figures."""
     return {
-        "cpu": _cpu_name(),
+        "cpu": this_machine().processor,
         "cores": os.cpu_count(),
         "threads": torch.get_num_threads(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
@@ -257,6 +292,7 @@ class _Row:
         self._images = list(itertools.islice(itertools.cycle(images), max(len(images), setting.batch_size)))
         self._threads = setting.threads or usual_threads
         self._cost: Cost | None = None
+        self._runtime = ""
         self._stopwatch: Stopwatch | None = None
 
     def prepare(
@@ -273,11 +309,23 @@ class _Row:
             if self.setting.size is not None:
                 stages = resized(subjects[key], self.setting.size)
             assert stages is not None
+            options = BACKENDS[self.setting.backend]
+            if options is not None and isinstance(stages, BundleStages):
+                raise UsageError(f"{self.setting.model} is compiled already; leave out --backends for it")
+            if self.setting.backend == "cuda-graphs" and stages.device.type != "cuda":
+                raise UsageError(f"cuda-graphs need a CUDA device, and this is {stages.device}; take compile")
+            self._runtime = getattr(stages, "runtime", f"torch {self.setting.backend}")
+            own_threads = getattr(stages, "threads", None)
+            if own_threads is not None and self.setting.threads not in (None, own_threads):
+                raise UsageError(
+                    f"{self.setting.model} runs {own_threads} threads of its own; leave out --threads"
+                )
+            self._threads = own_threads or self._threads
             batch = self._images[: self.setting.batch_size]
             self._cost = count_cost(stages, batch)
-            if self.setting.backend == "compile":
-                if new:
-                    stages.network.compile()
+            if options is not None:
+                if new:  # detrkit's own are one graph; a break in it would be a fault
+                    stages.network.compile(fullgraph=isinstance(stages, ModelStages), **options)
                 self._cost = dataclasses.replace(self._cost, peak_bytes=peak_memory(stages, batch))
             self._stopwatch = Stopwatch(stages, self._images, batch_size=self.setting.batch_size)
             self._stopwatch.warm_up(warm_up)
@@ -294,7 +342,7 @@ class _Row:
         if self._stopwatch is None or self.problem:
             return SpeedRow(self.setting, problem=self.problem)
         latency = msgspec.structs.replace(self._stopwatch.read(), threads=self._threads)
-        return SpeedRow(self.setting, latency, self._cost)
+        return SpeedRow(self.setting, latency, self._cost, runtime=self._runtime)
 
     def _try(self, work: Callable[[], None]) -> None:
         torch.set_num_threads(self._threads)
@@ -322,9 +370,3 @@ def device_of(setting: Setting) -> str:
         return str(resolve_device(setting.device))
     except UsageError:
         return setting.device
-
-
-def _cpu_name() -> str:
-    told = _CPU_INFO.read_text(encoding="utf-8", errors="replace") if _CPU_INFO.is_file() else ""
-    named = re.search(r"^model name\s*:\s*(.+)$", told, re.MULTILINE)
-    return named[1].strip() if named else platform.processor() or platform.machine()

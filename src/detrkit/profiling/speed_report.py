@@ -27,7 +27,12 @@ EXPLANATION = (
     "takes beyond the weights: on the CPU by what the process grows, on CUDA by what torch hands out."
 )
 
-_AXES = (("batch_size", "batch size"), ("size", "size of the input"), ("threads", "threads"))
+_AXES = (
+    ("batch_size", "batch size"),
+    ("size", "size of the input"),
+    ("threads", "threads"),
+    ("streams", "streams"),
+)
 
 
 def speed_table(speed: Speed) -> Table:
@@ -35,24 +40,30 @@ def speed_table(speed: Speed) -> Table:
     rows: list[list[Value]] = []
     for name, row in zip(row_names(speed.rows), speed.rows, strict=True):
         if row.latency is None or row.cost is None:
-            rows.append([name, *[None] * 7, "", row.problem])
+            rows.append([name, *[None] * 9, "", "", row.problem])
             continue
         total, cost = row.latency.total, row.cost
-        figures = [cost.parameters / 1e6, cost.flops / 1e9, cost.peak_bytes / 2**20]
+        # of what a runtime computes torch counts nothing
+        figures = [cost.parameters / 1e6, cost.flops / 1e9] if cost.parameters else [None, None]
+        cold = [None, None] if row.cold_start is None else [row.cold_start.seconds, row.cold_start.peak_mb]
         shape = " x ".join(map(str, cost.input_shape))
-        rows.append([name, total.p50, total.p95, total.p99, row.latency.images_per_s, *figures, shape, ""])
+        times = [total.p50, total.p95, total.p99, row.latency.images_per_s]
+        rows.append([name, *times, *figures, cost.peak_bytes / 2**20, *cold, row.runtime, shape, ""])
     heads = [Column("setting", "name"), Column("median, ms", "number", bar=True)]
     heads += columns("number", "p95, ms", "p99, ms") + columns("number", "images/s", digits=2, bar=True)
     heads += columns("number", "parameters, M", "GFLOP") + columns("number", "memory, MiB", digits=0)
-    heads += columns("text", "input", *(["problem"] if any(row.problem for row in speed.rows) else []))
+    heads += columns("number", "cold start, s", "cold start, MB")
+    heads += columns("text", "runs in", "input", *(["problem"] if any(row.problem for row in speed.rows) else []))
     rows = [row[: len(heads)] for row in rows]
     return Table(heads, rows, f"Speed on {machine(speed)}", [f"measured on {speed.images}", *speed.notes])
 
 
 def speed_lines(speed: Speed) -> list[str]:
     """Return the table for a terminal."""
-    left_out = ("p99, ms", "input")
+    left_out: tuple[str, ...] = ("p99, ms", "input")
     table = speed_table(speed)
+    if not any(row.cold_start for row in speed.rows):
+        left_out += ("cold start, s", "cold start, MB")
     return table.only(*(column.name for column in table.columns if column.name not in left_out)).lines()
 
 
@@ -72,6 +83,7 @@ def row_names(rows: Sequence[SpeedRow]) -> list[str]:
         ("size", lambda setting: "own size" if setting.size is None else f"size {setting.size}"),
         ("batch_size", lambda setting: f"batch {setting.batch_size}"),
         ("threads", lambda setting: f"{setting.threads} thread{'' if setting.threads == 1 else 's'}"),
+        ("streams", lambda setting: f"{setting.streams} stream{'' if setting.streams == 1 else 's'}"),
     )
     settings = [row.setting for row in rows]
     differing = [tell for field, tell in told if len({getattr(setting, field) for setting in settings}) > 1]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from detrkit.nn.backbones.resnet import ResNetBackbone, build_resnet, build_tiny, fold_frozen_norms
+from detrkit.nn.backbones.resnet import ResNetBackbone, build_resnet, build_tiny, fold_norms
 from detrkit.nn.norm import PaddedGroupNorm
 from tests.parity.conftest import padded_batch, randomize
 
@@ -54,7 +54,7 @@ def test_folding_frozen_norms_changes_nothing():
     images = padded_batch([(64, 64)])[0]
     with torch.no_grad():
         before, _ = backbone(images)
-        fold_frozen_norms(backbone)
+        fold_norms(backbone)
         after, _ = backbone(images)
     assert isinstance(backbone.body.bn1, nn.Identity)
     torch.testing.assert_close(after, before, rtol=1e-5, atol=1e-5)

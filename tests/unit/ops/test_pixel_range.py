@@ -15,9 +15,9 @@ from detrkit.curation.check import check_data
 from detrkit.data.coco import CocoDataset
 from detrkit.data.pixel_range import measured_range
 from detrkit.data.read import read_coco
-from detrkit.detectors.sources import list_sources
 from detrkit.errors import ConfigError
 from detrkit.ops.images import decode_image, narrow_range_lines, read_wide
+from detrkit.ops.sources import list_sources
 
 THERMAL = np.linspace(28300, 29000, 32 * 32).astype(np.uint16).reshape(32, 32)
 

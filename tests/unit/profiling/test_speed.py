@@ -11,7 +11,7 @@ from PIL import Image
 
 import detrkit
 from detrkit.errors import UsageError
-from detrkit.profiling.speed import Setting, all_settings, made_up_image, measure_speed
+from detrkit.profiling.speed import Setting, all_settings, find_fast, made_up_image, measure_speed
 from detrkit.profiling.speed_report import speed_lines
 from tests.unit.detectors.fakes import FakeStages
 
@@ -116,6 +116,27 @@ def test_benchmark_writes_a_table_for_people_and_programs(tmp_path: Path):
     assert "Images a second against batch size" in page
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("preset", ["detr-tiny", "detr-tiny-two-stage"])
+@pytest.mark.parametrize("padded", [False, True])
+def test_both_families_compile_without_a_break(preset: str, padded: bool):
+    stages = find_fast(Setting(preset, device="cpu")).stages
+    assert stages is not None
+    images = [torch.zeros(3, 160, 160, dtype=torch.uint8), torch.zeros(3, 160, 130, dtype=torch.uint8)]
+    inputs = stages.preprocess(images[: 1 + padded])
+    expected = stages.forward(inputs)
+    torch.compiler.reset()
+    stages.network.compile(fullgraph=True, backend="eager")
+    found = stages.forward(inputs)
+    assert torch.allclose(found.logits, expected.logits, atol=1e-4)
+    assert torch.allclose(found.boxes_cxcywh, expected.boxes_cxcywh, atol=1e-4)
+
+
+def test_cuda_graphs_need_a_gpu():
+    [row] = detrkit.benchmark("detr-tiny", devices=["cpu"], backends=["cuda-graphs"], repeats=1).rows
+    assert "need a CUDA device, and this is cpu" in row.problem
+
+
 def test_wrong_questions_are_answered(tmp_path: Path):
     refused: list[tuple[dict[str, Any], str]] = [
         ({"precisions": ["64"]}, "precision is '64'"),
@@ -123,6 +144,7 @@ def test_wrong_questions_are_answered(tmp_path: Path):
         ({"batch_sizes": [0]}, "batch size is 0"),
         ({"batch_sizes": []}, "no batch size is given"),
         ({"repeats": 0}, "repeats is 0"),
+        ({"streams": [0]}, "streams is 0"),
         ({"images": ["a.png"], "data": tmp_path}, "both images and data"),
     ]
     for given, message in refused:

@@ -14,7 +14,7 @@ from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.initialization import initialize, initialize_aids
 from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.nn.backbones import build_backbone
-from detrkit.nn.backbones.resnet import ResNetBackbone
+from detrkit.nn.backbones.resnet import ResNetBackbone, fold_norms
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import LearnedPosition, SinePosition
 from detrkit.nn.selection import locate_cells
@@ -104,7 +104,7 @@ class Detr(nn.Module):
             further = self.aids(queries, position, objects)
             queries = further.queries
         query_mask = None if further is None else further.mask
-        starts = queries.positions if self.position_at_input else torch.zeros_like(queries.positions)
+        starts = self._starts(queries.positions)
         if queries.contents is not None:
             starts = starts + queries.contents
         decoded = self.transformer.decoder(starts, queries.positions, memory, positions, attn_mask, query_mask)
@@ -118,6 +118,15 @@ class Detr(nn.Module):
         if self.training and self.reads_tokens:
             dense = self._read_tokens(memory, features.shape[-2:], feature_mask)
         return Outputs(logits, boxes, dense, groups, denoised)
+
+    def _starts(self, positions: Tensor) -> Tensor:
+        return positions if self.position_at_input else torch.zeros_like(positions)
+
+    def prepare_inference(self) -> None:
+        """Fold what no image changes, and leave out all heads but the last, in place: for detection only."""
+        fold_norms(self.backbone[0])  # type: ignore[arg-type]
+        positions = self.query_embed.weight[None]
+        self.transformer.decoder.settle(self._starts(positions), positions)
 
     def _read_tokens(self, memory: Tensor, shape_hw: torch.Size, feature_mask: Tensor | None) -> DenseOutputs:
         """Read every image token by the heads."""

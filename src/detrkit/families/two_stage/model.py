@@ -20,13 +20,13 @@ from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.families.two_stage.config import TwoStageConfig
 from detrkit.losses.scoring import SOFTMAX
 from detrkit.nn.backbones import build_backbone
-from detrkit.nn.backbones.resnet import ResNetBackbone
+from detrkit.nn.backbones.resnet import ResNetBackbone, fold_norm, fold_norms
 from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Memory
 from detrkit.nn.deformable import valid_shares
 from detrkit.nn.denoising import NoisedObjects, block_mask, noise_objects
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import SinePosition
-from detrkit.nn.pyramid import FeaturePyramid
+from detrkit.nn.pyramid import ConvNorm, FeaturePyramid
 from detrkit.nn.selection import Cells, best_tokens, hide_missing, locate_cells, take_tokens
 from detrkit.nn.transformer import Encoder, EncoderLayer
 from detrkit.types import NO_QUERY, DenoisedOutputs, DenseOutputs, Objects, Outputs
@@ -158,12 +158,20 @@ class TwoStageDetr(nn.Module):
             dense = _read_tokens(aids.token_heads, features, cells)
         return Outputs(found_logits, found_boxes, dense, denoised=denoised, proposes=self.training)
 
+    def prepare_inference(self) -> None:
+        """Fold what no image changes, and leave out all class heads but the last, in place: for detection only."""
+        fold_norms(self.backbone[0])  # type: ignore[arg-type]
+        for module in self.pyramid.modules():
+            if isinstance(module, ConvNorm):
+                fold_norm(module, "conv", "norm")
+        self.decoder.final_only = True
+
     def _encode(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Memory, Cells]:
         """Encode the image as tokens of all levels, and locate them."""
         backbone: Any = self.backbone[0]
         maps, masks = zip(*backbone.pyramid(images, padding_mask, self.levels), strict=True)
         mixed, mixed_masks = self.pyramid(maps, masks, self.backbone[1])
-        shapes_hw = [(int(x.shape[-2]), int(x.shape[-1])) for x in mixed]
+        shapes_hw = [(x.shape[-2], x.shape[-1]) for x in mixed]  # no int(): it would fix the size of an export
         cells = locate_cells(shapes_hw, mixed_masks, images.device)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in mixed], dim=1)
         return _memory(tokens, shapes_hw, mixed_masks), cells

@@ -93,7 +93,7 @@ def _shrunk_mask(x: Tensor, padding_mask: Tensor | None, valid: _ValidRegion | N
     if padding_mask is None:
         return None
     if valid is not None:
-        return valid.at(stride)[:, 0] == 0
+        return valid.at(stride, x)[:, 0] == 0
     # the published code shrinks the pixel mask by nearest neighbour, which can take one row or column
     # behind the image for valid
     small = functional.interpolate(padding_mask[:, None].float(), size=x.shape[-2:])
@@ -108,16 +108,15 @@ class _ValidRegion:
 
     def __init__(self, padding_mask: Tensor | None, dtype: torch.dtype):
         assert padding_mask is not None
-        self._padded_hw = padding_mask.shape[-2:]
         self._heights = (~padding_mask[:, :, 0]).sum(1, keepdim=True)
         self._widths = (~padding_mask[:, 0, :]).sum(1, keepdim=True)
         self._dtype = dtype
         self._by_stride: dict[int, Tensor] = {}
 
-    def at(self, stride: int) -> Tensor:
-        """Return 1 on images and 0 on padding, ``[B, 1, ceil(H / stride), ceil(W / stride)]``."""
+    def at(self, stride: int, x: Tensor) -> Tensor:
+        """Return 1 on images and 0 on padding of a map, ``[B, 1, ceil(H / stride), ceil(W / stride)]``."""
         if stride not in self._by_stride:
-            height, width = ((side + stride - 1) // stride for side in self._padded_hw)
+            height, width = x.shape[-2:]  # not computed: an export would have to prove that both are the same
             device = self._heights.device
             rows = torch.arange(height, device=device) < (self._heights + stride - 1) // stride
             columns = torch.arange(width, device=device) < (self._widths + stride - 1) // stride
@@ -132,7 +131,7 @@ def _stride(layer: Any) -> int:
 
 
 def _masked(x: Tensor, valid: _ValidRegion | None, stride: int) -> Tensor:
-    return x if valid is None else x * valid.at(stride).to(x.dtype)
+    return x if valid is None else x * valid.at(stride, x).to(x.dtype)
 
 
 def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module, valid: _ValidRegion | None, stride: int) -> Tensor:
@@ -142,7 +141,7 @@ def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module, valid: _ValidRegion 
         return functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
     x = conv(x)
     if isinstance(norm, PaddedGroupNorm):
-        return norm(x, None if valid is None else valid.at(stride))  # type: ignore[no-any-return]
+        return norm(x, None if valid is None else valid.at(stride, x))  # type: ignore[no-any-return]
     return norm(x)  # type: ignore[no-any-return]
 
 
@@ -167,15 +166,15 @@ def _relu(x: Tensor) -> Tensor:
     return functional.relu(x, inplace=True)
 
 
-def folded_weight(conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> tuple[Tensor, Tensor]:
+def folded_weight(conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
     """Weight and bias of the one convolution that equals ``norm(conv(x))``; differentiable in the weight."""
-    buffers = dict(norm.named_buffers())
-    scale = buffers["weight"] * (buffers["running_var"] + norm.eps).rsqrt()
-    return conv.weight * scale.view(-1, 1, 1, 1), buffers["bias"] - buffers["running_mean"] * scale
+    own = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
+    scale = own["weight"] * (own["running_var"] + norm.eps).rsqrt()
+    return conv.weight * scale.view(-1, 1, 1, 1), own["bias"] - own["running_mean"] * scale
 
 
-def fold_frozen_norms(backbone: ResNetBackbone) -> None:
-    """Fold every frozen norm into its convolution for good, in place; for inference only.
+def fold_norms(backbone: ResNetBackbone) -> None:
+    """Fold every batch norm into its convolution for good, in place; for inference only.
 
     The state dict no longer has the published names afterwards.
     """
@@ -186,13 +185,18 @@ def fold_frozen_norms(backbone: ResNetBackbone) -> None:
             if block.downsample is not None:
                 pairs.append((block.downsample, "0", "1"))  # type: ignore[arg-type]
     for parent, conv_name, norm_name in pairs:
-        conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
-        if isinstance(norm, FrozenBatchNorm2d):
-            with torch.no_grad():
-                weight, bias = folded_weight(conv, norm)
-            conv.weight = nn.Parameter(weight, requires_grad=False)
-            conv.bias = nn.Parameter(bias, requires_grad=False)
-            setattr(parent, norm_name, nn.Identity())
+        fold_norm(parent, conv_name, norm_name)
+
+
+def fold_norm(parent: nn.Module, conv_name: str, norm_name: str) -> None:
+    """Fold a batch norm, if it is one, into the convolution before it, in place."""
+    conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
+    if isinstance(norm, (FrozenBatchNorm2d, nn.BatchNorm2d)):
+        with torch.no_grad():
+            weight, bias = folded_weight(conv, norm)
+        conv.weight = nn.Parameter(weight, requires_grad=False)
+        conv.bias = nn.Parameter(bias, requires_grad=False)
+        setattr(parent, norm_name, nn.Identity())
 
 
 def build_resnet(

@@ -8,9 +8,9 @@ import pytest
 import torch
 from PIL import Image
 
-from detrkit.detectors.sources import list_sources, passed_over
 from detrkit.errors import DataError, ImageError, UsageError
 from detrkit.ops.images import decode_image
+from detrkit.ops.sources import list_sources, passed_over
 
 
 def read(source):

@@ -1,27 +1,28 @@
-"""Sources of images: paths, folders, arrays, PIL images and tensors, read as uint8 RGB tensors."""
+"""Sources of images: paths, folders, arrays, PIL images and tensors, read as uint8 RGB. No torch is imported."""
 
 from __future__ import annotations
 
 import dataclasses
 import io
+import logging
 import os
 import re
+import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
-from detrkit.config import PixelRange
 from detrkit.errors import DataError, ImageError, UsageError, counted, listed
 from detrkit.files import IMAGE_SUFFIXES, is_kind, walk_files
-from detrkit.ops.images import decode_image
+from detrkit.ops.images import decode_pixels
 from detrkit.ops.pixel_range import FULL, WIDE_MODES
+
+logger = logging.getLogger(__name__)
 
 MOST_READERS = 8
 _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")  # a path object has lost one of its slashes
@@ -29,7 +30,10 @@ _URL = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):/+(?=[^/])")  # a path object has 
 Item = TypeVar("Item")
 Read = TypeVar("Read")
 
-ImageSource = str | os.PathLike[str] | np.ndarray | Image.Image | Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from detrkit.config import PixelRange
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,7 +51,13 @@ class NamedSource:
     skippable: bool = False
 
     def read(self, pixel_range: PixelRange = FULL) -> Tensor:
-        """Return the image as uint8 ``[3, H, W]`` RGB; see :func:`detrkit.ops.images.decode_image`.
+        """Return the image as a tensor, uint8 ``[3, H, W]`` RGB; see :meth:`pixels`."""
+        import torch
+
+        return torch.from_numpy(self.pixels(pixel_range)).permute(2, 0, 1)
+
+    def pixels(self, pixel_range: PixelRange = FULL) -> np.ndarray:
+        """Return the image as uint8 ``[H, W, 3]`` RGB; see :func:`detrkit.ops.images.decode_image`.
 
         Raises:
             ImageError: The file is missing or cannot be decoded.
@@ -56,10 +66,10 @@ class NamedSource:
         if isinstance(self.content, Path):
             if not self.content.exists():
                 raise ImageError(f"{self.name}: there is no such image file or folder")
-            return decode_image(self.content, pixel_range)
+            return decode_pixels(self.content, None, pixel_range)[0]
         if isinstance(self.content, Image.Image):
             return _from_pil(self.content, self.name, pixel_range)
-        if isinstance(self.content, Tensor):
+        if _is_tensor(self.content):
             return _from_tensor(self.content, self.name)
         return _from_array(self.content, self.name)
 
@@ -95,6 +105,13 @@ def list_folder(folder: Path) -> list[Path]:
         kinds, left = " ".join(sorted(IMAGE_SUFFIXES)), passed_over(folder)
         raise DataError(f"{folder}: no image in this folder, expected files with {kinds}{left and f'; {left}'}")
     return images
+
+
+def warn_of_passed_over(sources: Sequence[NamedSource]) -> None:
+    """Log what of the folders that were listed is not read."""
+    for folder in dict.fromkeys(source.content.parent for source in sources if source.skippable):
+        if left := passed_over(folder):
+            logger.warning("%s: %s", folder, left)
 
 
 def passed_over(folder: Path) -> str:
@@ -151,7 +168,7 @@ def _expand(item: Any, name: str) -> list[NamedSource]:
         if path.is_dir():
             return [NamedSource(str(file), file, skippable=True) for file in list_folder(path)]
         return [NamedSource(str(path), path)]
-    if isinstance(item, (np.ndarray, Image.Image, Tensor)):
+    if isinstance(item, (np.ndarray, Image.Image)) or _is_tensor(item):
         return [NamedSource(name, item)]
     raise UsageError(
         f"{name} is a {type(item).__name__}, expected a path, a folder, a NumPy array [H, W, 3], "
@@ -159,13 +176,19 @@ def _expand(item: Any, name: str) -> list[NamedSource]:
     )
 
 
-def _from_pil(image: Image.Image, name: str, pixel_range: PixelRange) -> Tensor:
+def _is_tensor(item: Any) -> bool:
+    """Return whether something is a tensor of torch, which nobody has made where torch is not imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(item, torch.Tensor)
+
+
+def _from_pil(image: Image.Image, name: str, pixel_range: PixelRange) -> np.ndarray:
     try:
         upright = ImageOps.exif_transpose(image)
         if upright.mode in WIDE_MODES:  # the same pixels must not depend on whether Pillow or detrkit opened them
             content = io.BytesIO()
             upright.save(content, format="TIFF")
-            return decode_image(content.getvalue(), pixel_range)
+            return decode_pixels(content.getvalue(), None, pixel_range)[0]
         if upright.mode in ("P", "PA"):  # Pillow warns when a transparent palette goes to RGB in one step
             upright = upright.convert("RGBA")
         upright = upright.convert("RGB")
@@ -174,27 +197,30 @@ def _from_pil(image: Image.Image, name: str, pixel_range: PixelRange) -> Tensor:
     return _from_array(np.array(upright), name)
 
 
-def _from_array(array: np.ndarray, name: str) -> Tensor:
+def _from_array(array: np.ndarray, name: str) -> np.ndarray:
     if array.ndim == 2:
         array = array[:, :, None]
     layouts, other = "[H, W], [H, W, 3] or [H, W, 4]", "[3, H, W]: use array.transpose(1, 2, 0)"
     _check_pixels(f"{name} is a NumPy array", array.dtype == np.uint8, array, 2, layouts, other)
-    # The copy lets go of the caller's memory, makes negative strides (BGR to RGB by [..., ::-1]) acceptable
-    # to torch, and read-only arrays safe.
-    return _three_channels(torch.from_numpy(array.transpose(2, 0, 1).copy()))
+    return _three_channels(array)
 
 
-def _from_tensor(tensor: Tensor, name: str) -> Tensor:
+def _from_tensor(tensor: Tensor, name: str) -> np.ndarray:
     if tensor.ndim == 2:
         tensor = tensor[None]
     layouts, other = "[H, W], [3, H, W] or [4, H, W]", "[H, W, 3]: use tensor.permute(2, 0, 1)"
-    _check_pixels(f"{name} is a torch tensor", tensor.dtype == torch.uint8, tensor, 0, layouts, other)
-    return _three_channels(tensor.detach().as_subclass(Tensor).cpu().contiguous())
+    _check_pixels(f"{name} is a torch tensor", str(tensor.dtype) == "torch.uint8", tensor, 0, layouts, other)
+    return _three_channels(tensor.detach().cpu().numpy().transpose(1, 2, 0))
 
 
-def _three_channels(image: Tensor) -> Tensor:
-    """Repeat gray and drop a fourth channel (alpha), as when Pillow converts to RGB."""
-    return image.expand(3, -1, -1).contiguous() if len(image) == 1 else image[:3].contiguous()
+def _three_channels(image: np.ndarray) -> np.ndarray:
+    """Repeat gray and drop a fourth channel (alpha), as when Pillow converts to RGB.
+
+    The copy lets go of the caller's memory, makes negative strides (BGR to RGB by [..., ::-1]) acceptable to
+    torch, and read-only arrays safe.
+    """
+    three = np.broadcast_to(image, (*image.shape[:2], 3)) if image.shape[2] == 1 else image[:, :, :3]
+    return np.array(three, order="C")
 
 
 def _check_pixels(

@@ -1,0 +1,97 @@
+"""AP of detectors on a split as a bundle's report has it, by the evaluator of ``detrkit eval``."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import numpy as np
+
+from detrkit.data.split import Split
+from detrkit.detectors.detector import Detector
+from detrkit.detectors.on_split import bind_target, collect, read_split_for
+from detrkit.errors import DataError
+from detrkit.evaluation.bootstrap import bootstrap, paired_bootstrap
+from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
+from detrkit.runtimes.report import Accuracy, Interval
+
+Progress = Callable[[str, int, int], None]
+"""Called with what is being done, images done and images in all."""
+
+
+def read_accuracy_split(detector: Detector, data: str | os.PathLike[str], split: str) -> Split:
+    """Read a split to measure on, before the work whose result is measured.
+
+    Raises:
+        DataError: It cannot be read, has no object, or no class of the detector.
+    """
+    part, _ = read_split_for([detector], split, data)
+    if not len(part.index.labels):
+        raise DataError(f"{data}, {split}: there is no object, and so no AP; give a split with annotations")
+    bind_target(detector, part)
+    return part
+
+
+def measure_accuracy(
+    detector: Detector,
+    part: Split,
+    *,
+    data: str | os.PathLike[str],
+    split: str,
+    torch_detector: Detector | None = None,
+    paired: bool = False,
+    progress: Progress | None = None,
+) -> Accuracy:
+    """Measure AP of a bundle, and of the model in torch, on the same images.
+
+    Args:
+        detector: The bundle.
+        part: Images and annotations, of :func:`read_accuracy_split`.
+        data: What people call the data set.
+        split: Name of the split.
+        torch_detector: The model in torch, or what else it is held to.
+        paired: Measure the interval of the difference too.
+        progress: Receives how far it is.
+    """
+    truth = ground_truth_from_index(part.index)
+    whole = "AP in float32" if paired else "AP in torch"
+
+    def step(what: str) -> Callable[[int], None] | None:
+        return None if progress is None else lambda done: progress(what, done, len(part.index))
+
+    evaluator = collect(detector, part, truth=truth, progress=step("AP of the bundle"))
+    metrics = evaluator.finish()
+    interval = bootstrap(evaluator.matches()).values.get("AP")
+    accuracy = Accuracy(
+        data=Path(data).name or os.fspath(data),
+        split=split,
+        sha256=_digest(truth, part),
+        images=metrics.images,
+        objects=metrics.objects,
+        ap=metrics["AP"],
+        ap50=metrics["AP50"],
+        low=None if interval is None else interval.low,
+        high=None if interval is None else interval.high,
+    )
+    if torch_detector is None:
+        return accuracy
+    collected = collect(torch_detector, part, truth=truth, progress=step(whole))
+    change = paired_bootstrap(collected.matches(), evaluator.matches()).values.get("AP") if paired else None
+    return msgspec.structs.replace(
+        accuracy,
+        torch_ap=collected.finish()["AP"],
+        change=None if change is None else Interval(change.value, change.low, change.high),
+    )
+
+
+def _digest(truth: CocoTruth, part: Split) -> str:
+    """Return a hash of the annotations that counts what AP depends on, and not where the files lie."""
+    digest = hashlib.sha256("\0".join(truth.class_map.names).encode("utf-8", "surrogatepass"))
+    for column in (truth.image_rows, truth.class_ids, truth.boxes_xywh, truth.area, truth.iscrowd):
+        digest.update(np.ascontiguousarray(column).tobytes() + b"\0")
+    for row in range(len(part.index)):
+        digest.update(Path(part.index.file_name(row)).name.encode("utf-8", "surrogatepass") + b"\0")
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Exporting models: from a network to a bundle that runs without torch."""
