@@ -28,8 +28,8 @@ from detrkit.data.split import Split
 from detrkit.detectors.accuracy import Progress, measure_accuracy, read_accuracy_split
 from detrkit.detectors.bundle import predictor_detector
 from detrkit.errors import BundleError, DataError, MissingExtraError, UsageError
+from detrkit.export.formats import GRAPH
 from detrkit.export.write import (
-    GRAPH,
     ExportResult,
     InMemory,
     cold_start,
