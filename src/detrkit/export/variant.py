@@ -35,6 +35,11 @@ class Variant:
         """Name, such as ``d2-q50-s256``: decoder layers, queries, size."""
         return f"d{self.decoder_layers}-q{len(self.queries)}-s{self.eval_size}"
 
+    def max_size(self, built: BuiltModel) -> int:
+        """Return the greatest long side of images in pixels."""
+        transforms = built.config.transforms
+        return round(transforms.max_size * self.eval_size / transforms.eval_size)
+
     def apply(self, built: BuiltModel) -> BuiltModel:
         """Return the variant of a model, which is left as it is.
 
@@ -49,12 +54,11 @@ class Variant:
             and self.eval_size > 0
         ):
             raise UsageError(f"{self.name} is no variant of a model that is {whole.name}; expected less of it")
-        transforms = built.config.transforms
         changes = {
             "model.decoder_layers": self.decoder_layers,
             "model.num_queries": len(self.queries),
             "transforms.eval_size": self.eval_size,
-            "transforms.max_size": round(transforms.max_size * self.eval_size / transforms.eval_size),
+            "transforms.max_size": self.max_size(built),
         }
         model = copy.deepcopy(built.model)
         if self.decoder_layers < whole.decoder_layers or self.queries != whole.queries:

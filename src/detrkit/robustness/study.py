@@ -20,6 +20,7 @@ from detrkit.visual.table import Column, Table, Value
 
 CLEAN = "clean"
 
+
 @dataclasses.dataclass(frozen=True)
 class Robustness:
     """The fall of AP as images get worse.
