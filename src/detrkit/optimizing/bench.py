@@ -14,6 +14,7 @@ import numpy as np
 import torch
 
 from detrkit.comparison.detections import DetectionStore
+from detrkit.config import update_config
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
 from detrkit.detectors.bundle import predictor_detector
@@ -120,7 +121,10 @@ class Bench:
         say: Callable[[str], None],
         progress: Progress,
     ):
-        self.built, self.split, self.journal = built, split, journal
+        # processes that only decode cost more to start, each time, than a CPU's detections leave them to do
+        config = update_config(built.config, {"data.workers": 0})
+        self.built = dataclasses.replace(built, config=config)
+        self.split, self.journal = split, journal
         self.whole = Variant.whole(built)
         self.say = say
         self._progress = progress
