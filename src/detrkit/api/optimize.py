@@ -17,12 +17,12 @@ from detrkit.detectors.on_split import read_split_for
 from detrkit.errors import DataError, UsageError
 from detrkit.families.build import load_model
 from detrkit.files import atomic_file, make_folder
+from detrkit.machine import this_machine
 from detrkit.optimizing.bench import BATCH_SIZES, REFERENCE, Bench
 from detrkit.optimizing.page import write_frontier
 from detrkit.optimizing.result import KNEE, Optimization
 from detrkit.optimizing.search import search_frontier
 from detrkit.runtimes.threads import usable_cpus
-from detrkit.runtimes.verify import machine_name
 
 GATE = 0.5
 JOURNAL = "optimize.jsonl"
@@ -79,7 +79,7 @@ def optimize(
     for line in part.lines():
         say(line)
     # measured, each result written down
-    machine = f"{machine_name()}, {usable_cpus()} threads"
+    machine = f"{this_machine()}, {usable_cpus()} threads"
     journal = Journal(folder / JOURNAL, {**study_of(whole, part), "machine": machine})
     if journal.results:
         say(f"{journal.path} holds {len(journal.results)} results; going on")

@@ -28,7 +28,7 @@ from detrkit.evaluation.coco import known
 from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.truth import ground_truth_from_index
-from detrkit.export.graph import DEFAULT_OPSET
+from detrkit.export.graph import DEFAULT_OPSET, export_graph
 from detrkit.export.variant import Variant
 from detrkit.export.write import write_bundle
 from detrkit.families.family import BuiltModel
@@ -106,7 +106,7 @@ class Bench:
         split: Images that it is measured on.
         journal: Gets each result; what it holds is not measured again.
         folder: Folder for the whole model's detections.
-        scratch: Folder for bundles that are needed only here.
+        scratch: Folder for what is needed only here.
         say: Called with messages for people.
         progress: Called with what is being done, how much of it is done, and how much there is.
     """
@@ -130,8 +130,7 @@ class Bench:
         self._progress = progress
         self._folder, self._scratch = folder, scratch
         self._truth = ground_truth_from_index(split.index)
-        self._bundles: dict[str, Bundle] = {}
-        self._engines: dict[tuple[str, str], Engine] = {}
+        self._engines: dict[tuple[Variant, str], Engine] = {}
 
     def measure(self, variant: Variant, runtime: str) -> Point:
         """Measure accuracy and speed of a variant in a runtime, and say them."""
@@ -244,31 +243,38 @@ class Bench:
         return make_detector(built, name=variant.name)
 
     @functools.cached_property
+    def _bundle(self) -> Bundle:
+        """The whole model's bundle, proved against torch."""
+        out = self._scratch / "whole"
+        write_bundle(self.built, out, name=self.whole.name, opset=DEFAULT_OPSET)
+        return read_bundle(out)
+
+    @functools.cached_property
     def _reference(self) -> Predictor:
-        bundle = self._bundle(self.whole)
-        return Predictor(bundle, make_engine(bundle.read_graph(), REFERENCE))
+        return Predictor(self._bundle, make_engine(self._bundle.read_graph(), REFERENCE))
 
     def _predictor(self, variant: Variant, runtime: str) -> Predictor:
         """Return a variant ready to run; those of other sizes share its graph."""
         sized = dataclasses.replace(variant, eval_size=self.whole.eval_size)
-        bundle = self._bundle(sized)
-        if (sized.name, runtime) not in self._engines:
+        if (sized, runtime) not in self._engines:
             # of one graph at a time, since memory is not endless
-            self._engines = {key: engine for key, engine in self._engines.items() if key[0] == sized.name}
-            self._engines[sized.name, runtime] = make_engine(bundle.read_graph(), runtime)
+            self._engines = {key: engine for key, engine in self._engines.items() if key[0] == sized}
+            self._engines[sized, runtime] = make_engine(self._graph(sized), runtime)
         record = msgspec.structs.replace(
-            bundle.manifest.preprocessing, eval_size=variant.eval_size, max_size=variant.max_size(self.built)
+            self._bundle.manifest.preprocessing, eval_size=variant.eval_size, max_size=variant.max_size(self.built)
         )
-        manifest = msgspec.structs.replace(bundle.manifest, preprocessing=record)
-        return Predictor(dataclasses.replace(bundle, manifest=manifest), self._engines[sized.name, runtime])
+        manifest = msgspec.structs.replace(self._bundle.manifest, preprocessing=record)
+        return Predictor(dataclasses.replace(self._bundle, manifest=manifest), self._engines[sized, runtime])
 
-    def _bundle(self, variant: Variant) -> Bundle:
-        if variant.name not in self._bundles:
-            self._progress("graphs", len(self._bundles), len(self._bundles) + 1)
-            out = self._scratch / variant.name
-            write_bundle(variant.apply(self.built), out, name=variant.name, opset=DEFAULT_OPSET)
-            self._bundles[variant.name] = read_bundle(out)
-        return self._bundles[variant.name]
+    def _graph(self, variant: Variant) -> bytes:
+        if variant == self.whole:
+            return self._bundle.read_graph()
+        path = self._scratch / f"{variant.name}.onnx"
+        if not path.exists():
+            built = variant.apply(self.built)
+            built.family.prepare_inference(built.model)
+            path.write_bytes(export_graph(built))
+        return path.read_bytes()
 
     @functools.cached_property
     def _pictures(self) -> list[np.ndarray]:

@@ -50,7 +50,11 @@ def search_frontier(bench: Bench, gate: float) -> tuple[list[Point], list[str]]:
             )
             points.remove(reduced)
             continue
-        base = [point for point in frontier(points) if point.runtime == exact.runtime and point.loss <= gate]
+        base = [
+            point
+            for point in frontier(points)
+            if point.runtime == exact.runtime and point.loss <= gate and point.variant != bench.whole
+        ]
         points += [bench.measure(point.variant, reduced.runtime) for point in base[:MOST_REDUCED]]
     return points, refused
 
