@@ -28,13 +28,12 @@ from detrkit.evaluation.coco import known
 from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.truth import ground_truth_from_index
-from detrkit.export.graph import DEFAULT_OPSET, export_graph
+from detrkit.export.graph import GraphOptions, onnx_graph, trace_graph
 from detrkit.export.variant import Variant
 from detrkit.export.write import write_bundle
 from detrkit.families.family import BuiltModel
 from detrkit.runtimes.bundle import Bundle, read_bundle
-from detrkit.runtimes.compare import TOLERANCES
-from detrkit.runtimes.engines import ENGINES, Engine, make_engine
+from detrkit.runtimes.engines import ENGINES, EXACT, make_engine
 from detrkit.runtimes.predictor import Predictor
 
 REFERENCE = next(iter(ENGINES))
@@ -130,7 +129,6 @@ class Bench:
         self._progress = progress
         self._folder, self._scratch = folder, scratch
         self._truth = ground_truth_from_index(split.index)
-        self._engines: dict[tuple[Variant, str], Engine] = {}
 
     def measure(self, variant: Variant, runtime: str) -> Point:
         """Measure accuracy and speed of a variant in a runtime, and say them."""
@@ -142,7 +140,7 @@ class Bench:
 
     def accuracy(self, variant: Variant, runtime: str = REFERENCE) -> Values:
         """Measure AP on the split; in torch for runtimes in float32, which find the same."""
-        exact = is_float32(runtime)
+        exact = runtime in EXACT
         key = f"accuracy {variant.name if exact else _named(variant, runtime)}"
         if key not in self.journal.results:
             if exact and variant == self.whole:
@@ -246,7 +244,7 @@ class Bench:
     def _bundle(self) -> Bundle:
         """The whole model's bundle, proved against torch."""
         out = self._scratch / "whole"
-        write_bundle(self.built, out, name=self.whole.name, opset=DEFAULT_OPSET)
+        write_bundle(self.built, out, name=self.whole.name, options=GraphOptions())
         return read_bundle(out)
 
     @functools.cached_property
@@ -254,26 +252,25 @@ class Bench:
         return Predictor(self._bundle, make_engine(self._bundle.read_graph(), REFERENCE))
 
     def _predictor(self, variant: Variant, runtime: str) -> Predictor:
-        """Return a variant ready to run; those of other sizes share its graph."""
-        sized = dataclasses.replace(variant, eval_size=self.whole.eval_size)
-        if (sized, runtime) not in self._engines:
-            # of one graph at a time, since memory is not endless
-            self._engines = {key: engine for key, engine in self._engines.items() if key[0] == sized}
-            self._engines[sized, runtime] = make_engine(self._graph(sized), runtime)
+        """Return a variant ready to run, in an engine of its own: engines compile for what they see first."""
         record = msgspec.structs.replace(
             self._bundle.manifest.preprocessing, eval_size=variant.eval_size, max_size=variant.max_size(self.built)
         )
         manifest = msgspec.structs.replace(self._bundle.manifest, preprocessing=record)
-        return Predictor(dataclasses.replace(self._bundle, manifest=manifest), self._engines[sized, runtime])
+        bundle = dataclasses.replace(self._bundle, manifest=manifest)
+        return Predictor(bundle, make_engine(self._graph(variant), runtime))
 
     def _graph(self, variant: Variant) -> bytes:
+        """Return the graph of a variant, which those of other sizes share."""
+        variant = dataclasses.replace(variant, eval_size=self.whole.eval_size)
         if variant == self.whole:
             return self._bundle.read_graph()
         path = self._scratch / f"{variant.name}.onnx"
         if not path.exists():
             built = variant.apply(self.built)
             built.family.prepare_inference(built.model)
-            path.write_bytes(export_graph(built))
+            options = GraphOptions()
+            path.write_bytes(onnx_graph(trace_graph(built, options), options))
         return path.read_bytes()
 
     @functools.cached_property
@@ -296,11 +293,6 @@ def _named(variant: Variant, runtime: str) -> str:
     """Name a point in the journal: another version of a runtime is measured anew."""
     version = importlib.metadata.version(runtime.partition("-")[0])
     return f"{variant.name}@{runtime} {version}"
-
-
-def is_float32(runtime: str) -> bool:
-    """Return True if a runtime computes in float32, so that it finds what torch finds."""
-    return runtime in TOLERANCES
 
 
 def time_in_turns(whole: Predictor, other: Predictor, pictures: Sequence[np.ndarray]) -> Values:

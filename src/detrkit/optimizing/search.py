@@ -7,7 +7,8 @@ import itertools
 from collections.abc import Sequence
 
 from detrkit.export.variant import Variant
-from detrkit.optimizing.bench import REFERENCE, Bench, Point, is_float32
+from detrkit.optimizing.bench import REFERENCE, Bench, Point
+from detrkit.runtimes.engines import EXACT
 
 QUERIES = (200, 100, 50, 25)
 SIZES = (0.8, 0.64)
@@ -35,14 +36,14 @@ def search_frontier(bench: Bench, gate: float) -> tuple[list[Point], list[str]]:
     # the model as it is, in each runtime
     points = [bench.measure(bench.whole, runtime) for runtime in bench.runtimes()]
     points.sort(key=lambda point: point.runtime != REFERENCE)
-    exact = min((point for point in points if is_float32(point.runtime)), key=lambda point: point.share)
+    exact = min((point for point in points if point.runtime in EXACT), key=lambda point: point.share)
     # one factor at a time, then combinations, in the fastest runtime in float32
     factors = [[bench.measure(variant, exact.runtime) for variant in one] for one in single_factors(bench)]
     promising = [bench.measure(variant, exact.runtime) for variant in combine(exact, factors, gate)]
     points += [*itertools.chain(*factors), *promising]
     # reduced precision, where the whole model bears it and it is faster
     refused = []
-    for reduced in [point for point in points if not is_float32(point.runtime)]:
+    for reduced in [point for point in points if point.runtime not in EXACT]:
         if reduced.worst_loss > gate or reduced.share >= exact.share:
             refused.append(
                 f"{reduced.runtime} is not offered: AP loss {_points(reduced)} with a gate of {gate:g}, "
