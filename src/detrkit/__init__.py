@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from detrkit.api.evaluate import evaluate
     from detrkit.api.export import export
     from detrkit.api.load import load
+    from detrkit.api.optimize import optimize
     from detrkit.api.predict import predict
     from detrkit.api.preflight import preflight
     from detrkit.api.profile import profile
@@ -45,6 +46,7 @@ __all__ = [
     "export",
     "load",
     "lr_range",
+    "optimize",
     "predict",
     "preflight",
     "profile",

@@ -33,6 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("detectors",),
     ("training",),
     ("serving", "export", "tuning", "preflight", "profiling", "comparison", "robustness"),
+    ("optimizing",),
     ("api",),
     ("cli",),
 )

@@ -17,6 +17,7 @@ from detrkit.classes import SizeHW
 from detrkit.detectors.detector import Detector, ImageSource
 from detrkit.errors import UsageError
 from detrkit.export.graph import GraphOptions
+from detrkit.export.variant import Variant
 from detrkit.families.build import CLASSES_SUFFIX, get_family, load_model, read_weights
 from detrkit.families.family import BuiltModel
 from detrkit.families.presets import PRESETS
@@ -130,8 +131,12 @@ def export_bundle(
     calibration: str = "train",
     gate: float = 0.5,
     progress: Progress | None = None,
+    variant: Variant | None = None,
 ) -> ExportResult:
-    """Write a model as a bundle, and return what is known of it; see :func:`export`."""
+    """Write a model, or a variant of it, as a bundle, and return what is known of it; see :func:`export`.
+
+    Thresholds chosen for a model are not its variants', whose bundles have none.
+    """
     if int8:
         from detrkit.export.quantize import quantize_bundle
 
@@ -145,7 +150,7 @@ def export_bundle(
             return quantize_bundle(model, Path(out), progress=progress, **chosen)
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "float32.zip"
-            export_bundle(model, path, preset=preset, options=options, images=images)
+            export_bundle(model, path, preset=preset, options=options, images=images, variant=variant)
             return quantize_bundle(path, Path(out), progress=progress, **chosen)
     from detrkit.export.write import write_bundle
 
@@ -153,6 +158,9 @@ def export_bundle(
     name = built.config.model.preset
     source = model.name if isinstance(model, Detector) else os.fspath(model)
     published = PRESETS[name].published if source == name else None
+    if variant is not None and variant != (whole := Variant.whole(built)):
+        built, thresholds = variant.apply(built), None
+        source, name = f"{source}, {variant.name} of {whole.name}", f"{name}-{variant.name}"
     return write_bundle(
         built,
         Path(out),

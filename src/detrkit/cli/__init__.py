@@ -16,6 +16,7 @@ from detrkit.cli.doctor import doctor
 from detrkit.cli.eval import evaluate
 from detrkit.cli.export import export
 from detrkit.cli.models import models
+from detrkit.cli.optimize import optimize
 from detrkit.cli.plot import plot
 from detrkit.cli.predict import predict
 from detrkit.cli.preflight import preflight
@@ -52,6 +53,7 @@ app.command(short_help="Train or fine-tune on your data set.")(train)
 app.command(short_help="Go on with a training that was stopped.")(resume)
 app.command(short_help="Detect objects in images and draw them.")(predict)
 app.command(short_help="Write a model as a bundle that runs without torch.")(export)
+app.command(short_help="The fastest variant of a model that is as good.")(optimize)
 app.command(short_help="Prove that a bundle finds what its model found.")(verify)
 
 

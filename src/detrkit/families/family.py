@@ -29,6 +29,11 @@ def prepare_inference(model: Any) -> None:
     model.prepare_inference()
 
 
+def keep_parts(model: Any, decoder_layers: int, queries: Sequence[int]) -> None:
+    """Let a model change itself so that it has fewer decoder layers and queries."""
+    model.keep(decoder_layers, queries)
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """The functions of a model family.
@@ -50,6 +55,10 @@ class Family:
         rank: The part of ``postprocess`` that works on tensors, from the last layer's logits and boxes to scores,
             class ids and boxes; what an exported graph holds.
         prepare_inference: Changes a network in place so that it only detects, but faster.
+        keep_parts: Leaves a network, in place, its first decoder layers and some of its queries, for detection;
+            before ``prepare_inference``.
+        learned_queries: True if each query is one of the network's own, the same in every image; False if the
+            best of each image are taken, so that the first are the best.
     """
 
     name: str
@@ -61,6 +70,8 @@ class Family:
     postprocess: Callable[[Outputs, Sequence[SizeHW], ClassMap], list[ImageDetections]] = postprocess
     rank: Callable[[Tensor, Tensor, Tensor, ClassScoring], tuple[Tensor, Tensor, Tensor]] = rank_detections
     prepare_inference: Callable[[Any], None] = prepare_inference
+    keep_parts: Callable[[Any, int, Sequence[int]], None] = keep_parts
+    learned_queries: bool = True
 
     def no_published_layout(self, what: str) -> WeightsError:
         """Return the error that there is no published layout, given what cannot be done without."""

@@ -4,30 +4,21 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
-import json
-import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import msgspec
-import numpy as np
-
 from detrkit.data.split import Split
-from detrkit.detectors.detector import weights_digest
+from detrkit.detectors.journal import Journal, Values, study_of
 from detrkit.detectors.on_split import EvalTarget, collect
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import UsageError
 from detrkit.evaluation.coco import known
 from detrkit.evaluation.truth import ground_truth_from_index
-from detrkit.files import parse_json, sync_folder, to_plain
+from detrkit.files import to_plain
 from detrkit.robustness.corruptions import COMMON, CORRUPTIONS, SEVERITIES, Corruption
 from detrkit.visual.table import Column, Table, Value
 
 CLEAN = "clean"
-
-Values = Mapping[str, float | None]
-"""The twelve COCO numbers, 0 to 1; None where there is nothing to measure."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -99,71 +90,6 @@ class Robustness:
         return [*self.table().lines(), f"clean AP {clean}, mPC {mpc}, rPC {rpc} (of the clean AP)"]
 
 
-class Journal:
-    """Results of a study, each written down when it is there, so that a study that was killed goes on.
-
-    Args:
-        path: File with a line for the study and one for each result, made with the first; None keeps no file.
-        study: All that results depend on; another study's file is refused.
-
-    Raises:
-        UsageError: The file holds results of another study.
-        DataError: It is no such file.
-    """
-
-    def __init__(self, path: Path | None, study: Mapping[str, Any]):
-        self.path = path
-        self.results: dict[str, Values] = {}
-        self._head = json.dumps({"study": study}, sort_keys=True)
-        if path is None or not os.path.lexists(path):
-            return
-        content = path.read_bytes() if path.is_file() else b""
-        if path.is_symlink() or not content.startswith(b'{"study": '):
-            raise DataError(f"{path} holds no results of a study; give another folder (--out)")
-        whole = content[: content.rfind(b"\n") + 1]  # a kill leaves half a line
-        for number, line in enumerate(whole.splitlines(), start=1):
-            if number == 1:
-                self._check(line, study)
-                continue
-            try:
-                entry: _Entry = parse_json(line, _Entry)
-            except ValueError as error:
-                raise DataError(f"{path}: line {number} is damaged; delete the file to start again") from error
-            self.results[entry.name] = entry.result
-        os.truncate(path, len(whole))
-
-    def add(self, name: str, result: Values) -> None:
-        """Write a result down; it is on the disk when this returns."""
-        self.results[name] = result
-        if self.path is None:
-            return
-        with self.path.open("ab") as file:
-            new = file.tell() == 0
-            line = json.dumps({"name": name, "result": result}, allow_nan=False)
-            file.write((f"{self._head}\n{line}\n" if new else f"{line}\n").encode())
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            sync_folder(self.path.parent)
-
-    def _check(self, line: bytes, study: Mapping[str, Any]) -> None:
-        try:
-            before = parse_json(line, dict[str, dict[str, Any]])["study"]
-        except (ValueError, KeyError) as error:
-            raise DataError(f"{self.path} holds no results of a study; give another folder (--out)") from error
-        if before != study:
-            other = ", ".join(key for key in study if before.get(key) != study[key]) or "settings"
-            kind = f"results of another study (other {other})"
-            raise UsageError(f"{self.path} holds {kind}; give another folder (--out), or delete it")
-
-
-class _Entry(msgspec.Struct):
-    """A line of a journal."""
-
-    name: str
-    result: dict[str, float | None]
-
-
 def evaluate_corruptions(
     subject: EvalTarget,
     split: Split,
@@ -198,7 +124,7 @@ def evaluate_corruptions(
     wanted = _wanted(chosen, levels, seed)
     if subject.stages is None:
         raise UsageError(f"{subject.name} is a file of detections; corrupted images need a model that runs")
-    book = Journal(journal, _study(subject, split, seed))
+    book = Journal(journal, {**study_of(subject, split), "seed": seed})
     there = sum(name in book.results for name in wanted)
     if there:
         say(f"{journal} holds {there} of {len(wanted)} results; going on")
@@ -228,23 +154,6 @@ def _wanted(corruptions: Sequence[str], severities: Sequence[int], seed: int) ->
         raise UsageError("no corruption or no severity is given; expected at least one of each")
     cells = [Corruption(name, severity, seed) for name in corruptions for severity in severities]
     return {CLEAN: None, **{f"{cell.name} {cell.severity}": cell for cell in cells}}
-
-
-def _study(subject: EvalTarget, split: Split, seed: int) -> dict[str, Any]:
-    """Return all that a result depends on besides corruption and severity."""
-    index = split.index
-    images = hashlib.sha256()
-    for array in (index.image_ids, index.boxes_xyxy, index.labels, index.iscrowd, index.name_bytes):
-        images.update(np.ascontiguousarray(array).tobytes())
-    assert subject.stages is not None
-    return {
-        "model": subject.name,
-        "settings": subject.settings,
-        "weights": weights_digest(subject.stages.network),
-        "data": str(split.files.annotations),
-        "annotations": images.hexdigest(),
-        "seed": seed,
-    }
 
 
 def _mean(values: Sequence[float | None]) -> float | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 import numpy as np
 
@@ -81,6 +81,7 @@ class Chart:
         bars: upright bars, left to right.
         points: single points.
         point_names: a name beside each point, or none at all.
+        labelled: names that are written beside their points, where not all are; the others are told on demand.
         marks: vertical lines by name.
         diagonal: draw the line on which height equals place.
         log_x: logarithmic axis.
@@ -97,6 +98,7 @@ class Chart:
     bars: Sequence[Bar] = ()
     points: Series = dataclasses.field(default_factory=lambda: Series(np.zeros(0), np.zeros(0)))
     point_names: Sequence[str] = ()
+    labelled: Sequence[str] | None = None
     marks: Mapping[str, float] = dataclasses.field(default_factory=dict)
     diagonal: bool = False
     log_x: bool = False
@@ -109,6 +111,14 @@ class Chart:
     def is_empty(self) -> bool:
         """Tell whether there is nothing to draw."""
         return not any(len(line.series) for line in self.lines) and not self.bars and not len(self.points)
+
+    def named_points(self) -> Iterator[tuple[str, str, int, float, float]]:
+        """Yield name, label and number of colour of each point, and its place; grey where it has no label."""
+        shown = self.point_names if self.labelled is None else self.labelled
+        colors = {name: number for number, name in enumerate(shown)}
+        for name, x, y in zip(self.point_names, self.points.x, self.points.y, strict=bool(self.point_names)):
+            is_shown = name in colors
+            yield name, name if is_shown else "", colors.get(name, len(COLORS) - 1), float(x), float(y)
 
     def limits(self) -> tuple[tuple[float, float], tuple[float, float]]:
         """Return the range across and upwards; a few wild first steps must not flatten the rest of a curve."""

@@ -193,17 +193,16 @@ class _Frame:
         return "".join(f"M{x:.0f} {y:.0f}h0" for x, y in self.places(self.chart.points))
 
     @property
-    def named_points(self) -> Iterator[tuple[str, str, float, float]]:
+    def named_points(self) -> Iterator[tuple[str, str, int, float, float]]:
         chart = self.chart
-        if chart.point_names:
-            values = zip(chart.points.x, chart.points.y, self.places(chart.points), strict=True)
-            for name, (across, upwards, place) in zip(chart.point_names, values, strict=True):
-                yield name, f"{name}\n{chart.x_label} {across:.4g}\n{chart.y_label} {upwards:.4g}", *place
+        for name, label, color, x, y in chart.named_points():
+            tip = f"{name}\n{chart.x_label} {x:.4g}\n{chart.y_label} {y:.4g}"
+            yield label, tip, color, float(self.x(x)), float(self.y(y))
 
     def tips(self) -> Iterator[tuple[float, float, str]]:
         """Yield columns, left and right, that tell the values of all lines near them."""
         known = [line for line in self.lines if len(line.series)]
-        if not known:
+        if not known or self.chart.point_names:  # which tell of themselves
             return
         xs = np.unique(np.concatenate([line.series.x for line in known]))
         if len(xs) > _MOST_TIPS:

@@ -27,7 +27,7 @@ _MOST_DOTS = 60
 def draw_charts(
     charts: Sequence[Chart], path: str | Path, *, title: str = "", legend: Mapping[str, str] | None = None
 ) -> Path:
-    """Draw the lines of charts side by side into a PNG.
+    """Draw the lines and named points of charts side by side into a PNG.
 
     Args:
         charts: what to draw; at least one.
@@ -75,10 +75,16 @@ def _draw(axes: Axes, chart: Chart) -> None:
         marker = "o" if len(line.series) <= _MOST_DOTS else None
         label = printable(line.name)
         axes.plot(line.series.x, line.series.y, color=color, ls=style, lw=1.7, marker=marker, ms=3, label=label)
+    across, upwards = chart.limits()
+    for _, label, number, x, y in chart.named_points():
+        axes.plot(x, y, "o", color=COLORS[number % len(COLORS)], ms=6, zorder=3)
+        right = x > sum(across) / 2
+        place = (-7 if right else 7, 7 if number % 2 else -12)
+        side = "right" if right else "left"
+        axes.annotate(shortened(label), (x, y), place, textcoords="offset points", fontsize=8, ha=side)
     axes.set_title(printable(chart.title), fontsize=10)
     if chart.log_y:
         axes.set_yscale("log")
-    across, upwards = chart.limits()
     axes.set(xlim=across, ylim=upwards, xlabel=chart.x_label, ylabel=chart.y_label)
     whole = chart.x_label == "step"
     found_ticks = ticks(*across, whole=whole), ticks(*upwards, 5, log=chart.log_y)

@@ -5,6 +5,8 @@ Shapes: B images, H x W pixels, h x w feature map, D features, Q queries, L deco
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -121,6 +123,17 @@ class Detr(nn.Module):
 
     def _starts(self, positions: Tensor) -> Tensor:
         return positions if self.position_at_input else torch.zeros_like(positions)
+
+    def keep(self, decoder_layers: int, queries: Sequence[int]) -> None:
+        """Keep the first decoder layers, whose outputs the heads are trained on too, and some queries by number.
+
+        In place, for detection.
+        """
+        decoder, rows = self.transformer.decoder, torch.tensor(queries)
+        decoder.layers = decoder.layers[:decoder_layers]
+        self.query_embed = nn.Embedding.from_pretrained(self.query_embed.weight.detach()[rows])
+        if self.query_reference is not None:
+            self.query_reference = nn.Parameter(self.query_reference.detach()[rows])
 
     def prepare_inference(self) -> None:
         """Fold what no image changes, and leave out all heads but the last, in place: for detection only."""

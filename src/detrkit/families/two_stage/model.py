@@ -9,6 +9,7 @@ Shapes: B images, H x W pixels, M tokens of all levels, D features, Q queries, L
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -157,6 +158,13 @@ class TwoStageDetr(nn.Module):
         if aids is not None and aids.token_heads is not None:
             dense = _read_tokens(aids.token_heads, features, cells)
         return Outputs(found_logits, found_boxes, dense, denoised=denoised, proposes=self.training)
+
+    def keep(self, decoder_layers: int, queries: Sequence[int]) -> None:
+        """Keep the first decoder layers, whose heads are trained, and as many queries, in place: for detection."""
+        decoder = self.decoder
+        for name in ("layers", "class_embed", "bbox_embed"):
+            setattr(decoder, name, getattr(decoder, name)[:decoder_layers])
+        self.num_queries = len(queries)
 
     def prepare_inference(self) -> None:
         """Fold what no image changes, and leave out all class heads but the last, in place: for detection only."""

@@ -1,0 +1,1 @@
+"""The frontier of accuracy against latency of one model on this machine."""
