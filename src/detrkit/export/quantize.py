@@ -29,14 +29,7 @@ from detrkit.detectors.accuracy import Progress, measure_accuracy, read_accuracy
 from detrkit.detectors.bundle import predictor_detector
 from detrkit.errors import BundleError, DataError, MissingExtraError, UsageError
 from detrkit.export.formats import GRAPH
-from detrkit.export.write import (
-    ExportResult,
-    InMemory,
-    cold_start,
-    golden_picture,
-    prepare_place,
-    write_files,
-)
+from detrkit.export.write import ExportResult, InMemory, cold_start, golden_picture, prepare_place, write_files
 from detrkit.runtimes.bundle import FileRecord, Manifest, read_bundle, seal_manifest
 from detrkit.runtimes.contents import MANIFEST
 from detrkit.runtimes.engines import ENGINES, Engine, make_engine
