@@ -11,7 +11,7 @@ from tests.support.size import closure_of, lines_of_code, module_files, rooms_ta
 TESTS = Path(__file__).parents[1]
 LIMITS = {
     "everything that `detrkit train` imports": ("train", 14_000),
-    "everything that `detrkit.load` imports": ("load", 7_100),
+    "everything that `detrkit.load` imports": ("load", 7_200),
     "all of src": ("src", 35_300),
     "tests, all lines": ("tests", 36_000),
 }
