@@ -153,16 +153,16 @@ def torch_fault(error: Exception, path: Path) -> str:
     Torch's own words are not repeated where they advise to switch its safety off.
     """
     text = str(error).strip()
-    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
-        head = file.read(40).decode()
-        if head and re.fullmatch(r"[^\x00-\x08\x0e-\x1f]+", head):
-            return f"it is a text, which begins {head.splitlines()[0]!r}"
     if "TorchScript" in text:
         return "it is a TorchScript archive, which is a program"
     named = re.search(r"GLOBAL ([\w.]+)", text)
     name, protocol = (named[1], 2) if named else _look_into_pickle(path)
     if name:
         return f"it holds {name}, which is neither tensor nor plain value and could run code when opened"
+    with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
+        head = file.read(40).decode()
+        if re.fullmatch(r"[^\x00-\x08\x0e-\x1f]{8,}", head):
+            return f"it is a text, which begins {head.splitlines()[0]!r}"
     if protocol not in (2, 3):
         return f"it is pickled by protocol {protocol}, not by torch.save's own, 2, which alone is opened safely"
     if isinstance(error, pickle.UnpicklingError):

@@ -202,7 +202,11 @@ def test_exported_run_keeps_weights_and_classes(tiny_run: Trained, tmp_path: Pat
         (["eval", "detr-tiny", "--data", "{data}"], 2, "has no published weights; train it first"),
         (["predict", "{run}", "{data}", "--out", "{new}"], 1, "no image in this folder"),
         (["predict", "{run}", "{data}/val2017", "--out", "{file}"], 2, "cannot be used as a folder"),
-        (["export", "{run}", "--out", "{new}", "--format", "onnx"], 2, "expected one of bundle, published, hub"),
+        (
+            ["export", "{run}", "--out", "{new}", "--format", "onnx"],
+            2,
+            "expected one of bundle, openvino, tensorrt, program, published, hub",
+        ),
         (["export", "{run}", "--out", "{new}", "--format", "published"], 2, "should be a .pth file"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,

@@ -266,10 +266,11 @@ def build_loader(
 
 def end_workers(loader: DataLoader[Any]) -> None:
     """End a loader's workers; Ctrl-C while torch deletes it would be a traceback, and then be lost."""
-    batches: Any = loader._iterator
-    loader._iterator = None
-    if loader.num_workers and batches is not None:
-        batches._shutdown_workers()
+    batches: Any = getattr(loader, "_iterator", None)  # what wraps a loader has none
+    if batches is not None:
+        loader._iterator = None
+        if loader.num_workers:
+            batches._shutdown_workers()
 
 
 def _facts(

@@ -10,6 +10,7 @@ from pathlib import Path
 import msgspec
 import numpy as np
 
+from detrkit.classes import match_classes
 from detrkit.data.split import Split
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.on_split import bind_target, collect, read_split_for
@@ -31,7 +32,7 @@ def read_accuracy_split(detector: Detector, data: str | os.PathLike[str], split:
     part, _ = read_split_for([detector], split, data)
     if not len(part.index.labels):
         raise DataError(f"{data}, {split}: there is no object, and so no AP; give a split with annotations")
-    bind_target(detector, part)
+    match_classes(bind_target(detector, part).class_map, part.index.class_map)
     return part
 
 
