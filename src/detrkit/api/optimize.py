@@ -8,17 +8,23 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from detrkit.api.common import Say, Source
 from detrkit.api.export import export_bundle
+from detrkit.data.split import Split
+from detrkit.detectors.detector import Detector
 from detrkit.detectors.journal import Journal, study_of
 from detrkit.detectors.load import make_detector
 from detrkit.detectors.on_split import read_split_for
 from detrkit.errors import DataError, UsageError
+from detrkit.export.quantize import CALIBRATION_IMAGES
 from detrkit.families.build import load_model
 from detrkit.files import atomic_file, make_folder
 from detrkit.machine import this_machine
-from detrkit.optimizing.bench import BATCH_SIZES, REFERENCE, Bench
+from detrkit.optimizing.bench import BATCH_SIZES, INT8, REFERENCE, Bench
 from detrkit.optimizing.page import write_frontier
 from detrkit.optimizing.result import KNEE, Optimization
 from detrkit.optimizing.search import search_frontier
@@ -28,6 +34,8 @@ GATE = 0.5
 JOURNAL = "optimize.jsonl"
 RESULTS = ("results.json", "optimize.html", "optimize.png")
 BUNDLE = "bundle"
+CALIBRATION = "train"
+"""Split that INT8 takes its scales from."""
 
 
 def optimize(
@@ -78,14 +86,17 @@ def optimize(
     folder = make_folder(out, *RESULTS)
     for line in part.lines():
         say(line)
+    calibration = _calibration(whole, data, split, image_folder, say)
     # measured, each result written down
     machine = f"{this_machine()}, {usable_cpus()} threads"
-    journal = Journal(folder / JOURNAL, {**study_of(whole, part), "machine": machine})
+    calibrated = 0 if calibration is None else len(calibration.index)
+    study = {**study_of(whole, part), "machine": machine, "calibration images": calibrated}
+    journal = Journal(folder / JOURNAL, study)
     if journal.results:
         say(f"{journal.path} holds {len(journal.results)} results; going on")
     with tempfile.TemporaryDirectory(prefix="detrkit-") as scratch:
         tell = progress or (lambda *_step: None)
-        bench = Bench(built, part, journal, folder, Path(scratch), say, tell)
+        bench = Bench(built, part, journal, folder, Path(scratch), calibration, say, tell)
         _check_finds(bench, gate, split)
         points, refused = search_frontier(bench, gate)
         about = (os.fspath(model), str(part.files.annotations), split, len(part.index), machine, gate)
@@ -100,7 +111,9 @@ def optimize(
     _write_results(found, folder)
     write_frontier(folder, found)
     if pick is not None:
-        found = dataclasses.replace(found, picked=_write_picked(found, pick, model, preset, folder))
+        found = dataclasses.replace(
+            found, picked=_write_picked(found, pick, model, preset, data or built.config.data.root, folder)
+        )
         _write_results(found, folder)
     return found
 
@@ -117,7 +130,9 @@ def _check_finds(bench: Bench, gate: float, split: str) -> None:
         )
 
 
-def _write_picked(found: Optimization, pick: str, model: Source, preset: str | None, folder: Path) -> str:
+def _write_picked(
+    found: Optimization, pick: str, model: Source, preset: str | None, data: Source | None, folder: Path
+) -> str:
     """Write a point as a bundle, proved on pictures of the split too; return its name for other commands.
 
     Raises:
@@ -129,9 +144,28 @@ def _write_picked(found: Optimization, pick: str, model: Source, preset: str | N
             raise UsageError(f"no bundle was written: {'; '.join(found.verdict())}; --pick NAME takes another")
         names = ", ".join(one.name for one in found.front)
         raise UsageError(f"no point is called {pick!r}; expected {KNEE}, or one of the table such as {names}")
-    path = folder / BUNDLE
-    export_bundle(model, path, preset=preset, variant=point.variant)
-    return str(path) if point.runtime == REFERENCE else f"{path}@{point.runtime}"
+    path, runtime = folder / BUNDLE, point.runtime.removesuffix(INT8)
+    int8: dict[str, Any] = {}
+    if runtime != point.runtime:
+        int8 = {"int8": True, "data": data, "split": found.split, "calibration": CALIBRATION, "gate": found.gate}
+    export_bundle(model, path, preset=preset, variant=point.variant, **int8)
+    return str(path) if runtime == REFERENCE else f"{path}@{runtime}"
+
+
+def _calibration(
+    whole: Detector, data: Source | None, split: str, image_folder: Source | None, say: Say
+) -> Split | None:
+    """Return some images to calibrate INT8 with, none of which is measured on; None if there are none."""
+    try:
+        if split == CALIBRATION or image_folder is not None:
+            raise DataError(f"it is calibrated on {CALIBRATION}, in the data set's own folder")
+        part, _ = read_split_for([whole], CALIBRATION, data, pixels=True)
+    except (DataError, UsageError) as error:
+        say(f"INT8 is left out: {error}")
+        return None
+    count = min(CALIBRATION_IMAGES, len(part.index))
+    rows = np.unique(np.linspace(0, len(part.index) - 1, count).round().astype(int))
+    return dataclasses.replace(part, index=part.index.select(rows))
 
 
 def _write_results(found: Optimization, folder: Path) -> None:

@@ -29,6 +29,7 @@ from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.export.graph import GraphOptions, onnx_graph, trace_graph
+from detrkit.export.quantize import calibration_batches, quantize_graph
 from detrkit.export.variant import Variant
 from detrkit.export.write import write_bundle
 from detrkit.families.family import BuiltModel
@@ -41,6 +42,8 @@ REFERENCE = next(iter(ENGINES))
 PICTURES = 8
 """Of the split, that are timed."""
 LEAST_RUNS = 9
+INT8 = "-int8"
+"""Behind the name of a runtime: convolutions and linear layers in INT8."""
 BATCH_SIZES = (1, 2, 4, 8)
 
 _MOST_RUNS = 40
@@ -106,6 +109,7 @@ class Bench:
         journal: Gets each result; what it holds is not measured again.
         folder: Folder for the whole model's detections.
         scratch: Folder for what is needed only here.
+        calibration: Images that INT8 takes its scales from; None leaves it out.
         say: Called with messages for people.
         progress: Called with what is being done, how much of it is done, and how much there is.
     """
@@ -117,6 +121,7 @@ class Bench:
         journal: Journal,
         folder: Path,
         scratch: Path,
+        calibration: Split | None,
         say: Callable[[str], None],
         progress: Progress,
     ):
@@ -126,6 +131,7 @@ class Bench:
         self.split, self.journal = split, journal
         self.whole = Variant.whole(built)
         self.say = say
+        self._calibration = calibration
         self._progress = progress
         self._folder, self._scratch = folder, scratch
         self._truth = ground_truth_from_index(split.index)
@@ -184,7 +190,8 @@ class Bench:
     def runtimes(self) -> list[str]:
         """Return the runtimes that work here; why others do not is said."""
         found = []
-        for name in ENGINES:
+        int8 = [f"{name}{INT8}" for name in EXACT] if self._calibration is not None else []
+        for name in (*ENGINES, *int8):
             try:
                 self._predictor(self.whole, name)
             except DetrkitError as error:
@@ -260,7 +267,14 @@ class Bench:
         )
         manifest = msgspec.structs.replace(self._bundle.manifest, preprocessing=record)
         bundle = dataclasses.replace(self._bundle, manifest=manifest)
-        return Predictor(bundle, make_engine(self._graph(variant), runtime))
+        if not runtime.endswith(INT8):
+            return Predictor(bundle, make_engine(self._graph(variant), runtime))
+        path = self._scratch / f"{variant.name}{INT8}.onnx"
+        if not path.exists():
+            assert self._calibration is not None
+            batches = list(calibration_batches(self._predictor(variant, REFERENCE), self._calibration))
+            path.write_bytes(quantize_graph(self._graph(variant), batches))
+        return Predictor(bundle, make_engine(path.read_bytes(), runtime.removesuffix(INT8)))
 
     def _graph(self, variant: Variant) -> bytes:
         """Return the graph of a variant, which those of other sizes share."""

@@ -43,12 +43,16 @@ def quick(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     named = ClassMap(("circle", "square", "triangle"), (1, 2, 3), logit_index=(2, 0, 3), num_labels=5)
     built = dataclasses.replace(built, class_map=named)
+    files = bundle_files(classes=named.to_dict())
     monkeypatch.setattr(verb, "load_model", lambda *_: built)
     monkeypatch.setattr(measuring, "collect", counted)
     monkeypatch.setattr(measuring, "trace_graph", lambda *_: None)
     monkeypatch.setattr(measuring, "onnx_graph", lambda *_: mean_graph().SerializeToString())
-    monkeypatch.setattr(measuring, "write_bundle", lambda _built, out, **_: write_files(out, bundle_files()))
+    monkeypatch.setattr(measuring, "write_bundle", lambda _built, out, **_: write_files(out, files))
     monkeypatch.setattr(measuring, "ENGINES", {"onnxruntime": None})
+    monkeypatch.setattr(measuring, "EXACT", ("onnxruntime",))
+    monkeypatch.setattr(measuring, "calibration_batches", lambda *_: [])
+    monkeypatch.setattr(measuring, "quantize_graph", lambda *_: mean_graph().SerializeToString())
     monkeypatch.setattr(measuring, "LEAST_RUNS", 2)
     monkeypatch.setattr(measuring, "_MOST_RUNS", 2)
     monkeypatch.setattr("detrkit.optimizing.search.QUERIES", (6,))
@@ -72,7 +76,8 @@ def test_killed_it_goes_on_and_another_model_is_refused(quick, data, tmp_path, m
         return time_in_turns(*arguments)
 
     monkeypatch.setattr(measuring, "time_in_turns", killed)
-    assert run(*words).exit_code == 130
+    killed_run = run(*words)
+    assert killed_run.exit_code == 130, killed_run.output
     journal = out / verb.JOURNAL
     with journal.open("ab") as file:
         file.write(b'{"name": "accuracy d1')
@@ -88,6 +93,7 @@ def test_killed_it_goes_on_and_another_model_is_refused(quick, data, tmp_path, m
     assert names[0] == "d2-q12-s128@onnxruntime"
     assert {"d1-q12-s128@onnxruntime", "d2-q6-s128@onnxruntime", "d2-q12-s96@onnxruntime"} <= set(names)
     assert content["points"][0]["times_as_fast"] == 1  # whatever the noise: never recommended to itself
+    assert "onnxruntime-int8" in " ".join([*names, *content["refused"]])  # offered, or refused with figures
     assert all((out / name).is_file() for name in verb.RESULTS)
     # done: nothing is measured again, and a point can be picked
     before, written = len(quick), []
