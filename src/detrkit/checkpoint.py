@@ -161,7 +161,7 @@ def torch_fault(error: Exception, path: Path) -> str:
         return f"it holds {name}, which is neither tensor nor plain value and could run code when opened"
     with contextlib.suppress(OSError, ValueError), path.open("rb") as file:
         head = file.read(40).decode()
-        if re.fullmatch(r"[^\x00-\x08\x0e-\x1f]{8,}", head):
+        if re.fullmatch(r"[^\x00-\x08\x0e-\x1f]{4,}", head):
             return f"it is a text, which begins {head.splitlines()[0]!r}"
     if protocol not in (2, 3):
         return f"it is pickled by protocol {protocol}, not by torch.save's own, 2, which alone is opened safely"

@@ -97,7 +97,7 @@ def test_what_ap_cannot_be_measured_on_is_told_before_the_work(tmp_path, monkeyp
         file.write_text(json.dumps(content | change))
         with pytest.raises(DataError, match=message):
             export_bundle(detector, tmp_path / "bundle.zip", data=data)
-    with pytest.raises(DataError, match="nowhere"):
+    with pytest.raises(UsageError, match="nowhere"):
         export_bundle(detector, tmp_path / "bundle.zip", data=tmp_path / "nowhere")
     with pytest.raises(UsageError, match="raw"):
         export_bundle(detector, tmp_path / "bundle.zip", data=data, options=GraphOptions(raw=True))

@@ -132,7 +132,7 @@ class Detr(nn.Module):
         decoder, rows = self.transformer.decoder, torch.tensor(queries)
         decoder.layers = decoder.layers[:decoder_layers]
         kept = self.query_embed.weight.detach()[rows]
-        self.query_embed = nn.Embedding(*kept.shape, _weight=kept)
+        self.query_embed = nn.Embedding(len(queries), kept.shape[1], _weight=kept)
         if self.query_reference is not None:
             self.query_reference = nn.Parameter(self.query_reference.detach()[rows])
 
