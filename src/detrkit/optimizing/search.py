@@ -51,11 +51,8 @@ def search_frontier(bench: Bench, gate: float) -> tuple[list[Point], list[str]]:
             )
             points.remove(reduced)
             continue
-        base = [
-            point
-            for point in frontier(points)
-            if point.runtime == exact.runtime and point.loss <= gate and point.variant != bench.whole
-        ]
+        base = frontier([point for point in points if point.runtime == exact.runtime])
+        base = [point for point in base if point.loss <= gate and point.variant != bench.whole]
         points += [bench.measure(point.variant, reduced.runtime) for point in base[:MOST_REDUCED]]
     return points, refused
 
