@@ -34,6 +34,7 @@ from detrkit.families.recipes import preset_config
 from detrkit.machine import this_machine
 from detrkit.runtimes.bundle import read_bundle
 from detrkit.runtimes.cold_start import measure_cold_start
+from detrkit.runtimes.engines import openvino_core
 from detrkit.runtimes.predictor import Predictor, load
 from detrkit.runtimes.threads import usable_cpus
 
@@ -143,10 +144,7 @@ def main_table(rows: Sequence[Row], flops: int, peaks: Mapping[str, float]) -> s
 
 def operator_table(bundle: Path, threads: int, pixels: np.ndarray, precisions: Sequence[str]) -> str:
     """Return where OpenVINO's time goes, by kind of operation."""
-    import openvino
-
-    toolkit: Any = openvino
-    core = toolkit.Core()
+    core = openvino_core()
     lines = ["| | operation | ms | share |", "|---|---|---|---|"]
     height, width = pixels.shape[:2]
     for name in precisions:

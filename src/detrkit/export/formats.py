@@ -19,7 +19,7 @@ from detrkit.errors import MissingExtraError
 from detrkit.export.graph import LEAST_SIDE, GraphOptions, onnx_graph, trace_graph
 from detrkit.families.family import BuiltModel
 from detrkit.runtimes.bundle import GraphRecord
-from detrkit.runtimes.engines import INPUTS
+from detrkit.runtimes.engines import INPUTS, openvino_core
 
 GRAPH = "graph.onnx"
 TENSORRT = "tensorrt.sh"
@@ -70,7 +70,7 @@ def _to_openvino(graph: bytes) -> tuple[bytes, bytes]:
     toolkit: Any = openvino
     with tempfile.TemporaryDirectory() as folder:
         file = Path(folder) / "graph.xml"
-        toolkit.save_model(toolkit.Core().read_model(graph, b""), file, compress_to_fp16=False)
+        toolkit.save_model(openvino_core().read_model(graph, b""), file, compress_to_fp16=False)
         return file.read_bytes(), file.with_suffix(".bin").read_bytes()
 
 

@@ -97,6 +97,20 @@ _WORTH = 10
 _WATCHED = 64  # shapes whose time is kept
 
 
+@functools.cache
+def openvino_core() -> Any:
+    """Return OpenVINO's core, one for the process.
+
+    Each sets the stack on which signals are handled, and puts the one before it back when it is freed: of two that
+    are freed in the order in which they were made, the second puts back what is no longer there, and the next
+    signal, such as that of a data worker's end, is a segmentation fault (seen in OpenVINO 2026.4).
+    """
+    import openvino
+
+    toolkit: Any = openvino
+    return toolkit.Core()
+
+
 class OpenVinoEngine:
     """A graph in OpenVINO, in the precision asked for, whatever the CPU would do by itself.
 
@@ -130,7 +144,7 @@ class OpenVinoEngine:
             "NUM_STREAMS": streams,
             "INFERENCE_NUM_THREADS": threads,
         }
-        self._core: Any = self._toolkit.Core()
+        self._core = openvino_core()
         if precision == "bf16" and "BF16" not in self._core.get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
             raise UsageError(
                 f"runtime is {self.name}, but this CPU does not multiply bf16 numbers itself (avx512_bf16 or "

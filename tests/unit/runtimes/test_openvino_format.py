@@ -8,6 +8,7 @@ import pytest
 from detrkit import runtime
 from detrkit.errors import BundleError, UsageError
 from detrkit.runtimes.bundle import FileRecord, GraphRecord
+from detrkit.runtimes.engines import openvino_core
 from detrkit.runtimes.graph_check import check_openvino
 from tests.support.bundles import bundle_files, expected_scores, mean_graph, noise, write_files
 
@@ -17,7 +18,7 @@ openvino = pytest.importorskip("openvino")
 @pytest.fixture(scope="module")
 def converted(tmp_path_factory) -> dict[str, bytes]:
     path = tmp_path_factory.mktemp("converted") / "graph.xml"
-    model = openvino.Core().read_model(mean_graph().SerializeToString(), b"")
+    model = openvino_core().read_model(mean_graph().SerializeToString(), b"")
     openvino.save_model(model, path, compress_to_fp16=False)
     return {"graph.xml": path.read_bytes(), "graph.bin": path.with_suffix(".bin").read_bytes()}
 
