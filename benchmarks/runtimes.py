@@ -212,7 +212,7 @@ def export_r50(folder: Path) -> Path:
     """Export detr-r50 with the random weights of :func:`benchmarks.detr_speed.make_pair`."""
     ours, _ = make_pair()
     built = BuiltModel(ours, DETR, preset_config("detr-r50"), coco_class_map())
-    return write_bundle(built, folder / "detr-r50", name="detr-r50", opset=20).path
+    return write_bundle(built, folder / "detr-r50", name="detr-r50").path
 
 
 def main() -> None:
