@@ -26,6 +26,7 @@ from detrkit.detectors.cost import count_cost
 from detrkit.detectors.load import make_detector
 from detrkit.detectors.stages import Stages
 from detrkit.errors import DetrkitError
+from detrkit.export.graph import GraphOptions
 from detrkit.export.write import write_bundle
 from detrkit.families.detr.family import DETR
 from detrkit.families.detr.weights import coco_class_map
@@ -212,7 +213,7 @@ def export_r50(folder: Path) -> Path:
     """Export detr-r50 with the random weights of :func:`benchmarks.detr_speed.make_pair`."""
     ours, _ = make_pair()
     built = BuiltModel(ours, DETR, preset_config("detr-r50"), coco_class_map())
-    return write_bundle(built, folder / "detr-r50", name="detr-r50").path
+    return write_bundle(built, folder / "detr-r50", name="detr-r50", options=GraphOptions()).path
 
 
 def main() -> None:
