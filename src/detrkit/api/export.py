@@ -137,6 +137,8 @@ def export_bundle(
 
     Thresholds chosen for a model are not its variants', whose bundles have none.
     """
+    from detrkit.export.write import prepared_place, write_bundle
+
     if int8:
         from detrkit.export.quantize import quantize_bundle
 
@@ -146,13 +148,12 @@ def export_bundle(
                 "measure on (--data), and leave --format and --raw out"
             )
         chosen: dict[str, Any] = {"data": data, "split": split, "calibration": calibration, "gate": gate}
-        if not isinstance(model, Detector) and is_bundle(model):
-            return quantize_bundle(model, Path(out), progress=progress, **chosen)
-        with tempfile.TemporaryDirectory() as folder:
+        with prepared_place(Path(out)), tempfile.TemporaryDirectory() as folder:
+            if not isinstance(model, Detector) and is_bundle(model):
+                return quantize_bundle(model, Path(out), progress=progress, **chosen)
             path = Path(folder) / "float32.zip"
             export_bundle(model, path, preset=preset, options=options, images=images, variant=variant)
             return quantize_bundle(path, Path(out), progress=progress, **chosen)
-    from detrkit.export.write import write_bundle
 
     built, thresholds, pictures = _read_for_export(model, preset, images)
     name = built.config.model.preset
@@ -161,20 +162,21 @@ def export_bundle(
     if variant is not None and variant != (whole := Variant.whole(built)):
         built, thresholds = variant.apply(built), None
         source, name = f"{source}, {variant.name} of {whole.name}", f"{name}-{variant.name}"
-    return write_bundle(
-        built,
-        Path(out),
-        name=name,
-        options=options or GraphOptions(),
-        layout=layout,
-        pictures=pictures,
-        thresholds=thresholds,
-        licence="" if published is None else published.licence,
-        source=source,
-        data=data,
-        split=split,
-        progress=progress,
-    )
+    with prepared_place(Path(out)):
+        return write_bundle(
+            built,
+            Path(out),
+            name=name,
+            options=options or GraphOptions(),
+            layout=layout,
+            pictures=pictures,
+            thresholds=thresholds,
+            licence="" if published is None else published.licence,
+            source=source,
+            data=data,
+            split=split,
+            progress=progress,
+        )
 
 
 def export_program(

@@ -9,7 +9,6 @@ reports its use to its makers.
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import hashlib
 import math
@@ -29,7 +28,7 @@ from detrkit.detectors.accuracy import Progress, measure_accuracy, read_accuracy
 from detrkit.detectors.bundle import predictor_detector
 from detrkit.errors import BundleError, DataError, MissingExtraError, UsageError
 from detrkit.export.formats import GRAPH
-from detrkit.export.write import ExportResult, InMemory, cold_start, golden_picture, prepare_place, write_files
+from detrkit.export.write import ExportResult, InMemory, cold_start, golden_picture, write_files
 from detrkit.runtimes.bundle import FileRecord, Manifest, read_bundle, seal_manifest
 from detrkit.runtimes.contents import MANIFEST
 from detrkit.runtimes.engines import ENGINES, Engine, make_engine
@@ -205,7 +204,7 @@ def quantize_bundle(
 
     Args:
         source: Bundle in float32.
-        out: Folder or ``.zip`` file for the other.
+        out: A place for the other; see :func:`detrkit.export.write.prepared_place`.
         data: Data set.
         split: Split to measure AP on, without the images of the calibration.
         calibration: Split to take scales from; the same as ``split`` shares its images out.
@@ -213,14 +212,12 @@ def quantize_bundle(
         progress: Receives how far it is.
 
     Raises:
-        UsageError: The bundle cannot be quantised, or something else lies at ``out``.
+        UsageError: The bundle cannot be quantised.
         DataError: The data cannot be read, or a split is too small to be shared out.
         BundleError: INT8 does not pay; the figures are in the message, and nothing was written.
     """
     if not gate > 0:
         raise UsageError(f"gate is {gate}, expected AP points above 0")
-    is_new = not out.exists()
-    prepare_place(out)
     # the bundle and its data
     bundle = read_bundle(source)
     record = bundle.manifest.graphs[0]
@@ -261,9 +258,6 @@ def quantize_bundle(
     times = time_graphs({"": graph, INT8: quantized}, _timed_batches(whole, measured))
     proof = Int8Proof(accuracy, times, (len(graph) / 1e6, len(quantized) / 1e6), gate)
     if refusals := proof.refusals:
-        if is_new:
-            with contextlib.suppress(OSError):  # a folder that was made for nothing
-                out.rmdir()
         raise BundleError(
             "\n".join(["INT8 does not pay here, and nothing was written:", *refusals, *proof.lines()])
         )

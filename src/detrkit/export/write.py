@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import dataclasses
 import datetime
@@ -13,7 +14,7 @@ import subprocess
 import tempfile
 import time
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from detrkit.errors import BundleError, UsageError
 from detrkit.export.formats import GRAPH, ProgramEngine, for_layout, program_file, write_graph
 from detrkit.export.graph import LEAST_SIDE, GraphOptions, round_to_half
 from detrkit.families.family import BuiltModel
-from detrkit.files import atomic_bytes, check_free, make_folder, to_plain
+from detrkit.files import atomic_bytes, check_free, results_folder, to_plain
 from detrkit.runtimes.bundle import (
     KIND,
     VERSION,
@@ -126,7 +127,7 @@ def write_bundle(
 
     Args:
         built: Model; it is left as it is.
-        out: Folder, or a ``.zip`` file for all in one.
+        out: Folder, or a ``.zip`` file for all in one; see :func:`prepared_place`.
         name: Name of the model.
         options: What the graph is like; a bundle with raw outputs has no golden pictures.
         layout: ``bundle`` for ONNX, ``openvino``, or ``tensorrt`` for ONNX with a script that builds engines.
@@ -139,15 +140,14 @@ def write_bundle(
         progress: Receives how far that is.
 
     Raises:
-        UsageError: Something else lies at ``out``, or packages are missing.
+        UsageError: Options exclude each other, or packages are missing.
         DataError: The data cannot be read.
         BundleError: ONNX Runtime does not find what torch finds, so that nothing is written.
     """
-    # a place to write to, data to measure on and pictures that fit, before the work
+    # data to measure on and pictures that fit, before the work
     options, raw = for_layout(options, layout), options.raw
     if raw and data is not None:
         raise UsageError("AP is of detections, which --raw does not give; leave one of the two out")
-    prepare_place(out)
     built = dataclasses.replace(built, model=copy.deepcopy(built.model).cpu().float().eval())
     detector = make_detector(built, device="cpu")
     part = None if data is None else read_accuracy_split(detector, data, split)
@@ -214,16 +214,19 @@ def write_bundle(
     return ExportResult(out, msgspec.json.decode(content, type=Manifest), difference, moved)
 
 
-def prepare_place(out: Path) -> None:
-    """Make the folder of a bundle, or check that its ``.zip`` file can be written.
+@contextlib.contextmanager
+def prepared_place(out: Path) -> Iterator[None]:
+    """Make the folder of a bundle, or check that its ``.zip`` file can be written; an empty one does not stay.
 
     Raises:
         UsageError: Something else lies there.
     """
     if out.suffix == ".zip":
         check_free(out)
+        yield
     else:
-        make_folder(out, MANIFEST, GRAPH)
+        with results_folder(out, MANIFEST, GRAPH):
+            yield
 
 
 def write_program(

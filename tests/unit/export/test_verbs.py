@@ -93,9 +93,10 @@ def test_a_graph_that_finds_something_else_is_not_written(tmp_path, monkeypatch)
     module = importlib.import_module("detrkit.export.write")  # detrkit.export itself is the verb
     files = {"graph.onnx": bundle_files()["graph.onnx"]}
     monkeypatch.setattr(module, "write_graph", lambda *_: (files, GraphRecord("graph.onnx", 20)))
-    with pytest.raises(BundleError, match="does not find"):
-        detrkit.export(small_detector(PRESETS[0]), tmp_path / "a.zip")
-    assert not (tmp_path / "a.zip").exists()
+    for name in ("a.zip", "folder"):
+        with pytest.raises(BundleError, match="does not find"):
+            detrkit.export(small_detector(PRESETS[0]), tmp_path / name)
+        assert not (tmp_path / name).exists()
 
 
 def test_a_bundle_holds_its_thresholds_and_refuses_what_it_holds_itself(tmp_path):
