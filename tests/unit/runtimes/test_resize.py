@@ -38,6 +38,12 @@ def test_every_pixel_is_torchs_at_sizes_drawn_at_random():
         assert_same(random.integers(0, 256, (*sizes[:2], 3)).astype(np.uint8), (sizes[2], sizes[3]))
 
 
+@pytest.mark.parametrize("wanted_hw", [(100, 160), (97, 211), (30, 20)])
+def test_sums_that_float32_does_not_hold_are_exact_too(wanted_hw):
+    # to a fourth and less, of bright pixels: float32 would round some that lie at a half to the other side
+    assert_same(np.random.default_rng(3).integers(225, 256, (480, 640, 3)).astype(np.uint8), wanted_hw)
+
+
 def test_a_view_of_other_strides_is_read_as_it_looks():
     image = np.random.default_rng(2).integers(0, 256, (40, 60, 3)).astype(np.uint8)
     assert np.array_equal(
