@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import collections
+import functools
 import os
 import statistics
 import tempfile
@@ -36,7 +37,7 @@ from detrkit.machine import this_machine
 from detrkit.runtimes.bundle import read_bundle
 from detrkit.runtimes.cold_start import measure_cold_start
 from detrkit.runtimes.engines import openvino_core
-from detrkit.runtimes.predictor import Predictor, load
+from detrkit.runtimes.predictor import Predictor, load, make_inputs
 from detrkit.runtimes.threads import usable_cpus
 
 THEIRS = "transformers, eager float32"
@@ -45,6 +46,7 @@ TARGETS = {"ONNX Runtime float32": 2.3, "OpenVINO float32": 2.8, "OpenVINO bf16"
 MATRIX = 2048
 _PAUSE_S = 0.2  # threads of the runtime before go on spinning for a while
 _STREAM_RUNS = 12
+_SMALL_SIZES_HW = ((480, 640), (640, 480), (480, 480), (300, 640))
 
 Clock = Callable[[], float]
 
@@ -209,6 +211,35 @@ def cold_table(bundles: Mapping[str, Path], threads: int) -> str:
     return "\n".join(lines)
 
 
+def small_table(bundle: Path, threads: int, repeats: int) -> str:
+    """Return a small model's time from pixels to detections against its graph's alone, one picture and padded."""
+    rng = np.random.default_rng(0)
+    images = [rng.integers(0, 256, (*size_hw, 3), dtype=np.uint8) for size_hw in _SMALL_SIZES_HW]
+    lines = ["| | | graph alone | pixels to detections | times |", "|---|---|---|---|---|"]
+    for runtime in RUNTIMES:
+        try:
+            predictor = load(bundle, runtime, threads)
+        except DetrkitError:
+            continue
+        for name, some in (("one picture", images[:1]), (f"{len(images)} sizes, padded", images)):
+            resized = [predictor.resize(image) for image in some]
+            sizes = [(image.shape[0], image.shape[1]) for image in some]
+            inputs = make_inputs(resized, sizes, predictor.preprocessing)
+            work: dict[str, Callable[[], object]] = {
+                "graph": functools.partial(predictor.engine.run, inputs),
+                "whole": lambda some=some, sizes=sizes, predictor=predictor: predictor.detect_together(  # type: ignore[misc]
+                    [predictor.resize(image) for image in some], sizes
+                ),
+            }
+            for one in work.values():
+                one()
+            graph, whole = time_in_turn(work, repeats * 3)
+            times = whole.median_s / graph.median_s
+            medians = " | ".join(f"{1000 * row.median_s:.1f} ms" for row in (graph, whole))
+            lines.append(f"| {runtime} | {name} | {medians} | {times:.2f} |")
+    return "\n".join(lines)
+
+
 def export_r50(folder: Path) -> Path:
     """Export detr-r50 with the random weights of :func:`benchmarks.detr_speed.make_pair`."""
     ours, _ = make_pair()
@@ -223,7 +254,8 @@ def main() -> None:
     parser.add_argument("--bundle", type=Path, help="float32 bundle of detr-r50; exported if not given")
     parser.add_argument("--int8", type=Path, help="INT8 bundle of the same")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall")
-    parser.add_argument("--only", choices=("speed", "operators", "streams", "cold"))
+    parser.add_argument("--only", choices=("speed", "operators", "streams", "small", "cold"))
+    parser.add_argument("--small", type=Path, help="bundle of a small model, for pixels to detections")
     arguments = parser.parse_args()
     threads, only = arguments.threads, arguments.only
     if arguments.clock == "cpu" and threads > 1:
@@ -236,7 +268,7 @@ def main() -> None:
     programs = ", ".join(f"{name} {version(name)}" for name in ("onnxruntime", "openvino"))
     print(f"{machine()}\n- {this_machine()}; {programs}; load {os.getloadavg()[0]:.1f}; {arguments.clock} time\n")
     with tempfile.TemporaryDirectory() as folder:
-        bundles = {"float32": arguments.bundle or export_r50(Path(folder))}
+        bundles = {"float32": arguments.bundle or export_r50(Path(folder))} if only != "small" else {}
         if arguments.int8:
             bundles["INT8"] = arguments.int8
         if only in (None, "speed"):
@@ -254,6 +286,9 @@ def main() -> None:
             )
         if only in (None, "streams"):
             print("\n### Throughput\n\n" + stream_table(bundles, threads, image), flush=True)
+        if arguments.small and only in (None, "small"):
+            table = small_table(arguments.small, threads, arguments.repeats)
+            print(f"\n### Around the graph\n\n{table}", flush=True)
         if only in (None, "cold"):
             print("\n### A fresh process\n\n" + cold_table(bundles, threads), flush=True)
 

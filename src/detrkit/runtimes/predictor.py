@@ -173,7 +173,8 @@ class Predictor:
         Files are decoded and resized while the graph runs on others, in as many threads as it has streams; so many
         are on their way that memory holds them.
         """
-        window = batch_size * _WINDOW
+        # one at a time there is nothing to group, and streams share single pictures out more evenly
+        window = batch_size * _WINDOW if batch_size > 1 else 1
         detect = functools.partial(self._detect_window, batch_size=batch_size)
         if len(sources) == 1:  # nothing to do meanwhile
             yield from detect([self._read(sources[0])])
