@@ -23,7 +23,7 @@ from detrkit.runtimes.compare import TOLERANCES, compare_detections
 from detrkit.runtimes.engines import make_engine
 from detrkit.runtimes.predictor import load
 from detrkit.runtimes.verify import verify_bundle
-from tests.support.exporting import PRESETS, detect_alone, differences, real_pictures, small_detector
+from tests.support.exporting import PRESETS, detect_alone, differences, near_ties, real_pictures, small_detector
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
@@ -121,11 +121,7 @@ def test_other_operator_sets_give_the_same(opset, tmp_path):
         (PRESETS[0], {"shape_hw": (192, 192), "batch": 3, "axes": "nchw"}),
         (PRESETS[0], {"weights": "16"}),
         (PRESETS[0], {"weights": "16", "layout": "openvino"}),
-        pytest.param(
-            PRESETS[1],
-            {"weights": "16"},
-            marks=pytest.mark.xfail(reason="44 of 1988 detections lie too far apart; not understood"),
-        ),
+        (PRESETS[1], {"weights": "16"}),
         (PRESETS[1], {"gather": True}),
         (PRESETS[1], {"layout": "tensorrt", "shape_hw": (192, 192)}),
     ],
@@ -142,7 +138,11 @@ def test_every_option_is_at_parity(preset, options, pictures, tmp_path):
     predictor = load(path, threads=1)
     graph = predictor.bundle.manifest.graphs[0]
     assert graph.weights == options.get("weights", "32")
-    found = differences(detect_alone(detector, pictures), predictor, pictures, TOLERANCES[predictor.engine.name])
+    ties = near_ties(detector, pictures)
+    assert len(ties) <= 1, "more would be a fault of the choice"
+    found = differences(
+        detect_alone(detector, pictures), predictor, pictures, TOLERANCES[predictor.engine.name], ties=ties
+    )
     assert found.detections > 500
     assert not found.missing
     content = b"".join(predictor.bundle.read(name) for name in filter(None, (graph.file, graph.weights_file)))
