@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from detrkit.api.profile import profile
     from detrkit.api.replay import replay
     from detrkit.api.resume import resume
+    from detrkit.api.serve import serve
     from detrkit.api.thresholds import choose_thresholds
     from detrkit.api.train import train
     from detrkit.api.tune import lr_range, tune
@@ -52,6 +53,7 @@ __all__ = [
     "profile",
     "replay",
     "resume",
+    "serve",
     "train",
     "tune",
     "verify",

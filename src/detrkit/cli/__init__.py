@@ -22,6 +22,7 @@ from detrkit.cli.predict import predict
 from detrkit.cli.preflight import preflight
 from detrkit.cli.profile import profile
 from detrkit.cli.resume import resume
+from detrkit.cli.serve import serve
 from detrkit.cli.thresholds import thresholds
 from detrkit.cli.train import train
 from detrkit.cli.tune import tune
@@ -55,6 +56,7 @@ app.command(short_help="Detect objects in images and draw them.")(predict)
 app.command(short_help="Write a model as a bundle that runs without torch.")(export)
 app.command(short_help="The fastest variant of a model that is as good.")(optimize)
 app.command(short_help="Prove that a bundle finds what its model found.")(verify)
+app.command(short_help="Serve bundles over HTTP.")(serve)
 
 
 def main() -> None:

@@ -105,7 +105,10 @@ def decode_reduced(
 
 
 def decode_pixels(
-    source: ImageFile, target: DecodeTarget | None, pixel_range: PixelRange = FULL
+    source: ImageFile,
+    target: DecodeTarget | None,
+    pixel_range: PixelRange = FULL,
+    formats: Sequence[str] | None = None,
 ) -> tuple[np.ndarray, SizeHW]:
     """Decode as :func:`decode_image` does, a JPEG at 1/2, 1/4 or 1/8 of its size where that is enough.
 
@@ -115,11 +118,12 @@ def decode_pixels(
         source: A path, or the bytes of a file.
         target: Size that is needed; None for the file's own.
         pixel_range: As in :func:`decode_image`.
+        formats: Pillow's names of the formats that it may have; None for all.
 
     Returns:
         The image, uint8 ``[H, W, 3]``, and the size of the whole, upright.
     """
-    with _named_errors(source), Image.open(_opened(source)) as image:
+    with _named_errors(source), Image.open(_opened(source), formats=formats) as image:
         whole_wh = image.size
         if target is not None and image.format in ("JPEG", "MPO"):
             _draft(image, target)
@@ -178,6 +182,16 @@ def read_image_size(source: ImageFile) -> SizeHW:
     """
     stored_hw, orientation = read_header(source)
     return stored_hw[::-1] if orientation >= 5 else stored_hw
+
+
+def read_format(source: ImageFile, formats: Sequence[str]) -> tuple[str, SizeHW]:
+    """Read Pillow's name of an image's format, one of those given, and its stored size, from the header alone.
+
+    Raises:
+        ImageError: The file is missing, empty or of another kind.
+    """
+    with _named_errors(source), Image.open(_opened(source), formats=formats) as image:
+        return str(image.format), (image.height, image.width)
 
 
 def read_header(source: ImageFile) -> tuple[SizeHW, int]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import os
 import time
+from collections.abc import Mapping
 from typing import Any, Literal
 
 import msgspec
 
-from detrkit.errors import UsageError
+from detrkit.errors import BundleError, UsageError, listed
 from detrkit.files import to_plain
 from detrkit.latency import Percentiles
 from detrkit.runtimes.bundle import Bundle
@@ -51,16 +52,8 @@ class Verification:
     @property
     def failures(self) -> list[str]:
         """What is not as it was, in words; empty if everything is."""
-        found = []
-        if not self.total.within(self.tolerance):
-            found = [
-                f"{name}: {difference.missing} of {difference.detections} detections are not found again"
-                for name, difference in self.pictures.items()
-                if difference.missing
-            ]
+        found = golden_failures(self.pictures, self.tolerance)
         here, then = self.report.accuracy, self.written.accuracy
-        if not self.total.detections:
-            found.append("no detection to compare")
         if here is None or then is None or here.sha256 != then.sha256:
             return found
         before = then.ap if then.torch_ap is None or self.report.precision == "int8" else then.torch_ap
@@ -135,11 +128,8 @@ def verify_bundle(
         BundleError: The bundle is damaged, changed, of a newer version, or not to be trusted.
         UsageError: There is no such runtime, it is not installed, or the bundle gives raw outputs.
     """
-    predictor = load(path, runtime, threads)
+    predictor = _load_whole(path, runtime, threads)
     bundle = predictor.bundle
-    bundle.check_files()
-    if not bundle.manifest.golden:
-        raise UsageError(f"{path} has no golden pictures to detect in again; export it anew")
     pictures, report = measure(predictor)
     if cold_start:
         measured = measure_cold_start(path, predictor.engine.name, predictor.engine.threads)
@@ -152,6 +142,44 @@ def verify_bundle(
         report,
         bundle.manifest.report,
     )
+
+
+def golden_failures(pictures: Mapping[str, Difference], tolerance: Tolerance) -> list[str]:
+    """Return what of the golden pictures was not found again, in words; empty if everything was."""
+    found = []
+    total = sum(pictures.values(), Difference())
+    if not total.within(tolerance):
+        found = [
+            f"{name}: {difference.missing} of {difference.detections} detections are not found again"
+            for name, difference in pictures.items()
+            if difference.missing
+        ]
+    if not total.detections:
+        found.append("no detection to compare")
+    return found
+
+
+def load_verified(path: str | os.PathLike[str], runtime: str = "", threads: int | None = None) -> Predictor:
+    """Load a bundle, as :func:`detrkit.runtimes.predictor.load`, that is whole and finds what it found.
+
+    Raises:
+        BundleError: The bundle is damaged, changed, newer, not to be trusted, or finds something else.
+        UsageError: There is no such runtime, it is not installed, or there is nothing to compare with.
+    """
+    predictor = _load_whole(path, runtime, threads)
+    tolerance = tolerance_of(predictor.engine.name, predictor.bundle.manifest.graphs[0].precision)
+    if failures := golden_failures(compare_golden(predictor), tolerance):
+        raise BundleError(f"{path} does not find what it found: {listed(failures, 3)}; run detrkit verify")
+    return predictor
+
+
+def _load_whole(path: str | os.PathLike[str], runtime: str, threads: int | None) -> Predictor:
+    """Load a bundle whose files are all as they were written, and which has pictures to compare with."""
+    predictor = load(path, runtime, threads)
+    predictor.bundle.check_files()
+    if not predictor.bundle.manifest.golden:
+        raise UsageError(f"{path} has no golden pictures to detect in again; export it anew")
+    return predictor
 
 
 def measure(predictor: Predictor) -> tuple[dict[str, Difference], BundleReport]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import colorsys
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ from PIL import Image, ImageDraw
 
 from detrkit.errors import UsageError
 from detrkit.files import atomic_bytes
+from detrkit.visual.colors import class_colors
 from detrkit.visual.text import printable
 
 with warnings.catch_warnings():
@@ -22,8 +22,6 @@ with warnings.catch_warnings():
 __all__ = ["beside", "class_palette", "draw", "draw_objects", "label_texts", "save_drawing", "sv"]
 
 LEAST_SIDE = 480  # pixels; a smaller image is enlarged before drawing, else labels would cover it
-NUM_COLORS = 24
-MOST_LUMINANCE = 0.25  # of 1; white text on it has a contrast of 3.5
 
 
 def draw(image: np.ndarray, detections: sv.Detections, labels: bool = True) -> np.ndarray:
@@ -134,16 +132,8 @@ def label_texts(detections: sv.Detections) -> list[str]:
 
 
 def class_palette() -> sv.ColorPalette:
-    """Return colours by class id, dark enough for white text; neighbouring ids are far apart in hue."""
-    golden = 0.618034
-    return sv.ColorPalette([_readable_color(i * golden % 1, (0.45, 0.35, 0.55)[i % 3]) for i in range(NUM_COLORS)])
-
-
-def _readable_color(hue: float, lightness: float) -> sv.Color:
-    red, green, blue = colorsys.hls_to_rgb(hue, lightness, 0.9)
-    luminance = 0.2126 * red**2.2 + 0.7152 * green**2.2 + 0.0722 * blue**2.2
-    shade = min(1.0, (MOST_LUMINANCE / luminance) ** (1 / 2.2))
-    return sv.Color(*(round(255 * shade * value) for value in (red, green, blue)))
+    """Return the colours by class id as supervision has them."""
+    return sv.ColorPalette([sv.Color(*color) for color in class_colors()])
 
 
 def _class_ids(detections: sv.Detections) -> np.ndarray:

@@ -1,0 +1,258 @@
+"""From sent pictures to detections: decoding in threads, micro-batches, thresholds."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import dataclasses
+import logging
+import os
+import sys
+import time
+from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar
+
+import numpy as np
+from starlette.formparsers import MultiPartException, MultiPartParser
+from starlette.requests import ClientDisconnect, Request
+
+from detrkit.classes import SizeHW
+from detrkit.detections import ImageDetections
+from detrkit.errors import BundleError, DetrkitError
+from detrkit.runtimes.threads import usable_cpus
+from detrkit.serving.batcher import BatchResult
+from detrkit.serving.gate import Gate, Visit, too_many_bytes
+from detrkit.serving.metrics import Metrics
+from detrkit.serving.models import ModelStore, ServedModel
+from detrkit.serving.pictures import Prepared, SentPicture, base_name, prepare
+from detrkit.serving.refusal import RefusedError
+from detrkit.serving.sampling import Sampler
+from detrkit.serving.settings import ServeSettings
+from detrkit.threshold_file import Thresholds, take_detections
+
+logger = logging.getLogger(__name__)
+
+_Result = TypeVar("_Result")
+
+
+@dataclasses.dataclass(frozen=True)
+class Found:
+    """A picture and what was found in it.
+
+    Args:
+        name: As its sender called it.
+        size_hw: Its size.
+        detections: Detections above the threshold, best first.
+    """
+
+    name: str
+    size_hw: SizeHW
+    detections: ImageDetections
+
+
+class Service:
+    """Everything behind the routes.
+
+    Args:
+        bundles: Paths of bundles, or ``NAME=PATH``.
+        settings: Limits, and how models are run.
+
+    Raises:
+        BundleError: A bundle does not verify.
+        UsageError: Something was asked wrongly.
+    """
+
+    def __init__(self, bundles: Sequence[str | os.PathLike[str]], settings: ServeSettings):
+        self.settings = settings
+        self.metrics = Metrics()
+        self.gate = Gate(settings, self.metrics)
+        self.sampler = Sampler(settings, self.metrics)
+        self.draining = False
+        self._pool = ThreadPoolExecutor(usable_cpus(), "decoder")
+        self.store = ModelStore(bundles, settings, self.metrics)
+
+    def close(self) -> None:
+        """End all threads, once what they do is done."""
+        self._pool.shutdown()
+        self.store.close()
+        self.sampler.close()
+
+    async def work(self, function: Callable[..., _Result], *arguments: Any) -> _Result:
+        """Run a function in one of the threads that decode."""
+        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *arguments)
+
+    async def reload(self, name: str) -> ServedModel:
+        """Load a model's bundle anew, in a thread of its own; see :meth:`ModelStore.reload`."""
+        try:
+            return await asyncio.to_thread(self.store.reload, name)
+        except DetrkitError as error:
+            if not isinstance(error, RefusedError):
+                logger.error("%s: the new bundle was refused, the old one goes on: %s", name, error)
+            raise
+
+    async def read_body(self, request: Request, visit: Visit) -> bytes:
+        """Return the body of a request, which is counted while it comes."""
+        return b"".join([chunk async for chunk in self._chunks(request, visit)])
+
+    async def read_pictures(self, request: Request, visit: Visit) -> list[SentPicture]:
+        """Return the pictures of a body: all files of a form, or else the body itself, whatever it is called.
+
+        Raises:
+            RefusedError: The form is broken, has fields that are no files, or more files than may be.
+        """
+        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
+            return [SentPicture(await self.read_body(request, visit))]
+        most = self.settings.max_images
+        parser = _MemoryParser(request.headers, self._chunks(request, visit), max_files=most, max_fields=0)
+        try:
+            form = await parser.parse()
+        except MultiPartException as error:
+            if "Too many files" in error.message:
+                raise RefusedError("too_large", f"more than {most} pictures in one request") from error
+            if "Too many fields" in error.message:
+                raise RefusedError("bad_request", "a field is no file; options belong into the address") from error
+            raise RefusedError("bad_request", "the multipart form is broken") from error
+        try:
+            files = [file for _, file in form.multi_items() if not isinstance(file, str)]
+            if not files:
+                raise RefusedError("bad_request", "the multipart form holds no file")
+            return [SentPicture(await file.read(), base_name(file.filename or "")) for file in files]
+        finally:
+            await form.close()
+
+    async def detect(
+        self,
+        request: Request,
+        visit: Visit,
+        model: ServedModel,
+        sent: Sequence[SentPicture],
+        threshold: float | Thresholds,
+        class_ids: Sequence[int] = (),
+    ) -> tuple[list[Found], dict[str, float]]:
+        """Return what is found in pictures, and the milliseconds of each stage, of the picture that took longest.
+
+        Args:
+            request: Where the pictures come from; when its client goes, nothing more is run.
+            visit: What it takes up.
+            model: The model.
+            sent: The pictures.
+            threshold: What counts as found.
+            class_ids: Classes that are wanted; empty for all.
+
+        Raises:
+            RefusedError: A picture is none, or too large, or the time is over.
+        """
+        deadline = time.monotonic() + self.settings.deadline_s
+        self.gate.add_images(model, visit, len(sent) - visit.images)
+        most = self.settings.max_pixels
+        prepared = await _all(self.work(prepare, picture, model.predictor, most) for picture in sent)
+        results = await self._run(request, model, prepared, deadline)
+        start = time.perf_counter()
+        found = []
+        for picture, ready, result in zip(sent, prepared, results, strict=True):
+            taken = take_detections(result.detections, threshold)
+            if class_ids:
+                keep = np.isin(taken.class_ids, class_ids)
+                taken = ImageDetections(*(values[keep] for values in taken))
+            found.append(Found(picture.name, ready.size_hw, taken))
+            if isinstance(picture.content, bytes) and self.sampler.wants:
+                self._sample(request, model, picture.content, ready, taken)
+        timings = {
+            "queue": max(result.queue_s for result in results),
+            "decode": max(one.decode_s for one in prepared),
+            "preprocess": max(one.resize_s for one in prepared),
+            "inference": max(result.inference_s for result in results),
+            "postprocess": time.perf_counter() - start,
+        }
+        self._note(request, model, timings, results)
+        return found, {stage: round(1000 * seconds, 3) for stage, seconds in timings.items()}
+
+    async def _run(
+        self, request: Request, model: ServedModel, prepared: Sequence[Prepared], deadline: float
+    ) -> list[BatchResult]:
+        """Run pictures in the model's batches, unless their client goes."""
+        submitted = [model.batcher.submit(one.image, one.size_hw, deadline) for one in prepared]
+        results = asyncio.ensure_future(_all(asyncio.wrap_future(future) for future in submitted))
+        gone = asyncio.ensure_future(request.receive())
+        try:
+            await asyncio.wait({results, gone}, return_when=asyncio.FIRST_COMPLETED)
+            if not results.done():
+                raise ClientDisconnect
+            return results.result()
+        except BundleError as error:  # its words hold paths
+            raise RuntimeError(f"{model.name} failed") from error
+        finally:
+            gone.cancel()
+            for future in submitted:
+                future.cancel()
+            results.cancel()
+
+    async def _chunks(self, request: Request, visit: Visit) -> AsyncIterator[bytes]:
+        """Yield the body of a request as it comes, within the limits of bytes and time.
+
+        Raises:
+            RefusedError: It is too large, too slow, or packed.
+        """
+        limits = self.settings
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise RefusedError("unsupported", "Content-Encoding is not supported; send the body as it is")
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > limits.max_bytes:
+            raise too_many_bytes(limits.max_bytes)
+        try:
+            async with contextlib.aclosing(request.stream()) as stream:
+                until = asyncio.get_running_loop().time() + limits.body_s
+                while True:
+                    async with asyncio.timeout_at(until):
+                        chunk = await anext(stream, None)
+                    if chunk is None:
+                        return
+                    self.gate.add_bytes(visit, len(chunk))
+                    yield chunk
+        except TimeoutError as error:
+            message = f"the body did not arrive within {limits.body_s:g} s"
+            raise RefusedError("too_slow", message, {"Connection": "close"}) from error
+
+    def _sample(
+        self, request: Request, model: ServedModel, content: bytes, ready: Prepared, taken: ImageDetections
+    ) -> None:
+        height, width = ready.size_hw
+        record = {
+            "request_id": request.state.request_id,
+            "model": model.name,
+            "version": model.version,
+            "width": width,
+            "height": height,
+        }
+        self.sampler.keep(content, ready.image, taken, record, model.predictor.class_map.names)
+
+    def _note(
+        self, request: Request, model: ServedModel, timings: dict[str, float], results: Sequence[BatchResult]
+    ) -> None:
+        """Tell metrics and log what a request was."""
+        for stage, seconds in timings.items():
+            self.metrics.stage_seconds.labels(model.name, stage).observe(seconds)
+        self.metrics.images.labels(model.name).inc(len(results))
+        request.state.notes.update(
+            model=model.name,
+            version=model.version,
+            images=len(results),
+            batch=max(result.batch for result in results),
+            stages_ms={stage: round(1000 * seconds, 2) for stage, seconds in timings.items()},
+        )
+
+
+class _MemoryParser(MultiPartParser):
+    """A parser of forms that writes nothing to disk: bodies are small enough for memory."""
+
+    spool_max_size = sys.maxsize
+
+
+async def _all(tasks: Any) -> list[Any]:
+    """Wait for all; the first that fails is what fails, once none is at work any more."""
+    done = await asyncio.gather(*tasks, return_exceptions=True)
+    for one in done:
+        if isinstance(one, BaseException):
+            raise one
+    return done
