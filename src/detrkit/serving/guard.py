@@ -10,7 +10,6 @@ import time
 import uuid
 from collections.abc import Collection
 from typing import Any
-from urllib.parse import urlsplit
 
 import msgspec
 from starlette.datastructures import Headers, MutableHeaders
@@ -41,6 +40,7 @@ HEADERS = {
 """Headers of every answer; the page asks for nothing beyond its own origin."""
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
+_HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
 _GONE = 499  # what a log says where the client did not wait; nobody is sent it
 
 
@@ -116,8 +116,8 @@ class Guard:
         # a browser that was led here under another name, or by another page
         host = headers.get("host", "")
         origin = headers.get("origin")
-        name = urlsplit(f"//{host}").hostname if host.isascii() and host.isprintable() else None
-        if name is None or not is_loopback(name):
+        named = _HOST.fullmatch(host)
+        if named is None or not is_loopback(named[1]):
             raise RefusedError("forbidden", "without a token, only this machine is answered, as localhost")
         if origin is not None and origin not in (f"http://{host}", f"https://{host}"):
             raise RefusedError("forbidden", "without a token, pages of other origins are not answered")

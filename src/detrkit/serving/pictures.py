@@ -106,10 +106,10 @@ def prepare(sent: SentPicture, predictor: Predictor, max_pixels: int) -> Prepare
     start = time.perf_counter()
     pixels = decode_sent(sent, predictor, max_pixels)
     size_hw = (pixels.shape[0], pixels.shape[1])
-    # a strip of 1 x 30,000 pixels is few, but may be many once its short side is that of the model
     rule = predictor.preprocessing.rule
-    resized_hw = rule.resized_size_hw(size_hw)
-    check_pixels(resized_hw, max_pixels, f"{sent.name}, resized as the model wants it,")
+    if rule.max_size is None:  # a strip of 1 x 30,000 pixels is small, until its short side is that of the model
+        most = max(max_pixels, 4 * rule.eval_size**2)
+        check_pixels(rule.resized_size_hw(size_hw), most, f"{sent.name}, resized as the model wants it,")
     decoded = time.perf_counter()
     image = predictor.resize(pixels)
     if predictor.preprocessing.fixed_hw is not None:

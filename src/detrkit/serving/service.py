@@ -204,8 +204,10 @@ class Service:
             async with contextlib.aclosing(request.stream()) as stream:
                 until = asyncio.get_running_loop().time() + limits.body_s
                 while True:
-                    async with asyncio.timeout_at(until):
+                    async with asyncio.timeout_at(until) as timer:
                         chunk = await anext(stream, None)
+                        if timer.expired() or asyncio.get_running_loop().time() > until:
+                            raise TimeoutError
                     if chunk is None:
                         return
                     self.gate.add_bytes(visit, len(chunk))
