@@ -12,7 +12,7 @@ TESTS = Path(__file__).parents[1]
 LIMITS = {
     "everything that `detrkit train` imports": ("train", 14_000),
     "everything that `detrkit.load` imports": ("load", 7_200),
-    "all of src": ("src", 35_300),
+    "all of src": ("src", 37_000),
     "tests, all lines": ("tests", 36_000),
 }
 

@@ -108,7 +108,7 @@ def decode_pixels(
     source: ImageFile,
     target: DecodeTarget | None,
     pixel_range: PixelRange = FULL,
-    formats: Sequence[str] | None = None,
+    formats: tuple[str, ...] | None = None,
 ) -> tuple[np.ndarray, SizeHW]:
     """Decode as :func:`decode_image` does, a JPEG at 1/2, 1/4 or 1/8 of its size where that is enough.
 
@@ -184,7 +184,7 @@ def read_image_size(source: ImageFile) -> SizeHW:
     return stored_hw[::-1] if orientation >= 5 else stored_hw
 
 
-def read_format(source: ImageFile, formats: Sequence[str]) -> tuple[str, SizeHW]:
+def read_format(source: ImageFile, formats: tuple[str, ...]) -> tuple[str, SizeHW]:
     """Read Pillow's name of an image's format, one of those given, and its stored size, from the header alone.
 
     Raises:
