@@ -13,6 +13,7 @@ from detrkit.files import read_facts
 if TYPE_CHECKING:
     from detrkit.api.benchmark import benchmark
     from detrkit.api.compare import compare
+    from detrkit.api.deploy import deploy
     from detrkit.api.evaluate import evaluate
     from detrkit.api.export import export
     from detrkit.api.load import load
@@ -43,6 +44,7 @@ __all__ = [
     "benchmark",
     "choose_thresholds",
     "compare",
+    "deploy",
     "evaluate",
     "export",
     "load",

@@ -32,7 +32,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("curation",),
     ("detectors",),
     ("training",),
-    ("serving", "export", "tuning", "preflight", "profiling", "comparison", "robustness"),
+    ("serving", "deployment", "export", "tuning", "preflight", "profiling", "comparison", "robustness"),
     ("optimizing",),
     ("api",),
     ("cli",),

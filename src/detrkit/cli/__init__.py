@@ -12,6 +12,7 @@ from detrkit.cli import data as data_verbs
 from detrkit.cli.benchmark import benchmark
 from detrkit.cli.compare import compare
 from detrkit.cli.demo import demo
+from detrkit.cli.deploy import deploy
 from detrkit.cli.doctor import doctor
 from detrkit.cli.eval import evaluate
 from detrkit.cli.export import export
@@ -57,6 +58,7 @@ app.command(short_help="Write a model as a bundle that runs without torch.")(exp
 app.command(short_help="The fastest variant of a model that is as good.")(optimize)
 app.command(short_help="Prove that a bundle finds what its model found.")(verify)
 app.command(short_help="Serve bundles over HTTP.")(serve)
+app.command(short_help="Files that serve a bundle in containers, clusters, services.")(deploy)
 
 
 def main() -> None:

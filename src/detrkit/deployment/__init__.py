@@ -1,0 +1,1 @@
+"""Files that put a bundle to work elsewhere: containers, clusters, services."""
