@@ -24,7 +24,7 @@ def make_wheel() -> tuple[str, bytes]:
     try:
         metadata = importlib.metadata.distribution("detrkit").read_text("METADATA")
     except importlib.metadata.PackageNotFoundError as error:
-        raise UsageError("detrkit is not installed, only lies here; run: pip install --no-deps PATH") from error
+        raise UsageError("detrkit is not installed, only lies here; run: pip install PATH") from error
     version = detrkit.__version__
     info = f"detrkit-{version}.dist-info"
     root = Path(detrkit.__file__).parent

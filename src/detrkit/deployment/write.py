@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Any
 
 import jinja2
+import msgspec
 
 from detrkit.deployment.check import Check, check_files
 from detrkit.deployment.triton import triton_facts
 from detrkit.deployment.wheel import make_wheel
 from detrkit.errors import UsageError
-from detrkit.files import atomic_bytes, check_free, results_folder
+from detrkit.files import atomic_bytes, check_free, read_facts, results_folder
 from detrkit.runtimes.bundle import Bundle, read_bundle
 from detrkit.runtimes.contents import MANIFEST
 
@@ -30,47 +31,16 @@ _IMAGE = re.compile(
 )
 
 
-@dataclasses.dataclass(frozen=True)
-class Target:
-    """A place where bundles are served.
-
-    Args:
-        templates: Folders of templates whose files it takes.
-        next_steps: What to run in the written folder; templates too.
-        brings_detrkit: detrkit itself, and the versions that it needs, are written beside the bundle.
-        secrets: Files that hold what nobody else should know, and the lines of each.
-    """
+class Target(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """A place where bundles are served; ``write.toml`` says what its fields mean."""
 
     templates: tuple[str, ...]
     next_steps: tuple[str, ...]
     brings_detrkit: bool = True
-    secrets: Mapping[str, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    secrets: dict[str, tuple[str, ...]] = {}
 
 
-_BUILD = "docker build --tag <<image>> ."
-_RUN = "docker run --env DETRKIT_SERVE_TOKEN --publish 127.0.0.1:8000:8000 --cpus <<cpus>> <<image>>"
-_PUSH = "docker push <<image>>"
-TARGETS: Mapping[str, Target] = {
-    "docker": Target(("image",), (_BUILD, "export DETRKIT_SERVE_TOKEN=$(openssl rand -hex 32)", _RUN)),
-    "compose": Target(
-        ("image", "compose"),
-        ("docker compose up --build --detach",),
-        secrets={".env": ("DETRKIT_SERVE_TOKEN={}", "GRAFANA_PASSWORD={}")},
-    ),
-    "kubernetes": Target(
-        ("image", "kubernetes"),
-        (_BUILD, _PUSH, "kubectl apply --kustomize kubernetes"),
-        secrets={"kubernetes/token": ("{}",)},
-    ),
-    "kserve": Target(
-        ("image", "kserve"), (_BUILD, _PUSH, "kubectl apply --kustomize kserve"), secrets={"kserve/token": ("{}",)}
-    ),
-    "triton": Target(
-        ("triton",), ("tritonserver --model-repository models", "python client.py PICTURE"), brings_detrkit=False
-    ),
-    "ray": Target(("ray",), ("serve run serve.yaml",), brings_detrkit=False),
-    "systemd": Target(("systemd",), ("sudo sh install.sh",)),
-}
+TARGETS: Mapping[str, Target] = msgspec.convert(read_facts(__file__), dict[str, Target])
 
 
 @dataclasses.dataclass(frozen=True)
