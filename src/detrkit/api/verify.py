@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import msgspec
 
 from detrkit.api.common import Source
+from detrkit.errors import DataError, UsageError
 from detrkit.runtimes.verify import Verification, verify_bundle
 
 if TYPE_CHECKING:
+    from detrkit.data.split import Split
     from detrkit.detectors.accuracy import Progress
+    from detrkit.runtimes.predictor import Predictor
 
 
 def verify(
@@ -33,7 +37,7 @@ def verify(
         runtime: ``onnxruntime``, ``openvino``, ``openvino-bf16``, or ``auto`` for the faster in float32; if empty,
             what usually runs it.
         threads: Threads; as many as this process may use if not given.
-        data: Data set to measure AP on.
+        data: Data set to measure AP on; of the one that INT8 was calibrated on, without the images used for that.
         split: Split of the data set.
         progress: Receives how far that is.
 
@@ -53,7 +57,21 @@ def verify(
     from detrkit.runtimes.predictor import load
 
     report = verification.report
-    detector = predictor_detector(load(bundle, report.runtime, threads), os.fspath(bundle))
-    part = read_accuracy_split(detector, data, split)
+    predictor = load(bundle, report.runtime, threads)
+    detector = predictor_detector(predictor, os.fspath(bundle))
+    part = _read_apart(predictor, data, split) or read_accuracy_split(detector, data, split)
     accuracy = measure_accuracy(detector, part, data=data, split=split, progress=progress)
     return dataclasses.replace(verification, report=msgspec.structs.replace(report, accuracy=accuracy))
+
+
+def _read_apart(predictor: Predictor, data: Source, split: str) -> Split | None:
+    """Read a split without the images that INT8 was calibrated with; None where it was not, or on other data."""
+    calibration = predictor.bundle.manifest.provenance.calibration or {}
+    if calibration.get("data") != Path(data).name:
+        return None
+    from detrkit.export.quantize import read_apart
+
+    try:
+        return read_apart(predictor, data, split, str(calibration.get("split")))[0]
+    except (DataError, UsageError):  # only the split that is measured on was taken along
+        return None

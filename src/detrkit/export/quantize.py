@@ -225,7 +225,7 @@ def quantize_bundle(
         raise UsageError(f"{source} is not in float32 with detections as ONNX, which INT8 is made from")
     graph = bundle.read_graph()
     whole = Predictor(bundle, make_engine(graph))
-    measured, calibrated = _read_splits(whole, data, split, calibration)
+    measured, calibrated = read_apart(whole, data, split, calibration)
     # the graph
     batches = list(calibration_batches(whole, calibrated))
     quantized = quantize_graph(graph, batches)
@@ -273,10 +273,10 @@ def quantize_bundle(
     return ExportResult(out, msgspec.json.decode(content, type=Manifest), None)
 
 
-def _read_splits(
+def read_apart(
     predictor: Predictor, data: str | os.PathLike[str], split: str, calibration: str
 ) -> tuple[Split, Split]:
-    """Read the images to measure on and those to calibrate with, none of which is in both."""
+    """Read the images to measure on and those to calibrate with, none of which is in both; the same every time."""
     detector = predictor_detector(predictor, "float32")
     measured = read_accuracy_split(detector, data, split)
     calibrated = measured if calibration == split else read_accuracy_split(detector, data, calibration)
