@@ -94,9 +94,9 @@ class Optimization:
     def table(self) -> Table:
         """Return the points, the fastest first."""
         heads = [
-            *(Column("point"), *columns("count", "layers", "queries", "size"), Column("runtime")),
+            *(Column("point"), Column(""), *columns("count", "layers", "queries", "size"), Column("runtime")),
             *(Column("AP", "percent", bar=True), *columns("number", "loss", "at worst", digits=2)),
-            *(Column("ms", "number", bar=True), Column("times as fast", "number", digits=2), Column("")),
+            *(Column("ms", "number", bar=True), Column("times as fast", "number", digits=2)),
         ]
         front, knee = self.front, self.knee
         rows: list[list[Value]] = []
@@ -107,7 +107,7 @@ class Optimization:
             losses = [loss if math.isfinite(loss) else None for loss in (point.loss, point.worst_loss)]
             times = [None, None] if point.share == math.inf else [self.milliseconds(point), 1 / point.share]
             kept = [variant.decoder_layers, len(variant.queries), variant.eval_size]
-            rows.append([point.name, *kept, point.runtime, point.ap, *losses, *times, mark])
+            rows.append([point.name, mark, *kept, point.runtime, point.ap, *losses, *times])
         note = (
             "AP loss in points against the whole model, and the worse end of its 95 % interval by resampling the "
             f"{self.images:,} images; times from pixels in memory to detections, one image at a time."
