@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import re
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from PIL import Image
 import detrkit
 from detrkit.api.export import export_bundle
 from detrkit.curation.synthetic import draw_scene
-from detrkit.errors import DataError, UsageError
+from detrkit.errors import BundleError, DataError, UsageError
 from detrkit.export.graph import GraphOptions
 from tests.support.exporting import CLASSES, PRESETS, small_detector
 
@@ -81,6 +82,25 @@ def test_ap_is_torchs_to_four_digits_in_every_runtime(preset, tmp_path):
     file.write_text(json.dumps(content))
     other = detrkit.verify(found.path, data=data)
     assert (other.verdict, other.report.accuracy.objects) == ("verified with warnings", accuracy.objects - 1)
+
+
+@pytest.mark.slow
+def test_int8_that_costs_ap_is_refused_with_what_was_measured(tmp_path):
+    # scales of a black picture: what is brighter is cut off, which no test double has to pretend
+    detector = small_detector(PRESETS[0])
+    data = write_found_set(tmp_path / "found", detector)
+    (data / "train2017").mkdir()
+    Image.new("RGB", (90, 70)).save(data / "train2017" / "black.png")
+    content = json.loads((data / "annotations" / "instances_val2017.json").read_text())
+    content["images"] = [{"id": 0, "file_name": "black.png", "height": 70, "width": 90}]
+    content["annotations"] = [{**content["annotations"][0], "image_id": 0, "bbox": [1, 1, 9, 9]}]
+    (data / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
+    with pytest.raises(BundleError, match="INT8 does not pay") as refused:
+        export_bundle(detector, tmp_path / "int8.zip", data=data, int8=True)
+    [loss] = re.findall(r"it costs ([0-9.]+) AP points", str(refused.value))
+    assert float(loss) > 1
+    assert f"({-float(loss):+.2f} points" in str(refused.value)
+    assert not (tmp_path / "int8.zip").exists()
 
 
 def test_what_ap_cannot_be_measured_on_is_told_before_the_work(tmp_path, monkeypatch):
