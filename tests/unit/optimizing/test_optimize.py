@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
+import shutil
+import signal
+import sys
+import time
+import warnings
 from pathlib import Path
 
+import numpy as np
 import pytest
 from typer.testing import CliRunner
 
@@ -109,6 +116,55 @@ def test_killed_it_goes_on_and_another_model_is_refused(quick, data, tmp_path, m
     monkeypatch.setattr(verb, "load_model", lambda *_: small_model("detr-tiny-two-stage"))
     other = run(*words)
     assert (other.exit_code, "another study" in other.output) == (2, True)
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="forks")
+def test_killed_at_any_moment_it_goes_on_with_what_was_measured(quick, data, tmp_path):
+    # one that is left alone, to know how long it takes and what it ends with
+    start = time.monotonic()
+    assert os.waitpid(forked("run", "--data", data, "--out", tmp_path / "alone"), 0)[1] == 0
+    seconds = time.monotonic() - start
+    # one that is killed a dozen times, then left alone
+    random, words = np.random.default_rng(), ("run", "--data", data, "--out", tmp_path / "out")
+    before, kills, lengths = b"", 0, set()
+    while kills < 12:
+        child = forked(*words)
+        time.sleep(random.uniform(0, seconds))
+        os.kill(child, signal.SIGKILL)
+        kills += os.waitpid(child, 0)[1] == signal.SIGKILL
+        journal = tmp_path / "out" / verb.JOURNAL
+        content = journal.read_bytes() if journal.exists() else b""
+        assert content.startswith(before[: before.rfind(b"\n") + 1])  # what was measured stays
+        before = content
+        lengths.add(content.count(b"\n"))
+        if (tmp_path / "out" / "results.json").exists():  # it ended before it was killed: once more from the start
+            shutil.rmtree(tmp_path / "out")
+            before = b""
+    assert len(lengths) > 2
+    assert os.waitpid(forked(*words), 0)[1] == 0
+    # the same points, but for what depends on times, with the same AP, and none measured twice
+    ends = [json.loads((tmp_path / out / "results.json").read_text()) for out in ("alone", "out")]
+    accuracies = [{point["name"]: point["accuracy"] for point in end["points"]} for end in ends]
+    both = accuracies[0].keys() & accuracies[1].keys()
+    assert len(both) >= 4
+    assert all(accuracies[0][name] == accuracies[1][name] for name in both)
+    names = [json.loads(line)["name"] for line in journal.read_bytes().splitlines()[1:]]
+    assert len(names) == len(set(names))
+
+
+def forked(*words: object) -> int:
+    """Run the command in a process that has the stand-ins of this one, and return its number."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of forking beside threads, which are not in the middle of anything
+        child = os.fork()
+    if not child:
+        code = 1
+        try:
+            code = run(*words).exit_code
+        finally:
+            os._exit(code)
+    return child
 
 
 def test_what_is_asked_wrongly_is_refused_and_a_model_that_finds_nothing_too(data, tmp_path, quick, monkeypatch):
