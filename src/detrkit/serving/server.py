@@ -63,24 +63,27 @@ def run_server(
         logger.info("stopped", extra={"fields": {"event": "stopped"}})
 
 
+def server_config(service: Service, settings: ServeSettings) -> uvicorn.Config:
+    """Return how uvicorn serves."""
+    return uvicorn.Config(
+        make_app(service),
+        http=LimitedProtocol,
+        ws="none",
+        log_config=None,
+        access_log=False,
+        server_header=False,
+        proxy_headers=False,
+        limit_concurrency=settings.max_connections,
+        timeout_graceful_shutdown=max(1, round(settings.drain_s)),
+    )
+
+
 class _Server(uvicorn.Server):
     """uvicorn, which ends with exit code 0 once it has answered what it accepted."""
 
     def __init__(self, service: Service, settings: ServeSettings):
         self._service = service
-        super().__init__(
-            uvicorn.Config(
-                make_app(service),
-                http=LimitedProtocol,
-                ws="none",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                limit_concurrency=settings.max_connections,
-                timeout_graceful_shutdown=max(1, round(settings.drain_s)),
-            )
-        )
+        super().__init__(server_config(service, settings))
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
