@@ -7,25 +7,24 @@ import contextlib
 import dataclasses
 import logging
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
-from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
 from detrkit.classes import SizeHW
 from detrkit.detections import ImageDetections
 from detrkit.errors import BundleError, DetrkitError
 from detrkit.runtimes.threads import usable_cpus
+from detrkit.serving import form
 from detrkit.serving.batcher import BatchResult
 from detrkit.serving.gate import Gate, Visit, too_many_bytes
 from detrkit.serving.metrics import Metrics
 from detrkit.serving.models import ModelStore, ServedModel
-from detrkit.serving.pictures import Prepared, SentPicture, base_name, prepare
+from detrkit.serving.pictures import Prepared, SentPicture, prepare
 from detrkit.serving.refusal import RefusedError
 from detrkit.serving.sampling import Sampler
 from detrkit.serving.settings import ServeSettings
@@ -96,30 +95,12 @@ class Service:
         return b"".join([chunk async for chunk in self._chunks(request, visit)])
 
     async def read_pictures(self, request: Request, visit: Visit) -> list[SentPicture]:
-        """Return the pictures of a body: all files of a form, or else the body itself, whatever it is called.
-
-        Raises:
-            RefusedError: The form is broken, has fields that are no files, or more files than may be.
-        """
-        if not request.headers.get("content-type", "").lower().startswith("multipart/form-data"):
-            return [SentPicture(await self.read_body(request, visit))]
-        most = self.settings.max_images
-        parser = _MemoryParser(request.headers, self._chunks(request, visit), max_files=most, max_fields=0)
-        try:
-            form = await parser.parse()
-        except MultiPartException as error:
-            if "Too many files" in error.message:
-                raise RefusedError("too_large", f"more than {most} pictures in one request") from error
-            if "Too many fields" in error.message:
-                raise RefusedError("bad_request", "a field is no file; options belong into the address") from error
-            raise RefusedError("bad_request", "the multipart form is broken") from error
-        try:
-            files = [file for _, file in form.multi_items() if not isinstance(file, str)]
-            if not files:
-                raise RefusedError("bad_request", "the multipart form holds no file")
-            return [SentPicture(await file.read(), base_name(file.filename or "")) for file in files]
-        finally:
-            await form.close()
+        """Return the pictures of a body: all files of a form, or else the body itself, whatever it is called."""
+        content_type = request.headers.get("content-type", "")
+        body = await self.read_body(request, visit)
+        if not content_type.lower().startswith(form.KIND):
+            return [SentPicture(body)]
+        return await self.work(form.read_form, body, content_type, self.settings.max_images)
 
     async def detect(
         self,
@@ -243,12 +224,6 @@ class Service:
             batch=max(result.batch for result in results),
             stages_ms={stage: round(1000 * seconds, 2) for stage, seconds in timings.items()},
         )
-
-
-class _MemoryParser(MultiPartParser):
-    """A parser of forms that writes nothing to disk: bodies are small enough for memory."""
-
-    spool_max_size = sys.maxsize
 
 
 async def _all(tasks: Any) -> list[Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
+import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,11 @@ pytest.importorskip("fastapi", reason="the extra serve is not installed")
 pytest.importorskip("onnx", reason="the extra export is not installed")
 pytest.importorskip("onnxruntime", reason="the extra runtime is not installed")
 
+import uvicorn
 from starlette.testclient import TestClient
 
 from detrkit.serving.app import make_app
+from detrkit.serving.server import server_config
 from detrkit.serving.service import Service
 from detrkit.serving.settings import ServeSettings
 from tests.support.bundles import bundle_files, noise, write_files
@@ -65,6 +69,22 @@ def served(bundle: Path) -> Iterator[Callable[..., Served]]:
 @pytest.fixture
 def client(served: Callable[..., Served]) -> Served:
     return served()
+
+
+@contextlib.contextmanager
+def listening(service: Service) -> Iterator[str]:
+    """Address of a server in a thread that listens on a real port, for clients that know no other way."""
+    server = uvicorn.Server(server_config(service, service.settings))
+    server.config.host, server.config.port = "127.0.0.1", 0
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.005)
+    try:
+        yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
+    finally:
+        server.should_exit = True
+        thread.join()
 
 
 def error_of(response: Any, status: int, kind: str) -> str:

@@ -7,35 +7,22 @@ import json
 import os
 import struct
 import subprocess
-import threading
-import time
 from collections.abc import Iterator
 
 import numpy as np
 import pytest
-import uvicorn
 
 from detrkit import runtime
-from detrkit.serving.server import server_config
 from tests.support.bundles import noise
-from tests.unit.serving.conftest import TOKEN, encoded
+from tests.unit.serving.conftest import TOKEN, encoded, listening
 
 IMAGE = noise((40, 60), 1)
 
 
 @pytest.fixture
 def url(served) -> Iterator[str]:
-    """Address of a server that listens on a real port, for clients that know no other way."""
-    service = served(token=TOKEN).service
-    server = uvicorn.Server(server_config(service, service.settings))
-    server.config.host, server.config.port = "127.0.0.1", 0
-    thread = threading.Thread(target=server.run)
-    thread.start()
-    while not server.started:
-        time.sleep(0.005)
-    yield f"127.0.0.1:{server.servers[0].sockets[0].getsockname()[1]}"
-    server.should_exit = True
-    thread.join()
+    with listening(served(token=TOKEN).service) as address:
+        yield address
 
 
 def outputs_of(found):
