@@ -46,12 +46,11 @@ def status_of(answer):
 
 
 @pytest.mark.parametrize("every", [8, pytest.param(1, marks=pytest.mark.slow)])
-def test_hostile_requests_are_refused_and_the_service_goes_on(
-    address, every, caplog, tmp_path_factory, monkeypatch
-):
+def test_hostile_requests_are_refused_and_the_service_goes_on(address, every, caplog, tmp_path, monkeypatch):
     service, address = address
-    tempfile_folder = tmp_path_factory.mktemp("temporary")
-    monkeypatch.setattr(tempfile, "tempdir", str(tempfile_folder))
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
     good = post(picture())
     process = psutil.Process()
     assert status_of(talk(address, good)) == 200
