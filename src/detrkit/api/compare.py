@@ -20,9 +20,11 @@ from detrkit.config import Precision
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split, missing_objects
 from detrkit.detectors.cost import Cost, count_cost
+from detrkit.detectors.detector import Detector
 from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import Stopwatch
 from detrkit.detectors.on_split import EvalTarget, bind_target, notes_of, read_split_for
+from detrkit.detectors.tiles import in_tiles
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.evaluation.bootstrap import RESAMPLES, paired_bootstrap
 from detrkit.evaluation.truth import ground_truth_from_index
@@ -48,6 +50,7 @@ def compare(
     resamples: int = RESAMPLES,
     latency_images: int = LATENCY_IMAGES,
     batch_size: int | None = None,
+    tiles: str | int | None = None,
     device: str = "auto",
     precision: Precision = "32",
     say: Say = lambda _message: None,
@@ -69,6 +72,7 @@ def compare(
         resamples: Resamples of the images, for intervals.
         latency_images: Images to time on, 0 for none; batches of one, the detectors taking turns.
         batch_size: Images at once where detecting.
+        tiles: Cut images into tiles, for all of them; see :meth:`detrkit.detectors.tiles.Tiles.parse`.
         device: Device, as in :func:`detrkit.load`.
         precision: Precision, as in :func:`detrkit.load`.
         say: Called with messages for people.
@@ -85,6 +89,7 @@ def compare(
     for model in models:
         names.append(free_name(os.fspath(model), names, "{} ({})"))
     found = _find(models, names, device, precision, progress)
+    found = [in_tiles(one, tiles, batch_size) if isinstance(one, Detector) else one for one in found]
     part, _ = read_split_for(found, split, data, image_folder=image_folder)
     kept = [f"{FOLDER}/{name}" for name in (MANIFEST, *(f"{stem}.json" for stem in file_stems(names)))]
     folder = make_folder(out, *FILES, *kept)

@@ -18,6 +18,7 @@ from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import measure_latency, with_decode
 from detrkit.detectors.on_split import EvalTarget, bind_target, collect, notes_of, read_split_for
 from detrkit.detectors.stages import ModelStages, Stages
+from detrkit.detectors.tiles import in_tiles
 from detrkit.errors import DataError, DetrkitError
 from detrkit.evaluation.analysis import Evaluation, Origin, Progress, analyze, check_resamples
 from detrkit.evaluation.bootstrap import RESAMPLES
@@ -47,6 +48,7 @@ def evaluate(
     explain: bool = True,
     resamples: int = RESAMPLES,
     latency_images: int = 0,
+    tiles: str | int | None = None,
     say: Say = lambda _message: None,
     progress: Progress | None = None,
 ) -> Evaluation:
@@ -66,6 +68,7 @@ def evaluate(
         explain: True to find out why; otherwise only the numbers and their intervals.
         resamples: Resamples of the bootstrap behind the intervals; 0 for none.
         latency_images: Images to time the model on, one by one; 0 for none. A file of detections is not timed.
+        tiles: Cut images into tiles; see :meth:`detrkit.detectors.tiles.Tiles.parse`.
         say: Called with messages for people.
         progress: Called with what is being done, steps done and steps in all.
 
@@ -78,12 +81,12 @@ def evaluate(
     """
     check_resamples(resamples)
     # the model and the data, and what a person should know of them
-    target = find_target(model, preset, device, precision)
+    target = in_tiles(find_target(model, preset, device, precision), tiles, batch_size)
     part, where = read_split_for([target], split, data, image_folder=image_folder)
     folder = None if out is None else make_folder(out, *(FILES if explain else FILES[:-4]))
     target = bind_target(target, part)
     own = getattr(target, "config", None)
-    crowded = [] if own is None else crowded_images(part, own.model.num_queries)
+    crowded = [] if own is None or tiles is not None else crowded_images(part, own.model.num_queries)
     for line in [*part.lines(), *missing_objects(part), *unknown_classes(target.class_map, part), *crowded]:
         say(line)
     # all detections, then their numbers and reasons
@@ -150,11 +153,12 @@ def origin_of(subject: EvalTarget, split: Split, data: str = "", split_name: str
     """
     config = subject.config if isinstance(subject, Detector) else None
     settings: dict[str, str | int | float | bool | None] = {}
-    if config is not None and isinstance(subject.stages, ModelStages):
+    stages = getattr(subject.stages, "stages", subject.stages)  # of tiles
+    if config is not None and isinstance(stages, ModelStages):
         settings = {
             "preset": config.model.preset,
-            "precision": subject.stages.precision,
-            "device": str(subject.stages.device),
+            "precision": stages.precision,
+            "device": str(stages.device),
             "image size": f"{config.transforms.eval_size}, at most {config.transforms.max_size}",
         }
     annotations, seen = split.files.annotations, config is not None and _trained_on(config, split)

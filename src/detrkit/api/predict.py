@@ -11,6 +11,7 @@ from detrkit.api.common import Source
 from detrkit.api.load import load
 from detrkit.detectors.detector import Detector, ErrorReport
 from detrkit.detectors.results import write_predictions
+from detrkit.detectors.tiles import in_tiles
 from detrkit.errors import UsageError, listed
 from detrkit.files import free_name, results_folder
 from detrkit.ops.sources import NamedSource, list_sources
@@ -30,6 +31,7 @@ def predict(
     threshold: float | Thresholds | None = None,
     out: Source | None = None,
     batch_size: int = 4,
+    tiles: str | int | None = None,
     on_error: ErrorReport | None = None,
 ) -> list[sv.Detections]:
     """Return the detections of images, files or folders, drawn and written if ``out`` is given.
@@ -39,13 +41,14 @@ def predict(
         images: See :meth:`detrkit.detectors.detector.Detector.predict`.
         threshold: Least score, or thresholds by class; None: the model's own if it has any, otherwise 0.5.
         out: Folder for one drawn picture per image and ``predictions.json`` in COCO format.
-        batch_size: Images at once.
+        batch_size: Images, or tiles of them, at once.
+        tiles: Cut images into tiles; see :meth:`detrkit.detectors.tiles.Tiles.parse`.
         on_error: Called with name and error of each image that cannot be read, which is then left out.
 
     Returns:
         One ``supervision.Detections`` per image that could be read.
     """
-    detector = model if isinstance(model, Detector) else load(model)
+    detector = in_tiles(model if isinstance(model, Detector) else load(model), tiles, batch_size)
     if out is None:
         return [item.detections for item in detector.stream(images, threshold, batch_size, on_error)]
     found: list[sv.Detections] = []

@@ -13,6 +13,7 @@ from detrkit.api.evaluate import origin_of
 from detrkit.data.split import unknown_classes
 from detrkit.detectors.find import find_target
 from detrkit.detectors.on_split import EvalTarget, bind_target, collect, read_split_for
+from detrkit.detectors.tiles import in_tiles
 from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.matching import Matches
@@ -61,6 +62,7 @@ def choose_thresholds(
     out: Source | None = None,
     least_objects: int = LEAST_OBJECTS,
     batch_size: int | None = None,
+    tiles: str | int | None = None,
     device: str = "auto",
     say: Say = lambda _message: None,
     progress: Progress | None = None,
@@ -80,6 +82,7 @@ def choose_thresholds(
         out: File to write; ``RUN/thresholds.json`` is what :func:`detrkit.load` uses.
         least_objects: Objects of a class for a threshold of its own.
         batch_size: Images at once.
+        tiles: Cut images into tiles; see :meth:`detrkit.detectors.tiles.Tiles.parse`.
         device: Device, as in :func:`detrkit.load`.
         say: Called with messages for people.
         progress: Called with images done and images in all.
@@ -94,7 +97,7 @@ def choose_thresholds(
     wish = _wish(precision, recall)
     if check_split == split:
         raise UsageError(f"thresholds chosen on {split} cannot be checked on {split}; leave check_split out")
-    subject = find_target(model, device=device)
+    subject = in_tiles(find_target(model, device=device), tiles, batch_size)
     own, name = _collected(subject, (data, image_folder), split, batch_size, say, progress)
 
     # the thresholds, chosen on the whole split and checked elsewhere

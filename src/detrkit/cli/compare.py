@@ -43,6 +43,7 @@ def compare(
     resamples: Annotated[int | None, opt("N", "Of the images, for intervals; 1,000 if not given.", min=10)] = None,
     latency: Annotated[int | None, opt("N", "Images to time on, 10 if not given; 0 for no timing.", min=0)] = None,
     batch_size: Annotated[int | None, opt("N", "Images at once where detecting.", "--batch-size", min=1)] = None,
+    tiles: shared.TilesOption = None,
     device: shared.DeviceOption = None,
     precision: shared.PrecisionOption = None,
     as_json: shared.JsonOption = False,
@@ -61,6 +62,7 @@ def compare(
             resamples=resamples,
             latency_images=latency,
             batch_size=batch_size,
+            tiles=tiles,
             device=device,
             precision=precision,
         )

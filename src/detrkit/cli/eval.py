@@ -41,6 +41,7 @@ def evaluate(
         opt("N,N", "AP under corruptions instead: common, all, noise, blur, weather, digital, extra or names."),
     ] = None,
     severities: Annotated[str | None, opt("N,N", "Of --corruptions, 1 to 5; all if not given.")] = None,
+    tiles: shared.TilesOption = None,
     batch_size: shared.BatchOption = 4,
     device: shared.DeviceOption = None,
     precision: shared.PrecisionOption = None,
@@ -58,6 +59,8 @@ def evaluate(
             split=split, batch_size=batch_size, device=device, precision=precision, preset=preset
         )
         options["say"] = shared.quiet if as_json else shared.say
+        if tiles is not None and (corruptions is not None or classes is not None or len(sets) > 1):
+            raise UsageError("--tiles goes with one --data, without --corruptions and --classes")
         if image_folder is not None and (corruptions is not None or classes is not None or len(sets) > 1):
             raise UsageError("--image-folder goes with one --data, without --corruptions and --classes")
         # corruptions, or several data sets: a table instead of a report
@@ -82,6 +85,7 @@ def evaluate(
                 out=folder,
                 explain=explain,
                 latency_images=latency,
+                tiles=tiles,
                 progress=progress,
                 **shared.given(resamples=resamples),
                 **options,

@@ -26,6 +26,7 @@ def predict(
     threshold_file: Annotated[
         Path | None, opt("FILE", "Least scores by class, as detrkit thresholds writes them.", "--thresholds")
     ] = None,
+    tiles: shared.TilesOption = None,
     batch_size: shared.BatchOption = 4,
     device: shared.DeviceOption = None,
     precision: shared.PrecisionOption = None,
@@ -51,6 +52,7 @@ def predict(
             threshold=chosen,
             out=folder,
             batch_size=batch_size,
+            tiles=tiles,
             on_error=lambda _name, error: failures.append(str(error)),
         )
         for failure in failures:

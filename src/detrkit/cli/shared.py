@@ -62,6 +62,14 @@ PrecisionOption = Annotated[str | None, opt("PRECISION", "32, bf16 or 16.")]
 BatchOption = Annotated[int, opt("N", "Images at once; results do not depend on it.", "--batch-size", min=1)]
 SplitOption = Annotated[str | None, opt("NAME", "Split of the data; val if not given.")]
 JsonOption = Annotated[bool, opt(None, "Print the result as JSON for programs.", "--json")]
+TilesOption = Annotated[
+    str | None,
+    opt(
+        "SIZE[/OVERLAP[/only]]",
+        "Cut images into tiles of so many pixels, as 640/128; only: without a pass over the whole image.",
+        "--tiles",
+    ),
+]
 AsOption = Annotated[
     str | None,
     opt("PRESET", "Preset of the weights, or num_heads=N,dilation=true, where the file cannot tell.", "--as"),

@@ -47,6 +47,7 @@ def thresholds(
         int | None, opt("N", "A class with fewer gets the threshold of all classes; 10 if not given.", min=1)
     ] = None,
     out: Annotated[Path | None, opt("FILE", "thresholds.json in a run, where predict finds it, or here.")] = None,
+    tiles: shared.TilesOption = None,
     batch_size: shared.BatchOption = 4,
     device: shared.DeviceOption = None,
     as_json: shared.JsonOption = False,
@@ -71,6 +72,7 @@ def thresholds(
             recall=recall,
             least_objects=least_objects,
             batch_size=batch_size,
+            tiles=tiles,
             device=device,
         )
         with shared.progress_bar("detecting", as_json) as progress:

@@ -92,6 +92,7 @@ class Detector:
         self.max_detections = max_detections
         self.thresholds = thresholds
         self.pixel_range: PixelRange = FULL if config is None else config.data.pixel_range
+        self.notes: tuple[str, ...] = ()  # how it detects, where that is not as usual
 
     @property
     def model(self) -> nn.Module:
@@ -181,6 +182,24 @@ class Detector:
         resized = [self.stages.resize(image) for image in images]
         return self._detect(resized, [image_size_hw(image) for image in images], batch_size)
 
+    def resolve_threshold(self, threshold: float | Thresholds | None) -> float | Thresholds:
+        """Return the threshold to use: the one given, else the model's own, else ``DEFAULT_THRESHOLD``.
+
+        Raises:
+            UsageError: It is out of range, or of classes that the model does not have.
+        """
+        if threshold is None:
+            threshold = DEFAULT_THRESHOLD if self.thresholds is None else self.thresholds
+        if isinstance(threshold, Thresholds):
+            return threshold.for_classes(self.class_map)
+        if not 0 <= threshold <= 1:
+            raise UsageError(f"threshold is {threshold}, expected 0 to 1")
+        return threshold
+
+    def window(self, batch_size: int, keep_images: bool = False) -> int:
+        """Return the number of images to read at once; originals can be large, so that few of them are held."""
+        return batch_size * (1 if keep_images or hasattr(self.stages, "tiles") else WINDOW_BATCHES)
+
     def _detect(
         self, resized: Sequence[Tensor], orig_sizes_hw: Sequence[SizeHW], batch_size: int | None
     ) -> list[ImageDetections]:
@@ -203,12 +222,7 @@ class Detector:
     ) -> Iterator[Prediction]:
         if batch_size is None:
             batch_size = self.default_batch_size
-        if threshold is None:
-            threshold = DEFAULT_THRESHOLD if self.thresholds is None else self.thresholds
-        if isinstance(threshold, Thresholds):
-            threshold = threshold.for_classes(self.class_map)
-        elif not 0 <= threshold <= 1:
-            raise UsageError(f"threshold is {threshold}, expected 0 to 1")
+        threshold = self.resolve_threshold(threshold)
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, expected 1 or more")
 
@@ -224,9 +238,8 @@ class Detector:
             resized = self.stages.resize(original)
             return _ReadImage(original if keep_images else None, resized, image_size_hw(original))
 
-        # Originals can be large, so that few are held at once.
-        window = batch_size if keep_images else batch_size * WINDOW_BATCHES
-        return self._predict_windows(read_windows(read, sources, window), threshold, batch_size, on_error)
+        windows = read_windows(read, sources, self.window(batch_size, keep_images))
+        return self._predict_windows(windows, threshold, batch_size, on_error)
 
     def _predict_windows(
         self,

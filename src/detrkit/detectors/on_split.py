@@ -15,7 +15,7 @@ from detrkit.classes import ClassMap, take_names
 from detrkit.config import DataConfig
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split, read_split
-from detrkit.detectors.detector import WINDOW_BATCHES, Detector
+from detrkit.detectors.detector import Detector
 from detrkit.detectors.interop import to_supervision
 from detrkit.detectors.split_evaluator import Found, ImageChange, Progress, detect_with_stages
 from detrkit.detectors.stages import ModelStages, Stages
@@ -79,7 +79,7 @@ def bind_target(target: EvalTarget, split: Split) -> EvalTarget:
 
 
 def notes_of(target: EvalTarget) -> tuple[str, ...]:
-    """Return how the detections of a file that is bound to a split were understood; nothing of others."""
+    """Return how detections of a file were understood, or a detector detects where that is not as usual."""
     notes: tuple[str, ...] = getattr(target, "notes", ())
     return notes
 
@@ -131,7 +131,7 @@ def _detect_read(
         return image if change is None else change(image, int(split.index.image_ids[row]))
 
     done = 0
-    for window in read_windows(read, range(len(dataset)), batch_size * WINDOW_BATCHES):
+    for window in read_windows(read, range(len(dataset)), detector.window(batch_size)):
         found = detector.detect_images([future.result() for _, future in window], batch_size)
         for (row, _), detections in zip(window, found, strict=True):
             yield int(split.index.image_ids[row]), detections
