@@ -173,9 +173,9 @@ def merge(found: Sequence[ImageDetections], tiles: Sequence[Tile], how: Tiles, s
     """Put the detections of tiles together: of one object that several saw, one is left.
 
     Two detections of one class, of different tiles, are of one object if their boxes agree (IoU of 0.5) in the
-    area that both tiles see, however much of the object lies outside of it. The surest pairs come first, and of one
-    tile an object has one detection at most: objects that overlap in a tile stay what they are. The object gets the
-    best score; and the box of the surest that no border cuts off, or where each is cut the box around them all.
+    area that both tiles see, however much of the object lies outside of it. The surest pairs come first, and an
+    object has one detection of each tile at most: objects that overlap in a tile stay what they are. The object
+    gets the best score, and the box of the surest that no border cuts off; where each is cut, the box around all.
 
     Args:
         found: Detections in pixels of each tile, best first.
