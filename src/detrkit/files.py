@@ -243,7 +243,7 @@ def sole_writer(folder: Path) -> Iterator[None]:
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):  # others come of file systems without locks
                     raise UsageError(
-                        f"{folder}: another process is training in it; wait for its end, or give another folder"
+                        f"{folder}: another process is at work in it; wait for its end, or give another folder"
                     ) from error
         try:
             yield

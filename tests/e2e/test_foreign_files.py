@@ -198,7 +198,7 @@ def test_a_run_in_training_is_left_alone(tiny_run: Trained, tiny_data: Path, cop
         before = state_of(run)
         for more in (("resume", run, "--epochs", "6"), ("train", "--run", run, "--epochs", "6", "--resume")):
             result = run_here(*more)
-            assert (result.exit_code, "another process is training in it" in result.stderr) == (2, True)
+            assert (result.exit_code, "another process is at work in it" in result.stderr) == (2, True)
         assert run_here("train", "--data", tiny_data, "--run", run).exit_code == 2
         assert state_of(run) == before
         other.kill()  # what a killed training leaves is in nobody's way

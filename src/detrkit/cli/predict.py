@@ -35,6 +35,13 @@ def predict(
         str | None,
         opt("FILE", "Class names where the weights hold none: COCO JSON, a name a line, or coco.", "--classes"),
     ] = None,
+    ray: Annotated[
+        bool,
+        opt(None, "On a Ray cluster, in parts, without drawings; IMAGE is a folder or a list (.txt).", "--ray"),
+    ] = False,
+    workers: Annotated[
+        int | None, opt("N", "Ray workers; one a GPU, or for four processors, if not given.", min=1)
+    ] = None,
     as_json: shared.JsonOption = False,
 ) -> None:
     """Detect objects in images: draws them and writes predictions.json in COCO format."""
@@ -45,6 +52,12 @@ def predict(
 
         detector = load(model, preset, **shared.given(classes=classes, device=device, precision=precision))
         chosen = _threshold(detector, model, threshold, threshold_file, shared.quiet if as_json else shared.say)
+        if ray:
+            options = shared.given(model=preset, classes=classes, device=device, precision=precision)
+            _predict_on_ray(detector, model, images, out, chosen, batch_size, options, workers, as_json)
+            return
+        if workers is not None:
+            raise UsageError("--workers is of --ray; give that too")
         folder = out or shared.free_folder(Path("predictions"))
         found = detect(
             detector,
@@ -80,3 +93,43 @@ def _threshold(detector: Any, model: str, number: float | None, file: Path | Non
     if number is None and detector.thresholds is not None:
         say(f"Thresholds of {Path(model) / FILE_NAME}; --threshold SCORE for another")
     return number
+
+
+def _predict_on_ray(
+    detector: Any,
+    model: str,
+    images: list[str],
+    out: Path | None,
+    threshold: Any,
+    batch_size: int,
+    options: dict[str, Any],
+    workers: int | None,
+    as_json: bool,
+) -> None:
+    """Detect on a Ray cluster, and tell what came of it."""
+    from detrkit.detectors.ray_predict import predict_on_ray
+
+    if out is None or len(images) != 1:
+        raise UsageError("--ray needs --out DIR, to go on there if it is killed, and one folder or list")
+    with shared.progress_bar("parts", as_json) as progress:
+        found = predict_on_ray(
+            detector,
+            model,
+            images[0],
+            out,
+            threshold=threshold,
+            batch_size=batch_size,
+            options=options,
+            workers=workers,
+            say=shared.quiet if as_json else shared.say,
+            progress=progress,
+        )
+    for failure in found.failures:
+        typer.echo(f"skipped {failure}", err=True)
+    if as_json:
+        typer.echo((out / "predictions.json").read_text(encoding="utf-8"), nl=False)
+    else:
+        what = f"{counted(found.objects, 'object')} in {counted(found.pictures, 'image')}"
+        shared.say(f"{what}; predictions.json and its parts in {out}")
+    if found.failures:
+        raise typer.Exit(1)
