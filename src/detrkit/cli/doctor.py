@@ -7,6 +7,7 @@ import importlib
 import importlib.metadata
 import os
 import platform
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -17,11 +18,16 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 
 from detrkit.cli.shared import JsonOption, print_json
+from detrkit.errors import listed
 from detrkit.machine import this_machine
+from detrkit.runtimes.threads import memory_limit, usable_cpus
 
 _RUNTIME = ("onnxruntime", "openvino", "numpy", "pillow", "msgspec", "supervision")
 """What runs bundles."""
 _OPTIONAL = ("openvino", "supervision")
+
+_LEAST_GIB = 4
+"""Memory limit, in GiB, under which a training or a large model may be killed."""
 
 Status = Literal["ok", "warning", "error"]
 
@@ -68,8 +74,7 @@ def examine() -> list[Finding]:
         findings += _packages()
         findings += _torch_and_torchvision()
         findings += _devices()
-    findings += [_workers(), _shared_memory(), _disk()]
-    return findings
+    return [*findings, *_extras(), *_limits(), _shared_memory(), _disk()]
 
 
 def _python() -> Finding:
@@ -176,12 +181,49 @@ def _devices() -> list[Finding]:
     return findings
 
 
-def _workers() -> Finding:
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    if count < (os.cpu_count() or 1):
-        advice = "the rest are reserved or limited by a container; data.workers=auto takes that into account"
-        return Finding("usable cores", "ok", f"{count} of {os.cpu_count()}", advice)
-    return Finding("usable cores", "ok", str(count))
+def _extras() -> list[Finding]:
+    """Say of each extra of detrkit whether all that it needs is there."""
+    missing: dict[str, list[str]] = {}
+    for text in importlib.metadata.requires("detrkit") or []:
+        requirement = Requirement(text)
+        for extra in re.findall(r"extra == ['\"]([\w-]+)", str(requirement.marker or "")):
+            lacking = missing.setdefault(extra, [])
+            # what an extra takes from another one stands there itself
+            if requirement.name != "detrkit" and _version(requirement.name) is None:
+                lacking.append(requirement.name)
+    missing.pop("dev", None)
+    return [
+        Finding(f"extra {extra}", "ok", f"without {listed(lacking)}", f'pip install "detrkit[{extra}]"')
+        if lacking
+        else Finding(f"extra {extra}", "ok", "installed")
+        for extra, lacking in missing.items()
+    ]
+
+
+def _limits() -> list[Finding]:
+    """Compare the processors and the memory that a container leaves with what programs see and take."""
+    usable, shown = usable_cpus(), os.cpu_count() or 1
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else shown
+    advice = (
+        "the rest are reserved for others; data.workers=auto takes that into account" if usable < shown else ""
+    )
+    if usable < bound:  # which the system does not tell programs
+        advice = f"the quota of a container or service; for training --set data.workers={max(1, usable - 1)}"
+    findings = [Finding("usable cores", "ok", f"{usable} of {shown}", advice)]
+    torch: Any = sys.modules.get("torch")  # imported by what looked at it, if it is there
+    threads = 0 if torch is None else torch.get_num_threads()
+    if threads > usable:
+        found = f"torch takes {threads}, a container or a quota leaves {usable} processors"
+        advice = (
+            f"export OMP_NUM_THREADS={usable}, or they stop each other; servers and bundles know it themselves"
+        )
+        findings.append(Finding("threads", "warning", found, advice))
+    limit = memory_limit()
+    if limit is not None:
+        gib = limit / 2**30
+        advice = "less than detr-r50 takes in training; give the container more" if gib < _LEAST_GIB else ""
+        findings.append(Finding("memory limit", "warning" if advice else "ok", f"{gib:.1f} GiB", advice))
+    return findings
 
 
 def _shared_memory() -> Finding:
