@@ -117,9 +117,8 @@ def test_killed_at_random_each_picture_is_there_once_as_in_an_undisturbed_run(de
     assert f"{done} are there already" in out
     assert 0 < done < PICTURES // 4
     print(f"{KILLS} kills, {done} of {PICTURES // 4} parts before the last run")
-    names = [
-        json.loads(line)["source"] for path in sorted((killed / "parts").glob("*.jsonl")) for line in path.open()
-    ]
+    lines = [line for path in sorted((killed / "parts").glob("*.jsonl")) for line in path.read_text().splitlines()]
+    names = [json.loads(line)["source"] for line in lines]
     assert names == [f"pictures/{number:03d}.jpg" for number in range(PICTURES)]
     assert (killed / "predictions.json").read_bytes() == (whole / "predictions.json").read_bytes()
     with contextlib.chdir(desk):
