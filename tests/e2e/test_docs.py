@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import itertools
 import os
 import re
 import shlex
 import shutil
-from collections.abc import Iterator
+import subprocess
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,7 @@ from detrkit.families.detr.export import write_published
 from detrkit.families.detr.model import build_detr
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
+from tests.support.serving import ServerProcess, running
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -122,6 +125,19 @@ def run_command(line: str) -> None:
     assert result.exit_code == 0, f"{line}\n{result.output}\n{result.exception!r}"
 
 
+def run_served(lines: list[str], log: Path, stack: contextlib.ExitStack, servers: list[ServerProcess]) -> None:
+    """Run commands of which one may start a server, which goes on, and others ask it."""
+    for line in lines:
+        if line.startswith("detrkit serve "):
+            servers.append(stack.enter_context(running(*shlex.split(line)[2:], log=log)))
+        elif line.startswith("curl "):
+            words = shlex.split(line.replace("127.0.0.1:8000", f"127.0.0.1:{servers[-1].port}"))
+            done = subprocess.run([words[0], "--fail", "--silent", *words[1:]], capture_output=True, check=False)
+            assert done.returncode == 0, f"{line}\n{done.stderr!r}"
+        else:
+            run_command(line)
+
+
 def marks_of(page: Path) -> list[pytest.MarkDecorator]:
     """What most pages tell has shorter tests of its own; the README is tried always."""
     quick = page.stem in ("README", "checking", "formats", "preflight", "resuming", "weights", "thresholds")
@@ -131,12 +147,19 @@ def marks_of(page: Path) -> list[pytest.MarkDecorator]:
 @pytest.mark.parametrize(
     "page", [pytest.param(page, marks=marks_of(page), id=page.name) for page in PAGES if blocks(page)]
 )
-def test_code_blocks_run(page: Path, desk: Path):
+def test_code_blocks_run(page: Path, desk: Path, tmp_path_factory: pytest.TempPathFactory):
     names: dict[str, object] = {}
+    servers: list[ServerProcess] = []
+    log = tmp_path_factory.mktemp("served") / "log.jsonl"
+    with contextlib.ExitStack() as stack:
+        run_blocks(page, names, lambda lines: run_served(lines, log, stack, servers))
+    assert Path.cwd() == desk
+
+
+def run_blocks(page: Path, names: dict[str, object], run_lines: Callable[[list[str]], None]) -> None:
     for language, code in blocks(page):
         if language == "bash":
-            for line in code.splitlines():
-                run_command(line)
+            run_lines(code.splitlines())
         elif language == "python":
             code = code.replace('model="detr-r50-dc5"', 'model="detr-r50"')  # the small one cannot be dilated
             code = re.sub(
@@ -145,7 +168,6 @@ def test_code_blocks_run(page: Path, desk: Path):
             exec(compile(code, str(page), "exec"), names)
         else:
             assert language == "text", f"{page}: what to do with a {language} block?"
-    assert Path.cwd() == desk
 
 
 def test_links_between_pages_lead_somewhere():
