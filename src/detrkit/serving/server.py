@@ -54,9 +54,12 @@ def run_server(
                 label = model.label
                 how = f"{model.predictor.engine.streams} at once, batches of up to {model.batch_size}"
                 say(f"{model.name} {model.version}: {label['runtime']}, {model.precision}, {how}")
-            say(f"{url} ({'with the token' if settings.token else 'this machine only'}); end with Ctrl-C")
-            logger.info("serving", extra={"fields": {"event": "serving", "url": url, "pid": os.getpid()}})
-            _Server(service, settings).run(sockets=[listener])
+
+            def announce() -> None:
+                say(f"{url} ({'with the token' if settings.token else 'this machine only'}); end with Ctrl-C")
+                logger.info("serving", extra={"fields": {"event": "serving", "url": url, "pid": os.getpid()}})
+
+            _Server(service, settings, announce).run(sockets=[listener])
         finally:
             sys.setswitchinterval(switch_s)
             service.close()
@@ -81,9 +84,15 @@ def server_config(service: Service, settings: ServeSettings) -> uvicorn.Config:
 class _Server(uvicorn.Server):
     """uvicorn, which ends with exit code 0 once it has answered what it accepted."""
 
-    def __init__(self, service: Service, settings: ServeSettings):
+    def __init__(self, service: Service, settings: ServeSettings, announce: Callable[[], None]):
         self._service = service
+        self._announce = announce
         super().__init__(server_config(service, settings))
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, and say so."""
+        await super().startup(sockets)
+        self._announce()
 
     @contextlib.contextmanager
     def capture_signals(self) -> Iterator[None]:
