@@ -182,7 +182,7 @@ class Int8Proof:
         sizes = "graph: {:.1f} MB, {:.1f} in INT8".format(*self.megabytes)
         lines = [self.accuracy.line(), *speed_lines(self.times), sizes]
         change = self.accuracy.change
-        if change is not None and -100 * change.low >= self.gate:
+        if change is not None and -100 * change.value < self.gate <= -100 * change.low:
             lines.append(
                 f"not sure: the loss may be up to {-100 * change.low:.2f} AP points by the choice of images; "
                 "measure on more of them"
