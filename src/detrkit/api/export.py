@@ -132,6 +132,7 @@ def export_bundle(
     gate: float = 0.5,
     progress: Progress | None = None,
     variant: Variant | None = None,
+    cold_start: bool = True,
 ) -> ExportResult:
     """Write a model, or a variant of it, as a bundle, and return what is known of it; see :func:`export`.
 
@@ -152,7 +153,8 @@ def export_bundle(
             if not isinstance(model, Detector) and is_bundle(model):
                 return quantize_bundle(model, Path(out), progress=progress, **chosen)
             path = Path(folder) / "float32.zip"
-            export_bundle(model, path, preset=preset, options=options, images=images, variant=variant)
+            made: dict[str, Any] = {"preset": preset, "options": options, "images": images, "variant": variant}
+            export_bundle(model, path, **made, cold_start=False)
             return quantize_bundle(path, Path(out), progress=progress, **chosen)
 
     built, thresholds, pictures = _read_for_export(model, preset, images)
@@ -176,6 +178,7 @@ def export_bundle(
             data=data,
             split=split,
             progress=progress,
+            cold_start=cold_start,
         )
 
 

@@ -10,7 +10,6 @@ reports its use to its makers.
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import math
 import tempfile
 import time
@@ -28,9 +27,8 @@ from detrkit.detectors.accuracy import Progress, measure_accuracy, read_accuracy
 from detrkit.detectors.bundle import predictor_detector
 from detrkit.errors import BundleError, DataError, MissingExtraError, UsageError
 from detrkit.export.formats import GRAPH
-from detrkit.export.write import ExportResult, InMemory, cold_start, golden_picture, write_files
-from detrkit.runtimes.bundle import FileRecord, Manifest, read_bundle, seal_manifest
-from detrkit.runtimes.contents import MANIFEST
+from detrkit.export.write import ExportResult, NewBundle, golden_picture
+from detrkit.runtimes.bundle import read_bundle
 from detrkit.runtimes.engines import ENGINES, Engine, make_engine
 from detrkit.runtimes.predictor import Predictor, make_inputs
 from detrkit.runtimes.report import INT8, Accuracy, speed_lines
@@ -230,21 +228,14 @@ def quantize_bundle(
     batches = list(calibration_batches(whole, calibrated))
     quantized = quantize_graph(graph, batches)
     pictures = {picture.file: bundle.read(picture.file) for picture in bundle.manifest.golden}
-    files = {record.file: quantized, **pictures}
+    calibration_record = {"data": Path(data).name, "split": calibration, "images": len(calibrated.index)}
     manifest = msgspec.structs.replace(
         bundle.manifest,
         graphs=(msgspec.structs.replace(record, precision="int8", weights="32"),),
-        provenance=msgspec.structs.replace(
-            bundle.manifest.provenance,
-            calibration={"data": Path(data).name, "split": calibration, "images": len(calibrated.index)},
-        ),
-        files={
-            file: FileRecord(hashlib.sha256(content).hexdigest(), len(content)) for file, content in files.items()
-        },
+        provenance=msgspec.structs.replace(bundle.manifest.provenance, calibration=calibration_record),
     )
-    small = Predictor(
-        dataclasses.replace(bundle, manifest=manifest, contents=InMemory(files)), make_engine(quantized)
-    )
+    new = NewBundle.of(manifest, {record.file: quantized, **pictures})
+    small = new.predictor(bundle.class_map, bundle.thresholds)
     # what it costs and saves
     accuracy = measure_accuracy(
         predictor_detector(small, "INT8"),
@@ -262,15 +253,14 @@ def quantize_bundle(
             "\n".join(["INT8 does not pay here, and nothing was written:", *refusals, *proof.lines()])
         )
     # what it finds, which other machines are held to
-    golden = [bundle.picture(picture.file) for picture in manifest.golden]
-    found = tuple(map(golden_picture, pictures, small.detect(golden)))
-    manifest = msgspec.structs.replace(manifest, golden=found)
-    small = Predictor(dataclasses.replace(small.bundle, manifest=manifest), small.engine)
-    report = msgspec.structs.replace(measure(small)[1], accuracy=accuracy, graph_ms=times)
-    report = msgspec.structs.replace(report, cold_start=cold_start(manifest, files, report))
-    content = seal_manifest(msgspec.structs.replace(manifest, report=report))
-    write_files(out, {**files, MANIFEST: content})
-    return ExportResult(out, msgspec.json.decode(content, type=Manifest), None)
+    golden = [bundle.picture(name) for name in pictures]
+    manifest = msgspec.structs.replace(
+        new.manifest, golden=tuple(map(golden_picture, pictures, small.detect(golden)))
+    )
+    new = dataclasses.replace(new, manifest=manifest)
+    _, report = measure(Predictor(dataclasses.replace(small.bundle, manifest=manifest), small.engine))
+    report = msgspec.structs.replace(report, accuracy=accuracy, graph_ms=times)
+    return ExportResult(out, new.write(out, report), None)
 
 
 def read_apart(

@@ -24,6 +24,7 @@ import torch
 from PIL import Image
 
 import detrkit
+from detrkit.classes import ClassMap
 from detrkit.curation.synthetic import draw_scene
 from detrkit.detections import ImageDetections
 from detrkit.detectors.accuracy import Progress, measure_accuracy, read_accuracy_split
@@ -51,7 +52,7 @@ from detrkit.runtimes.compare import Difference, Tolerance, compare_detections
 from detrkit.runtimes.contents import MANIFEST
 from detrkit.runtimes.engines import make_engine
 from detrkit.runtimes.predictor import Predictor, check_fits, make_inputs, split_outputs
-from detrkit.runtimes.report import Accuracy, BundleReport, ColdStart
+from detrkit.runtimes.report import Accuracy, BundleReport
 from detrkit.runtimes.resize import resize_pixels
 from detrkit.runtimes.threads import usable_cpus
 from detrkit.runtimes.verify import measure
@@ -108,6 +109,48 @@ class ExportResult:
         return {"path": str(self.path), **{name: content[name] for name in content if name != "golden"}}
 
 
+@dataclasses.dataclass(frozen=True)
+class NewBundle:
+    """A bundle that is not written yet.
+
+    Args:
+        manifest: What is known of it; its report is still to come.
+        files: Content of its other files.
+    """
+
+    manifest: Manifest
+    files: Mapping[str, bytes]
+    path: Path = Path("the new bundle")
+
+    @classmethod
+    def of(cls, manifest: Manifest, files: Mapping[str, bytes]) -> NewBundle:
+        """Return a bundle whose manifest knows its files."""
+        records = {
+            name: FileRecord(hashlib.sha256(content).hexdigest(), len(content)) for name, content in files.items()
+        }
+        return cls(msgspec.structs.replace(manifest, files=records), files)
+
+    def read(self, name: str, _most: int) -> bytes:
+        """Return the content of a file."""
+        return self.files[name]
+
+    def predictor(self, class_map: ClassMap, thresholds: Thresholds | None) -> Predictor:
+        """Return it at work in the runtime that usually runs it."""
+        bundle = Bundle(self.manifest, class_map, thresholds, self)
+        return Predictor(bundle, make_engine(bundle.read_graph(), weights=bundle.read_weights()))
+
+    def write(self, out: Path, report: BundleReport, cold_start: bool = True) -> Manifest:
+        """Write it with its report, of which a fresh process is measured first, and return the manifest."""
+        if cold_start:
+            with tempfile.TemporaryDirectory() as folder:
+                _write_files(Path(folder), {**self.files, MANIFEST: seal_manifest(self.manifest)})
+                measured = measure_cold_start(folder, report.runtime, report.threads)
+            report = msgspec.structs.replace(report, cold_start=measured)
+        content = seal_manifest(msgspec.structs.replace(self.manifest, report=report))
+        _write_files(out, {**self.files, MANIFEST: content})
+        return msgspec.json.decode(content, type=Manifest)
+
+
 def write_bundle(
     built: BuiltModel,
     out: Path,
@@ -122,6 +165,7 @@ def write_bundle(
     data: str | os.PathLike[str] | None = None,
     split: str = "val",
     progress: Progress | None = None,
+    cold_start: bool = True,
 ) -> ExportResult:
     """Export a model on the CPU in float32 and write its bundle, proved against torch first.
 
@@ -138,6 +182,7 @@ def write_bundle(
         data: Data set to measure AP on, of the bundle and in torch.
         split: Its split.
         progress: Receives how far that is.
+        cold_start: Measure a fresh process too.
 
     Raises:
         UsageError: Options exclude each other, or packages are missing.
@@ -162,15 +207,10 @@ def write_bundle(
     start = time.perf_counter()
     files, graph = write_graph(exported, options, layout)
     seconds = time.perf_counter() - start
-    # what torch finds in the golden pictures
+    # what torch finds in the golden pictures, and what is known of it all
     found = _detect(make_detector(exported, device="cpu"), images)
     moved = None if not options.half else _compare(_detect(detector, images), found)
-    golden = []
-    for number, (image, detections) in enumerate(zip(images, found, strict=True)):
-        file = f"golden/{number:03d}.png"
-        files[file] = _png(image)
-        golden.append(golden_picture(file, detections))
-    # what is known of it all
+    names = [f"golden/{number:03d}.png" for number in range(len(images))]
     manifest = Manifest(
         kind=KIND,
         version=VERSION,
@@ -183,17 +223,15 @@ def write_bundle(
         provenance=_provenance(built, source),
         graphs=(graph,),
         preprocessing=preprocessing,
-        golden=tuple(golden),
+        golden=tuple(map(golden_picture, names, found)),
         report=BundleReport.here(),
-        files={
-            file: FileRecord(hashlib.sha256(content).hexdigest(), len(content)) for file, content in files.items()
-        },
+        files={},
     )
+    new = NewBundle.of(manifest, {**files, **dict(zip(names, map(_png, images), strict=True))})
     # the proof, on the very bytes that are written
     difference, report = None, manifest.report
     if not raw:
-        bundle = Bundle(manifest, built.class_map, thresholds, InMemory(files))
-        predictor = Predictor(bundle, make_engine(bundle.read_graph(), weights=bundle.read_weights()))
+        predictor = new.predictor(built.class_map, thresholds)
         difference, report = _prove(predictor)
         if part is not None and data is not None:
             accuracy = measure_accuracy(
@@ -207,11 +245,8 @@ def write_bundle(
             _check_accuracy(accuracy, report.allowed_loss)
             report = msgspec.structs.replace(report, accuracy=accuracy)
         del predictor  # before another process loads the same
-        report = msgspec.structs.replace(report, cold_start=cold_start(manifest, files, report))
     report = msgspec.structs.replace(report, export_s=round(seconds, 1))
-    content = seal_manifest(msgspec.structs.replace(manifest, report=report))
-    write_files(out, {**files, MANIFEST: content})
-    return ExportResult(out, msgspec.json.decode(content, type=Manifest), difference, moved)
+    return ExportResult(out, new.write(out, report, cold_start and not raw), difference, moved)
 
 
 @contextlib.contextmanager
@@ -310,18 +345,6 @@ def preprocessing_of(built: BuiltModel, options: GraphOptions) -> PreprocessingR
     )
 
 
-@dataclasses.dataclass(frozen=True)
-class InMemory:
-    """The files of a bundle that is not written yet."""
-
-    files: Mapping[str, bytes]
-    path: Path = Path("the new bundle")
-
-    def read(self, name: str, _most: int) -> bytes:
-        """Return the content of a file."""
-        return self.files[name]
-
-
 def _prove(predictor: Predictor) -> tuple[Difference, BundleReport]:
     """Compare with torch, and time; return the difference and all that was measured.
 
@@ -346,16 +369,6 @@ def _check_accuracy(accuracy: Accuracy, allowed: float) -> None:
     """
     if accuracy.torch_ap is not None and abs(accuracy.ap - accuracy.torch_ap) > allowed:
         raise BundleError(f"{accuracy.line()}: they may lie {allowed:g} apart; nothing was written")
-
-
-def cold_start(manifest: Manifest, files: Mapping[str, bytes], report: BundleReport) -> ColdStart | None:
-    """Measure a fresh process on the files that are going to be written."""
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "bundle"
-        for name, content in {**files, MANIFEST: seal_manifest(manifest)}.items():
-            (path / name).parent.mkdir(parents=True, exist_ok=True)
-            (path / name).write_bytes(content)
-        return measure_cold_start(path, report.runtime, report.threads)
 
 
 def _provenance(built: BuiltModel, source: str) -> Provenance:
@@ -401,7 +414,7 @@ def _png(image: np.ndarray) -> bytes:
     return content.getvalue()
 
 
-def write_files(out: Path, files: Mapping[str, bytes]) -> None:
+def _write_files(out: Path, files: Mapping[str, bytes]) -> None:
     """Write files into a folder, the manifest last, or all into one zip file."""
     if out.suffix != ".zip":
         for name, content in files.items():

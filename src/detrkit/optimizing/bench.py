@@ -253,7 +253,7 @@ class Bench:
     def _bundle(self) -> Bundle:
         """The whole model's bundle, proved against torch."""
         out = self._scratch / "whole"
-        write_bundle(self.built, out, name=self.whole.name, options=GraphOptions())
+        write_bundle(self.built, out, name=self.whole.name, options=GraphOptions(), cold_start=False)
         return read_bundle(out)
 
     @functools.cached_property

@@ -148,7 +148,7 @@ def shifted_graph() -> bytes:
 
 
 def test_int8_is_written_where_it_pays_and_refused_with_figures_where_not(scenes, bundle, tmp_path, monkeypatch):
-    monkeypatch.setattr(quantize, "cold_start", lambda *_: None)
+    monkeypatch.setattr(importlib.import_module("detrkit.export.write"), "measure_cold_start", lambda *_: None)
     monkeypatch.setattr("detrkit.runtimes.verify.measure_cold_start", lambda *_: None)
     words = ["export", str(bundle), "--int8", "--data", str(scenes), "--calibrate", "val", "--out"]
     for graph, times, code, said in (
