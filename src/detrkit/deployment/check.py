@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -146,7 +147,8 @@ def _check_ray(path: Path) -> Check:
     """Read the configuration by Ray Serve's own schema."""
     what = "serve.yaml, by Ray Serve's own schema"
     try:
-        from ray.serve.schema import ServeDeploySchema
+        with warnings.catch_warnings(action="ignore", category=DeprecationWarning):  # Ray's own matters
+            from ray.serve.schema import ServeDeploySchema
     except ImportError:
         return Check(what, None, 'needs: pip install "detrkit[ray]"')
     try:
