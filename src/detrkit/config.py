@@ -143,6 +143,9 @@ class TransformConfig(Section):
         "auto", description="flips and colours of whole batches on the device; auto: on CUDA if colours change"
     )
     eval_size: int = pydantic.Field(800, gt=0, description="short side in evaluation and prediction")
+    keep_aspect: bool = pydantic.Field(
+        True, description="false: images become squares of scales and eval_size, as in RT-DETR and D-FINE"
+    )
     mean: tuple[float, float, float] = (0.485, 0.456, 0.406)
     std: tuple[float, float, float] = (0.229, 0.224, 0.225)
 

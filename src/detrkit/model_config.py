@@ -10,7 +10,19 @@ import pydantic
 DEFAULT_PRESET = "detr-r50"
 """The model of whoever names none."""
 
-BackboneName = Literal["tiny", "mini", "nano", "resnet18", "resnet34", "resnet50", "resnet101"]
+BackboneName = Literal[
+    "tiny",
+    "mini",
+    "nano",
+    "resnet18",
+    "resnet34",
+    "resnet50",
+    "resnet101",
+    "resnet18vd",
+    "resnet34vd",
+    "resnet50vd",
+    "resnet101vd",
+]
 
 
 class Section(pydantic.BaseModel):

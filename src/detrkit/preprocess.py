@@ -34,21 +34,23 @@ class Preprocessing:
         max_size: Greatest long side in pixels; None for no bound.
         mean: Subtracted, one value a channel, for pixels of 0 to 1.
         std: Divided by, one value a channel, for pixels of 0 to 1.
+        keep_aspect: False: images become squares of ``eval_size``.
     """
 
     eval_size: int
     max_size: int | None
     mean: tuple[float, ...]
     std: tuple[float, ...]
+    keep_aspect: bool = True
 
     @classmethod
     def from_config(cls, config: TransformConfig) -> Preprocessing:
         """Take the numbers out of a config."""
-        return cls(config.eval_size, config.max_size, config.mean, config.std)
+        return cls(config.eval_size, config.max_size, config.mean, config.std, config.keep_aspect)
 
     def resized_size_hw(self, size_hw: SizeHW) -> SizeHW:
         """Return the size that an image is resized to."""
-        return resized_size_hw(size_hw, self.eval_size, self.max_size)
+        return resized_size_hw(size_hw, self.eval_size, self.max_size, self.keep_aspect)
 
     def resize(self, image: Tensor) -> Tensor:
         """Resize an image, uint8 ``[3, H, W]``."""
@@ -57,7 +59,7 @@ class Preprocessing:
         return image if size_hw == own_hw else resize_image(image, size_hw)
 
 
-def resized_size_hw(size_hw: SizeHW, short: int, longest: int | None = None) -> SizeHW:
+def resized_size_hw(size_hw: SizeHW, short: int, longest: int | None = None, keep_aspect: bool = True) -> SizeHW:
     """Return a size with its short side at ``short``, unless the long side would then exceed ``longest``.
 
     The rounding is that of transformers' ``get_size_with_aspect_ratio``. The published code differs where
@@ -67,7 +69,10 @@ def resized_size_hw(size_hw: SizeHW, short: int, longest: int | None = None) -> 
         size_hw: Pixels.
         short: Wanted short side in pixels.
         longest: Greatest long side in pixels; None for no bound.
+        keep_aspect: False: a square of ``short``.
     """
+    if not keep_aspect:
+        return short, short
     height, width = size_hw
     exact_short: float = short
     if longest is not None:

@@ -53,7 +53,7 @@ def train_transform(config: TransformConfig, epochs: int | None = None, *, on_de
 
 def eval_transform(config: TransformConfig) -> Transform:
     """Build the resize of evaluation, without randomness."""
-    return ResizeShortSide([config.eval_size], config.max_size)
+    return ResizeShortSide([config.eval_size], config.max_size, config.keep_aspect)
 
 
 def needed_size(config: TransformConfig) -> DecodeTarget:
@@ -76,7 +76,9 @@ def largest_outputs(config: TransformConfig, sizes_hw: Iterable[SizeHW]) -> set[
         sizes_hw: Sizes of the images before.
     """
     short = max(config.scales) if config.multi_scale else config.eval_size
-    sizes = {resized_size_hw(size, short, config.max_size) for size in sizes_hw} or {(short, short)}
+    sizes = {resized_size_hw(size, short, config.max_size, config.keep_aspect) for size in sizes_hw} or {
+        (short, short)
+    }
     if config.mosaic or config.mixup:
         longest = config.max_size
     else:  # crops of another shape than the image
@@ -116,8 +118,8 @@ def _steps(config: TransformConfig, on_device: bool, closed: bool) -> list[Step]
 
 def _resize_step(config: TransformConfig) -> Step:
     if not config.multi_scale:
-        return ResizeShortSide([config.eval_size], config.max_size)
-    resize = ResizeShortSide(config.scales, config.max_size)
+        return ResizeShortSide([config.eval_size], config.max_size, config.keep_aspect)
+    resize = ResizeShortSide(config.scales, config.max_size, config.keep_aspect)
     first = ResizeShortSide(config.crop_scales, _LONGEST_BEFORE_CROP)
     return CropBranch(config.crop, Steps([first, RandomSizeCrop(*config.crop_range), resize]), resize)
 
@@ -170,18 +172,21 @@ class ResizeShortSide:
     Args:
         lengths: Pixels to draw from.
         longest: Greatest long side in pixels; None for no bound.
+        keep_aspect: False: a square of that length.
     """
 
-    def __init__(self, lengths: Sequence[int], longest: int | None = None):
+    def __init__(self, lengths: Sequence[int], longest: int | None = None, keep_aspect: bool = True):
         self.lengths = tuple(lengths)
         self.longest = longest
+        self.keep_aspect = keep_aspect
 
     def __call__(self, image: Tensor, target: Target) -> Sample:
         """Resize one sample."""
         short = self.lengths[0]
         if len(self.lengths) > 1:
             short = self.lengths[int(torch.randint(len(self.lengths), ()))]
-        return resize_sample(image, target, resized_size_hw(image_size_hw(image), short, self.longest))
+        size_hw = resized_size_hw(image_size_hw(image), short, self.longest, self.keep_aspect)
+        return resize_sample(image, target, size_hw)
 
 
 class RandomSizeCrop:

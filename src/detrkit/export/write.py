@@ -342,6 +342,7 @@ def preprocessing_of(built: BuiltModel, options: GraphOptions) -> PreprocessingR
         options.layout,
         options.shape_hw,
         options.fixed_batch,
+        transforms.keep_aspect,
     )
 
 

@@ -20,17 +20,20 @@ from detrkit.download import download_hub_model, download_weights, is_url
 from detrkit.errors import ConfigError, DataError, UsageError, WeightsError, listed
 from detrkit.families.configs import DEFAULT_MODEL
 from detrkit.families.detr.family import DETR
+from detrkit.families.detr.state_files import read_file, read_folder
 from detrkit.families.family import BuiltModel, Family
 from detrkit.families.parts import check_parts, find_places, freeze_parts
+from detrkit.families.preset import PublishedWeights
 from detrkit.families.presets import PRESETS, get_preset
 from detrkit.families.recipes import preset_config
+from detrkit.families.rtdetr.family import RTDETR
 from detrkit.families.transfer import load_exactly, match_logit_index, transfer, transfer_backbone
 from detrkit.families.two_stage.family import TWO_STAGE
 from detrkit.families.weights import LoadReport, Weights
 from detrkit.files import parse_json
 from detrkit.nn.recompute import set_recompute
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (DETR, TWO_STAGE)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (DETR, TWO_STAGE, RTDETR)}
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CLASSES_SUFFIX = ".classes.json"
@@ -93,7 +96,7 @@ def read_weights(
                 f"{text} has no published weights; train it first and give the run folder. Published: {having}"
             )
         wanted = wanted._replace(preset=wanted.preset or text)
-        return _read_published(download_weights(published.url, published.sha256), wanted)
+        return _read_published(fetch_published(published), wanted)
     if is_url(text):
         return _read_published(download_weights(text), wanted)
     if _HUB_ID.fullmatch(text) and path.suffix not in (".pth", ".pt", ".safetensors"):
@@ -103,6 +106,13 @@ def read_weights(
     except UsageError as error:
         raise UsageError(f"no file or folder at {text}; as a preset: {error}") from None
     raise AssertionError(text)
+
+
+def fetch_published(published: PublishedWeights) -> Path:
+    """Return the path of published weights, from the authors' address or else the hub, downloaded if need be."""
+    if published.url:
+        return download_weights(published.url, published.sha256)
+    return download_hub_model(published.hub_id)
 
 
 class _Wanted(NamedTuple):
@@ -360,7 +370,7 @@ def _read_path(path: Path, wanted: _Wanted) -> tuple[Weights, Config]:
 
 def _read_published(path: Path, wanted: _Wanted) -> tuple[Weights, Config]:
     preset = None if wanted.preset is None else preset_config(wanted.preset).model
-    family = get_family(preset or DEFAULT_MODEL)
+    family = get_family(preset) if preset else _recognize(path)
     if family.read_published is None:
         raise family.no_published_layout(f"{path} cannot be read as {wanted.preset}")
     weights = family.read_published(path, preset, wanted.fields)
@@ -376,6 +386,16 @@ def _read_published(path: Path, wanted: _Wanted) -> tuple[Weights, Config]:
         return weights, update_config(base, of_file)
     except ConfigError as error:
         raise WeightsError(f"{path} cannot be honoured: {error}") from error
+
+
+def _recognize(path: Path) -> Family:
+    """Return the family that weights are of; the default's where none knows them."""
+    try:
+        names = read_folder(path) if path.is_dir() else read_file(path)[0]
+    except WeightsError:  # whoever reads them will say why
+        names = {}
+    known = (family for family in FAMILIES.values() if family.recognize(names))
+    return next(known, get_family(DEFAULT_MODEL))
 
 
 def _named_classes(text: str, num_labels: int) -> ClassMap:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +49,7 @@ class Family:
         add_aids: Gives a network what it has in training only.
         read_published: Reads published weights, for a model section where the file cannot tell, and fields that go
             over it; None if there are none.
+        recognize: Tells from names of tensors whether weights are of this family; needed with ``read_published``.
         scoring: What class logits mean.
         build_criterion: Makes the training loss.
         postprocess: Turns outputs into detections in pixels of the original images.
@@ -65,6 +66,7 @@ class Family:
     build: Callable[[Any, int], nn.Module]
     add_aids: Callable[[Any, Any, AidsConfig], None]
     read_published: Callable[[str | Path, Any, Mapping[str, Any]], Weights] | None = None
+    recognize: Callable[[Collection[str]], bool] = lambda _names: False
     scoring: ClassScoring = SOFTMAX
     build_criterion: Callable[[Config, ClassMap], Criterion] = build_criterion
     postprocess: Callable[[Outputs, Sequence[SizeHW], ClassMap], list[ImageDetections]] = postprocess

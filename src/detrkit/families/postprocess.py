@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -37,7 +37,11 @@ def rank_detections(
 
 @torch.no_grad()
 def postprocess(
-    outputs: Outputs, orig_sizes_hw: Sequence[SizeHW], class_map: ClassMap, scoring: ClassScoring = SOFTMAX
+    outputs: Outputs,
+    orig_sizes_hw: Sequence[SizeHW],
+    class_map: ClassMap,
+    scoring: ClassScoring = SOFTMAX,
+    rank: Callable[..., tuple[Tensor, Tensor, Tensor]] = rank_detections,
 ) -> list[ImageDetections]:
     """Return the detections of the last layer, best first.
 
@@ -50,13 +54,14 @@ def postprocess(
         orig_sizes_hw: Size of each image file, (height, width) in pixels.
         class_map: Which slot is which class.
         scoring: What the logits mean.
+        rank: Chooses scores, class ids and boxes.
 
     Returns:
         For each image exactly one detection per query, in pixels of the original file.
     """
     device = outputs.logits.device
     logit_index = torch.tensor(class_map.logit_index, device=device)
-    scores, class_ids, boxes = rank_detections(outputs.logits[-1], outputs.boxes_cxcywh[-1], logit_index, scoring)
+    scores, class_ids, boxes = rank(outputs.logits[-1], outputs.boxes_cxcywh[-1], logit_index, scoring)
     scale = torch.tensor([(w, h, w, h) for h, w in orig_sizes_hw], device=device, dtype=torch.float32)
     boxes = cxcywh_to_xyxy(boxes) * scale[:, None]
     host_boxes, host_scores, host_ids = (part.cpu().numpy() for part in (boxes, scores, class_ids))

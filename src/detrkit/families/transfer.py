@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import re
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -39,18 +40,22 @@ def load_exactly(model: nn.Module, weights: Weights) -> LoadReport:
         WeightsError: A tensor is missing, left over or of another shape.
     """
     own = model.state_dict()
-    missing = sorted(set(own) - set(weights.state))
-    left_over = sorted(set(weights.state) - set(own))
-    shapes = [
-        f"{name} is {tuple(weights.state[name].shape)}, expected {tuple(tensor.shape)}"
-        for name, tensor in own.items()
-        if name in weights.state and weights.state[name].shape != tensor.shape
-    ]
-    problems = [f"missing {name}" for name in missing] + [f"unknown {name}" for name in left_over] + shapes
+    problems = misfits(own, weights.state)
     if problems:
         raise WeightsError(f"{weights.source} does not fit the model: {listed(problems, 4, '; ')}")
     model.load_state_dict(weights.state)
     return LoadReport(weights.source, loaded=tuple(own))
+
+
+def misfits(own: Mapping[str, Tensor], given: Mapping[str, Tensor]) -> list[str]:
+    """Name what is missing, unknown or of another shape in tensors that shall be a model's own."""
+    shapes = [
+        f"{name} is {tuple(given[name].shape)}, expected {tuple(tensor.shape)}"
+        for name, tensor in own.items()
+        if name in given and given[name].shape != tensor.shape
+    ]
+    missing, left_over = sorted(set(own) - set(given)), sorted(set(given) - set(own))
+    return [f"missing {name}" for name in missing] + [f"unknown {name}" for name in left_over] + shapes
 
 
 def transfer(model: nn.Module, weights: Weights, class_map: ClassMap, extra_rows: int = 1) -> LoadReport:

@@ -11,6 +11,7 @@ from torch import Tensor
 from detrkit.config import Config
 from detrkit.families.detr.export import write_hub, write_published
 from detrkit.families.family import Family
+from detrkit.families.rtdetr.weights import RTDETR_WEIGHTS
 from detrkit.families.weights import Weights
 
 
@@ -29,7 +30,10 @@ class Writers(NamedTuple):
 HUB_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")
 """Files of a Hugging Face folder."""
 
-_WRITERS = {"detr": Writers(write_published, write_hub)}
+_WRITERS = {
+    "detr": Writers(write_published, write_hub),
+    "rtdetr": Writers(RTDETR_WEIGHTS.write_native, RTDETR_WEIGHTS.write_hub),
+}
 
 
 def get_writers(family: Family, what: str) -> Writers:

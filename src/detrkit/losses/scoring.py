@@ -80,10 +80,12 @@ class SigmoidScoring:
     Args:
         alpha: Weight of an object's class, against 1 - alpha of others; in the varifocal loss, weight of others.
         gamma: Exponent by which what is known already weighs less.
+        match_alpha: The same as ``alpha`` in the cost of matching; None = alpha.
     """
 
     alpha: float = 0.25
     gamma: float = 2.0
+    match_alpha: float | None = None
     extra_columns = 0
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -106,8 +108,9 @@ class SigmoidScoring:
         """See :class:`SoftmaxScoring`; the focal loss of the class as target minus that of it as none."""
         logits = logits.float()
         probability = logits.sigmoid()
-        as_target = self.alpha * (1 - probability) ** self.gamma * functional.softplus(-logits)
-        as_none = (1 - self.alpha) * probability**self.gamma * functional.softplus(logits)
+        alpha = self.alpha if self.match_alpha is None else self.match_alpha
+        as_target = alpha * (1 - probability) ** self.gamma * functional.softplus(-logits)
+        as_none = (1 - alpha) * probability**self.gamma * functional.softplus(logits)
         return as_target - as_none
 
     def losses(self, logits: Tensor, targets: Tensor, qualities: Tensor | None = None) -> Tensor:

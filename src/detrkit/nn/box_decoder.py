@@ -1,10 +1,11 @@
 """A decoder whose queries are boxes, refined from layer to layer (arXiv:2010.04159, A.4; arXiv:2304.08069).
 
-Shapes: B images, M image tokens, Q queries, D features, L layers, S labels of the head.
+Shapes: B images, M image tokens, Q queries, D features, L layers, C logits of a query.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from detrkit.nn.deformable import DeformableAttention
 from detrkit.nn.mlp import MLP
 from detrkit.nn.recompute import Recomputing, run_part
 from detrkit.nn.transformer import ResidualLayer
+
+# Boxes before the sigmoid go no further: sides and places of a hundred-thousandth of the image.
+_FARTHEST = math.log(1e5 - 1)
 
 
 class Memory(NamedTuple):
@@ -39,15 +43,24 @@ class BoxDecoderLayer(ResidualLayer):
         ffn_dim: Features inside the feed-forward network.
         dropout: On attention weights and branches.
         num_levels: Feature maps.
-        num_points: Points a head and level.
+        num_points: Points a head and level, or of every level.
+        discrete: Read the nearest cell at each point.
     """
 
     def __init__(
-        self, dim: int, num_heads: int, ffn_dim: int, dropout: float, num_levels: int, num_points: int = 4
+        self,
+        dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        dropout: float,
+        num_levels: int,
+        num_points: int | Sequence[int] = 4,
+        *,
+        discrete: bool = False,
     ):
         super().__init__()
         self.self_attn = Attention(dim, num_heads, dropout)
-        self.cross_attn = DeformableAttention(dim, num_heads, num_levels, num_points)
+        self.cross_attn = DeformableAttention(dim, num_heads, num_levels, num_points, discrete=discrete)
         self._make_feed_forward(dim, ffn_dim, dropout, norms=3)
 
     def forward(
@@ -66,18 +79,30 @@ class BoxDecoder(Recomputing):
     Args:
         layers: Their number is L.
         dim: Features D.
-        num_labels: Labels S of the head; class heads have S + 1 rows, the last for no-object.
+        num_logits: Rows of a class head.
+        look_twice: A layer's loss also teaches the box that it began with (DINO, arXiv:2203.03605, section 3.5).
+        eval_layers: Layers that detect, the others being there to train these; None = all.
 
     Attributes:
         final_only: Return the last layer's output only.
     """
 
-    def __init__(self, layers: list[BoxDecoderLayer], dim: int, num_labels: int):
+    def __init__(
+        self,
+        layers: list[BoxDecoderLayer],
+        dim: int,
+        num_logits: int,
+        *,
+        look_twice: bool = False,
+        eval_layers: int | None = None,
+    ):
         super().__init__()
         self.final_only = False
+        self.look_twice = look_twice
+        self.eval_layers = eval_layers
         self.layers = nn.ModuleList(layers)
         self.query_pos = MLP(4, 2 * dim, dim, num_layers=2)
-        self.class_embed = nn.ModuleList(nn.Linear(dim, num_labels + 1) for _ in layers)
+        self.class_embed = nn.ModuleList(nn.Linear(dim, num_logits) for _ in layers)
         self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in layers)
 
     def forward(
@@ -92,20 +117,22 @@ class BoxDecoder(Recomputing):
             query_mask: Which queries may look at which; as in :class:`detrkit.nn.transformer.DecoderLayer`.
 
         Returns:
-            Logits ``[L, B, Q, S + 1]`` and boxes cxcywh ``[L, B, Q, 4]``, 0 to 1, both float32; L is 1 where only
+            Logits ``[L, B, Q, C]`` and boxes cxcywh ``[L, B, Q, 4]``, 0 to 1, both float32; L is 1 where only
             the last layer's are wanted.
         """
         logits, boxes = [], []
-        last = len(self.layers) - 1
-        for number, (layer, class_head, box_head) in enumerate(
-            zip(self.layers, self.class_embed, self.bbox_embed, strict=True)
-        ):
+        parts = list(zip(self.layers, self.class_embed, self.bbox_embed, strict=True))
+        parts = parts if self.training else parts[: self.eval_layers]
+        carried = references
+        for number, (layer, class_head, box_head) in enumerate(parts, start=1):
             places = references.sigmoid()
             positions = self.query_pos(places).to(queries.dtype)
             queries = run_part(self, layer, layer, queries, positions, places, memory, query_mask)
-            refined = box_head(queries).float() + references
-            if number == last or not self.final_only:
+            change = box_head(queries).float()
+            if number == len(parts) or not self.final_only:
                 logits.append(class_head(queries).float())
-                boxes.append(refined.sigmoid())
+                boxes.append((change + carried.clamp(-_FARTHEST, _FARTHEST)).sigmoid())
+            refined = change + references.clamp(-_FARTHEST, _FARTHEST)
             references = refined.detach()
+            carried = refined if self.look_twice else references
         return torch.stack(logits), torch.stack(boxes)

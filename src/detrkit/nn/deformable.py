@@ -57,13 +57,26 @@ class DeformableAttention(nn.Module):
         num_heads: Heads, a divisor of D.
         num_levels: Feature maps L.
         num_points: Points of a head in each level, or the points of every level (arXiv:2410.13842).
+        discrete: Read the nearest cell at each point instead of four around it (arXiv:2407.17140); points then
+            learn nothing.
+        project: Project what is read before and after; without, features are read as they are (arXiv:2410.13842).
 
     Raises:
         UsageError: The numbers contradict each other.
     """
 
-    def __init__(self, dim: int, num_heads: int, num_levels: int, num_points: int | Sequence[int]):
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        num_levels: int,
+        num_points: int | Sequence[int],
+        *,
+        discrete: bool = False,
+        project: bool = True,
+    ):
         super().__init__()
+        self.discrete = discrete
         self.points = (num_points,) * num_levels if isinstance(num_points, int) else tuple(num_points)
         self.num_heads = num_heads
         if dim % num_heads:
@@ -75,8 +88,8 @@ class DeformableAttention(nn.Module):
         total = num_heads * sum(self.points)
         self.sampling_offsets = nn.Linear(dim, total * 2)
         self.attention_weights = nn.Linear(dim, total)
-        self.value_proj = nn.Linear(dim, dim)
-        self.output_proj = nn.Linear(dim, dim)
+        self.value_proj = nn.Linear(dim, dim) if project else nn.Identity()
+        self.output_proj = nn.Linear(dim, dim) if project else nn.Identity()
         # derived from the arguments, so no part of a published state dict
         offset_scale = torch.tensor([_BOX_SHARE / count for count in self.points for _ in range(count)])
         self.register_buffer("offset_scale", offset_scale[:, None], persistent=False)
@@ -95,6 +108,8 @@ class DeformableAttention(nn.Module):
         nn.init.zeros_(self.attention_weights.weight)
         nn.init.zeros_(self.attention_weights.bias)
         for projection in (self.value_proj, self.output_proj):
+            if isinstance(projection, nn.Identity):
+                continue
             nn.init.xavier_uniform_(projection.weight)
             nn.init.zeros_(projection.bias)
 
@@ -142,6 +157,7 @@ class DeformableAttention(nn.Module):
             self.points,
             self._locate(queries, references_cxcywh, shares),
             weights,
+            discrete=self.discrete,
         )
         return self.output_proj(sums)  # type: ignore[no-any-return]
 

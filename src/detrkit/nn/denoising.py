@@ -26,13 +26,15 @@ class NoisedObjects(NamedTuple):
     """The noised objects that queries are made from.
 
     logit_index: int64 ``[B, K]``, a logit column. boxes_cxcywh: ``[B, K, 4]``, 0 to 1. objects: int64 ``[B, K]``,
-    as in :class:`detrkit.types.DenoisedOutputs`. blocks: int64 ``[K]``, the copy that each query is of.
+    as in :class:`detrkit.types.DenoisedOutputs`. blocks: int64 ``[K]``, the copy that each query is of. copies:
+    their number.
     """
 
     logit_index: Tensor
     boxes_cxcywh: Tensor
     objects: Tensor
     blocks: Tensor
+    copies: int
 
 
 @torch.no_grad()
@@ -83,20 +85,23 @@ def noise_objects(
     finds_nothing = (far[..., 0] > 0) & (number != NO_QUERY)
     wanted = torch.where(finds_nothing, NO_OBJECT, number)
     blocks = torch.arange(copies, device=device).repeat_interleave(2 * most)
-    return NoisedObjects(told.flatten(1), noised.flatten(1, 3), wanted.flatten(1), blocks)
+    return NoisedObjects(told.flatten(1), noised.flatten(1, 3), wanted.flatten(1), blocks, copies)
 
 
-def block_mask(blocks: Tensor, exists: Tensor | None = None) -> Tensor:
+def block_mask(blocks: Tensor, exists: Tensor | None = None, common: int | None = None) -> Tensor:
     """Return which queries may look at which: those of their own block that exist, and always themselves.
 
     Args:
         blocks: int64 ``[K]``, the block of each query.
         exists: bool ``[B, K]``; None = all.
+        common: Block that all others may look at too; None = none.
 
     Returns:
         bool ``[1 or B, 1, K, K]``, True = may look at.
     """
     same = (blocks[:, None] == blocks[None, :])[None, None]
+    if common is not None:
+        same = same | (blocks == common)[None, None, None]
     if exists is None:
         return same
     itself = torch.eye(len(blocks), dtype=torch.bool, device=blocks.device)

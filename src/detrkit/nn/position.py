@@ -66,6 +66,35 @@ class SinePosition(nn.Module):
         return torch.cat((y, x), dim=-1)
 
 
+class GridPosition(nn.Module):
+    """Fixed two-dimensional sine encoding of whole cells, whatever the size of the map (arXiv:2304.08069).
+
+    A quarter of the features each: sines and cosines of the row, then of the column. The authors' code takes the
+    cells of a map that is not square in another order than its tokens; this page does not.
+
+    Args:
+        dim: Features in all, a multiple of 4.
+        temperature: As in :func:`sine_features`.
+    """
+
+    def __init__(self, dim: int, temperature: float = 10000.0):
+        super().__init__()
+        self.dim = dim
+        self.temperature = temperature
+
+    def forward(self, features: Tensor, _padding_mask: Tensor | None = None) -> Tensor:
+        """Encode features ``[B, C, h, w]``."""
+        height, width = features.shape[-2:]
+        device = features.device
+        steps = torch.arange(self.dim // 4, dtype=torch.float64, device=device) / (self.dim // 4)
+        rows, columns = (
+            torch.arange(side, device=device)[:, None] / self.temperature**steps for side in (height, width)
+        )
+        y = torch.cat((rows.sin(), rows.cos()), dim=-1)[:, None].expand(-1, width, -1)
+        x = torch.cat((columns.sin(), columns.cos()), dim=-1)[None].expand(height, -1, -1)
+        return torch.cat((y, x), dim=-1).flatten(0, 1)[None].float()
+
+
 class LearnedPosition(nn.Module):
     """Learned row and column embeddings (the published code's alternative), for maps up to 50 x 50.
 

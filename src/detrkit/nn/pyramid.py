@@ -8,7 +8,7 @@ Shapes: B images, D features, h x w cells of a level. Levels go from fine to coa
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -18,12 +18,41 @@ from detrkit.nn.norm import NORMS, PaddedGroupNorm
 from detrkit.nn.transformer import Encoder
 
 
-class ConvNorm(nn.Module):
-    """A convolution, a norm and a ReLU, none of which lets padding leak into the image."""
+def _silu(x: Tensor) -> Tensor:
+    """Apply SiLU, in place where no gradient needs what it was."""
+    return functional.silu(x, inplace=not x.requires_grad)
 
-    def __init__(self, channels: int, dim: int, kernel_size: int, stride: int = 1, *, norm: str, act: bool = True):
+
+_ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu_, "silu": _silu}
+
+
+class ConvNorm(nn.Module):
+    """A convolution, a norm and an activation, none of which lets padding leak into the image.
+
+    Args:
+        channels: Of the input.
+        dim: Of the output.
+        kernel_size: Side of the kernel.
+        stride: Cells from one output to the next.
+        norm: As for backbones.
+        act: ``relu``, ``silu`` or nothing.
+        groups: Of channels that are convolved apart.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        dim: int,
+        kernel_size: int,
+        stride: int = 1,
+        *,
+        norm: str,
+        act: str = "relu",
+        groups: int = 1,
+    ):
         super().__init__()
-        self.conv = nn.Conv2d(channels, dim, kernel_size, stride, kernel_size // 2, bias=False)
+        padding = (kernel_size - 1) // 2
+        self.conv = nn.Conv2d(channels, dim, kernel_size, stride, padding, groups=groups, bias=False)
         self.norm = NORMS[norm](dim)
         self.act = act
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
@@ -36,10 +65,11 @@ class ConvNorm(nn.Module):
             valid: ``[B, 1, h, w]``, 1 on the image and 0 on padding; None = no padding.
             valid_out: The same of the output, where its size differs.
         """
-        x = self.conv(x if valid is None else x * valid.to(x.dtype))
+        sees_padding = valid is not None and self.conv.kernel_size != (1, 1)
+        x = self.conv(x * valid.to(x.dtype) if sees_padding and valid is not None else x)
         inside = valid if valid_out is None else valid_out
         x = self.norm(x, inside) if isinstance(self.norm, PaddedGroupNorm) else self.norm(x)
-        return functional.relu(x, inplace=True) if self.act else x
+        return _ACTIVATIONS[self.act](x) if self.act else x
 
 
 class FeaturePyramid(nn.Module):
@@ -58,14 +88,14 @@ class FeaturePyramid(nn.Module):
     ):
         super().__init__()
         levels = len(channels) + extra_levels
-        self.lateral = nn.ModuleList(ConvNorm(count, dim, 1, norm=norm, act=False) for count in channels)
+        self.lateral = nn.ModuleList(ConvNorm(count, dim, 1, norm=norm, act="") for count in channels)
         self.extra = nn.ModuleList(
-            ConvNorm(channels[-1] if number == 0 else dim, dim, 3, 2, norm=norm, act=False)
+            ConvNorm(channels[-1] if number == 0 else dim, dim, 3, 2, norm=norm, act="")
             for number in range(extra_levels)
         )
         self.encoder = encoder
         self.down = nn.ModuleList(ConvNorm(dim, dim, 3, norm=norm) for _ in range(levels - 1))
-        self.stride = nn.ModuleList(ConvNorm(dim, dim, 3, 2, norm=norm, act=False) for _ in range(levels - 1))
+        self.stride = nn.ModuleList(ConvNorm(dim, dim, 3, 2, norm=norm, act="") for _ in range(levels - 1))
         self.up = nn.ModuleList(ConvNorm(dim, dim, 3, norm=norm) for _ in range(levels - 1))
 
     def forward(
@@ -81,38 +111,58 @@ class FeaturePyramid(nn.Module):
         Returns:
             ``[B, D, h, w]`` of every level, further ones included, and their masks.
         """
-        masks = list(masks)
-        mixed = [layer(x, _valid(mask)) for layer, x, mask in zip(self.lateral, maps, masks, strict=True)]
-        last = maps[-1]
-        for layer in self.extra:
-            # a level of n cells has (n + 1) // 2 on the next, of the image as of the padded map
-            below = masks[-1]
-            masks.append(None if below is None else below[:, ::2, ::2])
-            last = layer(last, _valid(below), _valid(masks[-1]))
-            mixed.append(last)
-        valid = [_valid(mask) for mask in masks]
+        mixed, masks = project_levels(self.lateral, self.extra, maps, masks)
+        valid = [valid_cells(mask) for mask in masks]
         if self.encoder is not None:
-            mixed[-1] = self._attend(mixed[-1], masks[-1], position)
+            mixed[-1] = attend_cells(self.encoder, mixed[-1], masks[-1], position)
         for level in reversed(range(len(mixed) - 1)):
-            mixed[level] = self.down[level](mixed[level] + _enlarged(mixed[level + 1], mixed[level]), valid[level])
+            mixed[level] = self.down[level](mixed[level] + enlarged(mixed[level + 1], mixed[level]), valid[level])
         for level in range(len(mixed) - 1):
             strided = self.stride[level](mixed[level], valid[level], valid[level + 1])
             mixed[level + 1] = self.up[level](mixed[level + 1] + strided, valid[level + 1])
         return mixed, masks
 
-    def _attend(self, x: Tensor, mask: Tensor | None, position: nn.Module) -> Tensor:
-        assert self.encoder is not None
-        tokens = x.flatten(2).transpose(1, 2)
-        attn_mask = None if mask is None else ~mask.flatten(1)[:, None, None, :]
-        tokens = self.encoder(tokens, position(x, mask).to(tokens.dtype), attn_mask)
-        return tokens.transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
+
+def project_levels(
+    lateral: Iterable[nn.Module],
+    extra: Iterable[nn.Module],
+    maps: Sequence[Tensor],
+    masks: Sequence[Tensor | None],
+) -> tuple[list[Tensor], list[Tensor | None]]:
+    """Return maps of the same features from a backbone's, and coarser ones, each with its mask.
+
+    Args:
+        lateral: A layer for each map.
+        extra: A strided layer for each coarser map; the first reads the last of ``maps``.
+        maps: ``[B, C, h, w]`` each, fine to coarse.
+        masks: bool ``[B, h, w]`` each, True = padding; None = no padding.
+    """
+    masks = list(masks)
+    found = [layer(x, valid_cells(mask)) for layer, x, mask in zip(lateral, maps, masks, strict=True)]
+    last = maps[-1]
+    for layer in extra:
+        # a level of n cells has (n + 1) // 2 on the next, of the image as of the padded map
+        below = masks[-1]
+        masks.append(None if below is None else below[:, ::2, ::2])
+        last = layer(last, valid_cells(below), valid_cells(masks[-1]))
+        found.append(last)
+    return found, masks
 
 
-def _valid(mask: Tensor | None) -> Tensor | None:
+def attend_cells(encoder: Encoder, x: Tensor, mask: Tensor | None, position: nn.Module) -> Tensor:
+    """Let the cells of a map attend to each other: ``[B, D, h, w]`` to the same."""
+    tokens = x.flatten(2).transpose(1, 2)
+    attn_mask = None if mask is None else ~mask.flatten(1)[:, None, None, :]
+    tokens = encoder(tokens, position(x, mask).to(tokens.dtype), attn_mask)
+    return tokens.transpose(1, 2).reshape(x.shape)
+
+
+def valid_cells(mask: Tensor | None) -> Tensor | None:
+    """Return 1 on the image and 0 on padding, ``[B, 1, h, w]``, of a padding mask ``[B, h, w]``."""
     return None if mask is None else (~mask)[:, None].float()
 
 
-def _enlarged(coarse: Tensor, fine: Tensor) -> Tensor:
+def enlarged(coarse: Tensor, fine: Tensor) -> Tensor:
     """Repeat every cell along both axes; interpolating to the size would depend on the padding."""
     height, width = fine.shape[-2:]
     if torch.compiler.is_compiling():  # it cannot prove how long the slices below are

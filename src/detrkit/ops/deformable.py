@@ -23,7 +23,13 @@ from detrkit.errors import UsageError
 
 
 def deformable_sample(
-    values: Tensor, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
+    values: Tensor,
+    shapes_hw: Sequence[tuple[int, int]],
+    points: Sequence[int],
+    locations: Tensor,
+    weights: Tensor,
+    *,
+    discrete: bool = False,
 ) -> Tensor:
     """Sum values at sampling points, each read bilinearly and multiplied by its weight.
 
@@ -35,6 +41,7 @@ def deformable_sample(
         points: Points of each level; their sum is S.
         locations: ``[B, Q, H, S, 2]``, (x, y), 0 to 1 over the level's map with its padding; may lie outside.
         weights: ``[B, Q, H, S]``.
+        discrete: Read the cell that a point lies in, or the nearest of the map, instead of four around it.
 
     Returns:
         ``[B, Q, H * C]`` in the dtype of ``values``.
@@ -44,7 +51,7 @@ def deformable_sample(
     """
     _check_shapes(values, shapes_hw, points, locations, weights)
     by_rows = values.device.type == "cpu" and not torch.compiler.is_compiling()
-    sample = _sample_rows if by_rows else _sample_grids
+    sample = _sample_cells if discrete else _sample_rows if by_rows else _sample_grids
     # none of the operations inside is one that autocast turns to bf16
     return sample(values.float(), shapes_hw, points, locations.float(), weights.float()).to(values.dtype)
 
@@ -78,6 +85,25 @@ def _sample_rows(
     sums: Tensor = functional.embedding_bag(rows, table.detach(), mode="sum", per_sample_weights=shares)
     sums = _TableGradient.apply(sums, table, rows, shares.detach())
     return sums.view(batch, num_queries, heads * values.shape[3])
+
+
+def _sample_cells(
+    values: Tensor, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
+) -> Tensor:
+    """Read one cell a point by plain indexing; see :func:`deformable_sample`."""
+    cells = [height * width for height, width in shapes_hw]
+    found = []
+    for level, (height, width), at in zip(
+        torch.split(values, cells, dim=1), shapes_hw, torch.split(locations, list(points), dim=3), strict=True
+    ):
+        # (half a cell further than the one it lies in, as published)
+        column = (at[..., 0] * width + 0.5).long().clamp(0, width - 1)
+        row = (at[..., 1] * height + 0.5).long().clamp(0, height - 1)
+        index = (row * width + column).permute(0, 2, 1, 3).flatten(2)  # [B, H, Q * points]
+        rows = level.transpose(1, 2).gather(2, index[..., None].expand(-1, -1, -1, values.shape[3]))
+        found.append(rows.unflatten(2, (locations.shape[1], -1)))
+    read = torch.cat(found, dim=3)  # [B, H, Q, S, C]
+    return (read * weights.transpose(1, 2)[..., None]).sum(3).transpose(1, 2).flatten(2)
 
 
 def _corners(

@@ -70,6 +70,7 @@ class PreprocessingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         layout: Order of a batch's axes: ``nhwc``, pixel by pixel, or ``nchw``, channel by channel.
         fixed_hw: Height and width that every batch is padded to; None where they are free.
         fixed_batch: Images of every batch; None where their number is free.
+        keep_aspect: False: images become squares of ``eval_size``.
     """
 
     eval_size: _Side
@@ -82,11 +83,12 @@ class PreprocessingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
     layout: Literal["nhwc", "nchw"] = "nhwc"
     fixed_hw: tuple[_Side, _Side] | None = None
     fixed_batch: _Side | None = None
+    keep_aspect: bool = True
 
     @property
     def rule(self) -> Preprocessing:
         """The size rule."""
-        return Preprocessing(self.eval_size, self.max_size, self.mean, self.std)
+        return Preprocessing(self.eval_size, self.max_size, self.mean, self.std, self.keep_aspect)
 
 
 class GoldenPicture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

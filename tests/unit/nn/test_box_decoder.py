@@ -13,7 +13,7 @@ SHAPES = [(6, 8), (3, 4)]
 def build(layers: int = 3, dropout: float = 0.0) -> BoxDecoder:
     torch.manual_seed(0)
     stack = [BoxDecoderLayer(DIM, 2, 32, dropout, len(SHAPES)) for _ in range(layers)]
-    return BoxDecoder(stack, DIM, SLOTS)
+    return BoxDecoder(stack, DIM, SLOTS + 1)
 
 
 def make_inputs(images: int = 2, queries: int = QUERIES) -> tuple[Tensor, Tensor, Memory]:

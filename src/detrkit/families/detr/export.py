@@ -18,7 +18,7 @@ from detrkit.config import Config
 from detrkit.errors import WeightsError
 from detrkit.families.detr.arguments import ARGUMENTS
 from detrkit.families.detr.hub import HUB_KEYS, UNUSED_LABEL
-from detrkit.families.detr.layouts import LAYER_PARTS, PARTS, State, rename
+from detrkit.families.detr.layouts import LAYER_PARTS, PARTS, State, rename, split_attention
 from detrkit.families.weights import Weights
 from detrkit.files import atomic_bytes
 from detrkit.nn.backbones import SMALL_BACKBONES
@@ -37,7 +37,7 @@ def write_published(path: str | Path, state: Mapping[str, Tensor], config: Confi
     payload: dict[str, Any] = {"model": {name: tensor.detach().cpu() for name, tensor in state.items()}}
     if config is not None:
         payload["args"] = _arguments(config, len(state["class_embed.weight"]) - 1)
-    with _writing(Path(path)) as file:
+    with writing(Path(path)) as file:
         torch.save(payload, file)
 
 
@@ -61,7 +61,7 @@ def write_hub(folder: str | Path, weights: Weights, config: Config) -> None:
     folder = Path(folder)
     tensors = {name: tensor.detach().cpu() for name, tensor in published_to_hub(weights.state).items()}
     tensors = {name: tensor.contiguous().clone() for name, tensor in tensors.items()}
-    with _writing(folder / "model.safetensors") as file:
+    with writing(folder / "model.safetensors") as file:
         file.write(save(tensors, metadata={"format": "pt"}))
     transforms = config.transforms
     preprocessor = {
@@ -77,8 +77,8 @@ def write_hub(folder: str | Path, weights: Weights, config: Config) -> None:
         "image_std": transforms.std,
         "do_pad": True,
     }
-    _write_json(folder / "config.json", _hub_config(weights))
-    _write_json(folder / "preprocessor_config.json", preprocessor)
+    write_json(folder / "config.json", _hub_config(weights))
+    write_json(folder / "preprocessor_config.json", preprocessor)
 
 
 def published_to_hub(state: Mapping[str, Tensor]) -> State:
@@ -89,14 +89,8 @@ def published_to_hub(state: Mapping[str, Tensor]) -> State:
         layer = re.match(r"model\.(encoder|decoder)\.layers\.\d+\.", new)
         if layer:
             new = layer.group() + rename(new[layer.end() :], LAYER_PARTS[layer[1]])
-        match = re.fullmatch(r"(.+attn)\.in_proj_(weight|bias)", new)
-        if match:
-            attention, kind = match.groups()
-            for which, third in zip("qkv", tensor.chunk(3), strict=True):
-                renamed[f"{attention}.{which}_proj.{kind}"] = third.contiguous()
-        else:
-            renamed[new] = tensor
-    return renamed
+        renamed[new] = tensor
+    return split_attention(renamed)
 
 
 def _foreign_to_hub(weights: Weights) -> list[str]:
@@ -150,14 +144,15 @@ def _hub_config(weights: Weights) -> dict[str, Any]:
     }
 
 
-def _write_json(path: Path, content: dict[str, Any]) -> None:
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write a JSON file that is whole or not there."""
     text = json.dumps(content, indent=2) + "\n"
-    with _writing(path) as file:
+    with writing(path) as file:
         file.write(text.encode())
 
 
 @contextlib.contextmanager
-def _writing(path: Path) -> Iterator[IO[bytes]]:
+def writing(path: Path) -> Iterator[IO[bytes]]:
     """Open a file that is whole or not there, its errors in terms of weights."""
     try:
         with atomic_bytes(path) as file:

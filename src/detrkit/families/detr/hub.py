@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn, get_args
@@ -48,7 +49,7 @@ def read_hub(folder: Path) -> Told | None:
     path = folder / "config.json"
     if not path.is_file():
         return None
-    config = _read_json(path)
+    config = read_json(path)
     if config.get("model_type", "detr") != "detr":
         raise WeightsError(f"{path} is the config of a {config['model_type']} model, expected detr")
     config = {**config, **{name: config[alias] for alias, name in _ALIASES.items() if alias in config}}
@@ -82,7 +83,7 @@ def _read_backbone(config: Mapping[str, Any], path: Path) -> tuple[str, bool]:
             "."
         )  # behind the point: how its first weights were trained
         stride, indices = own.get("output_stride") or 32, own.get("out_indices")
-        known = [name for name in get_args(BackboneName) if name.startswith("resnet")]
+        known = [name for name in get_args(BackboneName) if re.fullmatch(r"resnet\d+", name)]
         if name not in known:
             _refuse(path, "backbone", own.get("backbone"), f"one of {', '.join(known)}")
         if stride not in (16, 32) or (config.get("dilation") and stride != 16):
@@ -109,7 +110,7 @@ def _read_preprocessing(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     if not path.is_file():
         assumed = "short side 800, long side at most 1333, and ImageNet's mean and deviation"
         return {}, (f"it has no {path.name}: {assumed} are assumed",)
-    values = _read_json(path)
+    values = read_json(path)
     kind = values.get("image_processor_type") or values.get("feature_extractor_type") or _PROCESSORS[0]
     if kind not in _PROCESSORS:
         _refuse(path, "image_processor_type", kind, f"one of {', '.join(_PROCESSORS)}")
@@ -141,7 +142,12 @@ def _read_preprocessing(folder: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     return {**sizes, "transforms.mean": mean, "transforms.std": std}, ()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Read a JSON file of keys and values.
+
+    Raises:
+        WeightsError: It cannot be read, or holds something else.
+    """
     try:
         content = parse_json(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

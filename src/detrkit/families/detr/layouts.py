@@ -39,24 +39,46 @@ def hub_to_published(state: Mapping[str, Tensor]) -> State:
     Reads the hub's files, with timm's or transformers' own ResNet names, and also the names that transformers
     uses in memory. Unknown names are kept as they are.
     """
+    return join_attention(
+        {
+            _hub_name_to_published(name): tensor
+            for name, tensor in state.items()
+            if not name.endswith("num_batches_tracked")  # written by some, meaningless for a frozen norm
+        }
+    )
+
+
+def join_attention(state: Mapping[str, Tensor]) -> State:
+    """Return the same tensors, projections of query, key and value as one."""
     renamed: State = {}
     thirds: dict[str, dict[str, Tensor]] = {}
     for name, tensor in state.items():
-        if name.endswith("num_batches_tracked"):  # written by some, meaningless for a frozen norm
-            continue
-        new = _hub_name_to_published(name)
-        match = re.fullmatch(r"(.+attn)\.([qkv])_proj\.(weight|bias)", new)
+        match = re.fullmatch(r"(.+attn)\.([qkv])_proj\.(weight|bias)", name)
         if match:
             attention, which, kind = match.groups()
             thirds.setdefault(f"{attention}.in_proj_{kind}", {})[which] = tensor
         else:
-            renamed[new] = tensor
+            renamed[name] = tensor
     for name, parts in thirds.items():
         if len(parts) == 3:
             renamed[name] = torch.cat([parts["q"], parts["k"], parts["v"]])
         else:  # left under a name that nobody asks for, so that the load report shows it
             renamed.update({f"{name}.{which}": tensor for which, tensor in parts.items()})
     return renamed
+
+
+def split_attention(state: Mapping[str, Tensor]) -> State:
+    """Return the same tensors, projections of attention cut into those of query, key and value."""
+    found: State = {}
+    for name, tensor in state.items():
+        match = re.fullmatch(r"(.+attn)\.in_proj_(weight|bias)", name)
+        if match:
+            attention, kind = match.groups()
+            thirds = zip("qkv", tensor.chunk(3), strict=True)
+            found.update({f"{attention}.{which}_proj.{kind}": third.contiguous() for which, third in thirds})
+        else:
+            found[name] = tensor
+    return found
 
 
 def _hub_name_to_published(name: str) -> str:

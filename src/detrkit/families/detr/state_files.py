@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import pathlib
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,13 @@ _STATES = ("model", "state_dict", "model_state_dict")
 _PATHS = ("PosixPath", "WindowsPath", "PurePosixPath", "PureWindowsPath", "Path", "PurePath")
 
 
-def read_file(path: Path) -> tuple[State, Any, str]:
-    """Return the tensors of a file, its ``args`` or None, and which of its tensors they are if it has others."""
+def read_file(path: Path, states: Sequence[str] = _STATES) -> tuple[State, Any, str]:
+    """Return the tensors of a file, its ``args`` or None, and which of its tensors they are if it has others.
+
+    Args:
+        path: ``.safetensors``, or what torch saved.
+        states: Keys under which the model's tensors lie, the first that is there counting.
+    """
     if not path.is_file():
         raise WeightsError(f"no weights file at {path}")
     if path.suffix == ".safetensors":
@@ -34,10 +39,10 @@ def read_file(path: Path) -> tuple[State, Any, str]:
             return load_file(path), None, ""
         except (SafetensorError, OSError) as error:
             raise WeightsError(f"{path} is damaged or not a safetensors file: {error}") from error
-    return _find_state(load_tensors_only(path), path)
+    return _find_state(load_tensors_only(path), path, states)
 
 
-def _find_state(content: Any, path: Path) -> tuple[State, Any, str]:
+def _find_state(content: Any, path: Path, states: Sequence[str]) -> tuple[State, Any, str]:
     """Return the tensors of a model out of what a training script saved, its ``args``, and which they are.
 
     Raises:
@@ -58,13 +63,13 @@ def _find_state(content: Any, path: Path) -> tuple[State, Any, str]:
     for key, value in content.items():
         inner = [value, *value.values()] if isinstance(value, dict) else []
         found |= {str(key): state for state in reversed(inner) if _is_state(state)}
-    place = next((key for key in _STATES if key in found), None)
+    place = next((key for key in states if key in found), None)
     if place is None and len(found) != 1:
         what = f"several, under {', '.join(found)}" if found else "no state dict"
         raise WeightsError(f"{path} holds {what}; its keys are {keys}, expected tensors by name under model")
     place = place or next(iter(found))
     others = ", ".join(key for key in found if key != place)
-    note = f"the weights are those under {place}" if others or place not in _STATES else ""
+    note = f"the weights are those under {place}" if others or place not in states else ""
     return found[place], content.get("args"), note + (others and f"; others, under {others}, are passed over")
 
 

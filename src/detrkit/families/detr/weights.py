@@ -304,7 +304,7 @@ def _check_is_detr(state: Mapping[str, Tensor], path: Path) -> None:
             f"{len(state)} tensors, such as {some}"
         )
     for name, tensor in state.items():
-        fault = _fault(name, tensor)
+        fault = tensor_fault(name, tensor)
         if fault:
             raise WeightsError(f"{path} is damaged, or no detection checkpoint: {name} {fault}")
 
@@ -328,7 +328,7 @@ def _check_is_whole(state: Mapping[str, Tensor], config: DetrConfig, path: Path)
         )
 
 
-def _fault(name: str, tensor: Tensor) -> str:
+def tensor_fault(name: str, tensor: Tensor) -> str:
     """Return what is wrong with a tensor, whatever model it is for; empty if nothing is."""
     dims = {"query_embed.weight": 2, "class_embed.weight": 2, "backbone.0.body.conv1.weight": 4, _FIRST_LAYER: 2}
     is_plain = tensor.layout is torch.strided and not tensor.is_meta

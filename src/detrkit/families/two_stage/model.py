@@ -9,6 +9,7 @@ Shapes: B images, H x W pixels, M tokens of all levels, D features, Q queries, L
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,12 +20,13 @@ from detrkit.config import AidsConfig, ModelConfig
 from detrkit.errors import ConfigError
 from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.families.two_stage.config import TwoStageConfig
-from detrkit.losses.scoring import SOFTMAX
+from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.backbones.resnet import ResNetBackbone, fold_norm, fold_norms
 from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Memory
 from detrkit.nn.deformable import valid_shares
 from detrkit.nn.denoising import NoisedObjects, block_mask, noise_objects
+from detrkit.nn.hybrid import HybridEncoder, RepBlock
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import SinePosition
 from detrkit.nn.pyramid import ConvNorm, FeaturePyramid
@@ -32,7 +34,10 @@ from detrkit.nn.selection import Cells, best_tokens, hide_missing, locate_cells,
 from detrkit.nn.transformer import Encoder, EncoderLayer
 from detrkit.types import NO_QUERY, DenoisedOutputs, DenseOutputs, Objects, Outputs
 
-SCORING = SOFTMAX
+# Queries of noised objects that an image has at most, if it has no more objects (arXiv:2304.08069).
+_MOST_NOISED = 100
+# Anchors whose centre or side is within this share of the image's edge are none (arXiv:2010.04159, published code).
+_EDGE = 0.01
 # The logit of no-object at first, against 0 of every class: most tokens hold none.
 _FIRST_NO_OBJECT = 2.0
 
@@ -43,16 +48,17 @@ class TokenHeads(nn.Module):
     Args:
         dim: Features D.
         num_labels: Labels S of the head.
+        scoring: What the logits mean.
     """
 
-    def __init__(self, dim: int, num_labels: int):
+    def __init__(self, dim: int, num_labels: int, scoring: ClassScoring = SOFTMAX):
         super().__init__()
-        self.class_embed = nn.Linear(dim, num_labels + 1)
+        self.class_embed = nn.Linear(dim, num_labels + scoring.extra_columns)
         self.bbox_embed = MLP(dim, dim, 4, num_layers=3)
-        start_heads(self.class_embed, self.bbox_embed)
+        start_heads(self.class_embed, self.bbox_embed, scoring)
 
     def forward(self, tokens: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
-        """Return logits ``[B, M, S + 1]``, and boxes before the sigmoid ``[B, M, 4]``, both float32."""
+        """Return logits ``[B, M, C]``, and boxes before the sigmoid ``[B, M, 4]``, both float32."""
         offsets = self.bbox_embed(tokens).float()
         return self.class_embed(tokens).float(), offsets + anchors.logit(eps=1e-4)
 
@@ -60,20 +66,27 @@ class TokenHeads(nn.Module):
 class TwoStageAids(nn.Module):
     """What training adds: heads that many tokens of an object learn from, and classes of noised objects."""
 
-    def __init__(self, config: AidsConfig, dim: int, num_labels: int):
+    def __init__(self, config: AidsConfig, model: TwoStageDetr):
         super().__init__()
         self.config = config
-        self.token_heads = TokenHeads(dim, num_labels) if config.dense != "none" else None
+        dim, num_labels = model.token_proj.out_features, model.num_labels
+        self.token_heads = TokenHeads(dim, num_labels, model.scoring) if config.dense != "none" else None
         self.num_labels = num_labels
-        self.label_embed = nn.Embedding(num_labels, dim) if config.denoising else None
+        needed = config.denoising and model.label_embed is None
+        self.label_embed = nn.Embedding(num_labels, dim) if needed else None
 
     def noise(self, objects: Objects | None) -> NoisedObjects | None:
         """Noised objects to make queries from, if there shall be any."""
-        if self.label_embed is None or objects is None:
-            return None
         config = self.config
+        if not config.denoising or objects is None:
+            return None
+        copies = config.denoising
+        if (
+            self.label_embed is None
+        ):  # the model has its own, as published, where it had so many queries of objects
+            copies = min(copies, max(1, _MOST_NOISED // max((1, *objects[2]))))
         return noise_objects(
-            objects, config.denoising, self.num_labels, label_noise=config.label_noise, box_noise=config.box_noise
+            objects, copies, self.num_labels, label_noise=config.label_noise, box_noise=config.box_noise
         )
 
 
@@ -88,7 +101,11 @@ class TwoStageDetr(nn.Module):
         decoder: Refines boxes.
         dim: Features D.
         num_queries: Queries Q, the most objects an image can have.
-        num_labels: Labels S of the head; heads have S + 1 rows, the last for no-object.
+        num_labels: Labels S of the head.
+        scoring: What class logits mean.
+        label_embed: Queries of noised objects by label, where weights come with them; otherwise an aid.
+        sees_edges: False: what tokens near the edges hold does not count, as published for RT-DETR.
+        sees_padding: Padding counts as image, as published for RT-DETR, and so changes detections.
         part_rules: How its parts are named.
 
     Attributes:
@@ -99,23 +116,31 @@ class TwoStageDetr(nn.Module):
         self,
         backbone: ResNetBackbone,
         levels: int,
-        pyramid: FeaturePyramid,
+        pyramid: FeaturePyramid | HybridEncoder,
         position: nn.Module,
         decoder: BoxDecoder,
         *,
         dim: int,
         num_queries: int,
         num_labels: int,
+        scoring: ClassScoring = SOFTMAX,
+        label_embed: nn.Embedding | None = None,
+        sees_edges: bool = True,
+        sees_padding: bool = False,
         part_rules: tuple[PartRule, ...] = (),
     ):
         super().__init__()
         self.part_rules = part_rules
+        self.scoring = scoring
+        self.sees_edges = sees_edges
+        self.sees_padding = sees_padding
         self.backbone = nn.ModuleList((backbone, position))
         self.levels = levels
         self.pyramid = pyramid
         self.token_proj = nn.Linear(dim, dim)
         self.token_norm = nn.LayerNorm(dim)
-        self.token_heads = TokenHeads(dim, num_labels)
+        self.token_heads = TokenHeads(dim, num_labels, scoring)
+        self.label_embed = label_embed
         self.decoder = decoder
         self.num_queries = num_queries
         self.num_labels = num_labels
@@ -128,35 +153,37 @@ class TwoStageDetr(nn.Module):
 
         In training the selected tokens' own logits and boxes come first, as a layer more.
         """
-        memory, cells = self._encode(images, padding_mask)
-        features = self.token_norm(self.token_proj(memory.tokens))
-        logits, offsets = self.token_heads(features, cells.anchors)
-        chosen, real = best_tokens(SCORING.scores(logits).amax(-1), cells.valid, self.num_queries)
+        memory, cells = self._encode(images, None if self.sees_padding else padding_mask)
+        features, logits, offsets = self._read_tokens(memory.tokens, cells)
+        chosen, real = best_tokens(self.scoring.scores(logits).amax(-1), cells.valid, self.num_queries)
         own_logits, own_offsets = take_tokens(logits, chosen), take_tokens(offsets, chosen)
         queries, references = take_tokens(features, chosen).detach(), own_offsets.detach()
         aids = self.aids if self.training else None
         noised = None if aids is None else aids.noise(objects)
-        if noised is not None and aids is not None and aids.label_embed is not None:
-            queries = torch.cat((queries, aids.label_embed(noised.logit_index).to(queries.dtype)), dim=1)
+        if noised is not None and aids is not None:
+            embed = self.label_embed or aids.label_embed
+            assert embed is not None
+            queries = torch.cat((queries, embed(noised.logit_index).to(queries.dtype)), dim=1)
             references = torch.cat((references, noised.boxes_cxcywh.logit(eps=1e-4)), dim=1)
         # known on the host: an image may have fewer tokens than there are queries
         lacking = memory.padding_mask is not None or features.shape[1] < self.num_queries
-        query_mask = _query_mask(real, noised) if lacking or noised is not None else None
+        common = None if self.label_embed is None else 0
+        query_mask = _query_mask(real, noised, common) if lacking or noised is not None else None
         found_logits, found_boxes = self.decoder(queries, references, memory, query_mask)
         denoised = None
         if noised is not None and aids is not None:
             answers = (found_logits[:, :, self.num_queries :], found_boxes[:, :, self.num_queries :])
-            denoised = DenoisedOutputs(*answers, noised.objects, aids.config.denoising)
+            denoised = DenoisedOutputs(*answers, noised.objects, noised.copies)
         found_logits, found_boxes = found_logits[:, :, : self.num_queries], found_boxes[:, :, : self.num_queries]
         if self.training:
             found_logits = torch.cat((own_logits[None], found_logits))
             found_boxes = torch.cat((own_offsets.sigmoid()[None], found_boxes))
         if lacking:
-            nothing = SCORING.nothing(found_logits)
+            nothing = self.scoring.nothing(found_logits)
             found_logits, found_boxes = hide_missing(found_logits, found_boxes, real, nothing)
         dense = None
         if aids is not None and aids.token_heads is not None:
-            dense = _read_tokens(aids.token_heads, features, cells)
+            dense = _read_densely(aids.token_heads, features, cells)
         return Outputs(found_logits, found_boxes, dense, denoised=denoised, proposes=self.training)
 
     def keep(self, decoder_layers: int, queries: Sequence[int]) -> None:
@@ -172,7 +199,23 @@ class TwoStageDetr(nn.Module):
         for module in self.pyramid.modules():
             if isinstance(module, ConvNorm):
                 fold_norm(module, "conv", "norm")
+        for module in self.pyramid.modules():
+            if isinstance(module, RepBlock):
+                module.fuse()
         self.decoder.final_only = True
+        self.label_embed = None
+
+    def _read_tokens(self, tokens: Tensor, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
+        """Return features of the tokens ``[B, M, D]``, their logits and their boxes before the sigmoid."""
+        anchors = cells.anchors
+        inside = ((anchors > _EDGE) & (anchors < 1 - _EDGE)).all(-1, keepdim=True)
+        if not self.sees_edges:
+            tokens = tokens * inside.to(tokens.dtype)
+        features = self.token_norm(self.token_proj(tokens))
+        logits, offsets = self.token_heads(features, anchors)
+        if not self.sees_edges:
+            offsets = torch.where(inside, offsets, torch.finfo(offsets.dtype).max)
+        return features, logits, offsets
 
     def _encode(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Memory, Cells]:
         """Encode the image as tokens of all levels, and locate them."""
@@ -185,16 +228,19 @@ class TwoStageDetr(nn.Module):
         return _memory(tokens, shapes_hw, mixed_masks), cells
 
 
-def _query_mask(real: Tensor, noised: NoisedObjects | None) -> Tensor:
-    """Return which queries may look at which: the model's own at each other, a copy's objects at each other."""
+def _query_mask(real: Tensor, noised: NoisedObjects | None, common: int | None) -> Tensor:
+    """Return which queries may look at which: the model's own at each other, a copy's objects at each other.
+
+    With ``common`` 0, these may look at the model's own too (arXiv:2203.01305, section 4.3).
+    """
     blocks, exists = torch.zeros_like(real[0], dtype=torch.int64), real
     if noised is not None:
         blocks = torch.cat((blocks, noised.blocks + 1))
         exists = torch.cat((real, noised.objects != NO_QUERY), dim=1)
-    return block_mask(blocks, exists)
+    return block_mask(blocks, exists, common)
 
 
-def _read_tokens(heads: TokenHeads, features: Tensor, cells: Cells) -> DenseOutputs:
+def _read_densely(heads: TokenHeads, features: Tensor, cells: Cells) -> DenseOutputs:
     logits, offsets = heads(features, cells.anchors)
     return DenseOutputs(logits, offsets.sigmoid(), cells.points, cells.valid)
 
@@ -208,14 +254,17 @@ def _memory(tokens: Tensor, shapes_hw: list[tuple[int, int]], masks: list[Tensor
 
 
 @torch.no_grad()
-def start_heads(class_embed: nn.Linear, bbox_embed: MLP) -> None:
+def start_heads(class_embed: nn.Linear, bbox_embed: MLP, scoring: ClassScoring = SOFTMAX) -> None:
     """Start heads so that they find no objects, and leave boxes where they are."""
     last = bbox_embed.layers[-1]
     assert isinstance(last, nn.Linear)
     nn.init.zeros_(last.weight)
     nn.init.zeros_(last.bias)
-    nn.init.zeros_(class_embed.bias)
-    class_embed.bias[-1] = _FIRST_NO_OBJECT
+    if scoring.extra_columns:
+        nn.init.zeros_(class_embed.bias)
+        class_embed.bias[-1] = _FIRST_NO_OBJECT
+    else:  # a hundredth of probability for each class (arXiv:1708.02002, section 4.1)
+        nn.init.constant_(class_embed.bias, -math.log(99))
 
 
 def build_two_stage(config: TwoStageConfig, num_labels: int) -> TwoStageDetr:
@@ -233,7 +282,7 @@ def build_two_stage(config: TwoStageConfig, num_labels: int) -> TwoStageDetr:
         BoxDecoderLayer(dim, config.num_heads, config.ffn_dim, config.dropout, config.levels)
         for _ in range(config.decoder_layers)
     ]
-    decoder = BoxDecoder(layers, dim, num_labels)
+    decoder = BoxDecoder(layers, dim, num_labels + SOFTMAX.extra_columns)
     for class_head, box_head in zip(decoder.class_embed, decoder.bbox_embed, strict=True):
         assert isinstance(class_head, nn.Linear)
         assert isinstance(box_head, MLP)
@@ -247,12 +296,12 @@ def build_two_stage(config: TwoStageConfig, num_labels: int) -> TwoStageDetr:
         dim=dim,
         num_queries=config.num_queries,
         num_labels=num_labels,
-        part_rules=_part_rules(config, len(backbone.channels)),
+        part_rules=two_stage_rules(config.decoder_layers, len(backbone.channels)),
     )
 
 
-def _part_rules(config: TwoStageConfig, stages: int) -> tuple[PartRule, ...]:
-    decoder = config.decoder_layers
+def two_stage_rules(decoder: int, stages: int) -> tuple[PartRule, ...]:
+    """Return the rules of parts of a network with so many decoder layers and stages of the backbone."""
     return (
         *backbone_rules(stages, decoder + 3),
         PartRule(r"pyramid\.", "pyramid", decoder + 2),
@@ -277,5 +326,4 @@ def add_aids(model: TwoStageDetr, _config: ModelConfig, aids: AidsConfig) -> Non
             f"aids.groups is {aids.groups}, but the queries of the two_stage family are not learned; set it to 1"
         )
     if aids.dense != "none" or aids.denoising:
-        dim = model.token_proj.out_features
-        model.aids = TwoStageAids(aids, dim, model.num_labels)
+        model.aids = TwoStageAids(aids, model)

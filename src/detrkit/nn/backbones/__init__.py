@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import cast
 
 from torch import Tensor
 
@@ -33,8 +34,9 @@ def infer_backbone(state: Mapping[str, Tensor], prefix: str) -> BackboneName:
     Raises:
         WeightsError: None that is known.
     """
-    stem = state[f"{prefix}conv1.weight"]
-    if stem.shape[-1] == 3:
+    resnet_d = f"{prefix}conv1.0.weight" in state
+    stem = state[f"{prefix}conv1.0.weight" if resnet_d else f"{prefix}conv1.weight"]
+    if stem.shape[-1] == 3 and not resnet_d:
         names = {channels[0]: name for name, channels in SMALL_BACKBONES.items()}
         if stem.shape[0] not in names:
             known = ", ".join(f"{count} ({name})" for count, name in names.items())
@@ -48,7 +50,7 @@ def infer_backbone(state: Mapping[str, Tensor], prefix: str) -> BackboneName:
             f"the backbone has {kind[0]} blocks in layer3, expected ResNet-18, -34, -50 or -101 "
             f"({', '.join(str(count) for count, _ in _RESNETS)})"
         )
-    return _RESNETS[kind]
+    return cast("BackboneName", f"{_RESNETS[kind]}vd") if resnet_d else _RESNETS[kind]
 
 
 def build_backbone(config: ModelConfig) -> ResNetBackbone:

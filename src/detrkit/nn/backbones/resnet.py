@@ -10,6 +10,8 @@ Shapes: B images, H x W pixels, C channels of the last stage.
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -73,9 +75,11 @@ class ResNetBackbone(Recomputing):
         exact = padding_mask is not None and self.exact_padding
         valid = _ValidRegion(padding_mask, images.dtype) if exact else None
         body: Any = self.body
-        stride = _stride(body.conv1)
-        x = _relu(_conv_norm(images, body.conv1, body.bn1, valid, stride))
-        x = body.maxpool(_masked(x, valid, stride))
+        x, stride = images, 1
+        for conv, norm in _stem(body):
+            stride *= _stride(conv)
+            x = _masked(_relu(_conv_norm(x, conv, norm, valid, stride)), valid, stride)
+        x = body.maxpool(x)
         stride *= _stride(body.maxpool)
         stages = self._stages()
         found: list[tuple[Tensor, Tensor | None]] = []
@@ -157,8 +161,25 @@ def _run_block(block: Any, x: Tensor, valid: _ValidRegion | None, stride: int) -
         y = _relu(_conv_norm(_masked(x, valid, stride), block.conv1, block.bn1, valid, middle))
         y = _conv_norm(_masked(y, valid, middle), block.conv2, block.bn2, valid, out)
     if block.downsample is not None:
-        x = _conv_norm(x, block.downsample[0], block.downsample[1], valid, out)
+        *pool, conv, norm = block.downsample
+        if pool:
+            x = _averaged(x, pool[0], valid, stride)
+        x = _conv_norm(x, conv, norm, valid, out)
     return _relu(y.add_(x))
+
+
+def _averaged(x: Tensor, pool: nn.Module, valid: _ValidRegion | None, stride: int) -> Tensor:
+    """Average neighbours, those on padding left out as those beyond the map are."""
+    if valid is None:
+        return pool(x)  # type: ignore[no-any-return]
+    share = pool(valid.at(stride, x).to(x.dtype))
+    return pool(_masked(x, valid, stride)) / share.clamp(min=0.25)  # type: ignore[no-any-return]
+
+
+def _stem(body: Any) -> list[tuple[nn.Conv2d, nn.Module]]:
+    """Return convolutions and norms in front of the first stage: one pair, or three in a ResNet-D."""
+    layers = [*body.conv1, body.bn1] if isinstance(body.conv1, nn.Sequential) else [body.conv1, body.bn1]
+    return list(zip(layers[::2], layers[1::2], strict=True))
 
 
 def _relu(x: Tensor) -> Tensor:
@@ -179,24 +200,28 @@ def fold_norms(backbone: ResNetBackbone) -> None:
     The state dict no longer has the published names afterwards.
     """
     pairs: list[tuple[nn.Module, str, str]] = [(backbone.body, "conv1", "bn1")]
+    if isinstance(backbone.body.conv1, nn.Sequential):
+        pairs = [(backbone.body, f"conv1.{i}", f"conv1.{i + 1}" if i < 4 else "bn1") for i in (0, 2, 4)]
     for stage in backbone._stages():
         for block in stage:
             pairs += [(block, f"conv{i}", f"bn{i}") for i in (1, 2, 3) if hasattr(block, f"conv{i}")]
             if block.downsample is not None:
-                pairs.append((block.downsample, "0", "1"))  # type: ignore[arg-type]
+                last = len(block.downsample) - 1  # type: ignore[arg-type]
+                pairs.append((block.downsample, str(last - 1), str(last)))  # type: ignore[arg-type]
     for parent, conv_name, norm_name in pairs:
         fold_norm(parent, conv_name, norm_name)
 
 
 def fold_norm(parent: nn.Module, conv_name: str, norm_name: str) -> None:
     """Fold a batch norm, if it is one, into the convolution before it, in place."""
-    conv, norm = getattr(parent, conv_name), getattr(parent, norm_name)
+    conv: Any = parent.get_submodule(conv_name)
+    norm = parent.get_submodule(norm_name)
     if isinstance(norm, (FrozenBatchNorm2d, nn.BatchNorm2d)):
         with torch.no_grad():
             weight, bias = folded_weight(conv, norm)
         conv.weight = nn.Parameter(weight, requires_grad=False)
         conv.bias = nn.Parameter(bias, requires_grad=False)
-        setattr(parent, norm_name, nn.Identity())
+        parent.set_submodule(norm_name, nn.Identity())
 
 
 def build_resnet(
@@ -205,17 +230,37 @@ def build_resnet(
     """Build a ResNet of torchvision with random weights.
 
     Args:
-        name: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``.
+        name: ``resnet18``, ``resnet34``, ``resnet50`` or ``resnet101``; with ``vd`` behind it, a ResNet-D.
         norm: ``frozen`` batch norm (for pretrained weights), ``group`` or ``batch`` (trainable).
         dilation: DC5: the last stage is dilated instead of strided (Bottleneck ResNets only).
         frozen_stages: See :class:`ResNetBackbone`.
         exact_padding: See :class:`ResNetBackbone`.
     """
-    body = getattr(torchvision.models, name)(
+    body = getattr(torchvision.models, name.removesuffix("vd"))(
         weights=None, norm_layer=NORMS[norm], replace_stride_with_dilation=(False, False, dilation)
     )
     del body.fc, body.avgpool
+    if name.endswith("vd"):
+        _make_resnet_d(body, NORMS[norm])
     return ResNetBackbone(body, frozen_stages=frozen_stages, exact_padding=exact_padding)
+
+
+def _make_resnet_d(body: Any, norm: Callable[[int], nn.Module]) -> None:
+    """Give a ResNet the stem and the shortcuts of ResNet-D (arXiv:1812.01187, section 4.2), in place."""
+    widths = (3, 32, 32, 64)
+    stem: list[nn.Module] = []
+    for number, (before, after) in enumerate(itertools.pairwise(widths)):
+        stem += [nn.Conv2d(before, after, 3, 1 if number else 2, 1, bias=False), norm(after)]
+    body.conv1 = nn.Sequential(*stem[:-1])
+    shortcuts = [body.conv1]
+    for stage in (body.layer1, body.layer2, body.layer3, body.layer4):
+        first = stage[0]
+        channels = first.conv1.in_channels, (getattr(first, "conv3", None) or first.conv2).out_channels
+        pool = [nn.AvgPool2d(2, 2, ceil_mode=True)] if _stride(first.conv1) * _stride(first.conv2) == 2 else []
+        first.downsample = nn.Sequential(*pool, nn.Conv2d(*channels, 1, bias=False), norm(channels[1]))
+        shortcuts.append(first.downsample)
+    for conv in (module for part in shortcuts for module in part.modules() if isinstance(module, nn.Conv2d)):
+        nn.init.kaiming_normal_(conv.weight, mode="fan_out", nonlinearity="relu")
 
 
 def build_tiny(

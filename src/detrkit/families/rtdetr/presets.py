@@ -1,0 +1,106 @@
+"""Presets of RT-DETRv2: plain functions returning configs. No torch in here."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import Any
+
+from detrkit.config import AidsConfig, BackboneName, Config, DataConfig, LossConfig, TrainConfig, TransformConfig
+from detrkit.families.preset import Preset, PublishedWeights
+from detrkit.families.rtdetr.config import RTDetrConfig
+
+LOSS = LossConfig(class_cost=2.0, class_targets="iou")
+AIDS = AidsConfig(denoising=100, label_noise=0.25, box_noise=1.0)
+_HUB = "https://huggingface.co/PekingU/"
+
+
+def square(size: int = 640) -> TransformConfig:
+    """Return the preprocessing of real-time DETRs: squares of pixels of 0 to 1."""
+    return TransformConfig(
+        recipe="strong",
+        scales=tuple(range(size * 3 // 4, size * 5 // 4 + 1, 32)),
+        max_size=size * 5 // 4,
+        eval_size=size,
+        keep_aspect=False,
+        mean=(0.0, 0.0, 0.0),
+        std=(1.0, 1.0, 1.0),
+    )
+
+
+def _rtdetr(preset: str, backbone: BackboneName, backbone_lr: float, **sizes: Any) -> Config:
+    return Config(
+        model=RTDetrConfig(preset=preset, backbone=backbone, **sizes),
+        transforms=square(),
+        loss=LOSS,
+        aids=AIDS,
+        train=TrainConfig(
+            epochs=72, lr=1e-4, backbone_lr=backbone_lr, ema_decay=0.9999, warmup_steps=2000, schedule="constant"
+        ),
+    )
+
+
+def rtdetr_nano() -> Config:
+    """Return an RT-DETRv2 of four million parameters, which learns from little data."""
+    sizes = {"hidden_dim": 128, "encoder_dim": 128, "ffn_dim": 512, "encoder_ffn_dim": 512, "expansion": 0.5}
+    return Config(
+        model=RTDetrConfig(
+            preset="rtdetr-nano",
+            backbone="nano",
+            num_heads=4,
+            decoder_layers=3,
+            num_queries=100,
+            fusion_blocks=1,
+            **sizes,
+        ),
+        transforms=square(320).model_copy(update={"recipe": "resize", "multi_scale": False}),
+        data=DataConfig(),
+        loss=LOSS,
+        aids=AIDS,
+        train=TrainConfig(init="none", epochs=100, eval_every=5, batch_size=8),
+    )
+
+
+def _preset(
+    name: str, backbone: BackboneName, params_m: float, ap: float, backbone_lr: float, hub: str, **sizes: Any
+) -> Preset:
+    weights = PublishedWeights("", "", f"PekingU/{hub}", ap, "Apache-2.0") if hub else None
+    make = partial(_rtdetr, name, backbone, backbone_lr, **sizes)
+    return Preset(
+        make, f"real-time, ResNet-{backbone.removeprefix('resnet')} backbone", params_m, published=weights
+    )
+
+
+_FROZEN = {"backbone_norm": "frozen", "frozen_stages": 1}
+_SMALL = {"expansion": 0.5}
+PRESETS: dict[str, Preset] = {
+    "rtdetr-nano": Preset(
+        rtdetr_nano,
+        "little data, no pretrained weights: RT-DETRv2 in small",
+        4.0,
+        fast={"aids.dense": "none", "train.lr": 1e-3, "train.backbone_lr": 1e-3},
+    ),
+    "rtdetr-r18": _preset(
+        "rtdetr-r18", "resnet18vd", 20.1, 48.1, 1e-4, "rtdetr_v2_r18vd", decoder_layers=3, **_SMALL
+    ),
+    "rtdetr-r34": _preset(
+        "rtdetr-r34", "resnet34vd", 31.3, 49.9, 5e-5, "rtdetr_v2_r34vd", decoder_layers=4, **_SMALL
+    ),
+    "rtdetr-r50-m": _preset(
+        "rtdetr-r50-m", "resnet50vd", 36.5, 51.9, 1e-5, "", decoder_layers=6, eval_layers=3, **_SMALL, **_FROZEN
+    ),
+    "rtdetr-r50": _preset(
+        "rtdetr-r50", "resnet50vd", 42.9, 53.4, 1e-5, "rtdetr_v2_r50vd", decoder_layers=6, **_FROZEN
+    ),
+    "rtdetr-r101": _preset(
+        "rtdetr-r101",
+        "resnet101vd",
+        76.5,
+        54.3,
+        1e-6,
+        "rtdetr_v2_r101vd",
+        decoder_layers=6,
+        encoder_dim=384,
+        encoder_ffn_dim=2048,
+        **_FROZEN,
+    ),
+}
