@@ -6,23 +6,26 @@ gradient to the layer before (the authors' and DINO's "look forward twice").
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap
 from detrkit.config import update_config
 from detrkit.families import two_stage
-from detrkit.families.build import build_model
+from detrkit.families.build import build_model, read_weights
 from detrkit.families.family import BuiltModel
 from detrkit.families.recipes import preset_config
 from detrkit.families.two_stage.model import TwoStageDetr
 from detrkit.families.weights import Weights
 from detrkit.families.writers import get_writers
+from detrkit.preprocess import Preprocessing, normalize_images, pad_images
 from detrkit.types import GroundTruth
 from tests.parity.test_detr_transformers import make_truth
 
@@ -161,8 +164,8 @@ def test_losses_and_gradients_are_those_of_transformers(
 ):
     from transformers.models.rt_detr_v2 import modeling_rt_detr_v2 as module
 
-    built, theirs, _ = pair
-    model: Any = built.model.train()
+    built, theirs = pair[0], copy.deepcopy(pair[1])
+    model: Any = copy.deepcopy(built.model).train()
     aids = built.config.aids.model_copy(update={"denoising": denoising})
     built.family.add_aids(model, built.config.model, aids)
     if not denoising:
@@ -173,8 +176,6 @@ def test_losses_and_gradients_are_those_of_transformers(
     criterion = built.family.build_criterion(built.config, CLASSES)
     truth = make_truth((3, 3))
     images = torch.rand(SIZE, generator=torch.Generator().manual_seed(1))
-    model.zero_grad(set_to_none=True)
-    theirs.zero_grad(set_to_none=True)
 
     found = criterion(model(images, None, criterion.objects(truth)), truth)
     found.total.backward()
@@ -219,3 +220,97 @@ def assert_same_gradients(model: TwoStageDetr, theirs: dict[str, Tensor]) -> Non
         assert difference <= 1e-3 * expected[name].norm() + 1e-6 * scale, (
             f"{name}: {difference} of {expected[name].norm()}"
         )
+
+
+def test_files_of_both_layouts_are_read_and_written_bit_equal(pair: tuple[BuiltModel, Any, Path], tmp_path: Path):
+    built, theirs, _ = pair
+    theirs.save_pretrained(tmp_path / "theirs")
+    weights, config = read_weights(tmp_path / "theirs")
+    assert weights.config.preset == built.config.model.preset
+    same_model(weights, built)
+    assert not config.transforms.keep_aspect
+
+    writers = get_writers(built.family, "")
+    writers.hub(tmp_path / "ours", weights, config)
+    same_tensors(
+        load_file(tmp_path / "ours" / "model.safetensors"), load_file(tmp_path / "theirs" / "model.safetensors")
+    )
+    again, config = read_weights(tmp_path / "ours")
+    same_model(again, built)
+    assert again.class_map.names == COCO_NAMES
+    usual = built.config.transforms
+    assert (config.transforms.eval_size, config.transforms.mean) == (usual.eval_size, usual.mean)
+
+    writers.published(tmp_path / "native.pth", weights.state, config)
+    native = torch.load(tmp_path / "native.pth", weights_only=True)["model"]
+    assert any(name.startswith("decoder.decoder.layers.0.cross_attn.num_points_scale") for name in native)
+    other = {name: torch.zeros_like(tensor) for name, tensor in native.items()}
+    torch.save({"ema": {"module": native, "updates": 3}, "model": other}, tmp_path / "both.pth")
+    for name in ("native.pth", "both.pth"):
+        found, _ = read_weights(tmp_path / name, f"{built.config.model.preset},num_queries=30")
+        same_tensors(found.state, weights.state)
+
+
+def same_model(weights: Weights, built: BuiltModel) -> None:
+    same_tensors(weights.state, {n: t for n, t in built.model.state_dict().items() if not n.startswith("aids.")})
+    silent = {"padding", "eval_layers"}
+    assert weights.config.model_dump(exclude=silent) == built.config.model.model_dump(exclude=silent)
+
+
+def same_tensors(found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
+    assert found.keys() == expected.keys()
+    assert [name for name, tensor in found.items() if not torch.equal(tensor, expected[name])] == []
+
+
+def test_preprocessing_is_that_of_transformers(pair: tuple[BuiltModel, Any, Path]):
+    from transformers import AutoImageProcessor
+
+    built, _, folder = pair
+    pictures = [torch.randint(0, 256, (3, *size), dtype=torch.uint8) for size in ((50, 90), (700, 640))]
+    rule = Preprocessing.from_config(built.config.transforms)
+    pixels, mask = pad_images([rule.resize(picture) for picture in pictures])
+    assert not mask.any()
+    ours = normalize_images(pixels, rule.mean, rule.std)
+    theirs = AutoImageProcessor.from_pretrained(folder)(images=pictures, return_tensors="pt")["pixel_values"]
+    assert theirs.shape == (2, 3, 640, 640)
+    torch.testing.assert_close(ours, theirs, atol=1e-6, rtol=0)
+
+
+def test_detections_are_those_of_transformers(pair: tuple[BuiltModel, Any, Path]):
+    from transformers import AutoImageProcessor
+
+    built, theirs, folder = pair
+    images = torch.rand(SIZE, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        ours = built.family.postprocess(built.model.eval()(images, None), [(300, 200)] * 2, CLASSES)
+        other = theirs.eval()(images)
+    processor = AutoImageProcessor.from_pretrained(folder)
+    found = processor.post_process_object_detection(other, threshold=0.0, target_sizes=[(300, 200)] * 2)
+    for own, expected in zip(ours, found, strict=True):
+        torch.testing.assert_close(torch.from_numpy(own.scores), expected["scores"], atol=1e-5, rtol=0)
+        sure = (
+            torch.from_numpy(own.class_ids) == expected["labels"]
+        )  # scores that rounding makes equal change places
+        assert sure.float().mean() > 0.8
+        boxes = torch.from_numpy(own.boxes_xyxy)
+        torch.testing.assert_close(boxes[sure], expected["boxes"][sure], atol=0.02, rtol=1e-4)
+
+
+@pytest.mark.parametrize("sampling", ["discrete"])
+def test_discrete_sampling_is_that_of_transformers(sampling: str, tmp_path: Path):
+    built = make_ours("rtdetr-r18", sampling=sampling)
+    theirs = make_theirs(built, tmp_path)
+    assert theirs.config.decoder_method == sampling
+    images = torch.rand(SIZE, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        ours, other = built.model.eval()(images), theirs.eval()(images)
+    torch.testing.assert_close(ours.logits[-1], other.logits, atol=1e-4, rtol=0)
+    torch.testing.assert_close(ours.boxes_cxcywh[-1], other.pred_boxes, atol=1e-4, rtol=0)
+
+
+def test_layers_that_only_train_others_are_left_out_of_detection():
+    built = make_ours("rtdetr-r50-m", eval_layers=3)
+    images = torch.rand((1, 3, 64, 64), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert built.model.eval()(images).logits.shape[0] == 3
+        assert built.model.train()(images.expand(2, -1, -1, -1)).logits.shape[0] == 7

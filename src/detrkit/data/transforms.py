@@ -76,9 +76,9 @@ def largest_outputs(config: TransformConfig, sizes_hw: Iterable[SizeHW]) -> set[
         sizes_hw: Sizes of the images before.
     """
     short = max(config.scales) if config.multi_scale else config.eval_size
-    sizes = {resized_size_hw(size, short, config.max_size, config.keep_aspect) for size in sizes_hw} or {
-        (short, short)
-    }
+    if not config.keep_aspect and not config.mosaic and not config.mixup:
+        return {(short, short)}
+    sizes = {resized_size_hw(size, short, config.max_size) for size in sizes_hw} or {(short, short)}
     if config.mosaic or config.mixup:
         longest = config.max_size
     else:  # crops of another shape than the image

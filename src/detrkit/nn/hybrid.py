@@ -3,8 +3,8 @@
 Attention inside the coarsest level, then a way down and a way up between levels, each step a fusion of two maps.
 Blocks are several convolutions side by side in training (RepVGG, arXiv:2101.03697) that are one for detection.
 
-Shapes: B images, D features, h x w cells of a level. Levels go from fine to coarse. ``valid`` is 1 on the image and
-0 on padding, ``[B, 1, h, w]``, or None.
+Shapes: B images, D features, h x w cells of a level. Levels go from fine to coarse. ``valid`` is 1 on the image
+and 0 on padding, ``[B, 1, h, w]``, or None.
 """
 
 from __future__ import annotations

@@ -59,8 +59,8 @@ class Layouts:
         for row in self._rows:
             match = re.match(re.escape(row[before]).replace(r"\#", r"(\d+)"), name)
             if match:
-                numbers = iter(match.groups())
-                return re.sub("#", lambda _: next(numbers), row[after]) + name[match.end() :]
+                parts = zip(("", *match.groups()), row[after].split("#"), strict=True)
+                return "".join(number + part for number, part in parts) + name[match.end() :]
         return name
 
 

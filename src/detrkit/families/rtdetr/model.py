@@ -28,7 +28,7 @@ def rank_pairs(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Return scores, class ids and boxes of the best pairs of query and class, as many as there are queries.
 
-    As :func:`detrkit.families.postprocess.rank_detections`, but a query may stand for several classes, as published.
+    As :func:`detrkit.families.postprocess.rank_detections`, but a query may be of several classes, as published.
     """
     scores = scoring.scores(logits).index_select(-1, logit_index)
     best, pairs = scores.flatten(1).topk(scores.shape[1])

@@ -1,7 +1,7 @@
 """Reading and writing weights of real-time DETRs: the authors' files and the hub's folders.
 
-Shapes say what they can; ``config.json`` or the preset that fits best says the rest. The authors' files hold averaged
-weights too, which are those that they published.
+Shapes say what they can; ``config.json`` or the preset that fits best says the rest. The authors' files hold
+averaged weights too, which are those that they published.
 """
 
 from __future__ import annotations

@@ -36,7 +36,7 @@ from detrkit.types import NO_QUERY, DenoisedOutputs, DenseOutputs, Objects, Outp
 
 # Queries of noised objects that an image has at most, if it has no more objects (arXiv:2304.08069).
 _MOST_NOISED = 100
-# Anchors whose centre or side is within this share of the image's edge are none (arXiv:2010.04159, published code).
+# Anchors with a centre or side within this share of the image's edges are none (arXiv:2010.04159, its code).
 _EDGE = 0.01
 # The logit of no-object at first, against 0 of every class: most tokens hold none.
 _FIRST_NO_OBJECT = 2.0
