@@ -21,7 +21,6 @@ from detrkit.data.loader import collate
 from detrkit.detectors.load import make_detector
 from detrkit.distributed import make_fabric
 from detrkit.families.build import build_model
-from detrkit.families.family import build_criterion
 from detrkit.families.recipes import preset_config
 from detrkit.training import step
 from detrkit.training.loop import build_state
@@ -58,8 +57,14 @@ def two_stage_config() -> Config:
     return update_config(preset_config("detr-tiny-two-stage"), {"model": model, "aids.denoising": 0})
 
 
-CONFIGS = pytest.mark.parametrize("make_config", [tiny_config, resnet_config, two_stage_config])
-IN_TRAINING = pytest.mark.parametrize("make_config", [tiny_config, resnet_config, aided_config, two_stage_config])
+def realtime_config() -> Config:
+    model = {"backbone": "tiny", "backbone_norm": "group", "hidden_dim": 64, "ffn_dim": 64, "encoder_dim": 32}
+    return update_config(preset_config("rtdetr-nano"), {"model": model, "aids.denoising": 0})
+
+
+BUILDERS = [tiny_config, resnet_config, two_stage_config, realtime_config]
+CONFIGS = pytest.mark.parametrize("make_config", BUILDERS)
+IN_TRAINING = pytest.mark.parametrize("make_config", [*BUILDERS, aided_config])
 
 
 def sample(row: int) -> tuple[Tensor, Target]:
@@ -95,7 +100,7 @@ def make_run(config: Config) -> Run:
     state, wrapped = build_state(config, built.model, fabric)
     wrapped.train()
     needed = {
-        "setup": TrainingSetup(built, build_criterion(config, CLASSES), cast("Any", None)),
+        "setup": TrainingSetup(built, built.family.build_criterion(config, CLASSES), cast("Any", None)),
         "fabric": fabric,
         "model": wrapped,
         "phase": contextlib.nullcontext,

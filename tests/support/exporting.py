@@ -26,7 +26,7 @@ from detrkit.runtimes.compare import Difference, Tolerance, compare_detections
 from detrkit.runtimes.predictor import Predictor
 
 CLASSES = ClassMap(("cat", "dog", "gnu"), (17, 18, 44), logit_index=(2, 0, 3), num_labels=5)
-PRESETS = ("detr-tiny", "detr-tiny-two-stage")
+PRESETS = ("detr-tiny", "detr-tiny-two-stage", "rtdetr-nano")
 _SIZES = {
     "model.hidden_dim": 32,
     "model.num_heads": 2,
@@ -41,7 +41,9 @@ _SIZES = {
 
 def small_detector(preset: str, **changes: object) -> Detector:
     """A model of a preset's family with random weights, of few features and layers."""
-    return random_detector(update_config(preset_config(preset), {**_SIZES, **changes}))
+    config = preset_config(preset)
+    inner = {f"model.{name}": 32 for name in ("encoder_dim", "encoder_ffn_dim") if hasattr(config.model, name)}
+    return random_detector(update_config(config, {**_SIZES, **inner, **changes}))
 
 
 def random_detector(config: Config, classes: ClassMap = CLASSES, logit_std: float = 5.0) -> Detector:

@@ -86,13 +86,13 @@ class GridPosition(nn.Module):
         """Encode features ``[B, C, h, w]``."""
         height, width = features.shape[-2:]
         device = features.device
-        steps = torch.arange(self.dim // 4, dtype=torch.float64, device=device) / (self.dim // 4)
+        steps = torch.arange(self.dim // 4, dtype=torch.float32, device=device) / (self.dim // 4)
         rows, columns = (
             torch.arange(side, device=device)[:, None] / self.temperature**steps for side in (height, width)
         )
         y = torch.cat((rows.sin(), rows.cos()), dim=-1)[:, None].expand(-1, width, -1)
         x = torch.cat((columns.sin(), columns.cos()), dim=-1)[None].expand(height, -1, -1)
-        return torch.cat((y, x), dim=-1).flatten(0, 1)[None].float()
+        return torch.cat((y, x), dim=-1).flatten(0, 1)[None]
 
 
 class LearnedPosition(nn.Module):

@@ -42,7 +42,7 @@ class HybridConfig(ModelConfig):
     def _points_of_levels(self) -> HybridConfig:
         if len(self.points) != self.levels or min(self.points) < 1:
             raise ValueError(
-                f"points are {list(self.points)}, expected at least 1 for each of {self.levels} levels"
+                f"points are {list(self.points)}, expected 1 or more for each of {self.levels} levels"
             )
         if self.encoder_dim % self.num_heads:
             raise ValueError(f"encoder_dim {self.encoder_dim} is not a multiple of num_heads {self.num_heads}")
