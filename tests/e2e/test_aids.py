@@ -98,9 +98,9 @@ def test_the_config_of_the_run_names_its_recipe_and_repeats_it(aided: Path, tmp_
     assert read_config(tmp_path / "again" / "config.yaml") == read_config(aided / "config.yaml")
 
 
-@pytest.mark.parametrize("preset", ["detr-tiny", "detr-tiny-two-stage"])
+@pytest.mark.parametrize("preset", ["detr-tiny", "detr-tiny-two-stage", "rtdetr-nano"])
 def test_a_stopped_run_goes_on_to_the_same_weights(preset: str, tiny_data: Path, tmp_path: Path):
-    settings = {"preset": preset, "epochs": 1, "aids__groups": 1 if "two-stage" in preset else 2}
+    settings = {"preset": preset, "epochs": 1, "aids__groups": 2 if preset == "detr-tiny" else 1}
     run_well(*arguments_for(tiny_data, tmp_path / "whole", **settings))
     run = tmp_path / "run"
     run_until_step_2(arguments_for(tiny_data, run, **settings))
@@ -112,7 +112,11 @@ def test_a_stopped_run_goes_on_to_the_same_weights(preset: str, tiny_data: Path,
 
 @pytest.mark.parametrize(
     ("preset", "weight"),
-    [("detr-tiny", "transformer.encoder.layers.0.linear1.weight"), ("detr-tiny-two-stage", "token_proj.weight")],
+    [
+        ("detr-tiny", "transformer.encoder.layers.0.linear1.weight"),
+        ("detr-tiny-two-stage", "token_proj.weight"),
+        ("rtdetr-nano", "token_proj.weight"),
+    ],
 )
 def test_a_bad_step_with_noised_objects_is_repeated_bit_for_bit(
     preset: str, weight: str, tiny_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -127,7 +131,7 @@ def test_a_bad_step_with_noised_objects_is_repeated_bit_for_bit(
 
     monkeypatch.setattr(loop, "train_step", spoil)
     run = tmp_path / "run"
-    groups = 1 if "two-stage" in preset else 2
+    groups = 2 if preset == "detr-tiny" else 1
     run_here(*arguments_for(tiny_data, run, preset=preset, aids__groups=groups, train__max_bad_steps=2))
     found = json.loads(run_well("train", "--replay", run, "--json"))
     assert (found["step"], found["equal"]) == (3, True)

@@ -113,4 +113,4 @@ def test_wrong_files_are_refused_with_what_is_wrong(tmp_path: Path):
 
 def test_points_are_those_of_the_levels():
     with pytest.raises(ConfigError, match="expected 1 or more for each of 2 levels"):
-        make_config("rtdetr-nano", levels=2)
+        make_config("rtdetr-nano", feature_levels=2)

@@ -26,7 +26,7 @@ class HybridConfig(ModelConfig):
         1.0, gt=0, description="features inside the encoder's fusions, in its features"
     )
     fusion_blocks: int = pydantic.Field(3, ge=1, description="RepVGG blocks of a fusion")
-    levels: int = pydantic.Field(
+    feature_levels: int = pydantic.Field(
         3, ge=1, le=5, description="feature maps that are read, each half the size of the one before"
     )
     points: tuple[int, ...] = pydantic.Field((4, 4, 4), min_length=1, description="points a head and level")
@@ -40,9 +40,9 @@ class HybridConfig(ModelConfig):
 
     @pydantic.model_validator(mode="after")
     def _points_of_levels(self) -> HybridConfig:
-        if len(self.points) != self.levels or min(self.points) < 1:
+        if len(self.points) != self.feature_levels or min(self.points) < 1:
             raise ValueError(
-                f"points are {list(self.points)}, expected 1 or more for each of {self.levels} levels"
+                f"points are {list(self.points)}, expected 1 or more for each of {self.feature_levels} levels"
             )
         if self.encoder_dim % self.num_heads:
             raise ValueError(f"encoder_dim {self.encoder_dim} is not a multiple of num_heads {self.num_heads}")

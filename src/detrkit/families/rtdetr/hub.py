@@ -36,7 +36,7 @@ def read_hub_config(folder: Path, model_type: str) -> tuple[dict[str, Any], dict
             raise WeightsError(f"{path}: encoder and decoder have {sorted(heads)} {part}, expected one number")
     fields = {field: config[key] for key, field in _KEYS.items() if key in config}
     points = config.get("decoder_n_points", 4)
-    fields["points"] = points if isinstance(points, list) else [points] * fields.get("levels", 3)
+    fields["points"] = points if isinstance(points, list) else [points] * fields.get("feature_levels", 3)
     method = config.get("decoder_method", "default")
     fields["sampling"] = next((name for name, theirs in _METHODS.items() if theirs == method), method)
     labels = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
@@ -82,9 +82,9 @@ def hub_config(config: HybridConfig, labels: Mapping[int, str], num_labels: int)
         "decoder_layers": layers,
         "decoder_n_points": config.points[0] if len(set(config.points)) == 1 else list(config.points),
         "decoder_method": _METHODS[config.sampling],
-        "decoder_in_channels": [config.encoder_dim] * config.levels,
-        "feat_strides": [32 >> level for level in reversed(range(config.levels))],
-        "encode_proj_layers": [config.levels - 1],
+        "decoder_in_channels": [config.encoder_dim] * config.feature_levels,
+        "feat_strides": [32 >> level for level in reversed(range(config.feature_levels))],
+        "encode_proj_layers": [config.feature_levels - 1],
         "freeze_backbone_batch_norms": config.backbone_norm == "frozen",
         "id2label": {str(index): name for index, name in names.items()},
         "label2id": {name if name != UNUSED_LABEL else f"{name} {index}": index for index, name in names.items()},

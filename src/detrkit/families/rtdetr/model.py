@@ -65,8 +65,10 @@ def build_rtdetr(config: RTDetrConfig, num_labels: int) -> TwoStageDetr:
         return ConvNorm(dim, dim, 3, 2, norm=norm, act="silu")
 
     backbone = build_backbone(config)
-    channels = backbone.channels[-3:][: config.levels] if len(backbone.channels) > 3 else backbone.channels[-2:]
-    extra = config.levels - len(channels)
+    channels = (
+        backbone.channels[-3:][: config.feature_levels] if len(backbone.channels) > 3 else backbone.channels[-2:]
+    )
+    extra = config.feature_levels - len(channels)
     encoder = HybridEncoder(
         channels, dim, build_attention(config), fuse, reduce, extra_levels=extra, norm=norm, out_dim=inner
     )
@@ -76,7 +78,7 @@ def build_rtdetr(config: RTDetrConfig, num_labels: int) -> TwoStageDetr:
             config.num_heads,
             config.ffn_dim,
             config.dropout,
-            config.levels,
+            config.feature_levels,
             config.points,
             discrete=config.sampling == "discrete",
         )

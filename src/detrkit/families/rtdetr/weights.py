@@ -148,7 +148,7 @@ class Published:
             "architectures": [self.architecture],
             "model_type": self.model_type,
             "backbone_config": backbone,
-            "encoder_in_channels": channels[-model.levels :],
+            "encoder_in_channels": channels[-model.feature_levels :],
             **hub_config(model, named, weights.class_map.num_labels),
             **self.hub_extra(model),
         }
@@ -181,7 +181,7 @@ def infer_fields(state: Mapping[str, Tensor]) -> dict[str, Any]:
         "ffn_dim": state["decoder.layers.0.linear1.weight"].shape[0],
         "encoder_layers": count_modules(state, "pyramid.encoder.layers."),
         "decoder_layers": count_modules(state, "decoder.layers."),
-        "levels": count_modules(state, "pyramid.input_proj.") + count_modules(state, "pyramid.extra."),
+        "feature_levels": count_modules(state, "pyramid.input_proj.") + count_modules(state, "pyramid.extra."),
     }
     if fields["encoder_layers"]:
         fields["encoder_ffn_dim"] = state["pyramid.encoder.layers.0.linear1.weight"].shape[0]
@@ -196,7 +196,7 @@ def count_modules(state: Mapping[str, Tensor], prefix: str) -> int:
 
 def _infer_rtdetr(state: Mapping[str, Tensor]) -> dict[str, Any]:
     block = "pyramid.fpn_blocks.0."
-    levels = infer_fields(state)["levels"]
+    levels = infer_fields(state)["feature_levels"]
     return {
         # a head has 4 points in each level; with others, nothing would tell their number
         "num_heads": len(state["decoder.layers.0.cross_attn.attention_weights.weight"]) // (4 * levels),
