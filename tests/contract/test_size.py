@@ -10,9 +10,9 @@ from tests.support.size import closure_of, lines_of_code, module_files, rooms_ta
 
 TESTS = Path(__file__).parents[1]
 LIMITS = {
-    "everything that `detrkit train` imports": ("train", 14_000),
-    "everything that `detrkit.load` imports": ("load", 7_200),
-    "all of src": ("src", 37_000),
+    "everything that `detrkit train` imports": ("train", 15_000),
+    "everything that `detrkit.load` imports": ("load", 8_200),
+    "all of src": ("src", 38_700),
     "tests, all lines": ("tests", 36_000),
 }
 
