@@ -14,8 +14,8 @@ from PIL import Image
 import detrkit
 from detrkit.api.export import export_bundle
 from detrkit.curation.synthetic import draw_scene
+from detrkit.detectors.accuracy import AccuracyData
 from detrkit.errors import BundleError, DataError, UsageError
-from detrkit.export.graph import GraphOptions
 from tests.support.exporting import CLASSES, PRESETS, small_detector
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
@@ -61,7 +61,7 @@ def write_found_set(folder, detector, images: int = 12):
 def test_ap_is_torchs_to_four_digits_in_every_runtime(preset, tmp_path):
     detector = small_detector(preset)
     data = write_found_set(tmp_path / "found", detector)
-    found = export_bundle(detector, tmp_path / "bundle.zip", data=data)
+    found = export_bundle(detector, tmp_path / "bundle.zip", accuracy=AccuracyData(data))
     accuracy = found.manifest.report.accuracy
     assert 0.1 < accuracy.torch_ap < 0.95
     assert f"{accuracy.ap:.4f}" == f"{accuracy.torch_ap:.4f}"
@@ -98,7 +98,7 @@ def test_int8_that_costs_ap_is_refused_with_what_was_measured(tmp_path, monkeypa
     content["annotations"] = [{**content["annotations"][0], "image_id": 0, "bbox": [1, 1, 9, 9]}]
     (data / "annotations" / "instances_train2017.json").write_text(json.dumps(content))
     with pytest.raises(BundleError, match="INT8 does not pay") as refused:
-        export_bundle(detector, tmp_path / "int8.zip", data=data, int8=True)
+        detrkit.export(detector, tmp_path / "int8.zip", data=data, int8=True)
     [loss] = re.findall(r"it costs ([0-9.]+) AP points", str(refused.value))
     assert float(loss) > 1
     assert f"({-float(loss):+.2f} points" in str(refused.value)
@@ -118,8 +118,8 @@ def test_what_ap_cannot_be_measured_on_is_told_before_the_work(tmp_path, monkeyp
     ):
         file.write_text(json.dumps(content | change))
         with pytest.raises(DataError, match=message):
-            export_bundle(detector, tmp_path / "bundle.zip", data=data)
+            detrkit.export(detector, tmp_path / "bundle.zip", data=data)
     with pytest.raises(UsageError, match="nowhere"):
-        export_bundle(detector, tmp_path / "bundle.zip", data=tmp_path / "nowhere")
+        detrkit.export(detector, tmp_path / "bundle.zip", data=tmp_path / "nowhere")
     with pytest.raises(UsageError, match="raw"):
-        export_bundle(detector, tmp_path / "bundle.zip", data=data, options=GraphOptions(raw=True))
+        detrkit.export(detector, tmp_path / "bundle.zip", data=data, raw=True)

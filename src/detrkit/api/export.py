@@ -8,16 +8,19 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import numpy as np
 
 from detrkit.api.common import Source
 from detrkit.classes import SizeHW
+from detrkit.detectors.accuracy import AccuracyData
 from detrkit.detectors.detector import Detector, ImageSource
 from detrkit.errors import UsageError
 from detrkit.export.graph import GraphOptions
+from detrkit.export.quantize import GATE, Int8Options, quantize_bundle
 from detrkit.export.variant import Variant
+from detrkit.export.write import ExportResult, prepared_place, write_bundle, write_program
 from detrkit.families.build import CLASSES_SUFFIX, get_family, load_model, read_weights
 from detrkit.families.family import BuiltModel
 from detrkit.families.presets import PRESETS
@@ -32,10 +35,6 @@ from detrkit.threshold_file import (
     threshold_path,
     write_thresholds,
 )
-
-if TYPE_CHECKING:
-    from detrkit.detectors.accuracy import Progress
-    from detrkit.export.write import ExportResult
 
 
 def export(
@@ -56,7 +55,7 @@ def export(
     split: str = "val",
     int8: bool = False,
     calibration: str = "train",
-    gate: float = 0.5,
+    gate: float = GATE,
 ) -> Path:
     """Write a model as a bundle that runs anywhere, or its weights in another layout.
 
@@ -103,11 +102,8 @@ def export(
             preset=preset,
             options=options,
             images=images,
-            data=data,
-            split=split,
-            int8=int8,
-            calibration=calibration,
-            gate=gate,
+            accuracy=None if data is None else AccuracyData(data, split),
+            int8=Int8Options(calibration, gate) if int8 else None,
         )
         return found.path
     if isinstance(model, Detector):
@@ -125,12 +121,8 @@ def export_bundle(
     preset: str | None = None,
     options: GraphOptions | None = None,
     images: Sequence[ImageSource] = (),
-    data: Source | None = None,
-    split: str = "val",
-    int8: bool = False,
-    calibration: str = "train",
-    gate: float = 0.5,
-    progress: Progress | None = None,
+    accuracy: AccuracyData | None = None,
+    int8: Int8Options | None = None,
     variant: Variant | None = None,
     cold_start: bool = True,
 ) -> ExportResult:
@@ -138,24 +130,19 @@ def export_bundle(
 
     Thresholds chosen for a model are not its variants', whose bundles have none.
     """
-    from detrkit.export.write import prepared_place, write_bundle
-
-    if int8:
-        from detrkit.export.quantize import quantize_bundle
-
-        if data is None or layout != "bundle" or (options is not None and options.raw):
+    if int8 is not None:
+        if accuracy is None or layout != "bundle" or (options is not None and options.raw):
             raise UsageError(
                 "INT8 is written as an ONNX bundle if its AP allows: name the data set to calibrate with and to "
                 "measure on (--data), and leave --format and --raw out"
             )
-        chosen: dict[str, Any] = {"data": data, "split": split, "calibration": calibration, "gate": gate}
         with prepared_place(Path(out)), tempfile.TemporaryDirectory() as folder:
             if not isinstance(model, Detector) and is_bundle(model):
-                return quantize_bundle(model, Path(out), progress=progress, **chosen)
+                return quantize_bundle(model, Path(out), accuracy, int8)
             path = Path(folder) / "float32.zip"
             made: dict[str, Any] = {"preset": preset, "options": options, "images": images, "variant": variant}
             export_bundle(model, path, **made, cold_start=False)
-            return quantize_bundle(path, Path(out), progress=progress, **chosen)
+            return quantize_bundle(path, Path(out), accuracy, int8)
 
     built, thresholds, pictures = _read_for_export(model, preset, images)
     name = built.config.model.preset
@@ -175,9 +162,7 @@ def export_bundle(
             thresholds=thresholds,
             licence="" if published is None else published.licence,
             source=source,
-            data=data,
-            split=split,
-            progress=progress,
+            accuracy=accuracy,
             cold_start=cold_start,
         )
 
@@ -191,8 +176,6 @@ def export_program(
     images: Sequence[ImageSource] = (),
 ) -> Path:
     """Write a model as a file for ``torch.export.load``, proved by loading it; see :func:`export`."""
-    from detrkit.export.write import write_program
-
     built, _, pictures = _read_for_export(model, preset, images)
     write_program(built, Path(out), options or GraphOptions(), pictures)
     return Path(out)

@@ -8,19 +8,19 @@ import os
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from detrkit.api.common import Say, Source
 from detrkit.api.export import export_bundle
 from detrkit.data.split import Split
+from detrkit.detectors.accuracy import AccuracyData
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.journal import Journal, study_of
 from detrkit.detectors.load import make_detector
 from detrkit.detectors.on_split import read_split_for
 from detrkit.errors import DataError, UsageError
-from detrkit.export.quantize import CALIBRATION_IMAGES
+from detrkit.export.quantize import CALIBRATION_IMAGES, Int8Options
 from detrkit.families.build import load_model
 from detrkit.files import atomic_file, make_folder
 from detrkit.machine import this_machine
@@ -145,10 +145,11 @@ def _write_picked(
         names = ", ".join(one.name for one in found.front)
         raise UsageError(f"no point is called {pick!r}; expected {KNEE}, or one of the table such as {names}")
     path, runtime = folder / BUNDLE, point.runtime.removesuffix(INT8)
-    int8: dict[str, Any] = {}
+    measured, int8 = None, None
     if runtime != point.runtime:
-        int8 = {"int8": True, "data": data, "split": found.split, "calibration": CALIBRATION, "gate": found.gate}
-    export_bundle(model, path, preset=preset, variant=point.variant, **int8)
+        assert data is not None  # INT8 was calibrated on it
+        measured, int8 = AccuracyData(data, found.split), Int8Options(CALIBRATION, found.gate)
+    export_bundle(model, path, preset=preset, variant=point.variant, accuracy=measured, int8=int8)
     return str(path) if runtime == REFERENCE else f"{path}@{runtime}"
 
 

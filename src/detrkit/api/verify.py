@@ -15,7 +15,7 @@ from detrkit.runtimes.verify import Verification, verify_bundle
 
 if TYPE_CHECKING:
     from detrkit.data.split import Split
-    from detrkit.detectors.accuracy import Progress
+    from detrkit.detectors.accuracy import AccuracyData, Progress
     from detrkit.runtimes.predictor import Predictor
 
 
@@ -52,26 +52,27 @@ def verify(
     verification = verify_bundle(bundle, runtime, threads)
     if data is None:
         return verification
-    from detrkit.detectors.accuracy import measure_accuracy, read_accuracy_split
+    from detrkit.detectors.accuracy import AccuracyData, measure_accuracy, read_accuracy_split
     from detrkit.detectors.bundle import predictor_detector
     from detrkit.runtimes.predictor import load
 
     report = verification.report
     predictor = load(bundle, report.runtime, threads)
     detector = predictor_detector(predictor, os.fspath(bundle))
-    part = _read_apart(predictor, data, split) or read_accuracy_split(detector, data, split)
-    accuracy = measure_accuracy(detector, part, data=data, split=split, progress=progress)
+    on = AccuracyData(data, split, progress)
+    part = _read_apart(predictor, on) or read_accuracy_split(detector, on)
+    accuracy = measure_accuracy(detector, part, on)
     return dataclasses.replace(verification, report=msgspec.structs.replace(report, accuracy=accuracy))
 
 
-def _read_apart(predictor: Predictor, data: Source, split: str) -> Split | None:
+def _read_apart(predictor: Predictor, on: AccuracyData) -> Split | None:
     """Read a split without the images that INT8 was calibrated with; None where it was not, or on other data."""
     calibration = predictor.bundle.manifest.provenance.calibration or {}
-    if calibration.get("data") != Path(data).name:
+    if calibration.get("data") != Path(on.data).name:
         return None
     from detrkit.export.quantize import read_apart
 
     try:
-        return read_apart(predictor, data, split, str(calibration.get("split")))[0]
+        return read_apart(predictor, on, str(calibration.get("split")))[0]
     except (DataError, UsageError):  # only the split that is measured on was taken along
         return None

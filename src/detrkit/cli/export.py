@@ -73,21 +73,22 @@ def export(
 ) -> None:
     """Write a model as a bundle that runs without torch, or its weights in another layout."""
     with errors():
-        if layout not in _LAYOUTS:
-            raise UsageError(f"--format is {layout!r}, expected one of {', '.join(_LAYOUTS)}")
         if weights not in ("32", "16"):
             raise UsageError(f"--precision is {weights}, expected 32 or 16")
-        # what of a graph is asked of something that has none, or not that
         graph = {"--image": images, "--raw": raw, "--shape": shape, "--batch": batch, "--gather": gather}
         graph["--layout"] = axes != "nhwc"
         of_bundles = {"--opset": opset != 20, "--precision": weights != "32", "--data": data, "--split": split}
         of_bundles["--int8"] = int8
-        wrong = {} if layout in _BUNDLES else of_bundles if layout == "program" else {**of_bundles, **graph}
-        if given_wrongly := [name for name, value in wrong.items() if value]:
-            raise UsageError(f"{listed(given_wrongly)}: not with --format {layout}; leave them out")
+        _check_layout(layout, graph, of_bundles)
+        if split is not None and data is None:
+            raise UsageError("--split is given without --data; name the data set too")
+        if not int8 and (calibration is not None or gate is not None):
+            raise UsageError("--calibrate and --gate are of --int8; give that too")
         from detrkit.api.export import export as write
         from detrkit.api.export import export_bundle, export_program
+        from detrkit.detectors.accuracy import AccuracyData
         from detrkit.export.graph import GraphOptions
+        from detrkit.export.quantize import Int8Options
 
         if layout in ("published", "hub"):
             chosen: Any = layout
@@ -99,10 +100,6 @@ def export(
             found_at = export_program(model, out, preset=preset, options=options, images=images or ())
             say(f"Written to {found_at}; loaded again, it finds what the model finds")
             return
-        if split is not None and data is None:
-            raise UsageError("--split is given without --data; name the data set too")
-        if not int8 and (calibration is not None or gate is not None):
-            raise UsageError("--calibrate and --gate are of --int8; give that too")
         with step_bar(hidden=as_json) as progress:
             found = export_bundle(
                 model,
@@ -111,12 +108,19 @@ def export(
                 layout=layout,
                 options=options,
                 images=images or (),
-                data=data,
-                progress=progress,
-                int8=int8,
-                **given(split=split, calibration=calibration, gate=gate),
+                accuracy=None if data is None else AccuracyData(data, **given(split=split), progress=progress),
+                int8=Int8Options(**given(calibration=calibration, gate=gate)) if int8 else None,
             )
         report(found, as_json)
+
+
+def _check_layout(layout: str, graph: dict[str, Any], of_bundles: dict[str, Any]) -> None:
+    """Refuse what of a graph is asked of a format that has none, or not that."""
+    if layout not in _LAYOUTS:
+        raise UsageError(f"--format is {layout!r}, expected one of {', '.join(_LAYOUTS)}")
+    wrong = {} if layout in _BUNDLES else of_bundles if layout == "program" else {**of_bundles, **graph}
+    if given_wrongly := [name for name, value in wrong.items() if value]:
+        raise UsageError(f"{listed(given_wrongly)}: not with --format {layout}; leave them out")
 
 
 def _size(text: str | None) -> tuple[int, int] | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import os
 from collections.abc import Callable
@@ -23,15 +24,30 @@ Progress = Callable[[str, int, int], None]
 """Called with what is being done, images done and images in all."""
 
 
-def read_accuracy_split(detector: Detector, data: str | os.PathLike[str], split: str) -> Split:
+@dataclasses.dataclass(frozen=True)
+class AccuracyData:
+    """Data to measure AP on.
+
+    Args:
+        data: Data set, and what people call it.
+        split: Its split.
+        progress: Receives how far that is.
+    """
+
+    data: str | os.PathLike[str]
+    split: str = "val"
+    progress: Progress | None = None
+
+
+def read_accuracy_split(detector: Detector, on: AccuracyData) -> Split:
     """Read a split to measure on, before the work whose result is measured.
 
     Raises:
         DataError: It cannot be read, has no object, or no class of the detector.
     """
-    part, _ = read_split_for([detector], split, data)
+    part, _ = read_split_for([detector], on.split, on.data)
     if not len(part.index.labels):
-        raise DataError(f"{data}, {split}: there is no object, and so no AP; give a split with annotations")
+        raise DataError(f"{on.data}, {on.split}: there is no object, and so no AP; give a split with annotations")
     match_classes(bind_target(detector, part).class_map, part.index.class_map)
     return part
 
@@ -39,36 +55,33 @@ def read_accuracy_split(detector: Detector, data: str | os.PathLike[str], split:
 def measure_accuracy(
     detector: Detector,
     part: Split,
+    on: AccuracyData,
     *,
-    data: str | os.PathLike[str],
-    split: str,
     torch_detector: Detector | None = None,
     paired: bool = False,
-    progress: Progress | None = None,
 ) -> Accuracy:
     """Measure AP of a bundle, and of the model in torch, on the same images.
 
     Args:
         detector: The bundle.
         part: Images and annotations, of :func:`read_accuracy_split`.
-        data: What people call the data set.
-        split: Name of the split.
+        on: Where they are from.
         torch_detector: The model in torch, or what else it is held to.
         paired: Measure the interval of the difference too.
-        progress: Receives how far it is.
     """
     truth = ground_truth_from_index(part.index)
     whole = "AP in float32" if paired else "AP in torch"
 
     def step(what: str) -> Callable[[int], None] | None:
+        progress = on.progress
         return None if progress is None else lambda done: progress(what, done, len(part.index))
 
     evaluator = collect(detector, part, truth=truth, progress=step("AP of the bundle"))
     metrics = evaluator.finish()
     interval = bootstrap(evaluator.matches()).values.get("AP")
     accuracy = Accuracy(
-        data=Path(data).name or os.fspath(data),
-        split=split,
+        data=Path(on.data).name or os.fspath(on.data),
+        split=on.split,
         sha256=_digest(truth, part),
         images=metrics.images,
         objects=metrics.objects,

@@ -23,7 +23,7 @@ import numpy as np
 
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split
-from detrkit.detectors.accuracy import Progress, measure_accuracy, read_accuracy_split
+from detrkit.detectors.accuracy import AccuracyData, measure_accuracy, read_accuracy_split
 from detrkit.detectors.bundle import predictor_detector
 from detrkit.errors import BundleError, DataError, MissingExtraError, UsageError
 from detrkit.export.formats import GRAPH
@@ -53,6 +53,26 @@ _FOLD = 1 << 28  # numbers in a constant that is computed beforehand
 Batch = Mapping[str, np.ndarray]
 Times = dict[str, float]
 """Milliseconds of the graph alone by runtime, with :data:`INT8` behind it where that is the INT8 one."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Int8Options:
+    """How INT8 is made.
+
+    Args:
+        calibration: Split to take scales from; that which is measured on shares its images out.
+        gate: AP points that may be lost, less than.
+
+    Raises:
+        UsageError: Nothing may be lost.
+    """
+
+    calibration: str = "train"
+    gate: float = GATE
+
+    def __post_init__(self) -> None:
+        if not self.gate > 0:
+            raise UsageError(f"gate is {self.gate}, expected AP points above 0")
 
 
 def quantize_graph(graph: bytes, batches: Sequence[Batch]) -> bytes:
@@ -189,33 +209,21 @@ class Int8Proof:
 
 
 def quantize_bundle(
-    source: str | os.PathLike[str],
-    out: Path,
-    *,
-    data: str | os.PathLike[str],
-    split: str = "val",
-    calibration: str = "train",
-    gate: float = GATE,
-    progress: Progress | None = None,
+    source: str | os.PathLike[str], out: Path, on: AccuracyData, options: Int8Options
 ) -> ExportResult:
     """Write the INT8 bundle of a float32 one, if it costs less AP than the gate and is faster than all else here.
 
     Args:
         source: Bundle in float32.
         out: A place for the other; see :func:`detrkit.export.write.prepared_place`.
-        data: Data set.
-        split: Split to measure AP on, without the images of the calibration.
-        calibration: Split to take scales from; the same as ``split`` shares its images out.
-        gate: AP points that may be lost, less than.
-        progress: Receives how far it is.
+        on: Data to measure AP on, without the images of the calibration.
+        options: Where scales come from, and what may be lost.
 
     Raises:
         UsageError: The bundle cannot be quantised.
         DataError: The data cannot be read, or a split is too small to be shared out.
         BundleError: INT8 does not pay; the figures are in the message, and nothing was written.
     """
-    if not gate > 0:
-        raise UsageError(f"gate is {gate}, expected AP points above 0")
     # the bundle and its data
     bundle = read_bundle(source)
     record = bundle.manifest.graphs[0]
@@ -223,16 +231,16 @@ def quantize_bundle(
         raise UsageError(f"{source} is not in float32 with detections as ONNX, which INT8 is made from")
     graph = bundle.read_graph()
     whole = Predictor(bundle, make_engine(graph))
-    measured, calibrated = read_apart(whole, data, split, calibration)
+    measured, calibrated = read_apart(whole, on, options.calibration)
     # the graph
     batches = list(calibration_batches(whole, calibrated))
     quantized = quantize_graph(graph, batches)
     pictures = {picture.file: bundle.read(picture.file) for picture in bundle.manifest.golden}
-    calibration_record = {"data": Path(data).name, "split": calibration, "images": len(calibrated.index)}
+    scales = {"data": Path(on.data).name, "split": options.calibration, "images": len(calibrated.index)}
     manifest = msgspec.structs.replace(
         bundle.manifest,
         graphs=(msgspec.structs.replace(record, precision="int8", weights="32"),),
-        provenance=msgspec.structs.replace(bundle.manifest.provenance, calibration=calibration_record),
+        provenance=msgspec.structs.replace(bundle.manifest.provenance, calibration=scales),
     )
     new = NewBundle.of(manifest, {record.file: quantized, **pictures})
     small = new.predictor(bundle.class_map, bundle.thresholds)
@@ -240,14 +248,12 @@ def quantize_bundle(
     accuracy = measure_accuracy(
         predictor_detector(small, "INT8"),
         measured,
-        data=data,
-        split=split,
+        on,
         torch_detector=predictor_detector(whole, "float32"),
         paired=True,
-        progress=progress,
     )
     times = time_graphs({"": graph, INT8: quantized}, _timed_batches(whole, measured))
-    proof = Int8Proof(accuracy, times, (len(graph) / 1e6, len(quantized) / 1e6), gate)
+    proof = Int8Proof(accuracy, times, (len(graph) / 1e6, len(quantized) / 1e6), options.gate)
     if refusals := proof.refusals:
         raise BundleError(
             "\n".join(["INT8 does not pay here, and nothing was written:", *refusals, *proof.lines()])
@@ -263,13 +269,12 @@ def quantize_bundle(
     return ExportResult(out, new.write(out, report), None)
 
 
-def read_apart(
-    predictor: Predictor, data: str | os.PathLike[str], split: str, calibration: str
-) -> tuple[Split, Split]:
+def read_apart(predictor: Predictor, on: AccuracyData, calibration: str) -> tuple[Split, Split]:
     """Read the images to measure on and those to calibrate with, none of which is in both; the same every time."""
     detector = predictor_detector(predictor, "float32")
-    measured = read_accuracy_split(detector, data, split)
-    calibrated = measured if calibration == split else read_accuracy_split(detector, data, calibration)
+    measured = read_accuracy_split(detector, on)
+    other = dataclasses.replace(on, split=calibration)
+    calibrated = measured if calibration == on.split else read_accuracy_split(detector, other)
     # some that lie evenly in their split; of one that is shared out, at most every other
     own = {path: row for row, path in enumerate(_files(measured))}
     files = _files(calibrated)
@@ -280,7 +285,7 @@ def read_apart(
     rest = np.array([row for row in own.values() if row not in taken], dtype=np.int64)
     if not len(rest):
         raise DataError(
-            f"{data}: {split} has no image besides those that INT8 is calibrated with; give another split"
+            f"{on.data}: {on.split} has no image besides those that INT8 is calibrated with; give another split"
         )
     return (
         dataclasses.replace(measured, index=measured.index.select(rest)) if taken else measured,

@@ -8,7 +8,6 @@ import dataclasses
 import datetime
 import hashlib
 import io
-import os
 import platform
 import subprocess
 import tempfile
@@ -27,7 +26,7 @@ import detrkit
 from detrkit.classes import ClassMap
 from detrkit.curation.synthetic import draw_scene
 from detrkit.detections import ImageDetections
-from detrkit.detectors.accuracy import Progress, measure_accuracy, read_accuracy_split
+from detrkit.detectors.accuracy import AccuracyData, measure_accuracy, read_accuracy_split
 from detrkit.detectors.bundle import predictor_detector
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.load import make_detector
@@ -162,9 +161,7 @@ def write_bundle(
     thresholds: Thresholds | None = None,
     licence: str = "",
     source: str = "",
-    data: str | os.PathLike[str] | None = None,
-    split: str = "val",
-    progress: Progress | None = None,
+    accuracy: AccuracyData | None = None,
     cold_start: bool = True,
 ) -> ExportResult:
     """Export a model on the CPU in float32 and write its bundle, proved against torch first.
@@ -179,9 +176,7 @@ def write_bundle(
         thresholds: Thresholds chosen for the model.
         licence: SPDX name of the weights' licence.
         source: Where the weights come from.
-        data: Data set to measure AP on, of the bundle and in torch.
-        split: Its split.
-        progress: Receives how far that is.
+        accuracy: Data to measure AP on, of the bundle and in torch.
         cold_start: Measure a fresh process too.
 
     Raises:
@@ -191,11 +186,11 @@ def write_bundle(
     """
     # data to measure on and pictures that fit, before the work
     options, raw = for_layout(options, layout), options.raw
-    if raw and data is not None:
+    if raw and accuracy is not None:
         raise UsageError("AP is of detections, which --raw does not give; leave one of the two out")
     built = dataclasses.replace(built, model=copy.deepcopy(built.model).cpu().float().eval())
     detector = make_detector(built, device="cpu")
-    part = None if data is None else read_accuracy_split(detector, data, split)
+    part = None if accuracy is None else read_accuracy_split(detector, accuracy)
     preprocessing = preprocessing_of(built, options)
     images = [] if raw else golden_pictures(pictures, preprocessing)
     # the graph
@@ -233,17 +228,11 @@ def write_bundle(
     if not raw:
         predictor = new.predictor(built.class_map, thresholds)
         difference, report = _prove(predictor)
-        if part is not None and data is not None:
-            accuracy = measure_accuracy(
-                predictor_detector(predictor, name),
-                part,
-                data=data,
-                split=split,
-                torch_detector=detector,
-                progress=progress,
-            )
-            _check_accuracy(accuracy, report.allowed_loss)
-            report = msgspec.structs.replace(report, accuracy=accuracy)
+        if part is not None and accuracy is not None:
+            exported_detector = predictor_detector(predictor, name)
+            measured = measure_accuracy(exported_detector, part, accuracy, torch_detector=detector)
+            _check_accuracy(measured, report.allowed_loss)
+            report = msgspec.structs.replace(report, accuracy=measured)
         del predictor  # before another process loads the same
     report = msgspec.structs.replace(report, export_s=round(seconds, 1))
     return ExportResult(out, new.write(out, report, cold_start and not raw), difference, moved)

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 import detrkit
 from detrkit.api.export import export_bundle
 from detrkit.cli import app
+from detrkit.detectors.accuracy import AccuracyData
 from detrkit.errors import BundleError, DataError, UsageError
-from detrkit.export.graph import GraphOptions
 from detrkit.runtimes.report import Accuracy, Interval
 from tests.support.exporting import PRESETS, small_detector
 from tests.unit.detectors.splits import entry, write_split
@@ -177,7 +177,7 @@ def test_int8_is_written_where_it_pays_and_refused_with_figures_where_not(scenes
 
 def test_no_image_is_calibrated_with_and_measured_on(scenes, bundle, tmp_path):
     predictor = load(bundle)
-    measured, calibrated = quantize.read_apart(predictor, scenes, "val", "val")
+    measured, calibrated = quantize.read_apart(predictor, AccuracyData(scenes), "val")
     ids = [set(part.index.image_ids.tolist()) for part in (measured, calibrated)]
     assert (len(ids[0]), len(ids[1]), ids[0] & ids[1]) == (6, 6, set())
     batches = list(quantize.calibration_batches(predictor, calibrated))
@@ -186,19 +186,19 @@ def test_no_image_is_calibrated_with_and_measured_on(scenes, bundle, tmp_path):
     content = json.loads((scenes / "annotations" / "instances_val2017.json").read_text())
     one.write_text(json.dumps({**content, "images": content["images"][:1]}))
     with pytest.raises(DataError, match="no image besides"):
-        quantize.read_apart(predictor, one, "val", "train")
+        quantize.read_apart(predictor, AccuracyData(one), "train")
 
 
 def test_int8_is_refused_where_it_is_asked_wrongly(scenes, bundle, tmp_path):
     for options, words in (
         ({}, "name the data set"),
-        ({"data": scenes, "options": GraphOptions(raw=True)}, "--raw out"),
+        ({"data": scenes, "raw": True}, "--raw out"),
         ({"data": scenes, "layout": "openvino"}, "--format"),
         ({"data": scenes, "gate": 0.0}, "AP points above 0"),
         ({"data": scenes, "gate": math.nan}, "AP points above 0"),
     ):
         with pytest.raises(UsageError, match=words):
-            export_bundle(bundle, tmp_path / "out", int8=True, **options)
+            detrkit.export(bundle, tmp_path / "out", int8=True, **options)
     found = CliRunner().invoke(app, ["export", str(bundle), "--out", str(tmp_path / "out"), "--gate", "1"])
     assert (found.exit_code, "--int8" in found.output) == (2, True)
 
