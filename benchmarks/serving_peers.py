@@ -19,6 +19,11 @@ import onnxruntime
 import uvicorn
 from PIL import Image
 
+try:
+    import litserve
+except ImportError:
+    litserve = None
+
 SETTINGS = json.loads(os.environ.get("PEER", "{}"))
 
 
@@ -74,29 +79,30 @@ def serve_fastapi(port: int) -> None:
     uvicorn.run(app, port=port, log_level="error")
 
 
+class Api(litserve.LitAPI if litserve else object):
+    """LitServe's way; its processes find it by its name."""
+
+    def setup(self, device):
+        self.session = open_session()
+
+    def decode_request(self, request):
+        return read(base64.b64decode(request["image"]))
+
+    def batch(self, inputs):
+        return inputs
+
+    def unbatch(self, output):
+        return output
+
+    def predict(self, images):
+        return run(self.session, images) if isinstance(images, list) else run(self.session, [images])[0]
+
+    def encode_response(self, output):
+        return output
+
+
 def serve_litserve(port: int, batch: int, workers: int) -> None:
     """LitServe with its batching, or with several workers."""
-    import litserve
-
-    class Api(litserve.LitAPI):
-        def setup(self, device):
-            self.session = open_session()
-
-        def decode_request(self, request):
-            return read(base64.b64decode(request["image"]))
-
-        def batch(self, inputs):
-            return inputs
-
-        def unbatch(self, output):
-            return output
-
-        def predict(self, images):
-            return run(self.session, images) if isinstance(images, list) else run(self.session, [images])[0]
-
-        def encode_response(self, output):
-            return output
-
     api = Api(max_batch_size=batch, batch_timeout=0.005)
     server = litserve.LitServer(api, accelerator="cpu", workers_per_device=workers, timeout=60)
     server.run(port=port, generate_client_file=False, log_level="error")
