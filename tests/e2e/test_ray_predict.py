@@ -95,7 +95,7 @@ def kill_one_worker(process: subprocess.Popen[str]) -> bool:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(1800)
+@pytest.mark.timeout(900 + 300 * KILLS)
 def test_killed_at_random_each_picture_is_there_once_as_in_an_undisturbed_run(desk: Path):
     whole, killed = desk / "whole", desk / "killed"
     out, _ = start(desk, whole).communicate(timeout=500)

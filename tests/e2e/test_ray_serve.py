@@ -29,13 +29,21 @@ import os
 import sys
 from pathlib import Path
 
-os.environ.update(RAY_USAGE_STATS_ENABLED="0", RAY_AUTH_MODE="disabled", RAY_worker_niceness="0")
+os.environ.update(
+    RAY_USAGE_STATS_ENABLED="0",
+    RAY_AUTH_MODE="disabled",
+    RAY_worker_niceness="0",
+    RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S="120",  # on a busy machine
+    RAY_SERVE_PROXY_HEALTH_CHECK_TIMEOUT_S="120",
+)
 import ray
+import ray.serve._private.api
 import yaml
 from ray import serve
 from ray.serve.context import _get_global_client
 from ray.serve.schema import ServeDeploySchema
 
+ray.serve._private.api.HTTP_PROXY_TIMEOUT = 300
 ray.init(
     address="local",
     num_cpus=4,

@@ -5,11 +5,16 @@ from __future__ import annotations
 import importlib.util
 import json
 import re
+import runpy
 import stat
+import sys
+import tomllib
 import zipfile
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 import yaml
 from typer.testing import CliRunner
@@ -19,6 +24,7 @@ from detrkit.deployment import check, triton
 from detrkit.deployment.check import Check
 from detrkit.deployment.write import TARGETS, write_deployment
 from detrkit.errors import BundleError, UsageError
+from detrkit.runtimes.predictor import load
 from tests.support.bundles import bundle_files, mean_graph, resealed, write_files
 
 # Ray's schema takes seconds to import, and the others' files are among Kubernetes'
@@ -154,7 +160,7 @@ def test_compose_file_follows_its_schema(bundle: Path, tmp_path: Path, monkeypat
 def test_dashboard_and_alerts_ask_for_what_the_server_tells(
     bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    metrics = pytest.importorskip("detrkit.serving.metrics")
+    metrics = pytest.importorskip("detrkit.serving.metrics", exc_type=ImportError)
     told = {
         f"{family.name}{end}": family
         for family in metrics.Metrics().registry.collect()
@@ -235,3 +241,63 @@ def test_the_wheel_holds_this_detrkit_and_no_caches(bundle: Path, tmp_path: Path
     assert {"onnxruntime", "fastapi", "uvicorn"} <= set(packages)
     assert "torch" not in packages
     assert len(re.findall(r"^\S+==\S+ .*\\\n    --hash", locked, flags=re.M)) == len(packages)
+
+
+def test_the_client_of_triton_finds_what_the_bundle_finds(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    folder = written(bundle, "triton", tmp_path, monkeypatch)
+    predictor = load(bundle)
+
+    class Tensor:
+        def __init__(self, name: str, shape: list[int], kind: str):
+            self.name, self.shape, self.kind = name, shape, kind
+
+        def set_data_from_numpy(self, array: np.ndarray) -> None:
+            assert list(array.shape) == self.shape
+            assert array.dtype == {"UINT8": np.uint8, "INT64": np.int64}[self.kind]
+            self.array = array
+
+    class Triton:  # as much of it as the graph
+        def __init__(self, url: str):
+            assert url == "127.0.0.1:8000"
+
+        def __enter__(self) -> Triton:
+            return self
+
+        def __exit__(self, *_: object) -> None:
+            pass
+
+        def infer(self, model: str, inputs: list[Tensor]) -> Triton:
+            assert (folder / "models" / model / "1" / "model.onnx").exists()
+            found = predictor.engine.run({tensor.name: tensor.array for tensor in inputs})
+            self.found = dict(zip(("scores", "labels", "boxes"), found, strict=True))
+            return self
+
+        def as_numpy(self, name: str) -> np.ndarray:
+            return self.found[name]
+
+    stub: Any = ModuleType("tritonclient.http")
+    stub.InferInput, stub.InferenceServerClient = Tensor, Triton
+    monkeypatch.setitem(sys.modules, "tritonclient", ModuleType("tritonclient"))
+    monkeypatch.setitem(sys.modules, "tritonclient.http", stub)
+    picture = str(bundle / "golden" / "0.png")
+    monkeypatch.setattr(sys, "argv", ["client.py", picture, "--threshold", "0.1"])
+    runpy.run_path(str(folder / "client.py"))
+    expected = predictor.predict(picture, 0.1)
+    lines = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert [line[1] for line in lines] == list(expected.data["class_name"])
+    assert [float(line[2]) for line in lines] == pytest.approx(expected.confidence, abs=1e-4)
+    assert len(lines) == 2
+
+
+def test_images_get_all_that_the_extra_serve_has():
+    project = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())
+    group = [need for need in project["dependency-groups"]["serve-onnxruntime"] if isinstance(need, str)]
+    group += project["dependency-groups"]["runtime-only"]
+    wanted = project["project"]["optional-dependencies"]["serve"]
+    assert set(wanted) <= set(group)
+    for needs in ("onnxruntime", "openvino"):
+        locked = (Path(check.__file__).parent / f"requirements-{needs}.txt").read_text()
+        names = [re.split(r"[^\w-]", need)[0] for need in group]
+        assert [name for name in names if not re.search(rf"^{name}==", locked, flags=re.M)] == []
