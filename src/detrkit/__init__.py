@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from detrkit.api.export import export
     from detrkit.api.load import load
     from detrkit.api.optimize import optimize
-    from detrkit.api.predict import predict
+    from detrkit.api.predict import predict, predict_video
     from detrkit.api.preflight import preflight
     from detrkit.api.profile import profile
     from detrkit.api.replay import replay
@@ -51,6 +51,7 @@ __all__ = [
     "lr_range",
     "optimize",
     "predict",
+    "predict_video",
     "preflight",
     "profile",
     "replay",
@@ -70,6 +71,7 @@ _HOMES = {
     "DetrkitError": "detrkit.errors",
     "choose_thresholds": "detrkit.api.thresholds",
     "lr_range": "detrkit.api.tune",
+    "predict_video": "detrkit.api.predict",
 }
 
 

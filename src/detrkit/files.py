@@ -198,6 +198,22 @@ def atomic_file(path: Path, *, own_folder: bool = False) -> Iterator[IO[str]]:
                 text.detach()
 
 
+@contextlib.contextmanager
+def growing_file(path: Path) -> Iterator[None]:
+    """Let a file grow in its place, for hours perhaps, and be read meanwhile; at its end it is known as detrkit's.
+
+    Raises:
+        UsageError: Something lies there that detrkit did not write, or that was changed since.
+    """
+    check_free(path)
+    _make_durably(path.parent)
+    try:
+        yield
+    finally:
+        if path.exists():
+            _note(path, path)
+
+
 def _is_notes(path: Path) -> bool:
     if path.is_symlink() or not path.is_file():
         return False

@@ -192,13 +192,16 @@ def _explained(error: msgspec.ValidationError, content: Any) -> str:
 
 def take_detections(found: ImageDetections, threshold: float | Thresholds) -> ImageDetections:
     """Keep detections from the threshold on, with the scores to be shown."""
-    scores = found.scores
-    if isinstance(threshold, Thresholds):
-        keep = threshold.apply(scores, found.class_ids)
-        scores = threshold.calibrated(scores).astype(np.float32)
-    else:
-        keep = scores >= threshold
+    keep, scores = apply_threshold(found, threshold)
     return ImageDetections(found.boxes_xyxy[keep], scores[keep], found.class_ids[keep])
+
+
+def apply_threshold(found: ImageDetections, threshold: float | Thresholds) -> tuple[np.ndarray, np.ndarray]:
+    """Return True for detections from the threshold on, and the scores to be shown of all."""
+    if isinstance(threshold, Thresholds):
+        keep = threshold.apply(found.scores, found.class_ids)
+        return keep, threshold.calibrated(found.scores).astype(np.float32)
+    return found.scores >= threshold, found.scores
 
 
 def read_thresholds(path: str | os.PathLike[str], class_map: ClassMap) -> Thresholds:

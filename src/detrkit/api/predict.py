@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from detrkit.api.common import Source
+from detrkit.api.common import Progress, Say, Source
 from detrkit.api.load import load
 from detrkit.detectors.detector import Detector, ErrorReport
 from detrkit.detectors.results import write_predictions
 from detrkit.detectors.tiles import in_tiles
+from detrkit.detectors.video import VideoResult, detect_video
 from detrkit.errors import UsageError, listed
 from detrkit.files import free_name, results_folder
 from detrkit.ops.sources import NamedSource, list_sources
+from detrkit.ops.video import VideoReader, is_camera
 from detrkit.threshold_file import Thresholds
+from detrkit.training.signals import StopRequest
 from detrkit.visual.drawing import save_drawing
 
 if TYPE_CHECKING:
@@ -63,6 +67,75 @@ def predict(
         if found:  # where every image failed there is nothing to write
             write_predictions(folder / "predictions.json", ((None, detections) for detections in found))
     return found
+
+
+def predict_video(
+    model: Source | Detector,
+    source: Source,
+    *,
+    out: Source,
+    threshold: float | Thresholds | None = None,
+    every: int = 1,
+    track: bool = False,
+    batch_size: int = 4,
+    tiles: str | int | None = None,
+    say: Say = lambda _message: None,
+    on_line: Say = lambda _line: None,
+    progress: Progress | None = None,
+) -> VideoResult:
+    """Detect objects in a video, stream or camera, and write a drawn video and a line of JSON for each frame.
+
+    Ctrl-C and SIGTERM end it after the frame at work; the result then has their ``signal_number``, and what is
+    written is whole. Nothing of a frame stays in memory.
+
+    Args:
+        model: Anything that :func:`load` takes, or a detector.
+        source: Video file; address of a stream, such as ``rtsp://``; or number of a camera, as ``"0"``. Of what
+            comes in its own time, the newest frame is always next, and those that came meanwhile are dropped.
+        out: Folder for ``NAME.mp4`` and ``NAME.jsonl``.
+        threshold: Least score, or thresholds by class, as in :func:`predict`.
+        every: Detect in each so manieth frame only; the others are not drawn either.
+        track: Follow objects, each of which gets a number.
+        batch_size: Frames of a file, or tiles of a frame, at once.
+        tiles: Cut frames into tiles; see :meth:`detrkit.detectors.tiles.Tiles.parse`.
+        say: Called with messages for people.
+        on_line: Called with each line of JSON.
+        progress: Called with frames done and frames in all, where that is known.
+
+    Raises:
+        UsageError: There is no such video or camera.
+        DataError: It cannot be opened, or no frame of it can be decoded.
+        MissingExtraError: PyAV, or for ``track`` the library ``trackers``, is not installed.
+    """
+    reader = VideoReader(source, every, say)
+    detector = in_tiles(model if isinstance(model, Detector) else load(model), tiles, batch_size)
+    name = video_name(source)
+    with results_folder(out, f"{name}.mp4", f"{name}.jsonl") as folder:
+        drawn, lines = folder / f"{name}.mp4", folder / f"{name}.jsonl"
+        if os.path.realpath(source) in (os.path.realpath(drawn), os.path.realpath(lines)):
+            raise UsageError(f"{drawn} would replace the video that is read; give another folder")
+        with StopRequest("ending the video with this frame") as stop:
+            result = detect_video(
+                detector,
+                reader,
+                drawn,
+                lines,
+                threshold=threshold,
+                track=track,
+                batch_size=batch_size,
+                stopped=lambda: stop.requested,
+                on_line=on_line,
+                progress=progress,
+            )
+    return dataclasses.replace(result, signal_number=stop.signal_number)
+
+
+def video_name(source: Source) -> str:
+    """Return the name of what is written of a video: its own without the ending, ``camera-0``, or ``stream``."""
+    text = os.fspath(source)
+    if is_camera(text):
+        return f"camera-{text.removeprefix('/dev/video')}"
+    return "stream" if "://" in text else Path(text).stem or "video"
 
 
 def _drawing_names(sources: Sequence[str]) -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,10 +16,20 @@ from detrkit.errors import UsageError, counted
 
 def predict(
     model: shared.ModelArgument,
-    images: Annotated[list[str], typer.Argument(metavar="IMAGE", help="Image files or folders.")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="IMAGE",
+            help="Image files or folders; or videos, a stream (rtsp://...), or the number of a camera, such as 0.",
+        ),
+    ],
     out: Annotated[
         Path | None,
-        opt("DIR", "Folder for drawn pictures and predictions.json; predictions, with a number if it is taken."),
+        opt(
+            "DIR",
+            "Folder for drawn pictures and predictions.json, or NAME.mp4 and NAME.jsonl of a video; predictions, "
+            "with a number if it is taken.",
+        ),
     ] = None,
     threshold: Annotated[
         float | None,
@@ -27,6 +39,8 @@ def predict(
         Path | None, opt("FILE", "Least scores by class, as detrkit thresholds writes them.", "--thresholds")
     ] = None,
     tiles: shared.TilesOption = None,
+    track: Annotated[bool, opt(None, "Follow objects in a video; each gets a number.", "--track")] = False,
+    every: Annotated[int, opt("N", "Of a video, only each Nth frame.", min=1)] = 1,
     batch_size: shared.BatchOption = 4,
     device: shared.DeviceOption = None,
     precision: shared.PrecisionOption = None,
@@ -44,12 +58,21 @@ def predict(
     ] = None,
     as_json: shared.JsonOption = False,
 ) -> None:
-    """Detect objects in images: draws them and writes predictions.json in COCO format."""
+    """Detect objects in images: draws them and writes predictions.json in COCO format.
+
+    Of a video, stream or camera: a drawn video, and a line of JSON for each frame.
+    """
     failures: list[str] = []
     with shared.errors():
         from detrkit.api.load import load
         from detrkit.api.predict import predict as detect
+        from detrkit.ops.video import is_video
 
+        videos = [source for source in images if is_video(source)]
+        if videos and len(videos) < len(images):
+            raise UsageError(f"{videos[0]} is a video, and others are images; give one kind at a time")
+        if not videos and (track or every > 1):
+            raise UsageError(f"--track and --every are of videos, which {images[0]} is not by its name")
         detector = load(model, preset, **shared.given(classes=classes, device=device, precision=precision))
         chosen = _threshold(detector, model, threshold, threshold_file, shared.quiet if as_json else shared.say)
         if ray:
@@ -59,6 +82,10 @@ def predict(
         if workers is not None:
             raise UsageError("--workers is of --ray; give that too")
         folder = out or shared.free_folder(Path("predictions"))
+        if videos:
+            options = {"threshold": chosen, "out": folder, "batch_size": batch_size, "tiles": tiles}
+            _detect_videos(detector, videos, as_json, every=every, track=track, **options)
+            return
         found = detect(
             detector,
             [*images],
@@ -79,6 +106,39 @@ def predict(
             what = f"{counted(count, 'object')} in {counted(len(found), 'image')}"
             shared.say(f"{what}; drawn pictures and predictions.json in {folder}")
     if failures:
+        raise typer.Exit(1)
+
+
+def _detect_videos(detector: Any, videos: Sequence[str], as_json: bool, **options: Any) -> None:
+    """Detect in one video after the other, and say what became of each."""
+    from detrkit.api.predict import predict_video, video_name
+
+    names = [video_name(video) for video in videos]
+    if len({name.lower() for name in names}) < len(names):
+        raise UsageError(f"of {', '.join(names)} two would be written under one name; give one at a time")
+    is_whole = True
+    for video in videos:
+        with shared.progress_bar("detecting", as_json) as progress:
+            result = predict_video(
+                detector,
+                video,
+                say=functools.partial(typer.echo, err=True),
+                on_line=typer.echo if as_json else shared.quiet,
+                progress=progress,
+                **options,
+            )
+        if not as_json:
+            what = f"{counted(result.detections, 'object')} in {counted(result.frames, 'frame')}"
+            tracks = "" if result.tracks is None else f", {counted(result.tracks, 'object')} followed"
+            shared.say(f"{what}{tracks}; drawn video {result.drawn}, detections {result.lines}")
+            for note in result.notes:
+                shared.say(f"  {note}")
+        for fault in result.faults:
+            typer.echo(f"error: {fault}", err=True)
+        is_whole &= not result.faults
+        if result.signal_number is not None:
+            shared.fail("interrupted", 128 + result.signal_number)
+    if not is_whole:
         raise typer.Exit(1)
 
 

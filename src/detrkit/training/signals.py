@@ -18,11 +18,15 @@ class StopRequest:
 
     Outside the main thread Python cannot catch signals; nothing is requested there then.
 
+    Args:
+        doing: What is still done after the first signal, for people.
+
     Attributes:
         signal_number: The first signal that came, or None.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, doing: str = "finishing this step, then saving") -> None:
+        self._doing = doing
         self.signal_number: int | None = None
         self._count = 0
         self._immediate = False
@@ -90,7 +94,7 @@ class StopRequest:
         if any(os.environ.get(rank, "0") != "0" for rank in ("RANK", "LOCAL_RANK", "NODE_RANK")):
             return  # torchrun has told all processes; the first talks
         # not print(): the signal may have come in the middle of one, and that is an error in Python
-        os.write(2, f"\n{name}: finishing this step, then saving; once more aborts at once\n".encode())
+        os.write(2, f"\n{name}: {self._doing}; once more aborts at once\n".encode())
 
     def _handle_in_worker(self, number: int) -> None:
         """End a forked loader worker, which has inherited this handler, by SIGTERM; Ctrl-C is its parent's."""

@@ -124,11 +124,17 @@ def save_png(path: Path, pixels: np.ndarray) -> None:
 
 
 def label_texts(detections: sv.Detections) -> list[str]:
-    """Return ``dog 0.93`` for each detection; the class id where there is no name, nothing where no score."""
-    names = [str(name) for name in detections.data.get("class_name", _class_ids(detections))]
-    if detections.confidence is None:
-        return names
-    return [f"{name} {score:.2f}" for name, score in zip(names, detections.confidence, strict=True)]
+    """Return ``dog 0.93`` for each detection; the class id where there is no name, nothing where no score.
+
+    An object that is followed has its number behind, as ``dog 0.93 #7``.
+    """
+    texts = [str(name) for name in detections.data.get("class_name", _class_ids(detections))]
+    if detections.confidence is not None:
+        texts = [f"{text} {score:.2f}" for text, score in zip(texts, detections.confidence, strict=True)]
+    if detections.tracker_id is not None:
+        numbers = detections.tracker_id
+        texts = [f"{text} #{id}" if id > 0 else text for text, id in zip(texts, numbers, strict=True)]
+    return texts
 
 
 def class_palette() -> sv.ColorPalette:
