@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from detrkit.api.benchmark import benchmark
     from detrkit.api.compare import compare
     from detrkit.api.deploy import deploy
+    from detrkit.api.drift import drift
     from detrkit.api.evaluate import evaluate
     from detrkit.api.export import export
     from detrkit.api.load import load
@@ -45,6 +46,7 @@ __all__ = [
     "choose_thresholds",
     "compare",
     "deploy",
+    "drift",
     "evaluate",
     "export",
     "load",

@@ -33,7 +33,7 @@ FLOORS: tuple[tuple[str, ...], ...] = (
     ("detectors",),
     ("training",),
     ("serving", "deployment", "export", "tuning", "preflight", "profiling", "comparison", "robustness"),
-    ("optimizing",),
+    ("optimizing", "monitoring"),
     ("api",),
     ("cli",),
 )

@@ -14,6 +14,7 @@ from detrkit.cli.compare import compare
 from detrkit.cli.demo import demo
 from detrkit.cli.deploy import deploy
 from detrkit.cli.doctor import doctor
+from detrkit.cli.drift import drift
 from detrkit.cli.eval import evaluate
 from detrkit.cli.export import export
 from detrkit.cli.models import models
@@ -59,6 +60,7 @@ app.command(short_help="The fastest variant of a model that is as good.")(optimi
 app.command(short_help="Prove that a bundle finds what its model found.")(verify)
 app.command(short_help="Serve bundles over HTTP.")(serve)
 app.command(short_help="Files that serve a bundle in containers, clusters, services.")(deploy)
+app.command(short_help="Are a served model's pictures like those it was made for?")(drift)
 
 
 def main() -> None:
