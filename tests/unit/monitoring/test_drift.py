@@ -37,7 +37,7 @@ def drift(reference: list[Observation], samples: list[Observation]) -> Any:
 @pytest.mark.parametrize("counts", [(60, 40), (150, 60)])
 def test_samples_of_the_same_pictures_never_cry_wolf(counts: tuple[int, int]):
     first, second = counts
-    assert not [seed for seed in range(15) if drift(seen(first, seed), seen(second, 1000 + seed)).drifted]
+    assert not [seed for seed in range(8) if drift(seen(first, seed), seen(second, 1000 + seed)).drifted]
 
 
 @pytest.mark.slow
@@ -59,7 +59,7 @@ def test_planted_drift_is_seen_and_nothing_else(planted: dict[str, float], name:
 def test_a_change_too_small_to_matter_is_no_drift_however_sure():
     found = drift(seen(1000, 0), seen(1000, 1, dim=0.97))
     brightness = next(one for one in found.measures if one.name == "brightness")
-    assert brightness.p < 0.2
+    assert brightness.p <= 0.01
     assert brightness.distance < 0.1
     assert not found.drifted
 
