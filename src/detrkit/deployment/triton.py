@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
@@ -63,16 +64,15 @@ def check_config(path: Path, graph: bytes) -> str:
     Raises:
         ImportError: Triton's client is not installed.
     """
-    from google.protobuf import text_format
-    from tritonclient.grpc import model_config_pb2
-
+    parser: Any = importlib.import_module("google.protobuf.text_format")
+    definitions: Any = importlib.import_module("tritonclient.grpc.model_config_pb2")
     try:
-        config: Any = text_format.Parse(path.read_text(encoding="utf-8"), model_config_pb2.ModelConfig())
-    except text_format.ParseError as error:
+        config = parser.Parse(path.read_text(encoding="utf-8"), definitions.ModelConfig())
+    except parser.ParseError as error:
         return str(error)
     extra = [-1] if config.max_batch_size else []
     for said, real in zip((config.input, config.output), graph_tensors(graph), strict=True):
-        told = [(one.name, model_config_pb2.DataType.Name(one.data_type), [*extra, *one.dims]) for one in said]
+        told = [(one.name, definitions.DataType.Name(one.data_type), [*extra, *one.dims]) for one in said]
         if told != real:
             return f"it has {told}, the graph {real}"
     return ""
