@@ -77,7 +77,8 @@ def predict(
         chosen = _threshold(detector, model, threshold, threshold_file, shared.quiet if as_json else shared.say)
         if ray:
             options = shared.given(model=preset, classes=classes, device=device, precision=precision)
-            _predict_on_ray(detector, model, images, out, chosen, batch_size, options, workers, as_json)
+            asked = {"threshold": chosen, "batch_size": batch_size, "tiles": tiles, "workers": workers}
+            _predict_on_ray(detector, model, images, out, {**asked, "options": options}, as_json)
             return
         if workers is not None:
             raise UsageError("--workers is of --ray; give that too")
@@ -156,15 +157,7 @@ def _threshold(detector: Any, model: str, number: float | None, file: Path | Non
 
 
 def _predict_on_ray(
-    detector: Any,
-    model: str,
-    images: list[str],
-    out: Path | None,
-    threshold: Any,
-    batch_size: int,
-    options: dict[str, Any],
-    workers: int | None,
-    as_json: bool,
+    detector: Any, model: str, images: list[str], out: Path | None, asked: dict[str, Any], as_json: bool
 ) -> None:
     """Detect on a Ray cluster, and tell what came of it."""
     from detrkit.detectors.ray_predict import predict_on_ray
@@ -172,20 +165,12 @@ def _predict_on_ray(
     if out is None or len(images) != 1:
         raise UsageError("--ray needs --out DIR, to go on there if it is killed, and one folder or list")
     with shared.progress_bar("parts", as_json) as progress:
-        found = predict_on_ray(
-            detector,
-            model,
-            images[0],
-            out,
-            threshold=threshold,
-            batch_size=batch_size,
-            options=options,
-            workers=workers,
-            say=shared.quiet if as_json else shared.say,
-            progress=progress,
-        )
+        say = shared.quiet if as_json else shared.say
+        found = predict_on_ray(detector, model, images[0], out, say=say, progress=progress, **asked)
     for failure in found.failures:
         typer.echo(f"skipped {failure}", err=True)
+    if not found.pictures:
+        shared.fail("no image could be read", 1)
     if as_json:
         typer.echo((out / "predictions.json").read_text(encoding="utf-8"), nl=False)
     else:

@@ -15,10 +15,11 @@ from typing import Any
 import msgspec
 
 from detrkit.detectors import parts
-from detrkit.detectors.detector import DEFAULT_THRESHOLD, WINDOW_BATCHES, Detector
+from detrkit.detectors.detector import DEFAULT_THRESHOLD, Detector
 from detrkit.detectors.load import load_detector
 from detrkit.detectors.parts import Merged, PictureResult
 from detrkit.detectors.results import to_coco
+from detrkit.detectors.tiles import in_tiles
 from detrkit.errors import DataError, ImageError, MissingExtraError, UsageError, counted
 from detrkit.files import IMAGE_SUFFIXES, is_kind, make_folder, sole_writer
 from detrkit.ops.sources import MOST_READERS, list_sources, warn_of_passed_over
@@ -38,6 +39,7 @@ def predict_on_ray(
     *,
     threshold: float | Thresholds | None = None,
     batch_size: int = 4,
+    tiles: str | int | None = None,
     options: Mapping[str, Any] | None = None,
     workers: int | None = None,
     part_pictures: int = PART_PICTURES,
@@ -55,7 +57,8 @@ def predict_on_ray(
         source: Folder, address of one in a bucket, or text file with a path or address a line.
         out: Folder for ``predictions.json`` and the parts.
         threshold: Least score, or thresholds by class; None: the model's own if it has any, otherwise 0.5.
-        batch_size: Images that the model sees at once.
+        batch_size: Images, or tiles of them, that the model sees at once.
+        tiles: Cut images into tiles; see :meth:`detrkit.detectors.tiles.Tiles.parse`.
         options: Further arguments of :func:`detrkit.detectors.load.load_detector`.
         workers: Processes; one for each GPU if not given, else for each four processors.
         part_pictures: Pictures of a part.
@@ -69,10 +72,11 @@ def predict_on_ray(
     """
     ray = _import_ray()
     sources = list_pictures(source, say)
+    detector = in_tiles(detector, tiles, batch_size)
     if threshold is None:
         threshold = detector.thresholds or DEFAULT_THRESHOLD
     # whole windows, so that batches are those of a run without parts
-    window = batch_size * WINDOW_BATCHES
+    window = detector.window(batch_size)
     plan = parts.make_plan(detector, sources, threshold, batch_size, -(-part_pictures // window) * window)
     make_folder(out, "predictions.json")
     folder = make_folder(out / parts.PARTS)
@@ -87,6 +91,7 @@ def predict_on_ray(
                 "options": dict(options or {}),
                 "threshold": threshold,
                 "batch_size": batch_size,
+                "tiles": tiles,
                 "digest": plan.model,
             }
             rows = [{"part": part, "sources": [sources[row] for row in plan.rows(part)]} for part in missing]
@@ -204,7 +209,8 @@ class _Worker:
 
     def __init__(self, arguments: Mapping[str, Any]):
         self.arguments = arguments
-        self.detector = load_detector(arguments["model"], **arguments["options"])
+        loaded = load_detector(arguments["model"], **arguments["options"])
+        self.detector = in_tiles(loaded, arguments["tiles"], arguments["batch_size"])
         if parts.model_digest(self.detector) != arguments["digest"]:
             raise UsageError(f"{arguments['model']} is another model on this machine than where the command runs")
 

@@ -12,6 +12,7 @@ from detrkit.detectors import parts, ray_predict
 from detrkit.detectors.bundle import bundle_detector
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.parts import PictureResult, Plan
+from detrkit.detectors.tiles import in_tiles
 from detrkit.errors import DataError, UsageError
 from tests.support.bundles import bundle_files, noise, write_files
 
@@ -90,6 +91,7 @@ def test_another_model_list_or_threshold_is_refused_by_name(detector: Detector, 
         "pictures, names": plan_of(detector, sources[1:]),
     }
     Path(sources[0]).write_bytes(b"another picture of the same name")
+    assert plan_of(in_tiles(detector, 32), sources).model != plan_of(detector, sources).model
     changed["names"] = plan_of(detector, sources)
     for what, plan in changed.items():
         with pytest.raises(UsageError, match=rf"other detections: {what} changed"):
