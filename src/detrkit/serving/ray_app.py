@@ -38,7 +38,9 @@ def build(arguments: dict[str, Any]) -> Any:
         from detrkit.serving.app import make_app
         from detrkit.serving.service import Service
 
-        cpus = int(ray.get_runtime_context().get_assigned_resources().get("CPU", 0))
+        context: Any = ray.get_runtime_context()
+        cpus = int(context.get_assigned_resources().get("CPU", 0))
         return make_app(Service([bundle], dataclasses.replace(settings, threads=settings.threads or cpus or None)))
 
-    return serve.deployment(serve.ingress(make)(), name="Detector").bind()
+    deployment: Any = serve.deployment(serve.ingress(make)(), name="Detector")
+    return deployment.bind()
