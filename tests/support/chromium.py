@@ -81,7 +81,7 @@ class Browser:
         context = self.call("Target.createBrowserContext")["browserContextId"]
         target = self.call("Target.createTarget", url="about:blank", browserContextId=context)["targetId"]
         session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
-        page = Page(self, session)
+        page = Page(self, session, context)
         for domain in ("Page", "Runtime", "Network", "Log", "DOM"):
             page.call(f"{domain}.enable")
         page.look(width, height, dark)
@@ -93,9 +93,10 @@ class Browser:
 class Page:
     """A page of a browser."""
 
-    def __init__(self, browser: Browser, session: str):
+    def __init__(self, browser: Browser, session: str, context: str):
         self._browser = browser
         self._session = session
+        self._context = context
 
     def call(self, method: str, **params: Any) -> dict[str, Any]:
         """Call a method of the protocol for this page."""
@@ -127,6 +128,11 @@ class Page:
             "DOM.setFileInputFiles", files=[str(file) for file in files], objectId=found["result"]["objectId"]
         )
 
+    def save_into(self, folder: Path) -> None:
+        """Let what is downloaded go into a folder."""
+        where = {"browserContextId": self._context, "downloadPath": str(folder)}
+        self._browser.call("Browser.setDownloadBehavior", behavior="allow", **where)
+
     def press(self, key: str, times: int = 1, modifiers: int = 0) -> None:
         """Press a key; ``modifiers`` of 8 is the shift key."""
         text, code = _KEYS.get(key, (key, ord(key.upper()) if len(key) == 1 else 0))
@@ -153,6 +159,14 @@ class Page:
         found = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
         file.write_bytes(base64.b64decode(found["data"]))
 
+    def await_event(self, method: str) -> dict[str, Any]:
+        """Return the last event of a kind, once there is one."""
+        until = time.monotonic() + PATIENCE_S
+        while not (found := self._events(method)):
+            assert time.monotonic() < until, method
+            self.evaluate("1")  # takes in what has come
+        return found[-1]
+
     def _events(self, method: str) -> list[dict[str, Any]]:
         mine = [event for event in self._browser.events if event.get("sessionId") == self._session]
         return [dict(event["params"]) for event in mine if event["method"] == method]
@@ -160,13 +174,13 @@ class Page:
     @property
     def requests(self) -> list[str]:
         """Addresses that the page has asked for."""
-        self.call("Runtime.evaluate", expression="1")  # takes in what has come
+        self.evaluate("1")
         return [event["request"]["url"] for event in self._events("Network.requestWillBeSent")]
 
     @property
     def complaints(self) -> list[str]:
         """What a developer would see in red: exceptions, violations of the policy, failed requests."""
-        self.call("Runtime.evaluate", expression="1")
+        self.evaluate("1")
         said = [json.dumps(event["exceptionDetails"]) for event in self._events("Runtime.exceptionThrown")]
         said += [
             json.dumps(one["args"]) for one in self._events("Runtime.consoleAPICalled") if one["type"] == "error"

@@ -38,13 +38,14 @@ class DetectResponse(msgspec.Struct, frozen=True):
 
 
 class ModelResponse(msgspec.Struct, frozen=True):
-    """A model that is loaded: ``thresholds`` is as in ``thresholds.json``, or one number for all classes."""
+    """A model that is loaded: classes by class id, and their ids in its data; ``thresholds`` is as in ``thresholds.json``, or one number for all classes."""
 
     name: str
     version: str
     runtime: str
     precision: str
     classes: list[str]
+    category_ids: list[int]
     thresholds: dict[str, Any]
     loaded: str
     streams: int

@@ -76,6 +76,7 @@ class ServedModel:
             "name": label.pop("model"),
             **label,
             "classes": list(self.predictor.class_map.names),
+            "category_ids": list(self.predictor.class_map.category_ids),
             "thresholds": thresholds.to_dict() if isinstance(thresholds, Thresholds) else {"default": thresholds},
             "loaded": self.loaded,
             "streams": self.predictor.engine.streams,

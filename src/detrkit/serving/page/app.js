@@ -283,7 +283,7 @@ function renderPane({ name, find, canvas }) {
 function renderLatency(find, { timings_ms: timings, roundTripMs }) {
   const stages = Object.entries(timings);
   const rest = Math.max(0, roundTripMs - stages.reduce((sum, [, ms]) => sum + ms, 0));
-  stages.push(["way and rest", rest]);
+  stages.push(["network and rest", rest]);
   const total = make("div", make("dt", "total"), make("dd", `${roundTripMs.toFixed(0)} ms`));
   find(".bar").replaceChildren(
     ...stages.map(([, ms], number) => {
@@ -306,8 +306,10 @@ function renderLatency(find, { timings_ms: timings, roundTripMs }) {
 function drawAll() {
   if (!current) return;
   for (const { name, canvas } of panes) {
+    const size = sizeOf(current, name);
+    canvas.style.aspectRatio = size.width / size.height;
     const options = { labels: $("labels").checked, masks: $("masks").checked };
-    drawPicture(canvas, bitmap, sizeOf(current, name), shown(current.answers[name]), options);
+    drawPicture(canvas, bitmap, size, shown(current.answers[name]), options);
   }
 }
 
@@ -363,7 +365,7 @@ function renderClasses() {
   for (const item of $("classes").children) {
     const found = counts.map((each) => each.get(item.name) ?? 0);
     const none = found.every((count) => count === 0);
-    item.querySelector(".count").textContent = found.join(" | ");
+    item.querySelector(".count").textContent = current ? found.join(" | ") : "";
     item.firstChild.classList.toggle("none", none);
     item.hidden = none && !all && !switchedOff.has(item.name);
   }
