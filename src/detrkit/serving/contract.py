@@ -38,7 +38,11 @@ class DetectResponse(msgspec.Struct, frozen=True):
 
 
 class ModelResponse(msgspec.Struct, frozen=True):
-    """A model that is loaded: classes by class id, and their ids in its data; ``thresholds`` is as in ``thresholds.json``, or one number for all classes."""
+    """A model that is loaded.
+
+    ``classes`` stand by class id, ``category_ids`` are those of its data set; ``thresholds`` are as in
+    ``thresholds.json``, or one number for all classes.
+    """
 
     name: str
     version: str

@@ -244,7 +244,7 @@ class TestPage:
         page = browser.open(live(**settings)[0])
         give(page, *write_pictures(tmp_path, a=content))
         assert re.search(says, page.evaluate(FAILURE))
-        page.wait(f"{STATUS}.includes('1 picture failed')")
+        page.wait(f"{STATUS}.includes('a.png · failed')")
 
     @pytest.mark.parametrize(
         ("status", "says", "again"),

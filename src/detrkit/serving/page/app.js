@@ -136,7 +136,7 @@ function nextJob() {
 /** Get one answer. False: nothing more can be asked before there is a token. */
 async function ask({ picture, name }, tries = 1) {
   try {
-    picture.answers[name] = await detect(picture.blob, name);
+    picture.answers[name] = await detect(picture, name);
     await checkVersion(picture.answers[name]);
   } catch (error) {
     const failure = error instanceof Failure ? error : new Failure(-1, `This page failed: ${error.message}`);
@@ -264,6 +264,7 @@ function renderPane({ name, find, canvas }) {
   find(".facts").textContent = [`version ${version}`, runtime, precision, unseen, state].filter(Boolean).join(" · ");
   canvas.setAttribute("aria-label", `${current?.name}: ${inWords(detections.length, "detection")} by ${name}. Keys: + and - zoom, 0 fits, arrows move.`);
 
+  canvas.hidden = Boolean(answer?.failure) && !bitmap;
   find(".failure").hidden = !answer?.failure;
   find(".failure p").textContent = answer?.failure?.message ?? "";
   find(".failure button").hidden = !answer?.failure?.passing;
@@ -326,8 +327,8 @@ function sayStatus() {
       const found = `${inWords(detections.length, "object")}${kinds && ` (${kinds})`}`;
       return (panes.length > 1 ? `${name}: ` : "") + (answer ? (answer.failure ? "failed" : found) : "waiting");
     });
-    const failed = pictures.filter(({ answers }) => panes.some(({ name }) => answers[name]?.failure)).length;
-    const others = failed ? ` · ${inWords(failed, "picture")} failed` : "";
+    const failed = pictures.filter((each) => each !== current && panes.some(({ name }) => each.answers[name]?.failure));
+    const others = failed.length ? ` · ${inWords(failed.length, "other picture")} failed` : "";
     const text = current ? `${current.name} · ${parts.join(" · ")}${others}` : "";
     if ($("status").textContent !== text) $("status").textContent = text;
   }, 150);

@@ -39,23 +39,23 @@ export async function loadModels() {
 }
 
 /** Everything that a model finds in a picture: the page applies thresholds itself, so that a slider asks nothing. */
-export async function detect(picture, model) {
+export async function detect({ blob, name }, model) {
   const options = new URLSearchParams({ model, threshold: 0 });
-  const type = picture.type || "application/octet-stream";
+  const body = new FormData();
+  body.append("images", blob, name);
   const start = performance.now();
-  const answer = await call(`v1/detect?${options}`, { method: "POST", body: picture, headers: { "Content-Type": type } });
+  const answer = await call(`v1/detect?${options}`, { method: "POST", body }, blob.size);
   return { ...answer, ...answer.images[0], roundTripMs: performance.now() - start };
 }
 
-async function call(path, options = {}) {
-  const headers = { ...options.headers };
-  if (token.get()) headers.Authorization = `Bearer ${token.get()}`;
+async function call(path, options = {}, bytes = 0) {
+  const headers = token.get() ? { Authorization: `Bearer ${token.get()}` } : {};
   let response;
   try {
     response = await fetch(path, { ...options, headers, signal: AbortSignal.timeout(PATIENCE_MS) });
     if (response.ok) return await response.json();
   } catch (error) {
-    throw await broken(error, options.body);
+    throw await broken(error, bytes);
   }
   // a proxy in between may answer something other than the server's JSON
   const told = await response.json().catch(() => null);
@@ -65,10 +65,10 @@ async function call(path, options = {}) {
 }
 
 /** Tell a server that is gone from one that closed the connection while a picture was on its way. */
-async function broken(error, body) {
+async function broken(error, bytes) {
   if (error.name === "TimeoutError") return new Failure(0, `No answer within ${PATIENCE_MS / 1000} s.`);
   const alive = await fetch("health/live", { signal: AbortSignal.timeout(5000) }).then((r) => r.ok, () => false);
   if (!alive) return new Failure(0, "The server cannot be reached: it has ended, or the network is gone.");
-  const size = body ? ` The picture has ${(body.size / 2 ** 20).toFixed(1)} MB; the server may take less.` : "";
+  const size = bytes ? ` The picture has ${(bytes / 2 ** 20).toFixed(1)} MB; the server may take less.` : "";
   return new Failure(0, `The server closed the connection before it answered.${size}`);
 }

@@ -76,6 +76,7 @@ export function drawPicture(canvas, bitmap, size, detections, { labels, masks })
   }
   for (const { box_xyxy: box, color, text } of [...detections].reverse()) {
     const [x, y, right, bottom] = box.map((value, i) => value * scale + (i % 2 ? top : left));
+    if (right < 0 || bottom < 0 || x > canvas.clientWidth || y > canvas.clientHeight) continue;
     context.strokeStyle = context.fillStyle = `rgb(${color})`;
     context.lineWidth = 2;
     context.strokeRect(x, y, Math.max(1, right - x), Math.max(1, bottom - y));
