@@ -1,4 +1,5 @@
-# Two commands do everything on a fresh machine with Python 3.11+: `make demo` and `make test`.
+# Two commands do everything on a fresh machine with Python 3.11+: `make demo` and `make test`;
+# `make serve-demo` puts the demo's model behind a page.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
@@ -7,7 +8,7 @@ STAMP := $(VENV)/.installed
 # Python keeps what it has compiled: some forty starts of the tests would each compile torch again.
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: demo test test-all check bench lock clean
+.PHONY: demo serve-demo test test-all check bench lock clean
 
 $(STAMP): requirements.txt pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -19,6 +20,15 @@ $(STAMP): requirements.txt pyproject.toml
 demo: $(STAMP)
 	rm -rf demo
 	$(BIN)/detrkit demo --out demo
+
+serve-demo: $(STAMP) demo/bundle
+	$(BIN)/detrkit serve demo/bundle
+
+demo/bundle: | demo/run
+	$(BIN)/detrkit export demo/run --out demo/bundle
+
+demo/run:
+	$(MAKE) demo
 
 # Every core has a process of tests of its own, whose arithmetic then takes no second one.
 test: $(STAMP)
