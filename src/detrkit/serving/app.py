@@ -5,12 +5,11 @@ from __future__ import annotations
 import contextlib
 import functools
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from fastapi import FastAPI, Query, Request, Response
-from fastapi.exceptions import RequestValidationError
+from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
 
@@ -24,6 +23,8 @@ from detrkit.serving.contract import (
     ModelResponse,
     ModelsResponse,
     answers,
+    option_parameters,
+    read_options,
     schemas,
 )
 from detrkit.serving.guard import Guard, JsonResponse, refused
@@ -48,11 +49,6 @@ _BODY = {
         "application/octet-stream": {"schema": _FILE},
     },
 }
-
-Threshold = Annotated[float | None, Query(ge=0, le=1, description="Least score; the model's own if not given.")]
-Classes = Annotated[list[str] | None, Query(description="Names that are wanted, all if not given; may repeat.")]
-ModelName = Annotated[str, Query(description="Name of a model; the first if not given.")]
-Format = Annotated[Literal["json", "png", "jpeg"], Query(description="Detections, or the one picture, drawn.")]
 
 
 def make_app(service: Service, page: Path = PAGE) -> FastAPI:
@@ -80,7 +76,6 @@ def make_app(service: Service, page: Path = PAGE) -> FastAPI:
         app.mount("/", StaticFiles(directory=page, html=True))
     app.add_middleware(Guard, settings=service.settings, metrics=service.metrics, public=public)  # type: ignore[arg-type]
     app.add_exception_handler(HTTPException, _on_http_error)
-    app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(RefusedError, _on_refused)
     app.openapi = functools.partial(_openapi, app, app.openapi)  # type: ignore[method-assign]
     return app
@@ -112,27 +107,22 @@ def _add_detect(app: FastAPI, service: Service) -> None:
         tags=["detect"],
         response_class=Response,
         responses=answers(DetectResponse),
-        openapi_extra={"requestBody": _BODY},
+        openapi_extra={"requestBody": _BODY, "parameters": option_parameters()},
     )
-    async def detect(
-        request: Request,
-        model: ModelName = "",
-        threshold: Threshold = None,
-        classes: Classes = None,
-        format: Format = "json",
-    ) -> Response:
+    async def detect(request: Request) -> Response:
         """Detect objects in one or several pictures: JPEG, PNG, WebP, BMP or TIFF, known by their content."""
-        with service.store.lease(model) as held, service.gate.admit(held) as visit:
-            class_ids = _class_ids(held, classes or [])
+        options = read_options(request.query_params)
+        with service.store.lease(options.model) as held, service.gate.admit(held) as visit:
+            class_ids = _class_ids(held, options.classes)
             sent = await service.read_pictures(request, visit)
-            if format != "json" and len(sent) != 1:
+            if options.format != "json" and len(sent) != 1:
                 raise RefusedError(
                     "bad_request", f"{len(sent)} pictures cannot be drawn as one; send them one by one"
                 )
-            least = held.threshold if threshold is None else threshold
+            least = held.threshold if options.threshold is None else options.threshold
             found, timings = await service.detect(request, visit, held, sent, least, class_ids)
-            if format != "json":
-                return await _drawn(service, held, sent[0], found[0], timings, format)
+            if options.format != "json":
+                return await _drawn(service, held, sent[0], found[0], timings, options.format)
             names = held.predictor.class_map.names
             images = [_image_result(one, names) for one in found]
             answer = DetectResponse(
@@ -208,7 +198,7 @@ def _add_v2(app: FastAPI, service: Service) -> None:
             return Response(content, 200, {**headers, v2.HEADER_LENGTH: str(head)}, "application/octet-stream")
 
 
-def _class_ids(model: ServedModel, classes: list[str]) -> list[int]:
+def _class_ids(model: ServedModel, classes: Sequence[str]) -> list[int]:
     """Return class ids of names.
 
     Raises:
@@ -258,13 +248,6 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     kind = next((kind for kind, status in STATUSES.items() if status == error.status_code), "bad_request")
     return refused(request.scope, RefusedError(kind, str(error.detail), error.headers))
-
-
-def _on_invalid(request: Request, error: Exception) -> Response:
-    """Answer options that make no sense, without repeating what was sent."""
-    assert isinstance(error, RequestValidationError)
-    problems = [f"{'.'.join(map(str, one['loc'][1:]))}: {one['msg']}" for one in error.errors()[:5]]
-    return refused(request.scope, RefusedError("invalid", "; ".join(problems)))
 
 
 def _openapi(app: FastAPI, generate: Any) -> dict[str, Any]:

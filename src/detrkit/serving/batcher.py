@@ -13,6 +13,7 @@ import numpy as np
 
 from detrkit.classes import SizeHW
 from detrkit.detections import ImageDetections
+from detrkit.serving.pictures import Prepared
 from detrkit.serving.refusal import RefusedError
 
 Detect = Callable[[Sequence[np.ndarray], Sequence[SizeHW]], list[ImageDetections]]
@@ -25,12 +26,14 @@ class BatchResult:
     """Detections of an image, and how it came to them.
 
     Args:
+        picture: The picture.
         detections: All detections, best first.
         queue_s: Time that it waited.
         inference_s: Time of its batch.
         batch: Images of its batch.
     """
 
+    picture: Prepared
     detections: ImageDetections
     queue_s: float
     inference_s: float
@@ -41,8 +44,7 @@ class BatchResult:
 class _Waiting:
     """An image that waits."""
 
-    image: np.ndarray
-    size_hw: SizeHW
+    picture: Prepared
     key: Hashable
     deadline: float
     since: float
@@ -93,25 +95,21 @@ class Batcher:
         """Images that wait."""
         return len(self._waiting)
 
-    def submit(self, image: np.ndarray, size_hw: SizeHW, deadline: float) -> Future[BatchResult]:
+    def submit(self, picture: Prepared, deadline: float, future: Future[BatchResult]) -> None:
         """Put an image at the end of the queue.
 
         Args:
-            image: Resized, uint8 ``[h, w, 3]``.
-            size_hw: Size of its file.
+            picture: The image.
             deadline: Moment of :func:`time.monotonic` after which it is not begun any more.
-
-        Returns:
-            Its result, or :class:`RefusedError`. Where the future is cancelled meanwhile, nothing is run.
+            future: Receives its result, or :class:`RefusedError`; if it is cancelled meanwhile, nothing is run.
         """
-        key = None if self._mixed else image.shape
-        waiting = _Waiting(image, size_hw, key, deadline, time.perf_counter(), Future())
+        key = None if self._mixed else picture.image.shape
+        waiting = _Waiting(picture, key, deadline, time.perf_counter(), future)
         with self._changed:
             if self._closed:
                 raise RuntimeError("the model was unloaded while a request held it")
             self._waiting.append(waiting)
             self._changed.notify()
-        return waiting.future
 
     def close(self) -> None:
         """Finish what waits, then end the threads."""
@@ -169,7 +167,7 @@ class Batcher:
     def _run(self, batch: Sequence[_Waiting]) -> None:
         start = time.perf_counter()
         try:
-            found = self._detect([one.image for one in batch], [one.size_hw for one in batch])
+            found = self._detect([one.picture.image for one in batch], [one.picture.size_hw for one in batch])
         except Exception as error:
             if len(batch) == 1:
                 batch[0].future.set_exception(error)
@@ -182,4 +180,4 @@ class Batcher:
         self.seconds_each += (each - self.seconds_each) * (_SMOOTHING if self.seconds_each else 1.0)
         self._observe(len(batch))
         for one, detections in zip(batch, found, strict=True):
-            one.future.set_result(BatchResult(detections, start - one.since, seconds, len(batch)))
+            one.future.set_result(BatchResult(one.picture, detections, start - one.since, seconds, len(batch)))

@@ -2,9 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any, Literal
 
 import msgspec
+from starlette.datastructures import QueryParams
+
+from detrkit.serving.refusal import RefusedError
+
+
+class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Options of ``/v1/detect``, in its address."""
+
+    threshold: (
+        Annotated[float, msgspec.Meta(ge=0, le=1, description="Least score; the model's if not given.")] | None
+    ) = None
+    classes: Annotated[tuple[str, ...], msgspec.Meta(description="Names that are wanted; all if not given.")] = ()
+    model: Annotated[str, msgspec.Meta(description="Name of a model; the first if not given.")] = ""
+    format: Annotated[
+        Literal["json", "png", "jpeg"], msgspec.Meta(description="Detections, or the picture, drawn.")
+    ] = "json"
 
 
 class Detection(msgspec.Struct, frozen=True):
@@ -75,6 +91,32 @@ class ErrorResponse(msgspec.Struct, frozen=True):
     """Answer of every refused request outside of ``/v2``."""
 
     error: ErrorDetail
+
+
+def read_options(query: QueryParams) -> DetectOptions:
+    """Read the options of an address; what is not one of them is refused, for its sender meant something.
+
+    Raises:
+        RefusedError: One is unknown, given twice, or makes no sense.
+    """
+    given: dict[str, Any] = {}
+    for name, value in query.multi_items():
+        if name == "classes":
+            given.setdefault(name, []).append(value)
+        elif name in given:
+            raise RefusedError("invalid", f"{name[:50]} is given twice")
+        else:
+            given[name] = value
+    try:
+        return msgspec.convert(given, DetectOptions, strict=False)
+    except msgspec.ValidationError as error:
+        raise RefusedError("invalid", str(error)[:200]) from error
+
+
+def option_parameters() -> list[dict[str, Any]]:
+    """Return the options as OpenAPI has them."""
+    [described] = msgspec.json.schema_components((DetectOptions,))[1].values()
+    return [{"name": name, "in": "query", "schema": schema} for name, schema in described["properties"].items()]
 
 
 def schemas() -> dict[str, Any]:

@@ -5,14 +5,14 @@ from __future__ import annotations
 import hmac
 import json
 import logging
+import random
 import re
 import time
-import uuid
 from collections.abc import Collection
 from typing import Any
 
 import msgspec
-from starlette.datastructures import Headers, MutableHeaders
+from starlette.datastructures import Headers
 from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -39,6 +39,7 @@ HEADERS = {
 }
 """Headers of every answer; the page asks for nothing beyond its own origin."""
 
+_RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
 _GONE = 499  # what a log says where the client did not wait; nobody is sent it
@@ -69,7 +70,7 @@ class Guard:
         headers = Headers(scope=scope)
         request_id = headers.get("x-request-id", "")
         if not _SANE_ID.fullmatch(request_id):
-            request_id = uuid.uuid4().hex
+            request_id = f"{random.getrandbits(128):032x}"
         # what the routes know of a request, for its line in the log
         notes: dict[str, Any] = {}
         scope["state"] = {**scope.get("state", {}), "request_id": request_id, "notes": notes}
@@ -79,10 +80,7 @@ class Guard:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                marked = MutableHeaders(scope=message)
-                marked["X-Request-ID"] = request_id
-                for name, value in HEADERS.items():
-                    marked.setdefault(name, value)
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode()), *_RAW]
             await send(message)
 
         try:

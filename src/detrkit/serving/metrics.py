@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections.abc import Mapping
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -44,6 +45,11 @@ class Metrics:
             ["model", "version", "runtime", "precision"],
             registry=registry,
         )
+
+    @functools.lru_cache(maxsize=256)  # noqa: B019 (lives as long as the server)
+    def stage(self, model: str, stage: str) -> Histogram:
+        """Return the time of a stage."""
+        return self.stage_seconds.labels(model, stage)
 
     def forget(self, label: Mapping[str, str]) -> None:
         """Leave out a model that answers no more."""

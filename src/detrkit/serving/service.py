@@ -8,8 +8,8 @@ import dataclasses
 import logging
 import os
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, InvalidStateError, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 import numpy as np
@@ -91,8 +91,36 @@ class Service:
             raise
 
     async def read_body(self, request: Request, visit: Visit) -> bytes:
-        """Return the body of a request, which is counted while it comes."""
-        return b"".join([chunk async for chunk in self._chunks(request, visit)])
+        """Return the body of a request, which is counted while it comes.
+
+        Raises:
+            RefusedError: It is too large, too slow, or packed.
+        """
+        limits = self.settings
+        if request.headers.get("content-encoding", "identity") != "identity":
+            raise RefusedError("unsupported", "Content-Encoding is not supported; send the body as it is")
+        announced = request.headers.get("content-length", "")
+        if announced.isdecimal() and int(announced[:20]) > limits.max_bytes:
+            raise too_many_bytes(limits.max_bytes)
+        pieces: list[bytes] = []
+        clock = asyncio.get_running_loop().time
+        until = clock() + limits.body_s
+        try:
+            async with asyncio.timeout_at(until):
+                more = True
+                while more:
+                    message = await request.receive()
+                    if message["type"] == "http.disconnect":
+                        raise ClientDisconnect
+                    if clock() > until:  # it came while nobody could look at the clock
+                        raise TimeoutError
+                    pieces.append(message.get("body", b""))
+                    self.gate.add_bytes(visit, len(pieces[-1]))
+                    more = message.get("more_body", False)
+        except TimeoutError as error:
+            text = f"the body did not arrive within {limits.body_s:g} s"
+            raise RefusedError("too_slow", text, {"Connection": "close"}) from error
+        return b"".join(pieces)
 
     async def read_pictures(self, request: Request, visit: Visit) -> list[SentPicture]:
         """Return the pictures of a body: all files of a form, or else the body itself, whatever it is called."""
@@ -126,23 +154,21 @@ class Service:
         """
         deadline = time.monotonic() + self.settings.deadline_s
         self.gate.add_images(model, visit, len(sent) - visit.images)
-        most = self.settings.max_pixels
-        prepared = await _all(self.work(prepare, picture, model.predictor, most) for picture in sent)
-        results = await self._run(request, model, prepared, deadline)
+        results = await self._run(request, model, sent, deadline)
         start = time.perf_counter()
         found = []
-        for picture, ready, result in zip(sent, prepared, results, strict=True):
+        for picture, result in zip(sent, results, strict=True):
             taken = take_detections(result.detections, threshold)
             if class_ids:
                 keep = np.isin(taken.class_ids, class_ids)
                 taken = ImageDetections(*(values[keep] for values in taken))
-            found.append(Found(picture.name, ready.size_hw, taken))
+            found.append(Found(picture.name, result.picture.size_hw, taken))
             if isinstance(picture.content, bytes) and self.sampler.wants:
-                self._sample(request, model, picture.content, ready, taken)
+                self._sample(request, model, picture.content, result.picture, taken)
         timings = {
             "queue": max(result.queue_s for result in results),
-            "decode": max(one.decode_s for one in prepared),
-            "preprocess": max(one.resize_s for one in prepared),
+            "decode": max(result.picture.decode_s for result in results),
+            "preprocess": max(result.picture.resize_s for result in results),
             "inference": max(result.inference_s for result in results),
             "postprocess": time.perf_counter() - start,
         }
@@ -150,13 +176,24 @@ class Service:
         return found, {stage: round(1000 * seconds, 3) for stage, seconds in timings.items()}
 
     async def _run(
-        self, request: Request, model: ServedModel, prepared: Sequence[Prepared], deadline: float
+        self, request: Request, model: ServedModel, sent: Sequence[SentPicture], deadline: float
     ) -> list[BatchResult]:
-        """Run pictures in the model's batches, unless their client goes."""
-        submitted = [model.batcher.submit(one.image, one.size_hw, deadline) for one in prepared]
-        results = asyncio.ensure_future(_all(asyncio.wrap_future(future) for future in submitted))
+        """Decode pictures, and run them in the model's batches, unless one fails or their client goes."""
+
+        def begin(picture: SentPicture, future: Future[BatchResult]) -> None:
+            try:
+                ready = prepare(picture, model.predictor, self.settings.max_pixels)
+                model.batcher.submit(ready, deadline, future)
+            except Exception as error:
+                with contextlib.suppress(InvalidStateError):  # nobody waits for it any more
+                    future.set_exception(error)
+
+        futures: list[Future[BatchResult]] = [Future() for _ in sent]
+        results = asyncio.gather(*map(asyncio.wrap_future, futures))
         gone = asyncio.ensure_future(request.receive())
         try:
+            for picture, future in zip(sent, futures, strict=True):
+                self._pool.submit(begin, picture, future)
             await asyncio.wait({results, gone}, return_when=asyncio.FIRST_COMPLETED)
             if not results.done():
                 raise ClientDisconnect
@@ -165,37 +202,9 @@ class Service:
             raise RuntimeError(f"{model.name} failed") from error
         finally:
             gone.cancel()
-            for future in submitted:
-                future.cancel()
             results.cancel()
-
-    async def _chunks(self, request: Request, visit: Visit) -> AsyncIterator[bytes]:
-        """Yield the body of a request as it comes, within the limits of bytes and time.
-
-        Raises:
-            RefusedError: It is too large, too slow, or packed.
-        """
-        limits = self.settings
-        if request.headers.get("content-encoding", "identity") != "identity":
-            raise RefusedError("unsupported", "Content-Encoding is not supported; send the body as it is")
-        announced = request.headers.get("content-length", "")
-        if announced.isdecimal() and int(announced[:20]) > limits.max_bytes:
-            raise too_many_bytes(limits.max_bytes)
-        try:
-            async with contextlib.aclosing(request.stream()) as stream:
-                until = asyncio.get_running_loop().time() + limits.body_s
-                while True:
-                    async with asyncio.timeout_at(until) as timer:
-                        chunk = await anext(stream, None)
-                        if timer.expired() or asyncio.get_running_loop().time() > until:
-                            raise TimeoutError
-                    if chunk is None:
-                        return
-                    self.gate.add_bytes(visit, len(chunk))
-                    yield chunk
-        except TimeoutError as error:
-            message = f"the body did not arrive within {limits.body_s:g} s"
-            raise RefusedError("too_slow", message, {"Connection": "close"}) from error
+            for future in futures:
+                future.cancel()
 
     def _sample(
         self, request: Request, model: ServedModel, content: bytes, ready: Prepared, taken: ImageDetections
@@ -215,7 +224,7 @@ class Service:
     ) -> None:
         """Tell metrics and log what a request was."""
         for stage, seconds in timings.items():
-            self.metrics.stage_seconds.labels(model.name, stage).observe(seconds)
+            self.metrics.stage(model.name, stage).observe(seconds)
         self.metrics.images.labels(model.name).inc(len(results))
         request.state.notes.update(
             model=model.name,
@@ -224,12 +233,3 @@ class Service:
             batch=max(result.batch for result in results),
             stages_ms={stage: round(1000 * seconds, 2) for stage, seconds in timings.items()},
         )
-
-
-async def _all(tasks: Any) -> list[Any]:
-    """Wait for all; the first that fails is what fails, once none is at work any more."""
-    done = await asyncio.gather(*tasks, return_exceptions=True)
-    for one in done:
-        if isinstance(one, BaseException):
-            raise one
-    return done

@@ -105,7 +105,8 @@ def test_thresholds_and_classes_choose(served, tmp_path):
     assert classes(threshold=0, classes="cat") == ["cat"]
     assert classes(threshold=0, classes=["cat", "dog"]) == ["dog", "cat"]
     assert "fish" in error_of(client.post("/v1/detect?classes=fish", content=encoded()), 422, "invalid")
-    error_of(client.post("/v1/detect?threshold=2", content=encoded()), 422, "invalid")
+    for query in ("threshold=2", "threshold=nan", "threshold=x", "treshold=0.1", "threshold=0&threshold=1"):
+        error_of(client.post(f"/v1/detect?{query}", content=encoded()), 422, "invalid")
     [model] = msgspec.json.decode(client.get("/v1/models").content, type=ModelsResponse).models
     assert model.classes == ["cat", "dog"]
     assert model.thresholds == json.loads(json.dumps(thresholds.to_dict()))

