@@ -50,6 +50,7 @@ class Answers:
         latencies: Seconds of each that was answered well.
         wrong: Answers that were well but not what the runtime finds.
         seconds: Time of all.
+        cpu_s: Processor time of the server's processes.
         at: Moments at which they came, and their statuses.
     """
 
@@ -57,6 +58,7 @@ class Answers:
     latencies: list[float] = dataclasses.field(default_factory=list)
     wrong: int = 0
     seconds: float = 0.0
+    cpu_s: float = 0.0
     at: list[tuple[float, int]] = dataclasses.field(default_factory=list)
 
     @property
@@ -175,19 +177,25 @@ def at_rate(rate: float, seconds: float) -> Iterator[float | None]:
         yield start + number / rate
 
 
-def own_throughput(bundle: str, files: Sequence[str], threads: int | None, seconds: float) -> dict[str, float]:
-    """Images a second of the runtime alone, decoding counted, in every way that the server may choose."""
+def own_throughput(
+    bundle: str, files: Sequence[str], threads: int | None, seconds: float
+) -> dict[str, tuple[float, float]]:
+    """Images a second of the runtime alone in every way that the server may choose, and processor time of each.
+
+    Decoding is counted.
+    """
     found = {}
     count = threads or usable_cpus()
     ways = [(1, 1), (4, 1), (8, 1)] + ([(1, count), (4, count), (8, count)] if count > 1 else [])
     for batch, streams in ways:
         predictor = load(bundle, threads=count, streams=streams)
         predictor.predict(list(files[: max(2, batch)]), batch_size=batch)
-        images, start = 0, time.perf_counter()
+        images, start, cpu = 0, time.perf_counter(), time.process_time()
         while time.perf_counter() - start < seconds / len(ways):
             predictor.predict(list(files) * max(1, 16 // len(files)), batch_size=batch)
             images += len(files) * max(1, 16 // len(files))
-        found[f"batches of {batch}, {streams} at once"] = images / (time.perf_counter() - start)
+        rate = images / (time.perf_counter() - start)
+        found[f"batches of {batch}, {streams} at once"] = rate, (time.process_time() - cpu) / images
     return found
 
 
@@ -350,9 +358,20 @@ def candidates(bundle: Path, files: Sequence[Path], options: argparse.Namespace,
 def saturate(candidate: Candidate, clients: int, seconds: float) -> Answers:
     """Ask a server as much as it can answer, after a warm-up."""
     at_once = clients if candidate.images == 1 else max(2, clients // candidate.images)
-    with started(candidate.command, candidate.port, candidate.asked[0].request, **candidate.environment):
+    with started(
+        candidate.command, candidate.port, candidate.asked[0].request, **candidate.environment
+    ) as process:
         ask_all(candidate.port, candidate.asked, at_once, for_seconds(min(2.0, seconds / 3)))
-        return ask_all(candidate.port, candidate.asked, at_once, for_seconds(seconds))
+        before = cpu_seconds(process)
+        answers = ask_all(candidate.port, candidate.asked, at_once, for_seconds(seconds))
+        answers.cpu_s = cpu_seconds(process) - before
+        return answers
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the processor time of a process and its children, which says more where others use the machine."""
+    times = [one.cpu_times() for one in (process, *process.children(recursive=True))]
+    return float(sum(one.user + one.system for one in times))
 
 
 def overload(candidate: Candidate, rate: float, seconds: float, deadline_s: float) -> list[str]:
@@ -441,23 +460,23 @@ def benchmark(options: argparse.Namespace, folder: Path) -> None:
     name = read_bundle(bundle).manifest.name
     print(f"### {name}, {len(files)} pictures, {options.clients} clients\n\n{this_machine()}\n", flush=True)
     # the runtime alone and every server, in turn, so that drift of the machine hits all alike
-    own: dict[str, list[float]] = {}
+    own: dict[str, list[tuple[float, float]]] = {}
     results: dict[str, list[Answers]] = {}
     for _ in range(options.rounds):
         paths = [str(file) for file in files]
-        for way, rate in in_process(
-            own_throughput, str(bundle), paths, options.threads, 2 * options.seconds
-        ).items():
-            own.setdefault(way, []).append(rate)
+        measured = in_process(own_throughput, str(bundle), paths, options.threads, 2 * options.seconds)
+        for way, run in measured.items():
+            own.setdefault(way, []).append(run)
         for server in servers:
             results.setdefault(server.name, []).append(saturate(server, options.clients, options.seconds))
-    medians = {way: statistics.median(rates) for way, rates in own.items()}
+    medians = {way: statistics.median(rate for rate, _ in runs) for way, runs in own.items()}
     best = max(medians, key=medians.__getitem__)
-    print("| at saturation | images a second | of the runtime's own | p50 | p99 | errors | wrong |")
-    print("|---|---|---|---|---|---|---|")
+    print("| at saturation | images a second | of the runtime's own | CPU an image | p50 | p99 | errors | wrong |")
+    print("|---|---|---|---|---|---|---|---|")
     for way, rate in medians.items():
         mark = " (the best)" if way == best else ""
-        print(f"| runtime alone, {way}{mark} | {rate:.1f} | {rate / medians[best]:.2f} | | | | |")
+        cpu = 1000 * statistics.median(seconds for _, seconds in own[way])
+        print(f"| runtime alone, {way}{mark} | {rate:.1f} | {rate / medians[best]:.2f} | {cpu:.1f} ms | | | | |")
     for server in servers:
         runs = results[server.name]
         rate = statistics.median(run.rate * server.images for run in runs)
@@ -465,7 +484,11 @@ def benchmark(options: argparse.Namespace, folder: Path) -> None:
         errors = sum(sum(run.statuses.values()) - run.statuses[200] for run in runs)
         wrong = sum(run.wrong for run in runs)
         share = rate / medians[best]
-        print(f"| {server.name} | {rate:.1f} | {share:.2f} | {p50:.0f} ms | {p99:.0f} ms | {errors} | {wrong} |")
+        cpu = statistics.median(
+            1000 * run.cpu_s / max(1, sum(run.statuses.values())) / server.images for run in runs
+        )
+        figures = f"{rate:.1f} | {share:.2f} | {cpu:.1f} ms | {p50:.0f} ms | {p99:.0f} ms | {errors} | {wrong}"
+        print(f"| {server.name} | {figures} |")
     if options.overload:
         rate = statistics.median(run.rate for run in results[servers[0].name])
         lines = overload(servers[0], rate, options.overload, options.deadline)
