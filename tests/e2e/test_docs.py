@@ -23,6 +23,7 @@ from detrkit.families.detr.export import write_published
 from detrkit.families.detr.model import build_detr
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
+from tests.support.videos import write_video
 from tests.support.serving import ServerProcess, running
 
 ROOT = Path(__file__).parents[2]
@@ -79,6 +80,7 @@ def first_desk(published_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         patch.chdir(desk)
         write_synthetic("my-dataset", train_images=3, val_images=2, size=96)
         shutil.copy(next(Path("my-dataset/val2017").iterdir()), "street.jpg")
+        write_video("clip.mp4", 2)
         Path(published_file.name).symlink_to(published_file)
         run = ["train", "--model", "detr-r50", "--data", "my-dataset", "--epochs", "1", "--run", "runs/detr-r50-1"]
         result = CliRunner().invoke(app, [*run, *SMALL_IMAGES])
