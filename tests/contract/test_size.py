@@ -13,7 +13,7 @@ LIMITS = {
     "everything that `detrkit train` imports": ("train", 15_000),
     "everything that `detrkit.load` imports": ("load", 8_200),
     "all of src": ("src", 38_700),
-    "tests, all lines": ("tests", 37_000),
+    "tests, all lines": ("tests", 36_700),
 }
 
 

@@ -23,8 +23,8 @@ from detrkit.families.detr.export import write_published
 from detrkit.families.detr.model import build_detr
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
-from tests.support.videos import write_video
 from tests.support.serving import ServerProcess, running
+from tests.support.videos import write_video
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
