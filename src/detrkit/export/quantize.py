@@ -122,7 +122,7 @@ def quantize_graph(graph: bytes, batches: Sequence[Batch]) -> bytes:
             weight_type=quantization.QuantType.QInt8,
             calibrate_method=quantization.CalibrationMethod.MinMax,
         )
-        quantized = onnx.load(path)
+        quantized: Any = onnx.load(path)
     del quantized.metadata_props[:]
     content: bytes = quantized.SerializeToString()
     return content
