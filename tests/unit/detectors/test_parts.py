@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from detrkit.cli import app
 from detrkit.detectors import parts, ray_predict
 from detrkit.detectors.bundle import bundle_detector
 from detrkit.detectors.detector import Detector
@@ -133,3 +135,22 @@ def test_lists_and_addresses_name_pictures_once(detector: Detector, pictures: Pa
     for nothing in (str(tmp_path / "absent"), f"file://{tmp_path}/absent"):
         with pytest.raises(UsageError):
             ray_predict.list_pictures(nothing, print)
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--ray"], "--out"),
+        (["--ray", "--out", "out", "another"], "one folder or list"),
+        (["--workers", "2", "--out", "out"], "--ray"),
+    ],
+)
+def test_ray_wants_a_place_to_go_on_from_and_one_list(
+    words: list[str], said: str, pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    model = write_files(tmp_path / "mean", bundle_files())
+    result = CliRunner().invoke(app, ["predict", str(model), str(pictures), *words])
+    assert result.exit_code == 2
+    assert said in result.output
+    assert not (tmp_path / "out").exists()
