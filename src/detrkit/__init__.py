@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from detrkit.api.drift import drift
     from detrkit.api.evaluate import evaluate
     from detrkit.api.export import export
+    from detrkit.api.gate import gate
     from detrkit.api.load import load
     from detrkit.api.optimize import optimize
     from detrkit.api.predict import predict, predict_video
@@ -49,6 +50,7 @@ __all__ = [
     "drift",
     "evaluate",
     "export",
+    "gate",
     "load",
     "lr_range",
     "optimize",

@@ -17,6 +17,7 @@ from detrkit.cli.doctor import doctor
 from detrkit.cli.drift import drift
 from detrkit.cli.eval import evaluate
 from detrkit.cli.export import export
+from detrkit.cli.gate import gate
 from detrkit.cli.models import models
 from detrkit.cli.optimize import optimize
 from detrkit.cli.plot import plot
@@ -58,6 +59,7 @@ app.command(short_help="Detect objects in images and draw them.")(predict)
 app.command(short_help="Write a model as a bundle that runs without torch.")(export)
 app.command(short_help="The fastest variant of a model that is as good.")(optimize)
 app.command(short_help="Prove that a bundle finds what its model found.")(verify)
+app.command(short_help="Stop a model that is worse or slower than the released one.")(gate)
 app.command(short_help="Serve bundles over HTTP.")(serve)
 app.command(short_help="Files that serve a bundle in containers, clusters, services.")(deploy)
 app.command(short_help="Are a served model's pictures like those it was made for?")(drift)

@@ -1,0 +1,88 @@
+"""``detrkit gate``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrkit.cli import shared
+from detrkit.cli.shared import opt
+
+
+def gate(
+    new: Annotated[
+        str, typer.Argument(metavar="NEW", help="The new model: run, checkpoint, bundle, file, hub id.")
+    ],
+    old: Annotated[
+        str | None, typer.Argument(metavar="OLD", help="The released model; none for a first release.")
+    ] = None,
+    data: Annotated[list[Path] | None, opt("DATA", "Data set to measure on; may repeat.")] = None,
+    split: shared.SplitOption = None,
+    out: Annotated[
+        Path | None, opt("DIR", "Folder for the comparison on each data set, gate if not given.")
+    ] = None,
+    min_ap: Annotated[
+        float | None, opt("POINTS", "Least AP on every data set, 0 to 100.", "--min-ap", min=0, max=100)
+    ] = None,
+    max_loss: Annotated[
+        float | None,
+        opt(
+            "POINTS",
+            "AP that may be lost at the worse end of the interval; if not given, only what is worse beyond chance "
+            "stops.",
+            "--max-loss",
+            min=0,
+        ),
+    ] = None,
+    max_slowdown: Annotated[
+        float,
+        opt(
+            "PERCENT",
+            "Time that an image may take longer; -1 leaves the speed unchecked.",
+            "--max-slowdown",
+            min=-1,
+        ),
+    ] = 10.0,
+    latency: Annotated[int | None, opt("N", "Images to time on, 10 if not given.", min=1)] = None,
+    resamples: Annotated[int | None, opt("N", "Of the images, for intervals; 1,000 if not given.", min=10)] = None,
+    device: shared.DeviceOption = None,
+    markdown: Annotated[Path | None, opt("FILE", "Write the result as Markdown, for a pull request.")] = None,
+    as_json: shared.JsonOption = False,
+) -> None:
+    """Stop a model that is worse than the released one beyond chance on any data set, or slower.
+
+    Exit code 0 if it may be released, 1 if a check stops it, or something failed, 2 if asked wrongly.
+    """
+    with shared.errors():
+        from detrkit.api.gate import gate as decide
+        from detrkit.files import atomic_file, check_free
+
+        if markdown is not None:
+            check_free(markdown)
+        options = shared.given(
+            split=split,
+            out=out,
+            min_ap=min_ap,
+            max_loss=max_loss,
+            latency_images=latency,
+            resamples=resamples,
+            device=device,
+        )
+        with shared.step_bar(hidden=as_json) as progress:
+            found = decide(
+                new,
+                old,
+                data or (),
+                max_slowdown=None if max_slowdown < 0 else max_slowdown,
+                say=shared.quiet if as_json else shared.say,
+                progress=progress,
+                **options,
+            )
+        if markdown is not None:
+            with atomic_file(markdown) as file:
+                file.write(found.markdown())
+        shared.report(found, as_json)
+    if not found.passed:
+        raise typer.Exit(1)
