@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from detrkit.api.predict import predict, predict_video
     from detrkit.api.preflight import preflight
     from detrkit.api.profile import profile
+    from detrkit.api.release import release, rollback
     from detrkit.api.replay import replay
     from detrkit.api.resume import resume
     from detrkit.api.serve import serve
@@ -58,8 +59,10 @@ __all__ = [
     "predict_video",
     "preflight",
     "profile",
+    "release",
     "replay",
     "resume",
+    "rollback",
     "serve",
     "train",
     "tune",
@@ -76,6 +79,7 @@ _HOMES = {
     "choose_thresholds": "detrkit.api.thresholds",
     "lr_range": "detrkit.api.tune",
     "predict_video": "detrkit.api.predict",
+    "rollback": "detrkit.api.release",
 }
 
 

@@ -13,6 +13,7 @@ from detrkit.detectors.find import find_target
 from detrkit.detectors.on_split import bind_target, collect, read_split_for
 from detrkit.errors import UsageError
 from detrkit.evaluation.bootstrap import RESAMPLES
+from detrkit.evaluation.coco import CocoMetrics
 from detrkit.evaluation.truth import ground_truth_from_index
 from detrkit.files import free_name
 
@@ -71,12 +72,14 @@ def gate(
     checks: list[GateCheck] = []
     notes: list[str] = []
     names: list[str] = []
+    metrics: dict[str, CocoMetrics] = {}
     for each in sets:
         name = free_name(Path(each).resolve().name or os.fspath(each), names)
         names.append(name)
         say(f"{name}:")
         if old is None:
-            checks += check_least_ap(name, _measure_ap(new, each, split, device, say, progress), rule)
+            metrics[name] = _measure(new, each, split, device, say, progress)
+            checks += check_least_ap(name, metrics[name].values["AP"], rule)
             continue
         comparison = compare(
             [old, new],
@@ -93,13 +96,16 @@ def gate(
         found, told = check_comparison(name, comparison, rule)
         checks += found
         notes += told
-    return GateResult(os.fspath(new), None if old is None else os.fspath(old), tuple(checks), tuple(notes))
+        metrics[name] = comparison.models[1].metrics
+    former = None if old is None else os.fspath(old)
+    numbers = {name: found.to_dict() for name, found in metrics.items()}
+    return GateResult(os.fspath(new), former, tuple(checks), tuple(notes), numbers)
 
 
-def _measure_ap(
+def _measure(
     model: Source, data: Source, split: str, device: str, say: Say, progress: Progress | None
-) -> float:
-    """Measure AP of a model alone, on all classes of the data."""
+) -> CocoMetrics:
+    """Measure a model alone, on all classes of the data."""
     target = find_target(model, device=device)
     part, _ = read_split_for([target], split, data)
     bound = bind_target(target, part)
@@ -108,4 +114,4 @@ def _measure_ap(
     count = len(part.index)
     truth = ground_truth_from_index(part.index)
     tell = None if progress is None else lambda done: progress(f"detecting with {target.name}", done, count)
-    return float(collect(bound, part, truth=truth, progress=tell).finish()["AP"])
+    return collect(bound, part, truth=truth, progress=tell).finish()

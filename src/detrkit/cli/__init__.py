@@ -24,6 +24,7 @@ from detrkit.cli.plot import plot
 from detrkit.cli.predict import predict
 from detrkit.cli.preflight import preflight
 from detrkit.cli.profile import profile
+from detrkit.cli.release import release
 from detrkit.cli.resume import resume
 from detrkit.cli.serve import serve
 from detrkit.cli.thresholds import thresholds
@@ -60,6 +61,7 @@ app.command(short_help="Write a model as a bundle that runs without torch.")(exp
 app.command(short_help="The fastest variant of a model that is as good.")(optimize)
 app.command(short_help="Prove that a bundle finds what its model found.")(verify)
 app.command(short_help="Stop a model that is worse or slower than the released one.")(gate)
+app.command(short_help="Publish a model if the gate lets it through, and go back.")(release)
 app.command(short_help="Serve bundles over HTTP.")(serve)
 app.command(short_help="Files that serve a bundle in containers, clusters, services.")(deploy)
 app.command(short_help="Are a served model's pictures like those it was made for?")(drift)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from detrkit.comparison.result import ClassDifference, Comparison, ModelResult
@@ -54,12 +54,14 @@ class GateResult:
         old: The released one; None for a first release.
         checks: All checks, each data set's together.
         notes: What people must know and what stops nothing, such as classes that became worse.
+        metrics: The new model's metrics by data set, as ``detrkit eval`` has them.
     """
 
     new: str
     old: str | None
     checks: tuple[GateCheck, ...]
     notes: tuple[str, ...]
+    metrics: Mapping[str, dict[str, Any]] = dataclasses.field(default_factory=dict)
 
     @property
     def passed(self) -> bool:

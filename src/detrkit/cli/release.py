@@ -1,0 +1,81 @@
+"""``detrkit release``."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from detrkit.cli import shared
+from detrkit.cli.shared import opt
+from detrkit.errors import UsageError
+
+
+def release(
+    to: Annotated[Path, opt("DIR", "Folder of releases.", "--to")],
+    model: Annotated[
+        str | None, typer.Argument(metavar="MODEL", help="Run, checkpoint, or a bundle, published as it is.")
+    ] = None,
+    data: Annotated[list[Path] | None, opt("DATA", "Data set to measure on; may repeat.")] = None,
+    version: Annotated[str, opt("NAME", "Name of the release; v1, v2 and so on if not given.")] = "",
+    split: shared.SplitOption = None,
+    min_ap: Annotated[
+        float | None,
+        opt("POINTS", "Least AP, 0 to 100; needed for the first release.", "--min-ap", min=0, max=100),
+    ] = None,
+    max_loss: Annotated[
+        float | None, opt("POINTS", "AP that may be lost at worst; see detrkit gate.", "--max-loss", min=0)
+    ] = None,
+    max_slowdown: Annotated[
+        float,
+        opt(
+            "PERCENT",
+            "Time that an image may take longer; -1 leaves the speed unchecked.",
+            "--max-slowdown",
+            min=-1,
+        ),
+    ] = 10.0,
+    rollback: Annotated[bool, opt(None, "Put the release before into use again.", "--rollback")] = False,
+    markdown: Annotated[Path | None, opt("FILE", "Write the gate's result as Markdown.")] = None,
+    as_json: shared.JsonOption = False,
+) -> None:
+    """Export, verify, gate and publish a model with its model card; DIR/current is the release in use.
+
+    Exit code 1 if the gate stops it: the release in use stays.
+    """
+    with shared.errors():
+        from detrkit.api.release import release as publish
+        from detrkit.api.release import rollback as go_back
+        from detrkit.files import atomic_file, check_free
+
+        if rollback:
+            if model is not None:
+                raise UsageError(f"--rollback needs no model, {model} is given; leave it out")
+            before, now = go_back(to)
+            if as_json:
+                shared.print_json({"version": now, "before": before})
+            else:
+                shared.say(f"{to}: {now} is in use again, {before} no more")
+            return
+        if model is None:
+            raise UsageError("there is no model to release; give a run folder, a checkpoint or a bundle")
+        if markdown is not None:
+            check_free(markdown)
+        with shared.step_bar(hidden=as_json) as progress:
+            found = publish(
+                model,
+                to,
+                data or (),
+                version=version,
+                max_slowdown=None if max_slowdown < 0 else max_slowdown,
+                say=shared.quiet if as_json else shared.say,
+                progress=progress,
+                **shared.given(split=split, min_ap=min_ap, max_loss=max_loss),
+            )
+        if markdown is not None:
+            with atomic_file(markdown) as file:
+                file.write(found.gate.markdown())
+        shared.report(found, as_json)
+    if not found.passed:
+        raise typer.Exit(1)
