@@ -242,12 +242,8 @@ def is_leftover(path: Path) -> bool:
 
 
 @contextlib.contextmanager
-def sole_writer(folder: Path, work: str = "training") -> Iterator[None]:
+def sole_writer(folder: Path) -> Iterator[None]:
     """Hold a folder for this process alone; the system releases it when the process ends, however it does.
-
-    Args:
-        folder: The folder.
-        work: What processes do in it.
 
     Raises:
         UsageError: Another process holds it.
@@ -263,7 +259,7 @@ def sole_writer(folder: Path, work: str = "training") -> Iterator[None]:
             except OSError as error:
                 if error.errno in (errno.EACCES, errno.EAGAIN):  # others come of file systems without locks
                     raise UsageError(
-                        f"{folder}: another process is {work} in it; wait for its end, or give another folder"
+                        f"{folder}: another process is at work in it; wait for its end, or give another folder"
                     ) from error
         try:
             yield

@@ -84,7 +84,7 @@ def staged_release(folder: Path) -> Iterator[Path]:
 
     Other processes are kept out meanwhile, and what killed ones left behind is deleted.
     """
-    with sole_writer(make_folder(folder), "releasing"):
+    with sole_writer(make_folder(folder)):
         releases = make_folder(folder / RELEASES)
         for left in releases.glob(f"{_STAGING}*"):
             shutil.rmtree(left)
@@ -122,7 +122,7 @@ def roll_back(folder: Path) -> tuple[str, str]:
         UsageError: There is none before.
         DataError: A file of it is not what was released.
     """
-    with sole_writer(make_folder(folder), "releasing"):
+    with sole_writer(make_folder(folder)):
         version = current_version(folder)
         if not version:
             raise UsageError(f"{folder} holds no release; make one with: detrkit release RUN --to {folder}")
