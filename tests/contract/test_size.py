@@ -12,8 +12,8 @@ TESTS = Path(__file__).parents[1]
 LIMITS = {
     "everything that `detrkit train` imports": ("train", 15_000),
     "everything that `detrkit.load` imports": ("load", 8_200),
-    "all of src": ("src", 38_700),
-    "tests, all lines": ("tests", 36_700),
+    "all of src": ("src", 42_000),
+    "tests, all lines": ("tests", 40_000),
 }
 
 
