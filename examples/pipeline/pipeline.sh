@@ -9,6 +9,7 @@ TEST_DATA=${TEST_DATA:-}
 PRESET=${PRESET:-detr-r50}
 RUN=${RUN:-runs/model}
 TRAIN_OPTIONS=${TRAIN_OPTIONS:-}         # such as "--epochs 50 --init published"
+EXPORT_OPTIONS=${EXPORT_OPTIONS:-}       # such as "--precision 16"
 CANDIDATE=${CANDIDATE:-build/candidate}  # the bundle that is measured is the one that is served
 REPORTS=${REPORTS:-build/reports}
 RELEASES=${RELEASES:-releases}           # a folder that outlives the job: a volume, a mounted bucket
@@ -18,6 +19,7 @@ TARGET=${TARGET:-compose}                # see: detrkit deploy --help
 DEPLOYMENT=${DEPLOYMENT:-build/deployment}
 
 read -ra train_options <<< "$TRAIN_OPTIONS"
+read -ra export_options <<< "$EXPORT_OPTIONS"
 read -ra gate_options <<< "$GATE_OPTIONS"
 sets=()
 for set in "$DATA" $TEST_DATA; do sets+=(--data "$set"); done
@@ -37,7 +39,7 @@ evaluate() {
 
 export_bundle() {  # and prove that it finds what the model finds
   rm -rf "$CANDIDATE"
-  detrkit export "$RUN" --out "$CANDIDATE" --data "$DATA"
+  detrkit export "$RUN" --out "$CANDIDATE" "${export_options[@]}"
   detrkit verify "$CANDIDATE"
 }
 

@@ -36,7 +36,9 @@ def texts_of(value: Any) -> Iterator[str]:
 def commands_of(script: str) -> list[list[str]]:
     """The command lines of a script that run detrkit, as words."""
     text = (PIPELINE / script).read_text(encoding="utf-8").replace("\\\n", " ")
-    return [line.split()[1:] for line in text.splitlines() if line.lstrip().startswith("detrkit ")]
+    return [
+        found.split() for found in re.findall(r"^\s*(?:if .*; then )?detrkit (.*?)(?:; fi)?$", text, flags=re.M)
+    ]
 
 
 def options_of(text: str) -> set[str]:
@@ -72,7 +74,11 @@ def test_settings_name_options_of_their_commands():
         encoding="utf-8"
     )
     commands = get_command(app).commands  # type: ignore[attr-defined]
-    for setting, verbs in (("TRAIN_OPTIONS", ["train"]), ("GATE_OPTIONS", ["gate", "release"])):
+    for setting, verbs in (
+        ("TRAIN_OPTIONS", ["train"]),
+        ("EXPORT_OPTIONS", ["export"]),
+        ("GATE_OPTIONS", ["gate", "release"]),
+    ):
         lines = [line for line in text.splitlines() if f"{setting}=" in line]
         used = options_of("\n".join(line.partition(f"{setting}=")[2] for line in lines))
         assert used, setting
