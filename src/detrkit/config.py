@@ -191,6 +191,15 @@ class LossConfig(Section):
     dense_weight: float = pydantic.Field(1.0, ge=0, description="weight of the loss of image tokens, if any")
     group_weight: float = pydantic.Field(1.0, ge=0, description="weight of further sets of queries, if any")
     denoising_weight: float = pydantic.Field(1.0, ge=0, description="weight of noised objects' loss, if any")
+    fgl_weight: float = pydantic.Field(
+        0.15, ge=0, description="weight of the loss of boxes' edges as distributions, where a decoder has them"
+    )
+    ddf_weight: float = pydantic.Field(
+        1.5, ge=0, description="weight of what layers learn from the last one's distributions"
+    )
+    union: bool = pydantic.Field(
+        True, description="distributions: boxes of every layer learn from the pairs that any layer was matched by"
+    )
     aux: bool = pydantic.Field(True, description="supervise every decoder layer, not only the last")
 
 

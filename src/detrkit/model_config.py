@@ -22,6 +22,10 @@ BackboneName = Literal[
     "resnet34vd",
     "resnet50vd",
     "resnet101vd",
+    "hgnetv2-b0",
+    "hgnetv2-b2",
+    "hgnetv2-b4",
+    "hgnetv2-b5",
 ]
 
 

@@ -135,18 +135,32 @@ class GroupOutputs(NamedTuple):
     boxes_cxcywh: Tensor
 
 
+class EdgeOutputs(NamedTuple):
+    """Distributions over offsets of boxes' edges, of decoders that refine these (D-FINE). N bins.
+
+    logits: ``[L, B, Q, 4, N]``, of left, top, right and bottom. starts: boxes that they move, cxcywh ``[B, Q, 4]``,
+    detached. offsets: of the bins ``[N]``, in sides of the box over ``scale`` ``[1]``.
+    """
+
+    logits: Tensor
+    starts: Tensor
+    offsets: Tensor
+    scale: Tensor
+
+
 class DenoisedOutputs(NamedTuple):
     """Outputs of queries that were made from noised objects; in training only. K queries.
 
     logits: ``[L, B, K, S + 1]``. boxes_cxcywh: ``[L, B, K, 4]``, 0 to 1. objects: int64 ``[B, K]``, the place in
     the packed ground truth of the object to give back; NO_OBJECT where nothing is to be found, NO_QUERY where an
-    image has fewer objects than another. copies: how often each object was noised.
+    image has fewer objects than another. copies: how often each object was noised. edges: where there are any.
     """
 
     logits: Tensor
     boxes_cxcywh: Tensor
     objects: Tensor
     copies: int
+    edges: EdgeOutputs | None = None
 
 
 NO_OBJECT, NO_QUERY = -1, -2
@@ -157,7 +171,7 @@ class Outputs(NamedTuple):
 
     logits: ``[L, B, Q, S + 1]``, the last column is no-object. boxes_cxcywh: ``[L, B, Q, 4]``, 0 to 1.
     dense, groups, denoised: of training aids, in training only. proposes: the first layer is that of tokens which
-    became queries (two-stage, in training only).
+    became queries (two-stage, in training only). edges: of the last layers, where a decoder has them.
     """
 
     logits: Tensor
@@ -166,6 +180,7 @@ class Outputs(NamedTuple):
     groups: GroupOutputs | None = None
     denoised: DenoisedOutputs | None = None
     proposes: bool = False
+    edges: EdgeOutputs | None = None
 
 
 Objects = tuple[Tensor, Tensor, tuple[int, ...]]

@@ -7,6 +7,8 @@ gradient to the layer before (the authors' and DINO's "look forward twice").
 from __future__ import annotations
 
 import copy
+import sys
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,14 +17,17 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+from torch.nn import functional
+from torchvision.ops import box_convert, box_iou
 
 from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap
 from detrkit.config import update_config
 from detrkit.families import two_stage
 from detrkit.families.build import build_model, read_weights
+from detrkit.families.dfine.weights import DFINE_WEIGHTS
 from detrkit.families.family import BuiltModel
 from detrkit.families.recipes import preset_config
-from detrkit.families.two_stage.model import TwoStageDetr
+from detrkit.families.rtdetr.weights import RTDETR_WEIGHTS
 from detrkit.families.weights import Weights
 from detrkit.families.writers import get_writers
 from detrkit.preprocess import Preprocessing, normalize_images, pad_images
@@ -31,10 +36,8 @@ from tests.parity.test_detr_transformers import make_truth
 
 CLASSES = ClassMap(COCO_NAMES, COCO_CATEGORY_IDS)
 SIZE = (2, 3, 64, 96)
-PRESETS = [
-    "rtdetr-r18",
-    *(pytest.param(f"rtdetr-{name}", marks=pytest.mark.slow) for name in ("r34", "r50-m", "r50", "r101")),
-]
+SLOW = [*(f"rtdetr-{size}" for size in ("r34", "r50-m", "r50", "r101")), *(f"dfine-{size}" for size in "smlx")]
+PRESETS = ["rtdetr-r18", "dfine-n", *(pytest.param(name, marks=pytest.mark.slow) for name in SLOW)]
 
 
 def randomize(model: nn.Module) -> None:
@@ -97,11 +100,11 @@ def test_every_layer_gives_transformers_logits_and_boxes(pair: tuple[BuiltModel,
         other = theirs.eval()(images)
     assert other.logits.std() > 0.1
     assert other.pred_boxes.std() > 0.1
-    layers = theirs.config.decoder_layers
+    layers = theirs.config.decoder_layers if built.family.name == "rtdetr" else 1  # or all were those of training
     theirs_logits, their_boxes = (
         part.transpose(0, 1)[-layers:] for part in (other.intermediate_logits, other.intermediate_reference_points)
     )
-    ours_logits, our_boxes = (part[-len(theirs_logits) :] for part in (ours.logits, ours.boxes_cxcywh))
+    ours_logits, our_boxes = (part[-layers:] for part in (ours.logits, ours.boxes_cxcywh))
     torch.testing.assert_close(ours_logits, theirs_logits, atol=1e-4, rtol=0)
     torch.testing.assert_close(our_boxes, their_boxes, atol=1e-4, rtol=0)
 
@@ -162,9 +165,8 @@ class SameNoise:
 def test_losses_and_gradients_are_those_of_transformers(
     pair: tuple[BuiltModel, Any, Path], denoising: int, monkeypatch: pytest.MonkeyPatch
 ):
-    from transformers.models.rt_detr_v2 import modeling_rt_detr_v2 as module
-
     built, theirs = pair[0], copy.deepcopy(pair[1])
+    module = sys.modules[type(theirs).__module__]
     model: Any = copy.deepcopy(built.model).train()
     aids = built.config.aids.model_copy(update={"denoising": denoising})
     built.family.add_aids(model, built.config.model, aids)
@@ -172,7 +174,6 @@ def test_losses_and_gradients_are_those_of_transformers(
         model.aids = None
     theirs.train().config.num_denoising = denoising
     noise = SameNoise(monkeypatch, module)
-    monkeypatch.setattr(module.RTDetrV2Decoder, "forward", look_twice(module))
     criterion = built.family.build_criterion(built.config, CLASSES)
     truth = make_truth((3, 3))
     images = torch.rand(SIZE, generator=torch.Generator().manual_seed(1))
@@ -181,22 +182,122 @@ def test_losses_and_gradients_are_those_of_transformers(
     found.total.backward()
     if denoising:
         assert noise.noised.copies == 33
-    other = theirs(images, labels=their_labels(truth))
-    other.loss.backward()
+    if built.family.name == "rtdetr":
+        monkeypatch.setattr(module.RTDetrV2Decoder, "forward", look_twice(module))
+        expected = theirs(images, labels=their_labels(truth)).loss_dict
+    else:
+        expected = authors_losses(theirs, images, their_labels(truth))
+    total = torch.stack(list(expected.values())).sum()
+    total.backward()
 
-    assert_same_terms(built, found, other.loss_dict)
-    torch.testing.assert_close(found.total, other.loss, rtol=1e-4, atol=0)
+    assert_same_terms(found, expected)
+    torch.testing.assert_close(found.total, total, rtol=1e-4, atol=0)
     gradients = {name: p.grad for name, p in theirs.named_parameters() if p.grad is not None}
-    assert_same_gradients(model, gradients)
+    assert_same_gradients(built, model, gradients)
 
 
-def assert_same_terms(built: BuiltModel, found: Any, others: dict[str, Tensor]) -> None:
-    names = {"class": ("vfl", 1.0), "l1": ("bbox", 5.0), "giou": ("giou", 2.0)}
-    for name, (theirs, weight) in names.items():
-        first, *layers, last = found.layer_terms[name] * weight
-        wanted = [others[f"loss_{theirs}_aux_{number}"] for number in range(len(layers) + 1)]
-        expected = torch.stack([*wanted[:-1], others[f"loss_{theirs}"], wanted[-1]]).detach()
-        torch.testing.assert_close(torch.stack([*layers, last, first]), expected, rtol=1e-4, atol=0)
+WEIGHTS = {
+    "class": ("vfl", 1.0),
+    "l1": ("bbox", 5.0),
+    "giou": ("giou", 2.0),
+    "fgl": ("fgl", 0.15),
+    "ddf": ("ddf", 1.5),
+}
+
+
+def authors_losses(theirs: Any, images: Tensor, labels: list[dict[str, Tensor]]) -> dict[str, Tensor]:
+    """The losses of the authors' D-FINE, of transformers' terms.
+
+    transformers gives its terms other layers than the authors do: the logits of the first box go with the
+    distributions of the first layer and so on, so that one layer's logits are never taught; nothing teaches the
+    last layer's distributions; and there is no union of pairs.
+    """
+    criterion = theirs.loss_function.__globals__["DFineLoss"](theirs.config)
+    found = theirs(images, labels=labels)
+    meta = found.denoising_meta_values
+    split = meta["dn_num_split"] if meta else [0, theirs.config.num_queries]
+    names = ("intermediate_logits", "intermediate_reference_points", "intermediate_predicted_corners",
+             "initial_reference_points")  # fmt: skip
+    parts = [getattr(found, name).transpose(0, 1).split(split, dim=2) for name in names]
+    counts = [len(image["boxes"]) for image in labels]
+
+    def outputs_of(which: int) -> list[dict[str, Tensor]]:
+        """The outputs of a set of queries: of the first box, and of every layer."""
+        logits, boxes, corners, starts = (part[which] for part in parts)
+        outputs = [{"logits": a, "pred_boxes": b.clamp(0, 1)} for a, b in zip(logits, boxes, strict=True)]
+        for output, edges, start in zip(outputs[1:], corners, starts, strict=True):
+            output |= {"pred_corners": edges, "ref_points": start}
+            output |= {"teacher_corners": corners[-1], "teacher_logits": logits[-1]}
+        return outputs
+
+    first, *layers = outputs_of(1)
+    tokens = {"logits": found.enc_topk_logits, "pred_boxes": found.enc_topk_bboxes.clamp(0, 1)}
+    every = {"aux_enc": tokens, "aux_pre": first, **{f"aux_{n}": output for n, output in enumerate(layers)}}
+    own = {name: criterion.matcher(output, labels) for name, output in every.items()}
+    united = unite(list(own.values()))
+    losses: dict[str, Tensor] = {}
+
+    def add(
+        name: str, output: dict[str, Tensor], own: Any, united: Any, num_own: float, num_united: float
+    ) -> None:
+        values = criterion.get_loss("vfl", output, labels, own, num_own)
+        values |= criterion.get_loss("boxes", output, labels, united, num_united)
+        values |= criterion.get_loss("local", output, labels, united, num_united)
+        weights = {f"loss_{theirs}": weight for theirs, weight in WEIGHTS.values()}
+        losses.update({f"{key}_{name}": weights[key] * value for key, value in values.items()})
+
+    for name, output in every.items():
+        add(name, output, own[name], united, sum(counts), sum(len(rows) for rows, _ in united))
+    balance = criterion.num_pos, criterion.num_neg
+    if meta:
+        pairs = criterion.get_cdn_matched_indices(meta, labels)
+        number = sum(counts) * meta["dn_num_group"]
+        for n, output in enumerate(outputs_of(0)):
+            add(f"dn_{n}", output, pairs, pairs, number, number)
+            if n < len(layers) and "pred_corners" in output:
+                losses[f"loss_ddf_dn_{n}"] = 1.5 * distilled(output, pairs, labels, balance)
+    return losses
+
+
+def unite(matched: list[Any]) -> list[tuple[Tensor, Tensor]]:
+    """GO-LSD's union: every query that any layer matched, with the object that most layers give it."""
+    united = []
+    for image in zip(*matched, strict=True):
+        votes = Counter((int(q), int(o)) for rows, columns in image for q, o in zip(rows, columns, strict=True))
+        chosen: dict[int, int] = {}
+        for query, obj in sorted(votes, key=lambda pair: (-votes[pair], pair)):
+            chosen.setdefault(query, obj)
+        united.append((torch.tensor(list(chosen)), torch.tensor(list(chosen.values()))))
+    return united
+
+
+def distilled(output: dict[str, Tensor], pairs: Any, labels: Any, balance: tuple[Tensor, Tensor]) -> Tensor:
+    """The authors' distillation of noised queries, whose two means are weighed as those of the others."""
+    student, teacher = (output[name].unflatten(-1, (4, -1)) for name in ("pred_corners", "teacher_corners"))
+    softened = (teacher.detach() / 5).softmax(-1)
+    apart = functional.kl_div((student / 5).log_softmax(-1), softened, reduction="none").sum(-1)
+    weights = output["teacher_logits"].sigmoid().amax(-1).detach()
+    positive = torch.zeros_like(weights, dtype=torch.bool)
+    for image, (rows, columns) in enumerate(pairs):
+        boxes, wanted = output["pred_boxes"][image, rows].detach(), labels[image]["boxes"][columns]
+        corners = (box_convert(part, "cxcywh", "xyxy") for part in (boxes, wanted))
+        weights[image, rows] = box_iou(*corners).diag()
+        positive[image, rows] = True
+    apart = apart * weights[..., None] * 25
+    return (apart[positive].mean() * balance[0] + apart[~positive].mean() * balance[1]) / sum(balance)
+
+
+def assert_same_terms(found: Any, others: dict[str, Tensor]) -> None:
+    for name, values in found.layer_terms.items():
+        theirs, weight = WEIGHTS[name]
+        wanted = [
+            value.detach()
+            for key, value in others.items()
+            if key.startswith(f"loss_{theirs}") and "_dn_" not in key
+        ]
+        ours = values[values != 0] * weight
+        expected = torch.stack([value for value in wanted if value != 0])
+        torch.testing.assert_close(ours.sort().values, expected.sort().values, rtol=1e-4, atol=0)
     denoised = [value for name, value in others.items() if "_dn_" in name]
     if denoised:
         torch.testing.assert_close(
@@ -204,22 +305,16 @@ def assert_same_terms(built: BuiltModel, found: Any, others: dict[str, Tensor]) 
         )
 
 
-def assert_same_gradients(model: TwoStageDetr, theirs: dict[str, Tensor]) -> None:
-    from detrkit.families.rtdetr.layouts import RTDETR_LAYOUTS
-
-    named = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
-    ours = RTDETR_LAYOUTS.from_own({**named}, "own")
-    expected = RTDETR_LAYOUTS.to_own(
-        {**theirs, "model.enc_score_head.weight": theirs["model.enc_score_head.weight"]}
-    )
+def assert_same_gradients(built: BuiltModel, model: nn.Module, theirs: dict[str, Tensor]) -> None:
+    layouts = {"rtdetr": RTDETR_WEIGHTS, "dfine": DFINE_WEIGHTS}[built.family.name].layouts
+    ours = {name: parameter.grad for name, parameter in model.named_parameters() if parameter.grad is not None}
+    expected = layouts.to_own(theirs)
     assert ours.keys() == expected.keys()
     assert len(ours) > 150
     scale = torch.stack([gradient.norm() for gradient in expected.values()]).max()
     for name, gradient in ours.items():
-        difference = (gradient - expected[name]).norm()
-        assert difference <= 1e-3 * expected[name].norm() + 1e-6 * scale, (
-            f"{name}: {difference} of {expected[name].norm()}"
-        )
+        difference, size = (gradient - expected[name]).norm(), expected[name].norm()
+        assert difference <= 1e-3 * size + 1e-6 * scale, f"{name}: {difference} of {size}"
 
 
 def test_files_of_both_layouts_are_read_and_written_bit_equal(pair: tuple[BuiltModel, Any, Path], tmp_path: Path):

@@ -21,6 +21,7 @@ from detrkit.errors import ConfigError, DataError, UsageError, WeightsError, lis
 from detrkit.families.configs import DEFAULT_MODEL
 from detrkit.families.detr.family import DETR
 from detrkit.families.detr.state_files import read_file, read_folder
+from detrkit.families.dfine.family import DFINE
 from detrkit.families.family import BuiltModel, Family
 from detrkit.families.parts import check_parts, find_places, freeze_parts
 from detrkit.families.preset import PublishedWeights
@@ -33,7 +34,7 @@ from detrkit.families.weights import LoadReport, Weights
 from detrkit.files import parse_json
 from detrkit.nn.recompute import set_recompute
 
-FAMILIES: dict[str, Family] = {family.name: family for family in (DETR, TWO_STAGE, RTDETR)}
+FAMILIES: dict[str, Family] = {family.name: family for family in (DETR, TWO_STAGE, RTDETR, DFINE)}
 
 _HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
 CLASSES_SUFFIX = ".classes.json"

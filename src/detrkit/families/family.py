@@ -19,9 +19,11 @@ from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.types import ImageDetections, Outputs
 
 
-def build_criterion(config: Config, class_map: ClassMap, scoring: ClassScoring = SOFTMAX) -> Criterion:
+def build_criterion(
+    config: Config, class_map: ClassMap, scoring: ClassScoring = SOFTMAX, kind: type[Criterion] = Criterion
+) -> Criterion:
     """Build the set prediction loss."""
-    return Criterion(config.loss, class_map, config.model.num_queries, config.aids.dense, scoring)
+    return kind(config.loss, class_map, config.model.num_queries, config.aids.dense, scoring)
 
 
 def prepare_inference(model: Any) -> None:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from detrkit.config import Config
 from detrkit.families.detr.export import write_hub, write_published
+from detrkit.families.dfine.weights import DFINE_WEIGHTS
 from detrkit.families.family import Family
 from detrkit.families.rtdetr.weights import RTDETR_WEIGHTS
 from detrkit.families.weights import Weights
@@ -33,6 +34,7 @@ HUB_FILES = ("model.safetensors", "config.json", "preprocessor_config.json")
 _WRITERS = {
     "detr": Writers(write_published, write_hub),
     "rtdetr": Writers(RTDETR_WEIGHTS.write_native, RTDETR_WEIGHTS.write_hub),
+    "dfine": Writers(DFINE_WEIGHTS.write_native, DFINE_WEIGHTS.write_hub),
 }
 
 

@@ -125,7 +125,7 @@ class Criterion:
         if not self.config.aux:
             outputs = _last_only(outputs)
         whole = normalizers or self.normalizers(truth.counts)
-        divisors = _divisors(max(whole.num_boxes, 1.0), max(whole.class_weight, 1e-6))
+        divisors = self._divisors(max(whole.num_boxes, 1.0), max(whole.class_weight, 1e-6))
         logit_index = self.logit_index_of(truth)
         layers = outputs.logits.shape[0]
         every = _join_groups(outputs)
@@ -156,6 +156,9 @@ class Criterion:
         seen = LastLayer(outputs.logits[-1].detach(), outputs.boxes_cxcywh[-1].detach(), matched, self.scoring)
         last["class_error"] = self._class_error(seen, target_index[layers - 1])
         return Losses(total=total, terms=last, layer_terms=layer_terms, last=seen)
+
+    def _divisors(self, num_boxes: float, class_weight: float) -> dict[str, float]:
+        return {"class": class_weight, "l1": num_boxes, "giou": num_boxes}
 
     def _weighted(self, values: Mapping[str, Tensor]) -> Tensor:
         """Sum all terms and layers with their weights."""
@@ -201,7 +204,7 @@ class Criterion:
             "giou": (1 - broadcast_giou(corners, wanted_corners)) * positive,
         }
         weight = found.copies * num_boxes
-        divisors = _divisors(weight, self.scoring.normalizer(weight, weight, self.no_object_weight))
+        divisors = self._divisors(weight, self.scoring.normalizer(weight, weight, self.no_object_weight))
         return self._weighted({name: value.sum() / divisors[name] for name, value in each.items()})
 
     def _no_object(self, logits: Tensor) -> int:
@@ -240,22 +243,23 @@ def giou_loss(boxes_cxcywh: Tensor, target_cxcywh: Tensor) -> Tensor:
     return (1 - giou).sum(dim=1)
 
 
-def _divisors(num_boxes: float, class_weight: float) -> dict[str, float]:
-    return {"class": class_weight, "l1": num_boxes, "giou": num_boxes}
-
-
 def _last_only(outputs: Outputs) -> Outputs:
     """Drop the layers before the last; tokens that become queries are always taught."""
     kept = [0, -1] if outputs.proposes else [-1]
-    groups, denoised = outputs.groups, outputs.denoised
+    groups, denoised, edges = outputs.groups, outputs.denoised, outputs.edges
+    if edges is not None:
+        edges = edges._replace(logits=edges.logits[-1:])
     if groups is not None:
         groups = GroupOutputs(groups.logits[-1:], groups.boxes_cxcywh[-1:])
     if denoised is not None:
-        denoised = denoised._replace(logits=denoised.logits[-1:], boxes_cxcywh=denoised.boxes_cxcywh[-1:])
+        last = {"logits": denoised.logits[-1:], "boxes_cxcywh": denoised.boxes_cxcywh[-1:]}
+        if denoised.edges is not None:
+            last["edges"] = denoised.edges._replace(logits=denoised.edges.logits[-1:])
+        denoised = denoised._replace(**last)
     logits, boxes = (
         torch.stack([part[place] for place in kept]) for part in (outputs.logits, outputs.boxes_cxcywh)
     )
-    return Outputs(logits, boxes, outputs.dense, groups, denoised)
+    return Outputs(logits, boxes, outputs.dense, groups, denoised, edges=edges)
 
 
 def _join_groups(outputs: Outputs) -> Outputs:

@@ -31,11 +31,13 @@ class Matches:
         images: int64 ``[L, M]``, the image of each pair.
         queries: int64 ``[L, M]``, the query of each pair.
         objects: int64 ``[L, M]``, the object's place in the batch's packed ground truth.
+        pairs: The same on the host, int64 ``[3, L, M]``.
     """
 
     images: Tensor
     queries: Tensor
     objects: Tensor
+    pairs: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,11 +64,12 @@ class HungarianMatcher:
         """
         cost = self.costs(outputs, truth, logit_index).cpu().numpy()  # the one host transfer of a step
         device = outputs.logits.device
-        pairs = torch.from_numpy(_assign(cost, truth.counts))
+        assigned = _assign(cost, truth.counts)
+        pairs = torch.from_numpy(assigned)
         if device.type == "cuda":
             pairs = pairs.pin_memory()
         images, queries, objects = pairs.to(device, non_blocking=True)
-        return Matches(images, queries, objects)
+        return Matches(images, queries, objects, assigned)
 
     @torch.no_grad()
     def costs(self, outputs: Outputs, truth: GroundTruth, logit_index: Tensor) -> Tensor:

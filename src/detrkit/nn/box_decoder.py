@@ -18,8 +18,8 @@ from detrkit.nn.mlp import MLP
 from detrkit.nn.recompute import Recomputing, run_part
 from detrkit.nn.transformer import ResidualLayer
 
-# Boxes before the sigmoid go no further: sides and places of a hundred-thousandth of the image.
-_FARTHEST = math.log(1e5 - 1)
+FARTHEST = math.log(1e5 - 1)
+"""Boxes before the sigmoid go no further: sides and places of a hundred-thousandth of the image."""
 
 
 class Memory(NamedTuple):
@@ -131,8 +131,8 @@ class BoxDecoder(Recomputing):
             change = box_head(queries).float()
             if number == len(parts) or not self.final_only:
                 logits.append(class_head(queries).float())
-                boxes.append((change + carried.clamp(-_FARTHEST, _FARTHEST)).sigmoid())
-            refined = change + references.clamp(-_FARTHEST, _FARTHEST)
+                boxes.append((change + carried.clamp(-FARTHEST, FARTHEST)).sigmoid())
+            refined = change + references.clamp(-FARTHEST, FARTHEST)
             references = refined.detach()
             carried = refined if self.look_twice else references
         return torch.stack(logits), torch.stack(boxes)

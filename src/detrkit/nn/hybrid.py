@@ -74,6 +74,46 @@ class CspRep(nn.Module):
         return y if self.conv3 is None else self.conv3(y, valid)  # type: ignore[no-any-return]
 
 
+class RepElan(nn.Module):
+    """Two fusions one after another, of whose outputs a convolution makes one (GELAN, arXiv:2402.13616).
+
+    Args:
+        dim: Features D; the input has twice as many.
+        hidden: Channels inside.
+        blocks: RepVGG blocks of each fusion.
+        norm: As for backbones.
+    """
+
+    def __init__(self, dim: int, hidden: int, blocks: int, norm: str):
+        super().__init__()
+        self.conv1 = ConvNorm(2 * dim, 2 * dim, 1, norm=norm, act="silu")
+        self.csp_rep1 = CspRep(dim, hidden, blocks, hidden, norm)
+        self.conv2 = ConvNorm(hidden, hidden, 3, norm=norm, act="silu")
+        self.csp_rep2 = CspRep(hidden, hidden, blocks, hidden, norm)
+        self.conv3 = ConvNorm(hidden, hidden, 3, norm=norm, act="silu")
+        self.conv4 = ConvNorm(2 * (dim + hidden), dim, 1, norm=norm, act="silu")
+
+    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
+        """Turn ``[B, 2 * D, h, w]`` to ``[B, D, h, w]``."""
+        x = self.conv1(x, valid)
+        first = self.conv2(self.csp_rep1(x.chunk(2, dim=1)[1], valid), valid)
+        second = self.conv3(self.csp_rep2(first, valid), valid)
+        return self.conv4(torch.cat((x, first, second), dim=1), valid)  # type: ignore[no-any-return]
+
+
+class SplitReduce(nn.Module):
+    """A 1 x 1 convolution, and one with a stride of each channel by itself (arXiv:2405.14458, section 3.2)."""
+
+    def __init__(self, dim: int, norm: str):
+        super().__init__()
+        self.conv1 = ConvNorm(dim, dim, 1, norm=norm, act="")
+        self.conv2 = ConvNorm(dim, dim, 3, 2, norm=norm, act="", groups=dim)
+
+    def forward(self, x: Tensor, valid: Tensor | None, valid_out: Tensor | None) -> Tensor:
+        """Halve ``[B, D, h, w]``."""
+        return self.conv2(self.conv1(x, valid), valid, valid_out)  # type: ignore[no-any-return]
+
+
 class HybridEncoder(nn.Module):
     """Mixes feature maps of several strides, each half the size of the one before.
 

@@ -26,6 +26,15 @@ def _silu(x: Tensor) -> Tensor:
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu_, "silu": _silu}
 
 
+class _ScaleShift(nn.Module):
+    """A factor and a summand, as PaddleDetection's learnable affine block."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(1))
+        self.bias = nn.Parameter(torch.zeros(1))
+
+
 class ConvNorm(nn.Module):
     """A convolution, a norm and an activation, none of which lets padding leak into the image.
 
@@ -37,6 +46,7 @@ class ConvNorm(nn.Module):
         norm: As for backbones.
         act: ``relu``, ``silu`` or nothing.
         groups: Of channels that are convolved apart.
+        scaled: What is behind the activation is scaled and shifted by a learned number each.
     """
 
     def __init__(
@@ -49,12 +59,14 @@ class ConvNorm(nn.Module):
         norm: str,
         act: str = "relu",
         groups: int = 1,
+        scaled: bool = False,
     ):
         super().__init__()
         padding = (kernel_size - 1) // 2
         self.conv = nn.Conv2d(channels, dim, kernel_size, stride, padding, groups=groups, bias=False)
         self.norm = NORMS[norm](dim)
         self.act = act
+        self.lab = _ScaleShift() if scaled else None
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, valid: Tensor | None, valid_out: Tensor | None = None) -> Tensor:
@@ -69,7 +81,8 @@ class ConvNorm(nn.Module):
         x = self.conv(x * valid.to(x.dtype) if sees_padding and valid is not None else x)
         inside = valid if valid_out is None else valid_out
         x = self.norm(x, inside) if isinstance(self.norm, PaddedGroupNorm) else self.norm(x)
-        return _ACTIVATIONS[self.act](x) if self.act else x
+        x = _ACTIVATIONS[self.act](x) if self.act else x
+        return x if self.lab is None else torch.addcmul(self.lab.bias, x, self.lab.scale).to(x.dtype)
 
 
 class FeaturePyramid(nn.Module):

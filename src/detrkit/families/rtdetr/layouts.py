@@ -29,9 +29,16 @@ class Layouts:
     Args:
         rows: Beginnings of names in the three layouts, those that are tried first at first.
         memory: Patterns of names that transformers has in memory, and what its files have there.
+        inside: Parts of the backbone's names in the three layouts, behind what the rows rename.
     """
 
-    def __init__(self, rows: Iterable[Sequence[str]], memory: Iterable[Sequence[str]] = ()):
+    def __init__(
+        self,
+        rows: Iterable[Sequence[str]],
+        memory: Iterable[Sequence[str]] = (),
+        inside: Iterable[Sequence[str]] = (),
+    ):
+        self._inside = list(inside)
         self._rows = [row for pattern in rows for row in _stages(pattern)]
         self._memory = [(re.compile(pattern), new) for pattern, new in (*_FACTS["memory"], *memory)]
 
@@ -60,7 +67,10 @@ class Layouts:
             match = re.match(re.escape(row[before]).replace(r"\#", r"(\d+)"), name)
             if match:
                 parts = zip(("", *match.groups()), row[after].split("#"), strict=True)
-                return "".join(number + part for number, part in parts) + name[match.end() :]
+                rest = name[match.end() :]
+                for part in self._inside if "backbone." in row[before] else ():
+                    rest = rest.replace(part[before], part[after])
+                return "".join(number + part for number, part in parts) + rest
         return name
 
 

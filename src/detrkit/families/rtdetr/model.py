@@ -13,7 +13,10 @@ from detrkit.families.rtdetr.config import HybridConfig, RTDetrConfig
 from detrkit.families.two_stage.model import TwoStageDetr, start_heads, two_stage_rules
 from detrkit.losses.scoring import SigmoidScoring
 from detrkit.nn.backbones import build_backbone
+from detrkit.nn.backbones.hgnet import HgNetBackbone
+from detrkit.nn.backbones.resnet import ResNetBackbone
 from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer
+from detrkit.nn.distribution import DistributionDecoder
 from detrkit.nn.hybrid import CspRep, HybridEncoder
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import GridPosition
@@ -91,10 +94,10 @@ def build_rtdetr(config: RTDetrConfig, num_labels: int) -> TwoStageDetr:
 def assemble(
     config: HybridConfig,
     num_labels: int,
-    backbone: nn.Module,
+    backbone: ResNetBackbone | HgNetBackbone,
     levels: int,
     encoder: HybridEncoder,
-    decoder: BoxDecoder,
+    decoder: BoxDecoder | DistributionDecoder,
 ) -> TwoStageDetr:
     """Put the parts of a real-time DETR together, its heads as they are at first."""
     for class_head, box_head in zip(decoder.class_embed, decoder.bbox_embed, strict=True):
@@ -105,7 +108,7 @@ def assemble(
     with torch.no_grad():
         nn.init.normal_(label_embed.weight[:-1])
     return TwoStageDetr(
-        backbone,  # type: ignore[arg-type]
+        backbone,
         levels,
         encoder,
         GridPosition(config.encoder_dim, config.position_temperature),

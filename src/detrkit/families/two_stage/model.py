@@ -22,17 +22,19 @@ from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.families.two_stage.config import TwoStageConfig
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.nn.backbones import build_backbone
+from detrkit.nn.backbones.hgnet import HgNetBackbone
 from detrkit.nn.backbones.resnet import ResNetBackbone, fold_norm, fold_norms
 from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Memory
 from detrkit.nn.deformable import valid_shares
 from detrkit.nn.denoising import NoisedObjects, block_mask, noise_objects
+from detrkit.nn.distribution import DistributionDecoder
 from detrkit.nn.hybrid import HybridEncoder, RepBlock
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import SinePosition
 from detrkit.nn.pyramid import ConvNorm, FeaturePyramid
 from detrkit.nn.selection import Cells, best_tokens, hide_missing, locate_cells, take_tokens
 from detrkit.nn.transformer import Encoder, EncoderLayer
-from detrkit.types import NO_QUERY, DenoisedOutputs, DenseOutputs, Objects, Outputs
+from detrkit.types import NO_QUERY, DenoisedOutputs, DenseOutputs, EdgeOutputs, Objects, Outputs
 
 # Queries of noised objects that an image has at most, if it has no more objects (arXiv:2304.08069).
 _MOST_NOISED = 100
@@ -114,11 +116,11 @@ class TwoStageDetr(nn.Module):
 
     def __init__(
         self,
-        backbone: ResNetBackbone,
+        backbone: ResNetBackbone | HgNetBackbone,
         levels: int,
         pyramid: FeaturePyramid | HybridEncoder,
         position: nn.Module,
-        decoder: BoxDecoder,
+        decoder: BoxDecoder | DistributionDecoder,
         *,
         dim: int,
         num_queries: int,
@@ -169,11 +171,14 @@ class TwoStageDetr(nn.Module):
         lacking = memory.padding_mask is not None or features.shape[1] < self.num_queries
         common = None if self.label_embed is None else 0
         query_mask = _query_mask(real, noised, common) if lacking or noised is not None else None
-        found_logits, found_boxes = self.decoder(queries, references, memory, query_mask)
-        denoised = None
+        found_logits, found_boxes, *more = self.decoder(queries, references, memory, query_mask)
+        edges: EdgeOutputs | None = more[0] if more and self.training else None
+        denoised, edges_of_noised = None, None
+        if edges is not None:
+            edges, edges_of_noised = _split_edges(edges, self.num_queries)
         if noised is not None and aids is not None:
             answers = (found_logits[:, :, self.num_queries :], found_boxes[:, :, self.num_queries :])
-            denoised = DenoisedOutputs(*answers, noised.objects, noised.copies)
+            denoised = DenoisedOutputs(*answers, noised.objects, noised.copies, edges_of_noised)
         found_logits, found_boxes = found_logits[:, :, : self.num_queries], found_boxes[:, :, : self.num_queries]
         if self.training:
             found_logits = torch.cat((own_logits[None], found_logits))
@@ -184,19 +189,20 @@ class TwoStageDetr(nn.Module):
         dense = None
         if aids is not None and aids.token_heads is not None:
             dense = _read_densely(aids.token_heads, features, cells)
-        return Outputs(found_logits, found_boxes, dense, denoised=denoised, proposes=self.training)
+        return Outputs(found_logits, found_boxes, dense, denoised=denoised, proposes=self.training, edges=edges)
 
     def keep(self, decoder_layers: int, queries: Sequence[int]) -> None:
         """Keep the first decoder layers, whose heads are trained, and as many queries, in place: for detection."""
         decoder = self.decoder
-        for name in ("layers", "class_embed", "bbox_embed"):
+        for name in ("layers", "class_embed", "bbox_embed", *(["quality"] if hasattr(decoder, "quality") else [])):
             setattr(decoder, name, getattr(decoder, name)[:decoder_layers])
         self.num_queries = len(queries)
 
     def prepare_inference(self) -> None:
         """Fold what no image changes, and leave out all class heads but the last, in place: for detection only."""
-        fold_norms(self.backbone[0])  # type: ignore[arg-type]
-        for module in self.pyramid.modules():
+        if isinstance(self.backbone[0], ResNetBackbone):
+            fold_norms(self.backbone[0])
+        for module in self.modules():
             if isinstance(module, ConvNorm):
                 fold_norm(module, "conv", "norm")
         for module in self.pyramid.modules():
@@ -226,6 +232,16 @@ class TwoStageDetr(nn.Module):
         cells = locate_cells(shapes_hw, mixed_masks, images.device)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in mixed], dim=1)
         return _memory(tokens, shapes_hw, mixed_masks), cells
+
+
+def _split_edges(edges: EdgeOutputs, count: int) -> tuple[EdgeOutputs, EdgeOutputs]:
+    """Return the edges of the first queries, and of the others."""
+    logits, starts = (
+        part.split((count, edges.starts.shape[1] - count), dim=axis)
+        for part, axis in ((edges.logits, 2), (edges.starts, 1))
+    )
+    first, others = (edges._replace(logits=logits[part], starts=starts[part]) for part in (0, 1))
+    return first, others
 
 
 def _query_mask(real: Tensor, noised: NoisedObjects | None, common: int | None) -> Tensor:

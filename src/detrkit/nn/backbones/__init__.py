@@ -9,6 +9,7 @@ from torch import Tensor
 
 from detrkit.config import BackboneName, ModelConfig
 from detrkit.errors import WeightsError
+from detrkit.nn.backbones.hgnet import HGNETS, HgNetBackbone
 from detrkit.nn.backbones.resnet import ResNetBackbone, build_resnet, build_tiny
 
 SMALL_BACKBONES: dict[BackboneName, tuple[int, ...]] = {
@@ -53,7 +54,7 @@ def infer_backbone(state: Mapping[str, Tensor], prefix: str) -> BackboneName:
     return cast("BackboneName", f"{_RESNETS[kind]}vd") if resnet_d else _RESNETS[kind]
 
 
-def build_backbone(config: ModelConfig) -> ResNetBackbone:
+def build_backbone(config: ModelConfig) -> ResNetBackbone | HgNetBackbone:
     """Build the backbone that a config names, with random weights.
 
     A norm or a number of frozen stages still at ``auto`` is read as the setting for pretrained weights; the
@@ -63,10 +64,10 @@ def build_backbone(config: ModelConfig) -> ResNetBackbone:
     if config.backbone in SMALL_BACKBONES:
         norm = "group" if config.backbone_norm == "auto" else config.backbone_norm
         return build_tiny(SMALL_BACKBONES[config.backbone], norm=norm, exact_padding=exact)
+    norm = "frozen" if config.backbone_norm == "auto" else config.backbone_norm
+    frozen_stages = 2 if config.frozen_stages == "auto" else config.frozen_stages
+    if config.backbone in HGNETS:
+        return HgNetBackbone(config.backbone, norm=norm, frozen_stages=frozen_stages, exact_padding=exact)
     return build_resnet(
-        config.backbone,
-        norm="frozen" if config.backbone_norm == "auto" else config.backbone_norm,
-        dilation=config.dilation,
-        frozen_stages=2 if config.frozen_stages == "auto" else config.frozen_stages,
-        exact_padding=exact,
+        config.backbone, norm=norm, dilation=config.dilation, frozen_stages=frozen_stages, exact_padding=exact
     )

@@ -73,7 +73,7 @@ class ResNetBackbone(Recomputing):
     ) -> list[tuple[Tensor, Tensor | None]]:
         """Compute features of the last stages, fine to coarse; see :meth:`forward`."""
         exact = padding_mask is not None and self.exact_padding
-        valid = _ValidRegion(padding_mask, images.dtype) if exact else None
+        valid = ValidRegion(padding_mask, images.dtype) if exact else None
         body: Any = self.body
         x, stride = images, 1
         for conv, norm in _stem(body):
@@ -88,11 +88,11 @@ class ResNetBackbone(Recomputing):
                 x = run_part(self, block, _run_block, block, x, valid, stride)
                 stride *= _stride(block.conv1) * _stride(block.conv2)
             if len(stages) - number <= levels:
-                found.append((x, _shrunk_mask(x, padding_mask, valid, stride)))
+                found.append((x, shrunk_mask(x, padding_mask, valid, stride)))
         return found
 
 
-def _shrunk_mask(x: Tensor, padding_mask: Tensor | None, valid: _ValidRegion | None, stride: int) -> Tensor | None:
+def shrunk_mask(x: Tensor, padding_mask: Tensor | None, valid: ValidRegion | None, stride: int) -> Tensor | None:
     """Return the padding mask of a feature map."""
     if padding_mask is None:
         return None
@@ -104,7 +104,7 @@ def _shrunk_mask(x: Tensor, padding_mask: Tensor | None, valid: _ValidRegion | N
     return small[:, 0].bool()
 
 
-class _ValidRegion:
+class ValidRegion:
     """Where the images of a padded batch lie, at any stride of the network.
 
     An image of n rows alone would have ceil(n / stride) rows of features; those are the valid ones.
@@ -134,11 +134,11 @@ def _stride(layer: Any) -> int:
     return int(stride[0] if isinstance(stride, tuple) else stride)
 
 
-def _masked(x: Tensor, valid: _ValidRegion | None, stride: int) -> Tensor:
+def _masked(x: Tensor, valid: ValidRegion | None, stride: int) -> Tensor:
     return x if valid is None else x * valid.at(stride, x).to(x.dtype)
 
 
-def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module, valid: _ValidRegion | None, stride: int) -> Tensor:
+def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module, valid: ValidRegion | None, stride: int) -> Tensor:
     """Apply convolution and normalisation; ``stride`` is that of the output against the pixels."""
     if isinstance(norm, FrozenBatchNorm2d):
         weight, bias = folded_weight(conv, norm)
@@ -149,7 +149,7 @@ def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module, valid: _ValidRegion 
     return norm(x)  # type: ignore[no-any-return]
 
 
-def _run_block(block: Any, x: Tensor, valid: _ValidRegion | None, stride: int) -> Tensor:
+def _run_block(block: Any, x: Tensor, valid: ValidRegion | None, stride: int) -> Tensor:
     """Run one residual block; ``stride`` is that of ``x`` against the pixels."""
     middle = stride * _stride(block.conv1)
     out = middle * _stride(block.conv2)
@@ -168,7 +168,7 @@ def _run_block(block: Any, x: Tensor, valid: _ValidRegion | None, stride: int) -
     return _relu(y.add_(x))
 
 
-def _averaged(x: Tensor, pool: nn.Module, valid: _ValidRegion | None, stride: int) -> Tensor:
+def _averaged(x: Tensor, pool: nn.Module, valid: ValidRegion | None, stride: int) -> Tensor:
     """Average neighbours, those on padding left out as those beyond the map are."""
     if valid is None:
         return pool(x)  # type: ignore[no-any-return]

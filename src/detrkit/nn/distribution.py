@@ -1,0 +1,187 @@
+"""D-FINE's decoder (arXiv:2410.13842): boxes refined as distributions over offsets of their edges.
+
+A first box comes of a plain head. From then on each layer adds to four distributions over bins, whose mean offsets
+move that box's edges; the offsets of the bins are finer near zero (equation 3).
+
+Shapes: B images, Q queries, D features, L layers, N bins, C logits of a query.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from detrkit.nn.attention import Attention
+from detrkit.nn.box_decoder import FARTHEST, Memory
+from detrkit.nn.deformable import DeformableAttention
+from detrkit.nn.mlp import MLP
+from detrkit.nn.recompute import Recomputing, run_part
+from detrkit.nn.transformer import ResidualLayer
+from detrkit.ops.boxes import xyxy_to_cxcywh
+from detrkit.types import EdgeOutputs
+
+BINS = 33
+"""Bins N of an edge."""
+_BEST_BINS = 4
+_QUALITY_FEATURES = 64
+# What half precision holds, in which the authors run their decoder.
+_MOST = 65504.0
+
+
+def bin_offsets(up: Tensor, scale: Tensor) -> Tensor:
+    """Return the offset of each bin ``[N]``, in the box's sides over ``scale`` (equation 3)."""
+    bound = (up * scale).abs()
+    exponents = torch.arange(1, BINS // 2, device=up.device)
+    right = (bound + 1) ** (2 * exponents / (BINS - 3)) - 1
+    return torch.cat((-2 * bound, -right.flip(0), torch.zeros_like(bound), right, 2 * bound))
+
+
+def move_edges(boxes_cxcywh: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
+    """Move the left, top, right and bottom edges of boxes by offsets ``[..., 4]``; returns cxcywh (equation 2)."""
+    center, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
+    reach = (0.5 * scale.abs() + offsets) * torch.cat((size, size), dim=-1) / scale.abs()
+    return xyxy_to_cxcywh(torch.cat((center - reach[..., :2], center + reach[..., 2:]), dim=-1))
+
+
+class Gate(nn.Module):
+    """A mixture of what a query was and what it saw, weighed by both (appendix A.1, target gating layer)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gate = nn.Linear(2 * dim, 2 * dim)
+        self.norm = nn.LayerNorm(dim)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, before: Tensor, seen: Tensor) -> Tensor:
+        """Mix two ``[B, Q, D]``."""
+        first, second = self.gate(torch.cat((before, seen), dim=-1)).sigmoid().chunk(2, dim=-1)
+        return self.norm(first * before + second * seen)  # type: ignore[no-any-return]
+
+
+class GatedDecoderLayer(ResidualLayer):
+    """As :class:`detrkit.nn.box_decoder.BoxDecoderLayer`, with a gate behind attention, which projects nothing."""
+
+    def __init__(
+        self,
+        dim: int,
+        num_heads: int,
+        ffn_dim: int,
+        dropout: float,
+        num_levels: int,
+        num_points: int | Sequence[int],
+        *,
+        discrete: bool = False,
+    ):
+        super().__init__()
+        self.self_attn = Attention(dim, num_heads, dropout)
+        self.cross_attn = DeformableAttention(
+            dim, num_heads, num_levels, num_points, discrete=discrete, project=False
+        )
+        self.gateway = Gate(dim)
+        self._make_feed_forward(dim, ffn_dim, dropout, norms=2)
+
+    def forward(
+        self, queries: Tensor, positions: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None
+    ) -> Tensor:
+        """Refine once: ``[B, Q, D]`` to ``[B, Q, D]``, with positions ``[B, Q, D]`` and boxes ``[B, Q, 4]``."""
+        queries = self.norm1(queries + self._attend_self(queries, positions, query_mask))
+        looked = self.cross_attn(queries + positions, references, *memory)
+        queries = self.gateway(queries, self.dropout(looked))
+        return self.norm2((queries + self._feed(queries)).clamp(-_MOST, _MOST))  # type: ignore[no-any-return]
+
+
+class QualityHead(nn.Module):
+    """Adds to class logits what the sharpness of the edges tells of the box (appendix A.1)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.reg_conf = MLP(4 * (_BEST_BINS + 1), _QUALITY_FEATURES, 1, num_layers=2)
+        last = self.reg_conf.layers[-1]
+        assert isinstance(last, nn.Linear)
+        nn.init.zeros_(last.weight)
+        nn.init.zeros_(last.bias)
+
+    def forward(self, logits: Tensor, shares: Tensor) -> Tensor:
+        """Correct ``[B, Q, C]`` by the edges' distributions ``[B, Q, 4, N]``."""
+        best = shares.topk(_BEST_BINS, dim=-1).values
+        facts = torch.cat((best, best.mean(-1, keepdim=True)), dim=-1).flatten(2)
+        return logits + self.reg_conf(facts).float()  # type: ignore[no-any-return]
+
+
+class DistributionDecoder(Recomputing):
+    """A stack of layers; after each, a class and four distributions that move the first box's edges.
+
+    Args:
+        layers: Their number is L.
+        dim: Features D.
+        num_logits: Rows C of a class head.
+        scale: Flatness of the offsets of bins, ``reg_scale`` of the authors.
+        eval_layers: Layers that detect, the others being there to train these; None = all.
+
+    Attributes:
+        final_only: Return the last layer's output only.
+    """
+
+    def __init__(
+        self,
+        layers: list[GatedDecoderLayer],
+        dim: int,
+        num_logits: int,
+        *,
+        scale: float = 4.0,
+        eval_layers: int | None = None,
+    ):
+        super().__init__()
+        self.final_only = False
+        self.eval_layers = eval_layers
+        self.layers = nn.ModuleList(layers)
+        self.query_pos = MLP(4, 2 * dim, dim, num_layers=2)
+        self.class_embed = nn.ModuleList(nn.Linear(dim, num_logits) for _ in layers)
+        self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4 * BINS, num_layers=3) for _ in layers)
+        self.quality = nn.ModuleList(QualityHead() for _ in layers)
+        self.first_bbox_embed = MLP(dim, dim, 4, num_layers=3)
+        self.register_buffer("up", torch.tensor([0.5]))
+        self.register_buffer("scale", torch.tensor([scale]))
+        self.up: Tensor
+        self.scale: Tensor
+
+    def forward(
+        self, queries: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, EdgeOutputs]:
+        """Refine; as :meth:`detrkit.nn.box_decoder.BoxDecoder.forward`.
+
+        Returns:
+            Logits ``[L, B, Q, C]``, boxes cxcywh ``[L, B, Q, 4]`` and distributions. In training the first box and
+            its logits come first, as a layer more, and boxes are clamped to 0 to 1.
+        """
+        logits, boxes, edges = [], [], []
+        offsets = bin_offsets(self.up, self.scale)
+        parts = list(zip(self.layers, self.class_embed, self.bbox_embed, self.quality, strict=True))
+        parts = parts if self.training else parts[: self.eval_layers]
+        places, start, sums = references.sigmoid(), references, torch.zeros((), device=queries.device)
+        before: Tensor | float = 0.0
+        for number, (layer, class_head, edge_head, quality) in enumerate(parts, start=1):
+            positions = self.query_pos(places).clamp(-10, 10).to(queries.dtype)
+            queries = run_part(self, layer, layer, queries, positions, places, memory, query_mask)
+            if number == 1:
+                change = self.first_bbox_embed(queries).float()
+                first = (change + references.clamp(-FARTHEST, FARTHEST)).sigmoid()
+                start = first.detach()
+            sums = edge_head(queries + before).float().unflatten(-1, (4, BINS)) + sums
+            shares = sums.softmax(-1)
+            found = move_edges(start, shares @ offsets, self.scale)
+            if number == len(parts) or not self.final_only:
+                plain = class_head(queries).float()
+                if self.training and number == 1:
+                    logits.append(plain)
+                    boxes.append(first)
+                logits.append(quality(plain, shares))
+                boxes.append(found)
+                edges.append(sums)
+            places, before = found.detach(), queries.detach()
+        all_boxes = torch.stack(boxes)
+        distributions = EdgeOutputs(torch.stack(edges), start, offsets, self.scale)
+        return torch.stack(logits), all_boxes.clamp(0, 1) if self.training else all_boxes, distributions
