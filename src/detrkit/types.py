@@ -138,8 +138,8 @@ class GroupOutputs(NamedTuple):
 class EdgeOutputs(NamedTuple):
     """Distributions over offsets of boxes' edges, of decoders that refine these (D-FINE). N bins.
 
-    logits: ``[L, B, Q, 4, N]``, of left, top, right and bottom. starts: boxes that they move, cxcywh ``[B, Q, 4]``,
-    detached. offsets: of the bins ``[N]``, in sides of the box over ``scale`` ``[1]``.
+    logits: ``[L, B, Q, 4, N]``, of left, top, right and bottom. starts: boxes that they move, cxcywh
+    ``[B, Q, 4]``, detached. offsets: of the bins ``[N]``, in sides of the box over ``scale`` ``[1]``.
     """
 
     logits: Tensor

@@ -62,7 +62,16 @@ def realtime_config() -> Config:
     return update_config(preset_config("rtdetr-nano"), {"model": model, "aids.denoising": 0})
 
 
-BUILDERS = [tiny_config, resnet_config, two_stage_config, realtime_config]
+def distribution_config() -> Config:
+    """Without what are means over whatever a batch holds."""
+    model = {"backbone": "tiny", "backbone_norm": "group", "hidden_dim": 64, "ffn_dim": 64, "encoder_dim": 64}
+    return update_config(
+        preset_config("dfine-n"),
+        {"model": model, "aids.denoising": 0, "loss.union": False, "loss.ddf_weight": 0, "train.init": "none"},
+    )
+
+
+BUILDERS = [tiny_config, resnet_config, two_stage_config, realtime_config, distribution_config]
 CONFIGS = pytest.mark.parametrize("make_config", BUILDERS)
 IN_TRAINING = pytest.mark.parametrize("make_config", [*BUILDERS, aided_config])
 

@@ -16,7 +16,7 @@ from detrkit.api.export import export_bundle
 from detrkit.curation.synthetic import draw_scene
 from detrkit.detectors.accuracy import AccuracyData
 from detrkit.errors import BundleError, DataError, UsageError
-from tests.support.exporting import CLASSES, PRESETS, small_detector
+from tests.support.exporting import CLASSES, PRESETS, REALTIME, small_detector
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
@@ -57,7 +57,7 @@ def write_found_set(folder, detector, images: int = 12):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [*PRESETS, *REALTIME])
 def test_ap_is_torchs_to_four_digits_in_every_runtime(preset, tmp_path):
     detector = small_detector(preset)
     data = write_found_set(tmp_path / "found", detector)

@@ -23,7 +23,15 @@ from detrkit.runtimes.compare import TOLERANCES, compare_detections
 from detrkit.runtimes.engines import make_engine
 from detrkit.runtimes.predictor import load
 from detrkit.runtimes.verify import verify_bundle
-from tests.support.exporting import PRESETS, detect_alone, differences, near_ties, real_pictures, small_detector
+from tests.support.exporting import (
+    PRESETS,
+    REALTIME,
+    detect_alone,
+    differences,
+    near_ties,
+    real_pictures,
+    small_detector,
+)
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
@@ -32,7 +40,7 @@ FLOAT32 = ("onnxruntime", "openvino")
 """Random weights show nothing of bf16, in which their near ties fall otherwise; AP of trained ones does."""
 
 
-@pytest.fixture(scope="module", params=[PRESETS[0], pytest.param(PRESETS[1], marks=pytest.mark.slow)])
+@pytest.fixture(scope="module", params=[PRESETS[0], pytest.param(PRESETS[1], marks=pytest.mark.slow), *REALTIME])
 def exported(request, tmp_path_factory) -> tuple[Detector, Path]:
     """A small model of each family, and its bundle."""
     detector = small_detector(request.param)
@@ -167,7 +175,7 @@ def test_a_program_is_loaded_by_torch_alone(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [*PRESETS, *REALTIME])
 def test_raw_outputs_are_the_last_layers(preset, tmp_path):
     detector = small_detector(preset)
     export_bundle(detector, tmp_path / "bundle", options=GraphOptions(raw=True))

@@ -1,8 +1,8 @@
 """The losses of D-FINE (arXiv:2410.13842): fine-grained localization, and layers that learn from the last one.
 
 Boxes learn from the union of the pairs that any layer was matched by (GO-LSD, section 4.2). Two things here are
-means over what a batch happens to hold, so that they do not add up over parts of it: the pairs of the union and the
-distillation. Where a step goes through the network in parts, each part's mean weighs by its share of the objects.
+means over what a batch happens to hold, so that they do not add up over parts of it: the pairs of the union and
+the distillation. Where a step goes through the network in parts, each part's mean weighs by its share of objects.
 
 Shapes: L layers with distributions, B images, Q queries, N bins, P pairs of the union.
 """

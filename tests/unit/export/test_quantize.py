@@ -14,7 +14,7 @@ from detrkit.cli import app
 from detrkit.detectors.accuracy import AccuracyData
 from detrkit.errors import BundleError, DataError, UsageError
 from detrkit.runtimes.report import Accuracy, Interval
-from tests.support.exporting import PRESETS, small_detector
+from tests.support.exporting import PRESETS, REALTIME, small_detector
 from tests.unit.detectors.splits import entry, write_split
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
@@ -204,7 +204,7 @@ def test_int8_is_refused_where_it_is_asked_wrongly(scenes, bundle, tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [*PRESETS, *REALTIME])
 def test_detections_stay_in_padded_batches_of_any_size_too(preset, tmp_path):
     whole = export_bundle(small_detector(preset), tmp_path / "float32.zip")
     predictor = load(whole.path)

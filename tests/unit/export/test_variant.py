@@ -17,7 +17,7 @@ def small_model(preset: str) -> BuiltModel:
     return BuiltModel(found.model.eval(), get_family(found.config.model), found.config, found.class_map)
 
 
-@pytest.mark.parametrize("preset", PRESETS)
+@pytest.mark.parametrize("preset", [*PRESETS, "rtdetr-nano", "dfine-n"])
 @torch.no_grad()
 def test_first_layers_and_some_queries_give_what_they_gave(preset: str):
     built = small_model(preset)

@@ -30,7 +30,7 @@ SMALL = {
     "num_heads": 4,
     "num_queries": 12,
 }
-FAMILIES = pytest.mark.parametrize("preset", ["rtdetr-nano", "rtdetr-r18"])
+FAMILIES = pytest.mark.parametrize("preset", ["rtdetr-nano", "rtdetr-r18", "dfine-n"])
 
 
 def make_config(preset: str, **model: Any) -> Config:
