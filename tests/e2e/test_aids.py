@@ -116,6 +116,7 @@ def test_a_stopped_run_goes_on_to_the_same_weights(preset: str, tiny_data: Path,
         ("detr-tiny", "transformer.encoder.layers.0.linear1.weight"),
         ("detr-tiny-two-stage", "token_proj.weight"),
         ("rtdetr-nano", "token_proj.weight"),
+        pytest.param("dfine-n", "token_proj.weight", marks=pytest.mark.slow),
     ],
 )
 def test_a_bad_step_with_noised_objects_is_repeated_bit_for_bit(

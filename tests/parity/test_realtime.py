@@ -161,7 +161,7 @@ class SameNoise:
         return class_embed(noised.logit_index), boxes, torch.where(seen, 0.0, -torch.inf), meta
 
 
-@pytest.mark.parametrize("denoising", [0, 100])
+@pytest.mark.parametrize("denoising", [pytest.param(0, marks=pytest.mark.slow), 100])
 def test_losses_and_gradients_are_those_of_transformers(
     pair: tuple[BuiltModel, Any, Path], denoising: int, monkeypatch: pytest.MonkeyPatch
 ):
