@@ -98,7 +98,9 @@ def test_the_config_of_the_run_names_its_recipe_and_repeats_it(aided: Path, tmp_
     assert read_config(tmp_path / "again" / "config.yaml") == read_config(aided / "config.yaml")
 
 
-@pytest.mark.parametrize("preset", ["detr-tiny", "detr-tiny-two-stage", "rtdetr-nano"])
+@pytest.mark.parametrize(
+    "preset", ["detr-tiny", "detr-tiny-two-stage", "rtdetr-nano", pytest.param("dfine-n", marks=pytest.mark.slow)]
+)
 def test_a_stopped_run_goes_on_to_the_same_weights(preset: str, tiny_data: Path, tmp_path: Path):
     settings = {"preset": preset, "epochs": 1, "aids__groups": 2 if preset == "detr-tiny" else 1}
     run_well(*arguments_for(tiny_data, tmp_path / "whole", **settings))
