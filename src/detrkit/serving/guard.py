@@ -39,6 +39,7 @@ HEADERS = {
 }
 """Headers of every answer; the page asks for nothing beyond its own origin."""
 
+DETECT = "/v1/detect"
 _RAW = [(name.lower().encode(), value.encode()) for name, value in HEADERS.items()]
 _SANE_ID = re.compile(r"[A-Za-z0-9._-]{1,64}")
 _HOST = re.compile(r"(\[[0-9a-fA-F:.]+\]|[A-Za-z0-9.-]+)(?::\d{1,5})?")
@@ -122,7 +123,7 @@ class Guard:
 
     def _note(self, scope: Scope, status: int, seconds: float) -> None:
         """Count a request, and write its line: no content, no names that its sender chose."""
-        route = getattr(scope.get("route"), "path", "") or "other"
+        route = getattr(scope.get("route"), "path", "") or (DETECT if scope["path"] == DETECT else "other")
         notes = scope["state"]["notes"]
         self._metrics.requests.labels(route, str(status)).inc()
         if status < 400:
