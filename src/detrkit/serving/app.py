@@ -131,8 +131,8 @@ def _add_detect(app: FastAPI, service: Service) -> None:
             )
             return JsonResponse(answer, headers=_timing_header(timings))
 
-    # Starlette answers, FastAPI describes: reading arguments where there are none takes a quarter of a millisecond,
-    # and a small model no more for a picture
+    # Starlette answers, FastAPI describes: its reading of arguments, where there are none, takes a quarter of a
+    # millisecond, and a small model not much more for a picture
     app.router.routes.insert(0, Route(DETECT, detect, methods=["POST"]))
 
     @app.get("/v1/models", tags=["models"], response_class=Response, responses=answers(ModelsResponse))
