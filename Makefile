@@ -53,7 +53,7 @@ lock:
 		--no-emit-index-url --no-header --quiet --output-file requirements-runtime.txt
 	for needs in onnxruntime openvino; do $(BIN)/uv pip compile --group pyproject.toml:serve-$$needs --python-version 3.11 \
 		--universal --generate-hashes --no-emit-index-url --no-header --quiet \
-		--output-file src/detrkit/deployment/requirements-$$needs.txt; done
+		--output-file src/detrkit/deployment/requirements-$$needs.txt || exit 1; done
 
 clean:
 	rm -rf $(VENV) demo build dist .pytest_cache .mypy_cache .ruff_cache

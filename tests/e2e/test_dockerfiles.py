@@ -10,6 +10,7 @@ import re
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -115,7 +116,7 @@ class Image:
         done = subprocess.run(
             rest.replace(" --system", ""),
             shell=True,
-            cwd=self.at("."),
+            cwd=self.at(".") if self.at(".").exists() else None,
             env=self.environment,
             capture_output=True,
             text=True,
@@ -148,7 +149,6 @@ def running(image: Image, mounted: Path | None = None) -> Iterator[int]:
         port = free.getsockname()[1]
     words = [word.replace("/opt/", f"{image.root}/opt/").replace("8000", str(port)) for word in image.entrypoint]
     words = [str(mounted) if word == "/bundle" else word for word in words]
-    assert "0.0.0.0" in words
     words = ["127.0.0.1" if word == "0.0.0.0" else word for word in words]  # not beyond this machine here
     environment = {**image.environment, "DETRKIT_SERVE_TOKEN": TOKEN}
     process = subprocess.Popen(words, cwd=image.root, env=environment)
@@ -192,10 +192,43 @@ def test_images_that_serve_detect_without_torch(written: bool, tmp_path: Path):
     packages = {path.name.partition("-")[0] for path in image.root.glob("python/lib/*/site-packages/*.dist-info")}
     assert "detrkit" in packages
     assert not {"torch", "supervision", "jinja2"} & packages
+    assert "0.0.0.0" in image.entrypoint
     with running(image, bundle) as port:
         assert "detections" in json.dumps(detect(port, (bundle / "golden" / "0.png").read_bytes()))
         with pytest.raises(urllib.error.HTTPError):
             detect(port, b"", token="another-token-of-theirs")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1800)
+def test_a_service_is_installed_twice_with_one_token_and_detects(tmp_path: Path):
+    bundle = write_files(tmp_path / "mean", bundle_files())
+    assert write_deployment(bundle, "systemd", tmp_path / "out").passed
+    image = Image(tmp_path / "root")
+    image.environment |= {"PATH": os.environ["PATH"], "DESTDIR": str(image.root), "PYTHON": sys.executable}
+    tokens = set()
+    for _ in range(2):
+        image.do_run(f"mkdir -p {image.root} && sh {tmp_path}/out/install.sh")
+        token = image.root / "etc" / "mean.token"
+        assert stat.S_IMODE(token.stat().st_mode) == 0o600
+        tokens.add(token.read_text().strip())
+    (only,) = tokens
+    unit = (image.root / "etc" / "systemd" / "system" / "mean.service").read_text()
+    command = re.findall(r"^ExecStart=(.*)", unit, flags=re.M)[0]
+    (tmp_path / "credentials").mkdir()
+    (tmp_path / "credentials" / "token").write_text(only)
+    image.entrypoint = command.replace("${CREDENTIALS_DIRECTORY}", str(tmp_path / "credentials")).split()
+    image.health = instruction_of(tmp_path, bundle)
+    with running(image) as port:
+        assert "detections" in json.dumps(detect(port, (bundle / "golden" / "0.png").read_bytes(), only))
+
+
+def instruction_of(tmp_path: Path, bundle: Path) -> list[str]:
+    """The health check of the images, by this Python."""
+    write_deployment(bundle, "docker", tmp_path / "docker")
+    rest = dict(instructions(tmp_path / "docker" / "Dockerfile"))["HEALTHCHECK"]
+    words: list[str] = json.loads(rest.partition("CMD ")[2])
+    return [sys.executable, *words[1:]]
 
 
 @pytest.mark.slow

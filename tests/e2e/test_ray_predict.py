@@ -123,7 +123,8 @@ def test_killed_at_random_each_picture_is_there_once_as_in_an_undisturbed_run(de
     assert (killed / "predictions.json").read_bytes() == (whole / "predictions.json").read_bytes()
     with contextlib.chdir(desk):
         words = ["predict", "mean", "pictures", "--out", "plain", "--threshold", "0.1", "--batch-size", "1"]
-        assert CliRunner().invoke(app, words).exit_code == 1  # the broken picture
+        plain = CliRunner().invoke(app, words)
+    assert "100.jpg" in plain.output, (plain.output, plain.exception)  # the broken picture
     assert (desk / "plain" / "predictions.json").read_bytes() == (whole / "predictions.json").read_bytes()
 
 
