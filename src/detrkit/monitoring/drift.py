@@ -150,7 +150,8 @@ def find_drift(
     # the same permutations for every measure; the first is what was seen
     random = np.random.default_rng(seed)
     groups = np.stack([is_sample, *(random.permutation(is_sample) for _ in range(_PERMUTATIONS))])
-    found, empty = [], []
+    found: list[tuple[str, np.ndarray, str]] = []
+    empty: list[str] = []
     for name, of in MEASURES.items():
         values = [np.asarray(of(picture), dtype=np.float64) for picture in pictures]
         parts = [

@@ -103,7 +103,8 @@ def read_samples(folder: Path) -> tuple[list[Path], list[str]]:
         lines = (folder / RECORDS).read_bytes().splitlines()
     except FileNotFoundError:
         return list_folder(folder), []
-    records, broken, lost = [], 0, 0
+    records: list[_Record] = []
+    broken = lost = 0
     for line in lines:
         try:
             record = msgspec.json.decode(line, type=_Record)
