@@ -12,8 +12,8 @@ TESTS = Path(__file__).parents[1]
 LIMITS = {
     "everything that `detrkit train` imports": ("train", 15_700),
     "everything that `detrkit.load` imports": ("load", 8_950),
-    "all of src": ("src", 42_100),
-    "tests, all lines": ("tests", 41_500),
+    "all of src": ("src", 42_000),
+    "tests, all lines": ("tests", 40_000),
 }
 
 
