@@ -21,6 +21,7 @@ logger = logging.getLogger(__name__)
 SIZES = (4, 8)
 """Batch sizes that are tried, as long as more is faster."""
 _WORTH = 1.05  # times as many images a second that a longer wait for each image is worth
+_SLOW = 4.0  # images a second; where each takes so long, it fills the processors by itself
 _LEAST_S = 0.3
 _LEAST_RUNS = 2
 
@@ -79,6 +80,8 @@ def _fastest_size(
         if best is not None and rate < _WORTH * best.images_per_s:
             break
         best = Running(predictor, size, rate)
+        if rate < _SLOW:
+            break
     return best
 
 
