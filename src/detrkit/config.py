@@ -277,6 +277,9 @@ class TrainConfig(Section):
     drop_at: float = pydantic.Field(0.8, gt=0, le=1, description="share of training after which step drops lr")
     drop_factor: float = pydantic.Field(0.1, gt=0, le=1)
     warmup_steps: int = pydantic.Field(0, ge=0)
+    warmup_share: float | None = pydantic.Field(
+        None, ge=0, le=1, description="share of all steps that the warm-up takes at most"
+    )
     ema_decay: float | None = pydantic.Field(None, gt=0, lt=1, description="average weights; evaluated and saved")
     precision: Precision = pydantic.Field("32", description="32, bf16 or 16 (mixed)")
     deterministic: bool = pydantic.Field(

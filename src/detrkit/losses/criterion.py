@@ -252,10 +252,9 @@ def _last_only(outputs: Outputs) -> Outputs:
     if groups is not None:
         groups = GroupOutputs(groups.logits[-1:], groups.boxes_cxcywh[-1:])
     if denoised is not None:
-        last = {"logits": denoised.logits[-1:], "boxes_cxcywh": denoised.boxes_cxcywh[-1:]}
+        denoised = denoised._replace(logits=denoised.logits[-1:], boxes_cxcywh=denoised.boxes_cxcywh[-1:])
         if denoised.edges is not None:
-            last["edges"] = denoised.edges._replace(logits=denoised.edges.logits[-1:])
-        denoised = denoised._replace(**last)
+            denoised = denoised._replace(edges=denoised.edges._replace(logits=denoised.edges.logits[-1:]))
     logits, boxes = (
         torch.stack([part[place] for place in kept]) for part in (outputs.logits, outputs.boxes_cxcywh)
     )

@@ -167,7 +167,7 @@ def attend_cells(encoder: Encoder, x: Tensor, mask: Tensor | None, position: nn.
     tokens = x.flatten(2).transpose(1, 2)
     attn_mask = None if mask is None else ~mask.flatten(1)[:, None, None, :]
     tokens = encoder(tokens, position(x, mask).to(tokens.dtype), attn_mask)
-    return tokens.transpose(1, 2).reshape(x.shape)
+    return tokens.transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
 
 
 def valid_cells(mask: Tensor | None) -> Tensor | None:

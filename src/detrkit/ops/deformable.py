@@ -101,7 +101,7 @@ def _sample_cells(
         row = (at[..., 1] * height + 0.5).long().clamp(0, height - 1)
         index = (row * width + column).permute(0, 2, 1, 3).flatten(2)  # [B, H, Q * points]
         rows = level.transpose(1, 2).gather(2, index[..., None].expand(-1, -1, -1, values.shape[3]))
-        found.append(rows.unflatten(2, (locations.shape[1], -1)))
+        found.append(rows.view(*rows.shape[:2], locations.shape[1], -1, rows.shape[3]))
     read = torch.cat(found, dim=3)  # [B, H, Q, S, C]
     return (read * weights.transpose(1, 2)[..., None]).sum(3).transpose(1, 2).flatten(2)
 

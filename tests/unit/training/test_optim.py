@@ -206,10 +206,11 @@ def test_schedules():
         ({"schedule": "constant"}, 100, (99,)),
         ({"schedule": "constant", "warmup_steps": 10}, 2, (1,)),
         ({"schedule": "cosine", "warmup_steps": 10}, 2, (1,)),
+        ({"schedule": "constant", "warmup_steps": 500, "warmup_share": 0.05}, 80, (0, 3, 4)),
     ]
     expected = [
         [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 0.1, 0.1],
-        *([1.0, 0.5, 0.0], [0.5, 1.0, 1.0, 0.5], [1.0], [0.2], [0.2]),
+        *([1.0, 0.5, 0.0], [0.5, 1.0, 1.0, 0.5], [1.0], [0.2], [0.2], [0.25, 1.0, 1.0]),
     ]
     for (settings, total, steps), factors in zip(cases, expected, strict=True):
         config = TrainConfig.model_validate(settings)

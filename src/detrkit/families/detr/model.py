@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.config import AidsConfig
+from detrkit.errors import ConfigError
 from detrkit.families.detr.aids import DetrAids, Queries, take_apart
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.initialization import initialize, initialize_aids
@@ -165,6 +166,10 @@ def build_detr(config: DetrConfig, num_labels: int) -> Detr:
     if config.position == "sine":
         position = SinePosition(dim, config.position_temperature, config.position_scale)
     backbone = build_backbone(config)
+    if not isinstance(backbone, ResNetBackbone):
+        raise ConfigError(
+            f"model.backbone is {config.backbone}, but DETR has a ResNet: resnet50 or another of them"
+        )
     model = Detr(
         backbone,
         position,

@@ -8,7 +8,7 @@ from typing import Any
 from detrkit.config import BackboneName, Config, TrainConfig
 from detrkit.families.dfine.config import DFineConfig
 from detrkit.families.preset import Preset, PublishedWeights
-from detrkit.families.rtdetr.presets import AIDS, LOSS, square
+from detrkit.families.rtdetr.presets import AIDS, LOSS, WARMUP_SHARE, square
 
 
 def _dfine(preset: str, backbone: BackboneName, lr: float, backbone_lr: float, **sizes: Any) -> Config:
@@ -18,7 +18,14 @@ def _dfine(preset: str, backbone: BackboneName, lr: float, backbone_lr: float, *
         loss=LOSS,
         aids=AIDS,
         train=TrainConfig(
-            epochs=72, lr=lr, backbone_lr=backbone_lr, ema_decay=0.9999, warmup_steps=500, weight_decay=1.25e-4
+            epochs=72,
+            lr=lr,
+            backbone_lr=backbone_lr,
+            ema_decay=0.9999,
+            warmup_steps=500,
+            warmup_share=WARMUP_SHARE,
+            schedule="constant",
+            weight_decay=1.25e-4,
         ),
     )
 

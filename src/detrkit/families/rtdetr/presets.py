@@ -10,6 +10,8 @@ from detrkit.families.preset import Preset, PublishedWeights
 from detrkit.families.rtdetr.config import RTDetrConfig
 
 LOSS = LossConfig(class_cost=2.0, class_targets="iou")
+WARMUP_SHARE = 0.05
+"""Of steps: the authors' warm-up is counted for COCO, and would be most of a training on little data."""
 AIDS = AidsConfig(denoising=100, label_noise=0.25, box_noise=1.0)
 _HUB = "https://huggingface.co/PekingU/"
 
@@ -34,7 +36,13 @@ def _rtdetr(preset: str, backbone: BackboneName, backbone_lr: float, **sizes: An
         loss=LOSS,
         aids=AIDS,
         train=TrainConfig(
-            epochs=72, lr=1e-4, backbone_lr=backbone_lr, ema_decay=0.9999, warmup_steps=2000, schedule="constant"
+            epochs=72,
+            lr=1e-4,
+            backbone_lr=backbone_lr,
+            ema_decay=0.9999,
+            warmup_steps=2000,
+            warmup_share=WARMUP_SHARE,
+            schedule="constant",
         ),
     )
 

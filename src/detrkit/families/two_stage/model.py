@@ -236,11 +236,10 @@ class TwoStageDetr(nn.Module):
 
 def _split_edges(edges: EdgeOutputs, count: int) -> tuple[EdgeOutputs, EdgeOutputs]:
     """Return the edges of the first queries, and of the others."""
-    logits, starts = (
-        part.split((count, edges.starts.shape[1] - count), dim=axis)
-        for part, axis in ((edges.logits, 2), (edges.starts, 1))
+    first, others = (
+        edges._replace(logits=edges.logits[:, :, part], starts=edges.starts[:, part])
+        for part in (slice(count), slice(count, None))
     )
-    first, others = (edges._replace(logits=logits[part], starts=starts[part]) for part in (0, 1))
     return first, others
 
 
