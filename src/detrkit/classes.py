@@ -25,6 +25,8 @@ COCO_NAMES: tuple[str, ...] = tuple(_COCO["names"])
 """Names of COCO's 80 categories, in the order of their ids."""
 COCO_SPELLINGS: Mapping[str, str] = _COCO["spellings"]
 """COCO's names of its classes by other spellings of them."""
+COCO_STUFF: Mapping[int, str] = {int(number): name for number, name in _COCO["stuff"].items()}
+"""Names of the 53 stuff categories of COCO panoptic by id."""
 COCO_CATEGORY_IDS = tuple(sorted(set(range(1, 91)) - {12, 26, 29, 30, 45, 66, 68, 69, 71, 83}))
 """Category ids of COCO's 80 categories; ten numbers below 91 were never used."""
 
@@ -47,6 +49,7 @@ class ClassMap:
         logit_index: One row of the head per class; ``range(C)`` when not given.
         num_labels: Rows of the head without no-object; ``C`` when not given.
         guessed: Why the classes are called so, where nothing that was read says it; empty where it is known.
+        stuff: Class ids of what has no number, such as sky: in a panoptic picture one segment a class.
 
     Raises:
         DataError: The lengths differ, or ids or logit indices repeat.
@@ -57,6 +60,7 @@ class ClassMap:
     logit_index: tuple[int, ...] = ()
     num_labels: int = 0
     guessed: str = dataclasses.field(default="", compare=False)
+    stuff: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         count = len(self.names)
@@ -72,6 +76,8 @@ class ClassMap:
             raise DataError(
                 f"a class map of {count} classes needs {count} distinct logit indices, got {self.logit_index}"
             )
+        if any(not 0 <= class_id < count for class_id in self.stuff):
+            raise DataError(f"stuff must be class ids, 0 to {count - 1}, got {self.stuff}")
         if any(not 0 <= index < self.num_labels for index in self.logit_index):
             raise DataError(f"logit indices must lie in 0 to {self.num_labels - 1}, got {self.logit_index}")
 
@@ -85,6 +91,7 @@ class ClassMap:
         return cls(
             names=tuple(str(category["name"]) for category in ordered),
             category_ids=tuple(int(category["id"]) for category in ordered),
+            stuff=tuple(place for place, category in enumerate(ordered) if not category.get("isthing", 1)),
         )
 
     @classmethod
@@ -103,7 +110,9 @@ class ClassMap:
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
         values = {
-            _JSON_KEYS.get(name, name): value for name, value in vars(self).items() if value or name != "guessed"
+            _JSON_KEYS.get(name, name): value
+            for name, value in vars(self).items()
+            if value or name not in ("guessed", "stuff")
         }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
@@ -127,7 +136,9 @@ class ClassMap:
 
     def select(self, class_ids: Sequence[int]) -> ClassMap:
         """Return the map of some classes, renumbered in the order given."""
-        return ClassMap(tuple(self.names[i] for i in class_ids), tuple(self.category_ids[i] for i in class_ids))
+        stuff = tuple(place for place, class_id in enumerate(class_ids) if class_id in self.stuff)
+        names = tuple(self.names[i] for i in class_ids)
+        return ClassMap(names, tuple(self.category_ids[i] for i in class_ids), stuff=stuff)
 
 
 def take_names(model_classes: ClassMap, data_classes: ClassMap) -> ClassMap:

@@ -182,6 +182,8 @@ class LossConfig(Section):
     class_weight: float = 1.0
     l1_weight: float = 5.0
     giou_weight: float = 2.0
+    mask_weight: float = pydantic.Field(1.0, ge=0, description="weight of the masks' focal loss, if any")
+    dice_weight: float = pydantic.Field(1.0, ge=0, description="weight of the masks' Dice loss, if any")
     no_object_weight: float = pydantic.Field(0.1, ge=0, description="weight of no-object in the class loss")
     class_targets: Literal["hard", "iou"] = pydantic.Field(
         "hard",
@@ -201,6 +203,23 @@ class LossConfig(Section):
         True, description="distributions: boxes of every layer learn from the pairs that any layer was matched by"
     )
     aux: bool = pydantic.Field(True, description="supervise every decoder layer, not only the last")
+
+
+class MasksConfig(Section):
+    """From the masks of queries to masks of objects and to a panoptic picture, as published where not said."""
+
+    threshold: float = pydantic.Field(0.5, gt=0, lt=1, description="least probability of an object's pixel")
+    panoptic_score: float = pydantic.Field(
+        0.85, ge=0, lt=1, description="queries of a higher score take part in the panoptic picture"
+    )
+    min_pixels: int = pydantic.Field(
+        4, ge=0, description="segments of the panoptic picture with no more pixels than this are dropped"
+    )
+    stuff: Literal["published", "union"] = pydantic.Field(
+        "published",
+        description="several queries of one stuff class; published: where the first wins against all others, once "
+        "the rest of the class are dropped; union: one segment, where any of them wins",
+    )
 
 
 class AidsConfig(Section):
@@ -324,6 +343,7 @@ class Config(Section):
     transforms: TransformConfig = TransformConfig()
     loss: LossConfig = LossConfig()
     aids: AidsConfig = AidsConfig()
+    masks: MasksConfig = MasksConfig()
     train: TrainConfig = TrainConfig()
 
 

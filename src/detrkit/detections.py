@@ -6,11 +6,13 @@ Shapes: K detections of one image.
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Collection
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
+from detrkit.masks import ImageMasks, PanopticSegments
 
 
 class ImageDetections(NamedTuple):
@@ -23,6 +25,45 @@ class ImageDetections(NamedTuple):
     scores: np.ndarray
     class_ids: np.ndarray
 
+    @property
+    def masks(self) -> ImageMasks | None:
+        """The masks of a model that has them; see :class:`MaskedDetections`."""
+        return None
+
+    def take(self, keep: np.ndarray, scores: np.ndarray | None = None) -> ImageDetections:
+        """Return some of the detections, by number or by a mask of them, with scores to be shown if given."""
+        scores = self.scores if scores is None else scores
+        return ImageDetections(self.boxes_xyxy[keep], scores[keep], self.class_ids[keep])
+
+
+class MaskedDetections(ImageDetections):
+    """Detections of one image with a mask each; a tuple of the same three to whoever asks for no masks."""
+
+    _masks: ImageMasks
+
+    @classmethod
+    def join(cls, found: ImageDetections, masks: ImageMasks) -> MaskedDetections:
+        """Give detections their masks."""
+        joined = cls(*found)
+        joined._masks = masks
+        return joined
+
+    @property
+    def masks(self) -> ImageMasks:
+        """The masks, in the order of the detections."""
+        return self._masks
+
+    def take(self, keep: np.ndarray, scores: np.ndarray | None = None) -> MaskedDetections:
+        """See :meth:`ImageDetections.take`."""
+        return self.join(super().take(keep, scores), self._masks.take(keep))
+
+    def panoptic(
+        self, stuff: Collection[int], *, score: float = 0.85, min_pixels: int = 4, union: bool = False
+    ) -> PanopticSegments:
+        """Merge all detections of more than a score into a panoptic picture; see :meth:`ImageMasks.merge`."""
+        taken = self.take(self.scores > score)
+        return taken.masks.merge(taken.scores, taken.class_ids, stuff, min_pixels=min_pixels, union=union)
+
 
 @dataclasses.dataclass(frozen=True)
 class Detections:
@@ -34,6 +75,7 @@ class Detections:
         class_id: Contiguous class ids, int64 ``[K]``.
         data: ``class_name`` and ``category_id`` (the data set's id), ``[K]`` each.
         metadata: ``source`` and ``size_hw`` of the image.
+        mask: Pixels of each, bool ``[K, H, W]``; None where the model has no masks.
     """
 
     xyxy: np.ndarray
@@ -41,15 +83,20 @@ class Detections:
     class_id: np.ndarray
     data: dict[str, np.ndarray]
     metadata: dict[str, Any]
+    mask: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.xyxy)
 
 
 def name_detections(
-    found: ImageDetections, class_map: ClassMap, source: str = "", size_hw: SizeHW | None = None
+    found: ImageDetections,
+    class_map: ClassMap,
+    source: str = "",
+    size_hw: SizeHW | None = None,
+    mask_threshold: float = 0.5,
 ) -> Detections:
-    """Add what people want to know of detections: names, category ids, and where they come from."""
+    """Add what people want to know of detections: names, category ids, where they come from, and their pixels."""
     class_ids = found.class_ids.astype(np.int64)
     names = np.array(class_map.names, dtype=np.str_)
     categories = np.array(class_map.category_ids, dtype=np.int64)
@@ -62,4 +109,5 @@ def name_detections(
         class_ids,
         {"class_name": names[class_ids], "category_id": categories[class_ids]},
         metadata,
+        None if found.masks is None else found.masks.pixels(mask_threshold),
     )

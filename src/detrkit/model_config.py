@@ -63,6 +63,7 @@ class ModelConfig(Section):
     dropout: float = pydantic.Field(0.1, ge=0, lt=1)
     pre_norm: bool = pydantic.Field(False, description="normalise before each block instead of after it")
     num_queries: int = pydantic.Field(100, gt=0)
+    masks: bool = pydantic.Field(False, description="a mask for each query too (paper section 4.4)")
     padding: Literal["exact", "published"] = pydantic.Field(
         "exact",
         description="exact: padding never changes a detection; published: the original code's handling, "

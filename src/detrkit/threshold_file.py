@@ -192,8 +192,7 @@ def _explained(error: msgspec.ValidationError, content: Any) -> str:
 
 def take_detections(found: ImageDetections, threshold: float | Thresholds) -> ImageDetections:
     """Keep detections from the threshold on, with the scores to be shown."""
-    keep, scores = apply_threshold(found, threshold)
-    return ImageDetections(found.boxes_xyxy[keep], scores[keep], found.class_ids[keep])
+    return found.take(*apply_threshold(found, threshold))
 
 
 def apply_threshold(found: ImageDetections, threshold: float | Thresholds) -> tuple[np.ndarray, np.ndarray]:

@@ -1,7 +1,8 @@
 """The contracts between the rooms of the house: what passes from data to model to evaluation.
 
 Shapes: B images, H x W padded height and width in pixels, N objects of a whole batch, L decoder layers,
-Q queries, S labels of the head of the head (without no-object), K detections of one image.
+Q queries, S labels of the head of the head (without no-object), K detections of one image, h x w cells of a mask
+map.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import itertools
 from collections.abc import Callable
-from typing import NamedTuple, NotRequired, TypedDict
+from typing import NamedTuple, NotRequired, Protocol, TypedDict
 
 import torch
 from torch import Tensor
@@ -45,11 +46,14 @@ class GroundTruth:
         labels: Contiguous class ids, int64 ``[N]``; crowd regions are left out.
         boxes_cxcywh: ``[N, 4]`` float32, 0 to 1 relative to each image without its padding.
         counts: Objects of each image, on the host; sums to N.
+        masks: Pixels of each object, bool ``[N, H, W]`` of the padded batch, False on padding; None unless the
+            model learns masks.
     """
 
     labels: Tensor
     boxes_cxcywh: Tensor
     counts: tuple[int, ...]
+    masks: Tensor | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,7 +91,9 @@ class Batch:
         return self._map_tensors(lambda tensor: tensor.pin_memory())
 
     def _map_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
-        truth = GroundTruth(change(self.truth.labels), change(self.truth.boxes_cxcywh), self.truth.counts)
+        truth = self.truth
+        masks = None if truth.masks is None else change(truth.masks)
+        truth = GroundTruth(change(truth.labels), change(truth.boxes_cxcywh), truth.counts, masks)
         return dataclasses.replace(
             self, images=change(self.images), padding_mask=change(self.padding_mask), truth=truth
         )
@@ -104,8 +110,12 @@ class Batch:
             objects = slice(ends[images.start], ends[images.stop])
             sizes = self.sizes_hw[images]
             height, width = (max(side) for side in zip(*sizes, strict=True))
+            masks = self.truth.masks
             truth = GroundTruth(
-                self.truth.labels[objects], self.truth.boxes_cxcywh[objects], self.truth.counts[images]
+                self.truth.labels[objects],
+                self.truth.boxes_cxcywh[objects],
+                self.truth.counts[images],
+                None if masks is None else masks[objects, :height, :width],
             )
             pixels, mask = self.images[images, :, :height, :width], self.padding_mask[images, :height, :width]
             parts.append(Batch(pixels, mask, truth, sizes, self.image_ids[images], self.orig_sizes_hw[images]))
@@ -166,10 +176,29 @@ class DenoisedOutputs(NamedTuple):
 NO_OBJECT, NO_QUERY = -1, -2
 
 
+class QueryMasks(Protocol):
+    """Masks of the last layer's queries, computed for those that are asked for: of most, nobody wants to know.
+
+    regions: Where the maps ``[h, w]`` lie, int64 ``[3, B, 2]`` (height, width): the cells of each image's map that
+    count, the pixels of the padded images that these cells cover, and the pixels of the image without padding.
+    """
+
+    @property
+    def regions(self) -> Tensor:
+        """Sizes of each image's map in cells and in pixels, and of the image."""
+
+    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Return mask logits ``[M, h, w]`` of M queries, given by image and number, int64 ``[M]`` each."""
+
+    def all(self) -> Tensor:
+        """Return the mask logits of all queries, ``[B, Q, h, w]``."""
+
+
 class Outputs(NamedTuple):
     """Outputs of a detector's forward, stacked over decoder layers (last = final).
 
     logits: ``[L, B, Q, S + 1]``, the last column is no-object. boxes_cxcywh: ``[L, B, Q, 4]``, 0 to 1.
+    masks: None where the model has none.
     dense, groups, denoised: of training aids, in training only. proposes: the first layer is that of tokens which
     became queries (two-stage, in training only). edges: of the last layers, where a decoder has them.
     """
@@ -181,6 +210,7 @@ class Outputs(NamedTuple):
     denoised: DenoisedOutputs | None = None
     proposes: bool = False
     edges: EdgeOutputs | None = None
+    masks: QueryMasks | None = None
 
 
 Objects = tuple[Tensor, Tensor, tuple[int, ...]]

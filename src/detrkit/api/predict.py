@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from detrkit.api.common import Progress, Say, Source
 from detrkit.api.load import load
 from detrkit.detectors.detector import Detector, ErrorReport
-from detrkit.detectors.results import write_predictions
+from detrkit.detectors.results import panoptic_entry, write_panoptic, write_predictions
 from detrkit.detectors.tiles import in_tiles
 from detrkit.detectors.video import VideoResult, detect_video
 from detrkit.errors import UsageError, listed
@@ -20,12 +20,14 @@ from detrkit.ops.sources import NamedSource, list_sources
 from detrkit.ops.video import VideoReader, is_camera
 from detrkit.threshold_file import Thresholds
 from detrkit.training.signals import StopRequest
-from detrkit.visual.drawing import save_drawing
+from detrkit.visual.drawing import save_drawing, save_png
 
 if TYPE_CHECKING:
     import supervision as sv
 
     from detrkit.detectors.detector import ImageSource
+
+PANOPTIC_FILE = "panoptic.json"
 
 
 def predict(
@@ -44,7 +46,8 @@ def predict(
         model: Anything that :func:`load` takes, or a detector.
         images: See :meth:`detrkit.detectors.detector.Detector.predict`.
         threshold: Least score, or thresholds by class; None: the model's own if it has any, otherwise 0.5.
-        out: Folder for one drawn picture per image and ``predictions.json`` in COCO format.
+        out: Folder for one drawn picture per image and ``predictions.json`` in COCO format; for a model with masks
+            also ``panoptic.json`` and a PNG file of each image's segments.
         batch_size: Images, or tiles of them, at once.
         tiles: Cut images into tiles; see :meth:`detrkit.detectors.tiles.Tiles.parse`.
         on_error: Called with name and error of each image that cannot be read, which is then left out.
@@ -58,14 +61,25 @@ def predict(
     found: list[sv.Detections] = []
     sources = list_sources(images)[0]
     drawings = _drawing_names([source.name for source in sources])
-    with results_folder(out, "predictions.json", *drawings.values()) as folder:
+    config = detector.config
+    has_masks = config is not None and config.model.masks
+    pictures = {source: f"{Path(name).stem}.panoptic.png" for source, name in drawings.items() if has_masks}
+    panoptic = []
+    others = [PANOPTIC_FILE] if has_masks else []
+    with results_folder(out, "predictions.json", *drawings.values(), *others, *pictures.values()) as folder:
         _check_sources(sources, drawings, folder)
-        for item in detector.stream(images, threshold, batch_size, on_error, keep_images=True):
+        for item in detector.stream(images, threshold, batch_size, on_error, keep_images=True, panoptic=has_masks):
             found.append(item.detections)
             assert item.image is not None
             save_drawing(folder / drawings[item.source], item.image, item.detections)
+            if item.panoptic is not None:
+                save_png(folder / pictures[item.source], item.panoptic.colors())
+                entry = panoptic_entry(item.panoptic, detector.class_map, pictures[item.source], item.source)
+                panoptic.append(entry)
         if found:  # where every image failed there is nothing to write
             write_predictions(folder / "predictions.json", ((None, detections) for detections in found))
+        if panoptic:
+            write_panoptic(folder / PANOPTIC_FILE, panoptic, detector.class_map)
     return found
 
 

@@ -20,11 +20,12 @@ from torch import Tensor, nn
 
 from detrkit.arguments import checked
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.config import Config, PixelRange
-from detrkit.detections import ImageDetections
+from detrkit.config import Config, MasksConfig, PixelRange
+from detrkit.detections import ImageDetections, MaskedDetections
 from detrkit.detectors.interop import sv, to_supervision
 from detrkit.detectors.stages import Stages, prepare
 from detrkit.errors import ImageError, UsageError
+from detrkit.masks import PanopticSegments
 from detrkit.ops.images import narrow_range_lines
 from detrkit.ops.pixel_range import FULL
 from detrkit.ops.sources import NamedSource, list_sources, read_windows, warn_of_passed_over
@@ -44,11 +45,15 @@ ErrorReport = Callable[[str, ImageError], None]
 
 
 class Prediction(NamedTuple):
-    """One image of :meth:`Detector.stream`: name, pixels (uint8 ``[H, W, 3]`` RGB) if kept, detections."""
+    """One image of :meth:`Detector.stream`: name, pixels (uint8 ``[H, W, 3]`` RGB) if kept, detections.
+
+    panoptic: The panoptic picture of a model with masks, if asked for.
+    """
 
     source: str
     image: np.ndarray | None
     detections: sv.Detections
+    panoptic: PanopticSegments | None = None
 
 
 class _ReadImage(NamedTuple):
@@ -91,6 +96,7 @@ class Detector:
         self.settings = settings
         self.max_detections = max_detections
         self.thresholds = thresholds
+        self.masks = MasksConfig() if config is None else config.masks
         self.pixel_range: PixelRange = FULL if config is None else config.data.pixel_range
         self.notes: tuple[str, ...] = ()  # how it detects, where that is not as usual
 
@@ -154,12 +160,14 @@ class Detector:
         batch_size: int | None = None,
         on_error: ErrorReport | None = None,
         keep_images: bool = False,
+        panoptic: bool = False,
     ) -> Iterator[Prediction]:
         """Detect as :meth:`predict` does, one :class:`Prediction` after another, for folders larger than memory.
 
-        ``keep_images`` hands each image along, for drawing.
+        ``keep_images`` hands each image along, for drawing; ``panoptic`` makes the panoptic picture of a model
+        that has masks.
         """
-        return self._stream(list_sources(source)[0], threshold, batch_size, on_error, keep_images)
+        return self._stream(list_sources(source)[0], threshold, batch_size, on_error, keep_images, panoptic)
 
     def predict_batch(self, images: Sequence[Tensor]) -> list[ImageDetections]:
         """Return all detections of every image, without threshold, in one forward.
@@ -171,6 +179,15 @@ class Detector:
             return []
         outputs = self.stages.forward(prepare(self.stages, images))
         return self.stages.postprocess(outputs, [image_size_hw(image) for image in images])
+
+    def panoptic(self, detections: ImageDetections) -> PanopticSegments | None:
+        """Merge all detections of an image into a panoptic picture, as ``masks`` says; None without masks."""
+        if not isinstance(detections, MaskedDetections):
+            return None
+        how = self.masks
+        return detections.panoptic(
+            self.class_map.stuff, score=how.panoptic_score, min_pixels=how.min_pixels, union=how.stuff == "union"
+        )
 
     def detect_images(self, images: Sequence[Tensor], batch_size: int | None = None) -> list[ImageDetections]:
         """Return all detections of every image, without threshold, in batches of similar sizes.
@@ -219,6 +236,7 @@ class Detector:
         batch_size: int | None,
         on_error: ErrorReport | None,
         keep_images: bool,
+        panoptic: bool = False,
     ) -> Iterator[Prediction]:
         if batch_size is None:
             batch_size = self.default_batch_size
@@ -239,7 +257,7 @@ class Detector:
             return _ReadImage(original if keep_images else None, resized, image_size_hw(original))
 
         windows = read_windows(read, sources, self.window(batch_size, keep_images))
-        return self._predict_windows(windows, threshold, batch_size, on_error)
+        return self._predict_windows(windows, threshold, batch_size, on_error, panoptic)
 
     def _predict_windows(
         self,
@@ -247,6 +265,7 @@ class Detector:
         threshold: float | Thresholds,
         batch_size: int,
         on_error: ErrorReport | None,
+        panoptic: bool,
     ) -> Iterator[Prediction]:
         for window in windows:
             read = [
@@ -260,9 +279,16 @@ class Detector:
             )
             for (source, image), detections in zip(read, found, strict=True):
                 kept = take_detections(detections, threshold)
-                taken = to_supervision(kept, self.class_map, source=source.name, size_hw=image.orig_size_hw)
+                taken = to_supervision(
+                    kept,
+                    self.class_map,
+                    source=source.name,
+                    size_hw=image.orig_size_hw,
+                    mask_threshold=self.masks.threshold,
+                )
+                segments = self.panoptic(detections) if panoptic else None
                 pixels = None if image.original is None else image.original.permute(1, 2, 0).numpy()
-                yield Prediction(source.name, pixels, taken)
+                yield Prediction(source.name, pixels, taken, segments)
 
 
 def weights_digest(model: nn.Module) -> str:

@@ -9,7 +9,7 @@ import copy
 import itertools
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from detrkit.detectors.stages import Stages
 from detrkit.errors import DataError, UsageError, listed
 from detrkit.evaluation.coco import MAX_DETECTIONS, ImageResults
 from detrkit.files import atomic_file
+from detrkit.masks import PanopticSegments, encode_mask
 
 KIND = "results"
 EXPECTED = 'a list of {"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}'
@@ -213,7 +214,7 @@ def _whole(value: Any) -> Any:
 
 
 def to_coco(detections: sv.Detections, image_id: int | None = None) -> list[dict[str, Any]]:
-    """Convert detections of :meth:`Detector.predict` to COCO's result format, best first.
+    """Convert detections of :meth:`Detector.predict` to COCO's result format, best first, their masks as RLE.
 
     Args:
         detections: Detections of one image.
@@ -232,10 +233,53 @@ def to_coco(detections: sv.Detections, image_id: int | None = None) -> list[dict
     categories, scores = np.asarray(detections.data["category_id"]), np.asarray(detections.confidence)
     sides = boxes[:, 2:] - boxes[:, :2]
     columns = (categories.tolist(), boxes[:, :2].tolist(), sides.tolist(), scores.tolist())
-    return [
+    entries = [
         {**key, "category_id": category_id, "bbox": corner + side, "score": score}
         for category_id, corner, side, score in zip(*columns, strict=True)
     ]
+    if detections.mask is not None:
+        for entry, mask in zip(entries, np.asarray(detections.mask), strict=True):
+            entry["segmentation"] = encode_mask(mask)
+    return entries
+
+
+def panoptic_entry(
+    segments: PanopticSegments, class_map: ClassMap, file_name: str, image_id: int | str
+) -> dict[str, Any]:
+    """Return the annotation of a panoptic picture, as a file of COCO panoptic has it, scores besides.
+
+    Args:
+        segments: The picture.
+        class_map: Classes of its segments.
+        file_name: PNG file with :meth:`detrkit.masks.PanopticSegments.colors`.
+        image_id: The data set's id of the image, or its name.
+    """
+    columns = (segments.class_ids, segments.scores, segments.areas, segments.boxes_xywh())
+    infos = [
+        {
+            "id": number,
+            "category_id": class_map.category_ids[class_id],
+            "area": area,
+            "bbox": box,
+            "iscrowd": 0,
+            "score": score,
+        }
+        for number, (class_id, score, area, box) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), start=1
+        )
+    ]
+    return {"image_id": image_id, "file_name": file_name, "segments_info": infos}
+
+
+def write_panoptic(path: Path, annotations: Sequence[Mapping[str, Any]], class_map: ClassMap) -> None:
+    """Write the JSON file of panoptic pictures, with the categories of a model."""
+    categories = [
+        {"id": category_id, "name": name, "isthing": int(class_id not in class_map.stuff)}
+        for class_id, (category_id, name) in enumerate(zip(class_map.category_ids, class_map.names, strict=True))
+    ]
+    images = [{"id": entry["image_id"], "file_name": entry["image_id"]} for entry in annotations]
+    with atomic_file(path) as file:
+        json.dump({"images": images, "annotations": list(annotations), "categories": categories}, file)
 
 
 def write_predictions(path: str | Path, predictions: Iterable[tuple[int | None, sv.Detections]]) -> int:

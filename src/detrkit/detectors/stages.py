@@ -103,7 +103,7 @@ class ModelStages:
         """Run the network; its modules get their own mode back. The outputs are float32."""
         with evaluation_mode(self.network), torch.inference_mode(), autocast(self.device, self.precision):
             outputs = self.network(*inputs)
-            return Outputs(outputs.logits.float(), outputs.boxes_cxcywh.float())
+            return Outputs(outputs.logits.float(), outputs.boxes_cxcywh.float(), masks=outputs.masks)
 
     def postprocess(self, outputs: Outputs, orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
         """Return detections as the family reads them out of the outputs."""

@@ -165,7 +165,9 @@ def in_tiles(target: Target, tiles: Tiles | str | int | None, batch_size: int | 
     tiled.settings = f"{target.settings} tiles {cut}"
     too = ", and in the whole image for objects larger than that" if cut.whole else ""
     how = f"Detected in tiles of {cut.size} pixels that share {cut.overlap}{too}."
-    tiled.notes = (*target.notes, how)
+    lost = ("Masks are not put together over tiles: boxes only.",)
+    has_masks = target.config is not None and target.config.model.masks
+    tiled.notes = (*target.notes, how, *(lost if has_masks else ()))
     return tiled
 
 

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from detrkit.classes import ClassMap, SizeHW
+from detrkit.detections import MaskedDetections
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
+from detrkit.masks import ImageMasks
 from detrkit.ops.boxes import cxcywh_to_xyxy
-from detrkit.types import ImageDetections, Outputs
+from detrkit.types import ImageDetections, Outputs, QueryMasks
 
 
 def rank_detections(
@@ -26,13 +29,18 @@ def rank_detections(
         logit_index: Row of the head for each class, int64.
         scoring: What the logits mean.
     """
+    scores, class_ids, order = _rank(logits, logit_index, scoring)
+    return scores, class_ids, boxes_cxcywh.gather(1, order[..., None].expand(-1, -1, 4))
+
+
+def _rank(logits: Tensor, logit_index: Tensor, scoring: ClassScoring) -> tuple[Tensor, Tensor, Tensor]:
+    """Return scores, class ids and numbers of the queries, best first."""
     scores, class_ids = scoring.scores(logits).index_select(-1, logit_index).max(-1)
     if torch.compiler.is_exporting():  # ONNX's TopK puts the lower index first among equals, as a stable sort does
         scores, order = scores.topk(scores.shape[1])
     else:
         scores, order = scores.sort(dim=-1, descending=True, stable=True)
-    boxes = boxes_cxcywh.gather(1, order[..., None].expand(-1, -1, 4))
-    return scores, class_ids.gather(1, order), boxes
+    return scores, class_ids.gather(1, order), order
 
 
 @torch.no_grad()
@@ -57,7 +65,8 @@ def postprocess(
         rank: Chooses scores, class ids and boxes.
 
     Returns:
-        For each image exactly one detection per query, in pixels of the original file.
+        For each image exactly one detection per query, in pixels of the original file; with their masks if there
+        are any, which are computed when they are asked for and hold on to the batch's outputs until then.
     """
     device = outputs.logits.device
     logit_index = torch.tensor(class_map.logit_index, device=device)
@@ -65,4 +74,27 @@ def postprocess(
     scale = torch.tensor([(w, h, w, h) for h, w in orig_sizes_hw], device=device, dtype=torch.float32)
     boxes = cxcywh_to_xyxy(boxes) * scale[:, None]
     host_boxes, host_scores, host_ids = (part.cpu().numpy() for part in (boxes, scores, class_ids))
-    return [ImageDetections(*image) for image in zip(host_boxes, host_scores, host_ids, strict=True)]
+    found = [ImageDetections(*image) for image in zip(host_boxes, host_scores, host_ids, strict=True)]
+    if outputs.masks is None:
+        return found
+    queries = _rank(outputs.logits[-1], logit_index, scoring)[2].cpu().numpy()
+    regions = outputs.masks.regions.transpose(0, 1).tolist()
+    return [
+        MaskedDetections.join(detections, _image_masks(outputs.masks, number, queries[number], sizes, size_hw))
+        for number, (detections, sizes, size_hw) in enumerate(zip(found, regions, orig_sizes_hw, strict=True))
+    ]
+
+
+def _image_masks(
+    masks: QueryMasks, number: int, queries: np.ndarray, region: list[SizeHW], size_hw: SizeHW
+) -> ImageMasks:
+    """Return the masks of one image of a batch, for its queries in the order of its detections."""
+    (height, width), pixels_hw, seen_hw = region
+
+    def compute(queries: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            rows = torch.from_numpy(queries).to(masks.regions.device)
+            found: np.ndarray = masks(torch.full_like(rows, number), rows)[:, :height, :width].cpu().numpy()
+        return found
+
+    return ImageMasks(compute, queries, (height, width), pixels_hw, seen_hw, size_hw)

@@ -19,6 +19,7 @@ class PublishedWeights:
         hub_id: The same weights on the Hugging Face hub.
         box_ap: Published AP on COCO val2017, in percent.
         licence: SPDX name.
+        pq: Published PQ on COCO val2017, in percent, of models with masks.
     """
 
     url: str
@@ -26,6 +27,7 @@ class PublishedWeights:
     hub_id: str
     box_ap: float
     licence: str
+    pq: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)

@@ -10,7 +10,9 @@ from torch import Tensor
 
 from detrkit.classes import ClassMap
 from detrkit.config import LossConfig
+from detrkit.errors import DataError
 from detrkit.losses.dense import dense_terms
+from detrkit.losses.masks import mask_terms
 from detrkit.losses.matcher import HungarianMatcher, Matches
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.ops.boxes import broadcast_giou, broadcast_iou, cxcywh_to_xyxy
@@ -95,7 +97,9 @@ class Criterion:
         self.scoring = scoring
         self.no_object_weight = scoring.no_object_weight(config.no_object_weight)
         self.matcher = HungarianMatcher(config.class_cost, config.l1_cost, config.giou_cost, scoring)
-        self.weights = {"class": config.class_weight, "l1": config.l1_weight, "giou": config.giou_weight}
+        self.weights = {
+            name: getattr(config, f"{name}_weight") for name in ("class", "l1", "giou", "mask", "dice")
+        }
         self._logit_index = torch.tensor(class_map.logit_index, dtype=torch.int64)
 
     def normalizers(self, counts: Sequence[int]) -> Normalizers:
@@ -149,6 +153,14 @@ class Criterion:
             found = dense_terms(outputs.dense, truth, logit_index, *how)
             extra["dense"] = self._weighted({name: value / divisors[name] for name, value in found.items()})
             total = total + self.config.dense_weight * extra["dense"]
+        if outputs.masks is not None:  # of the last layer only: of all, masks would cost too much (section 4.4)
+            if truth.masks is None and truth.counts and sum(truth.counts):
+                raise DataError("the model learns masks, but the batch has none of its objects; see model.masks")
+            place = layers - 1
+            pairs = (matches.images[place], matches.queries[place], matches.objects[place])
+            found = mask_terms(outputs.masks, *pairs, truth.masks)
+            extra |= {name: value / divisors["l1"] for name, value in found.items()}
+            total = total + self._weighted({name: extra[name] for name in found})
         layer_terms = {name: value.detach() for name, value in per_layer.items()}
         last = {name: value[-1] for name, value in layer_terms.items()}
         last.update({name: value.detach() for name, value in extra.items()})
@@ -258,7 +270,7 @@ def _last_only(outputs: Outputs) -> Outputs:
     logits, boxes = (
         torch.stack([part[place] for place in kept]) for part in (outputs.logits, outputs.boxes_cxcywh)
     )
-    return Outputs(logits, boxes, outputs.dense, groups, denoised, edges=edges)
+    return Outputs(logits, boxes, outputs.dense, groups, denoised, edges=edges, masks=outputs.masks)
 
 
 def _join_groups(outputs: Outputs) -> Outputs:

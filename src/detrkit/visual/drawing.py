@@ -25,7 +25,7 @@ LEAST_SIDE = 480  # pixels; a smaller image is enlarged before drawing, else lab
 
 
 def draw(image: np.ndarray, detections: sv.Detections, labels: bool = True) -> np.ndarray:
-    """Return a copy of the image with a box and, unless turned off, class name and score for each detection.
+    """Return a copy of the image with box, mask if any and, unless turned off, class and score of each detection.
 
     Best detections are drawn last, on top. Each class keeps its colour in every image. Lines and text grow
     with the image, and an image whose longer side is under ``LEAST_SIDE`` is enlarged by a whole factor.
@@ -41,9 +41,10 @@ def draw(image: np.ndarray, detections: sv.Detections, labels: bool = True) -> n
     scores = np.zeros(len(detections)) if detections.confidence is None else detections.confidence
     order = np.argsort(scores, kind="stable")
     texts = label_texts(detections)
-    return draw_objects(
-        image, detections.xyxy[order], _class_ids(detections)[order], [texts[i] for i in order] if labels else None
-    )
+    class_ids = _class_ids(detections)[order]
+    if detections.mask is not None:
+        image = _tint(image, np.asarray(detections.mask)[order], class_ids)
+    return draw_objects(image, detections.xyxy[order], class_ids, [texts[i] for i in order] if labels else None)
 
 
 def draw_objects(
@@ -144,6 +145,15 @@ def class_palette() -> sv.ColorPalette:
 
 def _class_ids(detections: sv.Detections) -> np.ndarray:
     return np.zeros(len(detections), np.int64) if detections.class_id is None else detections.class_id
+
+
+def _tint(image: np.ndarray, masks: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+    """Return the image with masks ``[n, H, W]`` half transparent in the colours of their classes."""
+    tinted = image.copy()
+    for mask, class_id in zip(masks, class_ids, strict=True):
+        color = class_palette().by_idx(int(class_id)).as_rgb()
+        tinted[mask] = (tinted[mask] + np.array(color, dtype=np.uint16)) // 2
+    return tinted
 
 
 def _hatch(image: np.ndarray, boxes_xyxy: np.ndarray, class_ids: np.ndarray, thickness: int) -> np.ndarray:

@@ -179,7 +179,7 @@ def test_what_detrkit_adds_to_a_model_comes_back_too(tmp_path: Path):
         ({"nheads": 5}, ("num_heads 5", "hidden_dim 32")),
         ({"nheads": "many"}, ("num_heads is 'many'",)),
         ({"dilation": True}, ("dilation", "resnet18")),
-        ({"masks": True}, ("args.masks", "panoptic")),
+        ({"masks": True}, ("args says masks True", "masks False")),
         ({"model.activation": "glu"}, ("activation", "glu")),
     ],
 )

@@ -164,8 +164,8 @@ REFUSED: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda s: changed(s, "transformer.decoder.layers.0.ca_qcontent_proj.bias", ONE), "Conditional DETR"),
     "RT-DETR": (lambda s: {"ema": {"module": {"decoder.denoising_class_embed.weight": torch.ones(81, 256)}}},
                 "RT-DETR"),
-    "panoptic": (lambda s: {**prefixed(s, "detr."), "mask_head.lay1.weight": ONE}, "panoptic"),
-    "masks in args": (lambda s: {"model": s, "args": {"masks": True}}, "args.masks"),
+    "panoptic": (lambda s: {**prefixed(s, "detr."), "mask_head.lay1.weight": ONE}, "bbox_attention"),
+    "masks in args": (lambda s: {"model": s, "args": {"masks": True}}, "args says masks True"),
     "args of another kind": (lambda s: {"model": s, "args": ["--nheads", "8"]}, "args of type list"),
     "args of a fork that counts otherwise": (lambda s: {"model": s, "args": {"num_classes": 91}}, "91 classes.*5"),
 }  # fmt: skip

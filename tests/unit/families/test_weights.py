@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import json
 import pickle
 from pathlib import Path
@@ -18,7 +19,7 @@ from detrkit.families.configs import MODEL_CONFIGS
 from detrkit.families.detr.export import write_hub, write_published
 from detrkit.families.detr.layouts import hub_to_published
 from detrkit.families.detr.model import Detr, build_detr
-from detrkit.families.detr.weights import coco_class_map, infer_model_config, read_weights
+from detrkit.families.detr.weights import coco_class_map, coco_panoptic_class_map, infer_model_config, read_weights
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.families.transfer import load_exactly, match_logit_index, transfer
@@ -79,6 +80,51 @@ def test_published_to_hub_and_back_is_bit_equal(tmp_path: Path, detr_r50: Detr):
     assert (read.config.preset, read.config.backbone, read.config.num_heads) == ("detr-r50", "resnet50", 8)
     write_published(tmp_path / "again.pth", again.state)
     assert equal_states(read_weights(tmp_path / "again.pth").state, state)
+
+
+@pytest.mark.parametrize("preset", ["detr-r50-panoptic", "detr-r50-dc5-panoptic"])
+def test_published_masks_have_490_tensors_and_come_back_bit_equal(tmp_path: Path, preset: str):
+    config = preset_config(preset).model.model_copy(update={"backbone_norm": "frozen", "frozen_stages": 2})
+    state = build(config, 250).state_dict()
+    published = PRESETS[preset].published
+    assert published is not None
+    file = tmp_path / published.url.rpartition("/")[2]
+    write_published(file, state)
+    written = torch.load(file, weights_only=True)["model"]
+    assert len(written) == 490
+    assert written["detr.class_embed.weight"].shape == (251, 256)
+    assert {name.partition(".")[0] for name in written} == {"detr", "mask_head", "bbox_attention"}
+    read = read_weights(file)
+    assert equal_states(read.state, state)
+    assert (read.config.preset, read.config.masks, read.config.dilation) == (preset, True, "dc5" in preset)
+    assert len(read.class_map.stuff) == 53  # assumed by the rows, since the hash is another
+
+    write_hub(tmp_path / "hub", dataclasses.replace(read, class_map=coco_panoptic_class_map()), Config())
+    again = read_weights(tmp_path / "hub")
+    assert equal_states(again.state, state)
+    assert (again.class_map, again.config) == (coco_panoptic_class_map(), read.config)
+    write_published(tmp_path / "again.pth", again.state)
+    assert equal_states(torch.load(tmp_path / "again.pth", weights_only=True)["model"], written)
+
+
+def test_stuff_of_other_classes_goes_to_the_hub_and_back(tmp_path: Path):
+    config = small_config(masks=True)
+    classes = ClassMap(("cat", "sky", "road"), (1, 2, 4), stuff=(1, 2))
+    weights = Weights(build(config, 3).state_dict(), config, classes, "x")
+    write_hub(tmp_path, weights, Config())
+    read = read_weights(tmp_path)
+    assert (read.class_map.names, read.class_map.stuff) == (classes.names, (1, 2))
+    assert equal_states(read.state, weights.state)
+
+
+def test_masks_start_anew_on_weights_of_boxes(tmp_path: Path):
+    boxes, masks = (build(small_config(masks=masks), 3) for masks in (False, True))
+    classes = ClassMap(("a", "b", "c"), (0, 1, 2))
+    report = transfer(masks, Weights(boxes.state_dict(), small_config(), classes, "boxes"), classes)
+    assert {name.partition(".")[0] for name in report.missing} == {"mask_head", "bbox_attention"}
+    assert not report.replaced
+    assert not report.left_over
+    assert "mask_head" in "\n".join(report.lines())
 
 
 def test_a_file_of_the_published_training_script_with_its_arguments_is_read(tmp_path: Path):
@@ -227,7 +273,7 @@ def test_files_of_other_models_are_refused_by_name(tmp_path: Path):
     for content, message in (
         ({"fc.weight": torch.zeros(2)}, "is not a DETR checkpoint"),
         ([1, 2], "holds no state dict"),
-        ({"model": {"detr.query_embed.weight": torch.zeros(2), "mask_head.a": torch.zeros(2)}}, "panoptic"),
+        ({"model": {"detr.query_embed.weight": torch.zeros(2), "mask_head.a": torch.zeros(2)}}, "is not a DETR"),
     ):
         torch.save(content, tmp_path / "other.pth")
         with pytest.raises(WeightsError, match=message):

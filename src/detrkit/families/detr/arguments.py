@@ -33,6 +33,7 @@ class Told:
         num_labels: Labels of the head, if it says.
         dataset: Name of the data set that it was trained on, if it says.
         notes: What people should know.
+        stuff: Labels of what has no number, such as sky.
     """
 
     by: str = ""
@@ -42,22 +43,18 @@ class Told:
     num_labels: int | None = None
     dataset: str | None = None
     notes: tuple[str, ...] = ()
+    stuff: tuple[int, ...] = ()
 
 
 def read_arguments(args: Any, path: Path) -> Told:
     """Return what the ``args`` of a file say.
 
     Raises:
-        WeightsError: They are none, or of a model with masks.
+        WeightsError: They are none.
     """
     values = vars(args) if isinstance(args, argparse.Namespace) else args
     if not isinstance(values, dict):
         raise WeightsError(f"{path} holds args of type {type(args).__name__}, expected argparse's, or a dict")
-    if values.get("masks"):
-        raise WeightsError(
-            f"{path} was trained with masks (args.masks is {values['masks']!r}): it is a panoptic DETR; detrkit "
-            "reads detection checkpoints so far"
-        )
     names = {ARGUMENTS.get(str(name), str(name)): name for name, value in values.items() if value is not None}
     names = {key: name for key, name in names.items() if "." in key}
     settings = {key: values[name] for key, name in names.items()}

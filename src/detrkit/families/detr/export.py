@@ -17,8 +17,8 @@ from torch import Tensor
 from detrkit.config import Config
 from detrkit.errors import WeightsError
 from detrkit.families.detr.arguments import ARGUMENTS
-from detrkit.families.detr.hub import HUB_KEYS, UNUSED_LABEL
-from detrkit.families.detr.layouts import LAYER_PARTS, PARTS, State, rename, split_attention
+from detrkit.families.detr.hub import HUB_KEYS, STUFF_KEY, UNUSED_LABEL
+from detrkit.families.detr.layouts import LAYER_PARTS, PARTS, State, rename, set_box_prefix, split_attention
 from detrkit.families.weights import Weights
 from detrkit.files import atomic_bytes
 from detrkit.nn.backbones import SMALL_BACKBONES
@@ -34,7 +34,9 @@ def write_published(path: str | Path, state: Mapping[str, Tensor], config: Confi
         state: Tensors by name.
         config: Their model; without it no ``args`` are written, as the published files have none.
     """
-    payload: dict[str, Any] = {"model": {name: tensor.detach().cpu() for name, tensor in state.items()}}
+    payload: dict[str, Any] = {
+        "model": {name: tensor.detach().cpu() for name, tensor in set_box_prefix(state).items()}
+    }
     if config is not None:
         payload["args"] = _arguments(config, len(state["class_embed.weight"]) - 1)
     with writing(Path(path)) as file:
@@ -66,7 +68,7 @@ def write_hub(folder: str | Path, weights: Weights, config: Config) -> None:
     transforms = config.transforms
     preprocessor = {
         "image_processor_type": "DetrImageProcessor",
-        "format": "coco_detection",
+        "format": "coco_panoptic" if weights.config.masks else "coco_detection",
         "do_resize": True,
         "size": {"shortest_edge": transforms.eval_size, "longest_edge": transforms.max_size},
         "resample": 2,
@@ -90,7 +92,7 @@ def published_to_hub(state: Mapping[str, Tensor]) -> State:
         if layer:
             new = layer.group() + rename(new[layer.end() :], LAYER_PARTS[layer[1]])
         renamed[new] = tensor
-    return split_attention(renamed)
+    return set_box_prefix(split_attention(renamed))
 
 
 def _foreign_to_hub(weights: Weights) -> list[str]:
@@ -111,7 +113,8 @@ def _arguments(config: Config, num_labels: int) -> dict[str, Any]:
     A plain dict, where the authors' script has argparse's: ``torch.load`` opens it with its safety on, and neither
     that script nor torch.hub reads them.
     """
-    values = {"dataset_file": "coco" if num_labels == 91 else "custom", "num_classes": num_labels, "masks": False}
+    dataset = {91: "coco", 250: "coco_panoptic"}.get(num_labels, "custom")
+    values = {"dataset_file": dataset, "num_classes": num_labels}
     own = config.model_dump(include={"model": True, "loss": {"aux"}, "transforms": _OWN_TRANSFORMS})
     names = {key: name for name, key in ARGUMENTS.items()}
     keys = {f"{section}.{field}": value for section, fields in own.items() for field, value in fields.items()}
@@ -125,8 +128,10 @@ def _hub_config(weights: Weights) -> dict[str, Any]:
     values = {name: model[field] for name, field in HUB_KEYS.items()}
     if model["activation"] == "gelu_tanh":
         values["activation_function"] = "gelu_pytorch_tanh"
+    if weights.class_map.stuff:
+        values[STUFF_KEY] = [weights.class_map.logit_index[class_id] for class_id in weights.class_map.stuff]
     return {
-        "architectures": ["DetrForObjectDetection"],
+        "architectures": ["DetrForSegmentation" if model["masks"] else "DetrForObjectDetection"],
         "model_type": "detr",
         "backbone": model["backbone"],
         "use_timm_backbone": True,

@@ -14,6 +14,8 @@ from detrkit.families.detr.config import DetrConfig
 from detrkit.files import parse_json, read_facts
 
 UNUSED_LABEL = "N/A"
+STUFF_KEY = "stuff_labels"
+"""Of labels without number, which transformers is told of at each call instead; detrkit's own key."""
 
 _NAMES = read_facts(__file__)
 HUB_KEYS: Mapping[str, str] = _NAMES["keys"]
@@ -65,7 +67,10 @@ def read_hub(folder: Path) -> Told | None:
     names = {f"model.{field}": name for name, field in HUB_KEYS.items()}
     labels = {int(index): str(name) for index, name in (config.get("id2label") or {}).items()}
     preprocessing, notes = _read_preprocessing(folder)
-    return Told("config.json", settings | preprocessing, names, labels, len(labels) or None, notes=notes)
+    stuff = tuple(int(label) for label in config.get(STUFF_KEY) or ())
+    return Told(
+        "config.json", settings | preprocessing, names, labels, len(labels) or None, notes=notes, stuff=stuff
+    )
 
 
 def _read_backbone(config: Mapping[str, Any], path: Path) -> tuple[str, bool]:

@@ -32,6 +32,10 @@ def initialize(model: Any, config: DetrConfig) -> None:
             nn.init.xavier_uniform_(parameter)
         elif name.endswith(("in_proj_bias", "out_proj.bias")):
             nn.init.zeros_(parameter)
+    if config.masks:
+        for projection in (model.bbox_attention.q_linear, model.bbox_attention.k_linear):
+            nn.init.xavier_uniform_(projection.weight)
+            nn.init.zeros_(projection.bias)
     points = spread_points(config.num_queries)
     if config.query_reference:
         side = torch.full_like(points, _FIRST_SIDE)

@@ -28,6 +28,20 @@ QUERIES = ("query_embed.weight", "model.query_position_embeddings.weight")
 """The tensor of the queries by the published name and the hub's, which every DETR has."""
 
 
+MASK_PARTS = ("mask_head.", "bbox_attention.")
+"""Parts of a model with masks beside the model that detects, whose names have a prefix where both are written."""
+BOX_PREFIX = "detr."
+
+
+def set_box_prefix(state: Mapping[str, Tensor]) -> State:
+    """Return the same tensors as others name them: those of detection behind a prefix, if there are masks."""
+    has_masks = any(name.startswith(MASK_PARTS) for name in state)
+    return {
+        f"{BOX_PREFIX}{name}" if has_masks and not name.startswith(MASK_PARTS) else name: tensor
+        for name, tensor in state.items()
+    }
+
+
 def is_hub_layout(state: Mapping[str, Tensor]) -> bool:
     """Return whether the names are those of the Hugging Face hub."""
     return QUERIES[1] in state

@@ -15,6 +15,7 @@ from detrkit.errors import ConfigError
 from detrkit.families.detr.aids import DetrAids, Queries, take_apart
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.initialization import initialize, initialize_aids
+from detrkit.families.detr.panoptic import AttentionMaps, DetrMasks, MaskHead
 from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.backbones.resnet import ResNetBackbone, fold_norms
@@ -46,6 +47,7 @@ class Detr(nn.Module):
         num_labels: Labels S of the head; the head has S + 1 rows, the last for no-object.
         position_at_input: Positions are added to the encoder's input too, and queries start as themselves.
         query_reference: Boxes are offsets from a learned reference box of each query.
+        num_heads: Attention maps of each query for its mask; 0 for a model without masks.
         part_rules: How its parts are named.
 
     Attributes:
@@ -64,6 +66,7 @@ class Detr(nn.Module):
         num_labels: int,
         position_at_input: bool = False,
         query_reference: bool = False,
+        num_heads: int = 0,
         part_rules: tuple[PartRule, ...] = (),
     ):
         super().__init__()
@@ -78,6 +81,11 @@ class Detr(nn.Module):
         self.reads_tokens = False
         self.aids: DetrAids | None = None
         self.query_reference = nn.Parameter(torch.zeros(num_queries, 4)) if query_reference else None
+        self.bbox_attention: AttentionMaps | None = None
+        self.mask_head: MaskHead | None = None
+        if num_heads:
+            self.bbox_attention = AttentionMaps(hidden_dim, num_heads)
+            self.mask_head = MaskHead(hidden_dim, num_heads, backbone.channels[-2:-5:-1])
 
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, objects: Objects | None = None
@@ -93,8 +101,10 @@ class Detr(nn.Module):
             Logits ``[L, B, Q, S + 1]`` and boxes cxcywh ``[L, B, Q, 4]``, 0 to 1 of the image without padding.
         """
         backbone, position = self.backbone
-        features, feature_mask = backbone(images, padding_mask)
-        tokens = self.input_proj(features).flatten(2).transpose(1, 2)
+        levels = backbone.pyramid(images, padding_mask, 1 if self.mask_head is None else 1 + self.mask_head.steps)
+        features, feature_mask = levels[-1]
+        projected = self.input_proj(features)
+        tokens = projected.flatten(2).transpose(1, 2)
         positions = position(features, feature_mask).to(tokens.dtype)
         attn_mask = None if feature_mask is None else ~feature_mask.flatten(1)[:, None, None, :]
         if self.position_at_input:
@@ -120,7 +130,16 @@ class Detr(nn.Module):
             logits, boxes, groups, denoised = take_apart(logits, boxes, len(self.query_embed.weight), further)
         if self.training and self.reads_tokens:
             dense = self._read_tokens(memory, features.shape[-2:], feature_mask)
-        return Outputs(logits, boxes, dense, groups, denoised)
+        masks = None
+        if self.mask_head is not None:
+            assert self.bbox_attention is not None
+            own = decoded[-1][:, : len(self.query_embed.weight)]
+            size_hw = (images.shape[-2], images.shape[-1])
+            heads = (self.bbox_attention, self.mask_head)
+            masks = DetrMasks(
+                *heads, own, memory, projected, levels, padding_mask, size_hw, exact=backbone.exact_padding
+            )
+        return Outputs(logits, boxes, dense, groups, denoised, masks=masks)
 
     def _starts(self, positions: Tensor) -> Tensor:
         return positions if self.position_at_input else torch.zeros_like(positions)
@@ -179,6 +198,7 @@ def build_detr(config: DetrConfig, num_labels: int) -> Detr:
         num_labels=num_labels,
         position_at_input=config.position_at_input,
         query_reference=config.query_reference,
+        num_heads=config.num_heads if config.masks else 0,
         part_rules=_part_rules(config, len(backbone.channels)),
     )
     initialize(model, config)
@@ -200,6 +220,7 @@ def _part_rules(config: DetrConfig, stages: int) -> tuple[PartRule, ...]:
         PartRule(r"query_embed\.|query_reference$", "queries", decoder),
         PartRule(r"class_embed\.", "class_head"),
         PartRule(r"bbox_embed\.", "box_head"),
+        PartRule(r"mask_head\.|bbox_attention\.", "mask_head"),
     )
 
 

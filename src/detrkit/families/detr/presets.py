@@ -25,13 +25,21 @@ _BACKBONE_FILES: dict[BackboneName, str] = {
 
 
 def _paper(
-    preset: str, backbone: BackboneName, summary: str, params_m: float, sha256: str = "", box_ap: float = 0.0
+    preset: str,
+    backbone: BackboneName,
+    summary: str,
+    params_m: float,
+    sha256: str = "",
+    box_ap: float = 0.0,
+    pq: float | None = None,
 ) -> Preset:
     """Return the paper's DETR on a backbone (table 1), with the published weights if there are any."""
     hub_name = preset.removeprefix("detr-").replace("r50", "resnet-50").replace("r101", "resnet-101")
     url = f"{_BASE_URL}{preset}-{sha256[:8]}.pth"
-    published = PublishedWeights(url, sha256, f"facebook/detr-{hub_name}", box_ap, "Apache-2.0")
-    model = DetrConfig(preset=preset, backbone=backbone, dilation=preset.endswith("-dc5"))
+    published = PublishedWeights(url, sha256, f"facebook/detr-{hub_name}", box_ap, "Apache-2.0", pq)
+    model = DetrConfig(
+        preset=preset, backbone=backbone, dilation="-dc5" in preset, masks=preset.endswith("-panoptic")
+    )
     file = _BACKBONE_FILES[backbone]
     return Preset(lambda: Config(model=model), summary, params_m, file, published if sha256 else None)
 
@@ -44,6 +52,13 @@ def detr_tiny() -> Config:
         data=DataConfig(workers=0),  # decoding so small images costs less than handing them over
         train=TrainConfig(init="none", epochs=14, eval_every=2, batch_size=16),
     )
+
+
+def detr_tiny_panoptic() -> Config:
+    """Return the tiny DETR with masks, boxes and masks being learned together."""
+    tiny = detr_tiny()
+    model = tiny.model.model_copy(update={"preset": "detr-tiny-panoptic", "masks": True})
+    return tiny.model_copy(update={"model": model})
 
 
 def detr_nano() -> Config:
@@ -102,4 +117,16 @@ PRESETS: dict[str, Preset] = {
     ),
     "detr-r101": _paper("detr-r101", "resnet101", "deeper backbone", 60.5, _R101_SHA256, 43.5),
     "detr-r101-dc5": _paper("detr-r101-dc5", "resnet101", "both: the best published AP", 60.5, "a2e86def", 44.9),
+    "detr-tiny-panoptic": Preset(
+        detr_tiny_panoptic, "demo and tests with masks: small images", 1.4, fast=_SMALL_FAST
+    ),
+    "detr-r50-panoptic": _paper(
+        "detr-r50-panoptic", "resnet50", "a mask for each object, and stuff", 42.8, "00ce5173", 38.8, 43.4
+    ),
+    "detr-r50-dc5-panoptic": _paper(
+        "detr-r50-dc5-panoptic", "resnet50", "masks, finer last stage", 42.8, "da08f1b1", 40.2, 44.6
+    ),
+    "detr-r101-panoptic": _paper(
+        "detr-r101-panoptic", "resnet101", "masks, deeper backbone", 61.7, "40021d53", 40.1, 45.1
+    ),
 }

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from detrkit.checkpoint import FORMAT, torch_fault
 from detrkit.errors import WeightsError, listed
-from detrkit.families.detr.layouts import QUERIES, State
+from detrkit.families.detr.layouts import BOX_PREFIX, MASK_PARTS, QUERIES, State
 from detrkit.files import parse_json
 
 _STATES = ("model", "state_dict", "model_state_dict")
@@ -89,8 +89,13 @@ def unwrap_names(state: Mapping[Any, Tensor], path: Path) -> tuple[State, tuple[
     if len(prefixes) > 1:
         raise WeightsError(f"{path} holds several models, under {', '.join(sorted(prefixes))}; expected one")
     prefix = next(iter(prefixes), "")
-    outside = [name for name in names if not name.startswith(prefix)]
-    inside = {str(name).removeprefix(prefix): tensor for name, tensor in state.items() if name not in outside}
+    # a model with masks has its own parts beside the one that detects
+    whole = prefix.removesuffix(BOX_PREFIX)
+    beside = tuple(whole + part for part in MASK_PARTS) if prefix.endswith(BOX_PREFIX) else ()
+    own = {name: name.removeprefix(prefix) for name in names if name.startswith(prefix)}
+    own |= {name: name.removeprefix(whole) for name in names if beside and name.startswith(beside)}
+    outside = [name for name in names if name not in own]
+    inside = {own[str(name)]: tensor for name, tensor in state.items() if str(name) in own}
     return inside, (f"tensors besides the model {prefix} are passed over: {listed(outside)}",) if outside else ()
 
 

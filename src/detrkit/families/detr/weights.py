@@ -19,7 +19,7 @@ import pydantic
 import torch
 from torch import Tensor
 
-from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap
+from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, COCO_STUFF, ClassMap
 from detrkit.config import Config, update_config
 from detrkit.errors import ConfigError, WeightsError, listed
 from detrkit.families.detr.arguments import Told, read_arguments
@@ -32,9 +32,17 @@ from detrkit.families.detr.state_files import read_file, read_folder, unwrap_nam
 from detrkit.families.weights import Weights
 from detrkit.nn.backbones import SMALL_BACKBONES, infer_backbone
 
-_COCO_LABELS = 91
+_COCO_LABELS, _COCO_PANOPTIC_LABELS = 91, 250
 
-_BY_SHAPES = ("backbone", "hidden_dim", "encoder_layers", "decoder_layers", "ffn_dim", "num_queries", "pre_norm")
+_COCO_HEADS = {
+    *((_COCO_LABELS, dataset) for dataset in (None, "coco")),
+    *((_COCO_PANOPTIC_LABELS, dataset) for dataset in (None, "coco_panoptic")),
+}
+"""Rows of heads and data sets of which these are COCO's."""
+
+_BY_SHAPES = (
+    *("backbone", "hidden_dim", "encoder_layers", "decoder_layers", "ffn_dim", "num_queries", "pre_norm", "masks"),
+)
 """Fields that the shapes of the tensors tell, of every kind of file."""
 
 _FIRST_LAYER = "transformer.decoder.layers.0.linear1.weight"
@@ -46,8 +54,6 @@ _OTHERS = {
     "refpoint_embed": "DAB-DETR or DN-DETR",
     "ca_qcontent_proj": "Conditional DETR",
     "query_scale.": "Conditional DETR",
-    "mask_head.": "panoptic DETR",
-    "bbox_attention.": "panoptic DETR",
     "text_encoder.": "MDETR, which reads text",
     "detection_tokens": "YOLOS",
     "det_token": "YOLOS",
@@ -58,6 +64,15 @@ _OTHERS = {
 def coco_class_map() -> ClassMap:
     """Return the classes of the published checkpoints: 80 of COCO in 91 slots that are category ids."""
     return ClassMap(COCO_NAMES, COCO_CATEGORY_IDS, logit_index=COCO_CATEGORY_IDS, num_labels=_COCO_LABELS)
+
+
+def coco_panoptic_class_map() -> ClassMap:
+    """Return the classes of the published checkpoints with masks: 80 things and 53 stuff in 250 slots."""
+    ids = (*COCO_CATEGORY_IDS, *COCO_STUFF)
+    stuff = tuple(range(len(COCO_NAMES), len(ids)))
+    return ClassMap(
+        (*COCO_NAMES, *COCO_STUFF.values()), ids, logit_index=ids, num_labels=_COCO_PANOPTIC_LABELS, stuff=stuff
+    )
 
 
 def read_weights(
@@ -165,9 +180,10 @@ def infer_model_config(state: Mapping[str, Tensor], name: str = "") -> DetrConfi
     backbone = infer_backbone(state, "backbone.0.body.")
     dilation = "dc5" in name.lower() and backbone in ("resnet50", "resnet101")
     small = backbone in SMALL_BACKBONES
+    masks = "mask_head.lay1.weight" in state
     heads = [count for count in range(1, max(hidden_dim // 32, 1) + 1) if hidden_dim % count == 0]
     return DetrConfig(
-        preset=f"detr-{backbone.replace('resnet', 'r')}{'-dc5' if dilation else ''}",
+        preset=_preset_name(backbone, dilation, masks),
         backbone=backbone,
         dilation=dilation,
         backbone_norm=_infer_norm(state),
@@ -181,7 +197,12 @@ def infer_model_config(state: Mapping[str, Tensor], name: str = "") -> DetrConfi
         pre_norm="transformer.encoder.norm.weight" in state,
         num_queries=state["query_embed.weight"].shape[0],
         query_reference="query_reference" in state,
+        masks=masks,
     )
+
+
+def _preset_name(backbone: str, dilation: bool, masks: bool) -> str:
+    return f"detr-{backbone.replace('resnet', 'r')}{'-dc5' * dilation}{'-panoptic' * masks}"
 
 
 def _believe(found: DetrConfig, told: Told, overrides: Mapping[str, Any], path: Path) -> DetrConfig:
@@ -202,8 +223,7 @@ def _believe(found: DetrConfig, told: Told, overrides: Mapping[str, Any], path: 
     said = {key: value for key, value in said.items() if key not in ("backbone_norm", "family", "padding")}
     said |= overrides
     if "preset" not in said:
-        dilated = said.get("dilation", found.dilation)
-        said["preset"] = found.preset.removesuffix("-dc5") + ("-dc5" if dilated else "")
+        said["preset"] = _preset_name(found.backbone, bool(said.get("dilation", found.dilation)), found.masks)
     try:
         believed = update_config(Config(model=found), {"model": said}).model
     except ConfigError as error:
@@ -261,26 +281,32 @@ def _class_map(state: Mapping[str, Tensor], told: Told, proven: bool, path: Path
             f"{path}: {told.by} says {told.num_labels} classes, but the head has {rows} and no-object; they do "
             "not belong together"
         )
+    # the authors' 250 rows; on the hub some have names and some have not
+    things = dict(zip(COCO_CATEGORY_IDS, COCO_NAMES, strict=True))
+    if rows == _COCO_PANOPTIC_LABELS and (proven or things.items() <= told.labels.items()):
+        return coco_panoptic_class_map()
     # names that the file holds; transformers writes LABEL_0, LABEL_1, ... where nobody gave any
     if any(name != f"LABEL_{index}" for index, name in told.labels.items()):
         named = {index: told.labels.get(index, f"class_{index}") for index in range(rows)}
         named = {index: name for index, name in named.items() if name != UNUSED_LABEL}
         index = tuple(named)
-        return ClassMap(tuple(named.values()), index, logit_index=index, num_labels=rows)
+        stuff = tuple(place for place, label in enumerate(named) if label in told.stuff)
+        return ClassMap(tuple(named.values()), index, logit_index=index, num_labels=rows, stuff=stuff)
     if proven and rows == _COCO_LABELS:
         return coco_class_map()
     # names that nobody holds
     guessed = f"the file holds no class names; its {rows} rows are called class_0, class_1, ..."
     names = {index: f"class_{index}" for index in range(rows)}
-    if rows == _COCO_LABELS and told.dataset in (None, "coco"):
-        names |= dict(zip(COCO_CATEGORY_IDS, COCO_NAMES, strict=True))
-        why = "args.dataset_file is coco" if told.dataset else "they are as many as COCO's"
+    if (rows, told.dataset) in _COCO_HEADS:
+        names |= things if rows == _COCO_LABELS else things | dict(COCO_STUFF)
+        why = f"args.dataset_file is {told.dataset}" if told.dataset else "they are as many as COCO's"
         guessed = (
             f"the file holds no class names; its {rows} rows are called as COCO's categories, since {why}, and "
             "those that COCO does not use class_0, class_12, ..."
         )
     guessed += "; if they are others, say --classes FILE (COCO JSON, or a name a line)"
-    return ClassMap(tuple(names.values()), tuple(names), guessed=guessed)
+    stuff = tuple(COCO_STUFF) if names.items() >= COCO_STUFF.items() else ()
+    return ClassMap(tuple(names.values()), tuple(names), guessed=guessed, stuff=stuff)
 
 
 def _check_is_no_other(state: Mapping[str, Tensor], path: Path) -> None:
@@ -288,7 +314,7 @@ def _check_is_no_other(state: Mapping[str, Tensor], path: Path) -> None:
     for part, kind in _OTHERS.items():
         if telling := next((name for name in state if part in name), None):
             raise WeightsError(
-                f"{path} holds a {kind} ({telling}); detrkit reads classic DETR without masks in such files. A "
+                f"{path} holds a {kind} ({telling}); detrkit reads classic DETR in such files. A "
                 "folder of transformers is run by transformers: detrkit eval hf:FOLDER"
             )
 

@@ -12,6 +12,7 @@ from detrkit.model_config import ModelConfig
 class HybridConfig(ModelConfig):
     """The network of a real-time DETR: a hybrid encoder, and queries chosen from its tokens."""
 
+    masks: Literal[False] = False
     backbone_norm: Literal["auto", "frozen", "group", "batch"] = pydantic.Field(
         "batch", description="of the backbone; all other norms are batch norms, or group norms where it says group"
     )

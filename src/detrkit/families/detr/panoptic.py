@@ -1,0 +1,208 @@
+"""Masks of DETR's queries: attention maps and a small convolutional head over the backbone's stages.
+
+As in arXiv:2005.12872, section 4.4 and figure 8: where a query looks, in each head, is refined from the last
+stage's resolution to the finest's. Only the cost differs from the published code: queries that nobody asks for do
+not go through the head, and what its first convolution makes of the image's features is computed once for all of
+them. With exact padding an image gets the masks that it would get alone.
+
+Shapes: B images, Q queries, M chosen ones, D features, h x w cells of the last stage's map.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from detrkit.nn.norm import PaddedGroupNorm
+from detrkit.nn.recompute import Recomputing, run_part
+
+Level = tuple[Tensor, Tensor | None]
+"""Features of a stage ``[B, C, h, w]`` and their padding mask, None where nothing is padded."""
+
+# Queries at once: on a CPU their maps shall stay in its cache.
+_AT_ONCE = {"cpu": 8}
+_AT_ONCE_ELSEWHERE = 32
+
+
+class AttentionMaps(nn.Module):
+    """Where queries look: a softmax over all heads and positions together, as published; no values are read.
+
+    Args:
+        dim: Features D.
+        num_heads: Heads.
+    """
+
+    def __init__(self, dim: int, num_heads: int):
+        super().__init__()
+        self.num_heads = num_heads
+        self.q_linear = nn.Linear(dim, dim)
+        self.k_linear = nn.Linear(dim, dim)
+
+    def keys(self, memory: Tensor) -> Tensor:
+        """Return the keys of the encoder's output ``[B, N, D]`` by head, ``[B, heads, D / heads, N]``."""
+        return self.k_linear(memory).transpose(1, 2).unflatten(1, (self.num_heads, -1))
+
+    def forward(self, queries: Tensor, keys: Tensor, padding: Tensor | None) -> Tensor:
+        """Return maps ``[M, heads, N]`` of queries ``[M, D]`` over keys ``[M or 1, heads, D / heads, N]``."""
+        asked = self.q_linear(queries).unflatten(1, (self.num_heads, 1, -1))
+        scores = (asked / math.sqrt(asked.shape[-1]) @ keys).squeeze(2)
+        if padding is not None:
+            scores = scores.masked_fill(padding[:, None], -torch.inf)
+        return scores.flatten(1).softmax(-1).view_as(scores)
+
+
+class MaskHead(Recomputing):
+    """From attention maps to mask logits, twice as fine with each stage of the backbone.
+
+    Args:
+        dim: Features D.
+        num_heads: Maps of each query.
+        channels: Channels of the stages that it climbs, coarse to fine.
+    """
+
+    def __init__(self, dim: int, num_heads: int, channels: Sequence[int]):
+        super().__init__()
+        self.dim = dim
+        wide = dim + num_heads
+        widths = [wide, wide, *(dim // 2 ** (step + 1) for step in range(len(channels) + 1))]
+        for number, (before, after) in enumerate(itertools.pairwise(widths), start=1):
+            self.add_module(f"lay{number}", nn.Conv2d(before, after, 3, padding=1))
+            self.add_module(f"gn{number}", PaddedGroupNorm(math.gcd(8, after), after))
+        self.out_lay = nn.Conv2d(widths[-1], 1, 3, padding=1)
+        for step, count in enumerate(channels):
+            self.add_module(f"adapter{step + 1}", nn.Conv2d(count, widths[step + 2], 1))
+        self.steps = len(channels)
+        for layer in self.modules():
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_uniform_(layer.weight, a=1)
+                nn.init.zeros_(layer.bias)
+
+    def look(self, projected: Tensor, stages: Sequence[Tensor], valid: Sequence[Tensor | None]) -> list[Tensor]:
+        """Return what all queries of an image have in common at each resolution, coarse to fine.
+
+        Args:
+            projected: The last stage as the encoder reads it, ``[B, D, h, w]``.
+            stages: Features of the finer stages, coarse to fine.
+            valid: 1 on images and 0 on padding, for each resolution.
+        """
+        first: nn.Conv2d = self.lay1  # type: ignore[assignment]
+        seen = _masked(projected, valid[0])
+        found = [functional.conv2d(seen, first.weight[:, : self.dim], first.bias, padding=1)]
+        for step, features in enumerate(stages, start=1):
+            found.append(_masked(getattr(self, f"adapter{step}")(features), valid[step]))
+        return found
+
+    def forward(self, maps: Tensor, common: Sequence[Tensor], valid: Sequence[Tensor | None]) -> Tensor:
+        """Return mask logits ``[M, h, w]`` of the finest stage.
+
+        Args:
+            maps: ``[M, heads, h, w]``.
+            common: Of :meth:`look`, for each query, ``[M or 1, C, h, w]``.
+            valid: As there, for each query.
+        """
+        first: nn.Conv2d = self.lay1  # type: ignore[assignment]
+        x = functional.conv2d(maps, first.weight[:, self.dim :], padding=1) + common[0]
+        x = self._normed(x, 1, valid[0])
+        x = self._normed(self.lay2(x), 2, valid[0])
+        for step in range(1, self.steps + 1):
+            x = functional.interpolate(x, size=common[step].shape[-2:]) + common[step]
+            x = self._normed(getattr(self, f"lay{step + 2}")(_masked(x, valid[step])), step + 2, valid[step])
+        return self.out_lay(x)[:, 0]  # type: ignore[no-any-return]
+
+    def _normed(self, x: Tensor, number: int, valid: Tensor | None) -> Tensor:
+        x = functional.relu(getattr(self, f"gn{number}")(x, valid), inplace=True)
+        return _masked(x, valid)
+
+
+class DetrMasks:
+    """Masks of a forward's queries; see :class:`detrkit.types.QueryMasks`.
+
+    Args:
+        attention: Makes the maps.
+        head: Makes masks of them.
+        queries: The decoder's last output, ``[B, Q, D]``.
+        memory: The encoder's output, ``[B, N, D]``.
+        projected: The last stage as the encoder reads it, ``[B, D, h, w]``.
+        levels: Stages that the head climbs and the last one, fine to coarse.
+        padding_mask: Of the images, bool ``[B, H, W]``, or None.
+        size_hw: Height and width of the padded images.
+        exact: Let padding count for nothing; False repeats the published code.
+    """
+
+    def __init__(
+        self,
+        attention: AttentionMaps,
+        head: MaskHead,
+        queries: Tensor,
+        memory: Tensor,
+        projected: Tensor,
+        levels: Sequence[Level],
+        padding_mask: Tensor | None,
+        size_hw: tuple[int, int],
+        exact: bool,
+    ):
+        self._attention, self._head, self._queries = attention, head, queries
+        coarse_to_fine = levels[::-1]
+        padding = coarse_to_fine[0][1]
+        self._padding = None if padding is None else padding.flatten(1)
+        self._valid: list[Tensor | None] = [
+            None if mask is None or not exact else (~mask)[:, None].to(projected.dtype)
+            for _, mask in coarse_to_fine
+        ]
+        self._map_hw = projected.shape[-2:]
+        self._keys = attention.keys(memory)
+        self._common = head.look(projected, [features for features, _ in coarse_to_fine[1:]], self._valid)
+        device = projected.device
+        self._autocast = (torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type))
+        fine_hw = torch.tensor(self._common[-1].shape[-2:]).to(device, non_blocking=True)
+        whole_hw = torch.tensor(size_hw).to(device, non_blocking=True)
+        counts = (len(queries), 2)
+        self.regions = torch.stack((fine_hw.expand(counts), whole_hw.expand(counts), whole_hw.expand(counts)))
+        if padding_mask is not None:
+            own = _extent(padding_mask)
+            fine_padding = coarse_to_fine[-1][1]
+            assert fine_padding is not None
+            self.regions[2] = own
+            if exact:
+                self.regions[0], self.regions[1] = _extent(fine_padding), own
+
+    def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
+        """Return mask logits ``[M, h, w]``, some queries after the others."""
+        device = images.device.type
+        at_once = _AT_ONCE.get(device, _AT_ONCE_ELSEWHERE)
+        enabled, dtype = self._autocast
+        parts = zip(images.split(at_once), queries.split(at_once), strict=True)
+        with torch.autocast(device, dtype=dtype, enabled=enabled):
+            found = [run_part(self._head, self._head, self._some, *part) for part in parts]
+        return torch.cat(found) if found else images.new_zeros((0, *self._common[-1].shape[-2:])).float()
+
+    def all(self) -> Tensor:
+        """Return the mask logits of all queries, ``[B, Q, h, w]``."""
+        count, queries = self._queries.shape[:2]
+        rows = torch.arange(count * queries, device=self._queries.device)
+        found = self(rows // queries, rows % queries)
+        return found.unflatten(0, (count, queries))
+
+    def _some(self, images: Tensor, queries: Tensor) -> Tensor:
+        def of(values: Tensor) -> Tensor:
+            return values if len(values) == 1 else values[images]
+
+        padding = None if self._padding is None else of(self._padding)
+        maps = self._attention(self._queries[images, queries], of(self._keys), padding)
+        maps = maps.unflatten(2, self._map_hw)
+        valid = [None if mask is None else of(mask) for mask in self._valid]
+        return self._head(maps, [of(values) for values in self._common], valid).float()  # type: ignore[no-any-return]
+
+
+def _masked(x: Tensor, valid: Tensor | None) -> Tensor:
+    return x if valid is None else x * valid.to(x.dtype)
+
+
+def _extent(padding_mask: Tensor) -> Tensor:
+    """Return the height and width that are no padding, int64 ``[B, 2]``."""
+    return torch.stack(((~padding_mask[:, :, 0]).sum(1), (~padding_mask[:, 0]).sum(1)), dim=1)
