@@ -26,7 +26,8 @@ from detrkit.deployment.release import (
     staged_release,
     write_card,
 )
-from detrkit.errors import BundleError
+from detrkit.detectors.accuracy import AccuracyData
+from detrkit.errors import BundleError, UsageError
 from detrkit.runtimes.bundle import read_bundle
 from detrkit.runtimes.contents import MANIFEST, MOST_MANIFEST, is_bundle
 from detrkit.runtimes.verify import verify_bundle
@@ -103,6 +104,8 @@ def release(
     """
     folder = Path(to)
     sets = [data] if isinstance(data, str | os.PathLike) else list(data)
+    if not sets:
+        raise UsageError("there is no data to measure on; give a data set, or several, with --data")
     with staged_release(folder) as staging:
         version = check_version(folder, version)
         previous = current_version(folder)
@@ -111,7 +114,7 @@ def release(
         if is_bundle(model):
             _copy_bundle(model, place)
         else:
-            export_bundle(model, place, data=next(iter(sets), None), split=split, progress=progress)
+            export_bundle(model, place, accuracy=AccuracyData(sets[0], split, progress))
         verification = verify_bundle(place)
         if not verification.passed:
             raise BundleError(f"{model}: {'; '.join(verification.failures)}; nothing was released")
