@@ -199,8 +199,10 @@ def _filesystem(address: str) -> tuple[Any, str]:
     except ValueError:  # a scheme that Arrow does not know
         import fsspec
 
-        inner, path = fsspec.core.url_to_fs(address)
-        system = fs.PyFileSystem(fs.FSSpecHandler(inner))
+        core: Any = fsspec.core
+        arrow: Any = fs
+        inner, path = core.url_to_fs(address)
+        system = arrow.PyFileSystem(arrow.FSSpecHandler(inner))
     return system, path
 
 

@@ -162,7 +162,9 @@ def find_drift(
             empty.append(name)
             continue
         distances = _distances(_histograms(values, name == "classes", len(class_names)), groups, name == "classes")
-        change = _class_change(*parts, class_names) if name == "classes" else _change(*parts)
+        change = (
+            _class_change(parts[0], parts[1], class_names) if name == "classes" else _change(parts[0], parts[1])
+        )
         found.append((name, distances, change))
     # Holm's correction
     raw = np.array([(distances >= distances[0] - 1e-9).mean() for _, distances, _ in found])

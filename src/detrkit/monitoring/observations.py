@@ -162,7 +162,7 @@ def observe(
             least += np.array([entry.score for entry in limit.classes])[class_ids]
         else:
             least += limit
-        taken, height, width = scores >= least, *item.image.shape[:2]
+        taken, (height, width) = scores >= least, item.image.shape[:2]
         boxes = found.xyxy[taken]
         shares = (boxes[:, 2:] - boxes[:, :2]).prod(axis=1) / (height * width)
         observation = Observation(

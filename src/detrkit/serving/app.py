@@ -75,7 +75,7 @@ def make_app(service: Service, page: Path = PAGE) -> FastAPI:
     public = {*_HEALTH, *(f"/{name}" for name in files), *(["/"] if "index.html" in files else [])}
     if files:
         app.mount("/", StaticFiles(directory=page, html=True))
-    app.add_middleware(Guard, settings=service.settings, metrics=service.metrics, public=public)  # type: ignore[arg-type]
+    app.add_middleware(Guard, settings=service.settings, metrics=service.metrics, public=public)
     app.add_exception_handler(HTTPException, _on_http_error)
     app.add_exception_handler(RefusedError, _on_refused)
     app.openapi = functools.partial(_openapi, app, app.openapi)  # type: ignore[method-assign]

@@ -194,7 +194,8 @@ class Service:
         try:
             for picture, future in zip(sent, futures, strict=True):
                 self._pool.submit(begin, picture, future)
-            await asyncio.wait({results, gone}, return_when=asyncio.FIRST_COMPLETED)
+            waiting: set[asyncio.Future[Any]] = {results, gone}
+            await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             if not results.done():
                 raise ClientDisconnect
             return results.result()

@@ -24,7 +24,7 @@ INPUTS = {"image": ("UINT8", [1, -1, -1, 3]), "image_bytes": ("BYTES", [1])}
 """Inputs, one of which is given: RGB pixels, or a file."""
 OUTPUTS = {"scores": ("FP32", [-1]), "labels": ("INT64", [-1]), "boxes": ("FP32", [-1, 4])}
 """Outputs; the labels are class ids, the boxes left, top, right and bottom in pixels."""
-_DTYPES = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8")}
+_DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8")}
 
 
 class _Tensor(msgspec.Struct):
@@ -164,7 +164,7 @@ def _read_element(rest: memoryview) -> bytes:
 
 def write_answer(call: InferCall, model: ServedModel, found: ImageDetections) -> tuple[bytes, int | None]:
     """Return the body of an answer, and the length of its JSON where binary tensors follow it."""
-    values = {"scores": found.scores, "labels": found.class_ids, "boxes": found.boxes_xyxy}
+    values: dict[str, np.ndarray] = {"scores": found.scores, "labels": found.class_ids, "boxes": found.boxes_xyxy}
     tensors, tail = [], []
     for name, binary in call.outputs.items():
         datatype = OUTPUTS[name][0]
