@@ -172,7 +172,7 @@ class _Trial:
     """A copy of a training that may be spoiled."""
 
     def __init__(self, setup: TrainingSetup, worst: WorstCase, fabric: Fabric):
-        self.train = setup.config.train
+        self.train, self.masks = setup.config.train, setup.config.model.masks
         # learning rates by part need what only the real model's builder knows, and take no memory
         plain = self.train.model_copy(update={"lr_scale": {}, "layer_decay": 1.0, "head_steps": 0})
         config = setup.config.model_copy(update={"train": plain})
@@ -185,12 +185,12 @@ class _Trial:
         weights = [weight for weight in network.parameters() if weight.requires_grad]
         self.exchange = [torch.empty_like(weight) for weight in weights] if fabric.world_size > 1 else []
         height, width = (min(_SMALL_SIDE, side) for side in worst.single_hw)
-        self._step([_batch([(height, width)], 1)])  # makes the optimiser's state
+        self._step([_batch([(height, width)], 1, self.masks)])  # makes the optimiser's state
 
     def measure(self, worst: WorstCase, count: int, memory: PeakMemory) -> int:
         """Return the bytes in use at the peak of a step with so many images at once."""
         # where a step has several micro-batches, the gradient of the first is there as the second goes through
-        batch = _batch(worst.sizes(count), worst.objects)
+        batch = _batch(worst.sizes(count), worst.objects, self.masks)
         several = count < self.train.batch_size or self.train.accumulate > 1
         free_memory()
         memory.reset()
@@ -201,8 +201,8 @@ class _Trial:
         single_step(self.passes, self.state.optimizer, batches, 0, ema=self.state.ema)
 
 
-def _batch(sizes_hw: list[SizeHW], objects: int) -> Batch:
-    """Make noise of the given sizes, with so many objects an image."""
+def _batch(sizes_hw: list[SizeHW], objects: int, masks: bool) -> Batch:
+    """Make noise of the given sizes, with so many objects an image, and their masks where they are learned."""
     height, width = (max(side) for side in zip(*sizes_hw, strict=True))
     generator = torch.Generator().manual_seed(0)
     count = len(sizes_hw)
@@ -211,7 +211,9 @@ def _batch(sizes_hw: list[SizeHW], objects: int) -> Batch:
     for row, (own_height, own_width) in enumerate(sizes_hw):
         padding_mask[row, :own_height, :own_width] = False
     boxes = torch.rand(count * objects, 4, generator=generator) * 0.2 + 0.2
-    truth = GroundTruth(torch.zeros(len(boxes), dtype=torch.int64), boxes, (objects,) * count)
+    labels = torch.zeros(len(boxes), dtype=torch.int64)
+    pixels = ~padding_mask.repeat_interleave(objects, dim=0) if masks else None
+    truth = GroundTruth(labels, boxes, (objects,) * count, pixels)
     return Batch(images, padding_mask, truth, tuple(sizes_hw))
 
 

@@ -163,7 +163,7 @@ def test_iou_targets_are_soft_labels():
     labels = torch.zeros(3, 6, 4)
     labels[..., 3] = 1.0
     weights = torch.full((3, 6), 0.1)
-    for image, query, target in zip(*(part[0].tolist() for part in dataclasses.astuple(matches)), strict=True):
+    for image, query, target in zip(*(part[0].tolist() for part in dataclasses.astuple(matches)[:3]), strict=True):
         overlap = iou_of(outputs.boxes_cxcywh[0, image, query].tolist(), truth.boxes_cxcywh[target].tolist())
         labels[image, query] = 0.0
         labels[image, query, truth.labels[target]] = overlap
