@@ -102,7 +102,12 @@ def test_the_config_of_the_run_names_its_recipe_and_repeats_it(aided: Path, tmp_
     "preset", ["detr-tiny", "detr-tiny-two-stage", "rtdetr-nano", pytest.param("dfine-n", marks=pytest.mark.slow)]
 )
 def test_a_stopped_run_goes_on_to_the_same_weights(preset: str, tiny_data: Path, tmp_path: Path):
-    settings = {"preset": preset, "epochs": 1, "aids__groups": 2 if preset == "detr-tiny" else 1}
+    settings = {
+        "preset": preset,
+        "epochs": 1,
+        "aids__groups": 2 if preset == "detr-tiny" else 1,
+        "train__init": "none",
+    }
     run_well(*arguments_for(tiny_data, tmp_path / "whole", **settings))
     run = tmp_path / "run"
     run_until_step_2(arguments_for(tiny_data, run, **settings))
@@ -135,7 +140,11 @@ def test_a_bad_step_with_noised_objects_is_repeated_bit_for_bit(
     monkeypatch.setattr(loop, "train_step", spoil)
     run = tmp_path / "run"
     groups = 2 if preset == "detr-tiny" else 1
-    run_here(*arguments_for(tiny_data, run, preset=preset, aids__groups=groups, train__max_bad_steps=2))
+    run_here(
+        *arguments_for(
+            tiny_data, run, preset=preset, aids__groups=groups, train__max_bad_steps=2, train__init="none"
+        )
+    )
     found = json.loads(run_well("train", "--replay", run, "--json"))
     assert (found["step"], found["equal"]) == (3, True)
 

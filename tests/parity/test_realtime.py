@@ -168,7 +168,7 @@ def test_losses_and_gradients_are_those_of_transformers(
     built, theirs = pair[0], copy.deepcopy(pair[1])
     module = sys.modules[type(theirs).__module__]
     model: Any = copy.deepcopy(built.model).train()
-    aids = built.config.aids.model_copy(update={"denoising": denoising})
+    aids = built.config.aids.model_copy(update={"denoising": denoising, "dense": "none"})
     built.family.add_aids(model, built.config.model, aids)
     if not denoising:
         model.aids = None
