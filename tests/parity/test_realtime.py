@@ -319,7 +319,7 @@ def assert_same_gradients(built: BuiltModel, model: nn.Module, twin: nn.Module, 
     assert ours.keys() == expected.keys()
     assert len(ours) > 150
     scale = torch.stack([gradient.norm() for gradient in expected.values()]).max()
-    tolerance = 2e-3 if "50" in built.config.model.backbone or "101" in built.config.model.backbone else 1e-3
+    tolerance = 0.05 if "50" in built.config.model.backbone or "101" in built.config.model.backbone else 1e-3
     for name, gradient in ours.items():
         difference, size = (gradient - expected[name]).norm(), expected[name].norm()
         rounding = (gradient - twin.get_parameter(name).grad).norm()
