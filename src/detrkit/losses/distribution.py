@@ -71,7 +71,7 @@ class DistributionCriterion(Criterion):
         self, found: DenoisedOutputs, truth: GroundTruth, logit_index: Tensor, num_boxes: float
     ) -> Tensor:
         """Compute the weighted loss of noised objects, with that of their edges."""
-        total = super()._denoising(found, truth, logit_index, num_boxes)
+        total: Tensor = super()._denoising(found, truth, logit_index, num_boxes)
         edges = found.edges
         if edges is None or found.objects.shape[1] == 0:
             return total
@@ -84,11 +84,9 @@ class DistributionCriterion(Criterion):
         weights = torch.where(positive, overlaps, best) * exists
         ddf, _ = distillation(edges, weights, positive, self._balance, exists)
         share = sum(truth.counts) / num_boxes
-        return (
-            total
-            + self.weights["fgl"] * losses.sum() / (found.copies * num_boxes)
-            + self.weights["ddf"] * share * ddf.sum()
-        )
+        edge_loss: Tensor = self.weights["fgl"] * losses.sum() / (found.copies * num_boxes)
+        distilled: Tensor = self.weights["ddf"] * share * ddf.sum()
+        return total + edge_loss + distilled
 
 
 def unite_pairs(matches: Matches) -> np.ndarray:

@@ -45,7 +45,7 @@ def mask_terms(
         logits = stretch(masks(images, queries), *sizes, height, width)
         return focal_loss(logits, targets[objects], sizes[1].prod(1)), dice_loss(logits, targets[objects])
 
-    parts = list(zip(*(pair.split(at_once) for pair in (images, queries, objects)), strict=True))
+    parts = list(zip(*(torch.split(pair, at_once) for pair in (images, queries, objects)), strict=True))
     if len(parts) == 1 or not torch.is_grad_enabled():
         found = [losses_of(*part) for part in parts]
     else:
@@ -74,7 +74,7 @@ def stretch(logits: Tensor, cells: Tensor, pixels: Tensor, height: int, width: i
         weights.append(stretch_weights(positions, cells[:, axis : axis + 1].float(), own.float(), places))
         inside.append(positions < own)
     with torch.autocast(logits.device.type, enabled=False):
-        stretched = weights[0] @ logits.float() @ weights[1].transpose(1, 2)
+        stretched: Tensor = weights[0] @ logits.float() @ weights[1].transpose(1, 2)
     return stretched.masked_fill(~(inside[0][:, :, None] & inside[1][:, None]), _NEVER)
 
 

@@ -6,6 +6,7 @@ Shapes: B images, H x W pixels, h x w feature map, D features, Q queries, L deco
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -100,7 +101,8 @@ class Detr(nn.Module):
         Returns:
             Logits ``[L, B, Q, S + 1]`` and boxes cxcywh ``[L, B, Q, 4]``, 0 to 1 of the image without padding.
         """
-        backbone, position = self.backbone
+        backbone: Any = self.backbone[0]
+        position = self.backbone[1]
         levels = backbone.pyramid(images, padding_mask, 1 if self.mask_head is None else 1 + self.mask_head.steps)
         features, feature_mask = levels[-1]
         projected = self.input_proj(features)

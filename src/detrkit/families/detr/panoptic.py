@@ -45,7 +45,8 @@ class AttentionMaps(nn.Module):
 
     def keys(self, memory: Tensor) -> Tensor:
         """Return the keys of the encoder's output ``[B, N, D]`` by head, ``[B, heads, D / heads, N]``."""
-        return self.k_linear(memory).transpose(1, 2).unflatten(1, (self.num_heads, -1))
+        keys: Tensor = self.k_linear(memory).transpose(1, 2)
+        return keys.reshape(len(keys), self.num_heads, -1, keys.shape[-1])
 
     def forward(self, queries: Tensor, keys: Tensor, padding: Tensor | None) -> Tensor:
         """Return maps ``[M, heads, N]`` of queries ``[M, D]`` over keys ``[M or 1, heads, D / heads, N]``."""
@@ -53,7 +54,8 @@ class AttentionMaps(nn.Module):
         scores = (asked / math.sqrt(asked.shape[-1]) @ keys).squeeze(2)
         if padding is not None:
             scores = scores.masked_fill(padding[:, None], -torch.inf)
-        return scores.flatten(1).softmax(-1).view_as(scores)
+        weights: Tensor = scores.flatten(1).softmax(-1)
+        return weights.view_as(scores)
 
 
 class MaskHead(Recomputing):
@@ -80,7 +82,8 @@ class MaskHead(Recomputing):
         for layer in self.modules():
             if isinstance(layer, nn.Conv2d):
                 nn.init.kaiming_uniform_(layer.weight, a=1)
-                nn.init.zeros_(layer.bias)
+                if layer.bias is not None:
+                    nn.init.zeros_(layer.bias)
 
     def look(self, projected: Tensor, stages: Sequence[Tensor], valid: Sequence[Tensor | None]) -> list[Tensor]:
         """Return what all queries of an image have in common at each resolution, coarse to fine.
@@ -108,7 +111,7 @@ class MaskHead(Recomputing):
         first: nn.Conv2d = self.lay1  # type: ignore[assignment]
         x = functional.conv2d(maps, first.weight[:, self.dim :], padding=1) + common[0]
         x = self._normed(x, 1, valid[0])
-        x = self._normed(self.lay2(x), 2, valid[0])
+        x = self._normed(getattr(self, "lay2")(x), 2, valid[0])  # noqa: B009
         for step in range(1, self.steps + 1):
             x = functional.interpolate(x, size=common[step].shape[-2:]) + common[step]
             x = self._normed(getattr(self, f"lay{step + 2}")(_masked(x, valid[step])), step + 2, valid[step])
@@ -176,7 +179,7 @@ class DetrMasks:
         device = images.device.type
         at_once = _AT_ONCE.get(device, _AT_ONCE_ELSEWHERE)
         enabled, dtype = self._autocast
-        parts = zip(images.split(at_once), queries.split(at_once), strict=True)
+        parts = zip(torch.split(images, at_once), torch.split(queries, at_once), strict=True)
         with torch.autocast(device, dtype=dtype, enabled=enabled):
             found = [run_part(self._head, self._head, self._some, *part) for part in parts]
         return torch.cat(found) if found else images.new_zeros((0, *self._common[-1].shape[-2:])).float()
@@ -186,7 +189,7 @@ class DetrMasks:
         count, queries = self._queries.shape[:2]
         rows = torch.arange(count * queries, device=self._queries.device)
         found = self(rows // queries, rows % queries)
-        return found.unflatten(0, (count, queries))
+        return found.reshape(count, queries, *found.shape[1:])
 
     def _some(self, images: Tensor, queries: Tensor) -> Tensor:
         def of(values: Tensor) -> Tensor:
