@@ -131,7 +131,7 @@ def run_served(lines: list[str], log: Path, stack: contextlib.ExitStack, servers
     """Run commands of which one may start a server, which goes on, and others ask it."""
     for line in lines:
         if line.startswith("detrkit serve "):
-            servers.append(stack.enter_context(running(*shlex.split(line)[2:], log=log)))
+            servers.append(stack.enter_context(running(*shlex.split(line, comments=True)[2:], log=log)))
         elif line.startswith("curl "):
             words = shlex.split(line.replace("127.0.0.1:8000", f"127.0.0.1:{servers[-1].port}"))
             done = subprocess.run([words[0], "--fail", "--silent", *words[1:]], capture_output=True, check=False)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from detrkit.errors import MissingExtraError
+from detrkit.errors import MissingExtraError, UsageError
 
 _PACKAGES = ("fastapi", "uvicorn", "httptools", "prometheus_client", "python_multipart")
 
@@ -41,4 +42,8 @@ def serve(
     from detrkit.serving.server import run_server
     from detrkit.serving.settings import ServeSettings, read_token
 
+    if unknown := settings.keys() - {
+        field.name for field in dataclasses.fields(ServeSettings) if field.name != "token"
+    }:
+        raise UsageError(f"serve has no argument {', '.join(sorted(unknown))}; see ServeSettings")
     run_server(bundles, ServeSettings(token=read_token(token_file), **settings), say)

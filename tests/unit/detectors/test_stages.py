@@ -7,7 +7,7 @@ from detrkit.detectors.stages import ModelStages
 from detrkit.errors import UsageError
 from detrkit.hardware import resolve_device
 from detrkit.preprocess import Preprocessing
-from detrkit.types import Batch, GroundTruth
+from detrkit.types import Batch, GroundTruth, Outputs
 from tests.unit.detectors.conftest import CLASS_MAP, QUERIES, fake_postprocess
 
 CPU = torch.device("cpu")
@@ -80,7 +80,7 @@ def test_low_precision_outputs_are_float32_and_close(precision, stages_of):
         def forward(self, images, padding_mask):
             features = self.layer(images).mean((2, 3))
             seen.append(features.dtype)
-            return type("Raw", (), {"logits": features[None, :, None], "boxes_cxcywh": features[None, :, None]})()
+            return Outputs(features[None, :, None], features[None, :, None])
 
     batch = make_batch([1], [(16, 16)])
     both = [stages_of(Small()), stages_of(Small(), precision)]

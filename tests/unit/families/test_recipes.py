@@ -24,7 +24,7 @@ def test_with_pretrained_weights_plain_is_the_default_and_from_random_ones_fast(
     for init in (None, "auto", "backbone", "published", "runs/some-run"):
         config = resolve_config(name, None, {} if init is None else {"train.init": init})
         assert config.train.recipe == "plain"
-        assert values(config, FAST) == values(Config(), FAST)
+        assert values(config, FAST) == values(get_preset(name).config(), FAST)
     config = resolve_config(name, None, {"train.init": "none"})
     assert config.train.recipe == "fast"
     assert values(config, FAST) == FAST
@@ -47,6 +47,8 @@ def test_plain_is_exactly_as_published(name: str):
     assert config.train.recipe == "plain"
     own = get_preset(name).config()
     assert update_config(config, {"train.recipe": "auto"}) == own
+    if own.model.family not in ("detr", "two_stage"):  # published with other values, which their presets hold
+        return
     set_by_fast = {**FAST, **FROM_SCRATCH, **get_preset(name).fast}
     assert values(own, set_by_fast) == values(Config(), set_by_fast)
 

@@ -103,7 +103,10 @@ class Detr(nn.Module):
         """
         backbone: Any = self.backbone[0]
         position = self.backbone[1]
-        levels = backbone.pyramid(images, padding_mask, 1 if self.mask_head is None else 1 + self.mask_head.steps)
+        if self.mask_head is None:
+            levels = [backbone(images, padding_mask)]
+        else:
+            levels = backbone.pyramid(images, padding_mask, 1 + self.mask_head.steps)
         features, feature_mask = levels[-1]
         projected = self.input_proj(features)
         tokens = projected.flatten(2).transpose(1, 2)
