@@ -10,6 +10,28 @@ import typer
 from detrkit.cli import shared
 from detrkit.cli.shared import opt
 
+DataSetsOption = Annotated[list[Path] | None, opt("DATA", "Data set to measure on; may repeat.", "--data")]
+MinApOption = Annotated[
+    float | None,
+    opt("POINTS", "Least AP on every data set, 0 to 100; needed for a first release.", "--min-ap", min=0, max=100),
+]
+MaxLossOption = Annotated[
+    float | None,
+    opt(
+        "POINTS",
+        "AP that may be lost at the worse end of the interval; if not given, only what is worse beyond chance stops.",
+        "--max-loss",
+        min=0,
+    ),
+]
+MaxSlowdownOption = Annotated[
+    float,
+    opt("PERCENT", "Time that an image may take longer; -1 leaves the speed unchecked.", "--max-slowdown", min=-1),
+]
+MarkdownOption = Annotated[
+    Path | None, opt("FILE", "Write the gate's result as Markdown, for a pull request.", "--markdown")
+]
+
 
 def gate(
     new: Annotated[
@@ -18,37 +40,18 @@ def gate(
     old: Annotated[
         str | None, typer.Argument(metavar="OLD", help="The released model; none for a first release.")
     ] = None,
-    data: Annotated[list[Path] | None, opt("DATA", "Data set to measure on; may repeat.")] = None,
+    data: DataSetsOption = None,
     split: shared.SplitOption = None,
     out: Annotated[
         Path | None, opt("DIR", "Folder for the comparison on each data set, gate if not given.")
     ] = None,
-    min_ap: Annotated[
-        float | None, opt("POINTS", "Least AP on every data set, 0 to 100.", "--min-ap", min=0, max=100)
-    ] = None,
-    max_loss: Annotated[
-        float | None,
-        opt(
-            "POINTS",
-            "AP that may be lost at the worse end of the interval; if not given, only what is worse beyond chance "
-            "stops.",
-            "--max-loss",
-            min=0,
-        ),
-    ] = None,
-    max_slowdown: Annotated[
-        float,
-        opt(
-            "PERCENT",
-            "Time that an image may take longer; -1 leaves the speed unchecked.",
-            "--max-slowdown",
-            min=-1,
-        ),
-    ] = 10.0,
+    min_ap: MinApOption = None,
+    max_loss: MaxLossOption = None,
+    max_slowdown: MaxSlowdownOption = 10.0,
     latency: Annotated[int | None, opt("N", "Images to time on, 10 if not given.", min=1)] = None,
     resamples: Annotated[int | None, opt("N", "Of the images, for intervals; 1,000 if not given.", min=10)] = None,
     device: shared.DeviceOption = None,
-    markdown: Annotated[Path | None, opt("FILE", "Write the result as Markdown, for a pull request.")] = None,
+    markdown: MarkdownOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
     """Stop a model that is worse than the released one beyond chance on any data set, or slower.

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from detrkit.cli import shared
+from detrkit.cli.gate import DataSetsOption, MarkdownOption, MaxLossOption, MaxSlowdownOption, MinApOption
 from detrkit.cli.shared import opt
 from detrkit.errors import UsageError
 
@@ -17,27 +18,14 @@ def release(
     model: Annotated[
         str | None, typer.Argument(metavar="MODEL", help="Run, checkpoint, or a bundle, published as it is.")
     ] = None,
-    data: Annotated[list[Path] | None, opt("DATA", "Data set to measure on; may repeat.")] = None,
+    data: DataSetsOption = None,
     version: Annotated[str, opt("NAME", "Name of the release; v1, v2 and so on if not given.")] = "",
     split: shared.SplitOption = None,
-    min_ap: Annotated[
-        float | None,
-        opt("POINTS", "Least AP, 0 to 100; needed for the first release.", "--min-ap", min=0, max=100),
-    ] = None,
-    max_loss: Annotated[
-        float | None, opt("POINTS", "AP that may be lost at worst; see detrkit gate.", "--max-loss", min=0)
-    ] = None,
-    max_slowdown: Annotated[
-        float,
-        opt(
-            "PERCENT",
-            "Time that an image may take longer; -1 leaves the speed unchecked.",
-            "--max-slowdown",
-            min=-1,
-        ),
-    ] = 10.0,
+    min_ap: MinApOption = None,
+    max_loss: MaxLossOption = None,
+    max_slowdown: MaxSlowdownOption = 10.0,
     rollback: Annotated[bool, opt(None, "Put the release before into use again.", "--rollback")] = False,
-    markdown: Annotated[Path | None, opt("FILE", "Write the gate's result as Markdown.")] = None,
+    markdown: MarkdownOption = None,
     as_json: shared.JsonOption = False,
 ) -> None:
     """Export, verify, gate and publish a model with its model card; DIR/current is the release in use.

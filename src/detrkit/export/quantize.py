@@ -28,11 +28,12 @@ from detrkit.detectors.bundle import predictor_detector
 from detrkit.errors import BundleError, DataError, MissingExtraError, UsageError
 from detrkit.export.formats import GRAPH
 from detrkit.export.write import ExportResult, NewBundle, golden_picture
-from detrkit.runtimes.bundle import read_bundle
+from detrkit.runtimes.bundle import Bundle, read_bundle
+from detrkit.runtimes.compare import tolerance_of
 from detrkit.runtimes.engines import ENGINES, Engine, make_engine
 from detrkit.runtimes.predictor import Predictor, make_inputs
 from detrkit.runtimes.report import INT8, Accuracy, speed_lines
-from detrkit.runtimes.verify import measure
+from detrkit.runtimes.verify import compare_golden, golden_failures, measure
 
 if TYPE_CHECKING:
     import os
@@ -264,9 +265,26 @@ def quantize_bundle(
         new.manifest, golden=tuple(map(golden_picture, pictures, small.detect(golden)))
     )
     new = dataclasses.replace(new, manifest=manifest)
-    _, report = measure(Predictor(dataclasses.replace(small.bundle, manifest=manifest), small.engine))
+    small = Predictor(dataclasses.replace(small.bundle, manifest=manifest), small.engine)
+    _check_padding(small.bundle, quantized, [way.removesuffix(INT8) for way in times if way.endswith(INT8)])
+    _, report = measure(small)
     report = msgspec.structs.replace(report, accuracy=accuracy, graph_ms=times)
     return ExportResult(out, new.write(out, report), None)
+
+
+def _check_padding(bundle: Bundle, quantized: bytes, runtimes: Sequence[str]) -> None:
+    """Check that the golden pictures' detections are found in padded batches too, in every runtime.
+
+    Raises:
+        BundleError: They are not, or a runtime cannot run the graph.
+    """
+    for name in runtimes:
+        found = compare_golden(Predictor(bundle, make_engine(quantized, name)))
+        if failures := golden_failures(found, tolerance_of(name, "int8")):
+            raise BundleError(
+                f"INT8 does not find in {name}, in padded batches, what it finds alone, and nothing was written: "
+                + "; ".join(failures)
+            )
 
 
 def read_apart(predictor: Predictor, on: AccuracyData, calibration: str) -> tuple[Split, Split]:

@@ -14,7 +14,7 @@ from detrkit.cli import app
 from detrkit.detectors.accuracy import AccuracyData
 from detrkit.errors import BundleError, DataError, UsageError
 from detrkit.runtimes.report import Accuracy, Interval
-from tests.support.exporting import PRESETS, REALTIME, small_detector
+from tests.support.exporting import PRESETS, small_detector
 from tests.unit.detectors.splits import entry, write_split
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
@@ -24,6 +24,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from detrkit.runtimes.bundle import read_bundle
+from detrkit.runtimes.compare import Difference
 from detrkit.runtimes.engines import make_engine
 from detrkit.runtimes.predictor import Predictor, load, make_inputs
 from tests.support.bundles import BOXES, bundle_files, mean_graph, noise, write_files
@@ -87,7 +88,7 @@ def test_layers_are_quantised_but_for_heads_scores_and_positions():
     assert not model.metadata_props
     for batch in batches:
         before, after = run_graph(graph, batch), run_graph(quantized, batch)
-        assert 0 < np.abs(after - before).max() < 0.2 * np.abs(before).max()
+        assert 0 < np.abs(after - before).max() < 0.1 * np.abs(before).max()
 
 
 def test_a_graph_without_layers_is_refused():
@@ -203,8 +204,25 @@ def test_int8_is_refused_where_it_is_asked_wrongly(scenes, bundle, tmp_path):
     assert (found.exit_code, "--int8" in found.output) == (2, True)
 
 
+def test_int8_that_finds_something_else_in_padded_batches_is_refused(scenes, bundle, tmp_path, monkeypatch):
+    """In whatever runtime: AP and time are measured on pictures alone."""
+    asked = []
+
+    def differs(predictor: Predictor) -> dict[str, Difference]:
+        asked.append(predictor.engine.name)
+        return {"golden/0.png": Difference(detections=2, missing=2 * (predictor.engine.name == "openvino"))}
+
+    monkeypatch.setattr(quantize, "quantize_graph", lambda *_: mean_graph().SerializeToString())
+    monkeypatch.setattr(quantize, "time_graphs", lambda *_: {**TIMES, "openvino int8": 6.0})
+    monkeypatch.setattr(quantize, "compare_golden", differs)
+    with pytest.raises(BundleError, match="in openvino, in padded batches"):
+        detrkit.export(bundle, tmp_path / "out", int8=True, data=scenes, calibration="val")
+    assert asked == ["onnxruntime", "openvino"]
+    assert not (tmp_path / "out").exists()
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", [*PRESETS, *REALTIME])
+@pytest.mark.parametrize("preset", PRESETS)
 def test_detections_stay_in_padded_batches_of_any_size_too(preset, tmp_path):
     whole = export_bundle(small_detector(preset), tmp_path / "float32.zip")
     predictor = load(whole.path)
@@ -225,5 +243,5 @@ def test_detections_stay_in_padded_batches_of_any_size_too(preset, tmp_path):
         alone, together = small.detect(images), small.detect_together(resized, sizes)
         for before, one, other in zip(predictor.detect(images), alone, together, strict=True):
             # of random weights a query or two may be chosen otherwise; AP of trained ones is held by the gate
-            assert np.median(np.abs(one.scores - before.scores)) < 0.1
+            assert np.median(np.abs(one.scores - before.scores)) < 0.2
             assert np.abs(one.scores - other.scores).max() < 0.02

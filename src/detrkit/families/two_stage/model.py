@@ -38,8 +38,9 @@ from detrkit.types import NO_QUERY, DenoisedOutputs, DenseOutputs, EdgeOutputs, 
 
 # Queries of noised objects that an image has at most, if it has no more objects (arXiv:2304.08069).
 _MOST_NOISED = 100
-# Anchors with a centre or side within this share of the image's edges are none (arXiv:2010.04159, its code).
-_EDGE = 0.01
+# Anchors with a centre or side within this share of the image's edges are none (arXiv:2010.04159, its code). Nor
+# are those at it, however a program rounds: of 50 cells, one's centre lies at 0.99, which OpenVINO let in.
+_EDGE = 0.01 + 1e-6
 # The logit of no-object at first, against 0 of every class: most tokens hold none.
 _FIRST_NO_OBJECT = 2.0
 
