@@ -19,7 +19,7 @@ MaxLossOption = Annotated[
     float | None,
     opt(
         "POINTS",
-        "AP that may be lost at the worse end of the interval; if not given, only what is worse beyond chance stops.",
+        "AP that may be lost at the worse end of the interval; if not given, a loss beyond chance stops.",
         "--max-loss",
         min=0,
     ),
