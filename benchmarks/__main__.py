@@ -35,11 +35,12 @@ def main() -> None:
     parser.add_argument(
         "--only", choices=("forward", "backbone", "train", "data", "loading", "annotations", "evaluation")
     )
+    parser.add_argument("--model", default=detr_speed.PRESET, help="preset of forward and train")
     parser.add_argument("--data", type=Path, help="folder in COCO layout to load from; generated if not given")
     arguments = parser.parse_args()
     repeats = 3 if arguments.quick else 5
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    parts = _parts(device, repeats, arguments.only, arguments.data)
+    parts = _parts(device, repeats, arguments.only, arguments.data, arguments.model)
     today = datetime.datetime.now(tz=datetime.UTC).date().isoformat()
     page = "\n".join([INTRODUCTION, f"## {today}, {device.type.upper()}", "", machine(), "", *parts])
     if arguments.quick or arguments.only:
@@ -50,7 +51,7 @@ def main() -> None:
     print(f"written to {path}")
 
 
-def _parts(device: torch.device, repeats: int, only: str | None, data: Path | None) -> list[str]:
+def _parts(device: torch.device, repeats: int, only: str | None, data: Path | None, preset: str) -> list[str]:
     parts = []
     if only in (None, "loading"):
         costs = loading.loading_table(loading.loading(repeats, data))
@@ -68,19 +69,21 @@ def _parts(device: torch.device, repeats: int, only: str | None, data: Path | No
         parts.append(f"### Evaluation of 5,000 images x 100 detections, step by step\n\n{costs}\n")
     if only in ("data", "loading", "annotations", "evaluation"):
         return parts
-    ours, theirs = detr_speed.make_pair()
+    ours, theirs = detr_speed.make_pair(preset)
+    size_hw = detr_speed.size_of(preset)
+    pixels = "{} x {}".format(*size_hw)
     if only in (None, "forward"):
-        rows = detr_speed.forward(ours, theirs, device, repeats)
-        parts.append(table("Forward of detr-r50, one image of 800 x 1066, uint8 to boxes", rows))
-    if only in (None, "backbone"):
+        rows = detr_speed.forward(ours, theirs, device, repeats, preset=preset)
+        parts.append(table(f"Forward of {preset}, one image of {pixels}, uint8 to boxes", rows))
+    if only == "backbone" or (only is None and preset == detr_speed.PRESET):
         parts.append(table("The ResNet-50 backbone alone", detr_speed.backbone(ours, theirs, device, repeats)))
     if only in (None, "train"):
         if device.type == "cuda":
-            rates = gpu_training.gpu_report(device, max(repeats, 10))
-            parts.append(f"### Training of detr-r50, images of 800 x 1066\n\n{rates}\n")
+            rates = gpu_training.gpu_report(device, max(repeats, 10), preset=preset)
+            parts.append(f"### Training of {preset}, images of {pixels}\n\n{rates}\n")
         else:
-            rows = detr_speed.training_step(ours, theirs, Job(device), repeats)
-            parts.append(table("Training step of detr-r50, 2 images of 800 x 1066", rows, MEMORY_NOTE))
+            rows = detr_speed.training_step(ours, theirs, Job(device, 2, size_hw, preset), repeats)
+            parts.append(table(f"Training step of {preset}, 2 images of {pixels}", rows, MEMORY_NOTE))
     return parts
 
 

@@ -1,4 +1,4 @@
-"""Forward and training step of DETR-R50 against Hugging Face transformers, with the same random weights."""
+"""Forward and training step of a preset against Hugging Face transformers, with the same random weights."""
 
 from __future__ import annotations
 
@@ -17,55 +17,81 @@ import torch
 from torch import nn
 
 from benchmarks.timing import Row, time_in_turn
-from detrkit.config import TrainConfig
+from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap
+from detrkit.config import Config, TrainConfig, update_config
 from detrkit.detectors.load import make_detector
-from detrkit.families.detr.export import write_hub
-from detrkit.families.detr.family import DETR
+from detrkit.families.build import get_family
 from detrkit.families.detr.weights import coco_class_map
-from detrkit.families.family import BuiltModel, build_criterion
+from detrkit.families.family import BuiltModel
 from detrkit.families.parts import find_places
 from detrkit.families.recipes import preset_config
 from detrkit.families.weights import Weights
+from detrkit.families.writers import get_writers
 from detrkit.hardware import PeakMemory
 from detrkit.nn.recompute import set_recompute
 from detrkit.training.optim import apply_gradients, build_optimizer
 from detrkit.types import GroundTruth
 
+PRESET = "detr-r50"
 SIZE_HW = (800, 1066)
 OBJECTS = 7  # an image of COCO has so many on average
 
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What is trained on: images of one size, without padding."""
+    """What is trained, and on what: images of one size, without padding."""
 
     device: torch.device
     batch: int = 2
     size_hw: tuple[int, int] = SIZE_HW
+    preset: str = PRESET
 
 
-def make_pair() -> tuple[nn.Module, Any]:
-    """detrkit's and transformers' DETR-R50 with the same random weights."""
-    from transformers import DetrForObjectDetection
+def size_of(preset: str) -> tuple[int, int]:
+    """An image of COCO as the preset sees it."""
+    transforms = preset_config(preset).transforms
+    return SIZE_HW if transforms.keep_aspect else (transforms.eval_size, transforms.eval_size)
+
+
+def config_of(preset: str) -> Config:
+    """As published, and as transformers computes it: padding counts as image, all layers detect."""
+    config = preset_config(preset)
+    if config.model.family == "detr":
+        return update_config(config, {"model.backbone_norm": "frozen", "model.frozen_stages": 2})
+    return update_config(config, {"model.padding": "published", "model.eval_layers": None})
+
+
+def classes_of(config: Config) -> ClassMap:
+    """COCO's, in the rows of the published head."""
+    return coco_class_map() if config.model.family == "detr" else ClassMap(COCO_NAMES, COCO_CATEGORY_IDS)
+
+
+def make_pair(preset: str = PRESET) -> tuple[nn.Module, Any]:
+    """detrkit's and transformers' model of a preset with the same random weights."""
+    from transformers import AutoModelForObjectDetection
 
     torch.manual_seed(0)
-    preset = preset_config("detr-r50")
-    config = preset.model.model_copy(update={"backbone_norm": "frozen", "frozen_stages": 2})
-    ours = DETR.build(config, 91)
+    config = config_of(preset)
+    classes, family = classes_of(config), get_family(config.model)
+    ours = family.build(config.model, classes.num_labels)
     with tempfile.TemporaryDirectory() as folder:
-        write_hub(folder, Weights(ours.state_dict(), config, coco_class_map(), "random"), preset)
-        theirs = DetrForObjectDetection.from_pretrained(folder, attn_implementation="eager")
+        weights = Weights(ours.state_dict(), config.model, classes, "random")
+        get_writers(family, "").hub(folder, weights, config)
+        theirs = AutoModelForObjectDetection.from_pretrained(folder, attn_implementation="eager")
     return ours, theirs
 
 
-def forward(ours: nn.Module, theirs: Any, device: torch.device, repeats: int, batch: int = 1) -> list[Row]:
-    """One forward at 800 x 1066, from normalised images for them, from uint8 for us."""
-    config = preset_config("detr-r50")
-    uint8 = torch.randint(0, 256, (batch, 3, *SIZE_HW), dtype=torch.uint8, device=device)
-    pixels = torch.randn(batch, 3, *SIZE_HW, device=device)
+def forward(
+    ours: nn.Module, theirs: Any, device: torch.device, repeats: int, batch: int = 1, preset: str = PRESET
+) -> list[Row]:
+    """One forward at the preset's size, from normalised images for them, from uint8 for us."""
+    config, size_hw = config_of(preset), size_of(preset)
+    classes, family = classes_of(config), get_family(config.model)
+    uint8 = torch.randint(0, 256, (batch, 3, *size_hw), dtype=torch.uint8, device=device)
+    pixels = torch.randn(batch, 3, *size_hw, device=device)
     theirs = theirs.eval().to(device)
     fast = copy.deepcopy(ours).eval().to(device)
-    DETR.prepare_inference(fast)
+    family.prepare_inference(fast)
     fast.to(memory_format=torch.channels_last)
 
     def them() -> None:
@@ -73,7 +99,7 @@ def forward(ours: nn.Module, theirs: Any, device: torch.device, repeats: int, ba
             theirs(pixels)
 
     def us(precision: Any, model: nn.Module = fast) -> Callable[[], object]:
-        built = BuiltModel(model, DETR, config, coco_class_map())
+        built = BuiltModel(model, family, config, classes)
         stages = make_detector(built, device=device, precision=precision).stages
         images = list(uint8)
         return lambda: stages.forward(stages.preprocess(images))
@@ -92,8 +118,8 @@ def backbone(ours: nn.Module, theirs: Any, device: torch.device, repeats: int) -
     """The ResNet-50 alone."""
     pixels = torch.randn(1, 3, *SIZE_HW, device=device)
     mask = torch.ones(1, *SIZE_HW, device=device)
-    fast = copy.deepcopy(ours).eval().to(device)
-    DETR.prepare_inference(fast)
+    fast: Any = copy.deepcopy(ours).eval().to(device)
+    fast.prepare_inference()
     network = fast.backbone[0].to(memory_format=torch.channels_last)
     last = pixels.contiguous(memory_format=torch.channels_last)
     their_backbone = theirs.eval().to(device).model.backbone
@@ -123,8 +149,8 @@ COMPILED = "detrkit bf16, torch.compile"
 
 def training_work(name: str, ours: nn.Module, theirs: Any, job: Job) -> Callable[[], object]:
     """Forward, loss over all layers, backward, clipping and AdamW step, dropout on; models are changed."""
-    config = preset_config("detr-r50")
-    class_map = coco_class_map()
+    config = config_of(job.preset)
+    class_map, family = classes_of(config), get_family(config.model)
     generator = torch.Generator().manual_seed(0)
     counts = (OBJECTS,) * job.batch
     labels = torch.randint(0, 80, (sum(counts),), generator=generator)
@@ -154,14 +180,17 @@ def training_work(name: str, ours: nn.Module, theirs: Any, job: Job) -> Callable
         return them
     model = ours.train().to(job.device, memory_format=torch.channels_last)
     set_recompute(model, "recompute" in name)
+    family.add_aids(model, config.model, config.aids)
+    model.to(job.device)
     optimizer = build_optimizer(model, TrainConfig(), find_places(model))
-    criterion = build_criterion(config, class_map)
+    criterion = family.build_criterion(config, class_map)
+    told = (None, criterion.objects(truth)) if config.aids.denoising else ()
     last = pixels.contiguous(memory_format=torch.channels_last)
     runs = torch.compile(model) if "compile" in name else model
 
     def us() -> None:
         with mixed:
-            outputs = runs(last)
+            outputs = runs(last, *told)
         criterion(outputs, truth).total.backward()
         apply_gradients(optimizer, 0.1)
         optimizer.zero_grad()
@@ -183,7 +212,16 @@ def training_step(ours: nn.Module, theirs: Any, job: Job, repeats: int) -> list[
 def memory_of_its_own(name: str, job: Job) -> int:
     """Peak memory in bytes of three training steps in a new process, see :func:`measure_memory`."""
     size = "x".join(map(str, job.size_hw))
-    command = [sys.executable, "-m", "benchmarks.detr_speed", name, job.device.type, str(job.batch), size]
+    command = [
+        sys.executable,
+        "-m",
+        "benchmarks.detr_speed",
+        name,
+        job.device.type,
+        str(job.batch),
+        size,
+        job.preset,
+    ]
     root = Path(__file__).resolve().parents[1]
     done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
     return int(done.stdout.strip().rpartition("\n")[2])
@@ -195,7 +233,7 @@ def measure_memory(name: str, job: Job) -> int:
     On the CPU the resident memory of the process, whose highest mark Linux keeps and sets back on request; what a
     sampler would miss between two samples is in it, and what the allocator holds back too.
     """
-    ours, theirs = make_pair()
+    ours, theirs = make_pair(job.preset)
     ours, theirs = (None, theirs) if name.startswith("transformers") else (ours, None)
     if job.device.type == "cuda":
         (ours or theirs).to(job.device)
@@ -213,9 +251,9 @@ def measure_memory(name: str, job: Job) -> int:
 
 def main() -> None:
     """Print the peak memory of one competitor, for :func:`memory_of_its_own`."""
-    name, device, batch, size = sys.argv[1:]
+    name, device, batch, size, preset = sys.argv[1:]
     height, width = map(int, size.split("x"))
-    print(measure_memory(name, Job(torch.device(device), int(batch), (height, width))))
+    print(measure_memory(name, Job(torch.device(device), int(batch), (height, width), preset)))
 
 
 if __name__ == "__main__":

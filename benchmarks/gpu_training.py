@@ -122,17 +122,19 @@ def gpu_report(
     device: torch.device,
     repeats: int,
     batches: Sequence[int] = BATCHES,
-    size_hw: tuple[int, int] = detr_speed.SIZE_HW,
+    size_hw: tuple[int, int] | None = None,
     names: Sequence[str] = NAMES,
+    preset: str = detr_speed.PRESET,
 ) -> str:
-    """The table of DETR-R50 against transformers', and what it is measured against."""
-    ours, theirs = detr_speed.make_pair()
+    """The table of a preset against transformers', and what it is measured against."""
+    ours, theirs = detr_speed.make_pair(preset)
+    job = Job(device, 1, size_hw or detr_speed.size_of(preset), preset)
 
     def make(name: str) -> Make:
         def work(batch: int) -> Callable[[], object]:
             # copies, so that what an out of memory leaves on the device goes with them
             mine, other = copy.deepcopy(ours), copy.deepcopy(theirs)
-            return detr_speed.training_work(name, mine, other, Job(device, batch, size_hw))
+            return detr_speed.training_work(name, mine, other, dataclasses.replace(job, batch=batch))
 
         return work
 

@@ -18,7 +18,7 @@ from benchmarks.convergence.peers import COMMON, PEERS
 from benchmarks.convergence.recipes import RECIPES
 from detrkit.config import Config, update_config
 from detrkit.errors import UsageError
-from detrkit.families.recipes import resolve_config
+from detrkit.families.recipes import preset_config, resolve_config
 from detrkit.training.run import start_run
 
 
@@ -70,8 +70,10 @@ def config_of(name: str, files: Files, seed: int, conditions: Conditions) -> Con
     Raises:
         ConfigError: A recipe changes what does not exist.
     """
-    shared = {**conditions.changes(), **files.changes(), "train.seed": seed}
-    if kind_of(name) == "peer":
+    is_peer = kind_of(name) == "peer"
+    square = not is_peer and not preset_config(RECIPES[name].preset).transforms.keep_aspect
+    shared = {**conditions.changes(), **files.changes(square=square), "train.seed": seed}
+    if is_peer:
         return update_config(Config(), {**COMMON, **shared, "model.preset": name, **PEERS[name].changes})
     recipe = RECIPES[name]
     own = {"train.init": conditions.init, "train.recipe": recipe.recipe, **recipe.changes}

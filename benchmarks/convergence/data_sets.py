@@ -113,9 +113,9 @@ class Files:
     val_images: Path
     size: tuple[int, int]
 
-    def changes(self) -> dict[str, Any]:
-        """Config values that name the data and its size."""
-        short, longest = self.size
+    def changes(self, *, square: bool = False) -> dict[str, Any]:
+        """Config values that name the data and its size; squares are as large as the longest side."""
+        short, longest = (self.size[1], self.size[1]) if square else self.size
         return {
             **self.paths(),
             "data.cache": "none",

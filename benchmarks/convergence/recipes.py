@@ -36,6 +36,10 @@ RECIPES: dict[str, Recipe] = {
     "nano-fast": Recipe("detr-nano", "fast", against="nano-plain"),
     "two-stage-plain": Recipe("detr-nano-two-stage", "plain"),
     "two-stage-fast": Recipe("detr-nano-two-stage", "fast", against="two-stage-plain"),
+    "rtdetr-nano-plain": Recipe("rtdetr-nano", "plain"),
+    "rtdetr-nano-fast": Recipe("rtdetr-nano", "fast", against="rtdetr-nano-plain"),
+    "dfine-n-plain": Recipe("dfine-n", "plain"),
+    "dfine-n-fast": Recipe("dfine-n", "fast", against="dfine-n-plain"),
     # plain, but for the rates that small models need
     "tiny-plain-1e-3": Recipe("detr-tiny", "plain", _RATES, "tiny-plain"),
     "nano-plain-1e-3": Recipe("detr-nano", "plain", _RATES, "nano-plain"),

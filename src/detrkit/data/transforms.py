@@ -44,11 +44,17 @@ def train_transform(config: TransformConfig, epochs: int | None = None, *, on_de
         :class:`detrkit.data.compose.ComposedTransform`, which the data set hands itself to.
     """
     steps = Steps(_steps(config, on_device, closed=False))
-    closing = epochs is not None and config.close_after < 1
-    if not (config.mosaic or config.mixup or (closing and config.zoom_out)):
+    last = None if epochs is None else close_epoch(config, epochs)
+    if last is None and not (config.mosaic or config.mixup):
         return steps
-    close_epoch = math.ceil(config.close_after * epochs) if closing and epochs is not None else None
-    return ComposedTransform(config, steps, Steps(_steps(config, on_device, closed=True)), close_epoch)
+    return ComposedTransform(config, steps, Steps(_steps(config, on_device, closed=True)), last)
+
+
+def close_epoch(config: TransformConfig, epochs: int) -> int | None:
+    """Return after how many epochs of so many mosaic, mixup and zoom-out end; None where nothing is to end."""
+    if config.close_after == 1 or not (config.mosaic or config.mixup or config.zoom_out):
+        return None
+    return math.ceil(config.close_after * epochs)
 
 
 def eval_transform(config: TransformConfig) -> Transform:

@@ -70,7 +70,10 @@ def _recipe_values(config: Config, recipe: str) -> Mapping[str, Any]:
     """Return what a recipe sets: nothing if ``plain``, for presets and defaults are what was published."""
     if recipe == "plain":
         return {}
-    return {**FAST, **(FROM_SCRATCH if _from_scratch(config) else {}), **get_preset(config.model.preset).fast}
+    own = get_preset(config.model.preset).fast
+    if _from_scratch(config):
+        return {**FAST, **FROM_SCRATCH, **own}
+    return {**FAST, **{key: value for key, value in own.items() if key not in FROM_SCRATCH}}
 
 
 def _from_scratch(config: Config) -> bool:

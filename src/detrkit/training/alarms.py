@@ -16,6 +16,7 @@ import msgspec
 
 from detrkit.config import Config
 from detrkit.training.health import PROBE_EVERY, QueryUse
+from detrkit.training.optim import count_warmup
 
 BLOCK = PROBE_EVERY
 """Steps that are judged together."""
@@ -191,7 +192,7 @@ class Alarms:
         too_high = self._too_high(step, center, best, swings) if rose else None
         poor = line.terms.get("giou", 0.0) > POOR_FIT or line.terms.get("class_error", 0.0) > POOR_CLASSES
         past.is_unmoved = abs(fell) < FELL_LITTLE and poor
-        begun = step >= max(JUDGED_STEPS, self._config.train.warmup_steps + 4 * BLOCK)
+        begun = step >= max(JUDGED_STEPS, count_warmup(line.total_steps, self._config.train) + 4 * BLOCK)
         falls_little = begun and past.is_unmoved and fell * line.total_steps / step < FALLS_LITTLE
         too_low = self._too_low(step, lately, line.total_steps) if falls_little else None
         return [*self._say("lr_too_high", step, too_high), *self._say("lr_too_low", step, too_low)]

@@ -12,6 +12,11 @@ from torch import Tensor, nn
 from detrkit.errors import CheckpointError
 
 
+def warm_decay(decay: float, count: int) -> float:
+    """Return the decay of an average's update by its number, from 1: that of COCO only after COCO's many steps."""
+    return min(decay, (1 + count) / (10 + count))
+
+
 class Ema:
     """Averages of parameters and floating buffers, evaluated and saved as the model.
 
@@ -33,7 +38,7 @@ class Ema:
     def update(self) -> None:
         """Move the average toward the model's present weights."""
         self.count += 1
-        decay = min(self.decay, (1 + self.count) / (10 + self.count))
+        decay = warm_decay(self.decay, self.count)
         torch._foreach_lerp_(list(self._averages.values()), list(self._live.values()), 1.0 - decay)
 
     @contextlib.contextmanager

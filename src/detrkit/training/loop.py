@@ -118,12 +118,9 @@ def fit(
     log_position = resume_state(state, resume, fabric) if resume is not None else None
 
     # how long the training is
-    sampler: Any = setup.loader.batch_sampler
-    sampler.set_epoch(0, 0)  # the length is what is left of the epoch
-    batches = len(setup.loader)
+    batches, total_steps = setup.batches_per_epoch, setup.total_steps
     if batches == 0:
         raise DataError("the training data gives no batch; expected at least one image")
-    total_steps = math.ceil(batches / config.train.accumulate) * config.train.epochs
 
     # what a killed training left half done is ended before anything is written
     store = CheckpointStore(run_dir)

@@ -106,9 +106,7 @@ def lr_factor(step: int, total_steps: int, config: TrainConfig, first_step: int 
     """
     if step < first_step:
         return 0.0
-    warmup_steps = config.warmup_steps
-    if config.warmup_share is not None:
-        warmup_steps = min(warmup_steps, math.ceil(config.warmup_share * total_steps))
+    warmup_steps = count_warmup(total_steps, config)
     warmup = min(1.0, (step - first_step + 1) / warmup_steps) if warmup_steps else 1.0
     if config.schedule == "step":
         return warmup * (config.drop_factor if step >= round(config.drop_at * total_steps) else 1.0)
@@ -116,6 +114,13 @@ def lr_factor(step: int, total_steps: int, config: TrainConfig, first_step: int 
         progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
         return warmup * 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
     return warmup
+
+
+def count_warmup(total_steps: int, config: TrainConfig) -> int:
+    """Return the steps of the warm-up: as configured, but no larger share of all than is allowed."""
+    if config.warmup_share is None:
+        return config.warmup_steps
+    return min(config.warmup_steps, math.ceil(config.warmup_share * total_steps))
 
 
 def set_lr(optimizer: torch.optim.Optimizer, factor: float, rest_factor: float | None = None) -> None:

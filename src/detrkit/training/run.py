@@ -30,7 +30,7 @@ from detrkit.data.split import (
     read_train_split,
     unknown_classes,
 )
-from detrkit.data.transforms import needed_size, train_transform
+from detrkit.data.transforms import close_epoch, needed_size, train_transform
 from detrkit.detectors.split_evaluator import Draw, SplitEvaluator
 from detrkit.distributed import (
     ProcessGroup,
@@ -45,8 +45,10 @@ from detrkit.families.build import build_model, is_run, prepare_model
 from detrkit.families.presets import PRESETS
 from detrkit.files import LOCK, atomic_file, is_free, is_leftover, make_folder, results_folder, sole_writer
 from detrkit.ops.images import narrow_range_lines
+from detrkit.training.ema import warm_decay
 from detrkit.training.loop import FitResult, fit
 from detrkit.training.micro_batch import find_micro_batch
+from detrkit.training.optim import count_warmup
 from detrkit.training.resuming import (
     absolute_paths,
     check_own_files,
@@ -244,6 +246,9 @@ def _train_in(
         say(str(fits))
         setup = setup.with_config(update_config(setup.config, {"train.micro_batch": fits.images}))
 
+    for line in counted_lines(setup.config, setup.total_steps):
+        say(line)
+
     # what people read in the run folder
     if first and saved is None:
         write_config(setup.config, run_dir / "config.yaml", own_folder=True)
@@ -391,6 +396,30 @@ def scratch_warning(config: Config, images: int) -> list[str]:
         f"  This run sees {passes:,} images in all; below some millions expect an AP near 0.",
         "  To fine-tune instead: --init published (COCO weights), --init backbone (ImageNet) or --init PATH.",
     ]
+
+
+def counted_lines(config: Config, total_steps: int) -> list[str]:
+    """Tell what is counted by the steps of a training: published counts are meant for COCO's."""
+    train, transforms = config.train, config.transforms
+    images = train.batch_size * train.accumulate * train.devices * train.num_nodes
+    facts = [f"{total_steps:,} steps of {images} images in {train.epochs} epochs"]
+    if train.warmup_steps:
+        warmup = count_warmup(total_steps, train)
+        cut = f" instead of {train.warmup_steps:,}" if warmup < train.warmup_steps else ""
+        facts.append(f"warm-up: the first {warmup:,}{cut}")
+    if train.ema_decay is not None:
+        kept = 1 / (1 - warm_decay(train.ema_decay, total_steps))
+        facts.append(f"weights are averaged over about the last {min(round(kept), total_steps):,}")
+    last = close_epoch(transforms, train.epochs)
+    if last is not None:
+        facts.append(f"mosaic, mixup and zoom-out: in the first {last} epochs")
+    lines = ["; ".join(facts)]
+    if transforms.multi_scale and not min(transforms.scales) <= transforms.eval_size <= max(transforms.scales):
+        lines.append(
+            f"WARNING: images are trained at sides of {min(transforms.scales)} to {max(transforms.scales)} pixels, but "
+            f"evaluated at {transforms.eval_size}; set transforms.scales around transforms.eval_size"
+        )
+    return lines
 
 
 def _draw_curves(run_dir: Path, drawings: Drawings | None, say: Say) -> None:

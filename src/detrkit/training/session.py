@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -71,6 +72,18 @@ class TrainingSetup:
     def new(self) -> Collection[str]:
         """Names of the parameters without pretrained weights, which learn alone in ``train.head_steps``."""
         return () if self.built.report is None else self.built.report.new_tensors
+
+    @property
+    def batches_per_epoch(self) -> int:
+        """Batches that each process sees in an epoch."""
+        sampler: Any = self.loader.batch_sampler
+        sampler.set_epoch(0, 0)  # the length is what is left of the epoch
+        return len(self.loader)
+
+    @property
+    def total_steps(self) -> int:
+        """Optimiser steps of the whole training."""
+        return math.ceil(self.batches_per_epoch / self.config.train.accumulate) * self.config.train.epochs
 
     def with_config(self, config: Config) -> TrainingSetup:
         """Return the same with another config."""

@@ -117,9 +117,9 @@ def test_benchmark_writes_a_table_for_people_and_programs(tmp_path: Path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("preset", ["detr-tiny", "detr-tiny-two-stage"])
+@pytest.mark.parametrize("preset", ["detr-tiny", "detr-tiny-two-stage", "rtdetr-nano", "dfine-n"])
 @pytest.mark.parametrize("padded", [False, True])
-def test_both_families_compile_without_a_break(preset: str, padded: bool):
+def test_every_family_compiles_without_a_break(preset: str, padded: bool):
     stages = find_fast(Setting(preset, device="cpu")).stages
     assert stages is not None
     images = [torch.zeros(3, 160, 160, dtype=torch.uint8), torch.zeros(3, 160, 130, dtype=torch.uint8)]

@@ -16,7 +16,6 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.families.build import build_model
-from detrkit.families.family import build_criterion
 from detrkit.families.recipes import preset_config
 from detrkit.training.loop import fit
 from detrkit.training.session import TrainingSetup
@@ -33,6 +32,23 @@ SMALL_RESNET = {
     "model.decoder_layers": 2,
     "model.ffn_dim": 32,
     "model.num_queries": 10,
+}
+# Without noise, which each process draws for itself, and without what are means over whatever a batch holds.
+SMALL_REALTIME = {
+    "train.init": "none",
+    "model.backbone": "tiny",
+    "model.backbone_norm": "group",
+    "model.hidden_dim": 32,
+    "model.encoder_dim": 32,
+    "model.num_heads": 4,
+    "model.decoder_layers": 2,
+    "model.ffn_dim": 32,
+    "model.encoder_ffn_dim": 32,
+    "model.num_queries": 10,
+    "aids.denoising": 0,
+    "aids.dense": "none",
+    "loss.union": False,
+    "loss.ddf_weight": 0,
 }
 
 
@@ -59,9 +75,15 @@ NO_OBJECTS = ([(2, 5)], [(0, 0)])
 NO_IMAGES = ([(2, 1, 3)], [None])
 ACCUMULATED = ([(2, 0, 1), (1,)], [(3, 1), None])
 
+MODELS: dict[str, dict[str, Any]] = {
+    "detr-tiny": {},
+    "detr-r50": SMALL_RESNET,
+    "rtdetr-nano": SMALL_REALTIME,
+    "dfine-n": SMALL_REALTIME,
+}
 CASES = {
     f"{preset}-{on_oom}-{name}": Case(preset, model, on_oom, batches, micro_batch)
-    for preset, model in (("detr-tiny", {}), ("detr-r50", SMALL_RESNET))
+    for preset, model in MODELS.items()
     for on_oom in ("halve", "error")
     for name, batches, micro_batch in (
         ("no-objects", NO_OBJECTS, None),
@@ -102,7 +124,7 @@ def _step(
     gradients: dict[str, Tensor] = {}
     with _noting_gradients(built.model, gradients):
         loader: Any = _Loader(batches)
-        setup = TrainingSetup(built, build_criterion(config, CLASSES), loader)
+        setup = TrainingSetup(built, built.family.build_criterion(config, CLASSES), loader)
         fit(setup, run_dir, fabric, lambda _model: {"AP": 0.0})
     return gradients
 

@@ -16,7 +16,7 @@ from detrkit.data.split import read_train_split
 from detrkit.errors import DataError, UsageError
 from detrkit.families.recipes import preset_config
 from detrkit.training.resuming import absolute_paths
-from detrkit.training.run import resume_run, start_run
+from detrkit.training.run import counted_lines, resume_run, start_run
 from detrkit.tuning.lr_range import run_lr_range
 from detrkit.tuning.run import run_tuning
 
@@ -146,6 +146,22 @@ def test_images_with_more_objects_than_queries_are_told(config: Config, tmp_path
     (line,) = (line for line in said if "more objects than" in line)
     assert f"{(counts > 1).sum()} image" in line
     assert f"{counts.max()} of 1" in line
+
+
+def test_what_is_counted_by_the_steps_of_a_training_is_said(config: Config, tmp_path: Path):
+    said = list[str]()
+    start_run(config, tmp_path / "run", said.append)
+    assert any(line.startswith("2 steps of 2 images in 1 epochs") for line in said)
+    published = preset_config("rtdetr-r18")
+    (line,) = counted_lines(published, 3600)
+    assert "warm-up: the first 180 instead of 2,000" in line
+    assert "about the last 401" in line
+    assert "zoom-out: in the first 69 epochs" in line
+    (line,) = counted_lines(published, 10**6)
+    assert "warm-up: the first 2,000; weights are averaged over about the last 10,000" in line
+    _, warning = counted_lines(update_config(published, {"transforms.eval_size": 320}), 100)
+    assert "sides of 480 to 800" in warning
+    assert "evaluated at 320" in warning
 
 
 def test_paths_hold_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,7 +8,7 @@ from typing import Any
 from detrkit.config import BackboneName, Config, TrainConfig
 from detrkit.families.dfine.config import DFineConfig
 from detrkit.families.preset import Preset, PublishedWeights
-from detrkit.families.rtdetr.presets import AIDS, LOSS, WARMUP_SHARE, square
+from detrkit.families.rtdetr.presets import AIDS, FAST, FAST_NANO, LOSS, WARMUP_SHARE, square
 
 
 def _dfine(preset: str, backbone: BackboneName, lr: float, backbone_lr: float, **sizes: Any) -> Config:
@@ -36,7 +36,9 @@ def _preset(
     name = f"dfine-{size}"
     published = PublishedWeights("", "", f"ustc-community/dfine-{hub}-coco", ap, "Apache-2.0")
     make = partial(_dfine, name, backbone, *lr, **sizes)
-    return Preset(make, f"real-time, boxes as distributions, {backbone} backbone", params_m, published=published)
+    summary = f"real-time, boxes as distributions, {backbone} backbone"
+    fast = FAST_NANO if size == "n" else FAST
+    return Preset(make, summary, params_m, published=published, fast=fast)
 
 
 _NANO = {"hidden_dim": 128, "encoder_dim": 128, "ffn_dim": 512, "encoder_ffn_dim": 512, "feature_levels": 2}

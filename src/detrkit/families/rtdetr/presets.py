@@ -5,21 +5,24 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from detrkit.config import AidsConfig, BackboneName, Config, DataConfig, LossConfig, TrainConfig, TransformConfig
+from detrkit.config import AidsConfig, BackboneName, Config, LossConfig, RecipeName, TrainConfig, TransformConfig
 from detrkit.families.preset import Preset, PublishedWeights
 from detrkit.families.rtdetr.config import RTDetrConfig
 
 LOSS = LossConfig(class_cost=2.0, class_targets="iou")
 WARMUP_SHARE = 0.05
 """Of steps: the authors' warm-up is counted for COCO, and would be most of a training on little data."""
+FAST: dict[str, Any] = {"aids.dense": "none", "transforms.recipe": "resize", "train.batch_size": 8}
+"""Of the recipe for little data: noised objects teach more than tokens do, and strong augmentation wants long trainings."""
+FAST_NANO: dict[str, Any] = {**FAST, "train.lr": 1e-3, "train.backbone_lr": 1e-3}
 AIDS = AidsConfig(denoising=100, label_noise=0.25, box_noise=1.0)
 _HUB = "https://huggingface.co/PekingU/"
 
 
-def square(size: int = 640) -> TransformConfig:
+def square(size: int = 640, recipe: RecipeName = "strong") -> TransformConfig:
     """Return the preprocessing of real-time DETRs: squares of pixels of 0 to 1."""
     return TransformConfig(
-        recipe="strong",
+        recipe=recipe,
         scales=tuple(range(size * 3 // 4, size * 5 // 4 + 1, 32)),
         max_size=size * 5 // 4,
         eval_size=size,
@@ -60,11 +63,10 @@ def rtdetr_nano() -> Config:
             fusion_blocks=1,
             **sizes,
         ),
-        transforms=square(320).model_copy(update={"recipe": "resize", "multi_scale": False}),
-        data=DataConfig(),
+        transforms=square(320, "resize"),
         loss=LOSS,
         aids=AIDS,
-        train=TrainConfig(init="none", epochs=100, eval_every=5, batch_size=8),
+        train=TrainConfig(init="none", epochs=100, eval_every=5, batch_size=8, warmup_share=WARMUP_SHARE),
     )
 
 
@@ -74,7 +76,11 @@ def _preset(
     weights = PublishedWeights("", "", f"PekingU/{hub}", ap, "Apache-2.0") if hub else None
     make = partial(_rtdetr, name, backbone, backbone_lr, **sizes)
     return Preset(
-        make, f"real-time, ResNet-{backbone.removeprefix('resnet')} backbone", params_m, published=weights
+        make,
+        f"real-time, ResNet-{backbone.removeprefix('resnet')} backbone",
+        params_m,
+        published=weights,
+        fast=FAST,
     )
 
 
@@ -82,10 +88,7 @@ _FROZEN = {"backbone_norm": "frozen", "frozen_stages": 1}
 _SMALL = {"expansion": 0.5}
 PRESETS: dict[str, Preset] = {
     "rtdetr-nano": Preset(
-        rtdetr_nano,
-        "little data, no pretrained weights: RT-DETRv2 in small",
-        3.4,
-        fast={"aids.dense": "none", "train.lr": 1e-3, "train.backbone_lr": 1e-3},
+        rtdetr_nano, "little data, no pretrained weights: RT-DETRv2 in small", 3.4, fast=FAST_NANO
     ),
     "rtdetr-r18": _preset(
         "rtdetr-r18", "resnet18vd", 20.2, 48.1, 1e-4, "rtdetr_v2_r18vd", decoder_layers=3, **_SMALL
