@@ -416,8 +416,8 @@ def counted_lines(config: Config, total_steps: int) -> list[str]:
     lines = ["; ".join(facts)]
     if transforms.multi_scale and not min(transforms.scales) <= transforms.eval_size <= max(transforms.scales):
         lines.append(
-            f"WARNING: images are trained at sides of {min(transforms.scales)} to {max(transforms.scales)} pixels, but "
-            f"evaluated at {transforms.eval_size}; set transforms.scales around transforms.eval_size"
+            f"WARNING: images are trained at sides of {min(transforms.scales)} to {max(transforms.scales)} pixels, "
+            f"but evaluated at {transforms.eval_size}; set transforms.scales around transforms.eval_size"
         )
     return lines
 

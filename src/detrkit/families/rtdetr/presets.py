@@ -13,7 +13,7 @@ LOSS = LossConfig(class_cost=2.0, class_targets="iou")
 WARMUP_SHARE = 0.05
 """Of steps: the authors' warm-up is counted for COCO, and would be most of a training on little data."""
 FAST: dict[str, Any] = {"aids.dense": "none", "transforms.recipe": "resize", "train.batch_size": 8}
-"""Of the recipe for little data: noised objects teach more than tokens do, and strong augmentation wants long trainings."""
+"""For little data: noised objects teach more than tokens do, and strong augmentation wants long trainings."""
 FAST_NANO: dict[str, Any] = {**FAST, "train.lr": 1e-3, "train.backbone_lr": 1e-3}
 AIDS = AidsConfig(denoising=100, label_noise=0.25, box_noise=1.0)
 _HUB = "https://huggingface.co/PekingU/"
