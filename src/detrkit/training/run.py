@@ -414,10 +414,11 @@ def counted_lines(config: Config, total_steps: int) -> list[str]:
     if last is not None:
         facts.append(f"mosaic, mixup and zoom-out: in the first {last} epochs")
     lines = ["; ".join(facts)]
-    if transforms.multi_scale and not min(transforms.scales) <= transforms.eval_size <= max(transforms.scales):
+    least, most = min(transforms.scales), max(transforms.scales)
+    if transforms.multi_scale and not least <= transforms.eval_size <= most:
         lines.append(
-            f"WARNING: images are trained at sides of {min(transforms.scales)} to {max(transforms.scales)} pixels, "
-            f"but evaluated at {transforms.eval_size}; set transforms.scales around transforms.eval_size"
+            f"WARNING: images are trained at sides of {least} to {most} pixels, but evaluated at "
+            f"{transforms.eval_size}; set transforms.scales around transforms.eval_size"
         )
     return lines
 
