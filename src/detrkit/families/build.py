@@ -314,6 +314,8 @@ def starting_weights(config: Config) -> tuple[Config, Weights | None]:
         norm = "frozen" if weights is None and init != "none" else "group"
         if weights is not None:
             norm = weights.config.backbone_norm
+    if init == "none" and preset is not None and norm == "frozen" == preset.config().model.backbone_norm:
+        norm, frozen = "batch", 0  # the preset's is meant for its weights
     if frozen == "auto":
         frozen = 2 if norm == "frozen" else 0
     resolved = {"model.backbone_norm": norm, "model.frozen_stages": frozen, "train.init": init}
