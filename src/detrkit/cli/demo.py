@@ -42,6 +42,8 @@ def run_demo(
 ) -> FitResult:
     """Make a data set of drawn shapes, train a small DETR on it, evaluate it on held-out images, draw.
 
+    For a model with masks the shapes lie on stuff and have masks, and the panoptic files are what is learnt.
+
     Args:
         out: Folder for ``data/``, ``run/``, ``eval/`` and ``predictions/``.
         images: Training images to make.
@@ -59,6 +61,7 @@ def run_demo(
     from detrkit.cli.shared import run_drawings
     from detrkit.curation.synthetic import write_synthetic
     from detrkit.evaluation.report import metrics_table
+    from detrkit.families.recipes import preset_config
     from detrkit.hardware import has_fast_bf16
 
     out = Path(out)
@@ -66,11 +69,14 @@ def run_demo(
         raise UsageError(f"{out} is not empty; remove it, or give another folder with --out")
     train_images = images or TRAIN_IMAGES
     say(f"1/4  drawing {train_images} images to train on and {VAL_IMAGES} to test on, into {out / 'data'}")
-    write_synthetic(out / "data", train_images=train_images, val_images=VAL_IMAGES, seed=seed)
+    masks = getattr(preset_config(model).model, "masks", False)
+    write_synthetic(out / "data", train_images=train_images, val_images=VAL_IMAGES, seed=seed, masks=masks)
     say(f"2/4  training {model} from random weights")
     changes: dict[str, Any] = {"train.seed": seed}
     if not torch.cuda.is_available() and has_fast_bf16():
         changes["train.precision"] = "bf16"
+    if masks:
+        changes["data.layout"] = "panoptic"
     result = detrkit.train(
         model, out / "data", run=out / "run", epochs=epochs, changes=changes, drawings=run_drawings(), say=say
     )

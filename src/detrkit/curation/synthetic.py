@@ -2,6 +2,7 @@
 
 Every image is a function of (seed, split, index), so that more images never change the first ones.
 Geometry is in pixels of the final image unless it says share, which is of the image's side.
+With masks, the background is stuff: sky over grass and sand. Without, nothing is drawn or computed for them.
 """
 
 from __future__ import annotations
@@ -10,13 +11,16 @@ import colorsys
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image, ImageDraw
 
+from detrkit.classes import ClassMap
+from detrkit.data.formats.panoptic_write import panoptic_categories, segments_info
 from detrkit.errors import UsageError
 from detrkit.files import atomic_file
+from detrkit.masks import PanopticSegments, encode_mask
 
 SHAPES = ("disc", "square", "triangle", "star", "ring", "cross")
 MAX_OBJECTS = 6
@@ -37,8 +41,27 @@ HUE_SPREAD = 0.08
 typical colour; neighbours overlap so much that only the shape decides, and the clutter has all colours."""
 SUPERSAMPLING = 4
 JPEG_QUALITY = 95
+STUFF = ("sky", "grass", "sand")
+STUFF_HUES = (0.58, 0.28, 0.10)
+STUFF_HUE_SPREAD = 0.03
 
 _SPLITS = ("train", "val")
+
+
+class Scene(NamedTuple):
+    """One drawn image.
+
+    Args:
+        pixels: RGB, uint8 ``[size, size, 3]``.
+        objects: Class id and box (x, y, width, height) of each object, whatever covers it.
+        shown: Number of the object that each pixel shows, from 1 in the order of ``objects``; 0 for none; uint8.
+        stuff: Place in :data:`STUFF` of what lies behind each pixel, uint8; None where nothing but clutter does.
+    """
+
+    pixels: np.ndarray
+    objects: list[tuple[int, list[int]]]
+    shown: np.ndarray
+    stuff: np.ndarray | None
 
 
 def write_synthetic(
@@ -50,8 +73,12 @@ def write_synthetic(
     num_classes: int = len(SHAPES),
     max_objects: int = MAX_OBJECTS,
     side_share: tuple[float, float] = OBJECT_SIDE_SHARE,
+    masks: bool = False,
 ) -> Path:
     """Write the data set: ``train2017/``, ``val2017/`` and ``annotations/``.
+
+    With masks, the objects of ``annotations/instances_*.json`` have the pixels that are seen of them, as RLE, and
+    boxes and areas of these; ``annotations/panoptic_*.json`` and its PNG files have the stuff, too.
 
     Args:
         root: Folder to write into; made if missing, and files of the same names are replaced.
@@ -62,6 +89,7 @@ def write_synthetic(
         num_classes: Number of :data:`SHAPES` to use.
         max_objects: Greatest number of objects in an image; the least is 0.
         side_share: Least and greatest side of an object.
+        masks: Draw stuff behind the objects, and write masks and panoptic files.
 
     Returns:
         ``root``.
@@ -74,23 +102,42 @@ def write_synthetic(
             f"num_classes is {num_classes}, expected 1 to {len(SHAPES)}, one per shape: {', '.join(SHAPES)}"
         )
     root = Path(root)
-    categories = [{"id": number, "name": name} for number, name in enumerate(SHAPES[:num_classes], start=1)]
+    names = SHAPES[:num_classes] + (STUFF if masks else ())
+    classes = ClassMap(names, tuple(range(1, len(names) + 1)), stuff=tuple(range(num_classes, len(names))))
+    categories = panoptic_categories(classes)
     for split, count in zip(_SPLITS, (train_images, val_images), strict=True):
         folder = root / f"{split}2017"
         folder.mkdir(parents=True, exist_ok=True)
-        content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": categories}
+        things = [{"id": entry["id"], "name": entry["name"]} for entry in categories if entry["isthing"]]
+        content: dict[str, list[dict[str, Any]]] = {"images": [], "annotations": [], "categories": things}
+        pictures: list[dict[str, Any]] = []
         # each image has a random state of its own
         for index in range(count):
             random = np.random.Generator(np.random.PCG64((seed, _SPLITS.index(split), index)))
-            pixels, objects = draw_scene(random, size, num_classes, max_objects, side_share)
+            scene = draw_segments(random, size, num_classes, max_objects, side_share, stuff=masks)
             name = f"{index + 1:06d}.jpg"
-            Image.fromarray(pixels).save(folder / name, quality=JPEG_QUALITY, subsampling=0)
+            Image.fromarray(scene.pixels).save(folder / name, quality=JPEG_QUALITY, subsampling=0)
             content["images"].append({"id": index + 1, "file_name": name, "height": size, "width": size})
-            for class_id, box in objects:
-                entry = {"id": len(content["annotations"]) + 1, "image_id": index + 1, "category_id": class_id + 1}
-                content["annotations"].append({**entry, "bbox": box, "area": box[2] * box[3], "iscrowd": 0})
+            objects = [
+                {"category_id": class_id + 1, "bbox": box, "area": box[2] * box[3], "iscrowd": 0}
+                for class_id, box in scene.objects
+            ]
+            if masks:
+                segments = _segments_of(scene, num_classes)
+                picture = root / "annotations" / f"panoptic_{split}2017" / f"{index + 1:06d}.png"
+                picture.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(segments.colors()).save(picture)
+                infos = segments_info(segments, classes)
+                pictures.append({"image_id": index + 1, "file_name": picture.name, "segments_info": infos})
+                objects = [_masked(info, segments) for info in infos if info["category_id"] <= num_classes]
+            for entry in objects:
+                number = len(content["annotations"]) + 1
+                content["annotations"].append({"id": number, "image_id": index + 1, **entry})
         with atomic_file(root / "annotations" / f"instances_{split}2017.json", own_folder=True) as file:
             json.dump(content, file)
+        if masks:
+            with atomic_file(root / "annotations" / f"panoptic_{split}2017.json", own_folder=True) as file:
+                json.dump({**content, "annotations": pictures, "categories": categories}, file)
     return root
 
 
@@ -106,15 +153,48 @@ def draw_scene(
     Returns:
         uint8 ``[size, size, 3]`` RGB, and a class id and a box (x, y, width, height) per object.
     """
-    canvas = _draw_background(random, size)
+    scene = draw_segments(random, size, num_classes, max_objects, side_share)
+    return scene.pixels, scene.objects
+
+
+def draw_segments(
+    random: np.random.Generator,
+    size: int,
+    num_classes: int = len(SHAPES),
+    max_objects: int = MAX_OBJECTS,
+    side_share: tuple[float, float] = OBJECT_SIDE_SHARE,
+    *,
+    stuff: bool = False,
+) -> Scene:
+    """Draw one image, its objects and what each pixel shows; on stuff if asked for."""
+    canvas, behind = _draw_stuff(random, size) if stuff else (_draw_background(random, size), None)
+    shown = np.zeros((size, size), dtype=np.uint8)
     objects: list[tuple[int, list[int]]] = []
     for _ in range(int(random.integers(0, max_objects + 1))):
         box = _place(random, size, side_share, [box for _, box in objects])
         if box is not None:
             class_id = int(random.integers(num_classes))
-            _draw_object(random, canvas, SHAPES[class_id], box, class_id / num_classes)
+            coverage = _draw_object(random, canvas, SHAPES[class_id], box, class_id / num_classes)
             objects.append((class_id, box))
-    return np.rint(canvas.clip(0, 1) * 255).astype(np.uint8), objects
+            x, y, width, height = box
+            shown[y : y + height, x : x + width][coverage >= 0.5] = len(objects)
+    return Scene(np.rint(canvas.clip(0, 1) * 255).astype(np.uint8), objects, shown, behind)
+
+
+def _segments_of(scene: Scene, num_classes: int) -> PanopticSegments:
+    """Return the panoptic picture of a scene: its objects in their order, then the stuff that is seen."""
+    assert scene.stuff is not None
+    whole = np.where(scene.shown > 0, scene.shown, len(scene.objects) + 1 + scene.stuff.astype(np.int64))
+    present, ids, areas = np.unique(whole, return_inverse=True, return_counts=True)
+    of_all = np.array([class_id for class_id, _ in scene.objects] + [num_classes + kind for kind in range(len(STUFF))])
+    numbers = (ids.reshape(whole.shape) + 1).astype(np.int32)
+    return PanopticSegments(numbers, of_all[present - 1], np.ones(len(present)), areas.astype(np.int64))
+
+
+def _masked(info: dict[str, Any], segments: PanopticSegments) -> dict[str, Any]:
+    """Return a segment as COCO has an object with a mask."""
+    rest = {key: info[key] for key in ("category_id", "bbox", "area", "iscrowd")}
+    return {**rest, "segmentation": encode_mask(segments.ids == info["id"])}
 
 
 def _place(
@@ -144,8 +224,14 @@ def _covered(number: int, boxes: list[list[int]]) -> float:
     return covered / (width * height)
 
 
-def _draw_object(random: np.random.Generator, canvas: np.ndarray, shape: str, box: list[int], hue: float) -> None:
-    """Paint a shape with soft edges and a slight shading, its outline touching all sides of the box."""
+def _draw_object(
+    random: np.random.Generator, canvas: np.ndarray, shape: str, box: list[int], hue: float
+) -> np.ndarray:
+    """Paint a shape with soft edges and a slight shading, its outline touching all sides of the box.
+
+    Returns:
+        Its coverage of the box, 0 to 1, ``[height, width]``.
+    """
     x, y, width, height = box
     mask = _shape_mask(shape, width, height, random.uniform(-ROTATION, ROTATION))[:, :, None]
     region = canvas[y : y + height, x : x + width]
@@ -156,6 +242,7 @@ def _draw_object(random: np.random.Generator, canvas: np.ndarray, shape: str, bo
     shading = np.linspace(-1, 1, width)[None, :, None] * random.uniform(-0.1, 0.1)
     shading = shading + np.linspace(-1, 1, height)[:, None, None] * random.uniform(-0.1, 0.1)
     region += (np.clip(color + shading, 0, 1) - region) * mask
+    return mask[:, :, 0]
 
 
 def _object_color(random: np.random.Generator, hue: float) -> np.ndarray:
@@ -210,6 +297,32 @@ def _draw_background(random: np.random.Generator, size: int) -> np.ndarray:
         waves = np.sin(frequency * (x * math.cos(angle) + y * math.sin(angle)))
         canvas += waves.astype(np.float32) * np.float32(random.uniform(0.03, 0.09))
     return _draw_clutter(random, np.clip(canvas, 0, 1))
+
+
+def _draw_stuff(random: np.random.Generator, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """Draw sky over grass and sand, with the same clutter; float32 0 to 1, and the kind of each pixel.
+
+    Where they meet is drawn by chance, so that a picture may show one of them only.
+    """
+    across = np.linspace(0, 1, size, dtype=np.float32)
+    x, y = across[None, :], across[:, None]
+    # where each kind is
+    horizon = random.uniform(-0.15, 1.15) + random.uniform(-0.3, 0.3) * (x - 0.5)
+    shore = random.uniform(-0.5, 1.5) + random.uniform(-0.5, 0.5) * (y - 0.5)
+    ground = (x < shore) ^ bool(random.integers(2))
+    kinds = np.where(y < horizon, 0, np.where(ground, 1, 2)).astype(np.uint8)
+    # texture: clouds, upright blades, ripples
+    blades = np.repeat(random.standard_normal((size // 4 + 1, size), dtype=np.float32), 4, axis=0)[:size]
+    angle, frequency = random.uniform(-0.4, 0.4), random.uniform(6, 12) * 2 * math.pi
+    ripples = np.sin(frequency * (y * math.cos(angle) + x * math.sin(angle))).astype(np.float32)
+    textures = (0.04 * _soft_noise(random, size), 0.07 * blades[:, :, None], 0.07 * ripples[:, :, None])
+    canvas = np.zeros((size, size, 3), dtype=np.float32)
+    for kind, (hue, texture) in enumerate(zip(STUFF_HUES, textures, strict=True)):
+        varied = (hue + random.normal(0, STUFF_HUE_SPREAD)) % 1.0
+        color = colorsys.hsv_to_rgb(varied, random.uniform(0.35, 0.7), random.uniform(0.5, 0.9))
+        shading = (y[:, :, None] - 0.5) * np.float32(random.uniform(-0.2, 0.2))
+        canvas = np.where((kinds == kind)[:, :, None], np.float32(color) + shading + texture, canvas)
+    return _draw_clutter(random, np.clip(canvas, 0, 1)), kinds
 
 
 def _soft_noise(random: np.random.Generator, size: int) -> np.ndarray:

@@ -18,6 +18,7 @@ import numpy as np
 
 from detrkit.classes import ClassMap
 from detrkit.data.formats.base import decode_text
+from detrkit.data.formats.panoptic_write import panoptic_categories, segments_info
 from detrkit.data.index import CocoIndex
 from detrkit.data.split import Split
 from detrkit.detectors.interop import sv
@@ -254,29 +255,15 @@ def panoptic_entry(
         file_name: PNG file with :meth:`detrkit.masks.PanopticSegments.colors`.
         image_id: The data set's id of the image, or its name.
     """
-    columns = (segments.class_ids, segments.scores, segments.areas, segments.boxes_xywh())
-    infos = [
-        {
-            "id": number,
-            "category_id": class_map.category_ids[class_id],
-            "area": area,
-            "bbox": box,
-            "iscrowd": 0,
-            "score": score,
-        }
-        for number, (class_id, score, area, box) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True), start=1
-        )
-    ]
+    infos = segments_info(segments, class_map)
+    for info, score in zip(infos, segments.scores.tolist(), strict=True):
+        info["score"] = score
     return {"image_id": image_id, "file_name": file_name, "segments_info": infos}
 
 
 def write_panoptic(path: Path, annotations: Sequence[Mapping[str, Any]], class_map: ClassMap) -> None:
     """Write the JSON file of panoptic pictures, with the categories of a model."""
-    categories = [
-        {"id": category_id, "name": name, "isthing": int(class_id not in class_map.stuff)}
-        for class_id, (category_id, name) in enumerate(zip(class_map.category_ids, class_map.names, strict=True))
-    ]
+    categories = panoptic_categories(class_map)
     images = [{"id": entry["image_id"], "file_name": entry["image_id"]} for entry in annotations]
     with atomic_file(path) as file:
         json.dump({"images": images, "annotations": list(annotations), "categories": categories}, file)

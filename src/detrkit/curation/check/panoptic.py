@@ -13,8 +13,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from detrkit.data.faults import Findings, Location
+from detrkit.data.formats.base import walk_files
 from detrkit.data.formats.coco.read import load_json
 from detrkit.data.formats.panoptic import Segments, read_segments
 from detrkit.data.index import check_inside
@@ -23,6 +25,9 @@ from detrkit.errors import AnnotationError, DataError
 PATTERNS = ("panoptic_*.json", "annotations/panoptic_*.json", "*/panoptic_*.json", "*/annotations/panoptic_*.json")
 AREA_SHARE, AREA_PIXELS = 0.01, 2
 BOX_PIXELS = 2
+VOID_SHARE = 0.5
+"""Images with more pixels of no segment are named."""
+_MODES = ("RGB", "RGBA")
 _IDS = ("id", "image_id", "category_id")
 
 
@@ -61,10 +66,19 @@ def find_panoptic(data: Path, found: Findings) -> list[PanopticFiles]:
 def check_panoptic(
     files: PanopticFiles, found: Findings, workers: int | None, progress: Callable[[str, int, int], None] | None
 ) -> None:
-    """Compare the segments of every image with its PNG."""
-    categories = {entry.get("id") for entry in _objects(files.content, "categories")}
+    """Check the categories, compare the segments of every image with its PNG, and look for PNG files of none."""
+    categories = {entry.get("id"): entry.get("isthing") for entry in _objects(files.content, "categories")}
+    for category, is_thing in categories.items():
+        if is_thing not in (0, 1):
+            found.add("panoptic_isthing_missing", f"category {category}: {is_thing}", Location(files.name))
     sizes = {entry.get("id"): entry for entry in _objects(files.content, "images")}
     entries = _objects(files.content, "annotations")
+    for image, count in Counter(entry.get("image_id") for entry in entries).items():
+        if count > 1:
+            found.add("panoptic_image_twice", f"image {image}", Location(files.name), count - 1)
+    if files.masks == files.json.with_suffix(""):  # no folder that splits share
+        for name in sorted(set(walk_files(files.masks, ".png")) - {str(entry.get("file_name")) for entry in entries}):
+            found.add("panoptic_png_unlisted", name, Location(files.name))
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         masks = pool.map(lambda entry: read_mask(files, entry), entries)
         for done, (entry, mask) in enumerate(zip(entries, masks, strict=True)):
@@ -78,6 +92,9 @@ def read_mask(files: PanopticFiles, entry: Mapping[str, Any]) -> Segments | str:
     name = str(entry.get("file_name", ""))
     try:
         check_inside(name, files.masks)
+        with Image.open(files.masks / name) as image:
+            if image.mode not in _MODES:
+                return f"has pixels of mode {image.mode}, expected RGB: an id is R + 256 G + 65536 B"
         return read_segments(files.masks / name)
     except AnnotationError as error:
         return str(error)
@@ -102,7 +119,7 @@ def _check_entry(
     files: PanopticFiles,
     entry: Mapping[str, Any],
     mask: Segments | str,
-    categories: set[Any],
+    categories: Mapping[Any, Any],
     sizes: Mapping[Any, Mapping[str, Any]],
     found: Findings,
 ) -> None:
@@ -117,6 +134,10 @@ def _check_entry(
         if segment.get("category_id") not in categories:
             category = segment.get("category_id")
             report("panoptic_unknown_category", f"segment {segment.get('id')} has category {category}")
+    stuff = Counter(kind for one in listed if categories.get(kind := one.get("category_id"), 1) == 0)
+    for category, count in stuff.items():
+        if count > 1:
+            report("panoptic_stuff_split", f"{count} segments of category {category}", count - 1)
     for segment_id, count in Counter(segment.get("id") for segment in listed).items():
         if count > 1:
             report("panoptic_duplicate_segment", f"segment {segment_id}", count - 1)
@@ -151,6 +172,9 @@ def _check_segments(
     for segment_id, at in at_id.items():
         if segment_id not in by_id:
             report("panoptic_segment_unlisted", f"segment {segment_id}, {mask.pixels[at]} pixels")
+    void = 1 - mask.pixels.sum() / max(mask.size_hw[0] * mask.size_hw[1], 1)
+    if void > VOID_SHARE:
+        report("panoptic_void", f"{100 * void:.0f} % of the pixels")
 
 
 def _is_box(box: Any) -> bool:

@@ -107,12 +107,18 @@ class WriteOptions:
         progress: called with images placed and images in all
         sources: COCO JSON file that a split was read from, whose further fields COCO keeps, such as masks
         decimals: write fractions of pixels, for Pascal VOC
+        polygons: write polygons instead of boxes, for YOLO
+        panoptic: COCO panoptic JSON file that a split was read from and the folder of its PNG files, which are kept
+        left_out: filled by the writer with the objects of each split that it could not write, by kind of fault
     """
 
     copy: bool = False
     progress: Progress | None = None
     sources: Mapping[str, Path] = dataclasses.field(default_factory=dict)
     decimals: bool = False
+    polygons: bool = False
+    panoptic: Mapping[str, tuple[Path, Path]] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
 
 
 DEFAULTS = WriteOptions()

@@ -88,6 +88,13 @@ FAULTS = {
     "box": (lambda p: p.first.update(bbox=[5, 20, 15, 20]), {"panoptic_box_mismatch": 1}),
     "other size": (lambda p: p.write(1, p.ids(1)[:, :30]), {"panoptic_size_mismatch": 1}),
     "no PNG": (lambda p: p.png(1).unlink(), {"panoptic_png_missing": 1}),
+    "gray PNG": (lambda p: Image.fromarray(p.ids(1).astype(np.uint8)).save(p.png(1)), {"panoptic_png_missing": 1}),
+    "two entries": (
+        lambda p: p.panoptic["annotations"].append(p.panoptic["annotations"][0]),
+        {"panoptic_image_twice": 1},
+    ),
+    "thing or stuff": (lambda p: p.categories[0].pop("isthing"), {"panoptic_isthing_missing": 1}),
+    "stuff twice": (lambda p: p.first.update(category_id=2), {"panoptic_stuff_split": 1}),
 }
 
 
@@ -98,6 +105,17 @@ def test_planted_faults_are_named(name, panoptic):
     panoptic.save()
     result = check_data(panoptic.root)
     assert {one.kind: one.count for one in result.findings if one.severity != "note"} == expected
+
+
+def test_void_and_pictures_of_nothing_are_noted(panoptic):
+    panoptic.write(7, panoptic.ids(1))
+    ids = panoptic.ids(1)
+    ids[:20] = 0
+    panoptic.write(1, ids)
+    del panoptic.panoptic["annotations"][0]["segments_info"][0]
+    panoptic.save()
+    notes = {one.kind: one.examples for one in check_data(panoptic.root).findings if "panoptic" in one.kind}
+    assert notes == {"panoptic_void": ("1.png: 62 % of the pixels",), "panoptic_png_unlisted": ("7.png",)}
 
 
 def test_a_repaired_copy_has_no_panoptic_masks_and_says_so(panoptic, tmp_path):

@@ -1,0 +1,43 @@
+"""Polygons around the pixels of a mask, for formats that know no runs, and one polygon of several.
+
+A polygon is float64 ``[points, 2]`` as (x, y) in pixels; that of pixel 0 lies between 0 and 1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from scipy.spatial.distance import cdist
+
+
+def mask_outlines(mask: np.ndarray) -> list[np.ndarray]:
+    """Return the outlines of a mask, bool ``[H, W]``: of each part, then of its holes, the other way round.
+
+    They run along the sides of pixels and cut their corners; drawn again, they give the same pixels.
+    """
+    from contourpy import FillType, contour_generator
+
+    generator = contour_generator(z=np.pad(mask, 1).astype(np.float64), fill_type=FillType.OuterOffset)
+    points, offsets = generator.filled(0.5, 2.0)
+    closed = [
+        ring for part, ends in zip(points, offsets, strict=True) for ring in np.split(part, np.array(ends[1:-1]))
+    ]
+    return [_without_straight(ring[:-1] - 0.5) for ring in closed]
+
+
+def join_polygons(parts: Sequence[np.ndarray]) -> np.ndarray:
+    """Join polygons to one by lines there and back between their nearest points, which enclose nothing."""
+    whole = parts[0]
+    for part in parts[1:]:
+        at, start = np.unravel_index(cdist(whole, part).argmin(), (len(whole), len(part)))
+        around = np.roll(part, -int(start), axis=0)
+        whole = np.concatenate([whole[: at + 1], around, around[:1], whole[at:]])
+    return whole
+
+
+def _without_straight(ring: np.ndarray) -> np.ndarray:
+    """Leave out the points of a ring at which it goes straight on."""
+    before, after = ring - np.roll(ring, 1, axis=0), np.roll(ring, -1, axis=0) - ring
+    turns: np.ndarray = ring[before[:, 0] * after[:, 1] != before[:, 1] * after[:, 0]]
+    return turns
