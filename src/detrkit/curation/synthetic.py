@@ -186,7 +186,9 @@ def _segments_of(scene: Scene, num_classes: int) -> PanopticSegments:
     assert scene.stuff is not None
     whole = np.where(scene.shown > 0, scene.shown, len(scene.objects) + 1 + scene.stuff.astype(np.int64))
     present, ids, areas = np.unique(whole, return_inverse=True, return_counts=True)
-    of_all = np.array([class_id for class_id, _ in scene.objects] + [num_classes + kind for kind in range(len(STUFF))])
+    of_all = np.array(
+        [class_id for class_id, _ in scene.objects] + [num_classes + kind for kind in range(len(STUFF))]
+    )
     numbers = (ids.reshape(whole.shape) + 1).astype(np.int32)
     return PanopticSegments(numbers, of_all[present - 1], np.ones(len(present)), areas.astype(np.int64))
 

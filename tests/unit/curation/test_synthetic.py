@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
 from pycocotools import mask as rle
 
@@ -61,14 +62,14 @@ def test_masks_are_the_pixels_that_are_seen_of_each_object() -> None:
             for count in (6, 0)
         )
         changed = np.abs(with_object.pixels.astype(int) - alone.pixels.astype(int)).max(axis=2) > 0
-        assert changed[with_object.shown > 0].mean() > 0.99
-        assert (with_object.shown[~changed] == 0).mean() > 0.99
+        assert (changed | (with_object.shown == 0)).mean() > 0.999
         np.testing.assert_array_equal(with_object.stuff, alone.stuff)
         for at, (_, (x, y, width, height)) in enumerate(with_object.objects, start=1):
             seen = with_object.shown == at
             assert seen[y : y + height, x : x + width].sum() == seen.sum() > 0
 
 
+@pytest.mark.filterwarnings("ignore:__array__ implementation")  # pycocotools'
 def test_panoptic_files_and_instances_tell_the_same(tmp_path: Path) -> None:
     root = write_synthetic(tmp_path / "set", 12, 3, size=64, seed=2, masks=True)
     boxes, panoptic = (

@@ -73,12 +73,12 @@ def check_masks(split: SplitData, masks: Masks, found: Findings) -> None:
     split.report(found, "mask_unreadable", unreadable, lambda row: f": {masks.fault[row]}")
     for kind in sorted(set(masks.polygon_fault) - {""}):
         split.report(found, kind, np.flatnonzero(masks.polygon_fault == kind), lambda _row: "")
-    split.report(found, "mask_empty", np.flatnonzero((masks.area == 0) & (masks.polygon_fault == "")), lambda _row: "")
-    sound = np.isfinite(masks.area)
-    if sound.any():
-        bare = ~sound & (masks.polygon_fault == "")
-        bare[unreadable] = False
-        split.report(found, "mask_missing", np.flatnonzero(bare), lambda _row: "")
+    is_whole = masks.polygon_fault == ""
+    split.report(found, "mask_empty", np.flatnonzero((masks.area == 0) & is_whole), lambda _row: "")
+    is_bare = np.isnan(masks.area) & is_whole
+    is_bare[unreadable] = False
+    if not is_bare.all():
+        split.report(found, "mask_missing", np.flatnonzero(is_bare), lambda _row: "")
     # masks outside of their image
     rows = np.flatnonzero(np.isfinite(bounds).all(axis=1) & (split.image_rows >= 0))
     limits = split.limits_hw[split.image_rows[rows]][:, ::-1].astype(np.float64)

@@ -77,7 +77,9 @@ def check_panoptic(
         if count > 1:
             found.add("panoptic_image_twice", f"image {image}", Location(files.name), count - 1)
     if files.masks == files.json.with_suffix(""):  # no folder that splits share
-        for name in sorted(set(walk_files(files.masks, ".png")) - {str(entry.get("file_name")) for entry in entries}):
+        for name in sorted(
+            set(walk_files(files.masks, ".png")) - {str(entry.get("file_name")) for entry in entries}
+        ):
             found.add("panoptic_png_unlisted", name, Location(files.name))
     with ThreadPoolExecutor(workers or min(8, os.cpu_count() or 1)) as pool:
         masks = pool.map(lambda entry: read_mask(files, entry), entries)

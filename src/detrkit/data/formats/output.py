@@ -108,7 +108,7 @@ class WriteOptions:
         sources: COCO JSON file that a split was read from, whose further fields COCO keeps, such as masks
         decimals: write fractions of pixels, for Pascal VOC
         polygons: write polygons instead of boxes, for YOLO
-        panoptic: COCO panoptic JSON file that a split was read from and the folder of its PNG files, which are kept
+        panoptic: COCO panoptic JSON file that a split was read from and the folder of its PNG files, both kept
         left_out: filled by the writer with the objects of each split that it could not write, by kind of fault
     """
 

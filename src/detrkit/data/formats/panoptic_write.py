@@ -1,7 +1,7 @@
 """Writing COCO panoptic: PNG files whose colours are segment ids, and a JSON file that says what the segments are.
 
-``train/`` holds the images, ``annotations/panoptic_train.json`` and the folder of this name the segments. A set that
-was read from COCO panoptic keeps its PNG files and entries as they are; masks of objects are painted over each other.
+``train/`` holds the images, ``annotations/panoptic_train.json`` and the folder of this name the segments. What was
+read from COCO panoptic keeps its PNG files and entries as they are; masks of objects are painted over each other.
 """
 
 from __future__ import annotations
@@ -63,8 +63,8 @@ def paint_objects(
 ) -> tuple[PanopticSegments, np.ndarray]:
     """Paint the masks of an image over each other, so that each pixel belongs to one segment.
 
-    Stuff lies below, all of a class as one segment, then crowd regions, then objects, the larger below the smaller:
-    what lies before another or on it is mostly the smaller. Of two alike the later lies on top.
+    Stuff lies below, all of a class as one segment, then crowd regions, then objects, the larger below the
+    smaller: what lies before another or on it is mostly the smaller. Of two alike the later lies on top.
 
     Args:
         masks: bool ``[N, H, W]``.
@@ -198,5 +198,7 @@ def _write_painted(
     notes = [f"{split}: {100 * empty / max(total, 1):.1f} % of the pixels belong to no segment"]
     if shared:
         share = 100 * shared / max(total, 1)
-        notes.append(f"{split}: {shared:,} pixels ({share:.2f} %) lie in several masks; the smaller object has them")
+        notes.append(
+            f"{split}: {shared:,} pixels ({share:.2f} %) lie in several masks; the smaller object has them"
+        )
     return notes

@@ -114,8 +114,9 @@ def test_void_and_pictures_of_nothing_are_noted(panoptic):
     panoptic.write(1, ids)
     del panoptic.panoptic["annotations"][0]["segments_info"][0]
     panoptic.save()
-    notes = {one.kind: one.examples for one in check_data(panoptic.root).findings if "panoptic" in one.kind}
-    assert notes == {"panoptic_void": ("1.png: 62 % of the pixels",), "panoptic_png_unlisted": ("7.png",)}
+    notes = {one.kind: one.shown for one in check_data(panoptic.root).findings if "panoptic" in one.kind}
+    places = {"panoptic_void": "1.png: 62 % of the pixels", "panoptic_png_unlisted": "7.png"}
+    assert notes == {kind: f"panoptic_train2017: {place}" for kind, place in places.items()}
 
 
 def test_a_repaired_copy_has_no_panoptic_masks_and_says_so(panoptic, tmp_path):
