@@ -1,13 +1,15 @@
-"""From mask maps of queries to masks in an image's pixels and to a panoptic picture. No torch here.
+"""From mask maps of queries to masks in an image's pixels and to a panoptic picture; masks through augmentation.
 
-Shapes: K detections of one image, h x w cells of a mask map, H x W pixels of the image's file, S segments.
+No torch here. Shapes: K detections or n objects of one image, h x w cells of a mask map, H x W pixels of the
+image's file, S segments.
 """
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -179,6 +181,149 @@ class PanopticSegments:
             rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
             box[:] = columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
         return found
+
+
+class MaskPatch(NamedTuple):
+    """A mask, cut to a part of its image that holds all of its pixels: bool ``[h, w]`` from row and column."""
+
+    top: int
+    left: int
+    pixels: np.ndarray
+
+    @classmethod
+    def of_mask(cls, mask: np.ndarray) -> MaskPatch:
+        """Cut out of the mask of a whole image, bool ``[H, W]``."""
+        rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
+        if not len(rows):
+            return cls(0, 0, mask[:0, :0])
+        top, left = int(rows[0]), int(columns[0])
+        return cls(top, left, mask[top : rows[-1] + 1, left : columns[-1] + 1].copy())
+
+
+class _Frame(NamedTuple):
+    """Row and column of an image that each of a picture made of it shows, -1 for none; ``[H]``, ``[W]``."""
+
+    rows: np.ndarray
+    columns: np.ndarray
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class LazyMasks:
+    """The masks of a target's objects, drawn when the picture is finished.
+
+    Flips, crops, resizes and borders take along either axis, for each pixel of their result, one of what they are
+    given, or none. So two vectors say where all pixels of an image went, and a mask is decoded once, to be looked
+    up: the same to the pixel as doing each step to each mask.
+
+    Args:
+        patches: Functions that give the mask of each object.
+        frames: Ways of the pixels of each image of which the picture is made.
+        owners: Number of the frame of each object, int64 ``[n]``.
+    """
+
+    patches: tuple[Callable[[], MaskPatch], ...]
+    frames: tuple[_Frame, ...]
+    owners: np.ndarray
+
+    @classmethod
+    def of_image(cls, patches: Sequence[Callable[[], MaskPatch]], size_hw: SizeHW) -> LazyMasks:
+        """Return the masks of an image as it is; each is decoded once, when it is first looked at."""
+        frame = _Frame(*(np.arange(side) for side in size_hw))
+        return cls(tuple(map(functools.cache, patches)), (frame,), np.zeros(len(patches), dtype=np.int64))
+
+    def __len__(self) -> int:
+        return len(self.patches)
+
+    @property
+    def size_hw(self) -> SizeHW:
+        """Size of the picture."""
+        return len(self.frames[0].rows), len(self.frames[0].columns)
+
+    def flip(self, *, vertical: bool = False) -> LazyMasks:
+        """Mirror left and right, or top and bottom."""
+        return self._moved(
+            lambda side: side[::-1] if vertical else side, lambda side: side if vertical else side[::-1]
+        )
+
+    def crop(self, top: int, left: int, height: int, width: int) -> LazyMasks:
+        """Cut out a rectangle, which lies inside."""
+        return self._moved(lambda side: side[top : top + height], lambda side: side[left : left + width])
+
+    def resize(self, size_hw: SizeHW) -> LazyMasks:
+        """Resize; each pixel is the one that its centre lies in."""
+        height, width = size_hw
+        return self._moved(
+            lambda side: side[nearest(len(side), height)], lambda side: side[nearest(len(side), width)]
+        )
+
+    def pad(self, top: int, left: int, size_hw: SizeHW) -> LazyMasks:
+        """Place on a canvas, the upper left corner at (top, left)."""
+        height, width = size_hw
+        return self._moved(lambda side: _on_canvas(side, top, height), lambda side: _on_canvas(side, left, width))
+
+    def take(self, keep: np.ndarray) -> LazyMasks:
+        """Return the masks of some of the objects, by number or by a mask of them."""
+        numbers = np.arange(len(self))[keep]
+        patches = tuple(self.patches[number] for number in numbers)
+        return dataclasses.replace(self, patches=patches, owners=self.owners[numbers])
+
+    def join(self, others: Sequence[LazyMasks]) -> LazyMasks:
+        """Return the masks of several targets on one canvas."""
+        parts = (self, *others)
+        starts = np.cumsum([0, *(len(part.frames) for part in parts[:-1])])
+        owners = [part.owners + start for part, start in zip(parts, starts, strict=True)]
+        patches, frames = (
+            [one for part in parts for one in getattr(part, name)] for name in ("patches", "frames")
+        )
+        return LazyMasks(tuple(patches), tuple(frames), np.concatenate(owners))
+
+    def areas(self) -> np.ndarray:
+        """Count the pixels of each object, int64 ``[n]``."""
+        counts = [np.count_nonzero(self._visible(number)[1]) for number in range(len(self))]
+        return np.array(counts, dtype=np.int64)
+
+    def draw(self, number: int, picture: np.ndarray) -> None:
+        """Draw the mask of one object into an empty picture, bool, at least ``[H, W]``."""
+        place, pixels = self._visible(number)
+        picture[place] = pixels
+
+    def pixels(self) -> np.ndarray:
+        """Draw the masks of all objects, bool ``[n, H, W]``."""
+        drawn = np.zeros((len(self), *self.size_hw), dtype=bool)
+        for number, picture in enumerate(drawn):
+            self.draw(number, picture)
+        return drawn
+
+    def _visible(self, number: int) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Return the part of the picture that an object's patch went to, and its pixels there."""
+        patch, frame = self.patches[number](), self.frames[self.owners[number]]
+        places, sources = [], []
+        for shown, start, length in zip(frame, (patch.top, patch.left), patch.pixels.shape, strict=True):
+            inside = np.flatnonzero(
+                (shown >= start) & (shown < start + length)
+            )  # in one piece, as all steps leave it
+            place = slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0)
+            places.append(place)
+            sources.append(shown[place] - start)
+        return (places[0], places[1]), patch.pixels[sources[0]][:, sources[1]]
+
+    def _moved(
+        self, rows: Callable[[np.ndarray], np.ndarray], columns: Callable[[np.ndarray], np.ndarray]
+    ) -> LazyMasks:
+        frames = tuple(_Frame(rows(frame.rows), columns(frame.columns)) for frame in self.frames)
+        return dataclasses.replace(self, frames=frames)
+
+
+def nearest(length: int, wanted: int) -> np.ndarray:
+    """Return the pixel of a side in which the centre of each lies after a resize, int64 ``[wanted]``."""
+    places: np.ndarray = (2 * np.arange(wanted) + 1) * length // (2 * wanted)
+    return places
+
+
+def _on_canvas(side: np.ndarray, start: int, length: int) -> np.ndarray:
+    canvas = np.full(length, -1, dtype=np.int64)
+    canvas[start : start + len(side)] = side
+    return canvas
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:

@@ -14,10 +14,11 @@ from typing import NamedTuple, NotRequired, Protocol, TypedDict
 
 import torch
 from torch import Tensor
-from torchvision.tv_tensors import BoundingBoxes, Mask
+from torchvision.tv_tensors import BoundingBoxes
 
 from detrkit.classes import SizeHW
 from detrkit.detections import ImageDetections as ImageDetections
+from detrkit.masks import LazyMasks
 
 
 class Target(TypedDict):
@@ -26,7 +27,7 @@ class Target(TypedDict):
     boxes: ``BoundingBoxes`` XYXY in pixels of the image it comes with, float32 ``[n, 4]``.
     labels: contiguous class ids, int64 ``[n]``. area: pixels of the original image, float32 ``[n]``.
     iscrowd: bool ``[n]``. image_id: the data set's own id. orig_size_hw: the file's size, EXIF applied.
-    masks: bool ``[n, H, W]``, pixels of the image that belong to each object; where the data set has any.
+    masks: pixels of the image that belong to each object, drawn by ``masks.pixels()``; where they were asked for.
     """
 
     boxes: BoundingBoxes
@@ -35,7 +36,7 @@ class Target(TypedDict):
     iscrowd: Tensor
     image_id: int
     orig_size_hw: SizeHW
-    masks: NotRequired[Mask]
+    masks: NotRequired[LazyMasks]
 
 
 @dataclasses.dataclass(frozen=True)

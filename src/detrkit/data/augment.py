@@ -61,15 +61,12 @@ def augment_batch(batch: Batch, config: TransformConfig, seed: int) -> Batch:
     count = len(batch.sizes_hw)
     mirrored = torch.rand(count, generator=generator) < config.flip
     upside_down = torch.rand(count, generator=generator) < config.vertical_flip
-    images, device = batch.images, batch.images.device
-    if mirrored.any():
-        images = _flip(images, mirrored, [width for _, width in batch.sizes_hw], axis=3)
-    if upside_down.any():
-        images = _flip(images, upside_down, [height for height, _ in batch.sizes_hw], axis=2)
+    flips, sizes_hw = torch.stack([mirrored, upside_down], dim=1), torch.tensor(batch.sizes_hw)
+    images = _flip(batch.images, flips, sizes_hw)
     if _changes_colours(config):
-        distortions = draw_distortions(config, count, generator).to(device)
+        distortions = draw_distortions(config, count, generator).to(images.device)
         images = distort_batch(images, distortions, batch.padding_mask)
-    truth = _flip_truth(batch.truth, mirrored, upside_down)
+    truth = _flip_truth(batch.truth, flips, sizes_hw)
     return dataclasses.replace(batch, images=images, truth=truth)
 
 
@@ -77,25 +74,37 @@ def _changes_colours(config: TransformConfig) -> bool:
     return config.photometric > 0 or config.channel_shuffle > 0
 
 
-def _flip(images: Tensor, flips: Tensor, sides: list[int], axis: int) -> Tensor:
-    """Mirror some images within their own size, along one axis of ``[B, 3, H, W]``."""
-    places = torch.arange(images.shape[axis]).expand(len(sides), -1)
-    own = torch.tensor(sides)[:, None]
-    sources = torch.where((places < own) & flips[:, None], own - 1 - places, places)
-    shape = [len(sides), 1, 1, 1]
-    shape[axis] = images.shape[axis]
-    index = sources.view(shape).to(images.device, non_blocking=True)
-    return images.gather(axis, index.expand_as(images))
+def _flip(pixels: Tensor, flips: Tensor, sizes_hw: Tensor) -> Tensor:
+    """Mirror some images or masks, each within its own size.
+
+    Args:
+        pixels: ``[n, H, W]`` or ``[n, 3, H, W]``.
+        flips: Left and right, and top and bottom, bool ``[n, 2]`` on the host.
+        sizes_hw: Size of the image that each is or lies on, int64 ``[n, 2]`` on the host.
+    """
+    for flipped, own, axis in ((flips[:, :1], sizes_hw[:, 1:], -1), (flips[:, 1:], sizes_hw[:, :1], -2)):
+        if not flipped.any():
+            continue
+        places = torch.arange(pixels.shape[axis]).expand(len(flips), -1)
+        sources = torch.where((places < own) & flipped, own - 1 - places, places)
+        shape = [len(flips)] + [1] * (pixels.ndim - 1)
+        shape[axis] = pixels.shape[axis]
+        index = sources.view(shape).to(pixels.device, non_blocking=True)
+        pixels = pixels.gather(axis, index.expand_as(pixels))
+    return pixels
 
 
-def _flip_truth(truth: GroundTruth, mirrored: Tensor, upside_down: Tensor) -> GroundTruth:
-    """Mirror boxes: they are relative to each image, so a flip turns a centre x into 1 - x."""
+def _flip_truth(truth: GroundTruth, flips: Tensor, sizes_hw: Tensor) -> GroundTruth:
+    """Mirror masks, and boxes: they are relative to each image, so a flip turns a centre x into 1 - x."""
     counts = torch.tensor(truth.counts)
-    flips = torch.stack([mirrored, upside_down], dim=1).repeat_interleave(counts, dim=0)
+    flips = flips.repeat_interleave(counts, dim=0)
+    masks = truth.masks
+    if masks is not None:
+        masks = _flip(masks, flips, sizes_hw.repeat_interleave(counts, dim=0))
     flips = flips.to(truth.boxes_cxcywh.device, non_blocking=True)
     centers, sides = truth.boxes_cxcywh[:, :2], truth.boxes_cxcywh[:, 2:]
     boxes = torch.cat([torch.where(flips, 1 - centers, centers), sides], dim=1)
-    return dataclasses.replace(truth, boxes_cxcywh=boxes)
+    return dataclasses.replace(truth, boxes_cxcywh=boxes, masks=masks)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -132,8 +132,12 @@ class CocoDataset(Dataset[Sample | None]):
         if self.transform is None:
             return listed_hw
         image = torch.empty((3, *listed_hw), dtype=torch.uint8, device="meta")
+        try:
+            target = self.read_target(key.row, listed_hw)
+        except ImageError:  # told of when the image is read
+            return listed_hw
         with _seeded(sample_seed(self.seed, key.epoch, key.row)):
-            augmented, _ = self.transform(tv_tensors.Image(image), self.read_target(key.row, listed_hw))
+            augmented, _ = self.transform(tv_tensors.Image(image), target)
         return image_size_hw(augmented)
 
     def _read(self, row: int) -> tuple[Tensor, SizeHW]:
@@ -163,7 +167,10 @@ class CocoDataset(Dataset[Sample | None]):
         Args:
             row: Row of the index.
             size_hw: Size of the file.
-            read_hw: Size that it was read at, to which only the boxes are scaled; that of the file if not given.
+            read_hw: Size that it was read at, to which boxes and masks are scaled; that of the file if not given.
+
+        Raises:
+            ImageError: The PNG file of its masks cannot be read.
         """
         read_hw = read_hw or size_hw
         index, rows = self.index, self.index.annotation_rows(row)
@@ -173,7 +180,7 @@ class CocoDataset(Dataset[Sample | None]):
             boxes, area = self._refit(row, boxes, area, listed_hw, size_hw)
         if read_hw != size_hw:
             boxes = boxes * (2 * (read_hw[1] / size_hw[1], read_hw[0] / size_hw[0]))
-        return Target(
+        target = Target(
             boxes=tv_tensors.BoundingBoxes(
                 torch.from_numpy(boxes.astype(np.float32)),
                 format=tv_tensors.BoundingBoxFormat.XYXY,
@@ -185,6 +192,10 @@ class CocoDataset(Dataset[Sample | None]):
             image_id=int(index.image_ids[row]),
             orig_size_hw=size_hw,
         )
+        if index.masks is not None:
+            drawn_hw = size_hw if listed_hw == size_hw[::-1] else listed_hw  # as boxes are fitted to the file
+            target["masks"] = index.masks.lazy(rows, drawn_hw).resize(read_hw)
+        return target
 
     def _refit(
         self, row: int, boxes: np.ndarray, area: np.ndarray, listed_hw: SizeHW, size_hw: SizeHW

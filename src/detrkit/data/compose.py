@@ -172,7 +172,7 @@ def fill_tile(sample: Sample, size_hw: SizeHW, zoom: float = 1.0) -> Sample:
 
 
 def join_targets(targets: Sequence[Target]) -> Target:
-    """Join all objects of targets on the same canvas; masks only if all have them; the rest is the first's."""
+    """Join all objects of targets on the same canvas; all have masks, or none; the rest is the first's."""
     first = targets[0]
     joined = first.copy()
     corners = torch.cat([target["boxes"].as_subclass(Tensor) for target in targets])
@@ -180,24 +180,18 @@ def join_targets(targets: Sequence[Target]) -> Target:
     joined["labels"] = torch.cat([target["labels"] for target in targets])
     joined["area"] = torch.cat([target["area"] for target in targets])
     joined["iscrowd"] = torch.cat([target["iscrowd"] for target in targets])
-    masks = [target["masks"].as_subclass(Tensor) for target in targets if "masks" in target]
-    if len(masks) == len(targets):
-        joined["masks"] = tv_tensors.Mask(torch.cat(masks))
-    elif "masks" in joined:
-        del joined["masks"]
+    if "masks" in first:
+        joined["masks"] = first["masks"].join([target["masks"] for target in targets[1:]])
     return joined
 
 
 def _on_canvas(target: Target, top: int, left: int, size_hw: SizeHW) -> Target:
     """Move the target of a tile into pixels of the canvas."""
-    height, width = target["boxes"].canvas_size
     moved = target.copy()
     corners = target["boxes"].as_subclass(Tensor) + torch.tensor([left, top, left, top])
     moved["boxes"] = tv_tensors.BoundingBoxes(corners, format="XYXY", canvas_size=size_hw)
     if "masks" in target:
-        masks = torch.zeros((len(corners), *size_hw), dtype=torch.bool)
-        masks[:, top : top + height, left : left + width] = target["masks"].as_subclass(Tensor)
-        moved["masks"] = tv_tensors.Mask(masks)
+        moved["masks"] = target["masks"].pad(top, left, size_hw)
     return moved
 
 

@@ -67,7 +67,8 @@ def turn_upright(table: AnnotationTable, images: Path, found: Findings) -> Annot
     mine = np.flatnonzero((rows >= 0) & turning.turned[rows])
     boxes = boxes.copy()
     boxes[mine] = turned_boxes(boxes[mine], stored_hw[rows[mine]], orientation[rows[mine]])
-    return dataclasses.replace(table, sizes_hw=sizes_hw, boxes_xywh=boxes)
+    masks = table.masks if table.masks is None else table.masks.turned(mine, orientation[rows[mine]])
+    return dataclasses.replace(table, sizes_hw=sizes_hw, boxes_xywh=boxes, masks=masks)
 
 
 class Turning(NamedTuple):

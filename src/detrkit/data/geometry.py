@@ -18,6 +18,7 @@ from torchvision.transforms.v2 import functional as tv_functional
 
 from detrkit.classes import SizeHW
 from detrkit.data.coco import Sample
+from detrkit.masks import LazyMasks
 from detrkit.preprocess import image_size_hw, resize_image
 from detrkit.types import Target
 
@@ -27,12 +28,14 @@ _TINY = torch.finfo(torch.float32).tiny
 def flip_sample(image: Tensor, target: Target, *, vertical: bool = False) -> Sample:
     """Mirror left and right, or top and bottom."""
     kernel = tv_functional.vertical_flip if vertical else tv_functional.horizontal_flip
-    return kernel(image), _moved(target, kernel)
+    return kernel(image), _moved(target, kernel, lambda masks: masks.flip(vertical=vertical))
 
 
 def resize_sample(image: Tensor, target: Target, size_hw: SizeHW) -> Sample:
     """Resize to a size, see :func:`detrkit.preprocess.resize_image`; masks take the nearest pixel."""
-    resized = _moved(target, lambda objects: tv_functional.resize(objects, list(size_hw)))
+    resized = _moved(
+        target, lambda boxes: tv_functional.resize(boxes, list(size_hw)), lambda masks: masks.resize(size_hw)
+    )
     return tv_tensors.Image(resize_image(image.as_subclass(Tensor), size_hw)), resized
 
 
@@ -51,7 +54,9 @@ def pad_sample(
     """
     height, width = image_size_hw(image)
     borders = [left, top, size_hw[1] - width - left, size_hw[0] - height - top]
-    padded = _moved(target, lambda objects: tv_functional.pad(objects, borders))
+    padded = _moved(
+        target, lambda boxes: tv_functional.pad(boxes, borders), lambda masks: masks.pad(top, left, size_hw)
+    )
     # torchvision pads colours channel by channel, and loses the memory order that resizing is fast from
     canvas = (
         torch.tensor(fill, dtype=torch.uint8, device=image.device).expand(*size_hw, 3).clone().permute(2, 0, 1)
@@ -81,12 +86,13 @@ def crop_target(
         width: Width of the crop.
         keep: bool ``[n]``, objects to keep if they are inside; all if not given.
     """
-    cropped = _moved(target, lambda objects: tv_functional.crop(objects, top, left, height, width))
+    region = (top, left, height, width)
+    cropped = _moved(target, lambda boxes: tv_functional.crop(boxes, *region), lambda masks: masks.crop(*region))
     whole, boxes = target["boxes"], cropped["boxes"]
     inside = (boxes[:, 2:] > boxes[:, :2]).all(dim=1).as_subclass(Tensor)
     kept_share = _areas(boxes) / _areas(whole).clamp(min=_TINY)
     if "masks" in target:
-        before, after = _pixels(target["masks"]), _pixels(cropped["masks"])
+        before, after = (torch.from_numpy(one["masks"].areas()) for one in (target, cropped))
         drawn = before > 0  # a mask may have been too thin to be drawn; then the box has to do
         inside &= ~drawn | (after > 0)
         kept_share = torch.where(drawn, after / before.clamp(min=1), kept_share)
@@ -109,23 +115,21 @@ def select_objects(target: Target, keep: Tensor) -> Target:
     selected["area"] = target["area"][keep]
     selected["iscrowd"] = target["iscrowd"][keep]
     if "masks" in target:
-        selected["masks"] = tv_tensors.wrap(target["masks"][keep], like=target["masks"])
+        selected["masks"] = target["masks"].take(keep.numpy())
     return selected
 
 
-def _moved(target: Target, move: Callable[[Tensor], Any]) -> Target:
+def _moved(
+    target: Target, move_boxes: Callable[[Tensor], Any], move_masks: Callable[[LazyMasks], LazyMasks]
+) -> Target:
     """Move boxes and masks of a target alike."""
     moved = target.copy()
-    moved["boxes"] = move(target["boxes"])
+    moved["boxes"] = move_boxes(target["boxes"])
     if "masks" in target:
-        moved["masks"] = move(target["masks"])
+        moved["masks"] = move_masks(target["masks"])
     return moved
 
 
 def _areas(boxes_xyxy: Tensor) -> Tensor:
     plain = boxes_xyxy.as_subclass(Tensor)
     return (plain[:, 2:] - plain[:, :2]).prod(dim=1)
-
-
-def _pixels(masks: Tensor) -> Tensor:
-    return masks.as_subclass(Tensor).flatten(1).sum(dim=1)

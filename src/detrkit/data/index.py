@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from detrkit.classes import ClassMap
+from detrkit.data.masks import ObjectMasks
 from detrkit.data.table import IdTexts
 from detrkit.errors import AnnotationError
 
@@ -33,6 +34,7 @@ class WrittenAnnotations:
         iscrowd: bool ``[N]``.
         annotation_ids: May repeat, int64 ``[N]``.
         file_rows: Place of each in its file, int64 ``[N]``.
+        masks: The mask of each; None unless asked for.
     """
 
     image_rows: np.ndarray
@@ -42,6 +44,7 @@ class WrittenAnnotations:
     iscrowd: np.ndarray
     annotation_ids: np.ndarray
     file_rows: np.ndarray
+    masks: ObjectMasks | None = None
 
     def select(self, rows: np.ndarray) -> WrittenAnnotations:
         """Return those of some of the images, in the given order; rows int64."""
@@ -49,8 +52,9 @@ class WrittenAnnotations:
         places[rows] = np.arange(len(rows))
         image_rows = places[self.image_rows]
         kept = np.argsort(image_rows, kind="stable")[np.count_nonzero(image_rows < 0) :]
-        columns = {name: column[kept] for name, column in vars(self).items()}
-        return WrittenAnnotations(**{**columns, "image_rows": image_rows[kept]})
+        columns = {name: column[kept] for name, column in vars(self).items() if name != "masks"}
+        masks = None if self.masks is None else self.masks.select(kept)
+        return WrittenAnnotations(**{**columns, "image_rows": image_rows[kept], "masks": masks})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +78,7 @@ class CocoIndex:
         id_texts: Ids of images that are texts in the data set, str ``[I]``, empty where one is a number; no row at
             all if none is a text. Use :meth:`written_id` for whatever people or other programs read.
         category_id_texts: Ids of categories that are texts in the data set, by their number in ``class_map``.
+        masks: The mask of each annotation; None unless asked for, or where the data set has none.
     """
 
     image_ids: np.ndarray
@@ -91,6 +96,7 @@ class CocoIndex:
     is_numbered: bool = False
     id_texts: np.ndarray = dataclasses.field(default_factory=lambda: np.zeros(0, dtype=str))
     category_id_texts: IdTexts = dataclasses.field(default_factory=dict)
+    masks: ObjectMasks | None = None
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -152,6 +158,7 @@ class CocoIndex:
             area=self.area[rows],
             iscrowd=self.iscrowd[rows],
             annotation_ids=self.annotation_ids[rows],
+            masks=None if self.masks is None else self.masks.select(rows),
         )
 
 

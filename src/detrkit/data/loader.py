@@ -23,8 +23,17 @@ from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from detrkit.classes import SizeHW
 from detrkit.config import DataConfig
 from detrkit.data.coco import CocoDataset, Sample, SampleKey
-from detrkit.data.transport import SPARE_SLOTS, SharedBatch, SharedSlots, batch_bytes, shared_buffer, split_buffer
+from detrkit.data.transport import (
+    SPARE_SLOTS,
+    SharedBatch,
+    SharedSlots,
+    batch_bytes,
+    mask_bits,
+    shared_buffer,
+    split_buffer,
+)
 from detrkit.errors import DataError, DetrkitError
+from detrkit.masks import LazyMasks
 from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.preprocess import image_size_hw, pad_images
 from detrkit.types import Batch, GroundTruth, Target
@@ -205,7 +214,14 @@ def collate(samples: Sequence[Sample | None]) -> Batch | None:
     if not kept:
         return None
     images, padding_mask = pad_images([image for image, _ in kept])
-    return Batch(images, padding_mask, *_pack(kept))
+    truth, *rest = _pack(kept)
+    masks = _masks_of(kept)
+    if masks is not None:
+        drawn = np.zeros((len(masks), *padding_mask.shape[1:]), dtype=bool)
+        for picture, (objects, number) in zip(drawn, masks, strict=True):
+            objects.draw(number, picture)
+        truth = dataclasses.replace(truth, masks=torch.from_numpy(drawn))
+    return Batch(images, padding_mask, truth, *rest)
 
 
 def _pack(samples: Sequence[Sample]) -> tuple[GroundTruth, _Sizes, tuple[int, ...], _Sizes]:
@@ -220,7 +236,7 @@ def _pack(samples: Sequence[Sample]) -> tuple[GroundTruth, _Sizes, tuple[int, ..
 
 
 def pack_targets(targets: Sequence[Target]) -> GroundTruth:
-    """Pack all objects but crowd regions, their boxes relative to each image without its padding."""
+    """Pack all objects but crowd regions, their boxes relative to each image without its padding; no masks."""
     labels, boxes = [], []
     for target in targets:
         single = ~target["iscrowd"]
@@ -229,6 +245,15 @@ def pack_targets(targets: Sequence[Target]) -> GroundTruth:
         boxes.append(xyxy_to_cxcywh(corners) / torch.tensor([width, height, width, height]))
         labels.append(target["labels"][single])
     return GroundTruth(torch.cat(labels), torch.cat(boxes), tuple(len(part) for part in labels))
+
+
+def _masks_of(samples: Sequence[Sample]) -> list[tuple[LazyMasks, int]] | None:
+    """Return the masks and the number among them of each object that :func:`pack_targets` packs."""
+    targets = [target for _, target in samples]
+    if not all("masks" in target for target in targets):
+        return None
+    singles = [torch.nonzero(~target["iscrowd"]).flatten().tolist() for target in targets]
+    return [(target["masks"], number) for target, own in zip(targets, singles, strict=True) for number in own]
 
 
 def build_loader(
@@ -254,7 +279,9 @@ def build_loader(
         _ErrorsAsSamples(dataset),
         batch_sampler=sampler,
         num_workers=workers,
-        collate_fn=_Collate(_shared_slots(workers, config.prefetch, sampler.batch_size)),
+        collate_fn=_Collate(
+            _shared_slots(workers, config.prefetch, sampler.batch_size, dataset.index.masks is not None)
+        ),
         pin_memory=pin,
         worker_init_fn=_start_worker if workers else None,
         prefetch_factor=config.prefetch if workers else None,
@@ -291,12 +318,12 @@ def _facts(
     )
 
 
-def _shared_slots(workers: int, prefetch: int, batch_size: int) -> SharedSlots | None:
+def _shared_slots(workers: int, prefetch: int, batch_size: int, masks: bool) -> SharedSlots | None:
     """Make slots; None where workers would not inherit them, or the system does not give so much."""
     if not workers or torch.multiprocessing.get_start_method() != "fork":
         return None
     try:
-        return SharedSlots(workers, prefetch + SPARE_SLOTS, batch_size)
+        return SharedSlots(workers, prefetch + SPARE_SLOTS, batch_size, masks)
     except OSError:
         return None
 
@@ -334,7 +361,8 @@ class _Collate:
         if worker is None or not kept:
             return collate(kept)
         truth, sizes_hw, image_ids, orig_sizes_hw = _pack(kept)
-        num_bytes = batch_bytes(sizes_hw)
+        masks = _masks_of(kept)
+        num_bytes = batch_bytes(sizes_hw, len(masks or ()))
         slot = self.slots.take(worker.id, num_bytes) if self.slots is not None else None
         pixels: Tensor | tuple[int, int, int]
         if self.slots is None or slot is None:
@@ -342,8 +370,13 @@ class _Collate:
         else:
             pixels = (self.slots.key, worker.id, slot)
             buffer = torch.from_numpy(self.slots.view(worker.id, slot))
-        pad_images([image for image, _ in kept], split_buffer(buffer, sizes_hw))
-        return SharedBatch(pixels, sizes_hw, truth, image_ids, orig_sizes_hw)
+        _, padding_mask = pad_images([image for image, _ in kept], split_buffer(buffer, sizes_hw))
+        if masks is not None:  # one after the other: as bytes, those of a batch may take more than its pixels
+            for bits, (objects, number) in zip(mask_bits(buffer, sizes_hw, len(masks)), masks, strict=True):
+                picture = np.zeros(padding_mask.shape[1:], dtype=bool)
+                objects.draw(number, picture)
+                bits[:] = np.packbits(picture, axis=1)
+        return SharedBatch(pixels, sizes_hw, truth, image_ids, orig_sizes_hw, masks is not None)
 
 
 class _Loader(DataLoader[Any]):

@@ -25,15 +25,15 @@ from detrkit.ops.pixel_range import FULL
 OnBadImage = Literal["skip", "error", "keep"]
 
 
-def load_table(files: SplitFiles) -> AnnotationTable:
-    """Load the annotation files of a split, nothing repaired.
+def load_table(files: SplitFiles, masks: bool = False) -> AnnotationTable:
+    """Load the annotation files of a split, with masks or without, nothing repaired.
 
     Raises:
         AnnotationError: They cannot be read at all.
         DataError: There is nothing in them.
     """
     try:
-        return FORMATS[files.format].read(files)
+        return FORMATS[files.format].read(files, masks)
     except AnnotationError as error:
         foreign = describe_foreign(files.annotations) if files.annotations.suffix == ".json" else ""
         raise AnnotationError("; ".join(filter(None, (str(error), foreign)))) from error
@@ -49,7 +49,7 @@ def read_told(files: SplitFiles, say: Callable[[str], None]) -> tuple[CocoIndex,
 
 
 def read_split_files(
-    files: SplitFiles, on_bad_image: OnBadImage = "skip", *, may_lose: bool = False
+    files: SplitFiles, on_bad_image: OnBadImage = "skip", *, may_lose: bool = False, masks: bool = False
 ) -> tuple[CocoIndex, ReadReport]:
     """Read a split and check that its image files exist.
 
@@ -58,6 +58,8 @@ def read_split_files(
         on_bad_image: skip: listed images without a file are left out and reported; error: they are an error; keep:
             files are not looked for, since nobody needs their pixels.
         may_lose: True: images without any object are enough, though the files hold some.
+        masks: Read masks too; those of the index are None where the split has none. Of COCO panoptic, stuff
+            becomes objects as well.
 
     Raises:
         AnnotationError: The annotations cannot be read, contradict themselves, or name a file outside the image
@@ -65,7 +67,7 @@ def read_split_files(
         DataError: Nothing is left to work with.
         ImageError: A listed image file does not exist and ``on_bad_image`` is error.
     """
-    table, images = load_table(files), files.images
+    table, images = load_table(files, masks), files.images
     index, report = build_index(table, images) if on_bad_image == "keep" else index_files(table, images)
     ledger, missing = report.ledger, report.count("missing_image")
     example = next(iter(report.examples("missing_image")), "")

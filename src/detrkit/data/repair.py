@@ -17,6 +17,7 @@ from detrkit.data.box_formats import judge
 from detrkit.data.exif import turn_upright
 from detrkit.data.faults import Findings, Ledger, ReadReport
 from detrkit.data.index import CocoIndex, WrittenAnnotations, check_inside, pack_names
+from detrkit.data.masks import ObjectMasks
 from detrkit.data.table import AnnotationTable, IdTexts, positions_of
 from detrkit.errors import AnnotationError, DataError, ImageError
 from detrkit.ops.images import read_image_size
@@ -84,6 +85,8 @@ class _Repair:
         self._order_corners(sizes_hw)
         table = self.table
         rows, image_rows, labels = self._usable_rows(class_map)
+        written = self._written(class_map)
+        masks = self._sound_masks(np.union1d(rows, written.file_rows), sizes_hw)
         xywh = table.boxes_xywh[rows]
         area = np.where(
             (table.area[rows] >= 0) & (table.area[rows] < np.inf), table.area[rows], xywh[:, 2] * xywh[:, 3]
@@ -106,12 +109,15 @@ class _Repair:
             iscrowd=table.iscrowd[rows][order],
             annotation_ids=table.annotation_ids[rows][order],
             class_map=class_map,
-            written=self._written(class_map),
+            written=written
+            if masks is None
+            else dataclasses.replace(written, masks=masks.select(written.file_rows)),
             is_numbered=bool(table.label_files),
             id_texts=np.array([table.image_id_texts.get(image_id, "") for image_id in table.image_ids.tolist()])
             if table.image_id_texts
             else np.zeros(0, dtype=str),
             category_id_texts=table.category_id_texts,
+            masks=None if masks is None else masks.select(rows[order]),
         )
         return index, account(table, index, self.found)
 
@@ -132,6 +138,25 @@ class _Repair:
             file_rows=rows,
         )
 
+    def _sound_masks(self, rows: np.ndarray, sizes_hw: np.ndarray) -> ObjectMasks | None:
+        """Return the masks, boxes in place of those that are lacking or not sound; None if there is not one."""
+        table, masks, image_rows = self.table, self.table.masks, self.table.image_rows()
+        if masks is None:
+            return None
+        faults = {row: masks.fault(row, tuple(sizes_hw[image_rows[row]].tolist())) for row in rows.tolist()}
+        faulty = np.array([row for row, fault in faults.items() if fault], dtype=np.int64)
+        if set(faults.values()) <= {"mask_missing"}:
+            return None
+        for row in faulty.tolist():
+            kind, _, words = faults[row].partition(": ")
+            place = table.place(row, int(image_rows[row]))
+            self.found.add(kind, f"{place}: {words}" if words else place)
+        if len(faulty) == len(rows):
+            return None
+        boxes, limits = table.boxes_xywh[faulty], sizes_hw[image_rows[faulty]][:, ::-1]
+        corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
+        return masks.with_boxes(faulty, np.clip(corners, 0, np.tile(limits, 2)))
+
     def _class_map(self) -> ClassMap:
         ids, names = self.table.category_ids, self.table.category_names
         seen: set[str] = set()
@@ -141,7 +166,10 @@ class _Repair:
             seen.add(name)
         try:
             return ClassMap.from_categories(
-                [{"id": category_id, "name": name} for category_id, name in zip(ids, names, strict=True)]
+                [
+                    {"id": category_id, "name": name, "isthing": category_id not in self.table.stuff}
+                    for category_id, name in zip(ids, names, strict=True)
+                ]
             )
         except DataError as error:
             raise AnnotationError(f"{error}; correct the categories") from error

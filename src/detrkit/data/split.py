@@ -10,7 +10,7 @@ import numpy as np
 
 from detrkit.classes import ClassMap
 from detrkit.config import Config, DataConfig
-from detrkit.data.faults import ReadReport
+from detrkit.data.faults import MOST_LOST, ReadReport
 from detrkit.data.formats import SplitFiles, find_split, find_splits
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_split_files
@@ -46,6 +46,8 @@ def read_split(
     pixels: bool = True,
     may_lose: bool = False,
     image_folder: str | Path | None = None,
+    masks: bool = False,
+    stuff: bool = False,
 ) -> Split:
     """Find and read a split.
 
@@ -58,9 +60,12 @@ def read_split(
         image_folder: Folder of the images, where ``data`` does not hold them.
         may_lose: True: if much is lost on reading, it is only told; that all is lost stays an error unless
             ``data.on_lost_objects`` is warn.
+        masks: Read masks too, for a model that has some.
+        stuff: Of several data sets in one folder take COCO panoptic, unless ``data.layout`` says otherwise.
 
     Raises:
-        DataError: It cannot be read, or most of its objects or all of a class are lost on reading.
+        DataError: It cannot be read, or most of its objects or all of a class are lost on reading; or it has no
+            masks, or few, where they are asked for.
     """
     own = config if isinstance(config, DataConfig) else config.data
     on_bad_image = ("error" if strict else own.on_bad_image) if pixels else "keep"
@@ -69,12 +74,36 @@ def read_split(
     else:
         named = None if image_folder is None else str(image_folder)
         given = DataConfig(train_split=split, train_images=named)
-        files = find_split(data or own.root, split, own if data is None else given)
+        files = find_split(data or own.root, split, own if data is None else given, stuff=stuff)
     goes_on = own.on_lost_objects == "warn"
-    index, report = read_split_files(files, on_bad_image, may_lose=goes_on)
+    index, report = read_split_files(files, on_bad_image, may_lose=goes_on, masks=masks)
     if not may_lose and not goes_on:
         report.refuse_losses("correct the files, or go on with the rest: --set data.on_lost_objects=warn")
+    if masks:
+        _refuse_without_masks(index, files, report, may_lose=may_lose or goes_on)
     return Split(files, index, report)
+
+
+def _refuse_without_masks(index: CocoIndex, files: SplitFiles, report: ReadReport, *, may_lose: bool) -> None:
+    """Refuse a split whose objects have no masks, or most of them none.
+
+    Raises:
+        DataError: They have not.
+    """
+    lacking = len(index.labels) if index.masks is None else int((~index.masks.is_given).sum())
+    if index.masks is None and len(index.labels):
+        raise DataError(
+            f"{files.annotations}: none of its {counted(lacking, 'object')} has a mask that can be used, and "
+            f"the model has masks ({files.reason}); expected polygons or RLE of COCO JSON, polygons of YOLO, or "
+            "COCO panoptic with its PNG files (--set data.layout=panoptic); for boxes alone, take a preset "
+            f"without masks or --set model.masks=false\n{report}"
+        )
+    if lacking > MOST_LOST * len(index.labels) and not may_lose:
+        raise DataError(
+            f"{files.annotations}: {lacking:,} of {counted(len(index.labels), 'object')} have no mask of their "
+            "own; correct the files, or go on with boxes in their place: --set data.on_lost_objects=warn:\n"
+            f"{report}"
+        )
 
 
 def read_train_split(config: Config) -> Split:
@@ -83,7 +112,8 @@ def read_train_split(config: Config) -> Split:
     Raises:
         DataError: It has no object to learn from, and ``data.on_lost_objects`` does not allow that.
     """
-    train = read_split(config, config.data.train_split)
+    masks = config.model.masks
+    train = read_split(config, config.data.train_split, masks=masks, stuff=masks)
     if train.index.object_counts().any() or config.data.on_lost_objects == "warn":
         return train
     crowd = len(train.index.labels)

@@ -9,13 +9,14 @@ Shapes: I images, N annotations of all of them, C categories.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 
 from detrkit.data.faults import ReadReport
+from detrkit.data.masks import ObjectMasks
 
 IdTexts = Mapping[int, str]
 """The text that a file has for an id, by the number that stands for it inside; none for ids that are numbers."""
@@ -51,6 +52,8 @@ class AnnotationTable:
         annotation_id_texts: see above
         category_id_texts: see above
         objects_found: Number of objects in the files; if not given, the rows and what ``report`` says was lost.
+        masks: The mask of each annotation as it is written; None unless asked for.
+        stuff: Ids of categories that have no number, such as sky.
     """
 
     source: Path
@@ -74,6 +77,8 @@ class AnnotationTable:
     annotation_id_texts: IdTexts = dataclasses.field(default_factory=dict)
     category_id_texts: IdTexts = dataclasses.field(default_factory=dict)
     objects_found: int = -1
+    masks: ObjectMasks | None = None
+    stuff: Collection[int] = ()
 
     def __post_init__(self) -> None:
         if self.objects_found < 0:

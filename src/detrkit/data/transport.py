@@ -3,16 +3,15 @@
 torch's loader moves every tensor of a batch through a file in ``/dev/shm`` of its own: two dozen files for a
 batch of four images, each to be made, zeroed by the kernel page by page, sent and mapped. That took as long as
 all else that is done to an image, and fails where ``/dev/shm`` is small, as in a container. Here every worker
-writes pixels into a few slots of memory that both processes have mapped from the beginning; the rest is small and
-goes by value.
+writes pixels into a few slots of memory that both processes have mapped from the beginning, and masks, where there
+are any, as one bit a pixel; the rest is small and goes by value.
 
-Shapes: B images, H x W the greatest height and width among them.
+Shapes: B images, H x W the greatest height and width among them, N objects.
 """
 
 from __future__ import annotations
 
 import itertools
-import math
 import mmap
 import weakref
 from collections.abc import Sequence
@@ -29,8 +28,8 @@ SPARE_SLOTS = 3
 """Beyond the batches that wait to be asked for: the one in use, the one before it (kept until its step is known to
 be sound), and the one being written."""
 
-# The largest image of the DETR recipe has 1333 x 1333 pixels, of three colours and one byte of padding mask.
-# Only memory that was written counts: a slot grows to its largest batch.
+# The largest image of the DETR recipe has 1333 x 1333 pixels, of three colours and one byte of padding mask; masks of
+# 32 objects take as much again. Only memory that was written counts: a slot grows to its largest batch.
 _BYTES_AN_IMAGE = 4 * 1344 * 1344
 
 _keys = itertools.count()
@@ -47,14 +46,15 @@ class SharedSlots:
         workers: Worker processes, which are forked after this.
         slots: Batches of each that may be on their way or in use.
         images: Images of a batch.
+        masks: Whether they come with masks.
 
     Raises:
         OSError: The system does not give so much address space.
     """
 
-    def __init__(self, workers: int, slots: int, images: int):
+    def __init__(self, workers: int, slots: int, images: int, masks: bool = False):
         self.slots = slots
-        self.capacity = -(-images * _BYTES_AN_IMAGE // mmap.PAGESIZE) * mmap.PAGESIZE
+        self.capacity = -(-images * (2 if masks else 1) * _BYTES_AN_IMAGE // mmap.PAGESIZE) * mmap.PAGESIZE
         self._memory = [mmap.mmap(-1, slots * self.capacity) for _ in range(workers)]
         self._taken = mmap.mmap(-1, workers * slots)
         self._met = np.zeros((workers, slots), dtype=np.int64)
@@ -98,11 +98,12 @@ class SharedBatch:
     """A batch on its way: pickled in a worker, it is a :class:`detrkit.types.Batch` again where it arrives.
 
     Args:
-        pixels: Memory of pixels and padding mask: a buffer, or the key, worker and number of a slot.
+        pixels: Memory of pixels, padding mask and masks: a buffer, or the key, worker and number of a slot.
         sizes_hw: Size of each image.
-        truth: Its objects, which go as arrays: as tensors, each would travel in a file of its own.
+        truth: Its objects, without masks, which go as arrays: as tensors, each would travel in a file of its own.
         image_ids: The data set's id of each image.
         orig_sizes_hw: Size of each image file.
+        masks: Whether there are masks.
     """
 
     def __init__(
@@ -112,9 +113,10 @@ class SharedBatch:
         truth: GroundTruth,
         image_ids: tuple[int, ...],
         orig_sizes_hw: tuple[SizeHW, ...],
+        masks: bool = False,
     ):
         arrays = (truth.labels.numpy(), truth.boxes_cxcywh.numpy(), truth.counts)
-        self.contents = (pixels, sizes_hw, arrays, image_ids, orig_sizes_hw)
+        self.contents = (pixels, sizes_hw, arrays, image_ids, orig_sizes_hw, masks)
 
     def __reduce__(self) -> tuple[Any, ...]:
         return _unpacked, self.contents
@@ -127,9 +129,10 @@ def shared_buffer(num_bytes: int) -> Tensor:
     return buffer.set_(storage._new_shared(num_bytes), 0, (num_bytes,), (1,))
 
 
-def batch_bytes(sizes_hw: Sequence[SizeHW]) -> int:
-    """Return the bytes of pixels and padding mask of images of these sizes."""
-    return 4 * len(sizes_hw) * math.prod(_padded_hw(sizes_hw))
+def batch_bytes(sizes_hw: Sequence[SizeHW], masks: int = 0) -> int:
+    """Return the bytes of pixels and padding mask of images of these sizes, and of a number of masks."""
+    height, width = _padded_hw(sizes_hw)
+    return 4 * len(sizes_hw) * height * width + masks * height * -(-width // 8)
 
 
 def split_buffer(buffer: Tensor, sizes_hw: Sequence[SizeHW]) -> tuple[Tensor, Tensor]:
@@ -138,6 +141,13 @@ def split_buffer(buffer: Tensor, sizes_hw: Sequence[SizeHW]) -> tuple[Tensor, Te
     area = len(sizes_hw) * height * width
     pixels = buffer[: 3 * area].view(len(sizes_hw), height, width, 3).permute(0, 3, 1, 2)
     return pixels, buffer[3 * area : 4 * area].view(torch.bool).view(len(sizes_hw), height, width)
+
+
+def mask_bits(buffer: Tensor, sizes_hw: Sequence[SizeHW], masks: int) -> np.ndarray:
+    """Return the masks that lie in a buffer behind pixels and padding mask, uint8 ``[N, H, W / 8]``."""
+    start, end = (batch_bytes(sizes_hw, count) for count in (0, masks))
+    bits: np.ndarray = buffer[start:end].numpy().reshape(masks, _padded_hw(sizes_hw)[0], -1)
+    return bits
 
 
 def _padded_hw(sizes_hw: Sequence[SizeHW]) -> SizeHW:
@@ -150,12 +160,18 @@ def _unpacked(
     truth: tuple[np.ndarray, np.ndarray, tuple[int, ...]],
     image_ids: tuple[int, ...],
     orig_sizes_hw: tuple[SizeHW, ...],
+    masks: bool,
 ) -> Batch:
     """Make the batch; called by pickle in the process that it was sent to."""
+    labels, boxes_cxcywh, counts = truth
     if isinstance(pixels, tuple):
         key, worker, slot = pixels
-        pixels = _mapped[key].received(worker, slot, batch_bytes(sizes_hw))
+        num_bytes = batch_bytes(sizes_hw, len(labels) if masks else 0)
+        pixels = _mapped[key].received(worker, slot, num_bytes)
     images, padding_mask = split_buffer(pixels, sizes_hw)
-    labels, boxes_cxcywh, counts = truth
-    objects = GroundTruth(torch.from_numpy(labels), torch.from_numpy(boxes_cxcywh), counts)
+    drawn = None
+    if masks:
+        bits = mask_bits(pixels, sizes_hw, len(labels))
+        drawn = torch.from_numpy(np.unpackbits(bits, axis=2, count=images.shape[3])).view(torch.bool)
+    objects = GroundTruth(torch.from_numpy(labels), torch.from_numpy(boxes_cxcywh), counts, drawn)
     return Batch(images, padding_mask, objects, sizes_hw, image_ids, orig_sizes_hw)

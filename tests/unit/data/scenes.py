@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterable, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 from torchvision import tv_tensors
@@ -11,6 +13,7 @@ from torchvision import tv_tensors
 from detrkit.config import RECIPES, TransformConfig
 from detrkit.data.coco import Sample
 from detrkit.errors import ImageError
+from detrkit.masks import LazyMasks, MaskPatch, nearest
 from detrkit.types import Target
 
 LEVELS = (0, 85, 170, 255)
@@ -60,8 +63,57 @@ def make_target(boxes: Tensor, size_hw: tuple[int, int], first_label: int = 0, m
         drawn = torch.zeros(count, *size_hw, dtype=torch.bool)
         for mask, box in zip(drawn, boxes.round().long().tolist(), strict=True):
             mask[box[1] : box[3], box[0] : box[2]] = True
-        target["masks"] = tv_tensors.Mask(drawn)
+        target["masks"] = masks_of(drawn.numpy())
     return target
+
+
+def masks_of(drawn: np.ndarray) -> LazyMasks:
+    """Masks of an image, bool ``[n, H, W]``, as a target has them."""
+    return LazyMasks.of_image([functools.partial(MaskPatch.of_mask, mask) for mask in drawn], drawn.shape[1:])
+
+
+class DenseMasks:
+    """Masks that every step is done to, pixel by pixel: what :class:`LazyMasks` has to be equal to."""
+
+    def __init__(self, drawn: np.ndarray):
+        self.drawn = drawn
+
+    def __len__(self) -> int:
+        return len(self.drawn)
+
+    @property
+    def size_hw(self) -> tuple[int, int]:
+        return self.drawn.shape[1], self.drawn.shape[2]
+
+    def flip(self, *, vertical: bool = False) -> DenseMasks:
+        return DenseMasks(np.flip(self.drawn, 1 if vertical else 2))
+
+    def crop(self, top: int, left: int, height: int, width: int) -> DenseMasks:
+        return DenseMasks(self.drawn[:, top : top + height, left : left + width])
+
+    def resize(self, size_hw: tuple[int, int]) -> DenseMasks:
+        rows, columns = map(nearest, self.size_hw, size_hw)
+        return DenseMasks(self.drawn[:, rows][:, :, columns])
+
+    def pad(self, top: int, left: int, size_hw: tuple[int, int]) -> DenseMasks:
+        canvas = np.zeros((len(self), *size_hw), dtype=bool)
+        canvas[:, top : top + self.size_hw[0], left : left + self.size_hw[1]] = self.drawn
+        return DenseMasks(canvas)
+
+    def take(self, keep: np.ndarray) -> DenseMasks:
+        return DenseMasks(self.drawn[keep])
+
+    def join(self, others: Sequence[DenseMasks]) -> DenseMasks:
+        return DenseMasks(np.concatenate([self.drawn, *(other.drawn for other in others)]))
+
+    def areas(self) -> np.ndarray:
+        return np.asarray(self.drawn.sum(axis=(1, 2)))
+
+    def draw(self, number: int, picture: np.ndarray) -> None:
+        picture[: self.size_hw[0], : self.size_hw[1]] = self.drawn[number]
+
+    def pixels(self) -> np.ndarray:
+        return self.drawn
 
 
 def random_scene(seed: int, size_hw: tuple[int, int], *, masks: bool = False) -> Sample:
@@ -131,8 +183,7 @@ def assert_sound(image: Tensor, target: Target, before: Sequence[Target]) -> Non
     assert dtypes == [torch.float32, torch.int64, torch.float32, torch.bool]
     assert {len(target[key]) for key in ("labels", "area", "iscrowd")} == {len(boxes)}  # type: ignore[literal-required]
     if "masks" in target:
-        assert target["masks"].shape == (len(boxes), height, width)
-        assert target["masks"].dtype == torch.bool
+        assert (len(target["masks"]), *target["masks"].size_hw) == (len(boxes), height, width)
     known = {
         label: (area, crowd)
         for one in before
@@ -175,7 +226,7 @@ def assert_painted(image: Tensor, target: Target, reach: float = 2.6, tolerance:
         patches = -torch.nn.functional.max_pool2d(-close[None].float(), 3, stride=1)
         assert not patches.any(), (label, box)
         if "masks" in target:
-            mask = target["masks"].as_subclass(Tensor)[row].clone()
+            mask = target["masks"].pixels()[row]
             assert mask[inner].all()
             mask[outer] = False
             assert not mask.any()

@@ -12,7 +12,7 @@ from detrkit.data.transforms import IoUCrop, eval_transform, needed_size, train_
 from detrkit.ops.images import DecodeTarget
 from detrkit.types import Target
 
-from .scenes import make_target
+from .scenes import make_target, masks_of
 
 RECTANGLE = (100, 60, 180, 140)
 """The bright rectangle of :func:`painted`, corners in pixels."""
@@ -103,10 +103,10 @@ def test_needed_size_follows_the_recipe() -> None:
 def half_masked() -> Target:
     """Two objects whose masks fill the left half of their boxes."""
     target = make_target(torch.tensor([[10, 10, 30, 30], [0, 0, 4, 4]]), (40, 40), masks=True)
-    masks = target["masks"].clone()
+    masks = target["masks"].pixels()
     masks[0, :, 20:] = False
     masks[1] = False  # too thin to be drawn
-    return {**target, "masks": tv_tensors.Mask(masks)}
+    return {**target, "masks": masks_of(masks)}
 
 
 def test_area_takes_the_share_of_the_mask_where_there_is_one() -> None:
@@ -114,7 +114,7 @@ def test_area_takes_the_share_of_the_mask_where_there_is_one() -> None:
     cropped = crop_target(target, 0, 0, 40, 15)  # a quarter of the box, half of the mask
     assert cropped["boxes"].tolist() == [[10, 10, 15, 30], [0, 0, 4, 4]]
     assert cropped["area"].tolist() == pytest.approx([float(target["area"][0]) / 2, float(target["area"][1])])
-    assert cropped["masks"].shape == (2, 40, 15)
+    assert cropped["masks"].pixels().shape == (2, 40, 15)
 
 
 def test_area_takes_the_share_of_the_box_where_no_mask_is_drawn() -> None:
@@ -126,4 +126,4 @@ def test_area_takes_the_share_of_the_box_where_no_mask_is_drawn() -> None:
 def test_an_object_without_a_visible_pixel_is_removed() -> None:
     cropped = crop_target(half_masked(), 0, 22, 40, 18)  # the box reaches in, the mask does not
     assert cropped["labels"].tolist() == []
-    assert cropped["masks"].shape == (0, 40, 18)
+    assert cropped["masks"].pixels().shape == (0, 40, 18)

@@ -18,7 +18,7 @@ from detrkit.curation.check.source import SplitData, boxes_text
 from detrkit.data.faults import Findings
 from detrkit.data.formats.base import read_utf8
 from detrkit.data.formats.coco.read import load_json
-from detrkit.data.formats.coco.segmentation import mask_extent
+from detrkit.data.segmentation import mask_extent
 from detrkit.files import parse_json
 
 BOX_PIXELS = 2.0

@@ -18,8 +18,8 @@ from PIL import Image
 from detrkit.data.faults import Findings, Location
 from detrkit.data.formats.base import walk_files
 from detrkit.data.formats.coco.read import load_json
-from detrkit.data.formats.panoptic import Segments, read_segments
 from detrkit.data.index import check_inside
+from detrkit.data.segmentation import Segments, read_segments
 from detrkit.errors import AnnotationError, DataError
 
 PATTERNS = ("panoptic_*.json", "annotations/panoptic_*.json", "*/panoptic_*.json", "*/annotations/panoptic_*.json")

@@ -32,7 +32,9 @@ _YAML = (".yaml", ".yml")
 _SEARCH_DEPTH = 2
 
 
-def find_split(root: str | Path | None, split: str, config: DataConfig | None = None) -> SplitFiles:
+def find_split(
+    root: str | Path | None, split: str, config: DataConfig | None = None, *, stuff: bool = False
+) -> SplitFiles:
     """Find a split; paths in the config win over what lies in ``root``.
 
     Args:
@@ -40,6 +42,7 @@ def find_split(root: str | Path | None, split: str, config: DataConfig | None = 
         split: Its name, such as train, val or test; val and valid are the same.
         config: Whose ``train_*`` and ``val_*`` paths count for ``train_split`` and ``val_split``; relative
             paths are tried from ``root``, then from the working directory. Its ``layout`` forces one.
+        stuff: Take COCO panoptic before any other layout.
 
     Raises:
         UsageError: There is no such folder, or no such file as the config names.
@@ -50,7 +53,7 @@ def find_split(root: str | Path | None, split: str, config: DataConfig | None = 
     annotations, images = _configured(split, config)
     if annotations is not None:
         return _explicit(annotations, images, split, root, config.layout)
-    candidates, others = _candidates(root, config.layout)
+    candidates, others = _candidates(root, config.layout, stuff)
     if canonical_split(split) not in candidates:
         raise DataError(_no_split(root, split, candidates, _asked_by(others, "--set data.layout=")))
     folder = _existing(images, root, "image folder") if images is not None else None
@@ -100,7 +103,7 @@ def list_splits(root: Path, layout: Layout = "auto") -> dict[str, Path]:
     return {split: candidate.evidence for split, candidate in candidates.items()}
 
 
-def _candidates(data: Path, layout: Layout) -> tuple[SplitCandidates, dict[str, str]]:
+def _candidates(data: Path, layout: Layout, stuff: bool = False) -> tuple[SplitCandidates, dict[str, str]]:
     """Find the splits of a data set by the first way of looking that finds any, and what else is there by format.
 
     Raises:
@@ -116,6 +119,7 @@ def _candidates(data: Path, layout: Layout) -> tuple[SplitCandidates, dict[str, 
     found = _search(data, layout)
     if not found:
         found = _search_inside(data, layout)
+    found.sort(key=lambda one: stuff and one[0] != "panoptic")
     if not found:
         raise DataError(_nothing_found(data, layout))
     (first, candidates), *rest = found
@@ -181,9 +185,14 @@ def _search_inside(root: Path, layout: Layout) -> list[tuple[str, SplitCandidate
 def _json_candidates(path: Path, layout: Layout) -> SplitCandidates:
     split = canonical_split(split_of_json(path) or "all")
     root = path.parent.parent if path.parent.name == "annotations" else path.parent
-    if layout == "panoptic" or (layout == "auto" and path.name.startswith("panoptic_") and segments_folder(path)):
+    if _is_panoptic(path, layout):
         return {split: SplitCandidate(path, lambda images: panoptic_files(path, root, images))}
     return {split: SplitCandidate(path, lambda images: coco_files(path, root, "COCO JSON", "named", images))}
+
+
+def _is_panoptic(path: Path, layout: Layout) -> bool:
+    by_name = path.name.startswith("panoptic_") and segments_folder(path) is not None
+    return layout == "panoptic" or (layout == "auto" and by_name)
 
 
 def _explicit(annotations: str, images: str | None, split: str, root: Path, layout: Layout) -> SplitFiles:
@@ -198,7 +207,7 @@ def _explicit(annotations: str, images: str | None, split: str, root: Path, layo
     if path.is_dir():
         return voc_files(path, folder) if holds(path, ".xml") else folder_files(path, folder)
     inside = root if root.is_dir() else root.parent
-    if layout == "panoptic":
+    if _is_panoptic(path, layout):
         return panoptic_files(path, inside, folder)
     return coco_files(path, inside, "explicit", "named in the config", folder)
 

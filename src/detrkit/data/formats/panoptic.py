@@ -9,10 +9,9 @@ from __future__ import annotations
 import functools
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from detrkit.data.faults import Findings
 from detrkit.data.formats.base import (
@@ -28,18 +27,11 @@ from detrkit.data.formats.base import (
 from detrkit.data.formats.coco.find import find_image_folder
 from detrkit.data.formats.coco.read import crowd_flags, json_number, load_json
 from detrkit.data.formats.ids import IdNumbers
-from detrkit.data.index import check_inside
+from detrkit.data.index import check_inside, list_folder
+from detrkit.data.masks import ObjectMasks, segment_text
+from detrkit.data.segmentation import read_segments
 from detrkit.data.table import AnnotationTable, positions_of
 from detrkit.errors import AnnotationError, DataError
-
-
-class Segments(NamedTuple):
-    """The segments of a PNG: ids, pixels and bounds (x, y, width, height) of each, and height and width."""
-
-    ids: np.ndarray
-    pixels: np.ndarray
-    boxes_xywh: np.ndarray
-    size_hw: tuple[int, int]
 
 
 def find_panoptic(root: Path) -> SplitCandidates:
@@ -79,33 +71,12 @@ def segments_folder(file: Path) -> Path | None:
     return next((folder for folder in candidates if folder.is_dir()), None)
 
 
-def read_segments(path: Path) -> Segments:
-    """Measure the segments of a PNG file: ids, pixel counts and bounds."""
-    with Image.open(path) as image:
-        colors = np.asarray(image.convert("RGB"), dtype=np.int32)
-    ids = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
-    height, width = ids.shape
-    # Runs of equal pixels along the rows: some thousands, where there are hundreds of thousands of pixels.
-    flat = ids.ravel()
-    begins = np.ones(len(flat), dtype=bool)
-    begins[1:] = flat[1:] != flat[:-1]
-    begins[::width] = True
-    starts = np.flatnonzero(begins)
-    lengths = np.diff(np.append(starts, len(flat)))
-    present, segment = np.unique(flat[starts], return_inverse=True)
-    left, top = starts % width, starts // width
-    low = np.full((len(present), 2), max(height, width), dtype=np.int64)
-    high = np.zeros((len(present), 2), dtype=np.int64)
-    np.minimum.at(low, segment, np.stack([left, top], axis=1))
-    np.maximum.at(high, segment, np.stack([left + lengths, top + 1], axis=1))
-    pixels = np.bincount(segment, lengths, len(present)).astype(np.int64)
-    kept = present != 0
-    boxes = np.concatenate([low, high - low], axis=1)
-    return Segments(present[kept], pixels[kept], boxes[kept], (height, width))
-
-
-def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
+def load_panoptic_table(files: SplitFiles, masks: bool = False) -> AnnotationTable:
     """Read the things of a split as objects with boxes; their classes are the categories marked ``isthing``.
+
+    Args:
+        files: The split.
+        masks: Read stuff, too, as objects, and the masks of all; images whose PNG file is missing are left out.
 
     Raises:
         AnnotationError: The file is not COCO panoptic JSON.
@@ -139,9 +110,10 @@ def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
         if unknown:
             raise AnnotationError(f"{source}: {unknown} annotations belong to an image that is not listed")
         # images with a PNG file; the others are left out
-        labelled = sorted({row for row, entry in by_row if entry["file_name"]})
+        lost = _lost_files(annotations, files.listings[0], report) if masks else set()
+        labelled = sorted({row for row, entry in by_row if entry["file_name"] and entry["file_name"] not in lost})
         names = [str(entry["file_name"]) for entry in images]
-        for row in sorted(set(range(len(images))) - set(labelled)):
+        for row in sorted(set(range(len(images))) - {row for row, entry in by_row if entry["file_name"]}):
             report.add("image_without_label_file", names[row])
         sizes = [
             usable_size(*(json_number(images[row].get(side)) for side in ("height", "width"))) for row in labelled
@@ -156,17 +128,30 @@ def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
         if not things:
             raise DataError(f"{source}: no category is a thing, so there is nothing to detect")
         stuff = set(numbers) - {number for number, _ in things}
-        kept = [at for at, number in enumerate(category_refs.tolist()) if number not in stuff]
+        kept = [
+            at
+            for at, number in enumerate(category_refs.tolist())
+            if (masks or number not in stuff) and annotations[listed[at][0]]["file_name"] not in lost
+        ]
         places, segments = [listed[at][0] for at in kept], [listed[at][1] for at in kept]
         boxes = np.array([_box(segment) for segment in segments], dtype=np.float64).reshape(-1, 4)
         _take_boxes_of_pixels(boxes, places, segments, annotations, files.listings[0], report)
+        classes = (
+            list(zip(numbers, [str(entry["name"]) for entry in categories], strict=True)) if masks else things
+        )
+        texts = (
+            segment_text(annotations[place]["file_name"], number)
+            if type(number := segment.get("id")) is int
+            else b""
+            for place, segment in zip(places, segments, strict=True)
+        )
         return AnnotationTable(
             source=source,
             image_ids=image_ids[labelled],
             file_names=[names[row] for row in labelled],
             sizes_hw=np.array([usable_size(*size) for size in sizes], dtype=np.int32).reshape(-1, 2),
-            category_ids=[number for number, _ in things],
-            category_names=[name for _, name in things],
+            category_ids=[number for number, _ in classes],
+            category_names=[name for _, name in classes],
             annotation_ids=np.arange(1, len(kept) + 1, dtype=np.int64),
             image_refs=image_ids[rows_of_entries[places]],
             category_refs=category_refs[kept],
@@ -176,12 +161,30 @@ def load_panoptic_table(files: SplitFiles) -> AnnotationTable:
             report=report.report(),
             image_id_texts=image_id_texts,
             category_id_texts=category_id_texts,
+            masks=ObjectMasks.pack(texts, files.listings[0]) if masks else None,
+            stuff=stuff if masks else (),
         )
     except (KeyError, TypeError, ValueError, AttributeError, OverflowError) as error:
         raise AnnotationError(
             f"{source}: an entry has no usable {error}, expected COCO panoptic: images with id and file_name, "
             "annotations with image_id, file_name and segments_info, categories with id, name and isthing"
         ) from error
+
+
+def _lost_files(annotations: Sequence[dict[str, Any]], folder: Path, report: Findings) -> set[str]:
+    """Return the names of PNG files that are not there; their images are left out with their segments.
+
+    Raises:
+        AnnotationError: A name leads out of the folder.
+    """
+    there, lost = list_folder(folder), set()
+    for entry in annotations:
+        name = str(entry["file_name"])
+        check_inside(name, folder)
+        if name not in there and not (folder / name).is_file():
+            lost.add(name)
+            report.add("panoptic_png_missing", name, objects=len(entry["segments_info"]))
+    return lost
 
 
 def _take_boxes_of_pixels(

@@ -28,7 +28,7 @@ class Format:
         title: name for people
         looked_for: title and the places that are searched, for messages
         find: ways of looking for splits in a folder, by their place in the order of those of all formats
-        read: reads a split; nothing is repaired
+        read: reads a split, with masks if the second argument says so; nothing is repaired
         write: module and function that writes a data set into a new folder, imported when it is used; empty if the
             format is only read
         box_format: numbers that the format writes for a box
@@ -39,7 +39,7 @@ class Format:
     title: str
     looked_for: str
     find: Mapping[int, Callable[[Path], SplitCandidates]]
-    read: Callable[[SplitFiles], AnnotationTable]
+    read: Callable[[SplitFiles, bool], AnnotationTable]
     write: str
     box_format: BoxFormat
     has_crowds: bool = True
@@ -59,7 +59,7 @@ FORMATS: Mapping[str, Format] = {
         looked_for="COCO JSON (annotations/instances_*.json, <split>/_annotations.coco.json, <split>.json, "
         "_annotations.coco.json)",
         find={0: find_coco, 4: find_coco_elsewhere, 5: find_coco_by_content},
-        read=lambda files: load_coco_table(files.annotations),
+        read=lambda files, masks: load_coco_table(files.annotations, masks),
         write="coco.write:write_coco",
         box_format="xywh",
         has_repeats=True,
@@ -77,7 +77,7 @@ FORMATS: Mapping[str, Format] = {
         title="Pascal VOC",
         looked_for="Pascal VOC (Annotations/*.xml with images)",
         find={2: find_voc},
-        read=load_voc_table,
+        read=lambda files, _masks: load_voc_table(files),
         write="voc.write:write_voc",
         box_format="xyxy",
     ),

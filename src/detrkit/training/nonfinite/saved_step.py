@@ -31,6 +31,7 @@ class SavedBatch(msgspec.Struct, frozen=True):
     counts: list[int]
     sizes_hw: list[tuple[int, int]]
     image_ids: list[int]
+    masks: Tensor | None = None
 
     @classmethod
     def pack(cls, batch: Batch) -> SavedBatch:
@@ -43,11 +44,12 @@ class SavedBatch(msgspec.Struct, frozen=True):
             counts=list(batch.truth.counts),
             sizes_hw=list(batch.sizes_hw),
             image_ids=list(batch.image_ids),
+            masks=None if batch.truth.masks is None else batch.truth.masks.clone(),
         )
 
     def unpack(self) -> Batch:
         """Return the batch."""
-        truth = GroundTruth(self.labels, self.boxes_cxcywh, tuple(self.counts))
+        truth = GroundTruth(self.labels, self.boxes_cxcywh, tuple(self.counts), self.masks)
         sizes = tuple(self.sizes_hw)
         return Batch(self.images, self.padding_mask, truth, sizes, tuple(self.image_ids), sizes)
 

@@ -10,10 +10,11 @@ Shapes: I images, N annotations of all of them.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import json
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any, TypeVar
@@ -24,8 +25,9 @@ import numpy as np
 from detrkit.classes import SizeHW
 from detrkit.data.faults import Findings
 from detrkit.data.formats.base import read_utf8, usable_size
-from detrkit.data.formats.coco.segmentation import NO_MASK, MaskExtent, mask_extent
 from detrkit.data.formats.ids import IdNumbers
+from detrkit.data.masks import ObjectMasks
+from detrkit.data.segmentation import NO_MASK, MaskExtent, mask_extent
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError
 
@@ -51,9 +53,13 @@ class _Annotation(msgspec.Struct, gc=False):
 
 
 class _Mask(msgspec.Struct, gc=False):
-    """Parsed only for annotations without a box, and turned ones."""
+    """Parsed only for annotations without a box, turned ones, and where masks are asked for."""
 
     segmentation: Any = None
+
+
+class _RawMask(msgspec.Struct, gc=False):
+    segmentation: msgspec.Raw = msgspec.Raw(b"")
 
 
 class _Category(msgspec.Struct, gc=False):
@@ -98,8 +104,12 @@ _UPRIGHT_SHARE = 0.98
 """Share of its bounds that a polygon fills at least where it is an upright rectangle."""
 
 
-def load_coco_table(path: Path) -> AnnotationTable:
+def load_coco_table(path: Path, masks: bool = False) -> AnnotationTable:
     """Read a COCO JSON file; nothing is left out, numbers written as text are converted and reported.
+
+    Args:
+        path: The file.
+        masks: Read masks too.
 
     Raises:
         AnnotationError: The file is missing, cut off, not COCO JSON, or lacks an id.
@@ -107,7 +117,9 @@ def load_coco_table(path: Path) -> AnnotationTable:
     """
     try:
         columns = _Columns(path)
-        return columns.table(*_parse(path, columns.report))
+        entries = _parse(path, columns.report)
+        table = columns.table(*entries)
+        return dataclasses.replace(table, masks=ObjectMasks.pack(_mask_texts(entries[1]))) if masks else table
     except DataError as error:
         if str(error).startswith(str(path)):
             raise
@@ -421,6 +433,14 @@ def _place(entry: _Annotation, row: int) -> str:
 def _extent(annotations: _Entries, row: int, size_hw: SizeHW | None = None) -> MaskExtent:
     """Return the extent of the mask of an annotation, by :func:`mask_extent`."""
     return mask_extent(_structs(_Mask, annotations, "annotations", row, row + 1)[0].segmentation, size_hw)
+
+
+def _mask_texts(annotations: _Entries) -> Iterator[bytes]:
+    """Yield the text of each annotation's ``segmentation``, unparsed; empty where there is none."""
+    for start in range(0, len(annotations), _CHUNK):
+        for entry in _structs(_RawMask, annotations, "annotations", start, start + _CHUNK):
+            mask = entry.segmentation
+            yield bytes(mask) if isinstance(mask, msgspec.Raw) else msgspec.json.encode(mask)
 
 
 def _rotation(attributes: Any) -> float:

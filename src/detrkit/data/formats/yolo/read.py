@@ -42,6 +42,7 @@ from detrkit.data.formats.yolo.lines import (
     object_lines,
     split_numbers,
 )
+from detrkit.data.masks import ObjectMasks, polygon_text
 from detrkit.data.names import find_names, without_prefix
 from detrkit.data.table import AnnotationTable
 from detrkit.errors import AnnotationError, DataError, ImageError, listed
@@ -57,14 +58,18 @@ WideLine = tuple[list[Row], str, int, int]
 """Rows of its image, label file, line and class of a line with more numbers than a box."""
 
 
-def load_yolo_table(files: SplitFiles) -> AnnotationTable:
+def load_yolo_table(files: SplitFiles, masks: bool = False) -> AnnotationTable:
     """Read the labels of a split; images without a label file have no objects.
+
+    Args:
+        files: The split.
+        masks: Read polygons as masks too.
 
     Raises:
         AnnotationError: The list of images cannot be read, or names a file outside the data set.
         DataError: There are no images or no classes.
     """
-    return _Reader(files).table()
+    return _Reader(files, masks).table()
 
 
 def label_name(image: str) -> str:
@@ -76,8 +81,9 @@ def label_name(image: str) -> str:
 
 
 class _Reader:
-    def __init__(self, files: SplitFiles):
+    def __init__(self, files: SplitFiles, masks: bool):
         self.files, self.source = files, files.listings[0]
+        self.polygons: dict[tuple[str, int], np.ndarray] | None = {} if masks else None  # by label file and line
         self.root = files.annotations.parent if files.annotations.is_file() else files.annotations
         self.report = Findings(str(self.source))
         is_yaml = files.annotations.suffix.lower() in (".yaml", ".yml")
@@ -145,7 +151,16 @@ class _Reader:
             label_files=[relative(Path(label), self.root) if label else "" for label in labels],
             places=flat[:, 0].astype(np.int64),
             unit="line",
+            masks=None if self.polygons is None else ObjectMasks.pack(self._mask_texts(labels, rows, sizes_hw)),
         )
+
+    def _mask_texts(self, labels: list[str], rows: list[list[Row]], sizes_hw: np.ndarray) -> Iterator[bytes]:
+        """Yield the polygon of each object in pixels, as text; empty where its line is a box."""
+        assert self.polygons is not None
+        for label, found, (height, width) in zip(labels, rows, sizes_hw.tolist(), strict=True):
+            for number, *_ in found:
+                polygon = self.polygons.get((label, number))
+                yield b"" if polygon is None else polygon_text(polygon * (width, height))
 
     def _image_names(self) -> list[str]:
         """List the images of the split relative to ``files.images``, by name; those of lists in their order."""
@@ -303,13 +318,15 @@ class _Reader:
             is_read = are_drawn(rows, corners) & (meaning is not None)
             with np.errstate(invalid="ignore"):  # infinities; repair leaves them out
                 boxes = boxes_of(rows, *((meaning.corners, meaning.start) if meaning else (0,)))
-            for (line, _), box, is_clear in zip(lines, boxes.tolist(), is_read.tolist(), strict=True):
+            for (line, numbers), box, is_clear in zip(lines, boxes.tolist(), is_read.tolist(), strict=True):
                 found, label, number, class_id = line
                 place = f"{self._said(label)} line {number}"
                 if meaning is None or not is_clear:
                     self._lose("label_line_unclear", label, f"{place}: {count} numbers after the class")
                     continue
                 found.append((number, class_id, *box))
+                if meaning.corners and self.polygons is not None:
+                    self.polygons[label, number] = np.array(numbers[: meaning.corners]).reshape(-1, 2)
                 if meaning.corners:
                     self.report.add("polygons_in_labels", place)
                 if meaning.words:

@@ -1,10 +1,12 @@
-"""Bounds and area of the ``segmentation`` of a COCO annotation: polygons, or a run-length encoding (RLE)."""
+"""Masks as annotation files have them: polygons, run-length encodings (RLE), and panoptic PNG files."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from detrkit.classes import SizeHW
 
@@ -53,10 +55,31 @@ def mask_extent(content: Any, size_hw: SizeHW | None = None) -> MaskExtent:
     raise ValueError(f"holds a {type(content).__name__}, expected polygons or an RLE")
 
 
-def _polygon_extent(content: list[Any]) -> MaskExtent:
+def mask_rle(content: Any, size_hw: SizeHW) -> dict[str, Any]:
+    """Return a mask of which :func:`mask_extent` finds bounds as compressed RLE, to the pixel that of pycocotools.
+
+    Args:
+        content: Value of ``segmentation``, parsed.
+        size_hw: Pixels of the image, in which polygons are drawn.
+    """
+    from hotcoco import mask as mask_functions
+
+    if isinstance(content, dict):
+        rle: dict[str, Any] = mask_functions.fr_py_objects(content, *content["size"])
+        return rle
+    whole = [part.tolist() for part in _polygons(content) if len(part) >= 6]
+    merged: dict[str, Any] = mask_functions.merge(mask_functions.fr_py_objects(whole, *size_hw))
+    return merged
+
+
+def _polygons(content: list[Any]) -> list[np.ndarray]:
     if isinstance(content[0], (int, float)):
         content = [content]  # one polygon, not in a list of its own
-    parts = [np.array(part, dtype=np.float64).reshape(-1) for part in content]
+    return [np.array(part, dtype=np.float64).reshape(-1) for part in content]
+
+
+def _polygon_extent(content: list[Any]) -> MaskExtent:
+    parts = _polygons(content)
     if any(len(part) % 2 for part in parts):
         raise ValueError("a polygon has an odd number of coordinates")
     whole = [part.reshape(-1, 2) for part in parts if len(part) >= 6]
@@ -123,3 +146,47 @@ def _run_lengths(counts: str | bytes) -> np.ndarray:
 def _shoelace(points: np.ndarray) -> float:
     x, y = points[:, 0], points[:, 1]
     return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+
+
+class Segments(NamedTuple):
+    """The segments of a PNG: ids, pixels and bounds (x, y, width, height) of each, and height and width."""
+
+    ids: np.ndarray
+    pixels: np.ndarray
+    boxes_xywh: np.ndarray
+    size_hw: tuple[int, int]
+
+
+def read_id_map(path: Path) -> np.ndarray:
+    """Read the segment id of every pixel of a PNG file of COCO panoptic, int32 ``[H, W]``; 0 is none."""
+    with Image.open(path) as image:
+        colors = np.asarray(image.convert("RGB"), dtype=np.int32)
+    ids: np.ndarray = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
+    return ids
+
+
+def read_segments(path: Path) -> Segments:
+    """Measure the segments of a PNG file; see :func:`measure_segments`."""
+    return measure_segments(read_id_map(path))
+
+
+def measure_segments(ids: np.ndarray) -> Segments:
+    """Return ids, pixel counts and bounds of the segments of an id map, int32 ``[H, W]``."""
+    height, width = ids.shape
+    # Runs of equal pixels along the rows: some thousands, where there are hundreds of thousands of pixels.
+    flat = ids.ravel()
+    begins = np.ones(len(flat), dtype=bool)
+    begins[1:] = flat[1:] != flat[:-1]
+    begins[::width] = True
+    starts = np.flatnonzero(begins)
+    lengths = np.diff(np.append(starts, len(flat)))
+    present, segment = np.unique(flat[starts], return_inverse=True)
+    left, top = starts % width, starts // width
+    low = np.full((len(present), 2), max(height, width), dtype=np.int64)
+    high = np.zeros((len(present), 2), dtype=np.int64)
+    np.minimum.at(low, segment, np.stack([left, top], axis=1))
+    np.maximum.at(high, segment, np.stack([left + lengths, top + 1], axis=1))
+    pixels = np.bincount(segment, lengths, len(present)).astype(np.int64)
+    kept = present != 0
+    boxes = np.concatenate([low, high - low], axis=1)
+    return Segments(present[kept], pixels[kept], boxes[kept], ids)
