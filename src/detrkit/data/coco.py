@@ -56,6 +56,7 @@ class CocoDataset(Dataset[Sample | None]):
         fast_decode: Read a JPEG at a fraction of its size if that is enough; in training only.
         cache: Copies to read in place of the images.
         pixel_range: Values of 16- and 32-bit images that become black and white.
+        masks: Give targets the masks of the index, if it has any; evaluation needs them by other ways.
     """
 
     def __init__(
@@ -70,8 +71,10 @@ class CocoDataset(Dataset[Sample | None]):
         fast_decode: bool = False,
         cache: ImageCache | None = None,
         pixel_range: PixelRange = FULL,
+        masks: bool = False,
     ):
-        self.index = dataclasses.replace(index, written=None)  # which workers do not need
+        # without what workers do not need
+        self.index = dataclasses.replace(index, written=None, masks=index.masks if masks else None)
         self.images = Path(os.path.realpath(images))
         self.transform = transform
         self.seed = seed

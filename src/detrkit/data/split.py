@@ -46,8 +46,8 @@ def read_split(
     pixels: bool = True,
     may_lose: bool = False,
     image_folder: str | Path | None = None,
-    masks: bool = False,
-    stuff: bool = False,
+    masks: bool | None = None,
+    stuff: bool | None = None,
 ) -> Split:
     """Find and read a split.
 
@@ -60,14 +60,18 @@ def read_split(
         image_folder: Folder of the images, where ``data`` does not hold them.
         may_lose: True: if much is lost on reading, it is only told; that all is lost stays an error unless
             ``data.on_lost_objects`` is warn.
-        masks: Read masks too, for a model that has some.
-        stuff: Of several data sets in one folder take COCO panoptic, unless ``data.layout`` says otherwise.
+        masks: Read masks too; if None, where the model of ``config`` has some.
+        stuff: Of several data sets in one folder take COCO panoptic, unless ``data.layout`` says otherwise; if None,
+            where masks are read.
 
     Raises:
         DataError: It cannot be read, or most of its objects or all of a class are lost on reading; or it has no
             masks, or few, where they are asked for.
     """
     own = config if isinstance(config, DataConfig) else config.data
+    if masks is None:
+        masks = isinstance(config, Config) and config.model.masks
+    stuff = masks if stuff is None else stuff
     on_bad_image = ("error" if strict else own.on_bad_image) if pixels else "keep"
     if data is not None and Path(data).suffix == ".json" and Path(data).is_file():
         files = _files_of_json(Path(data), pixels, image_folder)
@@ -112,8 +116,7 @@ def read_train_split(config: Config) -> Split:
     Raises:
         DataError: It has no object to learn from, and ``data.on_lost_objects`` does not allow that.
     """
-    masks = config.model.masks
-    train = read_split(config, config.data.train_split, masks=masks, stuff=masks)
+    train = read_split(config, config.data.train_split)
     if train.index.object_counts().any() or config.data.on_lost_objects == "warn":
         return train
     crowd = len(train.index.labels)

@@ -28,8 +28,8 @@ SPARE_SLOTS = 3
 """Beyond the batches that wait to be asked for: the one in use, the one before it (kept until its step is known to
 be sound), and the one being written."""
 
-# The largest image of the DETR recipe has 1333 x 1333 pixels, of three colours and one byte of padding mask; masks of
-# 32 objects take as much again. Only memory that was written counts: a slot grows to its largest batch.
+# The largest image of the DETR recipe has 1333 x 1333 pixels, of three colours and one byte of padding mask; masks
+# of 32 objects take as much again. Only memory that was written counts: a slot grows to its largest batch.
 _BYTES_AN_IMAGE = 4 * 1344 * 1344
 
 _keys = itertools.count()

@@ -123,7 +123,8 @@ def gather_handful(config: Config, index: CocoIndex, dataset: CocoDataset, seed:
     """
     short = min(round(math.sqrt(MOST_PIXELS / HANDFUL)), config.transforms.eval_size)
     resize = ResizeShortSide([short], round(short * 1.5))
-    small = CocoDataset(index, dataset.images, resize, pixel_range=dataset.pixel_range)
+    masks = config.model.masks
+    small = CocoDataset(index, dataset.images, resize, pixel_range=dataset.pixel_range, masks=masks)
     samples = []
     for row in _spread_over_classes(index, seed):
         sample = small[SampleKey(0, row)]

@@ -230,8 +230,7 @@ def _train_in(
 
     # data, then the model, whose head and weights depend on it
     train = read_train_split(config)
-    masks = config.model.masks
-    val = read_split(config.data, config.data.val_split, strict=True, masks=masks, stuff=masks)
+    val = read_split(config, config.data.val_split, strict=True)
     for line in dict.fromkeys([*train.lines(), *val.lines()]):
         say(line)
     for line in _split_warnings(config, train, val):
@@ -367,6 +366,7 @@ def training_dataset(config: Config, train: Split, cache: ImageCache | None, dev
         fast_decode=config.data.fast_decode,
         cache=cache,
         pixel_range=measured_range(config.data.pixel_range, train.index, train.files.images),
+        masks=config.model.masks,
     )
 
 

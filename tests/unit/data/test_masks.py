@@ -186,7 +186,7 @@ def test_a_panoptic_png_that_cannot_be_used_is_told(damage: str, tmp_path: Path,
         Image.open(png).resize((30, 20)).save(png)
     files = find_split(tmp_path / "set", "examples")
     index, report = read_split_files(files, masks=True)
-    dataset = CocoDataset(index, files.images, None, on_bad_image="error")
+    dataset = CocoDataset(index, files.images, None, on_bad_image="error", masks=True)
     if damage == "missing":
         assert len(index) == 1
         assert report.count("panoptic_png_missing") == 1
@@ -245,9 +245,9 @@ def test_masks_that_wait_equal_those_moved_step_by_step(name: str) -> None:
         assert np.array_equal(lazy["masks"].pixels(), reference["masks"].pixels())
 
 
-def batches(index: CocoIndex, images: Path, workers: int, **options: Any) -> list[Batch]:
+def batches(index: CocoIndex, images: Path, workers: int) -> list[Batch]:
     transform = train_transform(TransformConfig(recipe="mosaic", scales=(200,), max_size=300))
-    dataset = CocoDataset(index, images, transform, seed=3, **options)
+    dataset = CocoDataset(index, images, transform, seed=3, masks=True)
     loader = build_loader(dataset, EvaluationBatchSampler(6, 3), DataConfig(workers=workers))
     found = list(loader)
     assert all(batch is not None for batch in found)

@@ -116,10 +116,9 @@ def _candidates(data: Path, layout: Layout, stuff: bool = False) -> tuple[SplitC
         return yaml_splits(data), {}
     if not data.is_dir():
         raise UsageError(f"{data}: {_what_is_there(data)}")
-    found = _search(data, layout)
+    found = _search(data, layout, stuff)
     if not found:
-        found = _search_inside(data, layout)
-    found.sort(key=lambda one: stuff and one[0] != "panoptic")
+        found = _search_inside(data, layout, stuff)
     if not found:
         raise DataError(_nothing_found(data, layout))
     (first, candidates), *rest = found
@@ -142,10 +141,11 @@ def _first(candidates: SplitCandidates) -> SplitCandidate:
     return candidates.get("train") or next(iter(candidates.values()))
 
 
-def _search(root: Path, layout: Layout) -> list[tuple[str, SplitCandidates]]:
+def _search(root: Path, layout: Layout, stuff: bool) -> list[tuple[str, SplitCandidates]]:
     """Return what each way of looking finds, with the name of its format, in the order of the table of formats."""
     asked = [name for name in FORMATS if layout in ("auto", name)]
     finders = sorted((place, name) for name in asked for place in FORMATS[name].find)
+    finders.sort(key=lambda finder: stuff and finder[1] != "panoptic")
     found: list[tuple[str, SplitCandidates]] = []
     for place, name in finders:
         find = FORMATS[name].find[place]
@@ -162,7 +162,7 @@ def _search(root: Path, layout: Layout) -> list[tuple[str, SplitCandidates]]:
     return found
 
 
-def _search_inside(root: Path, layout: Layout) -> list[tuple[str, SplitCandidates]]:
+def _search_inside(root: Path, layout: Layout, stuff: bool) -> list[tuple[str, SplitCandidates]]:
     """Find the one data set in a folder inside ``root``, as archives are often packed.
 
     Raises:
@@ -171,7 +171,7 @@ def _search_inside(root: Path, layout: Layout) -> list[tuple[str, SplitCandidate
     folders = [root]
     for _ in range(_SEARCH_DEPTH):
         folders = [inner for folder in folders for inner in subfolders(folder)]
-        found = {folder: candidates for folder in folders if (candidates := _search(folder, layout))}
+        found = {folder: candidates for folder in folders if (candidates := _search(folder, layout, stuff))}
         if len(found) > 1:
             names = ", ".join(
                 f"{relative(folder, root)} ({FORMATS[first].title})" for folder, ((first, _), *_) in found.items()
