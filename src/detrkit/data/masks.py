@@ -89,7 +89,7 @@ class ObjectMasks:
                 return ""
             size_hw = self._stored_hw(row, size_hw)
             extent = mask_extent(content, size_hw)
-        except ValueError as error:
+        except (ValueError, msgspec.MsgspecError) as error:
             return f"mask_unreadable: {error}"
         limits = np.array([*size_hw[::-1], *size_hw[::-1]])
         if not np.isfinite(extent.bounds_xyxy).all():

@@ -61,8 +61,8 @@ def read_split(
         may_lose: True: if much is lost on reading, it is only told; that all is lost stays an error unless
             ``data.on_lost_objects`` is warn.
         masks: Read masks too; if None, where the model of ``config`` has some.
-        stuff: Of several data sets in one folder take COCO panoptic, unless ``data.layout`` says otherwise; if None,
-            where masks are read.
+        stuff: Of several data sets in one folder take COCO panoptic, unless ``data.layout`` says otherwise; if
+            None, where masks are read.
 
     Raises:
         DataError: It cannot be read, or most of its objects or all of a class are lost on reading; or it has no

@@ -145,8 +145,8 @@ def split_buffer(buffer: Tensor, sizes_hw: Sequence[SizeHW]) -> tuple[Tensor, Te
 
 def mask_bits(buffer: Tensor, sizes_hw: Sequence[SizeHW], masks: int) -> np.ndarray:
     """Return the masks that lie in a buffer behind pixels and padding mask, uint8 ``[N, H, W / 8]``."""
-    start, end = (batch_bytes(sizes_hw, count) for count in (0, masks))
-    bits: np.ndarray = buffer[start:end].numpy().reshape(masks, _padded_hw(sizes_hw)[0], -1)
+    (height, width), start = _padded_hw(sizes_hw), batch_bytes(sizes_hw)
+    bits: np.ndarray = buffer[start : batch_bytes(sizes_hw, masks)].numpy().reshape(masks, height, -(-width // 8))
     return bits
 
 

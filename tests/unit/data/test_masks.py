@@ -25,7 +25,7 @@ from detrkit.data.split import read_split
 from detrkit.data.transforms import train_transform
 from detrkit.errors import DataError, ImageError
 from detrkit.masks import nearest
-from detrkit.ops.images import turn_boxes
+from detrkit.ops.images import DecodeTarget, turn_boxes
 from detrkit.types import Batch
 
 from .factory import annotation, coco, image_entry, write, write_noise
@@ -172,6 +172,23 @@ def test_selecting_images_selects_their_masks(tmp_path: Path) -> None:
     for masks in (chosen.masks, chosen.written.masks):
         assert np.array_equal(masks.decode(slice(None), (40, 60)), expected)
         assert masks.data is index.masks.data
+
+
+@pytest.mark.parametrize("fast_decode", [False, True])
+def test_masks_fit_the_picture_that_is_read(fast_decode: bool, tmp_path: Path) -> None:
+    path = write(
+        tmp_path, coco([image_entry(name="1.jpg", height=400, width=600)], [annotation(1, segmentation=TRIANGLE)])
+    )
+    Image.new("RGB", (1200, 800)).save(tmp_path / "1.jpg")  # another size than the listed one
+    index, _ = read(path)
+    options: dict[str, Any] = {"decode_target": DecodeTarget(100, 200), "fast_decode": fast_decode, "masks": True}
+    image, target = CocoDataset(index, tmp_path, None, **options).read_sample(0)
+    size_hw = image.shape[1], image.shape[2]
+    assert index.masks is not None
+    mask = index.masks.decode(slice(None), (400, 600))[0]
+    assert size_hw == ((100, 150) if fast_decode else (800, 1200))
+    rows, columns = nearest(400, size_hw[0]), nearest(600, size_hw[1])
+    assert np.array_equal(target["masks"].pixels()[0], mask[rows][:, columns])
 
 
 @pytest.mark.parametrize("damage", ["missing", "broken", "size"])

@@ -440,7 +440,7 @@ def _mask_texts(annotations: _Entries) -> Iterator[bytes]:
     for start in range(0, len(annotations), _CHUNK):
         for entry in _structs(_RawMask, annotations, "annotations", start, start + _CHUNK):
             mask = entry.segmentation
-            yield bytes(mask) if isinstance(mask, msgspec.Raw) else msgspec.json.encode(mask)
+            yield bytes(mask) if isinstance(mask, msgspec.Raw) else json.dumps(mask).encode()
 
 
 def _rotation(attributes: Any) -> float:
