@@ -214,14 +214,14 @@ def collate(samples: Sequence[Sample | None]) -> Batch | None:
     if not kept:
         return None
     images, padding_mask = pad_images([image for image, _ in kept])
-    truth, *rest = _pack(kept)
+    truth, sizes_hw, image_ids, orig_sizes_hw = _pack(kept)
     masks = _masks_of(kept)
     if masks is not None:
         drawn = np.zeros((len(masks), *padding_mask.shape[1:]), dtype=bool)
         for picture, (objects, number) in zip(drawn, masks, strict=True):
             objects.draw(number, picture)
         truth = dataclasses.replace(truth, masks=torch.from_numpy(drawn))
-    return Batch(images, padding_mask, truth, *rest)
+    return Batch(images, padding_mask, truth, sizes_hw, image_ids, orig_sizes_hw)
 
 
 def _pack(samples: Sequence[Sample]) -> tuple[GroundTruth, _Sizes, tuple[int, ...], _Sizes]:

@@ -149,7 +149,7 @@ class ObjectMasks:
 
     def _content(self, row: int) -> Any:
         start, end = self.spans[row]
-        return msgspec.json.decode(self.data[start:end]) if end > start else None
+        return msgspec.json.decode(self.data[start:end].tobytes()) if end > start else None
 
     def _stored_hw(self, row: int, size_hw: SizeHW) -> SizeHW:
         return size_hw[::-1] if self.orientation[row] >= 5 else size_hw

@@ -189,4 +189,4 @@ def measure_segments(ids: np.ndarray) -> Segments:
     pixels = np.bincount(segment, lengths, len(present)).astype(np.int64)
     kept = present != 0
     boxes = np.concatenate([low, high - low], axis=1)
-    return Segments(present[kept], pixels[kept], boxes[kept], ids)
+    return Segments(present[kept], pixels[kept], boxes[kept], (height, width))
