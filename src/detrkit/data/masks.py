@@ -93,7 +93,7 @@ class ObjectMasks:
             return f"mask_unreadable: {error}"
         limits = np.array([*size_hw[::-1], *size_hw[::-1]])
         if not np.isfinite(extent.bounds_xyxy).all():
-            return extent.fault or "mask_unreadable: it holds no pixel"
+            return extent.fault or "mask_empty"
         if (np.abs(extent.bounds_xyxy - limits / 2) > (0.5 + _FAR) * limits).any():
             return f"mask_outside_image: bounds {extent.bounds_xyxy.tolist()}"
         return extent.fault if extent.fault == "mask_polygon_flat" else ""

@@ -117,6 +117,7 @@ RLE_2X3 = {"size": [40, 60], "counts": [45, 2, 38, 2, 40 * 60 - 87]}
 BROKEN = {
     "mask_missing": [],
     "mask_unreadable": {"size": [40, 60], "counts": [10]},
+    "mask_empty": {"size": [40, 60], "counts": [2400]},
     "mask_polygon_short": [[1, 2, 3, 4]],
     "mask_polygon_flat": [[1, 2, 3, 2, 9, 2]],
     "mask_outside_image": [[1, 2, 1e8, 2, 1e8, 1e8]],
