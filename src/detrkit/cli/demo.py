@@ -75,8 +75,6 @@ def run_demo(
     changes: dict[str, Any] = {"train.seed": seed}
     if not torch.cuda.is_available() and has_fast_bf16():
         changes["train.precision"] = "bf16"
-    if masks:
-        changes["data.layout"] = "panoptic"
     result = detrkit.train(
         model, out / "data", run=out / "run", epochs=epochs, changes=changes, drawings=run_drawings(), say=say
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -9,12 +10,14 @@ from typing import Any
 
 import numpy as np
 
+from detrkit.curation.convert import panoptic_sources
 from detrkit.curation.duplicates import MAX_DISTANCE, fingerprints, near_duplicates, same_source
 from detrkit.curation.subsets import check_shares, class_shares, sample_rows, split_rows
 from detrkit.data.faults import ReadReport
 from detrkit.data.formats import Layout, SplitFiles, find_splits
 from detrkit.data.formats.coco.write import write_coco
 from detrkit.data.formats.output import WriteOptions, check_new_folder
+from detrkit.data.formats.panoptic_write import write_panoptic
 from detrkit.data.index import CocoIndex
 from detrkit.data.read import read_told
 from detrkit.errors import DataError, UsageError
@@ -85,7 +88,7 @@ def split_data(
     say: Say = lambda _message: None,
     progress: Progress | None = None,
 ) -> DivideResult:
-    """Divide one split of a data set and write the parts in COCO layout.
+    """Divide one split of a data set and write the parts in COCO layout; COCO panoptic stays that, as it is.
 
     Args:
         data: Folder in any layout, COCO JSON file or data.yaml.
@@ -111,7 +114,7 @@ def split_data(
     if len(found) > 1:
         raise UsageError(f"{data} is divided already, into {', '.join(found)}; name the one to divide: --split")
     ((name, files),) = found.items()
-    index, report = read_told(files, say)
+    index, report = read_told(files, say, masks=files.format != "coco")
     total = 2 * len(index) if group else len(index)
     hashing = None if progress is None else lambda done, _all: progress(done, total)
     writing = None if progress is None else lambda done, images: progress(total - images + done, total)
@@ -119,7 +122,8 @@ def split_data(
     rows = split_rows(index, shares, seed, groups)
     notes += _size_notes(rows, shares, len(index), groups)
     parts = {part: (index.select(chosen), files.images) for part, chosen in rows.items()}
-    _write(Path(out), parts, dict.fromkeys(parts, files), copy, writing)
+    beside = dict.fromkeys(parts, _panoptic_of(data, files, name, image_folder))
+    notes += _write(Path(out), parts, dict.fromkeys(parts, files), beside, copy, writing)
     asked = np.array(list(shares.values()))[:, None]
     present = np.isfinite(differences := np.abs(class_shares(index, rows.values()) - asked))
     deviation = float(differences[present].mean()) if present.any() else 0.0
@@ -143,7 +147,7 @@ def sample_data(
     say: Say = lambda _message: None,
     progress: Progress | None = None,
 ) -> DivideResult:
-    """Write a small part of a data set in COCO layout, its classes in proportion.
+    """Write a small part of a data set in COCO layout, its classes in proportion; COCO panoptic stays that.
 
     Args:
         data: Folder in any layout, COCO JSON file or data.yaml.
@@ -166,7 +170,7 @@ def sample_data(
     found = find_splits(data, layout, splits, image_folder)
     if count < len(found):
         raise UsageError(f"asked for {count} images, expected at least one for each of: {', '.join(found)}")
-    read = {name: read_told(files, say) for name, files in found.items()}
+    read = {name: read_told(files, say, masks=files.format != "coco") for name, files in found.items()}
     quotas = _shared_out(count, [len(index) for index, _ in read.values()])
     parts, notes = {}, []
     for (name, (index, _)), quota in zip(read.items(), quotas, strict=True):
@@ -175,7 +179,8 @@ def sample_data(
         missing = len(np.unique(index.labels)) - len(np.unique(part.labels))
         if missing:
             notes.append(f"{name}: {missing} classes have no object among {quota} images; ask for more images")
-    _write(Path(out), parts, found, copy, progress)
+    beside = {name: _panoptic_of(data, files, name, image_folder) for name, files in found.items()}
+    notes += _write(Path(out), parts, found, beside, copy, progress)
     reading = {name: report for name, (_, report) in read.items()}
     return DivideResult(Path(out), _summaries(parts), 0, 0, 0.0, tuple(notes), reading)
 
@@ -223,14 +228,30 @@ def _write(
     out: Path,
     parts: Mapping[str, tuple[CocoIndex, Path]],
     files: Mapping[str, SplitFiles],
+    panoptic: Mapping[str, SplitFiles | None],
     copy: bool,
     progress: Progress | None,
-) -> None:
+) -> list[str]:
+    """Write the parts, what is panoptic as it is; return what of it is lacking, in words."""
     sources = {name: files[name].annotations for name in parts if files[name].format == "coco"}
     empty = [name for name, (index, _) in parts.items() if not len(index)]
     if empty:
         raise DataError(f"{empty[0]} would have no image; give it a larger share")
-    write_coco(out, parts, WriteOptions(copy=copy, sources=sources, progress=progress))
+    kept = panoptic_sources({name: found for name, found in panoptic.items() if found is not None})
+    options = WriteOptions(copy=copy, sources=sources, progress=progress, panoptic=kept)
+    is_panoptic = any(found.format == "panoptic" for found in files.values())
+    return (write_panoptic if is_panoptic else write_coco)(out, parts, options)
+
+
+def _panoptic_of(data: str | Path, files: SplitFiles, name: str, image_folder: Path | None) -> SplitFiles | None:
+    """Find the panoptic annotations of a split: its own, or those beside COCO JSON."""
+    if files.format == "panoptic":
+        return files
+    if files.format != "coco" or not Path(data).is_dir():
+        return None
+    with contextlib.suppress(DataError, UsageError):
+        return find_splits(data, "panoptic", [name], image_folder)[name]
+    return None
 
 
 def _summaries(parts: Mapping[str, tuple[CocoIndex, Path]]) -> tuple[Part, ...]:

@@ -11,7 +11,7 @@ from detrkit.errors import counted
 
 def convert(
     data: shared.DataArgument,
-    to: Annotated[str, opt("FORMAT", "coco, yolo or voc.", "--to")],
+    to: Annotated[str, opt("FORMAT", "coco, yolo, voc or panoptic.", "--to")],
     out: shared.OutOption,
     split: Annotated[list[str] | None, opt("NAME", "Split to convert, may be repeated; all if not given.")] = None,
     layout: shared.LayoutOption = "auto",
@@ -20,9 +20,11 @@ def convert(
     decimals: Annotated[
         bool, opt(None, "For voc: write fractions of pixels; some readers know none.", "--decimals")
     ] = False,
+    polygons: Annotated[bool, opt(None, "For yolo: write masks as polygons, no boxes.", "--polygons")] = False,
+    stuff: Annotated[bool, opt(None, "Write stuff of COCO panoptic as objects, too.", "--stuff")] = False,
     as_json: JsonOption = False,
 ) -> None:
-    """Write a data set as COCO, YOLO or Pascal VOC, whatever its layout; the original is not touched.
+    """Write a data set as COCO, YOLO, Pascal VOC or COCO panoptic, whatever its layout; the original stays.
 
     Exits with 1 if most objects of a split or all of a class are lost on the way.
     """
@@ -39,6 +41,8 @@ def convert(
                 splits=split,
                 copy=copy,
                 decimals=decimals,
+                polygons=polygons,
+                stuff=stuff,
                 say=quiet if as_json else say,
                 progress=progress,
             )

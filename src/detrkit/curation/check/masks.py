@@ -16,7 +16,7 @@ import numpy as np
 
 from detrkit.curation.check.source import SplitData, boxes_text
 from detrkit.data.faults import Findings
-from detrkit.data.formats.base import read_utf8
+from detrkit.data.formats.base import SplitFiles, read_utf8
 from detrkit.data.formats.coco.read import load_json
 from detrkit.data.segmentation import mask_extent
 from detrkit.files import parse_json
@@ -48,7 +48,7 @@ class Masks:
 
 def decode_masks(split: SplitData) -> Masks | None:
     """Compute bounds and areas of all masks of a split; None if it has none."""
-    raw = _read_masks(split)
+    raw = read_mask_texts(split.files)
     if raw is None or len(raw) != len(split.table.annotation_ids):
         return None
     count = len(raw)
@@ -122,16 +122,16 @@ class _Content(msgspec.Struct, gc=False):
     annotations: list[_WithMask]
 
 
-def _read_masks(split: SplitData) -> Sequence[msgspec.Raw] | None:
+def read_mask_texts(files: SplitFiles) -> Sequence[msgspec.Raw] | None:
     """Read the ``segmentation`` of every annotation of a COCO JSON file, unparsed; None if there are none."""
-    if split.files.format != "coco":
+    if files.format != "coco":
         return None
-    content = read_utf8(split.table.source)
+    content = read_utf8(files.annotations)
     if b'"segmentation"' not in content:
         return None
     try:
         entries: list[_WithMask] = parse_json(content, _Content).annotations
     except ValueError:  # odd files, such as with NaN, go the slow way
-        listed = load_json(split.table.source)["annotations"]
+        listed = load_json(files.annotations)["annotations"]
         return [msgspec.Raw(msgspec.json.encode(entry.get("segmentation"))) for entry in listed]
     return [entry.segmentation for entry in entries]

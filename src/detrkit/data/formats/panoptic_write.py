@@ -15,19 +15,10 @@ import numpy as np
 from PIL import Image
 
 from detrkit.classes import ClassMap
-from detrkit.data.formats.coco.read import load_json
-from detrkit.data.formats.coco.write import coco_content, write_coco_json
-from detrkit.data.formats.output import (
-    DEFAULTS,
-    Splits,
-    WriteOptions,
-    distinct_names,
-    inside_name,
-    new_data_set,
-    place_image,
-)
-from detrkit.data.index import CocoIndex, check_inside
-from detrkit.errors import AnnotationError, DataError, counted
+from detrkit.data.formats.coco.write import coco_content, write_coco_json, write_panoptic_part
+from detrkit.data.formats.output import DEFAULTS, Splits, WriteOptions, distinct_names, new_data_set
+from detrkit.data.index import CocoIndex
+from detrkit.errors import DataError
 from detrkit.masks import PanopticSegments
 
 
@@ -100,56 +91,17 @@ def write_panoptic(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) 
         UsageError: ``out`` is not empty, or a split has an impossible name.
         DataError: A file name leads out of the image folder, or a split has no masks.
     """
+    splits = {split: (index.merge_repeated(), images) for split, (index, images) in splits.items()}
     notes: list[str] = []
     with new_data_set(out, splits, options) as (folder, place):
         for split, (index, images) in splits.items():
             (folder / split).mkdir()
             names = place(index, images, folder / split)
             if split in options.panoptic:
-                notes += write_part(folder, split, index, names, options)
+                notes += write_panoptic_part(folder, split, index, names, options)
             else:
                 notes += _write_painted(folder, split, index, images, names, options)
     return notes
-
-
-def write_part(
-    folder: Path, split: str, index: CocoIndex, names: Sequence[str], options: WriteOptions
-) -> list[str]:
-    """Write the panoptic entries and PNG files of some images as they are.
-
-    Args:
-        folder: Folder of the data set.
-        split: Name of the part.
-        index: Images that it has.
-        names: Their names in the data set.
-        options: Of which ``panoptic`` names the JSON file and the folder of PNG files.
-
-    Raises:
-        AnnotationError: An entry is not usable, or its PNG file lies outside the folder.
-        DataError: A PNG file is not there.
-    """
-    source, pictures = options.panoptic[split]
-    content = load_json(source)
-    try:
-        images = {str(entry["id"]): entry for entry in content["images"]}  # "17" may have been read as 17
-        entries = {str(entry["image_id"]): entry for entry in content["annotations"]}
-        ids = [str(index.written_id(row)) for row in range(len(index))]
-        kept = [image_id for image_id in ids if image_id in entries]
-        target = folder / "annotations" / f"panoptic_{split}"
-        target.mkdir(parents=True)
-        for image_id in kept:
-            name = str(entries[image_id]["file_name"])
-            check_inside(name, pictures)
-            place_image(pictures / name, target / inside_name(name), copy=options.copy)
-    except FileNotFoundError as error:
-        raise DataError(f"{source}: there is no {error.filename}; run: detrkit data check") from error
-    except (KeyError, TypeError, AttributeError) as error:
-        raise AnnotationError(f"{source}: an entry has no usable {error}; run: detrkit data check") from error
-    listed = [{**images[one], "file_name": name} for one, name in zip(ids, names, strict=True) if one in images]
-    part = {**content, "images": listed, "annotations": [entries[image_id] for image_id in kept]}
-    write_coco_json(folder / "annotations" / f"panoptic_{split}.json", part)
-    missing = len(ids) - len(kept)
-    return [f"{split}: {counted(missing, 'image')} without panoptic annotation"] if missing else []
 
 
 def _write_painted(
@@ -171,9 +123,9 @@ def _write_painted(
     shared = empty = total = 0
     entries = []
     for row, image in enumerate(content["images"]):
-        rows = np.arange(len(index.labels))[index.annotation_rows(row)]
-        size_hw = (image["height"], image["width"])
-        masks = index.masks.decode(rows, size_hw)
+        listed = np.arange(len(index.labels))[index.annotation_rows(row)]
+        rows = listed[index.masks.is_given[listed]]
+        masks = index.masks.decode(rows, (image["height"], image["width"]))
         segments, kept = paint_objects(masks, index.labels[rows], index.iscrowd[rows], index.class_map)
         # the picture and its entry
         name = f"{PurePosixPath(stems[index.file_name(row)]).with_suffix('')}.png"
@@ -186,9 +138,8 @@ def _write_painted(
         # what is not seen
         seen = np.isin(index.labels[rows], index.class_map.stuff)
         seen[kept] = True
-        has_mask = masks.any(axis=(1, 2))
-        left_out["mask_missing"] += int((~has_mask).sum())
-        left_out["mask_covered"] += int((has_mask & ~seen).sum())
+        left_out["mask_missing"] += len(listed) - len(rows)
+        left_out["mask_covered"] += int((~seen).sum())
         shared += int((masks.sum(axis=0, dtype=np.int32) > 1).sum())
         empty += int((segments.ids == 0).sum())
         total += segments.ids.size

@@ -86,7 +86,7 @@ FORMATS: Mapping[str, Format] = {
         looked_for="COCO panoptic (annotations/panoptic_*.json)",
         find={6: find_panoptic},
         read=load_panoptic_table,
-        write="",
+        write="panoptic_write:write_panoptic",
         box_format="xywh",
     ),
 }

@@ -8,15 +8,17 @@ from __future__ import annotations
 
 import json
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from detrkit.data.formats.coco.read import load_coco_table, load_json
-from detrkit.data.formats.output import DEFAULTS, Splits, WriteOptions, new_data_set
-from detrkit.data.index import CocoIndex
+from detrkit.data.formats.output import DEFAULTS, Splits, WriteOptions, inside_name, new_data_set, place_image
+from detrkit.data.index import CocoIndex, check_inside
+from detrkit.errors import AnnotationError, DataError, counted
 from detrkit.files import atomic_file
 
 _DIGITS = 6
@@ -30,12 +32,13 @@ def write_coco(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> l
     """Write a data set in COCO layout into a new or empty folder, which is whole or not there.
 
     Returns:
-        Nothing that the format could not hold: an empty list.
+        Images that have none of the panoptic annotations which are kept beside, in words.
 
     Raises:
         UsageError: ``out`` is not empty, or a split has an impossible name.
         DataError: A file name leads out of the image folder.
     """
+    notes: list[str] = []
     with new_data_set(out, splits, options) as (folder, place):
         for split, (index, images) in splits.items():
             (folder / split).mkdir()
@@ -43,7 +46,9 @@ def write_coco(out: Path, splits: Splits, options: WriteOptions = DEFAULTS) -> l
             source = options.sources.get(split)
             content = coco_content(index, names) if source is None else merged_content(index, names, source)
             write_coco_json(folder / "annotations" / f"instances_{split}.json", content)
-    return []
+            if split in options.panoptic:
+                notes += write_panoptic_part(folder, split, index, names, options)
+    return notes
 
 
 def write_coco_json(path: Path, content: Mapping[str, Any]) -> None:
@@ -62,14 +67,14 @@ def write_coco_json(path: Path, content: Mapping[str, Any]) -> None:
 
 
 def coco_content(index: CocoIndex, names: Iterable[str]) -> dict[str, Any]:
-    """Return images, annotations and categories of an index as COCO has them, under the given file names.
+    """Return images, annotations, with masks if any, and categories as COCO has them, under given names.
 
     Ids of images and categories that are texts stay texts.
     """
-    image_ids = list(map(index.written_id, range(len(index))))
+    image_ids, sizes_hw = list(map(index.written_id, range(len(index)))), list(map(tuple, index.sizes_hw.tolist()))
     images = [
-        {"id": image_id, "file_name": name, "height": int(height), "width": int(width)}
-        for image_id, name, (height, width) in zip(image_ids, names, index.sizes_hw.tolist(), strict=True)
+        {"id": image_id, "file_name": name, "height": height, "width": width}
+        for image_id, name, (height, width) in zip(image_ids, names, sizes_hw, strict=True)
     ]
     category_ids = [index.category_id_texts.get(number, number) for number in index.class_map.category_ids]
     columns: dict[str, list[Any]] = {
@@ -80,6 +85,12 @@ def coco_content(index: CocoIndex, names: Iterable[str]) -> dict[str, Any]:
         "area": index.area.tolist(),
         "iscrowd": index.iscrowd.astype(np.int64).tolist(),
     }
+    if index.masks is not None:
+        sizes = enumerate(index.sizes_hw.tolist())
+        parts = (
+            index.masks.as_coco(index.annotation_rows(row), (height, width)) for row, (height, width) in sizes
+        )
+        columns["segmentation"] = list(chain.from_iterable(parts))
     annotations = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
     categories = [
         {"id": category_id, "name": name}
@@ -119,6 +130,46 @@ def merged_content(index: CocoIndex, names: Iterable[str], source: Path) -> dict
         for number, entry in zip(index.class_map.category_ids, content["categories"], strict=True)
     ]
     return merged
+
+
+def write_panoptic_part(
+    folder: Path, split: str, index: CocoIndex, names: Sequence[str], options: WriteOptions
+) -> list[str]:
+    """Write the panoptic entries and PNG files of some images as they are.
+
+    Args:
+        folder: Folder of the data set.
+        split: Name of the part.
+        index: Images that it has.
+        names: Their names in the data set.
+        options: Of which ``panoptic`` names the JSON file and the folder of PNG files.
+
+    Raises:
+        AnnotationError: An entry is not usable, or its PNG file lies outside the folder.
+        DataError: A PNG file is not there.
+    """
+    source, pictures = options.panoptic[split]
+    content = load_json(source)
+    try:
+        images = {str(entry["id"]): entry for entry in content["images"]}  # "17" may have been read as 17
+        entries = {str(entry["image_id"]): entry for entry in content["annotations"]}
+        ids = [str(index.written_id(row)) for row in range(len(index))]
+        kept = [image_id for image_id in ids if image_id in entries]
+        target = folder / "annotations" / f"panoptic_{split}"
+        target.mkdir(parents=True)
+        for image_id in kept:
+            name = str(entries[image_id]["file_name"])
+            check_inside(name, pictures)
+            place_image(pictures / name, target / inside_name(name), copy=options.copy)
+    except FileNotFoundError as error:
+        raise DataError(f"{source}: there is no {error.filename}; run: detrkit data check") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        raise AnnotationError(f"{source}: an entry has no usable {error}; run: detrkit data check") from error
+    listed = [{**images[one], "file_name": name} for one, name in zip(ids, names, strict=True) if one in images]
+    part = {**content, "images": listed, "annotations": [entries[image_id] for image_id in kept]}
+    write_coco_json(folder / "annotations" / f"panoptic_{split}.json", part)
+    missing = len(ids) - len(kept)
+    return [f"{split}: {counted(missing, 'image')} without panoptic annotation"] if missing else []
 
 
 def boxes_xywh(index: CocoIndex) -> np.ndarray:
