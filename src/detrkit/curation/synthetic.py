@@ -321,9 +321,11 @@ def _draw_stuff(random: np.random.Generator, size: int) -> tuple[np.ndarray, np.
     canvas = np.zeros((size, size, 3), dtype=np.float32)
     for kind, (hue, texture) in enumerate(zip(STUFF_HUES, textures, strict=True)):
         varied = (hue + random.normal(0, STUFF_HUE_SPREAD)) % 1.0
-        color = colorsys.hsv_to_rgb(varied, random.uniform(0.35, 0.7), random.uniform(0.5, 0.9))
+        color = np.array(
+            colorsys.hsv_to_rgb(varied, random.uniform(0.35, 0.7), random.uniform(0.5, 0.9)), np.float32
+        )
         shading = (y[:, :, None] - 0.5) * np.float32(random.uniform(-0.2, 0.2))
-        canvas = np.where((kinds == kind)[:, :, None], np.float32(color) + shading + texture, canvas)
+        canvas = np.where((kinds == kind)[:, :, None], color + shading + texture, canvas)
     return _draw_clutter(random, np.clip(canvas, 0, 1)), kinds
 
 

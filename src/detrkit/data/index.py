@@ -137,6 +137,16 @@ class CocoIndex:
         )
         return images._with_annotations(annotation_rows, counts)
 
+    def things(self) -> CocoIndex:
+        """Leave out the segments of stuff, and its classes."""
+        is_thing = np.isin(np.arange(len(self.class_map)), self.class_map.stuff, invert=True)
+        kept = np.flatnonzero(is_thing[self.labels])
+        image_rows = np.repeat(np.arange(len(self)), np.diff(self.offsets))
+        part = self._with_annotations(kept, np.bincount(image_rows[kept], minlength=len(self)))
+        labels = (np.cumsum(is_thing) - 1)[part.labels]
+        class_map = self.class_map.select(np.flatnonzero(is_thing).tolist())
+        return dataclasses.replace(part, class_map=class_map, labels=labels, written=None)
+
     def merge_repeated(self) -> CocoIndex:
         """Give all objects of a file that is listed several times to its first entry, and leave out the others."""
         first: dict[str, int] = {}

@@ -147,6 +147,23 @@ class ObjectMasks:
         masks = self.lazy(rows, size_hw)
         return [encode_mask(masks.take(np.array([number])).pixels()[0]) for number in range(len(masks))]
 
+    def as_coco(self, rows: np.ndarray | slice, size_hw: SizeHW) -> list[Any]:
+        """Return the masks of objects of one image as ``segmentation`` of COCO; an empty list where none is given.
+
+        Polygons and RLE stay as they are; segments, and what was drawn on a picture that EXIF turns, become RLE.
+        """
+        found: list[Any] = []
+        drawn: list[int] = []
+        for row in np.arange(len(self))[rows].tolist():
+            content = self._content(row) if self.is_given[row] else []
+            if content and (self.orientation[row] > 1 or _PNG in content):
+                drawn.append(row)
+                content = None
+            is_flat = isinstance(content, list) and content and not isinstance(content[0], list)
+            found.append([content] if is_flat else content)
+        encoded = iter(self.encode(np.array(drawn, dtype=np.int64), size_hw))
+        return [next(encoded) if content is None else content for content in found]
+
     def _content(self, row: int) -> Any:
         start, end = self.spans[row]
         return msgspec.json.decode(self.data[start:end].tobytes()) if end > start else None

@@ -5,7 +5,7 @@ A polygon is float64 ``[points, 2]`` as (x, y) in pixels; that of pixel 0 lies b
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 from scipy.spatial.distance import cdist
@@ -19,10 +19,8 @@ def mask_outlines(mask: np.ndarray) -> list[np.ndarray]:
     from contourpy import FillType, contour_generator
 
     generator = contour_generator(z=np.pad(mask, 1).astype(np.float64), fill_type=FillType.OuterOffset)
-    points, offsets = generator.filled(0.5, 2.0)
-    closed = [
-        ring for part, ends in zip(points, offsets, strict=True) for ring in np.split(part, np.array(ends[1:-1]))
-    ]
+    parts: Iterable[tuple[np.ndarray, np.ndarray]] = zip(*generator.filled(0.5, 2.0), strict=True)
+    closed = [ring for points, offsets in parts for ring in np.split(points, offsets[1:-1])]
     return [_without_straight(ring[:-1] - 0.5) for ring in closed]
 
 

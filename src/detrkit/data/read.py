@@ -39,9 +39,11 @@ def load_table(files: SplitFiles, masks: bool = False) -> AnnotationTable:
         raise AnnotationError("; ".join(filter(None, (str(error), foreign)))) from error
 
 
-def read_told(files: SplitFiles, say: Callable[[str], None]) -> tuple[CocoIndex, ReadReport]:
-    """Read a split, and say what was repaired."""
-    index, report = read_split_files(files)
+def read_told(
+    files: SplitFiles, say: Callable[[str], None], *, masks: bool = False
+) -> tuple[CocoIndex, ReadReport]:
+    """Read a split, with masks or without, and say what was repaired."""
+    index, report = read_split_files(files, masks=masks)
     narrow = narrow_range_lines(some_files(index, files.images, 3), FULL)
     for line in [*report.lines(), *narrow]:
         say(line)
