@@ -57,6 +57,15 @@ class MaskedDetections(ImageDetections):
         """See :meth:`ImageDetections.take`."""
         return self.join(super().take(keep, scores), self._masks.take(keep))
 
+    def with_logits(self) -> MaskedDetections:
+        """Return the same with the maps of all masks computed now, once, however often they are looked at."""
+        order = np.argsort(self._masks.queries, kind="stable")
+        logits = self._masks.take(order).logits()
+        places = np.empty_like(order)
+        places[order] = np.arange(len(order))
+        held = dataclasses.replace(self._masks, compute=logits.__getitem__, queries=places)
+        return self.join(ImageDetections(*self), held)
+
     def panoptic(
         self, stuff: Collection[int], *, score: float = 0.85, min_pixels: int = 4, union: bool = False
     ) -> PanopticSegments:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -79,17 +79,23 @@ class ImageMasks:
 
     def pixels(self, threshold: float = 0.5) -> np.ndarray:
         """Return the pixels of each detection, bool ``[K, H, W]`` of the file; stretched first, then cut off."""
-        rows, columns = self._axes()
-        least = math.log(threshold / (1 - threshold))
         found = np.empty((len(self.queries), *self.size_hw), dtype=bool)
-        for mask, logits in zip(found, self.logits(), strict=True):
-            is_inside = rows.weights @ logits @ columns.weights.T > least
-            np.take(is_inside[rows.places], columns.places, axis=1, out=mask)
+        for number, mask in enumerate(self._masks(threshold)):
+            found[number] = mask
         return found
 
     def encode(self, threshold: float = 0.5) -> list[dict[str, Any]]:
         """Return the pixels of each detection as COCO's compressed RLE, ``size`` and ``counts``."""
-        return [encode_mask(mask) for mask in self.pixels(threshold)]
+        return [encode_mask(mask) for mask in self._masks(threshold)]
+
+    def _masks(self, threshold: float) -> Iterator[np.ndarray]:
+        """Give the pixels of one detection after the other, bool ``[H, W]``, in the same array."""
+        rows, columns = self._axes()
+        least = math.log(threshold / (1 - threshold))
+        mask = np.empty(self.size_hw, dtype=bool)
+        for logits in self.logits():
+            is_inside = rows.weights @ logits @ columns.weights.T > least
+            yield np.take(is_inside[rows.places], columns.places, axis=1, out=mask)
 
     def merge(
         self, scores: np.ndarray, class_ids: np.ndarray, stuff: Collection[int], *, min_pixels: int, union: bool

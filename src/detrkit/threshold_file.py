@@ -96,6 +96,8 @@ class Thresholds:
         split: Name of the split.
         images: Images in the split.
         objects: Objects in the split.
+        panoptic_score: Queries of a higher score take part in a panoptic picture, as ``masks.panoptic_score`` of
+            the config; None where none was chosen.
     """
 
     classes: tuple[ClassThreshold, ...]
@@ -108,6 +110,7 @@ class Thresholds:
     split: str = ""
     images: Count = 0
     objects: Count = 0
+    panoptic_score: Share | None = None
 
     VERSION: ClassVar[int] = 1
 
@@ -176,7 +179,7 @@ class Thresholds:
         parts += [(entry, ClassThreshold, f"classes[{i}].") for i, entry in enumerate(data["classes"])]
         for part, kind, place in parts:
             for field in dataclasses.fields(kind):
-                if field.name not in part:
+                if field.name not in part and field.name != "panoptic_score":  # which older files lack
                     raise DataError(f"{where}: {place}{field.name} is missing; {REPAIR}")
         return found
 

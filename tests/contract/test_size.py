@@ -10,10 +10,10 @@ from tests.support.size import closure_of, lines_of_code, module_files, rooms_ta
 
 TESTS = Path(__file__).parents[1]
 LIMITS = {
-    "everything that `detrkit train` imports": ("train", 16_540),
+    "everything that `detrkit train` imports": ("train", 16_900),
     "everything that `detrkit.load` imports": ("load", 9_500),
-    "all of src": ("src", 42_350),
-    "tests, all lines": ("tests", 40_850),
+    "all of src": ("src", 43_300),
+    "tests, all lines": ("tests", 41_750),
 }
 
 

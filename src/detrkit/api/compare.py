@@ -23,7 +23,7 @@ from detrkit.detectors.cost import Cost, count_cost
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import Stopwatch
-from detrkit.detectors.on_split import EvalTarget, bind_target, notes_of, read_split_for
+from detrkit.detectors.on_split import EvalTarget, bind_target, masks_left_out, notes_of, read_split_for
 from detrkit.detectors.tiles import in_tiles
 from detrkit.errors import DetrkitError, UsageError
 from detrkit.evaluation.bootstrap import RESAMPLES, paired_bootstrap
@@ -90,17 +90,19 @@ def compare(
         names.append(free_name(os.fspath(model), names, "{} ({})"))
     found = _find(models, names, device, precision, progress)
     found = [in_tiles(one, tiles, batch_size) if isinstance(one, Detector) else one for one in found]
-    part, _ = read_split_for(found, split, data, image_folder=image_folder)
+    part, _ = read_split_for(found, split, data, image_folder=image_folder, masks=True)
     kept = [f"{FOLDER}/{name}" for name in (MANIFEST, *(f"{stem}.json" for stem in file_stems(names)))]
     folder = make_folder(out, *FILES, *kept)
     subjects = [bind_target(subject, part) for subject in found]
     chosen = choose_classes(subjects, ground_truth_from_index(part.index), classes)
     notes = chosen.lines(names)
+    masks = "Who is better is said of boxes; masks and panoptic quality stand beside them in the table."
     for line in [
         *part.lines(),
+        *([masks] if any(subject.has_masks for subject in subjects) else []),
         *missing_objects(part),
         *notes,
-        *(note for subject in subjects for note in notes_of(subject)),
+        *(note for subject in subjects for note in (*notes_of(subject), *masks_left_out(subject, part))),
     ]:
         say(line)
     # speed first, which shows that all of them run; then the long work
@@ -202,11 +204,13 @@ def _detect(
     for subject, source, stem, (cost, latency) in zip(subjects, sources, stems, speeds, strict=True):
         name = subject.name
         tell = functools.partial(_of_images, progress, f"detecting with {name}", count)
-        evaluator, reused = store.obtain(subject, stem, chosen.truth, batch_size, tell)
+        evaluator, reused, panoptic = store.obtain(subject, stem, chosen.truth, batch_size, tell)
         if reused:
             say(f"{name}: detections of an earlier comparison, by the same weights on the same images, are used")
         metrics, matches = evaluator.finish(), evaluator.matches()
-        results.append(ModelResult(name, os.fspath(source), subject.kind, metrics, matches, latency, cost, reused))
+        masks = evaluator.finish(masks=True) if evaluator.has_masks else None
+        about = (name, os.fspath(source), subject.kind, metrics, matches, latency, cost, reused)
+        results.append(ModelResult(*about, masks, panoptic))
     return results
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 
 import numpy as np
@@ -16,7 +17,8 @@ from detrkit.data.split import Split, crowded_images, missing_objects, unknown_c
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import measure_latency, with_decode
-from detrkit.detectors.on_split import EvalTarget, bind_target, collect, notes_of, read_split_for
+from detrkit.detectors.on_split import EvalTarget, bind_target, collect, masks_left_out, notes_of, read_split_for
+from detrkit.detectors.results import PANOPTIC_FILE, write_panoptic_results
 from detrkit.detectors.stages import ModelStages, Stages
 from detrkit.detectors.tiles import in_tiles
 from detrkit.errors import DataError, DetrkitError
@@ -54,13 +56,16 @@ def evaluate(
 ) -> Evaluation:
     """Measure a model on a data set: all 12 COCO numbers, how sure they are, and what explains them.
 
+    A model with masks is measured by these too, and on panoptic data by panoptic quality.
+
     Args:
         model: Model, as :func:`detrkit.detectors.find.find_target` takes it.
         data: Folder of the data set, or one COCO JSON file; the run's own if the model is a run.
         image_folder: Folder of the images of ``data``, where they lie elsewhere.
         split: Name of the split.
-        out: Folder for the report, ``metrics.json``, ``detections.json`` (COCO result format) and the rest; if not
-            given, nothing is written.
+        out: Folder for the report, ``metrics.json``, ``detections.json`` (COCO result format, with RLE of masks),
+            on panoptic data ``panoptic.json`` with a folder of PNG files, and the rest; if not given, nothing is
+            written.
         batch_size: Images at once; the numbers do not depend on it.
         device: Device, as in :func:`load`.
         precision: Precision, as in :func:`load`.
@@ -82,8 +87,9 @@ def evaluate(
     check_resamples(resamples)
     # the model and the data, and what a person should know of them
     target = in_tiles(find_target(model, preset, device, precision), tiles, batch_size)
-    part, where = read_split_for([target], split, data, image_folder=image_folder)
-    folder = None if out is None else make_folder(out, *(FILES if explain else FILES[:-4]))
+    part, where = read_split_for([target], split, data, image_folder=image_folder, masks=True)
+    panoptic = (PANOPTIC_FILE,) if target.has_masks and part.files.format == "panoptic" else ()
+    folder = None if out is None else make_folder(out, *(FILES if explain else FILES[:-4]), *panoptic)
     target = bind_target(target, part)
     own = getattr(target, "config", None)
     crowded = [] if own is None or tiles is not None else crowded_images(part, own.model.num_queries)
@@ -96,9 +102,10 @@ def evaluate(
     if latency_images > 0 and target.stages is not None:
         latency = _latency(target.stages, part, latency_images, progress)
     pictures = SplitPictures(part, FULL if own is None else own.data.pixel_range)
+    origin = origin_of(target, part, where, split)
     evaluation = analyze(
         evaluator,
-        origin=origin_of(target, part, where, split),
+        origin=dataclasses.replace(origin, notes=(*origin.notes, *masks_left_out(target, part))),
         explain=explain,
         resamples=resamples,
         file_names=pictures.file_names,
@@ -109,6 +116,8 @@ def evaluate(
     )
     if folder is not None:
         write_evaluation(folder, evaluation, evaluator)
+        if evaluator.has_panoptic:
+            write_panoptic_results(folder / PANOPTIC_FILE, evaluator, pictures.file_names)
     return evaluation
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from detrkit.api.common import Progress, Say, Source
 from detrkit.api.load import load
 from detrkit.detectors.detector import Detector, ErrorReport
-from detrkit.detectors.results import panoptic_entry, write_panoptic, write_predictions
+from detrkit.detectors.results import PANOPTIC_FILE, panoptic_entry, write_panoptic, write_predictions
 from detrkit.detectors.tiles import in_tiles
 from detrkit.detectors.video import VideoResult, detect_video
 from detrkit.errors import UsageError, listed
@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     import supervision as sv
 
     from detrkit.detectors.detector import ImageSource
-
-PANOPTIC_FILE = "panoptic.json"
 
 
 def predict(

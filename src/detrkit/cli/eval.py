@@ -97,6 +97,8 @@ def evaluate(
         shared.say(
             f"Written to {folder}: report.html, summary.md, metrics.json, detections.json (COCO result format)"
         )
+        if evaluation.panoptic is not None:
+            shared.say("  panoptic.json and a PNG file of each image in panoptic/ (COCO panoptic)")
         if evaluation.failures is not None:
             shared.say("  images.csv, failures.csv, label_errors.csv, label_errors.json, precision_recall.png")
 
@@ -158,6 +160,7 @@ def _print(evaluation: Evaluation) -> None:
     tables = [
         report.class_table(evaluation).only(*report.CLASS_COLUMNS),
         report.metrics_table(evaluation.metrics, evaluation.intervals),
+        *report.mask_tables(evaluation),
     ]
     if evaluation.errors is not None:
         tables.append(report.errors_table(evaluation.errors, evaluation.score))

@@ -144,6 +144,9 @@ def _lines(choice: ThresholdChoice) -> list[str]:
     if short:
         names = listed([printable(entry.name)[:60] for entry in short])
         lines.append(f"WARNING: {_wish(chosen)} cannot be had at any score for {names}; the nearest is taken")
+    if choice.panoptic:
+        listed_scores = ", ".join(f"{score:g}: {100 * quality:.1f}" for score, quality in choice.panoptic.items())
+        lines.append(f"panoptic pictures from a score of {chosen.panoptic_score:g}; PQ by score {listed_scores}")
     lines.append(f"checked on {choice.checked_on}" if check is not None else choice.checked_on)
     if chosen.scale.temperature != 1 or chosen.scale.bias:
         kind = "Platt scaling" if chosen.scale.bias else "temperature scaling"

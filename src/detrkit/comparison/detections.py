@@ -49,8 +49,10 @@ class DetectionStore:
 
     def obtain(
         self, subject: EvalTarget, stem: str, truth: CocoTruth, batch_size: int | None, progress: Progress | None
-    ) -> tuple[CocoEvaluator, bool]:
+    ) -> tuple[CocoEvaluator, bool, dict[str, float]]:
         """Return the evaluator with a subject's detections, and True if they are those of an earlier comparison.
+
+        Last come PQ, SQ and RQ over all classes of the data set, where the subject makes panoptic pictures.
 
         Args:
             subject: Detector, bound to the split.
@@ -60,17 +62,19 @@ class DetectionStore:
             progress: Progress, as for :meth:`EvalTarget.detect`.
         """
         if subject.stages is None:
-            return collect(subject, self.split, truth=truth, progress=progress), False
+            found = collect(subject, self.split, truth=truth, progress=progress)
+            return found, False, _panoptic(found)
         path = self.folder / f"{stem}.json"
         key = self._key(subject, subject.stages)
         kept = self._kept(path, key)
         if kept is not None:
-            return collect(kept, self.split, truth=truth), True
+            return collect(kept, self.split, truth=truth), True, self._manifest()[path.name].get("panoptic", {})
         everything = collect(subject, self.split, batch_size=batch_size, progress=progress)
         everything.write_results_json(path)
-        self._note(path, key, subject)
+        panoptic = _panoptic(everything)
+        self._note(path, key, subject, panoptic)
         # What is measured is what was written: the same numbers now and when the file is used.
-        return collect(ResultsFile(path), self.split, truth=truth), False
+        return collect(ResultsFile(path), self.split, truth=truth), False, panoptic
 
     def _key(self, subject: EvalTarget, stages: Stages) -> str:
         """Return a hash of everything that the detections depend on."""
@@ -92,7 +96,7 @@ class DetectionStore:
         except DataError:
             return None
 
-    def _note(self, path: Path, key: str, subject: EvalTarget) -> None:
+    def _note(self, path: Path, key: str, subject: EvalTarget, panoptic: dict[str, float]) -> None:
         manifest = self._manifest()
         manifest[path.name] = {
             "model": subject.name,
@@ -100,6 +104,7 @@ class DetectionStore:
             "data": str(self.split.files.annotations),
             "key": key,
             "sha256": hash_of(path, "sha256"),
+            "panoptic": panoptic,
         }
         with atomic_file(self.folder / MANIFEST) as file:
             file.write(json.dumps(manifest, indent=1) + "\n")
@@ -110,6 +115,10 @@ class DetectionStore:
         except (OSError, ValueError):
             return {}
         return content if isinstance(content, dict) else {}
+
+
+def _panoptic(found: CocoEvaluator) -> dict[str, float]:
+    return dict(found.finish_panoptic().values) if found.has_panoptic else {}
 
 
 def file_stems(names: Sequence[str]) -> list[str]:

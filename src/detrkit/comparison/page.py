@@ -110,9 +110,15 @@ def _detectors(comparison: Comparison) -> list[Block]:
     return [*blocks, Text(f"{counted} Memory is what one detection takes at most beyond the weights.")]
 
 
+_MASK_COLUMNS, _PANOPTIC_COLUMNS = ("mask AP", "mask AP50"), ("PQ", "SQ", "RQ")
+
+
 def accuracy_columns(comparison: Comparison) -> list[str]:
     """Name the columns of accuracy; AR is named by the detections that count."""
-    return [*MEASURES[:-1], f"AR{comparison.models[0].metrics.max_detections}"]
+    boxes = [*MEASURES[:-1], f"AR{comparison.models[0].metrics.max_detections}"]
+    masks = any(model.masks is not None for model in comparison.models)
+    panoptic = any(model.panoptic for model in comparison.models)
+    return [*boxes, *_MASK_COLUMNS[: masks * 2], *_PANOPTIC_COLUMNS[: panoptic * 3]]
 
 
 def detector_table(comparison: Comparison) -> Table:
@@ -125,7 +131,10 @@ def detector_table(comparison: Comparison) -> Table:
         latency, cost = model.latency, model.cost
         times = [None, None] if latency is None else [latency.total.p50, latency.total.p95]
         costs = [None] * 3 if cost is None else [cost.parameters / 1e6, cost.flops / 1e9, cost.peak_bytes / 1e6]
-        values = [known(model.metrics[measure]) for measure in MEASURES]
+        every = {name: known(value) for name, value in model.metrics.values.items()} | dict(model.panoptic)
+        if model.masks is not None:
+            every |= {f"mask {name}": known(value) for name, value in model.masks.values.items()}
+        values = [every.get(name) for name in (*MEASURES, *accuracy_columns(comparison)[len(MEASURES) :])]
         accuracy = [None if value is None else 100 * value for value in values]
         rows.append([model.name, model.kind, *accuracy, *times, *costs])
     return Table(heads, rows)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from detrkit.classes import ClassMap
@@ -33,6 +33,8 @@ class ModelResult:
         latency: Latency; None where nothing was timed.
         cost: Cost; None for a file of detections.
         reused: Its detections were those of an earlier comparison.
+        masks: Metrics of its masks; None without.
+        panoptic: PQ, SQ and RQ over all classes of the data set; empty without panoptic pictures.
     """
 
     name: str
@@ -43,6 +45,8 @@ class ModelResult:
     latency: Latency | None
     cost: Cost | None
     reused: bool
+    masks: CocoMetrics | None = None
+    panoptic: Mapping[str, float] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return the content for JSON."""
@@ -50,6 +54,8 @@ class ModelResult:
             **{name: getattr(self, name) for name in ("name", "source", "kind", "reused")},
             **{measure: known(value) for measure, value in self.metrics.values.items()},
             "detections": self.metrics.detections,
+            "masks": None if self.masks is None else {name: known(self.masks[name]) for name in MEASURES},
+            "panoptic": {name: known(value) for name, value in self.panoptic.items()} or None,
             "latency": None if self.latency is None else self.latency.to_dict(),
             "cost": None if self.cost is None else self.cost.to_dict(),
         }

@@ -66,7 +66,7 @@ def read_split(
 
     Raises:
         DataError: It cannot be read, or most of its objects or all of a class are lost on reading; or it has no
-            masks, or few, where they are asked for.
+            masks, or few, where they are asked for; with ``may_lose`` one without any is read as it is.
     """
     own = config if isinstance(config, DataConfig) else config.data
     if masks is None:
@@ -83,7 +83,7 @@ def read_split(
     index, report = read_split_files(files, on_bad_image, may_lose=goes_on, masks=masks)
     if not may_lose and not goes_on:
         report.refuse_losses("correct the files, or go on with the rest: --set data.on_lost_objects=warn")
-    if masks:
+    if masks and not (may_lose and index.masks is None):
         _refuse_without_masks(index, files, report, may_lose=may_lose or goes_on)
     return Split(files, index, report)
 

@@ -23,7 +23,7 @@ from detrkit.classes import ClassMap, SizeHW
 from detrkit.config import Config, MasksConfig, PixelRange
 from detrkit.detections import ImageDetections, MaskedDetections
 from detrkit.detectors.interop import sv, to_supervision
-from detrkit.detectors.stages import Stages, prepare
+from detrkit.detectors.stages import Stages, merge_masks, prepare, runs_alone
 from detrkit.errors import ImageError, UsageError
 from detrkit.masks import PanopticSegments
 from detrkit.ops.images import narrow_range_lines
@@ -111,6 +111,17 @@ class Detector:
         return self.stages.device
 
     @property
+    def has_masks(self) -> bool:
+        """True if its detections have masks."""
+        own = self.config is not None and self.config.model.masks
+        return bool(getattr(self.stages, "has_masks", own))
+
+    @property
+    def has_stuff(self) -> bool:
+        """True if it makes panoptic pictures."""
+        return self.has_masks and bool(self.class_map.stuff)
+
+    @property
     def default_batch_size(self) -> int:
         """Images at once where nobody says: 1 on the CPU, where a batch gains nothing and padding costs."""
         return 1 if self.device.type == "cpu" else GPU_BATCH_SIZE
@@ -181,13 +192,15 @@ class Detector:
         return self.stages.postprocess(outputs, [image_size_hw(image) for image in images])
 
     def panoptic(self, detections: ImageDetections) -> PanopticSegments | None:
-        """Merge all detections of an image into a panoptic picture, as ``masks`` says; None without masks."""
+        """Merge all detections of an image into a panoptic picture; None without masks.
+
+        As ``masks`` says, but for the score that ``thresholds`` may hold.
+        """
         if not isinstance(detections, MaskedDetections):
             return None
-        how = self.masks
-        return detections.panoptic(
-            self.class_map.stuff, score=how.panoptic_score, min_pixels=how.min_pixels, union=how.stuff == "union"
-        )
+        how, score = self.masks, None if self.thresholds is None else self.thresholds.panoptic_score
+        how = how if score is None else how.model_copy(update={"panoptic_score": score})
+        return merge_masks(detections, how, self.class_map.stuff)
 
     def detect_images(self, images: Sequence[Tensor], batch_size: int | None = None) -> list[ImageDetections]:
         """Return all detections of every image, without threshold, in batches of similar sizes.
@@ -223,6 +236,8 @@ class Detector:
         found: dict[int, ImageDetections] = {}
         waste_limit = WASTE_LIMIT if self.stages.pads else 1.0
         sizes = [image_size_hw(image) for image in resized]
+        if self.has_masks and runs_alone(self.device):
+            batch_size = 1
         for group in group_by_size(sizes, batch_size or self.default_batch_size, waste_limit):
             outputs = self.stages.forward(self.stages.preprocess([resized[i] for i in group]))
             detections = self.stages.postprocess(outputs, [orig_sizes_hw[i] for i in group])

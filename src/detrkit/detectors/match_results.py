@@ -53,6 +53,8 @@ class Results(NamedTuple):
     boxes: float64 ``[D, 4]``, as written. scores: float64 ``[D]``.
     is_ours: detrkit wrote the file, so that nothing of it needs a guess.
     notes: What reading it had to convert, in sentences.
+    masks: Of each detection, as written, or None; empty where none has any.
+    is_panoptic: They are segments of panoptic pictures; masks are file and id of each, and boxes tell nothing.
     """
 
     image_keys: Sequence[ImageKey]
@@ -63,16 +65,22 @@ class Results(NamedTuple):
     scores: np.ndarray
     is_ours: bool
     notes: tuple[str, ...]
+    masks: Sequence[Any] = ()
+    is_panoptic: bool = False
 
 
 class MatchedResults(NamedTuple):
-    """Detections of a split: rows of its index ``[D]``, ascending; class ids, boxes, scores; notes for people."""
+    """Detections of a split: rows of its index ``[D]``, ascending; class ids, boxes, scores; notes for people.
+
+    places: Place of each in the file, int64 ``[D]``.
+    """
 
     image_rows: np.ndarray
     class_ids: np.ndarray
     boxes_xywh: np.ndarray
     scores: np.ndarray
     notes: tuple[str, ...]
+    places: np.ndarray
 
 
 def match_results(results: Results, split: Split, name: str) -> MatchedResults:
@@ -94,10 +102,12 @@ def match_results(results: Results, split: Split, name: str) -> MatchedResults:
     notes += _lost(image_rows, results.images, results.image_keys, "image id", name, split)
     evidence = _Evidence(index, image_rows, results.scores)
     boxes, words = (
-        (results.boxes, []) if results.is_ours else _read_boxes(results.boxes, image_rows, evidence, name)
+        (results.boxes, [])
+        if results.is_ours or results.is_panoptic
+        else _read_boxes(results.boxes, image_rows, evidence, name)
     )
     notes += words
-    if not results.is_ours and len(evidence.best) and not evidence.hits(boxes):
+    if not (results.is_ours or results.is_panoptic) and len(evidence.best) and not evidence.hits(boxes):
         notes.append(
             f"None of the best {counted(len(evidence.best), 'box', 'boxes')} of {name} lies on an object. Are "
             "they of another split, in pixels of pictures of another size, or with x and y exchanged?"
@@ -110,8 +120,15 @@ def match_results(results: Results, split: Split, name: str) -> MatchedResults:
     kept = np.flatnonzero((image_rows >= 0) & (class_ids >= 0))
     kept = kept[np.argsort(image_rows[kept], kind="stable")]
     columns = (image_rows[kept], class_ids[kept], boxes[kept], results.scores[kept])
-    notes += _oddities(*columns, index, name)
-    return MatchedResults(*columns, tuple(notes))
+    if results.is_panoptic:
+        lost = len(index) - len(np.unique(rows_of_key[rows_of_key >= 0]))
+        missed = (
+            f"{counted(lost, 'image')} of {len(index):,} without a picture in {name}: all segments are missed."
+        )
+        notes += [missed] if lost else []
+    else:
+        notes += _oddities(*columns, index, name)
+    return MatchedResults(*columns, tuple(notes), kept)
 
 
 def _match_images(results: Results, index: CocoIndex, name: str) -> tuple[np.ndarray, list[str]]:

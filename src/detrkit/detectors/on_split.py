@@ -16,6 +16,7 @@ from detrkit.config import DataConfig
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import Split, read_split
 from detrkit.detectors.detector import Detector
+from detrkit.detectors.encode import encode_masks, has_masks
 from detrkit.detectors.interop import to_supervision
 from detrkit.detectors.split_evaluator import Found, ImageChange, Progress, detect_with_stages
 from detrkit.detectors.stages import ModelStages, Stages
@@ -35,6 +36,7 @@ class DetectionSource(Protocol):
     ``name`` is what people call it; ``kind`` says what it is. ``class_map`` names the classes of its detections; a
     file of detections holds none before it is bound to a split. ``stages`` is None where nothing can be run.
     ``settings`` is all that its detections depend on besides its weights, as text; empty where nothing can be run.
+    ``has_masks`` is True if its detections have masks, ``has_stuff`` if there are panoptic pictures.
     """
 
     name: str
@@ -43,6 +45,8 @@ class DetectionSource(Protocol):
     stages: Stages | None
     max_detections: int
     settings: str
+    has_masks: bool
+    has_stuff: bool
 
     def bind(self, split: Split, /) -> DetectionSource:
         """Return the same on a split, its ``class_map`` known.
@@ -82,6 +86,13 @@ def notes_of(target: EvalTarget) -> tuple[str, ...]:
     """Return how detections of a file were understood, or a detector detects where that is not as usual."""
     notes: tuple[str, ...] = getattr(target, "notes", ())
     return notes
+
+
+def masks_left_out(target: EvalTarget, split: Split) -> tuple[str, ...]:
+    """Return what to say where a target has masks, and the split, read with masks, has none."""
+    if not target.has_masks or has_masks(split.index):
+        return ()
+    return (f"{split.files.annotations} holds no masks: of {target.name}, boxes alone are measured.",)
 
 
 def detect_on_split(
@@ -167,6 +178,8 @@ def collect(
         truth or ground_truth_from_index(split.index), target.class_map, target.max_detections
     )
     found = detect_on_split(target, split, batch_size=batch_size, progress=progress, change=change)
+    if isinstance(target, Detector) and has_masks(split.index):
+        found = encode_masks(found, split, target.masks, target.class_map, target.max_detections)
     for image_id, detections in found:
         evaluator.add(image_id, detections)
     return evaluator
@@ -179,6 +192,7 @@ def read_split_for(
     *,
     pixels: bool | None = None,
     image_folder: str | os.PathLike[str] | None = None,
+    masks: bool = False,
 ) -> tuple[Split, str]:
     """Read the split to measure on: of the data given, or of what the first run was trained on; with its name.
 
@@ -187,6 +201,7 @@ def read_split_for(
         split: Name of the split.
         data: Folder of the data set in any layout, or one COCO JSON file.
         image_folder: Folder of the images of ``data``, where they lie elsewhere.
+        masks: Read masks too, if any of the targets has some; of COCO panoptic the segments of stuff as well.
         pixels: True if the image files must be there; None: if any of the targets runs.
 
     Raises:
@@ -195,11 +210,13 @@ def read_split_for(
     """
     if pixels is None:
         pixels = any(target.stages is not None for target in targets)
+    masks = masks and any(target.has_masks for target in targets)
+    stuff = masks and any(target.has_stuff for target in targets)
     if data is not None:
         where = os.fspath(data)
         folder = None if image_folder is None else os.fspath(image_folder)
         part = read_split(
-            DataConfig(), split, where, strict=True, pixels=pixels, may_lose=True, image_folder=folder
+            DataConfig(), split, where, strict=True, pixels=pixels, may_lose=True, image_folder=folder, masks=masks
         )
         return part, where
     if image_folder is not None:
@@ -210,7 +227,7 @@ def read_split_for(
     if not known:
         models = "the model does not come" if len(targets) == 1 else "none of the models comes"
         raise UsageError(f"no data given (--data DATA), and {models} from a run that knows its own")
-    part = read_split(known[0], split, strict=True, pixels=pixels, may_lose=True)
+    part = read_split(known[0], split, strict=True, pixels=pixels, may_lose=True, masks=masks, stuff=stuff)
     return part, known[0].root or known[0].val_annotations or ""
 
 

@@ -15,22 +15,28 @@ from typing import Any
 
 import msgspec
 import numpy as np
+from hotcoco import mask as rle_masks
 
 from detrkit.classes import ClassMap
 from detrkit.data.formats.base import decode_text
 from detrkit.data.formats.panoptic_write import panoptic_categories, segments_info
 from detrkit.data.index import CocoIndex
 from detrkit.data.split import Split
+from detrkit.detectors.encode import has_masks
 from detrkit.detectors.interop import sv
 from detrkit.detectors.match_results import ImageKey, MatchedResults, Results, match_results
+from detrkit.detectors.result_masks import give_masks, mask_box, read_panoptic_results
 from detrkit.detectors.split_evaluator import Found, ImageChange, Progress
 from detrkit.detectors.stages import Stages
 from detrkit.errors import DataError, UsageError, listed
-from detrkit.evaluation.coco import MAX_DETECTIONS, ImageResults
-from detrkit.files import atomic_file
+from detrkit.evaluation.coco import MAX_DETECTIONS, BoxEvaluator, ImageResults
+from detrkit.evaluation.truth import as_rle
+from detrkit.files import atomic_file, free_name
 from detrkit.masks import PanopticSegments, encode_mask
+from detrkit.visual.drawing import save_png
 
 KIND = "results"
+PANOPTIC_FILE = "panoptic.json"
 EXPECTED = 'a list of {"image_id": 139, "category_id": 1, "bbox": [x, y, width, height], "score": 0.9}'
 
 
@@ -41,14 +47,17 @@ OURS = re.compile(rb'\[\n\{"image_id":[^ ]')
 
 class _Entry(msgspec.Struct, gc=False):
     category_id: int | str
-    bbox: tuple[float, float, float, float]
     score: float
+    bbox: tuple[float, float, float, float] | None = None
     image_id: int | str | None = None
     file_name: str | None = None
+    segmentation: Any = None
 
 
 class ResultsFile:
-    """A file of detections. It holds ids and no names, so that its classes are those of the split it is bound to.
+    """A file of detections, or of panoptic pictures with a folder of PNG files.
+
+    It holds ids and no names, so that its classes are those of the split it is bound to.
 
     Args:
         path: The file.
@@ -68,6 +77,7 @@ class ResultsFile:
         self.max_detections = MAX_DETECTIONS
         self.settings = ""
         self.notes: tuple[str, ...] = ()
+        self.has_masks, self.has_stuff = len(self.results.masks) > 0, self.results.is_panoptic
         self._bound: tuple[CocoIndex, MatchedResults] | None = None
 
     def bind(self, split: Split, /) -> ResultsFile:
@@ -94,6 +104,10 @@ class ResultsFile:
         for row, (begin, end) in enumerate(itertools.pairwise(ends)):
             part = slice(begin, end)
             results = ImageResults(found.boxes_xywh[part], found.scores[part], found.class_ids[part])
+            if self.has_masks and has_masks(index):
+                masks = [self.results.masks[place] for place in found.places[part].tolist()]
+                height, width = index.sizes_hw[row].tolist()
+                results = give_masks(results, masks, (height, width), self.name, self.results.is_panoptic)
             yield int(index.image_ids[row]), results
             if progress is not None and ((row + 1) % 1_000 == 0 or row + 1 == len(index)):
                 progress(row + 1)
@@ -113,6 +127,8 @@ def read_results(path: Path) -> Results:
     except OSError as error:
         raise DataError(f"cannot read {path}: {error.strerror or error}") from error
     notes: tuple[str, ...] = ()
+    if b'"segments_info"' in content:
+        return read_panoptic_results(path, content)
     try:
         entries = msgspec.json.decode(content, type=list[_Entry])
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
@@ -122,7 +138,17 @@ def read_results(path: Path) -> Results:
     nameless = [number for number, entry in enumerate(entries) if entry.image_id is None and not entry.file_name]
     if nameless:
         raise DataError(f"{path}: entry {nameless[0]} has no image_id ({len(nameless)} such); expected {EXPECTED}")
-    boxes = np.array([entry.bbox for entry in entries], dtype=np.float64).reshape(-1, 4)
+    masks = [entry.segmentation or None for entry in entries]
+    without = masks.count(None)
+    if 0 < without < len(masks):
+        notes += (
+            f"{without:,} of {len(masks):,} entries of {path.name} have no mask: as masks, these find nothing.",
+        )
+    boxless = [number for number, entry in enumerate(entries) if entry.bbox is None and masks[number] is None]
+    if boxless:
+        raise DataError(f"{path}: entry {boxless[0]} has no bbox ({len(boxless)} such); expected {EXPECTED}")
+    given = [mask_box(entry.segmentation, str(path)) if entry.bbox is None else entry.bbox for entry in entries]
+    boxes = np.array(given, dtype=np.float64).reshape(-1, 4)
     scores = np.array([entry.score for entry in entries], dtype=np.float64)
     bad = np.flatnonzero((boxes[:, 2:] < 0).any(axis=1) | (np.abs(boxes) > MOST_PIXELS).any(axis=1))
     if len(bad):
@@ -145,6 +171,7 @@ def read_results(path: Path) -> Results:
         scores=scores,
         is_ours=OURS.match(content) is not None,
         notes=notes,
+        masks=masks if without < len(masks) else (),
     )
 
 
@@ -173,11 +200,14 @@ def _read_slowly(path: Path, content: bytes) -> tuple[list[_Entry], int]:
     for number, entry in enumerate(found):
         if not isinstance(entry, dict):
             raise DataError(f"{path}: entry {number} is a {type(entry).__name__}; expected {EXPECTED}")
-        missing = [key for key in ("category_id", "bbox", "score") if entry.get(key) is None]
+        has_mask = bool(entry.get("segmentation"))
+        missing = [key for key in ("category_id", "bbox", "score")[:: 1 + has_mask] if entry.get(key) is None]
         if "image_id" not in entry and "file_name" not in entry:
             missing.insert(0, "image_id")
         if missing:
             raise DataError(f"{path}: entry {number} has no {', '.join(missing)}; expected {EXPECTED}")
+        if has_mask and entry.get("bbox") is None:
+            entry["bbox"] = mask_box(entry["segmentation"], f"{path}: entry {number}")
         box = entry["bbox"] if isinstance(entry["bbox"], list) else []
         values = [one for value in (*box, entry["score"]) if (one := _number(value)) is not None]
         if len(box) != 4 or len(values) != 5:
@@ -197,7 +227,7 @@ def _read_slowly(path: Path, content: bytes) -> tuple[list[_Entry], int]:
             key = msgspec.convert((*ids, entry.get("file_name")), tuple[int | str, int | str | None, str | None])
         except msgspec.ValidationError as error:
             raise DataError(f"{path}: entry {number}: {error}; expected {EXPECTED}") from error
-        entries.append(_Entry(key[0], (x, y, width, height), score, key[1], key[2]))
+        entries.append(_Entry(key[0], score, (x, y, width, height), key[1], key[2], entry.get("segmentation")))
     return entries, converted
 
 
@@ -267,6 +297,37 @@ def write_panoptic(path: Path, annotations: Sequence[Mapping[str, Any]], class_m
     images = [{"id": entry["image_id"], "file_name": entry["image_id"]} for entry in annotations]
     with atomic_file(path) as file:
         json.dump({"images": images, "annotations": list(annotations), "categories": categories}, file)
+
+
+def write_panoptic_results(path: Path, evaluator: BoxEvaluator, file_names: Sequence[str]) -> None:
+    """Write the panoptic pictures that were measured: the JSON file, and PNG files in a folder of its name.
+
+    Args:
+        path: The JSON file.
+        evaluator: Evaluator that holds them.
+        file_names: File name of each image, in its order.
+    """
+    truth, rows, columns, rle = evaluator.segments()
+    folder = path.with_suffix("")
+    folder.mkdir(exist_ok=True)
+    ends = np.searchsorted(columns[:, 0], np.arange(1, len(rows) + 2)).tolist()
+    names: list[str] = []
+    annotations = []
+    for row, (start, stop) in zip(rows.tolist(), itertools.pairwise(ends), strict=True):
+        names.append(free_name(Path(file_names[row]).stem, names))
+        ids = np.zeros(truth.sizes_hw[row], dtype=np.int32)
+        encoded = as_rle([] if rle is None else rle[start:stop], truth.sizes_hw[[row] * (stop - start)])
+        for number, mask in enumerate(encoded, start=1):
+            ids[rle_masks.decode(mask) > 0] = number
+        class_ids, scores = columns[start:stop, 6].astype(np.int64) - 1, columns[start:stop, 5]
+        segments = PanopticSegments(
+            ids, class_ids, scores, np.bincount(ids.ravel(), minlength=stop - start + 1)[1:]
+        )
+        save_png(folder / f"{names[-1]}.png", segments.colors())
+        key = truth.image_keys[row] if truth.image_keys else {"image_id": int(truth.image_ids[row])}
+        image_id = key.get("file_name", key["image_id"])
+        annotations.append(panoptic_entry(segments, truth.class_map, f"{names[-1]}.png", image_id))
+    write_panoptic(path, annotations, truth.class_map)
 
 
 def write_predictions(path: str | Path, predictions: Iterable[tuple[int | None, sv.Detections]]) -> int:

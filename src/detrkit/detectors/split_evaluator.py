@@ -16,7 +16,8 @@ from detrkit.data.coco import CocoDataset, Sample, Transform
 from detrkit.data.loader import EvaluationBatchSampler, build_loader, end_workers
 from detrkit.data.split import Split
 from detrkit.data.transforms import eval_transform
-from detrkit.detectors.stages import ModelStages, model_stages, prepare
+from detrkit.detectors.encode import encode_masks, has_masks
+from detrkit.detectors.stages import ModelStages, model_stages, prepare, runs_alone
 from detrkit.distributed import ProcessGroup
 from detrkit.evaluation.coco import BoxEvaluator, ImageResults
 from detrkit.evaluation.gather import collect_together
@@ -68,15 +69,16 @@ def detect_with_stages(
     dataset = CocoDataset(split.index, files.images, transform, on_bad_image="error", pixel_range=pixel_range)
     rank, world_size = (0, 1) if processes is None else (processes.rank, processes.world_size)
     sampler = EvaluationBatchSampler(len(dataset), batch_size or _batch_that_fits(config), rank, world_size)
-    done = 0
+    alone, done = config.model.masks and runs_alone(stages.device), 0
     loader = build_loader(dataset, sampler, config.data, pin=stages.device.type == "cuda")
     try:
         for batch in loader:
             if batch is None:
                 continue
-            detections = stages.postprocess(stages.forward(stages.preprocess_batch(batch)), batch.orig_sizes_hw)
-            yield from zip(batch.image_ids, detections, strict=True)
-            done += len(detections)
+            for part in batch.split(1) if alone else (batch,):
+                detections = stages.postprocess(stages.forward(stages.preprocess_batch(part)), part.orig_sizes_hw)
+                yield from zip(part.image_ids, detections, strict=True)
+            done += len(batch.image_ids)
             if progress is not None:
                 progress(done)
     finally:
@@ -115,17 +117,24 @@ class SplitEvaluator:
         match_classes(built.class_map, self.truth.class_map)  # better now than after an epoch
 
     def measure(self, model: nn.Module) -> Mapping[str, float]:
-        """Return the twelve numbers, on the first process; nothing on the others, which do their share too."""
+        """Return the twelve numbers, on the first process; nothing on the others, which do their share too.
+
+        Of a model with masks, on a split that was read with masks, also the twelve of its masks (``mask_AP``,
+        ``mask_AP50``, ...), and on a panoptic split PQ, SQ and RQ, of things (``PQ_th``) and of stuff (``PQ_st``).
+        """
         config, processes = self.built.config, self.processes
-        evaluator = BoxEvaluator(self.truth, self.built.class_map, config.train.max_detections)
+        most = config.train.max_detections
+        evaluator = BoxEvaluator(self.truth, self.built.class_map, most)
         found = detect_with_stages(self._stages(model), config, self.split, processes=processes)
+        if has_masks(self.split.index):
+            found = encode_masks(found, self.split, config.masks, self.built.class_map, most)
         if processes is None:
             for image_id, detections in found:
                 evaluator.add(image_id, detections)
-            return evaluator.finish().values
+            return evaluator.finish_all()
         processes.share_statistics(model)
         collect_together(processes, evaluator, found, len(self.split.index), _batch_that_fits(config))
-        return evaluator.finish().values if processes.rank == 0 else {}
+        return evaluator.finish_all() if processes.rank == 0 else {}
 
     def draw_samples(self, model: nn.Module, count: int, draw: Draw) -> list[tuple[str, np.ndarray]]:
         """Draw the model's detections on the first images of the split, uint8 ``[H, W, 3]``."""

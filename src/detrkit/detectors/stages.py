@@ -7,16 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.config import Precision
+from detrkit.config import MasksConfig, Precision
+from detrkit.detections import MaskedDetections
 from detrkit.errors import UsageError
 from detrkit.families.family import BuiltModel
+from detrkit.masks import PanopticSegments
 from detrkit.preprocess import Preprocessing, image_size_hw, model_inputs, normalize_images, pad_images
 from detrkit.types import Batch, ImageDetections, Outputs
 
@@ -120,6 +122,20 @@ def model_stages(built: BuiltModel, device: torch.device, precision: Precision =
         device,
         precision,
     )
+
+
+def merge_masks(found: MaskedDetections, how: MasksConfig, stuff: Collection[int]) -> PanopticSegments:
+    """Merge all detections of an image into a panoptic picture."""
+    return found.panoptic(stuff, score=how.panoptic_score, min_pixels=how.min_pixels, union=how.stuff == "union")
+
+
+def runs_alone(device: torch.device) -> bool:
+    """Return True where images of a model with masks run one by one, so that their pictures are always the same.
+
+    The order of sums goes with the shape of a batch, and a last bit decides to whom a pixel at the edge of two
+    masks belongs. On a CPU nothing is lost, since a batch gains nothing there.
+    """
+    return device.type == "cpu"
 
 
 def prepare(stages: Stages, images: Sequence[Tensor]) -> Any:

@@ -107,6 +107,7 @@ class TiledStages:
     def __init__(self, stages: Stages, tiles: Tiles, batch_size: int):
         self.stages, self.tiles, self.batch_size = stages, tiles, batch_size
         self.network, self.device, self.pads = stages.network, stages.device, stages.pads
+        self.has_masks = False
 
     def resize(self, image: Tensor) -> Tensor:
         """Return the image as it is."""
@@ -166,8 +167,7 @@ def in_tiles(target: Target, tiles: Tiles | str | int | None, batch_size: int | 
     too = ", and in the whole image for objects larger than that" if cut.whole else ""
     how = f"Detected in tiles of {cut.size} pixels that share {cut.overlap}{too}."
     lost = ("Masks are not put together over tiles: boxes only.",)
-    has_masks = target.config is not None and target.config.model.masks
-    tiled.notes = (*target.notes, how, *(lost if has_masks else ()))
+    tiled.notes = (*target.notes, how, *(lost if target.has_masks else ()))
     return tiled
 
 
@@ -186,7 +186,7 @@ def merge(found: Sequence[ImageDetections], tiles: Sequence[Tile], how: Tiles, s
         size_hw: Size of the image.
     """
     if len(tiles) == 1:
-        return found[0]
+        return ImageDetections(*found[0])
     # all in pixels of the image; the whole of it tells only of what can be cut off in every tile
     corners = np.array(tiles, dtype=np.float32)
     boxes = np.concatenate([one.boxes_xyxy + corners[i, [0, 1, 0, 1]] for i, one in enumerate(found)])

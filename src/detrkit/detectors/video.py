@@ -214,8 +214,8 @@ def _shown(
 ) -> sv.Detections:
     """Return the detections to be shown, with the numbers of objects that are followed."""
     keep, scores = apply_threshold(found, threshold)
-    kept = ImageDetections(found.boxes_xyxy[keep], scores[keep], found.class_ids[keep])
-    shown = to_supervision(kept, detector.class_map, size_hw=frame.pixels.shape[:2])
+    size_hw, least = frame.pixels.shape[:2], detector.masks.threshold
+    shown = to_supervision(found.take(keep, scores), detector.class_map, size_hw=size_hw, mask_threshold=least)
     if tracker is not None:
         shown.tracker_id = tracker.update(found, keep, frame.time_s)[keep]
     return shown

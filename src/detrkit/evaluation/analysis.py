@@ -15,7 +15,15 @@ import numpy as np
 
 from detrkit.classes import SIZE_LIMITS
 from detrkit.errors import UsageError
-from detrkit.evaluation.bootstrap import LEAST_RESAMPLES, RESAMPLES, Intervals, bootstrap
+from detrkit.evaluation.bootstrap import (
+    LEAST_IMAGES,
+    LEAST_RESAMPLES,
+    RESAMPLES,
+    Interval,
+    Intervals,
+    bootstrap,
+    image_weights,
+)
 from detrkit.evaluation.calibration import Calibration, calibrate
 from detrkit.evaluation.coco import UNDEFINED, ClassMetrics, CocoMetrics
 from detrkit.evaluation.confusion import Confusion, confusion
@@ -24,10 +32,13 @@ from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.failures import Failures, find_failures
 from detrkit.evaluation.matching import Matches
 from detrkit.evaluation.overlaps import Overlaps, overlaps
+from detrkit.evaluation.panoptic import PanopticMetrics, SegmentMatches, match_segments
+from detrkit.evaluation.panoptic_pictures import draw_worst
 from detrkit.evaluation.score_curves import ScoreCurves, score_curves
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.evaluation.untouched import other_readings
 from detrkit.latency import Latency
+from detrkit.visual.page import Picture
 
 Progress = Callable[[str, int, int], None]
 """Called with what is being done, steps done and steps in all."""
@@ -76,6 +87,25 @@ class Origin:
 
 
 @dataclasses.dataclass(frozen=True)
+class Panoptic:
+    """Panoptic quality, and where it is lost.
+
+    Args:
+        metrics: PQ, SQ, RQ.
+        interval: Of PQ by resampling images, percentiles; None where that was not asked for.
+        losses: PQ that each kind of error takes: together what it lacks to 1.
+        counts: Annotated and found segments of each kind.
+        pictures: Images of the lowest PQ with their segments.
+    """
+
+    metrics: PanopticMetrics
+    interval: Interval | None = None
+    losses: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    counts: Mapping[str, tuple[int, int]] = dataclasses.field(default_factory=dict)
+    pictures: tuple[Picture, ...] = ()
+
+
+@dataclasses.dataclass(frozen=True)
 class Evaluation:
     """The result of an evaluation. Its numbers are those of ``metrics``; what was not asked for is None.
 
@@ -92,6 +122,10 @@ class Evaluation:
         calibration: Calibration of the scores; None also where they are not 0 to 1.
         failures: Every error at the threshold of the best F1, with pictures of the worst.
         latency: Time that a detection takes.
+        masks: The twelve numbers of masks, where there are any.
+        mask_intervals: Their intervals.
+        mask_overlaps: Fit of the masks.
+        panoptic: Panoptic quality, where there are panoptic pictures.
         other_readings: AP on other readings of the annotations, see :mod:`detrkit.evaluation.untouched`.
         notes: What a reader must know of detections and annotations, in sentences.
     """
@@ -108,6 +142,10 @@ class Evaluation:
     calibration: Calibration | None = None
     failures: Failures | None = None
     latency: Latency | None = None
+    masks: CocoMetrics | None = None
+    mask_intervals: Intervals | None = None
+    mask_overlaps: Overlaps | None = None
+    panoptic: Panoptic | None = None
     other_readings: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
@@ -183,10 +221,16 @@ def analyze(
     if resamples and metrics.objects:
         tell = None if progress is None else lambda done: progress("resampling", done, resamples)
         found = dataclasses.replace(found, intervals=bootstrap(matches, resamples, progress=tell))
+    names = list(map(str, matches.truth.image_ids.tolist())) if file_names is None else file_names
+    pictures = (
+        None
+        if read_image is None or not explain
+        else functools.partial(draw_worst, read_image=read_image, file_names=names)
+    )
+    found = _with_masks(found, evaluator, image_ids, resamples, explain, pictures)
     if not explain:
         return found
     curves, errors = score_curves(matches), classify_errors(matches)
-    names = list(map(str, matches.truth.image_ids.tolist())) if file_names is None else file_names
     looking = None if progress is None else functools.partial(progress, "looking at failures")
     score = best_score(curves)
     return dataclasses.replace(
@@ -198,6 +242,45 @@ def analyze(
         calibration=calibrate(matches) if _are_probabilities(matches.found.scores) else None,
         failures=find_failures(matches, errors, names, read_image, score=score, progress=looking),
     )
+
+
+def _with_masks(
+    found: Evaluation,
+    evaluator: CocoEvaluator,
+    image_ids: Sequence[int] | Literal["all"],
+    resamples: int,
+    explain: bool,
+    draw: Callable[[SegmentMatches], tuple[Picture, ...]] | None,
+) -> Evaluation:
+    """Measure masks and panoptic pictures too, where there are any."""
+    if evaluator.has_masks:
+        metrics = evaluator.finish(image_ids, masks=True)
+        found = dataclasses.replace(found, masks=metrics)
+        if metrics.objects and (resamples or explain):
+            matches = evaluator.matches(image_ids, masks=True)
+            intervals = bootstrap(matches, resamples) if resamples else None
+            fit = overlaps(matches) if explain else None
+            found = dataclasses.replace(found, mask_intervals=intervals, mask_overlaps=fit)
+    if evaluator.has_panoptic:
+        panoptic = Panoptic(evaluator.finish_panoptic(image_ids))
+        if resamples or explain:
+            segments = match_segments(*evaluator.segments(image_ids))
+            panoptic = dataclasses.replace(panoptic, losses=segments.losses(), counts=segments.counts())
+            panoptic = dataclasses.replace(panoptic, interval=_interval(segments, resamples))
+            if draw is not None:
+                panoptic = dataclasses.replace(panoptic, pictures=draw(segments))
+        found = dataclasses.replace(found, panoptic=panoptic)
+    return found
+
+
+def _interval(segments: SegmentMatches, resamples: int) -> Interval | None:
+    """Return the interval of PQ that holds 95 % of resamples of the images; None without enough of them."""
+    images = len(segments.rows)
+    if not resamples or images < LEAST_IMAGES:
+        return None
+    samples = segments.resampled(image_weights(images, resamples, np.random.default_rng(0)))
+    low, high = np.percentile(samples, (2.5, 97.5)).tolist()
+    return Interval(1 - sum(segments.losses().values()), low, high)
 
 
 def check_resamples(resamples: int) -> None:

@@ -1,4 +1,4 @@
-"""COCO box metrics (https://cocodataset.org/#detection-eval), computed by hotcoco, equal to pycocotools'.
+"""COCO metrics of boxes and masks (https://cocodataset.org/#detection-eval) by hotcoco, equal to pycocotools'.
 
 Shapes: I images, K detections of one image, D detections in all, C classes of the data set,
 T = 10 IoU thresholds (0.50 to 0.95), R = 101 recall thresholds.
@@ -13,10 +13,12 @@ from typing import Any, Literal, NamedTuple
 
 import hotcoco
 import numpy as np
+from hotcoco import mask as rle_masks
 
 from detrkit.classes import ClassMap, match_classes
 from detrkit.errors import DataError, UsageError
-from detrkit.evaluation.truth import CocoTruth
+from detrkit.evaluation.panoptic import PanopticMetrics, measure_panoptic
+from detrkit.evaluation.truth import CocoTruth, as_rle
 from detrkit.types import ImageDetections
 
 METRIC_NAMES = ("AP", "AP50", "AP75", "APs", "APm", "APl", "AR1", "AR10", "AR100", "ARs", "ARm", "ARl")
@@ -29,11 +31,15 @@ class ImageResults(NamedTuple):
     """Detections of one image as COCO's result format has them, which no arithmetic has touched.
 
     boxes_xywh: ``[K, 4]``, pixels. scores: ``[K]``. class_ids: ``[K]``, contiguous. float32 or float64.
+    rle: Counts of COCO's compressed RLE of each mask, str, object ``[K]``; None where there are no masks.
+    segments: Those of the panoptic picture, which share no pixel; None where there is no such picture.
     """
 
     boxes_xywh: np.ndarray
     scores: np.ndarray
     class_ids: np.ndarray
+    rle: np.ndarray | None = None
+    segments: ImageResults | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,7 +106,7 @@ class BoxEvaluator:
     category id decides. No score threshold is applied.
 
     Args:
-        truth: Annotations of the data set, see ``ground_truth_from_index``.
+        truth: Annotations of the data set, see ``ground_truth_from_index``; AP leaves out segments of stuff.
         class_map: The classes that the detections speak of; the data set's own when not given.
         max_detections: Detections that count per image and class, best scores first, as in pycocotools.
 
@@ -111,13 +117,14 @@ class BoxEvaluator:
     def __init__(self, truth: CocoTruth, class_map: ClassMap | None = None, max_detections: int = MAX_DETECTIONS):
         if max_detections < 1:
             raise UsageError(f"max_detections is {max_detections}, expected 1 or more")
-        self.truth, self.max_detections = truth, max_detections
+        self.whole_truth, self.max_detections = truth, max_detections
+        self.truth = truth.things()
         self.class_map = class_map or self.truth.class_map
         self._data_class_ids = match_classes(self.class_map, self.truth.class_map)
         self._row_by_image_id = self.truth.row_by_image_id()
-        self._hotcoco_truth: hotcoco.COCO | None = None
+        self._hotcoco_truths: dict[bool, hotcoco.COCO] = {}
         self._added: dict[int, ImageResults] = {}
-        self._results: np.ndarray | None = None
+        self._results: tuple[np.ndarray, np.ndarray | None] | None = None
 
     def __len__(self) -> int:
         return len(self._added)
@@ -147,31 +154,64 @@ class BoxEvaluator:
     def packed(self) -> dict[str, np.ndarray]:
         """Return all detections as a few arrays, to be sent to another process and given to :meth:`add_packed`."""
         rows = sorted(self._added)
-        counts = np.array([len(self._added[row].scores) for row in rows], dtype=np.int64)
-        columns = dict(zip(ImageResults._fields, self._columns(rows), strict=True))
-        return {"image_ids": self.truth.image_ids[rows], "counts": counts, **columns}
+        packed = {"image_ids": self.truth.image_ids[rows], **_pack([self._added[row] for row in rows])}
+        if self.has_panoptic:
+            segments = _pack([self._added[row].segments or _NOTHING for row in rows])
+            packed |= {_SEGMENTS + name: column for name, column in segments.items()}
+        return packed
 
     def add_packed(self, packed: Mapping[str, np.ndarray]) -> None:
         """Take another process's detections; images already here are skipped (samplers repeat some)."""
-        ends = np.cumsum(packed["counts"])
-        for image_id, count, end in zip(packed["image_ids"], packed["counts"], ends, strict=True):
-            part = slice(end - count, end)
+        every = _unpack(packed, "")
+        pictures = _unpack(packed, _SEGMENTS) if _SEGMENTS + "counts" in packed else [None] * len(every)
+        for image_id, results, segments in zip(packed["image_ids"], every, pictures, strict=True):
             if self._row_by_image_id.get(int(image_id)) not in self._added:
-                detections = (packed[name][part] for name in ImageResults._fields)
-                self.add(int(image_id), ImageResults(*detections))
+                self.add(int(image_id), results._replace(segments=segments))
 
-    def finish(self, image_ids: ImageIds = "all") -> CocoMetrics:
+    @property
+    def has_masks(self) -> bool:
+        """True if the detections have masks, and there are masks to measure them against."""
+        return self.truth.masks is not None and any(one.rle is not None for one in self._added.values())
+
+    @property
+    def has_panoptic(self) -> bool:
+        """True if there are panoptic pictures."""
+        return any(one.segments is not None for one in self._added.values())
+
+    def finish_all(self) -> Mapping[str, float]:
+        """Return all numbers by name: of boxes, of masks (``mask_AP``, ...), and panoptic ones (PQ, ...)."""
+        values = dict(self.finish().values)
+        if self.has_masks:
+            values |= {f"mask_{name}": value for name, value in self.finish(masks=True).values.items()}
+        return {**values, **self.finish_panoptic().values} if self.has_panoptic else values
+
+    def finish_panoptic(self, image_ids: ImageIds = "all") -> PanopticMetrics:
+        """Measure the panoptic pictures that were added; an image without one counts as one without segments.
+
+        Args:
+            image_ids: As for :meth:`finish`.
+        """
+        return measure_panoptic(*self.segments(image_ids))
+
+    def segments(self, image_ids: ImageIds = "all") -> tuple[CocoTruth, np.ndarray, np.ndarray, np.ndarray | None]:
+        """Return the arguments of :func:`measure_panoptic`."""
+        rows = self._rows(image_ids)
+        segments = [(self._added[row].segments if row in self._added else None) or _NOTHING for row in rows]
+        return self.whole_truth, rows, *self._in_data_classes(rows, segments)
+
+    def finish(self, image_ids: ImageIds = "all", masks: bool = False) -> CocoMetrics:
         """Measure what was added.
 
         Args:
             image_ids: Images to measure on. ``"all"`` of the annotations, so that an image never added counts
                 as one where nothing was found; only the ``"added"`` ones; or the given ids.
+            masks: Measure masks, by their own areas, instead of boxes.
 
         Raises:
             DataError: A given id is not in the annotations, or there is no image to measure on.
         """
         rows = self._rows(image_ids)
-        evaluation = self.measure(image_ids)
+        evaluation = self.measure(image_ids, masks)
         limits = evaluation.params.max_dets
         curves = evaluation.eval
         assert curves is not None
@@ -190,13 +230,14 @@ class BoxEvaluator:
             precision=np.ascontiguousarray(precision[:, :, :, 0, -1]),
         )
 
-    def measure(self, image_ids: ImageIds = "all") -> hotcoco.COCOeval:
+    def measure(self, image_ids: ImageIds = "all", masks: bool = False) -> hotcoco.COCOeval:
         """Return hotcoco's evaluation, accumulated, for the figures of its own such as error types.
 
         Its image ids are ``truth``'s rows + 1, its category ids the data set's class ids + 1.
 
         Args:
             image_ids: As for :meth:`finish`.
+            masks: As for :meth:`finish`.
 
         Raises:
             DataError: As for :meth:`finish`.
@@ -204,10 +245,17 @@ class BoxEvaluator:
         rows = self._rows(image_ids)
         if len(rows) == 0:
             raise DataError("there are no images to evaluate; add detections or check the annotation file")
-        if self._hotcoco_truth is None:
-            self._hotcoco_truth = self.truth.to_hotcoco()
-        results = self._hotcoco_truth.load_res(self.results(rows))
-        evaluation = hotcoco.COCOeval(self._hotcoco_truth, results, "bbox")
+        if masks not in self._hotcoco_truths:
+            self._hotcoco_truths[masks] = self.truth.to_hotcoco(masks)
+        truth, found = self._hotcoco_truths[masks], self.results(rows)
+        if masks:
+            encoded = as_rle(self.masks(rows), self.truth.sizes_hw[found[:, 0].astype(np.int64) - 1])
+            results = truth.load_res(found, segmentation=encoded)
+            # by the area of the mask, as where a result has no box; not by the box's
+            results.update_anns(ids=np.arange(1, len(found) + 1), area=mask_areas(encoded))
+        else:
+            results = truth.load_res(found)
+        evaluation = hotcoco.COCOeval(truth, results, "segm" if masks else "bbox")
         evaluation.params.img_ids = (rows + 1).tolist()
         evaluation.params.max_dets = sorted(
             {min(limit, self.max_detections) for limit in (1, 10, self.max_detections)}
@@ -224,21 +272,43 @@ class BoxEvaluator:
         Args:
             rows: Images, rows of the truth; all that were added if not given.
         """
+        return self._of_rows(rows)[0]
+
+    def masks(self, rows: np.ndarray | None = None) -> np.ndarray:
+        """Return the masks of :meth:`results`, object ``[D]``; one that is missing is empty."""
+        rle = self._of_rows(rows)[1]
+        assert rle is not None
+        return rle
+
+    def _of_rows(self, rows: np.ndarray | None) -> tuple[np.ndarray, np.ndarray | None]:
         if self._results is None:
-            present = sorted(self._added)
-            boxes, scores, class_ids = self._columns(present)
-            images = np.repeat(
-                np.array(present, dtype=np.int64), [len(self._added[row].scores) for row in present]
-            )
-            data_class = self._data_class_ids[class_ids]
-            columns = np.column_stack([images + 1, boxes.astype(np.float64), scores, data_class + 1])
-            self._results = columns[data_class >= 0]
+            present = np.array(sorted(self._added), dtype=np.int64)
+            results = [self._added[row] for row in present.tolist()]
+            self._results = self._in_data_classes(present, results, self.truth.class_map.stuff)
+        columns, rle = self._results
         if rows is None or len(rows) == len(self.truth.image_ids):
             return self._results
         wanted = np.zeros(len(self.truth.image_ids) + 1, dtype=bool)
         wanted[rows + 1] = True
-        chosen: np.ndarray = self._results[wanted[self._results[:, 0].astype(np.int64)]]
-        return chosen
+        chosen = wanted[columns[:, 0].astype(np.int64)]
+        return columns[chosen], None if rle is None else rle[chosen]
+
+    def _in_data_classes(
+        self, rows: np.ndarray, results: Sequence[ImageResults], without: Sequence[int] = ()
+    ) -> tuple[np.ndarray, np.ndarray | None]:
+        """Return the detections of some rows in hotcoco's form, and their masks, those of the data's classes.
+
+        Args:
+            rows: Rows of the truth's images.
+            results: Detections of each.
+            without: Classes to leave out.
+        """
+        boxes, scores, class_ids, rle = _columns(results)
+        images = np.repeat(rows, [len(one.scores) for one in results])
+        data_class = self._data_class_ids[class_ids]
+        columns = np.column_stack([images + 1, boxes.astype(np.float64), scores, data_class + 1])
+        known_class = (data_class >= 0) & ~np.isin(data_class, without)
+        return columns[known_class], None if rle is None else rle[known_class]
 
     def _rows(self, image_ids: ImageIds) -> np.ndarray:
         if isinstance(image_ids, str):
@@ -252,10 +322,39 @@ class BoxEvaluator:
             rows = sorted({self._row_by_image_id[int(image_id)] for image_id in image_ids})
         return np.array(rows, dtype=np.int64)
 
-    def _columns(self, rows: Sequence[int]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        none = (np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
-        boxes, scores, class_ids = zip(none, *(self._added[row] for row in rows), strict=True)
-        return np.concatenate(boxes), np.concatenate(scores), np.concatenate(class_ids)
+
+def mask_areas(encoded: list[Any]) -> np.ndarray:
+    """Return the pixels of masks in COCO's RLE, float64 ``[K]``."""
+    return np.asarray(rle_masks.area(encoded) if encoded else [], dtype=np.float64)
+
+
+_NOTHING = ImageResults(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
+_SEGMENTS = "segments_"
+
+
+def _columns(results: Sequence[ImageResults]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return boxes, scores, class ids and masks (None where nobody has any) of all, one after the other."""
+    every = [_NOTHING, *results]
+    boxes, scores, class_ids = (np.concatenate([one[column] for one in every]) for column in range(3))
+    if all(one.rle is None for one in results):
+        return boxes, scores, class_ids, None
+    empty = np.zeros(0, dtype=object)
+    return boxes, scores, class_ids, np.concatenate([empty if one.rle is None else one.rle for one in every])
+
+
+def _pack(results: Sequence[ImageResults]) -> dict[str, np.ndarray]:
+    packed = dict(zip(ImageResults._fields, _columns(results), strict=False))
+    counts = np.array([len(one.scores) for one in results], dtype=np.int64)
+    return {"counts": counts, **{name: column for name, column in packed.items() if column is not None}}
+
+
+def _unpack(packed: Mapping[str, np.ndarray], prefix: str) -> list[ImageResults]:
+    ends = np.cumsum(packed[prefix + "counts"])[:-1]
+    names = [name for name in ImageResults._fields[:4] if prefix + name in packed]
+    if not len(packed[prefix + "counts"]):
+        return []
+    parts = zip(*(np.split(packed[prefix + name], ends) for name in names), strict=True)
+    return [ImageResults(*columns) for columns in parts]
 
 
 def _as_results(detections: ImageDetections | ImageResults) -> ImageResults:
@@ -263,7 +362,9 @@ def _as_results(detections: ImageDetections | ImageResults) -> ImageResults:
     class_ids = np.array(detections.class_ids, dtype=np.int32).reshape(-1)
     if isinstance(detections, ImageResults):
         boxes = np.array(detections.boxes_xywh).reshape(-1, 4)
-        return ImageResults(boxes, np.array(detections.scores).reshape(-1), class_ids)
+        return detections._replace(
+            boxes_xywh=boxes, scores=np.array(detections.scores).reshape(-1), class_ids=class_ids
+        )
     boxes = np.array(detections.boxes_xyxy, dtype=np.float32).reshape(-1, 4)
     with np.errstate(invalid="ignore"):  # infinities are refused
         boxes[:, 2:] -= boxes[:, :2]

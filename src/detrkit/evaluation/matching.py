@@ -14,8 +14,9 @@ from collections.abc import Iterator
 from typing import Self
 
 import numpy as np
+from hotcoco import mask as rle_masks
 
-from detrkit.evaluation.truth import MOST_AREA, CocoTruth
+from detrkit.evaluation.truth import MOST_AREA, CocoTruth, as_rle
 
 IOU_THRESHOLDS = np.linspace(0.5, 0.95, 10)
 """pycocotools' own values, to the last bit."""
@@ -35,7 +36,7 @@ class Columns:
 
     def select(self, rows: np.ndarray) -> Self:
         """Return those at some rows, or where a mask is True."""
-        return type(self)(*(column[rows] for column in vars(self).values()))
+        return type(self)(*(None if column is None else column[rows] for column in vars(self).values()))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,12 +48,14 @@ class Found(Columns):
         class_ids: Contiguous ids of the truth's class map, int64 ``[D]``.
         scores: float64 ``[D]``.
         boxes_xywh: float64 ``[D, 4]``, pixels.
+        rle: Counts of each mask's RLE, str, object ``[D]``; None where there are no masks.
     """
 
     image_rows: np.ndarray
     class_ids: np.ndarray
     scores: np.ndarray
     boxes_xywh: np.ndarray
+    rle: np.ndarray | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -108,7 +111,9 @@ class Matches:
         return counts
 
 
-def match_detections(truth: CocoTruth, found: Found, rows: np.ndarray, max_detections: int = 100) -> Matches:
+def match_detections(
+    truth: CocoTruth, found: Found, rows: np.ndarray, max_detections: int = 100, masks: bool = False
+) -> Matches:
     """Match detections to objects as COCO does, at ``IOU_THRESHOLDS``.
 
     In order of score, each detection takes the free object of its class that it overlaps most, if by the threshold
@@ -119,17 +124,22 @@ def match_detections(truth: CocoTruth, found: Found, rows: np.ndarray, max_detec
         found: Detections of images in ``rows``, in any order; equal scores of an image keep theirs.
         rows: Images to measure on, int64, ascending.
         max_detections: Of each image and class.
+        masks: Compare masks instead of boxes.
     """
     found = found.select(np.lexsort((-found.scores, found.image_rows)))
     found = found.select(_rank_in_class(found) < max_detections)
     in_rows = np.zeros(len(truth.image_ids), dtype=bool)
     in_rows[rows] = True
     measured_image = in_rows[truth.image_rows]
-    pairs = overlapping_pairs(truth, found, measured_image)
+    if masks:
+        pairs, area = _mask_pairs(truth, found, measured_image)
+    else:
+        pairs, area = overlapping_pairs(truth, found, measured_image), found.boxes_xywh[:, 2:].prod(axis=1)
     same = truth.class_ids[pairs.objects] == found.class_ids[pairs.detections]
     matched, found_by = match_pairs(pairs.select(same), truth, found)
-    too_large = found.boxes_xywh[:, 2] * found.boxes_xywh[:, 3] > MOST_AREA
-    ignored = np.append(truth.ignored, False)[matched] | (too_large & (matched < 0))  # False for a match of -1
+    ignored = np.append(truth.ignored, False)[matched] | (
+        (area > MOST_AREA) & (matched < 0)
+    )  # False for a match of -1
     return Matches(truth, rows, found, matched, ignored, found_by, measured_image & ~truth.ignored, pairs)
 
 
@@ -146,6 +156,23 @@ def overlapping_pairs(truth: CocoTruth, found: Found, usable: np.ndarray) -> Pai
         near = iou >= LEAST_IOU
         parts.append((detections[near], own[near], iou[near]))
     return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def _mask_pairs(truth: CocoTruth, found: Found, usable: np.ndarray) -> tuple[Pairs, np.ndarray]:
+    """Pair by masks as :func:`overlapping_pairs` does by boxes; and return the pixels of each detection's."""
+    assert found.rle is not None
+    encoded = as_rle(found.rle, truth.sizes_hw[found.image_rows])
+    objects = np.flatnonzero(usable)
+    parts = [(np.zeros(0, np.int64), np.zeros(0, np.int64), np.zeros(0))]
+    for row in np.unique(found.image_rows).tolist():
+        first, last = np.searchsorted(found.image_rows, (row, row + 1)).tolist()
+        own = objects[slice(*np.searchsorted(truth.image_rows[objects], (row, row + 1)))]
+        if len(own):
+            iou = rle_masks.iou(encoded[first:last], [truth.rle[i] for i in own], truth.iscrowd[own])
+            detections, places = np.nonzero(iou >= LEAST_IOU)
+            parts.append((first + detections, own[places], iou[detections, places]))
+    area = np.array(rle_masks.area(encoded) if encoded else (), dtype=np.float64)
+    return Pairs(*(np.concatenate(column) for column in zip(*parts, strict=True))), area
 
 
 def partners(counts: np.ndarray) -> Iterator[tuple[np.ndarray, np.ndarray]]:

@@ -6,13 +6,17 @@ Shapes: I images, N annotations, C classes of the data set.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+import functools
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import hotcoco
 import numpy as np
 
 from detrkit.classes import ClassMap
 from detrkit.data.index import CocoIndex, WrittenAnnotations
+from detrkit.data.masks import ObjectMasks
 
 MOST_AREA = 1e5**2
 """pycocotools ignores larger objects, and larger detections that found nothing."""
@@ -37,6 +41,8 @@ class CocoTruth:
         file_rows: Place of each annotation in its file, int64 ``[N]``; None where they are not known.
         image_keys: Fields that tell images apart in a file of results, ``[I]``; ``image_id`` alone if empty.
         category_id_texts: Ids of categories that are texts in the data set, by their number in ``class_map``.
+        masks: Pixels of each annotation; None where these were not read.
+        part_of: The annotations that these were taken from, and their rows, so that masks are encoded once.
     """
 
     image_ids: np.ndarray
@@ -51,6 +57,8 @@ class CocoTruth:
     file_rows: np.ndarray | None = None
     image_keys: Sequence[Mapping[str, int | str]] = ()
     category_id_texts: Mapping[int, str] = dataclasses.field(default_factory=dict)
+    masks: ObjectMasks | None = None
+    part_of: tuple[CocoTruth, np.ndarray] | None = None
 
     @property
     def ignored(self) -> np.ndarray:
@@ -61,23 +69,56 @@ class CocoTruth:
         """Return the same images with some of the annotations; rows int64, ordered by image, or bool ``[N]``."""
         names = ("image_rows", "class_ids", "boxes_xywh", "area", "iscrowd", "annotation_ids", "file_rows")
         columns = {name: column[rows] for name in names if (column := getattr(self, name)) is not None}
-        return dataclasses.replace(self, **columns)
+        masks = None if self.masks is None else self.masks.select(np.arange(len(self.class_ids))[rows])
+        return dataclasses.replace(self, **columns, masks=masks, part_of=None)
+
+    def things(self) -> CocoTruth:
+        """Return the same without segments of stuff, which cannot be counted."""
+        if not self.class_map.stuff:
+            return self
+        rows = np.flatnonzero(~np.isin(self.class_ids, self.class_map.stuff))
+        return dataclasses.replace(self.select(rows), part_of=(self, rows))
+
+    @functools.cached_property
+    def rle(self) -> list[Any]:
+        """Masks of all annotations as COCO's compressed RLE, ``[N]``."""
+        if self.part_of is not None:
+            whole, rows = self.part_of
+            return [whole.rle[row] for row in rows.tolist()]
+        assert self.masks is not None
+        found: list[Any] = []
+        ends = np.searchsorted(self.image_rows, np.arange(len(self.image_ids) + 1)).tolist()
+        for (start, stop), size_hw in zip(itertools.pairwise(ends), self.sizes_hw.tolist(), strict=True):
+            if stop > start:
+                found += self.masks.encode(np.arange(start, stop), (size_hw[0], size_hw[1]))
+        return found
 
     def row_by_image_id(self) -> dict[int, int]:
         """Return the row in ``image_ids`` of each of the data set's image ids."""
         return {image_id: row for row, image_id in enumerate(self.image_ids.tolist())}
 
-    def to_hotcoco(self) -> hotcoco.COCO:
+    def to_hotcoco(self, masks: bool = False) -> hotcoco.COCO:
         """Return the same as hotcoco's object, with row + 1 as image id and class id + 1 as category id.
 
         The ids are replaced because results travel through float64, which cannot hold every 64-bit id, and
         because pycocotools counts an annotation of id 0 (where Roboflow's exports start) as never found.
         """
-        sizes, names = enumerate(self.sizes_hw.tolist(), 1), enumerate(self.class_map.names, 1)
+        sizes, names = enumerate(self.sizes_hw.tolist(), 1), enumerate(self.class_map.names)
         images = [{"id": number, "height": height, "width": width} for number, (height, width) in sizes]
-        categories = [{"id": number, "name": name} for number, name in names]
+        stuff = set(self.class_map.stuff)
+        categories = [
+            {"id": class_id + 1, "name": name, "isthing": int(class_id not in stuff)} for class_id, name in names
+        ]
         columns = (self.image_rows + 1, self.class_ids + 1, self.boxes_xywh)
-        return hotcoco.COCO.from_arrays(images, categories, *columns, area=self.area, iscrowd=self.iscrowd)
+        own = self.rle if masks else None
+        return hotcoco.COCO.from_arrays(
+            images, categories, *columns, area=self.area, iscrowd=self.iscrowd, segmentation=own
+        )
+
+
+def as_rle(counts: Iterable[str], sizes_hw: np.ndarray) -> list[Any]:
+    """Return COCO's compressed RLE of masks, given their counts and the size of each one's image, ``[K, 2]``."""
+    return [{"size": size_hw, "counts": count} for size_hw, count in zip(sizes_hw.tolist(), counts, strict=True)]
 
 
 def ground_truth_from_index(index: CocoIndex) -> CocoTruth:
@@ -103,6 +144,7 @@ def ground_truth_from_index(index: CocoIndex) -> CocoTruth:
         file_rows=written.file_rows,
         image_keys=_image_keys(index, order),
         category_id_texts=index.category_id_texts,
+        masks=written.masks,
     )
 
 
@@ -116,6 +158,7 @@ def _from_corners(index: CocoIndex) -> WrittenAnnotations:
         iscrowd=np.asarray(index.iscrowd, dtype=bool),
         annotation_ids=np.arange(1, len(corners) + 1),
         file_rows=np.arange(len(corners)),
+        masks=index.masks,
     )
 
 

@@ -74,8 +74,8 @@ class ClassMatch:
         return dataclasses.replace(index, labels=labels, class_map=self.classes, written=written)
 
     def translate(self, found: ImageDetections | ImageResults) -> ImageDetections | ImageResults:
-        """Return the model's detections of an image as of classes to measure; those of others are left out."""
-        boxes, scores, class_ids = found
+        """Return the model's detections of an image as of classes to measure; others, and masks, are left out."""
+        boxes, scores, class_ids = found[:3]
         measured = self.of_model[class_ids]
         kept = measured >= 0
         return type(found)(boxes[kept], scores[kept], measured[kept])

@@ -161,7 +161,7 @@ class Service:
             taken = take_detections(result.detections, threshold)
             if class_ids:
                 keep = np.isin(taken.class_ids, class_ids)
-                taken = ImageDetections(*(values[keep] for values in taken))
+                taken = taken.take(keep)
             found.append(Found(picture.name, result.picture.size_hw, taken))
             if isinstance(picture.content, bytes) and self.sampler.wants:
                 self._sample(request, model, picture.content, result.picture, taken)

@@ -184,7 +184,7 @@ def network() -> nn.Module:
 def obtained(counting: Counting, out: Path, data: Path, **options: Any) -> tuple[dict[str, Any], bool]:
     split = split_of(data)
     truth = ground_truth_from_index(split.index)
-    evaluator, reused = DetectionStore(out, split).obtain(counting.subject(**options), "m", truth, None, None)
+    evaluator, reused, _ = DetectionStore(out, split).obtain(counting.subject(**options), "m", truth, None, None)
     return evaluator.packed(), reused
 
 

@@ -25,6 +25,7 @@ class Oracle:
     """Says what is annotated, and cannot be timed."""
 
     name, kind, stages, max_detections, settings = "oracle", "test", None, 100, ""
+    has_masks = has_stuff = False
 
     def __init__(self, split):
         self.class_map = split.index.class_map

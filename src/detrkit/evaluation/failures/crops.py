@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
+from hotcoco import mask as rle_masks
 from PIL import Image, ImageDraw
 
 from detrkit.evaluation.matching import Matches
@@ -41,12 +43,14 @@ class Spot:
         labels: Annotations it is about, float64 ``[k, 4]`` XYWH.
         found: Detections it is about, float64 ``[k, 4]`` XYWH.
         caption: Below the picture.
+        masks: RLE of the masks of both, where there are any, and their colours.
     """
 
     image_row: int
     labels: np.ndarray
     found: np.ndarray
     caption: str
+    masks: Sequence[tuple[dict[str, Any], tuple[int, int, int]]] = ()
 
 
 def draw_spots(
@@ -107,7 +111,11 @@ def draw_crop(image: np.ndarray, spot: Spot, labels: np.ndarray, found: np.ndarr
     left, top, right, bottom = _frame(np.concatenate([spot.labels, spot.found]), image.shape[1], image.shape[0])
     zoom = min(SIDE / max(right - left, bottom - top), _MOST_ZOOM)
     size = (max(1, round((right - left) * zoom)), max(1, round((bottom - top) * zoom)))
-    crop = Image.fromarray(np.ascontiguousarray(image[top:bottom, left:right]))
+    part = image[top:bottom, left:right]
+    for encoded, color in spot.masks:
+        inside = rle_masks.decode(encoded)[top:bottom, left:right, None] > 0
+        part = np.where(inside, part // 2 + np.array(color, dtype=np.uint8) // 2, part)
+    crop = Image.fromarray(np.ascontiguousarray(part))
     canvas = crop.resize(size, Image.Resampling.BICUBIC if zoom > 1 else Image.Resampling.LANCZOS).convert("RGBA")
     sheet = Image.new("RGBA", size)
     pen = ImageDraw.Draw(sheet)

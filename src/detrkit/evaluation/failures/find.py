@@ -11,7 +11,7 @@ import numpy as np
 from detrkit.errors import UsageError
 from detrkit.evaluation.error_types import FOREGROUND_IOU, ErrorTypes
 from detrkit.evaluation.failures.causes import Cause, Question, find_causes
-from detrkit.evaluation.failures.crops import ReadImage, Spot, draw_spots
+from detrkit.evaluation.failures.crops import FOUND_COLOR, LABEL_COLOR, ReadImage, Spot, draw_spots
 from detrkit.evaluation.failures.entries import (
     KINDS,
     MISSED,
@@ -35,7 +35,7 @@ from detrkit.evaluation.failures.properties import (
     pixel_properties,
 )
 from detrkit.evaluation.matching import Found, Matches
-from detrkit.evaluation.truth import CocoTruth
+from detrkit.evaluation.truth import CocoTruth, as_rle
 from detrkit.files import read_facts
 from detrkit.visual.page import Picture
 from detrkit.visual.text import shortened
@@ -252,7 +252,7 @@ def _with_pictures(
     groups = [(REASONS.index(issue.reason), issue.image_row) for issue in issues]
     chosen = _worst_of_each(zip(table.kinds.tolist(), table.image_rows.tolist(), strict=True), limits[0])
     chosen_issues = _worst_of_each(groups, limits[1])
-    spots = [_spot(entry, failures.describe(entry)) for entry in map(failures.entry, chosen)]
+    spots = [_spot(failures, number) for number in chosen]
     spots += [_issue_spot(issues[place]) for place in chosen_issues]
     measured: set[int] = set()
 
@@ -292,9 +292,20 @@ def _sample(matches: Matches, count: int, seed: int) -> list[int]:
     return chosen
 
 
-def _spot(failure: Failure, words: str) -> Spot:
+def _spot(failures: Failures, number: int) -> Spot:
+    failure, table = failures.entry(number), failures.table
+    words = failures.describe(failure)
     caption = f"{failure.kind}: {words} · {shortened(failure.file_name, _NAME_LENGTH)}"
-    return Spot(failure.image_row, _boxes(failure.object_xywh), _boxes(failure.found_xywh), caption)
+    boxes = _boxes(failure.object_xywh), _boxes(failure.found_xywh)
+    # the masks of both, what is annotated below
+    truth, rle, masks = failures.matches.truth, failures.matches.found.rle, []
+    annotation, detection = int(table.objects[number]), int(table.detections[number])
+    if rle is not None and annotation >= 0:
+        masks.append((truth.rle[annotation], LABEL_COLOR))
+    if rle is not None and detection >= 0:
+        [encoded] = as_rle([rle[detection]], truth.sizes_hw[[failure.image_row]])
+        masks.append((encoded, FOUND_COLOR))
+    return Spot(failure.image_row, *boxes, caption, masks)
 
 
 def _issue_spot(issue: LabelIssue) -> Spot:

@@ -1,5 +1,6 @@
 """Evaluation results for people and programs: tables, a page, files."""
 
+from detrkit.evaluation.report.masks import mask_tables
 from detrkit.evaluation.report.metrics_file import metrics_content, metrics_schema, write_metrics_json
 from detrkit.evaluation.report.page import FILES, plot_precision_recall, write_evaluation
 from detrkit.evaluation.report.tables import CLASS_COLUMNS, class_table, errors_table, metrics_table
@@ -10,6 +11,7 @@ __all__ = [
     "FILES",
     "class_table",
     "errors_table",
+    "mask_tables",
     "metrics_content",
     "metrics_schema",
     "metrics_table",

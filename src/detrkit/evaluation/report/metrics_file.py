@@ -16,7 +16,7 @@ from detrkit.evaluation.coco import CocoMetrics, known
 from detrkit.files import atomic_file
 
 if TYPE_CHECKING:
-    from detrkit.evaluation.analysis import Evaluation
+    from detrkit.evaluation.analysis import Evaluation, Panoptic
 
 MOST_CONFUSED_CLASSES = 200
 """Beyond as many classes the matrix is left out: it would be most of the file."""
@@ -72,6 +72,9 @@ def metrics_content(evaluation: Evaluation) -> dict[str, Any]:
         "failures": _entry("FailuresEntry", failures, suspect_labels=issues),
         "latency": None if latency is None else latency.to_dict(),
         "provenance": dict(evaluation.provenance),
+        "masks": None if evaluation.masks is None else evaluation.masks.to_dict(),
+        "mask_intervals": _entry("IntervalsEntry", evaluation.mask_intervals),
+        "panoptic": None if evaluation.panoptic is None else _panoptic(evaluation.panoptic),
     }
     return {name: content[name] for name in metrics_schema()["$defs"]["MetricsFile"]["properties"]}
 
@@ -90,6 +93,20 @@ def _class_entry(evaluation: Evaluation, class_id: int, entry: Mapping[str, Any]
     if calibration is not None:
         found["ece"] = known(calibration.per_class_ece[class_id])
     return found
+
+
+def _panoptic(found: Panoptic) -> dict[str, Any]:
+    """Return PQ, SQ, RQ, and so on at the top, as the numbers of boxes."""
+    return {
+        **{name: known(value) for name, value in found.metrics.values.items()},
+        "segments": found.metrics.segments,
+        "interval": _plain(found.interval),
+        "losses": dict(found.losses),
+        "per_class": [
+            {name: known(value) if name.isupper() else value for name, value in vars(entry).items()}
+            for entry in found.metrics.per_class
+        ],
+    }
 
 
 def _entry(kind: str, source: object, **given: Any) -> dict[str, Any] | None:

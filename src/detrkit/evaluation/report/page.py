@@ -13,6 +13,7 @@ from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.failures import failure_sections, write_failures
 from detrkit.evaluation.matching import IOU_THRESHOLDS
 from detrkit.evaluation.report import tables
+from detrkit.evaluation.report.masks import mask_sections
 from detrkit.evaluation.report.metrics_file import write_metrics_json
 from detrkit.evaluation.report.summary import write_summary
 from detrkit.evaluation.report.terms import percent, range_of
@@ -79,6 +80,7 @@ def report_sections(evaluation: Evaluation) -> list[Section]:
     numbers = [tables.metrics_table(metrics, evaluation.intervals), tables.size_table(evaluation)]
     sections = [Section("In short", _summary(evaluation)), Section("Numbers", numbers)]
     sections.append(Section("Classes", [tables.class_table(evaluation)]))
+    sections += mask_sections(evaluation)
     if evaluation.errors is not None:
         sections.append(Section("Errors", _errors(evaluation)))
     if evaluation.failures is not None:
@@ -114,6 +116,12 @@ def _summary(evaluation: Evaluation) -> list[Block]:
         known = None if intervals is None else intervals.values.get(name)
         note = "" if known is None or intervals is None else f"{range_of(known)}, {100 * intervals.confidence:g} %"
         cards.append(Card(name, percent(metrics[name]), note))
+    if evaluation.masks is not None:
+        known = None if evaluation.mask_intervals is None else evaluation.mask_intervals.values.get("AP")
+        cards.append(Card("mask AP", percent(evaluation.masks["AP"]), range_of(known) if known else ""))
+    if evaluation.panoptic is not None:
+        own, values = evaluation.panoptic.interval, evaluation.panoptic.metrics.values
+        cards.append(Card("PQ", percent(values["PQ"]), range_of(own) if own else ""))
     point = operating_point(evaluation)
     if point is not None:
         score, precision, recall, f1 = point

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from detrkit.errors import counted
 from detrkit.evaluation.coco import UNDEFINED
+from detrkit.evaluation.report.masks import mask_tables
 from detrkit.evaluation.report.tables import class_table, errors_table, metrics_table
 from detrkit.evaluation.report.terms import percent, range_of
 from detrkit.evaluation.report.verdict import verdict, warnings
@@ -63,8 +64,8 @@ def write_summary(path: str | Path, evaluation: Evaluation) -> Path:
 
 def _tables(evaluation: Evaluation) -> list[Table]:
     """Return the twelve numbers; the best and the worst classes; the errors."""
-    tables = [metrics_table(evaluation.metrics, evaluation.intervals)]
-    classes = class_table(evaluation).only("class", "AP", "objects", "from", "to", "AP50")
+    tables = [metrics_table(evaluation.metrics, evaluation.intervals), *mask_tables(evaluation)]
+    classes = class_table(evaluation).only("class", "AP", "objects", "from", "to", "AP50", "mask AP", "PQ")
     ap = [column.name for column in classes.columns].index("AP")
     rows = [row for row in classes.rows if row[ap] is not None]
     if rows:

@@ -19,10 +19,11 @@ if TYPE_CHECKING:
     from detrkit.evaluation.error_types import ErrorTypes
     from detrkit.latency import Latency
 
-CLASS_COLUMNS = ("class", "id", "objects", "AP", "from", "to", "AP50")
+CLASS_COLUMNS = ("class", "id", "objects", "AP", "from", "to", "AP50", "mask AP", "PQ")
 """Columns of :func:`class_table` that a terminal has room for."""
 
 _MOST_CONFUSIONS = 30
+_PANOPTIC_COLUMNS = columns("points", "PQ", "SQ", "RQ")
 
 
 def metrics_table(metrics: CocoMetrics, intervals: Intervals | None = None) -> Table:
@@ -74,6 +75,11 @@ def class_table(evaluation: Evaluation) -> Table:
         ends = [_ends(None if entry is None else entry.get("AP")) for entry in intervals.per_class]
         filled += zip(_interval_columns(intervals), zip(*ends, strict=True), strict=False)
     filled.append((Column("AP50", "points"), [known(entry.AP50) for entry in per_class]))
+    if evaluation.masks is not None:
+        filled.append((Column("mask AP", "points"), [known(entry.AP) for entry in evaluation.masks.per_class]))
+    if evaluation.panoptic is not None:
+        own = evaluation.panoptic.metrics.per_class
+        filled += [(column, [known(getattr(entry, column.name)) for entry in own]) for column in _PANOPTIC_COLUMNS]
     measured = {
         ("best F1", 3): None if curves is None else curves.best_f1[1:],
         ("at score", 2): None if curves is None else curves.best_score[1:],

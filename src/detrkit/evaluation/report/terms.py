@@ -16,6 +16,7 @@ _TERMS = read_facts(__file__)
 MEANINGS: Mapping[str, str] = _TERMS["metrics"]
 ERROR_NAMES: Mapping[str, str] = _TERMS["errors"]
 MORE_ERROR_NAMES: Mapping[str, str] = _TERMS["more_errors"]
+LOSS_NAMES: Mapping[str, str] = _TERMS["losses"]
 
 
 def percent(value: float | None) -> str:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from detrkit.errors import counted
 from detrkit.evaluation.coco import UNDEFINED
 from detrkit.evaluation.report.tables import most_confused
-from detrkit.evaluation.report.terms import ERROR_NAMES, percent, quoted, range_of
+from detrkit.evaluation.report.terms import ERROR_NAMES, LOSS_NAMES, percent, quoted, range_of
 
 if TYPE_CHECKING:
     from detrkit.evaluation.analysis import Evaluation
@@ -40,7 +40,8 @@ def verdict(evaluation: Evaluation, name: Callable[[str], str] = quoted) -> list
             f"Nothing was detected on {counted(metrics.images, 'image')} with "
             f"{counted(metrics.objects, 'object')}: AP is 0. Check that the model is trained, and its classes."
         ]
-    sentences = [_how_good(evaluation), _threshold(evaluation), _costs(evaluation), _classes(evaluation, name)]
+    sentences = [_how_good(evaluation), *_masks(evaluation)]
+    sentences += [_threshold(evaluation), _costs(evaluation), _classes(evaluation, name)]
     sentences += [_sizes(evaluation), _calibration(evaluation), _labels(evaluation)]
     return [sentence for sentence in sentences if sentence]
 
@@ -103,6 +104,23 @@ def _how_good(evaluation: Evaluation) -> str:
         f"AP is {percent(metrics['AP'])}{sure}, AP50 {percent(metrics['AP50'])}, on "
         f"{counted(metrics.images, 'image')} with {counted(metrics.objects, 'object')}."
     )
+
+
+def _masks(evaluation: Evaluation) -> list[str]:
+    sentences = []
+    if evaluation.masks is not None:
+        sentences.append(
+            f"AP of masks is {percent(evaluation.masks['AP'])}, AP50 {percent(evaluation.masks['AP50'])}."
+        )
+    panoptic = evaluation.panoptic
+    if panoptic is not None:
+        values = {name: percent(value) for name, value in panoptic.metrics.values.items()}
+        text = "PQ is {PQ} (things {PQ_th}, stuff {PQ_st}): SQ {SQ}, RQ {RQ}".format(**values)
+        if panoptic.losses:
+            first = max(panoptic.losses, key=lambda kind: panoptic.losses[kind])
+            text += f"; most of it, {100 * panoptic.losses[first]:.1f} points, is lost to {LOSS_NAMES[first]}"
+        sentences.append(f"{text}.")
+    return sentences
 
 
 def _threshold(evaluation: Evaluation) -> str:

@@ -119,7 +119,7 @@ def jittered(rng: np.random.Generator, boxes_xywh: np.ndarray, share: float) -> 
 
 def joined(*parts: Found) -> Found:
     """All of several."""
-    names = [field.name for field in dataclasses.fields(Found)]
+    names = [field.name for field in dataclasses.fields(Found) if field.name != "rle"]
     return Found(*(np.concatenate([getattr(part, name) for part in parts]) for name in names))
 
 
