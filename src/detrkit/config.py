@@ -287,6 +287,15 @@ class TrainConfig(Section):
         1.0, gt=0, le=1, description="each layer further from the heads learns at this times the rate of the next"
     )
     freeze: tuple[str, ...] = pydantic.Field((), description="parts of the model that are not trained")
+    only: tuple[str, ...] = pydantic.Field(
+        (), description="parts of the model that alone are trained, such as mask_head; empty: all"
+    )
+    box_epochs: int = pydantic.Field(
+        0,
+        ge=0,
+        description="first epochs, in which a model with masks learns boxes alone, as if it had none; in the others "
+        "its mask head alone learns (paper section 4.4); 0: both together",
+    )
     head_steps: int = pydantic.Field(
         0, ge=0, description="first steps, in which only what has no pretrained weights (the heads) learns"
     )
@@ -329,10 +338,18 @@ class TrainConfig(Section):
     project: str = pydantic.Field("detrkit", min_length=1, description="project or experiment of wandb and mlflow")
     max_detections: int = pydantic.Field(100, ge=1, description="detections an image in evaluation")
 
-    @pydantic.field_validator("freeze", mode="before")
+    @pydantic.field_validator("freeze", "only", mode="before")
     @classmethod
     def _one_part(cls, value: Any) -> Any:
         return [value] if isinstance(value, str) else value
+
+    @pydantic.model_validator(mode="after")
+    def _epochs_of_masks(self) -> TrainConfig:
+        if self.box_epochs >= max(self.epochs, 1) and self.box_epochs:
+            raise ValueError(
+                f"box_epochs is {self.box_epochs} of {self.epochs} epochs, which leaves none for masks"
+            )
+        return self
 
 
 class Config(Section):
@@ -345,6 +362,12 @@ class Config(Section):
     aids: AidsConfig = AidsConfig()
     masks: MasksConfig = MasksConfig()
     train: TrainConfig = TrainConfig()
+
+    @pydantic.model_validator(mode="after")
+    def _masks_to_learn(self) -> Config:
+        if self.train.box_epochs and not self.model.masks:
+            raise ValueError(f"train.box_epochs is {self.train.box_epochs}, but {self.model.preset} has no masks")
+        return self
 
 
 def update_config(config: Config, changes: Mapping[str, Any]) -> Config:

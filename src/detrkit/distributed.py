@@ -59,7 +59,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     devices, nodes = _processes(config)
     fabric = Fabric(
         accelerator="cuda" if use_cuda else "cpu",
-        strategy=DDPStrategy(**_no_exchange_of_buffers()) if devices * nodes > 1 else "auto",
+        strategy=_exchange(config) if devices * nodes > 1 else "auto",
         devices=devices,
         num_nodes=nodes,
         precision=_PRECISIONS[config.precision],
@@ -74,6 +74,11 @@ def make_fabric(config: TrainConfig) -> Fabric:
 def fabric_precision(precision: Precision, device: torch.device) -> Any:
     """Return Fabric's name of a precision; on a CPU, which has no float16, bfloat16 stands in for it."""
     return _PRECISIONS["bf16" if precision == "16" and device.type == "cpu" else precision]
+
+
+def _exchange(config: TrainConfig) -> DDPStrategy:
+    # a part that rests by turns has no gradients to wait for
+    return DDPStrategy(**_no_exchange_of_buffers(), find_unused_parameters=config.box_epochs > 0)
 
 
 def _no_exchange_of_buffers() -> dict[str, Any]:

@@ -182,7 +182,10 @@ class QueryMasks(Protocol):
 
     regions: Where the maps ``[h, w]`` lie, int64 ``[3, B, 2]`` (height, width): the cells of each image's map that
     count, the pixels of the padded images that these cells cover, and the pixels of the image without padding.
+    rests: True in training where nothing is to be learnt of masks.
     """
+
+    rests: bool
 
     @property
     def regions(self) -> Tensor:

@@ -264,11 +264,12 @@ def _training_notes(model: nn.Module, config: Config, report: LoadReport) -> lis
     """Say what is frozen, and what learns alone at first."""
     notes = []
     parameters = dict(model.named_parameters())
-    if config.train.freeze:
+    if config.train.freeze or config.train.only:
         trained = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in parameters.values())
         share = f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained"
-        notes.append(f"frozen: {', '.join(config.train.freeze)}; {share}")
+        frozen = [*config.train.freeze, *(["all but " + ", ".join(config.train.only)] if config.train.only else [])]
+        notes.append(f"frozen: {', '.join(frozen)}; {share}")
     if config.train.head_steps:
         places = find_places(model)
         new = [name for name in parameters if name in report.new_tensors and parameters[name].requires_grad]

@@ -54,6 +54,9 @@ class Place:
     depth: int
 
 
+MASK_HEAD = "mask_head"
+"""The part that makes masks."""
+
 Places = Mapping[str, Place]
 """The place of every parameter, by its name."""
 
@@ -109,20 +112,26 @@ def check_parts(places: Places, config: TrainConfig, preset: str) -> None:
         ConfigError: One is not, and the nearest name is suggested; or everything is frozen.
     """
     known = part_names(places)
-    for key, names in (("freeze", config.freeze), ("lr_scale", tuple(config.lr_scale))):
+    for key, names in (("freeze", config.freeze), ("only", config.only), ("lr_scale", tuple(config.lr_scale))):
         for name in names:
             if name not in known:
                 hint = f"{nearest(name, known)} Parts: {', '.join(known)}"
                 raise ConfigError(f"train.{key} names {name!r}, which is no part of {preset}; {hint}")
     own = [place.part for name, place in places.items() if not name.startswith(AIDS)]
-    if all(most_specific(part, config.freeze) for part in own):
+    if all(_is_frozen(part, config) for part in own):
+        only = f" and train.only {', '.join(config.only)}" if config.only else ""
         raise ConfigError(
-            f"train.freeze is {', '.join(config.freeze)}: nothing is left to train. Parts: {', '.join(known)}"
+            f"train.freeze is {', '.join(config.freeze)}{only}: nothing is left to train. Parts: {', '.join(known)}"
         )
 
 
 def freeze_parts(model: nn.Module, places: Places, config: TrainConfig) -> None:
-    """Let the parameters of ``train.freeze`` want no gradients; what was frozen already stays so."""
+    """Let what ``train.freeze`` and ``train.only`` say want no gradients; what was frozen already stays so."""
     for name, parameter in model.named_parameters():
-        if most_specific(places[name].part, config.freeze):
+        if _is_frozen(places[name].part, config):
             parameter.requires_grad_(False)
+
+
+def _is_frozen(part: str, config: TrainConfig) -> bool:
+    others = bool(config.only) and not most_specific(part, config.only)
+    return others or most_specific(part, config.freeze) is not None

@@ -156,8 +156,8 @@ class Criterion:
         if outputs.masks is not None:  # of the last layer only: of all, masks would cost too much (section 4.4)
             if truth.masks is None and truth.counts and sum(truth.counts):
                 raise DataError("the model learns masks, but the batch has none of its objects; see model.masks")
-            place = layers - 1
-            pairs = (matches.images[place], matches.queries[place], matches.objects[place])
+            most = 0 if outputs.masks.rests else matches.images.shape[1]
+            pairs = (each[layers - 1, :most] for each in (matches.images, matches.queries, matches.objects))
             found = mask_terms(outputs.masks, *pairs, truth.masks)
             extra |= {name: value / divisors["l1"] for name, value in found.items()}
             total = total + self._weighted({name: extra[name] for name in found})

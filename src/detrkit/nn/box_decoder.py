@@ -17,6 +17,7 @@ from detrkit.nn.deformable import DeformableAttention
 from detrkit.nn.mlp import MLP
 from detrkit.nn.recompute import Recomputing, run_part
 from detrkit.nn.transformer import ResidualLayer
+from detrkit.types import EdgeOutputs
 
 FARTHEST = math.log(1e5 - 1)
 """Boxes before the sigmoid go no further: sides and places of a hundred-thousandth of the image."""
@@ -32,6 +33,19 @@ class Memory(NamedTuple):
     shapes_hw: Sequence[tuple[int, int]]
     padding_mask: Tensor | None
     shares: Tensor | None
+
+
+class Decoded(NamedTuple):
+    """What a decoder of boxes gives.
+
+    logits: ``[L, B, Q, C]``. boxes_cxcywh: ``[L, B, Q, 4]``, 0 to 1. Both float32; L is 1 where only the last layer's
+    are wanted. queries: As the last layer leaves them, ``[B, Q, D]``. edges: Of decoders that refine distributions.
+    """
+
+    logits: Tensor
+    boxes_cxcywh: Tensor
+    queries: Tensor
+    edges: EdgeOutputs | None = None
 
 
 class BoxDecoderLayer(ResidualLayer):
@@ -107,7 +121,7 @@ class BoxDecoder(Recomputing):
 
     def forward(
         self, queries: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor]:
+    ) -> Decoded:
         """Refine.
 
         Args:
@@ -115,10 +129,6 @@ class BoxDecoder(Recomputing):
             references: Their boxes before the sigmoid, cxcywh ``[B, Q, 4]`` float32.
             memory: The image.
             query_mask: Which queries may look at which; as in :class:`detrkit.nn.transformer.DecoderLayer`.
-
-        Returns:
-            Logits ``[L, B, Q, C]`` and boxes cxcywh ``[L, B, Q, 4]``, 0 to 1, both float32; L is 1 where only
-            the last layer's are wanted.
         """
         logits, boxes = [], []
         parts = list(zip(self.layers, self.class_embed, self.bbox_embed, strict=True))
@@ -135,4 +145,4 @@ class BoxDecoder(Recomputing):
             refined = change + references.clamp(-FARTHEST, FARTHEST)
             references = refined.detach()
             carried = refined if self.look_twice else references
-        return torch.stack(logits), torch.stack(boxes)
+        return Decoded(torch.stack(logits), torch.stack(boxes), queries)

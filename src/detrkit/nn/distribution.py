@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from detrkit.nn.attention import Attention
-from detrkit.nn.box_decoder import FARTHEST, Memory
+from detrkit.nn.box_decoder import FARTHEST, Decoded, Memory
 from detrkit.nn.deformable import DeformableAttention
 from detrkit.nn.mlp import MLP
 from detrkit.nn.recompute import Recomputing, run_part
@@ -150,12 +150,10 @@ class DistributionDecoder(Recomputing):
 
     def forward(
         self, queries: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None = None
-    ) -> tuple[Tensor, Tensor, EdgeOutputs]:
+    ) -> Decoded:
         """Refine; as :meth:`detrkit.nn.box_decoder.BoxDecoder.forward`.
 
-        Returns:
-            Logits ``[L, B, Q, C]``, boxes cxcywh ``[L, B, Q, 4]`` and distributions. In training the first box and
-            its logits come first, as a layer more, and boxes are clamped to 0 to 1.
+        In training the first box and its logits come first, as a layer more, and boxes are clamped to 0 to 1.
         """
         logits, boxes, edges = [], [], []
         offsets = bin_offsets(self.up, self.scale)
@@ -184,4 +182,5 @@ class DistributionDecoder(Recomputing):
             places, before = found.detach(), queries.detach()
         all_boxes = torch.stack(boxes)
         distributions = EdgeOutputs(torch.stack(edges), start, offsets, self.scale)
-        return torch.stack(logits), all_boxes.clamp(0, 1) if self.training else all_boxes, distributions
+        all_boxes = all_boxes.clamp(0, 1) if self.training else all_boxes
+        return Decoded(torch.stack(logits), all_boxes, queries, distributions)

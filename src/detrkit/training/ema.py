@@ -41,6 +41,11 @@ class Ema:
         decay = warm_decay(self.decay, self.count)
         torch._foreach_lerp_(list(self._averages.values()), list(self._live.values()), 1.0 - decay)
 
+    @torch.no_grad()
+    def adopt(self) -> None:
+        """Let the model go on from its averaged weights."""
+        torch._foreach_copy_(list(self._live.values()), list(self._averages.values()))
+
     @contextlib.contextmanager
     def applied(self) -> Iterator[None]:
         """Give the model the averaged weights inside, and exactly its own again afterwards."""

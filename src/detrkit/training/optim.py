@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError
-from detrkit.families.parts import Places, most_specific
+from detrkit.families.parts import MASK_HEAD, Places, is_inside, most_specific
 
 # Words that mark a bare parameter (not a layer's weight) as an embedding.
 _EMBEDDING_WORDS = ("embed", "query", "queries", "position")
@@ -45,7 +45,9 @@ def build_optimizer(
     apart = set(new) if config.head_steps and not {name for name, *_ in trained} <= set(new) else set()
     for name, parameter, decays in trained:
         label, rate = _rate(name, config, places)
-        key = label + ("_new" if name in apart else "") + ("" if decays else "_no_decay")
+        of_masks = bool(config.box_epochs) and places is not None and is_inside(places[name].part, MASK_HEAD)
+        marks = ("_masks" if of_masks else "") + ("_new" if name in apart else "")
+        key = label + marks + ("" if decays else "_no_decay")
         group = groups.setdefault(
             key,
             {
@@ -55,6 +57,7 @@ def build_optimizer(
                 "base_lr": rate,
                 "weight_decay": config.weight_decay if decays else 0.0,
                 "new": name in apart,
+                "masks": of_masks,
             },
         )
         group["params"].append((name, parameter))
@@ -139,9 +142,32 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float, rest_factor: float |
 
 
 def set_step_lr(optimizer: torch.optim.Optimizer, step: int, total_steps: int, config: TrainConfig) -> None:
-    """Set all learning rates for a step as the config says: :func:`lr_factor`, ``head_steps`` included."""
-    rest_factor = lr_factor(step, total_steps, config, first_step=config.head_steps)
-    set_lr(optimizer, lr_factor(step, total_steps, config), rest_factor)
+    """Set all learning rates for a step as the config says: :func:`lr_factor`, ``head_steps`` included.
+
+    With ``box_epochs``, boxes and masks have a schedule each, one after the other; what it is not the turn of rests,
+    and where that is the boxes' part, nothing is computed for its gradients.
+    """
+    if not config.box_epochs:
+        rest_factor = lr_factor(step, total_steps, config, first_step=config.head_steps)
+        set_lr(optimizer, lr_factor(step, total_steps, config), rest_factor)
+        return
+    box_steps = box_steps_of(total_steps, config)
+    learns_boxes = step < box_steps
+    if learns_boxes:
+        set_step_lr(optimizer, step, box_steps, config.model_copy(update={"box_epochs": 0}))
+    else:
+        set_lr(optimizer, lr_factor(step - box_steps, total_steps - box_steps, config))
+    for group in optimizer.param_groups:
+        of_masks = group.get("masks", False)
+        if of_masks == learns_boxes:
+            group["lr"] = 0.0
+        for parameter in group["params"]:
+            parameter.requires_grad_(learns_boxes or of_masks)
+
+
+def box_steps_of(total_steps: int, config: TrainConfig) -> int:
+    """Return the first steps of a training in which boxes alone are learned."""
+    return total_steps // config.epochs * config.box_epochs
 
 
 def train_mode(model: nn.Module, optimizer: torch.optim.Optimizer) -> None:

@@ -208,6 +208,7 @@ class LastStep:
         share: 0 if this process had no image and took part with a blank one, otherwise 1.
         micro_batch: Images at once.
         training: Training mode of each module of the model.
+        frozen: Names of the parameters without gradients.
         damage: Fault of its boxes, known beforehand; empty if there is none.
     """
 
@@ -221,6 +222,7 @@ class LastStep:
     share: float
     micro_batch: int
     training: tuple[bool, ...]
+    frozen: tuple[str, ...]
     damage: str
 
 

@@ -19,7 +19,7 @@ from detrkit.training.forward_backward import add_normalizers, layer_values, sum
 from detrkit.training.health import PROBE_EVERY, probe_boxes
 from detrkit.training.memory import free_memory, halved, is_out_of_memory
 from detrkit.training.nonfinite.watch import check_bad_steps, check_previous_step, damaged_boxes, note_step
-from detrkit.training.optim import apply_gradients, set_step_lr, train_mode
+from detrkit.training.optim import apply_gradients, box_steps_of, set_step_lr, train_mode
 from detrkit.training.session import Run
 from detrkit.types import Batch, GroundTruth
 
@@ -70,6 +70,8 @@ def train_step(run: Run, batches: Sequence[Batch], plan: StepPlan) -> None:
     step = state.progress.step
 
     # learning rates of this step, and the mode of what learns and what rests
+    if config.box_epochs and step == box_steps_of(run.total_steps, config) and state.ema is not None:
+        state.ema.adopt()  # masks are learned on the boxes that are evaluated and saved
     set_step_lr(state.optimizer, step, run.total_steps, config)
     train_mode(run.model, state.optimizer)
 
@@ -114,6 +116,7 @@ def train_step(run: Run, batches: Sequence[Batch], plan: StepPlan) -> None:
         "share": share,
         "micro_batch": run.micro_batch,
         "training": tuple(part.training for part in state.module.modules()),
+        "frozen": tuple(name for name, weight in state.module.named_parameters() if not weight.requires_grad),
         "damage": damage,
     }
     others = {"own_grad_norm": own_norm, "scale": scale}

@@ -44,6 +44,22 @@ def test_parts_are_listed_from_the_image_to_the_detections():
     )
 
 
+@pytest.mark.parametrize(
+    ("settings", "trained"),
+    [
+        ({"only": ("decoder.layer1", "box_head")}, {"decoder.layer1", "box_head"}),
+        ({"only": ("decoder",), "freeze": ("decoder.layer1",)}, {"decoder.layer2", "decoder.norm"}),
+    ],
+)
+def test_parts_that_alone_are_trained(settings: dict[str, Any], trained: set[str]):
+    model = build(small_config())
+    places = find_places(model)
+    freeze_parts(model, places, TrainConfig(**settings))
+    assert {places[name].part for name, p in model.named_parameters() if p.requires_grad} == trained
+    with pytest.raises(ConfigError, match="nothing is left to train"):
+        check_parts(places, TrainConfig(only=("decoder",), freeze=("decoder",)), "detr-tiny")
+
+
 def test_freezing_a_part_freezes_exactly_its_parameters():
     model = build(small_config(frozen_stages=1))
     places = find_places(model)

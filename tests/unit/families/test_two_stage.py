@@ -13,6 +13,7 @@ from detrkit.cli.models import model_parts
 from detrkit.config import Config, update_config
 from detrkit.errors import WeightsError
 from detrkit.families.build import build_model, get_family, load_model
+from detrkit.families.detr.panoptic import edge_maps
 from detrkit.families.family import build_criterion
 from detrkit.families.parts import Place, find_places, part_names
 from detrkit.families.recipes import preset_config
@@ -79,6 +80,26 @@ def test_padding_changes_no_detection(norm: str, levels: int):
     for row, own in enumerate(alone):
         torch.testing.assert_close(together.logits[:, row : row + 1], own.logits, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(together.boxes_cxcywh[:, row : row + 1], own.boxes_cxcywh, rtol=1e-4, atol=1e-4)
+
+
+def test_padding_changes_no_mask():
+    model = build(make_config(masks=True, backbone_norm="group"))
+    alone, together = alone_and_padded(model, [(70, 90), (45, 63)], 13)
+    assert together.masks is not None
+    maps, regions = together.masks.all(), together.masks.regions
+    for row, own in enumerate(alone):
+        assert own.masks is not None
+        height, width = own.masks.regions[0, 0].tolist()
+        assert own.masks.regions[:, 0].tolist() == regions[:, row].tolist()
+        torch.testing.assert_close(maps[row, :, :height, :width], own.masks.all()[0], rtol=1e-3, atol=1e-3)
+        assert own.masks.all().std() > 0.1
+
+
+def test_maps_of_edges_tell_what_lies_in_a_box():
+    places = torch.tensor([[[0.5, 0.5], [0.31, 0.5], [0.29, 0.5], [0.5, 0.95]]])
+    maps = edge_maps(torch.tensor([[0.5, 0.5, 0.4, 0.8]]), places)
+    assert (maps > 0).all(dim=1).tolist() == [[True, True, False, False]]
+    torch.testing.assert_close(maps[0, :, 0], torch.full((4,), 0.5))
 
 
 def test_an_image_of_fewer_tokens_than_queries_gives_the_same_in_any_batch():

@@ -23,6 +23,7 @@ from detrkit.types import Batch, GroundTruth
 
 SIDE = 64
 CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))
+TWO_STAGE = {"model.backbone_norm": "group", "aids.denoising": 0}  # batch norms and noise are a batch's own
 SMALL_RESNET = {
     "model.backbone": "resnet18",
     "model.backbone_norm": "frozen",
@@ -80,6 +81,8 @@ MODELS: dict[str, dict[str, Any]] = {
     "detr-r50": SMALL_RESNET,
     "rtdetr-nano": SMALL_REALTIME,
     "dfine-n": SMALL_REALTIME,
+    "detr-tiny-panoptic": {"model.num_queries": 10},
+    "detr-tiny-two-stage-panoptic": TWO_STAGE,
 }
 CASES = {
     f"{preset}-{on_oom}-{name}": Case(preset, model, on_oom, batches, micro_batch)
@@ -101,7 +104,7 @@ def two_processes(fabric: Fabric, folder: Path) -> None:
         places = sum(first)
         loaded = []
         for objects in batches:
-            loaded.append(None if objects is None else _batch(objects, places))
+            loaded.append(None if objects is None else _batch(objects, places, case.preset))
             places += len(objects or ())
         gradients = _step(case, loaded, folder / name, fabric, accumulate=len(batches))
         if fabric.is_global_zero:
@@ -112,7 +115,7 @@ def one_process(case: Case, folder: Path) -> dict[str, Tensor]:
     """The gradients of all images in one batch."""
     objects = [count for batches in case.batches for batch in batches for count in batch or ()]
     plain = dataclasses.replace(case, micro_batch=None)
-    return _step(plain, [_batch(tuple(objects), 0)], folder / "one", Fabric(accelerator="cpu", devices=1), 1)
+    return _step(plain, [_batch(tuple(objects), 0, case.preset)], folder / "one", Fabric(accelerator="cpu", devices=1), 1)
 
 
 def _step(
@@ -182,15 +185,17 @@ class _Loader:
         return iter(self.batches)
 
 
-def _batch(objects: tuple[int, ...], first_place: int) -> Batch:
-    """Images that are functions of their places."""
-    images, boxes, labels = [], [], []
+def _batch(objects: tuple[int, ...], first_place: int, preset: str) -> Batch:
+    """Images that are functions of their places; masks are noise."""
+    images, boxes, labels, masks = [], [], [], []
     for place, count in enumerate(objects, start=first_place):
         generator = torch.Generator().manual_seed(place)
         images.append(torch.randint(0, 256, (3, SIDE, SIDE), dtype=torch.uint8, generator=generator))
         centers = torch.rand(count, 2, generator=generator) * 0.5 + 0.25
         boxes.append(torch.cat((centers, torch.rand(count, 2, generator=generator) * 0.3 + 0.1), 1))
         labels.append(torch.randint(0, 3, (count,), generator=generator))
-    truth = GroundTruth(torch.cat(labels), torch.cat(boxes), objects)
+        masks.append(torch.rand(count, SIDE, SIDE, generator=generator) < 0.3)
+    has_masks = "panoptic" in preset
+    truth = GroundTruth(torch.cat(labels), torch.cat(boxes), objects, torch.cat(masks) if has_masks else None)
     mask = torch.zeros(len(objects), SIDE, SIDE, dtype=torch.bool)
     return Batch(torch.stack(images), mask, truth, tuple((SIDE, SIDE) for _ in objects))

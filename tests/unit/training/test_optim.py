@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from torch import nn
 
 from detrkit.config import TrainConfig
-from detrkit.families.parts import Place
+from detrkit.families.parts import Place, find_places
 from detrkit.training.optim import (
     apply_gradients,
     build_optimizer,
@@ -176,6 +178,35 @@ def test_a_state_of_before_parts_had_rates_still_loads():
     loss_of(model).backward()
     apply_gradients(again, clip_norm=0.1)
     assert learning_rates(again) == {"backbone": 1e-5, "model": 1e-4}
+
+
+def test_boxes_and_masks_have_a_schedule_each_one_after_the_other():
+    model = nn.ModuleDict({"class_embed": nn.Linear(2, 2), "mask_head": nn.Linear(2, 2)})
+    config = TrainConfig(epochs=5, box_epochs=2, schedule="cosine", warmup_steps=0, lr=1.0)
+    optimizer = build_optimizer(model, config, find_places(model))
+    rates: list[float] = []
+    for step in range(10):
+        set_step_lr(optimizer, step, 10, config)
+        rates += [learning_rates(optimizer)[name] for name in ("model", "model_masks")]
+        learning = "class_embed" if step < 4 else "mask_head"
+        assert [name for name, part in model["class_embed"].named_parameters() if part.requires_grad] == (
+            ["weight", "bias"] if step < 4 else []
+        )
+        before = {name: value.clone() for name, value in model.state_dict().items()}
+        loss_of(model).backward()
+        apply_gradients(optimizer, clip_norm=1.0)
+        optimizer.zero_grad()
+        after = model.state_dict()
+        assert {name for name in before if not torch.equal(before[name], after[name])} == {
+            f"{learning}.weight",
+            f"{learning}.bias",
+        }
+    expected: list[float] = []
+    for step in range(4):
+        expected += [0.5 * (1 + math.cos(math.pi * step / 4)), 0.0]
+    for step in range(6):
+        expected += [0.0, 0.5 * (1 + math.cos(math.pi * step / 6))]
+    assert rates == pytest.approx(expected)
 
 
 def modes(model: nn.Module) -> dict[str, bool]:

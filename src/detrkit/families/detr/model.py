@@ -141,9 +141,8 @@ class Detr(nn.Module):
             own = decoded[-1][:, : len(self.query_embed.weight)]
             size_hw = (images.shape[-2], images.shape[-1])
             heads = (self.bbox_attention, self.mask_head)
-            masks = DetrMasks(
-                *heads, own, memory, projected, levels, padding_mask, size_hw, exact=backbone.exact_padding
-            )
+            how = {"exact": backbone.exact_padding, "rests": self.training and not self.mask_head.training}
+            masks = DetrMasks(*heads, own, memory, projected, levels, padding_mask, size_hw, **how)
         return Outputs(logits, boxes, dense, groups, denoised, masks=masks)
 
     def _starts(self, positions: Tensor) -> Tensor:

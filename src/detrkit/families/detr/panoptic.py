@@ -13,6 +13,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch.nn import functional
 
 from detrkit.nn.norm import PaddedGroupNorm
 from detrkit.nn.recompute import Recomputing, run_part
+from detrkit.ops.boxes import cxcywh_to_xyxy
 
 Level = tuple[Tensor, Tensor | None]
 """Features of a stage ``[B, C, h, w]`` and their padding mask, None where nothing is padded."""
@@ -50,12 +52,47 @@ class AttentionMaps(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor, padding: Tensor | None) -> Tensor:
         """Return maps ``[M, heads, N]`` of queries ``[M, D]`` over keys ``[M or 1, heads, D / heads, N]``."""
-        asked = self.q_linear(queries).unflatten(1, (self.num_heads, 1, -1))
-        scores = (asked / math.sqrt(asked.shape[-1]) @ keys).squeeze(2)
+        scores = self._scores(queries, keys)
         if padding is not None:
             scores = scores.masked_fill(padding[:, None], -torch.inf)
         weights: Tensor = scores.flatten(1).softmax(-1)
         return weights.view_as(scores)
+
+    def _scores(self, queries: Tensor, keys: Tensor) -> Tensor:
+        asked = self.q_linear(queries).unflatten(1, (self.num_heads, 1, -1))
+        return (asked / math.sqrt(asked.shape[-1]) @ keys).squeeze(2)  # type: ignore[no-any-return]
+
+
+class ScoreMaps(AttentionMaps):
+    """The same without the softmax, whose shares of all positions are too small for a new head to learn from."""
+
+    def forward(self, queries: Tensor, keys: Tensor, padding: Tensor | None) -> Tensor:
+        """See :meth:`AttentionMaps.forward`; 0 on padding."""
+        scores = self._scores(queries, keys)
+        return scores if padding is None else scores.masked_fill(padding[:, None], 0.0)
+
+
+class Places(NamedTuple):
+    """Where queries and cells lie, if maps of boxes go before the head.
+
+    boxes_cxcywh: Of the queries, 0 to 1 of the image, ``[B, Q, 4]``. points: Centres of the cells (x, y), 0 to 1,
+    ``[B or 1, N, 2]``.
+    """
+
+    boxes_cxcywh: Tensor
+    points: Tensor
+
+
+def edge_maps(boxes_cxcywh: Tensor, points: Tensor) -> Tensor:
+    """Return how far points ``[M or 1, N, 2]`` lie inside each edge of boxes ``[M, 4]``, ``[M, 4, N]``.
+
+    In sides of the box, at most 1, from -1; a point lies in the box if all four are positive.
+    """
+    x, y = points.unbind(-1)
+    left, top, right, bottom = cxcywh_to_xyxy(boxes_cxcywh)[..., None].unbind(1)
+    width, height = boxes_cxcywh[:, 2:, None].clamp(min=1e-4).unbind(1)
+    inside = ((x - left) / width, (y - top) / height, (right - x) / width, (bottom - y) / height)
+    return torch.stack(inside, dim=1).clamp(-1, 1)
 
 
 class MaskHead(Recomputing):
@@ -63,14 +100,14 @@ class MaskHead(Recomputing):
 
     Args:
         dim: Features D.
-        num_heads: Maps of each query.
+        num_maps: Maps of each query.
         channels: Channels of the stages that it climbs, coarse to fine.
     """
 
-    def __init__(self, dim: int, num_heads: int, channels: Sequence[int]):
+    def __init__(self, dim: int, num_maps: int, channels: Sequence[int]):
         super().__init__()
         self.dim = dim
-        wide = dim + num_heads
+        wide = dim + num_maps
         widths = [wide, wide, *(dim // 2 ** (step + 1) for step in range(len(channels) + 1))]
         for number, (before, after) in enumerate(itertools.pairwise(widths), start=1):
             self.add_module(f"lay{number}", nn.Conv2d(before, after, 3, padding=1))
@@ -135,6 +172,8 @@ class DetrMasks:
         padding_mask: Of the images, bool ``[B, H, W]``, or None.
         size_hw: Height and width of the padded images.
         exact: Let padding count for nothing; False repeats the published code.
+        places: Boxes of the queries, whose maps go before the head too.
+        rests: Nothing is to be learnt of masks.
     """
 
     def __init__(
@@ -148,8 +187,11 @@ class DetrMasks:
         padding_mask: Tensor | None,
         size_hw: tuple[int, int],
         exact: bool,
+        places: Places | None = None,
+        rests: bool = False,
     ):
-        self._attention, self._head, self._queries = attention, head, queries
+        self.rests = rests
+        self._attention, self._head, self._queries, self._places = attention, head, queries, places
         coarse_to_fine = levels[::-1]
         padding = coarse_to_fine[0][1]
         self._padding = None if padding is None else padding.flatten(1)
@@ -197,6 +239,10 @@ class DetrMasks:
 
         padding = None if self._padding is None else of(self._padding)
         maps = self._attention(self._queries[images, queries], of(self._keys), padding)
+        if self._places is not None:
+            edges = edge_maps(self._places.boxes_cxcywh[images, queries], of(self._places.points))
+            edges = edges if padding is None else edges.masked_fill(padding[:, None], 0.0)
+            maps = torch.cat((maps, edges.to(maps.dtype)), dim=1)
         maps = maps.unflatten(2, self._map_hw)
         valid = [None if mask is None else of(mask) for mask in self._valid]
         return self._head(maps, [of(values) for values in self._common], valid).float()  # type: ignore[no-any-return]

@@ -13,7 +13,6 @@ class TwoStageConfig(ModelConfig):
     """The network of the two-stage DETR: queries are chosen from the image's tokens."""
 
     family: Literal["two_stage"] = "two_stage"
-    masks: Literal[False] = False
     levels: int = pydantic.Field(
         1, ge=1, le=5, description="feature maps that are read, each half the size of the one before"
     )

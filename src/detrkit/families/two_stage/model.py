@@ -18,13 +18,14 @@ from torch import Tensor, nn
 
 from detrkit.config import AidsConfig, ModelConfig
 from detrkit.errors import ConfigError
+from detrkit.families.detr.panoptic import DetrMasks, Level, MaskHead, Places, ScoreMaps
 from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.families.two_stage.config import TwoStageConfig
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.backbones.hgnet import HgNetBackbone
 from detrkit.nn.backbones.resnet import ResNetBackbone, fold_norm, fold_norms
-from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Memory
+from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Decoded, Memory
 from detrkit.nn.deformable import valid_shares
 from detrkit.nn.denoising import NoisedObjects, block_mask, noise_objects
 from detrkit.nn.distribution import DistributionDecoder
@@ -109,6 +110,7 @@ class TwoStageDetr(nn.Module):
         label_embed: Queries of noised objects by label, where weights come with them; otherwise an aid.
         sees_edges: False: what tokens near the edges hold does not count, as published for RT-DETR.
         sees_padding: Padding counts as image, as published for RT-DETR, and so changes detections.
+        num_heads: Maps of each query for its mask; 0 for a model without masks.
         part_rules: How its parts are named.
 
     Attributes:
@@ -130,6 +132,7 @@ class TwoStageDetr(nn.Module):
         label_embed: nn.Embedding | None = None,
         sees_edges: bool = True,
         sees_padding: bool = False,
+        num_heads: int = 0,
         part_rules: tuple[PartRule, ...] = (),
     ):
         super().__init__()
@@ -148,6 +151,11 @@ class TwoStageDetr(nn.Module):
         self.num_queries = num_queries
         self.num_labels = num_labels
         self.aids: TwoStageAids | None = None
+        self.bbox_attention: ScoreMaps | None = None
+        self.mask_head: MaskHead | None = None
+        if num_heads:  # the head begins at the pyramid's finest map, and climbs the stages that the pyramid leaves
+            self.bbox_attention = ScoreMaps(dim, num_heads)
+            self.mask_head = MaskHead(dim, num_heads + 4, backbone.channels[:-levels][::-1])
 
     def forward(
         self, images: Tensor, padding_mask: Tensor | None = None, objects: Objects | None = None
@@ -156,7 +164,7 @@ class TwoStageDetr(nn.Module):
 
         In training the selected tokens' own logits and boxes come first, as a layer more.
         """
-        memory, cells = self._encode(images, None if self.sees_padding else padding_mask)
+        memory, cells, fine = self._encode(images, None if self.sees_padding else padding_mask)
         features, logits, offsets = self._read_tokens(memory.tokens, cells)
         chosen, real = best_tokens(self.scoring.scores(logits).amax(-1), cells.valid, self.num_queries)
         own_logits, own_offsets = take_tokens(logits, chosen), take_tokens(offsets, chosen)
@@ -172,8 +180,9 @@ class TwoStageDetr(nn.Module):
         lacking = memory.padding_mask is not None or features.shape[1] < self.num_queries
         common = None if self.label_embed is None else 0
         query_mask = _query_mask(real, noised, common) if lacking or noised is not None else None
-        found_logits, found_boxes, *more = self.decoder(queries, references, memory, query_mask)
-        edges: EdgeOutputs | None = more[0] if more and self.training else None
+        decoded: Decoded = self.decoder(queries, references, memory, query_mask)
+        found_logits, found_boxes = decoded.logits, decoded.boxes_cxcywh
+        edges = decoded.edges if self.training else None
         denoised, edges_of_noised = None, None
         if edges is not None:
             edges, edges_of_noised = _split_edges(edges, self.num_queries)
@@ -181,6 +190,10 @@ class TwoStageDetr(nn.Module):
             answers = (found_logits[:, :, self.num_queries :], found_boxes[:, :, self.num_queries :])
             denoised = DenoisedOutputs(*answers, noised.objects, noised.copies, edges_of_noised)
         found_logits, found_boxes = found_logits[:, :, : self.num_queries], found_boxes[:, :, : self.num_queries]
+        masks = None
+        if self.mask_head is not None:
+            own = decoded.queries[:, : self.num_queries], found_boxes[-1].detach()
+            masks = self._masks(*own, memory, cells, fine, padding_mask, (images.shape[-2], images.shape[-1]))
         if self.training:
             found_logits = torch.cat((own_logits[None], found_logits))
             found_boxes = torch.cat((own_offsets.sigmoid()[None], found_boxes))
@@ -190,7 +203,31 @@ class TwoStageDetr(nn.Module):
         dense = None
         if aids is not None and aids.token_heads is not None:
             dense = _read_densely(aids.token_heads, features, cells)
-        return Outputs(found_logits, found_boxes, dense, denoised=denoised, proposes=self.training, edges=edges)
+        return Outputs(
+            found_logits, found_boxes, dense, denoised=denoised, proposes=self.training, edges=edges, masks=masks
+        )
+
+    def _masks(
+        self,
+        queries: Tensor,
+        boxes_cxcywh: Tensor,
+        memory: Memory,
+        cells: Cells,
+        fine: Sequence[Level],
+        padding_mask: Tensor | None,
+        size_hw: tuple[int, int],
+    ) -> DetrMasks:
+        """Return the masks of queries, refined from the pyramid's finest map over what is finer in the backbone."""
+        backbone: Any = self.backbone[0]
+        assert self.bbox_attention is not None
+        assert self.mask_head is not None
+        height, width = memory.shapes_hw[0]
+        tokens = memory.tokens[:, : height * width]
+        projected = tokens.transpose(1, 2).unflatten(2, (height, width))
+        places = Places(boxes_cxcywh, cells.points[:, : height * width])
+        heads = self.bbox_attention, self.mask_head
+        how = {"exact": backbone.exact_padding, "rests": self.training and not self.mask_head.training}
+        return DetrMasks(*heads, queries, tokens, projected, fine, padding_mask, size_hw, **how, places=places)
 
     def keep(self, decoder_layers: int, queries: Sequence[int]) -> None:
         """Keep the first decoder layers, whose heads are trained, and as many queries, in place: for detection."""
@@ -224,15 +261,17 @@ class TwoStageDetr(nn.Module):
             offsets = torch.where(inside, offsets, torch.finfo(offsets.dtype).max)
         return features, logits, offsets
 
-    def _encode(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Memory, Cells]:
-        """Encode the image as tokens of all levels, and locate them."""
+    def _encode(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Memory, Cells, list[Level]]:
+        """Encode the image as tokens of all levels, and locate them; and return what masks are refined over."""
         backbone: Any = self.backbone[0]
-        maps, masks = zip(*backbone.pyramid(images, padding_mask, self.levels), strict=True)
+        finer = 0 if self.mask_head is None else self.mask_head.steps
+        levels: list[Level] = backbone.pyramid(images, padding_mask, finer + self.levels)
+        maps, masks = zip(*levels[finer:], strict=True)
         mixed, mixed_masks = self.pyramid(maps, masks, self.backbone[1])
         shapes_hw = [(x.shape[-2], x.shape[-1]) for x in mixed]  # no int(): it would fix the size of an export
         cells = locate_cells(shapes_hw, mixed_masks, images.device)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in mixed], dim=1)
-        return _memory(tokens, shapes_hw, mixed_masks), cells
+        return _memory(tokens, shapes_hw, mixed_masks), cells, [*levels[:finer], (mixed[0], mixed_masks[0])]
 
 
 def _split_edges(edges: EdgeOutputs, count: int) -> tuple[EdgeOutputs, EdgeOutputs]:
@@ -312,6 +351,7 @@ def build_two_stage(config: TwoStageConfig, num_labels: int) -> TwoStageDetr:
         dim=dim,
         num_queries=config.num_queries,
         num_labels=num_labels,
+        num_heads=config.num_heads if config.masks else 0,
         part_rules=two_stage_rules(config.decoder_layers, len(backbone.channels)),
     )
 
@@ -328,6 +368,7 @@ def two_stage_rules(decoder: int, stages: int) -> tuple[PartRule, ...]:
         PartRule(r"decoder\.layers\.(\d+)\.", "decoder.layer{}", decoder, first=1),
         PartRule(r"decoder\.class_embed\.", "class_head"),
         PartRule(r"decoder\.bbox_embed\.", "box_head"),
+        PartRule(r"mask_head\.|bbox_attention\.", "mask_head"),
     )
 
 

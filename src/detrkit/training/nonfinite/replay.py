@@ -56,6 +56,8 @@ def replay_step(
     wrapped = fabric.setup_module(model)
     for name, module in model.named_modules():
         module.training = name not in saved.resting
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(name not in saved.frozen and parameter.requires_grad)
     scaler = getattr(fabric.strategy.precision, "scaler", None)
     if scaler is not None and "scale" in saved.values:
         # it shall neither grow nor shrink

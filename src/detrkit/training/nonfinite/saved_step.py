@@ -75,6 +75,7 @@ class SavedStep(msgspec.Struct, frozen=True):
         values: recorded loss, terms, gradient norm and loss scale.
         damage: fault of its boxes, known beforehand; empty if none.
         batches: images and objects, on the host.
+        frozen: names of the parameters without gradients.
     """
 
     path: Path
@@ -94,6 +95,7 @@ class SavedStep(msgspec.Struct, frozen=True):
     values: dict[str, float]
     damage: str
     batches: list[SavedBatch]
+    frozen: list[str] = []
 
 
 def write_step(saved: SavedStep) -> None:

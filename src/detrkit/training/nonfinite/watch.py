@@ -187,6 +187,7 @@ def _saved_step(path: Path, run: Run, last: LastStep, values: Mapping[str, float
         num_threads=torch.get_num_threads(),
         machine=machine(run.fabric.device),
         resting=[name for name, trains in zip(names, last.training, strict=True) if not trains],
+        frozen=list(last.frozen),
         normalizers=dataclasses.astuple(last.normalizers),
         values=dict(values),
         damage=last.damage,
