@@ -211,8 +211,10 @@ def run_drawings() -> Drawings:
 
 def report_run(result: Any) -> None:
     """Say how a training ended, and exit as it did."""
+    from detrkit.training.telemetry.log import best_metric
+
     without = "no AP could be measured: best.pt is the newest state" if result.last_metrics else "not evaluated"
-    best = without if result.best is None else f"best AP {result.best:.3f}"
+    best = without if result.best is None else f"best {best_metric(result.last_metrics)} {result.best:.3f}"
     done = f"{counted(result.epochs, 'epoch')}, {counted(result.steps, 'step')}"
     say(f"{done}, {best}. Run folder: {result.run_dir}")
     end_of_training(result)

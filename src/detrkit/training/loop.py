@@ -44,7 +44,7 @@ from detrkit.training.session import (
 )
 from detrkit.training.signals import StopRequest
 from detrkit.training.step import sync_step_plan, train_step
-from detrkit.training.telemetry.log import RunLog, StepRecord, host_gib, memory_gib
+from detrkit.training.telemetry.log import RunLog, StepRecord, best_metric, host_gib, memory_gib
 
 # An epoch without evaluation is saved at its end if the last save is longer ago than this.
 _SAVE_AFTER_S = 60.0
@@ -60,7 +60,8 @@ class FitResult:
         run_dir: Run folder.
         steps: Optimiser steps made since the beginning.
         epochs: Epochs completed.
-        best: Highest AP of all evaluations; None if none could be measured.
+        best: Highest AP of all evaluations, or PQ or AP of masks, see :func:`best_metric`; None if none could be
+            measured.
         last_metrics: Numbers of the last evaluation.
         stopped: Reason why training ended; pruned: ``on_evaluation`` wanted it.
         signal_number: The signal that interrupted it, if one did; a shell expects exit code 128 + this.
@@ -224,7 +225,8 @@ def _train(run: Run) -> Ending:
     run.model.train()
     while progress.epoch < config.epochs:
         if config.patience is not None and progress.evals_without_gain >= config.patience:
-            message = f"no better AP in {config.patience} evaluations, best {progress.best}: stopped early"
+            name = best_metric(progress.metrics)
+            message = f"no better {name} in {config.patience} evaluations, best {progress.best}: stopped early"
             run.log.event(progress.step, progress.epoch, message)
             return "patience"
         if not _train_epoch(run):
@@ -364,14 +366,14 @@ def _take_metrics(run: Run, metrics: dict[str, float]) -> None:
     """Note an evaluation; keep the model if it is the best so far, or the newest where no AP can be measured."""
     progress = run.state.progress
     former = progress.metrics, progress.evals_without_gain, progress.best
-    ap = metrics.get("AP", math.nan)
-    is_measured = not math.isnan(ap)
-    better = progress.best is None or (is_measured and ap > progress.best)
+    value = metrics.get(best_metric(metrics), math.nan)
+    is_measured = not math.isnan(value)
+    better = progress.best is None or (is_measured and value > progress.best)
     progress.metrics = metrics
     if is_measured:
         progress.evals_without_gain = 0 if better else progress.evals_without_gain + 1
     if better:
-        progress.best = ap if is_measured else None
+        progress.best = value if is_measured else None
         try:
             check_previous_step(run)
             saved = run.payload()  # all processes take part: they add up what is in the window

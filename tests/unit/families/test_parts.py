@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+from typing import Any
+
+import pytest
+
 from detrkit.config import TrainConfig
-from detrkit.families.parts import Place, find_places, freeze_parts, part_names
+from detrkit.errors import ConfigError
+from detrkit.families.parts import Place, check_parts, find_places, freeze_parts, part_names
 from tests.unit.families.conftest import build, small_config
 
 CONFIG = small_config(encoder_layers=2, decoder_layers=3)

@@ -32,7 +32,7 @@ __all__ = ["Ending", "RunLog", "StepRecord", "host_gib", "memory_gib"]
 _LINES_TO_JUDGE = 2
 """A single line with much waiting may be an accident."""
 
-_MAIN_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl")
+_MAIN_METRICS = ("AP", "AP50", "AP75", "APs", "APm", "APl", "mask_AP", "PQ")
 
 Ending = Literal["success", "interrupted", "failed"]
 
@@ -110,7 +110,7 @@ class RunLog:
             if self._of_step:
                 self._board.log_values(self._of_step, start_step)
             if config is not None and resume_at is None:
-                metrics = ("eval/AP", "eval/AP50", "loss/total")
+                metrics = ["eval/AP", "eval/AP50", "loss/total", *(["eval/mask_AP"] if config.model.masks else [])]
                 self._board.log_config(config_text(config), telling_config(config), metrics)
 
     def __enter__(self) -> RunLog:
@@ -194,7 +194,9 @@ class RunLog:
         numbers = "  ".join(
             f"{name} " + ("-" if math.isnan(metrics[name]) else f"{metrics[name]:.3f}") for name in shown
         )
-        self._say(f"epoch {epoch} eval: {numbers}{'  (best so far)' if best else ''}")
+        name = best_metric(metrics)
+        of = "" if name == "AP" else f"{name} "
+        self._say(f"epoch {epoch} eval: {numbers}{f'  (best {of}so far)' if best else ''}")
 
     def epoch(self, step: int, epoch: int, seconds: float) -> None:
         """Write that an epoch's training is done."""
@@ -245,6 +247,11 @@ class RunLog:
         if stuck is not None and not self._told_full:
             self._say(f"WARNING: {write_problem(stuck.path, stuck.problem)}; free space: no checkpoint without it")
         self._told_full = stuck is not None
+
+
+def best_metric(metrics: Mapping[str, float]) -> str:
+    """Return the number of an evaluation by which the best model is chosen: PQ or AP of masks where there is one."""
+    return next((name for name in ("PQ", "mask_AP") if name in metrics), "AP")
 
 
 def memory_gib(device: torch.device) -> float:
