@@ -2,8 +2,8 @@
 
     python -m benchmarks.panoptic
 
-Peak memory of training steps at 800 x 1066, one image with 7 objects, and seconds of a prediction, from normalised
-pixels to a panoptic picture of 480 x 640; each competitor in a process of its own. Prediction is timed with as many
+Peak memory of training at 800 x 1066, one image of 7 objects, and seconds of a prediction, from normalised
+pixels to a panoptic picture of 480 x 640, each competitor in its own process. Prediction is timed with as many
 segments as an image of COCO has, and with every query: transformers makes all masks either way.
 """
 
@@ -68,7 +68,10 @@ def make_truth() -> GroundTruth:
     height, width = SIZE_HW
     masks = torch.zeros(OBJECTS, height, width, dtype=torch.bool)
     for mask, (x, y, w, h) in zip(masks, boxes.tolist(), strict=True):
-        rows, columns = ((int((c - s / 2) * n), int((c + s / 2) * n)) for c, s, n in ((y, h, height), (x, w, width)))
+        sides = ((y, h, height), (x, w, width))
+        rows, columns = (
+            (int((c - s / 2) * n), int((c + s / 2) * n)) for c, s, n in ((y, h, height), (x, w, width))
+        )
         mask[max(rows[0], 0) : rows[1], max(columns[0], 0) : columns[1]] = True
     return GroundTruth(torch.randint(0, 80, (OBJECTS,), generator=generator), boxes, (OBJECTS,), masks)
 
@@ -100,7 +103,10 @@ def training(name: str, model: Any) -> Callable[[], object]:
         return them
     config = preset_config(PRESET)
     model.to(memory_format=torch.channels_last)
-    optimizer, criterion = build_optimizer(model, TrainConfig(), find_places(model)), build_criterion(config, class_map)
+    optimizer, criterion = (
+        build_optimizer(model, TrainConfig(), find_places(model)),
+        build_criterion(config, class_map),
+    )
     pixels = pixels.contiguous(memory_format=torch.channels_last)
 
     def us() -> None:
@@ -152,7 +158,7 @@ def _threshold(scores: Tensor, segments: int | None) -> float:
 
 
 def measure(name: str, what: str, repeats: int) -> float:
-    """Return the peak memory of three training steps in GiB, above the level after building the model, or seconds."""
+    """Return the peak memory of three training steps in GiB, above that of the built model, or seconds."""
     model = make_one(name.startswith("transformers"))
     if what == "memory":
         memory = PeakMemory(torch.device("cpu"))

@@ -293,8 +293,8 @@ class TrainConfig(Section):
     box_epochs: int = pydantic.Field(
         0,
         ge=0,
-        description="first epochs, in which a model with masks learns boxes alone, as if it had none; in the others "
-        "its mask head alone learns (paper section 4.4); 0: both together",
+        description="first epochs, in which a model with masks learns boxes alone, as if it had none; in the "
+        "others its mask head alone learns (paper section 4.4); 0: both together",
     )
     head_steps: int = pydantic.Field(
         0, ge=0, description="first steps, in which only what has no pretrained weights (the heads) learns"

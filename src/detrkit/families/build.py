@@ -268,7 +268,10 @@ def _training_notes(model: nn.Module, config: Config, report: LoadReport) -> lis
         trained = sum(parameter.numel() for parameter in parameters.values() if parameter.requires_grad)
         total = sum(parameter.numel() for parameter in parameters.values())
         share = f"{trained / 1e6:.2f} of {total / 1e6:.2f} million parameters are trained"
-        frozen = [*config.train.freeze, *(["all but " + ", ".join(config.train.only)] if config.train.only else [])]
+        frozen = [
+            *config.train.freeze,
+            *(["all but " + ", ".join(config.train.only)] if config.train.only else []),
+        ]
         notes.append(f"frozen: {', '.join(frozen)}; {share}")
     if config.train.head_steps:
         places = find_places(model)

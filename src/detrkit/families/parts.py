@@ -120,9 +120,8 @@ def check_parts(places: Places, config: TrainConfig, preset: str) -> None:
     own = [place.part for name, place in places.items() if not name.startswith(AIDS)]
     if all(_is_frozen(part, config) for part in own):
         only = f" and train.only {', '.join(config.only)}" if config.only else ""
-        raise ConfigError(
-            f"train.freeze is {', '.join(config.freeze)}{only}: nothing is left to train. Parts: {', '.join(known)}"
-        )
+        frozen = f"train.freeze is {', '.join(config.freeze)}{only}"
+        raise ConfigError(f"{frozen}: nothing is left to train. Parts: {', '.join(known)}")
 
 
 def freeze_parts(model: nn.Module, places: Places, config: TrainConfig) -> None:

@@ -157,8 +157,10 @@ class Criterion:
             if truth.masks is None and truth.counts and sum(truth.counts):
                 raise DataError("the model learns masks, but the batch has none of its objects; see model.masks")
             most = 0 if outputs.masks.rests else matches.images.shape[1]
-            pairs = (each[layers - 1, :most] for each in (matches.images, matches.queries, matches.objects))
-            found = mask_terms(outputs.masks, *pairs, truth.masks)
+            images, queries, objects = (
+                each[layers - 1, :most] for each in (matches.images, matches.queries, matches.objects)
+            )
+            found = mask_terms(outputs.masks, images, queries, objects, truth.masks)
             extra |= {name: value / divisors["l1"] for name, value in found.items()}
             total = total + self._weighted({name: extra[name] for name in found})
         layer_terms = {name: value.detach() for name, value in per_layer.items()}

@@ -38,8 +38,8 @@ class Memory(NamedTuple):
 class Decoded(NamedTuple):
     """What a decoder of boxes gives.
 
-    logits: ``[L, B, Q, C]``. boxes_cxcywh: ``[L, B, Q, 4]``, 0 to 1. Both float32; L is 1 where only the last layer's
-    are wanted. queries: As the last layer leaves them, ``[B, Q, D]``. edges: Of decoders that refine distributions.
+    logits: ``[L, B, Q, C]``. boxes_cxcywh: ``[L, B, Q, 4]``, 0 to 1. Both float32; L is 1 where only the last
+    layer's are wanted. queries: What the last layer leaves, ``[B, Q, D]``. edges: Of decoders that have them.
     """
 
     logits: Tensor

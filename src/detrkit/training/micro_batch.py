@@ -174,7 +174,9 @@ class _Trial:
     def __init__(self, setup: TrainingSetup, worst: WorstCase, fabric: Fabric):
         self.train, self.masks = setup.config.train, setup.config.model.masks
         # learning rates by part need what only the real model's builder knows, and take no memory
-        plain = self.train.model_copy(update={"lr_scale": {}, "layer_decay": 1.0, "head_steps": 0, "box_epochs": 0})
+        plain = self.train.model_copy(
+            update={"lr_scale": {}, "layer_decay": 1.0, "head_steps": 0, "box_epochs": 0}
+        )
         config = setup.config.model_copy(update={"train": plain})
         precision = copy.deepcopy(fabric.strategy.precision)
         alone = Fabric(strategy=SingleDeviceStrategy(device=fabric.device, precision=precision))

@@ -144,8 +144,8 @@ def set_lr(optimizer: torch.optim.Optimizer, factor: float, rest_factor: float |
 def set_step_lr(optimizer: torch.optim.Optimizer, step: int, total_steps: int, config: TrainConfig) -> None:
     """Set all learning rates for a step as the config says: :func:`lr_factor`, ``head_steps`` included.
 
-    With ``box_epochs``, boxes and masks have a schedule each, one after the other; what it is not the turn of rests,
-    and where that is the boxes' part, nothing is computed for its gradients.
+    With ``box_epochs``, boxes and masks have a schedule each, one after the other. One of them rests; where it is
+    the boxes' part, nothing is computed for its gradients.
     """
     if not config.box_epochs:
         rest_factor = lr_factor(step, total_steps, config, first_step=config.head_steps)

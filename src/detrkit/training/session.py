@@ -100,7 +100,8 @@ class Progress(msgspec.Struct, forbid_unknown_fields=True):
         step: Optimiser steps made.
         epoch: Epochs completed, their evaluation included.
         batch: Micro-batches of the present epoch that each process has consumed.
-        best: Highest AP so far, or PQ, see :func:`detrkit.training.telemetry.log.best_metric`; None while none could be measured.
+        best: Highest AP so far, or PQ, see :func:`detrkit.training.telemetry.log.best_metric`; None while none
+            could be measured.
         evals_without_gain: Evaluations since then that measured one.
         metrics: Numbers of the last evaluation.
         micro_batch: Images through the network at once, since memory ran out; None: as configured.

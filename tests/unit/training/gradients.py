@@ -115,7 +115,9 @@ def one_process(case: Case, folder: Path) -> dict[str, Tensor]:
     """The gradients of all images in one batch."""
     objects = [count for batches in case.batches for batch in batches for count in batch or ()]
     plain = dataclasses.replace(case, micro_batch=None)
-    return _step(plain, [_batch(tuple(objects), 0, case.preset)], folder / "one", Fabric(accelerator="cpu", devices=1), 1)
+    return _step(
+        plain, [_batch(tuple(objects), 0, case.preset)], folder / "one", Fabric(accelerator="cpu", devices=1), 1
+    )
 
 
 def _step(

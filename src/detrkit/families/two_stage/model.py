@@ -217,13 +217,13 @@ class TwoStageDetr(nn.Module):
         padding_mask: Tensor | None,
         size_hw: tuple[int, int],
     ) -> DetrMasks:
-        """Return the masks of queries, refined from the pyramid's finest map over what is finer in the backbone."""
+        """Return the masks of queries, begun on the pyramid's finest map and refined on finer ones."""
         backbone: Any = self.backbone[0]
         assert self.bbox_attention is not None
         assert self.mask_head is not None
         height, width = memory.shapes_hw[0]
         tokens = memory.tokens[:, : height * width]
-        projected = tokens.transpose(1, 2).unflatten(2, (height, width))
+        projected = tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
         places = Places(boxes_cxcywh, cells.points[:, : height * width])
         heads = self.bbox_attention, self.mask_head
         how = {"exact": backbone.exact_padding, "rests": self.training and not self.mask_head.training}

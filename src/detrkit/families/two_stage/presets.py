@@ -4,15 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from detrkit.config import (
-    BackboneName,
-    Config,
-    DataConfig,
-    LossConfig,
-    MasksConfig,
-    TrainConfig,
-    TransformConfig,
-)
+from detrkit.config import BackboneName, Config, DataConfig, LossConfig, MasksConfig, TrainConfig, TransformConfig
 from detrkit.families.preset import Preset
 from detrkit.families.two_stage.config import TwoStageConfig
 
@@ -39,7 +31,7 @@ def detr_nano_two_stage() -> Config:
 def _with_masks(boxes: Config) -> Config:
     """Return a preset with masks, learned together with boxes from random weights.
 
-    The published weights of the mask losses are for a head on a trained detector: here they would count for little.
+    The published weights of the mask losses are for a head on a trained detector; here they would count little.
     """
     model = boxes.model.model_copy(update={"preset": f"{boxes.model.preset}-panoptic", "masks": True})
     loss, masks = LossConfig(mask_weight=20.0, dice_weight=1.0), MasksConfig(panoptic_score=0.5, stuff="union")
@@ -74,7 +66,10 @@ PRESETS: dict[str, Preset] = {
         lambda: _with_masks(detr_tiny_two_stage()), "the demo with masks of things and stuff", 2.2, fast=_FAST
     ),
     "detr-nano-two-stage-panoptic": Preset(
-        lambda: _with_masks(detr_nano_two_stage()), "little data, no pretrained weights: masks too", 3.9, fast=_FAST
+        lambda: _with_masks(detr_nano_two_stage()),
+        "little data, no pretrained weights: masks too",
+        3.9,
+        fast=_FAST,
     ),
     "detr-nano-two-stage": Preset(
         detr_nano_two_stage, "little data, no pretrained weights: queries chosen from the image", 3.6, fast=_FAST

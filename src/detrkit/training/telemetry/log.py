@@ -250,7 +250,7 @@ class RunLog:
 
 
 def best_metric(metrics: Mapping[str, float]) -> str:
-    """Return the number of an evaluation by which the best model is chosen: PQ or AP of masks where there is one."""
+    """Return the number of an evaluation by which the best model is chosen: PQ, AP of masks or AP of boxes."""
     return next((name for name in ("PQ", "mask_AP") if name in metrics), "AP")
 
 
