@@ -68,7 +68,6 @@ def make_truth() -> GroundTruth:
     height, width = SIZE_HW
     masks = torch.zeros(OBJECTS, height, width, dtype=torch.bool)
     for mask, (x, y, w, h) in zip(masks, boxes.tolist(), strict=True):
-        sides = ((y, h, height), (x, w, width))
         rows, columns = (
             (int((c - s / 2) * n), int((c + s / 2) * n)) for c, s, n in ((y, h, height), (x, w, width))
         )
