@@ -34,7 +34,7 @@ def _with_masks(boxes: Config) -> Config:
     The published weights of the mask losses are for a head on a trained detector; here they would count little.
     """
     model = boxes.model.model_copy(update={"preset": f"{boxes.model.preset}-panoptic", "masks": True})
-    loss, masks = LossConfig(mask_weight=20.0, dice_weight=1.0), MasksConfig(panoptic_score=0.5, stuff="union")
+    loss, masks = LossConfig(mask_weight=50.0, dice_weight=5.0), MasksConfig(panoptic_score=0.5, stuff="union")
     return boxes.model_copy(update={"model": model, "loss": loss, "masks": masks})
 
 
