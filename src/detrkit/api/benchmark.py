@@ -12,7 +12,7 @@ from detrkit.api.common import Progress, Say, Source
 from detrkit.config import Config
 from detrkit.data.coco import CocoDataset
 from detrkit.data.split import read_split
-from detrkit.detectors.measure_latency import measure_decode
+from detrkit.detectors.measure_latency import MASKS_FROM, measure_decode
 from detrkit.errors import UsageError
 from detrkit.families.presets import PRESETS
 from detrkit.files import make_folder
@@ -133,4 +133,11 @@ def _notes(models: Sequence[str]) -> tuple[str, ...]:
     random = [model for model in dict.fromkeys(models) if model in PRESETS]
     if not random:
         return ()
-    return (f"random weights, which are as fast as trained ones: {', '.join(random)}",)
+    notes = [f"random weights, which are as fast as trained ones: {', '.join(random)}"]
+    masked = [model for model in random if PRESETS[model].config().model.masks]
+    if masked:
+        notes.append(
+            f"masks are timed for detections of a score of {MASKS_FROM:g} or more, which random weights hardly give: "
+            f"{', '.join(masked)}; time a trained model to know what masks cost"
+        )
+    return tuple(notes)

@@ -230,7 +230,8 @@ def _train_in(
 
     # data, then the model, whose head and weights depend on it
     train = read_train_split(config)
-    val = read_split(config, config.data.val_split, strict=True)
+    masks = config.model.masks
+    val = read_split(config, config.data.val_split, strict=True, masks=masks, stuff=masks)
     for line in dict.fromkeys([*train.lines(), *val.lines()]):
         say(line)
     for line in _split_warnings(config, train, val):

@@ -320,3 +320,20 @@ def test_every_reason_is_told():
     assert [LOSSES[code] for code in matches.found_loss.tolist()[:6]] == told
     assert matches.found_loss.tolist()[6:] == [EXCUSED, LOSSES.index("false")]
     assert matches.object_loss[-1] == EXCUSED
+
+
+def test_processes_that_share_the_images_give_the_same_numbers():
+    known, found = zip(*HARD.values(), strict=True)
+    truth = truth_of(list(known))
+    together, first, second = (BoxEvaluator(truth) for _ in range(3))
+    for row, picture in enumerate(found):
+        results = results_of(picture)
+        # each segment is a detection, too
+        own = (results.segments or results)._replace(segments=results.segments)
+        for evaluator in (together, (first, second)[row % 2]):
+            evaluator.add(row + 1, own)
+    BoxEvaluator(truth).add_packed(BoxEvaluator(truth).packed())  # a process without images
+    first.add_packed(second.packed())
+    assert {"mask_AP", "PQ"} < set(first.finish_all())
+    assert first.finish_all() == together.finish_all()
+    assert first.masks().tolist() == together.masks().tolist()
