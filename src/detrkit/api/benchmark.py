@@ -137,7 +137,7 @@ def _notes(models: Sequence[str]) -> tuple[str, ...]:
     masked = [model for model in random if PRESETS[model].config().model.masks]
     if masked:
         notes.append(
-            f"masks are timed for detections of a score of {MASKS_FROM:g} or more, which random weights hardly give: "
-            f"{', '.join(masked)}; time a trained model to know what masks cost"
+            f"masks are timed for detections of a score of {MASKS_FROM:g} or more, of which random weights "
+            f"have few: {', '.join(masked)}; time a trained model to know what masks cost"
         )
     return tuple(notes)
