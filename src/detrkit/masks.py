@@ -285,12 +285,12 @@ class LazyMasks:
 
     def areas(self) -> np.ndarray:
         """Count the pixels of each object, int64 ``[n]``."""
-        counts = [np.count_nonzero(self._visible(number)[1]) for number in range(len(self))]
+        counts = [np.count_nonzero(self.visible(number)[1]) for number in range(len(self))]
         return np.array(counts, dtype=np.int64)
 
     def draw(self, number: int, picture: np.ndarray) -> None:
         """Draw the mask of one object into an empty picture, bool, at least ``[H, W]``."""
-        place, pixels = self._visible(number)
+        place, pixels = self.visible(number)
         picture[place] = pixels
 
     def pixels(self) -> np.ndarray:
@@ -300,8 +300,8 @@ class LazyMasks:
             self.draw(number, picture)
         return drawn
 
-    def _visible(self, number: int) -> tuple[tuple[slice, slice], np.ndarray]:
-        """Return the part of the picture that an object's patch went to, and its pixels there."""
+    def visible(self, number: int) -> tuple[tuple[slice, slice], np.ndarray]:
+        """Return the part of the picture, rows and columns, that has all pixels of an object, and them in it."""
         patch, frame = self.patches[number](), self.frames[self.owners[number]]
         places, sources = [], []
         for shown, start, length in zip(frame, (patch.top, patch.left), patch.pixels.shape, strict=True):
@@ -310,7 +310,7 @@ class LazyMasks:
             )  # in one piece, as all steps leave it
             place = slice(inside[0], inside[-1] + 1) if len(inside) else slice(0, 0)
             places.append(place)
-            sources.append(shown[place] - start)
+            sources.append(_as_slice(shown[place] - start))
         return (places[0], places[1]), patch.pixels[sources[0]][:, sources[1]]
 
     def _moved(
@@ -318,6 +318,15 @@ class LazyMasks:
     ) -> LazyMasks:
         frames = tuple(_Frame(rows(frame.rows), columns(frame.columns)) for frame in self.frames)
         return dataclasses.replace(self, frames=frames)
+
+
+def _as_slice(places: np.ndarray) -> np.ndarray | slice:
+    """Return places as a slice where they are one after the other, up or down: nothing is copied then."""
+    for step in (1, -1):
+        if len(places) and places[-1] - places[0] == step * (len(places) - 1) and (np.diff(places) == step).all():
+            end = int(places[-1]) + step
+            return slice(int(places[0]), end if end >= 0 else None, step)
+    return places
 
 
 def nearest(length: int, wanted: int) -> np.ndarray:

@@ -370,12 +370,15 @@ class _Collate:
         else:
             pixels = (self.slots.key, worker.id, slot)
             buffer = torch.from_numpy(self.slots.view(worker.id, slot))
-        _, padding_mask = pad_images([image for image, _ in kept], split_buffer(buffer, sizes_hw))
+        pad_images([image for image, _ in kept], split_buffer(buffer, sizes_hw))
         if masks is not None:  # one after the other: as bytes, those of a batch may take more than its pixels
             for bits, (objects, number) in zip(mask_bits(buffer, sizes_hw, len(masks)), masks, strict=True):
-                picture = np.zeros(padding_mask.shape[1:], dtype=bool)
-                objects.draw(number, picture)
-                bits[:] = np.packbits(picture, axis=1)
+                (rows, columns), visible = objects.visible(number)
+                start = columns.start // 8  # a byte holds eight columns
+                picture = np.zeros((len(visible), columns.stop - 8 * start), dtype=bool)
+                picture[:, columns.start - 8 * start :] = visible
+                bits[:] = 0
+                bits[rows, start : -(-columns.stop // 8)] = np.packbits(picture, axis=1)
         return SharedBatch(pixels, sizes_hw, truth, image_ids, orig_sizes_hw, masks is not None)
 
 

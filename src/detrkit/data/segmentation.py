@@ -160,9 +160,8 @@ class Segments(NamedTuple):
 def read_id_map(path: Path) -> np.ndarray:
     """Read the segment id of every pixel of a PNG file of COCO panoptic, int32 ``[H, W]``; 0 is none."""
     with Image.open(path) as image:
-        colors = np.asarray(image.convert("RGB"), dtype=np.int32)
-    ids: np.ndarray = colors[..., 0] + 256 * colors[..., 1] + 65536 * colors[..., 2]
-    return ids
+        colors = np.asarray(image.convert("RGBA"))
+    return (colors.view("<u4")[..., 0] & 0xFFFFFF).astype(np.int32)
 
 
 def read_segments(path: Path) -> Segments:
