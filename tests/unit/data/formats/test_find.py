@@ -107,6 +107,8 @@ def test_config_paths_win(tmp_path: Path, shared_data: Path) -> None:
     config = DataConfig(train_annotations="somewhere/boxes.json", train_images=str(tmp_path / "pictures"))
     found = find_split(tmp_path, "train", config)
     assert (found.annotations, found.images) == (tmp_path / "somewhere" / "boxes.json", tmp_path / "pictures")
+    root, named = shared_data / "coco_panoptic_yolo", "annotations/panoptic_train2017.json"
+    assert find_split(root, "train", DataConfig(train_annotations=named)).format == "panoptic"
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,12 @@ from torch import nn
 
 from detrkit.checkpoint import load_checkpoint, save_checkpoint
 from detrkit.config import update_config
+from detrkit.data.loader import collate
 from detrkit.errors import CheckpointError
 from detrkit.training.nonfinite.diagnosis import Diagnosis
 from detrkit.training.nonfinite.replay import find_step, read_step, replay_step
+from detrkit.training.nonfinite.saved_step import SavedBatch
+from tests.unit.data.scenes import random_scene
 from tests.unit.training.faults import Faulty, SpoilBatch, nan_box, nan_pixels, nan_weight, thin_box
 
 COLOURS = {"transforms.on_device": True, "transforms.photometric": 0.5}
@@ -46,6 +49,16 @@ def test_a_damaged_batch_is_repeated_and_named(toy, make_config, make_loader, sp
     assert (found.step, found.epoch, found.process) == (3, 1, 0)
     assert cause in found.cause
     assert len(found.image_ids) == 3
+
+
+def test_a_saved_batch_keeps_its_masks():
+    batch = collate([random_scene(seed, (20, 30), masks=True) for seed in (3, 4)])
+    assert batch is not None
+    assert batch.truth.masks is not None
+    saved = msgspec.convert(msgspec.structs.asdict(SavedBatch.pack(batch)), SavedBatch)
+    masks = saved.unpack().truth.masks
+    assert masks is not None
+    assert torch.equal(masks, batch.truth.masks)
 
 
 def test_a_weight_is_named(toy, make_config, make_loader):
