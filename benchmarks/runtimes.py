@@ -33,12 +33,11 @@ from detrkit.families.detr.family import DETR
 from detrkit.families.detr.weights import coco_class_map
 from detrkit.families.family import BuiltModel
 from detrkit.families.recipes import preset_config
-from detrkit.machine import this_machine
+from detrkit.machine import this_machine, usable_cpus
 from detrkit.runtimes.bundle import read_bundle
 from detrkit.runtimes.cold_start import measure_cold_start
 from detrkit.runtimes.engines import openvino_core
 from detrkit.runtimes.predictor import Predictor, load, make_inputs
-from detrkit.runtimes.threads import usable_cpus
 
 THEIRS = "transformers, eager float32"
 RUNTIMES = {"onnxruntime": "ONNX Runtime", "openvino": "OpenVINO", "openvino-bf16": "OpenVINO"}

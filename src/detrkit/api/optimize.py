@@ -23,12 +23,11 @@ from detrkit.errors import DataError, UsageError
 from detrkit.export.quantize import CALIBRATION_IMAGES, Int8Options
 from detrkit.families.build import load_model
 from detrkit.files import atomic_file, make_folder
-from detrkit.machine import this_machine
+from detrkit.machine import this_machine, usable_cpus
 from detrkit.optimizing.bench import BATCH_SIZES, INT8, REFERENCE, Bench
 from detrkit.optimizing.page import write_frontier
 from detrkit.optimizing.result import KNEE, Optimization
 from detrkit.optimizing.search import search_frontier
-from detrkit.runtimes.threads import usable_cpus
 
 GATE = 0.5
 JOURNAL = "optimize.jsonl"

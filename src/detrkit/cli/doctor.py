@@ -19,8 +19,7 @@ from packaging.version import Version
 
 from detrkit.cli.shared import JsonOption, print_json
 from detrkit.errors import listed
-from detrkit.machine import this_machine
-from detrkit.runtimes.threads import memory_limit, usable_cpus
+from detrkit.machine import memory_limit, this_machine, usable_cpus
 
 _RUNTIME = ("onnxruntime", "openvino", "numpy", "pillow", "msgspec", "supervision")
 """What runs bundles."""
@@ -203,12 +202,7 @@ def _extras() -> list[Finding]:
 def _limits() -> list[Finding]:
     """Compare the processors and the memory that a container leaves with what programs see and take."""
     usable, shown = usable_cpus(), os.cpu_count() or 1
-    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else shown
-    advice = (
-        "the rest are reserved for others; data.workers=auto takes that into account" if usable < shown else ""
-    )
-    if usable < bound:  # which the system does not tell programs
-        advice = f"the quota of a container or service; for training --set data.workers={max(1, usable - 1)}"
+    advice = "the rest are not this process's; data.workers=auto takes that into account" if usable < shown else ""
     findings = [Finding("usable cores", "ok", f"{usable} of {shown}", advice)]
     torch: Any = sys.modules.get("torch")  # imported by what looked at it, if it is there
     threads = 0 if torch is None else torch.get_num_threads()

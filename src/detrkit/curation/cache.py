@@ -37,10 +37,10 @@ from detrkit.data.coco import fit_boxes
 from detrkit.data.formats import canonical_split
 from detrkit.data.formats.coco.write import coco_content, write_coco_json
 from detrkit.data.index import CocoIndex, check_inside, pack_names
-from detrkit.data.loader import available_cpus
 from detrkit.download import size_text
 from detrkit.errors import DataError, ImageError, UsageError, listed
 from detrkit.files import atomic_bytes, atomic_file, make_folder, remove_leftovers
+from detrkit.machine import usable_cpus
 from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced, read_image_size
 
 Progress = Callable[[int, int], None]
@@ -251,7 +251,7 @@ def _copied(
     names: list[str], settings: CacheSettings, copies: Path, workers: int | None
 ) -> Iterator[tuple[str, Entry | ImageError]]:
     """Copy images by several threads, a bounded number of them under way; yield what became of each, in order."""
-    threads = workers or available_cpus()
+    threads = workers or usable_cpus()
     many = 64 * threads
     with ThreadPoolExecutor(threads) as pool:
         for start in range(0, len(names), many):

@@ -33,6 +33,7 @@ from detrkit.data.transport import (
     split_buffer,
 )
 from detrkit.errors import DataError, DetrkitError
+from detrkit.machine import usable_cpus
 from detrkit.masks import LazyMasks
 from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.preprocess import image_size_hw, pad_images
@@ -310,7 +311,7 @@ def _facts(
     return LoadingFacts(
         workers=workers,
         processes=int(os.environ.get("LOCAL_WORLD_SIZE", sampler.world_size)),
-        cpus=available_cpus(),
+        cpus=usable_cpus(),
         image_short=short,
         needed_short=max(needed.short, needed.least) if needed is not None else None,
         has_cache=dataset.cache is not None,
@@ -417,14 +418,10 @@ def endless_batches(loader: DataLoader[Any], sampler: EpochBatchSampler) -> Iter
 def auto_workers() -> int:
     """Return one worker for each CPU that this process may use, less one for itself; at most 4.
 
-    Four give some 800 images a second by the recipe of DETR, more than one GPU trains on.
+    A container's quota counts. Four workers give some 800 images a second by the recipe of DETR, more than one GPU
+    trains on.
     """
-    return max(1, min(MAX_AUTO_WORKERS, available_cpus() - 1))
-
-
-def available_cpus() -> int:
-    """Count the CPUs that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MAX_AUTO_WORKERS, usable_cpus() - 1))
 
 
 def _start_worker(worker_id: int) -> None:

@@ -35,6 +35,7 @@ from detrkit.export.formats import GRAPH, ProgramEngine, for_layout, program_fil
 from detrkit.export.graph import LEAST_SIDE, GraphOptions, round_to_half
 from detrkit.families.family import BuiltModel
 from detrkit.files import atomic_bytes, check_free, results_folder, to_plain
+from detrkit.machine import usable_cpus
 from detrkit.runtimes.bundle import (
     KIND,
     VERSION,
@@ -53,7 +54,6 @@ from detrkit.runtimes.engines import make_engine
 from detrkit.runtimes.predictor import Predictor, check_fits, make_inputs, split_outputs
 from detrkit.runtimes.report import Accuracy, BundleReport
 from detrkit.runtimes.resize import resize_pixels
-from detrkit.runtimes.threads import usable_cpus
 from detrkit.runtimes.verify import measure
 from detrkit.threshold_file import Thresholds
 

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from detrkit.errors import BundleError, MissingExtraError, UsageError
-from detrkit.runtimes.threads import usable_cpus
+from detrkit.machine import usable_cpus
 
 INPUTS = ("images", "sizes", "original_sizes")
 """Inputs of a graph: uint8 ``[B, H, W, 3]`` RGB, sizes before padding int64 ``[B, 2]``, sizes of the files."""

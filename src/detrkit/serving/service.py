@@ -18,7 +18,7 @@ from starlette.requests import ClientDisconnect, Request
 from detrkit.classes import SizeHW
 from detrkit.detections import ImageDetections
 from detrkit.errors import BundleError, DetrkitError
-from detrkit.runtimes.threads import usable_cpus
+from detrkit.machine import usable_cpus
 from detrkit.serving import form
 from detrkit.serving.batcher import BatchResult
 from detrkit.serving.gate import Gate, Visit, too_many_bytes

@@ -136,6 +136,8 @@ def test_auto_workers_leave_a_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     for cpus, expected in ((1, 1), (2, 1), (4, 3), (64, 4)):
         monkeypatch.setattr("os.sched_getaffinity", lambda _, cpus=cpus: set(range(cpus)), raising=False)
         assert auto_workers() == expected
+    monkeypatch.setattr("detrkit.data.loader.usable_cpus", lambda: 2)  # a container's quota, of 64 that are shown
+    assert auto_workers() == 1
 
 
 def test_where_workers_cannot_share_memory_batches_are_the_same(

@@ -14,9 +14,9 @@ from detrkit.export.formats import tensorrt_script
 from detrkit.export.graph import DetectionGraph, GraphOptions, gather_samples
 from detrkit.families.build import get_family
 from detrkit.families.family import BuiltModel
+from detrkit.machine import usable_cpus
 from detrkit.profiling.speed_report import speed_lines
 from detrkit.runtimes.bundle import GraphRecord
-from detrkit.runtimes.threads import usable_cpus
 from tests.support.exporting import PRESETS, small_detector
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")

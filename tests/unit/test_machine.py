@@ -2,7 +2,7 @@ import os
 
 import pytest
 
-from detrkit.runtimes.threads import memory_limit, usable_cpus
+from detrkit.machine import memory_limit, usable_cpus
 
 BOUND = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
