@@ -6,10 +6,12 @@ import dataclasses
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
+from scipy.ndimage import distance_transform_edt  # type: ignore[attr-defined]
 
 from detrkit.classes import ClassMap
 from detrkit.config import PixelRange, TransformConfig
@@ -20,7 +22,7 @@ from detrkit.errors import DataError, ImageError, UsageError, counted, listed, n
 from detrkit.files import make_folder
 from detrkit.ops.pixel_range import FULL
 from detrkit.types import Target
-from detrkit.visual.drawing import beside, draw_objects, save_png
+from detrkit.visual.drawing import beside, draw_objects, save_png, tint
 from detrkit.visual.page import Gallery, Picture, Section, Text, write_page
 
 TILE = 640
@@ -72,10 +74,9 @@ def preview_rows(
         UsageError: There is no class of that name.
         DataError: No image holds it.
     """
-    plain = CocoDataset(index, images, None, on_bad_image="error", pixel_range=pixel_range)
-    augmented = CocoDataset(
-        index, images, train_transform(config), seed=seed, on_bad_image="error", pixel_range=pixel_range
-    )
+    how: dict[str, Any] = {"on_bad_image": "error", "pixel_range": pixel_range, "masks": True}
+    plain = CocoDataset(index, images, None, **how)
+    augmented = CocoDataset(index, images, train_transform(config), seed=seed, **how)
     given = 0
     for row in _candidates(index, seed, class_name):
         if given == count:
@@ -89,11 +90,12 @@ def preview_rows(
         given += 1
         whole = [sample for sample in samples if sample is not None]
         picture = beside([draw_sample(*sample, index.class_map) for sample in whole], _GAP)
-        yield PreviewRow(index.file_name(row), picture, _caption(index.file_name(row), whole))
+        noun = "segment" if index.class_map.stuff else "object"
+        yield PreviewRow(index.file_name(row), picture, _caption(index.file_name(row), whole, noun))
 
 
 def draw_sample(image: torch.Tensor, target: Target, class_map: ClassMap) -> np.ndarray:
-    """Draw an image with its objects, made ``TILE`` pixels long; crowd regions are hatched.
+    """Draw an image with its objects, made ``TILE`` pixels long; crowd regions are hatched, stuff has no box.
 
     Args:
         image: uint8 ``[3, H, W]``.
@@ -109,8 +111,16 @@ def draw_sample(image: torch.Tensor, target: Target, class_map: ClassMap) -> np.
     labels, crowd = target["labels"].numpy(), target["iscrowd"].numpy()
     # Large objects first, so that small ones lie on top of them.
     order = np.argsort(-(boxes[:, 2:] - boxes[:, :2]).prod(axis=1), kind="stable")
+    is_stuff = np.isin(labels, class_map.stuff)
+    if "masks" in target:
+        masks = target["masks"].resize(small.shape[:2]).pixels()
+        small = tint(small, masks[order], labels[order])
+        for number in np.flatnonzero(is_stuff).tolist():  # its name where it is widest
+            depth = distance_transform_edt(np.pad(masks[number], 1))[1:-1, 1:-1]
+            y, x = np.unravel_index(depth.argmax(), depth.shape)
+            boxes[number] = (x, y, x, y)
     texts = [class_map.names[labels[i]] + (" (crowd)" if crowd[i] else "") for i in order]
-    return draw_objects(small, boxes[order], labels[order], texts, crowd[order])
+    return draw_objects(small, boxes[order], labels[order], texts, crowd[order], is_stuff[order])
 
 
 def write_preview(
@@ -176,10 +186,10 @@ def _candidates(index: CocoIndex, seed: int, class_name: str | None) -> list[int
     return rows
 
 
-def _caption(name: str, samples: list[Sample]) -> str:
+def _caption(name: str, samples: list[Sample], noun: str) -> str:
     """Write a caption: ``street.jpg: 640 x 480, 7 objects; 1066 x 800, 6 objects``."""
     parts = [
-        f"{image.shape[-1]} x {image.shape[-2]}, {counted(len(target['labels']), 'object')}"
+        f"{image.shape[-1]} x {image.shape[-2]}, {counted(len(target['labels']), noun)}"
         for image, target in samples
     ]
     return f"{name}: {'; '.join(parts)}"

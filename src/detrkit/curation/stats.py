@@ -118,6 +118,37 @@ class ClassStats:
 
 
 @dataclasses.dataclass(frozen=True)
+class StuffStats:
+    """One class of stuff: its name, the images that show it, and its share of the pixels of all images, 0 to 1."""
+
+    name: str
+    images: int
+    share: float
+
+
+@dataclasses.dataclass(frozen=True)
+class MaskStats:
+    """The masks of one split, by their pixels; crowd regions are not among the objects.
+
+    Args:
+        masks: Number of objects with a mask.
+        without: Number of objects without one.
+        box_share: Pixels of a mask over those of its box.
+        area_share: Annotated area over the pixels of the mask.
+        stuff: Classes of stuff, the largest first.
+        void_share: Share of the pixels of all images that belong to no segment; None where there is no stuff, and
+            masks may lie over each other.
+    """
+
+    masks: int
+    without: int
+    box_share: Distribution
+    area_share: Distribution
+    stuff: tuple[StuffStats, ...]
+    void_share: float | None
+
+
+@dataclasses.dataclass(frozen=True)
 class SplitStats:
     """One split, or all of them together.
 
@@ -178,19 +209,63 @@ class DatasetStats:
         splits: Numbers of each split by name; with more than one, ``all`` holds them together.
         inputs: Objects that reach the model in training and evaluation, by ``train`` and ``eval``; may be empty.
         advice: Sentences on what deserves attention.
+        masks: Numbers of the masks of each split that has some, where they were asked for.
     """
 
     splits: Mapping[str, SplitStats]
     inputs: Mapping[str, InputStats]
     advice: tuple[str, ...]
+    masks: Mapping[str, MaskStats] = dataclasses.field(default_factory=dict)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values, ready for JSON."""
+        masks = {name: dataclasses.asdict(own) for name, own in self.masks.items()}
         return {
             "splits": {name: stats.to_dict() for name, stats in self.splits.items()},
             "inputs": {name: stats.to_dict() for name, stats in self.inputs.items()},
             "advice": list(self.advice),
+            **(
+                {"masks": {name: dataclasses.asdict(own) for name, own in self.masks.items()}}
+                if self.masks
+                else {}
+            ),
         }
+
+
+def mask_stats(index: CocoIndex) -> MaskStats | None:
+    """Count the pixels of all masks of a split; None if it has none.
+
+    Raises:
+        ImageError: A panoptic PNG file cannot be read.
+    """
+    if index.masks is None:
+        return None
+    sizes_hw = list(map(tuple, index.sizes_hw.tolist()))
+    rows = map(index.annotation_rows, range(len(index)))
+    pixels = np.concatenate([index.masks.lazy(*of_image).areas() for of_image in zip(rows, sizes_hw, strict=True)])
+    image_rows = np.repeat(np.arange(len(index)), np.diff(index.offsets))
+    is_stuff = np.isin(index.labels, index.class_map.stuff)
+    # objects, by pixels of the mask, the box, and as annotated
+    one = ~is_stuff & ~index.iscrowd
+    given = one & index.masks.is_given & (pixels > 0)
+    boxes = (index.boxes_xyxy[:, 2:] - index.boxes_xyxy[:, :2]).prod(axis=1)
+    total = int(np.prod(sizes_hw, axis=1).sum())
+    stuff = [
+        StuffStats(
+            index.class_map.names[label],
+            len(np.unique(image_rows[index.labels == label])),
+            float(pixels[index.labels == label].sum() / total),
+        )
+        for label in index.class_map.stuff
+    ]
+    return MaskStats(
+        masks=int(given.sum()),
+        without=int((one & ~given).sum()),
+        box_share=Distribution.of(pixels[given] / boxes[given]),
+        area_share=Distribution.of(index.area[given] / pixels[given]),
+        stuff=tuple(sorted(stuff, key=lambda own: -own.share)),
+        void_share=float(1 - pixels.sum() / total) if stuff else None,
+    )
 
 
 def measure(indexes: Sequence[CocoIndex]) -> Measures:
@@ -256,7 +331,10 @@ def split_stats(measures: Measures) -> SplitStats:
 
 
 def dataset_stats(
-    splits: Mapping[str, CocoIndex], inputs: Mapping[str, InputStats] | None = None, num_queries: int | None = None
+    splits: Mapping[str, CocoIndex],
+    inputs: Mapping[str, InputStats] | None = None,
+    num_queries: int | None = None,
+    masks: Mapping[str, MaskStats] | None = None,
 ) -> DatasetStats:
     """Compute the numbers of every split and of all together, and what deserves attention in them.
 
@@ -264,12 +342,13 @@ def dataset_stats(
         splits: Annotations by name of the split; at least one.
         inputs: Objects that reach the model, from :mod:`detrkit.curation.input_sizes`.
         num_queries: Number of queries of the model, the most objects it can find in an image.
+        masks: Numbers of masks, from :func:`mask_stats`.
     """
     found = {name: split_stats(measure([index])) for name, index in splits.items()}
     if len(found) > 1:
         found["all"] = split_stats(measure(list(splits.values())))
     inputs = dict(inputs or {})
-    return DatasetStats(found, inputs, tuple(_advice(found, inputs, num_queries)))
+    return DatasetStats(found, inputs, tuple(_advice(found, inputs, num_queries)), dict(masks or {}))
 
 
 def _class_stats(measures: Measures) -> tuple[ClassStats, ...]:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from detrkit.curation.input_sizes import LIMITS, InputStats
-from detrkit.curation.stats import DatasetStats, Distribution, Measures, SplitStats, measure
+from detrkit.curation.stats import DatasetStats, Distribution, MaskStats, Measures, SplitStats, StuffStats, measure
 from detrkit.data.index import CocoIndex
 from detrkit.visual.chart import Chart, histogram, scatter
 from detrkit.visual.interactive_charts import BarChart, Charts, HeatMap
@@ -22,7 +22,8 @@ def printed_tables(stats: DatasetStats) -> list[Table]:
     """Return what a terminal has room for: of many classes, both ends."""
     overall = list(stats.splits.values())[-1]
     tables = [overview_table(stats), spreads_table("all splits" if len(stats.splits) > 1 else "", overall)]
-    return [*tables, classes_table(stats).ends(MOST_CLASSES_PRINTED), inputs_table(stats)]
+    masks = [table.ends(MOST_CLASSES_PRINTED) for table in masks_tables(stats)]
+    return [*tables, classes_table(stats).ends(MOST_CLASSES_PRINTED), *masks, inputs_table(stats)]
 
 
 def overview_table(stats: DatasetStats) -> Table:
@@ -54,6 +55,40 @@ def classes_table(stats: DatasetStats) -> Table:
     return Table(heads, rows, "Objects of each class, most frequent first")
 
 
+def masks_tables(stats: DatasetStats) -> list[Table]:
+    """Return what masks fill of their boxes and stuff of the pictures; none where masks were not asked for."""
+    if not stats.masks:
+        return []
+    tables = [_transposed("", {name: _mask_figures(own) for name, own in stats.masks.items()}, "Masks")]
+    names = list(dict.fromkeys(stuff.name for own in stats.masks.values() for stuff in own.stuff))
+    found = {name: {stuff.name: stuff for stuff in own.stuff} for name, own in stats.masks.items()}
+    rows: list[list[Value]] = [
+        [name, *(value for own in found.values() for value in _stuff_figures(own.get(name)))] for name in names
+    ]
+    heads = [Column("stuff", "name")]
+    for name in found:
+        heads += [Column(f"{name}: images", "count"), Column("of all pixels", "percent")]
+    return [*tables, Table(heads, rows, "Stuff")] if rows else tables
+
+
+def _stuff_figures(stuff: StuffStats | None) -> tuple[int, float]:
+    return (0, 0.0) if stuff is None else (stuff.images, stuff.share)
+
+
+def _mask_figures(own: MaskStats) -> dict[str, str]:
+    """Return the numbers of masks by what they are called."""
+    void = {} if own.void_share is None else {"pixels of no segment": f"{100 * own.void_share:.1f} %"}
+    return {
+        "objects with a mask": _with_share(own.masks, own.masks + own.without),
+        "mask, % of its box: 5 %": f"{100 * own.box_share.p5:.0f}",
+        "  median": f"{100 * own.box_share.median:.0f}",
+        "  95 %": f"{100 * own.box_share.p95:.0f}",
+        "annotated area over mask: median": f"{own.area_share.median:.2f}",
+        "  most": f"{own.area_share.greatest:.2f}",
+        **void,
+    }
+
+
 def inputs_table(stats: DatasetStats) -> Table:
     """Return what reaches the model in training and evaluation."""
     methods = [f"{name}: {entry.method}" for name, entry in stats.inputs.items()]
@@ -81,6 +116,8 @@ def write_stats_page(path: str | Path, title: str, splits: Mapping[str, CocoInde
         Section("Boxes", [Charts(_box_charts(measures, together, overall))]),
         Section("Images", [Charts(_image_charts(measures, together)), _image_sizes(overall)]),
     ]
+    if stats.masks:
+        sections.append(Section("Masks", [*masks_tables(stats)]))
     if stats.inputs:
         sections.append(Section("At the model's input", [_input_chart(stats), inputs_table(stats)]))
     found = f"{overall.images:,} images, {overall.objects:,} objects of {len(overall.classes)} classes"

@@ -139,6 +139,8 @@ class CocoIndex:
 
     def things(self) -> CocoIndex:
         """Leave out the segments of stuff, and its classes."""
+        if not self.class_map.stuff:
+            return self
         is_thing = np.isin(np.arange(len(self.class_map)), self.class_map.stuff, invert=True)
         kept = np.flatnonzero(is_thing[self.labels])
         image_rows = np.repeat(np.arange(len(self)), np.diff(self.offsets))

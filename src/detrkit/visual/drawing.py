@@ -43,7 +43,7 @@ def draw(image: np.ndarray, detections: sv.Detections, labels: bool = True) -> n
     texts = label_texts(detections)
     class_ids = _class_ids(detections)[order]
     if detections.mask is not None:
-        image = _tint(image, np.asarray(detections.mask)[order], class_ids)
+        image = tint(image, np.asarray(detections.mask)[order], class_ids)
     return draw_objects(image, detections.xyxy[order], class_ids, [texts[i] for i in order] if labels else None)
 
 
@@ -53,6 +53,7 @@ def draw_objects(
     class_ids: np.ndarray,
     texts: Sequence[str] | None = None,
     crowd: np.ndarray | None = None,
+    labels_only: np.ndarray | None = None,
 ) -> np.ndarray:
     """Return a copy of the image with boxes, the last on top; lines and text grow with the image.
 
@@ -62,6 +63,7 @@ def draw_objects(
         class_ids: class ids, which choose the colour, int64 ``[n]``.
         texts: a label for each box, or none at all.
         crowd: boxes that are regions of many objects, bool ``[n]``; hatched, their outline broken.
+        labels_only: boxes that are not drawn, bool ``[n]``.
 
     Raises:
         UsageError: The image is not uint8 ``[H, W, 3]``.
@@ -83,7 +85,10 @@ def draw_objects(
     longest = max(canvas.shape[:2])
     thickness = max(2, round(longest / 400))
     whole = np.ones(len(boxes), dtype=bool) if crowd is None else ~crowd
-    canvas = _hatch(canvas, boxes[~whole], class_ids[~whole], thickness)
+    if labels_only is not None:
+        whole = whole & ~labels_only
+    hatched = np.zeros(len(boxes), dtype=bool) if crowd is None else crowd
+    canvas = _hatch(canvas, boxes[hatched], class_ids[hatched], thickness)
     bgr = np.ascontiguousarray(canvas[:, :, ::-1])  # supervision draws in BGR
     if whole.any():
         box_annotator = sv.BoxAnnotator(color=palette, thickness=thickness)
@@ -147,7 +152,7 @@ def _class_ids(detections: sv.Detections) -> np.ndarray:
     return np.zeros(len(detections), np.int64) if detections.class_id is None else detections.class_id
 
 
-def _tint(image: np.ndarray, masks: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
+def tint(image: np.ndarray, masks: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
     """Return the image with masks ``[n, H, W]`` half transparent in the colours of their classes."""
     tinted = image.copy()
     for mask, class_id in zip(masks, class_ids, strict=True):

@@ -24,6 +24,7 @@ def preview(
     assignments: shared.TransformsOption = None,
     seed: Annotated[int, opt("N", "Of the choice and of augmentation.", min=0)] = 0,
     class_name: Annotated[str | None, opt("NAME", "Only images that hold this class.", "--class")] = None,
+    masks: Annotated[bool, opt(None, "Read and draw masks, where there are some.", "--masks/--no-masks")] = True,
     layout: shared.LayoutOption = "auto",
 ) -> None:
     """Draw images with their annotations, as annotated and as augmentation shows them to the model."""
@@ -36,7 +37,7 @@ def preview(
         from detrkit.data.read import read_told
 
         files = next(iter(find_splits(data, shared.checked_layout(layout), [split], image_folder).values()))
-        index, _ = read_told(files, say)
+        index, _ = read_told(files, say, masks=masks)
         rows = preview_rows(
             index,
             files.images,
