@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from scipy.ndimage import distance_transform_edt  # type: ignore[attr-defined]
+from scipy.ndimage import binary_erosion, distance_transform_edt  # type: ignore[attr-defined]
 
 from detrkit.classes import ClassMap
 from detrkit.config import PixelRange, TransformConfig
@@ -115,6 +115,8 @@ def draw_sample(image: torch.Tensor, target: Target, class_map: ClassMap) -> np.
     if "masks" in target:
         masks = target["masks"].resize(small.shape[:2]).pixels()
         small = tint(small, masks[order], labels[order])
+        for mask in masks:  # neighbours of one class have one colour
+            small[mask & ~binary_erosion(mask, border_value=1)] = 255
         for number in np.flatnonzero(is_stuff).tolist():  # its name where it is widest
             depth = distance_transform_edt(np.pad(masks[number], 1))[1:-1, 1:-1]
             y, x = np.unravel_index(depth.argmax(), depth.shape)
@@ -151,7 +153,10 @@ def write_preview(
         pictures.append(Picture.of(row.picture, row.caption, longest=row.picture.shape[1]))
         if progress is not None:
             progress(number)
-    how = "On the left each image as annotated, to its right as training sees it. Crowd regions are hatched."
+    how = (
+        "On the left each image as annotated, to its right as training sees it. Crowd regions are hatched; masks "
+        "are tinted, where there are some, and stuff has its name in its midst."
+    )
     sections = [Section("Samples", [Text(how), Text(notes), Gallery(pictures, wide=True)])]
     return write_page(folder / "preview.html", title, f"{len(files)} images", sections), files
 

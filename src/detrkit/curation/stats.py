@@ -224,11 +224,7 @@ class DatasetStats:
             "splits": {name: stats.to_dict() for name, stats in self.splits.items()},
             "inputs": {name: stats.to_dict() for name, stats in self.inputs.items()},
             "advice": list(self.advice),
-            **(
-                {"masks": {name: dataclasses.asdict(own) for name, own in self.masks.items()}}
-                if self.masks
-                else {}
-            ),
+            **({"masks": masks} if masks else {}),
         }
 
 

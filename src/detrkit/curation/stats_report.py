@@ -67,8 +67,12 @@ def masks_tables(stats: DatasetStats) -> list[Table]:
     ]
     heads = [Column("stuff", "name")]
     for name in found:
-        heads += [Column(f"{name}: images", "count"), Column("of all pixels", "percent")]
-    return [*tables, Table(heads, rows, "Stuff")] if rows else tables
+        heads += [Column(name, "count"), Column("pixels", "percent")]
+    return (
+        [*tables, Table(heads, rows, "Stuff: images that show it, and its share of all pixels")]
+        if rows
+        else tables
+    )
 
 
 def _stuff_figures(stuff: StuffStats | None) -> tuple[int, float]:

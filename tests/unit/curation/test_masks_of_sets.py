@@ -14,7 +14,11 @@ from detrkit.classes import ClassMap
 from detrkit.curation.check import check_data
 from detrkit.curation.convert import convert_data
 from detrkit.curation.divide import sample_data, split_data
+from detrkit.curation.preview import draw_sample
+from detrkit.curation.stats import dataset_stats, mask_stats
+from detrkit.curation.stats_report import printed_tables, write_stats_page
 from detrkit.curation.synthetic import write_synthetic
+from detrkit.data.coco import CocoDataset, SampleKey
 from detrkit.data.formats import find_splits
 from detrkit.data.formats.panoptic_write import paint_objects
 from detrkit.data.index import CocoIndex
@@ -207,3 +211,43 @@ def test_real_panoptic_pictures(shared_data: Path, tmp_path: Path) -> None:
             assert len(pairs[0]) == len(np.unique(before)) == len(np.unique(after))
     counts = {split: part.objects for split, part in result.splits.items()}
     assert not any(part.ledger.objects_left_out for part in result.splits.values()), counts
+
+
+def test_stats_of_masks_are_those_of_the_pixels(shapes: Path, tmp_path: Path) -> None:
+    read = {layout: masks_of(shapes, layout) for layout in ("coco", "panoptic")}
+    sizes = [mask.sum() for objects in read["coco"][1].values() for _, mask in objects]
+    for layout, (index, _) in read.items():
+        stats = mask_stats(index)
+        assert (stats.masks, stats.without) == (len(sizes), 0)
+        things = index.things()
+        assert np.count_nonzero(things.labels >= 0) == len(sizes)
+        assert things.class_map.names == read["coco"][0].class_map.names
+        boxes = (things.boxes_xyxy[:, 2:] - things.boxes_xyxy[:, :2]).prod(axis=1)
+        assert stats.box_share.mean == pytest.approx((things.area / boxes).mean())
+        assert (stats.area_share.least, stats.area_share.greatest) == (1, 1)
+        assert (stats.void_share, len(stats.stuff)) == ((0, 3) if layout == "panoptic" else (None, 0))
+        if layout == "panoptic":
+            pixels = sum(own.share for own in stats.stuff) * len(index) * 64 * 64
+            assert pixels + sum(sizes) == pytest.approx(len(index) * 64 * 64)
+            told = dataset_stats({"train": things}, masks={"train": stats})
+            tables = [table.title for table in printed_tables(told)]
+            assert tables[3:5] == ["Masks", "Stuff: images that show it, and its share of all pixels"]
+            assert told.to_dict()["masks"]["train"]["masks"] == len(sizes)
+            write_stats_page(tmp_path / "page.html", "shapes", {"train": things}, told)
+            assert "pixels of no segment" in (tmp_path / "page.html").read_text()
+    index, _ = read_split_files(find_splits(shapes, "coco")["train"])
+    assert mask_stats(index) is None
+
+
+def test_masks_and_stuff_are_drawn_where_they_are(shapes: Path) -> None:
+    index, _ = masks_of(shapes, "panoptic")
+    images = find_splits(shapes, "panoptic")["train"].images
+    dataset = CocoDataset(index, images, None, masks=True)
+    for row in range(len(index)):
+        image, target = dataset[SampleKey(0, row)]
+        drawn = draw_sample(image, target, index.class_map).astype(int)
+        plain = draw_sample(image, {key: one for key, one in target.items() if key != "masks"}, index.class_map)
+        assert drawn.shape == plain.shape == (640, 640, 3)
+        assert (drawn != plain).any(axis=2).mean() > 0.8  # no void: nearly every pixel is tinted
+        labels = [index.class_map.names[label] for label in target["labels"].tolist()]
+        assert len(labels) == len(target["masks"])
