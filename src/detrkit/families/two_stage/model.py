@@ -382,5 +382,7 @@ def add_aids(model: TwoStageDetr, _config: ModelConfig, aids: AidsConfig) -> Non
         raise ConfigError(
             f"aids.groups is {aids.groups}, but the queries of the two_stage family are not learned; set it to 1"
         )
+    if model.label_embed is not None and not aids.denoising:
+        model.label_embed.requires_grad_(False)  # several processes would wait for its gradient, and exchange none
     if aids.dense != "none" or aids.denoising:
         model.aids = TwoStageAids(aids, model)
