@@ -274,12 +274,14 @@ def _with_masks(
 
 
 def _interval(segments: SegmentMatches, resamples: int) -> Interval | None:
-    """Return the interval of PQ that holds 95 % of resamples of the images; None without enough of them."""
+    """Return the interval of PQ that holds 95 % of resamples of the images; None where they tell nothing."""
     images = len(segments.rows)
     if not resamples or images < LEAST_IMAGES:
         return None
     samples = segments.resampled(image_weights(images, resamples, np.random.default_rng(0)))
     low, high = np.percentile(samples, (2.5, 97.5)).tolist()
+    if low == high:  # nothing or everything was found: no sample makes that certain
+        return None
     return Interval(1 - sum(segments.losses().values()), low, high)
 
 

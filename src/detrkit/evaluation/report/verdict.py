@@ -118,8 +118,13 @@ def _masks(evaluation: Evaluation) -> list[str]:
         text = "PQ is {PQ} (things {PQ_th}, stuff {PQ_st}): SQ {SQ}, RQ {RQ}".format(**values)
         if panoptic.losses:
             first = max(panoptic.losses, key=lambda kind: panoptic.losses[kind])
-            text += f"; most of it, {100 * panoptic.losses[first]:.1f} points, is lost to {LOSS_NAMES[first]}"
+            text += f"; most, {100 * panoptic.losses[first]:.1f} points, is lost to {LOSS_NAMES[first]}"
         sentences.append(f"{text}.")
+        if not any(entry.found or entry.false for entry in panoptic.metrics.per_class):
+            sentences.append(
+                "The panoptic pictures are empty: no query scores more than masks.panoptic_score of the config; "
+                '"detrkit thresholds" tries others.'
+            )
     return sentences
 
 
