@@ -126,7 +126,6 @@ def test_all_numbers_are_measured_written_and_the_same_from_the_files(data: Path
     assert found.panoptic.metrics.values["PQ"] >= 0
     assert [entry.is_thing for entry in found.panoptic.metrics.per_class] == [True, True, False, False]
     assert found.per_class[2].objects == 0  # AP is that of things
-    assert found.panoptic.interval is not None
     assert len(found.panoptic.pictures) == 8
     content = json.loads((tmp_path / "a" / "metrics.json").read_text(encoding="utf-8"))
     assert content["panoptic"]["PQ"] == pytest.approx(1 - sum(content["panoptic"]["losses"].values()))
@@ -233,6 +232,39 @@ def test_annotations_without_masks_are_said_and_boxes_measured(data: Path, tmp_p
     assert "holds no masks" in found.notes[-1]
 
 
+def copy_as_results(data: Path, folder: Path) -> dict[str, Any]:
+    """The annotated pictures as found ones, their PNG files in ``folder/found``."""
+    (folder / "found").mkdir()
+    for file in (data / "annotations" / "panoptic_val2017").iterdir():
+        (folder / "found" / file.name).write_bytes(file.read_bytes())
+    content: dict[str, Any] = json.loads(panoptic_json(data).read_text(encoding="utf-8"))
+    return content
+
+
+def test_pictures_of_any_program_are_measured_and_images_without_one_are_said(data: Path, tmp_path: Path):
+    content = copy_as_results(data, tmp_path)
+    path = tmp_path / "found.json"
+    values = []
+    for change in ("none", "classes", "an image"):
+        if change == "classes":
+            for entry in content["annotations"][::2]:
+                entry["segments_info"][0]["category_id"] = 30
+        if change == "an image":
+            del content["annotations"][3]
+        path.write_text(json.dumps({"annotations": content["annotations"]}), encoding="utf-8")
+        found = evaluate(path, panoptic_json(data), explain=False, resamples=20, out=tmp_path / "again")
+        assert found.panoptic is not None
+        values.append(found.panoptic.metrics.values["PQ"])
+        again = evaluate(tmp_path / "again" / "panoptic.json", panoptic_json(data), explain=False, resamples=0)
+        assert again.panoptic is not None
+        assert again.panoptic.metrics == found.panoptic.metrics
+    assert values[0] == 1
+    assert 1 > values[1] > values[2] > 0
+    assert found.panoptic.interval is not None
+    assert found.panoptic.interval.low < values[2] < found.panoptic.interval.high
+    assert "1 image of 8 without a picture" in " ".join(found.notes)
+
+
 def damaged(entry: dict[str, Any], folder: Path, what: str) -> None:
     picture = folder / entry["file_name"]
     if what == "unlisted":
@@ -258,11 +290,7 @@ def damaged(entry: dict[str, Any], folder: Path, what: str) -> None:
     ],
 )
 def test_panoptic_files_that_contradict_themselves_are_refused(data: Path, tmp_path: Path, what: str, words: str):
-    content = json.loads(panoptic_json(data).read_text(encoding="utf-8"))
-    folder = tmp_path / "found"
-    folder.mkdir()
-    for file in (data / "annotations" / "panoptic_val2017").iterdir():
-        (folder / file.name).write_bytes(file.read_bytes())
+    content, folder = copy_as_results(data, tmp_path), tmp_path / "found"
     damaged(content["annotations"][2], folder, what)
     path = tmp_path / "found.json"
     path.write_text(json.dumps(content), encoding="utf-8")
