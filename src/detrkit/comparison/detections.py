@@ -18,6 +18,7 @@ import torch
 
 from detrkit.data.split import Split
 from detrkit.detectors.detector import weights_digest
+from detrkit.detectors.encode import has_masks
 from detrkit.detectors.on_split import EvalTarget, collect
 from detrkit.detectors.results import ResultsFile
 from detrkit.detectors.split_evaluator import Progress
@@ -81,7 +82,8 @@ class DetectionStore:
         digest = hashlib.sha256()
         classes = json.dumps(subject.class_map.to_dict())
         versions = f"{importlib.metadata.version('detrkit')} {torch.__version__}"
-        for text in (versions, subject.kind, subject.settings, classes, self._images):
+        masks = f"masks {subject.has_masks and has_masks(self.split.index)}"
+        for text in (versions, subject.kind, subject.settings, classes, self._images, masks):
             digest.update(f"{len(text)}:{text}".encode())
         digest.update(weights_digest(stages.network).encode())
         return digest.hexdigest()

@@ -131,7 +131,7 @@ def detector_table(comparison: Comparison) -> Table:
         latency, cost = model.latency, model.cost
         times = [None, None] if latency is None else [latency.total.p50, latency.total.p95]
         costs = [None] * 3 if cost is None else [cost.parameters / 1e6, cost.flops / 1e9, cost.peak_bytes / 1e6]
-        every = {name: known(value) for name, value in model.metrics.values.items()} | dict(model.panoptic)
+        every = {name: known(value) for name, value in {**model.metrics.values, **model.panoptic}.items()}
         if model.masks is not None:
             every |= {f"mask {name}": known(value) for name, value in model.masks.values.items()}
         values = [every.get(name) for name in (*MEASURES, *accuracy_columns(comparison)[len(MEASURES) :])]

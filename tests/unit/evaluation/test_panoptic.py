@@ -288,6 +288,10 @@ HARD = {
         Picture(strips((40, 1)), {1: (0, True)}),
         Picture(strips((40, 0)), {}),
     ),
+    "an annotated segment that has no pixel": (
+        Picture(strips((40, 1)), {1: (0, False), 2: (1, False)}),
+        Picture(strips((40, 1)), {1: (0, False)}),
+    ),
     "neither": (Picture(strips((40, 0)), {}), Picture(strips((40, 0)), {})),
 }
 
