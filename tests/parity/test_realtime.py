@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -140,11 +140,18 @@ def look_twice(module: Any) -> Callable[..., Any]:
     return forward
 
 
-def use_float64(monkeypatch: pytest.MonkeyPatch, *models: nn.Module) -> None:
+@pytest.fixture
+def use_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
     """Let models compute in float64, where they ask for float32 too."""
-    monkeypatch.setattr(Tensor, "float", Tensor.double)
-    for model in models:
-        model.double()
+
+    def use(*models: nn.Module) -> None:
+        torch.set_default_dtype(torch.float64)
+        monkeypatch.setattr(Tensor, "float", Tensor.double)
+        for model in models:
+            model.double()
+
+    yield use
+    torch.set_default_dtype(torch.float32)
 
 
 class SameNoise:
@@ -175,7 +182,10 @@ class SameNoise:
 
 @pytest.mark.parametrize("denoising", [pytest.param(0, marks=pytest.mark.slow), 100])
 def test_losses_and_gradients_are_those_of_transformers(
-    pair: tuple[BuiltModel, Any, Path], denoising: int, monkeypatch: pytest.MonkeyPatch
+    pair: tuple[BuiltModel, Any, Path],
+    denoising: int,
+    monkeypatch: pytest.MonkeyPatch,
+    use_float64: Callable[..., None],
 ):
     built, theirs = pair[0], copy.deepcopy(pair[1])
     module = sys.modules[type(theirs).__module__]
@@ -190,13 +200,14 @@ def test_losses_and_gradients_are_those_of_transformers(
     truth = make_truth((3, 3))
     images = torch.rand(SIZE, generator=torch.Generator().manual_seed(1))
     if built.config.model.backbone in DEEP:
-        use_float64(monkeypatch, model, theirs)
+        use_float64(model, theirs)
         images = images.double()
         truth = dataclasses.replace(truth, boxes_cxcywh=truth.boxes_cxcywh.double())
 
     # the same of an image that differs by what rounding adds up to over a hundred layers, norms folded or not
     twin = copy.deepcopy(model)
-    noisy = images * (1 + 2e-6 * torch.randn(SIZE, generator=torch.Generator().manual_seed(2)))
+    rounding = 2e-6 if images.dtype == torch.float32 else 1e-14
+    noisy = images * (1 + rounding * torch.randn(SIZE, generator=torch.Generator().manual_seed(2)))
     for network, pixels in ((twin, noisy), (model, images)):
         torch.manual_seed(0)  # of the noised objects
         found = criterion(network(pixels, None, criterion.objects(truth)), truth)
