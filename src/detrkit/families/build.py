@@ -7,13 +7,14 @@ import json
 import logging
 import os
 import re
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from detrkit.checkpoint import CheckpointStore, is_checkpoint, read_model
+from detrkit.checkpoint import AIDS, CheckpointStore, is_checkpoint, read_model
 from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap, take_names
 from detrkit.config import AidsConfig, Config, ModelConfig, parse_yaml, update_config
 from detrkit.download import download_hub_model, download_weights, is_url
@@ -246,6 +247,9 @@ def initialize(built: BuiltModel, weights: Weights | None) -> LoadReport | None:
         report = transfer_backbone(model, state, f"torchvision {file}", built.class_map)
         notes = [*report.notes]
     else:
+        if config.train.only:
+            parameters = dict(model.named_parameters())
+            _check_frozen(model, parameters, config, parameters)
         return None
     return dataclasses.replace(report, notes=(*notes, *_training_notes(model, config, report)))
 
@@ -258,6 +262,25 @@ def _differences(before: ModelConfig, now: ModelConfig) -> list[str]:
         for field in _SILENT_FIELDS
         if getattr(before, field, None) != getattr(now, field, None)
     ]
+
+
+def _check_frozen(
+    model: nn.Module, parameters: Mapping[str, nn.Parameter], config: Config, new: Collection[str]
+) -> None:
+    """Check that nothing rests which begins at random; training aids may.
+
+    Raises:
+        ConfigError: Something does.
+    """
+    places = find_places(model)
+    resting = [name for name in new if name in parameters and not parameters[name].requires_grad]
+    parts = dict.fromkeys(places[name].part for name in resting if not name.startswith(AIDS))
+    if parts:
+        raise ConfigError(
+            f"train.only is {', '.join(config.train.only)}, but {', '.join(parts)} would begin at random and not "
+            f"learn: the starting weights ({config.train.init}) have no such part, or other classes. Name it in "
+            "train.only too, or give weights that have it"
+        )
 
 
 def _training_notes(model: nn.Module, config: Config, report: LoadReport) -> list[str]:
@@ -273,6 +296,8 @@ def _training_notes(model: nn.Module, config: Config, report: LoadReport) -> lis
             *(["all but " + ", ".join(config.train.only)] if config.train.only else []),
         ]
         notes.append(f"frozen: {', '.join(frozen)}; {share}")
+    if config.train.only:
+        _check_frozen(model, parameters, config, report.new_tensors)
     if config.train.head_steps:
         places = find_places(model)
         new = [name for name in parameters if name in report.new_tensors and parameters[name].requires_grad]
