@@ -24,6 +24,7 @@ from detrkit.config import PixelRange
 from detrkit.data.cache import ImageCache
 from detrkit.data.index import CocoIndex, check_inside
 from detrkit.errors import ImageError
+from detrkit.masks import LazyMasks
 from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced
 from detrkit.ops.pixel_range import FULL
 from detrkit.preprocess import image_size_hw
@@ -173,12 +174,20 @@ class CocoDataset(Dataset[Sample | None]):
             read_hw: Size that it was read at, to which boxes and masks are scaled; that of the file if not given.
 
         Raises:
-            ImageError: The PNG file of its masks cannot be read.
+            ImageError: The PNG file of its masks cannot be read, or a mask is of another size.
         """
         read_hw = read_hw or size_hw
-        index, rows = self.index, self.index.annotation_rows(row)
-        boxes, area = index.boxes_xyxy[rows], index.area[rows]
+        index, rows = self.index, np.arange(*self.index.offsets[row : row + 2])
         listed_hw = (int(index.sizes_hw[row, 0]), int(index.sizes_hw[row, 1]))
+        masks = None
+        if index.masks is not None:
+            drawn_hw = size_hw if listed_hw == size_hw[::-1] else listed_hw  # as boxes are fitted to the file
+            masks = index.masks.lazy(rows, drawn_hw)
+            if drawn_hw != listed_hw:
+                masks.areas()  # an RLE of the other size is met now, not in the middle of augmentation
+            if index.masks.folder is not None:
+                rows, masks = self._with_pixels(row, rows, masks)
+        boxes, area = index.boxes_xyxy[rows], index.area[rows]
         if listed_hw != size_hw:
             boxes, area = self._refit(row, boxes, area, listed_hw, size_hw)
         if read_hw != size_hw:
@@ -195,10 +204,23 @@ class CocoDataset(Dataset[Sample | None]):
             image_id=int(index.image_ids[row]),
             orig_size_hw=size_hw,
         )
-        if index.masks is not None:
-            drawn_hw = size_hw if listed_hw == size_hw[::-1] else listed_hw  # as boxes are fitted to the file
-            target["masks"] = index.masks.lazy(rows, drawn_hw).resize(read_hw)
+        if masks is not None:
+            target["masks"] = masks.resize(read_hw)
         return target
+
+    def _with_pixels(self, row: int, rows: np.ndarray, masks: LazyMasks) -> tuple[np.ndarray, LazyMasks]:
+        """Leave out panoptic segments that are listed, but have no pixel in their PNG file; told of once."""
+        present = masks.areas() > 0
+        if not present.all() and row not in self._reported:
+            self._reported.add(row)
+            logger.warning(
+                "%s: %d of its %d panoptic segments have no pixel in the PNG file, and are left out; run detrkit "
+                "data check",
+                self.index.file_name(row),
+                len(rows) - present.sum(),
+                len(rows),
+            )
+        return rows[present], masks.take(present)
 
     def _refit(
         self, row: int, boxes: np.ndarray, area: np.ndarray, listed_hw: SizeHW, size_hw: SizeHW

@@ -57,7 +57,7 @@ class ObjectMasks:
         spans = np.stack([np.array(ends[:-1], dtype=np.int64), np.array(ends[1:], dtype=np.int64)], axis=1)
         shape = len(spans)
         given, upright = np.ones(shape, dtype=bool), np.ones(shape, dtype=np.uint8)
-        return cls(np.frombuffer(bytes(data), dtype=np.uint8), spans, given, upright, folder)
+        return cls(np.frombuffer(data, dtype=np.uint8), spans, given, upright, folder)
 
     def __len__(self) -> int:
         return len(self.spans)

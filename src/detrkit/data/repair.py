@@ -151,8 +151,8 @@ class _Repair:
             kind, _, words = faults[row].partition(": ")
             place = table.place(row, int(image_rows[row]))
             self.found.add(kind, f"{place}: {words}" if words else place)
-        if len(faulty) == len(rows):
-            return None
+        if len(faulty) in (0, len(rows)):
+            return None if len(faulty) else masks
         boxes, limits = table.boxes_xywh[faulty], sizes_hw[image_rows[faulty]][:, ::-1]
         corners = np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], axis=1)
         return masks.with_boxes(faulty, np.clip(corners, 0, np.tile(limits, 2)))

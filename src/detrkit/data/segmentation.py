@@ -145,7 +145,7 @@ def _run_lengths(counts: str | bytes) -> np.ndarray:
 
 def _shoelace(points: np.ndarray) -> float:
     x, y = points[:, 0], points[:, 1]
-    return abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+    return abs(float(x[:-1] @ y[1:] - y[:-1] @ x[1:] + x[-1] * y[0] - y[-1] * x[0])) / 2
 
 
 class Segments(NamedTuple):

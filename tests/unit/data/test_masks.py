@@ -194,6 +194,14 @@ def test_masks_fit_the_picture_that_is_read(fast_decode: bool, tmp_path: Path) -
     assert np.array_equal(target["masks"].pixels()[0], mask[rows][:, columns])
 
 
+def test_an_rle_of_a_picture_that_lies_is_no_mask_of_one_that_stands(tmp_path: Path) -> None:
+    path = write(tmp_path, coco([image_entry()], [annotation(1, segmentation=RLE_2X3, iscrowd=1)]))
+    index, _ = read(path)
+    write_noise(tmp_path / "1.png", 60, 40)
+    with pytest.raises(ImageError, match=r"\(40, 60\)"):
+        CocoDataset(index, tmp_path, None, masks=True).read_sample(0)
+
+
 @pytest.mark.parametrize("damage", ["missing", "broken", "size"])
 def test_a_panoptic_png_that_cannot_be_used_is_told(damage: str, tmp_path: Path, shared_data: Path) -> None:
     shutil.copytree(shared_data / "coco_panoptic_yolo" / "panopticapi_sample_data", tmp_path / "set")
@@ -215,6 +223,25 @@ def test_a_panoptic_png_that_cannot_be_used_is_told(damage: str, tmp_path: Path,
         assert report.is_sound
         with pytest.raises(ImageError, match=png.name):
             [dataset[SampleKey(0, row)] for row in range(len(index))]
+
+
+def test_a_segment_without_a_pixel_is_left_out_and_said(
+    tmp_path: Path, shared_data: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(shared_data / "coco_panoptic_yolo" / "panopticapi_sample_data", tmp_path / "set")
+    path = tmp_path / "set" / "panoptic_examples.json"
+    content = json.loads(path.read_text())
+    content["annotations"][0]["segments_info"][1]["id"] = 3
+    path.write_text(json.dumps(content))
+    files = find_split(tmp_path / "set", "examples")
+    index, _ = read_split_files(files, masks=True)
+    dataset = CocoDataset(index, files.images, None, masks=True)
+    rows = index.image_ids.tolist().index(content["annotations"][0]["image_id"])
+    for _ in range(2):
+        _, target = dataset.read_sample(rows)
+    count = len(content["annotations"][0]["segments_info"])
+    assert len(target["masks"]) == len(target["labels"]) == count - 1
+    assert [f"1 of its {count} panoptic segments" in message for message in caplog.messages] == [True]
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))
