@@ -170,6 +170,8 @@ def origin_of(subject: EvalTarget, split: Split, data: str = "", split_name: str
             "device": str(stages.device),
             "image size": f"{config.transforms.eval_size}, at most {config.transforms.max_size}",
         }
+    if isinstance(subject, Detector) and subject.has_masks:
+        settings |= {"mask threshold": subject.masks.threshold, "panoptic score": subject.masks.panoptic_score}
     annotations, seen = split.files.annotations, config is not None and _trained_on(config, split)
     named = data or str(annotations.parent)
     notes = (*notes_of(subject), *_departures(split))
