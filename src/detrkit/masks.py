@@ -9,12 +9,12 @@ from __future__ import annotations
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from detrkit.classes import SizeHW
+from detrkit.classes import ClassMap, SizeHW
 
 
 def stretch_weights(positions: Any, cells: Any, pixels: Any, places: Any) -> Any:
@@ -80,15 +80,15 @@ class ImageMasks:
     def pixels(self, threshold: float = 0.5) -> np.ndarray:
         """Return the pixels of each detection, bool ``[K, H, W]`` of the file; stretched first, then cut off."""
         found = np.empty((len(self.queries), *self.size_hw), dtype=bool)
-        for number, mask in enumerate(self._masks(threshold)):
+        for number, mask in enumerate(self.each(threshold)):
             found[number] = mask
         return found
 
     def encode(self, threshold: float = 0.5) -> list[dict[str, Any]]:
         """Return the pixels of each detection as COCO's compressed RLE, ``size`` and ``counts``."""
-        return [encode_mask(mask) for mask in self._masks(threshold)]
+        return [encode_mask(mask) for mask in self.each(threshold)]
 
-    def _masks(self, threshold: float) -> Iterator[np.ndarray]:
+    def each(self, threshold: float) -> Iterator[np.ndarray]:
         """Give the pixels of one detection after the other, bool ``[H, W]``, in the same array."""
         rows, columns = self._axes()
         least = math.log(threshold / (1 - threshold))
@@ -339,6 +339,33 @@ def _on_canvas(side: np.ndarray, start: int, length: int) -> np.ndarray:
     canvas = np.full(length, -1, dtype=np.int64)
     canvas[start : start + len(side)] = side
     return canvas
+
+
+def segments_info(
+    segments: PanopticSegments, class_map: ClassMap, iscrowd: Sequence[bool] = ()
+) -> list[dict[str, Any]]:
+    """Return what a panoptic file says of the segments of a picture; none is a crowd region if not said."""
+    columns = (segments.class_ids, segments.areas, segments.boxes_xywh())
+    return [
+        {
+            "id": number,
+            "category_id": class_map.category_ids[class_id],
+            "area": area,
+            "bbox": box,
+            "iscrowd": int(bool(iscrowd) and iscrowd[number - 1]),
+        }
+        for number, (class_id, area, box) in enumerate(
+            zip(*(column.tolist() for column in columns), strict=True), start=1
+        )
+    ]
+
+
+def differing_pixels(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
+    """Return the share of pixels in which two masks of one size differ, given as COCO's compressed RLE."""
+    from hotcoco import mask as rle
+
+    first, second = (rle.decode({**mask, "counts": mask["counts"].encode()}) for mask in (one, other))
+    return float((first != second).mean())
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:

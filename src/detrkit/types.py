@@ -197,6 +197,9 @@ class QueryMasks(Protocol):
     def all(self) -> Tensor:
         """Return the mask logits of all queries, ``[B, Q, h, w]``."""
 
+    def parts(self) -> tuple[Tensor, ...]:
+        """Return what an exported graph of masks is given; see :attr:`detrkit.families.family.Family.mask_graph`."""
+
 
 class Outputs(NamedTuple):
     """Outputs of a detector's forward, stacked over decoder layers (last = final).

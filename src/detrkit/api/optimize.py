@@ -80,6 +80,10 @@ def optimize(
     if not 0 < gate < 100:
         raise UsageError(f"gate is {gate}, expected AP points above 0 and below 100, such as {GATE}")
     built = load_model(model, preset)
+    if built.config.model.masks:
+        raise UsageError(
+            f"{os.fspath(model)} has masks, of which optimize measures nothing: it would choose by AP of boxes alone"
+        )
     whole = make_detector(built, device="cpu", name=os.fspath(model))
     part, _ = read_split_for([whole], split, data, image_folder=image_folder, pixels=True)
     folder = make_folder(out, *RESULTS)

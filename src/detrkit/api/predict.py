@@ -59,8 +59,7 @@ def predict(
     found: list[sv.Detections] = []
     sources = list_sources(images)[0]
     drawings = _drawing_names([source.name for source in sources])
-    config = detector.config
-    has_masks = config is not None and config.model.masks
+    has_masks = detector.has_masks
     pictures = {source: f"{Path(name).stem}.panoptic.png" for source, name in drawings.items() if has_masks}
     panoptic = []
     others = [PANOPTIC_FILE] if has_masks else []

@@ -39,6 +39,9 @@ def serve(
     max_mb: Annotated[int | None, opt("N", "Megabytes of a request; 16 if not given.", min=1)] = None,
     max_megapixels: Annotated[int | None, opt("N", "Megapixels of a picture; 36 if not given.", min=1)] = None,
     max_images: Annotated[int | None, opt("N", "Pictures of a request; 16 if not given.", min=1)] = None,
+    max_mask_megapixels: Annotated[
+        int | None, opt("N", "Megapixels of a request's masks together; 500 if not given.", min=1)
+    ] = None,
     sample_dir: Annotated[
         Path | None, opt("DIR", "Write a part of the requests there: pictures, and what was found.")
     ] = None,
@@ -58,6 +61,7 @@ def serve(
         scaled = {
             "max_bytes": max_mb and max_mb << 20,
             "max_pixels": max_megapixels and max_megapixels * 1_000_000,
+            "max_mask_pixels": max_mask_megapixels and max_mask_megapixels * 1_000_000,
             "sample_max_bytes": sample_max_mb and sample_max_mb << 20,
         }
         run(

@@ -17,10 +17,10 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from detrkit.classes import ClassMap
-from detrkit.data.formats.panoptic_write import panoptic_categories, segments_info
+from detrkit.data.formats.panoptic_write import panoptic_categories
 from detrkit.errors import UsageError
 from detrkit.files import atomic_file
-from detrkit.masks import PanopticSegments, encode_mask
+from detrkit.masks import PanopticSegments, encode_mask, segments_info
 
 SHAPES = ("disc", "square", "triangle", "star", "ring", "cross")
 MAX_OBJECTS = 6

@@ -19,8 +19,13 @@ def triton_facts(graph: bytes, bundle: Bundle, path: str) -> dict[str, Any]:
     Where the number of images is free, Triton counts it itself, and may put requests of one shape together.
 
     Raises:
-        UsageError: The graph is in OpenVINO's format.
+        UsageError: The graph is in OpenVINO's format, or there is another for masks.
     """
+    if bundle.manifest.masks:
+        raise UsageError(
+            f"{path} has masks, which Triton would need a second graph and NumPy for; detrkit serve speaks its "
+            "protocol too: deploy to another target"
+        )
     if bundle.manifest.graphs[0].weights_file:
         raise UsageError(
             f"{path} holds an OpenVINO graph, expected an ONNX one; export it without --format openvino"

@@ -8,16 +8,17 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from detrkit.classes import SizeHW
-from detrkit.config import Precision
+from detrkit.config import MasksConfig, Precision
 from detrkit.detectors.detector import Detector
 from detrkit.errors import UsageError
 from detrkit.runtimes.engines import AUTO, ENGINES
-from detrkit.runtimes.predictor import Predictor, load, make_inputs, split_outputs
+from detrkit.runtimes.predictor import Predictor, load, make_inputs
 from detrkit.types import ImageDetections
 
 KIND = "bundle"
@@ -57,17 +58,19 @@ def predictor_detector(predictor: Predictor, name: str) -> Detector:
         name: Name of the detector.
     """
     bundle, engine = predictor.bundle, predictor.engine
-    graph = bundle.manifest.files[bundle.manifest.graphs[0].file]
+    graphs = " ".join(bundle.manifest.files[graph.file].sha256 for graph in bundle.manifest.graphs)
     detector = Detector(
         BundleStages(predictor),
         bundle.class_map,
         name=name,
         kind=KIND,
-        settings=f"{graph.sha256} {bundle.manifest.preprocessing} {engine.name} {engine.version}",
+        settings=f"{graphs} {bundle.manifest.preprocessing} {engine.name} {engine.version}",
         max_detections=bundle.manifest.max_detections,
         thresholds=bundle.thresholds,
     )
     detector.pixel_range = bundle.manifest.preprocessing.pixel_range
+    if masks := bundle.manifest.masks:
+        detector.has_masks, detector.masks = True, MasksConfig(**msgspec.structs.asdict(masks))
     return detector
 
 
@@ -111,6 +114,7 @@ class BundleStages:
 
     def postprocess(self, outputs: list[np.ndarray], orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
         """Return detections in pixels of the images' files."""
-        found = split_outputs(outputs)[: len(orig_sizes_hw)]
-        scales = [np.array((width, height, width, height), dtype=np.float32) for height, width in orig_sizes_hw]
-        return [one._replace(boxes_xyxy=one.boxes_xyxy * scale) for one, scale in zip(found, scales, strict=True)]
+        scores, labels, boxes, *parts = outputs
+        scales = np.tile(np.array(orig_sizes_hw, dtype=np.float32)[:, None, ::-1], 2)  # width, height, width, height
+        scaled = boxes[: len(orig_sizes_hw)] * scales
+        return self.predictor.read([scores, labels, scaled, *parts], orig_sizes_hw)

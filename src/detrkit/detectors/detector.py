@@ -97,6 +97,7 @@ class Detector:
         self.max_detections = max_detections
         self.thresholds = thresholds
         self.masks = MasksConfig() if config is None else config.masks
+        self.has_masks = config is not None and config.model.masks
         self.pixel_range: PixelRange = FULL if config is None else config.data.pixel_range
         self.notes: tuple[str, ...] = ()  # how it detects, where that is not as usual
 
@@ -172,13 +173,14 @@ class Detector:
         on_error: ErrorReport | None = None,
         keep_images: bool = False,
         panoptic: bool = False,
+        masks: bool = True,
     ) -> Iterator[Prediction]:
         """Detect as :meth:`predict` does, one :class:`Prediction` after another, for folders larger than memory.
 
         ``keep_images`` hands each image along, for drawing; ``panoptic`` makes the panoptic picture of a model
-        that has masks.
+        that has masks; without ``masks`` only its boxes are computed.
         """
-        return self._stream(list_sources(source)[0], threshold, batch_size, on_error, keep_images, panoptic)
+        return self._stream(list_sources(source)[0], threshold, batch_size, on_error, keep_images, panoptic, masks)
 
     def predict_batch(self, images: Sequence[Tensor]) -> list[ImageDetections]:
         """Return all detections of every image, without threshold, in one forward.
@@ -252,6 +254,7 @@ class Detector:
         on_error: ErrorReport | None,
         keep_images: bool,
         panoptic: bool = False,
+        masks: bool = True,
     ) -> Iterator[Prediction]:
         if batch_size is None:
             batch_size = self.default_batch_size
@@ -272,7 +275,7 @@ class Detector:
             return _ReadImage(original if keep_images else None, resized, image_size_hw(original))
 
         windows = read_windows(read, sources, self.window(batch_size, keep_images))
-        return self._predict_windows(windows, threshold, batch_size, on_error, panoptic)
+        return self._predict_windows(windows, threshold, batch_size, on_error, panoptic, masks)
 
     def _predict_windows(
         self,
@@ -281,6 +284,7 @@ class Detector:
         batch_size: int,
         on_error: ErrorReport | None,
         panoptic: bool,
+        masks: bool,
     ) -> Iterator[Prediction]:
         for window in windows:
             read = [
@@ -293,7 +297,7 @@ class Detector:
                 [image.resized for image in images], [image.orig_size_hw for image in images], batch_size
             )
             for (source, image), detections in zip(read, found, strict=True):
-                kept = take_detections(detections, threshold)
+                kept = take_detections(detections if masks else ImageDetections(*detections), threshold)
                 taken = to_supervision(
                     kept,
                     self.class_map,

@@ -19,7 +19,7 @@ from hotcoco import mask as rle_masks
 
 from detrkit.classes import ClassMap
 from detrkit.data.formats.base import decode_text
-from detrkit.data.formats.panoptic_write import panoptic_categories, segments_info
+from detrkit.data.formats.panoptic_write import panoptic_categories
 from detrkit.data.index import CocoIndex
 from detrkit.data.split import Split
 from detrkit.detectors.encode import has_masks
@@ -32,7 +32,7 @@ from detrkit.errors import DataError, UsageError, listed
 from detrkit.evaluation.coco import MAX_DETECTIONS, BoxEvaluator, ImageResults
 from detrkit.evaluation.truth import as_rle
 from detrkit.files import atomic_file, free_name
-from detrkit.masks import PanopticSegments, encode_mask
+from detrkit.masks import PanopticSegments, encode_mask, segments_info
 from detrkit.visual.drawing import save_png
 
 KIND = "results"

@@ -15,8 +15,8 @@ import numpy as np
 import torch
 
 from detrkit.config import TransformConfig
-from detrkit.errors import MissingExtraError
-from detrkit.export.graph import LEAST_SIDE, GraphOptions, onnx_graph, trace_graph
+from detrkit.errors import MissingExtraError, UsageError
+from detrkit.export.graph import LEAST_SIDE, GraphOptions, onnx_graph, trace_graph, trace_masks
 from detrkit.families.family import BuiltModel
 from detrkit.runtimes.bundle import GraphRecord
 from detrkit.runtimes.engines import INPUTS, openvino_core
@@ -28,29 +28,43 @@ BUNDLES = ("bundle", "openvino", "tensorrt")
 """Formats that are bundles; all are read by a runtime of detrkit's."""
 
 
-def write_graph(built: BuiltModel, options: GraphOptions, layout: str) -> tuple[dict[str, bytes], GraphRecord]:
-    """Export a model and return the files of a bundle that are its graph, and what the manifest says of them.
+def write_graphs(
+    built: BuiltModel, options: GraphOptions, layout: str
+) -> tuple[dict[str, bytes], tuple[GraphRecord, ...]]:
+    """Export a model and return the files of a bundle that are its graphs, and what the manifest says of them.
+
+    Masks have a graph of their own, unless outputs are raw: only those that are asked for are computed then.
 
     Args:
         built: Model on the CPU, prepared for inference.
         options: What the graph is like.
         layout: One of :data:`BUNDLES`.
     """
-    content = onnx_graph(trace_graph(built, options), options)
-    record = GraphRecord(
-        GRAPH,
-        options.opset,
-        outputs="raw" if options.raw else "detections",
-        weights="16" if options.half else "32",
-    )
-    if layout == "openvino":
-        model, weights = _to_openvino(content)
-        files = {"graph.xml": model, "graph.bin": weights}
-        return files, msgspec.structs.replace(record, file="graph.xml", weights_file="graph.bin")
-    files = {GRAPH: content}
-    if layout == "tensorrt":
-        files[TENSORRT] = tensorrt_script(content, built.config.transforms, options).encode()
-    return files, record
+    split = built.config.model.masks and not options.raw
+    if split and layout == "tensorrt":
+        raise UsageError(
+            f"{built.config.model.preset} has masks, whose graph the script for TensorRT does not build; add --raw, "
+            "which gives the masks of all queries in one graph, or export an ONNX bundle"
+        )
+    programs = {"graph": trace_graph(built, options, split), **({"masks": trace_masks(built)} if split else {})}
+    files, records = {}, []
+    for name, program in programs.items():
+        content = onnx_graph(program, options)
+        record = GraphRecord(
+            f"{name}.onnx",
+            options.opset,
+            outputs="raw" if options.raw else "masks" if name == "masks" else "detections",
+            weights="16" if options.half else "32",
+        )
+        if layout == "openvino":
+            record = msgspec.structs.replace(record, file=f"{name}.xml", weights_file=f"{name}.bin")
+            files[record.file], files[record.weights_file] = _to_openvino(content)
+        else:
+            files[record.file] = content
+        if layout == "tensorrt":
+            files[TENSORRT] = tensorrt_script(content, built.config.transforms, options).encode()
+        records.append(record)
+    return files, tuple(records)
 
 
 def for_layout(options: GraphOptions, layout: str) -> GraphOptions:

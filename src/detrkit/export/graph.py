@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
+from collections.abc import Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -20,6 +21,7 @@ from detrkit.classes import SizeHW
 from detrkit.detectors.stages import evaluation_mode
 from detrkit.errors import MissingExtraError, UsageError
 from detrkit.families.family import BuiltModel
+from detrkit.families.postprocess import rank_queries
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.runtimes.engines import INPUTS
 
@@ -80,10 +82,14 @@ class DetectionGraph(nn.Module):
         built: Model, in evaluation mode and prepared for inference.
         raw: Give out logits and boxes of the last layer.
         channels_first: Take images as ``[B, 3, H, W]``.
+        split: Of a model with masks, give out what :class:`MaskGraph` computes masks of, instead of all masks.
     """
 
-    def __init__(self, built: BuiltModel, raw: bool = False, channels_first: bool = False):
+    def __init__(
+        self, built: BuiltModel, raw: bool = False, channels_first: bool = False, split: bool = False
+    ):
         super().__init__()
+        self.split = split
         self.network = built.model
         self.raw = raw
         self.channels_first = channels_first
@@ -109,7 +115,9 @@ class DetectionGraph(nn.Module):
 
         Returns:
             Scores ``[B, Q]``, class ids int64 ``[B, Q]`` and boxes xyxy ``[B, Q, 4]``, best first; or logits
-            ``[B, Q, S + 1]`` and boxes cxcywh ``[B, Q, 4]``, 0 to 1 of the image.
+            ``[B, Q, S + 1]`` and boxes cxcywh ``[B, Q, 4]``, 0 to 1 of the image. Of a model with masks, then mask
+            logits ``[B, Q, h, w]`` in the same order; or, split, the query of each detection, int64 ``[B, Q]``, and
+            what :meth:`detrkit.types.QueryMasks.parts` gives.
         """
         pixels = images if self.channels_first else images.permute(0, 3, 1, 2)
         height, width = pixels.shape[2:]
@@ -119,16 +127,41 @@ class DetectionGraph(nn.Module):
         normalized = pixels.float() * self.factor + self.shift
         outputs = self.network(normalized.masked_fill(padding_mask[:, None], 0.0), padding_mask)
         logits, boxes = outputs.logits[-1], outputs.boxes_cxcywh[-1]
+        masks = outputs.masks
         if self.raw:
-            return logits, boxes
+            return logits, boxes, *(() if masks is None else (masks.all(),))
         scores, class_ids, boxes = self._family.rank(logits, boxes, self.logit_index, self._family.scoring)
         scale = original_sizes.flip(1).repeat(1, 2).float()  # width, height, width, height
-        return scores, class_ids, cxcywh_to_xyxy(boxes) * scale[:, None]
+        found = scores, class_ids, cxcywh_to_xyxy(boxes) * scale[:, None]
+        if masks is None:
+            return found
+        order = rank_queries(logits, self.logit_index, self._family.scoring)[2]
+        if self.split:
+            return *found, order, *masks.parts()
+        count, queries = order.shape
+        rows = torch.arange(count * queries) // queries
+        return *found, masks(rows, order.flatten()).unflatten(0, (count, queries))
 
 
-def trace_graph(built: BuiltModel, options: GraphOptions) -> torch.export.ExportedProgram:
-    """Trace a model on the CPU, prepared for inference, with its preprocessing and postprocessing."""
-    graph = DetectionGraph(built, options.raw, options.layout == "nchw")
+class MaskGraph(nn.Module):
+    """Masks of some queries of one image; its inputs are outputs of a split :class:`DetectionGraph`."""
+
+    def __init__(self, built: BuiltModel):
+        super().__init__()
+        self.network = built.family.mask_graph(built.model)
+
+    def forward(self, queries: Tensor, maps: list[Tensor]) -> Tensor:
+        """Return mask logits ``[M, h, w]`` of queries ``[M, D]``, given maps ``[1, C, h, w]`` without padding."""
+        found: Tensor = self.network(queries, maps[0], maps[1:])
+        return found
+
+
+def trace_graph(built: BuiltModel, options: GraphOptions, split: bool = False) -> torch.export.ExportedProgram:
+    """Trace a model on the CPU, prepared for inference, with its preprocessing and postprocessing.
+
+    ``split`` leaves masks to :func:`trace_masks`.
+    """
+    graph = DetectionGraph(built, options.raw, options.layout == "nchw", split)
     count, height, width = _EXAMPLE
     shapes: Any = None
     if options.shape_hw is not None:
@@ -154,8 +187,28 @@ def trace_graph(built: BuiltModel, options: GraphOptions) -> torch.export.Export
         )
 
 
+def trace_masks(built: BuiltModel) -> torch.export.ExportedProgram:
+    """Trace the part of a model that makes masks, for any number of queries and maps of any size."""
+    split, graph = DetectionGraph(built, split=True), MaskGraph(built)
+    sizes = torch.tensor([_EXAMPLE[1:]])
+    with evaluation_mode(split), torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        given = split(torch.zeros(1, *_EXAMPLE[1:], 3, dtype=torch.uint8), sizes, 2 * sizes)
+        queries, maps = given[5][0, :5], list(given[6:])
+        # maps of one size have one name for it
+        names = {size: [torch.export.Dim(f"{side}{size[0]}") for side in "hw"] for size in (x.shape[2:] for x in maps)}
+        sides = [dict(zip((2, 3), names[one.shape[2:]], strict=True)) for one in maps]
+        return torch.export.export(
+            graph,
+            (queries, maps),
+            dynamic_shapes=({0: torch.export.Dim("count")}, sides),
+            strict=False,
+            prefer_deferred_runtime_asserts_over_guards=True,
+        )
+
+
 def onnx_graph(program: torch.export.ExportedProgram, options: GraphOptions) -> bytes:
-    """Write a traced model as an ONNX file with everything in it.
+    """Write a traced model, or what makes its masks, as an ONNX file with everything in it.
 
     Raises:
         UsageError: onnx and onnxscript are not installed.
@@ -165,18 +218,26 @@ def onnx_graph(program: torch.export.ExportedProgram, options: GraphOptions) -> 
         import onnxscript  # noqa: F401
     except ImportError as error:
         raise MissingExtraError(str(error.name), "export") from error
-    names = ("logits", "boxes") if options.raw else ("scores", "labels", "boxes")
+    # of a split graph, what is made first of maps has the names that the other reads
+    given, made = (len(names) for names in (program.graph_signature.user_inputs, program.graph_signature.user_outputs))
+    maps = [f"map_{number}" for number in range(max(given, made))]
+    inputs: Sequence[str] = INPUTS
+    names = ["logits", "boxes", "masks"] if options.raw else ["scores", "labels", "boxes", "masks"]
+    if made == 1:
+        inputs, names = ["queries", *maps], ["masks"]
+    elif made > len(names):
+        names = [*names[:3], "query_numbers", "cells", "queries", *maps]
     with torch.no_grad(), warnings.catch_warnings():
         warnings.simplefilter("ignore")
         exported: Any = torch.onnx.export(
             program,
             dynamo=True,
             opset_version=options.opset,
-            input_names=INPUTS,
-            output_names=names,
+            input_names=inputs[:given],
+            output_names=names[:made],
             verbose=False,
         )
-    if options.shape_hw is None:
+    if options.shape_hw is None and made > 1:
         _name_dimensions(exported.model, options.layout)
     _clean(exported.model)
     if options.half:

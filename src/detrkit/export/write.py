@@ -31,7 +31,7 @@ from detrkit.detectors.bundle import predictor_detector
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.load import make_detector
 from detrkit.errors import BundleError, UsageError
-from detrkit.export.formats import GRAPH, ProgramEngine, for_layout, program_file, write_graph
+from detrkit.export.formats import GRAPH, ProgramEngine, for_layout, program_file, write_graphs
 from detrkit.export.graph import LEAST_SIDE, GraphOptions, round_to_half
 from detrkit.families.family import BuiltModel
 from detrkit.files import atomic_bytes, check_free, results_folder, to_plain
@@ -43,15 +43,15 @@ from detrkit.runtimes.bundle import (
     FileRecord,
     GoldenPicture,
     Manifest,
+    MasksRecord,
     PreprocessingRecord,
     Provenance,
     seal_manifest,
 )
 from detrkit.runtimes.cold_start import measure_cold_start
-from detrkit.runtimes.compare import Difference, Tolerance, compare_detections
+from detrkit.runtimes.compare import Difference, Tolerance, compare_detections, compared
 from detrkit.runtimes.contents import MANIFEST
-from detrkit.runtimes.engines import make_engine
-from detrkit.runtimes.predictor import Predictor, check_fits, make_inputs, split_outputs
+from detrkit.runtimes.predictor import Predictor, check_fits, make_inputs, make_predictor, split_outputs
 from detrkit.runtimes.report import Accuracy, BundleReport
 from detrkit.runtimes.resize import resize_pixels
 from detrkit.runtimes.verify import measure
@@ -88,6 +88,7 @@ class ExportResult:
             lines.append(
                 f"{report.runtime} finds what torch finds in {len(self.manifest.golden)} pictures: scores "
                 f"within {self.difference.score:.1e}, boxes within {self.difference.box:.1e} pixels"
+                + (f", masks within {self.difference.mask:.1e} of a picture" if self.manifest.masks else "")
             )
             if self.moved is not None:
                 moved = self.moved
@@ -135,8 +136,7 @@ class NewBundle:
 
     def predictor(self, class_map: ClassMap, thresholds: Thresholds | None) -> Predictor:
         """Return it at work in the runtime that usually runs it."""
-        bundle = Bundle(self.manifest, class_map, thresholds, self)
-        return Predictor(bundle, make_engine(bundle.read_graph(), weights=bundle.read_weights()))
+        return make_predictor(Bundle(self.manifest, class_map, thresholds, self))
 
     def write(self, out: Path, report: BundleReport, cold_start: bool = True) -> Manifest:
         """Write it with its report, of which a fresh process is measured first, and return the manifest."""
@@ -200,15 +200,18 @@ def write_bundle(
         exported = dataclasses.replace(built, model=copy.deepcopy(built.model))
         round_to_half(exported.model)
     start = time.perf_counter()
-    files, graph = write_graph(exported, options, layout)
+    files, graphs = write_graphs(exported, options, layout)
     seconds = time.perf_counter() - start
     # what torch finds in the golden pictures, and what is known of it all
     found = _detect(make_detector(exported, device="cpu"), images)
     moved = None if not options.half else _compare(_detect(detector, images), found)
     names = [f"golden/{number:03d}.png" for number in range(len(images))]
+    masks: MasksRecord | msgspec.UnsetType = msgspec.UNSET
+    if len(graphs) > 1:
+        masks = MasksRecord(**built.config.masks.model_dump())
     manifest = Manifest(
         kind=KIND,
-        version=VERSION,
+        version=VERSION if masks else 1,
         written_by=detrkit.__version__,
         name=name,
         classes=built.class_map.to_dict(),
@@ -216,11 +219,12 @@ def write_bundle(
         thresholds=None if thresholds is None else thresholds.to_dict(),
         licence=licence,
         provenance=_provenance(built, source),
-        graphs=(graph,),
+        graphs=graphs,
         preprocessing=preprocessing,
-        golden=tuple(map(golden_picture, names, found)),
+        golden=tuple(golden_picture(*pair, built.config.masks.threshold) for pair in zip(names, found, strict=True)),
         report=BundleReport.here(),
         files={},
+        masks=masks,
     )
     new = NewBundle.of(manifest, {**files, **dict(zip(names, map(_png, images), strict=True))})
     # the proof, on the very bytes that are written
@@ -275,7 +279,7 @@ def write_program(
     for image, expected in zip(images, _detect(make_detector(built, device="cpu"), images), strict=True):
         size = (image.shape[0], image.shape[1])
         resized = resize_pixels(image, preprocessing.rule.resized_size_hw(size))
-        found = split_outputs(engine.run(make_inputs([resized], [size], preprocessing)))[0]
+        found = split_outputs(engine.run(make_inputs([resized], [size], preprocessing))[:3])[0]
         difference += compare_detections(expected, found, Tolerance())
     if difference.missing:
         raise BundleError(
@@ -388,13 +392,18 @@ def _compare(ones: Sequence[ImageDetections], others: Sequence[ImageDetections])
     return sum((compare_detections(one, other, HALF) for one, other in pairs), Difference())
 
 
-def golden_picture(file: str, found: ImageDetections) -> GoldenPicture:
+def golden_picture(file: str, found: ImageDetections, mask_threshold: float = 0.5) -> GoldenPicture:
     """Return the record of a golden picture and what was found in it."""
+    masks: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
+    if found.masks is not None:
+        first = found.masks.take(np.arange(compared(found)))
+        masks = tuple(mask["counts"] for mask in first.encode(mask_threshold))
     return GoldenPicture(
         file,
         tuple(tuple(box) for box in found.boxes_xyxy.astype(float).tolist()),
         tuple(found.scores.astype(float).tolist()),
         tuple(found.class_ids.tolist()),
+        masks,
     )
 
 

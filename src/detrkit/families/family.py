@@ -36,6 +36,12 @@ def keep_parts(model: Any, decoder_layers: int, queries: Sequence[int]) -> None:
     model.keep(decoder_layers, queries)
 
 
+def mask_graph(model: Any) -> nn.Module:
+    """Return what makes masks in an exported graph of its own."""
+    graph: nn.Module = model.mask_graph()
+    return graph
+
+
 @dataclasses.dataclass(frozen=True)
 class Family:
     """The functions of a model family.
@@ -60,6 +66,10 @@ class Family:
         prepare_inference: Changes a network in place so that it only detects, but faster.
         keep_parts: Leaves a network, in place, its first decoder layers and some of its queries, for detection;
             before ``prepare_inference``.
+        mask_graph: Makes, of a network with masks, a module from queries of one image ``[M, D]``, a first and a list of
+            further maps ``[1, C, h, w]`` without padding to mask logits ``[M, h, w]`` of the last map's size; they
+            are what :meth:`detrkit.types.QueryMasks.parts` gives: cells of each map without padding, int64
+            ``[B, maps, 2]``, queries ``[B, Q, D]``, and the maps of the batch.
         learned_queries: True if each query is one of the network's own, the same in every image; False if the
             best of each image are taken, so that the first are the best.
     """
@@ -75,6 +85,7 @@ class Family:
     rank: Callable[[Tensor, Tensor, Tensor, ClassScoring], tuple[Tensor, Tensor, Tensor]] = rank_detections
     prepare_inference: Callable[[Any], None] = prepare_inference
     keep_parts: Callable[[Any, int, Sequence[int]], None] = keep_parts
+    mask_graph: Callable[[Any], nn.Module] = mask_graph
     learned_queries: bool = True
 
     def no_published_layout(self, what: str) -> WeightsError:

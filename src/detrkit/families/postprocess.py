@@ -29,11 +29,13 @@ def rank_detections(
         logit_index: Row of the head for each class, int64.
         scoring: What the logits mean.
     """
-    scores, class_ids, order = _rank(logits, logit_index, scoring)
+    scores, class_ids, order = rank_queries(logits, logit_index, scoring)
     return scores, class_ids, boxes_cxcywh.gather(1, order[..., None].expand(-1, -1, 4))
 
 
-def _rank(logits: Tensor, logit_index: Tensor, scoring: ClassScoring) -> tuple[Tensor, Tensor, Tensor]:
+def rank_queries(
+    logits: Tensor, logit_index: Tensor, scoring: ClassScoring
+) -> tuple[Tensor, Tensor, Tensor]:
     """Return scores, class ids and numbers of the queries, best first."""
     scores, class_ids = scoring.scores(logits).index_select(-1, logit_index).max(-1)
     if torch.compiler.is_exporting():  # ONNX's TopK puts the lower index first among equals, as a stable sort does
@@ -77,7 +79,7 @@ def postprocess(
     found = [ImageDetections(*image) for image in zip(host_boxes, host_scores, host_ids, strict=True)]
     if outputs.masks is None:
         return found
-    queries = _rank(outputs.logits[-1], logit_index, scoring)[2].cpu().numpy()
+    queries = rank_queries(outputs.logits[-1], logit_index, scoring)[2].cpu().numpy()
     regions = outputs.masks.regions.transpose(0, 1).tolist()
     return [
         MaskedDetections.join(detections, _image_masks(outputs.masks, number, queries[number], sizes, size_hw))

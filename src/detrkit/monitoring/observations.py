@@ -152,7 +152,8 @@ def observe(
         progress: Called with pictures done and pictures in all.
     """
     limit = detector.resolve_threshold(None)
-    for done, item in enumerate(detector.stream(list(pictures), 0.0, on_error=on_error, keep_images=True), 1):
+    stream = detector.stream(list(pictures), 0.0, on_error=on_error, keep_images=True, masks=False)
+    for done, item in enumerate(stream, 1):
         assert item.image is not None
         # scores as they are shown, and the least that is taken of each class
         found, class_ids = item.detections, np.asarray(item.detections.class_id)

@@ -22,7 +22,8 @@ from detrkit.runtimes.report import BundleReport
 from detrkit.threshold_file import Thresholds
 
 KIND = "detrkit bundle"
-VERSION = 1
+VERSION = 2
+"""Of bundles with masks; others are of version 1, which older detrkits read too."""
 
 _Count = Annotated[int, msgspec.Meta(ge=0, le=1 << 40)]
 _Side = Annotated[int, msgspec.Meta(ge=1, le=1 << 14)]
@@ -43,7 +44,8 @@ class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         file: Name of the file.
         opset: ONNX operator set.
         precision: Precision that it is computed in.
-        outputs: ``detections``: scores, labels and boxes in pixels; ``raw``: logits and boxes 0 to 1.
+        outputs: ``detections``: scores, labels and boxes in pixels, and of a model with masks what the second graph
+            makes them of; ``masks``: mask logits; ``raw``: logits, boxes 0 to 1, and masks if there are any.
         weights: Precision that its weights are stored in.
         weights_file: Name of the file with the weights of OpenVINO's format; empty for ONNX, which holds its own.
     """
@@ -51,7 +53,7 @@ class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     file: str
     opset: int
     precision: Literal["32", "int8"] = "32"
-    outputs: Literal["detections", "raw"] = "detections"
+    outputs: Literal["detections", "raw", "masks"] = "detections"
     weights: Literal["32", "16"] = "32"
     weights_file: str = ""
 
@@ -91,13 +93,26 @@ class PreprocessingRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=Tru
         return Preprocessing(self.eval_size, self.max_size, self.mean, self.std, self.keep_aspect)
 
 
+class MasksRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """From mask logits to pixels and to a panoptic picture; see :class:`detrkit.config.MasksConfig`."""
+
+    threshold: Annotated[float, msgspec.Meta(gt=0, lt=1)]
+    panoptic_score: Annotated[float, msgspec.Meta(ge=0, lt=1)]
+    min_pixels: _Count
+    stuff: Literal["published", "union"]
+
+
 class GoldenPicture(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """A picture and what torch found in it: all detections, best first, boxes in its pixels."""
+    """A picture and what torch found in it: all detections, best first, boxes in its pixels.
+
+    Masks are those of the first detections, as many as are compared: counts of COCO's compressed RLE.
+    """
 
     file: str
     boxes_xyxy: tuple[tuple[float, float, float, float], ...]
     scores: tuple[float, ...]
     class_ids: tuple[int, ...]
+    masks: tuple[str, ...] | msgspec.UnsetType = msgspec.UNSET
 
     @property
     def detections(self) -> ImageDetections:
@@ -151,6 +166,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         report: What was measured when it was written.
         files: All files but this one.
         seal: Hash of this file with an empty seal.
+        masks: How masks are made, of a model that has any.
     """
 
     kind: str
@@ -168,6 +184,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     report: BundleReport
     files: dict[str, FileRecord]
     seal: str = ""
+    masks: MasksRecord | msgspec.UnsetType = msgspec.UNSET
 
 
 class _Version(msgspec.Struct):
@@ -228,21 +245,21 @@ class Bundle:
         except ImageError as error:
             raise BundleError(f"{self.contents.path}: {name}: {error}; export the model again") from error
 
-    def read_graph(self) -> bytes:
-        """Return the graph, after a look at what it needs.
+    def read_graph(self, number: int = 0) -> bytes:
+        """Return a graph, the first if not said, after a look at what it needs.
 
         Raises:
             BundleError: It is not what was written, or would read other files or run code of somebody's own.
         """
-        graph = self.manifest.graphs[0]
+        graph = self.manifest.graphs[number]
         content = self.read(graph.file)
         check = check_openvino if graph.weights_file else check_graph
         check(content, f"{self.contents.path}: {graph.file}")
         return content
 
-    def read_weights(self) -> bytes | None:
+    def read_weights(self, number: int = 0) -> bytes | None:
         """Return the weights of a graph in OpenVINO's format; None for ONNX, which holds its own."""
-        name = self.manifest.graphs[0].weights_file
+        name = self.manifest.graphs[number].weights_file
         return self.read(name) if name else None
 
     def check_files(self) -> None:
@@ -313,11 +330,14 @@ def _check_sense(manifest: Manifest, class_map: ClassMap) -> None:
     """
     if not manifest.graphs:
         raise ValueError("it lists no graph")
+    if [graph.outputs == "masks" for graph in manifest.graphs[:2]] != [False, True][: 1 + bool(manifest.masks)]:
+        raise ValueError("it has masks and no graph of them, or a graph of masks and no masks")
     if not class_map.names:
         raise ValueError("it names no class")
     for picture in manifest.golden:
         lengths = {len(picture.boxes_xyxy), len(picture.scores), len(picture.class_ids)}
-        if len(lengths) != 1 or not all(0 <= number < len(class_map) for number in picture.class_ids):
+        fits = len(picture.masks or ()) <= len(picture.scores)
+        if len(lengths) != 1 or not fits or not all(0 <= one < len(class_map) for one in picture.class_ids):
             raise ValueError(f"detections of {picture.file} are of several lengths, or of classes that it lacks")
     limits = manifest.preprocessing.pixel_range
     if isinstance(limits, tuple) and limits[0] >= limits[1]:

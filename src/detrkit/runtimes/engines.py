@@ -154,8 +154,10 @@ class OpenVinoEngine:
             self._graph: Any = self._core.read_model(graph, weights or b"")
         except Exception as error:
             raise BundleError(f"OpenVINO {self.version} cannot open the graph: {_line(error)}") from error
-        nhwc = self._graph.input("images").partial_shape[3] == 3
+        images = [one for one in self._graph.inputs if "images" in one.get_names()]
+        nhwc = not images or images[0].partial_shape[3] == 3
         self._sides = slice(1, 3) if nhwc else slice(2, 4)
+        self._has_images = bool(images)  # a graph of masks has none, and is compiled once for all shapes
         self._lock = threading.Lock()
         self._any: _Compiled | None = None
         self._own: collections.OrderedDict[_Shape, _Compiled] = collections.OrderedDict()
@@ -164,25 +166,26 @@ class OpenVinoEngine:
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return the outputs of the graph, in its order."""
         try:
-            shape = self._shape_of(inputs)
+            shape = self._shape_of(inputs) if self._has_images else None
             compiled = self._choose(shape)
             start = time.perf_counter()
             found = compiled.run(inputs)
-            if compiled is self._any:
+            if shape is not None and compiled is self._any:
                 with self._lock:
                     self._spend(shape, time.perf_counter() - start)
         except Exception as error:
             raise BundleError(f"OpenVINO {self.version} cannot run the graph: {_line(error)}") from error
         return found
 
-    def _choose(self, shape: _Shape) -> _Compiled:
+    def _choose(self, shape: _Shape | None) -> _Compiled:
         """Return the graph for a shape: its own, one that is compiled now, or that for all."""
         with self._lock:
-            if shape in self._own:
+            if shape is not None and shape in self._own:
                 self._own.move_to_end(shape)
                 return self._own[shape]
-            spent = self._spent.get(shape, 0.0)
-            if not self._own or (self._any is not None and spent > _WORTH * self._any.seconds):
+            spent = self._spent.get(shape, 0.0) if shape is not None else -1.0
+            pays = self._any is not None and spent > _WORTH * self._any.seconds
+            if shape is not None and (pays or not self._own):
                 self._spent.pop(shape, None)
                 if len(self._own) == OWN_SHAPES:
                     self._own.popitem(last=False)

@@ -21,8 +21,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from detrkit.classes import ClassMap, SizeHW
-from detrkit.detections import Detections, ImageDetections, name_detections
+from detrkit.detections import Detections, ImageDetections, MaskedDetections, name_detections
 from detrkit.errors import BundleError, ImageError, MissingExtraError, UsageError, listed
+from detrkit.masks import ImageMasks, PanopticSegments
 from detrkit.ops.sources import NamedSource, list_sources, warn_of_passed_over
 from detrkit.preprocess import WASTE_LIMIT, group_by_size
 from detrkit.runtimes.bundle import Bundle, PreprocessingRecord, read_bundle
@@ -38,6 +39,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_THRESHOLD = 0.5
 _AUTO_RUNS = 4  # the first warms up
 _WINDOW = 4  # batches read at once, among which images of similar size are put together
+_MASKS_AT_ONCE = 8  # a processor's cache holds their maps
 _READERS = 2  # threads that decode and resize
 
 _Read = tuple[str, np.ndarray, SizeHW]  # name, resized image, and the size of its file
@@ -51,11 +53,13 @@ class Predictor:
     Args:
         bundle: The bundle.
         engine: Its graph, ready to run.
+        mask_engine: Its graph of masks, of a model that has them.
     """
 
-    def __init__(self, bundle: Bundle, engine: Engine):
+    def __init__(self, bundle: Bundle, engine: Engine, mask_engine: Engine | None = None):
         self.bundle = bundle
         self.engine = engine
+        self.mask_engine = mask_engine
         self.preprocessing: PreprocessingRecord = bundle.manifest.preprocessing
 
     @property
@@ -90,14 +94,29 @@ class Predictor:
             raise UsageError(f"threshold is {threshold}, expected 0 to 1")
         if batch_size < 1:
             raise UsageError(f"batch_size is {batch_size}, expected 1 or more")
+        masks = self.bundle.manifest.masks
+        mask_threshold = masks.threshold if masks else 0.5
         sources, single = list_sources(source)
         warn_of_passed_over(sources)
         finish = _finisher()
         found = [
-            finish(name_detections(take_detections(detections, threshold), self.class_map, name, size_hw))
+            finish(
+                name_detections(
+                    take_detections(detections, threshold), self.class_map, name, size_hw, mask_threshold
+                )
+            )
             for name, size_hw, detections in self._detect_files(sources, batch_size)
         ]
         return found[0] if single else found
+
+    def panoptic(self, detections: ImageDetections) -> PanopticSegments | None:
+        """Merge all detections of an image into a panoptic picture; None of a model without masks."""
+        how = self.bundle.manifest.masks
+        if not how or not isinstance(detections, MaskedDetections):
+            return None
+        return detections.panoptic(
+            self.class_map.stuff, score=how.panoptic_score, min_pixels=how.min_pixels, union=how.stuff == "union"
+        )
 
     def detect(self, images: Sequence[np.ndarray], batch_size: int = 1) -> list[ImageDetections]:
         """Return all detections of images, uint8 ``[H, W, 3]`` RGB of any sizes, without threshold."""
@@ -130,8 +149,42 @@ class Predictor:
 
     def detect_together(self, images: Sequence[np.ndarray], sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
         """Return all detections of resized images in one batch; see :meth:`detect_resized`."""
-        found = split_outputs(self.run(make_inputs(images, sizes_hw, self.preprocessing)))
-        return found[: len(images)]
+        return self.read(self.run(make_inputs(images, sizes_hw, self.preprocessing)), sizes_hw)
+
+    def read(self, outputs: Sequence[np.ndarray], sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
+        """Return the detections of each image, with their masks if there are any.
+
+        Args:
+            outputs: Of :meth:`run`, boxes in pixels of the files.
+            sizes_hw: Size of each file.
+        """
+        found = split_outputs(outputs[:3])[: len(sizes_hw)]
+        if self.mask_engine is None:
+            return found
+        return [
+            MaskedDetections.join(one, self._image_masks([output[row] for output in outputs[3:]], size_hw))
+            for row, (one, size_hw) in enumerate(zip(found, sizes_hw, strict=True))
+        ]
+
+    def _image_masks(self, parts: Sequence[np.ndarray], size_hw: SizeHW) -> ImageMasks:
+        """Return the masks of an image, of the graph's outputs behind its boxes."""
+        numbers, cells, queries, *maps = parts
+        *cells_hw, seen_hw = [(int(height), int(width)) for height, width in cells]
+
+        def compute(wanted: np.ndarray) -> np.ndarray:
+            assert self.mask_engine is not None
+            own = [one[None, :, :height, :width] for one, (height, width) in zip(maps, cells_hw, strict=True)]
+            inputs = {f"map_{number}": np.ascontiguousarray(one) for number, one in enumerate(own)}
+            found = [np.empty((0, *cells_hw[-1]), dtype=np.float32)]
+            for start in range(0, len(wanted), _MASKS_AT_ONCE):
+                some = queries[wanted[start : start + _MASKS_AT_ONCE]]
+                [logits] = self.mask_engine.run({"queries": some, **inputs})
+                if logits.shape != (len(some), *cells_hw[-1]) or not np.isfinite(logits).all():
+                    raise self._fault(f"gives masks {logits.shape} that are no finite numbers of their size")
+                found.append(logits)
+            return np.concatenate(found)
+
+        return ImageMasks(compute, numbers, cells_hw[-1], seen_hw, seen_hw, size_hw)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Return the outputs of the graph for what :func:`make_inputs` gave.
@@ -151,7 +204,7 @@ class Predictor:
 
     def _check_outputs(self, outputs: Sequence[np.ndarray], count: int) -> None:
         """Check that a graph gave detections of so many images."""
-        shapes = [output.shape for output in outputs]
+        shapes = [output.shape for output in outputs[: 3 if self.mask_engine else None]]
         queries = shapes[0][1] if shapes and len(shapes[0]) == 2 else 0
         problem = ""
         if shapes != [(count, queries), (count, queries), (count, queries, 4)]:
@@ -161,9 +214,14 @@ class Predictor:
             problem = f"gives labels that are no class ids, expected 0 to {len(self.class_map) - 1}"
         elif any(output.dtype.kind != "f" or not np.isfinite(output).all() for output in (outputs[0], outputs[2])):
             problem = "gives scores or boxes that are not finite numbers"
+        elif self.mask_engine is not None:
+            problem = _mask_problem(outputs[3:], queries)
         if problem:
-            where = f"{self.bundle.contents.path}: {self.engine.name} {self.engine.version}"
-            raise BundleError(f"{where} {problem}; export the model again")
+            raise self._fault(problem)
+
+    def _fault(self, problem: str) -> BundleError:
+        where = f"{self.bundle.contents.path}: {self.engine.name} {self.engine.version}"
+        return BundleError(f"{where} {problem}; export the model again")
 
     def _detect_files(
         self, sources: Sequence[NamedSource], batch_size: int
@@ -236,28 +294,47 @@ def load(
         UsageError: There is no such runtime, it is not installed, or this CPU cannot compute in its precision.
     """
     bundle = read_bundle(path)
-    graph = bundle.manifest.graphs[0]
-    if graph.outputs != "detections":
+    if bundle.manifest.graphs[0].outputs != "detections":
         raise UsageError(f"{path} gives raw logits and boxes, for programs of your own; export it without --raw")
-    content, weights = bundle.read_graph(), bundle.read_weights()
     try:
-        if runtime == AUTO and weights is None:
-            return _fastest(bundle, content, threads, streams)
-        return Predictor(
-            bundle, make_engine(content, "" if runtime == AUTO else runtime, threads, weights, streams)
-        )
+        if runtime == AUTO and not bundle.manifest.graphs[0].weights_file:
+            return _fastest(bundle, threads, streams)
+        return make_predictor(bundle, "" if runtime == AUTO else runtime, threads, streams)
     except BundleError as error:
         raise BundleError(f"{path}: {error}") from error
 
 
-def _fastest(bundle: Bundle, graph: bytes, threads: int | None, streams: int) -> Predictor:
+def make_predictor(
+    bundle: Bundle, runtime: str = "", threads: int | None = None, streams: int = 1
+) -> Predictor:
+    """Make a bundle that was read ready to run; see :func:`load`."""
+    engines = [
+        make_engine(bundle.read_graph(number), runtime, threads, bundle.read_weights(number), streams)
+        for number in range(2 if bundle.manifest.masks else 1)
+    ]
+    return Predictor(bundle, *engines)
+
+
+def _mask_problem(parts: Sequence[np.ndarray], queries: int) -> str:
+    """Return what is wrong with what masks are made of; empty if nothing is."""
+    if len(parts) > 3 and [part.ndim for part in parts] == [2, 3, 3, *[4] * (len(parts) - 3)]:
+        numbers, cells, vectors, *maps = parts
+        whole = np.array([one.shape[2:] for one in maps])
+        shapes = (numbers.shape[1], cells.shape[1:], vectors.shape[1]) == (queries, (len(maps) + 1, 2), queries)
+        if shapes and np.isin(numbers, np.arange(queries)).all() and (cells > 0).all():
+            if (cells[:, :-1] <= whole).all():
+                return ""
+    return "gives no queries and maps that masks could be made of"
+
+
+def _fastest(bundle: Bundle, threads: int | None, streams: int) -> Predictor:
     """Return the fastest of the float32 runtimes that are installed, on the first golden picture."""
     picture = bundle.picture(bundle.manifest.golden[0].file)
     times: dict[str, float] = {}
     predictors = {}
     for name in EXACT:
         try:
-            predictors[name] = Predictor(bundle, make_engine(graph, name, threads, streams=streams))
+            predictors[name] = make_predictor(bundle, name, threads, streams)
         except MissingExtraError:
             continue
         runs = []

@@ -16,8 +16,9 @@ from detrkit.latency import Percentiles
 from detrkit.runtimes.bundle import Bundle
 from detrkit.runtimes.cold_start import measure_cold_start
 from detrkit.runtimes.compare import Difference, Tolerance, compare_detections, tolerance_of
-from detrkit.runtimes.predictor import Predictor, load
+from detrkit.runtimes.predictor import DEFAULT_THRESHOLD, Predictor, load
 from detrkit.runtimes.report import BundleReport
+from detrkit.threshold_file import take_detections
 
 _LEAST_RUNS = 9
 _MOST_RUNS = 100
@@ -35,6 +36,7 @@ class Verification:
         tolerance: What is held to be the same.
         report: What was measured here.
         written: What was measured when the bundle was written.
+        masks: There are masks, which were compared too.
     """
 
     path: str
@@ -43,6 +45,7 @@ class Verification:
     tolerance: Tolerance
     report: BundleReport
     written: BundleReport
+    masks: bool = False
 
     @property
     def total(self) -> Difference:
@@ -91,14 +94,15 @@ class Verification:
 
     def lines(self) -> list[str]:
         """Return everything for people, the verdict last."""
-        total = self.total
+        total, masks = self.total, self.masks
         same = f"{'' if total.within(self.tolerance) else 'NOT '}the same detections as {self._origin}"
         if total.missing and self.tolerance.missing:
             same += f" but for {total.missing} of {total.detections} (allowed {self.tolerance.missing:.0%})"
         lines = [
             f"{self.path}: {self.files} files as they were written",
             f"{same} in {len(self.pictures)} pictures: scores within {total.score:.1e} (allowed "
-            f"{self.tolerance.score:g}), boxes within {total.box:.1e} pixels (allowed {self.tolerance.box:g})",
+            f"{self.tolerance.score:g}), boxes within {total.box:.1e} pixels (allowed {self.tolerance.box:g})"
+            + (f", masks within {total.mask:.1e} of a picture (allowed {self.tolerance.mask:g})" if masks else ""),
             *self.report.lines(),
             *(f"when it was written: {line}" for line in self.written.lines()),
             *(f"WARNING: {line}" for line in self.warnings),
@@ -141,6 +145,7 @@ def verify_bundle(
         tolerance_of(predictor.engine.name, bundle.manifest.graphs[0].precision),
         report,
         bundle.manifest.report,
+        bool(bundle.manifest.masks),
     )
 
 
@@ -186,11 +191,15 @@ def measure(predictor: Predictor) -> tuple[dict[str, Difference], BundleReport]:
     """Compare a bundle with torch in its golden pictures, and time it; return what differs by picture, and all."""
     pictures = compare_golden(predictor)
     images = _golden_images(predictor.bundle)
+    threshold = predictor.bundle.thresholds or DEFAULT_THRESHOLD
     times: list[float] = []
     start = time.perf_counter()
     while len(times) < _LEAST_RUNS or (len(times) < _MOST_RUNS and time.perf_counter() - start < _TIME_S):
         before = time.perf_counter()
-        predictor.detect([images[len(times) % len(images)]])
+        [found] = predictor.detect([images[len(times) % len(images)]])
+        taken = take_detections(found, threshold)
+        if taken.masks is not None:
+            taken.masks.pixels()
         times.append(1000 * (time.perf_counter() - before))
     graph = predictor.bundle.manifest.graphs[0]
     precision = predictor.engine.precision
@@ -217,8 +226,12 @@ def compare_golden(predictor: Predictor) -> dict[str, Difference]:
             resized = [predictor.resize(image) for image in images[pair : pair + 2]]
             found += zip(golden[pair : pair + 2], predictor.detect_together(resized, sizes), strict=True)
     differences = {picture.file: Difference() for picture in golden}
+    how = predictor.bundle.manifest.masks
+    mask_threshold = how.threshold if how else 0.5
     for picture, detections in found:
-        differences[picture.file] += compare_detections(picture.detections, detections, tolerance)
+        differences[picture.file] += compare_detections(
+            picture.detections, detections, tolerance, picture.masks or (), mask_threshold
+        )
     return differences
 
 

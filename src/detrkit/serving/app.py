@@ -9,6 +9,8 @@ from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
 from typing import Any
 
+import msgspec
+import numpy as np
 from fastapi import FastAPI, Request, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.exceptions import HTTPException
@@ -16,9 +18,10 @@ from starlette.routing import Route
 
 import detrkit
 from detrkit.errors import DetrkitError
-from detrkit.serving import v2
+from detrkit.serving import masks, v2
 from detrkit.serving.contract import (
     Detection,
+    DetectOptions,
     DetectResponse,
     ImageResult,
     ModelResponse,
@@ -33,6 +36,7 @@ from detrkit.serving.models import ServedModel
 from detrkit.serving.pictures import SentPicture, decode_sent, draw_detections
 from detrkit.serving.refusal import STATUSES, RefusedError
 from detrkit.serving.service import Found, Service
+from detrkit.serving.settings import ServeSettings
 
 PAGE = Path(__file__).parent / "page"
 """Static files at ``/``."""
@@ -124,8 +128,13 @@ def _add_detect(app: FastAPI, service: Service) -> None:
             found, timings = await service.detect(request, visit, held, sent, least, class_ids)
             if options.format != "json":
                 return await _drawn(service, held, sent[0], found[0], timings, options.format)
-            names = held.predictor.class_map.names
-            images = [_image_result(one, names) for one in found]
+            make = functools.partial(_image_results, held, found, options, service.settings)
+            if options.masks is None and not options.panoptic:
+                images = make()
+            else:
+                start = time.perf_counter()
+                images = await service.work(make)
+                timings["masks"] = round(1000 * (time.perf_counter() - start), 3)
             answer = DetectResponse(
                 **held.label, request_id=request.state.request_id, timings_ms=timings, images=images
             )
@@ -194,9 +203,15 @@ def _add_v2(app: FastAPI, service: Service) -> None:
             body = await service.read_body(request, visit)
             length = request.headers.get(v2.HEADER_LENGTH)
             call = await service.work(v2.read_call, body, length, service.settings.max_pixels)
+            if v2.MASKS in call.outputs:
+                masks.settings_of(held)
             least = held.threshold if call.threshold is None else call.threshold
             [found], timings = await service.detect(request, visit, held, [call.picture], least)
-            content, head = v2.write_answer(call, held, found.detections)
+            if v2.MASKS in call.outputs:
+                masks.check_pixels([found], [len(found.detections.scores)], service.settings.max_mask_pixels)
+                content, head = await service.work(v2.write_answer, call, held, found.detections)
+            else:
+                content, head = v2.write_answer(call, held, found.detections)
             headers = _timing_header(timings)
             if head is None:
                 return JsonResponse(content, headers=headers)
@@ -216,11 +231,31 @@ def _class_ids(model: ServedModel, classes: Sequence[str]) -> list[int]:
     return [number for number, name in enumerate(names) if name in classes]
 
 
-def _image_result(found: Found, names: tuple[str, ...]) -> ImageResult:
-    height, width = found.size_hw
-    rows = zip(*(values.tolist() for values in found.detections), strict=True)
-    detections = [Detection(tuple(box), score, number, names[number]) for box, score, number in rows]
-    return ImageResult(found.name, width, height, detections)
+def _image_results(
+    model: ServedModel, found: Sequence[Found], options: DetectOptions, settings: ServeSettings
+) -> list[ImageResult]:
+    """Return what is answered of each picture, in JSON."""
+    # masks are of the best, how many of each picture is known first
+    counts = [0] * len(found)
+    if options.masks is not None:
+        masks.settings_of(model)
+        counts = [int((one.detections.scores >= options.masks).sum()) for one in found]
+    merged = [masks.panoptic_count(model, one) if options.panoptic else 0 for one in found]
+    masks.check_pixels(found, np.add(counts, merged).tolist(), settings.max_mask_pixels)
+    names, results = model.predictor.class_map.names, []
+    for one, count in zip(found, counts, strict=True):
+        height, width = one.size_hw
+        encoded: list[Any] = [msgspec.UNSET] * len(one.detections.scores)
+        if count:
+            encoded[:count] = masks.segmentations(model, one.detections.take(np.arange(count)))
+        columns = (*(values.tolist() for values in one.detections), encoded)
+        detections = [
+            Detection(tuple(box), score, number, names[number], mask)
+            for box, score, number, mask in zip(*columns, strict=True)
+        ]
+        picture = masks.panoptic_picture(model, one) if options.panoptic else msgspec.UNSET
+        results.append(ImageResult(one.name, width, height, detections, picture))
+    return results
 
 
 async def _drawn(
@@ -228,9 +263,14 @@ async def _drawn(
 ) -> Response:
     """Return the picture, drawn; what JSON would say of the model is in headers."""
 
+    how = model.predictor.bundle.manifest.masks
+    if how:
+        masks.check_pixels([found], [len(found.detections.scores)], service.settings.max_mask_pixels)
+
     def draw() -> bytes:
         pixels = decode_sent(sent, model.predictor, service.settings.max_pixels)
-        return draw_detections(pixels, found.detections, model.predictor.class_map.names, kind.upper())
+        names = model.predictor.class_map.names
+        return draw_detections(pixels, found.detections, names, kind.upper(), how.threshold if how else 0.5)
 
     start = time.perf_counter()
     content = await service.work(draw)

@@ -18,9 +18,38 @@ class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     ) = None
     classes: Annotated[tuple[str, ...], msgspec.Meta(description="Names that are wanted; all if not given.")] = ()
     model: Annotated[str, msgspec.Meta(description="Name of a model; the first if not given.")] = ""
+    masks: (
+        Annotated[float, msgspec.Meta(ge=0, le=1, description="Give masks of detections of this score or more.")] | None
+    ) = None
+    panoptic: Annotated[bool, msgspec.Meta(description="Give the panoptic picture and its segments.")] = False
     format: Annotated[
         Literal["json", "png", "jpeg"], msgspec.Meta(description="Detections, or the picture, drawn.")
     ] = "json"
+
+
+class Segmentation(msgspec.Struct, frozen=True):
+    """A mask as COCO's compressed RLE, ``size`` being height and width."""
+
+    size: tuple[int, int]
+    counts: str
+
+
+class Segment(msgspec.Struct, frozen=True):
+    """A segment as in COCO's ``segments_info``: its box is left, top, width and height."""
+
+    id: int
+    category_id: int
+    area: int
+    bbox: tuple[int, int, int, int]
+    iscrowd: int
+    score: float
+
+
+class PanopticPicture(msgspec.Struct, frozen=True):
+    """A PNG file in base64, in which a pixel of segment ``id`` is R + 256 G + 256^2 B, and the segments."""
+
+    png: str
+    segments_info: list[Segment]
 
 
 class Detection(msgspec.Struct, frozen=True):
@@ -30,6 +59,7 @@ class Detection(msgspec.Struct, frozen=True):
     score: float
     class_id: int
     class_name: str
+    segmentation: Segmentation | msgspec.UnsetType = msgspec.UNSET
 
 
 class ImageResult(msgspec.Struct, frozen=True):
@@ -39,6 +69,7 @@ class ImageResult(msgspec.Struct, frozen=True):
     width: int
     height: int
     detections: list[Detection]
+    panoptic: PanopticPicture | msgspec.UnsetType = msgspec.UNSET
 
 
 class DetectResponse(msgspec.Struct, frozen=True):
@@ -71,6 +102,7 @@ class ModelResponse(msgspec.Struct, frozen=True):
     streams: int
     threads: int
     batch_size: int
+    masks: bool
 
 
 class ModelsResponse(msgspec.Struct, frozen=True):

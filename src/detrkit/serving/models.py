@@ -82,6 +82,7 @@ class ServedModel:
             "streams": self.predictor.engine.streams,
             "threads": self.predictor.engine.threads,
             "batch_size": self.batch_size,
+            "masks": bool(self.predictor.bundle.manifest.masks),
         }
 
 

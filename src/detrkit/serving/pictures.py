@@ -16,7 +16,7 @@ from detrkit.errors import ImageError, UsageError
 from detrkit.ops.images import decode_pixels, read_format
 from detrkit.runtimes.predictor import Predictor, check_fits
 from detrkit.serving.refusal import RefusedError
-from detrkit.visual.colors import class_colors
+from detrkit.visual.colors import class_colors, tint_masks
 from detrkit.visual.text import shortened
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "TIFF")
@@ -120,7 +120,13 @@ def prepare(sent: SentPicture, predictor: Predictor, max_pixels: int) -> Prepare
     return Prepared(image, size_hw, decoded - start, time.perf_counter() - decoded)
 
 
-def draw_detections(pixels: np.ndarray, found: ImageDetections, names: Sequence[str], file_format: str) -> bytes:
+def draw_detections(
+    pixels: np.ndarray,
+    found: ImageDetections,
+    names: Sequence[str],
+    file_format: str,
+    mask_threshold: float = 0.5,
+) -> bytes:
     """Return a picture with its detections as a file, the best on top.
 
     Args:
@@ -128,7 +134,11 @@ def draw_detections(pixels: np.ndarray, found: ImageDetections, names: Sequence[
         found: Detections, best first.
         names: Names by class id.
         file_format: Pillow's name of it.
+        mask_threshold: Probability from which a pixel belongs to a mask, where there are any.
     """
+    if found.masks is not None:
+        masks = found.masks.take(np.arange(len(found.scores))[::-1])
+        pixels = tint_masks(pixels, masks.each(mask_threshold), found.class_ids[::-1])
     image = Image.fromarray(pixels)
     longest = max(image.size)
     thickness, font = max(2, round(longest / 400)), ImageFont.load_default(max(12, round(longest / 55)))

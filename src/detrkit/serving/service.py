@@ -43,11 +43,13 @@ class Found:
         name: As its sender called it.
         size_hw: Its size.
         detections: Detections above the threshold, best first.
+        whole: All detections.
     """
 
     name: str
     size_hw: SizeHW
     detections: ImageDetections
+    whole: ImageDetections
 
 
 class Service:
@@ -160,11 +162,12 @@ class Service:
         for picture, result in zip(sent, results, strict=True):
             taken = take_detections(result.detections, threshold)
             if class_ids:
-                keep = np.isin(taken.class_ids, class_ids)
-                taken = taken.take(keep)
-            found.append(Found(picture.name, result.picture.size_hw, taken))
+                taken = taken.take(np.isin(taken.class_ids, class_ids))
+            found.append(Found(picture.name, result.picture.size_hw, taken, result.detections))
             if isinstance(picture.content, bytes) and self.sampler.wants:
-                self._sample(request, model, picture.content, result.picture, taken)
+                # what the model finds by itself, whatever this request asked for
+                own = take_detections(result.detections, model.threshold)
+                self._sample(request, model, picture.content, result.picture, own)
         timings = {
             "queue": max(result.queue_s for result in results),
             "decode": max(result.picture.decode_s for result in results),

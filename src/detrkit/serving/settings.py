@@ -36,6 +36,7 @@ class ServeSettings:
         max_buffered: Bytes of all bodies together.
         max_pixels: Pixels of a picture, which its header tells before it is decoded.
         max_images: Pictures of a request.
+        max_mask_pixels: Pixels of all masks of a request together.
         max_connections: Connections at once.
         sample_dir: Folder that a part of the requests is written to; None for none.
         sample_rate: Share of the requests that is written.
@@ -58,6 +59,7 @@ class ServeSettings:
     max_buffered: int = 256 << 20
     max_pixels: int = 36_000_000
     max_images: int = 16
+    max_mask_pixels: int = 500_000_000
     max_connections: int = 1000
     sample_dir: Path | None = None
     sample_rate: float = 0.01

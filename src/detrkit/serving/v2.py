@@ -13,6 +13,7 @@ import msgspec
 import numpy as np
 
 from detrkit.detections import ImageDetections
+from detrkit.serving.masks import segmentations
 from detrkit.serving.models import ServedModel
 from detrkit.serving.pictures import SentPicture, check_pixels
 from detrkit.serving.refusal import RefusedError
@@ -24,6 +25,8 @@ INPUTS = {"image": ("UINT8", [1, -1, -1, 3]), "image_bytes": ("BYTES", [1])}
 """Inputs, one of which is given: RGB pixels, or a file."""
 OUTPUTS = {"scores": ("FP32", [-1]), "labels": ("INT64", [-1]), "boxes": ("FP32", [-1, 4])}
 """Outputs; the labels are class ids, the boxes left, top, right and bottom in pixels."""
+MASKS = "masks"
+"""Output of models with masks, only if it is asked for: JSON of COCO's compressed RLE for each detection."""
 _DTYPES: dict[str, np.dtype[Any]] = {"FP32": np.dtype("<f4"), "INT64": np.dtype("<i8")}
 
 
@@ -93,8 +96,8 @@ def read_call(body: bytes, header_length: str | None, max_pixels: int) -> InferC
         raise _bad("parameters.threshold is expected to be a number, 0 to 1")
     binary = bool(call.parameters.get("binary_data_output", False))
     wanted = {one.name: bool(one.parameters.get("binary_data", binary)) for one in call.outputs}
-    if unknown := [name[:50] for name in wanted if name not in OUTPUTS]:
-        raise _bad(f"there are no outputs {unknown[:4]}, expected {list(OUTPUTS)}")
+    if unknown := [name[:50] for name in wanted if name not in (*OUTPUTS, MASKS)]:
+        raise _bad(f"there are no outputs {unknown[:4]}, expected {[*OUTPUTS, MASKS]}")
     picture = _read_picture(call.inputs[0], memoryview(body)[length:], max_pixels)
     return InferCall(picture, call.id[:200], threshold, wanted or dict.fromkeys(OUTPUTS, binary))
 
@@ -167,14 +170,20 @@ def write_answer(call: InferCall, model: ServedModel, found: ImageDetections) ->
     values: dict[str, np.ndarray] = {"scores": found.scores, "labels": found.class_ids, "boxes": found.boxes_xyxy}
     tensors, tail = [], []
     for name, binary in call.outputs.items():
-        datatype = OUTPUTS[name][0]
-        array = values[name].astype(_DTYPES[datatype])
-        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": list(array.shape)}
-        if binary:
-            tail.append(array.tobytes())
-            tensor["parameters"] = {"binary_data_size": len(tail[-1])}
+        if name == MASKS:
+            datatype, texts = "BYTES", [msgspec.json.encode(mask) for mask in segmentations(model, found)]
+            shape, data = [len(texts)], [text.decode() for text in texts]
+            content = b"".join(len(text).to_bytes(4, "little") + text for text in texts)
         else:
-            tensor["data"] = array.reshape(-1).tolist()
+            datatype = OUTPUTS[name][0]
+            array = values[name].astype(_DTYPES[datatype])
+            shape, data, content = list(array.shape), array.reshape(-1).tolist(), array.tobytes()
+        tensor: dict[str, Any] = {"name": name, "datatype": datatype, "shape": shape}
+        if binary:
+            tail.append(content)
+            tensor["parameters"] = {"binary_data_size": len(content)}
+        else:
+            tensor["data"] = data
         tensors.append(tensor)
     answer: dict[str, Any] = {
         "model_name": model.name,
@@ -199,7 +208,7 @@ def describe(model: ServedModel) -> dict[str, Any]:
         "versions": [model.version],
         "platform": f"detrkit_{model.predictor.engine.name}",
         "inputs": tensors(INPUTS),
-        "outputs": tensors(OUTPUTS),
+        "outputs": tensors({**OUTPUTS, **({MASKS: ("BYTES", [-1])} if model.predictor.mask_engine else {})}),
     }
 
 

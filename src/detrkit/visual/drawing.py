@@ -11,7 +11,7 @@ from PIL import Image, ImageDraw
 
 from detrkit.errors import UsageError
 from detrkit.files import atomic_bytes
-from detrkit.visual.colors import class_colors
+from detrkit.visual.colors import class_colors, tint_masks
 from detrkit.visual.text import printable
 
 with warnings.catch_warnings():
@@ -43,7 +43,7 @@ def draw(image: np.ndarray, detections: sv.Detections, labels: bool = True) -> n
     texts = label_texts(detections)
     class_ids = _class_ids(detections)[order]
     if detections.mask is not None:
-        image = tint(image, np.asarray(detections.mask)[order], class_ids)
+        image = tint_masks(image, np.asarray(detections.mask)[order], class_ids)
     return draw_objects(image, detections.xyxy[order], class_ids, [texts[i] for i in order] if labels else None)
 
 
@@ -150,15 +150,6 @@ def class_palette() -> sv.ColorPalette:
 
 def _class_ids(detections: sv.Detections) -> np.ndarray:
     return np.zeros(len(detections), np.int64) if detections.class_id is None else detections.class_id
-
-
-def tint(image: np.ndarray, masks: np.ndarray, class_ids: np.ndarray) -> np.ndarray:
-    """Return the image with masks ``[n, H, W]`` half transparent in the colours of their classes."""
-    tinted = image.copy()
-    for mask, class_id in zip(masks, class_ids, strict=True):
-        color = class_palette().by_idx(int(class_id)).as_rgb()
-        tinted[mask] = (tinted[mask] + np.array(color, dtype=np.uint16)) // 2
-    return tinted
 
 
 def _hatch(image: np.ndarray, boxes_xyxy: np.ndarray, class_ids: np.ndarray, thickness: int) -> np.ndarray:

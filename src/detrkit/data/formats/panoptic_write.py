@@ -19,7 +19,7 @@ from detrkit.data.formats.coco.write import coco_content, write_coco_json, write
 from detrkit.data.formats.output import DEFAULTS, Splits, WriteOptions, distinct_names, new_data_set
 from detrkit.data.index import CocoIndex
 from detrkit.errors import DataError
-from detrkit.masks import PanopticSegments
+from detrkit.masks import PanopticSegments, segments_info
 
 
 def panoptic_categories(class_map: ClassMap) -> list[dict[str, Any]]:
@@ -27,25 +27,6 @@ def panoptic_categories(class_map: ClassMap) -> list[dict[str, Any]]:
     return [
         {"id": category_id, "name": name, "isthing": int(class_id not in class_map.stuff)}
         for class_id, (category_id, name) in enumerate(zip(class_map.category_ids, class_map.names, strict=True))
-    ]
-
-
-def segments_info(
-    segments: PanopticSegments, class_map: ClassMap, iscrowd: Sequence[bool] = ()
-) -> list[dict[str, Any]]:
-    """Return what a panoptic file says of the segments of a picture; none is a crowd region if not said."""
-    columns = (segments.class_ids, segments.areas, segments.boxes_xywh())
-    return [
-        {
-            "id": number,
-            "category_id": class_map.category_ids[class_id],
-            "area": area,
-            "bbox": box,
-            "iscrowd": int(bool(iscrowd) and iscrowd[number - 1]),
-        }
-        for number, (class_id, area, box) in enumerate(
-            zip(*(column.tolist() for column in columns), strict=True), start=1
-        )
     ]
 
 

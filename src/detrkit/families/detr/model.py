@@ -16,7 +16,7 @@ from detrkit.errors import ConfigError
 from detrkit.families.detr.aids import DetrAids, Queries, take_apart
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.initialization import initialize, initialize_aids
-from detrkit.families.detr.panoptic import AttentionMaps, DetrMasks, MaskHead
+from detrkit.families.detr.panoptic import AttentionMaps, DetrMasks, MaskGraph, MaskHead
 from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.backbones.resnet import ResNetBackbone, fold_norms
@@ -144,6 +144,12 @@ class Detr(nn.Module):
             how = {"exact": backbone.exact_padding, "rests": self.training and not self.mask_head.training}
             masks = DetrMasks(*heads, own, memory, projected, levels, padding_mask, size_hw, **how)
         return Outputs(logits, boxes, dense, groups, denoised, masks=masks)
+
+    def mask_graph(self) -> MaskGraph:
+        """Return what makes masks of :meth:`DetrMasks.parts`, to be exported by itself."""
+        assert self.bbox_attention is not None
+        assert self.mask_head is not None
+        return MaskGraph(self.bbox_attention, self.mask_head)
 
     def _starts(self, positions: Tensor) -> Tensor:
         return positions if self.position_at_input else torch.zeros_like(positions)

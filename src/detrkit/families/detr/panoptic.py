@@ -192,7 +192,7 @@ class DetrMasks:
     ):
         self.rests = rests
         self._attention, self._head, self._queries, self._places = attention, head, queries, places
-        coarse_to_fine = levels[::-1]
+        coarse_to_fine = self._levels = levels[::-1]
         padding = coarse_to_fine[0][1]
         self._padding = None if padding is None else padding.flatten(1)
         self._valid: list[Tensor | None] = [
@@ -218,6 +218,8 @@ class DetrMasks:
 
     def __call__(self, images: Tensor, queries: Tensor) -> Tensor:
         """Return mask logits ``[M, h, w]``, some queries after the others."""
+        if torch.compiler.is_exporting():
+            return self._some(images, queries)
         device = images.device.type
         at_once = _AT_ONCE.get(device, _AT_ONCE_ELSEWHERE)
         enabled, dtype = self._autocast
@@ -233,6 +235,16 @@ class DetrMasks:
         found = self(rows // queries, rows % queries)
         return found.reshape(count, queries, *found.shape[1:])
 
+    def parts(self) -> tuple[Tensor, ...]:
+        """Return what :class:`MaskGraph` makes masks of, of a padded batch.
+
+        First the cells of each map that are no padding, int64 ``[B, maps, 2]``, then queries ``[B, Q, D]``, then
+        the maps ``[B, C, h, w]``, the first two of the last stage's size.
+        """
+        cells = [_extent(padding) for _, padding in self._levels if padding is not None]
+        keys = self._keys.flatten(1, 2).unflatten(2, self._map_hw)
+        return torch.stack([cells[0], *cells], dim=1), self._queries, keys, *self._common
+
     def _some(self, images: Tensor, queries: Tensor) -> Tensor:
         def of(values: Tensor) -> Tensor:
             return values if len(values) == 1 else values[images]
@@ -246,6 +258,26 @@ class DetrMasks:
         maps = maps.unflatten(2, self._map_hw)
         valid = [None if mask is None else of(mask) for mask in self._valid]
         return self._head(maps, [of(values) for values in self._common], valid).float()  # type: ignore[no-any-return]
+
+
+class MaskGraph(nn.Module):
+    """Masks of some queries of one image without padding, as an exported graph of its own computes them.
+
+    Args:
+        attention: Makes the maps.
+        head: Makes masks of them.
+    """
+
+    def __init__(self, attention: AttentionMaps, head: MaskHead):
+        super().__init__()
+        self.attention, self.head = attention, head
+
+    def forward(self, queries: Tensor, keys: Tensor, common: list[Tensor]) -> Tensor:
+        """Return mask logits ``[M, h, w]`` of queries ``[M, D]``, given maps of :meth:`DetrMasks.parts`."""
+        by_head = keys.flatten(2).unflatten(1, (self.attention.num_heads, -1))
+        maps = self.attention(queries, by_head, None).unflatten(2, keys.shape[-2:])
+        found: Tensor = self.head(maps, common, [None] * len(common))
+        return found.float()
 
 
 def _masked(x: Tensor, valid: Tensor | None) -> Tensor:

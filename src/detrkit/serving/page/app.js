@@ -136,7 +136,7 @@ function nextJob() {
 /** Get one answer. False: nothing more can be asked before there is a token. */
 async function ask({ picture, name }, tries = 1) {
   try {
-    picture.answers[name] = await detect(picture, name);
+    picture.answers[name] = await detect(picture, modelOf(name));
     await checkVersion(picture.answers[name]);
   } catch (error) {
     const failure = error instanceof Failure ? error : new Failure(-1, `This page failed: ${error.message}`);

@@ -35,14 +35,28 @@ export function maskArea(segmentation) {
   return runLengths(segmentation.counts).reduce((sum, run, number) => sum + (number % 2 ? run : 0), 0);
 }
 
-/** A canvas with a mask in one colour, to be drawn over the picture. */
+/** A mask in one colour, to be drawn over the picture: a canvas as large as the object, and where it begins. */
 export function paintMask(segmentation, [red, green, blue]) {
-  const [height, width] = segmentation.size;
-  const canvas = Object.assign(document.createElement("canvas"), { width, height });
-  const image = new ImageData(width, height);
+  const width = segmentation.size[1];
+  const mask = decodeMask(segmentation);
+  let [left, top, right, bottom] = [width, -1, 0, 0];
+  mask.forEach((inside, i) => {
+    if (!inside) return;
+    if (top < 0) top = Math.floor(i / width);
+    left = Math.min(left, i % width);
+    right = Math.max(right, (i % width) + 1);
+    bottom = Math.floor(i / width) + 1;
+  });
+  if (top < 0) return null;
+  const image = new ImageData(right - left, bottom - top);
   const pixels = new DataView(image.data.buffer);
   const color = ((red << 24) | (green << 16) | (blue << 8) | 115) >>> 0;
-  decodeMask(segmentation).forEach((inside, i) => inside && pixels.setUint32(4 * i, color));
+  for (let y = 0, at = 0; y < image.height; y++) {
+    for (let x = 0; x < image.width; x++, at += 4) {
+      if (mask[(top + y) * width + left + x]) pixels.setUint32(at, color);
+    }
+  }
+  const canvas = Object.assign(document.createElement("canvas"), { width: image.width, height: image.height });
   canvas.getContext("2d").putImageData(image, 0, 0);
-  return canvas;
+  return { canvas, left, top };
 }

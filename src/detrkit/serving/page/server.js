@@ -1,6 +1,7 @@
 // Requests to the server that sent this page, and what their failures mean.
 
 const PATIENCE_MS = 120_000;
+const LEAST_MASK = 0.3; // score
 const KEY = "detrkit-token";
 const MEANINGS = {
   400: "The picture could not be read",
@@ -38,9 +39,12 @@ export async function loadModels() {
   return (await call("v1/models")).models;
 }
 
-/** Everything that a model finds in a picture: the page applies thresholds itself, so that a slider asks nothing. */
-export async function detect({ blob, name }, model) {
-  const options = new URLSearchParams({ model, threshold: 0 });
+/**
+ * Everything that a model finds in a picture: the page applies thresholds itself, so that a slider asks nothing.
+ * Masks cost time, and are asked for of detections that are likely to be shown.
+ */
+export async function detect({ blob, name }, { name: model, masks }) {
+  const options = new URLSearchParams({ model, threshold: 0, ...(masks && { masks: LEAST_MASK }) });
   const body = new FormData();
   body.append("images", blob, name);
   const start = performance.now();

@@ -70,8 +70,12 @@ export function drawPicture(canvas, bitmap, size, detections, { labels, masks })
   }
   if (masks) {
     for (const one of detections.filter((each) => each.segmentation?.counts)) {
-      one.painted ??= paintMask(one.segmentation, one.color);
-      context.drawImage(one.painted, ...area);
+      if (one.painted === undefined) one.painted = paintMask(one.segmentation, one.color);
+      const painted = one.painted;
+      if (!painted) continue; // without a pixel
+      const { width, height } = painted.canvas;
+      const corner = [left + painted.left * scale, top + painted.top * scale];
+      context.drawImage(painted.canvas, ...corner, width * scale, height * scale);
     }
   }
   for (const { box_xyxy: box, color, text } of [...detections].reverse()) {
