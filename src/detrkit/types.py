@@ -198,7 +198,11 @@ class QueryMasks(Protocol):
         """Return the mask logits of all queries, ``[B, Q, h, w]``."""
 
     def parts(self) -> tuple[Tensor, ...]:
-        """Return what an exported graph of masks is given; see :attr:`detrkit.families.family.Family.mask_graph`."""
+        """Return what an exported graph of masks is given: see :class:`detrkit.families.family.Family`.
+
+        Cells of each map that are no padding, int64 ``[B, maps, 2]``, queries ``[B, Q, D]``, then the maps
+        ``[B, C, h, w]`` one by one.
+        """
 
 
 class Outputs(NamedTuple):

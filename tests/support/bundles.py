@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from PIL import Image
 
 from detrkit.classes import ClassMap
+from detrkit.masks import ImageMasks, encode_mask
 from detrkit.preprocess import Preprocessing
 from detrkit.runtimes.bundle import (
     KIND,
@@ -25,6 +26,7 @@ from detrkit.runtimes.bundle import (
     GoldenPicture,
     GraphRecord,
     Manifest,
+    MasksRecord,
     PreprocessingRecord,
     Provenance,
     seal_manifest,
@@ -144,3 +146,82 @@ def write_files(path: Path, files: Mapping[str, bytes]) -> Path:
         (path / name).parent.mkdir(parents=True, exist_ok=True)
         (path / name).write_bytes(content)
     return path
+
+
+def masked_files(**changes: Any) -> dict[str, bytes]:
+    """The files of a bundle with masks: of the first query what is bright, of the second what is dark.
+
+    Query 0 is that of class 1; maps are the image itself, so that cells are pixels of the resized picture.
+    """
+    main = mean_graph()
+    nodes = [
+        helper.make_node("Transpose", ["pixels"], ["map_0"], perm=[0, 3, 1, 2]),
+        helper.make_node("Identity", ["map_0"], ["map_1"]),
+        helper.make_node("Unsqueeze", ["sizes", "one"], ["cell"]),
+        helper.make_node("Concat", ["cell", "cell", "cell"], ["cells"], axis=1),
+        helper.make_node("Add", ["zeros", "order"], ["query_numbers"]),
+        helper.make_node("Unsqueeze", ["zeros", "last"], ["nothing"]),
+        helper.make_node("Cast", ["nothing"], ["nought"], to=TensorProto.FLOAT),
+        helper.make_node("Add", ["nought", "vectors"], ["queries"]),
+    ]
+    constants = {
+        "order": np.array([[0, 1]]),
+        "last": np.array([2]),
+        "vectors": np.array([[[1.0], [-1.0]]], dtype=np.float32),
+    }
+    shapes: dict[str, Any] = {
+        "query_numbers": (TensorProto.INT64, ["batch", 2]),
+        "cells": (TensorProto.INT64, ["batch", 3, 2]),
+        "queries": (TensorProto.FLOAT, ["batch", 2, 1]),
+        "map_0": (TensorProto.FLOAT, ["batch", 3, "height", "width"]),
+        "map_1": (TensorProto.FLOAT, ["batch", 3, "height", "width"]),
+    }
+    main.graph.node.extend(nodes)
+    main.graph.initializer.extend(numpy_helper.from_array(value, name) for name, value in constants.items())
+    main.graph.output.extend(helper.make_tensor_value_info(name, *shape) for name, shape in shapes.items())
+    # mask logits of queries: how much brighter than half gray, times the query
+    middle = {"half": np.array(127.5, np.float32), "channels": np.array([1]), "ends": np.array([1])}
+    inputs = [helper.make_tensor_value_info("queries", TensorProto.FLOAT, ["count", 1])]
+    inputs += [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 3, "h", "w"]) for name in ("map_0", "map_1")
+    ]
+    graph = helper.make_graph(
+        [
+            helper.make_node("ReduceMean", ["map_1", "channels"], ["gray"], keepdims=0),
+            helper.make_node("Sub", ["gray", "half"], ["bright"]),
+            helper.make_node("Unsqueeze", ["queries", "ends"], ["factors"]),
+            helper.make_node("Mul", ["factors", "bright"], ["masks"]),
+        ],
+        "masks",
+        inputs,
+        [helper.make_tensor_value_info("masks", TensorProto.FLOAT, ["count", "h", "w"])],
+        [numpy_helper.from_array(value, name) for name, value in middle.items()],
+    )
+    second = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    # the golden picture's masks, in the order of its detections
+    masks = tuple(encode_mask(mask)["counts"] for mask in bright_and_dark(noise((40, 60))))
+    files = bundle_files(main.SerializeToString())
+    [golden] = msgspec.json.decode(files.pop("bundle.json"), type=Manifest).golden
+    files["masks.onnx"] = second.SerializeToString()
+    records = {
+        name: FileRecord(hashlib.sha256(content).hexdigest(), len(content)) for name, content in files.items()
+    }
+    changes = {
+        "graphs": (GraphRecord("graph.onnx", 20), GraphRecord("masks.onnx", 20, outputs="masks")),
+        "masks": MasksRecord(0.5, 0.25, 4, "published"),
+        "golden": (msgspec.structs.replace(golden, masks=masks),),
+        "files": records,
+        "classes": {**CLASSES.to_dict(), "stuff": [0]},
+        **changes,
+    }
+    return {**files, "bundle.json": bundle_files(main.SerializeToString(), **changes)["bundle.json"]}
+
+
+def bright_and_dark(image: np.ndarray) -> np.ndarray:
+    """The masks that such a bundle gives for a picture, bool ``[2, H, W]``."""
+    size_hw = (image.shape[0], image.shape[1])
+    resized_hw = Preprocessing(SIZE, LONGEST, (), ()).resized_size_hw(size_hw)
+    gray = resize_pixels(image, resized_hw).astype(np.float32).mean(axis=2) - np.float32(127.5)
+    logits = np.stack([gray, -gray])
+    masks = ImageMasks(lambda rows: logits[rows], np.arange(2), resized_hw, resized_hw, resized_hw, size_hw)
+    return masks.pixels()

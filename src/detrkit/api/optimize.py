@@ -82,7 +82,7 @@ def optimize(
     built = load_model(model, preset)
     if built.config.model.masks:
         raise UsageError(
-            f"{os.fspath(model)} has masks, of which optimize measures nothing: it would choose by AP of boxes alone"
+            f"{os.fspath(model)} has masks, which optimize does not measure: it would choose by AP of boxes alone"
         )
     whole = make_detector(built, device="cpu", name=os.fspath(model))
     part, _ = read_split_for([whole], split, data, image_folder=image_folder, pixels=True)

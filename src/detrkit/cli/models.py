@@ -20,7 +20,7 @@ def models(
     ] = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Presets, and which have published weights: AP on COCO val2017, parameters, licence."""
+    """Presets, and which have published weights: AP and PQ on COCO val2017, parameters, licence."""
     with errors():
         if parts is not None:
             _list_parts(parts, as_json)
@@ -41,14 +41,16 @@ def _list_presets(as_json: bool) -> None:
         print_json(rows)
         return
     width = max(map(len, PRESETS))
-    typer.echo(f"{'preset':{width}} {'params':>8} {'AP':>5}  {'weights':22} for")
+    typer.echo(f"{'preset':{width}} {'params':>8} {'AP':>5} {'PQ':>5}  {'weights':22} for")
     for name, preset in PRESETS.items():
         published = preset.published
-        ap = f"{published.box_ap:.1f}" if published else "-"
+        numbers = (published.box_ap, published.pq) if published else (None, None)
+        ap, pq = (f"{number:.1f}" if number else "-" for number in numbers)
         start = "ImageNet backbone" if preset.backbone_file else "none"
         weights = f"COCO, {published.licence}" if published else start
-        typer.echo(f"{name:{width}} {preset.params_m:>6.1f} M {ap:>5}  {weights:22} {preset.summary}")
-    typer.echo("AP: box AP on COCO val2017 as published. Start one with: detrkit train --model PRESET --data DATA")
+        typer.echo(f"{name:{width}} {preset.params_m:>6.1f} M {ap:>5} {pq:>5}  {weights:22} {preset.summary}")
+    typer.echo("AP of boxes and panoptic quality on COCO val2017, as published.")
+    typer.echo("Start one with: detrkit train --model PRESET --data DATA")
 
 
 def _list_parts(preset: str, as_json: bool) -> None:

@@ -70,7 +70,7 @@ def predictor_detector(predictor: Predictor, name: str) -> Detector:
     )
     detector.pixel_range = bundle.manifest.preprocessing.pixel_range
     if masks := bundle.manifest.masks:
-        detector.has_masks, detector.masks = True, MasksConfig(**msgspec.structs.asdict(masks))
+        detector.masks = MasksConfig(**msgspec.structs.asdict(masks))
     return detector
 
 
@@ -98,6 +98,7 @@ class BundleStages:
         engine = predictor.engine
         self.runtime = f"{engine.name} {engine.version}, {engine.precision}"
         self.pads = predictor.preprocessing.padding == "exact"
+        self.has_masks = predictor.mask_engine is not None
 
     def resize(self, image: Tensor) -> Tensor:
         """Resize an image by the model's rule, in torch: the same bits, sooner."""
@@ -115,6 +116,8 @@ class BundleStages:
     def postprocess(self, outputs: list[np.ndarray], orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
         """Return detections in pixels of the images' files."""
         scores, labels, boxes, *parts = outputs
-        scales = np.tile(np.array(orig_sizes_hw, dtype=np.float32)[:, None, ::-1], 2)  # width, height, width, height
+        scales = np.tile(
+            np.array(orig_sizes_hw, dtype=np.float32)[:, None, ::-1], 2
+        )  # width, height, width, height
         scaled = boxes[: len(orig_sizes_hw)] * scales
         return self.predictor.read([scores, labels, scaled, *parts], orig_sizes_hw)

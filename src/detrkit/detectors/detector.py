@@ -97,7 +97,6 @@ class Detector:
         self.max_detections = max_detections
         self.thresholds = thresholds
         self.masks = MasksConfig() if config is None else config.masks
-        self.has_masks = config is not None and config.model.masks
         self.pixel_range: PixelRange = FULL if config is None else config.data.pixel_range
         self.notes: tuple[str, ...] = ()  # how it detects, where that is not as usual
 

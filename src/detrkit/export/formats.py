@@ -43,8 +43,8 @@ def write_graphs(
     split = built.config.model.masks and not options.raw
     if split and layout == "tensorrt":
         raise UsageError(
-            f"{built.config.model.preset} has masks, whose graph the script for TensorRT does not build; add --raw, "
-            "which gives the masks of all queries in one graph, or export an ONNX bundle"
+            f"{built.config.model.preset} has masks, whose graph the script for TensorRT does not build; add "
+            "--raw, which gives the masks of all queries in one graph, or export an ONNX bundle"
         )
     programs = {"graph": trace_graph(built, options, split), **({"masks": trace_masks(built)} if split else {})}
     files, records = {}, []

@@ -85,9 +85,7 @@ class DetectionGraph(nn.Module):
         split: Of a model with masks, give out what :class:`MaskGraph` computes masks of, instead of all masks.
     """
 
-    def __init__(
-        self, built: BuiltModel, raw: bool = False, channels_first: bool = False, split: bool = False
-    ):
+    def __init__(self, built: BuiltModel, raw: bool = False, channels_first: bool = False, split: bool = False):
         super().__init__()
         self.split = split
         self.network = built.model
@@ -115,9 +113,9 @@ class DetectionGraph(nn.Module):
 
         Returns:
             Scores ``[B, Q]``, class ids int64 ``[B, Q]`` and boxes xyxy ``[B, Q, 4]``, best first; or logits
-            ``[B, Q, S + 1]`` and boxes cxcywh ``[B, Q, 4]``, 0 to 1 of the image. Of a model with masks, then mask
-            logits ``[B, Q, h, w]`` in the same order; or, split, the query of each detection, int64 ``[B, Q]``, and
-            what :meth:`detrkit.types.QueryMasks.parts` gives.
+            ``[B, Q, S + 1]`` and boxes cxcywh ``[B, Q, 4]``, 0 to 1 of the image. Of a model with masks, then
+            mask logits ``[B, Q, h, w]`` in the same order; or, split, the query of each detection, int64
+            ``[B, Q]``, and what :meth:`detrkit.types.QueryMasks.parts` gives.
         """
         pixels = images if self.channels_first else images.permute(0, 3, 1, 2)
         height, width = pixels.shape[2:]
@@ -196,7 +194,9 @@ def trace_masks(built: BuiltModel) -> torch.export.ExportedProgram:
         given = split(torch.zeros(1, *_EXAMPLE[1:], 3, dtype=torch.uint8), sizes, 2 * sizes)
         queries, maps = given[5][0, :5], list(given[6:])
         # maps of one size have one name for it
-        names = {size: [torch.export.Dim(f"{side}{size[0]}") for side in "hw"] for size in (x.shape[2:] for x in maps)}
+        names = {
+            size: [torch.export.Dim(f"{side}{size[0]}") for side in "hw"] for size in (x.shape[2:] for x in maps)
+        }
         sides = [dict(zip((2, 3), names[one.shape[2:]], strict=True)) for one in maps]
         return torch.export.export(
             graph,
@@ -219,7 +219,9 @@ def onnx_graph(program: torch.export.ExportedProgram, options: GraphOptions) -> 
     except ImportError as error:
         raise MissingExtraError(str(error.name), "export") from error
     # of a split graph, what is made first of maps has the names that the other reads
-    given, made = (len(names) for names in (program.graph_signature.user_inputs, program.graph_signature.user_outputs))
+    given, made = (
+        len(names) for names in (program.graph_signature.user_inputs, program.graph_signature.user_outputs)
+    )
     maps = [f"map_{number}" for number in range(max(given, made))]
     inputs: Sequence[str] = INPUTS
     names = ["logits", "boxes", "masks"] if options.raw else ["scores", "labels", "boxes", "masks"]

@@ -230,8 +230,8 @@ def quantize_bundle(
     record = bundle.manifest.graphs[0]
     if bundle.manifest.masks:
         raise UsageError(
-            f"{bundle.manifest.name} has masks, of which INT8 is not measured: AP of boxes alone would say nothing of them; run it "
-            "in float32, or in bf16 (@openvino-bf16)"
+            f"{bundle.manifest.name} has masks, of which INT8 is not measured: AP of boxes alone "
+            "would say nothing of them; run it in float32, or in bf16 (@openvino-bf16)"
         )
     if record.outputs != "detections" or record.precision != "32" or record.weights_file:
         raise UsageError(f"{source} is not in float32 with detections as ONNX, which INT8 is made from")

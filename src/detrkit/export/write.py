@@ -221,7 +221,9 @@ def write_bundle(
         provenance=_provenance(built, source),
         graphs=graphs,
         preprocessing=preprocessing,
-        golden=tuple(golden_picture(*pair, built.config.masks.threshold) for pair in zip(names, found, strict=True)),
+        golden=tuple(
+            golden_picture(*pair, built.config.masks.threshold) for pair in zip(names, found, strict=True)
+        ),
         report=BundleReport.here(),
         files={},
         masks=masks,

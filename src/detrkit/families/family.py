@@ -66,10 +66,9 @@ class Family:
         prepare_inference: Changes a network in place so that it only detects, but faster.
         keep_parts: Leaves a network, in place, its first decoder layers and some of its queries, for detection;
             before ``prepare_inference``.
-        mask_graph: Makes, of a network with masks, a module from queries of one image ``[M, D]``, a first and a list of
-            further maps ``[1, C, h, w]`` without padding to mask logits ``[M, h, w]`` of the last map's size; they
-            are what :meth:`detrkit.types.QueryMasks.parts` gives: cells of each map without padding, int64
-            ``[B, maps, 2]``, queries ``[B, Q, D]``, and the maps of the batch.
+        mask_graph: Makes, of a network with masks, a module from queries of one image ``[M, D]``, a first and a
+            list of further maps ``[1, C, h, w]`` without padding to mask logits ``[M, h, w]`` of the last map's
+            size; they are what :meth:`detrkit.types.QueryMasks.parts` gives.
         learned_queries: True if each query is one of the network's own, the same in every image; False if the
             best of each image are taken, so that the first are the best.
     """

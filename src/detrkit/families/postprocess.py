@@ -33,9 +33,7 @@ def rank_detections(
     return scores, class_ids, boxes_cxcywh.gather(1, order[..., None].expand(-1, -1, 4))
 
 
-def rank_queries(
-    logits: Tensor, logit_index: Tensor, scoring: ClassScoring
-) -> tuple[Tensor, Tensor, Tensor]:
+def rank_queries(logits: Tensor, logit_index: Tensor, scoring: ClassScoring) -> tuple[Tensor, Tensor, Tensor]:
     """Return scores, class ids and numbers of the queries, best first."""
     scores, class_ids = scoring.scores(logits).index_select(-1, logit_index).max(-1)
     if torch.compiler.is_exporting():  # ONNX's TopK puts the lower index first among equals, as a stable sort does

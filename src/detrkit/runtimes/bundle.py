@@ -44,8 +44,8 @@ class GraphRecord(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
         file: Name of the file.
         opset: ONNX operator set.
         precision: Precision that it is computed in.
-        outputs: ``detections``: scores, labels and boxes in pixels, and of a model with masks what the second graph
-            makes them of; ``masks``: mask logits; ``raw``: logits, boxes 0 to 1, and masks if there are any.
+        outputs: ``detections``: scores, labels and boxes in pixels, and of a model with masks what the second
+            graph makes them of; ``masks``: mask logits; ``raw``: logits, boxes 0 to 1, and masks if there are any.
         weights: Precision that its weights are stored in.
         weights_file: Name of the file with the weights of OpenVINO's format; empty for ONNX, which holds its own.
     """

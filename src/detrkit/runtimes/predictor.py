@@ -304,9 +304,7 @@ def load(
         raise BundleError(f"{path}: {error}") from error
 
 
-def make_predictor(
-    bundle: Bundle, runtime: str = "", threads: int | None = None, streams: int = 1
-) -> Predictor:
+def make_predictor(bundle: Bundle, runtime: str = "", threads: int | None = None, streams: int = 1) -> Predictor:
     """Make a bundle that was read ready to run; see :func:`load`."""
     engines = [
         make_engine(bundle.read_graph(number), runtime, threads, bundle.read_weights(number), streams)
@@ -321,9 +319,9 @@ def _mask_problem(parts: Sequence[np.ndarray], queries: int) -> str:
         numbers, cells, vectors, *maps = parts
         whole = np.array([one.shape[2:] for one in maps])
         shapes = (numbers.shape[1], cells.shape[1:], vectors.shape[1]) == (queries, (len(maps) + 1, 2), queries)
-        if shapes and np.isin(numbers, np.arange(queries)).all() and (cells > 0).all():
-            if (cells[:, :-1] <= whole).all():
-                return ""
+        numbered = np.isin(numbers, np.arange(queries)).all() and (cells > 0).all()
+        if shapes and numbered and (cells[:, :-1] <= whole).all():
+            return ""
     return "gives no queries and maps that masks could be made of"
 
 

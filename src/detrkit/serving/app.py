@@ -202,9 +202,8 @@ def _add_v2(app: FastAPI, service: Service) -> None:
         with service.store.lease(name, version) as held, service.gate.admit(held) as visit:
             body = await service.read_body(request, visit)
             length = request.headers.get(v2.HEADER_LENGTH)
-            call = await service.work(v2.read_call, body, length, service.settings.max_pixels)
-            if v2.MASKS in call.outputs:
-                masks.settings_of(held)
+            known = v2.outputs_of(held)
+            call = await service.work(v2.read_call, body, length, service.settings.max_pixels, known)
             least = held.threshold if call.threshold is None else call.threshold
             [found], timings = await service.detect(request, visit, held, [call.picture], least)
             if v2.MASKS in call.outputs:
@@ -262,7 +261,6 @@ async def _drawn(
     service: Service, model: ServedModel, sent: SentPicture, found: Found, timings: dict[str, float], kind: str
 ) -> Response:
     """Return the picture, drawn; what JSON would say of the model is in headers."""
-
     how = model.predictor.bundle.manifest.masks
     if how:
         masks.check_pixels([found], [len(found.detections.scores)], service.settings.max_mask_pixels)

@@ -19,7 +19,8 @@ class DetectOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     classes: Annotated[tuple[str, ...], msgspec.Meta(description="Names that are wanted; all if not given.")] = ()
     model: Annotated[str, msgspec.Meta(description="Name of a model; the first if not given.")] = ""
     masks: (
-        Annotated[float, msgspec.Meta(ge=0, le=1, description="Give masks of detections of this score or more.")] | None
+        Annotated[float, msgspec.Meta(ge=0, le=1, description="Give masks of detections of this score or more.")]
+        | None
     ) = None
     panoptic: Annotated[bool, msgspec.Meta(description="Give the panoptic picture and its segments.")] = False
     format: Annotated[

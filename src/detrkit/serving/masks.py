@@ -28,7 +28,9 @@ def settings_of(model: ServedModel) -> MasksRecord:
     """
     how = model.predictor.bundle.manifest.masks
     if not how:
-        raise RefusedError("invalid", f"the model {model.name} has no masks, only boxes; leave masks and panoptic out")
+        raise RefusedError(
+            "invalid", f"the model {model.name} has no masks, only boxes; leave masks and panoptic out"
+        )
     return how
 
 
@@ -60,7 +62,7 @@ def segmentations(model: ServedModel, found: ImageDetections) -> list[Segmentati
 
 
 def panoptic_picture(model: ServedModel, found: Found) -> PanopticPicture:
-    """Return the panoptic picture of all detections, whatever the threshold and the classes that were asked for."""
+    """Return the panoptic picture of all detections, whatever threshold and classes were asked for."""
     segments = model.predictor.panoptic(found.whole)
     assert segments is not None
     file = io.BytesIO()

@@ -121,11 +121,7 @@ def prepare(sent: SentPicture, predictor: Predictor, max_pixels: int) -> Prepare
 
 
 def draw_detections(
-    pixels: np.ndarray,
-    found: ImageDetections,
-    names: Sequence[str],
-    file_format: str,
-    mask_threshold: float = 0.5,
+    pixels: np.ndarray, found: ImageDetections, names: Sequence[str], file_format: str, mask_threshold: float = 0.5
 ) -> bytes:
     """Return a picture with its detections as a file, the best on top.
 

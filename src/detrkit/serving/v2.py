@@ -6,7 +6,7 @@ import base64
 import binascii
 import dataclasses
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import msgspec
@@ -67,13 +67,21 @@ class InferCall:
     outputs: Mapping[str, bool]
 
 
-def read_call(body: bytes, header_length: str | None, max_pixels: int) -> InferCall:
+def outputs_of(model: ServedModel) -> Mapping[str, tuple[str, list[int]]]:
+    """Return type and shape of a model's outputs by name."""
+    return {**OUTPUTS, **({MASKS: ("BYTES", [-1])} if model.predictor.mask_engine else {})}
+
+
+def read_call(
+    body: bytes, header_length: str | None, max_pixels: int, known: Collection[str] = OUTPUTS
+) -> InferCall:
     """Read a request.
 
     Args:
         body: Its body.
         header_length: What :data:`HEADER_LENGTH` says; None for JSON alone.
         max_pixels: Pixels that a picture may have.
+        known: Outputs that the model has.
 
     Raises:
         RefusedError: It is not what the protocol says, or more than one picture.
@@ -96,8 +104,8 @@ def read_call(body: bytes, header_length: str | None, max_pixels: int) -> InferC
         raise _bad("parameters.threshold is expected to be a number, 0 to 1")
     binary = bool(call.parameters.get("binary_data_output", False))
     wanted = {one.name: bool(one.parameters.get("binary_data", binary)) for one in call.outputs}
-    if unknown := [name[:50] for name in wanted if name not in (*OUTPUTS, MASKS)]:
-        raise _bad(f"there are no outputs {unknown[:4]}, expected {[*OUTPUTS, MASKS]}")
+    if unknown := [name[:50] for name in wanted if name not in known]:
+        raise _bad(f"there are no outputs {unknown[:4]}, expected {list(known)}")
     picture = _read_picture(call.inputs[0], memoryview(body)[length:], max_pixels)
     return InferCall(picture, call.id[:200], threshold, wanted or dict.fromkeys(OUTPUTS, binary))
 
@@ -208,7 +216,7 @@ def describe(model: ServedModel) -> dict[str, Any]:
         "versions": [model.version],
         "platform": f"detrkit_{model.predictor.engine.name}",
         "inputs": tensors(INPUTS),
-        "outputs": tensors({**OUTPUTS, **({MASKS: ("BYTES", [-1])} if model.predictor.mask_engine else {})}),
+        "outputs": tensors(outputs_of(model)),
     }
 
 
