@@ -115,7 +115,7 @@ class DetectionGraph(nn.Module):
             Scores ``[B, Q]``, class ids int64 ``[B, Q]`` and boxes xyxy ``[B, Q, 4]``, best first; or logits
             ``[B, Q, S + 1]`` and boxes cxcywh ``[B, Q, 4]``, 0 to 1 of the image. Of a model with masks, then
             mask logits ``[B, Q, h, w]`` in the same order; or, split, the query of each detection, int64
-            ``[B, Q]``, and what :meth:`detrkit.types.QueryMasks.parts` gives.
+            ``[B, Q]``, and what :meth:`detrkit.types.QueryMasks.parts` gives, ``sizes`` behind the cells.
         """
         pixels = images if self.channels_first else images.permute(0, 3, 1, 2)
         height, width = pixels.shape[2:]
@@ -135,7 +135,8 @@ class DetectionGraph(nn.Module):
             return found
         order = rank_queries(logits, self.logit_index, self._family.scoring)[2]
         if self.split:
-            return *found, order, *masks.parts()
+            cells, *parts = masks.parts()
+            return *found, order, torch.cat([cells, sizes[:, None]], dim=1), *parts
         count, queries = order.shape
         rows = torch.arange(count * queries) // queries
         return *found, masks(rows, order.flatten()).unflatten(0, (count, queries))

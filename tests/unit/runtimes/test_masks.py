@@ -76,7 +76,7 @@ def test_verify_compares_masks(name, tmp_path):
     changed = {**files, "bundle.json": resealed(files["bundle.json"], swap)}
     found = verify_bundle(write_files(tmp_path / "other.zip", changed), name, threads=1, cold_start=False)
     assert not found.passed
-    assert found.total.missing == 4  # two masks, alone and in a batch of one
+    assert found.total.missing == 2
 
 
 def test_what_older_detrkits_read_says_nothing_of_masks():
@@ -102,18 +102,18 @@ def test_a_manifest_that_contradicts_itself_is_refused(change, says, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("output", "value"),
     [(3, 2), (4, 1000), (4, 0), (5, None), (6, None)],
     ids=["query", "cell", "no cell", "few", "map"],
 )
-def test_a_graph_that_gives_no_maps_of_masks_is_refused(place, value, bundle, monkeypatch):
+def test_a_graph_that_gives_no_maps_of_masks_is_refused(output, value, bundle, monkeypatch):
     predictor = runtime.load(bundle, threads=1)
     run = predictor.engine.run
 
     def changed(inputs):
         outputs = run(inputs)
-        outputs[place] = outputs[place][:, :1] if value is None else np.full_like(outputs[place], value)
-        return outputs[:6] if place == 6 else outputs
+        outputs[output] = outputs[output][:, :1] if value is None else np.full_like(outputs[output], value)
+        return outputs[:6] if output == 6 else outputs
 
     monkeypatch.setattr(predictor.engine, "run", changed)
     with pytest.raises(BundleError, match="masks could be made of"):

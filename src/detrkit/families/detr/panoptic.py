@@ -48,7 +48,7 @@ class AttentionMaps(nn.Module):
     def keys(self, memory: Tensor) -> Tensor:
         """Return the keys of the encoder's output ``[B, N, D]`` by head, ``[B, heads, D / heads, N]``."""
         keys: Tensor = self.k_linear(memory).transpose(1, 2)
-        return keys.reshape(len(keys), self.num_heads, -1, keys.shape[-1])
+        return keys.reshape(keys.shape[0], self.num_heads, -1, keys.shape[-1])
 
     def forward(self, queries: Tensor, keys: Tensor, padding: Tensor | None) -> Tensor:
         """Return maps ``[M, heads, N]`` of queries ``[M, D]`` over keys ``[M or 1, heads, D / heads, N]``."""
@@ -206,7 +206,7 @@ class DetrMasks:
         self._autocast = (torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type))
         fine_hw = torch.tensor(self._common[-1].shape[-2:]).to(device, non_blocking=True)
         whole_hw = torch.tensor(size_hw).to(device, non_blocking=True)
-        counts = (len(queries), 2)
+        counts = (queries.shape[0], 2)  # no len(): it would fix the batch of an export
         self.regions = torch.stack((fine_hw.expand(counts), whole_hw.expand(counts), whole_hw.expand(counts)))
         if padding_mask is not None:
             own = _extent(padding_mask)
@@ -247,7 +247,7 @@ class DetrMasks:
 
     def _some(self, images: Tensor, queries: Tensor) -> Tensor:
         def of(values: Tensor) -> Tensor:
-            return values if len(values) == 1 else values[images]
+            return values if values.shape[0] == 1 else values[images]
 
         padding = None if self._padding is None else of(self._padding)
         maps = self._attention(self._queries[images, queries], of(self._keys), padding)
