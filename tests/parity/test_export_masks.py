@@ -85,7 +85,7 @@ def test_masks_and_panoptic_pictures_are_torchs_alone_and_in_batches(runtime, ex
     pytest.importorskip(runtime)
     detector, path = exported
     greatest, count, panoptic = compare(detector, path, runtime, pictures)
-    assert count > 80
+    assert count >= 60
     assert greatest < 1e-3
     assert panoptic <= 3
     segments = [detector.panoptic(one) for one in detect_alone(detector, pictures)]

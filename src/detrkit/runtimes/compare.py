@@ -118,7 +118,8 @@ def _find_again(
     wanted: ImageDetections, found: ImageDetections, tolerance: Tolerance
 ) -> tuple[Difference, list[int | None]]:
     """Return what differs, and the place of each detection among those found, None where it is not."""
-    count, places = compared(wanted), []
+    count = compared(wanted)
+    places: list[int | None] = []
     free = np.ones(len(found.scores), dtype=bool)
     difference = Difference(detections=count)
     for row in range(count):

@@ -242,7 +242,8 @@ class DetrMasks:
         the maps ``[B, C, h, w]``, the first two of the last stage's size.
         """
         cells = [_extent(padding) for _, padding in self._levels if padding is not None]
-        keys = self._keys.flatten(1, 2).unflatten(2, self._map_hw)
+        keys = self._keys.flatten(1, 2)
+        keys = keys.view(*keys.shape[:2], *self._map_hw)
         return torch.stack([cells[0], *cells], dim=1), self._queries, keys, *self._common
 
     def _some(self, images: Tensor, queries: Tensor) -> Tensor:
@@ -274,7 +275,7 @@ class MaskGraph(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor, common: list[Tensor]) -> Tensor:
         """Return mask logits ``[M, h, w]`` of queries ``[M, D]``, given maps of :meth:`DetrMasks.parts`."""
-        by_head = keys.flatten(2).unflatten(1, (self.attention.num_heads, -1))
+        by_head = keys.reshape(1, self.attention.num_heads, keys.shape[1] // self.attention.num_heads, -1)
         maps = self.attention(queries, by_head, None).unflatten(2, keys.shape[-2:])
         found: Tensor = self.head(maps, common, [None] * len(common))
         return found.float()
