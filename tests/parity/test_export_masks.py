@@ -33,8 +33,8 @@ SIZES |= {"model.encoder_layers": 1, "model.decoder_layers": 2, "transforms.eval
 MERGED = {"masks.panoptic_score": 0.3}
 
 
-def masked_detector(**changes: object) -> Detector:
-    config = update_config(preset_config("detr-tiny-panoptic"), {**SIZES, **MERGED, **changes})
+def masked_detector(preset: str = "detr-tiny-panoptic", **changes: object) -> Detector:
+    config = update_config(preset_config(preset), {**SIZES, **MERGED, **changes})
     detector = random_detector(config, CLASSES)
     generator = torch.Generator().manual_seed(1)
     for name, parameter in detector.model.named_parameters():
@@ -135,6 +135,8 @@ def test_real_pictures_of_many_sizes_give_torchs_masks(runtime, exported, shared
         {"weights": "16"},
         {"opset": 18},
         {"changes": {"model.padding": "published"}},
+        {"changes": {"preset": "detr-tiny-two-stage-panoptic"}},
+        {"changes": {"preset": "detr-tiny-two-stage-panoptic"}, "layout": "openvino"},
         {"changes": {"masks.stuff": "union", "masks.threshold": 0.7}},
     ],
 )

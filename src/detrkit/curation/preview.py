@@ -22,7 +22,8 @@ from detrkit.errors import DataError, ImageError, UsageError, counted, listed, n
 from detrkit.files import make_folder
 from detrkit.ops.pixel_range import FULL
 from detrkit.types import Target
-from detrkit.visual.drawing import beside, draw_objects, save_png, tint
+from detrkit.visual.colors import tint_masks
+from detrkit.visual.drawing import beside, draw_objects, save_png
 from detrkit.visual.page import Gallery, Picture, Section, Text, write_page
 
 TILE = 640
@@ -114,7 +115,7 @@ def draw_sample(image: torch.Tensor, target: Target, class_map: ClassMap) -> np.
     is_stuff = np.isin(labels, class_map.stuff)
     if "masks" in target:
         masks = target["masks"].resize(small.shape[:2]).pixels()
-        small = tint(small, masks[order], labels[order])
+        small = tint_masks(small, masks[order], labels[order])
         for mask in masks:  # neighbours of one class have one colour
             small[mask & ~binary_erosion(mask, border_value=1)] = 255
         for number in np.flatnonzero(is_stuff).tolist():  # its name where it is widest

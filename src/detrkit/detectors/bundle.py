@@ -115,9 +115,8 @@ class BundleStages:
 
     def postprocess(self, outputs: list[np.ndarray], orig_sizes_hw: Sequence[SizeHW]) -> list[ImageDetections]:
         """Return detections in pixels of the images' files."""
-        scores, labels, boxes, *parts = outputs
+        scores, labels, boxes, *parts = (output[: len(orig_sizes_hw)] for output in outputs)
         scales = np.tile(
             np.array(orig_sizes_hw, dtype=np.float32)[:, None, ::-1], 2
         )  # width, height, width, height
-        scaled = boxes[: len(orig_sizes_hw)] * scales
-        return self.predictor.read([scores, labels, scaled, *parts], orig_sizes_hw)
+        return self.predictor.read([scores, labels, boxes * scales, *parts], orig_sizes_hw)

@@ -130,9 +130,9 @@ def test_ap_on_the_same_annotations_has_to_be_the_same(tmp_path):
 
 def test_a_newer_version_says_what_to_do(place):
     files = bundle_files()
-    content = json.loads(files["bundle.json"]) | {"version": 2, "news": True}
+    content = json.loads(files["bundle.json"]) | {"version": 3, "news": True}
     write_files(place, {**files, "bundle.json": json.dumps(content).encode()})
-    with pytest.raises(BundleError, match=r"version 2, newer than the 1.*pip install"):
+    with pytest.raises(BundleError, match=r"version 3, newer than the 2.*pip install"):
         load(place)
 
 

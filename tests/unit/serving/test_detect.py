@@ -194,7 +194,7 @@ def test_samples_are_written_until_the_folder_is_full(served, tmp_path):
         assert client.post("/v1/detect?threshold=0", content=content).status_code == 200
     client.service.sampler.close()
     records = [json.loads(line) for line in (folder / "samples.jsonl").read_text().splitlines()]
-    assert 1 <= len(records) <= 2
+    assert 1 <= len(records) < 5
     assert (folder / records[0]["file"]).read_bytes() == content
     assert records[0]["classes"] == ["dog"]  # from the model's threshold on, whatever the request asked for
     assert records[0]["brightness"] == pytest.approx(200 / 255, abs=0.01)

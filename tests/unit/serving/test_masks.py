@@ -6,8 +6,8 @@ import json
 
 import numpy as np
 import pytest
-from PIL import Image
 from hotcoco import mask as rle
+from PIL import Image
 
 from tests.support.bundles import bright_and_dark, masked_files, noise, write_files
 from tests.unit.serving.conftest import encoded, error_of, listening

@@ -242,9 +242,13 @@ class DetrMasks:
         the maps ``[B, C, h, w]``, the first two of the last stage's size.
         """
         cells = [_extent(padding) for _, padding in self._levels if padding is not None]
-        keys = self._keys.flatten(1, 2)
-        keys = keys.view(*keys.shape[:2], *self._map_hw)
-        return torch.stack([cells[0], *cells], dim=1), self._queries, keys, *self._common
+        queries, keys = self._queries, self._keys.flatten(1, 2)
+        if self._places is not None:  # behind both, boxes and points
+            count = keys.shape[0]
+            queries = torch.cat((queries, self._places.boxes_cxcywh), dim=-1)
+            keys = torch.cat((keys, self._places.points.transpose(1, 2).expand(count, -1, -1)), dim=1)
+        keys = keys.reshape(*keys.shape[:2], *self._map_hw)
+        return torch.stack([cells[0], *cells], dim=1), queries, keys, *self._common
 
     def _some(self, images: Tensor, queries: Tensor) -> Tensor:
         def of(values: Tensor) -> Tensor:
@@ -275,8 +279,13 @@ class MaskGraph(nn.Module):
 
     def forward(self, queries: Tensor, keys: Tensor, common: list[Tensor]) -> Tensor:
         """Return mask logits ``[M, h, w]`` of queries ``[M, D]``, given maps of :meth:`DetrMasks.parts`."""
-        by_head = keys.reshape(1, self.attention.num_heads, keys.shape[1] // self.attention.num_heads, -1)
-        maps = self.attention(queries, by_head, None).unflatten(2, keys.shape[-2:])
+        dim, heads = self.attention.k_linear.out_features, self.attention.num_heads
+        by_head = keys[:, :dim].reshape(1, heads, dim // heads, -1)
+        maps = self.attention(queries[:, :dim], by_head, None)
+        if keys.shape[1] > dim:
+            edges = edge_maps(queries[:, dim:], keys[:, dim:].flatten(2).transpose(1, 2))
+            maps = torch.cat((maps, edges), dim=1)
+        maps = maps.reshape(*maps.shape[:2], *keys.shape[-2:])
         found: Tensor = self.head(maps, common, [None] * len(common))
         return found.float()
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from detrkit.config import AidsConfig, ModelConfig
 from detrkit.errors import ConfigError
-from detrkit.families.detr.panoptic import DetrMasks, Level, MaskHead, Places, ScoreMaps
+from detrkit.families.detr.panoptic import DetrMasks, Level, MaskGraph, MaskHead, Places, ScoreMaps
 from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.families.two_stage.config import TwoStageConfig
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
@@ -228,6 +228,12 @@ class TwoStageDetr(nn.Module):
         heads = self.bbox_attention, self.mask_head
         how = {"exact": backbone.exact_padding, "rests": self.training and not self.mask_head.training}
         return DetrMasks(*heads, queries, tokens, projected, fine, padding_mask, size_hw, **how, places=places)
+
+    def mask_graph(self) -> MaskGraph:
+        """Return what makes masks of :meth:`DetrMasks.parts`, to be exported by itself."""
+        assert self.bbox_attention is not None
+        assert self.mask_head is not None
+        return MaskGraph(self.bbox_attention, self.mask_head)
 
     def keep(self, decoder_layers: int, queries: Sequence[int]) -> None:
         """Keep the first decoder layers, whose heads are trained, and as many queries, in place: for detection."""
