@@ -223,7 +223,7 @@ class TwoStageDetr(nn.Module):
         assert self.mask_head is not None
         height, width = memory.shapes_hw[0]
         tokens = memory.tokens[:, : height * width]
-        projected = tokens.transpose(1, 2).reshape(len(tokens), -1, height, width)
+        projected = tokens.transpose(1, 2).reshape(tokens.shape[0], -1, height, width)
         places = Places(boxes_cxcywh, cells.points[:, : height * width])
         heads = self.bbox_attention, self.mask_head
         how = {"exact": backbone.exact_padding, "rests": self.training and not self.mask_head.training}
