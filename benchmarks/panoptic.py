@@ -203,10 +203,15 @@ def main() -> None:
             command = [sys.executable, "-m", "benchmarks.panoptic", "--only", what, "--name", name]
             command += ["--repeats", str(arguments.repeats)]
             root = Path(__file__).resolve().parents[1]
-            done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=True)
+            done = subprocess.run(command, cwd=root, capture_output=True, text=True, check=False)
+            if done.returncode < 0:
+                print(f"{title}: {name} was killed; is there memory enough?", flush=True)
+                continue
+            assert done.returncode == 0, done.stderr
             value = float(done.stdout.strip().rpartition("\n")[2])
-            first = first or value
-            print(f"{title}: {name} {value:.2f} ({value / first:.2f} of the first)", flush=True)
+            first = value if name == NAMES[0] else first
+            share = "" if first is None else f" ({value / first:.2f} of the first)"
+            print(f"{title}: {name} {value:.2f}{share}", flush=True)
 
 
 if __name__ == "__main__":
