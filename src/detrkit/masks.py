@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from detrkit.classes import ClassMap, SizeHW
+from detrkit.classes import SizeHW
 
 
 def stretch_weights(positions: Any, cells: Any, pixels: Any, places: Any) -> Any:
@@ -342,14 +342,14 @@ def _on_canvas(side: np.ndarray, start: int, length: int) -> np.ndarray:
 
 
 def segments_info(
-    segments: PanopticSegments, class_map: ClassMap, iscrowd: Sequence[bool] = ()
+    segments: PanopticSegments, category_ids: Sequence[int | str], iscrowd: Sequence[bool] = ()
 ) -> list[dict[str, Any]]:
     """Return what a panoptic file says of the segments of a picture; none is a crowd region if not said."""
     columns = (segments.class_ids, segments.areas, segments.boxes_xywh())
     return [
         {
             "id": number,
-            "category_id": class_map.category_ids[class_id],
+            "category_id": category_ids[class_id],
             "area": area,
             "bbox": box,
             "iscrowd": int(bool(iscrowd) and iscrowd[number - 1]),

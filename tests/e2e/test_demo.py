@@ -13,7 +13,13 @@ from tests.e2e.conftest import run_here, run_well
 demo = importlib.import_module("detrkit.cli.demo")  # the package itself has the command under this name
 
 
-@pytest.mark.parametrize("preset", ["detr-tiny-two-stage", pytest.param("detr-tiny", marks=pytest.mark.slow)])
+@pytest.mark.parametrize(
+    "preset",
+    [
+        "detr-tiny-two-stage",
+        *(pytest.param(f"detr-tiny{end}", marks=pytest.mark.slow) for end in ("", "-panoptic")),
+    ],
+)
 def test_everything_is_made(preset: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(demo, "VAL_IMAGES", 12)
     out = tmp_path / "demo"

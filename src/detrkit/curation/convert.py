@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
@@ -184,15 +185,19 @@ def _masks_lost(files: SplitFiles, index: CocoIndex, split: str, to: str) -> lis
     return [f"{split}: the masks of {count:,} annotations are not written, their boxes are{hint}"] if count else []
 
 
-def _written(index: CocoIndex, ledger: Ledger, to: str, unwritten: Mapping[str, int]) -> Ledger:
+def _written(index: CocoIndex, ledger: Ledger, to: str, unwritten: Mapping[tuple[str, str], int]) -> Ledger:
     """Return the account of what is written of a split, where the format cannot hold all that was read."""
     crowds = 0 if FORMATS[to].has_crowds else int(index.iscrowd.sum())
-    unwritten = {**unwritten, **({"crowd_left_out": crowds} if crowds else {})}
+    kinds, classes = Counter({"crowd_left_out": crowds}), Counter[str]()
+    for (kind, name), count in unwritten.items():
+        kinds[kind] += count
+        classes[name] += count
     repeats = 0 if FORMATS[to].has_repeats else len(index) - len(index.merge_repeated())
     return dataclasses.replace(
         ledger,
-        objects_read=ledger.objects_read - sum(unwritten.values()),
-        objects_left_out={**ledger.objects_left_out, **unwritten},
+        objects_read=ledger.objects_read - kinds.total(),
+        objects_left_out={**ledger.objects_left_out, **+kinds},
+        classes={name: (found, read - classes[name]) for name, (found, read) in ledger.classes.items()},
         images_read=ledger.images_read - repeats,
         images_left_out={**ledger.images_left_out, **({"image_listed_twice": repeats} if repeats else {})},
     )

@@ -127,7 +127,7 @@ def write_synthetic(
                 picture = root / "annotations" / f"panoptic_{split}2017" / f"{index + 1:06d}.png"
                 picture.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(segments.colors()).save(picture)
-                infos = segments_info(segments, classes)
+                infos = segments_info(segments, classes.category_ids)
                 pictures.append({"image_id": index + 1, "file_name": picture.name, "segments_info": infos})
                 objects = [_masked(info, segments) for info in infos if info["category_id"] <= num_classes]
             for entry in objects:

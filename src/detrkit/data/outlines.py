@@ -10,6 +10,8 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 from scipy.spatial.distance import cdist
 
+from detrkit.masks import MaskPatch
+
 
 def mask_outlines(mask: np.ndarray) -> list[np.ndarray]:
     """Return the outlines of a mask, bool ``[H, W]``: of each part, then of its holes, the other way round.
@@ -18,10 +20,11 @@ def mask_outlines(mask: np.ndarray) -> list[np.ndarray]:
     """
     from contourpy import FillType, contour_generator
 
-    generator = contour_generator(z=np.pad(mask, 1).astype(np.float64), fill_type=FillType.OuterOffset)
+    top, left, pixels = MaskPatch.of_mask(mask)
+    generator = contour_generator(z=np.pad(pixels, 1).astype(np.float64), fill_type=FillType.OuterOffset)
     parts: Iterable[tuple[np.ndarray, np.ndarray]] = zip(*generator.filled(0.5, 2.0), strict=True)
     closed = [ring for points, offsets in parts for ring in np.split(points, offsets[1:-1])]
-    return [_without_straight(ring[:-1] - 0.5) for ring in closed]
+    return [_without_straight(ring[:-1] - 0.5 + (left, top)) for ring in closed]
 
 
 def join_polygons(parts: Sequence[np.ndarray]) -> np.ndarray:

@@ -285,7 +285,7 @@ def panoptic_entry(
         file_name: PNG file with :meth:`detrkit.masks.PanopticSegments.colors`.
         image_id: The data set's id of the image, or its name.
     """
-    infos = segments_info(segments, class_map)
+    infos = segments_info(segments, class_map.category_ids)
     for info, score in zip(infos, segments.scores.tolist(), strict=True):
         info["score"] = score
     return {"image_id": image_id, "file_name": file_name, "segments_info": infos}

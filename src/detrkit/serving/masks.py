@@ -67,7 +67,7 @@ def panoptic_picture(model: ServedModel, found: Found) -> PanopticPicture:
     assert segments is not None
     file = io.BytesIO()
     Image.fromarray(segments.colors()).save(file, "PNG", compress_level=1)
-    infos = segments_info(segments, model.predictor.class_map)
+    infos = segments_info(segments, model.predictor.class_map.category_ids)
     entries = [{**info, "score": score} for info, score in zip(infos, segments.scores.tolist(), strict=True)]
     return PanopticPicture(base64.b64encode(file.getvalue()).decode(), msgspec.convert(entries, list[Segment]))
 

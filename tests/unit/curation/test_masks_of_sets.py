@@ -118,7 +118,7 @@ def test_coco_to_panoptic_counts_what_is_not_seen(tmp_path: Path) -> None:
     boxes = [
         annotation(1, segmentation=square, bbox=[10, 5, 20, 10]),
         annotation(2, segmentation=square, bbox=[10, 5, 20, 10]),  # lies exactly on the first
-        annotation(3, bbox=[40, 5, 10, 10]),
+        annotation(3, bbox=[40, 5, 10, 10], category_id=3),
         annotation(4, segmentation=[[0, 0, 40, 0, 40, 30, 0, 30]], bbox=[0, 0, 40, 30], iscrowd=1),
     ]
     path = write(tmp_path / "set", coco([image_entry()], boxes))
@@ -126,6 +126,7 @@ def test_coco_to_panoptic_counts_what_is_not_seen(tmp_path: Path) -> None:
     (split,) = result.splits.values()
     assert split.ledger.objects_left_out == {"mask_missing": 1, "mask_covered": 1}
     assert (split.objects, split.ledger.objects_found) == (2, 4)
+    assert result.unfit == ("instances: no object is left of 1 class: dog",)
     assert "200 pixels (8.33 %) lie in several masks" in result.notes[-1]
     content = json.loads(next((tmp_path / "out" / "annotations").glob("*.json")).read_text())
     (entry,) = content["annotations"]
@@ -199,6 +200,13 @@ def test_real_panoptic_pictures(shared_data: Path, tmp_path: Path) -> None:
         assert len(found) == 10
         assert found == {name: original[name] for name in found}
     assert not [one for one in check_data(tmp_path / "sample").findings if "panoptic" in one.kind]
+    # things to polygons and back: outlines are exact to the pixel
+    convert_data(tmp_path / "sample", tmp_path / "yolo", "yolo", polygons=True)
+    for split in ("train", "val"):
+        index, whole = masks_of(tmp_path / "sample", split=split)
+        stuff = {index.class_map.names[class_id] for class_id in index.class_map.stuff}
+        things = {image: [one for one in objects if one[0] not in stuff] for image, objects in whole.items()}
+        assert ious(things, masks_of(tmp_path / "yolo", split=split)[1]).min() == 1
     # things and stuff to COCO and painted again: the same pixels
     convert_data(tmp_path / "sample", tmp_path / "coco", "coco", stuff=True)
     result = convert_data(tmp_path / "coco", tmp_path / "again", "panoptic")

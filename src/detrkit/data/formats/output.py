@@ -109,7 +109,8 @@ class WriteOptions:
         decimals: write fractions of pixels, for Pascal VOC
         polygons: write polygons instead of boxes, for YOLO
         panoptic: COCO panoptic JSON file that a split was read from and the folder of its PNG files, both kept
-        left_out: filled by the writer with the objects of each split that it could not write, by kind of fault
+        left_out: filled by the writer with the objects of each split that it could not write, by kind of fault and
+            name of their class
     """
 
     copy: bool = False
@@ -118,7 +119,7 @@ class WriteOptions:
     decimals: bool = False
     polygons: bool = False
     panoptic: Mapping[str, tuple[Path, Path]] = dataclasses.field(default_factory=dict)
-    left_out: dict[str, Counter[str]] = dataclasses.field(default_factory=dict)
+    left_out: dict[str, Counter[tuple[str, str]]] = dataclasses.field(default_factory=dict)
 
 
 DEFAULTS = WriteOptions()

@@ -6,6 +6,7 @@ read from COCO panoptic keeps its PNG files and entries as they are; masks of ob
 
 from __future__ import annotations
 
+import dataclasses
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
@@ -94,13 +95,13 @@ def _write_painted(
     pictures = folder / "annotations" / f"panoptic_{split}"
     pictures.mkdir(parents=True)
     stems = distinct_names(index, images)
-    content = coco_content(index, names)
+    content = coco_content(dataclasses.replace(index, masks=None), names)
     categories = [
         {**kind, "id": own["id"]}
         for kind, own in zip(panoptic_categories(index.class_map), content["categories"], strict=True)
     ]
-    own_ids = dict(zip(index.class_map.category_ids, (kind["id"] for kind in categories), strict=True))
-    left_out: Counter[str] = Counter()
+    own_ids = [kind["id"] for kind in categories]
+    left_out = options.left_out[split] = Counter()
     shared = empty = total = 0
     entries = []
     for row, image in enumerate(content["images"]):
@@ -112,19 +113,16 @@ def _write_painted(
         name = f"{PurePosixPath(stems[index.file_name(row)]).with_suffix('')}.png"
         (pictures / name).parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(segments.colors()).save(pictures / name)
-        infos = segments_info(segments, index.class_map, index.iscrowd[rows][kept].tolist())
-        for info in infos:
-            info["category_id"] = own_ids[info["category_id"]]
+        infos = segments_info(segments, own_ids, index.iscrowd[rows][kept].tolist())
         entries.append({"image_id": image["id"], "file_name": name, "segments_info": infos})
         # what is not seen
         seen = np.isin(index.labels[rows], index.class_map.stuff)
         seen[kept] = True
-        left_out["mask_missing"] += len(listed) - len(rows)
-        left_out["mask_covered"] += int((~seen).sum())
+        for kind, gone in (("mask_missing", np.setdiff1d(listed, rows)), ("mask_covered", rows[~seen])):
+            left_out.update((kind, index.class_map.names[label]) for label in index.labels[gone].tolist())
         shared += int((masks.sum(axis=0, dtype=np.int32) > 1).sum())
         empty += int((segments.ids == 0).sum())
         total += segments.ids.size
-    options.left_out[split] = +left_out
     written = {"images": content["images"], "annotations": entries, "categories": categories}
     write_coco_json(folder / "annotations" / f"panoptic_{split}.json", written)
     notes = [f"{split}: {100 * empty / max(total, 1):.1f} % of the pixels belong to no segment"]
