@@ -58,13 +58,13 @@ def test_reports_comparisons_and_thresholds(
     trained_run: Trained, tiny_run: Trained, tiny_data: Path, tmp_path: Path
 ):
     run = trained_run.run
-    run_well("eval", run, "--data", tiny_data, "--out", tmp_path / "eval", "--resamples", 5, "--latency", 2)
+    run_well("eval", run, "--data", tiny_data, "--out", tmp_path / "eval", "--resamples", 10, "--latency", 2)
     content = json.loads((tmp_path / "eval" / "metrics.json").read_text(encoding="utf-8"))
     assert content["images"] == 8
     assert (tmp_path / "eval" / "report.html").stat().st_size > 10_000
 
     models = [run, tiny_run.run, tmp_path / "eval" / "detections.json"]
-    options = ["--out", tmp_path / "compare", "--resamples", 5, "--latency", 2, "--json"]
+    options = ["--out", tmp_path / "compare", "--resamples", 10, "--latency", 2, "--json"]
     compared = json.loads(run_well("compare", *models, "--data", tiny_data, *options))
     ours, _, file = compared["models"]
     assert (ours["AP"], ours["cost"]["parameters"] > 0) == (file["AP"], True)
@@ -80,7 +80,7 @@ def test_profile_preflight_and_tune(preset: str, tiny_data: Path, tmp_path: Path
     assert any((tmp_path / "profile").iterdir())
 
     ready = tmp_path / "preflight"
-    run_well("preflight", *common, *options, "--out", ready, "--seconds", 1)
+    run_well("preflight", *common, *options, "--out", ready, "--seconds", 8)
     verdict = json.loads((ready / "verdict.json").read_text(encoding="utf-8"))
     learning = next(item for item in verdict["judgements"] if item["name"] == "learning")
     assert learning["figures"]["last_loss"] < learning["figures"]["first_loss"]
