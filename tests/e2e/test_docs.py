@@ -79,6 +79,7 @@ def first_desk(published_file: Path, tmp_path_factory: pytest.TempPathFactory) -
         patch.setenv("DETRKIT_CACHE", str(published_file.parents[1]))
         patch.chdir(desk)
         write_synthetic("my-dataset", train_images=3, val_images=2, size=96)
+        write_synthetic("my-masks", train_images=3, val_images=2, size=96, masks=True)
         shutil.copy(next(Path("my-dataset/val2017").iterdir()), "street.jpg")
         write_video("clip.mp4", 2)
         Path(published_file.name).symlink_to(published_file)

@@ -17,6 +17,7 @@ from detrkit.detectors.detector import Detector
 from detrkit.detectors.on_split import bind_target, collect, read_split_for
 from detrkit.errors import DataError
 from detrkit.evaluation.bootstrap import bootstrap, paired_bootstrap
+from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
 from detrkit.runtimes.report import Accuracy, Interval
 
@@ -45,7 +46,7 @@ def read_accuracy_split(detector: Detector, on: AccuracyData) -> Split:
     Raises:
         DataError: It cannot be read, has no object, or no class of the detector.
     """
-    part, _ = read_split_for([detector], on.split, on.data)
+    part, _ = read_split_for([detector], on.split, on.data, masks=True)
     if not len(part.index.labels):
         raise DataError(f"{on.data}, {on.split}: there is no object, and so no AP; give a split with annotations")
     match_classes(bind_target(detector, part).class_map, part.index.class_map)
@@ -89,6 +90,7 @@ def measure_accuracy(
         ap50=metrics["AP50"],
         low=None if interval is None else interval.low,
         high=None if interval is None else interval.high,
+        masks=_masks(evaluator),
     )
     if torch_detector is None:
         return accuracy
@@ -97,8 +99,18 @@ def measure_accuracy(
     return msgspec.structs.replace(
         accuracy,
         torch_ap=collected.finish()["AP"],
+        torch_masks=_masks(collected),
         change=None if change is None else Interval(change.value, change.low, change.high),
     )
+
+
+def _masks(evaluator: CocoEvaluator) -> dict[str, float]:
+    """Return AP of masks and PQ, as far as there are such."""
+    if not (evaluator.has_masks or evaluator.has_panoptic):
+        return {}
+    every = evaluator.finish_all()
+    found = {name: every[name] for name in ("mask_AP", "PQ") if name in every}
+    return {name: float(value) for name, value in found.items() if np.isfinite(value)}
 
 
 def _digest(truth: CocoTruth, part: Split) -> str:

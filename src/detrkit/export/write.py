@@ -52,7 +52,7 @@ from detrkit.runtimes.cold_start import measure_cold_start
 from detrkit.runtimes.compare import Difference, Tolerance, compare_detections, compared
 from detrkit.runtimes.contents import MANIFEST
 from detrkit.runtimes.predictor import Predictor, check_fits, make_inputs, make_predictor, split_outputs
-from detrkit.runtimes.report import Accuracy, BundleReport
+from detrkit.runtimes.report import Accuracy, BundleReport, differing_masks
 from detrkit.runtimes.resize import resize_pixels
 from detrkit.runtimes.verify import measure
 from detrkit.threshold_file import Thresholds
@@ -365,6 +365,8 @@ def _check_accuracy(accuracy: Accuracy, allowed: float) -> None:
     """
     if accuracy.torch_ap is not None and abs(accuracy.ap - accuracy.torch_ap) > allowed:
         raise BundleError(f"{accuracy.line()}: they may lie {allowed:g} apart; nothing was written")
+    if failures := differing_masks(accuracy.masks, accuracy.torch_masks, allowed):
+        raise BundleError(f"masks are not torch's: {'; '.join(failures)}; nothing was written")
 
 
 def _provenance(built: BuiltModel, source: str) -> Provenance:

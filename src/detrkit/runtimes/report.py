@@ -16,6 +16,8 @@ from detrkit.runtimes.engines import Engine
 LOSSES = {"float32": 1e-4, "float16": 0.003, "bf16": 0.003}
 """AP, 0 to 1, that a bundle may lie away from torch's float32 on the same images, by precision."""
 _USUAL_LOSS = 0.005
+MASK_LOSS = 1e-3
+"""Likewise of AP of masks and of PQ, at least."""
 
 
 INT8 = " int8"
@@ -45,6 +47,8 @@ class Accuracy(msgspec.Struct, frozen=True):
         high: Upper end.
         torch_ap: AP of the model in torch on the same images, float32, or of the float32 graph that an INT8 one
             was made from; None where it was not measured.
+        masks: ``mask_AP`` and, on panoptic data, ``PQ``, 0 to 1, of a model with masks.
+        torch_masks: The same of the model in torch.
         change: How much higher AP is than ``torch_ap``, with its 95 % interval over the same resamples of the
             images; None in float32, or where too few images hold objects.
     """
@@ -60,6 +64,8 @@ class Accuracy(msgspec.Struct, frozen=True):
     high: float | None = None
     torch_ap: float | None = None
     change: Interval | None = None
+    masks: dict[str, float] = msgspec.field(default_factory=dict)
+    torch_masks: dict[str, float] = msgspec.field(default_factory=dict)
 
     def line(self) -> str:
         """Return the same for people."""
@@ -71,10 +77,26 @@ class Accuracy(msgspec.Struct, frozen=True):
                 f", without INT8 {self.torch_ap:.4f} ({value:+.2f} points, 95 % of paired resamples: {low:+.2f} "
                 f"to {high:+.2f})"
             )
-        return (
-            f"AP {self.ap:.4f}{interval}{torch}; AP50 {self.ap50:.4f}, on {counted(self.images, 'image')} and "
-            f"{counted(self.objects, 'object')} of {self.data}, {self.split}"
+        masks = "".join(
+            f"; {name.replace('_', ' ')} {value:.4f}"
+            + (f", torch's {self.torch_masks[name]:.4f}" if name in self.torch_masks else "")
+            for name, value in self.masks.items()
         )
+        return (
+            f"AP {self.ap:.4f}{interval}{torch}; AP50 {self.ap50:.4f}{masks}, "
+            f"on {counted(self.images, 'image')} and {counted(self.objects, 'object')} of {self.data}, "
+            f"{self.split}"
+        )
+
+
+def differing_masks(here: Mapping[str, float], then: Mapping[str, float], allowed: float) -> list[str]:
+    """Return which numbers of masks are not as they were, in words; a pixel at an edge moves them more than AP."""
+    most = max(allowed, MASK_LOSS)
+    return [
+        f"{name} {here[name]:.4f}, expected {value:.4f} within {most:g}"
+        for name, value in then.items()
+        if name in here and abs(here[name] - value) > most
+    ]
 
 
 class ColdStart(msgspec.Struct, frozen=True):

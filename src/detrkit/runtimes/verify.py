@@ -17,7 +17,7 @@ from detrkit.runtimes.bundle import Bundle
 from detrkit.runtimes.cold_start import measure_cold_start
 from detrkit.runtimes.compare import Difference, Tolerance, compare_detections, tolerance_of
 from detrkit.runtimes.predictor import DEFAULT_THRESHOLD, Predictor, load
-from detrkit.runtimes.report import BundleReport
+from detrkit.runtimes.report import BundleReport, differing_masks
 from detrkit.threshold_file import take_detections
 
 _LEAST_RUNS = 9
@@ -59,6 +59,7 @@ class Verification:
         here, then = self.report.accuracy, self.written.accuracy
         if here is None or then is None or here.sha256 != then.sha256:
             return found
+        found += differing_masks(here.masks, then.torch_masks or then.masks, self.report.allowed_loss)
         before = then.ap if then.torch_ap is None or self.report.precision == "int8" else then.torch_ap
         if abs(here.ap - before) > self.report.allowed_loss:
             found.append(
