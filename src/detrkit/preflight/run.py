@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import json
@@ -147,7 +148,12 @@ def _check(config: Config, tell: Tell) -> dict[str, AnnotationTable]:
         tell([CheckResult("annotations", Outcome.NOTE, found)])
         return {}
     queries = config.model.num_queries
-    options = CheckOptions(layout=config.data.layout, images=False, duplicates=False, queries=queries)
+    layout = config.data.layout
+    if config.model.masks and layout == "auto":  # the files that are trained on
+        with contextlib.suppress(DataError):
+            found_format = find_split(config.data.root, config.data.train_split, config.data, stuff=True).format
+            layout = "panoptic" if found_format == "panoptic" else layout
+    options = CheckOptions(layout=layout, images=False, duplicates=False, queries=queries)
     checked = examine(config.data.root, options)
     tell(data_questions.check_annotations(checked.result))
     return {split.name: split.table for split in checked.splits}
@@ -156,7 +162,9 @@ def _check(config: Config, tell: Tell) -> dict[str, AnnotationTable]:
 def _check_ids(config: Config, name: str, tables: Mapping[str, AnnotationTable]) -> list[CheckResult]:
     """Asked even of a split of which not one annotation can be used: the ids may tell why."""
     try:
-        table = tables.get(canonical_split(name)) or load_table(find_split(config.data.root, name, config.data))
+        table = tables.get(canonical_split(name)) or load_table(
+            find_split(config.data.root, name, config.data, stuff=config.model.masks)
+        )
     except DetrkitError:
         return []
     return data_questions.check_category_ids(name, table)
