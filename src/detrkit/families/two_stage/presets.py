@@ -68,7 +68,7 @@ PRESETS: dict[str, Preset] = {
     "detr-nano-two-stage-panoptic": Preset(
         lambda: _with_masks(detr_nano_two_stage()),
         "little data, no pretrained weights: masks too",
-        3.9,
+        4.0,
         fast=_FAST,
     ),
     "detr-nano-two-stage": Preset(
