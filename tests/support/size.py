@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import io
 import tokenize
 from collections import Counter
@@ -34,6 +35,11 @@ def lines_of_code(text: str) -> int:
     return len(used - documented)
 
 
+@functools.cache
+def _lines_of(path: Path) -> int:
+    return lines_of_code(path.read_text(encoding="utf-8"))
+
+
 def module_files() -> dict[str, Path]:
     """Every file of the package by its dotted name."""
     files = {}
@@ -45,18 +51,23 @@ def module_files() -> dict[str, Path]:
 
 def imports_of(path: Path, files: dict[str, Path]) -> set[str]:
     """Files of the package that a file imports, inside functions and type checks too, with their packages."""
+    found = set()
+    for name in _names_imported(path) & files.keys():
+        parts = name.split(".")
+        # the package's own lazy face imports every verb by name: it is no way from one file to another
+        found |= {".".join(parts[:count]) for count in range(2, len(parts) + 1)}
+    return found
+
+
+@functools.cache
+def _names_imported(path: Path) -> frozenset[str]:
     named: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
             named |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:
             named |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
-    found = set()
-    for name in named & files.keys():
-        parts = name.split(".")
-        # the package's own lazy face imports every verb by name: it is no way from one file to another
-        found |= {".".join(parts[:count]) for count in range(2, len(parts) + 1)}
-    return found
+    return frozenset(named)
 
 
 def closure_of(start: str, files: dict[str, Path]) -> set[str]:
@@ -74,7 +85,7 @@ def closure_of(start: str, files: dict[str, Path]) -> set[str]:
 def size_table() -> dict[str, int]:
     """Lines of code by what DESIGN.md limits."""
     files = module_files()
-    code = {name: lines_of_code(path.read_text(encoding="utf-8")) for name, path in files.items()}
+    code = {name: _lines_of(path) for name, path in files.items()}
     ways = {"train": "detrkit.api.train", "load": "detrkit.api.load"}
     table = {
         way: sum(code[name] for name in closure_of(start, files)) for way, start in ways.items() if start in files
@@ -88,7 +99,7 @@ def rooms_table() -> Counter[str]:
     for name, path in module_files().items():
         parts = name.split(".")[1:]
         deep = parts[:2] if len(parts) > 2 or path.name == "__init__.py" else parts[:1]
-        rooms["/".join(deep) or "detrkit"] += lines_of_code(path.read_text(encoding="utf-8"))
+        rooms["/".join(deep) or "detrkit"] += _lines_of(path)
     return rooms
 
 
