@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import io
 import logging
@@ -140,18 +141,29 @@ def read_windows(
         items: All that there are.
         window: Items that are handed out together.
     """
-    pool = ThreadPoolExecutor(max(1, min(len(items), os.cpu_count() or 1, MOST_READERS)))
+    with threads_of_generator(max(1, min(len(items), os.cpu_count() or 1, MOST_READERS))) as pool:
 
-    def submit(start: int) -> list[tuple[Item, Future[Read]]]:
-        return [(item, pool.submit(read, item)) for item in items[start : start + window]]
+        def submit(start: int) -> list[tuple[Item, Future[Read]]]:
+            return [(item, pool.submit(read, item)) for item in items[start : start + window]]
 
-    try:
         ahead = submit(0)
         for start in range(0, len(items), window):
             current, ahead = ahead, submit(start + window)
             yield current
-    finally:  # also when the caller stops early
-        pool.shutdown(cancel_futures=True)
+
+
+@contextlib.contextmanager
+def threads_of_generator(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Give threads that a generator may use, and end them without waiting, also when its caller stops early.
+
+    A generator that was left is ended by the garbage collector, in any thread and at any line: in one that just
+    starts, Python holds the lock that waiting for threads takes, and both would wait for ever.
+    """
+    pool = ThreadPoolExecutor(threads)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _expand(item: Any, name: str) -> list[NamedSource]:

@@ -24,7 +24,7 @@ from detrkit.classes import ClassMap, SizeHW
 from detrkit.detections import Detections, ImageDetections, MaskedDetections, name_detections
 from detrkit.errors import BundleError, ImageError, MissingExtraError, UsageError, listed
 from detrkit.masks import ImageMasks, PanopticSegments
-from detrkit.ops.sources import NamedSource, list_sources, warn_of_passed_over
+from detrkit.ops.sources import NamedSource, list_sources, threads_of_generator, warn_of_passed_over
 from detrkit.preprocess import WASTE_LIMIT, group_by_size
 from detrkit.runtimes.bundle import Bundle, PreprocessingRecord, read_bundle
 from detrkit.runtimes.engines import AUTO, EXACT, INPUTS, Engine, make_engine
@@ -237,7 +237,8 @@ class Predictor:
         if len(sources) == 1:  # nothing to do meanwhile
             yield from detect([self._read(sources[0])])
             return
-        with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(self.engine.streams) as runners:
+        threads = threads_of_generator
+        with threads(_READERS) as readers, threads(self.engine.streams) as runners:
             read = _ahead(readers, self._read, sources, window)
             windows = iter(lambda: list(itertools.islice(read, window)), [])
             for found in _ahead(runners, detect, windows, self.engine.streams):

@@ -1,6 +1,7 @@
 """Every way of naming an image."""
 
 import io
+import threading
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ from PIL import Image
 
 from detrkit.errors import DataError, ImageError, UsageError
 from detrkit.ops.images import decode_image
-from detrkit.ops.sources import list_sources, passed_over
+from detrkit.ops.sources import list_sources, passed_over, read_windows
 
 
 def read(source):
@@ -149,3 +150,21 @@ def test_a_url_is_refused_as_one(kind):
         UsageError, match=r"https://example\.org/a\.jpg is a URL.*curl -O https://example\.org/a\.jpg\)"
     ):
         list_sources(kind("https://example.org/a.jpg"))
+
+
+def test_windows_that_are_left_early_wait_for_no_thread():
+    # the garbage collector may end them, where waiting would stop the program
+    go_on, ended = threading.Event(), []
+
+    def read_slowly(number: int) -> int:
+        if number:
+            go_on.wait(20)
+            ended.append(number)
+        return number
+
+    windows = read_windows(read_slowly, range(3), window=1)
+    [(_, first)] = next(windows)
+    assert first.result() == 0
+    windows.close()
+    assert not ended
+    go_on.set()
