@@ -28,14 +28,15 @@ def detr_nano_two_stage() -> Config:
     )
 
 
-def _with_masks(boxes: Config) -> Config:
+def _with_masks(boxes: Config, epochs: int) -> Config:
     """Return a preset with masks, learned together with boxes from random weights.
 
     The published weights of the mask losses are for a head on a trained detector; here they would count little.
     """
     model = boxes.model.model_copy(update={"preset": f"{boxes.model.preset}-panoptic", "masks": True})
     loss, masks = LossConfig(mask_weight=50.0, dice_weight=5.0), MasksConfig(panoptic_score=0.5, stuff="union")
-    return boxes.model_copy(update={"model": model, "loss": loss, "masks": masks})
+    train = boxes.train.model_copy(update={"epochs": epochs})
+    return boxes.model_copy(update={"model": model, "loss": loss, "masks": masks, "train": train})
 
 
 def _two_stage(preset: str, backbone: BackboneName, **sizes: Any) -> TwoStageConfig:
@@ -63,10 +64,10 @@ PRESETS: dict[str, Preset] = {
         fast=_FAST,
     ),
     "detr-tiny-two-stage-panoptic": Preset(
-        lambda: _with_masks(detr_tiny_two_stage()), "the demo with masks of things and stuff", 2.2, fast=_FAST
+        lambda: _with_masks(detr_tiny_two_stage(), 6), "the demo with masks of things and stuff", 2.2, fast=_FAST
     ),
     "detr-nano-two-stage-panoptic": Preset(
-        lambda: _with_masks(detr_nano_two_stage()),
+        lambda: _with_masks(detr_nano_two_stage(), 100),
         "little data, no pretrained weights: masks too",
         4.0,
         fast=_FAST,
