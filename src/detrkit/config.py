@@ -572,7 +572,10 @@ def _validated(values: dict[str, Any]) -> Config:
             place = [
                 str(part) for number, part in enumerate(item["loc"]) if number != 1 or part not in MODEL_CONFIGS
             ]
-            problems.append(f"{'.'.join(place)} is {item['input']!r}: {item['msg']}")
+            # of whole sections, or all of them, the value would fill the screen
+            whole = isinstance(item["input"], (dict, Section))
+            message = item["msg"].removeprefix("Value error, ")
+            problems.append(message if whole else f"{'.'.join(place)} is {item['input']!r}: {message}")
         raise ConfigError("; ".join(problems)) from error
 
 

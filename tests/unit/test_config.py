@@ -191,3 +191,9 @@ def test_yaml_that_is_odd_nested_or_unfolds_without_end_is_no_yaml(text: str, tm
     (tmp_path / "c.yaml").write_text(text)
     with pytest.raises(ConfigError, match=r"c\.yaml is not valid YAML"):
         read_config(tmp_path / "c.yaml")
+
+
+def test_an_error_of_values_that_do_not_go_together_names_these_alone():
+    with pytest.raises(ConfigError) as caught:
+        update_config(Config(), {"train.box_epochs": 1})
+    assert str(caught.value) == "train.box_epochs is 1, but detr-r50 has no masks"

@@ -92,7 +92,7 @@ def test_nothing_is_written_over_files_of_others(tmp_path):
 def test_a_graph_that_finds_something_else_is_not_written(tmp_path, monkeypatch):
     module = importlib.import_module("detrkit.export.write")  # detrkit.export itself is the verb
     files = {"graph.onnx": bundle_files()["graph.onnx"]}
-    monkeypatch.setattr(module, "write_graph", lambda *_: (files, GraphRecord("graph.onnx", 20)))
+    monkeypatch.setattr(module, "write_graphs", lambda *_: (files, (GraphRecord("graph.onnx", 20),)))
     for name in ("a.zip", "folder"):
         with pytest.raises(BundleError, match="does not find"):
             detrkit.export(small_detector(PRESETS[0]), tmp_path / name)

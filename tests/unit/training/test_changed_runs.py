@@ -54,6 +54,7 @@ def other_value(key: str) -> Any:
         "train.init": "published",
         "train.recipe": "fast",
         "train.freeze": ["backbone"],
+        "train.only": ["mask_head"],
         "train.lr_scale": {"x": 2.0},
     }
     others |= {"transforms.mean": [0.1, 0.1, 0.1], "transforms.std": [1.0, 1.0, 1.0], "train.layer_decay": 0.5}
@@ -67,7 +68,9 @@ def test_what_cannot_be_changed_is_refused_with_its_name_and_why():
     assert set(keys) <= flat_changes(Config().model_dump()).keys()
     for key in keys:
         with pytest.raises(ConfigError, match=rf"cannot change {key} from .* to .*detrkit train --init RUN"):
-            resumed_config(Config(), {key: other_value(key), "train.epochs": 99})
+            resumed_config(
+                update_config(Config(), {"model.masks": True}), {key: other_value(key), "train.epochs": 99}
+            )
 
 
 def test_what_can_be_changed_is_taken_and_told_whatever_it_is():
