@@ -107,7 +107,7 @@ def test_int8_that_costs_ap_is_refused_with_what_was_measured(tmp_path, monkeypa
 
 def test_what_ap_cannot_be_measured_on_is_told_before_the_work(tmp_path, monkeypatch):
     module = importlib.import_module("detrkit.export.write")  # detrkit.export itself is the verb
-    monkeypatch.setattr(module, "write_graph", lambda *_, **__: pytest.fail("it was exported"))
+    monkeypatch.setattr(module, "write_graphs", lambda *_, **__: pytest.fail("it was exported"))
     detector = small_detector(PRESETS[0])
     data = write_found_set(tmp_path / "found", detector, images=1)
     file = data / "annotations" / "instances_val2017.json"
