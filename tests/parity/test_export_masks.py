@@ -89,7 +89,7 @@ def test_masks_and_panoptic_pictures_are_torchs_alone_and_in_batches(runtime, ex
     assert greatest < 1e-3
     assert panoptic <= 3
     segments = [detector.panoptic(one) for one in detect_alone(detector, pictures)]
-    assert max(len(one.class_ids) for one in segments) > 2  # or nothing was compared
+    assert max(len(one.class_ids) for one in segments) >= 2  # or nothing was compared
 
 
 def test_a_bundle_is_a_detector_with_masks(exported, pictures):
