@@ -205,7 +205,7 @@ def test_forward_asks_the_device_for_nothing(make_config: Callable[[], Config], 
 
 
 @CONFIGS
-@pytest.mark.parametrize("padded", [False, True])
+@pytest.mark.parametrize("padded", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_model_exports_and_gives_the_same_outputs(make_config: Callable[[], Config], padded: bool):
     torch.manual_seed(0)
     model = build_model(make_config(), CLASSES).model.eval()

@@ -80,7 +80,7 @@ def compare(detector, path, runtime, pictures, batch=4) -> tuple[float, int, int
     return greatest, count, panoptic
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
 def test_masks_and_panoptic_pictures_are_torchs_alone_and_in_batches(runtime, exported, pictures):
     pytest.importorskip(runtime)
     detector, path = exported

@@ -191,6 +191,7 @@ def test_samples_keep_segmentations(shapes: Path, tmp_path: Path) -> None:
     assert len(pictures(tmp_path / "out/annotations/panoptic_val")) >= 1
 
 
+@pytest.mark.slow
 def test_real_panoptic_pictures(shared_data: Path, tmp_path: Path) -> None:
     root = shared_data / "coco_panoptic_yolo"
     sample_data(root, tmp_path / "sample", 20, layout="panoptic")
