@@ -154,17 +154,19 @@ def test_a_url_is_refused_as_one(kind):
 
 def test_windows_that_are_left_early_wait_for_no_thread():
     # the garbage collector may end them, where waiting would stop the program
-    go_on, ended = threading.Event(), []
+    begun, go_on, ended = threading.Event(), threading.Event(), []
 
     def read_slowly(number: int) -> int:
         if number:
-            go_on.wait(20)
+            begun.set()
+            go_on.wait(5)
             ended.append(number)
         return number
 
     windows = read_windows(read_slowly, range(3), window=1)
     [(_, first)] = next(windows)
     assert first.result() == 0
+    assert begun.wait(60)
     windows.close()
     assert not ended
     go_on.set()
