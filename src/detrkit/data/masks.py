@@ -128,7 +128,7 @@ class ObjectMasks:
                 patches.append(functools.partial(maps[name], content[_SEGMENT]))
             else:
                 patches.append(functools.partial(self._patch, row, content, size_hw))
-        return LazyMasks.of_image(patches, size_hw)
+        return LazyMasks.of_image(patches, self.is_given[rows], size_hw)
 
     def decode(self, rows: np.ndarray | slice, size_hw: SizeHW) -> np.ndarray:
         """Return the pixels of objects of one image, bool ``[n, H, W]``.

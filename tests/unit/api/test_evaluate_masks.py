@@ -22,7 +22,7 @@ from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
 from detrkit.data.split import read_split
 from detrkit.detectors.detector import Detector
-from detrkit.detectors.on_split import collect
+from detrkit.detectors.on_split import collect, read_split_for
 from detrkit.detectors.results import ResultsFile
 from detrkit.detectors.split_evaluator import SplitEvaluator
 from detrkit.detectors.stages import model_stages
@@ -143,6 +143,15 @@ def test_all_numbers_are_measured_written_and_the_same_from_the_files(data: Path
     values = SplitEvaluator(built, part, torch.device("cpu")).measure(built.model)
     assert values["mask_AP"] == found.masks["AP"]
     assert values["PQ"] == found.panoptic.metrics.values["PQ"]
+
+
+@pytest.mark.parametrize(("classes", "kind"), [(CLASSES, "panoptic"), (ClassMap(("cat", "dog"), (1, 7)), "coco")])
+def test_a_model_without_stuff_is_measured_on_the_objects(classes: ClassMap, kind: str, data: Path):
+    built = build()
+    config = update_config(built.config, {"data.root": str(data)})
+    detector = Detector(model_stages(built, torch.device("cpu")), classes, config=config)
+    for place in (data, None):
+        assert read_split_for([detector], "val", place, masks=True)[0].files.format == kind
 
 
 def test_mask_ap_is_pycocotools_to_the_last_digit(data: Path, tmp_path: Path):
