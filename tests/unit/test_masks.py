@@ -14,7 +14,7 @@ from detrkit.classes import ClassMap, SizeHW
 from detrkit.detections import ImageDetections, MaskedDetections, name_detections
 from detrkit.families.detr.model import build_detr
 from detrkit.families.postprocess import postprocess
-from detrkit.masks import ImageMasks, PanopticSegments, encode_mask, segments_info
+from detrkit.masks import ImageMasks, PanopticSegments, encode_ids, encode_mask, segments_info
 from tests.parity.conftest import padded_batch
 from tests.unit.families.conftest import small_config
 
@@ -170,3 +170,12 @@ def test_an_image_gets_the_same_masks_alone_and_in_any_batch():
         assert (pictures[0] == pictures[2]).all()
         assert (pictures[1] == pictures[2]).all()
         assert len(np.unique(pictures[0])) > 2
+
+
+@pytest.mark.parametrize("size_hw", [(1, 1), (7, 1), (1, 9), (13, 17), (0, 5)])
+def test_masks_of_an_id_map_are_encoded_as_each_by_itself(size_hw: SizeHW):
+    generator = np.random.default_rng(0)
+    for numbers in (1, 2, 9):
+        ids = generator.integers(0, numbers, size_hw, dtype=np.int32) * 70_001
+        found = encode_ids(ids)
+        assert found == {number: encode_mask(ids == number) for number in np.unique(ids).tolist()}

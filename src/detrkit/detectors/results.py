@@ -113,7 +113,6 @@ class ResultsFile:
             if progress is not None and ((row + 1) % 1_000 == 0 or row + 1 == len(index)):
                 progress(row + 1)
 
-
     def measure_files(self, split: Split) -> PanopticMetrics:
         """Measure panoptic pictures by :func:`detrkit.evaluation.panoptic.measure_files`.
 
@@ -129,7 +128,11 @@ class ResultsFile:
         classes = match_classes(index.class_map, truth.class_map)[found.class_ids].tolist()
         masks = (self.results.masks[place] for place in found.places.tolist())
         return measure_files(
-            truth, ((row, kind, (str(file), number)) for row, kind, (file, number, _) in zip(rows, classes, masks, strict=True))
+            truth,
+            (
+                (row, kind, (str(file), number))
+                for row, kind, (file, number, _) in zip(rows, classes, masks, strict=True)
+            ),
         )
 
 

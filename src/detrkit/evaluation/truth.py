@@ -104,8 +104,8 @@ class CocoTruth:
             found = list(itertools.chain(*pool.map(encode, itertools.pairwise(ends), self.sizes_hw.tolist())))
         if unlisted:
             logger.warning(
-                "%d segments of %d panoptic PNG files, such as %s, are in no list of segments: their pixels count as "
-                "without a label; run detrkit data check",
+                "%d segments of %d panoptic PNG files, such as %s, are in no list of segments: their pixels count "
+                "as without a label; run detrkit data check",
                 unlisted.total(),
                 len(unlisted),
                 next(iter(unlisted)),
@@ -124,8 +124,9 @@ class CocoTruth:
         """
         columns = (self.image_rows + 1, self.class_ids + 1, self.boxes_xywh)
         own = self.rle if masks else None
+        images, categories = self.listing().values()
         return hotcoco.COCO.from_arrays(
-            *self.listing().values(), *columns, area=self.area, iscrowd=self.iscrowd, segmentation=own
+            images, categories, *columns, area=self.area, iscrowd=self.iscrowd, segmentation=own
         )
 
     def listing(self) -> dict[str, list[dict[str, Any]]]:
