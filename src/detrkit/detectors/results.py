@@ -127,13 +127,8 @@ class ResultsFile:
         rows = np.searchsorted(truth.image_ids, index.image_ids[found.image_rows]).tolist()
         classes = match_classes(index.class_map, truth.class_map)[found.class_ids].tolist()
         masks = (self.results.masks[place] for place in found.places.tolist())
-        return measure_files(
-            truth,
-            (
-                (row, kind, (str(file), number))
-                for row, kind, (file, number, _) in zip(rows, classes, masks, strict=True)
-            ),
-        )
+        files = ((str(file), number) for file, number, _ in masks)
+        return measure_files(truth, zip(rows, classes, files, strict=True))
 
 
 def read_results(path: Path) -> Results:

@@ -109,7 +109,8 @@ def measure_files(truth: CocoTruth, found: Iterable[tuple[int, int, tuple[str, i
         files = [Path(folder, name) for name in ("known.json", "seen.json")]
         for file, pictures in zip(files, (known, seen), strict=True):
             file.write_bytes(msgspec.json.encode({**listing, "annotations": list(pictures.values())}))
-        PanopticEval({**listing, "annotations": []}, files[0], pred_folder=Path()).evaluate()
+        blank_truth = {**listing, "images": [listing["images"][row] for row in known], "annotations": []}
+        PanopticEval(blank_truth, files[0], pred_folder=Path()).evaluate()
         return read_metrics(PanopticEval(*files, gt_folder=Path(), pred_folder=Path()), truth)
 
 
