@@ -18,7 +18,7 @@ from detrkit.data.split import read_split
 from detrkit.evaluation.coco import BoxEvaluator, ImageResults
 from detrkit.evaluation.panoptic import EXCUSED, FOUND, LOSSES, PanopticMetrics, match_segments, measure_files
 from detrkit.evaluation.truth import CocoTruth, ground_truth_from_index
-from detrkit.masks import PanopticSegments, encode_mask
+from detrkit.masks import encode_mask
 
 
 class Picture(NamedTuple):
@@ -100,12 +100,12 @@ def measured_from_files(
     texts = []
     for name, pictures in (("known", dict(enumerate(known))), ("found", found)):
         for row, picture in pictures.items():
-            ids = PanopticSegments(picture.ids * 1013, *[np.zeros(0)] * 3)
-            Image.fromarray(ids.colors()).save(folder / f"{name}{row}.png", compress_level=1)
+            colors = np.stack([picture.ids, 0 * picture.ids, picture.ids], axis=-1).astype(np.uint8)
+            Image.fromarray(colors).save(folder / f"{name}{row}.png", compress_level=1)
     for row, picture in enumerate(known):
-        texts += [segment_text(f"known{row}.png", number * 1013) for number in picture.segments]
+        texts += [segment_text(f"known{row}.png", number * 65_537) for number in picture.segments]
     segments = (
-        (row, class_id, (str(folder / f"found{row}.png"), number * 1013))
+        (row, class_id, (str(folder / f"found{row}.png"), number * 65_537))
         for row, picture in found.items()
         for number, (class_id, _) in picture.segments.items()
     )
