@@ -104,7 +104,10 @@ def _jobs(options: argparse.Namespace) -> list[Job]:
     for name in competitors:
         kind_of(name)
     seeds = _numbers(options.seeds)
-    budget = QUICK_BUDGET if options.quick else Budget(options.minutes, options.epochs)
+    if options.cpu_seconds and options.minutes:
+        raise UsageError("give either --minutes or --cpu-seconds")
+    minutes = options.cpu_seconds / 60 if options.cpu_seconds else options.minutes
+    budget = QUICK_BUDGET if options.quick else Budget(minutes, options.epochs, cpu=bool(options.cpu_seconds))
     conditions = Conditions(
         precision=options.precision,
         device=options.device,
@@ -160,6 +163,12 @@ def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--peers", default="none", help="names between commas, all or none")
     parser.add_argument("--seeds", default="0", help="numbers between commas")
     parser.add_argument("--minutes", type=float, help="of training for each run; epochs are found by a rehearsal")
+    parser.add_argument(
+        "--cpu-seconds",
+        type=float,
+        help="of training for each run, in place of minutes: what else runs on the machine does not count. With "
+        "--threads 1 two commands with an --out of their own can run side by side on two cores",
+    )
     parser.add_argument("--epochs", type=int, help="for each run, in place of minutes")
     parser.add_argument("--threads", type=int, default=0, help="of torch on the CPU")
     parser.add_argument("--precision", choices=("32", "bf16", "16"), default="32")

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 import shutil
 import statistics
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+from benchmarks.convergence import peer_training
 from benchmarks.convergence.data_sets import Files, write_subset
 from detrkit.config import Config, update_config
 from detrkit.errors import UsageError
+from detrkit.training import loop
 from detrkit.visual.history import read_metrics_log
 
 AIM = 0.97
@@ -36,6 +41,8 @@ class Budget:
     Args:
         minutes: Of training, evaluations not counted.
         epochs: Passes over the images.
+        cpu: True if time is the CPU's at work for this process, whatever else runs on the machine: then trainings
+            of one thread each can be measured side by side.
 
     Raises:
         UsageError: Neither or both are given, or nothing is left to do.
@@ -43,6 +50,7 @@ class Budget:
 
     minutes: float | None = None
     epochs: int | None = None
+    cpu: bool = False
 
     def __post_init__(self) -> None:
         if (self.minutes is None) == (self.epochs is None):
@@ -52,8 +60,22 @@ class Budget:
 
     def __str__(self) -> str:
         if self.minutes is not None:
-            return f"{self.minutes:g} min"
+            return f"{60 * self.minutes:g} CPU s" if self.cpu else f"{self.minutes:g} min"
         return f"{self.epochs} epoch" + ("" if self.epochs == 1 else "s")
+
+    def now(self) -> float:
+        """Seconds of the clock that counts."""
+        return time.process_time() if self.cpu else time.monotonic()
+
+    @contextlib.contextmanager
+    def clock(self) -> Iterator[None]:
+        """Let both training loops time their epochs by the clock that counts."""
+        plain, times = time, SimpleNamespace(monotonic=self.now)
+        try:
+            loop.time = peer_training.time = times  # type: ignore[attr-defined]
+            yield
+        finally:
+            loop.time = peer_training.time = plain  # type: ignore[attr-defined]
 
 
 def epochs_within(minutes: float, seconds_per_epoch: float) -> int:

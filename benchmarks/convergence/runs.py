@@ -6,7 +6,6 @@ import dataclasses
 import json
 import shutil
 import subprocess
-import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -58,8 +57,10 @@ class Job:
 
     def asked(self) -> dict[str, Any]:
         """All that the result depends on, but for code and machine; ready for JSON."""
-        config = self.config().model_dump(mode="json")
-        return {"budget": dataclasses.asdict(self.budget), "threads": self.conditions.threads, "config": config}
+        config, budget = self.config().model_dump(mode="json"), dataclasses.asdict(self.budget)
+        if not self.budget.cpu:
+            del budget["cpu"]  # as in results of before
+        return {"budget": budget, "threads": self.conditions.threads, "config": config}
 
 
 def result_of(job: Job, out: Path) -> dict[str, Any] | None:
@@ -88,22 +89,24 @@ def make(job: Job, out: Path, say: Callable[[str], None]) -> dict[str, Any]:
     Returns:
         The result, as it lies in the run's folder: every figure of the tables and curves.
     """
-    run_dir, work = out / "runs" / job.name, out / "rehearsal"
+    run_dir, work = out / "runs" / job.name, out / f"rehearsal-{job.name}"
     shutil.rmtree(run_dir, ignore_errors=True)
     if job.conditions.threads:
         torch.set_num_threads(job.conditions.threads)
     config, rehearsed, epochs = job.config(), None, job.budget.epochs
-    began_s = time.monotonic()
+    clock, began_s = job.budget.now, job.budget.now()
     if job.budget.minutes is not None:
-        rehearsed = measure_epoch(train, config, job.files, work)
+        with job.budget.clock():
+            rehearsed = measure_epoch(train, config, job.files, work)
         epochs = epochs_within(job.budget.minutes, rehearsed)
         say(f"{job.name}: an epoch takes {rehearsed:.1f} s, so {epochs} of them fit into {job.budget}")
     assert epochs is not None
-    rehearsal_s = time.monotonic() - began_s
+    rehearsal_s = clock() - began_s
     config = update_config(config, {"train.epochs": epochs, "train.eval_every": evaluations_every(epochs)})
-    began_s = time.monotonic()
-    train(config, run_dir, None)
-    total_s = time.monotonic() - began_s
+    began_s = clock()
+    with job.budget.clock():
+        train(config, run_dir, None)
+    total_s = clock() - began_s
     points = points_of(run_dir)
     best = max(points, key=lambda point: point["AP"])
     facts = dict(line[2:].split(": ", 1) for line in machine().splitlines())

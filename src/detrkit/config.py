@@ -76,6 +76,7 @@ class DataConfig(Section):
         return value
 
 
+RunRecipe = Literal["auto", "plain", "fast", "deim"]
 RecipeName = Literal["detr", "resize", "light", "strong", "mosaic"]
 
 RECIPES: Mapping[str, Mapping[str, Any]] = read_facts(__file__, "recipes.toml")
@@ -185,10 +186,11 @@ class LossConfig(Section):
     mask_weight: float = pydantic.Field(1.0, ge=0, description="weight of the masks' focal loss, if any")
     dice_weight: float = pydantic.Field(1.0, ge=0, description="weight of the masks' Dice loss, if any")
     no_object_weight: float = pydantic.Field(0.1, ge=0, description="weight of no-object in the class loss")
-    class_targets: Literal["hard", "iou"] = pydantic.Field(
+    class_targets: Literal["hard", "iou", "mal"] = pydantic.Field(
         "hard",
         description="what a matched query's class should score: 1, or the IoU of its box with the object (as in "
-        "VarifocalNet, arXiv:2008.13367), the rest going to no-object",
+        "VarifocalNet, arXiv:2008.13367), the rest going to no-object; mal: the IoU^1.5, badly fitting boxes "
+        "weighing no less (matchability-aware loss of DEIM, arXiv:2412.04234)",
     )
     dense_weight: float = pydantic.Field(1.0, ge=0, description="weight of the loss of image tokens, if any")
     group_weight: float = pydantic.Field(1.0, ge=0, description="weight of further sets of queries, if any")
@@ -248,10 +250,10 @@ class AidsConfig(Section):
 class TrainConfig(Section):
     """The loop."""
 
-    recipe: Literal["auto", "plain", "fast"] = pydantic.Field(
+    recipe: RunRecipe = pydantic.Field(
         "auto",
-        description="named set of values for loss, aids and optimisation: plain (as published) or fast; auto: "
-        "fast without pretrained weights",
+        description="named set of values for loss, aids and optimisation: plain (as published), fast, or deim "
+        "(that of DEIM over either); auto: fast without pretrained weights",
     )
     init: str = pydantic.Field(
         "auto",
@@ -301,9 +303,11 @@ class TrainConfig(Section):
     )
     weight_decay: float = pydantic.Field(1e-4, ge=0)
     clip_norm: float = pydantic.Field(0.1, ge=0, description="largest gradient norm; 0 turns clipping off")
-    schedule: Literal["step", "cosine", "constant"] = "step"
-    drop_at: float = pydantic.Field(0.8, gt=0, le=1, description="share of training after which step drops lr")
-    drop_factor: float = pydantic.Field(0.1, gt=0, le=1)
+    schedule: Literal["step", "cosine", "flat_cosine", "constant"] = "step"
+    drop_at: float = pydantic.Field(
+        0.8, gt=0, le=1, description="share of training after which step drops lr, and flat_cosine begins to"
+    )
+    drop_factor: float = pydantic.Field(0.1, gt=0, le=1, description="what is left of lr then, or in the end")
     warmup_steps: int = pydantic.Field(0, ge=0)
     warmup_share: float | None = pydantic.Field(
         None, ge=0, le=1, description="share of all steps that the warm-up takes at most"

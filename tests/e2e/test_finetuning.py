@@ -10,11 +10,16 @@ import pytest
 import torch
 
 from detrkit.checkpoint import load_checkpoint, read_model
+from detrkit.classes import COCO_NAMES, ClassMap
+from detrkit.config import update_config
 from detrkit.curation.synthetic import write_synthetic
+from detrkit.families.build import build_model
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.detr.export import write_published
 from detrkit.families.detr.model import build_detr
 from detrkit.families.recipes import preset_config
+from detrkit.families.weights import Weights
+from detrkit.families.writers import get_writers
 from tests.e2e.conftest import (
     BATCH,
     SIDE,
@@ -168,6 +173,50 @@ def published(preset: str, path: Path) -> Path:
     torch.manual_seed(0)
     write_published(path, build_detr(config, 91).state_dict())
     return path
+
+
+SMALL_REALTIME = {
+    "model.hidden_dim": 32,
+    "model.encoder_dim": 32,
+    "model.ffn_dim": 32,
+    "model.encoder_ffn_dim": 32,
+    "model.num_queries": 10,
+}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["native", "hub"])
+@pytest.mark.parametrize("preset", ["rtdetr-r18", "dfine-n"])
+def test_published_files_of_real_time_models_go_on_with_other_classes(
+    preset: str, layout: str, tiny_data: Path, other_data: Path, tmp_path: Path
+):
+    """At the defaults of fine-tuning: the preset's own recipe, counts by the steps of this training."""
+    config = update_config(preset_config(preset), SMALL_REALTIME)
+    classes = ClassMap(tuple("star" if name == "dog" else name for name in COCO_NAMES), tuple(range(80)))
+    torch.manual_seed(0)
+    built = build_model(update_config(config, {"aids.denoising": 0}), classes)
+    state = built.model.state_dict()
+    init, writers = tmp_path / "random", get_writers(built.family, "")
+    if layout == "hub":
+        writers.hub(init, Weights(state, built.config.model, classes, "random"), built.config)
+    else:
+        init = init.with_suffix(".pth")
+        writers.published(init, state, built.config)
+        init.with_suffix(".classes.json").write_text(json.dumps(classes.to_dict()))
+    settings = {key.replace(".", "__"): value for key, value in SMALL_REALTIME.items()}
+    arguments = fine_tune(init, other_data, tmp_path / "run", train__lr=1e-30, train__backbone_lr=0, **settings)
+    arguments[arguments.index("detr-tiny")] = preset
+    out = run_well(*arguments)
+    assert "classes carried over by name: 1 (star)" in out
+    assert "classes that start anew: 3 (gem, Square, comet)" in out
+    assert f"{EPOCH_STEPS} steps of {BATCH} images in 1 epochs" in out
+    now = load_checkpoint(tmp_path / "run" / "checkpoints" / "last.pt")["model"]
+    column = COCO_NAMES.index("dog")
+    rows = [name for name in state if "class_embed" in name and name.endswith("weight")]
+    for name in (*rows, "label_embed.weight"):
+        torch.testing.assert_close(now[name][3], state[name][column])
+    assert torch.equal(now["token_proj.weight"], state["token_proj.weight"])
+    assert read_model(tmp_path / "run").class_map.names == ("gem", "Square", "comet", "star")
 
 
 @pytest.mark.parametrize(

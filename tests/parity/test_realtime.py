@@ -374,6 +374,14 @@ def test_files_of_both_layouts_are_read_and_written_bit_equal(pair: tuple[BuiltM
     writers.published(tmp_path / "native.pth", weights.state, config)
     native = torch.load(tmp_path / "native.pth", weights_only=True)["model"]
     assert any(name.startswith("decoder.decoder.layers.0.cross_attn.num_points_scale") for name in native)
+    sides = tuple((640 // stride,) * 2 for stride in theirs.config.feat_strides)
+    anchors, inside = theirs.model.generate_anchors(sides)
+    assert torch.equal(native["decoder.valid_mask"], inside)
+    anchors, found = (part[inside[..., 0]] for part in (anchors, native["decoder.anchors"]))
+    torch.testing.assert_close(found, anchors, atol=1e-5, rtol=0)
+    assert native["decoder.anchors"][~inside[..., 0]].isinf().all()
+    for name in ("up", "reg_scale") if built.family.name == "dfine" else ():
+        assert torch.equal(native[f"decoder.{name}"], native[f"decoder.decoder.{name}"])
     other = {name: torch.zeros_like(tensor) for name, tensor in native.items()}
     torch.save({"ema": {"module": native, "updates": 3}, "model": other}, tmp_path / "both.pth")
     for name in ("native.pth", "both.pth"):

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from detrkit.api.common import Source, with_arguments
-from detrkit.config import DEFAULT_PRESET, flat_changes, read_changes
+from detrkit.config import DEFAULT_PRESET, RunRecipe, flat_changes, read_changes
 from detrkit.errors import UsageError
 from detrkit.families.build import is_run
 from detrkit.families.recipes import resolve_config
@@ -26,7 +26,7 @@ def train(
     epochs: int | None = None,
     batch_size: int | Literal["auto"] | None = None,
     lr: float | None = None,
-    recipe: Literal["auto", "plain", "fast"] | None = None,
+    recipe: RunRecipe | None = None,
     changes: Mapping[str, Any] | None = None,
     go_on: bool = False,
     ray_workers: int | None = None,
@@ -45,8 +45,9 @@ def train(
         batch_size: Images a batch and process; ``auto``: as configured, through memory in the largest pieces that
             fit, which changes no gradient.
         lr: Learning rate of everything but the backbone.
-        recipe: How to train: ``plain`` as published, ``fast`` to learn from scratch and from little data; ``auto``
-            (the default) is ``fast`` where training starts without pretrained weights.
+        recipe: How to train: ``plain`` as published, ``fast`` to learn from scratch and from little data, ``deim``
+            as DEIM over either; ``auto`` (the default) is ``fast`` where training starts without pretrained
+            weights.
         changes: Any other config values, dotted: ``{"train.ema_decay": 0.999}``.
         go_on: If the run folder holds a training already, go on with that one; arguments that differ from it are
             taken as by :func:`resume`.

@@ -51,7 +51,12 @@ InitOption = Annotated[
 LrOption = Annotated[float | None, opt("RATE", "Learning rate of everything but the backbone.")]
 RecipeOption = Annotated[
     str | None,
-    opt("RECIPE", "plain (as published), fast (little data) or auto: fast without pretrained weights", "--recipe"),
+    opt(
+        "RECIPE",
+        "plain (as published), fast (little data), deim (denser, for real-time DETRs) or auto: fast without "
+        "pretrained weights, else plain",
+        "--recipe",
+    ),
 ]
 ConfigOption = Annotated[Path | None, opt("FILE", "YAML file over the preset or the run's config.", "--config")]
 SetOption = Annotated[

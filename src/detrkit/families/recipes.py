@@ -1,4 +1,4 @@
-"""Training recipes: ``plain``, as published, and ``fast``, which learns from scratch and from little data.
+"""Training recipes: ``plain``, as published, ``fast``, which learns from scratch and from little data, ``deim``.
 
 A recipe sets values of the config that change how a model is trained, never what it computes. ``plain`` sets
 nothing: the defaults of the config are what was published (arXiv:2005.12872, section 4 and A.4). No torch in here.
@@ -25,9 +25,21 @@ FAST: dict[str, Any] = {
 FROM_SCRATCH: dict[str, Any] = {"train.lr": 3e-4, "train.backbone_lr": 3e-4}
 """What ``fast`` sets besides where all weights begin at random: nothing there is worth keeping."""
 
+DEIM: dict[str, Any] = {
+    "loss.class_targets": "mal",
+    "transforms.mosaic": 0.5,
+    "transforms.mixup": 0.5,
+    "transforms.close_after": 0.5,
+    "train.schedule": "flat_cosine",
+    "train.drop_at": 0.5,
+    "train.drop_factor": 0.5,
+}
+"""What ``deim`` sets over what would be set anyway (arXiv:2412.04234): more objects an image, each matched with
+one query, for half of the training; a loss that teaches poor boxes too; a rate that falls in the other half."""
+
 
 def resolve_recipe(config: Config) -> str:
-    """Return ``plain`` or ``fast``, as ``train.recipe`` says; ``auto`` is ``fast`` without pretrained weights."""
+    """Return the recipe that ``train.recipe`` names; ``auto`` is ``fast`` without pretrained weights."""
     if config.train.recipe != "auto":
         return config.train.recipe
     return "fast" if _from_scratch(config) else "plain"
@@ -68,6 +80,8 @@ def _changed(base: Config, config_file: str | Path | None, changes: Mapping[str,
 
 def _recipe_values(config: Config, recipe: str) -> Mapping[str, Any]:
     """Return what a recipe sets: nothing if ``plain``, for presets and defaults are what was published."""
+    if recipe == "deim":
+        return {**_recipe_values(config, "fast" if _from_scratch(config) else "plain"), **DEIM}
     if recipe == "plain":
         return {}
     own = get_preset(config.model.preset).fast

@@ -14,8 +14,8 @@ from detrkit.classes import ClassMap
 from detrkit.errors import WeightsError, listed
 from detrkit.families.weights import LoadReport, Weights
 
-# Class heads, by the name that they have in every family.
-_HEAD = re.compile(r"(?:.*\.)?class_embed\.(?:\d+\.)?(?:weight|bias)")
+# Class heads, by the name that they have in every family, and what noised objects are made from.
+_HEAD = re.compile(r"(?:.*\.)?class_embed\.(?:\d+\.)?(?:weight|bias)|label_embed\.weight")
 _BODY = "backbone.0.body."
 
 
@@ -83,8 +83,9 @@ def transfer(model: nn.Module, weights: Weights, class_map: ClassMap, extra_rows
         if given is None:
             continue
         if _HEAD.fullmatch(name) and not same_head:
-            carried = _carry_rows(tensor, given, class_map, weights.class_map, extra_rows)
-            before, now = (rows.shape[0] - extra_rows for rows in (given, tensor))
+            extra = 1 if name.startswith("label_embed") else extra_rows
+            carried = _carry_rows(tensor, given, class_map, weights.class_map, extra)
+            before, now = (rows.shape[0] - extra for rows in (given, tensor))
             replaced[name] = f"{before} labels before, {now} now"
         elif given.shape != tensor.shape:
             replaced[name] = f"shape {tuple(given.shape)} before, {tuple(tensor.shape)} now"

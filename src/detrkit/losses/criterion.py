@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -18,6 +17,9 @@ from detrkit.losses.matcher import HungarianMatcher, Matches
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
 from detrkit.ops.boxes import broadcast_giou, broadcast_iou, cxcywh_to_xyxy
 from detrkit.types import NO_QUERY, DenoisedOutputs, GroundTruth, GroupOutputs, Objects, Outputs
+
+# DEIM's exponent of what a matched class should score (arXiv:2412.04234).
+_MATCHABILITY = 1.5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,6 +94,8 @@ class Criterion:
         dense_assignment: str = "center",
         scoring: ClassScoring = SOFTMAX,
     ):
+        if config.class_targets == "mal":
+            scoring = dataclasses.replace(scoring, matchability=_MATCHABILITY)
         self.config = config
         self.num_queries = num_queries
         self.dense_assignment = dense_assignment
@@ -157,11 +161,9 @@ class Criterion:
         if outputs.masks is not None:  # of the last layer only: of all, masks would cost too much (section 4.4)
             if truth.masks is None and truth.counts and sum(truth.counts):
                 raise DataError("the model learns masks, but the batch has none of its objects; see model.masks")
-            taught: slice | np.ndarray = slice(0 if outputs.masks.rests else None)
-            if not all(truth.has_mask):  # a box in place of a mask would teach that its object is a rectangle
-                taught = np.flatnonzero(np.array(truth.has_mask)[matches.pairs[2, layers - 1]])[taught]
+            most = 0 if outputs.masks.rests else matches.images.shape[1]
             images, queries, objects = (
-                each[layers - 1][taught] for each in (matches.images, matches.queries, matches.objects)
+                each[layers - 1, :most] for each in (matches.images, matches.queries, matches.objects)
             )
             found = mask_terms(outputs.masks, images, queries, objects, truth.masks)
             extra |= {name: value / divisors["l1"] for name, value in found.items()}
@@ -189,7 +191,7 @@ class Criterion:
         boxes = outputs.boxes_cxcywh[layers, matches.images, matches.queries]
         wanted = truth.boxes_cxcywh[matches.objects]
         scores = None
-        if self.config.class_targets == "iou":
+        if self.config.class_targets != "hard":
             overlaps = broadcast_iou(cxcywh_to_xyxy(boxes.detach()), cxcywh_to_xyxy(wanted))
             scores = torch.ones(target_index.shape, device=boxes.device)
             scores[layers, matches.images, matches.queries] = overlaps
@@ -212,7 +214,7 @@ class Criterion:
         target_index = torch.where(positive, logit_index[chosen], no_object).expand(found.logits.shape[:-1])
         corners, wanted_corners = cxcywh_to_xyxy(found.boxes_cxcywh), cxcywh_to_xyxy(wanted)
         scores = None
-        if self.config.class_targets == "iou":
+        if self.config.class_targets != "hard":
             scores = torch.where(positive, broadcast_iou(corners.detach(), wanted_corners), 1.0)
         exists = found.objects != NO_QUERY
         each = {

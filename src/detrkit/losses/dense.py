@@ -71,7 +71,7 @@ def dense_terms(
         wanted = truth.boxes_cxcywh[objects.clamp(min=0)]
     corners, wanted_corners = cxcywh_to_xyxy(dense.boxes_cxcywh), cxcywh_to_xyxy(wanted)
     scores = None
-    if config.class_targets == "iou":
+    if config.class_targets != "hard":
         scores = torch.where(positive, broadcast_iou(corners.detach(), wanted_corners), 1.0)
     losses = scoring.losses(dense.logits, target_index, scores)
     giou = broadcast_giou(corners, wanted_corners)

@@ -17,8 +17,13 @@ _NEVER = -20.0
 
 @dataclasses.dataclass(frozen=True)
 class SoftmaxScoring:
-    """A softmax over all classes and no-object, which is the last column (DETR, arXiv:2005.12872, equation 2)."""
+    """A softmax over all classes and no-object, which is the last column (DETR, arXiv:2005.12872, equation 2).
 
+    Args:
+        matchability: Exponent of qualities; None = 1.
+    """
+
+    matchability: float | None = None
     extra_columns = 1
     """Columns of the class head beside those of the classes."""
 
@@ -59,6 +64,7 @@ class SoftmaxScoring:
         losses = losses.view(targets.shape)
         if qualities is None:
             return losses
+        qualities = qualities ** (self.matchability or 1.0)
         no_object = -functional.log_softmax(logits.float(), dim=-1)[..., -1]
         return qualities * losses + (1 - qualities) * no_object
 
@@ -75,17 +81,21 @@ class SoftmaxScoring:
 class SigmoidScoring:
     """A sigmoid of each class, taught by the focal loss (arXiv:1708.02002; in DETRs since arXiv:2010.04159).
 
-    Where a quality is given, the loss is the varifocal one (arXiv:2008.13367), as in RT-DETR (arXiv:2304.08069).
+    Where a quality is given, the loss is the varifocal one (arXiv:2008.13367), as in RT-DETR (arXiv:2304.08069),
+    or the matchability-aware one of DEIM (arXiv:2412.04234): there an object weighs 1 however badly its box fits,
+    and a class that is not there weighs p to the exponent that the quality has, without alpha.
 
     Args:
         alpha: Weight of an object's class, against 1 - alpha of others; in the varifocal loss, weight of others.
         gamma: Exponent by which what is known already weighs less.
         match_alpha: The same as ``alpha`` in the cost of matching; None = alpha.
+        matchability: Exponent of the matchability-aware loss; None = varifocal.
     """
 
     alpha: float = 0.25
     gamma: float = 2.0
     match_alpha: float | None = None
+    matchability: float | None = None
     extra_columns = 0
 
     def scores(self, logits: Tensor) -> Tensor:
@@ -124,9 +134,13 @@ class SigmoidScoring:
             missed = torch.where(is_target > 0, 1 - probability, probability)
             weight = torch.where(is_target > 0, self.alpha, 1 - self.alpha) * missed**self.gamma
         else:
-            wanted = is_target * qualities[..., None]
-            others = self.alpha * probability.detach() ** self.gamma
-            weight = torch.where(is_target > 0, wanted, others)
+            known = probability.detach()
+            if self.matchability is None:
+                wanted = is_target * qualities[..., None]
+                weight = torch.where(is_target > 0, wanted, self.alpha * known**self.gamma)
+            else:
+                wanted = is_target * qualities[..., None] ** self.matchability
+                weight = torch.where(is_target > 0, 1.0, known**self.matchability)
         return (weight * functional.binary_cross_entropy_with_logits(logits, wanted, reduction="none")).sum(-1)
 
     def no_object_weight(self, configured: float) -> float:

@@ -44,7 +44,7 @@ class Trial:
 
     Args:
         lr: Learning rate of everything but the backbone.
-        losses: Weighted total of each step; NaN where it was not finite.
+        losses: Weighted total of each step, or that of the boxes: see :class:`SingleStep`; NaN where not finite.
         terms: First and last value of each term of the last layer.
         gradient_norms: Before clipping, of each step.
         box_spread: Standard deviation of the boxes' coordinates over queries and over images afterwards, 0 to 1.
@@ -82,12 +82,14 @@ class OverfitTest:
         slower: At a tenth and a hundredth of it, with fewer steps, from the same weights.
         before_spread: Standard deviation of the boxes' coordinates over queries and over images before it, 0 to 1.
         batch: The handful.
+        by_boxes: True if losses are those of the boxes alone.
     """
 
     main: Trial
     slower: tuple[Trial, ...]
     before_spread: tuple[float, float]
     batch: Batch
+    by_boxes: bool = False
 
 
 def run_overfit_test(built: BuiltModel, handful: Batch, device: torch.device, budget_s: float) -> OverfitTest:
@@ -106,7 +108,7 @@ def run_overfit_test(built: BuiltModel, handful: Batch, device: torch.device, bu
     main = _train(built, 1.0, batch, (LEAST_STEPS, MOST_STEPS), budget_s)
     few = (LEAST_TRIAL_STEPS, MOST_TRIAL_STEPS)
     slower = tuple(_train(built, factor, batch, few, budget_s / 3) for factor in (0.1, 0.01))
-    return OverfitTest(main, slower, before, handful)
+    return OverfitTest(main, slower, before, handful, built.config.loss.class_targets != "hard")
 
 
 def gather_handful(config: Config, index: CocoIndex, dataset: CocoDataset, seed: int) -> Batch:
@@ -173,7 +175,7 @@ def _train(
         if step >= least_and_most[0] and time.monotonic() - begin > budget_s:
             break
         made = single_step(passes, optimizer, [batch], step)
-        losses.append(made.loss)
+        losses.append(made.judged)
         norms.append(made.grad_norm)
         if not math.isfinite(made.loss):
             break

@@ -63,14 +63,15 @@ def check_overfit_test(overfit: OverfitTest, preset_lr: float | None, pretrained
     if not main.finite:
         found = f"loss or gradients are not finite after {steps} steps, at lower learning rates too"
         return [bad("not_finite", found, figures)]
-    losses = f"loss {main.losses[0]:.2f} to {main.loss_at(steps - 1):.2f}"
+    losses = f"loss{' of the boxes' * overfit.by_boxes} {main.losses[0]:.2f} to {main.loss_at(steps - 1):.2f}"
     fell = f"{losses} in {steps} steps on {len(overfit.batch.images)} images"
     if main.share_left > LEARNT:
         found = f"{fell}: a handful of images cannot be learnt ({terms})"
         results = [bad("loss_does_not_fall", found, figures, fault=not pretrained)]
     else:
         results = [ok("learning", f"{fell} ({terms})", figures)]
-    shown = {name: main.terms[name] for name in ("class", "l1", "giou") if name in main.terms}
+    fixed = ("l1", "giou") if overfit.by_boxes else ("class", "l1", "giou")
+    shown = {name: main.terms[name] for name in fixed if name in main.terms}
     rising = [name for name, (first, last) in shown.items() if last > 1.1 * first + 0.05]
     if rising:
         results.append(bad("term_rises", f"{', '.join(rising)} of the last layer rose: {terms}", fault=False))

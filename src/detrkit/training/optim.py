@@ -104,7 +104,7 @@ def lr_factor(step: int, total_steps: int, config: TrainConfig, first_step: int 
     Args:
         step: Optimiser step about to be made, from 0.
         total_steps: Steps of the whole training.
-        config: Schedule: linear warm-up and then a step drop, a cosine to zero, or a constant.
+        config: Schedule: linear warm-up and then a step drop, a cosine to zero, a late one to less, or a constant.
         first_step: Step at which learning and its warm-up begin; 0 before.
     """
     if step < first_step:
@@ -115,8 +115,16 @@ def lr_factor(step: int, total_steps: int, config: TrainConfig, first_step: int 
         return warmup * (config.drop_factor if step >= round(config.drop_at * total_steps) else 1.0)
     if config.schedule == "cosine":
         progress = (step - warmup_steps) / max(total_steps - warmup_steps, 1)
-        return warmup * 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
+        return warmup * _half_cosine(progress)
+    if config.schedule == "flat_cosine":
+        progress = (step / max(total_steps, 1) - config.drop_at) / max(1 - config.drop_at, 1e-9)
+        return warmup * (config.drop_factor + (1 - config.drop_factor) * _half_cosine(progress))
     return warmup
+
+
+def _half_cosine(progress: float) -> float:
+    """Return 1 at the beginning and before, 0 at the end."""
+    return 0.5 * (1.0 + math.cos(math.pi * min(max(progress, 0.0), 1.0)))
 
 
 def count_warmup(total_steps: int, config: TrainConfig) -> int:

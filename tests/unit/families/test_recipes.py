@@ -8,7 +8,7 @@ import pytest
 from detrkit.config import Config, read_config, update_config, write_config
 from detrkit.families.detr.config import DetrConfig
 from detrkit.families.presets import PRESETS, get_preset
-from detrkit.families.recipes import FAST, FROM_SCRATCH, preset_config, resolve_config
+from detrkit.families.recipes import DEIM, FAST, FROM_SCRATCH, preset_config, resolve_config
 from detrkit.preprocess import Preprocessing
 
 WITH_WEIGHTS = [name for name, preset in PRESETS.items() if preset.published or preset.backbone_file]
@@ -82,6 +82,15 @@ def test_fine_tuning_at_the_pace_of_fast_keeps_the_learning_rates_of_pretrained_
     config = resolve_config("detr-r50", None, {"train.recipe": "fast"})
     assert (config.train.lr, config.train.backbone_lr) == (1e-4, 1e-5)
     assert (config.train.schedule, config.aids.dense) == ("cosine", "center")
+
+
+@pytest.mark.parametrize("name", ["rtdetr-r18", "dfine-n", "rtdetr-nano", "detr-nano"])
+@pytest.mark.parametrize("init", ["none", "auto"])
+def test_deim_goes_over_what_would_be_set_anyway(name: str, init: str):
+    usual = resolve_config(name, None, {"train.init": init})
+    config = resolve_config(name, None, {"train.init": init, "train.recipe": "deim"})
+    assert config == update_config(usual, {**DEIM, "train.recipe": "deim"})
+    assert values(config, DEIM) == DEIM
 
 
 @pytest.mark.parametrize("recipe", ["plain", "fast", "auto"])

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+import math
 from typing import Any
 
 import pytest
@@ -11,7 +13,7 @@ from detrkit.config import LossConfig
 from detrkit.losses.criterion import Criterion, Normalizers
 from detrkit.losses.scoring import SOFTMAX, ClassScoring, SigmoidScoring
 from detrkit.types import DenoisedOutputs, DenseOutputs, GroupOutputs, Outputs
-from tests.unit.losses.test_criterion import CLASSES, make_truth
+from tests.unit.losses.test_criterion import CLASSES, iou_of, make_truth
 
 SLOTS = len(CLASSES)
 BOTH = [SOFTMAX, SigmoidScoring()]
@@ -50,6 +52,51 @@ def test_varifocal_loss_follows_its_equation():
     )
 
 
+def test_matchability_loss_follows_its_equation():
+    """Of arXiv:2412.04234: -q^g log p - (1 - q^g) log(1 - p), or -p^g log(1 - p); number by number."""
+    logits, targets, qualities = torch.randn(3, 4, SLOTS), torch.randint(0, SLOTS + 1, (3, 4)), torch.rand(3, 4)
+    qualities[0] = 0.0  # a box that misses its object: what varifocal loss takes no notice of
+    logits.requires_grad_()
+    found = SigmoidScoring(alpha=0.75, matchability=1.5).losses(logits, targets, qualities)
+    wanted = torch.zeros(3, 4)
+    for row, column, name in itertools.product(range(3), range(4), range(SLOTS)):
+        x = logits[row, column, name].item()
+        p, q = 1 / (1 + math.exp(-x)), qualities[row, column].item() ** 1.5
+        own = targets[row, column] == name
+        wanted[row, column] -= q * math.log(p) + (1 - q) * math.log(1 - p) if own else p**1.5 * math.log(1 - p)
+    torch.testing.assert_close(found, wanted)
+    # weights are no way to score less: with q and the weight fixed the gradient is weight * (p - q^g)
+    (gradient,) = torch.autograd.grad(found.sum(), logits)
+    own = functional.one_hot(targets, SLOTS + 1)[..., :-1].bool()
+    p = logits.detach().sigmoid()
+    expected = torch.where(own, p - qualities[..., None] ** 1.5, p**1.5 * p)
+    torch.testing.assert_close(gradient, expected)
+
+
+def test_criterion_takes_the_matchability_loss_by_name():
+    truth, generator = make_truth((2, 1)), torch.Generator().manual_seed(0)
+    logits = torch.randn(1, 2, 5, SLOTS, generator=generator)
+    boxes = torch.rand(1, 2, 5, 4, generator=generator) * 0.4 + 0.3
+    terms = {}
+    for class_targets in ("iou", "mal"):
+        config = LossConfig.model_validate({"class_targets": class_targets})
+        criterion = Criterion(config, CLASSES, 5, scoring=SigmoidScoring(alpha=0.75))
+        terms[class_targets] = criterion(Outputs(logits, boxes), truth).terms
+    matches = criterion.matcher(Outputs(logits, boxes), truth, truth.labels)
+    assert (terms["mal"]["l1"], terms["mal"]["giou"]) == (terms["iou"]["l1"], terms["iou"]["giou"])
+    p, wanted = logits[0].sigmoid(), 0.0
+    taken = {}
+    for image, query, number in matches.pairs[:, 0].T.tolist():
+        taken[image, query, int(truth.labels[number])] = iou_of(
+            boxes[0, image, query].tolist(), truth.boxes_cxcywh[number].tolist()
+        )
+    for place in itertools.product(range(2), range(5), range(SLOTS)):
+        score, target = p[place].item(), taken.get(place)
+        goal, weight = (0.0, score**1.5) if target is None else (target**1.5, 1.0)
+        wanted -= weight * (goal * math.log(score) + (1 - goal) * math.log(1 - score)) / 3
+    assert terms["mal"]["class"].item() == pytest.approx(wanted, rel=1e-5)
+
+
 @pytest.mark.parametrize("scoring", BOTH, ids=["softmax", "sigmoid"])
 def test_nothing_finds_nothing_and_a_sure_class_is_found(scoring: ClassScoring):
     logits = torch.zeros(2, SLOTS + scoring.extra_columns)
@@ -62,7 +109,7 @@ def test_nothing_finds_nothing_and_a_sure_class_is_found(scoring: ClassScoring):
     assert scoring.scores(logits)[1].argmax() == scoring.costs(logits)[1].argmin() == 1
 
 
-@pytest.mark.parametrize(("class_targets", "dense"), [("hard", "center"), ("iou", "aligned")])
+@pytest.mark.parametrize(("class_targets", "dense"), [("hard", "center"), ("iou", "aligned"), ("mal", "center")])
 @pytest.mark.parametrize("scoring", BOTH, ids=["softmax", "sigmoid"])
 def test_images_one_by_one_give_the_gradient_of_the_batch(scoring: ClassScoring, class_targets: str, dense: Any):
     """Queries, groups, tokens and noised objects; an image without objects too."""

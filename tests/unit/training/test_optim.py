@@ -238,10 +238,13 @@ def test_schedules():
         ({"schedule": "constant", "warmup_steps": 10}, 2, (1,)),
         ({"schedule": "cosine", "warmup_steps": 10}, 2, (1,)),
         ({"schedule": "constant", "warmup_steps": 500, "warmup_share": 0.05}, 80, (0, 3, 4)),
+        ({"schedule": "flat_cosine", "drop_at": 0.5, "drop_factor": 0.5, "warmup_steps": 2}, 8, (0, 1, 4, 6, 8)),
+        ({"schedule": "flat_cosine", "drop_at": 1.0}, 4, (0, 3)),
     ]
     expected = [
         [0.25, 0.5, 0.75, 1, 1, 1, 1, 1, 0.1, 0.1],
         *([1.0, 0.5, 0.0], [0.5, 1.0, 1.0, 0.5], [1.0], [0.2], [0.2], [0.25, 1.0, 1.0]),
+        *([0.5, 1.0, 1.0, 0.75, 0.5], [1.0, 1.0]),
     ]
     for (settings, total, steps), factors in zip(cases, expected, strict=True):
         config = TrainConfig.model_validate(settings)

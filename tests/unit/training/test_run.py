@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,8 @@ from detrkit.config import Config, read_config, update_config, write_config
 from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.split import read_train_split
 from detrkit.errors import DataError, UsageError
-from detrkit.families.recipes import preset_config
+from detrkit.families.recipes import preset_config, resolve_config
+from detrkit.training.optim import lr_factor
 from detrkit.training.resuming import absolute_paths
 from detrkit.training.run import counted_lines, resume_run, start_run
 from detrkit.tuning.lr_range import run_lr_range
@@ -162,6 +165,29 @@ def test_what_is_counted_by_the_steps_of_a_training_is_said(config: Config, tmp_
     _, warning = counted_lines(update_config(published, {"transforms.eval_size": 320}), 100)
     assert "sides of 480 to 800" in warning
     assert "evaluated at 320" in warning
+
+
+@pytest.mark.parametrize("images", [50, 500, 5000])
+@pytest.mark.parametrize(
+    ("preset", "init"),
+    [("rtdetr-r18", "published"), ("dfine-n", "published"), ("rtdetr-nano", "none"), ("dfine-n", "none")],
+)
+def test_counts_of_real_time_trainings_are_shares_of_their_own_steps(images: int, preset: str, init: str):
+    """None may be counted for COCO's steps, of which 50 images give a thousandth."""
+    config = resolve_config(preset, None, {"train.init": init})
+    epoch_steps = math.ceil(images / config.train.batch_size)
+    steps = epoch_steps * config.train.epochs
+    (line,) = counted_lines(config, steps)
+    said = [int(number.replace(",", "")) for number in re.findall(r"(?:first|last) ([\d,]+)", line)]
+    warmup, averaged, *closed = said
+    assert line.startswith(f"{steps:,} steps of {config.train.batch_size} images")
+    assert 0 < warmup <= max(0.05 * steps + 1, 1)
+    assert 1 < averaged <= 0.12 * steps
+    assert averaged >= min(0.1 * steps, 500)  # so long that it smooths
+    if config.transforms.zoom_out or config.transforms.mosaic:
+        assert 0.9 * config.train.epochs <= closed[0] < config.train.epochs
+    assert lr_factor(0, steps, config.train) <= 1 / warmup
+    assert lr_factor(warmup, steps, config.train) == pytest.approx(1, abs=0.01)
 
 
 def test_paths_hold_from_any_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

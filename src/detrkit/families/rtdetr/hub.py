@@ -83,12 +83,17 @@ def hub_config(config: HybridConfig, labels: Mapping[int, str], num_labels: int)
         "decoder_n_points": config.points[0] if len(set(config.points)) == 1 else list(config.points),
         "decoder_method": _METHODS[config.sampling],
         "decoder_in_channels": [config.encoder_dim] * config.feature_levels,
-        "feat_strides": [32 >> level for level in reversed(range(config.feature_levels))],
+        "feat_strides": level_strides(config.feature_levels),
         "encode_proj_layers": [config.feature_levels - 1],
         "freeze_backbone_batch_norms": config.backbone_norm == "frozen",
         "id2label": {str(index): name for index, name in names.items()},
         "label2id": {name if name != UNUSED_LABEL else f"{name} {index}": index for index, name in names.items()},
     }
+
+
+def level_strides(levels: int) -> list[int]:
+    """Return the pixels that a cell of each feature map covers, as in all published models."""
+    return [32 >> level for level in reversed(range(levels))]
 
 
 def hub_preprocessor(transforms: TransformConfig) -> dict[str, Any]:

@@ -25,13 +25,21 @@ from detrkit.families.detr.state_files import read_file, read_folder
 from detrkit.families.detr.weights import tensor_fault
 from detrkit.families.preset import Preset
 from detrkit.families.rtdetr.config import HybridConfig, RTDetrConfig
-from detrkit.families.rtdetr.hub import hub_config, hub_preprocessor, read_hub_config, read_hub_preprocessing
+from detrkit.families.rtdetr.hub import (
+    hub_config,
+    hub_preprocessor,
+    level_strides,
+    read_hub_config,
+    read_hub_preprocessing,
+)
 from detrkit.families.rtdetr.layouts import RTDETR_LAYOUTS, Layouts
 from detrkit.families.rtdetr.model import build_rtdetr
 from detrkit.families.rtdetr.presets import PRESETS
 from detrkit.families.transfer import misfits
+from detrkit.families.two_stage.model import EDGE
 from detrkit.families.weights import Weights
 from detrkit.nn.backbones import infer_backbone
+from detrkit.nn.selection import locate_cells
 
 _BODY = "backbone.0.body."
 _STATES = ("ema", "model", "state_dict", "model_state_dict")
@@ -121,9 +129,18 @@ class Published:
         except ConfigError as error:
             raise WeightsError(f"{path} cannot be honoured: {error}") from error
 
-    def write_native(self, path: str | Path, state: dict[str, Tensor], _config: Config) -> None:
-        """Write weights under the authors' names, under ``model``."""
+    def write_native(self, path: str | Path, state: dict[str, Tensor], config: Config) -> None:
+        """Write weights under the authors' names, under ``model``, with all that their model has."""
         found = self.layouts.from_own(state, "native") | self._buffers(state, "native")
+        # what theirs keeps in two places, and anchors of the tokens of an image of its size
+        shared = [name for name in found if name in ("decoder.decoder.up", "decoder.decoder.reg_scale")]
+        found |= {name.replace("decoder.", "", 1): found[name] for name in shared}
+        levels = infer_fields(state)["feature_levels"]
+        sides = [config.transforms.eval_size // stride for stride in level_strides(levels)]
+        anchors = locate_cells([(side, side) for side in sides], [None] * len(sides), torch.device("cpu")).anchors
+        inside = ((anchors > EDGE) & (anchors < 1 - EDGE)).all(-1, keepdim=True)
+        found["decoder.valid_mask"] = inside
+        found["decoder.anchors"] = anchors.logit().masked_fill(~inside, torch.inf)
         with writing(Path(path)) as file:
             torch.save({"model": {name: tensor.detach().cpu() for name, tensor in found.items()}}, file)
 

@@ -41,7 +41,7 @@ from detrkit.types import NO_QUERY, DenoisedOutputs, DenseOutputs, EdgeOutputs, 
 _MOST_NOISED = 100
 # Anchors with a centre or side within this share of the image's edges are none (arXiv:2010.04159, its code). Nor
 # are those at it, however a program rounds: of 50 cells, one's centre lies at 0.99, which OpenVINO let in.
-_EDGE = 0.01 + 1e-6
+EDGE = 0.01 + 1e-6
 # The logit of no-object at first, against 0 of every class: most tokens hold none.
 _FIRST_NO_OBJECT = 2.0
 
@@ -258,7 +258,7 @@ class TwoStageDetr(nn.Module):
     def _read_tokens(self, tokens: Tensor, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
         """Return features of the tokens ``[B, M, D]``, their logits and their boxes before the sigmoid."""
         anchors = cells.anchors
-        inside = ((anchors > _EDGE) & (anchors < 1 - _EDGE)).all(-1, keepdim=True)
+        inside = ((anchors > EDGE) & (anchors < 1 - EDGE)).all(-1, keepdim=True)
         if not self.sees_edges:
             tokens = tokens * inside.to(tokens.dtype)
         features = self.token_norm(self.token_proj(tokens))
