@@ -50,12 +50,17 @@ SETTINGS = {
 }
 
 
+# Perfect masks have PQ 0.95 at this size (0.96 at 320, for twice the work); steps count more than images of a step.
+PANOPTIC_SIZE = 224
 PANOPTIC_SETTINGS = {
     **{key: value for key, value in SETTINGS.items() if not key.startswith(("model.", "aids."))},
+    "transforms.eval_size": PANOPTIC_SIZE,
+    "transforms.max_size": PANOPTIC_SIZE,
+    "train.batch_size": 4,
     "train.lr": 1e-3,
     "train.backbone_lr": 1e-3,
-    "train.epochs": 250,
-    "train.eval_every": 125,
+    "train.epochs": 200,
+    "train.eval_every": 100,
 }
 
 

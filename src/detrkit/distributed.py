@@ -59,7 +59,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     devices, nodes = _processes(config)
     fabric = Fabric(
         accelerator="cuda" if use_cuda else "cpu",
-        strategy=_exchange(config) if devices * nodes > 1 else "auto",
+        strategy=DDPStrategy(**_no_exchange_of_buffers()) if devices * nodes > 1 else "auto",
         devices=devices,
         num_nodes=nodes,
         precision=_PRECISIONS[config.precision],
@@ -76,9 +76,13 @@ def fabric_precision(precision: Precision, device: torch.device) -> Any:
     return _PRECISIONS["bf16" if precision == "16" and device.type == "cpu" else precision]
 
 
-def _exchange(config: TrainConfig) -> DDPStrategy:
-    # a part that rests by turns has no gradients to wait for
-    return DDPStrategy(**_no_exchange_of_buffers(), find_unused_parameters=config.box_epochs > 0)
+def exchanges_late(config: TrainConfig) -> bool:
+    """Tell whether gradients are exchanged after the backward pass, not by DDP within it.
+
+    A process that ran out of memory would be waited for there, and so would parts that rest by turns; DDP's search
+    for these sees no masks, which are computed by the losses.
+    """
+    return config.on_oom == "halve" or config.box_epochs > 0
 
 
 def _no_exchange_of_buffers() -> dict[str, Any]:

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from detrkit.config import Config, Precision
 from detrkit.data.augment import augment_batch, augments_on_device
-from detrkit.distributed import fabric_precision
+from detrkit.distributed import exchanges_late, fabric_precision
 from detrkit.losses.criterion import Criterion, Losses, Normalizers
 from detrkit.preprocess import model_inputs
 from detrkit.training.ema import Ema
@@ -78,8 +78,7 @@ class Passes:
             damage: Fault of the boxes; if there is any, all gradients are NaN.
         """
         self.seed(step)
-        # exchanging gradients inside the backward pass would leave the others waiting for a process out of memory
-        late = self.config.train.on_oom == "halve"
+        late = exchanges_late(self.config.train)
         found = []
         left = sum(-(-len(batch.sizes_hw) // micro_batch) for batch in batches)
         for part in self.micro_batches(batches, step, micro_batch):

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detrkit.distributed import average_gradients
+from detrkit.distributed import average_gradients, exchanges_late
 from detrkit.losses.criterion import Losses, Normalizers
 from detrkit.training.forward_backward import add_normalizers, layer_values, summed_values
 from detrkit.training.health import PROBE_EVERY, probe_boxes
@@ -168,7 +168,7 @@ def _gradients_in_memory(
         if recovers and run.fabric.world_size > 1:
             failed = _sum_on_hosts(run, (failed,))[0] > 0
         if not failed:
-            if run.fabric.world_size == 1 or not recovers:
+            if run.fabric.world_size == 1 or not exchanges_late(run.config.train):
                 return found, None
             parameters = list(run.state.module.parameters())
             own_norm = nn.utils.get_total_norm([part.grad for part in parameters if part.grad is not None])
