@@ -50,7 +50,7 @@ SETTINGS = {
 }
 
 
-# Perfect masks have PQ 0.95 at this size (0.96 at 320, for twice the work); steps count more than images of a step.
+# Perfect masks have PQ 0.95 at this size, 0.96 at 320 for twice the work; steps count more than images of a step.
 PANOPTIC_SIZE = 224
 PANOPTIC_SETTINGS = {
     **{key: value for key, value in SETTINGS.items() if not key.startswith(("model.", "aids."))},
