@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from detrkit.api.compare import compare
     from detrkit.api.deploy import deploy
     from detrkit.api.drift import drift
-    from detrkit.api.evaluate import evaluate
+    from detrkit.api.evaluate import evaluate, panoptic_quality
     from detrkit.api.export import export
     from detrkit.api.gate import gate
     from detrkit.api.load import load
@@ -55,6 +55,7 @@ __all__ = [
     "load",
     "lr_range",
     "optimize",
+    "panoptic_quality",
     "predict",
     "predict_video",
     "preflight",
@@ -78,6 +79,7 @@ _HOMES = {
     "DetrkitError": "detrkit.errors",
     "choose_thresholds": "detrkit.api.thresholds",
     "lr_range": "detrkit.api.tune",
+    "panoptic_quality": "detrkit.api.evaluate",
     "predict_video": "detrkit.api.predict",
     "rollback": "detrkit.api.release",
 }

@@ -16,6 +16,9 @@ import numpy as np
 
 from detrkit.classes import SizeHW
 
+_SPREAD = 0x9E3779
+"""Odd, so that no two of its multiples modulo 2**24 are alike; near the golden ratio, so that they lie apart."""
+
 
 def stretch_weights(positions: Any, cells: Any, pixels: Any, places: Any) -> Any:
     """Return how much each cell of one axis counts at some pixels, ``[..., P, n]``; arrays of NumPy or torch.
@@ -176,8 +179,9 @@ class PanopticSegments:
     areas: np.ndarray
 
     def colors(self) -> np.ndarray:
-        """Return the picture of COCO panoptic, uint8 ``[H, W, 3]``: an id is R + 256 G + 256^2 B."""
-        return np.stack([self.ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
+        """Return the picture of COCO panoptic, uint8 ``[H, W, 3]``; R + 256 G + 256^2 B is :func:`spread_ids`."""
+        ids = spread_ids(self.ids)
+        return np.stack([ids >> shift & 255 for shift in (0, 8, 16)], axis=-1).astype(np.uint8)
 
     def boxes_xywh(self) -> np.ndarray:
         """Return the bounds of each segment, int64 ``[S, 4]``."""
@@ -223,19 +227,24 @@ class LazyMasks:
 
     Args:
         patches: Functions that give the mask of each object.
+        is_given: False where something else stands in for a mask, which then teaches nothing, bool ``[n]``.
         frames: Ways of the pixels of each image of which the picture is made.
         owners: Number of the frame of each object, int64 ``[n]``.
     """
 
     patches: tuple[Callable[[], MaskPatch], ...]
+    is_given: np.ndarray
     frames: tuple[_Frame, ...]
     owners: np.ndarray
 
     @classmethod
-    def of_image(cls, patches: Sequence[Callable[[], MaskPatch]], size_hw: SizeHW) -> LazyMasks:
+    def of_image(
+        cls, patches: Sequence[Callable[[], MaskPatch]], is_given: np.ndarray, size_hw: SizeHW
+    ) -> LazyMasks:
         """Return the masks of an image as it is; each is decoded once, when it is first looked at."""
         frame = _Frame(*(np.arange(side) for side in size_hw))
-        return cls(tuple(map(functools.cache, patches)), (frame,), np.zeros(len(patches), dtype=np.int64))
+        owners = np.zeros(len(patches), dtype=np.int64)
+        return cls(tuple(map(functools.cache, patches)), is_given, (frame,), owners)
 
     def __len__(self) -> int:
         return len(self.patches)
@@ -271,7 +280,7 @@ class LazyMasks:
         """Return the masks of some of the objects, by number or by a mask of them."""
         numbers = np.arange(len(self))[keep]
         patches = tuple(self.patches[number] for number in numbers)
-        return dataclasses.replace(self, patches=patches, owners=self.owners[numbers])
+        return LazyMasks(patches, self.is_given[numbers], self.frames, self.owners[numbers])
 
     def join(self, others: Sequence[LazyMasks]) -> LazyMasks:
         """Return the masks of several targets on one canvas."""
@@ -281,7 +290,8 @@ class LazyMasks:
         patches, frames = (
             [one for part in parts for one in getattr(part, name)] for name in ("patches", "frames")
         )
-        return LazyMasks(tuple(patches), tuple(frames), np.concatenate(owners))
+        is_given = np.concatenate([part.is_given for part in parts])
+        return LazyMasks(tuple(patches), is_given, tuple(frames), np.concatenate(owners))
 
     def areas(self) -> np.ndarray:
         """Count the pixels of each object, int64 ``[n]``."""
@@ -341,6 +351,11 @@ def _on_canvas(side: np.ndarray, start: int, length: int) -> np.ndarray:
     return canvas
 
 
+def spread_ids(numbers: Any) -> Any:
+    """Return ids below 2**24 whose colours differ; those of numbers from 1 all look black. 0 stays 0."""
+    return numbers * _SPREAD & 0xFFFFFF
+
+
 def segments_info(
     segments: PanopticSegments, category_ids: Sequence[int | str], iscrowd: Sequence[bool] = ()
 ) -> list[dict[str, Any]]:
@@ -348,7 +363,7 @@ def segments_info(
     columns = (segments.class_ids, segments.areas, segments.boxes_xywh())
     return [
         {
-            "id": number,
+            "id": spread_ids(number),
             "category_id": category_ids[class_id],
             "area": area,
             "bbox": box,
@@ -366,6 +381,25 @@ def differing_pixels(one: Mapping[str, Any], other: Mapping[str, Any]) -> float:
 
     first, second = (rle.decode({**mask, "counts": mask["counts"].encode()}) for mask in (one, other))
     return float((first != second).mean())
+
+
+def encode_ids(ids: np.ndarray) -> dict[int, dict[str, Any]]:
+    """Return the mask of every number of an id map, int32 ``[H, W]``, as COCO's compressed RLE, all in one go."""
+    from hotcoco import mask as rle
+
+    flat = ids.T.ravel()  # down the columns, as RLE counts
+    starts = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1]) if len(flat) else np.zeros(0, int)
+    ends, numbers = np.append(starts[1:], len(flat)), flat[starts]
+    order = np.argsort(numbers, kind="stable")
+    height, width = ids.shape
+    found = {}
+    for runs in np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1) if len(order) else ():
+        edges = np.stack([starts[runs], ends[runs]], axis=1).ravel()
+        counts = np.diff(edges, prepend=0, append=len(flat))
+        counts = counts if counts[-1] else counts[:-1]
+        encoded = rle.fr_py_objects({"size": [height, width], "counts": counts.tolist()}, height, width)
+        found[int(numbers[runs[0]])] = {"size": [height, width], "counts": encoded["counts"].decode("ascii")}
+    return found
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:

@@ -49,12 +49,15 @@ class GroundTruth:
         counts: Objects of each image, on the host; sums to N.
         masks: Pixels of each object, bool ``[N, H, W]`` of the padded batch, False on padding; None unless the
             model learns masks.
+        has_mask: False for objects without a mask of their own, for which ``masks`` has their box; on the host,
+            empty where all have one.
     """
 
     labels: Tensor
     boxes_cxcywh: Tensor
     counts: tuple[int, ...]
     masks: Tensor | None = None
+    has_mask: tuple[bool, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,7 @@ class Batch:
     def _map_tensors(self, change: Callable[[Tensor], Tensor]) -> Batch:
         truth = self.truth
         masks = None if truth.masks is None else change(truth.masks)
-        truth = GroundTruth(change(truth.labels), change(truth.boxes_cxcywh), truth.counts, masks)
+        truth = GroundTruth(change(truth.labels), change(truth.boxes_cxcywh), truth.counts, masks, truth.has_mask)
         return dataclasses.replace(
             self, images=change(self.images), padding_mask=change(self.padding_mask), truth=truth
         )
@@ -117,6 +120,7 @@ class Batch:
                 self.truth.boxes_cxcywh[objects],
                 self.truth.counts[images],
                 None if masks is None else masks[objects, :height, :width],
+                self.truth.has_mask[objects],
             )
             pixels, mask = self.images[images, :, :height, :width], self.padding_mask[images, :height, :width]
             parts.append(Batch(pixels, mask, truth, sizes, self.image_ids[images], self.orig_sizes_hw[images]))

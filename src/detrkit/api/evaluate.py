@@ -18,13 +18,14 @@ from detrkit.detectors.detector import Detector
 from detrkit.detectors.find import find_target
 from detrkit.detectors.measure_latency import measure_latency, with_decode
 from detrkit.detectors.on_split import EvalTarget, bind_target, collect, masks_left_out, notes_of, read_split_for
-from detrkit.detectors.results import PANOPTIC_FILE, write_panoptic_results
+from detrkit.detectors.results import PANOPTIC_FILE, ResultsFile, write_panoptic_results
 from detrkit.detectors.stages import ModelStages, Stages
 from detrkit.detectors.tiles import in_tiles
-from detrkit.errors import DataError, DetrkitError
+from detrkit.errors import DataError, DetrkitError, UsageError
 from detrkit.evaluation.analysis import Evaluation, Origin, Progress, analyze, check_resamples
 from detrkit.evaluation.bootstrap import RESAMPLES
 from detrkit.evaluation.evaluator import read_ground_truth
+from detrkit.evaluation.panoptic import PanopticMetrics
 from detrkit.evaluation.report import FILES, write_evaluation
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.files import make_folder
@@ -119,6 +120,59 @@ def evaluate(
         if evaluator.has_panoptic:
             write_panoptic_results(folder / PANOPTIC_FILE, evaluator, pictures.file_names)
     return evaluation
+
+
+def panoptic_quality(
+    model: Source | EvalTarget,
+    data: Source | None = None,
+    *,
+    image_folder: Source | None = None,
+    split: str = "val",
+    batch_size: int | None = None,
+    device: str = "auto",
+    precision: Precision = "32",
+    preset: str | None = None,
+    say: Say = lambda _message: None,
+    progress: Progress | None = None,
+) -> PanopticMetrics:
+    """Measure PQ, SQ and RQ alone, the numbers of :func:`evaluate`; of files in a tenth of panopticapi's time.
+
+    Args:
+        model: Model with masks, or a file of panoptic pictures (COCO panoptic).
+        data: Folder of a panoptic data set, or its JSON file; the run's own if the model is a run.
+        image_folder: Folder of the images of ``data``, where they lie elsewhere.
+        split: Name of the split.
+        batch_size: Images at once; the numbers do not depend on it.
+        device: Device, as in :func:`load`.
+        precision: Precision, as in :func:`load`.
+        preset: Preset the weights are for, where the file cannot tell.
+        say: Called with messages for people.
+        progress: Called with what is being done, steps done and steps in all.
+
+    Returns:
+        ``found.values["PQ"]``, ``found.per_class``.
+
+    Raises:
+        DataError: No class of the model is a class of the split, or a picture cannot be read.
+        UsageError: There are no panoptic pictures, or the data set has none.
+    """
+    target = find_target(model, preset, device, precision)
+    part, _ = read_split_for([target], split, data, image_folder=image_folder, masks=True)
+    if part.files.format != "panoptic" or not target.has_stuff:
+        raise UsageError(
+            f"there is no panoptic quality of {target.name} on {part.files.annotations} ({part.files.reason}); "
+            "expected a model with stuff or a file of panoptic pictures, and data of COCO panoptic"
+        )
+    target = bind_target(target, part)
+    for line in [*part.lines(), *unknown_classes(target.class_map, part), *notes_of(target)]:
+        say(line)
+    if isinstance(target, ResultsFile):
+        try:
+            return target.measure_files(part)
+        except (ValueError, OSError) as error:
+            say(f"reading the pictures mask by mask, which takes longer, since not all is as expected: {error}")
+    tell = None if progress is None else functools.partial(_tell_images, progress, len(part.index))
+    return collect(target, part, batch_size=batch_size, progress=tell).finish_panoptic()
 
 
 class SplitPictures:

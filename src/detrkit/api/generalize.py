@@ -66,6 +66,7 @@ def generalize(
         read = resolve_class_names if isinstance(classes, Mapping) else read_class_names
         names = read(classes, list(named))  # type: ignore[arg-type]
     subject = find_target(model, preset, device, precision)
+    _say_boxes_alone(subject, say)
     folder = None if out is None else make_folder(out, "generalization.json", "generalization.html")
     splits = {name: read_split_for([subject], split, path)[0] for name, path in named.items()}
     for part in splits.values():
@@ -124,6 +125,7 @@ def corrupt(
     """
     chosen = find_corruptions(corruptions)
     subject = find_target(model, preset, device, precision)
+    _say_boxes_alone(subject, say)
     part, _ = read_split_for([subject], split, data, pixels=True)
     folder = None if out is None else make_folder(out, "robustness.json", "robustness.html")
     for line in part.lines():
@@ -136,6 +138,11 @@ def corrupt(
         images = CocoDataset(part.index, part.files.images, None)
         write_robustness(folder / "robustness.html", found, images.read_image(_busiest(part)))
     return found
+
+
+def _say_boxes_alone(subject: EvalTarget, say: Say) -> None:
+    if subject.has_masks:
+        say(f"WARNING: AP is that of boxes; masks of {subject.name} are measured by eval with one --data alone")
 
 
 def _named(data: Sequence[Source]) -> dict[str, Source]:

@@ -87,8 +87,13 @@ def run_demo(
     say("4/4  drawing predictions")
     files = sorted((out / "data" / "val2017").iterdir())[:DRAWN]
     detrkit.predict(detector, [str(file) for file in files], out=out / "predictions")
+    numbers = f"AP {evaluation['AP']:.3f}"
+    if evaluation.masks is not None:
+        numbers += f", mask AP {evaluation.masks['AP']:.3f}"
+    if evaluation.panoptic is not None:
+        numbers += f", PQ {evaluation.panoptic.metrics.values['PQ']:.3f}"
     say(
-        f"AP {evaluation['AP']:.3f} on held-out images. Pictures: {out / 'predictions'}, "
+        f"{numbers} on held-out images. Pictures: {out / 'predictions'}, "
         f"curves: {out / 'run' / 'curves.png'}, how good and why: {out / 'eval' / 'report.html'}"
     )
     return result

@@ -41,6 +41,9 @@ def evaluate(
         opt("N,N", "AP under corruptions instead: common, all, noise, blur, weather, digital, extra or names."),
     ] = None,
     severities: Annotated[str | None, opt("N,N", "Of --corruptions, 1 to 5; all if not given.")] = None,
+    pq: Annotated[
+        bool, opt(None, "PQ, SQ and RQ alone, as a table; of a file of panoptic pictures in no time.")
+    ] = False,
     tiles: shared.TilesOption = None,
     batch_size: shared.BatchOption = 4,
     device: shared.DeviceOption = None,
@@ -51,7 +54,7 @@ def evaluate(
     """Measure how good a model is on a data set, how sure that is, and why: numbers, intervals and a report.
 
     MODEL may also be torchvision:NAME, hf:ID_OR_FOLDER, or a COCO result file (detections.json). Several --data,
-    or --classes, give one table instead of the report; --corruptions AP on worse and worse images.
+    or --classes, give one table instead of the report; --corruptions AP on worse and worse images; --pq PQ alone.
     """
     with shared.errors():
         sets = data or []
@@ -59,10 +62,9 @@ def evaluate(
             split=split, batch_size=batch_size, device=device, precision=precision, preset=preset
         )
         options["say"] = shared.quiet if as_json else shared.say
-        if tiles is not None and (corruptions is not None or classes is not None or len(sets) > 1):
-            raise UsageError("--tiles goes with one --data, without --corruptions and --classes")
-        if image_folder is not None and (corruptions is not None or classes is not None or len(sets) > 1):
-            raise UsageError("--image-folder goes with one --data, without --corruptions and --classes")
+        for option, value in (("--tiles", tiles), ("--image-folder", image_folder), ("--pq", pq or None)):
+            if value is not None and (corruptions is not None or classes is not None or len(sets) > 1):
+                raise UsageError(f"{option} goes with one --data, without --corruptions and --classes")
         # corruptions, or several data sets: a table instead of a report
         if corruptions is not None:
             if classes is not None or len(sets) > 1:
@@ -71,6 +73,11 @@ def evaluate(
             return
         if classes is not None or len(sets) > 1:
             _generalize(model, sets, classes, out, as_json, options)
+            return
+        if pq:
+            if tiles is not None or out is not None:
+                raise UsageError("--pq writes no files, and takes no --tiles; leave --pq out for the report")
+            _panoptic(model, next(iter(sets), None), image_folder, as_json, options)
             return
         from detrkit.api.evaluate import evaluate as measure
         from detrkit.evaluation.report import metrics_content
@@ -101,6 +108,21 @@ def evaluate(
             shared.say("  panoptic.json and a PNG file of each image in panoptic/ (COCO panoptic)")
         if evaluation.failures is not None:
             shared.say("  images.csv, failures.csv, label_errors.csv, label_errors.json, precision_recall.png")
+
+
+def _panoptic(
+    model: str, data: Path | None, image_folder: Path | None, as_json: bool, options: Mapping[str, Any]
+) -> None:
+    """Show panoptic quality alone."""
+    from detrkit.api.evaluate import panoptic_quality
+    from detrkit.evaluation.report import panoptic_content, panoptic_table
+
+    with shared.step_bar(hidden=as_json) as progress:
+        found = panoptic_quality(model, data, image_folder=image_folder, progress=progress, **options)
+    if as_json:
+        shared.print_json(panoptic_content(found))
+    else:
+        panoptic_table(found).show()
 
 
 def _generalize(

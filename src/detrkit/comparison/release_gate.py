@@ -8,6 +8,7 @@ from typing import Any
 
 from detrkit.comparison.result import ClassDifference, Comparison, ModelResult
 from detrkit.evaluation.bootstrap import LEAST_IMAGES
+from detrkit.evaluation.coco import UNDEFINED
 from detrkit.files import to_plain
 from detrkit.visual.text import printable
 
@@ -109,9 +110,27 @@ def check_comparison(data: str, comparison: Comparison, rule: GateRule) -> tuple
     [pair] = comparison.pairs
     checks = [GateCheck(data, "AP", *_accuracy(pair.measures.get("AP"), pair.verdict(), rule))]
     checks += check_least_ap(data, new.metrics["AP"], rule)
+    notes = [*comparison.notes, *_worse_classes(data, pair.classes)]
+    for what, before in _of_masks(old).items():
+        after = _of_masks(new).get(what, 0.0)
+        reason = f"{100 * after:.1f} points, {100 * before:.1f} before"
+        if rule.max_loss is None:
+            notes.append(f"{data}: {what} {reason}; it has no interval here, and is held by --max-loss alone")
+        else:
+            reason += f"; {rule.max_loss:g} less may be, without an interval"
+            checks.append(GateCheck(data, what, 100 * (before - after) <= rule.max_loss, reason))
     if rule.max_slowdown is not None:
         checks.append(GateCheck(data, "speed", *_speed(old, new, rule.max_slowdown)))
-    return checks, [*comparison.notes, *_worse_classes(data, pair.classes)]
+    return checks, notes
+
+
+def _of_masks(model: ModelResult) -> dict[str, float]:
+    """Return AP of masks and PQ, as far as the model and the data have such."""
+    found = {
+        "mask AP": UNDEFINED if model.masks is None else model.masks["AP"],
+        "PQ": model.panoptic.get("PQ", UNDEFINED),
+    }
+    return {name: value for name, value in found.items() if value != UNDEFINED}
 
 
 def check_least_ap(data: str, ap: float, rule: GateRule) -> list[GateCheck]:

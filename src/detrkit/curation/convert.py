@@ -118,9 +118,12 @@ def convert_data(
         # masks of COCO JSON go from file to file
         masks = to == "panoptic" or polygons or (to == "coco" and files.format != "coco")
         index, report = read_split_files(files, masks=masks or files.format == "panoptic")
-        if not stuff and to != "panoptic":
-            index, report, told = _without_stuff(index, report, split)
-            notes += told
+        if index.class_map.stuff and to != "panoptic":
+            if stuff:
+                notes.append(f"{split}: {to} cannot say what is stuff; back in panoptic, it would be things")
+            else:
+                index, report, told = _without_stuff(index, report, split)
+                notes.append(told)
         if not masks:
             notes += _masks_lost(files, index, split, to)
         read[split] = index, report
@@ -157,12 +160,10 @@ def panoptic_sources(found: Mapping[str, SplitFiles]) -> dict[str, tuple[Path, P
     }
 
 
-def _without_stuff(index: CocoIndex, report: ReadReport, split: str) -> tuple[CocoIndex, ReadReport, list[str]]:
+def _without_stuff(index: CocoIndex, report: ReadReport, split: str) -> tuple[CocoIndex, ReadReport, str]:
     """Leave out the segments of stuff, of the account too, since they are no objects; say how many they are."""
     things, names = index.things(), index.class_map.names
     segments = len(index.labels) - len(things.labels)
-    if not index.class_map.stuff:
-        return index, report, []
     ledger = dataclasses.replace(
         report.ledger,
         objects_found=report.ledger.objects_found - segments,
@@ -174,7 +175,7 @@ def _without_stuff(index: CocoIndex, report: ReadReport, split: str) -> tuple[Co
         },
     )
     told = f"{split}: {segments:,} segments of stuff are left out; as objects: --stuff"
-    return things, dataclasses.replace(report, ledger=ledger), [told]
+    return things, dataclasses.replace(report, ledger=ledger), told
 
 
 def _masks_lost(files: SplitFiles, index: CocoIndex, split: str, to: str) -> list[str]:

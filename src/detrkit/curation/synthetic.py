@@ -129,7 +129,11 @@ def write_synthetic(
                 Image.fromarray(segments.colors()).save(picture)
                 infos = segments_info(segments, classes.category_ids)
                 pictures.append({"image_id": index + 1, "file_name": picture.name, "segments_info": infos})
-                objects = [_masked(info, segments) for info in infos if info["category_id"] <= num_classes]
+                objects = [
+                    _masked(info, segments.ids == number)
+                    for number, info in enumerate(infos, start=1)
+                    if info["category_id"] <= num_classes
+                ]
             for entry in objects:
                 number = len(content["annotations"]) + 1
                 content["annotations"].append({"id": number, "image_id": index + 1, **entry})
@@ -193,10 +197,10 @@ def _segments_of(scene: Scene, num_classes: int) -> PanopticSegments:
     return PanopticSegments(numbers, of_all[present - 1], np.ones(len(present)), areas.astype(np.int64))
 
 
-def _masked(info: dict[str, Any], segments: PanopticSegments) -> dict[str, Any]:
+def _masked(info: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
     """Return a segment as COCO has an object with a mask."""
     rest = {key: info[key] for key in ("category_id", "bbox", "area", "iscrowd")}
-    return {**rest, "segmentation": encode_mask(segments.ids == info["id"])}
+    return {**rest, "segmentation": encode_mask(mask)}
 
 
 def _place(

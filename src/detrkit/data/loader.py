@@ -238,14 +238,17 @@ def _pack(samples: Sequence[Sample]) -> tuple[GroundTruth, _Sizes, tuple[int, ..
 
 def pack_targets(targets: Sequence[Target]) -> GroundTruth:
     """Pack all objects but crowd regions, their boxes relative to each image without its padding; no masks."""
-    labels, boxes = [], []
+    labels, boxes, has_mask = [], [], list[bool]()
     for target in targets:
         single = ~target["iscrowd"]
         height, width = target["boxes"].canvas_size
         corners = target["boxes"].as_subclass(Tensor)[single]
         boxes.append(xyxy_to_cxcywh(corners) / torch.tensor([width, height, width, height]))
         labels.append(target["labels"][single])
-    return GroundTruth(torch.cat(labels), torch.cat(boxes), tuple(len(part) for part in labels))
+        if "masks" in target:
+            has_mask += target["masks"].is_given[single.numpy()].tolist()
+    counts = tuple(len(part) for part in labels)
+    return GroundTruth(torch.cat(labels), torch.cat(boxes), counts, has_mask=tuple(has_mask))
 
 
 def _masks_of(samples: Sequence[Sample]) -> list[tuple[LazyMasks, int]] | None:

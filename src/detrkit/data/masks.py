@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections import Counter
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ import numpy as np
 from detrkit.classes import SizeHW
 from detrkit.data.segmentation import mask_extent, mask_rle, measure_segments, read_id_map
 from detrkit.errors import ImageError
-from detrkit.masks import LazyMasks, MaskPatch, encode_mask
+from detrkit.masks import LazyMasks, MaskPatch, encode_ids, encode_mask
 
 _PNG, _SEGMENT = "file_name", "segment"
 """Keys of a mask that is a segment of a PNG file."""
@@ -111,6 +112,17 @@ class ObjectMasks:
         spans[rows], is_given[rows], orientation[rows] = boxes.spans + len(self.data), False, 1
         return ObjectMasks(np.concatenate([self.data, boxes.data]), spans, is_given, orientation, self.folder)
 
+    def segment(self, row: int) -> tuple[str, int]:
+        """Return the PNG file of an object that is a panoptic segment, and its id there.
+
+        Raises:
+            ValueError: It is none.
+        """
+        content = self._content(row)
+        if self.folder is None or not (isinstance(content, dict) and _PNG in content):
+            raise ValueError(f"object {row} is no segment of a PNG file")
+        return f"{self.folder}/{content[_PNG]}", content[_SEGMENT]
+
     def lazy(self, rows: np.ndarray | slice, size_hw: SizeHW) -> LazyMasks:
         """Return the masks of objects of one image, decoded when they are looked at; its PNG is read at once.
 
@@ -128,7 +140,7 @@ class ObjectMasks:
                 patches.append(functools.partial(maps[name], content[_SEGMENT]))
             else:
                 patches.append(functools.partial(self._patch, row, content, size_hw))
-        return LazyMasks.of_image(patches, size_hw)
+        return LazyMasks.of_image(patches, self.is_given[rows], size_hw)
 
     def decode(self, rows: np.ndarray | slice, size_hw: SizeHW) -> np.ndarray:
         """Return the pixels of objects of one image, bool ``[n, H, W]``.
@@ -142,10 +154,34 @@ class ObjectMasks:
         """
         return self.lazy(rows, size_hw).pixels()
 
-    def encode(self, rows: np.ndarray | slice, size_hw: SizeHW) -> list[dict[str, Any]]:
-        """Return the masks of objects of one image as COCO's compressed RLE, ``size`` and ``counts``."""
-        masks = self.lazy(rows, size_hw)
-        return [encode_mask(masks.take(np.array([number])).pixels()[0]) for number in range(len(masks))]
+    def encode(
+        self, rows: np.ndarray | slice, size_hw: SizeHW, unlisted: Counter[str] | None = None
+    ) -> list[dict[str, Any]]:
+        """Return the masks of objects of one image as COCO's compressed RLE, ``size`` and ``counts``.
+
+        Args:
+            rows: Numbers of the objects.
+            size_hw: Pixels of the image.
+            unlisted: Gets the number of ids of a PNG file that are those of none of the objects, by its name.
+
+        Raises:
+            ImageError: As :meth:`lazy`.
+        """
+        encode = functools.cache(lambda name: encode_ids(self._ids(name, size_hw)))
+        asked: dict[str, set[int]] = {}
+        found = []
+        for row in np.arange(len(self))[rows].tolist():
+            content = self._content(row)
+            if isinstance(content, dict) and _PNG in content:
+                name, segment = content[_PNG], content[_SEGMENT]
+                asked.setdefault(name, {0}).add(segment)
+                found.append(encode(name).get(segment) or encode_mask(np.zeros(size_hw, dtype=bool)))
+            else:
+                found.append(encode_mask(self.decode(np.array([row]), size_hw)[0]))
+        for name, listed in asked.items():
+            if unlisted is not None and (others := encode(name).keys() - listed):
+                unlisted[name] = len(others)
+        return found
 
     def as_coco(self, rows: np.ndarray | slice, size_hw: SizeHW) -> list[Any]:
         """Return the masks of objects of one image as ``segmentation`` of COCO; an empty list where none is given.
@@ -185,8 +221,8 @@ class ObjectMasks:
         x, y, width, height = (int(value) for value in np.ravel(mask_functions.to_bbox(rle)))
         return MaskPatch(y, x, mask[y : y + height, x : x + width].copy())
 
-    def _segments(self, name: str, size_hw: SizeHW) -> Callable[[int], MaskPatch]:
-        """Read a PNG file, and return what cuts a segment out of it."""
+    def _ids(self, name: str, size_hw: SizeHW) -> np.ndarray:
+        """Read the id map of a PNG file, int32 ``[H, W]``."""
         assert self.folder is not None
         try:
             ids = read_id_map(self.folder / name)
@@ -199,6 +235,11 @@ class ObjectMasks:
                 f"{self.folder / name}: the panoptic PNG has height and width {ids.shape}, its image has "
                 f"{size_hw}; segments would lie on the wrong pixels"
             )
+        return ids
+
+    def _segments(self, name: str, size_hw: SizeHW) -> Callable[[int], MaskPatch]:
+        """Read a PNG file, and return what cuts a segment out of it."""
+        ids = self._ids(name, size_hw)
         found = measure_segments(ids)
         boxes = dict(zip(found.ids.tolist(), found.boxes_xywh.tolist(), strict=True))
 

@@ -105,7 +105,7 @@ def _refuse_without_masks(index: CocoIndex, files: SplitFiles, report: ReadRepor
     if lacking > MOST_LOST * len(index.labels) and not may_lose:
         raise DataError(
             f"{files.annotations}: {lacking:,} of {counted(len(index.labels), 'object')} have no mask of their "
-            "own; correct the files, or go on with boxes in their place: --set data.on_lost_objects=warn:\n"
+            "own; correct the files, or learn only the boxes of these: --set data.on_lost_objects=warn:\n"
             f"{report}"
         )
 

@@ -115,7 +115,7 @@ class SharedBatch:
         orig_sizes_hw: tuple[SizeHW, ...],
         masks: bool = False,
     ):
-        arrays = (truth.labels.numpy(), truth.boxes_cxcywh.numpy(), truth.counts)
+        arrays = (truth.labels.numpy(), truth.boxes_cxcywh.numpy(), truth.counts, truth.has_mask)
         self.contents = (pixels, sizes_hw, arrays, image_ids, orig_sizes_hw, masks)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -157,13 +157,13 @@ def _padded_hw(sizes_hw: Sequence[SizeHW]) -> SizeHW:
 def _unpacked(
     pixels: Tensor | tuple[int, int, int],
     sizes_hw: tuple[SizeHW, ...],
-    truth: tuple[np.ndarray, np.ndarray, tuple[int, ...]],
+    truth: tuple[np.ndarray, np.ndarray, tuple[int, ...], tuple[bool, ...]],
     image_ids: tuple[int, ...],
     orig_sizes_hw: tuple[SizeHW, ...],
     masks: bool,
 ) -> Batch:
     """Make the batch; called by pickle in the process that it was sent to."""
-    labels, boxes_cxcywh, counts = truth
+    labels, boxes_cxcywh, counts, has_mask = truth
     if isinstance(pixels, tuple):
         key, worker, slot = pixels
         num_bytes = batch_bytes(sizes_hw, len(labels) if masks else 0)
@@ -173,5 +173,5 @@ def _unpacked(
     if masks:
         bits = mask_bits(pixels, sizes_hw, len(labels))
         drawn = torch.from_numpy(np.unpackbits(bits, axis=2, count=images.shape[3])).view(torch.bool)
-    objects = GroundTruth(torch.from_numpy(labels), torch.from_numpy(boxes_cxcywh), counts, drawn)
+    objects = GroundTruth(torch.from_numpy(labels), torch.from_numpy(boxes_cxcywh), counts, drawn, has_mask)
     return Batch(images, padding_mask, objects, sizes_hw, image_ids, orig_sizes_hw)

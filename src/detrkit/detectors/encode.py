@@ -18,7 +18,7 @@ from detrkit.detections import ImageDetections, MaskedDetections
 from detrkit.detectors.stages import merge_masks
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import ImageResults
-from detrkit.masks import PanopticSegments, encode_mask
+from detrkit.masks import PanopticSegments, encode_ids
 
 
 def has_masks(index: CocoIndex) -> bool:
@@ -64,7 +64,8 @@ def encode_masks(
 
 def encode_picture(picture: PanopticSegments) -> ImageResults:
     """Return the segments of a panoptic picture, their masks as RLE."""
-    encoded = [encode_mask(picture.ids == number) for number in range(1, len(picture.class_ids) + 1)]
+    found = encode_ids(picture.ids)
+    encoded = [found[number] for number in range(1, len(picture.class_ids) + 1)]
     boxes = np.asarray(rle_masks.to_bbox(encoded) if encoded else [], dtype=np.float64).reshape(-1, 4)
     return ImageResults(boxes, picture.scores, picture.class_ids, _counts(encoded))
 

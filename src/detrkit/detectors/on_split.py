@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import functools
 import logging
 import os
 from collections.abc import Sequence
@@ -212,13 +213,12 @@ def read_split_for(
         pixels = any(target.stages is not None for target in targets)
     masks = masks and any(target.has_masks for target in targets)
     stuff = masks and any(target.has_stuff for target in targets)
+    read = functools.partial(
+        read_split, split=split, strict=True, pixels=pixels, may_lose=True, masks=masks, stuff=stuff
+    )
     if data is not None:
-        where = os.fspath(data)
         folder = None if image_folder is None else os.fspath(image_folder)
-        part = read_split(
-            DataConfig(), split, where, strict=True, pixels=pixels, may_lose=True, image_folder=folder, masks=masks
-        )
-        return part, where
+        return read(DataConfig(), data=os.fspath(data), image_folder=folder), os.fspath(data)
     if image_folder is not None:
         raise UsageError("an image folder is given without its annotations: name them too (--data DATA)")
     configs = [target.config for target in targets if isinstance(target, Detector)]
@@ -227,8 +227,7 @@ def read_split_for(
     if not known:
         models = "the model does not come" if len(targets) == 1 else "none of the models comes"
         raise UsageError(f"no data given (--data DATA), and {models} from a run that knows its own")
-    part = read_split(known[0], split, strict=True, pixels=pixels, may_lose=True, masks=masks, stuff=stuff)
-    return part, known[0].root or known[0].val_annotations or ""
+    return read(known[0]), known[0].root or known[0].val_annotations or ""
 
 
 def draw_found(image: np.ndarray, found: ImageDetections, class_map: ClassMap) -> np.ndarray:

@@ -20,7 +20,7 @@ from detrkit.data.segmentation import MaskExtent, mask_extent, mask_rle, read_id
 from detrkit.detectors.match_results import ImageKey, Results
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import ImageResults
-from detrkit.masks import encode_mask
+from detrkit.masks import encode_ids, encode_mask
 
 PANOPTIC_EXPECTED = (
     '{"annotations": [{"image_id": 139, "file_name": "139.png", "segments_info": [{"id": 1, "category_id": 1}, '
@@ -64,6 +64,11 @@ def read_panoptic_results(path: Path, content: bytes) -> Results:
     if len(set(keys)) < len(keys):
         repeated = next(key for key in keys if keys.count(key) > 1)
         raise DataError(f"{path}: {repeated} has several panoptic pictures; expected one of each image")
+    files = [folder / one.file_name for one in pictures]
+    notes = [f"{path.name} holds panoptic pictures: AP is that of their segments, which cannot overlap."]
+    empty = sum(not one.segments_info for one in pictures)
+    if empty:
+        notes.append(f"{empty:,} of {len(pictures):,} pictures of {path.name} list no segment: they find nothing.")
     segments = [(number, segment) for number, one in enumerate(pictures) for segment in one.segments_info]
     listed = [frozenset(segment.id for segment in one.segments_info) for one in pictures]
     categories: dict[int | str, int] = {}
@@ -76,8 +81,8 @@ def read_panoptic_results(path: Path, content: bytes) -> Results:
         boxes=np.zeros((len(segments), 4)),
         scores=np.array([segment.score for _, segment in segments], dtype=np.float64),
         is_ours=False,
-        notes=(f"{path.name} holds panoptic pictures: AP is that of their segments, which cannot overlap.",),
-        masks=[(folder / pictures[at].file_name, segment.id, listed[at]) for at, segment in segments],
+        notes=tuple(notes),
+        masks=[(files[at], segment.id, listed[at]) for at, segment in segments],
         is_panoptic=True,
     )
 
@@ -143,17 +148,19 @@ def _read_picture(
     if not masks:
         return []
     file, _, listed = masks[0]
+    if any(other != file for other, *_ in masks):
+        raise DataError(f"{where}: {file} is not the only picture of its image; expected one of each")
     try:
-        ids = read_id_map(file)
+        found = encode_ids(ids := read_id_map(file))
     except Exception as error:  # Pillow's plugins raise nearly anything on a damaged file
         raise DataError(f"{where}: cannot read its picture {file}: {error}") from error
     if ids.shape != tuple(size_hw):
         got = f"{ids.shape[1]} x {ids.shape[0]}"
         raise DataError(f"{where}: {file} has {got} pixels, its image {size_hw[1]} x {size_hw[0]}")
-    seen = set(np.unique(ids).tolist()) - {0}
+    seen = found.keys() - {0}
     if seen != listed:
         only = (
             f"{sorted(seen - listed)[:5]} are in its pixels alone, {sorted(listed - seen)[:5]} in the JSON alone"
         )
         raise DataError(f"{where}: of the segments of {file}, {only}; expected the same in both")
-    return [encode_mask(ids == segment_id) for _, segment_id, _ in masks]
+    return [found[segment_id] for _, segment_id, _ in masks]

@@ -17,7 +17,7 @@ import msgspec
 import numpy as np
 from hotcoco import mask as rle_masks
 
-from detrkit.classes import ClassMap
+from detrkit.classes import ClassMap, match_classes
 from detrkit.data.formats.base import decode_text
 from detrkit.data.formats.panoptic_write import panoptic_categories
 from detrkit.data.index import CocoIndex
@@ -30,7 +30,8 @@ from detrkit.detectors.split_evaluator import Found, ImageChange, Progress
 from detrkit.detectors.stages import Stages
 from detrkit.errors import DataError, UsageError, listed
 from detrkit.evaluation.coco import MAX_DETECTIONS, BoxEvaluator, ImageResults
-from detrkit.evaluation.truth import as_rle
+from detrkit.evaluation.panoptic import PanopticMetrics, measure_files
+from detrkit.evaluation.truth import as_rle, ground_truth_from_index
 from detrkit.files import atomic_file, free_name
 from detrkit.masks import PanopticSegments, encode_mask, segments_info
 from detrkit.visual.drawing import save_png
@@ -111,6 +112,23 @@ class ResultsFile:
             yield int(index.image_ids[row]), results
             if progress is not None and ((row + 1) % 1_000 == 0 or row + 1 == len(index)):
                 progress(row + 1)
+
+    def measure_files(self, split: Split) -> PanopticMetrics:
+        """Measure panoptic pictures by :func:`detrkit.evaluation.panoptic.measure_files`.
+
+        Raises:
+            ValueError: As there.
+            OSError: As there.
+        """
+        bound = self.bind(split)._bound
+        assert bound is not None
+        index, found = bound
+        truth = ground_truth_from_index(index)
+        rows = np.searchsorted(truth.image_ids, index.image_ids[found.image_rows]).tolist()
+        classes = match_classes(index.class_map, truth.class_map)[found.class_ids].tolist()
+        masks = (self.results.masks[place] for place in found.places.tolist())
+        files = ((str(file), number) for file, number, _ in masks)
+        return measure_files(truth, zip(rows, classes, files, strict=True))
 
 
 def read_results(path: Path) -> Results:

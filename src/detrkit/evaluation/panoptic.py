@@ -10,12 +10,16 @@ Shapes: I images, N segments of the annotations, D found segments, C classes of 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 from hotcoco import mask as rle_masks
 from hotcoco.panoptic import METRIC_NAMES, PanopticEval
+from PIL import Image
 
 from detrkit.evaluation.truth import CocoTruth, as_rle
 
@@ -73,6 +77,53 @@ def measure_panoptic(
         known = known.filter(img_ids=(rows + 1).tolist(), drop_empty_images=False)
     found = known.load_res(columns, segmentation=_encoded(truth, columns, rle))
     return read_metrics(PanopticEval(known, found), truth)
+
+
+def measure_files(truth: CocoTruth, found: Iterable[tuple[int, int, tuple[str, int]]]) -> PanopticMetrics:
+    """Measure PNG files by hotcoco's own reader, which takes a tenth of the time of Pillow's.
+
+    What it does not look at stays right all the same. Areas it would take from the annotations, unless these have
+    none. Only found pictures are held against their entries: so the annotated ones are first read as found.
+
+    Args:
+        truth: Annotations, segments of PNG files.
+        found: Row of the image, class id, and file and id of each found segment.
+
+    Raises:
+        ValueError: A file is damaged, of another size, or its ids are not those of its entries; or an image has
+            several files. Reading it mask by mask says more, or can do with it.
+        OSError: A file cannot be opened.
+    """
+    assert truth.masks is not None
+    rows, classes, crowds = truth.image_rows.tolist(), truth.class_ids.tolist(), truth.iscrowd.tolist()
+    known = _pictures(zip(rows, classes, map(truth.masks.segment, range(len(rows))), crowds, strict=True))
+    seen = _pictures((*segment, False) for segment in found)
+    listing = truth.listing()
+    with tempfile.TemporaryDirectory() as folder:
+        for row in known.keys() - seen.keys():
+            height, width = truth.sizes_hw[row].tolist()
+            blank = Path(folder, f"{height}-{width}.png")
+            if not blank.exists():
+                Image.new("RGB", (width, height)).save(blank)
+            seen[row] = {"image_id": row + 1, "file_name": str(blank), "segments_info": []}
+        files = [Path(folder, name) for name in ("known.json", "seen.json")]
+        for file, pictures in zip(files, (known, seen), strict=True):
+            file.write_bytes(msgspec.json.encode({**listing, "annotations": list(pictures.values())}))
+        blank_truth = {**listing, "images": [listing["images"][row] for row in known], "annotations": []}
+        PanopticEval(blank_truth, files[0], pred_folder=Path()).evaluate()
+        return read_metrics(PanopticEval(*files, gt_folder=Path(), pred_folder=Path()), truth)
+
+
+def _pictures(segments: Iterable[tuple[int, int, tuple[str, int], bool]]) -> dict[int, dict[str, Any]]:
+    """Return the entries of pictures, of COCO panoptic, by the row of the image."""
+    pictures: dict[int, dict[str, Any]] = {}
+    for row, class_id, (file, number), crowd in segments:
+        entry = {"image_id": row + 1, "file_name": file, "segments_info": {}}
+        known = pictures.setdefault(row, entry)
+        if known["file_name"] != file or number in known["segments_info"]:
+            raise ValueError(f"{file}: an image has several files, or a segment is listed twice")
+        known["segments_info"][number] = {"id": number, "category_id": class_id + 1, "iscrowd": int(crowd)}
+    return {row: {**one, "segments_info": list(one["segments_info"].values())} for row, one in pictures.items()}
 
 
 def read_metrics(evaluation: PanopticEval, truth: CocoTruth) -> PanopticMetrics:

@@ -8,7 +8,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import logging
+import os
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import hotcoco
@@ -17,6 +21,9 @@ import numpy as np
 from detrkit.classes import ClassMap
 from detrkit.data.index import CocoIndex, WrittenAnnotations
 from detrkit.data.masks import ObjectMasks
+from detrkit.ops.sources import MOST_READERS
+
+logger = logging.getLogger(__name__)
 
 MOST_AREA = 1e5**2
 """pycocotools ignores larger objects, and larger detections that found nothing."""
@@ -85,12 +92,24 @@ class CocoTruth:
         if self.part_of is not None:
             whole, rows = self.part_of
             return [whole.rle[row] for row in rows.tolist()]
-        assert self.masks is not None
-        found: list[Any] = []
+        masks, unlisted = self.masks, Counter[str]()
+        assert masks is not None
+
+        def encode(rows: tuple[int, int], size_hw: list[int]) -> list[Any]:
+            return masks.encode(np.arange(*rows), (size_hw[0], size_hw[1]), unlisted)
+
+        # in threads, of which several decode PNG files at once
         ends = np.searchsorted(self.image_rows, np.arange(len(self.image_ids) + 1)).tolist()
-        for (start, stop), size_hw in zip(itertools.pairwise(ends), self.sizes_hw.tolist(), strict=True):
-            if stop > start:
-                found += self.masks.encode(np.arange(start, stop), (size_hw[0], size_hw[1]))
+        with ThreadPoolExecutor(min(MOST_READERS, os.cpu_count() or 1)) as pool:
+            found = list(itertools.chain(*pool.map(encode, itertools.pairwise(ends), self.sizes_hw.tolist())))
+        if unlisted:
+            logger.warning(
+                "%d segments of %d panoptic PNG files, such as %s, are in no list of segments: their pixels count "
+                "as without a label; run detrkit data check",
+                unlisted.total(),
+                len(unlisted),
+                next(iter(unlisted)),
+            )
         return found
 
     def row_by_image_id(self) -> dict[int, int]:
@@ -103,17 +122,22 @@ class CocoTruth:
         The ids are replaced because results travel through float64, which cannot hold every 64-bit id, and
         because pycocotools counts an annotation of id 0 (where Roboflow's exports start) as never found.
         """
+        columns = (self.image_rows + 1, self.class_ids + 1, self.boxes_xywh)
+        own = self.rle if masks else None
+        images, categories = self.listing().values()
+        return hotcoco.COCO.from_arrays(
+            images, categories, *columns, area=self.area, iscrowd=self.iscrowd, segmentation=own
+        )
+
+    def listing(self) -> dict[str, list[dict[str, Any]]]:
+        """Return the images and categories of :meth:`to_hotcoco`, by these names."""
         sizes, names = enumerate(self.sizes_hw.tolist(), 1), enumerate(self.class_map.names)
         images = [{"id": number, "height": height, "width": width} for number, (height, width) in sizes]
         stuff = set(self.class_map.stuff)
         categories = [
             {"id": class_id + 1, "name": name, "isthing": int(class_id not in stuff)} for class_id, name in names
         ]
-        columns = (self.image_rows + 1, self.class_ids + 1, self.boxes_xywh)
-        own = self.rle if masks else None
-        return hotcoco.COCO.from_arrays(
-            images, categories, *columns, area=self.area, iscrowd=self.iscrowd, segmentation=own
-        )
+        return {"images": images, "categories": categories}
 
 
 def as_rle(counts: Iterable[str], sizes_hw: np.ndarray) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping, Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -161,9 +162,11 @@ class Criterion:
         if outputs.masks is not None:  # of the last layer only: of all, masks would cost too much (section 4.4)
             if truth.masks is None and truth.counts and sum(truth.counts):
                 raise DataError("the model learns masks, but the batch has none of its objects; see model.masks")
-            most = 0 if outputs.masks.rests else matches.images.shape[1]
+            taught: slice | np.ndarray = slice(0 if outputs.masks.rests else None)
+            if not all(truth.has_mask):  # a box in place of a mask would teach that its object is a rectangle
+                taught = np.flatnonzero(np.array(truth.has_mask)[matches.pairs[2, layers - 1]])[taught]
             images, queries, objects = (
-                each[layers - 1, :most] for each in (matches.images, matches.queries, matches.objects)
+                each[layers - 1][taught] for each in (matches.images, matches.queries, matches.objects)
             )
             found = mask_terms(outputs.masks, images, queries, objects, truth.masks)
             extra |= {name: value / divisors["l1"] for name, value in found.items()}

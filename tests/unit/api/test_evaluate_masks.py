@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections import Counter
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,20 +17,27 @@ from PIL import Image
 from pycocotools import mask as coco_masks
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
+from typer.testing import CliRunner
 
 from detrkit.api.compare import compare
-from detrkit.api.evaluate import evaluate
+from detrkit.api.evaluate import evaluate, panoptic_quality
 from detrkit.api.thresholds import PANOPTIC_SCORES, choose_thresholds
 from detrkit.classes import ClassMap
+from detrkit.cli import app
 from detrkit.config import Config, update_config
+from detrkit.data import masks as data_masks
+from detrkit.data import segmentation
+from detrkit.data.segmentation import read_id_map
 from detrkit.data.split import read_split
+from detrkit.detectors import result_masks
 from detrkit.detectors.detector import Detector
-from detrkit.detectors.on_split import collect
+from detrkit.detectors.on_split import collect, read_split_for
 from detrkit.detectors.results import ResultsFile
 from detrkit.detectors.split_evaluator import SplitEvaluator
 from detrkit.detectors.stages import model_stages
-from detrkit.errors import DataError
+from detrkit.errors import DataError, UsageError
 from detrkit.evaluation.coco import METRIC_NAMES
+from detrkit.evaluation.panoptic import PanopticMetrics
 from detrkit.families.build import build_model
 from detrkit.families.family import BuiltModel
 from detrkit.families.recipes import preset_config
@@ -145,6 +155,15 @@ def test_all_numbers_are_measured_written_and_the_same_from_the_files(data: Path
     assert values["PQ"] == found.panoptic.metrics.values["PQ"]
 
 
+@pytest.mark.parametrize(("classes", "kind"), [(CLASSES, "panoptic"), (ClassMap(("cat", "dog"), (1, 7)), "coco")])
+def test_a_model_without_stuff_is_measured_on_the_objects(classes: ClassMap, kind: str, data: Path):
+    built = build()
+    config = update_config(built.config, {"data.root": str(data)})
+    detector = Detector(model_stages(built, torch.device("cpu")), classes, config=config)
+    for place in (data, None):
+        assert read_split_for([detector], "val", place, masks=True)[0].files.format == kind
+
+
 def test_mask_ap_is_pycocotools_to_the_last_digit(data: Path, tmp_path: Path):
     evaluation = evaluate(
         detector_of(build()), instances_json(data), out=tmp_path / "a", resamples=20, latency_images=0
@@ -254,6 +273,7 @@ def test_pictures_of_any_program_are_measured_and_images_without_one_are_said(da
         path.write_text(json.dumps({"annotations": content["annotations"]}), encoding="utf-8")
         found = evaluate(path, panoptic_json(data), explain=False, resamples=20, out=tmp_path / "again")
         assert found.panoptic is not None
+        assert_same(panoptic_quality(path, panoptic_json(data), say=not_slowly), found.panoptic.metrics)
         values.append(found.panoptic.metrics.values["PQ"])
         again = evaluate(tmp_path / "again" / "panoptic.json", panoptic_json(data), explain=False, resamples=0)
         assert again.panoptic is not None
@@ -263,6 +283,118 @@ def test_pictures_of_any_program_are_measured_and_images_without_one_are_said(da
     assert found.panoptic.interval is not None
     assert found.panoptic.interval.low < values[2] < found.panoptic.interval.high
     assert "1 image of 8 without a picture" in " ".join(found.notes)
+
+
+def not_slowly(line: str) -> None:
+    assert "mask by mask" not in line, line
+
+
+def assert_same(one: PanopticMetrics, other: PanopticMetrics) -> None:
+    """The same but for the order of sums."""
+    assert dict(one.values) == pytest.approx(dict(other.values), abs=1e-12)
+    for mine, yours in zip(one.per_class, other.per_class, strict=True):
+        assert vars(mine) == pytest.approx(vars(yours), abs=1e-12)
+
+
+@pytest.fixture
+def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """How often Pillow decodes each panoptic PNG file."""
+    counts: Counter[str] = Counter()
+
+    def read(path: Path) -> np.ndarray:
+        counts[f"{path.parent.name}/{path.name}"] += 1
+        return read_id_map(path)
+
+    for module in (segmentation, data_masks, result_masks):
+        monkeypatch.setattr(module, "read_id_map", read)
+    return counts
+
+
+def test_pictures_are_decoded_once_and_for_pq_alone_by_hotcoco(data: Path, tmp_path: Path, decoded: Counter[str]):
+    content = copy_as_results(data, tmp_path)
+    path = tmp_path / "found.json"
+    path.write_text(json.dumps(content), encoding="utf-8")
+    assert panoptic_quality(path, panoptic_json(data)).values["PQ"] == 1
+    assert not decoded
+    # all that eval says, with reasons, intervals and pictures
+    evaluate(path, panoptic_json(data), resamples=20, out=tmp_path / "report")
+    assert len(decoded) == 2 * len(SIZES)
+    assert set(decoded.values()) == {1}
+    decoded.clear()
+    # every epoch of a training
+    built = build()
+    part = read_split(built.config, "val", panoptic_json(data), masks=True, stuff=True)
+    evaluator = SplitEvaluator(built, part, torch.device("cpu"))
+    assert evaluator.measure(built.model) == evaluator.measure(built.model)
+    assert len(decoded) == len(SIZES)
+    assert set(decoded.values()) == {1}
+
+
+def spoiled(content: dict[str, Any], folder: Path, what: str) -> None:
+    entry = content["annotations"][2]
+    infos, picture = entry["segments_info"], folder / entry["file_name"]
+    if what == "areas":
+        for one in content["annotations"]:
+            one["segments_info"][0]["area"] = 7
+    elif what == "unlisted":
+        infos.pop()
+    elif what == "absent":
+        infos.append({"id": 77, "category_id": 1, "bbox": [1, 1, 5, 5], "area": 25, "iscrowd": 0})
+    elif what == "unknown class":
+        infos[0]["category_id"] = 99
+    elif what == "twice":
+        infos.append({**infos[0], "category_id": 1})
+    elif what == "size":
+        for image in content["images"]:
+            image["height"] += 1
+    elif what == "file":
+        picture.write_bytes(picture.read_bytes()[:-40])
+
+
+@pytest.mark.parametrize(
+    ("what", "slowly", "words"),
+    [
+        ("areas", "", ""),
+        ("unlisted", "not in segments_info", "in no list of segments"),
+        ("absent", "not in the mask", ""),
+        ("unknown class", "not in segments_info", "in no list of segments"),
+        ("twice", "listed twice", ""),
+        ("size", "ground truth is", "error"),
+        ("file", "cannot decode", "error"),
+    ],
+)
+def test_annotated_pictures_that_hotcoco_takes_unseen_are_looked_at(
+    data: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, what: str, slowly: str, words: str
+):
+    content, folder = copy_as_results(data, tmp_path), tmp_path / "panoptic_val2017"
+    found, known = tmp_path / "found.json", tmp_path / "panoptic_val2017.json"
+    found.write_text(json.dumps(content), encoding="utf-8")
+    shutil.copytree(tmp_path / "found", folder)
+    spoiled(content, folder, what)
+    known.write_text(json.dumps(content), encoding="utf-8")
+    lines: list[str] = []
+    if words == "error":
+        with pytest.raises(DataError):
+            panoptic_quality(found, known, say=lines.append)
+    else:
+        part = read_split(Config(), "val", known, pixels=False, masks=True, stuff=True)
+        slow = collect(ResultsFile(found), part).finish_panoptic()
+        caplog.clear()
+        assert_same(panoptic_quality(found, known, say=lines.append), slow)
+    assert slowly in lines[-1]
+    assert words in ("", "error") or words in caplog.text
+    assert slowly or not any("mask by mask" in line for line in lines)
+
+
+def test_panoptic_quality_of_what_has_none_is_refused(data: Path, tmp_path: Path):
+    copy_as_results(data, tmp_path)
+    (tmp_path / "found.json").write_text(panoptic_json(data).read_text(encoding="utf-8"), encoding="utf-8")
+    with pytest.raises(UsageError, match="COCO panoptic"):
+        panoptic_quality(tmp_path / "found.json", instances_json(data))
+    command = ["eval", str(tmp_path / "found.json"), "--data", str(panoptic_json(data)), "--pq"]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert "100.0" in result.output
 
 
 def damaged(entry: dict[str, Any], folder: Path, what: str) -> None:
@@ -294,8 +426,9 @@ def test_panoptic_files_that_contradict_themselves_are_refused(data: Path, tmp_p
     damaged(content["annotations"][2], folder, what)
     path = tmp_path / "found.json"
     path.write_text(json.dumps(content), encoding="utf-8")
-    with pytest.raises(DataError, match=words):
-        evaluate(path, panoptic_json(data), explain=False, resamples=0)
+    for measure in (partial(evaluate, explain=False, resamples=0), panoptic_quality):
+        with pytest.raises(DataError, match=words):
+            measure(path, panoptic_json(data))
 
 
 @pytest.mark.parametrize(

@@ -100,6 +100,7 @@ def test_panoptic_to_coco_and_back(shapes: Path, tmp_path: Path) -> None:
     assert result.splits["train"].objects == sum(map(len, drawn.values()))
     with_stuff = convert_data(shapes, tmp_path / "stuff", "coco", layout="panoptic", stuff=True)
     assert {"sky", "grass", "sand"} < set(with_stuff.classes)
+    assert "would be things" in with_stuff.notes[0]
     assert with_stuff.splits["train"].objects > result.splits["train"].objects
     assert not [one for one in check_data(tmp_path / "stuff").findings if one.severity != "note"]
     # the things alone as panoptic again: no two of the drawn shapes overlap, so nothing is lost

@@ -69,7 +69,8 @@ def make_target(boxes: Tensor, size_hw: tuple[int, int], first_label: int = 0, m
 
 def masks_of(drawn: np.ndarray) -> LazyMasks:
     """Masks of an image, bool ``[n, H, W]``, as a target has them."""
-    return LazyMasks.of_image([functools.partial(MaskPatch.of_mask, mask) for mask in drawn], drawn.shape[1:])
+    patches = [functools.partial(MaskPatch.of_mask, mask) for mask in drawn]
+    return LazyMasks.of_image(patches, np.ones(len(drawn), dtype=bool), drawn.shape[1:])
 
 
 class DenseMasks:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -304,6 +305,9 @@ def batches(index: CocoIndex, images: Path, workers: int) -> list[Batch]:
 def test_masks_of_a_batch_come_through_workers_as_without(shared_data: Path) -> None:
     files = find_split(shared_data / "coco_panoptic_yolo", "train", PANOPTIC)
     index, _ = read_split_files(files, masks=True)
+    assert index.masks is not None
+    lacking = np.arange(0, len(index.labels), 3)
+    index = dataclasses.replace(index, masks=index.masks.with_boxes(lacking, index.boxes_xyxy[lacking]))
     alone = batches(index, files.images, 0)
     for first, second in zip(alone, batches(index, files.images, 2), strict=True):
         masks = first.truth.masks
@@ -312,6 +316,11 @@ def test_masks_of_a_batch_come_through_workers_as_without(shared_data: Path) -> 
         assert masks.shape == (sum(first.truth.counts), *first.images.shape[2:])
         assert masks.any(dim=2).any(dim=1).float().mean() > 0.9
         assert torch.equal(masks, second.truth.masks)
+        known = first.truth.has_mask
+        assert 0.5 < np.mean(known) < 0.8
+        assert known == second.truth.has_mask == sum((part.truth.has_mask for part in first.split(2)), ())
+        is_box = [bool((own.any(0)[None] & own.any(1)[:, None] == own).all()) for own in masks]
+        assert all(has_mask or box for has_mask, box in zip(known, is_box, strict=True))
         assert torch.equal(first.images, second.images)
         padding = first.padding_mask.repeat_interleave(torch.tensor(first.truth.counts), dim=0)
         assert not (masks & padding).any()

@@ -83,6 +83,46 @@ def test_without_aux_only_the_last_layer_counts():
     torch.testing.assert_close(without, Criterion(LossConfig(), CLASSES, 6)(alone, truth).total)
 
 
+class GivenMasks:
+    """Maps of the size of the images, for every query."""
+
+    rests = False
+
+    def __init__(self, logits: torch.Tensor):
+        self.logits = logits.requires_grad_()
+        self.regions = torch.full((3, len(logits), 2), logits.shape[-1])
+
+    def __call__(self, images: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+        return self.logits[images, queries]
+
+
+def test_objects_without_a_mask_teach_their_box_alone():
+    outputs, truth = make_outputs(), make_truth((2, 0, 3))
+    truth = dataclasses.replace(truth, masks=torch.rand(5, 8, 8, generator=torch.Generator().manual_seed(3)) > 0.5)
+
+    def learn(*has_mask: bool) -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        masks = GivenMasks(torch.randn(3, 6, 8, 8, generator=torch.Generator().manual_seed(4)))
+        own = dataclasses.replace(truth, has_mask=has_mask)
+        losses = Criterion(LossConfig(), CLASSES, 6)(outputs._replace(masks=masks), own)
+        losses.total.backward()
+        return {**losses.terms, "total": losses.total.detach()}, masks.logits.grad
+
+    whole, gradient = learn()
+    assert (gradient.flatten(2).any(-1).sum(1) == torch.tensor([2, 0, 3])).all()
+    for values, other in zip(learn(*[True] * 5), (whole, gradient), strict=True):
+        torch.testing.assert_close(values, other, rtol=0, atol=0)
+    parts = [learn(True, True, False, False, False), learn(False, False, True, True, True)]
+    for name, value in whole.items():
+        if name in ("mask", "dice"):
+            torch.testing.assert_close(sum(terms[name] for terms, _ in parts), value)
+        elif name != "total":
+            assert all(torch.equal(terms[name], value) for terms, _ in parts)
+    torch.testing.assert_close(parts[0][1] + parts[1][1], gradient)
+    assert not parts[0][1][2].any()
+    nothing, none = learn(*[False] * 5)
+    assert (nothing["mask"], nothing["dice"], none.any()) == (0, 0, False)
+
+
 def test_labels_go_to_the_slots_of_the_class_map():
     sparse = ClassMap(("a", "b"), (2, 5), logit_index=(2, 5), num_labels=7)
     logits = torch.zeros(1, 1, 2, 8)

@@ -56,10 +56,10 @@ def test_the_panoptic_picture_is_a_png_with_its_segments(served, masked):
     [found] = detect(served(masked), "threshold=0.9&panoptic=true", image)["images"]
     assert found["detections"] == []
     colors = np.array(Image.open(io.BytesIO(base64.b64decode(found["panoptic"]["png"]))))
-    assert np.array_equal(colors @ [1, 256, 65536], np.where(image[..., 0] == 200, 1, 2))
     [dog, cat] = found["panoptic"]["segments_info"]
-    assert (dog["id"], dog["category_id"], dog["area"], dog["bbox"]) == (1, 18, 64 * 56, [40, 0, 56, 64])
-    assert (cat["id"], cat["category_id"], cat["area"], cat["bbox"]) == (2, 17, 64 * 40, [0, 0, 40, 64])
+    assert np.array_equal(colors @ [1, 256, 65536], np.where(image[..., 0] == 200, dog["id"], cat["id"]))
+    assert (dog["category_id"], dog["area"], dog["bbox"]) == (18, 64 * 56, [40, 0, 56, 64])
+    assert (cat["category_id"], cat["area"], cat["bbox"]) == (17, 64 * 40, [0, 0, 40, 64])
 
 
 def test_the_drawn_picture_has_masks(served, masked):

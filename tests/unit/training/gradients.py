@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 from detrkit.classes import ClassMap
 from detrkit.config import Config, update_config
+from detrkit.distributed import make_fabric
 from detrkit.families.build import build_model
 from detrkit.families.recipes import preset_config
 from detrkit.training.loop import fit
@@ -83,9 +85,10 @@ MODELS: dict[str, dict[str, Any]] = {
     "dfine-n": SMALL_REALTIME,
     "detr-tiny-panoptic": {"model.num_queries": 10},
     "detr-tiny-two-stage-panoptic": TWO_STAGE,
+    "detr-tiny-two-stage-panoptic+boxes-first": {**TWO_STAGE, "train.box_epochs": 1},
 }
 CASES = {
-    f"{preset}-{on_oom}-{name}": Case(preset, model, on_oom, batches, micro_batch)
+    f"{preset}-{on_oom}-{name}": Case(preset.partition("+")[0], model, on_oom, batches, micro_batch)
     for preset, model in MODELS.items()
     for on_oom in ("halve", "error")
     for name, batches, micro_batch in (
@@ -106,7 +109,7 @@ def two_processes(fabric: Fabric, folder: Path) -> None:
         for objects in batches:
             loaded.append(None if objects is None else _batch(objects, places, case.preset))
             places += len(objects or ())
-        gradients = _step(case, loaded, folder / name, fabric, accumulate=len(batches))
+        gradients = _step(case, loaded, folder / name, accumulate=len(batches))
         if fabric.is_global_zero:
             torch.save(gradients, folder / f"gradients-{name}.pt")
 
@@ -115,14 +118,10 @@ def one_process(case: Case, folder: Path) -> dict[str, Tensor]:
     """The gradients of all images in one batch."""
     objects = [count for batches in case.batches for batch in batches for count in batch or ()]
     plain = dataclasses.replace(case, micro_batch=None)
-    return _step(
-        plain, [_batch(tuple(objects), 0, case.preset)], folder / "one", Fabric(accelerator="cpu", devices=1), 1
-    )
+    return _step(plain, [_batch(tuple(objects), 0, case.preset)], folder / "one", accumulate=1)
 
 
-def _step(
-    case: Case, batches: list[Batch | None], run_dir: Path, fabric: Fabric, accumulate: int
-) -> dict[str, Tensor]:
+def _step(case: Case, batches: list[Batch | None], run_dir: Path, accumulate: int) -> dict[str, Tensor]:
     config = _config(case, accumulate)
     torch.manual_seed(0)
     built = build_model(config, CLASSES)
@@ -130,38 +129,43 @@ def _step(
     with _noting_gradients(built.model, gradients):
         loader: Any = _Loader(batches)
         setup = TrainingSetup(built, built.family.build_criterion(config, CLASSES), loader)
-        fit(setup, run_dir, fabric, lambda _model: {"AP": 0.0})
+        fit(setup, run_dir, make_fabric(config.train), lambda _model: {"AP": 0.0})
     return gradients
 
 
 def _config(case: Case, accumulate: int) -> Config:
+    stages = 2 if "train.box_epochs" in case.model else 1
     return update_config(
         preset_config(case.preset),
         {
-            **case.model,
             "model.dropout": 0.0,
             "transforms.mean": [0.5, 0.5, 0.5],
             "train": {
                 "device": "cpu",
-                "epochs": 1,
+                "epochs": stages,
                 "batch_size": 3,
                 "accumulate": accumulate,
                 "micro_batch": case.micro_batch,
                 "on_oom": case.on_oom,
                 "clip_norm": 0,
                 "trackers": [],
+                # the second stage's gradients are to be of the first's weights, not of what rounding makes of them
+                **({"lr": 1e-12, "backbone_lr": 1e-12} if stages > 1 else {}),
             },
+            **case.model,
         },
     )
 
 
 @contextlib.contextmanager
 def _noting_gradients(model: nn.Module, gradients: dict[str, Tensor]) -> Iterator[None]:
+    stages = itertools.count()
+
     def note(*_: Any) -> None:
-        assert not gradients, "more than one step"
+        stage = next(stages)
         for name, parameter in model.named_parameters():
             if parameter.grad is not None:
-                gradients[name] = parameter.grad.detach().clone()
+                gradients[f"{stage} {name}"] = parameter.grad.detach().clone()
 
     handle = register_optimizer_step_pre_hook(note)
     try:

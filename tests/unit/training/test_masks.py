@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning_fabric import Fabric
 from torch import Tensor
 
 from detrkit.checkpoint import load_checkpoint, read_model
@@ -62,6 +63,11 @@ def last(run: Path) -> dict[str, Any]:
     return load_checkpoint(run / "checkpoints" / "last.pt")
 
 
+def steps_of(run: Path) -> list[dict[str, Any]]:
+    lines = (run / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
+    return [record for record in map(json.loads, lines) if record["kind"] == "step"]
+
+
 def changed(before: Mapping[str, Tensor], after: Mapping[str, Tensor]) -> set[str]:
     """Whether masks, and whether boxes differ."""
     names = [name for name in before if name in after and not torch.equal(before[name], after[name])]
@@ -93,7 +99,7 @@ def assert_same(one: dict[str, Any], two: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(
     ("box_epochs", "stop_at"),
-    [(1, 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 1), (0, 3)))],
+    [(1, 3), *(pytest.param(*case, marks=pytest.mark.slow) for case in ((1, 1), (1, 2), (0, 3)))],
 )
 def test_a_run_stopped_in_either_stage_goes_on_to_the_same_weights(
     box_epochs: int, stop_at: int, data: Path, tmp_path: Path
@@ -127,9 +133,28 @@ def test_masks_learn_alone_after_boxes_and_on_a_finished_run(data: Path, tmp_pat
     first = last(tmp_path / "both")["model"]
     resume_run(tmp_path / "both", lambda _line: None)
     assert changed(first, last(tmp_path / "both")["model"]) == {"boxes", "masks"}
-    lines = (tmp_path / "both" / "metrics.jsonl").read_text().splitlines()
-    steps = [record for record in map(json.loads, lines) if record["kind"] == "step"]
-    assert [step["loss_dice"] > 0 for step in steps] == [False, False, True, True]
+    assert [step["loss_dice"] > 0 for step in steps_of(tmp_path / "both")] == [False, False, True, True]
+
+
+@pytest.mark.parametrize("box_epochs", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_workers_and_float16_learn_the_same(
+    box_epochs: int, data: Path, tmp_path: Path, float16_fabric: Fabric, monkeypatch: pytest.MonkeyPatch
+):
+    config = config_of(data, box_epochs=box_epochs, eval_every=9)
+
+    def losses(name: str, **changes: Any) -> list[dict[str, float]]:
+        start_run(update_config(config, changes), tmp_path / name, lambda _line: None)
+        return [
+            {key: step[key] for key in ("loss", "loss_mask", "loss_dice")} for step in steps_of(tmp_path / name)
+        ]
+
+    plain = losses("plain")
+    assert losses("workers", **{"data.workers": 2}) == plain
+    monkeypatch.setattr("detrkit.training.run.make_fabric", lambda _config: float16_fabric)
+    scaler = float16_fabric.strategy.precision.scaler
+    scaler.load_state_dict({**scaler.state_dict(), "scale": 16.0})  # no step is skipped
+    for found, expected in zip(losses("float16", **{"train.precision": "16"}), plain, strict=True):
+        assert found == pytest.approx(expected, rel=0.05)
 
 
 @pytest.mark.parametrize("box_epochs", [0, 1])

@@ -6,7 +6,7 @@ import dataclasses
 from typing import TYPE_CHECKING
 
 from detrkit.evaluation.coco import UNDEFINED, known
-from detrkit.evaluation.panoptic import LOSSES
+from detrkit.evaluation.panoptic import LOSSES, PanopticMetrics
 from detrkit.evaluation.report.tables import metrics_table
 from detrkit.evaluation.report.terms import LOSS_NAMES
 from detrkit.visual.page import Block, Gallery, Section, Text
@@ -14,16 +14,17 @@ from detrkit.visual.table import Column, Table, Value, columns
 
 if TYPE_CHECKING:
     from detrkit.evaluation.analysis import Evaluation, Panoptic
+    from detrkit.evaluation.bootstrap import Interval
 
 
-def panoptic_table(found: Panoptic) -> Table:
+def panoptic_table(metrics: PanopticMetrics, interval: Interval | None = None) -> Table:
     """Return PQ, SQ and RQ of all classes, things and stuff, in percent."""
-    values = found.metrics.values
+    values = metrics.values
     rows: list[list[Value]] = []
     for name, suffix in (("all", ""), ("things", "_th"), ("stuff", "_st")):
         counted = [
             entry
-            for entry in found.metrics.per_class
+            for entry in metrics.per_class
             if entry.PQ != UNDEFINED and (not suffix or entry.is_thing == (suffix == "_th"))
         ]
         counts = [
@@ -32,8 +33,8 @@ def panoptic_table(found: Panoptic) -> Table:
         ]
         rows.append([name, *(known(values[key + suffix]) for key in ("PQ", "SQ", "RQ")), *counts])
     notes = []
-    if found.interval is not None:
-        low, high = 100 * found.interval.low, 100 * found.interval.high
+    if interval is not None:
+        low, high = 100 * interval.low, 100 * interval.high
         notes.append(f"PQ of all: 95 % interval {low:.1f} to {high:.1f}, by resampling the images")
     heads = [
         Column("classes"),
@@ -65,7 +66,7 @@ def mask_tables(evaluation: Evaluation) -> list[Table]:
         found = metrics_table(evaluation.masks, evaluation.mask_intervals)
         tables.append(dataclasses.replace(found, title="Masks"))
     if evaluation.panoptic is not None:
-        tables.append(panoptic_table(evaluation.panoptic))
+        tables.append(panoptic_table(evaluation.panoptic.metrics, evaluation.panoptic.interval))
         tables += [losses_table(evaluation.panoptic)] if evaluation.panoptic.losses else []
     return tables
 
@@ -86,7 +87,7 @@ def mask_sections(evaluation: Evaluation) -> list[Section]:
         sections.append(Section("Masks", blocks))
     panoptic = evaluation.panoptic
     if panoptic is not None:
-        blocks = [panoptic_table(panoptic)]
+        blocks = [panoptic_table(panoptic.metrics, panoptic.interval)]
         if panoptic.losses:
             blocks.append(losses_table(panoptic))
         if panoptic.pictures:

@@ -16,7 +16,8 @@ from detrkit.evaluation.coco import CocoMetrics, known
 from detrkit.files import atomic_file
 
 if TYPE_CHECKING:
-    from detrkit.evaluation.analysis import Evaluation, Panoptic
+    from detrkit.evaluation.analysis import Evaluation
+    from detrkit.evaluation.panoptic import PanopticMetrics
 
 MOST_CONFUSED_CLASSES = 200
 """Beyond as many classes the matrix is left out: it would be most of the file."""
@@ -52,6 +53,10 @@ def metrics_content(evaluation: Evaluation) -> dict[str, Any]:
     issues = 0 if failures is None else len(failures.label_issues)
     if len(names) > MOST_CONFUSED_CLASSES:
         confusion = None
+    panoptic = None
+    if (found := evaluation.panoptic) is not None:
+        more = {"interval": _plain(found.interval), "losses": dict(found.losses)}
+        panoptic = {**panoptic_content(found.metrics), **more}
     # everything else is taken by name
     content = evaluation.metrics.to_dict()
     content |= {
@@ -74,7 +79,7 @@ def metrics_content(evaluation: Evaluation) -> dict[str, Any]:
         "provenance": dict(evaluation.provenance),
         "masks": None if evaluation.masks is None else evaluation.masks.to_dict(),
         "mask_intervals": _entry("IntervalsEntry", evaluation.mask_intervals),
-        "panoptic": None if evaluation.panoptic is None else _panoptic(evaluation.panoptic),
+        "panoptic": panoptic,
     }
     return {name: content[name] for name in metrics_schema()["$defs"]["MetricsFile"]["properties"]}
 
@@ -95,16 +100,14 @@ def _class_entry(evaluation: Evaluation, class_id: int, entry: Mapping[str, Any]
     return found
 
 
-def _panoptic(found: Panoptic) -> dict[str, Any]:
+def panoptic_content(metrics: PanopticMetrics) -> dict[str, Any]:
     """Return PQ, SQ, RQ, and so on at the top, as the numbers of boxes."""
     return {
-        **{name: known(value) for name, value in found.metrics.values.items()},
-        "segments": found.metrics.segments,
-        "interval": _plain(found.interval),
-        "losses": dict(found.losses),
+        **{name: known(value) for name, value in metrics.values.items()},
+        "segments": metrics.segments,
         "per_class": [
             {name: known(value) if name.isupper() else value for name, value in vars(entry).items()}
-            for entry in found.metrics.per_class
+            for entry in metrics.per_class
         ],
     }
 

@@ -166,7 +166,11 @@ def _classes(evaluation: Evaluation, name: Callable[[str], str]) -> str:
     if len(known) < 3:
         return ""
     best, worst = max(known, key=lambda entry: entry.AP), min(known, key=lambda entry: entry.AP)
-    text = f"{name(best.name)} fares best (AP {percent(best.AP)}), {name(worst.name)} worst ({percent(worst.AP)})"
+    ends = percent(best.AP), percent(worst.AP)
+    if ends[0] == ends[1]:
+        text = f"All {len(known)} classes of {FEW_OBJECTS} objects or more have an AP of {ends[0]}"
+    else:
+        text = f"{name(best.name)} fares best (AP {ends[0]}), {name(worst.name)} worst ({ends[1]})"
     confused = most_confused(evaluation, 1)
     if confused and confused[0][2] > 1:
         truth, taken, count = confused[0]

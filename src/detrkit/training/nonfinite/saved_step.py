@@ -32,6 +32,7 @@ class SavedBatch(msgspec.Struct, frozen=True):
     sizes_hw: list[tuple[int, int]]
     image_ids: list[int]
     masks: Tensor | None = None
+    has_mask: list[bool] = []
 
     @classmethod
     def pack(cls, batch: Batch) -> SavedBatch:
@@ -45,11 +46,12 @@ class SavedBatch(msgspec.Struct, frozen=True):
             sizes_hw=list(batch.sizes_hw),
             image_ids=list(batch.image_ids),
             masks=None if batch.truth.masks is None else batch.truth.masks.clone(),
+            has_mask=list(batch.truth.has_mask),
         )
 
     def unpack(self) -> Batch:
         """Return the batch."""
-        truth = GroundTruth(self.labels, self.boxes_cxcywh, tuple(self.counts), self.masks)
+        truth = GroundTruth(self.labels, self.boxes_cxcywh, tuple(self.counts), self.masks, tuple(self.has_mask))
         sizes = tuple(self.sizes_hw)
         return Batch(self.images, self.padding_mask, truth, sizes, tuple(self.image_ids), sizes)
 
