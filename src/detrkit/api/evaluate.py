@@ -25,7 +25,7 @@ from detrkit.errors import DataError, DetrkitError, UsageError
 from detrkit.evaluation.analysis import Evaluation, Origin, Progress, analyze, check_resamples
 from detrkit.evaluation.bootstrap import RESAMPLES
 from detrkit.evaluation.evaluator import read_ground_truth
-from detrkit.evaluation.panoptic import PanopticMetrics
+from detrkit.evaluation.panoptic import SAMPLE, PanopticMetrics
 from detrkit.evaluation.report import FILES, write_evaluation
 from detrkit.evaluation.truth import CocoTruth
 from detrkit.files import make_folder
@@ -167,6 +167,8 @@ def panoptic_quality(
     for line in [*part.lines(), *unknown_classes(target.class_map, part), *notes_of(target)]:
         say(line)
     if isinstance(target, ResultsFile):
+        if len(part.index) > SAMPLE:
+            say(f"no more than {SAMPLE} annotated pictures, evenly spread, are held against their entries")
         try:
             return target.measure_files(part)
         except (ValueError, OSError) as error:

@@ -202,9 +202,12 @@ def check_inside(name: str, images: Path, *, links: bool = True) -> None:
     Raises:
         AnnotationError: It is absolute, climbs by ``..``, or is a link to somewhere else where that is not legal.
     """
-    is_out, root = leads_out(name), os.path.realpath(images)
+    is_out = leads_out(name)
+    if links and not is_out and ".." not in name:
+        return
+    root = os.path.realpath(images)
     resolved = os.path.join(root, name)  # noqa: PTH118 - pathlib has no faster spelling
-    if not is_out and (not links or ".." in name):
+    if not is_out:
         resolved = os.path.realpath(resolved)
         is_out = os.path.commonpath((root, resolved)) != root
     if is_out:

@@ -27,6 +27,9 @@ LOSSES = ("boundary", "class", "merged", "split", "misplaced", "missed", "false"
 """What takes from PQ, by code; the first of segments that were found."""
 FOUND, EXCUSED = 0, -1
 
+SAMPLE = 500
+"""Annotated pictures, at most, that are held against their entries before hotcoco reads all; evenly spread."""
+
 _LEAST_IOU = 0.1  # of a segment that is misplaced, not missed
 
 
@@ -82,8 +85,9 @@ def measure_panoptic(
 def measure_files(truth: CocoTruth, found: Iterable[tuple[int, int, tuple[str, int]]]) -> PanopticMetrics:
     """Measure PNG files by hotcoco's own reader, which takes a tenth of the time of Pillow's.
 
-    What it does not look at stays right all the same. Areas it would take from the annotations, unless these have
-    none. Only found pictures are held against their entries: so the annotated ones are first read as found.
+    Areas it would take from the annotations, unless these have none. Only found pictures it holds against their
+    entries: so a sample of the annotated ones is first read as found. In the others a number that no entry has is a
+    segment of no class, as for panopticapi; mask by mask its pixels are without a label.
 
     Args:
         truth: Annotations, segments of PNG files.
@@ -109,7 +113,8 @@ def measure_files(truth: CocoTruth, found: Iterable[tuple[int, int, tuple[str, i
         files = [Path(folder, name) for name in ("known.json", "seen.json")]
         for file, pictures in zip(files, (known, seen), strict=True):
             file.write_bytes(msgspec.json.encode({**listing, "annotations": list(pictures.values())}))
-        blank_truth = {**listing, "images": [listing["images"][row] for row in known], "annotations": []}
+        some = list(known)[:: -(-len(known) // SAMPLE) or 1]
+        blank_truth = {**listing, "images": [listing["images"][row] for row in some], "annotations": []}
         PanopticEval(blank_truth, files[0], pred_folder=Path()).evaluate()
         return read_metrics(PanopticEval(*files, gt_folder=Path(), pred_folder=Path()), truth)
 
