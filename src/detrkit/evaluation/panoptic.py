@@ -86,8 +86,8 @@ def measure_files(truth: CocoTruth, found: Iterable[tuple[int, int, tuple[str, i
     """Measure PNG files by hotcoco's own reader, which takes a tenth of the time of Pillow's.
 
     Areas it would take from the annotations, unless these have none. Only found pictures it holds against their
-    entries: so a sample of the annotated ones is first read as found. In the others a number that no entry has is a
-    segment of no class, as for panopticapi; mask by mask its pixels are without a label.
+    entries: so a sample of the annotated ones is first read as found. In the others a number that no entry has is
+    a segment of no class, as for panopticapi; mask by mask its pixels are without a label.
 
     Args:
         truth: Annotations, segments of PNG files.

@@ -70,6 +70,21 @@ def test_too_few_images_to_tell_do_not_pass(models, data, tmp_path):
     assert not check.passed
 
 
+@pytest.mark.parametrize(
+    ("pq", "max_loss", "passed"), [(0.40, 5.0, True), (0.30, 5.0, False), (None, 5.0, False), (0.30, None, True)]
+)
+def test_masks_and_pq_are_held_by_the_greatest_loss(models, data, tmp_path, pq, max_loss, passed):
+    comparison = detrkit.compare([models["good"], models["good"]], data, out=tmp_path, resamples=20)
+    old, new = comparison.models
+    old = dataclasses.replace(old, masks=old.metrics, panoptic={"PQ": 0.42})
+    new = dataclasses.replace(new, masks=new.metrics, panoptic={} if pq is None else {"PQ": pq})
+    rule = GateRule(max_loss=max_loss, max_slowdown=None)
+    checks, notes = check_comparison("d", dataclasses.replace(comparison, models=(old, new)), rule)
+    told = {check.what: check.passed for check in checks}
+    assert told == {"AP": True, **({} if max_loss is None else {"mask AP": True, "PQ": passed})}
+    assert any("PQ 30.0 points, 42.0 before" in note for note in notes) == (max_loss is None)
+
+
 @pytest.mark.parametrize(("milliseconds", "passed"), [(109.0, True), (111.0, False), (None, False)])
 def test_a_model_that_is_slower_or_cannot_be_timed_is_stopped(models, data, tmp_path, milliseconds, passed):
     comparison = detrkit.compare([models["good"], models["again"]], data, out=tmp_path, resamples=20)

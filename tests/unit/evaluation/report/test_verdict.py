@@ -35,6 +35,8 @@ def test_a_perfect_detector_has_nothing_to_mend():
     assert "AP is 100.0, AP50 100.0, on 60 images" in text
     assert "100 % of the objects are found and 100 % of the detections are right" in text
     assert "No kind of error costs anything worth naming." in text
+    assert "All 3 classes" in text
+    assert "worst" not in text
 
 
 def test_the_dearest_error_is_named():
