@@ -25,18 +25,16 @@ PROSE = re.compile(r"(?<![\w-])--[a-z][a-z0-9-]+")
 def texts() -> Iterator[tuple[str, str]]:
     """Yield every text of the sources that is no docstring, with its place; what is filled in is X."""
     for path in sorted(SOURCES.rglob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        docs = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
-        inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
-        for node in ast.walk(tree):
-            place = f"{path.relative_to(SOURCES)}:{getattr(node, 'lineno', 0)}"
+        nodes = list(ast.walk(ast.parse(path.read_text(encoding="utf-8"))))
+        name = path.relative_to(SOURCES)
+        passed_over = {id(node.value) for node in nodes if isinstance(node, ast.Expr)}  # docstrings
+        passed_over |= {id(part) for node in nodes if isinstance(node, ast.JoinedStr) for part in node.values}
+        for node in nodes:
             if isinstance(node, ast.JoinedStr):
                 parts = (part.value if isinstance(part, ast.Constant) else "X" for part in node.values)
-                yield place, "".join(map(str, parts))
-            elif (
-                isinstance(node, ast.Constant) and isinstance(node.value, str) and not {id(node)} & (docs | inner)
-            ):
-                yield place, node.value
+                yield f"{name}:{node.lineno}", "".join(map(str, parts))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in passed_over:
+                yield f"{name}:{node.lineno}", node.value
 
 
 def verb_of(words: list[str]) -> Any:

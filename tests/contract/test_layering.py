@@ -80,6 +80,7 @@ def tree_of(path: Path) -> ast.Module:
     return ast.parse(path.read_text(encoding="utf-8"))
 
 
+@functools.cache
 def imports_of(path: Path, *, at_the_top: bool = False) -> set[str]:
     """Files of detrkit that a file imports, inside functions and type checks too unless ``at_the_top``."""
     tree = tree_of(path)

@@ -9,7 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +17,13 @@ import pytest
 import torch
 from click.testing import Result
 from filelock import FileLock
+from PIL import Image
 from typer.testing import CliRunner
 
 from detrkit.checkpoint import load_checkpoint
 from detrkit.cli import app
 from detrkit.curation.synthetic import write_synthetic
+from detrkit.files import atomic_bytes
 from detrkit.training.telemetry.log import RunLog
 
 TRAIN_IMAGES, VAL_IMAGES, SIDE, BATCH, EPOCHS = 24, 8, 64, 4, 4
@@ -137,6 +139,22 @@ def made_once(name: str, make: Callable[[Path], None], factory: pytest.TempPathF
         if not folder.exists():
             make(folder)
     return folder
+
+
+def draw_little(_charts: object, path: Path, **_options: object) -> Path:
+    """Write a small picture in place of charts."""
+    with atomic_bytes(path, durable=False) as file:
+        Image.new("RGB", (80, 30)).save(file, "PNG")
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def little_is_drawn(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Read and build all curves, but draw them only where a test is of that: it takes as long as six steps."""
+    with pytest.MonkeyPatch.context() as patch:
+        if request.path.stem not in ("test_demo", "test_docs", "test_plot"):
+            patch.setattr("detrkit.visual.picture.draw_charts", draw_little)
+        yield
 
 
 @pytest.fixture(scope="session")

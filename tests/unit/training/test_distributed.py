@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ import torch
 from detrkit.checkpoint import CheckpointStore
 from detrkit.distributed import lost_processes
 from detrkit.errors import TrainingError
-from tests.unit.training.gradients import CASES, one_process
+from tests.unit.training.gradients import CASES, QUICK, one_process
 
 pytestmark = pytest.mark.skipif(not torch.distributed.is_available(), reason="torch without distributed")
 
@@ -73,7 +73,7 @@ toy.run_dir = Path(sys.argv[1]).with_name("lost-workers")
 result = toy.fit(config, loader=LosingWorkers(toy_loader(16, 2, rank=rank, world_size=2)))
 assert (result.stopped, result.steps) == ("interrupted", 1), result
 
-two_processes(toy.fabric, Path(sys.argv[1]).parent)
+two_processes(toy.fabric, Path(sys.argv[1]).parent, sys.argv[4].split())
 leave_processes(toy.fabric)
 """
 
@@ -88,19 +88,27 @@ ORDER = torch.randperm(16, generator=torch.Generator().manual_seed(0)).tolist()
 UNREADABLE = ORDER[1:8:2] + ORDER[9:12:2]
 
 
-@pytest.fixture(scope="module")
-def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What two processes under torchrun have left."""
-    folder = tmp_path_factory.mktemp("two")
+def launch(folder: Path, names: Iterable[str]) -> Path:
+    """Train the toy and make the steps of some cases in two processes under torchrun; what they have left."""
     script = folder / "train.py"
     script.write_text(SCRIPT)
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    arguments = [str(folder / "two"), str(Path(__file__).parent), " ".join(map(str, UNREADABLE))]
+    arguments = [str(folder / "two"), str(Path(__file__).parent), " ".join(map(str, UNREADABLE)), " ".join(names)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     command = [*launcher, str(script), *arguments]
     done = subprocess.run(command, capture_output=True, text=True, timeout=500, env=environment)
     assert done.returncode == 0, done.stderr
     return folder
+
+
+@pytest.fixture(scope="module")
+def two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return launch(tmp_path_factory.mktemp("two"), QUICK)
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return launch(tmp_path_factory.mktemp("others"), CASES.keys() - set(QUICK))
 
 
 def test_two_processes_equal_one(toy: Any, make_config: Any, make_loader: Any, two: Path):
@@ -126,15 +134,18 @@ def one_thread() -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("one_thread")
-@pytest.mark.parametrize("name", list(CASES))
-def test_gradients_of_two_processes_are_those_of_one(name: str, two: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    "name", [name if name in QUICK else pytest.param(name, marks=pytest.mark.slow) for name in CASES]
+)
+def test_gradients_of_two_processes_are_those_of_one(name: str, request: pytest.FixtureRequest, tmp_path: Path):
     """To 1e-5 of each parameter's largest gradient, 2e-6 in all: sums in another order differ by some 1e-6.
 
     Three pieces against one are allowed 5e-5 for a parameter alone: one layer norm's gradient (0.001, where others
     have 0.2) is the difference of larger ones, and comes out at 1.8e-5.
     """
     expected = one_process(CASES[name], tmp_path)
-    found = torch.load(two / f"gradients-{name}.pt", weights_only=True)
+    folder = request.getfixturevalue("two" if name in QUICK else "others")
+    found = torch.load(folder / f"gradients-{name}.pt", weights_only=True)
     assert found.keys() == expected.keys()
     bound = 5e-5 if name.endswith("accumulated") else 1e-5
     for parameter, gradient in expected.items():
