@@ -150,7 +150,8 @@ class ProcessGroup:
         torch.distributed.all_reduce(flags, group=self._group)
         return bool(flags)
 
-    def share_statistics(self, model: nn.Module) -> None:
+    @staticmethod
+    def share_statistics(model: nn.Module) -> None:
         """Give every process the first one's running means of batch norms: each has seen other images."""
         for part in model.modules():
             if isinstance(part, nn.modules.batchnorm._BatchNorm):

@@ -36,9 +36,15 @@ def names(verdict: PreflightReport) -> set[str]:
     return {judgement.name for judgement in verdict.of(Outcome.FAULT)}
 
 
-def test_sound_set_is_ready_and_everything_is_said(sound: Path, tmp_path: Path):
+@pytest.mark.parametrize(
+    "model", ["detr-tiny", pytest.param("detr-tiny-two-stage-panoptic", marks=pytest.mark.slow)]
+)
+def test_sound_set_is_ready_and_everything_is_said(model: str, sound: Path, tmp_path: Path):
+    masks = model.endswith("panoptic")
+    if masks:
+        sound = write_synthetic(tmp_path / "data", train_images=60, val_images=30, size=96, masks=True)
     result = run_here(
-        *("preflight", "--model", "detr-tiny", "--data", sound, "--out", tmp_path / "out", "--seconds", "1"),
+        *("preflight", "--model", model, "--data", sound, "--out", tmp_path / "out", "--seconds", "1"),
         *("--set", "transforms.eval_size=96", "--set", "transforms.scales=[96]"),
     )
     assert result.exit_code == 0, result.output
@@ -51,6 +57,7 @@ def test_sound_set_is_ready_and_everything_is_said(sound: Path, tmp_path: Path):
     assert asked >= {"annotations", "objects", "boxes", "labels", "splits", "head", "learning", "time", "memory"}
     learning = next(item for item in verdict["judgements"] if item["name"] == "learning")
     assert learning["figures"]["last_loss"] < 0.9 * learning["figures"]["first_loss"]
+    assert ("dice" in learning["found"]) == masks
     page = (tmp_path / "out" / "preflight.html").read_text(encoding="utf-8")
     assert page.count("<img") == 16  # the batch that the model will see
     assert "<svg" in page

@@ -16,6 +16,7 @@ import torch
 
 from detrkit.checkpoint import read_model
 from detrkit.config import read_config
+from detrkit.curation.synthetic import write_synthetic
 from detrkit.data.split import read_split
 from detrkit.detectors.split_evaluator import SplitEvaluator
 from detrkit.families.build import build_model
@@ -78,6 +79,28 @@ def test_a_killed_process_is_restarted_and_the_run_ends_as_if_nothing_had_been(
     assert code == 0, err
     assert any("resumed at step" in event["message"] for event in records(run, "event"))
     assert_same_training(run, uninterrupted.run)
+
+
+@pytest.mark.slow
+def test_a_process_killed_before_masks_are_learnt_is_restarted_too(tmp_path: Path):
+    """Boxes first: masks begin at step 7, of averaged weights."""
+    data = write_synthetic(tmp_path / "data", train_images=24, val_images=4, size=48, masks=True)
+    changes = {"model__hidden_dim": 32, "model__ffn_dim": 32, "model__num_queries": 10, "train__box_epochs": 2}
+
+    def command(name: str) -> list[str]:
+        model = {"detr-tiny": "detr-tiny-two-stage-panoptic"}
+        return [model.get(word, word) for word in arguments(data, tmp_path / name, **changes)]
+
+    code, _, err = ended(torchrun(command("whole")))
+    assert code == 0, err
+    process = torchrun(command("killed"), options=("--standalone", "--max-restarts", "3"))
+    wait_for_step(process, tmp_path / "killed", 4)
+    training_process(process, rank=1).kill()
+    code, _, err = ended(process)
+    assert code == 0, err
+    assert any("resumed at step" in event["message"] for event in records(tmp_path / "killed", "event"))
+    assert_same_training(tmp_path / "killed", tmp_path / "whole")
+    assert records(tmp_path / "whole", "eval")[-1]["PQ"] is not None
 
 
 @pytest.mark.slow

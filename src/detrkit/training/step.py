@@ -13,7 +13,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from detrkit.distributed import average_gradients, exchanges_late
+from detrkit.distributed import ProcessGroup, average_gradients, exchanges_late
 from detrkit.losses.criterion import Losses, Normalizers
 from detrkit.training.forward_backward import add_normalizers, layer_values, summed_values
 from detrkit.training.health import PROBE_EVERY, probe_boxes
@@ -70,8 +70,11 @@ def train_step(run: Run, batches: Sequence[Batch], plan: StepPlan) -> None:
     step = state.progress.step
 
     # learning rates of this step, and the mode of what learns and what rests
-    if config.box_epochs and step == box_steps_of(run.total_steps, config) and state.ema is not None:
-        state.ema.adopt()  # masks are learned on the boxes that are evaluated and saved
+    if config.box_epochs and step == box_steps_of(run.total_steps, config):
+        if state.ema is not None:
+            state.ema.adopt()  # masks are learned on the boxes that are evaluated and saved
+        if run.fabric.world_size > 1:
+            ProcessGroup.share_statistics(state.module)
     set_step_lr(state.optimizer, step, run.total_steps, config)
     train_mode(run.model, state.optimizer)
 
