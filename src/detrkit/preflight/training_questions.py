@@ -7,15 +7,13 @@ from collections.abc import Sequence
 
 from detrkit.classes import ClassMap
 from detrkit.errors import listed
-from detrkit.preflight.overfit_test import OverfitTest
+from detrkit.preflight.overfit_test import LEARNT, OverfitTest
 from detrkit.preflight.report import CheckResult, Outcome, bad, ok
 
 TOO_FAST = 1.15
 """A tenth or a hundredth of the learning rate must leave so many times less loss to say that it is too high."""
 FAR_TOO_HIGH = 30.0
 """Times the preset's learning rate that no batch size makes up for."""
-LEARNT = 0.9
-"""Share of the loss at the beginning that may be left of a handful of images after some steps."""
 COLLAPSED = 1e-3
 
 
@@ -63,14 +61,14 @@ def check_overfit_test(overfit: OverfitTest, preset_lr: float | None, pretrained
     if not main.finite:
         found = f"loss or gradients are not finite after {steps} steps, at lower learning rates too"
         return [bad("not_finite", found, figures)]
-    losses = f"loss{' of the boxes' * overfit.by_boxes} {main.losses[0]:.2f} to {main.loss_at(steps - 1):.2f}"
+    losses = f"loss {main.losses[0]:.2f} to {main.loss_at(steps - 1):.2f}"
     fell = f"{losses} in {steps} steps on {len(overfit.batch.images)} images"
     if main.share_left > LEARNT:
         found = f"{fell}: a handful of images cannot be learnt ({terms})"
         results = [bad("loss_does_not_fall", found, figures, fault=not pretrained)]
     else:
         results = [ok("learning", f"{fell} ({terms})", figures)]
-    fixed = ("l1", "giou") if overfit.by_boxes else ("class", "l1", "giou")
+    fixed = ("l1", "giou") if overfit.class_moves else ("class", "l1", "giou")
     shown = {name: main.terms[name] for name in fixed if name in main.terms}
     rising = [name for name, (first, last) in shown.items() if last > 1.1 * first + 0.05]
     if rising:

@@ -136,14 +136,11 @@ class SingleStep:
         loss: Weighted total; NaN or infinite if the step was not finite, and no weight has changed then.
         grad_norm: Gradient norm before clipping; not finite where the loss is not.
         terms: Unweighted value of each term of the last layer.
-        judged: The loss by which to tell whether it learns: the total, or, where what a class should score rises
-            as boxes fit better, and the total may with it, that of the last layer's boxes.
     """
 
     loss: float
     grad_norm: float
     terms: Mapping[str, float]
-    judged: float
 
 
 def single_step(
@@ -174,11 +171,7 @@ def single_step(
     if ema is not None:
         ema.update()
     values = {name: float(value) for name, value in summed_values(losses).items()}
-    judged = loss = values.pop("loss")
-    criterion = passes.criterion
-    if criterion.config.class_targets != "hard" and math.isfinite(loss):
-        judged = sum(criterion.weights[name] * values[name] for name in ("l1", "giou"))
-    return SingleStep(loss, float(norm), values, judged)
+    return SingleStep(values.pop("loss"), float(norm), values)
 
 
 def single_passes(

@@ -185,7 +185,7 @@ def _train(config: Config, rates: Sequence[float], say: Say) -> Iterator[tuple[f
         for step, rate in enumerate(rates):
             parts = list(itertools.islice(batches, config.train.accumulate))
             set_lr(optimizer, rate / config.train.lr)
-            yield rate, single_step(passes, optimizer, parts, step).judged
+            yield rate, single_step(passes, optimizer, parts, step).loss
     finally:
         end_workers(loader)
 
