@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -28,15 +30,25 @@ from detrkit.evaluation.truth import ground_truth_from_index
 
 CLASSES, STUFF = 133, 53
 SIZE_HW = (480, 640)
+DISTINCT = 200
+"""Pictures that are drawn; more are copies of these, in files of their own."""
 
 
-def write_side(root: Path, name: str, images: int, shift: int) -> Path:
+def write_side(root: Path, side: str, images: int, shift: int) -> Path:
     """Pictures of some 11 segments with soft edges; those of another shift are moved a little."""
-    folder = root / name
+    folder = root / side
     folder.mkdir(parents=True)
     rows, columns = np.mgrid[: SIZE_HW[0], : SIZE_HW[1]]
-    annotations, entries = [], []
+    annotations: list[dict[str, Any]] = []
+    entries = []
     for number in range(1, images + 1):
+        name = f"{number:06}"
+        entries.append({"id": number, "file_name": f"{name}.jpg", "height": SIZE_HW[0], "width": SIZE_HW[1]})
+        if number > DISTINCT:
+            first = annotations[(number - 1) % DISTINCT]
+            shutil.copyfile(folder / first["file_name"], folder / f"{name}.png")
+            annotations.append({**first, "image_id": number, "file_name": f"{name}.png"})
+            continue
         random = np.random.default_rng(number)
         ids = np.zeros(SIZE_HW, dtype=np.int32)
         kinds = {}
@@ -49,7 +61,7 @@ def write_side(root: Path, name: str, images: int, shift: int) -> Path:
             ids[inside] = segment * 1013
             kinds[segment * 1013] = int(random.integers(1, CLASSES + 1))
         Image.fromarray(np.stack([ids & 255, ids >> 8 & 255, ids >> 16], axis=-1).astype(np.uint8)).save(
-            folder / f"{number:06}.png"
+            folder / f"{name}.png"
         )
         present, counts = np.unique(ids, return_counts=True)
         infos = [
@@ -57,8 +69,7 @@ def write_side(root: Path, name: str, images: int, shift: int) -> Path:
             for segment, area in zip(present.tolist(), counts.tolist(), strict=True)
             if segment
         ]
-        annotations.append({"image_id": number, "file_name": f"{number:06}.png", "segments_info": infos})
-        entries.append({"id": number, "file_name": f"{number:06}.jpg", "height": SIZE_HW[0], "width": SIZE_HW[1]})
+        annotations.append({"image_id": number, "file_name": f"{name}.png", "segments_info": infos})
     categories = [
         {"id": number, "name": f"class {number}", "isthing": int(number > STUFF)}
         for number in range(1, CLASSES + 1)

@@ -185,12 +185,11 @@ class PanopticSegments:
 
     def boxes_xywh(self) -> np.ndarray:
         """Return the bounds of each segment, int64 ``[S, 4]``."""
-        found = np.zeros((len(self.class_ids), 4), dtype=np.int64)
-        for number, box in enumerate(found, start=1):
-            mask = self.ids == number
-            rows, columns = (np.flatnonzero(mask.any(axis=axis)) for axis in (1, 0))
-            box[:] = columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1
-        return found
+        from hotcoco import mask as rle
+
+        encoded = encode_ids(self.ids)
+        boxes = [rle.to_bbox(encoded[number]) for number in range(1, len(self.class_ids) + 1)]
+        return np.array(boxes, dtype=np.int64).reshape(-1, 4)
 
 
 class MaskPatch(NamedTuple):

@@ -16,7 +16,7 @@ import msgspec
 import numpy as np
 
 from detrkit.classes import SizeHW
-from detrkit.data.segmentation import mask_extent, mask_rle, measure_segments, read_id_map
+from detrkit.data.segmentation import mask_extent, mask_rle, measure_segments, read_ids_of
 from detrkit.errors import ImageError
 from detrkit.masks import LazyMasks, MaskPatch, encode_ids, encode_mask
 
@@ -222,20 +222,8 @@ class ObjectMasks:
         return MaskPatch(y, x, mask[y : y + height, x : x + width].copy())
 
     def _ids(self, name: str, size_hw: SizeHW) -> np.ndarray:
-        """Read the id map of a PNG file, int32 ``[H, W]``."""
         assert self.folder is not None
-        try:
-            ids = read_id_map(self.folder / name)
-        except Exception as error:  # Pillow's plugins raise nearly anything
-            raise ImageError(
-                f"{self.folder / name}: the panoptic PNG cannot be read: {error}; restore it"
-            ) from error
-        if ids.shape != size_hw:
-            raise ImageError(
-                f"{self.folder / name}: the panoptic PNG has height and width {ids.shape}, its image has "
-                f"{size_hw}; segments would lie on the wrong pixels"
-            )
-        return ids
+        return read_ids_of(self.folder / name, size_hw)
 
     def _segments(self, name: str, size_hw: SizeHW) -> Callable[[int], MaskPatch]:
         """Read a PNG file, and return what cuts a segment out of it."""

@@ -9,6 +9,8 @@ import numpy as np
 from PIL import Image
 
 from detrkit.classes import SizeHW
+from detrkit.errors import ImageError
+from detrkit.masks import encode_ids
 
 FARTHEST = 1e9
 FLAT_PIXELS = 1e-3
@@ -164,6 +166,24 @@ def read_id_map(path: Path) -> np.ndarray:
     return (colors.view("<u4")[..., 0] & 0xFFFFFF).astype(np.int32)
 
 
+def read_ids_of(path: Path, size_hw: SizeHW) -> np.ndarray:
+    """Read the segment id of every pixel of an image; see :func:`read_id_map`.
+
+    Raises:
+        ImageError: The PNG file cannot be read, or has another size.
+    """
+    try:
+        ids = read_id_map(path)
+    except Exception as error:  # Pillow's plugins raise nearly anything
+        raise ImageError(f"{path}: the panoptic PNG cannot be read: {error}; restore it") from error
+    if ids.shape != tuple(size_hw):
+        raise ImageError(
+            f"{path}: the panoptic PNG has height and width {ids.shape}, its image has {tuple(size_hw)}; segments "
+            "would lie on the wrong pixels"
+        )
+    return ids
+
+
 def read_segments(path: Path) -> Segments:
     """Measure the segments of a PNG file; see :func:`measure_segments`."""
     return measure_segments(read_id_map(path))
@@ -171,21 +191,11 @@ def read_segments(path: Path) -> Segments:
 
 def measure_segments(ids: np.ndarray) -> Segments:
     """Return ids, pixel counts and bounds of the segments of an id map, int32 ``[H, W]``."""
-    height, width = ids.shape
-    # Runs of equal pixels along the rows: some thousands, where there are hundreds of thousands of pixels.
-    flat = ids.ravel()
-    begins = np.ones(len(flat), dtype=bool)
-    begins[1:] = flat[1:] != flat[:-1]
-    begins[::width] = True
-    starts = np.flatnonzero(begins)
-    lengths = np.diff(np.append(starts, len(flat)))
-    present, segment = np.unique(flat[starts], return_inverse=True)
-    left, top = starts % width, starts // width
-    low = np.full((len(present), 2), max(height, width), dtype=np.int64)
-    high = np.zeros((len(present), 2), dtype=np.int64)
-    np.minimum.at(low, segment, np.stack([left, top], axis=1))
-    np.maximum.at(high, segment, np.stack([left + lengths, top + 1], axis=1))
-    pixels = np.bincount(segment, lengths, len(present)).astype(np.int64)
-    kept = present != 0
-    boxes = np.concatenate([low, high - low], axis=1)
-    return Segments(present[kept], pixels[kept], boxes[kept], (height, width))
+    from hotcoco import mask as mask_functions
+
+    found = encode_ids(ids)
+    found.pop(0, None)
+    encoded = list(found.values())
+    pixels = np.asarray(mask_functions.area(encoded) if encoded else [], dtype=np.int64)
+    boxes = np.asarray(mask_functions.to_bbox(encoded) if encoded else [], dtype=np.int64).reshape(-1, 4)
+    return Segments(np.array(list(found), dtype=np.int32), pixels, boxes, ids.shape)

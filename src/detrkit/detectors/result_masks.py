@@ -16,7 +16,7 @@ from hotcoco import mask as rle_masks
 from detrkit.classes import SizeHW
 from detrkit.data.formats.panoptic import segments_folder
 from detrkit.data.index import check_inside
-from detrkit.data.segmentation import MaskExtent, mask_extent, mask_rle, read_id_map
+from detrkit.data.segmentation import MaskExtent, mask_extent, mask_rle, read_ids_of
 from detrkit.detectors.match_results import ImageKey, Results
 from detrkit.errors import DataError
 from detrkit.evaluation.coco import ImageResults
@@ -150,13 +150,7 @@ def _read_picture(
     file, _, listed = masks[0]
     if any(other != file for other, *_ in masks):
         raise DataError(f"{where}: {file} is not the only picture of its image; expected one of each")
-    try:
-        found = encode_ids(ids := read_id_map(file))
-    except Exception as error:  # Pillow's plugins raise nearly anything on a damaged file
-        raise DataError(f"{where}: cannot read its picture {file}: {error}") from error
-    if ids.shape != tuple(size_hw):
-        got = f"{ids.shape[1]} x {ids.shape[0]}"
-        raise DataError(f"{where}: {file} has {got} pixels, its image {size_hw[1]} x {size_hw[0]}")
+    found = encode_ids(read_ids_of(file, size_hw))
     seen = found.keys() - {0}
     if seen != listed:
         only = (

@@ -151,22 +151,15 @@ class BoxEvaluator:
         self._added[row] = results
         self._results = None
 
-    def packed(self) -> dict[str, np.ndarray]:
-        """Return all detections as a few arrays, to be sent to another process and given to :meth:`add_packed`."""
-        rows = sorted(self._added)
-        packed = {"image_ids": self.truth.image_ids[rows], **_pack([self._added[row] for row in rows])}
-        if self.has_panoptic:
-            segments = _pack([self._added[row].segments or _NOTHING for row in rows])
-            packed |= {_SEGMENTS + name: column for name, column in segments.items()}
-        return packed
+    def packed(self) -> dict[int, ImageResults]:
+        """Return all detections by image id, to be sent to another process and given to :meth:`add_packed`."""
+        return {int(self.truth.image_ids[row]): self._added[row] for row in sorted(self._added)}
 
-    def add_packed(self, packed: Mapping[str, np.ndarray]) -> None:
+    def add_packed(self, packed: Mapping[int, ImageResults]) -> None:
         """Take another process's detections; images already here are skipped (samplers repeat some)."""
-        every = _unpack(packed, "")
-        pictures = _unpack(packed, _SEGMENTS) if _SEGMENTS + "counts" in packed else [None] * len(every)
-        for image_id, results, segments in zip(packed["image_ids"], every, pictures, strict=True):
-            if self._row_by_image_id.get(int(image_id)) not in self._added:
-                self.add(int(image_id), results._replace(segments=segments))
+        for image_id, results in packed.items():
+            if self._row_by_image_id.get(image_id) not in self._added:
+                self.add(image_id, results)
 
     @property
     def has_masks(self) -> bool:
@@ -329,7 +322,6 @@ def mask_areas(encoded: list[Any]) -> np.ndarray:
 
 
 _NOTHING = ImageResults(np.zeros((0, 4), np.float32), np.zeros(0, np.float32), np.zeros(0, np.int32))
-_SEGMENTS = "segments_"
 
 
 def _columns(results: Sequence[ImageResults]) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray | None]:
@@ -340,21 +332,6 @@ def _columns(results: Sequence[ImageResults]) -> tuple[np.ndarray, np.ndarray, n
         return boxes, scores, class_ids, None
     empty = np.zeros(0, dtype=object)
     return boxes, scores, class_ids, np.concatenate([empty if one.rle is None else one.rle for one in every])
-
-
-def _pack(results: Sequence[ImageResults]) -> dict[str, np.ndarray]:
-    packed = dict(zip(ImageResults._fields, _columns(results), strict=False))
-    counts = np.array([len(one.scores) for one in results], dtype=np.int64)
-    return {"counts": counts, **{name: column for name, column in packed.items() if column is not None}}
-
-
-def _unpack(packed: Mapping[str, np.ndarray], prefix: str) -> list[ImageResults]:
-    ends = np.cumsum(packed[prefix + "counts"])[:-1]
-    names = [name for name in ImageResults._fields[:4] if prefix + name in packed]
-    if not len(packed[prefix + "counts"]):
-        return []
-    parts = zip(*(np.split(packed[prefix + name], ends) for name in names), strict=True)
-    return [ImageResults(*columns) for columns in parts]
 
 
 def _as_results(detections: ImageDetections | ImageResults) -> ImageResults:

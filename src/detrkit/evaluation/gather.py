@@ -47,7 +47,7 @@ def collect_together(
         if processes.any(bool(problem)):
             raise DataError(next(found for found in processes.all_gather(problem) if found))
     parts = processes.gather(evaluator.packed() if processes.rank else None)[1:]
-    taken = len(evaluator) + sum(len(part["image_ids"]) for part in parts)
+    taken = len(evaluator) + sum(map(len, parts))
     for part in parts:
         evaluator.add_packed(part)
     if processes.rank == 0 and not len(evaluator) == taken == num_images:

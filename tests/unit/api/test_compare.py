@@ -194,8 +194,9 @@ def test_detections_are_made_once_and_used_again(network: nn.Module, data: Path,
     assert (reused, first.runs) == (False, IMAGES)
     kept, reused = obtained(again, tmp_path, data)
     assert (reused, again.runs) == (True, 0)
-    for key, column in made.items():
-        np.testing.assert_array_equal(column, kept[key])
+    for image_id, found in made.items():
+        for column, other in zip(found[:3], kept[image_id][:3], strict=True):
+            np.testing.assert_array_equal(column, other)
     assert collect(find_target(tmp_path / "detections" / "m.json"), split_of(data)).finish()["AP"] > 0
 
 

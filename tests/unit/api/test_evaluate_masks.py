@@ -25,11 +25,9 @@ from detrkit.api.thresholds import PANOPTIC_SCORES, choose_thresholds
 from detrkit.classes import ClassMap
 from detrkit.cli import app
 from detrkit.config import Config, update_config
-from detrkit.data import masks as data_masks
 from detrkit.data import segmentation
 from detrkit.data.segmentation import read_id_map
 from detrkit.data.split import read_split
-from detrkit.detectors import result_masks
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.on_split import collect, read_split_for
 from detrkit.detectors.results import ResultsFile
@@ -305,8 +303,7 @@ def decoded(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
         counts[f"{path.parent.name}/{path.name}"] += 1
         return read_id_map(path)
 
-    for module in (segmentation, data_masks, result_masks):
-        monkeypatch.setattr(module, "read_id_map", read)
+    monkeypatch.setattr(segmentation, "read_id_map", read)
     return counts
 
 
@@ -416,8 +413,8 @@ def damaged(entry: dict[str, Any], folder: Path, what: str) -> None:
     [
         ("unlisted", "in its pixels alone"),
         ("absent", r"\[77\] in the JSON alone"),
-        ("size", "5 x 5 pixels"),
-        ("file", "cannot read"),
+        ("size", r"height and width \(5, 5\)"),
+        ("file", "cannot be read"),
         ("outside", "outside"),
     ],
 )

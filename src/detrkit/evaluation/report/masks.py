@@ -72,29 +72,20 @@ def mask_tables(evaluation: Evaluation) -> list[Table]:
 
 
 def mask_sections(evaluation: Evaluation) -> list[Section]:
-    """Return the sections of the page on masks and on panoptic pictures, as far as there are any."""
-    sections = []
-    if evaluation.masks is not None:
-        blocks: list[Block] = [metrics_table(evaluation.masks, evaluation.mask_intervals)]
-        overlaps = evaluation.mask_overlaps
-        if overlaps is not None and overlaps.mean != UNDEFINED and evaluation.overlaps is not None:
-            text = (
-                f"Masks that found their object overlap it by {overlaps.mean:.3f} on average, boxes by "
-                f"{evaluation.overlaps.mean:.3f}. Small, medium and large are by the area of the mask, as where "
-                "results have no boxes. Errors, thresholds and failures of the other sections are of boxes."
-            )
-            blocks.append(Text(text))
-        sections.append(Section("Masks", blocks))
-    panoptic = evaluation.panoptic
-    if panoptic is not None:
-        blocks = [panoptic_table(panoptic.metrics, panoptic.interval)]
-        if panoptic.losses:
-            blocks.append(losses_table(panoptic))
-        if panoptic.pictures:
-            text = (
-                "The images of the lowest PQ, beside what is annotated and what was found. Colours are classes; "
-                "edged in red: annotated segments that were not found, and found ones that are wrong."
-            )
-            blocks += [Text(text), Gallery(panoptic.pictures, wide=True)]
-        sections.append(Section("Panoptic", blocks))
-    return sections
+    """Return the section of the page on masks and on panoptic pictures, if there are any."""
+    blocks: list[Block] = [*mask_tables(evaluation)]
+    overlaps, panoptic = evaluation.mask_overlaps, evaluation.panoptic
+    if overlaps is not None and overlaps.mean != UNDEFINED and evaluation.overlaps is not None:
+        text = (
+            f"Masks that found their object overlap it by {overlaps.mean:.3f} on average, boxes by "
+            f"{evaluation.overlaps.mean:.3f}. Small, medium and large are by the area of the mask, as where "
+            "results have no boxes. Errors, thresholds and failures of the other sections are of boxes."
+        )
+        blocks.insert(1, Text(text))
+    if panoptic is not None and panoptic.pictures:
+        text = (
+            "The images of the lowest PQ, beside what is annotated and what was found. Colours are classes; "
+            "edged in red: annotated segments that were not found, and found ones that are wrong."
+        )
+        blocks += [Text(text), Gallery(panoptic.pictures, wide=True)]
+    return [Section("Masks", blocks)] if blocks else []
