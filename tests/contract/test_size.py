@@ -11,10 +11,10 @@ from tests.support.size import closure_of, lines_of_code, module_files, rooms_ta
 
 TESTS = Path(__file__).parents[1]
 LIMITS = {
-    "everything that `detrkit train` imports": ("train", 17_230),
-    "everything that `detrkit.load` imports": ("load", 9_830),
-    "all of src": ("src", 43_860),
-    "tests, all lines": ("tests", 42_500),
+    "everything that `detrkit train` imports": ("train", 17_255),
+    "everything that `detrkit.load` imports": ("load", 9_845),
+    "all of src": ("src", 43_890),
+    "tests, all lines": ("tests", 42_630),
     "real-time DETRs and what they added": ("real-time", 2_000),
 }
 # Lines of the rooms that real-time DETRs built on, before them: what these have more by now counts as theirs.
