@@ -51,6 +51,17 @@ def commands_built_once() -> Iterator[None]:
 
 
 @pytest.fixture
+def one_thread() -> Iterator[None]:
+    """As torchrun and the tests' own processes have: sums by another number of threads are other sums."""
+    import torch
+
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@pytest.fixture
 def web_server(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
     """A web server with no files yet; no proxy comes in between."""
     for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):

@@ -59,12 +59,14 @@ def two_stage_config() -> Config:
 
 def realtime_config() -> Config:
     model = {"backbone": "tiny", "backbone_norm": "group", "hidden_dim": 64, "ffn_dim": 64, "encoder_dim": 32}
+    model["decoder_layers"] = 2
     return update_config(preset_config("rtdetr-nano"), {"model": model, "aids.denoising": 0})
 
 
 def distribution_config() -> Config:
     """Without what are means over whatever a batch holds."""
     model = {"backbone": "tiny", "backbone_norm": "group", "hidden_dim": 64, "ffn_dim": 64, "encoder_dim": 64}
+    model["decoder_layers"] = 2
     return update_config(
         preset_config("dfine-n"),
         {"model": model, "aids.denoising": 0, "loss.union": False, "loss.ddf_weight": 0, "train.init": "none"},
@@ -204,7 +206,10 @@ def test_forward_asks_the_device_for_nothing(make_config: Callable[[], Config], 
     assert waits.found == {}
 
 
-@CONFIGS
+# the first two are exported by default elsewhere, to ONNX: in tests/parity/test_export.py, and by the README
+@pytest.mark.parametrize(
+    "make_config", [pytest.param(make, marks=pytest.mark.slow) for make in BUILDERS[:2]] + BUILDERS[2:]
+)
 @pytest.mark.parametrize("padded", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_model_exports_and_gives_the_same_outputs(make_config: Callable[[], Config], padded: bool):
     torch.manual_seed(0)
@@ -237,8 +242,10 @@ def transfers(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
 
 
 @IN_TRAINING
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("denoising", [0, 2])
+@pytest.mark.parametrize(
+    ("accumulate", "denoising"),
+    [(1, 2), (2, 0), *(pytest.param(*other, marks=pytest.mark.slow) for other in ((1, 0), (2, 2)))],
+)
 def test_a_step_asks_the_device_once_a_micro_batch(
     make_config: Callable[[], Config], accumulate: int, denoising: int, transfers: Counter[str]
 ):

@@ -27,23 +27,24 @@ SMALL: dict[str, Any] = {
 }  # fmt: skip
 IMAGENET = {"image_mean": [0.485, 0.456, 0.406], "image_std": [0.229, 0.224, 0.225]}
 
+# What a model says and what its preprocessing says are two things: most folders have one of both.
 FOLDERS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
-    "sizes": ({}, {"size": {"shortest_edge": 96, "longest_edge": 150}}),
-    "pixels": ({}, {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.25, 0.2]}),
-    "factor": ({}, {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3}),
-    "plain": ({}, {"do_normalize": False, "do_pad": False}),
-    "bytes": ({}, {"do_rescale": False, "image_mean": 120.0, "image_std": 60.0}),
-    "gelu": ({"activation_function": "gelu", "dropout": 0.0}, {}),
-    "gelu_new": ({"activation_function": "gelu_new"}, {}),
-    "silu": ({"activation_function": "swish", "encoder_attention_heads": 2, "decoder_attention_heads": 2}, {}),
-    "learned": ({"position_embedding_type": "learned", "num_queries": 7}, {}),
-    "auxiliary": ({"auxiliary_loss": True}, {}),
+    "gelu, sizes": ({"activation_function": "gelu"}, {"size": {"shortest_edge": 96, "longest_edge": 150}}),
+    "gelu_new, pixels": (
+        {"activation_function": "gelu_new", "dropout": 0.0},
+        {"image_mean": [0.5, 0.4, 0.3], "image_std": [0.3, 0.25, 0.2]},
+    ),
+    "silu, factor": (
+        {"activation_function": "swish", "encoder_attention_heads": 2, "decoder_attention_heads": 2},
+        {"rescale_factor": 1 / 127.5, "image_mean": [1.0] * 3, "image_std": [1.0] * 3},
+    ),
+    "learned, plain": (
+        {"position_embedding_type": "learned", "num_queries": 7},
+        {"do_normalize": False, "do_pad": False},
+    ),
+    "auxiliary, bytes": ({"auxiliary_loss": True}, {"do_rescale": False, "image_mean": 120.0, "image_std": 60.0}),
     "dilated": ({"dilation": True, "backbone": "resnet50"}, {}),
     "own_resnet": ({"backbone_config": "basic"}, {}),
-    "all": (
-        {"activation_function": "gelu", "position_embedding_type": "learned"},
-        {"size": {"shortest_edge": 100, "longest_edge": 120}, "image_mean": [0.3] * 3, "image_std": [0.4] * 3},
-    ),
 }
 
 

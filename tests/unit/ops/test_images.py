@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import io
-import os
 import subprocess
 import sys
 import warnings
@@ -211,17 +210,21 @@ def test_bound_of_the_long_side_makes_less_enough() -> None:
 def test_an_image_of_too_many_pixels_is_read_as_the_message_advises(tmp_path: Path) -> None:
     path = tmp_path / "large.png"
     Image.new("L", (400, 300)).save(path)
-    program = (
-        "import sys; from PIL import Image; Image.MAX_IMAGE_PIXELS = 1000; import detrkit.ops.images as images; "
-        "from detrkit.errors import ImageError\n"
-        "try: print(tuple(images.decode_image(sys.argv[1]).shape))\nexcept ImageError as error: print(error)"
-    )
-
-    def run(**environment: str) -> str:
-        command = [sys.executable, "-c", program, str(path)]
-        return subprocess.run(command, env=os.environ | environment, capture_output=True, text=True).stdout
-
-    message = run()
+    program = """
+import importlib, os, sys
+from PIL import Image
+Image.MAX_IMAGE_PIXELS = 1000
+import detrkit.ops.images as images
+from detrkit.errors import ImageError
+try:
+    images.decode_image(sys.argv[1])
+except ImageError as error:
+    print(error)
+os.environ["DETRKIT_MAX_IMAGE_PIXELS"] = "120000"  # as another process would find it
+print(tuple(importlib.reload(images).decode_image(sys.argv[1]).shape))
+"""
+    command = [sys.executable, "-c", program, str(path)]
+    message, shape = subprocess.run(command, capture_output=True, text=True).stdout.splitlines()
     assert "DETRKIT_MAX_IMAGE_PIXELS=NUMBER" in message
     assert "120000 pixels" in message
-    assert run(DETRKIT_MAX_IMAGE_PIXELS="120000") == "(3, 300, 400)\n"
+    assert shape == "(3, 300, 400)"

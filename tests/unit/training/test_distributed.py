@@ -6,7 +6,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -122,15 +122,6 @@ def test_two_processes_equal_one(toy: Any, make_config: Any, make_loader: Any, t
     assert losses(two / "two") == pytest.approx(losses(toy.run_dir), rel=1e-4)
     for name, expected in model.state_dict().items():
         torch.testing.assert_close(saved["model"][name], expected, rtol=1e-3, atol=1e-5)
-
-
-@pytest.fixture
-def one_thread() -> Iterator[None]:
-    """As torchrun gives its processes: sums by another number of threads are other sums."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.mark.usefixtures("one_thread")
