@@ -41,9 +41,7 @@ def evaluate(
         opt("N,N", "AP under corruptions instead: common, all, noise, blur, weather, digital, extra or names."),
     ] = None,
     severities: Annotated[str | None, opt("N,N", "Of --corruptions, 1 to 5; all if not given.")] = None,
-    pq: Annotated[
-        bool, opt(None, "PQ, SQ and RQ alone, as a table; of a file of panoptic pictures in no time.")
-    ] = False,
+    pq: Annotated[bool, opt(None, "PQ, SQ and RQ alone, as a table, fast.")] = False,
     tiles: shared.TilesOption = None,
     batch_size: shared.BatchOption = 4,
     device: shared.DeviceOption = None,

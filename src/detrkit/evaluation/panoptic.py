@@ -83,7 +83,7 @@ def measure_panoptic(
 
 
 def measure_files(truth: CocoTruth, found: Iterable[tuple[int, int, tuple[str, int]]]) -> PanopticMetrics:
-    """Measure PNG files by hotcoco's own reader, which takes a tenth of the time of Pillow's.
+    """Measure PNG files by hotcoco's own reader, in threads, in a fraction of the time of Pillow's.
 
     Areas it would take from the annotations, unless these have none. Only found pictures it holds against their
     entries: so a sample of the annotated ones is first read as found. In the others a number that no entry has is
