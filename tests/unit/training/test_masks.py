@@ -136,7 +136,8 @@ def test_masks_learn_alone_after_boxes_and_on_a_finished_run(data: Path, tmp_pat
     assert [step["loss_dice"] > 0 for step in steps_of(tmp_path / "both")] == [False, False, True, True]
 
 
-@pytest.mark.parametrize("box_epochs", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("box_epochs", [0, 1])
 def test_workers_and_float16_learn_the_same(
     box_epochs: int, data: Path, tmp_path: Path, float16_fabric: Fabric, monkeypatch: pytest.MonkeyPatch
 ):
