@@ -211,15 +211,10 @@ def test_an_image_of_too_many_pixels_is_read_as_the_message_advises(tmp_path: Pa
     path = tmp_path / "large.png"
     Image.new("L", (400, 300)).save(path)
     program = """
-import importlib, os, sys
-from PIL import Image
-Image.MAX_IMAGE_PIXELS = 1000
-import detrkit.ops.images as images
-from detrkit.errors import ImageError
-try:
-    images.decode_image(sys.argv[1])
-except ImageError as error:
-    print(error)
+import importlib, os, sys; from PIL import Image; Image.MAX_IMAGE_PIXELS = 1000
+import detrkit.ops.images as images; from detrkit.errors import ImageError
+try: images.decode_image(sys.argv[1])
+except ImageError as error: print(error)
 os.environ["DETRKIT_MAX_IMAGE_PIXELS"] = "120000"  # as another process would find it
 print(tuple(importlib.reload(images).decode_image(sys.argv[1]).shape))
 """
