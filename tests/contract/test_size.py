@@ -11,9 +11,9 @@ from tests.support.size import closure_of, lines_of_code, module_files, rooms_ta
 
 TESTS = Path(__file__).parents[1]
 LIMITS = {
-    "everything that `detrkit train` imports": ("train", 17_255),
+    "everything that `detrkit train` imports": ("train", 17_430),
     "everything that `detrkit.load` imports": ("load", 9_845),
-    "all of src": ("src", 43_890),
+    "all of src": ("src", 44_055),
     "tests, all lines": ("tests", 42_630),
     "real-time DETRs and what they added": ("real-time", 2_000),
 }
