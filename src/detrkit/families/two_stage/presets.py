@@ -64,7 +64,7 @@ PRESETS: dict[str, Preset] = {
         fast=_FAST,
     ),
     "detr-tiny-two-stage-panoptic": Preset(
-        lambda: _with_masks(detr_tiny_two_stage(), 6), "the demo with masks of things and stuff", 2.2, fast=_FAST
+        lambda: _with_masks(detr_tiny_two_stage(), 4), "the demo with masks of things and stuff", 2.2, fast=_FAST
     ),
     "detr-nano-two-stage-panoptic": Preset(
         lambda: _with_masks(detr_nano_two_stage(), 100),
