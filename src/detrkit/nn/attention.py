@@ -54,7 +54,9 @@ class Attention(nn.Module):
         v = functional.linear(value, weight[2 * dim :], bias[2 * dim :])
         q, k, v = (self._split_heads(part) for part in (q, k, v))
         rate = self.dropout if self.training else 0.0
-        if torch.compiler.is_exporting():
+        # the fused kernel's gradient in bf16 takes the CPU twice as long as plain products
+        slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and not rate
+        if torch.compiler.is_exporting() or slow:
             mixed = _plain_attention(q, k, v, attn_mask)
         elif rate and q.device.type == "cpu" and not torch.compiler.is_compiling():
             mixed = cpu_dropout_attention(q, k, v, attn_mask, rate)
@@ -68,12 +70,12 @@ class Attention(nn.Module):
 
 
 def _plain_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
-    """Attend by plain products, for graphs.
+    """Attend by plain products, for graphs and for what is slow in the fused kernel.
 
     From the fused kernel torch would make a graph that looks for rows that may attend nothing, or, from operator
     set 23 on, ONNX's Attention, for which ONNX Runtime wants the mask written out for every query.
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if attn_mask is not None:
-        scores = scores + torch.where(attn_mask, 0.0, _FAR)
+        scores = scores + torch.where(attn_mask, 0.0, _FAR).to(scores.dtype)
     return torch.matmul(scores.softmax(-1), v)
