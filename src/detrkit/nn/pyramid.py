@@ -85,7 +85,7 @@ class ConvNorm(nn.Module):
         return x if self.lab is None else torch.addcmul(self.lab.bias, x, self.lab.scale).to(x.dtype)
 
     def _convolve(self, x: Tensor) -> Tensor:
-        """Convolve; channels apart in float32 where the CPU trains: their gradient in bf16 takes ten times as long."""
+        """Convolve; channels apart in float32 where the CPU trains: in bf16 that takes ten times as long."""
         if self.conv.groups == 1 or x.device.type != "cpu" or not torch.is_grad_enabled():
             return self.conv(x)  # type: ignore[no-any-return]
         with torch.autocast("cpu", enabled=False):
