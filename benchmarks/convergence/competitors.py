@@ -87,7 +87,8 @@ def train(config: Config, run_dir: Path, on_evaluation: OnEvaluation | None = No
         KeyboardInterrupt: It was interrupted.
         DetrkitError: It failed.
     """
-    if config.model.preset in PEERS:
+    # a preset of detrkit may have a peer's name, but not its section, which is that of no family in particular
+    if config.model.preset in PEERS and config.model.family == Config().model.family:
         train_peer(config, run_dir, on_evaluation)
         return
     result = start_run(config, run_dir, _quiet, on_evaluation=on_evaluation)
