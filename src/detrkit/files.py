@@ -198,6 +198,21 @@ def atomic_file(path: Path, *, own_folder: bool = False) -> Iterator[IO[str]]:
                 text.detach()
 
 
+def write_text(path: Path, text: str, *, own_folder: bool = False) -> None:
+    """Write a text as :func:`atomic_file` does."""
+    with atomic_file(path, own_folder=own_folder) as file:
+        file.write(text)
+
+
+def write_json(path: Path, content: Any, *, allow_nan: bool = False) -> None:
+    """Write a result as JSON, whole or not at all.
+
+    Raises:
+        ValueError: Without ``allow_nan``, a number is not finite, which JSON cannot hold.
+    """
+    write_text(path, json.dumps(content, indent=1, default=to_plain, allow_nan=allow_nan) + "\n")
+
+
 @contextlib.contextmanager
 def growing_file(path: Path) -> Iterator[None]:
     """Let a file grow in its place, for hours perhaps, and be read meanwhile; at its end it is known as detrkit's.

@@ -6,7 +6,6 @@ Shapes: K detections.
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import re
 from collections.abc import Mapping
@@ -19,7 +18,7 @@ import numpy as np
 from detrkit.classes import ClassMap
 from detrkit.detections import ImageDetections
 from detrkit.errors import DataError, UsageError, listed
-from detrkit.files import atomic_file, parse_json, to_plain
+from detrkit.files import parse_json, to_plain, write_json
 
 FILE_NAME = "thresholds.json"
 _MODEL_FILES = (".pth", ".pt", ".safetensors")
@@ -227,8 +226,7 @@ def read_thresholds(path: str | os.PathLike[str], class_map: ClassMap) -> Thresh
 
 def write_thresholds(path: str | os.PathLike[str], thresholds: Thresholds) -> None:
     """Write ``thresholds.json``; it appears whole or not at all."""
-    with atomic_file(Path(path)) as file:
-        file.write(json.dumps(thresholds.to_dict(), indent=1, allow_nan=False) + "\n")
+    write_json(Path(path), thresholds.to_dict())
 
 
 def find_threshold_file(model: str | os.PathLike[str]) -> Path | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from detrkit.api.load import load
 from detrkit.data.formats.output import check_new_folder
 from detrkit.detectors.on_split import read_split_for
 from detrkit.errors import UsageError, counted
-from detrkit.files import atomic_file, make_folder
+from detrkit.files import make_folder, write_json, write_text
 from detrkit.monitoring.drift import Drift, find_drift
 from detrkit.monitoring.observations import (
     Observed,
@@ -115,7 +114,6 @@ def drift(
     if label:
         write_proposals(folder / "label", observed, detector.class_map, os.fspath(model), label)
     write_reference(folder / REFERENCE, before)
-    for name, text in (("drift.json", json.dumps(found.to_dict(), indent=1)), ("drift.md", found.markdown())):
-        with atomic_file(folder / name) as file:
-            file.write(text + "\n")
+    write_json(folder / "drift.json", found.to_dict())
+    write_text(folder / "drift.md", found.markdown() + "\n")
     return found

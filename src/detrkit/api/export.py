@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import os
 import tempfile
 from collections.abc import Sequence
@@ -25,7 +24,7 @@ from detrkit.families.build import CLASSES_SUFFIX, get_family, load_model, read_
 from detrkit.families.family import BuiltModel
 from detrkit.families.presets import PRESETS
 from detrkit.families.writers import HUB_FILES, get_writers
-from detrkit.files import atomic_file, check_free
+from detrkit.files import check_free, write_json
 from detrkit.ops.sources import list_sources
 from detrkit.runtimes.contents import is_bundle
 from detrkit.threshold_file import (
@@ -213,8 +212,7 @@ def _export_weights(model: Source, path: Path, layout: str, preset: str | None) 
         if path.suffix not in (".pth", ".pt"):
             raise UsageError(f"{path} should be a .pth file, since the published layout is one file")
         writers.published(path, weights.state, config)
-        with atomic_file(path.with_suffix(CLASSES_SUFFIX)) as file:
-            file.write(json.dumps(weights.class_map.to_dict(), indent=1) + "\n")
+        write_json(path.with_suffix(CLASSES_SUFFIX), weights.class_map.to_dict())
     else:
         writers.hub(path, weights, config)
     if thresholds is not None:

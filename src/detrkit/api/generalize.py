@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,7 @@ from detrkit.data.split import Split
 from detrkit.detectors.find import find_target
 from detrkit.detectors.on_split import EvalTarget, read_split_for
 from detrkit.errors import DataError, UsageError
-from detrkit.files import atomic_file, free_name, make_folder
+from detrkit.files import free_name, make_folder, write_json
 from detrkit.robustness.classes import read_class_names, resolve_class_names
 from detrkit.robustness.corruptions import SEVERITIES, find_corruptions
 from detrkit.robustness.generalization import Generalization, evaluate_on_several
@@ -78,7 +77,7 @@ def generalize(
         subject, splits, class_names=names, batch_size=batch_size, progress=progress, say=say
     )
     if folder is not None:
-        _write_json(folder / "generalization.json", found.to_dict())
+        write_json(folder / "generalization.json", found.to_dict())
         write_generalization(folder / "generalization.html", found)
     return found
 
@@ -134,7 +133,7 @@ def corrupt(
     how: dict[str, Any] = {"batch_size": batch_size, "progress": progress, "say": say}
     found = evaluate_corruptions(subject, part, chosen, severities, seed=seed, journal=journal, **how)
     if folder is not None:
-        _write_json(folder / "robustness.json", found.to_dict())
+        write_json(folder / "robustness.json", found.to_dict())
         images = CocoDataset(part.index, part.files.images, None)
         write_robustness(folder / "robustness.html", found, images.read_image(_busiest(part)))
     return found
@@ -186,8 +185,3 @@ def _busiest(split: Split) -> int:
     if len(counts) == 0:
         raise DataError(f"{split.files.annotations} lists no image")
     return int(counts.argmax())
-
-
-def _write_json(path: Path, content: Mapping[str, Any]) -> None:
-    with atomic_file(path) as file:
-        file.write(json.dumps(content, indent=1, allow_nan=False) + "\n")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import tempfile
 from collections.abc import Callable
@@ -22,7 +21,7 @@ from detrkit.detectors.on_split import read_split_for
 from detrkit.errors import DataError, UsageError
 from detrkit.export.quantize import CALIBRATION_IMAGES, Int8Options
 from detrkit.families.build import load_model
-from detrkit.files import atomic_file, make_folder
+from detrkit.files import make_folder, write_json
 from detrkit.machine import this_machine, usable_cpus
 from detrkit.optimizing.bench import BATCH_SIZES, INT8, REFERENCE, Bench
 from detrkit.optimizing.page import write_frontier
@@ -111,13 +110,13 @@ def optimize(
         }
     found = dataclasses.replace(found, throughput=rates)
     # written, the bundle last: what was measured is not lost with it
-    _write_results(found, folder)
+    write_json(folder / "results.json", found.to_dict())
     write_frontier(folder, found)
     if pick is not None:
         found = dataclasses.replace(
             found, picked=_write_picked(found, pick, model, preset, data or built.config.data.root, folder)
         )
-        _write_results(found, folder)
+        write_json(folder / "results.json", found.to_dict())
     return found
 
 
@@ -170,9 +169,3 @@ def _calibration(
     count = min(CALIBRATION_IMAGES, len(part.index))
     rows = np.unique(np.linspace(0, len(part.index) - 1, count).round().astype(int))
     return dataclasses.replace(part, index=part.index.select(rows))
-
-
-def _write_results(found: Optimization, folder: Path) -> None:
-    with atomic_file(folder / "results.json") as file:
-        json.dump(found.to_dict(), file, indent=1, allow_nan=False)
-        file.write("\n")

@@ -5,19 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from detrkit.cli import shared
-from detrkit.cli.shared import opt
+from detrkit.cli.shared import arg, opt
 from detrkit.errors import UsageError
 
 
 def benchmark(
     models: Annotated[
         list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help="Presets (built with random weights, which are as fast), run folders, checkpoints, "
+        arg(
+            "MODEL...",
+            "Presets (built with random weights, which are as fast), run folders, checkpoints, "
             "torchvision:NAME, torchvision:NAME@random, hf:ID, bundles with or without @RUNTIME.",
         ),
     ],

@@ -6,10 +6,8 @@ import dataclasses
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from detrkit.cli import shared
-from detrkit.cli.shared import opt
+from detrkit.cli.shared import arg, opt
 
 if TYPE_CHECKING:
     from detrkit.comparison.result import Comparison
@@ -18,9 +16,9 @@ if TYPE_CHECKING:
 def compare(
     models: Annotated[
         list[str],
-        typer.Argument(
-            metavar="MODEL...",
-            help="Two or more: preset, run, checkpoint, file, hub id; torchvision:NAME (NAME@FILE, NAME@random); "
+        arg(
+            "MODEL...",
+            "Two or more: preset, run, checkpoint, file, hub id; torchvision:NAME (NAME@FILE, NAME@random); "
             "hf:ID of a transformers model; or a .json file of detections in COCO's result format.",
         ),
     ],

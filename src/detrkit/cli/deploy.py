@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from detrkit.cli.shared import JsonOption, errors, given, opt, report
+from detrkit.cli.shared import JsonOption, arg, errors, given, opt, report
 from detrkit.errors import UsageError
 
 
 def deploy(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="Folder or zip file that detrkit export wrote.")
-    ],
+    bundle: Annotated[Path, arg("BUNDLE", "Folder or zip file that detrkit export wrote.")],
     to: Annotated[str, opt("TARGET", "docker, compose, kubernetes, kserve, triton, ray or systemd.", "--to")],
     out: Annotated[Path, opt("DIR", "Folder for the files.")],
     image: Annotated[
@@ -31,9 +27,7 @@ def deploy(
         from detrkit.api.deploy import deploy as write
 
         found = write(bundle, to, out, **given(image=image, cpus=cpus, replicas=_range(replicas)))
-        report(found, as_json)
-    if not found.passed:
-        raise typer.Exit(1)
+        report(found, as_json, passed=found.passed)
 
 
 def _range(text: str | None) -> tuple[int, int] | None:

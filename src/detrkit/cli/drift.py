@@ -5,19 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from detrkit.cli import shared
-from detrkit.cli.shared import opt
+from detrkit.cli.shared import arg, opt
 
 
 def drift(
-    samples: Annotated[
-        Path, typer.Argument(metavar="SAMPLES", help="Folder of detrkit serve --sample-dir, or of pictures.")
-    ],
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="The model that is served: bundle, run, checkpoint.")
-    ],
+    samples: Annotated[Path, arg("SAMPLES", "Folder of detrkit serve --sample-dir, or of pictures.")],
+    model: Annotated[str, arg("MODEL", "The model that is served: bundle, run, checkpoint.")],
     data: Annotated[
         Path | None, opt("DATA", "Data set that the model was made for; a run's own if not given.")
     ] = None,
@@ -49,8 +43,5 @@ def drift(
         with shared.step_bar(hidden=as_json) as progress:
             say = shared.quiet if as_json else shared.say
             found = find(samples, model, data, label=label, say=say, progress=progress, **options)
-        shared.report(
-            found, as_json, f"Written to {out or 'drift'}: {', '.join(FILES)}{', label/' if label else ''}"
-        )
-    if found.drifted:
-        raise typer.Exit(1)
+        written = f"Written to {out or 'drift'}: {', '.join(FILES)}{', label/' if label else ''}"
+        shared.report(found, as_json, written, passed=not found.drifted)

@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from detrkit.cli import shared
-from detrkit.cli.shared import opt
+from detrkit.cli.shared import arg, opt
 
 DataSetsOption = Annotated[list[Path] | None, opt("DATA", "Data set to measure on; may repeat.", "--data")]
 MinApOption = Annotated[
@@ -34,12 +32,8 @@ MarkdownOption = Annotated[
 
 
 def gate(
-    new: Annotated[
-        str, typer.Argument(metavar="NEW", help="The new model: run, checkpoint, bundle, file, hub id.")
-    ],
-    old: Annotated[
-        str | None, typer.Argument(metavar="OLD", help="The released model; none for a first release.")
-    ] = None,
+    new: Annotated[str, arg("NEW", "The new model: run, checkpoint, bundle, file, hub id.")],
+    old: Annotated[str | None, arg("OLD", "The released model; none for a first release.")] = None,
     data: DataSetsOption = None,
     split: shared.SplitOption = None,
     out: Annotated[
@@ -60,7 +54,7 @@ def gate(
     """
     with shared.errors():
         from detrkit.api.gate import gate as decide
-        from detrkit.files import atomic_file, check_free
+        from detrkit.files import check_free, write_text
 
         if markdown is not None:
             check_free(markdown)
@@ -84,8 +78,5 @@ def gate(
                 **options,
             )
         if markdown is not None:
-            with atomic_file(markdown) as file:
-                file.write(found.markdown())
-        shared.report(found, as_json)
-    if not found.passed:
-        raise typer.Exit(1)
+            write_text(markdown, found.markdown())
+        shared.report(found, as_json, passed=found.passed)

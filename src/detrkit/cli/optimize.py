@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from detrkit.cli import shared
-from detrkit.cli.shared import opt
+from detrkit.cli.shared import arg, opt
 
 
 def optimize(
-    model: Annotated[
-        str, typer.Argument(metavar="MODEL", help="Run folder, checkpoint or other weights of a trained model.")
-    ],
+    model: Annotated[str, arg("MODEL", "Run folder, checkpoint or other weights of a trained model.")],
     data: shared.DataOption = None,
     image_folder: shared.ImageFolderOption = None,
     split: shared.SplitOption = None,

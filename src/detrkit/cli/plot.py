@@ -7,16 +7,12 @@ import os
 from pathlib import Path
 from typing import Annotated, Any
 
-import typer
-
-from detrkit.cli.shared import JsonOption, errors, opt, print_json, say
+from detrkit.cli.shared import JsonOption, arg, errors, opt, print_json, say
 from detrkit.errors import UsageError
 
 
 def plot(
-    runs: Annotated[
-        list[Path], typer.Argument(metavar="RUN", help="Folders of runs, finished or still training.")
-    ],
+    runs: Annotated[list[Path], arg("RUN", "Folders of runs, finished or still training.")],
     out: Annotated[
         Path | None,
         opt("FILE", "A .png or .html file; curves.html in a single run, or here with a number if it is taken."),

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from detrkit.cli import shared
-from detrkit.cli.shared import opt
+from detrkit.cli.shared import arg, opt
 from detrkit.errors import UsageError, counted
 
 
@@ -18,9 +18,9 @@ def predict(
     model: shared.ModelArgument,
     images: Annotated[
         list[str],
-        typer.Argument(
-            metavar="IMAGE",
-            help="Image files or folders; or videos, a stream (rtsp://...), or the number of a camera, such as 0.",
+        arg(
+            "IMAGE",
+            "Image files or folders; or videos, a stream (rtsp://...), or the number of a camera, such as 0.",
         ),
     ],
     out: Annotated[

@@ -6,17 +6,13 @@ import os
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from detrkit.cli import shared
-from detrkit.cli.shared import opt
+from detrkit.cli.shared import arg, opt
 from detrkit.errors import UsageError
 
 
 def profile(
-    run: Annotated[
-        Path | None, typer.Argument(metavar="[RUN]", help="Folder of a run, to watch a training with its config.")
-    ] = None,
+    run: Annotated[Path | None, arg("[RUN]", "Folder of a run, to watch a training with its config.")] = None,
     model: Annotated[
         str | None, opt("PRESET", "Which model, where no run is given; detr-r50 if not given.")
     ] = None,

@@ -5,19 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from detrkit.cli import shared
 from detrkit.cli.gate import DataSetsOption, MarkdownOption, MaxLossOption, MaxSlowdownOption, MinApOption
-from detrkit.cli.shared import opt
+from detrkit.cli.shared import arg, opt
 from detrkit.errors import UsageError
 
 
 def release(
     to: Annotated[Path, opt("DIR", "Folder of releases.", "--to")],
-    model: Annotated[
-        str | None, typer.Argument(metavar="MODEL", help="Run, checkpoint, or a bundle, published as it is.")
-    ] = None,
+    model: Annotated[str | None, arg("MODEL", "Run, checkpoint, or a bundle, published as it is.")] = None,
     data: DataSetsOption = None,
     version: Annotated[str, opt("NAME", "Name of the release; v1, v2 and so on if not given.")] = "",
     split: shared.SplitOption = None,
@@ -35,7 +31,7 @@ def release(
     with shared.errors():
         from detrkit.api.release import release as publish
         from detrkit.api.release import rollback as go_back
-        from detrkit.files import atomic_file, check_free
+        from detrkit.files import check_free, write_text
 
         if rollback:
             if model is not None:
@@ -62,8 +58,5 @@ def release(
                 **shared.given(split=split, min_ap=min_ap, max_loss=max_loss),
             )
         if markdown is not None:
-            with atomic_file(markdown) as file:
-                file.write(found.gate.markdown())
-        shared.report(found, as_json)
-    if not found.passed:
-        raise typer.Exit(1)
+            write_text(markdown, found.gate.markdown())
+        shared.report(found, as_json, passed=found.passed)

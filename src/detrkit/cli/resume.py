@@ -5,13 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from detrkit.cli.shared import LrOption, SetOption, errors, given, opt, parse_assignments, report_run, say
+from detrkit.cli.shared import LrOption, SetOption, arg, errors, given, opt, parse_assignments, report_run, say
 
 
 def resume(
-    run: Annotated[Path, typer.Argument(metavar="RUN", help="Folder of the run to go on with.")],
+    run: Annotated[Path, arg("RUN", "Folder of the run to go on with.")],
     data: Annotated[Path | None, opt("DATA", "Where the data set lies now, if it has moved.")] = None,
     epochs: Annotated[int | None, opt("N", "A new total, to train longer than planned.", min=1)] = None,
     lr: LrOption = None,

@@ -8,15 +8,12 @@ from typing import Annotated
 
 import typer
 
-from detrkit.cli.shared import errors, given, opt
+from detrkit.cli.shared import arg, errors, given, opt
 
 
 def serve(
     bundles: Annotated[
-        list[str],
-        typer.Argument(
-            metavar="BUNDLE...", help="What detrkit export wrote, or NAME=BUNDLE; the first answers by default."
-        ),
+        list[str], arg("BUNDLE...", "What detrkit export wrote, or NAME=BUNDLE; the first answers by default.")
     ],
     host: Annotated[str | None, opt("ADDRESS", "127.0.0.1 if not given; others need a token.")] = None,
     port: Annotated[int | None, opt("N", "8000 if not given; 0 for any free one.", min=0, max=65535)] = None,

@@ -26,11 +26,16 @@ def opt(metavar: str | None, help: str, *names: str, **limits: Any) -> Any:
     return typer.Option(*names, metavar=metavar, help=help, **limits)
 
 
+def arg(metavar: str, help: str) -> Any:
+    """Describe an argument: its value's name, its help."""
+    return typer.Argument(metavar=metavar, help=help)
+
+
 ModelArgument = Annotated[
     str,
-    typer.Argument(
-        metavar="MODEL",
-        help="Preset (detr-r50), run folder, checkpoint, published .pth, Hugging Face folder or id, or address.",
+    arg(
+        "MODEL",
+        "Preset (detr-r50), run folder, checkpoint, published .pth, Hugging Face folder or id, or address.",
     ),
 ]
 DataOption = Annotated[
@@ -137,13 +142,19 @@ def print_json(value: object) -> None:
     typer.echo(json.dumps(value, indent=1, default=to_plain, allow_nan=False))
 
 
-def report(found: Any, as_json: bool, written: str = "") -> None:
-    """Print a result: its ``to_dict()`` for programs, or its ``lines()`` and where it was written."""
+def report(found: Any, as_json: bool, written: str = "", *, passed: bool = True) -> None:
+    """Print a result: its ``to_dict()`` for programs, or its ``lines()`` and where it was written.
+
+    Raises:
+        typer.Exit: With 1, where the result is that something did not pass.
+    """
     if as_json:
         print_json(found.to_dict())
-        return
-    for line in [*found.lines(), *([written] if written else [])]:
-        say(line)
+    else:
+        for line in [*found.lines(), *([written] if written else [])]:
+            say(line)
+    if not passed:
+        raise typer.Exit(1)
 
 
 def _is_first_process() -> bool:

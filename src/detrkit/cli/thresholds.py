@@ -5,10 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
 from detrkit.cli import shared
-from detrkit.cli.shared import opt
+from detrkit.cli.shared import arg, opt
 from detrkit.errors import UsageError, listed
 
 if TYPE_CHECKING:
@@ -18,10 +16,7 @@ if TYPE_CHECKING:
 
 def thresholds(
     model: Annotated[
-        str,
-        typer.Argument(
-            metavar="MODEL", help="Whatever detects, as for detrkit compare; also a COCO result file of the split."
-        ),
+        str, arg("MODEL", "Whatever detects, as for detrkit compare; also a COCO result file of the split.")
     ],
     data: Annotated[
         Path | None, opt("DATA", "Folder of the data set, or one COCO JSON file; a run's own if not given.")

@@ -5,16 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
-from detrkit.cli.shared import DataOption, JsonOption, SplitOption, errors, given, opt, report, step_bar
+from detrkit.cli.shared import DataOption, JsonOption, SplitOption, arg, errors, given, opt, report, step_bar
 from detrkit.errors import UsageError
 
 
 def verify(
-    bundle: Annotated[
-        Path, typer.Argument(metavar="BUNDLE", help="Folder or zip file that detrkit export wrote.")
-    ],
+    bundle: Annotated[Path, arg("BUNDLE", "Folder or zip file that detrkit export wrote.")],
     runtime: Annotated[
         str,
         opt(
@@ -41,6 +37,4 @@ def verify(
             found = prove(
                 bundle, runtime=runtime, threads=threads, data=data, progress=progress, **given(split=split)
             )
-        report(found, as_json)
-    if not found.passed:
-        raise typer.Exit(1)
+        report(found, as_json, passed=found.passed)

@@ -27,7 +27,7 @@ from detrkit.download import hash_of
 from detrkit.errors import DataError
 from detrkit.evaluation.evaluator import CocoEvaluator
 from detrkit.evaluation.truth import CocoTruth
-from detrkit.files import atomic_file, free_name, parse_json
+from detrkit.files import free_name, parse_json, write_json
 
 FOLDER = "detections"
 
@@ -108,8 +108,7 @@ class DetectionStore:
             "sha256": hash_of(path, "sha256"),
             "panoptic": panoptic,
         }
-        with atomic_file(self.folder / MANIFEST) as file:
-            file.write(json.dumps(manifest, indent=1) + "\n")
+        write_json(self.folder / MANIFEST, manifest)
 
     def _manifest(self) -> dict[str, Any]:
         try:

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from pathlib import Path
 
 from detrkit.comparison.page import SPEED_COLUMNS, accuracy_columns, comparison_sections, detector_table
 from detrkit.comparison.result import MEASURES, Comparison
 from detrkit.data.split import Split
-from detrkit.files import atomic_file
+from detrkit.files import write_json, write_text
 from detrkit.visual.page import write_page
 from detrkit.visual.table import Value, write_csv
 from detrkit.visual.text import markdown_name, markdown_text
@@ -26,11 +25,8 @@ _IMAGE_HEAD = (
 
 def write_comparison(comparison: Comparison, folder: Path, split: Split) -> None:
     """Write :data:`FILES`."""
-    with atomic_file(folder / "compare.json") as file:
-        json.dump(comparison.to_dict(), file, indent=1, allow_nan=False)
-        file.write("\n")
-    with atomic_file(folder / "compare.md") as file:
-        file.write(markdown(comparison))
+    write_json(folder / "compare.json", comparison.to_dict())
+    write_text(folder / "compare.md", markdown(comparison))
     head = ["detector", "kind", *MEASURES, "median_ms", "p95_ms", "parameters_m", "gflops", "memory_mb"]
     write_csv(folder / "compare.csv", head, detector_table(comparison).rows)
     write_csv(folder / "classes.csv", _CLASS_HEAD, _class_rows(comparison))

@@ -39,7 +39,7 @@ from detrkit.data.formats.coco.write import coco_content, write_coco_json
 from detrkit.data.index import CocoIndex, check_inside, pack_names
 from detrkit.download import size_text
 from detrkit.errors import DataError, ImageError, UsageError, listed
-from detrkit.files import atomic_bytes, atomic_file, make_folder, remove_leftovers
+from detrkit.files import atomic_bytes, make_folder, remove_leftovers, write_text
 from detrkit.machine import usable_cpus
 from detrkit.ops.images import DecodeTarget, decode_image, decode_reduced, read_image_size
 
@@ -142,8 +142,7 @@ def build_cache(
         make_folder(copies)
         for folder in {out, *(Path(where) for where, _, _ in os.walk(copies))}:
             remove_leftovers(folder)
-        with atomic_file(building, own_folder=True) as file:
-            file.write(_settings_text(settings))
+        write_text(building, _settings_text(settings), own_folder=True)
         for name in names:
             entry = known.get(name) or _entry_of_copy(name, settings, copies)
             if entry is not None and _is_good(name, entry, settings, copies):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
-import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -31,7 +30,7 @@ from detrkit.families.family import BuiltModel
 from detrkit.families.presets import PRESETS
 from detrkit.families.recipes import preset_config
 from detrkit.families.transfer import match_logit_index
-from detrkit.files import atomic_file, make_folder, to_plain
+from detrkit.files import make_folder, write_json
 from detrkit.hardware import resolve_device
 from detrkit.ops.boxes import cxcywh_to_xyxy
 from detrkit.preflight import data_questions, training_questions
@@ -104,8 +103,7 @@ def run_preflight(
             say(f"...     over-fitting a handful of images, some {2 * budget_s:.0f} s at most on a slow machine")
             overfit, batch = _try(dataclasses.replace(built, class_map=known), train, val, budget_s, tell)
     report = PreflightReport(tuple(results))
-    with atomic_file(out / "verdict.json") as file:
-        file.write(json.dumps(report.to_dict(), indent=1, default=to_plain) + "\n")
+    write_json(out / "verdict.json", report.to_dict(), allow_nan=True)
     pictures = [] if batch is None or splits is None else draw_batch(batch, splits[0].index.class_map)
     _write_page(out / "preflight.html", config, report, pictures, overfit)
     return report

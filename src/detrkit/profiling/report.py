@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from detrkit.config import Config
-from detrkit.files import atomic_file
+from detrkit.files import write_json
 from detrkit.profiling.advice import Advice
 from detrkit.profiling.measure import PRECISION_NAMES, Measured
 from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
@@ -101,8 +100,7 @@ class Profile:
 
 def write_profile(profile: Profile) -> None:
     """Write ``profile.json`` and ``profile.html``."""
-    with atomic_file(profile.folder / "profile.json") as file:
-        file.write(json.dumps(profile.to_dict(), indent=1) + "\n")
+    write_json(profile.folder / "profile.json", profile.to_dict())
     measured, memory = profile.measured, profile.measured.memory
     subtitle = f"{profile.config.model.preset} on {profile.config.data.root}, {profile.device_name}"
     times, sizes = profile.tables()

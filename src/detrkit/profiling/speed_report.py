@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from detrkit.detectors.cost import NOT_COUNTED
-from detrkit.files import atomic_file
+from detrkit.files import write_json
 from detrkit.latency import Latency
 from detrkit.profiling.measure import PRECISION_NAMES
 from detrkit.profiling.speed import Setting, Speed, SpeedRow, device_of
@@ -92,8 +91,7 @@ def row_names(rows: Sequence[SpeedRow]) -> list[str]:
 
 def write_speed(folder: Path, speed: Speed) -> None:
     """Write ``speed.json`` and ``speed.html``."""
-    with atomic_file(folder / "speed.json") as file:
-        file.write(json.dumps(speed.to_dict(), indent=1, allow_nan=False) + "\n")
+    write_json(folder / "speed.json", speed.to_dict())
     environment = [[name, None if value is None else str(value)] for name, value in speed.environment.items()]
     charts = [chart for field, label in _AXES for chart in _against(speed, field, label)]
     sections = [

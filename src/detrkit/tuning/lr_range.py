@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import json
 import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from detrkit.data.split import read_train_split
 from detrkit.errors import TrainingError, UsageError
 from detrkit.families.build import prepare_model
 from detrkit.families.parts import find_places
-from detrkit.files import atomic_file, make_folder, plain_value
+from detrkit.files import make_folder, plain_value, write_json
 from detrkit.hardware import resolve_device
 from detrkit.training.forward_backward import single_passes, single_step
 from detrkit.training.optim import build_optimizer, set_lr
@@ -110,8 +109,7 @@ def run_lr_range(config: Config, out: Path, *, steps: int = 120, say: Say = prin
         if has_diverged(means):
             break
     found = judge(rates[: len(losses)], losses, config.train.lr)
-    with atomic_file(out / "lr_range.json") as file:
-        file.write(json.dumps(found.to_dict(), indent=1) + "\n")
+    write_json(out / "lr_range.json", found.to_dict())
     _write_plot(out / "lr_range.png", found)
     return found
 

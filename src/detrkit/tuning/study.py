@@ -20,7 +20,7 @@ import numpy as np
 from filelock import FileLock, Timeout
 
 from detrkit.errors import MissingExtraError, UsageError
-from detrkit.files import NOTES, atomic_file, check_free, is_leftover, make_folder, parse_json
+from detrkit.files import NOTES, check_free, is_leftover, make_folder, parse_json, write_text
 from detrkit.tuning.settings import Settings
 
 if TYPE_CHECKING:
@@ -170,8 +170,7 @@ def open_study(location: StudyLocation) -> optuna.Study:
         raise UsageError(f"the study's database {url.render_as_string()} cannot be used: {reason}") from error
     if not (location.out / STUDY_FILE).is_file():
         noted = _Noted(location.name, location.storage is not None)
-        with atomic_file(location.out / STUDY_FILE) as file:
-            file.write(msgspec.json.encode(noted).decode() + "\n")
+        write_text(location.out / STUDY_FILE, msgspec.json.encode(noted).decode() + "\n")
     return study  # type: ignore[no-any-return]
 
 

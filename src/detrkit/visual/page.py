@@ -21,7 +21,7 @@ import numpy as np
 from markupsafe import Markup
 from PIL import Image
 
-from detrkit.files import atomic_file
+from detrkit.files import write_text
 from detrkit.visual.chart import COLORS, DASHES, short_number
 from detrkit.visual.text import printable, shortened
 
@@ -176,6 +176,5 @@ def render_page(title: str, subtitle: str, sections: Sequence[Section]) -> str:
 
 def write_page(path: str | Path, title: str, subtitle: str, sections: Sequence[Section]) -> Path:
     """Write :func:`render_page` to a file, whole or not at all."""
-    with atomic_file(Path(path)) as file:
-        file.write(render_page(title, subtitle, sections))
+    write_text(Path(path), render_page(title, subtitle, sections))
     return Path(path)

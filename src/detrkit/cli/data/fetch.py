@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from detrkit.cli.shared import JsonOption, errors, opt, print_json, say
+from detrkit.cli.shared import JsonOption, arg, errors, opt, print_json, say
 from detrkit.errors import UsageError, counted
 
 if TYPE_CHECKING:
@@ -22,9 +22,7 @@ _LINE_EVERY_S = 10.0
 
 
 def fetch(
-    names: Annotated[
-        list[str] | None, typer.Argument(metavar="NAME", help="Data sets to fetch; --list shows them.")
-    ] = None,
+    names: Annotated[list[str] | None, arg("NAME", "Data sets to fetch; --list shows them.")] = None,
     out: Annotated[
         Path | None, opt("DIR", "Folder of the data set, NAME if not given; of several sets, each gets DIR/NAME.")
     ] = None,

@@ -6,9 +6,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from detrkit.cli.shared import opt, print_json, say
+from detrkit.cli.shared import arg, opt, print_json, say
 from detrkit.errors import DataError, UsageError, counted
 
 if TYPE_CHECKING:
@@ -16,9 +14,7 @@ if TYPE_CHECKING:
     from detrkit.curation.divide import DivideResult
     from detrkit.data.faults import ReadReport
 
-DataArgument = Annotated[
-    Path, typer.Argument(metavar="DATA", help="Data set: folder in any layout, a COCO JSON file, or a data.yaml.")
-]
+DataArgument = Annotated[Path, arg("DATA", "Data set: folder in any layout, a COCO JSON file, or a data.yaml.")]
 LayoutOption = Annotated[str, opt("LAYOUT", "How to read it: auto, coco, yolo, voc or panoptic.")]
 OutOption = Annotated[Path, opt("DIR", "New or empty folder to write to.")]
 CopyOption = Annotated[bool, opt(None, "Copy images; otherwise they are hard-linked where possible.", "--copy")]

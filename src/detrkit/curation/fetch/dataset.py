@@ -17,7 +17,7 @@ from detrkit.curation.fetch.catalogue import Archive, DatasetEntry, Licence, Par
 from detrkit.curation.fetch.unpack import commit_of, unpack
 from detrkit.download import Report, disk_errors, download, hash_of, mismatch, need_space, no_report
 from detrkit.errors import DataError, UsageError, listed
-from detrkit.files import IMAGE_SUFFIXES, atomic_file, make_folder, parse_json, remove_leftovers
+from detrkit.files import IMAGE_SUFFIXES, make_folder, parse_json, remove_leftovers, write_text
 
 ARCHIVES = "archives"
 """Folder of kept archives, and of archives that were fetched by other means."""
@@ -216,8 +216,8 @@ def _tell_licence(entry: DatasetEntry, folder: Path, say: Callable[[str], None])
     say(f"{entry.title}: licence {licence.name}, see {licence.url}.{note}")
     lines = [entry.title, f"Home page: {entry.source}", f"Licence: {licence.name}", f"Stated at: {licence.url}"]
     if not (folder / LICENCE_FILE).exists():
-        with atomic_file(folder / LICENCE_FILE, own_folder=True) as file:
-            file.write("\n".join([*lines, *([licence.note] if licence.note else [])]) + "\n")
+        text = "\n".join([*lines, *([licence.note] if licence.note else [])]) + "\n"
+        write_text(folder / LICENCE_FILE, text, own_folder=True)
 
 
 def _check_space(parts: Sequence[Part], work: Path, keep_archives: bool) -> None:
@@ -374,8 +374,8 @@ def _write_receipt(entry: DatasetEntry, folder: Path, parts: Mapping[str, Fetche
     receipt = Receipt(
         _VERSION, entry.name, entry.title, entry.source, entry.licence, entry.layout, dict(sorted(parts.items()))
     )
-    with atomic_file(folder / RECEIPT, own_folder=True) as file:
-        file.write(msgspec.json.format(msgspec.json.encode(receipt), indent=1).decode() + "\n")
+    text = msgspec.json.format(msgspec.json.encode(receipt), indent=1).decode() + "\n"
+    write_text(folder / RECEIPT, text, own_folder=True)
 
 
 def _remove_if_empty(work: Path) -> None:
