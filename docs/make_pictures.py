@@ -84,7 +84,7 @@ def _scene(seed: int) -> Sample:
     random = np.random.Generator(np.random.PCG64((7, seed)))
     objects: list[tuple[int, list[int]]] = []
     while len(objects) < 3:
-        pixels, objects = draw_scene(random, SIDE)
+        pixels, objects, *_ = draw_scene(random, SIDE)
     corners = torch.tensor([[x, y, x + width, y + height] for _, (x, y, width, height) in objects])
     target = Target(
         boxes=tv_tensors.BoundingBoxes(corners.float(), format="XYXY", canvas_size=(SIDE, SIDE)),

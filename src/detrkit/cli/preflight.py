@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-import typer
-
 from detrkit.cli import shared
 from detrkit.cli.shared import opt
 from detrkit.config import DEFAULT_PRESET
@@ -46,10 +44,4 @@ def preflight(
             seconds=seconds,
             say=shared.quiet if as_json else shared.say,
         )
-        if as_json:
-            shared.print_json(verdict.to_dict())
-        else:
-            shared.say(verdict.summary())
-            shared.say(f"Pictures and curves: {folder / 'preflight.html'}")
-    if not verdict.ready:
-        raise typer.Exit(1)
+        shared.report(verdict, as_json, f"Pictures and curves: {folder / 'preflight.html'}", passed=verdict.ready)

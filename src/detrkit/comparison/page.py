@@ -144,18 +144,17 @@ def accuracy_against_latency(timed: Sequence[ModelResult]) -> Chart:
     """Return a chart with a point for each detector, its name beside it."""
     times = np.array([_median(model) for model in timed])
     values = np.array([100 * (known(model.metrics["AP"]) or 0.0) for model in timed])
-    span = max(1.4 * (values.max() - values.min()), _LEAST_SPAN)
-    middle = (values.max() + values.min()) / 2
-    low = max(middle - span / 2, -0.25)
-    return Chart(
-        "AP against latency",
-        "median latency of one image (ms)",
-        "AP (%)",
-        points=Series(times, values),
-        point_names=[model.name for model in timed],
-        log_x=bool(times.max() > _LOG_RATIO * times.min()),
-        y_range=(low, low + span),
-    )
+    chart = latency_chart(Series(times, values), [model.name for model in timed])
+    return dataclasses.replace(chart, log_x=bool(times.max() > _LOG_RATIO * times.min()))
+
+
+def latency_chart(points: Series, names: Sequence[str]) -> Chart:
+    """Return a chart of points of AP in percent over median latency in milliseconds."""
+    low, high = float(points.y.min()), float(points.y.max())
+    span = max(1.4 * (high - low), _LEAST_SPAN)
+    bottom = max((low + high - span) / 2, -0.25)
+    about = ("AP against latency", "median latency of one image (ms)", "AP (%)")
+    return Chart(*about, points=points, point_names=names, y_range=(bottom, bottom + span))
 
 
 def _classes(pair: PairwiseComparison) -> list[Block]:

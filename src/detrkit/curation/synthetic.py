@@ -19,7 +19,7 @@ from PIL import Image, ImageDraw
 from detrkit.classes import ClassMap
 from detrkit.data.formats.panoptic_write import panoptic_categories
 from detrkit.errors import UsageError
-from detrkit.files import atomic_file
+from detrkit.files import write_text
 from detrkit.masks import PanopticSegments, encode_mask, segments_info
 
 SHAPES = ("disc", "square", "triangle", "star", "ring", "cross")
@@ -71,8 +71,6 @@ def write_synthetic(
     size: int = 128,
     seed: int = 0,
     num_classes: int = len(SHAPES),
-    max_objects: int = MAX_OBJECTS,
-    side_share: tuple[float, float] = OBJECT_SIDE_SHARE,
     masks: bool = False,
 ) -> Path:
     """Write the data set: ``train2017/``, ``val2017/`` and ``annotations/``.
@@ -87,8 +85,6 @@ def write_synthetic(
         size: Side of the square images.
         seed: Seed of everything drawn.
         num_classes: Number of :data:`SHAPES` to use.
-        max_objects: Greatest number of objects in an image; the least is 0.
-        side_share: Least and greatest side of an object.
         masks: Draw stuff behind the objects, and write masks and panoptic files.
 
     Returns:
@@ -114,7 +110,7 @@ def write_synthetic(
         # each image has a random state of its own
         for index in range(count):
             random = np.random.Generator(np.random.PCG64((seed, _SPLITS.index(split), index)))
-            scene = draw_segments(random, size, num_classes, max_objects, side_share, stuff=masks)
+            scene = draw_scene(random, size, num_classes, stuff=masks)
             name = f"{index + 1:06d}.jpg"
             Image.fromarray(scene.pixels).save(folder / name, quality=JPEG_QUALITY, subsampling=0)
             content["images"].append({"id": index + 1, "file_name": name, "height": size, "width": size})
@@ -137,11 +133,11 @@ def write_synthetic(
             for entry in objects:
                 number = len(content["annotations"]) + 1
                 content["annotations"].append({"id": number, "image_id": index + 1, **entry})
-        with atomic_file(root / "annotations" / f"instances_{split}2017.json", own_folder=True) as file:
-            json.dump(content, file)
+        path = root / "annotations" / f"instances_{split}2017.json"
+        write_text(path, json.dumps(content), own_folder=True)
         if masks:
-            with atomic_file(root / "annotations" / f"panoptic_{split}2017.json", own_folder=True) as file:
-                json.dump({**content, "annotations": pictures, "categories": categories}, file)
+            content |= {"annotations": pictures, "categories": categories}
+            write_text(path.with_name(f"panoptic_{split}2017.json"), json.dumps(content), own_folder=True)
     return root
 
 
@@ -150,23 +146,6 @@ def draw_scene(
     size: int,
     num_classes: int = len(SHAPES),
     max_objects: int = MAX_OBJECTS,
-    side_share: tuple[float, float] = OBJECT_SIDE_SHARE,
-) -> tuple[np.ndarray, list[tuple[int, list[int]]]]:
-    """Draw one image and its objects.
-
-    Returns:
-        uint8 ``[size, size, 3]`` RGB, and a class id and a box (x, y, width, height) per object.
-    """
-    scene = draw_segments(random, size, num_classes, max_objects, side_share)
-    return scene.pixels, scene.objects
-
-
-def draw_segments(
-    random: np.random.Generator,
-    size: int,
-    num_classes: int = len(SHAPES),
-    max_objects: int = MAX_OBJECTS,
-    side_share: tuple[float, float] = OBJECT_SIDE_SHARE,
     *,
     stuff: bool = False,
 ) -> Scene:
@@ -175,7 +154,7 @@ def draw_segments(
     shown = np.zeros((size, size), dtype=np.uint8)
     objects: list[tuple[int, list[int]]] = []
     for _ in range(int(random.integers(0, max_objects + 1))):
-        box = _place(random, size, side_share, [box for _, box in objects])
+        box = _place(random, size, [box for _, box in objects])
         if box is not None:
             class_id = int(random.integers(num_classes))
             coverage = _draw_object(random, canvas, SHAPES[class_id], box, class_id / num_classes)
@@ -203,11 +182,9 @@ def _masked(info: dict[str, Any], mask: np.ndarray) -> dict[str, Any]:
     return {**rest, "segmentation": encode_mask(mask)}
 
 
-def _place(
-    random: np.random.Generator, size: int, side_share: tuple[float, float], others: list[list[int]]
-) -> list[int] | None:
+def _place(random: np.random.Generator, size: int, others: list[list[int]]) -> list[int] | None:
     """Choose a box (x, y, width, height) that hides little of the others, or None if there is no room."""
-    least, greatest = (share * size for share in side_share)
+    least, greatest = (share * size for share in OBJECT_SIDE_SHARE)
     for _ in range(30):
         side = math.sqrt(random.uniform(least**2, greatest**2))  # all areas alike
         aspect = math.exp(random.uniform(-ASPECT_SPREAD, ASPECT_SPREAD))

@@ -8,7 +8,7 @@ import dataclasses
 import gc
 import itertools
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -134,3 +134,25 @@ def _shapes(inputs: Any) -> list[tuple[int, ...]]:
     if isinstance(inputs, list | tuple):
         return [shape for value in inputs for shape in _shapes(value)]
     return _shapes(inputs.tensors) if hasattr(inputs, "tensors") else []
+
+
+@contextlib.contextmanager
+def count_kept(model: nn.Module, found: dict[str, int], label: Callable[[], str]) -> Iterator[None]:
+    """Count the bytes that autograd keeps for the backward pass, parameters and buffers apart, by label.
+
+    Of recomputed parts (:mod:`detrkit.nn.recompute`) nothing inside is kept, and what enters them counts where it
+    comes from, if that keeps it.
+    """
+    seen = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
+    kept = []  # so that no address is used twice meanwhile
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in seen:
+            seen.add(storage.data_ptr())
+            kept.append(storage)
+            found[label()] = found.get(label(), 0) + storage.nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        yield

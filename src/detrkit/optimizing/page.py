@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
 
+from detrkit.comparison.page import latency_chart
 from detrkit.optimizing.bench import Point
 from detrkit.optimizing.result import Optimization
 from detrkit.visual.chart import Chart, Line, Series
 from detrkit.visual.interactive_charts import Charts
 from detrkit.visual.page import Block, Card, Cards, Section, Text, write_page
-
-_LEAST_SPAN = 2.0
-"""Percent points of AP upwards, so that no difference looks greater than it is."""
 
 HOW = (
     "Variants of one trained model: its first decoder layers, its most used queries, smaller images, other "
@@ -51,19 +50,8 @@ def frontier_chart(found: Optimization) -> Chart:
     """Return a chart of all points, the frontier as a line."""
     timed = [point for point in found.points if np.isfinite(point.share)]
     labelled = [found.whole.name, *([found.knee.name] if found.knee is not None else [])]
-    low, high = (100 * end([point.ap for point in timed]) for end in (min, max))
-    span = max(1.25 * (high - low), _LEAST_SPAN)
-    bottom = max((low + high - span) / 2, -0.25)
-    return Chart(
-        "AP against latency",
-        "median latency of one image (ms)",
-        "AP (%)",
-        lines=[Line("frontier", 0, _series(found, found.front))],
-        points=_series(found, timed),
-        point_names=[point.name for point in timed],
-        labelled=labelled,
-        y_range=(bottom, bottom + span),
-    )
+    chart = latency_chart(_series(found, timed), [point.name for point in timed])
+    return dataclasses.replace(chart, lines=[Line("frontier", 0, _series(found, found.front))], labelled=labelled)
 
 
 def _series(found: Optimization, points: list[Point]) -> Series:

@@ -8,11 +8,11 @@ import math
 import time
 
 import torch
-from torch import Tensor
 
 from detrkit.config import Config
 from detrkit.data.coco import CocoDataset
 from detrkit.data.loader import EpochBatchSampler, auto_workers, collate
+from detrkit.detectors.cost import count_kept
 from detrkit.errors import DataError
 from detrkit.families.family import BuiltModel
 from detrkit.families.parts import find_places
@@ -92,20 +92,14 @@ def measure_cost(built: BuiltModel, dataset: CocoDataset, device: torch.device) 
 
 def _step(passes: Passes, optimizer: torch.optim.AdamW, batch: Batch, step: int) -> int:
     """Run one step of training and wait for it; returns the bytes that the forward keeps for the backward."""
-    kept: dict[int, int] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        kept[storage.data_ptr()] = storage.nbytes()
-        return tensor
+    kept: dict[str, int] = {}
 
     def count(phase: str) -> contextlib.AbstractContextManager[object]:
-        counting = torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor)
+        counting = count_kept(passes.model, kept, lambda: phase)
         return counting if phase == "forward" else contextlib.nullcontext()
 
-    parameters = {parameter.untyped_storage().data_ptr() for parameter in passes.model.parameters()}
     single_step(dataclasses.replace(passes, phase=count), optimizer, [batch], step)
-    return sum(size for place, size in kept.items() if place not in parameters)
+    return sum(kept.values())
 
 
 def check_cost(config: Config, cost: Cost, train_images: int, val_images: int) -> list[CheckResult]:

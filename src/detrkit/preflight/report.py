@@ -82,6 +82,10 @@ class PreflightReport:
         doubts = f"; {len(warnings)} to look at: {_names(warnings)}" if warnings else ""
         return f"NOT READY: {_names(faults)}{doubts}" if faults else f"READY{doubts}"
 
+    def lines(self) -> list[str]:
+        """Return the verdict for people."""
+        return [self.summary()]
+
     def to_dict(self) -> dict[str, Any]:
         """Return what ``verdict.json`` holds."""
         found = [dataclasses.asdict(result) for result in self.results]

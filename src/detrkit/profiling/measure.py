@@ -22,6 +22,7 @@ from torch.utils.data import DataLoader
 
 from detrkit.config import update_config
 from detrkit.data.loader import LoadingFacts, endless_batches
+from detrkit.detectors.cost import count_kept
 from detrkit.errors import DataError
 from detrkit.files import atomic_bytes
 from detrkit.hardware import PeakMemory, count_flops
@@ -224,28 +225,6 @@ def watch_parts(model: nn.Module, clock: PhaseClock) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
-
-
-@contextlib.contextmanager
-def count_kept(model: nn.Module, found: dict[str, int], label: Callable[[], str]) -> Iterator[None]:
-    """Count the bytes that autograd keeps for the backward pass, parameters and buffers apart, by label.
-
-    Of recomputed parts (:mod:`detrkit.nn.recompute`) nothing inside is kept, and what enters them counts where it
-    comes from, if that keeps it.
-    """
-    seen = {tensor.untyped_storage().data_ptr() for tensor in [*model.parameters(), *model.buffers()]}
-    kept = []  # so that no address is used twice meanwhile
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage.data_ptr() not in seen:
-            seen.add(storage.data_ptr())
-            kept.append(storage)
-            found[label()] = found.get(label(), 0) + storage.nbytes()
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        yield
 
 
 def tensor_bytes(tensors: object) -> int:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from PIL import Image
 from torch import Tensor
 
 from detrkit.evaluation.coco import known
@@ -65,12 +66,7 @@ def _small(image: Tensor) -> np.ndarray:
     """Return an image made smaller: the mean of each square of pixels."""
     pixels: np.ndarray = image.permute(1, 2, 0).numpy()
     step = max(pixels.shape[1] // _STRIP_WIDTH, 1)
-    height, width = pixels.shape[0] // step * step, pixels.shape[1] // step * step
-    if step == 1 or height == 0:
-        return pixels
-    blocks = pixels[:height, :width].reshape(height // step, step, width // step, step, -1)
-    mean: np.ndarray = blocks.mean(axis=(1, 3)).astype(np.uint8)
-    return mean
+    return np.asarray(Image.fromarray(pixels).reduce(step))
 
 
 def _robustness_cards(found: Robustness) -> Cards:

@@ -26,7 +26,7 @@ def source(tmp_path: Path) -> Path:
     (root / "train").mkdir(parents=True)
     entries, annotations = [], []
     for number in range(12):
-        pixels, _ = draw_scene(np.random.default_rng(number), 64)
+        pixels = draw_scene(np.random.default_rng(number), 64).pixels
         for copy in (0, 1):
             image_id = 2 * number + copy + 1
             name = f"{image_id}.{'jpg' if copy else 'png'}"

@@ -9,7 +9,7 @@ from PIL import Image
 from pycocotools import mask as rle
 
 from detrkit.curation.check import check_data
-from detrkit.curation.synthetic import SHAPES, STUFF, draw_scene, draw_segments, write_synthetic
+from detrkit.curation.synthetic import SHAPES, STUFF, draw_scene, write_synthetic
 from detrkit.data.formats import find_split
 from detrkit.data.read import read_coco
 
@@ -42,7 +42,7 @@ def test_same_seed_gives_the_same_bytes_and_more_images_change_none(tmp_path: Pa
 def test_box_holds_all_of_its_object_and_nothing_more() -> None:
     for number in range(60):
         random_state = np.random.PCG64(number)
-        with_object, objects = draw_scene(np.random.Generator(random_state), 128, max_objects=1)
+        with_object, objects, *_ = draw_scene(np.random.Generator(random_state), 128, max_objects=1)
         if not objects:
             continue
         # the same background, without the object: it is drawn before anything about objects is
@@ -58,7 +58,7 @@ def test_box_holds_all_of_its_object_and_nothing_more() -> None:
 def test_masks_are_the_pixels_that_are_seen_of_each_object() -> None:
     for number in range(20):
         with_object, alone = (
-            draw_segments(np.random.Generator(np.random.PCG64(number)), 96, max_objects=count, stuff=True)
+            draw_scene(np.random.Generator(np.random.PCG64(number)), 96, max_objects=count, stuff=True)
             for count in (6, 0)
         )
         changed = np.abs(with_object.pixels.astype(int) - alone.pixels.astype(int)).max(axis=2) > 0

@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from detrkit.profiling.measure import FORWARD, REST, PhaseClock, count_kept, watch_parts
+from detrkit.detectors.cost import count_kept
+from detrkit.profiling.measure import FORWARD, REST, PhaseClock, watch_parts
 
 
 class Hands:

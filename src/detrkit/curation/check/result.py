@@ -94,14 +94,8 @@ class CheckResult:
 def _finding_dict(finding: Finding) -> dict[str, Any]:
     fault = finding.fault
     return {
-        "kind": finding.kind,
-        "severity": finding.severity,
-        "title": fault.title,
-        "count": finding.count,
-        "counts": finding.counts,
-        "splits": finding.splits,
-        "examples": finding.examples,
-        "advice": fault.advice,
+        **{name: getattr(finding, name) for name in ("kind", "severity", "count", "counts", "splits", "examples")},
+        **{name: getattr(fault, name) for name in ("title", "advice")},
         "fixable": bool(fault.fix),
         "fix": fault.fix or None,
     }

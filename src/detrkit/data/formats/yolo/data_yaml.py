@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import math
 import os
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
@@ -207,7 +208,4 @@ def _shown(value: Any) -> str:
 def _keypoint_values(shape: Any) -> int:
     if not isinstance(shape, list) or not all(isinstance(item, str) and item.isdigit() for item in shape):
         return 0
-    count = 1
-    for item in shape:
-        count *= int(item)
-    return count
+    return math.prod(map(int, shape))
