@@ -97,7 +97,7 @@ def evaluate(
     for line in [*part.lines(), *missing_objects(part), *unknown_classes(target.class_map, part), *crowded]:
         say(line)
     # all detections, then their numbers and reasons
-    tell = None if progress is None else functools.partial(_tell_images, progress, len(part.index))
+    tell = None if progress is None else lambda done: progress("evaluating", done, len(part.index))
     evaluator = collect(target, part, batch_size=batch_size, progress=tell)
     latency = None
     if latency_images > 0 and target.stages is not None:
@@ -173,7 +173,7 @@ def panoptic_quality(
             return target.measure_files(part)
         except (ValueError, OSError) as error:
             say(f"reading the pictures mask by mask, which takes longer, since not all is as expected: {error}")
-    tell = None if progress is None else functools.partial(_tell_images, progress, len(part.index))
+    tell = None if progress is None else lambda done: progress("evaluating", done, len(part.index))
     return collect(target, part, batch_size=batch_size, progress=tell).finish_panoptic()
 
 
@@ -287,7 +287,3 @@ def _latency(stages: Stages, split: Split, count: int, progress: Progress | None
     tell = None if progress is None else functools.partial(progress, "timing")
     latency = measure_latency(stages, images, repeats=1, progress=tell)
     return with_decode(latency, [dataset.images / split.index.file_name(row) for row in rows[: len(images)]])
-
-
-def _tell_images(progress: Progress, count: int, done: int) -> None:
-    progress("evaluating", done, count)

@@ -172,7 +172,7 @@ def _collected(
         say(line)
     if origin.seen_in_training:
         say(f"WARNING: the model was trained on {split}, where it is surer and better than on new images")
-    report = None if progress is None else functools.partial(_report, progress, len(part.index))
+    report = None if progress is None else lambda done: progress(done, len(part.index))
     name = Path(where).resolve().name
     # boxes, and of COCO panoptic a picture for each score, in one pass
     truth = ground_truth_from_index(part.index)
@@ -189,7 +189,3 @@ def _collected(
                 segments = encode_picture(merge_masks(kept, how, subject.class_map.stuff))
                 own.add(image_id, segments._replace(segments=segments))
     return evaluator, name, {score: own.finish_panoptic().values["PQ"] for score, own in pictures.items()}
-
-
-def _report(progress: Progress, count: int, done: int) -> None:
-    progress(done, count)

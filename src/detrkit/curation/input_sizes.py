@@ -84,12 +84,7 @@ def eval_inputs(index: CocoIndex, config: TransformConfig) -> InputStats:
 
 
 def train_inputs(
-    index: CocoIndex,
-    config: TransformConfig,
-    *,
-    most_images: int = SAMPLED_IMAGES,
-    seed: int = 0,
-    progress: Callable[[int, int], None] | None = None,
+    index: CocoIndex, config: TransformConfig, *, seed: int = 0, progress: Callable[[int, int], None] | None = None
 ) -> InputStats:
     """Follow what training shows the model: its transforms, run once on black images of the right sizes.
 
@@ -99,12 +94,11 @@ def train_inputs(
     Args:
         index: Annotations.
         config: Transforms of training.
-        most_images: Number of images with objects that are drawn.
         seed: Seed of the draw and of the transforms.
         progress: Function called with images done and images in all.
     """
     with_objects = np.flatnonzero(np.diff(index.offsets))
-    rows = np.sort(np.random.default_rng(seed).permutation(with_objects)[:most_images])
+    rows = np.sort(np.random.default_rng(seed).permutation(with_objects)[:SAMPLED_IMAGES])
     transform = train_transform(config.model_copy(update={"mosaic": 0.0, "mixup": 0.0}))
     objects, lost, cut, small, small_lost = 0, 0, 0, 0, 0
     short_sides = [np.zeros(0)]

@@ -99,6 +99,11 @@ class Point:
         low = self.accuracy["low"]
         return np.inf if low is None else 0.0 - 100 * low
 
+    @property
+    def loss_text(self) -> str:
+        """Both, for a sentence."""
+        return f"AP loss {self.loss:.2f} points, at worst {self.worst_loss:.2f}"
+
 
 class Bench:
     """Measures variants of a model.

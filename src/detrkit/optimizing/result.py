@@ -85,7 +85,7 @@ class Optimization:
             head = (
                 f"recommended: {knee.name}, {1 / knee.share:.2f} times as fast as the whole model in "
                 f"{self.whole.runtime} float32, AP {100 * knee.ap:.1f} instead of {100 * self.whole.ap:.1f}, "
-                f"{_loss(knee)}"
+                f"{knee.loss_text}"
             )
         limit = 1.0 if knee is None else knee.share
         faster = sorted((point for point in self.points if point.share < limit), key=lambda point: point.loss)
@@ -147,7 +147,7 @@ class Optimization:
         }
 
     def _reason(self, point: Point) -> str:
-        told = f"not {point.name}, {1 / point.share:.2f} times as fast: {_loss(point)}"
+        told = f"not {point.name}, {1 / point.share:.2f} times as fast: {point.loss_text}"
         if point.loss == math.inf:
             return f"{told}; too few images hold objects"
         if point.loss >= self.gate:
@@ -155,7 +155,3 @@ class Optimization:
         reach = point.worst_loss - point.loss
         needed = self.images * (reach / (self.gate - point.loss)) ** 2
         return f"{told}; {self.images:,} images cannot tell, about {needed:,.0f} would if that is the true loss"
-
-
-def _loss(point: Point) -> str:
-    return f"AP loss {point.loss:.2f} points, at worst {point.worst_loss:.2f}"

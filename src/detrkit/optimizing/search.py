@@ -46,7 +46,7 @@ def search_frontier(bench: Bench, gate: float) -> tuple[list[Point], list[str]]:
     for reduced in [point for point in points if point.runtime not in EXACT]:
         if reduced.worst_loss > gate or reduced.share >= exact.share:
             refused.append(
-                f"{reduced.runtime} is not offered: AP loss {_points(reduced)} with a gate of {gate:g}, "
+                f"{reduced.runtime} is not offered: {reduced.loss_text}, with a gate of {gate:g}, "
                 f"{1 / reduced.share:.2f} times as fast as the whole model, {exact.runtime} {1 / exact.share:.2f}"
             )
             points.remove(reduced)
@@ -116,7 +116,3 @@ def find_knee(points: Sequence[Point], gate: float) -> Point | None:
     """Return the fastest point whose loss, at the worse end of its interval, is below the gate."""
     good = [point for point in points if point.worst_loss < gate and point.share < 1]
     return min(good, key=lambda point: point.share, default=None)
-
-
-def _points(point: Point) -> str:
-    return f"{point.loss:.2f} points, at worst {point.worst_loss:.2f},"

@@ -38,15 +38,14 @@ class Profile:
     utilisation: float | None
     folder: Path
 
-    def time_rows(self) -> list[tuple[str, float, float]]:
-        """Return phase, median seconds and share, in the order of a step."""
-        phases = self.measured.phases
+    def tables(self) -> tuple[Table, Table]:
+        """Return the tables of time, in the order of a step, and of memory."""
+        # phases
+        phases, memory = self.measured.phases, self.measured.memory
         total = max(sum(phases.values()), 1e-12)
-        return [(name, seconds, seconds / total) for name, seconds in phases.items()]
-
-    def memory_rows(self) -> list[tuple[str, int, float]]:
-        """Return kind of memory, bytes and share of the peak."""
-        memory = self.measured.memory
+        times = [Column("time"), Column("ms a step", "number", bar=True), Column("share", "percent")]
+        spent = [(name, 1000 * seconds, seconds / total) for name, seconds in phases.items()]
+        # kinds of memory
         kinds = {
             "parameters": memory.parameters,
             "gradients": memory.gradients,
@@ -55,7 +54,10 @@ class Profile:
             "activations": memory.kept,
             "temporary and allocator": memory.others,
         }
-        return [(name, size, size / max(memory.peak, 1)) for name, size in kinds.items()]
+        sizes = [Column("memory"), Column("MiB", "number", 0, bar=True), Column("share of the peak", "percent")]
+        held = [(name, size / 2**20, size / max(memory.peak, 1)) for name, size in kinds.items()]
+        note = f"peak: {memory.peak / 2**20:,.0f} MiB, {memory.peak / memory.limit:.1%} of {_gib(memory.limit)}"
+        return Table(times, spent), Table(sizes, held, notes=[note])
 
     def to_dict(self) -> dict[str, Any]:
         """Return all figures; times in seconds, memory in bytes."""
@@ -72,16 +74,6 @@ class Profile:
             "memory": {**dataclasses.asdict(memory), "kept": memory.kept, "others": memory.others},
             "advice": [dataclasses.asdict(item) for item in self.advice],
         }
-
-    def tables(self) -> tuple[Table, Table]:
-        """Return the tables of time and of memory."""
-        peak, limit = self.measured.memory.peak, self.measured.memory.limit
-        times = [Column("time"), Column("ms a step", "number", bar=True), Column("share", "percent")]
-        sizes = [Column("memory"), Column("MiB", "number", 0, bar=True), Column("share of the peak", "percent")]
-        memory = [(name, size / 2**20, share) for name, size, share in self.memory_rows()]
-        note = f"peak: {peak / 2**20:,.0f} MiB, {peak / limit:.1%} of {_gib(limit)}"
-        phases = [(name, 1000 * seconds, share) for name, seconds, share in self.time_rows()]
-        return Table(times, phases), Table(sizes, memory, notes=[note])
 
     def lines(self) -> list[str]:
         """Return two tables and what to change."""
