@@ -76,7 +76,7 @@ class Dimension(msgspec.Struct, frozen=True, omit_defaults=True):
         """Return the parameter that gives the config's own value; KeyError if it is outside."""
         own = attrgetter(self.key)(config)
         if self.choices:
-            if _plain(own) not in [_plain(choice) for choice in self.choices]:
+            if _label(own) not in map(_label, self.choices):
                 raise KeyError(self.key)
             return _label(own)
         if self.times is not None:
@@ -212,9 +212,8 @@ def _dimension(key: str, value: Any) -> Dimension:
     if key in _FIXED_KEYS:
         raise UsageError(f"{key} cannot be searched: trials would not be comparable, or not run; set it for all")
     if isinstance(value, list):
-        plain = [_plain(choice) for choice in value]
-        if len(plain) < 2 or len({json.dumps(choice, default=str) for choice in plain}) < len(plain):
-            shown = json.dumps(plain, default=str)
+        if len({json.dumps(choice, default=str) for choice in value}) < max(len(value), 2):
+            shown = json.dumps(value, default=str)
             raise UsageError(f"{key}: {shown} is no choice; expected two or more different values")
         # 16 and 32 are names there
         return Dimension(key, choices=tuple(map(str, value) if key == "train.precision" else value))
@@ -262,8 +261,4 @@ def _factor(part: Dimension, space: Space, config: Config) -> float:
 
 def _label(choice: Any) -> Any:
     """Return a choice as the study holds it."""
-    return json.dumps(_plain(choice)) if isinstance(choice, list | tuple | dict) else choice
-
-
-def _plain(value: Any) -> Any:
-    return [_plain(part) for part in value] if isinstance(value, list | tuple) else value
+    return json.dumps(choice) if isinstance(choice, list | tuple | dict) else choice
