@@ -309,8 +309,8 @@ def golden_pictures(given: Sequence[np.ndarray], preprocessing: PreprocessingRec
         sizes = [fixed, *(size for size, fit in zip(sizes, fits, strict=True) if fit)]
     drawn = []
     for number, (height, width) in enumerate(sizes):
-        scene, _ = draw_scene(np.random.Generator(np.random.PCG64(number)), max(height, width))
-        drawn.append(scene[:height, :width])
+        scene = draw_scene(np.random.Generator(np.random.PCG64(number)), max(height, width))
+        drawn.append(scene.pixels[:height, :width])
     return [*given, *drawn]
 
 

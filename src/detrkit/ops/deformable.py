@@ -184,7 +184,7 @@ class _TableGradient(torch.autograd.Function):
         rows, shares = ctx.saved_tensors
         starts = np.arange(0, rows.numel() + 1, rows.shape[1])
         bags = (shares.numpy().ravel(), rows.numpy().ravel(), starts)
-        read = csr_array(bags, shape=(len(rows), ctx.table_rows))
+        read = csr_array(bags, shape=(len(rows), ctx.table_rows))  # type: ignore[no-untyped-call]
         to_table = torch.from_numpy(read.T @ gradient.numpy())
         return gradient, to_table, None, None
 

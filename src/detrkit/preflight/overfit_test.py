@@ -182,7 +182,8 @@ def _train(
     criterion = built.family.build_criterion(config, built.class_map)
     passes = single_passes(config, model, criterion, batch.images.device)
     optimizer = build_optimizer(model, config.train, find_places(model))
-    losses, norms = [], []
+    losses: list[float] = []
+    norms: list[float] = []
     terms: list[dict[str, float]] = []
     begin = time.monotonic()
     for step in range(least_and_most[1]):

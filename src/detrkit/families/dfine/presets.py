@@ -10,9 +10,11 @@ from detrkit.families.dfine.config import DFineConfig
 from detrkit.families.preset import Preset, PublishedWeights
 from detrkit.families.rtdetr.presets import AIDS, FAST, LOSS, WARMUP_SHARE, square
 
-# Its decoder begins to refine late, and noised objects teach nothing else; so tokens learn, in many steps.
+# Its decoder begins to refine late, and noised objects teach nothing else; so tokens learn, in many steps. These
+# see each image so often that without crops it is learnt by heart: on BCCD from the 20th epoch on.
 FAST_NANO = {
     **FAST,
+    "transforms.recipe": "detr",
     "aids.dense": "center",
     "aids.denoising": 0,
     "train.batch_size": 4,
