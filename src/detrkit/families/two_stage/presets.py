@@ -35,7 +35,7 @@ def _with_masks(boxes: Config, epochs: int) -> Config:
     """
     model = boxes.model.model_copy(update={"preset": f"{boxes.model.preset}-panoptic", "masks": True})
     loss, masks = LossConfig(mask_weight=50.0, dice_weight=5.0), MasksConfig(panoptic_score=0.5, stuff="union")
-    train = boxes.train.model_copy(update={"epochs": epochs})
+    train = boxes.train.model_copy(update={"epochs": epochs, "eval_every": 5})  # masks take long to measure
     return boxes.model_copy(update={"model": model, "loss": loss, "masks": masks, "train": train})
 
 
@@ -64,7 +64,7 @@ PRESETS: dict[str, Preset] = {
         fast=_FAST,
     ),
     "detr-tiny-two-stage-panoptic": Preset(
-        lambda: _with_masks(detr_tiny_two_stage(), 4), "the demo with masks of things and stuff", 2.2, fast=_FAST
+        lambda: _with_masks(detr_tiny_two_stage(), 5), "the demo with masks of things and stuff", 2.2, fast=_FAST
     ),
     "detr-nano-two-stage-panoptic": Preset(
         lambda: _with_masks(detr_nano_two_stage(), 100),
