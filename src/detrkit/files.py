@@ -204,13 +204,13 @@ def write_text(path: Path, text: str, *, own_folder: bool = False) -> None:
         file.write(text)
 
 
-def write_json(path: Path, content: Any, *, allow_nan: bool = False) -> None:
+def write_json(path: Path, content: Any) -> None:
     """Write a result as JSON, whole or not at all.
 
     Raises:
-        ValueError: Without ``allow_nan``, a number is not finite, which JSON cannot hold.
+        ValueError: A number is not finite, which JSON cannot hold.
     """
-    write_text(path, json.dumps(content, indent=1, default=to_plain, allow_nan=allow_nan) + "\n")
+    write_text(path, json.dumps(content, indent=1, default=to_plain, allow_nan=False) + "\n")
 
 
 @contextlib.contextmanager

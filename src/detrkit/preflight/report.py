@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import dataclasses
 import enum
+import json
 from collections.abc import Mapping
 from typing import Any
 
-from detrkit.files import read_facts
+from detrkit.files import read_facts, to_plain
 
 ADVICE: Mapping[str, str] = read_facts(__file__)
 """What to do about each fault for which it is always the same."""
@@ -87,9 +88,11 @@ class PreflightReport:
         return [self.summary()]
 
     def to_dict(self) -> dict[str, Any]:
-        """Return what ``verdict.json`` holds."""
+        """Return what ``verdict.json`` holds; numbers that are not finite are None, since JSON has none."""
         found = [dataclasses.asdict(result) for result in self.results]
-        return {"schema_version": 1, "ready": self.ready, "summary": self.summary(), "judgements": found}
+        written = json.dumps(found, default=to_plain)
+        judgements = json.loads(written, parse_constant=lambda _name: None)
+        return {"schema_version": 1, "ready": self.ready, "summary": self.summary(), "judgements": judgements}
 
 
 def _names(results: tuple[CheckResult, ...]) -> str:

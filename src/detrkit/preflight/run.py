@@ -103,7 +103,7 @@ def run_preflight(
             say(f"...     over-fitting a handful of images, some {2 * budget_s:.0f} s at most on a slow machine")
             overfit, batch = _try(dataclasses.replace(built, class_map=known), train, val, budget_s, tell)
     report = PreflightReport(tuple(results))
-    write_json(out / "verdict.json", report.to_dict(), allow_nan=True)
+    write_json(out / "verdict.json", report.to_dict())
     pictures = [] if batch is None or splits is None else draw_batch(batch, splits[0].index.class_map)
     _write_page(out / "preflight.html", config, report, pictures, overfit)
     return report

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import json
 import math
 
 import torch
 
 from detrkit.preflight.overfit_test import OverfitTest, Trial
+from detrkit.preflight.report import PreflightReport
 from detrkit.preflight.training_questions import check_overfit_test
 from detrkit.types import Batch, GroundTruth
 
@@ -52,3 +54,10 @@ def test_images_that_fall_together_and_rates_far_above_the_preset_are_named():
     alive = trial(1e-2, *[20.0 - 0.5 * step for step in range(15)])
     assert "learning_rate_too_high" not in names(alive, *slower, preset_lr=1e-3)
     assert names(alive, *slower, preset_lr=1e-4) == {"learning_rate_too_high"}
+
+
+def test_figures_of_a_single_image_that_are_not_finite_are_null_in_the_file():
+    rates = (trial(lr, *[20.0, 10.0] * 8, apart=math.nan) for lr in (1e-3, 1e-4, 1e-5))
+    found = check_overfit_test(overfit(*rates), None, False)
+    written = json.dumps(PreflightReport(tuple(found)).to_dict(), allow_nan=False)
+    assert '"over_images": null' in written
