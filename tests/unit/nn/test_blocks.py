@@ -6,6 +6,7 @@ from torch import nn
 
 from detrkit.nn.attention import Attention
 from detrkit.nn.position import LearnedPosition, SinePosition
+from detrkit.nn.pyramid import ConvNorm
 from detrkit.nn.transformer import DecoderLayer, EncoderLayer
 
 
@@ -51,3 +52,34 @@ def test_learned_positions_of_a_huge_map_repeat_the_last_instead_of_failing():
     position = LearnedPosition(8)
     tokens = position(torch.zeros(1, 8, 2, 60), None).unflatten(1, (2, 60))
     torch.testing.assert_close(tokens[0, 0, 59], tokens[0, 0, 49])
+
+
+def test_attention_in_bf16_learns_as_in_float32_and_sees_nothing_that_is_hidden():
+    torch.manual_seed(0)
+    attention, x, mask = Attention(16, 2), torch.randn(2, 6, 16), torch.ones(1, 1, 6, 6, dtype=torch.bool)
+    mask[..., 4:] = False
+    changed = x.clone()
+    changed[:, 4:] += 1
+
+    def learn(values: torch.Tensor, *, bf16: bool) -> tuple[torch.Tensor, torch.Tensor]:
+        with torch.autocast("cpu", torch.bfloat16, enabled=bf16):
+            found = attention(values, values, values, mask)[:, :4].float()
+        [gradient] = torch.autograd.grad(found.square().sum(), attention.in_proj_weight)
+        return found.detach(), gradient
+
+    exact, exact_gradient = learn(x, bf16=False)
+    found, gradient = learn(x, bf16=True)
+    assert torch.equal(found, learn(changed, bf16=True)[0])
+    torch.testing.assert_close(found, exact, atol=0.02, rtol=0.02)
+    torch.testing.assert_close(gradient, exact_gradient, atol=0.05, rtol=0.05)
+
+
+def test_convolutions_of_channels_apart_are_trained_in_float32_on_the_cpu():
+    layer, x = ConvNorm(8, 8, 3, groups=8, norm="batch", act=""), torch.randn(2, 8, 6, 6).bfloat16()
+    types: list[torch.dtype] = []
+    layer.conv.register_forward_hook(lambda _layer, given, _found: types.append(given[0].dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        layer(x, None)
+        with torch.no_grad():
+            layer(x, None)
+    assert types == [torch.float32, torch.bfloat16]
