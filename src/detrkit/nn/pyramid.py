@@ -9,6 +9,7 @@ Shapes: B images, D features, h x w cells of a level. Levels go from fine to coa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,6 +24,8 @@ def _silu(x: Tensor) -> Tensor:
     return functional.silu(x, inplace=not x.requires_grad)
 
 
+# The gradient of torch's batch norm takes a CPU ten times as long where fewer channels than these come last in memory.
+_FEW_CHANNELS = 16
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu_, "silu": _silu}
 
 
@@ -67,6 +70,7 @@ class ConvNorm(nn.Module):
         self.norm = NORMS[norm](dim)
         self.act = act
         self.lab = _ScaleShift() if scaled else None
+        self._bounds: tuple[float | None, float | None] | None = None
         nn.init.kaiming_normal_(self.conv.weight, mode="fan_out", nonlinearity="relu")
 
     def forward(self, x: Tensor, valid: Tensor | None, valid_out: Tensor | None = None) -> Tensor:
@@ -80,9 +84,48 @@ class ConvNorm(nn.Module):
         sees_padding = valid is not None and self.conv.kernel_size != (1, 1)
         x = self._convolve(x * valid.to(x.dtype) if sees_padding and valid is not None else x)
         inside = valid if valid_out is None else valid_out
+        if self._bounds is not None:
+            return x.clamp_(*self._bounds)  # type: ignore[no-any-return]
+        if self.lab is not None and self._scales_early(self.lab):
+            return self._norm_scaled(x, self.lab)
         x = self.norm(x, inside) if isinstance(self.norm, PaddedGroupNorm) else self.norm(x)
         x = _ACTIVATIONS[self.act](x) if self.act else x
-        return x if self.lab is None else torch.addcmul(self.lab.bias, x, self.lab.scale).to(x.dtype)
+        if self.lab is None:
+            return x
+        return torch.addcmul(self.lab.bias.to(x.dtype), x, self.lab.scale.to(x.dtype))
+
+    def _scales_early(self, lab: _ScaleShift) -> bool:
+        """Return True where a scale behind the ReLU may as well lie in front of it, and be read without waiting."""
+        plain = isinstance(self.norm, nn.BatchNorm2d) and self.act == "relu"
+        return plain and lab.scale.is_cpu and not torch.compiler.is_compiling() and lab.scale.item() > 0
+
+    def _norm_scaled(self, x: Tensor, lab: _ScaleShift) -> Tensor:
+        """Normalise, apply ReLU, scale and shift, in half the passes over memory: the norm scales."""
+        norm: Any = self.norm
+        if x.shape[1] < _FEW_CHANNELS:
+            x = x.contiguous()
+        if norm.training:
+            norm.num_batches_tracked += 1
+        affine = norm.weight * lab.scale, norm.bias * lab.scale
+        x = functional.batch_norm(
+            x, norm.running_mean, norm.running_var, *affine, norm.training, norm.momentum, norm.eps
+        )
+        return functional.relu_(x) + lab.bias.to(x.dtype)
+
+    @torch.no_grad()
+    def fold_scale(self) -> None:
+        """Fold scale s and shift t behind a ReLU into the convolution, in place, once its norm is folded.
+
+        What was s * relu(x) + t is s * x + t then, not below t; where s is negative, not above it.
+        """
+        if self.lab is None or self.act != "relu" or not isinstance(self.norm, nn.Identity):
+            return
+        assert self.conv.bias is not None
+        scale, shift = self.lab.scale.item(), self.lab.bias.item()
+        self.conv.weight *= scale
+        self.conv.bias.mul_(scale).add_(shift)
+        self._bounds = (None, shift) if scale < 0 else (shift, None)
+        self.lab = None
 
     def _convolve(self, x: Tensor) -> Tensor:
         """Convolve; channels apart in float32 where the CPU trains: in bf16 that takes ten times as long."""
@@ -183,9 +226,9 @@ def valid_cells(mask: Tensor | None) -> Tensor | None:
 
 
 def enlarged(coarse: Tensor, fine: Tensor) -> Tensor:
-    """Repeat every cell along both axes; interpolating to the size would depend on the padding."""
+    """Repeat every cell along both axes, up to the size of the finer map; more than that would be padding."""
     height, width = fine.shape[-2:]
     if torch.compiler.is_compiling():  # it cannot prove how long the slices below are
         rows, columns = (torch.arange(side, device=fine.device) // 2 for side in (height, width))
         return coarse.index_select(2, rows).index_select(3, columns)
-    return coarse.repeat_interleave(2, dim=2).repeat_interleave(2, dim=3)[:, :, :height, :width]
+    return functional.interpolate(coarse, scale_factor=2)[:, :, :height, :width]  # nearest; keeps channels last

@@ -5,7 +5,8 @@ import torch
 from torch import Tensor
 
 from detrkit.nn.position import SinePosition
-from detrkit.nn.pyramid import FeaturePyramid
+from detrkit.nn.backbones.resnet import fold_norm
+from detrkit.nn.pyramid import ConvNorm, FeaturePyramid, enlarged
 from detrkit.nn.transformer import Encoder, EncoderLayer
 
 DIM = 16
@@ -29,6 +30,49 @@ def build(norm: str = "group", *, extra_levels: int = 1, encoder: bool = True) -
 def make_maps(sizes: list[tuple[int, int]], images: int = 1) -> list[Tensor]:
     generator = torch.Generator().manual_seed(1)
     return [torch.randn(images, c, *size, generator=generator) for c, size in zip((8, 12), sizes, strict=True)]
+
+
+def scaled_layer(scale: float, dim: int, training: bool) -> ConvNorm:
+    torch.manual_seed(0)
+    layer = ConvNorm(3, dim, 3, norm="batch", scaled=True).train(training)
+    for parameter in (layer.norm.weight, layer.norm.bias, layer.lab.bias):
+        torch.nn.init.uniform_(parameter, 0.2, 0.7)
+    torch.nn.init.constant_(layer.lab.scale, scale)
+    torch.nn.init.uniform_(layer.norm.running_var, 0.5, 1.5)
+    return layer
+
+
+@pytest.mark.parametrize("scale", [1.7, -0.6])
+@pytest.mark.parametrize("dim", [8, 16])
+@pytest.mark.parametrize("training", [True, False])
+def test_scale_and_shift_behind_a_relu_and_their_gradients(scale: float, dim: int, training: bool):
+    layer, x = scaled_layer(scale, dim, training), torch.randn(2, 3, 7, 9).to(memory_format=torch.channels_last)
+    plain = scaled_layer(scale, dim, training)
+    wanted = plain.lab.scale * plain.norm(plain.conv(x)).relu() + plain.lab.bias
+    found = layer(x, None)
+    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-5)
+    upstream = torch.randn_like(wanted)
+    wanted.backward(upstream)
+    found.backward(upstream)
+    gradients = {name: parameter.grad for name, parameter in layer.named_parameters()}
+    torch.testing.assert_close(gradients, {n: p.grad for n, p in plain.named_parameters()}, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(layer.state_dict(), plain.state_dict())  # the norm counted alike
+
+
+@pytest.mark.parametrize("scale", [1.7, -0.6])
+def test_folded_scale_and_shift_change_nothing(scale: float):
+    layer, x = scaled_layer(scale, 16, False), torch.randn(2, 3, 7, 9)
+    wanted = layer(x, None)
+    fold_norm(layer, "conv", "norm")
+    layer.fold_scale()
+    assert layer.lab is None
+    with torch.no_grad():
+        torch.testing.assert_close(layer(x, None), wanted, atol=1e-5, rtol=1e-5)
+
+
+def test_a_coarse_map_is_repeated_up_to_the_finer_one():
+    coarse, fine = torch.arange(6.0).view(1, 1, 2, 3), torch.zeros(1, 1, 3, 5)
+    assert enlarged(coarse, fine).tolist() == [[[[0, 0, 1, 1, 2], [0, 0, 1, 1, 2], [3, 3, 4, 4, 5]]]]
 
 
 @pytest.mark.parametrize("extra_levels", [0, 1, 2])

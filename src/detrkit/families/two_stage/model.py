@@ -63,8 +63,11 @@ class TokenHeads(nn.Module):
 
     def forward(self, tokens: Tensor, anchors: Tensor) -> tuple[Tensor, Tensor]:
         """Return logits ``[B, M, C]``, and boxes before the sigmoid ``[B, M, 4]``, both float32."""
-        offsets = self.bbox_embed(tokens).float()
-        return self.class_embed(tokens).float(), offsets + anchors.logit(eps=1e-4)
+        return self.class_embed(tokens).float(), self.boxes(tokens, anchors)
+
+    def boxes(self, tokens: Tensor, anchors: Tensor) -> Tensor:
+        """Return boxes before the sigmoid alone, ``[B, M, 4]`` float32."""
+        return self.bbox_embed(tokens).float() + anchors.logit(eps=1e-4)  # type: ignore[no-any-return]
 
 
 class TwoStageAids(nn.Module):
@@ -165,10 +168,11 @@ class TwoStageDetr(nn.Module):
         In training the selected tokens' own logits and boxes come first, as a layer more.
         """
         memory, cells, fine = self._encode(images, None if self.sees_padding else padding_mask)
-        features, logits, offsets = self._read_tokens(memory.tokens, cells)
+        features, logits = self._read_tokens(memory.tokens, cells)
         chosen, real = best_tokens(self.scoring.scores(logits).amax(-1), cells.valid, self.num_queries)
-        own_logits, own_offsets = take_tokens(logits, chosen), take_tokens(offsets, chosen)
-        queries, references = take_tokens(features, chosen).detach(), own_offsets.detach()
+        own, own_logits = take_tokens(features, chosen), take_tokens(logits, chosen)
+        own_offsets = self._propose(own, take_tokens(cells.anchors.expand(len(own), -1, -1), chosen))
+        queries, references = own.detach(), own_offsets.detach()
         aids = self.aids if self.training else None
         noised = None if aids is None else aids.noise(objects)
         if noised is not None and aids is not None:
@@ -192,8 +196,8 @@ class TwoStageDetr(nn.Module):
         found_logits, found_boxes = found_logits[:, :, : self.num_queries], found_boxes[:, :, : self.num_queries]
         masks = None
         if self.mask_head is not None:
-            own = decoded.queries[:, : self.num_queries], found_boxes[-1].detach()
-            masks = self._masks(*own, memory, cells, fine, padding_mask, (images.shape[-2], images.shape[-1]))
+            found = decoded.queries[:, : self.num_queries], found_boxes[-1].detach()
+            masks = self._masks(*found, memory, cells, fine, padding_mask, (images.shape[-2], images.shape[-1]))
         if self.training:
             found_logits = torch.cat((own_logits[None], found_logits))
             found_boxes = torch.cat((own_offsets.sigmoid()[None], found_boxes))
@@ -249,23 +253,26 @@ class TwoStageDetr(nn.Module):
         for module in self.modules():
             if isinstance(module, ConvNorm):
                 fold_norm(module, "conv", "norm")
+                module.fold_scale()
         for module in self.pyramid.modules():
             if isinstance(module, RepBlock):
                 module.fuse()
         self.decoder.final_only = True
         self.label_embed = None
 
-    def _read_tokens(self, tokens: Tensor, cells: Cells) -> tuple[Tensor, Tensor, Tensor]:
-        """Return features of the tokens ``[B, M, D]``, their logits and their boxes before the sigmoid."""
-        anchors = cells.anchors
-        inside = ((anchors > EDGE) & (anchors < 1 - EDGE)).all(-1, keepdim=True)
+    def _read_tokens(self, tokens: Tensor, cells: Cells) -> tuple[Tensor, Tensor]:
+        """Return features of the tokens ``[B, M, D]`` and their logits."""
         if not self.sees_edges:
-            tokens = tokens * inside.to(tokens.dtype)
+            tokens = tokens * _off_edges(cells.anchors).to(tokens.dtype)
         features = self.token_norm(self.token_proj(tokens))
-        logits, offsets = self.token_heads(features, anchors)
-        if not self.sees_edges:
-            offsets = torch.where(inside, offsets, torch.finfo(offsets.dtype).max)
-        return features, logits, offsets
+        return features, self.token_heads.class_embed(features).float()
+
+    def _propose(self, features: Tensor, anchors: Tensor) -> Tensor:
+        """Return boxes of chosen tokens before the sigmoid ``[B, Q, 4]``; the other tokens need none."""
+        offsets = self.token_heads.boxes(features, anchors)
+        if self.sees_edges:
+            return offsets
+        return torch.where(_off_edges(anchors), offsets, torch.finfo(offsets.dtype).max)
 
     def _encode(self, images: Tensor, padding_mask: Tensor | None) -> tuple[Memory, Cells, list[Level]]:
         """Encode the image as tokens of all levels, and locate them; and return what masks are refined over."""
@@ -278,6 +285,11 @@ class TwoStageDetr(nn.Module):
         cells = locate_cells(shapes_hw, mixed_masks, images.device)
         tokens = torch.cat([x.flatten(2).transpose(1, 2) for x in mixed], dim=1)
         return _memory(tokens, shapes_hw, mixed_masks), cells, [*levels[:finer], (mixed[0], mixed_masks[0])]
+
+
+def _off_edges(anchors: Tensor) -> Tensor:
+    """Return which anchors lie inside the image, ``[..., 1]``."""
+    return ((anchors > EDGE) & (anchors < 1 - EDGE)).all(-1, keepdim=True)
 
 
 def _split_edges(edges: EdgeOutputs, count: int) -> tuple[EdgeOutputs, EdgeOutputs]:

@@ -101,9 +101,17 @@ class _Stem(nn.Module):
         x = functional.pad(x, (0, 1, 0, 1))
         y = self.stem2a(x, None, valid)
         y = functional.pad(y if valid is None else y * valid.to(y.dtype), (0, 1, 0, 1))
-        both = torch.cat((functional.max_pool2d(x, 2, 1), self.stem2b(y, None, valid)), dim=1)
+        both = torch.cat((_highest_of_four(x), self.stem2b(y, None, valid)), dim=1)
         x = self.stem3(both, valid, None if region is None else region.at(4, both[:, :, ::2, ::2]))
         return self.stem4(x, None if region is None else region.at(4, x))  # type: ignore[no-any-return]
+
+
+def _highest_of_four(x: Tensor) -> Tensor:
+    """Return the maximum of every 2 x 2 cells; by slices in detection, where pooling takes a CPU four times as long."""
+    if torch.compiler.is_compiling() or torch.is_grad_enabled():
+        return functional.max_pool2d(x, 2, 1)
+    x = torch.maximum(x[:, :, :-1], x[:, :, 1:])
+    return torch.maximum(x[..., :-1], x[..., 1:])
 
 
 class HgStage(nn.Module):
