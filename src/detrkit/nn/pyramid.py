@@ -24,7 +24,7 @@ def _silu(x: Tensor) -> Tensor:
     return functional.silu(x, inplace=not x.requires_grad)
 
 
-# The gradient of torch's batch norm takes a CPU ten times as long where fewer channels than these come last in memory.
+# With fewer channels than these last in memory, the gradient of torch's batch norm takes a CPU ten times as long.
 _FEW_CHANNELS = 16
 _ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {"relu": functional.relu_, "silu": _silu}
 
@@ -95,7 +95,7 @@ class ConvNorm(nn.Module):
         return torch.addcmul(self.lab.bias.to(x.dtype), x, self.lab.scale.to(x.dtype))
 
     def _scales_early(self, lab: _ScaleShift) -> bool:
-        """Return True where a scale behind the ReLU may as well lie in front of it, and be read without waiting."""
+        """Return True where a scale behind the ReLU may as well lie in front of it, be read without waiting."""
         plain = isinstance(self.norm, nn.BatchNorm2d) and self.act == "relu"
         return plain and lab.scale.is_cpu and not torch.compiler.is_compiling() and lab.scale.item() > 0
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from detrkit.nn.position import SinePosition
 from detrkit.nn.backbones.resnet import fold_norm
+from detrkit.nn.position import SinePosition
 from detrkit.nn.pyramid import ConvNorm, FeaturePyramid, enlarged
 from detrkit.nn.transformer import Encoder, EncoderLayer
 

@@ -107,7 +107,7 @@ class _Stem(nn.Module):
 
 
 def _highest_of_four(x: Tensor) -> Tensor:
-    """Return the maximum of every 2 x 2 cells; by slices in detection, where pooling takes a CPU four times as long."""
+    """Return the maximum of every 2 x 2 cells; by slices where pooling takes a CPU four times as long."""
     if torch.compiler.is_compiling() or torch.is_grad_enabled():
         return functional.max_pool2d(x, 2, 1)
     x = torch.maximum(x[:, :, :-1], x[:, :, 1:])
