@@ -52,6 +52,18 @@ SETTINGS: dict[str, Any] = {
     "data.buckets": True,
 }
 
+SMALL_REALTIME: dict[str, Any] = {
+    "model.hidden_dim": 32,
+    "model.encoder_dim": 32,
+    "model.ffn_dim": 32,
+    "model.encoder_ffn_dim": 32,
+    "model.decoder_layers": 2,
+    "model.num_queries": 8,
+    "train.init": "none",
+    "aids.denoising": 8,
+}
+"""What a real-time model is trained with besides, so that it is small, and draws noise."""
+
 PLANS: tuple[tuple[str, ...], ...] = (
     ("time",),
     ("write",),
@@ -105,15 +117,17 @@ class Scene:
     reference: Path
     ended: Ended
     resumed: Ended
+    preset: str = "detr-tiny"
 
     def arguments(self, run: Path, workers: int, *, go_on: bool) -> list[str]:
         """The command that begins a run, or goes on with it."""
+        own = {} if self.preset.startswith("detr") else SMALL_REALTIME
         pairs = [
             part
-            for key, value in {**SETTINGS, "data.workers": workers}.items()
+            for key, value in {**SETTINGS, **own, "data.workers": workers}.items()
             for part in ("--set", f"{key}={value if isinstance(value, str) else json.dumps(value)}")
         ]
-        command = ["train", "--model", "detr-tiny", "--data", str(self.data), "--run", str(run)]
+        command = ["train", "--model", self.preset, "--data", str(self.data), "--run", str(run)]
         return [*command, "--epochs", str(EPOCHS), *pairs, *(["--resume"] if go_on else [])]
 
 
@@ -143,10 +157,10 @@ def draw_data(root: Path, seed: int = 0) -> Path:
     return root
 
 
-def make_scene(folder: Path, victims: Victims) -> Scene:
+def make_scene(folder: Path, victims: Victims, preset: str = "detr-tiny") -> Scene:
     """Draw the data, and train without interruption; once more from its checkpoint, to know what resuming does."""
     scene = Scene(
-        folder, draw_data(folder / "data"), folder / "reference", Ended(0, 0, "", {}), Ended(0, 0, "", {})
+        folder, draw_data(folder / "data"), folder / "reference", Ended(0, 0, "", {}), Ended(0, 0, "", {}), preset
     )
     ended = victims.run(scene.arguments(scene.reference, 0, go_on=False))
     if ended.code != 0:

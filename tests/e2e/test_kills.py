@@ -83,6 +83,17 @@ def test_killed_run_ends_as_the_uninterrupted_one(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("preset", ["rtdetr-nano", "dfine-n"])
+def test_killed_run_of_a_real_time_model_ends_as_the_uninterrupted_one(
+    preset: str, victims: Victims, tmp_path: Path
+):
+    scene = make_scene(tmp_path, victims, preset)
+    trials = [try_to_lose(scene, victims, plan, 0, f"3-{'-'.join(plan)}") for plan in (("step", "cut"), ("time",))]
+    assert [trial.problems for trial in trials] == [(), ()]
+    assert [len(trial.kills) for trial in trials] == [2, 1]
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("workers", [0, 2])
 def test_twenty_runs_killed_at_random_moments_end_as_the_uninterrupted_one(
