@@ -85,7 +85,7 @@ class ConvNorm(nn.Module):
         x = self._convolve(x * valid.to(x.dtype) if sees_padding and valid is not None else x)
         inside = valid if valid_out is None else valid_out
         if self._bounds is not None:
-            return x.clamp_(*self._bounds)  # type: ignore[no-any-return]
+            return x.clamp_(*self._bounds)
         if self.lab is not None and self._scales_early(self.lab):
             return self._norm_scaled(x, self.lab)
         x = self.norm(x, inside) if isinstance(self.norm, PaddedGroupNorm) else self.norm(x)
