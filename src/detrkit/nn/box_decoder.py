@@ -22,6 +22,9 @@ from detrkit.types import EdgeOutputs
 FARTHEST = math.log(1e5 - 1)
 """Boxes before the sigmoid go no further: sides and places of a hundred-thousandth of the image."""
 
+# What half precision holds, in which D-FINE's authors run their decoder.
+_MOST = 65504.0
+
 
 class Memory(NamedTuple):
     """The image tokens that queries look at. tokens: ``[B, M, D]``. shapes_hw: of each level.
@@ -48,6 +51,22 @@ class Decoded(NamedTuple):
     edges: EdgeOutputs | None = None
 
 
+class Gate(nn.Module):
+    """A mixture of what a query was and what it saw, weighed by both (arXiv:2410.13842, appendix A.1)."""
+
+    def __init__(self, dim: int):
+        super().__init__()
+        self.gate = nn.Linear(2 * dim, 2 * dim)
+        self.norm = nn.LayerNorm(dim)
+        nn.init.zeros_(self.gate.weight)
+        nn.init.zeros_(self.gate.bias)
+
+    def forward(self, before: Tensor, seen: Tensor) -> Tensor:
+        """Mix two ``[B, Q, D]``."""
+        first, second = self.gate(torch.cat((before, seen), dim=-1)).sigmoid().chunk(2, dim=-1)
+        return self.norm(first * before + second * seen)  # type: ignore[no-any-return]
+
+
 class BoxDecoderLayer(ResidualLayer):
     """Self-attention of queries, deformable attention around their boxes, feed-forward; norms after each.
 
@@ -59,6 +78,7 @@ class BoxDecoderLayer(ResidualLayer):
         num_levels: Feature maps.
         num_points: Points a head and level, or of every level.
         discrete: Read the nearest cell at each point.
+        gated: As D-FINE has it: attention projects nothing, and a gate weighs what it saw.
     """
 
     def __init__(
@@ -71,19 +91,26 @@ class BoxDecoderLayer(ResidualLayer):
         num_points: int | Sequence[int] = 4,
         *,
         discrete: bool = False,
+        gated: bool = False,
     ):
         super().__init__()
         self.self_attn = Attention(dim, num_heads, dropout)
-        self.cross_attn = DeformableAttention(dim, num_heads, num_levels, num_points, discrete=discrete)
-        self._make_feed_forward(dim, ffn_dim, dropout, norms=3)
+        self.cross_attn = DeformableAttention(
+            dim, num_heads, num_levels, num_points, discrete=discrete, project=not gated
+        )
+        self.gateway = Gate(dim) if gated else None
+        self._make_feed_forward(dim, ffn_dim, dropout, norms=2 if gated else 3)
 
     def forward(
         self, queries: Tensor, positions: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None
     ) -> Tensor:
         """Refine once: ``[B, Q, D]`` to ``[B, Q, D]``, with positions ``[B, Q, D]`` and boxes ``[B, Q, 4]``."""
         queries = self.norm1(queries + self._attend_self(queries, positions, query_mask))
-        looked = self.cross_attn(queries + positions, references, *memory)
-        queries = self.norm2(queries + self.dropout(looked))
+        looked = self.dropout(self.cross_attn(queries + positions, references, *memory))
+        if self.gateway is not None:
+            queries = self.gateway(queries, looked)
+            return self.norm2((queries + self._feed(queries)).clamp(-_MOST, _MOST))  # type: ignore[no-any-return]
+        queries = self.norm2(queries + looked)
         return self.norm3(queries + self._feed(queries))  # type: ignore[no-any-return]
 
 

@@ -8,17 +8,12 @@ Shapes: B images, Q queries, D features, L layers, N bins, C logits of a query.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-from detrkit.nn.attention import Attention
-from detrkit.nn.box_decoder import FARTHEST, Decoded, Memory
-from detrkit.nn.deformable import DeformableAttention
+from detrkit.nn.box_decoder import FARTHEST, BoxDecoderLayer, Decoded, Memory
 from detrkit.nn.mlp import MLP
 from detrkit.nn.recompute import Recomputing, run_part
-from detrkit.nn.transformer import ResidualLayer
 from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.types import EdgeOutputs
 
@@ -26,8 +21,6 @@ BINS = 33
 """Bins N of an edge."""
 _BEST_BINS = 4
 _QUALITY_FEATURES = 64
-# What half precision holds, in which the authors run their decoder.
-_MOST = 65504.0
 
 
 def bin_offsets(up: Tensor, scale: Tensor) -> Tensor:
@@ -43,54 +36,6 @@ def move_edges(boxes_cxcywh: Tensor, offsets: Tensor, scale: Tensor) -> Tensor:
     center, size = boxes_cxcywh[..., :2], boxes_cxcywh[..., 2:]
     reach = (0.5 * scale.abs() + offsets) * torch.cat((size, size), dim=-1) / scale.abs()
     return xyxy_to_cxcywh(torch.cat((center - reach[..., :2], center + reach[..., 2:]), dim=-1))
-
-
-class Gate(nn.Module):
-    """A mixture of what a query was and what it saw, weighed by both (appendix A.1, target gating layer)."""
-
-    def __init__(self, dim: int):
-        super().__init__()
-        self.gate = nn.Linear(2 * dim, 2 * dim)
-        self.norm = nn.LayerNorm(dim)
-        nn.init.zeros_(self.gate.weight)
-        nn.init.zeros_(self.gate.bias)
-
-    def forward(self, before: Tensor, seen: Tensor) -> Tensor:
-        """Mix two ``[B, Q, D]``."""
-        first, second = self.gate(torch.cat((before, seen), dim=-1)).sigmoid().chunk(2, dim=-1)
-        return self.norm(first * before + second * seen)  # type: ignore[no-any-return]
-
-
-class GatedDecoderLayer(ResidualLayer):
-    """As :class:`detrkit.nn.box_decoder.BoxDecoderLayer`, with a gate behind attention, which projects nothing."""
-
-    def __init__(
-        self,
-        dim: int,
-        num_heads: int,
-        ffn_dim: int,
-        dropout: float,
-        num_levels: int,
-        num_points: int | Sequence[int],
-        *,
-        discrete: bool = False,
-    ):
-        super().__init__()
-        self.self_attn = Attention(dim, num_heads, dropout)
-        self.cross_attn = DeformableAttention(
-            dim, num_heads, num_levels, num_points, discrete=discrete, project=False
-        )
-        self.gateway = Gate(dim)
-        self._make_feed_forward(dim, ffn_dim, dropout, norms=2)
-
-    def forward(
-        self, queries: Tensor, positions: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None
-    ) -> Tensor:
-        """Refine once: ``[B, Q, D]`` to ``[B, Q, D]``, with positions ``[B, Q, D]`` and boxes ``[B, Q, 4]``."""
-        queries = self.norm1(queries + self._attend_self(queries, positions, query_mask))
-        looked = self.cross_attn(queries + positions, references, *memory)
-        queries = self.gateway(queries, self.dropout(looked))
-        return self.norm2((queries + self._feed(queries)).clamp(-_MOST, _MOST))  # type: ignore[no-any-return]
 
 
 class QualityHead(nn.Module):
@@ -127,7 +72,7 @@ class DistributionDecoder(Recomputing):
 
     def __init__(
         self,
-        layers: list[GatedDecoderLayer],
+        layers: list[BoxDecoderLayer],
         dim: int,
         num_logits: int,
         *,

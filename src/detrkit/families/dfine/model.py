@@ -7,10 +7,10 @@ from torch import nn
 
 from detrkit.families.dfine.config import DFineConfig
 from detrkit.families.parts import PartRule
-from detrkit.families.rtdetr.model import SCORING, assemble, build_attention, hybrid_norm
+from detrkit.families.rtdetr.model import SCORING, assemble, build_attention, build_layers, hybrid_norm
 from detrkit.families.two_stage.model import TwoStageDetr
 from detrkit.nn.backbones import build_backbone
-from detrkit.nn.distribution import DistributionDecoder, GatedDecoderLayer
+from detrkit.nn.distribution import DistributionDecoder
 from detrkit.nn.hybrid import HybridEncoder, RepElan, SplitReduce
 
 
@@ -38,21 +38,8 @@ def build_dfine(config: DFineConfig, num_labels: int) -> TwoStageDetr:
         lateral_act="",
         out_dim=inner if inner != dim else None,
     )
-    layers = [
-        GatedDecoderLayer(
-            inner,
-            config.num_heads,
-            config.ffn_dim,
-            config.dropout,
-            config.feature_levels,
-            config.points,
-            discrete=config.sampling == "discrete",
-        )
-        for _ in range(config.decoder_layers)
-    ]
-    decoder = DistributionDecoder(
-        layers, inner, num_labels + SCORING.extra_columns, scale=config.edge_scale, eval_layers=config.eval_layers
-    )
+    layers, columns = build_layers(config, gated=True), num_labels + SCORING.extra_columns
+    decoder = DistributionDecoder(layers, inner, columns, scale=config.edge_scale, eval_layers=config.eval_layers)
     last = decoder.first_bbox_embed.layers[-1]
     assert isinstance(last, nn.Linear)
     with torch.no_grad():

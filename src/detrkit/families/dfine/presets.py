@@ -5,10 +5,10 @@ from __future__ import annotations
 from functools import partial
 from typing import Any
 
-from detrkit.config import BackboneName, Config, TrainConfig
+from detrkit.config import BackboneName, Config
 from detrkit.families.dfine.config import DFineConfig
 from detrkit.families.preset import Preset, PublishedWeights
-from detrkit.families.rtdetr.presets import AIDS, FAST, LOSS, WARMUP_SHARE, square
+from detrkit.families.rtdetr.presets import AIDS, FAST, LOSS, real_time_training, square
 
 # Its decoder begins to refine late, and noised objects teach nothing else; so tokens learn, in many steps. These
 # see each image so often that without crops it is learnt by heart: on BCCD from the 20th epoch on.
@@ -29,16 +29,7 @@ def _dfine(preset: str, backbone: BackboneName, lr: float, backbone_lr: float, *
         transforms=square(),
         loss=LOSS,
         aids=AIDS,
-        train=TrainConfig(
-            epochs=72,
-            lr=lr,
-            backbone_lr=backbone_lr,
-            ema_decay=0.9999,
-            warmup_steps=500,
-            warmup_share=WARMUP_SHARE,
-            schedule="constant",
-            weight_decay=1.25e-4,
-        ),
+        train=real_time_training(lr=lr, backbone_lr=backbone_lr, warmup_steps=500, weight_decay=1.25e-4),
     )
 
 

@@ -56,6 +56,13 @@ def build_attention(config: HybridConfig) -> Encoder | None:
     return Encoder(layers, dim) if layers else None
 
 
+def build_layers(config: HybridConfig, *, gated: bool = False) -> list[BoxDecoderLayer]:
+    """Build the layers of the decoder."""
+    sizes = config.hidden_dim, config.num_heads, config.ffn_dim, config.dropout, config.feature_levels
+    how = {"discrete": config.sampling == "discrete", "gated": gated}
+    return [BoxDecoderLayer(*sizes, config.points, **how) for _ in range(config.decoder_layers)]
+
+
 def build_rtdetr(config: RTDetrConfig, num_labels: int) -> TwoStageDetr:
     """Build an RT-DETRv2 with random weights."""
     norm, dim, inner = hybrid_norm(config), config.encoder_dim, config.hidden_dim
@@ -75,19 +82,7 @@ def build_rtdetr(config: RTDetrConfig, num_labels: int) -> TwoStageDetr:
     encoder = HybridEncoder(
         channels, dim, build_attention(config), fuse, reduce, extra_levels=extra, norm=norm, out_dim=inner
     )
-    layers = [
-        BoxDecoderLayer(
-            inner,
-            config.num_heads,
-            config.ffn_dim,
-            config.dropout,
-            config.feature_levels,
-            config.points,
-            discrete=config.sampling == "discrete",
-        )
-        for _ in range(config.decoder_layers)
-    ]
-    decoder = BoxDecoder(layers, inner, num_labels, look_twice=True, eval_layers=config.eval_layers)
+    decoder = BoxDecoder(build_layers(config), inner, num_labels, look_twice=True, eval_layers=config.eval_layers)
     return assemble(config, num_labels, backbone, len(channels), encoder, decoder)
 
 

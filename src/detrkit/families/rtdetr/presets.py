@@ -18,6 +18,11 @@ FAST_NANO: dict[str, Any] = {**FAST, "train.lr": 1e-3, "train.backbone_lr": 1e-3
 AIDS = AidsConfig(denoising=100, label_noise=0.25, box_noise=1.0)
 
 
+real_time_training = partial(
+    TrainConfig, epochs=72, ema_decay=0.9999, warmup_share=WARMUP_SHARE, schedule="constant"
+)
+
+
 def square(size: int = 640, recipe: RecipeName = "strong") -> TransformConfig:
     """Return the preprocessing of real-time DETRs: squares of pixels of 0 to 1."""
     return TransformConfig(
@@ -37,15 +42,7 @@ def _rtdetr(preset: str, backbone: BackboneName, backbone_lr: float, **sizes: An
         transforms=square(),
         loss=LOSS,
         aids=AIDS,
-        train=TrainConfig(
-            epochs=72,
-            lr=1e-4,
-            backbone_lr=backbone_lr,
-            ema_decay=0.9999,
-            warmup_steps=2000,
-            warmup_share=WARMUP_SHARE,
-            schedule="constant",
-        ),
+        train=real_time_training(lr=1e-4, backbone_lr=backbone_lr, warmup_steps=2000),
     )
 
 
