@@ -132,7 +132,7 @@ class ConvNorm(nn.Module):
         if self.conv.groups == 1 or x.device.type != "cpu" or not torch.is_grad_enabled():
             return self.conv(x)  # type: ignore[no-any-return]
         with torch.autocast("cpu", enabled=False):
-            return self.conv(x.float())  # type: ignore[no-any-return]
+            return self.conv(x.float()).to(x.dtype)  # type: ignore[no-any-return]
 
 
 class FeaturePyramid(nn.Module):
