@@ -122,7 +122,9 @@ def test_benchmark_writes_a_table_for_people_and_programs(tmp_path: Path):
 def test_every_family_compiles_without_a_break(preset: str, padded: bool):
     stages = find_fast(Setting(preset, device="cpu")).stages
     assert stages is not None
-    images = [torch.zeros(3, 160, 160, dtype=torch.uint8), torch.zeros(3, 160, 130, dtype=torch.uint8)]
+    # of noise: on flat images all tokens score alike, and rounding chooses among them
+    torch.manual_seed(0)
+    images = [torch.randint(0, 256, (3, 160, width), dtype=torch.uint8) for width in (160, 130)]
     inputs = stages.preprocess(images[: 1 + padded])
     expected = stages.forward(inputs)
     torch.compiler.reset()

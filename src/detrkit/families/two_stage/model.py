@@ -171,7 +171,7 @@ class TwoStageDetr(nn.Module):
         features, logits = self._read_tokens(memory.tokens, cells)
         chosen, real = best_tokens(self.scoring.scores(logits).amax(-1), cells.valid, self.num_queries)
         own, own_logits = take_tokens(features, chosen), take_tokens(logits, chosen)
-        own_offsets = self._propose(own, take_tokens(cells.anchors.expand(len(own), -1, -1), chosen))
+        own_offsets = self._propose(own, take_tokens(cells.anchors.expand(own.shape[0], -1, -1), chosen))
         queries, references = own.detach(), own_offsets.detach()
         aids = self.aids if self.training else None
         noised = None if aids is None else aids.noise(objects)
