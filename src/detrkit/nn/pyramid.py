@@ -95,7 +95,7 @@ class ConvNorm(nn.Module):
         return torch.addcmul(self.lab.bias.to(x.dtype), x, self.lab.scale.to(x.dtype))
 
     def _scales_early(self, lab: _ScaleShift) -> bool:
-        """Return True where a scale behind the ReLU may as well lie in front of it, be read without waiting."""
+        """Return True where a scale behind the ReLU may as well lie in front of it."""
         plain = isinstance(self.norm, nn.BatchNorm2d) and self.act == "relu"
         return plain and lab.scale.is_cpu and not torch.compiler.is_compiling() and lab.scale.item() > 0
 
