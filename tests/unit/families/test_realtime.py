@@ -114,3 +114,10 @@ def test_wrong_files_are_refused_with_what_is_wrong(tmp_path: Path):
 def test_points_are_those_of_the_levels():
     with pytest.raises(ConfigError, match="expected 1 or more for each of 2 levels"):
         make_config("rtdetr-nano", feature_levels=2)
+
+
+def test_a_token_at_the_edge_proposes_no_place_of_its_own():
+    anchors = torch.tensor([[[0.005, 0.5, 0.05, 0.05], [0.5, 0.5, 0.05, 0.05]]])
+    found = make_model("rtdetr-nano")._propose(torch.zeros(1, 2, SMALL["hidden_dim"]), anchors)
+    assert torch.isfinite(found).all()
+    assert (found.sigmoid() == 1).all(-1).tolist() == [[True, False]]

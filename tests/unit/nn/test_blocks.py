@@ -79,7 +79,7 @@ def test_convolutions_of_channels_apart_are_trained_in_float32_on_the_cpu():
     types: list[torch.dtype] = []
     layer.conv.register_forward_hook(lambda _layer, given, _found: types.append(given[0].dtype))
     with torch.autocast("cpu", torch.bfloat16):
-        layer(x, None)
+        assert layer(x, None).dtype == torch.bfloat16  # float32 would spread to all that is joined with it
         with torch.no_grad():
             layer(x, None)
     assert types == [torch.float32, torch.bfloat16]
