@@ -123,6 +123,7 @@ class BoxDecoder(Recomputing):
         num_logits: Rows of a class head.
         look_twice: A layer's loss also teaches the box that it began with (DINO, arXiv:2203.03605, section 3.5).
         eval_layers: Layers that detect, the others being there to train these; None = all.
+        columns: Outputs of a box head.
 
     Attributes:
         final_only: Return the last layer's output only.
@@ -136,6 +137,7 @@ class BoxDecoder(Recomputing):
         *,
         look_twice: bool = False,
         eval_layers: int | None = None,
+        columns: int = 4,
     ):
         super().__init__()
         self.final_only = False
@@ -144,7 +146,7 @@ class BoxDecoder(Recomputing):
         self.layers = nn.ModuleList(layers)
         self.query_pos = MLP(4, 2 * dim, dim, num_layers=2)
         self.class_embed = nn.ModuleList(nn.Linear(dim, num_logits) for _ in layers)
-        self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4, num_layers=3) for _ in layers)
+        self.bbox_embed = nn.ModuleList(MLP(dim, dim, columns, num_layers=3) for _ in layers)
 
     def forward(
         self, queries: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None = None

@@ -11,9 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from detrkit.nn.box_decoder import FARTHEST, BoxDecoderLayer, Decoded, Memory
+from detrkit.nn.box_decoder import FARTHEST, BoxDecoder, BoxDecoderLayer, Decoded, Memory
 from detrkit.nn.mlp import MLP
-from detrkit.nn.recompute import Recomputing, run_part
+from detrkit.nn.recompute import run_part
 from detrkit.ops.boxes import xyxy_to_cxcywh
 from detrkit.types import EdgeOutputs
 
@@ -56,7 +56,7 @@ class QualityHead(nn.Module):
         return logits + self.reg_conf(facts).float()  # type: ignore[no-any-return]
 
 
-class DistributionDecoder(Recomputing):
+class DistributionDecoder(BoxDecoder):
     """A stack of layers; after each, a class and four distributions that move the first box's edges.
 
     Args:
@@ -71,21 +71,9 @@ class DistributionDecoder(Recomputing):
     """
 
     def __init__(
-        self,
-        layers: list[BoxDecoderLayer],
-        dim: int,
-        num_logits: int,
-        *,
-        scale: float = 4.0,
-        eval_layers: int | None = None,
+        self, layers: list[BoxDecoderLayer], dim: int, num_logits: int, *, scale: float, eval_layers: int | None
     ):
-        super().__init__()
-        self.final_only = False
-        self.eval_layers = eval_layers
-        self.layers = nn.ModuleList(layers)
-        self.query_pos = MLP(4, 2 * dim, dim, num_layers=2)
-        self.class_embed = nn.ModuleList(nn.Linear(dim, num_logits) for _ in layers)
-        self.bbox_embed = nn.ModuleList(MLP(dim, dim, 4 * BINS, num_layers=3) for _ in layers)
+        super().__init__(layers, dim, num_logits, eval_layers=eval_layers, columns=4 * BINS)
         self.quality = nn.ModuleList(QualityHead() for _ in layers)
         self.first_bbox_embed = MLP(dim, dim, 4, num_layers=3)
         self.register_buffer("up", torch.tensor([0.5]))

@@ -11,10 +11,10 @@ out. Elsewhere, and in what is compiled or exported, ``grid_sample`` does the wo
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 from scipy.sparse import csr_array
 from torch import Tensor
@@ -81,11 +81,10 @@ def _sample_rows(
 ) -> Tensor:
     """Sample by bags of the rows of a table; see :func:`deformable_sample`."""
     batch, num_queries, heads, _ = weights.shape
-    rows, shares = _corners(values.shape[1], shapes_hw, points, locations, weights)
-    rows, shares = rows.flatten(0, 2), shares.flatten(0, 2)
+    rows, shares = _Corners.apply(locations, weights, values.shape[1], shapes_hw, points)
+    rows, shares = rows.flatten(3).flatten(0, 2), shares.flatten(3).flatten(0, 2)
     table = values.reshape(-1, values.shape[3])
-    sums: Tensor = functional.embedding_bag(rows, table.detach(), mode="sum", per_sample_weights=shares)
-    sums = _TableGradient.apply(sums, table, rows, shares.detach())
+    sums: Tensor = _Bags.apply(table, rows, shares)
     return sums.view(batch, num_queries, heads * values.shape[3])
 
 
@@ -108,105 +107,108 @@ def _sample_cells(
     return (read * weights.transpose(1, 2)[..., None]).sum(3).transpose(1, 2).flatten(2)
 
 
-def _corners(
-    cells: int, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Find the four cells around each point, and what each adds.
+class _Corners(torch.autograd.Function):
+    """Finds the four cells around each point, and what each adds.
 
-    Args:
-        cells: M.
-        shapes_hw: Height and width of each level.
-        points: Points of each level.
-        locations: ``[B, Q, H, S, 2]``.
-        weights: ``[B, Q, H, S]``.
-
-    Returns:
-        Rows of the table ``[B, Q, H, 4 * S]``, and their weights, 0 for a cell outside the map.
-    """
-    batch, _, heads, _ = weights.shape
-    device = weights.device
-    level = torch.arange(len(shapes_hw), device=device).repeat_interleave(torch.tensor(points, device=device))
-    sizes = torch.tensor(shapes_hw, device=device)
-    starts = sizes.prod(1).cumsum(0) - sizes.prod(1)
-    height, width = sizes[level].unbind(1)  # of the level of each point, [S]
-    image_start = torch.arange(batch, device=device)[:, None, None, None] * cells
-    first_rows = (image_start + starts[level]) * heads + torch.arange(heads, device=device)[:, None]
-
-    columns = [(cell * heads, share) for cell, share in _neighbours(locations[..., 0], width)]
-    lines = [
-        (torch.addcmul(first_rows, cell, width * heads), share * weights)
-        for cell, share in _neighbours(locations[..., 1], height)
-    ]
-    rows = torch.cat([line + column for line, _ in lines for column, _ in columns], dim=3)
-    shares = torch.cat([line * column for _, line in lines for _, column in columns], dim=3)
-    return rows, shares
-
-
-def _neighbours(locations: Tensor, size: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Find the two cells next to a point along one axis, low and high, and their shares of it.
-
-    A cell outside the map counts as the map's first or last one, with a share of 0.
-
-    Args:
-        locations: ``[..., S]``, 0 to 1.
-        size: Cells along the axis, ``[S]``.
-    """
-    position = locations * size - 0.5
-    floor = position.detach().floor()
-    fraction = position - floor
-    low = floor.long()
-    neighbours = []
-    for cell, share in ((low, 1 - fraction), (low + 1, fraction)):
-        inside = (cell >= 0) & (cell < size)
-        neighbours.append((cell.clamp(min=0).minimum(size - 1), share * inside))
-    return neighbours
-
-
-class _TableGradient(torch.autograd.Function):
-    """Passes bags of rows through, and gives the table the gradient that they would have given it.
-
-    Bags with their weights are a sparse matrix, and the gradient is its transpose times that of the sums. SciPy
-    multiplies them in a seventh of the time of what ``embedding_bag`` does, in the same order for any number of
-    threads.
+    The gradient is written out: recorded by torch, its seventy small steps take longer than the reading.
     """
 
     @staticmethod
-    def forward(ctx: Any, sums: Tensor, table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
-        ctx.save_for_backward(rows, shares)
-        ctx.table_rows = len(table)
-        return sums.view_as(sums)
+    def forward(
+        ctx: Any, locations: Tensor, weights: Tensor, cells: int, shapes_hw: Sequence[tuple[int, int]], points: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Return int32 rows of the table and their weights, both ``[B, Q, H, 4, S]``.
+
+        A cell off the map counts as its first or last one, with a weight of 0.
+        """
+        batch, _, heads, _ = weights.shape
+        level = torch.arange(len(shapes_hw)).repeat_interleave(torch.tensor(points))
+        sizes = torch.tensor(shapes_hw, dtype=torch.int32).flip(1)[level]  # width and height, [S, 2]
+        before = torch.tensor([0, *(height * width for height, width in shapes_hw)]).cumsum(0)[level]
+        image = torch.arange(batch)[:, None, None, None] * cells
+        first = ((image + before) * heads + torch.arange(heads)[:, None]).int()
+
+        position = locations * sizes - 0.5
+        floor = position.floor()
+        fraction = position.sub_(floor)
+        found = []
+        for cell, share in ((floor, 1 - fraction), (floor + 1, fraction)):  # along x and along y at once
+            nearest = cell.clamp(min=0).minimum(sizes - 1)
+            counts = cell.eq_(nearest)
+            found.append(((nearest.int() * heads).unbind(-1), share.mul_(counts), counts))
+
+        shares = weights.new_empty(*weights.shape[:3], 4, weights.shape[3])
+        rows = torch.empty(shares.shape, dtype=torch.int32)
+        for y, ((_, line), line_share, _) in enumerate(found):
+            start = torch.addcmul(first, line, sizes[:, 0])
+            for x, ((column, _), column_share, _) in enumerate(found):
+                torch.add(start, column, out=rows[..., 2 * y + x, :])
+                torch.mul(line_share[..., 1], column_share[..., 0], out=shares[..., 2 * y + x, :])
+        ctx.save_for_backward(weights, sizes, *(part for _, *parts in found for part in parts))
+        ctx.mark_non_differentiable(rows)
+        return rows, shares.mul_(weights[..., None, :])
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None, None, None]:
-        if not ctx.needs_input_grad[1]:
-            return gradient, None, None, None
-        rows, shares = ctx.saved_tensors
-        starts = np.arange(0, rows.numel() + 1, rows.shape[1])
-        bags = (shares.numpy().ravel(), rows.numpy().ravel(), starts)
-        read = csr_array(bags, shape=(len(rows), ctx.table_rows))  # type: ignore[no-untyped-call]
-        to_table = torch.from_numpy(read.T @ gradient.numpy())
-        return gradient, to_table, None, None
+    def backward(ctx: Any, _: Tensor, gradient: Tensor) -> tuple[Tensor, Tensor, None, None, None]:
+        """Return the gradients of locations and weights."""
+        weights, sizes, low, low_counts, high, high_counts = ctx.saved_tensors
+        (left, top), (right, bottom) = low.unbind(-1), high.unbind(-1)
+        corners = gradient.unbind(3)
+        above, below = corners[0] * left + corners[1] * right, corners[2] * left + corners[3] * right
+        before, after = corners[0] * top + corners[2] * bottom, corners[1] * top + corners[3] * bottom
+        of_locations = torch.stack((after, below), dim=-1) * high_counts
+        of_locations -= torch.stack((before, above), dim=-1) * low_counts
+        return of_locations * weights[..., None] * sizes, above * top + below * bottom, None, None, None
+
+
+class _Bags(torch.autograd.Function):
+    """Sums rows of a table by weights: bags of them, or a sparse matrix times the table.
+
+    The table's gradient is that matrix, transposed, times that of the sums: SciPy multiplies them in a seventh of
+    the time of what ``embedding_bag`` does, in the same order for any number of threads. The gradients of the
+    weights are rows of the table times rows of that gradient, taken where the matrix has elements: a third.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, table: Tensor, rows: Tensor, shares: Tensor) -> Tensor:
+        """Return ``[N, C]`` of a table ``[R, C]``, int32 rows ``[N, K]`` and weights ``[N, K]``."""
+        ctx.save_for_backward(table, rows, shares)
+        return functional.embedding_bag(rows, table, mode="sum", per_sample_weights=shares)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor | None]:
+        """Return the gradients of table and weights."""
+        table, rows, shares = ctx.saved_tensors
+        starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=torch.int32)
+        parts, shape = (starts, rows.flatten(), shares.flatten()), (len(rows), len(table))
+        of_table, of_shares = None, None
+        if ctx.needs_input_grad[0]:
+            bags = tuple(part.numpy() for part in reversed(parts))
+            read = csr_array(bags, shape=shape)  # type: ignore[no-untyped-call]
+            of_table = torch.from_numpy(read.T @ gradient.numpy())
+        if ctx.needs_input_grad[2]:
+            with warnings.catch_warnings(action="ignore"):  # of sparse tensors, torch says that they are new
+                matrix = torch.sparse_csr_tensor(*parts, shape, check_invariants=False)
+            products = torch.sparse.sampled_addmm(matrix, gradient, table.T, beta=0.0)
+            of_shares = products.values().view_as(shares)
+        return of_table, None, of_shares
 
 
 def _check_shapes(
     values: Tensor, shapes_hw: Sequence[tuple[int, int]], points: Sequence[int], locations: Tensor, weights: Tensor
 ) -> None:
     """Refuse shapes that contradict each other; torch's own words would be about bags or grids."""
-    if values.ndim != 4:
-        raise UsageError(f"values have shape {list(values.shape)}, expected [images, cells, heads, features]")
-    if len(points) != len(shapes_hw):
-        raise UsageError(f"points are {list(points)}, expected one count for each of {len(shapes_hw)} levels")
     cells = sum(height * width for height, width in shapes_hw)
-    if values.shape[1] != cells:
+    if values.ndim != 4 or values.shape[1] != cells or len(points) != len(shapes_hw):
         raise UsageError(
-            f"values hold {values.shape[1]} cells, expected {cells} of the levels {list(shapes_hw)}; "
-            "give the levels one after another, each as (height, width)"
+            f"values have shape {list(values.shape)} and points are {list(points)}, expected [images, {cells} "
+            f"cells, heads, features] and one count for each of {len(shapes_hw)} levels {list(shapes_hw)}"
         )
-    batch, _, heads, _ = values.shape
-    queries = weights.shape[1] if weights.ndim > 1 else 0
-    expected = [batch, queries, heads, sum(points)]
-    if list(weights.shape) != expected:
-        raise UsageError(f"weights have shape {list(weights.shape)}, expected {expected} (B, Q, heads, points)")
-    if list(locations.shape) != [*expected, 2]:
-        raise UsageError(f"locations have shape {list(locations.shape)}, expected {[*expected, 2]} (x, y last)")
+    expected = [len(values), weights.shape[1], values.shape[2], sum(points)]
+    if list(weights.shape) != expected or list(locations.shape) != [*expected, 2]:
+        raise UsageError(
+            f"locations have shape {list(locations.shape)}, weights {list(weights.shape)}; expected "
+            f"{[*expected, 2]} and {expected} (images, queries, heads, points, and x and y)"
+        )

@@ -129,11 +129,11 @@ def test_gradients_do_not_depend_on_the_number_of_threads():
 
 def test_shapes_that_contradict_each_other_are_said():
     values, locations, weights = make_inputs()
-    with pytest.raises(UsageError, match="49 cells, expected 48"):
+    with pytest.raises(UsageError, match=r"have shape \[2, 49, 3, 8\] .* expected \[images, 48 cells"):
         deformable_sample(values, [(5, 7), (3, 4), (1, 1)], POINTS, locations, weights)
-    with pytest.raises(UsageError, match=r"points are \[4, 3\], expected one count for each of 3 levels"):
+    with pytest.raises(UsageError, match=r"points are \[4, 3\], expected .* one count for each of 3 levels"):
         deformable_sample(values, SHAPES, [4, 3], locations, weights)
-    with pytest.raises(UsageError, match=r"locations have shape \[2, 5, 3, 7, 2\], expected \[2, 6, 3, 7, 2\]"):
+    with pytest.raises(UsageError, match=r"locations have shape \[2, 5, 3, 7, 2\].* expected \[2, 6, 3, 7, 2\]"):
         deformable_sample(values, SHAPES, POINTS, locations[:, :5], weights)
-    with pytest.raises(UsageError, match=r"values have shape \[2, 49, 24\], expected \[images, cells"):
+    with pytest.raises(UsageError, match=r"values have shape \[2, 49, 24\] .* expected \[images, 49 cells"):
         deformable_sample(values.flatten(2), SHAPES, POINTS, locations, weights)

@@ -16,7 +16,6 @@ from detrkit.nn.backbones import build_backbone
 from detrkit.nn.backbones.hgnet import HgNetBackbone
 from detrkit.nn.backbones.resnet import ResNetBackbone
 from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer
-from detrkit.nn.distribution import DistributionDecoder
 from detrkit.nn.hybrid import CspRep, HybridEncoder
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import GridPosition
@@ -92,7 +91,7 @@ def assemble(
     backbone: ResNetBackbone | HgNetBackbone,
     levels: int,
     encoder: HybridEncoder,
-    decoder: BoxDecoder | DistributionDecoder,
+    decoder: BoxDecoder,
 ) -> TwoStageDetr:
     """Put the parts of a real-time DETR together, its heads as they are at first."""
     for class_head, box_head in zip(decoder.class_embed, decoder.bbox_embed, strict=True):

@@ -28,7 +28,6 @@ from detrkit.nn.backbones.resnet import ResNetBackbone, fold_norm, fold_norms
 from detrkit.nn.box_decoder import BoxDecoder, BoxDecoderLayer, Decoded, Memory
 from detrkit.nn.deformable import valid_shares
 from detrkit.nn.denoising import NoisedObjects, block_mask, noise_objects
-from detrkit.nn.distribution import DistributionDecoder
 from detrkit.nn.hybrid import HybridEncoder, RepBlock
 from detrkit.nn.mlp import MLP
 from detrkit.nn.position import SinePosition
@@ -126,7 +125,7 @@ class TwoStageDetr(nn.Module):
         levels: int,
         pyramid: FeaturePyramid | HybridEncoder,
         position: nn.Module,
-        decoder: BoxDecoder | DistributionDecoder,
+        decoder: BoxDecoder,
         *,
         dim: int,
         num_queries: int,
