@@ -116,20 +116,6 @@ class ClassMap:
         }
         return {name: list(value) if isinstance(value, tuple) else value for name, value in values.items()}
 
-    @property
-    def slots(self) -> tuple[int, ...]:
-        """The former name of ``logit_index``."""
-        return self.logit_index
-
-    @property
-    def num_slots(self) -> int:
-        """The former name of ``num_labels``."""
-        return self.num_labels
-
-    def class_id_by_category(self) -> dict[int, int]:
-        """Return a map from the data set's category id to the contiguous class id."""
-        return {category_id: class_id for class_id, category_id in enumerate(self.category_ids)}
-
     def class_id_by_name(self) -> dict[str, int]:
         """Return a map from class name to contiguous class id (the first, where a name repeats)."""
         return {name: class_id for class_id, name in reversed(list(enumerate(self.names)))}

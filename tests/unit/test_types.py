@@ -11,7 +11,7 @@ from detrkit.types import Batch, GroundTruth
 def test_category_ids_with_gaps_and_zero_become_contiguous():
     classes = ClassMap.from_categories([{"id": 7, "name": "b"}, {"id": 0, "name": "a"}, {"id": 90, "name": "c"}])
     assert classes.names == ("a", "b", "c")
-    assert classes.class_id_by_category() == {0: 0, 7: 1, 90: 2}
+    assert classes.category_ids == (0, 7, 90)
     assert (classes.logit_index, classes.num_labels) == ((0, 1, 2), 3)
 
 

@@ -77,5 +77,5 @@ def _plain_attention(q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) 
     """
     scores = (q * q.shape[-1] ** -0.5) @ k.transpose(-2, -1)
     if attn_mask is not None:
-        scores = scores + torch.where(attn_mask, 0.0, _FAR).to(scores.dtype)
+        scores += torch.where(attn_mask, 0.0, _FAR).to(scores.dtype)
     return torch.matmul(scores.softmax(-1), v)

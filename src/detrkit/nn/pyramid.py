@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn import functional
 
 from detrkit.nn.norm import NORMS, PaddedGroupNorm
@@ -36,6 +37,25 @@ class _ScaleShift(nn.Module):
         super().__init__()
         self.scale = nn.Parameter(torch.ones(1))
         self.bias = nn.Parameter(torch.zeros(1))
+
+
+class _ShiftedRelu(torch.autograd.Function):
+    """Applies ReLU and adds a learned number, in place and in one pass: to what has that number in it already."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, shift: Tensor) -> Tensor:
+        ctx.bound = shift.to(x.dtype).item()
+        ctx.mark_dirty(x.clamp_(min=ctx.bound))
+        ctx.save_for_backward(x)
+        return x
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+        (x,) = ctx.saved_tensors
+        if gradient.stride() != x.stride():  # a part of a concatenation: thirteen times as slow
+            gradient = torch.empty_like(x).copy_(gradient)
+        return torch.ops.aten.threshold_backward(gradient, x, ctx.bound), gradient.sum().float()[None]
 
 
 class ConvNorm(nn.Module):
@@ -106,11 +126,11 @@ class ConvNorm(nn.Module):
             x = x.contiguous()
         if norm.training:
             norm.num_batches_tracked += 1
-        affine = norm.weight * lab.scale, norm.bias * lab.scale
+        affine = norm.weight * lab.scale, torch.addcmul(lab.bias.detach(), norm.bias, lab.scale)
         x = functional.batch_norm(
             x, norm.running_mean, norm.running_var, *affine, norm.training, norm.momentum, norm.eps
         )
-        return functional.relu_(x) + lab.bias.to(x.dtype)
+        return _ShiftedRelu.apply(x, lab.bias)  # type: ignore[no-any-return]
 
     @torch.no_grad()
     def fold_scale(self) -> None:

@@ -15,7 +15,7 @@ def expected_matches(content, results, matches: Matches):
     evaluation = pycocotools_eval(content, results)
     truth = matches.truth
     row_of_image = truth.row_by_image_id()
-    class_of = truth.class_map.class_id_by_category()
+    class_of = {number: row for row, number in enumerate(truth.class_map.category_ids)}
     annotation_rows = {}
     for row in range(len(truth.image_ids)):  # the truth keeps the file's order within an image
         ours = np.flatnonzero(truth.image_rows == row)
