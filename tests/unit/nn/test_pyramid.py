@@ -6,7 +6,7 @@ from torch import Tensor
 
 from detrkit.nn.backbones.resnet import fold_norm
 from detrkit.nn.position import SinePosition
-from detrkit.nn.pyramid import ConvNorm, FeaturePyramid, enlarged
+from detrkit.nn.pyramid import ConvNorm, FeaturePyramid, _ShiftedRelu, enlarged
 from detrkit.nn.transformer import Encoder, EncoderLayer
 
 DIM = 16
@@ -105,3 +105,9 @@ def test_padding_changes_nothing(norm: str, extra_levels: int):
         assert not mask[0, :height, :width].any()
         assert int((~mask[0]).sum()) == height * width
         torch.testing.assert_close(y[:1, :, :height, :width], x, rtol=1e-4, atol=1e-5, msg=f"level {level}")
+
+
+def test_a_shifted_relu_in_bf16_passes_no_gradient_where_it_cuts():
+    x = torch.full((1, 4), -1.0, dtype=torch.bfloat16, requires_grad=True)
+    _ShiftedRelu.apply(x.clone(), torch.tensor([0.1])).sum().backward()  # the shift is rounded up
+    assert not x.grad.any()
