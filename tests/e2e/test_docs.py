@@ -151,9 +151,8 @@ def run_served(lines: list[str], log: Path, stack: contextlib.ExitStack, servers
 
 
 def marks_of(page: Path) -> list[pytest.MarkDecorator]:
-    """What most pages tell has shorter tests of its own; the README is tried always."""
-    quick = page.stem in ("README", "checking", "formats", "preflight", "resuming", "weights", "thresholds")
-    return [] if quick else [pytest.mark.slow]
+    """What the other pages tell has shorter tests of its own; the README is tried always."""
+    return [] if page.stem == "README" else [pytest.mark.slow]
 
 
 @pytest.mark.parametrize(

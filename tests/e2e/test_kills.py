@@ -65,14 +65,9 @@ def go_on(run: Path, scene: Scene, victims: Victims) -> str:
     return ended.said
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    ("plan", "workers"),
-    [
-        (("step", "cut"), 0),
-        pytest.param(("write",), 2, marks=pytest.mark.slow),
-        pytest.param(("rename",), 0, marks=pytest.mark.slow),
-    ],
-    ids=lambda value: str(value),
+    ("plan", "workers"), [(("step", "cut"), 0), (("write",), 2), (("rename",), 0)], ids=lambda value: str(value)
 )
 def test_killed_run_ends_as_the_uninterrupted_one(
     plan: tuple[str, ...], workers: int, scene: Scene, victims: Victims

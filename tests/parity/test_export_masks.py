@@ -25,6 +25,7 @@ from tests.support.exporting import detect_alone, random_detector, real_pictures
 
 pytest.importorskip("onnxscript", reason="the extra export is not installed")
 pytest.importorskip("onnxruntime", reason="the extra export is not installed")
+pytestmark = pytest.mark.slow
 
 CLASSES = ClassMap(("cat", "dog", "sky"), (17, 18, 187), logit_index=(2, 0, 3), num_labels=5, stuff=(2,))
 SIZES = {"model.hidden_dim": 32, "model.num_heads": 2, "model.ffn_dim": 32, "model.num_queries": 12}
@@ -80,7 +81,7 @@ def compare(detector, path, runtime, pictures, batch=4) -> tuple[float, int, int
     return greatest, count, panoptic
 
 
-@pytest.mark.parametrize("runtime", ["onnxruntime", pytest.param("openvino", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_masks_and_panoptic_pictures_are_torchs_alone_and_in_batches(runtime, exported, pictures):
     pytest.importorskip(runtime)
     detector, path = exported
@@ -115,7 +116,6 @@ def test_verify_repeats_masks(exported):
     assert found.total.mask < 1e-3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_real_pictures_of_many_sizes_give_torchs_masks(runtime, exported, shared_data, capsys):
     pytest.importorskip(runtime)
@@ -125,7 +125,6 @@ def test_real_pictures_of_many_sizes_give_torchs_masks(runtime, exported, shared
     assert greatest < 1e-3
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -146,7 +145,6 @@ def test_every_option_gives_masks(options, tmp_path):
     assert found.passed, found.lines()
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("raw", [True, False])
 def test_one_graph_for_other_programs_gives_the_masks_of_all_queries(raw, tmp_path):
     detector = masked_detector()
