@@ -178,19 +178,16 @@ class _Bags(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, None, Tensor]:
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, Tensor]:
         """Return the gradients of table and weights."""
         table, rows, shares = ctx.saved_tensors
         starts = torch.arange(0, rows.numel() + 1, rows.shape[1], dtype=torch.int32)
         parts, shape = (starts, rows.flatten(), shares.flatten()), (len(rows), len(table))
-        of_table = None
-        if ctx.needs_input_grad[0]:
-            read = csr_array(tuple(part.numpy() for part in reversed(parts)), shape=shape)  # type: ignore[no-untyped-call]
-            of_table = torch.from_numpy(read.T @ gradient.numpy())
+        read = csr_array(tuple(part.numpy() for part in reversed(parts)), shape=shape)  # type: ignore[no-untyped-call]
         with warnings.catch_warnings(action="ignore"):  # of sparse tensors, torch says that they are new
             matrix = torch.sparse_csr_tensor(*parts, shape, check_invariants=False)
         products = torch.sparse.sampled_addmm(matrix, gradient, table.T, beta=0.0)
-        return of_table, None, products.values().view_as(shares)
+        return torch.from_numpy(read.T @ gradient.numpy()), None, products.values().view_as(shares)
 
 
 def _check_shapes(

@@ -111,3 +111,10 @@ def test_a_shifted_relu_in_bf16_passes_no_gradient_where_it_cuts():
     x = torch.full((1, 4), -1.0, dtype=torch.bfloat16, requires_grad=True)
     _ShiftedRelu.apply(x.clone(), torch.tensor([0.1])).sum().backward()  # the shift is rounded up
     assert not x.grad.any()
+
+
+def test_gradient_of_a_part_of_a_concatenation_is_laid_out_as_the_part():
+    y, seen = ConvNorm(3, 16, 1, norm="batch", act="")(torch.randn(2, 3, 8, 8), None), []
+    y.register_hook(lambda gradient: seen.append(gradient.stride()))
+    (torch.cat((y, torch.ones(2, 4, 8, 8)), dim=1) * torch.randn(2, 20, 8, 8)).sum().backward()
+    assert seen == [y.stride()]
