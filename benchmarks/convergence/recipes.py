@@ -27,6 +27,7 @@ class Recipe:
     against: str | None = None
 
 
+_LARGE = {"transforms.scales": (480,), "transforms.max_size": 480, "transforms.eval_size": 480}
 _RATES = {"train.lr": 1e-3, "train.backbone_lr": 1e-3, "train.clip_norm": 5.0}
 
 RECIPES: dict[str, Recipe] = {
@@ -40,6 +41,8 @@ RECIPES: dict[str, Recipe] = {
     "rtdetr-nano-fast": Recipe("rtdetr-nano", "fast", against="rtdetr-nano-plain"),
     "dfine-n-plain": Recipe("dfine-n", "plain"),
     "dfine-n-fast": Recipe("dfine-n", "fast", against="dfine-n-plain"),
+    # for small objects: a finest map of stride 16 wants larger squares
+    "dfine-n-480": Recipe("dfine-n", "fast", {"transforms.recipe": "resize", **_LARGE}),
     # plain, but for the rates that small models need
     "tiny-plain-1e-3": Recipe("detr-tiny", "plain", _RATES, "tiny-plain"),
     "nano-plain-1e-3": Recipe("detr-nano", "plain", _RATES, "nano-plain"),
