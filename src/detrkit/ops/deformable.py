@@ -200,7 +200,7 @@ def _check_shapes(
             f"values have shape {list(values.shape)} and points are {list(points)}, expected [images, {cells} "
             f"cells, heads, features] and one count for each of {len(shapes_hw)} levels {list(shapes_hw)}"
         )
-    expected = [len(values), weights.shape[1], values.shape[2], sum(points)]
+    expected = [values.shape[0], weights.shape[1], values.shape[2], sum(points)]
     if list(weights.shape) != expected or list(locations.shape) != [*expected, 2]:
         raise UsageError(
             f"locations have shape {list(locations.shape)}, weights {list(weights.shape)}; expected "
