@@ -185,7 +185,7 @@ def test_counts_of_real_time_trainings_are_shares_of_their_own_steps(images: int
     assert 1 < averaged <= 0.12 * steps
     assert averaged >= min(0.1 * steps, 500)  # so long that it smooths
     if config.transforms.zoom_out or config.transforms.mosaic:
-        assert 0.9 * config.train.epochs <= closed[0] < config.train.epochs
+        assert closed[0] / config.train.epochs == pytest.approx(config.transforms.close_after, abs=0.02)
     assert lr_factor(0, steps, config.train) <= 1 / warmup
     assert lr_factor(warmup, steps, config.train) == pytest.approx(1, abs=0.01)
 
