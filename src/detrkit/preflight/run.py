@@ -28,7 +28,7 @@ from detrkit.errors import DataError, DetrkitError, UsageError
 from detrkit.families.build import load_model, prepare_model
 from detrkit.families.family import BuiltModel
 from detrkit.families.presets import PRESETS
-from detrkit.families.recipes import preset_config
+from detrkit.families.recipes import resolve_config
 from detrkit.families.transfer import match_logit_index
 from detrkit.files import make_folder, write_json
 from detrkit.hardware import resolve_device
@@ -244,7 +244,9 @@ def _try(
         tell([bad("images_unreadable", str(error))])
         return None, None
     preset = config.model.preset
-    usual = preset_config(preset).train.lr if preset in PRESETS else None
+    # of the recipe that suits the same start
+    start = {"train.init": config.train.init, "train.recipe": config.train.recipe}
+    usual = resolve_config(preset, None, start).train.lr if preset in PRESETS else None
     tell(training_questions.check_overfit_test(overfit, usual, pretrained=built.report is not None))
     try:
         cost = measure_cost(built, dataset, device)
