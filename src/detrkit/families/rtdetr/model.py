@@ -74,15 +74,13 @@ def build_rtdetr(config: RTDetrConfig, num_labels: int) -> TwoStageDetr:
         return ConvNorm(dim, dim, 3, 2, norm=norm, act="silu")
 
     backbone = build_backbone(config)
-    channels = (
-        backbone.channels[-3:][: config.feature_levels] if len(backbone.channels) > 3 else backbone.channels[-2:]
-    )
-    extra = config.feature_levels - len(channels)
+    levels = min(config.feature_levels, len(backbone.channels) - 1)
+    channels, extra = backbone.channels[-levels:], config.feature_levels - levels
     encoder = HybridEncoder(
         channels, dim, build_attention(config), fuse, reduce, extra_levels=extra, norm=norm, out_dim=inner
     )
     decoder = BoxDecoder(build_layers(config), inner, num_labels, look_twice=True, eval_layers=config.eval_layers)
-    return assemble(config, num_labels, backbone, len(channels), encoder, decoder)
+    return assemble(config, num_labels, backbone, levels, encoder, decoder)
 
 
 def assemble(
