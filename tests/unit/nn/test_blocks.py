@@ -80,6 +80,6 @@ def test_convolutions_of_channels_apart_are_trained_in_float32_on_the_cpu():
     layer.conv.register_forward_hook(lambda _layer, given, _found: types.append(given[0].dtype))
     with torch.autocast("cpu", torch.bfloat16):
         assert layer(x, None).dtype == torch.bfloat16  # float32 would spread to all that is joined with it
-        with torch.no_grad():
-            layer(x, None)
+        torch.no_grad()(layer)(x, None)
+        assert ConvNorm(8, 8, 3, norm="frozen")(x, None).dtype == torch.bfloat16  # its norm is of float32
     assert types == [torch.float32, torch.bfloat16]

@@ -21,7 +21,7 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from detrkit.nn.norm import NORMS, PaddedGroupNorm
+from detrkit.nn.norm import NORMS, PaddedGroupNorm, convolve_frozen, folded_weight
 from detrkit.nn.recompute import Recomputing, run_part
 
 
@@ -141,8 +141,7 @@ def _masked(x: Tensor, valid: ValidRegion | None, stride: int) -> Tensor:
 def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module, valid: ValidRegion | None, stride: int) -> Tensor:
     """Apply convolution and normalisation; ``stride`` is that of the output against the pixels."""
     if isinstance(norm, FrozenBatchNorm2d):
-        weight, bias = folded_weight(conv, norm)
-        return functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return convolve_frozen(conv, norm, x)
     x = conv(x)
     if isinstance(norm, PaddedGroupNorm):
         return norm(x, None if valid is None else valid.at(stride, x))  # type: ignore[no-any-return]
@@ -187,29 +186,14 @@ def _relu(x: Tensor) -> Tensor:
     return functional.relu(x, inplace=True)
 
 
-def folded_weight(conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that equals ``norm(conv(x))``; differentiable in the weight."""
-    own = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
-    scale = own["weight"] * (own["running_var"] + norm.eps).rsqrt()
-    return conv.weight * scale.view(-1, 1, 1, 1), own["bias"] - own["running_mean"] * scale
-
-
 def fold_norms(backbone: ResNetBackbone) -> None:
     """Fold every batch norm into its convolution for good, in place; for inference only.
 
     The state dict no longer has the published names afterwards.
     """
-    pairs: list[tuple[nn.Module, str, str]] = [(backbone.body, "conv1", "bn1")]
-    if isinstance(backbone.body.conv1, nn.Sequential):
-        pairs = [(backbone.body, f"conv1.{i}", f"conv1.{i + 1}" if i < 4 else "bn1") for i in (0, 2, 4)]
-    for stage in backbone._stages():
-        for block in stage:
-            pairs += [(block, f"conv{i}", f"bn{i}") for i in (1, 2, 3) if hasattr(block, f"conv{i}")]
-            if block.downsample is not None:
-                last = len(block.downsample) - 1  # type: ignore[arg-type]
-                pairs.append((block.downsample, str(last - 1), str(last)))  # type: ignore[arg-type]
-    for parent, conv_name, norm_name in pairs:
-        fold_norm(parent, conv_name, norm_name)
+    leaves = [name for name, module in backbone.body.named_modules() if not [*module.children()]]
+    for conv_name, norm_name in itertools.pairwise(leaves):  # every norm was added right behind its convolution
+        fold_norm(backbone.body, conv_name, norm_name)
 
 
 def fold_norm(parent: nn.Module, conv_name: str, norm_name: str) -> None:
