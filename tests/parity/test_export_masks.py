@@ -162,7 +162,7 @@ def test_one_graph_for_other_programs_gives_the_masks_of_all_queries(raw, tmp_pa
         alone = images[row, :height, :width].permute(2, 0, 1)
         outputs = detector.stages.forward(detector.stages.preprocess([alone]))
         [found] = detector.stages.postprocess(outputs, [(height, width)])
-        expected = outputs.masks.all()[0].numpy() if raw else found.masks.logits()
+        expected = outputs.masks.all()[0].detach().numpy() if raw else found.masks.logits()
         assert np.allclose(masks[row, :, : expected.shape[1], : expected.shape[2]], expected, atol=1e-3)
 
 

@@ -47,19 +47,6 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
 """Norms by the names that configs give them, made for a number of channels."""
 
 
-def folded_weight(conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that equals ``norm(conv(x))``; differentiable in the weight."""
-    own = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
-    scale = own["weight"] * (own["running_var"] + norm.eps).rsqrt()
-    return conv.weight * scale.view(-1, 1, 1, 1), own["bias"] - own["running_mean"] * scale
-
-
-def convolve_frozen(conv: nn.Conv2d, norm: FrozenBatchNorm2d, x: Tensor) -> Tensor:
-    """Compute ``norm(conv(x))`` as one convolution, in whose precision the result is."""
-    weight, bias = folded_weight(conv, norm)
-    return functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
-
-
 def _sum_groups(sums: Tensor, num_groups: int) -> Tensor:
     """Sum ``[B, C]`` to ``[B, num_groups]``."""
     return sums.view(sums.shape[0], num_groups, -1).sum(dim=2)

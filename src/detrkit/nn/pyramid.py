@@ -9,16 +9,14 @@ Shapes: B images, D features, h x w cells of a level. Levels go from fine to coa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
-from torchvision.ops import FrozenBatchNorm2d
 
-from detrkit.nn.norm import NORMS, PaddedGroupNorm, convolve_frozen
+from detrkit.nn.norm import NORMS, PaddedGroupNorm
 from detrkit.nn.transformer import Encoder
 
 
@@ -116,10 +114,8 @@ class ConvNorm(nn.Module):
             return x.clamp_(*self._bounds)
         if self.lab is not None and self._scales_early(self.lab):
             return _laid_out(self._norm_scaled(x, self.lab))
-        if isinstance(self.norm, PaddedGroupNorm):
-            x = self.norm(x, inside)
-        elif not isinstance(self.norm, FrozenBatchNorm2d):  # that is in the convolution already
-            x = self.norm(x)
+        # a frozen norm is of float32, and would make all that comes after it so
+        x = self.norm(x, inside) if isinstance(self.norm, PaddedGroupNorm) else self.norm(x).to(x.dtype)
         x = _ACTIVATIONS[self.act](x) if self.act else x
         if self.lab is None:
             return _laid_out(x)
@@ -159,17 +155,11 @@ class ConvNorm(nn.Module):
         self.lab = None
 
     def _convolve(self, x: Tensor) -> Tensor:
-        """Convolve, and apply a frozen norm, which otherwise would make 16-bit features float32.
-
-        Channels apart in float32 where the CPU trains: in bf16 that takes ten times as long.
-        """
-        convolve: Callable[[Tensor], Tensor] = self.conv
-        if isinstance(self.norm, FrozenBatchNorm2d):
-            convolve = partial(convolve_frozen, self.conv, self.norm)
+        """Convolve; channels apart in float32 where the CPU trains: in bf16 that takes ten times as long."""
         if self.conv.groups == 1 or x.device.type != "cpu" or not torch.is_grad_enabled():
-            return convolve(x)
+            return self.conv(x)  # type: ignore[no-any-return]
         with torch.autocast("cpu", enabled=False):
-            return convolve(x.float()).to(x.dtype)
+            return self.conv(x.float()).to(x.dtype)  # type: ignore[no-any-return]
 
 
 class FeaturePyramid(nn.Module):

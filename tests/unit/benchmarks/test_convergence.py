@@ -43,9 +43,9 @@ class TestRecipes:
         assert config.model.preset == recipe.preset
         assert config.train.recipe == recipe.recipe
         assert (config.train.seed, config.train.precision) == (3, "bf16")
-        short, longest = demo.size
-        seen = short if config.transforms.keep_aspect else longest
-        assert (config.transforms.eval_size, config.transforms.max_size) == (seen, longest)
+        seen = demo.size[0 if config.transforms.keep_aspect else 1]
+        assert config.transforms.eval_size == recipe.changes.get("transforms.eval_size", seen)
+        assert config.transforms.max_size == recipe.changes.get("transforms.max_size", demo.size[1])
         assert recipe.against is None or REAL_RECIPES[recipe.against].preset == recipe.preset
 
 
