@@ -135,7 +135,8 @@ class Criterion:
         if not self.config.aux:
             outputs = _last_only(outputs)
         whole = normalizers or self.normalizers(truth.counts)
-        divisors = self._divisors(max(whole.num_boxes, 1.0), max(whole.class_weight, 1e-6))
+        # without any object the class loss is divided by the weight of one prediction
+        divisors = self._divisors(max(whole.num_boxes, 1.0), max(whole.class_weight, self.no_object_weight, 1e-6))
         logit_index = self.logit_index_of(truth)
         layers = outputs.logits.shape[0]
         every = _join_groups(outputs)

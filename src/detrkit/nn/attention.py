@@ -12,6 +12,14 @@ from detrkit.nn.dropout import cpu_dropout_attention
 _FAR = -1e4
 
 
+QueryMask = Tensor | tuple[Tensor | None, Tensor] | None
+"""Which of K queries may look at which, bool, broadcastable to ``[B, heads, K, K]``, True = may; None = all may.
+
+Or, where the first look at each other alone, two masks, which saves products: of the first K - N, or None, and of
+the other N at all, ``[1 or B, 1, N, K]``.
+"""
+
+
 class Attention(nn.Module):
     """Multi-head attention (arXiv:1706.03762, section 3.2.2), parameters laid out as nn.MultiheadAttention's.
 
@@ -32,7 +40,7 @@ class Attention(nn.Module):
         self.in_proj_bias = projection.bias
         self.out_proj = nn.Linear(dim, dim)
 
-    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: Tensor | None = None) -> Tensor:
+    def forward(self, query: Tensor, key: Tensor, value: Tensor, attn_mask: QueryMask = None) -> Tensor:
         """Attend.
 
         Args:
@@ -40,6 +48,7 @@ class Attention(nn.Module):
             key: ``[B, M, D]``.
             value: ``[B, M, D]``.
             attn_mask: bool, broadcastable to ``[B, heads, N, M]``, True = may attend; None = all may.
+                In self-attention, as :data:`QueryMask`.
 
         Returns:
             ``[B, N, D]``.
@@ -53,16 +62,24 @@ class Attention(nn.Module):
             k = functional.linear(key, weight[dim : 2 * dim], bias[dim : 2 * dim])
         v = functional.linear(value, weight[2 * dim :], bias[2 * dim :])
         q, k, v = (self._split_heads(part) for part in (q, k, v))
+        if isinstance(attn_mask, tuple):
+            count = q.shape[2] - attn_mask[1].shape[2]
+            first = self._mix(q[:, :, :count], k[:, :, :count], v[:, :, :count], attn_mask[0])
+            mixed = torch.cat((first, self._mix(q[:, :, count:], k, v, attn_mask[1])), dim=2)
+        else:
+            mixed = self._mix(q, k, v, attn_mask)
+        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+
+    def _mix(self, q: Tensor, k: Tensor, v: Tensor, attn_mask: Tensor | None) -> Tensor:
+        """Weigh values ``[B, heads, M, D / heads]``."""
         rate = self.dropout if self.training else 0.0
         # the fused kernel's gradient in bf16 takes the CPU twice as long as plain products
         slow = q.device.type == "cpu" and q.dtype == torch.bfloat16 and torch.is_grad_enabled() and not rate
         if torch.compiler.is_exporting() or slow:
-            mixed = _plain_attention(q, k, v, attn_mask)
-        elif rate and q.device.type == "cpu" and not torch.compiler.is_compiling():
-            mixed = cpu_dropout_attention(q, k, v, attn_mask, rate)
-        else:
-            mixed = functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=rate)
-        return self.out_proj(mixed.transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
+            return _plain_attention(q, k, v, attn_mask)
+        if rate and q.device.type == "cpu" and not torch.compiler.is_compiling():
+            return cpu_dropout_attention(q, k, v, attn_mask, rate)
+        return functional.scaled_dot_product_attention(q, k, v, attn_mask=attn_mask, dropout_p=rate)
 
     def _split_heads(self, x: Tensor) -> Tensor:
         """Turn ``[B, N, D]`` to ``[B, heads, N, D / heads]``."""

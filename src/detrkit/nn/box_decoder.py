@@ -12,7 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from detrkit.nn.attention import Attention
+from detrkit.nn.attention import Attention, QueryMask
 from detrkit.nn.deformable import DeformableAttention
 from detrkit.nn.mlp import MLP
 from detrkit.nn.recompute import Recomputing, run_part
@@ -102,7 +102,7 @@ class BoxDecoderLayer(ResidualLayer):
         self._make_feed_forward(dim, ffn_dim, dropout, norms=2 if gated else 3)
 
     def forward(
-        self, queries: Tensor, positions: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None
+        self, queries: Tensor, positions: Tensor, references: Tensor, memory: Memory, query_mask: QueryMask
     ) -> Tensor:
         """Refine once: ``[B, Q, D]`` to ``[B, Q, D]``, with positions ``[B, Q, D]`` and boxes ``[B, Q, 4]``."""
         queries = self.norm1(queries + self._attend_self(queries, positions, query_mask))
@@ -149,7 +149,7 @@ class BoxDecoder(Recomputing):
         self.bbox_embed = nn.ModuleList(MLP(dim, dim, columns, num_layers=3) for _ in layers)
 
     def forward(
-        self, queries: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None = None
+        self, queries: Tensor, references: Tensor, memory: Memory, query_mask: QueryMask = None
     ) -> Decoded:
         """Refine.
 

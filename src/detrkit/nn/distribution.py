@@ -11,6 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from detrkit.nn.attention import QueryMask
 from detrkit.nn.box_decoder import FARTHEST, BoxDecoder, BoxDecoderLayer, Decoded, Memory
 from detrkit.nn.mlp import MLP
 from detrkit.nn.recompute import run_part
@@ -82,7 +83,7 @@ class DistributionDecoder(BoxDecoder):
         self.scale: Tensor
 
     def forward(
-        self, queries: Tensor, references: Tensor, memory: Memory, query_mask: Tensor | None = None
+        self, queries: Tensor, references: Tensor, memory: Memory, query_mask: QueryMask = None
     ) -> Decoded:
         """Refine; as :meth:`detrkit.nn.box_decoder.BoxDecoder.forward`.
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detrkit.nn.pyramid import ConvNorm, attend_cells, enlarged, project_levels, valid_cells
+from detrkit.nn.pyramid import ConvNorm, enlarged, project_levels, valid_cells
 from detrkit.nn.transformer import Encoder
 
 
@@ -101,19 +101,6 @@ class RepElan(nn.Module):
         return self.conv4(torch.cat((x, first, second), dim=1), valid)  # type: ignore[no-any-return]
 
 
-class SplitReduce(nn.Module):
-    """A 1 x 1 convolution, and one with a stride of each channel by itself (arXiv:2405.14458, section 3.2)."""
-
-    def __init__(self, dim: int, norm: str):
-        super().__init__()
-        self.conv1 = ConvNorm(dim, dim, 1, norm=norm, act="")
-        self.conv2 = ConvNorm(dim, dim, 3, 2, norm=norm, act="", groups=dim)
-
-    def forward(self, x: Tensor, valid: Tensor | None, valid_out: Tensor | None) -> Tensor:
-        """Halve ``[B, D, h, w]``."""
-        return self.conv2(self.conv1(x, valid), valid, valid_out)  # type: ignore[no-any-return]
-
-
 class HybridEncoder(nn.Module):
     """Mixes feature maps of several strides, each half the size of the one before.
 
@@ -162,10 +149,8 @@ class HybridEncoder(nn.Module):
         self, maps: Sequence[Tensor], masks: Sequence[Tensor | None], position: nn.Module
     ) -> tuple[list[Tensor], list[Tensor | None]]:
         """Mix; as :meth:`detrkit.nn.pyramid.FeaturePyramid.forward`."""
-        mixed, masks = project_levels(self.input_proj, self.extra, maps, masks)
+        mixed, masks = project_levels(self.input_proj, self.extra, maps, masks, self.encoder, position)
         valid = [valid_cells(mask) for mask in masks]
-        if self.encoder is not None:
-            mixed[-1] = attend_cells(self.encoder, mixed[-1], masks[-1], position)
         # down: what goes on upward is the coarse map behind its lateral convolution
         last = len(mixed) - 1
         for step, (lateral, fuse) in enumerate(zip(self.lateral_convs, self.fpn_blocks, strict=True)):

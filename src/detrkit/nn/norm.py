@@ -36,7 +36,8 @@ class PaddedGroupNorm(nn.GroupNorm):
 
 def group_norm(channels: int) -> nn.Module:
     """Make a group norm with groups of at least four channels, at most 32 groups."""
-    return PaddedGroupNorm(min(32, channels // 4), channels)
+    counts = range(min(32, channels // 4) or 1, 0, -1)
+    return PaddedGroupNorm(next(count for count in counts if channels % count == 0), channels)
 
 
 NORMS: dict[str, Callable[[int], nn.Module]] = {
@@ -45,6 +46,19 @@ NORMS: dict[str, Callable[[int], nn.Module]] = {
     "batch": nn.BatchNorm2d,
 }
 """Norms by the names that configs give them, made for a number of channels."""
+
+
+def folded_weight(conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
+    """Weight and bias of the one convolution that equals ``norm(conv(x))``; differentiable in the weight."""
+    own = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
+    scale = own["weight"] * (own["running_var"] + norm.eps).rsqrt()
+    return conv.weight * scale.view(-1, 1, 1, 1), own["bias"] - own["running_mean"] * scale
+
+
+def convolve_folded(x: Tensor, conv: nn.Conv2d, norm: FrozenBatchNorm2d) -> Tensor:
+    """Return ``norm(conv(x))``, by one convolution."""
+    weight, bias = folded_weight(conv, norm)
+    return functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
 
 
 def _sum_groups(sums: Tensor, num_groups: int) -> Tensor:

@@ -9,14 +9,16 @@ Shapes: B images, D features, h x w cells of a level. Levels go from fine to coa
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn import functional
+from torchvision.ops import FrozenBatchNorm2d
 
-from detrkit.nn.norm import NORMS, PaddedGroupNorm
+from detrkit.nn.norm import NORMS, PaddedGroupNorm, convolve_folded
 from detrkit.nn.transformer import Encoder
 
 
@@ -108,14 +110,16 @@ class ConvNorm(nn.Module):
             valid_out: The same of the output, where its size differs.
         """
         sees_padding = valid is not None and self.conv.kernel_size != (1, 1)
-        x = self._convolve(x * valid.to(x.dtype) if sees_padding and valid is not None else x)
+        # a frozen norm, of float32, would make all that comes after it so in mixed precision
+        folds = isinstance(self.norm, FrozenBatchNorm2d) and torch.is_autocast_enabled(x.device.type)
+        x = self._convolve(x * valid.to(x.dtype) if sees_padding and valid is not None else x, folds)
         inside = valid if valid_out is None else valid_out
         if self._bounds is not None:
             return x.clamp_(*self._bounds)
         if self.lab is not None and self._scales_early(self.lab):
             return _laid_out(self._norm_scaled(x, self.lab))
-        # a frozen norm is of float32, and would make all that comes after it so
-        x = self.norm(x, inside) if isinstance(self.norm, PaddedGroupNorm) else self.norm(x).to(x.dtype)
+        if not folds:
+            x = self.norm(x, inside) if isinstance(self.norm, PaddedGroupNorm) else self.norm(x)
         x = _ACTIVATIONS[self.act](x) if self.act else x
         if self.lab is None:
             return _laid_out(x)
@@ -154,12 +158,26 @@ class ConvNorm(nn.Module):
         self._bounds = (None, shift) if scale < 0 else (shift, None)
         self.lab = None
 
-    def _convolve(self, x: Tensor) -> Tensor:
+    def _convolve(self, x: Tensor, folds: bool) -> Tensor:
         """Convolve; channels apart in float32 where the CPU trains: in bf16 that takes ten times as long."""
+        conv: Any = partial(convolve_folded, conv=self.conv, norm=cast(Any, self.norm)) if folds else self.conv
         if self.conv.groups == 1 or x.device.type != "cpu" or not torch.is_grad_enabled():
-            return self.conv(x)  # type: ignore[no-any-return]
+            return conv(x)  # type: ignore[no-any-return]
         with torch.autocast("cpu", enabled=False):
-            return self.conv(x.float()).to(x.dtype)  # type: ignore[no-any-return]
+            return conv(x.float()).to(x.dtype)  # type: ignore[no-any-return]
+
+
+class LightLayer(nn.Module):
+    """A 1 x 1 convolution, and one of each channel by itself (arXiv:2405.14458, section 3.2)."""
+
+    def __init__(self, channels: int, dim: int, kernel_size: int, stride: int = 1, **how: Any):
+        super().__init__()
+        self.conv1 = ConvNorm(channels, dim, 1, act="", norm=how["norm"])
+        self.conv2 = ConvNorm(dim, dim, kernel_size, stride, groups=dim, **how)
+
+    def forward(self, x: Tensor, valid: Tensor | None, valid_out: Tensor | None = None) -> Tensor:
+        """Apply to ``[B, C, h, w]``; as :meth:`ConvNorm.forward`."""
+        return self.conv2(self.conv1(x, valid), valid, valid_out)  # type: ignore[no-any-return]
 
 
 class FeaturePyramid(nn.Module):
@@ -201,10 +219,8 @@ class FeaturePyramid(nn.Module):
         Returns:
             ``[B, D, h, w]`` of every level, further ones included, and their masks.
         """
-        mixed, masks = project_levels(self.lateral, self.extra, maps, masks)
+        mixed, masks = project_levels(self.lateral, self.extra, maps, masks, self.encoder, position)
         valid = [valid_cells(mask) for mask in masks]
-        if self.encoder is not None:
-            mixed[-1] = attend_cells(self.encoder, mixed[-1], masks[-1], position)
         for level in reversed(range(len(mixed) - 1)):
             mixed[level] = self.down[level](mixed[level] + enlarged(mixed[level + 1], mixed[level]), valid[level])
         for level in range(len(mixed) - 1):
@@ -218,14 +234,20 @@ def project_levels(
     extra: Iterable[nn.Module],
     maps: Sequence[Tensor],
     masks: Sequence[Tensor | None],
+    encoder: Encoder | None,
+    position: nn.Module,
 ) -> tuple[list[Tensor], list[Tensor | None]]:
     """Return maps of the same features from a backbone's, and coarser ones, each with its mask.
+
+    The cells of the coarsest have attended to each other.
 
     Args:
         lateral: A layer for each map.
         extra: A strided layer for each coarser map; the first reads the last of ``maps``.
         maps: ``[B, C, h, w]`` each, fine to coarse.
         masks: bool ``[B, h, w]`` each, True = padding; None = no padding.
+        encoder: Self-attention; None = none.
+        position: Gives position encodings of a feature map as tokens.
     """
     masks = list(masks)
     found = [layer(x, valid_cells(mask)) for layer, x, mask in zip(lateral, maps, masks, strict=True)]
@@ -236,15 +258,13 @@ def project_levels(
         masks.append(None if below is None else below[:, ::2, ::2])
         last = layer(last, valid_cells(below), valid_cells(masks[-1]))
         found.append(last)
+    if encoder is not None:
+        x, mask = found[-1], masks[-1]
+        tokens = x.flatten(2).transpose(1, 2)
+        attn_mask = None if mask is None else ~mask.flatten(1)[:, None, None, :]
+        tokens = encoder(tokens, position(x, mask).to(tokens.dtype), attn_mask)
+        found[-1] = tokens.transpose(1, 2).reshape(x.shape)
     return found, masks
-
-
-def attend_cells(encoder: Encoder, x: Tensor, mask: Tensor | None, position: nn.Module) -> Tensor:
-    """Let the cells of a map attend to each other: ``[B, D, h, w]`` to the same."""
-    tokens = x.flatten(2).transpose(1, 2)
-    attn_mask = None if mask is None else ~mask.flatten(1)[:, None, None, :]
-    tokens = encoder(tokens, position(x, mask).to(tokens.dtype), attn_mask)
-    return tokens.transpose(1, 2).reshape(x.shape)  # type: ignore[no-any-return]
 
 
 def valid_cells(mask: Tensor | None) -> Tensor | None:

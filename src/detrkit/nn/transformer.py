@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from detrkit.nn.attention import Attention
+from detrkit.nn.attention import Attention, QueryMask
 from detrkit.nn.dropout import relu_dropout
 from detrkit.nn.recompute import Recomputing, run_part
 
@@ -50,7 +50,7 @@ class ResidualLayer(nn.Module):
             self.add_module(f"norm{number}", nn.LayerNorm(dim))
         self.dropout = nn.Dropout(dropout)
 
-    def _attend_self(self, x: Tensor, positions: Tensor, mask: Tensor | None) -> Tensor:
+    def _attend_self(self, x: Tensor, positions: Tensor, mask: QueryMask) -> Tensor:
         placed = x + positions
         return self.dropout(self.self_attn(placed, placed, x, mask))  # type: ignore[no-any-return]
 

@@ -47,7 +47,7 @@ def make_model(preset: str, **model: Any) -> Any:
 @FAMILIES
 @pytest.mark.parametrize(("norm", "levels"), [("batch", 3), ("group", 2), ("group", 1)])
 def test_padding_changes_no_detection(preset: str, norm: str, levels: int):
-    model = make_model(preset, backbone_norm=norm, feature_levels=levels, points=(4,) * levels)
+    model = make_model(preset, backbone_norm=norm, feature_levels=levels, points=(4,) * levels, expansion=0.72)
     images, mask = padded_batch(SIZES, extra=13)
     with torch.no_grad():
         together = model(images, mask)

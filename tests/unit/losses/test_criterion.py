@@ -10,6 +10,7 @@ from detrkit.classes import ClassMap
 from detrkit.config import LossConfig
 from detrkit.losses.criterion import Criterion
 from detrkit.losses.matcher import HungarianMatcher
+from detrkit.losses.scoring import SOFTMAX, ClassScoring, SigmoidScoring
 from detrkit.types import NO_OBJECT, NO_QUERY, DenoisedOutputs, GroundTruth, GroupOutputs, Outputs
 
 CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))
@@ -65,15 +66,14 @@ def test_more_objects_than_queries_match_every_query():
     assert torch.isfinite(losses.total)
 
 
-def test_images_without_objects_give_a_class_loss_and_no_box_loss():
-    outputs = make_outputs()
-    losses = Criterion(LossConfig(), CLASSES, 6)(outputs, make_truth((0, 0, 0)))
-    assert losses.terms["l1"].item() == 0.0
-    assert losses.terms["giou"].item() == 0.0
-    assert losses.terms["class"].item() > 0
+@pytest.mark.parametrize("scoring", [SOFTMAX, SigmoidScoring()])
+def test_images_without_objects_give_a_class_loss_and_no_box_loss(scoring: ClassScoring):
+    outputs, criterion = make_outputs(), Criterion(LossConfig(), CLASSES, 6, scoring=scoring)
+    losses, of_one = (criterion(outputs, make_truth(counts)) for counts in ((0, 0, 0), (1, 0, 0)))
+    assert losses.terms["l1"].item() == losses.terms["giou"].item() == 0.0
+    assert 0.5 < losses.terms["class"] / of_one.terms["class"] < 2
     losses.total.backward()
-    assert outputs.logits.grad.abs().sum() > 0
-    assert outputs.boxes_cxcywh.grad.abs().sum() == 0
+    assert outputs.logits.grad.abs().sum() > outputs.boxes_cxcywh.grad.abs().sum() == 0
 
 
 def test_without_aux_only_the_last_layer_counts():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -11,20 +13,16 @@ from detrkit.families.rtdetr.model import SCORING, assemble, build_attention, bu
 from detrkit.families.two_stage.model import TwoStageDetr
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.distribution import DistributionDecoder
-from detrkit.nn.hybrid import HybridEncoder, RepElan, SplitReduce
+from detrkit.nn.hybrid import HybridEncoder, RepElan
+from detrkit.nn.pyramid import LightLayer
 
 
 def build_dfine(config: DFineConfig, num_labels: int) -> TwoStageDetr:
     """Build a D-FINE with random weights."""
     norm, dim, inner = hybrid_norm(config), config.encoder_dim, config.hidden_dim
     hidden = round(config.expansion * dim // 2)
-
-    def fuse() -> nn.Module:
-        return RepElan(dim, hidden, config.fusion_blocks, norm)
-
-    def reduce() -> nn.Module:
-        return SplitReduce(dim, norm)
-
+    fuse = partial(RepElan, dim, hidden, config.fusion_blocks, norm)
+    reduce = partial(LightLayer, dim, dim, 3, 2, norm=norm, act="")
     backbone = build_backbone(config)
     levels = min(config.feature_levels, len(backbone.channels) - 1)
     encoder = HybridEncoder(

@@ -5,6 +5,8 @@ Shapes as in :mod:`detrkit.families.two_stage.model`.
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
@@ -65,14 +67,8 @@ def build_layers(config: HybridConfig, *, gated: bool = False) -> list[BoxDecode
 def build_rtdetr(config: RTDetrConfig, num_labels: int) -> TwoStageDetr:
     """Build an RT-DETRv2 with random weights."""
     norm, dim, inner = hybrid_norm(config), config.encoder_dim, config.hidden_dim
-    hidden = int(dim * config.expansion)
-
-    def fuse() -> nn.Module:
-        return CspRep(2 * dim, dim, config.fusion_blocks, hidden, norm)
-
-    def reduce() -> nn.Module:
-        return ConvNorm(dim, dim, 3, 2, norm=norm, act="silu")
-
+    fuse = partial(CspRep, 2 * dim, dim, config.fusion_blocks, int(dim * config.expansion), norm)
+    reduce = partial(ConvNorm, dim, dim, 3, 2, norm=norm, act="silu")
     backbone = build_backbone(config)
     levels = min(config.feature_levels, len(backbone.channels) - 1)
     channels, extra = backbone.channels[-levels:], config.feature_levels - levels

@@ -22,6 +22,7 @@ from detrkit.families.detr.panoptic import DetrMasks, Level, MaskGraph, MaskHead
 from detrkit.families.parts import PartRule, backbone_rules
 from detrkit.families.two_stage.config import TwoStageConfig
 from detrkit.losses.scoring import SOFTMAX, ClassScoring
+from detrkit.nn.attention import QueryMask
 from detrkit.nn.backbones import build_backbone
 from detrkit.nn.backbones.hgnet import HgNetBackbone
 from detrkit.nn.backbones.resnet import ResNetBackbone, fold_norm, fold_norms
@@ -182,7 +183,7 @@ class TwoStageDetr(nn.Module):
         # known on the host: an image may have fewer tokens than there are queries
         lacking = memory.padding_mask is not None or features.shape[1] < self.num_queries
         common = None if self.label_embed is None else 0
-        query_mask = _query_mask(real, noised, common) if lacking or noised is not None else None
+        query_mask = _query_mask(real, noised, common, lacking)
         decoded: Decoded = self.decoder(queries, references, memory, query_mask)
         found_logits, found_boxes = decoded.logits, decoded.boxes_cxcywh
         edges = decoded.edges if self.training else None
@@ -300,16 +301,18 @@ def _split_edges(edges: EdgeOutputs, count: int) -> tuple[EdgeOutputs, EdgeOutpu
     return first, others
 
 
-def _query_mask(real: Tensor, noised: NoisedObjects | None, common: int | None) -> Tensor:
+def _query_mask(real: Tensor, noised: NoisedObjects | None, common: int | None, lacking: bool) -> QueryMask:
     """Return which queries may look at which: the model's own at each other, a copy's objects at each other.
 
     With ``common`` 0, these may look at the model's own too (arXiv:2203.01305, section 4.3).
     """
-    blocks, exists = torch.zeros_like(real[0], dtype=torch.int64), real
-    if noised is not None:
-        blocks = torch.cat((blocks, noised.blocks + 1))
-        exists = torch.cat((real, noised.objects != NO_QUERY), dim=1)
-    return block_mask(blocks, exists, common)
+    blocks, exists, count = torch.zeros_like(real[0], dtype=torch.int64), real, real.shape[1]
+    if noised is None:
+        return block_mask(blocks, exists) if lacking else None
+    blocks = torch.cat((blocks, noised.blocks + 1))
+    exists = torch.cat((real, noised.objects != NO_QUERY), dim=1)
+    mask = block_mask(blocks, exists, common)
+    return (mask[..., :count, :count] if lacking else None), mask[..., count:, :]
 
 
 def _read_densely(heads: TokenHeads, features: Tensor, cells: Cells) -> DenseOutputs:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from detrkit.nn.backbones.resnet import ValidRegion, shrunk_mask
-from detrkit.nn.pyramid import ConvNorm
+from detrkit.nn.pyramid import ConvNorm, LightLayer
 from detrkit.nn.recompute import Recomputing, run_part
 
 
@@ -46,24 +46,12 @@ def hgnet_sizes(name: str) -> tuple[tuple[int, int], list[Stage], bool]:
     return _STEMS[name], stages, name in _SCALED
 
 
-class _LightLayer(nn.Module):
-    """A 1 x 1 convolution, and one of each channel by itself."""
-
-    def __init__(self, channels: int, dim: int, kernel: int, **how: Any):
-        super().__init__()
-        self.conv1 = ConvNorm(channels, dim, 1, act="", norm=how["norm"])
-        self.conv2 = ConvNorm(dim, dim, kernel, groups=dim, **how)
-
-    def forward(self, x: Tensor, valid: Tensor | None) -> Tensor:
-        return self.conv2(self.conv1(x, valid), valid)  # type: ignore[no-any-return]
-
-
 class _Block(nn.Module):
     """Layers one after another, of whose outputs two convolutions make one."""
 
     def __init__(self, channels: int, stage: Stage, residual: bool, **how: Any):
         super().__init__()
-        layer = _LightLayer if stage.light else ConvNorm
+        layer = LightLayer if stage.light else ConvNorm
         widths = [channels, *[stage.mid] * (stage.layers - 1)]
         self.layers = nn.ModuleList(layer(width, stage.mid, stage.kernel, **how) for width in widths)
         total = channels + stage.layers * stage.mid

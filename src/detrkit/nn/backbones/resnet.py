@@ -21,7 +21,7 @@ from torch.nn import functional
 from torchvision.models.resnet import BasicBlock, Bottleneck
 from torchvision.ops import FrozenBatchNorm2d
 
-from detrkit.nn.norm import NORMS, PaddedGroupNorm
+from detrkit.nn.norm import NORMS, PaddedGroupNorm, convolve_folded, folded_weight
 from detrkit.nn.recompute import Recomputing, run_part
 
 
@@ -141,8 +141,7 @@ def _masked(x: Tensor, valid: ValidRegion | None, stride: int) -> Tensor:
 def _conv_norm(x: Tensor, conv: nn.Conv2d, norm: nn.Module, valid: ValidRegion | None, stride: int) -> Tensor:
     """Apply convolution and normalisation; ``stride`` is that of the output against the pixels."""
     if isinstance(norm, FrozenBatchNorm2d):
-        weight, bias = folded_weight(conv, norm)
-        return functional.conv2d(x, weight, bias, conv.stride, conv.padding, conv.dilation, conv.groups)
+        return convolve_folded(x, conv, norm)
     x = conv(x)
     if isinstance(norm, PaddedGroupNorm):
         return norm(x, None if valid is None else valid.at(stride, x))  # type: ignore[no-any-return]
@@ -185,13 +184,6 @@ def _stem(body: Any) -> list[tuple[nn.Conv2d, nn.Module]]:
 def _relu(x: Tensor) -> Tensor:
     """Apply ReLU in place: what convolutions and norms give out is read by nobody else, gradients included."""
     return functional.relu(x, inplace=True)
-
-
-def folded_weight(conv: nn.Conv2d, norm: FrozenBatchNorm2d | nn.BatchNorm2d) -> tuple[Tensor, Tensor]:
-    """Weight and bias of the one convolution that equals ``norm(conv(x))``; differentiable in the weight."""
-    own = {**dict(norm.named_parameters()), **dict(norm.named_buffers())}
-    scale = own["weight"] * (own["running_var"] + norm.eps).rsqrt()
-    return conv.weight * scale.view(-1, 1, 1, 1), own["bias"] - own["running_mean"] * scale
 
 
 def fold_norms(backbone: ResNetBackbone) -> None:
