@@ -181,7 +181,7 @@ def try_to_lose(scene: Scene, victims: Victims, plan: Sequence[str], workers: in
     for moment in plan:
         typical = scene.resumed if kills else scene.ended
         before = scene.folder / f"before-{seed}"
-        if kills:
+        if run.exists():  # a kill may come before a run has a folder
             shutil.copytree(run, before)
         for _ in range(8):
             ended, words = _kill_once(scene, victims, run, workers, moment, typical, rng)
@@ -195,7 +195,7 @@ def try_to_lose(scene: Scene, victims: Victims, plan: Sequence[str], workers: in
             if moment != "time" and not ended.counts.get(moment):  # none is left, after its last checkpoint
                 break
             shutil.rmtree(run)
-            if kills:
+            if before.exists():
                 shutil.copytree(before, run)
             typical = ended
         shutil.rmtree(before, ignore_errors=True)

@@ -95,6 +95,7 @@ def test_an_unknown_step_is_refused(tmp_path: Path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)
 def test_the_whole_pipeline_passes_stops_a_spoilt_model_and_goes_back(tmp_path: Path):
     program = tmp_path / "bin" / "detrkit"
     program.parent.mkdir()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from detrkit.config import Config
 from detrkit.families.detr.config import DetrConfig
@@ -78,3 +79,17 @@ def padded_batch(sizes_hw: list[tuple[int, int]], extra: int = 0, seed: int = 1)
         images[index, :, :h, :w] = torch.randn(3, h, w, generator=generator)
         mask[index, :h, :w] = False
     return images, mask
+
+
+@pytest.fixture
+def use_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+    """Let models compute in float64, where they ask for float32 too."""
+
+    def use(*models: nn.Module) -> None:
+        torch.set_default_dtype(torch.float64)
+        monkeypatch.setattr(Tensor, "float", Tensor.double)
+        for model in models:
+            model.double()
+
+    yield use
+    torch.set_default_dtype(torch.float32)

@@ -10,7 +10,7 @@ import copy
 import dataclasses
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -138,20 +138,6 @@ def look_twice(module: Any) -> Callable[..., Any]:
         )
 
     return forward
-
-
-@pytest.fixture
-def use_float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
-    """Let models compute in float64, where they ask for float32 too."""
-
-    def use(*models: nn.Module) -> None:
-        torch.set_default_dtype(torch.float64)
-        monkeypatch.setattr(Tensor, "float", Tensor.double)
-        for model in models:
-            model.double()
-
-    yield use
-    torch.set_default_dtype(torch.float32)
 
 
 class SameNoise:
