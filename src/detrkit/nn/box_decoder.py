@@ -157,7 +157,7 @@ class BoxDecoder(Recomputing):
             queries: What queries start as, ``[B, Q, D]``.
             references: Their boxes before the sigmoid, cxcywh ``[B, Q, 4]`` float32.
             memory: The image.
-            query_mask: Which queries may look at which; as in :class:`detrkit.nn.transformer.DecoderLayer`.
+            query_mask: Which queries may look at which; as :data:`detrkit.nn.attention.QueryMask`.
         """
         logits, boxes = [], []
         parts = list(zip(self.layers, self.class_embed, self.bbox_embed, strict=True))
