@@ -160,7 +160,7 @@ class Bench:
                 detector = (
                     self._detector(variant)
                     if exact
-                    else predictor_detector(self._predictor(variant, runtime), variant.name)
+                    else predictor_detector(self._predictor(variant, runtime), f"{variant.name}@{runtime}")
                 )
                 tell = functools.partial(self._tell, key, len(self.split.index))
                 evaluator = collect(detector, self.split, truth=self._truth, progress=tell)

@@ -78,9 +78,11 @@ def test_killed_it_goes_on_and_another_model_is_refused(quick, data, tmp_path, m
     times = iter(range(100))
 
     def killed(*arguments):
-        if next(times) == 3:
+        turn = next(times)
+        if turn == 3:
             raise KeyboardInterrupt
-        return time_in_turns(*arguments)
+        measured = time_in_turns(*arguments)
+        return {**measured, "ms": measured["whole_ms"] * (turn + 1) / 100}  # INT8 is fast, and of others d1
 
     monkeypatch.setattr(measuring, "time_in_turns", killed)
     killed_run = run(*words)
@@ -99,7 +101,7 @@ def test_killed_it_goes_on_and_another_model_is_refused(quick, data, tmp_path, m
     assert names[0] == "d2-q12-s128@onnxruntime"
     assert {"d1-q12-s128@onnxruntime", "d2-q6-s128@onnxruntime", "d2-q12-s96@onnxruntime"} <= set(names)
     assert content["points"][0]["times_as_fast"] == 1  # whatever the noise: never recommended to itself
-    assert "onnxruntime-int8" in " ".join([*names, *content["refused"]])  # offered, or refused with figures
+    assert "d1-q12-s128@onnxruntime-int8" in names  # a detection of its own
     assert all((out / name).is_file() for name in verb.RESULTS)
     # done: nothing is measured again, and a point can be picked
     before, written = len(quick), []
