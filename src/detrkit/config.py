@@ -238,8 +238,8 @@ class AidsConfig(Section):
     denoising: int = pydantic.Field(
         0,
         ge=0,
-        description="queries made from noised objects, so many times each object (DN-DETR, arXiv:2203.01305; with "
-        "as many that shall find nothing: DINO, arXiv:2203.03605)",
+        description="times that each object is noised to make queries (DN-DETR, arXiv:2203.01305), as many again "
+        "to find nothing (DINO, arXiv:2203.03605); RT-DETR, D-FINE: at most 100 by the most objects of an image",
     )
     label_noise: float = pydantic.Field(0.2, ge=0, le=1, description="share of noised objects with a random class")
     box_noise: float = pydantic.Field(
