@@ -66,8 +66,8 @@ def classes_of(config: Config) -> ClassMap:
     return coco_class_map() if config.model.family == "detr" else ClassMap(COCO_NAMES, COCO_CATEGORY_IDS)
 
 
-def make_pair(preset: str = PRESET) -> tuple[nn.Module, Any]:
-    """detrkit's and transformers' model of a preset with the same random weights."""
+def make_pair(preset: str = PRESET, attention: str | None = "eager") -> tuple[nn.Module, Any]:
+    """detrkit's model of a preset and transformers' with the same weights; how that attends, or its own choice."""
     from transformers import AutoModelForObjectDetection
 
     torch.manual_seed(0)
@@ -77,14 +77,31 @@ def make_pair(preset: str = PRESET) -> tuple[nn.Module, Any]:
     with tempfile.TemporaryDirectory() as folder:
         weights = Weights(ours.state_dict(), config.model, classes, "random")
         get_writers(family, "").hub(folder, weights, config)
-        theirs = AutoModelForObjectDetection.from_pretrained(folder, attn_implementation="eager")
+        theirs = AutoModelForObjectDetection.from_pretrained(folder, attn_implementation=attention)
     return ours, theirs
 
 
 def forward(
-    ours: nn.Module, theirs: Any, device: torch.device, repeats: int, batch: int = 1, preset: str = PRESET
+    ours: nn.Module,
+    theirs: Any,
+    device: torch.device,
+    repeats: int,
+    batch: int = 1,
+    preset: str = PRESET,
+    *,
+    compiled: bool = False,
 ) -> list[Row]:
-    """One forward at the preset's size, from normalised images for them, from uint8 for us."""
+    """One forward at the preset's size, from normalised images for them, from uint8 for us.
+
+    Args:
+        ours: Of :func:`make_pair`, as the next one.
+        theirs: Of transformers.
+        device: Where.
+        repeats: Counted runs.
+        batch: Images at once.
+        preset: The model.
+        compiled: Time what ``torch.compile`` makes of them, which takes minutes to be made.
+    """
     config, size_hw = config_of(preset), size_of(preset)
     classes, family = classes_of(config), get_family(config.model)
     uint8 = torch.randint(0, 256, (batch, 3, *size_hw), dtype=torch.uint8, device=device)
@@ -94,9 +111,12 @@ def forward(
     family.prepare_inference(fast)
     fast.to(memory_format=torch.channels_last)
 
-    def them() -> None:
-        with torch.inference_mode():
-            theirs(pixels)
+    def them(model: Any = theirs, *, mixed: bool = False) -> Callable[[], object]:
+        def work() -> None:
+            with torch.inference_mode(), torch.autocast(device.type, dtype=torch.bfloat16, enabled=mixed):
+                model(pixels)
+
+        return work
 
     def us(precision: Any, model: nn.Module = fast) -> Callable[[], object]:
         built = BuiltModel(model, family, config, classes)
@@ -104,13 +124,17 @@ def forward(
         images = list(uint8)
         return lambda: stages.forward(stages.preprocess(images))
 
-    competitors: dict[str, Callable[[], object]] = {
-        "transformers, eager float32": them,
-        "detrkit float32": us("32"),
-        "detrkit bf16": us("bf16"),
-    }
-    if device.type == "cuda":
-        competitors["detrkit bf16, torch.compile"] = us("bf16", torch.compile(copy.deepcopy(fast)))
+    if not compiled:
+        competitors = {THEIRS: them(), "detrkit float32": us("32"), "detrkit bf16": us("bf16")}
+        if device.type == "cuda":
+            competitors["transformers, bf16 autocast"] = them(mixed=True)
+        return time_in_turn(competitors, repeats, device)
+    theirs_compiled = torch.compile(copy.deepcopy(theirs))
+    competitors = {THEIRS: them(), "transformers, bf16, torch.compile": them(theirs_compiled, mixed=True)}
+    # each is a copy of its own: two modes of one module would share what is compiled
+    for name, options in (("torch.compile", {}), ("CUDA graph", {"mode": "reduce-overhead"})):
+        network = torch.compile(copy.deepcopy(fast), fullgraph=True, **options)
+        competitors[f"detrkit bf16, {name}"] = us("bf16", network)
     return time_in_turn(competitors, repeats, device)
 
 
@@ -142,7 +166,7 @@ def backbone(ours: nn.Module, theirs: Any, device: torch.device, repeats: int) -
     )
 
 
-THEIRS = "transformers, eager float32"
+THEIRS = "transformers float32"
 RECOMPUTE = "detrkit bf16, recompute"
 COMPILED = "detrkit bf16, torch.compile"
 

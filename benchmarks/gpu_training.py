@@ -15,9 +15,8 @@ from benchmarks import detr_speed
 from benchmarks.detr_speed import COMPILED, THEIRS, Job
 from detrkit.hardware import PeakMemory, count_flops
 from detrkit.profiling.advice import peak_tflops
-from detrkit.training.memory import free_memory, is_out_of_memory
+from detrkit.training.memory import error_line, free_memory
 
-BATCHES = (2, 4, 8, 16, 32)
 NAMES = (THEIRS, "transformers, bf16 autocast", "detrkit float32", "detrkit bf16", COMPILED)
 WARM_UP = 3
 
@@ -26,7 +25,7 @@ Make = Callable[[int], Callable[[], object]]
 
 @dataclasses.dataclass(frozen=True)
 class Rate:
-    """One competitor at one batch size; all None where memory ran out.
+    """One competitor at one batch size; all None where it failed.
 
     Args:
         name: Of the competitor.
@@ -34,6 +33,7 @@ class Rate:
         images_per_s: From the median step.
         memory_gib: Peak, the model included.
         utilisation: Share of the device's peak, 0 to 1; None too where that is not known.
+        problem: Why there is nothing else, such as memory that ran out.
     """
 
     name: str
@@ -41,6 +41,7 @@ class Rate:
     images_per_s: float | None = None
     memory_gib: float | None = None
     utilisation: float | None = None
+    problem: str = ""
 
 
 def training_rates(
@@ -68,11 +69,10 @@ def training_rates(
         for name, make in competitors.items():
             try:
                 seconds, memory = _measure(make, batch, device, repeats)
-            except Exception as error:
-                if not is_out_of_memory(error):
-                    raise
+            except Exception as error:  # what a compiler or another toolkit raises is that row's result
+                problem = error_line(error)
                 free_memory()
-                found.append(Rate(name, batch))
+                found.append(Rate(name, batch, problem=problem))
                 continue
             precision = "bf16" if "bf16" in name else "32"
             peak = peaks.get(precision)
@@ -109,7 +109,7 @@ def rates_table(rates: Sequence[Rate]) -> str:
     for rate in rates:
         base = first.setdefault(rate.batch, rate)
         if rate.images_per_s is None or rate.memory_gib is None:
-            lines.append(f"| {rate.batch} | {rate.name} | out of memory | | | |")
+            lines.append(f"| {rate.batch} | {rate.name} | {rate.problem} | | | |")
             continue
         faster = "" if base.images_per_s is None else f"{rate.images_per_s / base.images_per_s:.2f}"
         share = "" if rate.utilisation is None else f"{rate.utilisation:.1%}"
@@ -121,13 +121,13 @@ def rates_table(rates: Sequence[Rate]) -> str:
 def gpu_report(
     device: torch.device,
     repeats: int,
-    batches: Sequence[int] = BATCHES,
+    batches: Sequence[int],
     size_hw: tuple[int, int] | None = None,
     names: Sequence[str] = NAMES,
     preset: str = detr_speed.PRESET,
 ) -> str:
     """The table of a preset against transformers', and what it is measured against."""
-    ours, theirs = detr_speed.make_pair(preset)
+    ours, theirs = detr_speed.make_pair(preset, None)
     job = Job(device, 1, size_hw or detr_speed.size_of(preset), preset)
 
     def make(name: str) -> Make:

@@ -175,7 +175,8 @@ def trace_graph(built: BuiltModel, options: GraphOptions, split: bool = False) -
     originals = 2 * sizes  # a tensor of its own: of one given twice, torch makes one input
     # Warnings of the exporter are about itself. What torch cannot prove of sizes of all kinds would else fix them;
     # it becomes an assertion, which ONNX drops.
-    with evaluation_mode(graph), torch.no_grad(), warnings.catch_warnings(), _sampling(options.gather):
+    gather = _Gathers() if options.gather else contextlib.nullcontext()
+    with evaluation_mode(graph), torch.no_grad(), warnings.catch_warnings(), gather:
         warnings.simplefilter("ignore")
         return torch.export.export(
             graph,
@@ -252,17 +253,11 @@ def onnx_graph(program: torch.export.ExportedProgram, options: GraphOptions) -> 
 class _Gathers(TorchFunctionMode):
     """Reads feature maps by plain indexing wherever ``grid_sample`` is called inside."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Call what was called, or its stand-in."""
         if func is functional.grid_sample:
             return gather_samples(*args[:2])
         return func(*args, **(kwargs or {}))
-
-
-def _sampling(gather: bool) -> contextlib.AbstractContextManager[Any]:
-    return _Gathers() if gather else contextlib.nullcontext()
 
 
 def gather_samples(maps: Tensor, grid: Tensor) -> Tensor:

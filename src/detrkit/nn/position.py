@@ -123,5 +123,5 @@ class LearnedPosition(nn.Module):
 
 def _normalized_count(valid: Tensor) -> Tensor:
     """Return 1/n to 1 along the valid cells ``[B, n]``, staying at 1 on padding; float32."""
-    count = valid.float().cumsum(1)
+    count = valid.int().cumsum(1).float()  # of integers, which GPUs sum deterministically
     return count / (count[:, -1:] + 1e-6)

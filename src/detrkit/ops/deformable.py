@@ -6,7 +6,8 @@ half-integers (``align_corners=False``), and the map is zero outside.
 
 On the CPU a map is a table with a row for each cell and head, and a query's sum is a bag of rows with weights.
 Forward and backward take about half the time of ``grid_sample``, because what is read at a point is never written
-out. Elsewhere, and in what is compiled or exported, ``grid_sample`` does the work.
+out. Elsewhere, and in what is compiled or exported, ``grid_sample`` does the work; but its gradient has no
+deterministic kernel for GPUs, and where that is asked for they read rows too.
 """
 
 from __future__ import annotations
@@ -52,7 +53,7 @@ def deformable_sample(
         UsageError: Shapes contradict each other.
     """
     _check_shapes(values, shapes_hw, points, locations, weights)
-    by_rows = values.device.type == "cpu" and not torch.compiler.is_compiling()
+    by_rows = (values.is_cpu or torch.are_deterministic_algorithms_enabled()) and not torch.compiler.is_compiling()
     sample = _sample_cells if discrete else _sample_rows if by_rows else _sample_grids
     # none of the operations inside is one that autocast turns to bf16
     return sample(values.float(), shapes_hw, points, locations.float(), weights.float()).to(values.dtype)
@@ -84,7 +85,8 @@ def _sample_rows(
     rows, shares = _Corners.apply(locations, weights, values.shape[1], shapes_hw, points)
     rows, shares = rows.flatten(3).flatten(0, 2), shares.flatten(3).flatten(0, 2)
     table = values.reshape(-1, values.shape[3])
-    sums: Tensor = _Bags.apply(table, rows, shares)
+    exact = torch.are_deterministic_algorithms_enabled()
+    sums: Tensor = (table[rows] * shares[..., None]).sum(1) if exact else _Bags.apply(table, rows, shares)
     return sums.view(batch, num_queries, heads * values.shape[3])
 
 
@@ -122,11 +124,12 @@ class _Corners(torch.autograd.Function):
         A cell off the map counts as its first or last one, with a weight of 0.
         """
         batch, _, heads, _ = weights.shape
-        level = torch.arange(len(shapes_hw)).repeat_interleave(torch.tensor(points))
-        sizes = torch.tensor(shapes_hw, dtype=torch.int32).flip(1)[level]  # width and height, [S, 2]
-        before = torch.tensor([0, *(height * width for height, width in shapes_hw)]).cumsum(0)[level]
-        image = torch.arange(batch)[:, None, None, None] * cells
-        first = ((image + before) * heads + torch.arange(heads)[:, None]).int()
+        with torch.device(locations.device):
+            level = torch.arange(len(shapes_hw)).repeat_interleave(torch.tensor(points))
+            sizes = torch.tensor(shapes_hw, dtype=torch.int32).flip(1)[level]  # width and height, [S, 2]
+            before = torch.tensor([0, *(height * width for height, width in shapes_hw)]).cumsum(0)[level]
+            image = torch.arange(batch)[:, None, None, None] * cells
+            first = ((image + before) * heads + torch.arange(heads)[:, None]).int()
 
         position = locations * sizes - 0.5
         floor = position.floor()
@@ -138,7 +141,7 @@ class _Corners(torch.autograd.Function):
             found.append(((nearest.int() * heads).unbind(-1), share.mul_(counts), counts))
 
         shares = weights.new_empty(*weights.shape[:3], 4, weights.shape[3])
-        rows = torch.empty(shares.shape, dtype=torch.int32)
+        rows = weights.new_empty(shares.shape, dtype=torch.int32)
         for y, ((_, line), line_share, _) in enumerate(found):
             start = torch.addcmul(first, line, sizes[:, 0])
             for x, ((column, _), column_share, _) in enumerate(found):

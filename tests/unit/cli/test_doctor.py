@@ -45,3 +45,8 @@ def test_each_extra_is_said_to_be_there_or_what_it_lacks(monkeypatch: pytest.Mon
     assert "torch-of-the-future" in found["extra serve"].found
     assert "detrkit[serve]" in found["extra serve"].advice
     assert (found["extra video"].found, found["extra video"].advice) == ("installed", "")
+
+
+def test_a_folder_that_was_not_installed_is_said(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(doctor, "_version", lambda _: None)
+    assert [(finding.status, finding.found) for finding in doctor.examine()[1:]] == [("error", "not installed")]

@@ -13,11 +13,13 @@ SHAPES = [(5, 7), (3, 4), (1, 2)]
 POINTS = [4, 1, 2]
 
 
-@pytest.fixture(params=["rows", "grids"])
+@pytest.fixture(params=["rows", "grids", "exact"])
 def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Both ways to compute it: the one for training on a CPU, and the one for GPUs and exports."""
+    """All ways to compute it: for training on a CPU, for GPUs and exports, for deterministic GPUs."""
     if request.param == "grids":
         monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    if request.param == "exact":
+        monkeypatch.setattr(torch, "are_deterministic_algorithms_enabled", lambda: True)
     return str(request.param)
 
 
