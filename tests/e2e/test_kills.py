@@ -174,6 +174,7 @@ def flip_a_bit(path: Path) -> None:
     path.write_bytes(content)
 
 
+@pytest.mark.slow
 def test_damaged_newest_checkpoint_is_recognised_and_the_one_before_is_used(
     copied: Path, scene: Scene, victims: Victims
 ):

@@ -73,7 +73,7 @@ def distribution_config() -> Config:
     )
 
 
-BUILDERS = [tiny_config, resnet_config, two_stage_config, realtime_config, distribution_config]
+BUILDERS = [two_stage_config, tiny_config, resnet_config, realtime_config, distribution_config]
 CONFIGS = pytest.mark.parametrize("make_config", BUILDERS)
 IN_TRAINING = pytest.mark.parametrize("make_config", [*BUILDERS, aided_config])
 
@@ -206,9 +206,9 @@ def test_forward_asks_the_device_for_nothing(make_config: Callable[[], Config], 
     assert waits.found == {}
 
 
-# the first two are exported by default elsewhere, to ONNX: in tests/parity/test_export.py, and by the README
+# the others are exported by default elsewhere, to ONNX: in tests/parity/test_export.py, and by the README
 @pytest.mark.parametrize(
-    "make_config", [pytest.param(make, marks=pytest.mark.slow) for make in BUILDERS[:2]] + BUILDERS[2:]
+    "make_config", [BUILDERS[0], *(pytest.param(make, marks=pytest.mark.slow) for make in BUILDERS[1:])]
 )
 @pytest.mark.parametrize("padded", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_model_exports_and_gives_the_same_outputs(make_config: Callable[[], Config], padded: bool):

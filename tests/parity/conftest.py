@@ -62,7 +62,8 @@ def make_pair(preset: str, folder: Path) -> Pair:
 
 
 @pytest.fixture(
-    scope="session", params=["detr-r50", "detr-r50-dc5", pytest.param("detr-r101", marks=pytest.mark.slow)]
+    scope="session",
+    params=["detr-r50", *(pytest.param(name, marks=pytest.mark.slow) for name in ("detr-r50-dc5", "detr-r101"))],
 )
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Pair:
     return make_pair(request.param, tmp_path_factory.mktemp(request.param))

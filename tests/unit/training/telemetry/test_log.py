@@ -178,7 +178,7 @@ def test_resumed_log_has_no_gap_and_no_double(tmp_path, saved):
     assert without[0] == without[1]
 
 
-@pytest.mark.parametrize("every", [1, 2], ids=["with a line of the step", "without"])
+@pytest.mark.parametrize("every", [1, pytest.param(2, marks=pytest.mark.slow)], ids=["its line", "without"])
 def test_an_evaluation_is_shown_once_although_its_step_was_saved_before_it(tmp_path, every):
     """Killed while the checkpoint behind an evaluation is written, twice: the one before it is gone on from."""
 
