@@ -67,8 +67,8 @@ def doctor(as_json: JsonOption = False) -> None:
 def examine() -> list[Finding]:
     """Look at the machine; slow, since it imports torch and tries its parts out."""
     findings = [_python()]
-    if _version("detrkit") is None:  # what it needs is written nowhere else
-        return [*findings, Finding("detrkit", "error", "not installed", "pip install --editable . in its folder")]
+    if _version(__name__.partition(".")[0]) is None:  # what it needs is written nowhere else
+        return [*findings, Finding("detrkit", "error", "not installed", "pip install -e . in its folder")]
     if _version("torch") is None and _version("onnxruntime") is not None:
         findings += _runtime_alone()
     else:
