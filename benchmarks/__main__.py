@@ -22,7 +22,7 @@ INTRODUCTION = """# Benchmarks
 
 Made by `make bench`, which times detrkit and its peers in turn in one run and writes this page. Medians;
 `times as fast` is the first row's median over this row's. Single times vary from machine to machine and from hour
-to hour, ratios much less.
+to hour, ratios much less. transformers attends in its eager way on a CPU, and as it chooses on a GPU.
 """
 
 MEMORY_NOTE = (

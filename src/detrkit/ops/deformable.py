@@ -53,7 +53,7 @@ def deformable_sample(
         UsageError: Shapes contradict each other.
     """
     _check_shapes(values, shapes_hw, points, locations, weights)
-    by_rows = (values.is_cpu or torch.are_deterministic_algorithms_enabled()) and not torch.compiler.is_compiling()
+    by_rows = not torch.compiler.is_compiling() and (values.is_cpu or torch.are_deterministic_algorithms_enabled())
     sample = _sample_cells if discrete else _sample_rows if by_rows else _sample_grids
     # none of the operations inside is one that autocast turns to bf16
     return sample(values.float(), shapes_hw, points, locations.float(), weights.float()).to(values.dtype)
