@@ -302,6 +302,11 @@ class TrainConfig(Section):
         0, ge=0, description="first steps, in which only what has no pretrained weights (the heads) learns"
     )
     weight_decay: float = pydantic.Field(1e-4, ge=0)
+    muon: float = pydantic.Field(
+        0.0,
+        ge=0,
+        description="size of a matrix's step by Muon, in learning rates (AdamW's: about 0.2); 0: no Muon",
+    )
     clip_norm: float = pydantic.Field(0.1, ge=0, description="largest gradient norm; 0 turns clipping off")
     schedule: Literal["step", "cosine", "flat_cosine", "constant"] = "step"
     drop_at: float = pydantic.Field(

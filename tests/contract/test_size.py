@@ -11,10 +11,10 @@ from tests.support.size import closure_of, lines_of_code, module_files, rooms_ta
 
 TESTS = Path(__file__).parents[1]
 LIMITS = {
-    "everything that `detrkit train` imports": ("train", 17_430),
-    "everything that `detrkit.load` imports": ("load", 9_840),
-    "all of src": ("src", 43_880),
-    "tests, all lines": ("tests", 42_750),
+    "everything that `detrkit train` imports": ("train", 17_510),
+    "everything that `detrkit.load` imports": ("load", 9_850),
+    "all of src": ("src", 43_960),
+    "tests, all lines": ("tests", 42_870),
     "real-time DETRs and what they added": ("real-time", 2_000),
 }
 # Lines of the rooms that real-time DETRs built on, before them: what these have more by now counts as theirs.

@@ -22,7 +22,7 @@ FAST: dict[str, Any] = {
 }
 """What pays whatever the weights begin as; docs/from-scratch.md has the figures."""
 
-FROM_SCRATCH: dict[str, Any] = {"train.lr": 3e-4, "train.backbone_lr": 3e-4}
+FROM_SCRATCH: dict[str, Any] = {"train.lr": 3e-4, "train.backbone_lr": 3e-4, "train.muon": 0.0}
 """What ``fast`` sets besides where all weights begin at random: nothing there is worth keeping."""
 
 DEIM: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""AdamW with DETR's parameter groups, and learning rates as pure functions of the step."""
+"""AdamW, and Muon, with DETR's parameter groups, and learning rates as pure functions of the step."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from detrkit.config import TrainConfig
 from detrkit.errors import ConfigError
 from detrkit.families.parts import MASK_HEAD, Places, is_inside, most_specific
+from detrkit.training.muon import MuonAdamW, is_matrix
 
 # Words that mark a bare parameter (not a layer's weight) as an embedding.
 _EMBEDDING_WORDS = ("embed", "query", "queries", "position")
@@ -20,7 +21,7 @@ _EMBEDDING_WORDS = ("embed", "query", "queries", "position")
 def build_optimizer(
     model: nn.Module, config: TrainConfig, places: Places | None = None, new: Collection[str] = ()
 ) -> torch.optim.AdamW:
-    """Build AdamW over the parameters that are trained.
+    """Build AdamW over the parameters that are trained; with ``train.muon`` it leaves matrices to Muon.
 
     Parameters named ``backbone.*`` have their own learning rate; ``train.lr_scale`` and ``train.layer_decay``
     multiply both. Norms, biases and embeddings have no weight decay; the published DETR decays them too, which
@@ -43,11 +44,14 @@ def build_optimizer(
         raise ConfigError("nothing is left to train: every parameter is frozen; see train.freeze")
     # Without a pretrained rest there is nothing to hold still.
     apart = set(new) if config.head_steps and not {name for name, *_ in trained} <= set(new) else set()
-    for name, parameter, decays in trained:
+    for name, parameter, decays, matrix in trained:
         label, rate = _rate(name, config, places)
         of_masks = bool(config.box_epochs) and places is not None and is_inside(places[name].part, MASK_HEAD)
         marks = ("_masks" if of_masks else "") + ("_new" if name in apart else "")
-        key = label + marks + ("" if decays else "_no_decay")
+        # Muon is for maps inside a network; its authors leave outputs to AdamW
+        heads = places is not None and "class_head" in places[name].part
+        muon = config.muon if matrix and decays and not heads else 0.0
+        key = label + marks + ("" if decays else "_no_decay") + ("_muon" if muon else "")
         group = groups.setdefault(
             key,
             {
@@ -58,10 +62,12 @@ def build_optimizer(
                 "weight_decay": config.weight_decay if decays else 0.0,
                 "new": name in apart,
                 "masks": of_masks,
+                "muon": muon,
             },
         )
         group["params"].append((name, parameter))
-    return torch.optim.AdamW([groups[key] for key in sorted(groups)], lr=config.lr, fused=True)
+    optimizer = MuonAdamW if config.muon else torch.optim.AdamW
+    return optimizer([groups[key] for key in sorted(groups)], lr=config.lr, fused=True)
 
 
 def new_parameters(optimizer_state: Mapping[str, Any]) -> frozenset[str]:
@@ -84,8 +90,8 @@ def _rate(name: str, config: TrainConfig, places: Places | None) -> tuple[str, f
     return (place.part if config.layer_decay < 1.0 else scaled or kind), rate * factor
 
 
-def _trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter, bool]]:
-    """Yield name, parameter and whether weight decay applies, each shared parameter once."""
+def _trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter, bool, bool]]:
+    """Yield name, parameter, whether weight decay applies and whether it is a matrix, each shared one once."""
     seen: set[int] = set()
     for module_name, module in model.named_modules():
         for leaf, parameter in module.named_parameters(recurse=False):
@@ -95,7 +101,7 @@ def _trained_parameters(model: nn.Module) -> Iterable[tuple[str, nn.Parameter, b
             bare = leaf not in ("weight", "in_proj_weight") and any(word in leaf for word in _EMBEDDING_WORDS)
             embedding = isinstance(module, nn.Embedding) or bare
             name = f"{module_name}.{leaf}" if module_name else leaf
-            yield name, parameter, parameter.ndim > 1 and not embedding
+            yield name, parameter, parameter.ndim > 1 and not embedding, is_matrix(parameter, module)
 
 
 def lr_factor(step: int, total_steps: int, config: TrainConfig, first_step: int = 0) -> float:
@@ -221,7 +227,10 @@ def _set_mode(module: nn.Module, learning: set[int]) -> bool | None:
 
 def learning_rates(optimizer: torch.optim.Optimizer) -> dict[str, float]:
     """Return current learning rates: of ``model`` and ``backbone``, where trained, and of parts with others."""
-    return {group["name"].removesuffix("_no_decay"): float(group["lr"]) for group in optimizer.param_groups}
+    return {
+        group["name"].removesuffix("_muon").removesuffix("_no_decay"): float(group["lr"])
+        for group in optimizer.param_groups
+    }
 
 
 def apply_gradients(

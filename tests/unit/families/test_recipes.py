@@ -82,6 +82,8 @@ def test_fine_tuning_at_the_pace_of_fast_keeps_the_learning_rates_of_pretrained_
     config = resolve_config("detr-r50", None, {"train.recipe": "fast"})
     assert (config.train.lr, config.train.backbone_lr) == (1e-4, 1e-5)
     assert (config.train.schedule, config.aids.dense) == ("cosine", "center")
+    nano = resolve_config("dfine-n", None, {"train.recipe": "fast"}).train
+    assert (nano.lr, nano.backbone_lr, nano.muon) == (8e-4, 4e-4, 0.0)
 
 
 @pytest.mark.parametrize("name", ["rtdetr-r18", "dfine-n", "rtdetr-nano", "detr-nano"])

@@ -56,6 +56,7 @@ def other_value(key: str) -> Any:
         "train.freeze": ["backbone"],
         "train.only": ["mask_head"],
         "train.lr_scale": {"x": 2.0},
+        "train.muon": 0.5,
     }
     others |= {"transforms.mean": [0.1, 0.1, 0.1], "transforms.std": [1.0, 1.0, 1.0], "train.layer_decay": 0.5}
     return others.get(

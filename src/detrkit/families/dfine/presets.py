@@ -11,7 +11,8 @@ from detrkit.families.preset import Preset, PublishedWeights
 from detrkit.families.rtdetr.presets import AIDS, FAST, LOSS, real_time_training, square
 
 # Its finest map has a stride of 16: it learns slowly, and bears twice the rate of others. So long a training wants
-# crops and mosaics. Losses of edges outweigh that of classes, which alone tells queries of one object apart.
+# crops and mosaics, and matrices that learn in all directions at once (docs/descendants.md). Losses of edges
+# outweigh that of classes, which alone tells queries of one object apart.
 FAST_NANO = {
     **FAST,
     "transforms.recipe": "detr",
@@ -20,6 +21,7 @@ FAST_NANO = {
     "loss.class_weight": 3.0,
     "train.lr": 2e-3,
     "train.backbone_lr": 2e-3,
+    "train.muon": 0.6,
 }
 
 
