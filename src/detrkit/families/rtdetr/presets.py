@@ -14,7 +14,7 @@ WARMUP_SHARE = 0.05
 """Of steps: the authors' warm-up is counted for COCO, and would be most of a training on little data."""
 FAST: dict[str, Any] = {"aids.dense": "none", "transforms.recipe": "resize", "train.batch_size": 8}
 """For little data: noised objects teach more than tokens do, and strong augmentation wants long trainings."""
-FAST_NANO: dict[str, Any] = {**FAST, "train.lr": 1e-3, "train.backbone_lr": 1e-3}
+FAST_NANO: dict[str, Any] = {**FAST, "train.lr": 1e-3, "train.backbone_lr": 1e-3, "train.muon": 0.6}
 AIDS = AidsConfig(denoising=100, label_noise=0.25, box_noise=1.0)
 real_time_training = partial(
     TrainConfig, epochs=72, ema_decay=0.9999, warmup_share=WARMUP_SHARE, schedule="constant"
