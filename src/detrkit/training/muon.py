@@ -70,7 +70,8 @@ class MuonAdamW(torch.optim.AdamW):
         """Return a parameter's momentum, zeros before its first step."""
         state = self.state[parameter]
         if not state:
-            state["momentum_buffer"] = torch.zeros_like(parameter)
+            # AdamW asks every state that is loaded for its step; here none is counted
+            state.update(step=torch.zeros(()), momentum_buffer=torch.zeros_like(parameter))
         momentum: Tensor = state["momentum_buffer"]
         return momentum
 

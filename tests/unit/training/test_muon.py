@@ -86,7 +86,7 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
         assert all(torch.equal(former[key], state[key]) for key in former)
 
 
-def test_a_parameter_without_gradient_rests():
+def test_a_parameter_without_gradient_rests_and_a_state_is_loaded():
     net = Net()
     before = net.conv.weight.detach().clone()
     optimizer = build_optimizer(net, CONFIG)
@@ -94,7 +94,11 @@ def test_a_parameter_without_gradient_rests():
     apply_gradients(optimizer, 0.0)
     assert torch.equal(net.conv.weight, before)
     assert net.conv.weight not in optimizer.state
-    assert set(optimizer.state[net.twin.weight]) == {"momentum_buffer"}
+    again = build_optimizer(net, CONFIG)
+    again.load_state_dict(optimizer.state_dict())
+    momenta = [made.state[net.twin.weight]["momentum_buffer"] for made in (optimizer, again)]
+    assert torch.equal(*momenta)
+    assert momenta[0].any()
 
 
 @pytest.mark.parametrize("shape", [(3, 40, 16), (2, 16, 40), (1, 32, 32)])
