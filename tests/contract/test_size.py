@@ -14,7 +14,7 @@ LIMITS = {
     "everything that `detrkit train` imports": ("train", 17_510),
     "everything that `detrkit.load` imports": ("load", 9_850),
     "all of src": ("src", 43_960),
-    "tests, all lines": ("tests", 42_880),
+    "tests, all lines": ("tests", 42_890),
     "real-time DETRs and what they added": ("real-time", 2_000),
 }
 # Lines of the rooms that real-time DETRs built on, before them: what these have more by now counts as theirs.

@@ -206,11 +206,11 @@ def test_forward_asks_the_device_for_nothing(make_config: Callable[[], Config], 
     assert waits.found == {}
 
 
-# the others are exported by default elsewhere, to ONNX: in tests/parity/test_export.py, and by the README
-@pytest.mark.parametrize(
-    "make_config", [BUILDERS[0], *(pytest.param(make, marks=pytest.mark.slow) for make in BUILDERS[1:])]
-)
-@pytest.mark.parametrize("padded", [pytest.param(False, marks=pytest.mark.slow), True])
+# all are exported by default elsewhere, to ONNX: in tests/parity/test_export.py, by the README, and the first in
+# tests/unit/families/test_two_stage.py
+@pytest.mark.slow
+@pytest.mark.parametrize("make_config", BUILDERS)
+@pytest.mark.parametrize("padded", [False, True])
 def test_model_exports_and_gives_the_same_outputs(make_config: Callable[[], Config], padded: bool):
     torch.manual_seed(0)
     model = build_model(make_config(), CLASSES).model.eval()

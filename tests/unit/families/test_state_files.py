@@ -61,7 +61,7 @@ SAME: dict[str, tuple[Callable[[State], Any], str]] = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("layout", ["published", "hub"])
+@pytest.mark.parametrize("layout", ["published", pytest.param("hub", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("case", SAME)
 def test_what_wraps_the_tensors_changes_no_model(tmp_path: Path, hub: Any, case: str, layout: str):
     theirs, state = hub

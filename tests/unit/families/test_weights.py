@@ -82,7 +82,9 @@ def test_published_to_hub_and_back_is_bit_equal(tmp_path: Path, detr_r50: Detr):
     assert equal_states(read_weights(tmp_path / "again.pth").state, state)
 
 
-@pytest.mark.parametrize("preset", ["detr-r50-panoptic", "detr-r50-dc5-panoptic"])
+@pytest.mark.parametrize(
+    "preset", ["detr-r50-panoptic", pytest.param("detr-r50-dc5-panoptic", marks=pytest.mark.slow)]
+)
 def test_published_masks_have_490_tensors_and_come_back_bit_equal(tmp_path: Path, preset: str):
     config = preset_config(preset).model.model_copy(update={"backbone_norm": "frozen", "frozen_stages": 2})
     state = build(config, 250).state_dict()
