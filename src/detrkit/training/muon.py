@@ -7,6 +7,7 @@ gradient says little. docs/from-scratch.md has what that brings.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any
@@ -37,8 +38,10 @@ class MuonAdamW(torch.optim.AdamW):
             if group["muon"]:
                 self._step_matrices(group)
         self.param_groups = [group for group in everything if not group["muon"]]
+        # AdamW's own step without the hooks around it, which this step has already
+        others = inspect.unwrap(torch.optim.AdamW.step, stop=lambda step: not hasattr(step, "hooked"))
         try:
-            return super().step(closure)
+            return others(self, closure)
         finally:
             self.param_groups = everything
 

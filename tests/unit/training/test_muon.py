@@ -86,12 +86,15 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
         assert all(torch.equal(former[key], state[key]) for key in former)
 
 
-def test_a_parameter_without_gradient_rests_and_a_state_is_loaded():
+def test_a_parameter_without_gradient_rests_hooks_are_called_once_and_a_state_is_loaded():
     net = Net()
     before = net.conv.weight.detach().clone()
-    optimizer = build_optimizer(net, CONFIG)
+    torch.optim.AdamW(net.parameters())  # one that is made has its step hooked
+    optimizer, called = build_optimizer(net, CONFIG), []
+    optimizer.register_step_post_hook(lambda *_: called.append(True))
     net.twin.weight.grad = torch.ones_like(net.twin.weight)
     apply_gradients(optimizer, 0.0)
+    assert called == [True]
     assert torch.equal(net.conv.weight, before)
     assert net.conv.weight not in optimizer.state
     again = build_optimizer(net, CONFIG)
