@@ -206,8 +206,7 @@ def test_forward_asks_the_device_for_nothing(make_config: Callable[[], Config], 
     assert waits.found == {}
 
 
-# all are exported by default elsewhere, to ONNX: in tests/parity/test_export.py, by the README, and the first in
-# tests/unit/families/test_two_stage.py
+# all are exported elsewhere, to ONNX: in tests/parity/test_export.py, and one by the README
 @pytest.mark.slow
 @pytest.mark.parametrize("make_config", BUILDERS)
 @pytest.mark.parametrize("padded", [False, True])

@@ -7,12 +7,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from detrkit.checkpoint import AIDS, CheckpointStore, is_checkpoint, read_model
 from detrkit.classes import COCO_CATEGORY_IDS, COCO_NAMES, ClassMap, take_names
@@ -166,7 +167,8 @@ def load_model(
             logger.warning("%s: %s", source, note)
     if padding is not None:
         config = update_config(config, {"model.padding": padding})
-    built = build_model(config, weights.class_map)
+    with _Undrawn():  # every tensor is loaded next, or that fails
+        built = build_model(config, weights.class_map)
     try:
         report = load_exactly(built.model, weights)
     except WeightsError as error:
@@ -176,6 +178,14 @@ def load_model(
             f"{error}; if {source} is not a {config.model.preset}, name its preset: --as"
         ) from error
     return dataclasses.replace(built, report=report)
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves tensors as memory is where they would be drawn at random, which takes a large model half a second."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Call what was called, unless it draws."""
+        return args[0] if func in (Tensor.uniform_, Tensor.normal_) else func(*args, **(kwargs or {}))
 
 
 def build_model(config: Config, class_map: ClassMap) -> BuiltModel:
@@ -248,8 +258,7 @@ def initialize(built: BuiltModel, weights: Weights | None) -> LoadReport | None:
         notes = [*report.notes]
     else:
         if config.train.only:
-            parameters = dict(model.named_parameters())
-            _check_frozen(model, parameters, config, parameters)
+            _check_frozen(model, config, dict(model.named_parameters()))
         return None
     return dataclasses.replace(report, notes=(*notes, *_training_notes(model, config, report)))
 
@@ -264,15 +273,13 @@ def _differences(before: ModelConfig, now: ModelConfig) -> list[str]:
     ]
 
 
-def _check_frozen(
-    model: nn.Module, parameters: Mapping[str, nn.Parameter], config: Config, new: Collection[str]
-) -> None:
+def _check_frozen(model: nn.Module, config: Config, new: Collection[str]) -> None:
     """Check that nothing rests which begins at random; training aids may.
 
     Raises:
         ConfigError: Something does.
     """
-    places = find_places(model)
+    places, parameters = find_places(model), dict(model.named_parameters())
     resting = [name for name in new if name in parameters and not parameters[name].requires_grad]
     parts = dict.fromkeys(places[name].part for name in resting if not name.startswith(AIDS))
     if parts:
@@ -297,7 +304,7 @@ def _training_notes(model: nn.Module, config: Config, report: LoadReport) -> lis
         ]
         notes.append(f"frozen: {', '.join(frozen)}; {share}")
     if config.train.only:
-        _check_frozen(model, parameters, config, report.new_tensors)
+        _check_frozen(model, config, report.new_tensors)
     if config.train.head_steps:
         places = find_places(model)
         new = [name for name in parameters if name in report.new_tensors and parameters[name].requires_grad]
@@ -461,9 +468,8 @@ def _named_classes(text: str, num_labels: int) -> ClassMap:
             f"classes {text}: ids are {listed(sorted(rows))}, the head has rows 0 to {num_labels - 1}"
         )
     # rows that nobody names stay classes: they may have been trained
-    named = dict(sorted({**{row: f"class_{row}" for row in range(num_labels)}, **rows}.items()))
-    if text == "coco":
-        named = rows
+    unnamed = () if text == "coco" else range(num_labels)
+    named = dict(sorted({**{row: f"class_{row}" for row in unnamed}, **rows}.items()))
     return ClassMap(tuple(named.values()), tuple(named), logit_index=tuple(named), num_labels=num_labels)
 
 

@@ -126,7 +126,7 @@ def save_drawing(path: str | Path, image: np.ndarray, detections: sv.Detections)
 def save_png(path: Path, pixels: np.ndarray) -> None:
     """Write pixels, uint8 ``[H, W, 3]``, as a PNG file, whole or not at all."""
     with atomic_bytes(path, durable=False) as file:
-        Image.fromarray(pixels).save(file, "PNG")
+        Image.fromarray(pixels).save(file, "PNG", compress_level=1)  # a fifth of the usual time
 
 
 def label_texts(detections: sv.Detections) -> list[str]:

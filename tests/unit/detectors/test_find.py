@@ -6,27 +6,25 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
 
 import detrkit
+from detrkit.config import Config, update_config
 from detrkit.detectors.detector import Detector
 from detrkit.detectors.find import find_target
 from detrkit.detectors.load import load_detector
 from detrkit.detectors.on_split import bind_target, collect
 from detrkit.errors import UsageError, WeightsError
 from detrkit.families.detr.export import write_published
-from detrkit.families.detr.model import build_detr
-from detrkit.families.recipes import preset_config
 from tests.unit.detectors.splits import split_of, write_split
+from tests.unit.families.conftest import build, small_config
 
 
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Random weights of the smallest published layout."""
+    """Random weights in the published layout."""
     path = tmp_path_factory.mktemp("weights") / "detr-r50-e632da11.pth"
-    torch.manual_seed(0)
-    config = preset_config("detr-r50").model.model_copy(update={"backbone_norm": "frozen"})
-    write_published(path, build_detr(config, 91).state_dict())
+    config = update_config(Config(), {"model": small_config().model_dump()})
+    write_published(path, build(config.model).state_dict(), config)
     return path
 
 

@@ -12,7 +12,6 @@ from detrkit.classes import ClassMap
 from detrkit.cli.models import model_parts
 from detrkit.config import Config, update_config
 from detrkit.errors import WeightsError
-from detrkit.export.graph import GraphOptions, trace_graph
 from detrkit.families.build import build_model, get_family, load_model
 from detrkit.families.detr.panoptic import edge_maps
 from detrkit.families.family import build_criterion
@@ -217,11 +216,3 @@ def test_a_layout_that_nobody_published_is_refused(tmp_path: Path):
     (tmp_path / "some.pth").write_bytes(b"")
     with pytest.raises(WeightsError, match=rf"some\.pth cannot be read as {PRESET}: {advice}"):
         load_model(tmp_path / "some.pth", PRESET)
-
-
-def test_graph_leaves_the_number_of_images_and_their_size_open():
-    built = build_model(make_config(), CLASSES)
-    built.family.prepare_inference(built.model)
-    traced = trace_graph(built, GraphOptions())  # which fails on a size that the model fixed
-    [images] = [node for node in traced.graph.nodes if node.name == "images"]
-    assert [isinstance(side, int) for side in images.meta["val"].shape] == [False, False, False, True]

@@ -168,7 +168,7 @@ def test_export_for_transformers_replaces_no_file_of_the_user(tmp_path: Path):
         assert [path.read_bytes() for path in out.iterdir()] == [b"precious"]
 
 
-@pytest.mark.parametrize("name", ["detr-r50-dc5-f0fb7ef5.pth", "x.pth"])
+@pytest.mark.parametrize("name", ["detr-r50-dc5-f0fb7ef5.pth", pytest.param("x.pth", marks=pytest.mark.slow)])
 def test_only_the_name_or_the_caller_tells_dc5(tmp_path: Path, detr_r50: Detr, name: str):
     write_published(tmp_path / name, detr_r50.state_dict())
     assert read_weights(tmp_path / name).config.dilation == ("dc5" in name)

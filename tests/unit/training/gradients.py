@@ -28,8 +28,8 @@ from detrkit.types import Batch, GroundTruth
 SIDE = 64
 CLASSES = ClassMap(("a", "b", "c"), (1, 2, 3))
 TWO_STAGE = {"model.backbone_norm": "group", "aids.denoising": 0}  # batch norms and noise are a batch's own
-SMALL_RESNET = {
-    "model.backbone": "resnet18",
+SMALL_DETR = {
+    "model.backbone": "mini",
     "model.backbone_norm": "frozen",
     "model.hidden_dim": 32,
     "model.num_heads": 4,
@@ -82,7 +82,7 @@ ACCUMULATED = ([(2, 0, 1), (1,)], [(3, 1), None])
 
 MODELS: dict[str, dict[str, Any]] = {
     "detr-tiny": {},
-    "detr-r50": SMALL_RESNET,
+    "detr-r50": SMALL_DETR,
     "rtdetr-nano": SMALL_REALTIME,
     "dfine-n": SMALL_REALTIME,
     "detr-tiny-panoptic": {"model.num_queries": 10},
