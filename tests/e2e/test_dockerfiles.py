@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import fnmatch
 import json
 import os
 import re
@@ -43,13 +42,9 @@ def sent_files(context: Path) -> set[str]:
     assert patterns[0] == "*"
     kept = [pattern[1:] for pattern in patterns if pattern.startswith("!")]
     dropped = [pattern.removeprefix("**/") for pattern in patterns[1:] if not pattern.startswith("!")]
-    files = (path.relative_to(context).as_posix() for path in context.rglob("*") if path.is_file())
-    return {
-        name
-        for name in files
-        if any(fnmatch.fnmatch(name, keep) or name.startswith(f"{keep}/") for keep in kept)
-        and not any(part in dropped for part in name.split("/"))
-    }
+    paths = (path for keep in kept for top in context.glob(keep) for path in (top, *top.rglob("*")))
+    files = (path.relative_to(context) for path in paths if path.is_file())
+    return {path.as_posix() for path in files if not any(part in dropped for part in path.parts)}
 
 
 class Image:

@@ -183,8 +183,10 @@ def test_errors_of_a_worker_arrive_as_they_are(synthetic: Path, tmp_path: Path) 
     (root / "train2017" / "000002.jpg").write_bytes(b"\xff\xd8 cut off")
     dataset = training_set(root)
     dataset.on_bad_image = "error"
+    loader = build_loader(dataset, EpochBatchSampler(5, 2), DataConfig(workers=1))
     with pytest.raises(ImageError, match=r"000002\.jpg"):
-        list(build_loader(dataset, EpochBatchSampler(5, 2), DataConfig(workers=1)))
+        list(loader)
+    end_workers(loader)
 
 
 BUCKETED = pytest.mark.parametrize("bucketed", [False, True])
