@@ -16,6 +16,8 @@ from detrkit.preflight.run import run_preflight
 from .conftest import run_here, train_arguments
 from .preflight_faults import PLANTS, plant
 
+QUICK = sorted(PLANTS.keys() - {"other images"})  # shuffled labels take as long, and learn as badly
+
 
 @pytest.fixture(scope="module")
 def sound(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -30,9 +32,6 @@ def preflight(data: Path, out: Path, **changes: object) -> PreflightReport:
         {"data.root": str(data), "transforms.eval_size": 96, "transforms.scales": [96], **changes},
     )
     return run_preflight(config, out, budget_s=1.0, say=lambda _line: None)
-
-
-QUICK = sorted(PLANTS.keys() - {"other images"})  # shuffled labels take as long, and learn as badly
 
 
 def names(verdict: PreflightReport) -> set[str]:
