@@ -148,6 +148,12 @@ def check_parity(
     return metrics
 
 
+SMALL: dict[str, int] = {
+    "d_model": 32, "encoder_ffn_dim": 64, "decoder_ffn_dim": 64, "encoder_attention_heads": 2,
+    "decoder_attention_heads": 2, "decoder_layers": 2, "num_queries": 12,
+}  # fmt: skip
+
+
 def _labels() -> dict[str, Any]:
     return {"id2label": LABELS, "label2id": {name: label for label, name in LABELS.items()}}
 
@@ -176,15 +182,9 @@ def _detr() -> tuple[Any, Any]:
         use_timm_backbone=False,
         backbone_config=backbone,
         backbone=None,
-        d_model=32,
         encoder_layers=1,
-        decoder_layers=2,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        num_queries=12,
         init_std=0.5,
+        **SMALL,
         **_labels(),
     )
     processor = transformers.DetrImageProcessor(size={"shortest_edge": 96, "longest_edge": 128})
@@ -198,14 +198,8 @@ def _rt_detr_v2() -> tuple[Any, Any]:
     backbone.out_features = ["stage2", "stage3", "stage4"]
     config = transformers.RTDetrV2Config(
         backbone_config=backbone,
-        d_model=32,
         encoder_hidden_dim=32,
-        encoder_ffn_dim=64,
-        decoder_ffn_dim=64,
-        encoder_attention_heads=2,
-        decoder_attention_heads=2,
-        decoder_layers=2,
-        num_queries=12,
+        **SMALL,
         encoder_in_channels=[16, 24, 32],
         decoder_in_channels=[32, 32, 32],
         feat_strides=[8, 16, 32],

@@ -72,7 +72,8 @@ def test_matrices_move_as_by_torchs_muon_and_all_else_as_by_adamw():
             assert (ours - part).norm() < 0.02 * (part - start).norm(), name  # both iterate in bfloat16
 
 
-def test_a_gradient_that_is_not_finite_changes_nothing():
+@pytest.mark.parametrize("scaled", [False, True])
+def test_a_gradient_that_is_not_finite_changes_nothing(scaled: bool):
     torch.manual_seed(0)
     net = Net()
     optimizer, _ = make_steps(net, CONFIG)
@@ -80,7 +81,12 @@ def test_a_gradient_that_is_not_finite_changes_nothing():
     moments = [{key: moment.clone() for key, moment in state.items()} for state in optimizer.state.values()]
     for parameter in net.parameters():
         parameter.grad = torch.full_like(parameter, float("nan"))
-    apply_gradients(optimizer, 1.0)
+    if scaled:
+        scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+        scaler.scale(torch.ones(()))
+        scaler.step(optimizer)
+    else:
+        apply_gradients(optimizer, 1.0)
     assert all(torch.equal(weights[name], weight) for name, weight in net.state_dict().items())
     for former, state in zip(moments, optimizer.state.values(), strict=True):
         assert all(torch.equal(former[key], state[key]) for key in former)
