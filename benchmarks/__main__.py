@@ -82,7 +82,7 @@ def _parts(
     if only in (None, "forward", "compiled"):
         compiled = only == "compiled"
         for batch in (1,) if device.type == "cpu" else (1, 8):
-            times = repeats if device.type == "cpu" else 10 * repeats  # a GPU takes milliseconds
+            times = (3 if device.type == "cpu" else 10) * repeats  # short ones: medians of few runs are noise
             rows = detr_speed.forward(ours, theirs, device, times, batch, preset, compiled=compiled)
             images = "one image" if batch == 1 else f"{batch} images"
             yield table(f"Forward of {preset}, {images} of {pixels}, uint8 to boxes", rows)
